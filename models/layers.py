@@ -1,0 +1,253 @@
+"""Recurrent layers and cells in lifted form: the same call, but each layer one opaque recurrent op.
+
+T time, B batch, D directions, L layers, I input, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rnn_export.errors import LiftError
+from rnn_export.models.gru import CustomGRU, CustomGRUCell
+from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
+from rnn_export.models.recurrent import gru, lstm, rnn
+from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
+
+States = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One layer's weights in ONNX layout, gates in ONNX order, without the axis of directions."""
+
+    kind: str
+    W: Tensor
+    R: Tensor
+    B: Tensor
+    activations: str
+    linear_before_reset: int = 0
+
+
+class Recurrence(nn.Module):
+    """One layer as one opaque op: forward(x (T, B, I), states of (1, B, H)) -> (y (T, B, H), next states)."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.kind, self.activations = weights.kind, weights.activations
+        self.linear_before_reset = weights.linear_before_reset
+        self.W, self.R, self.B = (
+            nn.Parameter(w.detach().clone()[None], requires_grad=False) for w in (weights.W, weights.R, weights.B)
+        )
+
+    def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+        if self.kind == "lstm":
+            y, *after = lstm(x, self.W, self.R, self.B, *states, self.activations)
+        elif self.kind == "gru":
+            y, *after = gru(x, self.W, self.R, self.B, *states, self.activations, self.linear_before_reset)
+        else:
+            y, *after = rnn(x, self.W, self.R, self.B, *states, self.activations)
+        return y.squeeze(1), tuple(after)
+
+    def zeros(self, x: Tensor) -> States:
+        """The state that a call without one starts from."""
+        zero = x.new_zeros(1, x.shape[1], self.R.shape[2])
+        return (zero, zero) if self.kind == "lstm" else (zero,)
+
+
+class Stack(nn.Module):
+    """Layers on top of each other: run(x (T, B, I), states of (L, B, H) or None) -> (y (T, B, H), next states)."""
+
+    def __init__(self, layers: list[Weights]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Recurrence(weights) for weights in layers)
+
+    def run(self, x: Tensor, states: States | None) -> tuple[Tensor, States]:
+        after = []
+        for i, layer in enumerate(self.layers):
+            before = layer.zeros(x) if states is None else tuple(s[i : i + 1] for s in states)
+            x, ends = layer(x, before)
+            after.append(ends)
+        return x, tuple(torch.cat(ends) for ends in zip(*after, strict=True))
+
+
+class LiftedLayer(Stack):
+    """nn.RNN, nn.GRU, nn.LSTM: forward(input, hx=None) -> (output, h_n) or (output, (h_n, c_n))."""
+
+    def __init__(self, layers: list[Weights], batch_first: bool) -> None:
+        super().__init__(layers)
+        self.batch_first = batch_first
+
+    def forward(self, input: Tensor, hx: Tensor | States | None = None) -> tuple[Tensor, Tensor | States]:  # noqa: A002
+        if not isinstance(input, Tensor) or input.dim() != 3:
+            raise LiftError(
+                f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor with a batch "
+                "axis, (time, batch, features) or (batch, time, features). Drop the packing, add the axis."
+            )
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        y, after = self.run(input.transpose(0, 1) if self.batch_first else input, states)
+        return (y.transpose(0, 1) if self.batch_first else y), (after if len(after) > 1 else after[0])
+
+
+class LiftedCell(Stack):
+    """nn.RNNCell, nn.GRUCell, nn.LSTMCell: forward(input (B, I), hx=None) -> h or (h, c), each (B, H)."""
+
+    def forward(self, input: Tensor, hx: Tensor | States | None = None) -> Tensor | States:  # noqa: A002
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        after = _frame(self, input, states)
+        return after if len(after) > 1 else after[0]
+
+
+class LiftedCustomLayer(Stack):
+    """CustomGRU, CustomLSTM: forward(x (T, B, I), h_0=None[, c_0=None]) -> (output, h_n[, c_n])."""
+
+    def forward(self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None) -> States:
+        states = None if h_0 is None else (h_0,) if c_0 is None else (h_0, c_0)
+        y, after = self.run(x, states)
+        return y, *after
+
+
+class LiftedCustomCell(Stack):
+    """CustomGRUCell, CustomLSTMCell: forward(x (B, I), h (B, H)[, c]) -> h or (h, c)."""
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor | None = None) -> Tensor | States:
+        after = _frame(self, x, (h,) if c is None else (h, c))
+        return after if len(after) > 1 else after[0]
+
+
+class LiftedSimpleRNN(Stack):
+    """SimpleRNN: forward(input_seq (T, B, I), h_0 (B, H)) -> (output_seq (T, B, O), h_n); without h_0 from zeros."""
+
+    def __init__(self, layers: list[Weights], Why: Tensor, by: Tensor) -> None:
+        super().__init__(layers)
+        self.Why, self.by = nn.Parameter(Why.detach().clone()), nn.Parameter(by.detach().clone())
+
+    def forward(self, input_seq: Tensor, h_0: Tensor | None = None) -> States:
+        y, (h_n,) = self.run(input_seq, None if h_0 is None else (h_0[None],))
+        return F.linear(y, self.Why, self.by), h_n[0]
+
+
+class LiftedSimpleRNNCell(LiftedSimpleRNN):
+    """SimpleRNNCell: forward(x (B, I), h (B, H)) -> (y (B, O), h)."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> States:
+        (after,) = _frame(self, x, None if h is None else (h,))
+        return F.linear(after, self.Why, self.by), after
+
+
+def _frame(stack: Stack, x: Tensor, states: States | None) -> States:
+    """One step of a one-layer stack: x (B, I), states (B, H)."""
+    _, after = stack.run(x[None], None if states is None else tuple(s[None] for s in states))
+    return tuple(s[0] for s in after)
+
+
+def _describe(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+# --- from each known class to its lifted form ---------------------------------------------------------------------
+
+
+def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity: str, suffix: str = "") -> Weights:
+    w_ih, w_hh = (getattr(module, name + suffix) for name in ("weight_ih", "weight_hh"))
+    zero = w_ih.new_zeros(w_ih.shape[0])
+    biases = [getattr(module, name + suffix) if module.bias else zero for name in ("bias_ih", "bias_hh")]
+    # torch's rows are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
+    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}[kind]
+
+    def rows(w: Tensor) -> Tensor:
+        gates = w.detach().chunk(len(order))
+        return torch.cat([gates[k] for k in order])
+
+    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": nonlinearity.capitalize()}[kind]
+    return Weights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1)
+
+
+def _torch_layer(module: nn.RNNBase) -> nn.Module:
+    name = type(module).__name__
+    if module.bidirectional:
+        raise LiftError(
+            f"{name} is bidirectional: it needs the end of the sequence before it can give the first frame, "
+            "so it cannot stream. Train it with bidirectional=False."
+        )
+    if module.proj_size:
+        raise LiftError(f"{name} has proj_size={module.proj_size}, which ONNX's {name} operator does not know.")
+    kind = name.lower()
+    nonlinearity = getattr(module, "nonlinearity", "tanh")
+    layers = [_torch_weights(module, kind, nonlinearity, f"_l{i}") for i in range(module.num_layers)]
+    return LiftedLayer(layers, module.batch_first)
+
+
+def _torch_cell(module: nn.RNNCellBase) -> nn.Module:
+    kind = type(module).__name__.removesuffix("Cell").lower()
+    return LiftedCell([_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))])
+
+
+def _gru_weights(cell: CustomGRUCell) -> Weights:
+    H, I = cell.hidden_size, cell.input_size  # noqa: E741
+    # ONNX has h' = (1 - z) candidate + z h: its z is 1 minus ours, sigma(-a) = 1 - sigma(a).
+    wz, rz = (-cell.Wz).split([I, H], 1)
+    wr, rr = cell.Wr.split([I, H], 1)
+    rh, wh = cell.Wh.split([H, I], 1)
+    zero = torch.zeros_like(cell.bh)
+    recurrent_bias = cell.bhh if cell.reset_after else zero
+    B = torch.cat([-cell.bz, cell.br, cell.bh, zero, zero, recurrent_bias])
+    return Weights(
+        "gru", torch.cat([wz, wr, wh]), torch.cat([rz, rr, rh]), B, "Sigmoid,Tanh", int(cell.reset_after)
+    )
+
+
+def _lstm_weights(cell: CustomLSTMCell) -> Weights:
+    gates = [(cell.Wi, cell.bi), (cell.Wo, cell.bo), (cell.Wf, cell.bf), (cell.Wc, cell.bc)]
+    W, R = torch.cat([w for w, _ in gates]).split([cell.input_size, cell.hidden_size], 1)
+    b = torch.cat([bias for _, bias in gates])
+    return Weights("lstm", W, R, torch.cat([b, torch.zeros_like(b)]), f"Sigmoid,{cell.candidate.capitalize()},Tanh")
+
+
+def _simple_weights(cell: SimpleRNNCell) -> Weights:
+    B = torch.cat([cell.bh, torch.zeros_like(cell.bh)])
+    return Weights("rnn", cell.Wxh, cell.Whh, B, cell.nonlinearity.capitalize())
+
+
+LIFTED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.RNN: _torch_layer,
+    nn.GRU: _torch_layer,
+    nn.LSTM: _torch_layer,
+    nn.RNNCell: _torch_cell,
+    nn.GRUCell: _torch_cell,
+    nn.LSTMCell: _torch_cell,
+    SimpleRNN: lambda m: LiftedSimpleRNN([_simple_weights(m)], m.Why, m.by),
+    SimpleRNNCell: lambda m: LiftedSimpleRNNCell([_simple_weights(m)], m.Why, m.by),
+    CustomGRU: lambda m: LiftedCustomLayer([_gru_weights(c) for c in m.cells]),
+    CustomGRUCell: lambda m: LiftedCustomCell([_gru_weights(m)]),
+    CustomLSTM: lambda m: LiftedCustomLayer([_lstm_weights(c) for c in m.cells]),
+    CustomLSTMCell: lambda m: LiftedCustomCell([_lstm_weights(m)]),
+}
+
+
+def known_class(module: nn.Module) -> type[nn.Module] | None:
+    """The recurrent class whose forward this module runs, or None; a subclass with a forward of its own is not it."""
+    for cls in type(module).__mro__:
+        if cls in LIFTED:
+            return cls if type(module).forward is cls.forward else None
+    return None
+
+
+def replace_recurrent(module: nn.Module, path: str = "") -> nn.Module:
+    """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
+
+    Raises LiftError, with the layer's path, where a layer has no lifted form.
+    """
+    cls = known_class(module)
+    if cls is not None:
+        try:
+            return LIFTED[cls](module)
+        except LiftError as error:
+            raise LiftError(f"{path or 'the model'}: {error}") from None
+    for name, child in list(module.named_children()):
+        setattr(module, name, replace_recurrent(child, f"{path}.{name}" if path else name))
+    return module

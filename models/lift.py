@@ -1,0 +1,274 @@
+"""From a PyTorch model to one pure step with named states."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.models.axes import Axes, Noise, TimeAxis, find_axes
+from rnn_export.models.layers import replace_recurrent
+from rnn_export.models.roots import as_model
+from rnn_export.models.signature import FlatModel, OutputRef
+from rnn_export.models.states import Lifted, lift_states, without_guards
+from rnn_export.spec import BATCH, TIME, Dim, StateSpec, StreamSpec, TensorSpec
+
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+@dataclass(frozen=True)
+class StreamingModel:
+    """A model lifted into one pure function with its memory outside.
+
+    Attributes:
+        spec: the contract.
+        original: the user's own module, untouched, called with flat tensors in its own layout.
+        axes: where batch and time stand in the tensors of `original`.
+        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0.
+        dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
+        initial: by state name, the value that one row starts from.
+        notes: what a user should know of how the model was lifted.
+    """
+
+    spec: StreamSpec
+    original: FlatModel
+    axes: Axes
+    module: fx.GraphModule
+    dynamic_time: bool
+    initial: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+
+    def program(self, frames: int | None) -> torch.export.ExportedProgram:
+        """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
+        sizes = {BATCH: 3, TIME: 5 if frames is None else frames}
+        tensors, shapes = [], []
+        noise = Noise(self.original)
+        examples = {leaf.name: leaf.example for leaf in self.original.inputs}
+        for tensor in (*self.spec.inputs, *self.spec.states):
+            drawn = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
+            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+            tensors.append(noise.like(drawn.new_zeros(shape), {}))
+            dynamic = (BATCH,) if frames is not None else (BATCH, TIME)
+            shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
+        return _export(self.module, tuple(tensors), tuple(shapes))
+
+
+def lift(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    *,
+    time_axis: TimeAxis = "auto",
+    states: Mapping[str, OutputRef] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    sample_rate: int | None = None,
+    chunk: int = 1,
+) -> StreamingModel:
+    """Lift `model`; the arguments are those of `rnn_export.export.export`.
+
+    Raises LiftError with what was found, where, and what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
+    if isinstance(example_inputs, Tensor):
+        example_inputs = (example_inputs,)
+    root, example, known, names = (model, tuple(example_inputs), None, None) if states is not None else as_model(
+        model, example_inputs
+    )
+    declared = dict(states or known or {})
+    _refuse_train_mode(root, example)
+    flat = FlatModel(root, example, declared, input_names or names, output_names)
+    _refuse_forgotten_states(flat, states)
+    copied = copy.deepcopy(flat).eval()
+    axes = find_axes(copied, time_axis)
+    if chunk > 1 and not axes.has_time:
+        raise LiftError(f"chunk={chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1.")
+    copied.model = replace_recurrent(copied.model)
+    program, dynamic_time, notes = _exported(_BatchFirst(copied, axes), chunk)
+    module = without_guards(program)
+    time = _time_symbol(module, axes) if dynamic_time else None
+    samples = [_sample(copied, axes, batch, 5 if dynamic_time else chunk) for batch in (2, 3)]
+    found = lift_states(module, copied.model, len(flat.states), time, samples)
+    values = {**_declared_initial(copied, axes, states, initial), **{s.name: s.initial for s in found}}
+    spec = _contract(flat, axes, found, values, sample_rate, chunk)
+    spec = replace(spec, digest=_digest(spec, root, values))
+    return StreamingModel(spec, flat, axes, module, dynamic_time, values, notes)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def _refuse_train_mode(model: nn.Module, example: Sequence[Any]) -> None:
+    """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
+    training = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
+    if not training:
+        return
+    train, evaluated = copy.deepcopy(model), copy.deepcopy(model).eval()
+    noise = Noise(model)
+    drawn = torch.utils._pytree.tree_map(lambda t: noise.like(t, {}) if isinstance(t, Tensor) else t, tuple(example))
+    with torch.no_grad(), torch.random.fork_rng():
+        pairs = zip(*(torch.utils._pytree.tree_leaves(m(*drawn)) for m in (train, evaluated)), strict=True)
+        same = all(not isinstance(a, Tensor) or torch.equal(a, b) for a, b in pairs)
+    if not same:
+        kinds = sorted({type(m).__name__ for m in model.modules() if getattr(m, "p", 0) or getattr(m, "dropout", 0)})
+        raise LiftError(
+            f"the model is in train mode and gives other outputs there than in eval mode"
+            f"{' (' + ', '.join(kinds) + ')' if kinds else ''}: call model.eval() before export."
+        )
+
+
+def _refuse_forgotten_states(flat: FlatModel, states: Mapping[str, OutputRef] | None) -> None:
+    """An input that comes back in its own shape beside other outputs is a state in all likelihood."""
+    if states is not None or flat.states or len(flat.inputs) < 2:
+        return
+    with torch.no_grad():
+        outputs = flat(*(leaf.example for leaf in flat.inputs))
+    for leaf in flat.inputs[1:]:
+        same = [i for i, t in enumerate(outputs) if t.shape == leaf.example.shape and t.dtype == leaf.example.dtype]
+        if len(outputs) > 1 and same:
+            raise LiftError(
+                f"input {leaf.name!r} {tuple(leaf.example.shape)} comes back in the same shape as output {same[-1]}: it "
+                f"looks like a state. Declare it, states={{{leaf.name!r}: {same[-1]}}}, or say that there is none, states={{}}."
+            )
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+class _BatchFirst(nn.Module):
+    """The flat model with the batch on axis 0 of every state."""
+
+    def __init__(self, flat: FlatModel, axes: Axes) -> None:
+        super().__init__()
+        self.flat, self.axes = flat, axes
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs, outputs, batch = len(self.flat.inputs), len(self.flat.outputs), self.axes.state_batch
+        states = [s.movedim(0, axis) for s, axis in zip(tensors[inputs:], batch, strict=True)]
+        results = self.flat(*tensors[:inputs], *states)
+        after = [s.movedim(axis, 0) for s, axis in zip(results[outputs:], batch, strict=True)]
+        return (*results[:outputs], *after)
+
+
+def _exported(module: _BatchFirst, chunk: int) -> tuple[torch.export.ExportedProgram, bool, tuple[str, ...]]:
+    """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
+    flat, axes = module.flat, module.axes
+    shapes = [{b: DYNAMIC} if t is None else {b: DYNAMIC, t: DYNAMIC} for b, t in zip(axes.input_batch, axes.input_time, strict=True)]
+    states = [{0: DYNAMIC} for _ in axes.state_batch]
+    if not axes.has_time:
+        return _export(module, _sample(flat, axes, 3, 1), ((*shapes, *states),)), False, ()
+    try:
+        return _export(module, _sample(flat, axes, 3, 5), ((*shapes, *states),)), True, ()
+    except LiftError as error:
+        if not axes.state_batch:
+            raise
+        # A loop over time in Python: one chunk of it is still a pure step.
+        fixed = [{b: DYNAMIC} for b in axes.input_batch]
+        program = _export(module, _sample(flat, axes, 3, chunk), ((*fixed, *states),))
+        note = f"no sequence graph, sequences run step by step: time cannot be dynamic in this model ({error})"
+        return program, False, (note,)
+
+
+def _export(module: nn.Module, args: tuple[Tensor, ...], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch.export raises many kinds, and those of the user's code
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LiftError(f"torch.export cannot follow the model: {type(error).__name__}: {reason}") from error
+
+
+def _sample(flat: FlatModel, axes: Axes, batch: int, frames: int) -> tuple[Tensor, ...]:
+    """Noise inputs, and states with the batch first."""
+    noise = Noise(flat)
+    inputs = [
+        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: frames})
+        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    ]
+    states = [
+        noise.like(leaf.example, {b: batch}).movedim(b, 0).contiguous()
+        for leaf, b in zip(flat.states, axes.state_batch, strict=True)
+    ]
+    return (*inputs, *states)
+
+
+def _time_symbol(module: fx.GraphModule, axes: Axes) -> Any:
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    sizes = [n.meta["val"].shape[t] for n, t in zip(placeholders, axes.input_time, strict=False) if t is not None]
+    return sizes[0].node.expr
+
+
+# --- the contract -------------------------------------------------------------------------------------------------
+
+
+def _declared_initial(
+    flat: FlatModel, axes: Axes, states: Mapping[str, OutputRef] | None, initial: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """The row that each declared state starts from: `initial`, else zeros."""
+    given = dict(initial or {})
+    values = {}
+    for leaf, axis in zip(flat.states, axes.state_batch, strict=True):
+        zeros = torch.zeros_like(leaf.example.select(axis, 0))
+        value = torch.as_tensor(given.pop(leaf.name, zeros), dtype=zeros.dtype)
+        if value.dim() == leaf.example.dim() and value.shape[axis] == 1:
+            value = value.select(axis, 0)
+        if value.shape != zeros.shape:
+            raise LiftError(
+                f"initial[{leaf.name!r}] has shape {tuple(value.shape)}, but one row of the state has {tuple(zeros.shape)}."
+            )
+        values[leaf.name] = value.detach().clone()
+    if given:
+        raise LiftError(f"initial names {sorted(given)}, but the declared states are {list(values)}.")
+    return values
+
+
+def _contract(
+    flat: FlatModel,
+    axes: Axes,
+    found: Sequence[Lifted],
+    values: Mapping[str, Tensor],
+    sample_rate: int | None,
+    chunk: int,
+) -> StreamSpec:
+    def shape(sizes: Sequence[int], batch: int, time: int | None) -> tuple[Dim, ...]:
+        return tuple(BATCH if a == batch else TIME if a == time else int(n) for a, n in enumerate(sizes))
+
+    with torch.no_grad():
+        results = copy.deepcopy(flat)(*(leaf.example for leaf in (*flat.inputs, *flat.states)))
+    inputs = [
+        TensorSpec(leaf.name, _dtype(leaf.example), shape(leaf.example.shape, b, t))
+        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    ]
+    outputs = [
+        TensorSpec(name, _dtype(t), shape(t.shape, b, time))
+        for name, t, b, time in zip(flat.outputs, results, axes.output_batch, axes.output_time, strict=False)
+    ]
+    rows = {leaf.name: values[leaf.name] for leaf in flat.states} | {s.name: s.initial for s in found}
+    states = [
+        StateSpec(
+            name, name, f"{name}.next", _dtype(row), (BATCH, *row.shape), "stored" if bool(row.any()) else "zeros"
+        )
+        for name, row in rows.items()
+    ]
+    return StreamSpec(tuple(inputs), tuple(outputs), tuple(states), chunk=chunk, sample_rate=sample_rate)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _digest(spec: StreamSpec, model: nn.Module, initial: Mapping[str, Tensor]) -> str:
+    """sha256 over the contract, the initial states and the source weights."""
+    digest = hashlib.sha256(replace(spec, digest="").dumps().encode())
+    for name, tensor in sorted([*model.state_dict().items(), *initial.items()]):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

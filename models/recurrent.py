@@ -1,0 +1,127 @@
+"""The recurrent ops, opaque to `torch.export`: each is exactly ONNX's operator of the same name.
+
+Source of the equations and of the weight layout: the ONNX operator reference for LSTM, GRU and RNN (opset 14, layout 0).
+Axes: T time, B batch, D directions (1 forward, 2 forward and backward), I input, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "Relu": torch.relu,
+}
+
+Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+@torch.library.custom_op("rnn_export::lstm", mutates_args=())
+def lstm(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """X (T, B, I), W (D, 4H, I), R (D, 4H, H), B (D, 8H), states (D, B, H) -> Y (T, D, B, H), Y_h, Y_c (D, B, H).
+
+    Gates in the order i, o, f, c; `activations` is "f,g,h": gates, candidate, output.
+    """
+    f, g, h = (ACTIVATIONS[name] for name in activations.split(","))
+
+    def make(d: int) -> Step:
+        def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            H, C = states
+            i, o, forget, c = (x + F.linear(H, R[d], B[d].chunk(2)[1])).chunk(4, -1)
+            C = f(forget) * C + f(i) * g(c)
+            return f(o) * h(C), C
+
+        return step
+
+    Y, (Y_h, Y_c) = _run(X, W, B, (initial_h, initial_c), make)
+    return Y, Y_h, Y_c
+
+
+@torch.library.custom_op("rnn_export::gru", mutates_args=())
+def gru(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
+) -> tuple[Tensor, Tensor]:
+    """X (T, B, I), W (D, 3H, I), R (D, 3H, H), B (D, 6H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H).
+
+    Gates in the order z, r, h, with h' = (1 - z) candidate + z h; `activations` is "f,g": gates, candidate.
+    """
+    f, g = (ACTIVATIONS[name] for name in activations.split(","))
+
+    def make(d: int) -> Step:
+        Rz, Rr, Rh = R[d].chunk(3)
+        bz, br, bh = B[d].chunk(2)[1].chunk(3)
+
+        def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            (H,) = states
+            xz, xr, xh = x.chunk(3, -1)
+            z = f(xz + F.linear(H, Rz, bz))
+            r = f(xr + F.linear(H, Rr, br))
+            candidate = g(xh + (r * F.linear(H, Rh, bh) if linear_before_reset else F.linear(r * H, Rh, bh)))
+            return ((1 - z) * candidate + z * H,)
+
+        return step
+
+    Y, (Y_h,) = _run(X, W, B, (initial_h,), make)
+    return Y, Y_h
+
+
+@torch.library.custom_op("rnn_export::rnn", mutates_args=())
+def rnn(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
+    """X (T, B, I), W (D, H, I), R (D, H, H), B (D, 2H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H)."""
+    f = ACTIVATIONS[activations]
+
+    def make(d: int) -> Step:
+        return lambda x, states: (f(x + F.linear(states[0], R[d], B[d].chunk(2)[1])),)
+
+    Y, (Y_h,) = _run(X, W, B, (initial_h,), make)
+    return Y, Y_h
+
+
+def _run(
+    X: Tensor, W: Tensor, B: Tensor, initial: tuple[Tensor, ...], make: Callable[[int], Step]
+) -> tuple[Tensor, list[Tensor]]:
+    """Drive one step function per direction over time; direction 1 runs backwards."""
+    outputs, finals = [], []
+    for d in range(W.shape[0]):
+        step, projected = make(d), F.linear(X, W[d], B[d].chunk(2)[0])
+        times = range(X.shape[0]) if d == 0 else reversed(range(X.shape[0]))
+        states, by_time = tuple(s[d] for s in initial), {}
+        for t in times:
+            states = step(projected[t], states)
+            by_time[t] = states[0]
+        outputs.append(torch.stack([by_time[t] for t in range(X.shape[0])]))
+        finals.append(states)
+    return torch.stack(outputs, 1), [torch.stack(rows) for rows in zip(*finals, strict=True)]
+
+
+def _shapes(X: Tensor, initial_h: Tensor) -> Tensor:
+    # Without this check export would keep a batch symbol of its own for the state.
+    torch._check(X.shape[1] == initial_h.shape[1])
+    D, B, H = initial_h.shape
+    return X.new_empty(X.shape[0], D, B, H)
+
+
+@lstm.register_fake
+def _(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _shapes(X, initial_h), torch.empty_like(initial_h), torch.empty_like(initial_c)
+
+
+@gru.register_fake
+def _(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
+) -> tuple[Tensor, Tensor]:
+    return _shapes(X, initial_h), torch.empty_like(initial_h)
+
+
+@rnn.register_fake
+def _(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
+    return _shapes(X, initial_h), torch.empty_like(initial_h)

@@ -1,0 +1,220 @@
+"""The file system under a bundle: a directory appears or is replaced all at once; only plain files are read.
+
+`write`, `fsync`, `mkdir`, `rename`, `exchange` and `remove` are the only places where the disk is changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from rnn_export.errors import BundleError
+
+MANIFEST = "manifest.json"
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def write(fd: int, data: bytes) -> None:
+    """Write all of `data`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def fsync(fd: int) -> None:
+    """Push a file or a directory to the disk, where the file system can (some network ones cannot for directories)."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def mkdir(path: Path) -> None:
+    """Make one directory."""
+    os.mkdir(path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move a directory to a name that must be free; raises FileExistsError if it is not."""
+    if not _renameat2(source, target, _RENAME_NOREPLACE):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        os.rename(source, target)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one atomic step; False where kernel, libc or file system do not offer it."""
+    return _renameat2(one, other, _RENAME_EXCHANGE)
+
+
+def remove(tree: Path) -> None:
+    """Delete a hidden leftover. What cannot be deleted now is tried again by the next write."""
+    shutil.rmtree(tree, ignore_errors=True)
+
+
+def replace_directory(path: Path, files: Mapping[str, bytes], force: bool) -> None:
+    """Make the directory `path` hold exactly `files`; killed at any moment, the old or the new one is complete.
+
+    Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
+    """
+    with _locked(path.parent) as alone:
+        _bring_back(path)
+        _refuse_to_clobber(path, force)
+        _sweep(path, _stale(path) if alone else [])
+        new = _temporary(path)
+        try:
+            _fill(new, files)
+            _swap_in(new, path, force)
+        finally:
+            _bring_back(path)
+            _sweep(path, [new])
+
+
+def recover(path: Path) -> None:
+    """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
+    if not os.path.lexists(path) and is_bundle(_aside(path)):
+        with _locked(path.parent):
+            _bring_back(path)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether `path` is a directory with a manifest, sound or not."""
+    return (path / MANIFEST).is_file()
+
+
+def open_regular(root: Path, name: str) -> BinaryIO:
+    """Open the regular file `name` below `root`; raises BundleError if it is missing, a symlink, or something else."""
+    place = root
+    try:
+        for part in name.split("/"):
+            place = place / part
+            if place.is_symlink():
+                raise BundleError(
+                    f"{root}: {name!r} leads through a symlink, {part!r}; a bundle holds plain files only."
+                )
+        # Without O_NONBLOCK a named pipe would wait for its writer for ever.
+        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{root}: {name!r} is missing: copy or export the bundle again.") from None
+    except OSError as error:
+        raise BundleError(f"{root}: {name!r} cannot be opened: {error.strerror}.") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BundleError(f"{root}: {name!r} is not a regular file; a bundle holds plain files only.")
+    return os.fdopen(fd, "rb")
+
+
+def _fill(root: Path, files: Mapping[str, bytes]) -> None:
+    folders = sorted({folder for name in files for folder in PurePosixPath(name).parents})
+    for folder in folders:
+        mkdir(root / folder)
+    for name, data in files.items():
+        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            write(fd, data)
+            fsync(fd)
+        finally:
+            os.close(fd)
+    for folder in reversed(folders):
+        _fsync_directory(root / folder)
+
+
+def _swap_in(new: Path, path: Path, force: bool) -> None:
+    _refuse_to_clobber(path, force)
+    if not os.path.lexists(path):
+        rename(new, path)
+    elif not exchange(new, path):
+        rename(path, _aside(path))
+        rename(new, path)
+    # The old directory is deleted next: the new one must be on the disk by then.
+    _fsync_directory(path.parent)
+
+
+def _refuse_to_clobber(path: Path, force: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not is_bundle(path):
+        raise BundleError(
+            f"{path} exists and is no bundle (no {MANIFEST} in it), so it is never replaced: move it away."
+        )
+    if not force:
+        raise BundleError(f"{path} exists: choose another name, or replace it with --force (force=True).")
+
+
+def _bring_back(path: Path) -> None:
+    if not os.path.lexists(path) and is_bundle(_aside(path)):
+        rename(_aside(path), path)
+
+
+def _sweep(path: Path, leftovers: Iterable[Path]) -> None:
+    for leftover in leftovers:
+        remove(leftover)
+    if is_bundle(path) and is_bundle(_aside(path)):
+        # Half deleted under its own name, it could still be taken for the old bundle.
+        trash = _temporary(path)
+        rename(_aside(path), trash)
+        remove(trash)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _stale(path: Path) -> list[Path]:
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    return [path.parent / name for name in os.listdir(path.parent) if temporary.fullmatch(name)]
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Let one writer into a folder at a time; a dead one's lock is freed by the kernel. False where none exists."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    alone = False
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            alone = True
+        yield alone
+    finally:
+        if alone:
+            # A child forked meanwhile shares the descriptor: closing alone would not free the lock.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), str(source), None, str(target))

@@ -1,0 +1,37 @@
+"""One family of errors. Each message says what was found, why it cannot work and what to do next."""
+
+
+class RnnExportError(Exception):
+    """The root of every error that this toolkit raises on purpose."""
+
+
+class SpecError(RnnExportError):
+    """A stream contract contradicts itself or cannot be read."""
+
+
+class SourceError(RnnExportError):
+    """Something the user brings cannot be used: a factory, a weights file, a recording."""
+
+
+class LiftError(RnnExportError):
+    """The model cannot become a pure step with named states."""
+
+
+class ExportError(RnnExportError):
+    """A graph cannot be written as asked."""
+
+
+class ParityError(RnnExportError):
+    """What was exported does not do what the model does."""
+
+
+class BundleError(RnnExportError):
+    """A bundle is damaged, incomplete, unsafe or in the way."""
+
+
+class BackendUnavailable(RnnExportError):
+    """A backend cannot run here or cannot run this bundle."""
+
+
+class StreamError(RnnExportError):
+    """A frame, a state or a snapshot does not fit the stream; the stream's state is what it was before."""

@@ -1,0 +1,171 @@
+"""The contract of a stream: what goes in, what comes out, and which tensors are its memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rnn_export.errors import SpecError
+
+BATCH = "batch"
+TIME = "time"
+DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output. A dimension is a positive int, or the symbol `"batch"` or `"time"`."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        _check_tensor(self.name, self.dtype, self.shape, (BATCH, TIME))
+
+    def axis(self, symbol: str) -> int | None:
+        """Where `symbol` stands in the shape, or None."""
+        return self.shape.index(symbol) if symbol in self.shape else None
+
+    @property
+    def frame(self) -> tuple[int, ...]:
+        """The shape of one frame: what is left without the batch and time axes."""
+        return tuple(d for d in self.shape if isinstance(d, int))
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One tensor of memory: fed as `input`, returned as `output`. Axis 0 of `shape` is always the batch.
+
+    `initial` is `"zeros"`, or `"stored"` where the value of one row lies in the bundle's `initial_states.npz`.
+    """
+
+    name: str
+    input: str
+    output: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    initial: Literal["zeros", "stored"] = "zeros"
+
+    def __post_init__(self) -> None:
+        _check_tensor(self.name, self.dtype, self.shape, (BATCH,))
+        if self.shape[:1] != (BATCH,):
+            raise SpecError(f"state {self.name!r} has shape {self.shape}: axis 0 of every state must be 'batch'.")
+        if self.initial not in ("zeros", "stored"):
+            raise SpecError(f"state {self.name!r}: initial is {self.initial!r}, but only 'zeros' and 'stored' exist.")
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of one stream's state: everything but the batch axis."""
+        return tuple(d for d in self.shape if isinstance(d, int))
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """Everything that a runtime has to know of a model. The same JSON stands in the manifest and in each ONNX file.
+
+    Attributes:
+        inputs: the data inputs; the states are left out.
+        outputs: the data outputs; the next states are left out.
+        states: the memory, in the order of the graph's state inputs.
+        chunk: frames per step.
+        delay: frames at the start of a stream that give no output.
+        sample_rate: Hz of the signal that the inputs are cut from, or None.
+        digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    chunk: int = 1
+    delay: int = 0
+    sample_rate: int | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise SpecError("a stream needs at least one input and one output.")
+        feeds = [t.name for t in self.inputs] + [s.input for s in self.states]
+        gives = [t.name for t in self.outputs] + [s.output for s in self.states]
+        for names in (feeds, gives, [s.name for s in self.states]):
+            doubled = sorted({n for n in names if names.count(n) > 1})
+            if doubled:
+                raise SpecError(f"names must be unique, but {', '.join(map(repr, doubled))} stand twice among {names}.")
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.shape.count(BATCH) != 1:
+                raise SpecError(f"{tensor.name!r} has shape {tensor.shape}: it needs exactly one 'batch' axis.")
+        if self.chunk < 1 or self.delay < 0:
+            raise SpecError(f"chunk is {self.chunk} and delay {self.delay}: chunk starts at 1, delay at 0.")
+        if self.chunk > 1 and not self.has_time:
+            raise SpecError(f"chunk is {self.chunk}, but no input has a time axis.")
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the model takes sequences; if not, one call is one frame."""
+        return any(TIME in t.shape for t in self.inputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`."""
+        return asdict(self)
+
+    def dumps(self) -> str:
+        """The one canonical text of this contract."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(data: Any) -> StreamSpec:
+        """Read what `to_json` wrote; raises SpecError on anything missing, unknown or of the wrong type."""
+        fields = _fields(
+            data,
+            "the stream contract",
+            {
+                "inputs": list | tuple,
+                "outputs": list | tuple,
+                "states": list | tuple,
+                "chunk": int,
+                "delay": int,
+                "sample_rate": int | None,
+                "digest": str,
+            },
+        )
+        tensor = {"name": str, "dtype": str, "shape": list | tuple}
+        state = {**tensor, "input": str, "output": str, "initial": str}
+        return StreamSpec(
+            inputs=tuple(TensorSpec(**_shaped(t, "an input", tensor)) for t in fields.pop("inputs")),
+            outputs=tuple(TensorSpec(**_shaped(t, "an output", tensor)) for t in fields.pop("outputs")),
+            states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
+            **fields,
+        )
+
+
+def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:
+    if not name or not isinstance(name, str):
+        raise SpecError(f"a tensor needs a name, not {name!r}.")
+    if dtype not in DTYPES:
+        raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
+    for dim in shape:
+        known = dim in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
+        if not known:
+            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}.")
+    doubled = {d for d in shape if isinstance(d, str) and list(shape).count(d) > 1}
+    if doubled:
+        raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
+
+
+def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(data, dict) or set(data) != set(types):
+        found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
+        raise SpecError(f"{what} must have exactly the fields {sorted(types)}, but has {found}.")
+    for key, kind in types.items():
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise SpecError(f"{what}: field {key!r} is {data[key]!r}, which is not of the type it must have.")
+    return dict(data)
+
+
+def _shaped(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _fields(data, what, types)
+    return {**fields, "shape": tuple(fields["shape"])}

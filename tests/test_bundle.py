@@ -1,0 +1,593 @@
+"""The bundle format: what is written is read back, what is damaged, unsafe or in the way is refused by name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rnn_export import atomic, bundle
+from rnn_export.bundle import Bundle, FileRow, TargetRow, open_bundle, write_bundle
+from rnn_export.errors import BundleError
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
+
+H = StateSpec("rnn.l0.h", "rnn.l0.h", "rnn.l0.h.next", "float32", ("batch", 3))
+LEARNED = StateSpec("clock", "clock", "clock.next", "int64", ("batch",), initial="stored")
+SPEC = StreamSpec(
+    (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 2)),), (H, LEARNED), digest="d"
+)
+TARGETS = [
+    TargetRow("onnx", "fp32", 17, ("step.onnx",), {}),
+    TargetRow("tensorrt", "fp16", 18, ("targets/tensorrt-fp16/a.plan",), {"compute": [8, 9], "trt": "10.3"}),
+]
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def files() -> dict[str, bytes]:
+    return {
+        "step.onnx": bytes(range(256)) * 3,
+        "golden.npz": npz(x=np.arange(8, dtype=np.float32).reshape(2, 4)),
+        "parity.json": b"{}",
+        "initial_states.npz": npz(clock=np.int64(7)),
+        "targets/tensorrt-fp16/a.plan": b"plan",
+    }
+
+
+def write(path: Path, **changes: Any) -> Bundle:
+    given: dict[str, Any] = {"spec": SPEC, "producer": {"torch": "2.9"}, "files": files(), "targets": TARGETS}
+    return write_bundle(path, **{**given, **changes})
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(BundleError, match=message)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write(tmp_path / "vad.rnnx")
+    return tmp_path / "vad.rnnx"
+
+
+def forge(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the manifest as an attacker would: with a checksum that fits."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    edit(manifest)
+    forge_raw(path, json.dumps(manifest).encode())
+
+
+def forge_raw(path: Path, raw: bytes) -> None:
+    (path / "manifest.json").write_bytes(raw)
+    (path / "manifest.sha256").write_text(hashlib.sha256(raw).hexdigest() + "\n")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    written = write(tmp_path / "vad.rnnx")
+    opened = open_bundle(str(tmp_path / "vad.rnnx"))
+    assert opened == written
+    assert opened.spec == SPEC
+    assert opened.producer == {"torch": "2.9"}
+    assert opened.targets == tuple(TARGETS)
+    assert {name: opened.read(name) for name in opened.files} == files()
+    assert opened.files["parity.json"] == FileRow("parity.json", hashlib.sha256(b"{}").hexdigest(), 2)
+    assert opened.target("tensorrt", "fp16") == TARGETS[1]
+    assert opened.target("tensorrt", "fp32") is None
+    np.testing.assert_array_equal(opened.arrays("golden.npz")["x"], np.arange(8, dtype=np.float32).reshape(2, 4))
+    assert os.listdir(tmp_path) == ["vad.rnnx"]
+
+
+def test_the_checksum_is_64_hex_characters_and_a_newline(path: Path) -> None:
+    digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    assert (path / "manifest.sha256").read_bytes() == digest.encode() + b"\n"
+    (path / "manifest.sha256").write_text(digest.upper() + "\n")
+    with refused("manifest.json does not match manifest.sha256: the bundle is damaged"):
+        open_bundle(path)
+
+
+def test_unicode_names(tmp_path: Path) -> None:
+    names = {"модель/ünï 模型.onnx": b"a", "targets/c-fp32/ß.c": b""}
+    write(tmp_path / "голос [1] 🎤.rnnx", spec=SPEC, files=names, targets=[])
+    opened = open_bundle(tmp_path / "голос [1] 🎤.rnnx")
+    assert {name: opened.read(name) for name in opened.files} == names
+    write(tmp_path / "голос [1] 🎤.rnnx", force=True)
+    assert os.listdir(tmp_path) == ["голос [1] 🎤.rnnx"]
+
+
+def test_a_bundle_has_the_mode_that_the_umask_gives(path: Path) -> None:
+    (path.parent / "folder").mkdir()
+    (path.parent / "file").touch()
+    assert path.stat().st_mode == (path.parent / "folder").stat().st_mode
+    assert (path / "step.onnx").stat().st_mode == (path.parent / "file").stat().st_mode
+
+
+def test_files_outside_the_manifest_are_ignored(path: Path) -> None:
+    (path / "notes.txt").write_text("mine")
+    (path / "link").symlink_to("/etc/passwd")
+    assert "notes.txt" not in open_bundle(path).files
+    with refused("the bundle has no file 'notes.txt'; it has golden.npz, initial_states.npz"):
+        open_bundle(path).read("notes.txt")
+
+
+def test_a_thousand_random_corruptions_are_refused_by_name(path: Path) -> None:
+    draw = random.Random(0)
+    originals = {name: (path / name).read_bytes() for name in [*files(), "manifest.json", "manifest.sha256"]}
+    for _ in range(1000):
+        name = draw.choice(sorted(originals))
+        good = originals[name]
+        if draw.random() < 0.5:
+            bit = draw.randrange(len(good) * 8)
+            bad = bytearray(good)
+            bad[bit // 8] ^= 1 << bit % 8
+        else:
+            bad = bytearray(good[: draw.randrange(len(good))])
+        (path / name).write_bytes(bad)
+        with refused(r"manifest\.(json|sha256)" if name.startswith("manifest") else re.escape(repr(name))):
+            open_bundle(path)
+        (path / name).write_bytes(good)
+    open_bundle(path)
+
+
+def test_what_changed_after_opening_is_not_used(path: Path) -> None:
+    opened = open_bundle(path)
+    (path / "parity.json").write_bytes(b"[]")
+    with refused("'parity.json' has another sha256 than manifest.json says: damaged, or replaced meanwhile"):
+        opened.read("parity.json")
+    (path / "parity.json").write_bytes(b"{ }")
+    with refused("'parity.json' has 3 bytes where manifest.json says 2"):
+        opened.read("parity.json")
+
+
+def test_what_is_no_bundle(tmp_path: Path) -> None:
+    with refused("none.rnnx does not exist: check the name"):
+        open_bundle(tmp_path / "none.rnnx")
+    (tmp_path / "file").touch()
+    with refused("file is not a directory, but a bundle is one"):
+        open_bundle(tmp_path / "file")
+    with refused(r"is not a bundle: it has no manifest.json"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["step.onnx", "manifest.sha256", "targets/tensorrt-fp16/a.plan"])
+def test_missing_files_and_things_that_are_no_files(path: Path, name: str) -> None:
+    file = path / name
+    data = file.read_bytes()
+    file.unlink()
+    with refused(f"'{name}' is missing|manifest.sha256 is missing"):
+        open_bundle(path)
+    file.mkdir()
+    with refused(f"'{name}' is not a regular file"):
+        open_bundle(path)
+    file.rmdir()
+    os.mkfifo(file)
+    with refused(f"'{name}' is not a regular file"):
+        open_bundle(path)
+    file.unlink()
+    (path.parent / "outside").write_bytes(data)
+    file.symlink_to(path.parent / "outside")
+    with refused(f"'{name}' leads through a symlink, '{file.name}'"):
+        open_bundle(path)
+
+
+def test_a_folder_that_is_a_symlink_or_a_file(path: Path) -> None:
+    (path / "targets").rename(path.parent / "elsewhere")
+    (path / "targets").symlink_to(path.parent / "elsewhere")
+    with refused("'targets/tensorrt-fp16/a.plan' leads through a symlink, 'targets'"):
+        open_bundle(path)
+    (path / "targets").unlink()
+    (path / "targets").touch()
+    with refused("'targets/tensorrt-fp16/a.plan' is missing"):
+        open_bundle(path)
+
+
+def test_the_bundle_itself_may_be_reached_through_a_symlink(path: Path) -> None:
+    link = path.parent / "latest.rnnx"
+    link.symlink_to(path.name)
+    assert open_bundle(link).read("parity.json") == b"{}"
+    write(link, files={"step.onnx": b"new"}, targets=[], force=True)
+    assert link.is_symlink()
+    assert open_bundle(path).read("step.onnx") == b"new"
+
+
+UNSAFE = [
+    "/etc/passwd",
+    "../x",
+    "a/../b",
+    "a\\b",
+    "C:x",
+    "c:/x",
+    "a//b",
+    "a/",
+    "",
+    ".",
+    "./a",
+    "a\0b",
+    "a\nb",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_paths_are_refused_by_reader_and_writer(path: Path, name: str) -> None:
+    forge(path, lambda m: m["files"][0].update(path=name))
+    with refused(re.escape(f"{name!r} is not a plain relative path inside the bundle")):
+        open_bundle(path)
+    wanted = "surrogates not allowed" if name == "\ud800" else re.escape(repr(name))
+    with refused(wanted):
+        write(path.parent / "b.rnnx", files={name: b""}, targets=[])
+    assert not (path.parent / "b.rnnx").exists()
+
+
+Edit = Callable[[dict[str, Any]], Any]
+WRONG: list[tuple[Edit, str]] = [
+    (lambda m: m.update(format=2), "written by a newer rnn-export: format 2, this one reads 1: upgrade"),
+    (lambda m: [m.pop(key) for key in list(m)] and m.update(format=3), "written by a newer rnn-export: format 3"),
+    (lambda m: m.update(format=0), "manifest.json cannot be used: format is 0, not 1"),
+    (lambda m: m.update(format=True), "format is True, not 1"),
+    (lambda m: m.update(format="1"), "format is '1', not 1"),
+    (lambda m: m.pop("format"), "format is None, not 1"),
+    (lambda m: m.update(more=1), r"the manifest must have exactly the fields .* but has .*'more'"),
+    (lambda m: m.pop("producer"), "the manifest must have exactly the fields"),
+    (lambda m: m.update(files={}), "the manifest has files = {}, which is of the wrong type"),
+    (lambda m: m["producer"].update(torch=2), "producer is {'torch': 2}, not versions by name"),
+    (lambda m: m["spec"].update(chunk=0), "manifest.json cannot be used: chunk is 0"),
+    (lambda m: m["spec"].pop("states"), "manifest.json cannot be used: the stream contract must have exactly"),
+    (lambda m: m["files"].append(m["files"][0]), "file 'step.onnx' stands there twice"),
+    (lambda m: m["files"][0].update(mode=1), "a file row must have exactly the fields"),
+    (lambda m: m["files"].append("x"), "a file row must have exactly the fields .* but has str"),
+    (lambda m: m["files"][0].update(bytes=-1), "file 'step.onnx' has size -1"),
+    (lambda m: m["files"][0].update(bytes=True), "a file row has bytes = True, which is of the wrong type"),
+    (lambda m: m["files"][0].update(sha256="A" * 64), "file 'step.onnx' has size 768 and sha256 'AAAA"),
+    (lambda m: m["files"][0].update(path="manifest.json"), "file 'manifest.json' is the format's own"),
+    (lambda m: m["files"][0].update(path="parity.json/a"), "'parity.json' is a file and cannot hold 'parity.json/a'"),
+    (lambda m: m["files"][0].update(path="manifest.sha256/a"), "'manifest.sha256' is a file and cannot hold"),
+    (lambda m: m["targets"][0].update(files=["no.onnx"]), "target 'onnx' lists the file 'no.onnx', which has no file"),
+    (lambda m: m["targets"][0].update(files=[["a"]]), r"target 'onnx' lists the file \['a'\]"),
+    (lambda m: m["targets"][0].update(opset="17"), "a target row has opset = '17'"),
+    (lambda m: m["targets"][0].pop("requires"), "a target row must have exactly the fields"),
+    (lambda m: m["targets"].append(m["targets"][0]), "target 'onnx-fp32' stands there twice"),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_wrong_manifests(path: Path, edit: Edit, message: str) -> None:
+    forge(path, edit)
+    with refused(message):
+        open_bundle(path)
+
+
+RAW = [
+    (b"", "manifest.json cannot be used: Expecting value"),
+    (b"[]", "format is None"),
+    (b"\xff", "manifest.json cannot be used: 'utf-8' codec"),
+    (b'{"format": 1, "format": 1}', "field 'format' stands there twice"),
+    (b'{"format": NaN}', "NaN is not a number that JSON has"),
+    (b'{"format": -Infinity}', "-Infinity is not a number"),
+    (b'{"format": 1e999}', "1e999 is not a number"),
+    (b"[" * 200_000, "manifest.json cannot be used"),
+    (b" " * (16 * 2**20 + 1), "manifest.json is larger than 16777216 bytes"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), RAW, ids=[message for _, message in RAW])
+def test_manifests_that_are_no_strict_json(path: Path, raw: bytes, message: str) -> None:
+    forge_raw(path, raw)
+    with refused(message):
+        open_bundle(path)
+
+
+def test_a_contradiction_is_not_even_written(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"files": {}}, "target 'onnx' lists the file 'step.onnx', which has no file row"),
+        ({"targets": [TARGETS[0], TARGETS[0]]}, "target 'onnx-fp32' stands there twice"),
+        ({"targets": [TargetRow("c", "fp32", None, (), {"x": float("nan")})]}, "cannot be written as manifest.json"),
+        ({"targets": [TargetRow("c", "fp32", None, (), {"x": object()})]}, "object is not JSON serializable"),
+        ({"files": {"a": b"", "a/b": b""}, "targets": []}, "'a' is a file and cannot hold 'a/b'"),
+    ]
+    for changes, message in cases:
+        with refused(message):
+            write(tmp_path / "vad.rnnx", **changes)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_stands_in_the_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refused(r"vad.rnnx exists: choose another name, or replace it with --force \(force=True\)"):
+        write(path)
+    for name in ("file", "folder"):
+        other = path.parent / name
+        other.touch() if name == "file" else other.mkdir()
+        for force in (False, True):
+            with refused(f"{name} exists and is no bundle .* so it is never replaced: move it away"):
+                write(other, force=force)
+    with refused("the directory .*none does not exist. Make it first."):
+        write(path.parent / "none" / "vad.rnnx")
+    with refused("/ exists and is no bundle"):
+        write(Path("/"), force=True)
+    assert sorted(os.listdir(path.parent)) == ["file", "folder", "vad.rnnx"]
+
+
+@pytest.mark.parametrize("offered", [True, False], ids=["renameat2", "plain"])
+def test_what_appears_while_writing_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool
+) -> None:
+    real = atomic.rename
+
+    def late(source: Path, target: Path) -> None:
+        target.mkdir()
+        real(source, target)
+
+    monkeypatch.setattr(atomic, "rename", late)
+    if not offered:
+        monkeypatch.setattr(atomic, "_renameat2", lambda *_: False)
+    with refused("vad.rnnx cannot be written: File exists"):
+        write(tmp_path / "vad.rnnx")
+    assert [os.listdir(tmp_path), os.listdir(tmp_path / "vad.rnnx")] == [["vad.rnnx"], []]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_write_that_fails_anywhere_leaves_one_complete_bundle_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    effects = ("mkdir", "write", "fsync", "rename", "exchange")
+    real = {name: getattr(atomic, name) for name in effects}
+    if not exchange:
+        real["exchange"] = lambda *_: False
+    seen: list[str] = []
+    left = 0
+
+    def failing(name: str) -> Callable[..., Any]:
+        def effect(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            seen.append(name)
+            if left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real[name](*args)
+
+        return effect
+
+    for name in effects:
+        monkeypatch.setattr(atomic, name, failing(name))
+    changed = {**files(), "step.onnx": b"new"}
+    write(path, force=True)
+    clean = list(seen)
+    swap = clean.index("exchange") + (1 if exchange else 3)  # the exchange itself, or the second rename after it
+    for nth in range(1, len(clean) + 1):
+        left = nth
+        with refused("vad.rnnx cannot be written: No space left on device. Check space and permissions"):
+            write(path, files=changed, force=True)
+        assert path.is_dir(), nth  # at once, not only after the recovery at the next open
+        swapped = open_bundle(path).read("step.onnx") == b"new"
+        assert swapped == (nth > swap), nth
+        if nth < len(clean):  # at the very last, the old bundle aside could not be renamed to be deleted
+            assert os.listdir(path.parent) == ["vad.rnnx"], nth
+        left = 0
+        write(path, force=True)
+        assert os.listdir(path.parent) == ["vad.rnnx"], nth
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_others_are_not(path: Path) -> None:
+    others = [".vad.rnnx.mine.tmp", ".vad.rnnx.0123abcd", ".vad.rnnx.bak.0123abcd.tmp", "vad.rnnx.0123abcd.tmp"]
+    for name in [".vad.rnnx.0123abcd.tmp", *others]:
+        (path.parent / name).mkdir()
+        (path.parent / name / "step.onnx").touch()
+    write(path, force=True)
+    assert sorted(os.listdir(path.parent)) == sorted([*others, "vad.rnnx"])
+
+
+def test_an_interrupted_swap_is_undone_by_the_next_open(path: Path) -> None:
+    aside = path.parent / ".vad.rnnx.old"
+    path.rename(aside)
+    assert open_bundle(path).read("parity.json") == b"{}"
+    assert os.listdir(path.parent) == ["vad.rnnx"]
+
+    shutil.copytree(path, aside)
+    (aside / "parity.json").write_bytes(b"stale")
+    assert open_bundle(path).read("parity.json") == b"{}"
+    write(path, force=True)
+    assert os.listdir(path.parent) == ["vad.rnnx"]
+
+
+WRITER = """
+import sys
+from rnn_export import atomic
+from rnn_export.bundle import write_bundle
+from rnn_export.errors import BundleError
+from rnn_export.spec import StreamSpec, TensorSpec
+path, word, exchange, force, times = sys.argv[1], sys.argv[2], sys.argv[3] == "1", sys.argv[4] == "1", int(sys.argv[5])
+if not exchange:
+    atomic.exchange = lambda *_: False
+spec = StreamSpec((TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 2)),), ())
+for i in range(times):
+    files = {f"{word}{n}.bin": f"{word}{i}".encode() for n in range(5)}
+    write_bundle(path, spec=spec, producer={}, files=files, targets=[], force=force)
+"""
+
+
+def start(path: Path, word: str, exchange: bool, force: bool, times: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), word, str(int(exchange)), str(int(force)), str(times)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two-renames"])
+def test_two_writers_and_a_reader_at_once(tmp_path: Path, exchange: bool) -> None:
+    path = tmp_path / "vad.rnnx"
+    write(path)
+    writers = [start(path, word, exchange, True, 40) for word in ("a", "b")]
+    opened = 0
+    while any(writer.poll() is None for writer in writers):
+        open_bundle(path)
+        opened += 1
+    assert opened > 0
+    assert [(writer.wait(), writer.communicate()[1]) for writer in writers] == [(0, ""), (0, "")]
+    last = open_bundle(path)
+    assert {last.read(name) for name in last.files} in ({b"a39"}, {b"b39"})
+    assert os.listdir(tmp_path) == ["vad.rnnx"]
+
+
+def test_of_two_first_writers_one_wins(tmp_path: Path) -> None:
+    path = tmp_path / "vad.rnnx"
+    writers = [start(path, word, True, False, 1) for word in ("a", "b")]
+    errors = [writer.communicate()[1] for writer in writers]
+    assert sorted(writer.returncode for writer in writers) == [0, 1]
+    assert "vad.rnnx exists: choose another name, or replace it with --force" in "".join(errors)
+    assert len(open_bundle(path).files) == 5
+    assert os.listdir(tmp_path) == ["vad.rnnx"]
+
+
+def test_arrays_of_every_kind(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "scalar": np.float16(2),
+        "empty": np.zeros((0, 3), np.int8),
+        "bool": np.array([True, False]),
+        "rnn.l0.h": np.arange(3, dtype=">i4"),
+        "größe": np.array(["a", "bc"]),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write(tmp_path / "vad.rnnx", files={"golden.npz": buffer.getvalue()}, targets=[])
+    read = open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
+    assert list(read) == list(arrays)
+    for name, value in arrays.items():
+        assert read[name].dtype == value.dtype
+        np.testing.assert_array_equal(read[name], value)
+        assert read[name].flags.writeable
+
+
+def member(name: str, data: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def npy(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
+
+
+def with_size(raw: bytes, size: int) -> bytes:
+    """Declare another uncompressed size in the zip's central directory."""
+    at = raw.index(b"PK\1\2") + 24
+    return raw[:at] + size.to_bytes(4, "little") + raw[at + 4 :]
+
+
+def doubled() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.npy", npy(1))
+        archive.writestr("b.npy", npy(2))
+    return buffer.getvalue().replace(b"b.npy", b"a.npy")
+
+
+def header(shape: str, descr: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+BAD_NPZ: list[tuple[Callable[[], bytes], str]] = [
+    (lambda: b"no zip", "File is not a zip file"),
+    (lambda: pickle.dumps([1]), "File is not a zip file"),
+    (lambda: npy(np.zeros(3)), "File is not a zip file"),
+    (lambda: npz(x=np.array([{}, None])), "x.npy holds Python objects, which would have to be unpickled"),
+    (lambda: member("x.npy", header("(1,)", "[('a', '|O')]") + b"12345678"), "x.npy holds Python objects"),
+    (lambda: member("x.pkl", pickle.dumps(1)), r"members must be different .npy files, but are \['x.pkl'\]"),
+    (doubled, r"members must be different .npy files, but are \['a.npy', 'a.npy'\]"),
+    (lambda: member("x.npy", b""), "golden.npz"),
+    (lambda: member("x.npy", b"\x93NUMPY\x03\x00"), r"x.npy has .npy version \(3, 0\)"),
+    (lambda: member("x.npy", header("(1 << 40,)")), "golden.npz"),
+    (lambda: member("x.npy", header("(1099511627776,)")), r"x.npy says float32\(1099511627776,\), but 0 bytes follow"),
+    (lambda: member("x.npy", header("(-1, -2)") + b"12345678"), r"x.npy says float32\(-1, -2\), but 8 bytes follow"),
+    (lambda: member("x.npy", header("(3,)") + b"1234"), "but 4 bytes follow"),
+    (lambda: member("x.npy", npy(1), zipfile.ZIP_BZIP2), "compressed in another way than numpy does"),
+    (lambda: member("x.npy", npy(1), zipfile.ZIP_LZMA), "compressed in another way than numpy does"),
+    (
+        lambda: with_size(member("x.npy", npy(1)), 2**32 - 2),
+        "unpacks to 4294967294 bytes, over the limit of 1073741824",
+    ),
+    (lambda: with_size(member("x.npy", npy(np.zeros(10**6))), 1000), "Bad CRC-32"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_NPZ, ids=[message[:40] for _, message in BAD_NPZ])
+def test_npz_files_that_are_refused(tmp_path: Path, make: Callable[[], bytes], message: str) -> None:
+    write(tmp_path / "vad.rnnx", files={"golden.npz": make()}, targets=[])
+    with refused(f"'golden.npz' is no usable .npz file: .*{message}|{message}.*no usable") as caught:
+        open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
+    assert "golden.npz" in str(caught.value)
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "ARRAYS_LIMIT", 10**6)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, a=np.zeros(60_000), b=np.zeros(70_000))  # each is below the limit, the sum is not
+    write(tmp_path / "vad.rnnx", files={"golden.npz": buffer.getvalue()}, targets=[])
+    monkeypatch.setattr(bundle, "_unzip", lambda *_: pytest.fail("something was unpacked"))
+    with refused("'golden.npz' is no usable .npz file: it unpacks to 1040.* bytes, over the limit of 1000000"):
+        open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
+
+
+def test_a_member_that_says_less_than_it_holds_does_not_unpack_more(tmp_path: Path) -> None:
+    raw = with_size(member("x.npy", npy(np.zeros(10**6))), 1000)
+    write(tmp_path / "vad.rnnx", files={"golden.npz": raw}, targets=[])
+    opened = open_bundle(tmp_path / "vad.rnnx")
+    tracemalloc.start()
+    try:
+        with refused("Bad CRC-32"):
+            opened.arrays("golden.npz")
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_initial_states_are_one_row_of_every_state(path: Path) -> None:
+    states = open_bundle(path).initial_states()
+    assert {name: (value.shape, value.dtype.name) for name, value in states.items()} == {
+        "rnn.l0.h": ((3,), "float32"),
+        "clock": ((), "int64"),
+    }
+    assert not states["rnn.l0.h"].any()
+    assert states["clock"] == 7
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (None, "the bundle has no file 'initial_states.npz'"),
+        ({"other": np.int64(1)}, "state 'clock' starts from a stored value, but initial_states.npz has none for it"),
+        ({"clock": np.zeros(2, np.int64)}, r"has int64 \(2,\) for state 'clock', which must be int64 \(\)"),
+        ({"clock": np.float32(1)}, r"has float32 \(\) for state 'clock', which must be int64 \(\)"),
+    ],
+)
+def test_stored_values_that_do_not_fit(tmp_path: Path, stored: dict[str, Any] | None, message: str) -> None:
+    given = {} if stored is None else {"initial_states.npz": npz(**stored)}
+    write(tmp_path / "vad.rnnx", files=given, targets=[])
+    with refused(message):
+        open_bundle(tmp_path / "vad.rnnx").initial_states()
+
+
+def test_a_state_of_absurd_size_is_not_allocated(path: Path) -> None:
+    forge(path, lambda m: m["spec"]["states"][0].update(shape=["batch", 2**40]))
+    with refused("state 'rnn.l0.h' of shape .* is over 1073741824 bytes a stream"):
+        open_bundle(path).initial_states()
