@@ -37,7 +37,7 @@ def decompose(graph: bytes) -> bytes:
                 position = list(model.graph.outputs).index(old)
                 new.name = old.name
                 model.graph.outputs[position] = new
-        model.graph.remove(node, safe=False)
+        model.graph.remove(node, safe=True)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
@@ -148,4 +148,4 @@ class _Writer:
                 return known
         self.count += 1
         name = f"{self.node.name or self.node.op_type}.{self.count}"
-        return self.tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
+        return self.tape.initializer(ir.tensor(np.array(array, order="C"), name=name))

@@ -100,6 +100,8 @@ class StreamSpec:
                 raise SpecError(f"{tensor.name!r} has shape {tensor.shape}: it needs exactly one 'batch' axis.")
         if self.chunk < 1 or self.delay < 0:
             raise SpecError(f"chunk is {self.chunk} and delay {self.delay}: chunk starts at 1, delay at 0.")
+        if self.digest and (len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef")):
+            raise SpecError(f"digest is {self.digest!r}, which is not a sha256 in lower-case hex.")
         if self.chunk > 1 and not self.has_time:
             raise SpecError(f"chunk is {self.chunk}, but no input has a time axis.")
 

@@ -1,1 +1,93 @@
-"""x"""
+"""What a backend is. One small file each, found by name, imported when used.
+
+A backend module has one function, `open_session(artefacts, precision, device, threads) -> Session`, which raises
+`BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rnn_export.bundle import TargetRow
+from rnn_export.errors import BackendUnavailable
+from rnn_export.spec import StreamSpec
+
+Array = npt.NDArray[Any]
+
+# Fastest first: this is the order in which "auto" tries them.
+BACKENDS: Mapping[str, str] = {
+    "onnxruntime": "rnn_export.runtime.backends.onnxruntime",
+}
+
+
+class Artefacts(Protocol):
+    """What a backend reads: an open bundle, or one that is not written yet."""
+
+    @property
+    def spec(self) -> StreamSpec: ...
+    @property
+    def targets(self) -> Sequence[TargetRow]: ...
+    def read(self, name: str) -> bytes: ...
+    def initial_states(self) -> Mapping[str, Array]: ...
+
+
+class Session(Protocol):
+    """A loaded model, immutable and shared between threads."""
+
+    device: str
+    has_sequence: bool
+
+    def memory(self, batch: int) -> Memory:
+        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
+
+
+class Memory(Protocol):
+    """The buffers of one stream: host arrays in the graph's own layout, and states where the backend computes."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+    def step(self) -> None:
+        """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The same for a whole piece of a sequence, where the session has a sequence graph."""
+
+    def read(self) -> dict[str, Array]:
+        """Copies of the states by name."""
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        """Set every state."""
+
+
+def open_session(name: str, artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> Session:
+    """Open a session of the backend `name`; raises BackendUnavailable with the reason."""
+    if name not in BACKENDS:
+        raise BackendUnavailable(f"there is no backend {name!r}: choose auto or one of {', '.join(BACKENDS)}.")
+    session: Session = importlib.import_module(BACKENDS[name]).open_session(artefacts, precision, device, threads)
+    return session
+
+
+def target_row(artefacts: Artefacts, target: str, precision: str | None) -> TargetRow:
+    """The row of `target` in `precision`, or in the first one there is; raises BackendUnavailable if there is none."""
+    rows = [row for row in artefacts.targets if row.target == target]
+    for row in rows:
+        if precision in (None, row.precision):
+            return row
+    if not rows:
+        has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
+        raise BackendUnavailable(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+    raise BackendUnavailable(
+        f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}: "
+        f"export it with --precision {precision}."
+    )
+
+
+def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
+    """Arrays for the states of `batch` streams, unset."""
+    return {state.name: np.empty((batch, *state.row), state.dtype) for state in spec.states}

@@ -1,0 +1,155 @@
+"""ONNX Runtime on CPU or CUDA: everything bound once, the states swapped between two sets of buffers at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.backends import Array, Artefacts, empty_state, target_row
+from rnn_export.spec import StreamSpec
+
+try:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+except ImportError as error:
+    raise BackendUnavailable(
+        f"onnxruntime is not here ({error}): pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA."
+    ) from error
+
+# What ONNX Runtime raises has no common base.
+RUN_ERRORS = (native.Fail, native.InvalidArgument, native.RuntimeException, native.EPFail, native.NotImplemented)
+LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
+
+
+def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
+    """Load the bundle's ONNX graphs; `device` is None, "cpu", "cuda" or "cuda:N"."""
+    row = target_row(artefacts, "onnx", precision)
+    provider, number = _provider(device)
+    graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
+    step = _session(graphs["step.onnx"], provider, number, threads)
+    sequence = graphs.get("sequence.onnx")
+    return OrtSession(
+        artefacts.spec,
+        step,
+        _session(sequence, provider, number, threads) if sequence is not None else None,
+        "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}",
+    )
+
+
+def _provider(device: str | None) -> tuple[str, int]:
+    kind, _, number = (device or "cpu").partition(":")
+    if kind not in ("cpu", "cuda") or not (number or "0").isdigit():
+        raise BackendUnavailable(f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
+    provider = f"{kind.upper()}ExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise BackendUnavailable(
+            f"device {device!r} needs {provider}, but this onnxruntime {ort.__version__} was built with "
+            f"{', '.join(ort.get_available_providers())}: pip install 'rnn-export[gpu]' in place of onnxruntime."
+        )
+    return provider, int(number or 0)
+
+
+def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # For the small tensors of a step the arena costs more than malloc.
+    options.enable_cpu_mem_arena = False
+    chosen: Any = provider
+    if provider == "CUDAExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        chosen = (provider, {"device_id": str(number)})
+    try:
+        session = ort.InferenceSession(graph, options, providers=[chosen])
+    except LOAD_ERRORS as error:
+        raise BackendUnavailable(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+    # Where the driver is missing, onnxruntime gives a CPU session without a word.
+    if session.get_providers()[0] != provider:
+        raise BackendUnavailable(
+            f"{provider} was asked for, but onnxruntime {ort.__version__} made a session on "
+            f"{', '.join(session.get_providers())}: the CUDA driver or libraries are missing or do not fit."
+        )
+    return session
+
+
+class OrtSession:
+    """The step graph and, where there is one, the sequence graph."""
+
+    def __init__(self, spec: StreamSpec, step: Any, sequence: Any, device: str) -> None:
+        self.spec, self.graph, self.sequence, self.device = spec, step, sequence, device
+        self.has_sequence = sequence is not None
+
+    def memory(self, batch: int) -> OrtMemory:
+        return OrtMemory(self, batch)
+
+
+class OrtMemory:
+    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse."""
+
+    def __init__(self, session: OrtSession, batch: int) -> None:
+        self.session = session
+        self.device, _, number = session.device.partition(":")
+        self.number = int(number or 0)
+        self.inputs = {v.name: _buffer(v, batch) for v in session.graph.get_inputs()[: len(session.spec.inputs)]}
+        self.outputs = {v.name: _buffer(v, batch) for v in session.graph.get_outputs()[: len(session.spec.outputs)]}
+        self.sets = tuple(
+            {name: self.place(array) for name, array in empty_state(session.spec, batch).items()} for _ in range(2)
+        )
+        self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
+        self.now = 0
+
+    def place(self, array: Array) -> Any:
+        """On the CPU an OrtValue shares the array's memory."""
+        return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.number)
+
+    def bind(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
+        binding = self.session.graph.io_binding()
+        for name, array in self.inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in self.outputs.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self.bind_states(binding, before, after)
+        return binding
+
+    def bind_states(self, binding: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        for state in self.session.spec.states:
+            binding.bind_ortvalue_input(state.input, before[state.name])
+            binding.bind_ortvalue_output(state.output, after[state.name])
+
+    def step(self) -> None:
+        try:
+            self.session.graph.run_with_iobinding(self.bindings[self.now])
+        except RUN_ERRORS as error:
+            raise StreamError(f"onnxruntime refused the frame: {error}") from error
+        self.now ^= 1
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        binding = self.session.sequence.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name in self.outputs:
+            binding.bind_output(name, "cpu")
+        self.bind_states(binding, self.sets[self.now], self.sets[1 - self.now])
+        try:
+            self.session.sequence.run_with_iobinding(binding)
+        except RUN_ERRORS as error:
+            raise StreamError(f"onnxruntime refused the sequence: {error}") from error
+        self.now ^= 1
+        return dict(zip(self.outputs, binding.copy_outputs_to_cpu(), strict=False))
+
+    def read(self) -> dict[str, Array]:
+        return {name: np.array(value.numpy()) for name, value in self.sets[self.now].items()}
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        for name, value in self.sets[self.now].items():
+            value.update_inplace(np.ascontiguousarray(states[name]))
+
+
+def _buffer(value: Any, batch: int) -> Array:
+    kinds = {"tensor(float)": "float32", "tensor(double)": "float64"}
+    dtype = kinds.get(value.type, value.type.removeprefix("tensor(").removesuffix(")"))
+    return np.zeros([d if isinstance(d, int) else batch for d in value.shape], dtype)

@@ -1,0 +1,99 @@
+"""An engine: one loaded bundle, shared and immutable; it opens streams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rnn_export.bundle import open_bundle
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, Session, open_session
+from rnn_export.runtime.ports import check_values
+from rnn_export.runtime.stream import Stream
+from rnn_export.spec import StateSpec
+
+
+def load(
+    path: str | os.PathLike[str],
+    backend: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int = 1,
+) -> Engine:
+    """Open a bundle, every hash checked, and load it.
+
+    Args:
+        path: the directory NAME.rnnx.
+        backend: "onnxruntime", or "auto" for the fastest that this bundle and this machine support.
+        precision: "fp32" and so on; None takes what the bundle has.
+        device: "cpu", "cuda" or "cuda:N"; None is the CPU.
+        threads: of the backend, for one step.
+
+    Raises BundleError if the bundle is damaged, and BackendUnavailable, with the reason, if the backend asked for
+    cannot run; there is no fall-back.
+    """
+    return Engine.of(open_bundle(path), backend, precision, device, threads)
+
+
+class Engine:
+    """A loaded model. Any number of threads may open streams from it.
+
+    Attributes:
+        spec: the contract.
+        backend: the backend that runs.
+        device: where it runs: "cpu", "cuda:0".
+    """
+
+    def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
+        self.spec, self.backend, self.device = artefacts.spec, backend, session.device
+        self._session = session
+        self._initial = artefacts.initial_states()
+
+    @staticmethod
+    def of(
+        artefacts: Artefacts,
+        backend: str = "auto",
+        precision: str | None = None,
+        device: str | None = None,
+        threads: int = 1,
+    ) -> Engine:
+        """Load what `artefacts` hold; the arguments are those of `load`."""
+        if threads < 1:
+            raise BackendUnavailable(f"threads={threads}: a step needs at least one.")
+        refused = []
+        for name in BACKENDS if backend == "auto" else (backend,):
+            try:
+                return Engine(artefacts, name, open_session(name, artefacts, precision, device, threads))
+            except BackendUnavailable as error:
+                if backend != "auto":
+                    raise
+                refused.append(f"{name}: {error}")
+        raise BackendUnavailable("no backend can run this bundle here.\n  " + "\n  ".join(refused))
+
+    def stream(self, batch: int = 1, states: Mapping[str, Any] | None = None) -> Stream:
+        """Open a stream of `batch` rows in lockstep, from the model's initial states or from `states`.
+
+        Each of `states` is (batch, ...), or one row without the batch axis for every row; all must be given.
+        Raises StreamError if one is missing, unknown or does not fit.
+        """
+        if batch < 1:
+            raise StreamError(f"batch={batch}: a stream has at least one row.")
+        given = self._initial if states is None else self._checked(batch, states)
+        rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
+        return Stream(self.spec, self._session, batch, rows)
+
+    def _checked(self, batch: int, states: Mapping[str, Any]) -> dict[str, Array]:
+        names = [s.name for s in self.spec.states]
+        missing, unknown = [n for n in names if n not in states], sorted(set(states) - set(names))
+        if missing or unknown:
+            parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown)
+            raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
+        return {s.name: _checked_state(s, batch, states[s.name]) for s in self.spec.states}
+
+
+def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
+    shape = state.row if np.shape(value) == state.row else (batch, *state.row)
+    return check_values(state.name, value, shape, np.dtype(state.dtype)).copy()

@@ -1,0 +1,107 @@
+"""The face of a bound buffer: one frame without the axes that a caller does not think of, checked on the way in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import StreamError
+from rnn_export.runtime.backends import Array
+from rnn_export.spec import BATCH, TIME, TensorSpec
+
+
+def canonical(array: Array, spec: TensorSpec) -> Array:
+    """A view with the batch on axis 0 and time, if there is any, on axis 1."""
+    batch, time = spec.axis(BATCH), spec.axis(TIME)
+    assert batch is not None
+    return np.moveaxis(array, batch, 0) if time is None else np.moveaxis(array, (batch, time), (0, 1))
+
+
+def graph_layout(array: Array, spec: TensorSpec) -> Array:
+    """The inverse of `canonical`, contiguous."""
+    batch, time = spec.axis(BATCH), spec.axis(TIME)
+    assert batch is not None
+    moved = np.moveaxis(array, 0, batch) if time is None else np.moveaxis(array, (0, 1), (batch, time))
+    return np.ascontiguousarray(moved)
+
+
+def frame_view(buffer: Array, spec: TensorSpec) -> Array:
+    """One step's worth of `buffer`: a batch of 1 and a chunk of 1 have no axis."""
+    view = canonical(buffer, spec)
+    if spec.axis(TIME) is not None and view.shape[1] == 1:
+        view = view[:, 0]
+    return view[0, ...] if view.shape[0] == 1 else view
+
+
+def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`x` as an array of `shape` and `dtype`, with finite values; raises StreamError that says what does not fit."""
+    array = x if isinstance(x, np.ndarray | np.generic) else _untyped(name, x, dtype)
+    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
+        raise StreamError(
+            f"{name!r} is {array.dtype}, but must be {dtype}: convert it with .astype(np.{dtype}) if you mean it."
+        )
+    if array.shape != shape:
+        raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
+    result = np.asarray(array, dtype)
+    if not np.isfinite(result).all():
+        raise StreamError(f"{name!r} holds NaN or Inf at {_where(result)}: it was not fed, the state is unchanged.")
+    return result
+
+
+def _untyped(name: str, x: Any, dtype: np.dtype[Any]) -> Array:
+    try:
+        found = np.asarray(x)
+        same_kind = np.can_cast(found.dtype, dtype, "same_kind")
+    except (TypeError, ValueError) as error:
+        raise StreamError(f"{name!r} is a {type(x).__name__} that numpy cannot read: {error}.") from None
+    # A number or list of Python's has no precision of its own.
+    return np.asarray(x, dtype) if same_kind and not hasattr(x, "__array__") else found
+
+
+def _where(array: Array) -> str:
+    first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    return f"index {first}" if first else "its only value"
+
+
+class InputPort:
+    """Takes frames into a bound buffer."""
+
+    def __init__(self, spec: TensorSpec, buffer: Array) -> None:
+        self.name, self.dtype = spec.name, buffer.dtype
+        self.view = frame_view(buffer, spec)
+        self.shape = self.view.shape
+        self.flat = buffer.reshape(-1)
+        # The sum of squares is finite only if every value is, and costs a fraction of looking at each; where it
+        # overflows on large values the exact test decides.
+        self.square: Callable[[Array, Array], Any] | None = np.dot if buffer.dtype.char in "fd" else None
+
+    def load(self, x: Any) -> None:
+        """Check a frame and copy it in."""
+        if type(x) is not np.ndarray or x.dtype != self.dtype or x.shape != self.shape:
+            x = check_values(self.name, x, self.shape, self.dtype)
+        self.view[...] = x
+        if self.square is not None:
+            if not math.isfinite(self.square(self.flat, self.flat)):
+                check_values(self.name, x, self.shape, self.dtype)
+        elif self.dtype.kind == "f":
+            check_values(self.name, x, self.shape, self.dtype)
+
+
+class OutputPort:
+    """Gives frames out of a bound buffer."""
+
+    def __init__(self, spec: TensorSpec, buffer: Array) -> None:
+        self.name, self.view = spec.name, frame_view(buffer, spec)
+
+    def check(self, out: Any) -> None:
+        """Raise StreamError if `out` cannot take the frame."""
+        if type(out) is not np.ndarray or out.dtype != self.view.dtype or out.shape != self.view.shape:
+            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise StreamError(
+                f"out for {self.name!r} is {found}, but must be an array of {self.view.dtype} {self.view.shape}."
+            )
+        if not out.flags.writeable:
+            raise StreamError(f"out for {self.name!r} is read-only.")

@@ -1,0 +1,243 @@
+"""A stream: cheap, owns one state, belongs to one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import StreamError
+from rnn_export.runtime.backends import Array, Memory, Session
+from rnn_export.runtime.ports import InputPort, OutputPort, canonical, check_values, graph_layout
+from rnn_export.runtime.snapshot import Snapshot, pack, unpack
+from rnn_export.spec import TIME, StreamSpec, TensorSpec
+
+# Frames of one call of the sequence graph; bounds the memory of a long run.
+BLOCK = 4096
+
+Frames = Any
+
+
+class Stream:
+    """One stream, or `batch` streams in lockstep, stepped with the state kept.
+
+    A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
+    chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...). Several inputs or outputs are dicts by name.
+
+    Every method raises StreamError on a value that does not fit, or where another thread is inside; the state is then
+    what it was before.
+    """
+
+    def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
+        self.spec, self.batch = spec, batch
+        self._has_sequence = session.has_sequence
+        self._initial = initial
+        self._memory: Memory = session.memory(batch)
+        self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs]
+        self._out = [OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs]
+        self._turn = threading.Lock()
+        # The common case has one tensor each way and no delay: no dict, no loop.
+        self._load = self._in[0].load if len(self._in) == 1 else self._load_all
+        self._view = self._out[0].view if len(self._out) == 1 and not spec.delay else None
+        self._set(Snapshot(0, initial, {}))
+
+    def step(self, x: Frames, out: Frames = None) -> Any:
+        """Feed one frame (one chunk of them) and give the output, in `out` where given.
+
+        Gives None, or fewer frames of a chunk, while the first `spec.delay` frames go by.
+        """
+        if not self._turn.acquire(False):
+            raise self._busy()
+        try:
+            if self._pending:
+                raise StreamError(f"{self._waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+            if out is not None:
+                self._check_out(out)
+            self._load(x)
+            self._memory.step()
+            self._frames += self.spec.chunk
+            if self._view is not None:
+                if out is None:
+                    return self._view.copy()
+                out[...] = self._view
+                return out
+            return self._give(out)
+        finally:
+            self._turn.release()
+
+    def run(self, xs: Frames) -> Any:
+        """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
+
+        An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
+        What is left below a whole chunk waits for the next run.
+        """
+        with self._alone():
+            inputs, bare = self._sequence(xs)
+            before = self._get()
+            try:
+                outputs = self._run(inputs)
+            except StreamError:
+                self._set(before)
+                raise
+            outputs = {name: a[0] if bare else a for name, a in outputs.items()}
+            return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """Copies of the states by name, each (batch, ...)."""
+        with self._alone():
+            return self._memory.read()
+
+    def reset(self) -> None:
+        """Back to the states that the stream was opened with."""
+        with self._alone():
+            self._set(Snapshot(0, self._initial, {}))
+
+    def snapshot(self) -> bytes:
+        """The memory as bytes, for `restore` here, on another backend or another machine."""
+        with self._alone():
+            return pack(self.spec, self.batch, self._get())
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from where `snapshot` was taken."""
+        with self._alone():
+            self._set(unpack(self.spec, self.batch, snapshot))
+
+    # --- one thread at a time
+
+    def _busy(self) -> StreamError:
+        return StreamError("another thread is inside this stream: a stream belongs to one thread at a time. Open one each.")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._turn.acquire(False):
+            raise self._busy()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    # --- memory
+
+    def _get(self) -> Snapshot:
+        return Snapshot(self._frames, self._memory.read(), self._pending)
+
+    def _set(self, snapshot: Snapshot) -> None:
+        self._memory.write(snapshot.states)
+        self._frames = snapshot.frames
+        self._pending = dict(snapshot.pending)
+
+    @property
+    def _waiting(self) -> int:
+        return next((a.shape[1] for a in self._pending.values()), 0)
+
+    # --- a step with several tensors or a delay
+
+    def _load_all(self, x: Frames) -> None:
+        values = self._by_name(x)
+        for port in self._in:
+            port.load(values[port.name])
+
+    def _by_name(self, x: Frames) -> Mapping[str, Any]:
+        names = [t.name for t in self.spec.inputs]
+        if not isinstance(x, Mapping):
+            if len(names) == 1:
+                return {names[0]: x}
+            raise StreamError(f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}.")
+        if set(x) != set(names):
+            raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
+        return x
+
+    def _check_out(self, out: Frames) -> None:
+        if self.spec.delay:
+            raise StreamError(f"out= cannot be used here: the first {self.spec.delay} frames give no output.")
+        for port in self._out:
+            if len(self._out) > 1 and (not isinstance(out, Mapping) or port.name not in out):
+                raise StreamError(f"out must be a dict with {[p.name for p in self._out]}.")
+            port.check(out[port.name] if len(self._out) > 1 else out)
+
+    def _give(self, out: Frames) -> Any:
+        late = max(0, min(self.spec.chunk, self.spec.delay - (self._frames - self.spec.chunk)))
+        if late == self.spec.chunk:
+            return None
+        if out is not None:
+            for port in self._out:
+                out[port.name][...] = port.view
+            return out
+        given = {p.name: self._late(p, late) for p in self._out}
+        return given if len(given) > 1 else next(iter(given.values()))
+
+    def _late(self, port: OutputPort, late: int) -> Array:
+        axis = 1 if self.batch > 1 else 0
+        return port.view.copy() if not late else np.delete(port.view, range(late), axis)
+
+    # --- a run
+
+    def _sequence(self, xs: Frames) -> tuple[dict[str, Array], bool]:
+        """Checked inputs in canonical form, and whether the caller left the batch axis out."""
+        values, spec = self._by_name(xs), self.spec
+        timed = [t for t in spec.inputs if not spec.has_time or t.axis(TIME) is not None]
+        rank = {np.ndim(values[t.name]) - len(t.frame) for t in timed}
+        if not rank <= {1, 2} or len(rank) != 1:
+            found = ", ".join(f"{t.name} {np.shape(values[t.name])}" for t in timed)
+            raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.")
+        bare = rank == {1}
+        if bare and self.batch != 1:
+            raise StreamError(f"this stream has {self.batch} rows: a run takes (batch, time, ...) with a batch of {self.batch}.")
+        times = {np.shape(values[t.name])[0 if bare else 1] for t in timed}
+        if len(times) != 1:
+            raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
+        (time,) = times
+        inputs = {}
+        for tensor in spec.inputs:
+            shape = (self.batch, *((time,) if tensor in timed else ()), *tensor.frame)
+            value = values[tensor.name]
+            if bare:
+                value = check_values(tensor.name, value, shape[1:], np.dtype(tensor.dtype))[None]
+            inputs[tensor.name] = check_values(tensor.name, value, shape, np.dtype(tensor.dtype))
+        return inputs, bare
+
+    def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        spec = self.spec
+        timed = {t.name for t in spec.inputs if not spec.has_time or t.axis(TIME) is not None}
+        if self._pending:
+            inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
+        total = next(inputs[n].shape[1] for n in timed)
+        whole = total - total % spec.chunk
+        drive = self._by_sequence if self._has_sequence else self._by_step
+        size = max(BLOCK // spec.chunk, 1) * spec.chunk if self._has_sequence else spec.chunk
+        outputs = {t.name: self._room(t, whole) for t in spec.outputs}
+        for start in range(0, whole, size):
+            block = slice(start, min(start + size, whole))
+            given = drive({n: a[:, block] if n in timed else a for n, a in inputs.items()})
+            for tensor in spec.outputs:
+                if self._gives_frames(tensor):
+                    outputs[tensor.name][:, block] = given[tensor.name]
+                else:
+                    outputs[tensor.name][...] = given[tensor.name]
+        late = min(max(0, spec.delay - self._frames), whole)
+        self._frames += whole
+        self._pending = {n: inputs[n][:, whole:].copy() for n in timed} if whole < total else {}
+        return {t.name: outputs[t.name][:, late:] if self._gives_frames(t) else outputs[t.name] for t in spec.outputs}
+
+    def _gives_frames(self, tensor: TensorSpec) -> bool:
+        return not self.spec.has_time or tensor.axis(TIME) is not None
+
+    def _room(self, tensor: TensorSpec, frames: int) -> Array:
+        time = (frames,) if self._gives_frames(tensor) else ()
+        return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
+
+    def _by_sequence(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        given = self._memory.run({t.name: graph_layout(inputs[t.name], t) for t in self.spec.inputs})
+        return {t.name: canonical(given[t.name], t) for t in self.spec.outputs}
+
+    def _by_step(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        for tensor in self.spec.inputs:
+            buffer = canonical(self._memory.inputs[tensor.name], tensor)
+            buffer[...] = inputs[tensor.name].reshape(buffer.shape)
+        self._memory.step()
+        given = {t.name: canonical(self._memory.outputs[t.name], t) for t in self.spec.outputs}
+        return given if self.spec.has_time else {name: a[:, None] for name, a in given.items()}
