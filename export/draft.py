@@ -1,0 +1,42 @@
+"""A bundle that is not written yet: what verification drives, and what is written once it has passed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
+from rnn_export.runtime.backends import Array
+from rnn_export.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The same face as an open bundle."""
+
+    spec: StreamSpec
+    files: Mapping[str, bytes]
+    targets: tuple[TargetRow, ...]
+    initial: Mapping[str, Array]
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def initial_states(self) -> Mapping[str, Array]:
+        return self.initial
+
+    def write(
+        self, path: str | os.PathLike[str], producer: Mapping[str, str], proof: Mapping[str, bytes], force: bool
+    ) -> Bundle:
+        """Write the bundle, with the files of its proof, in one atomic step."""
+        stored = {s.name: self.initial[s.name] for s in self.spec.states if s.initial == "stored"}
+        files = {**self.files, **proof}
+        if stored:
+            buffer = io.BytesIO()
+            np.savez(buffer, **stored)
+            files[INITIAL_STATES] = buffer.getvalue()
+        return write_bundle(path, spec=self.spec, producer=producer, files=files, targets=self.targets, force=force)

@@ -1,0 +1,224 @@
+"""Golden vectors: what the model itself gave, and the closed loop that holds a backend to it, here or on the device."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rnn_export.errors import BundleError
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.parity import Drift, ParityReport, Tolerance, drift
+from rnn_export.runtime.stream import Stream
+from rnn_export.spec import TIME, StreamSpec, TensorSpec
+
+FILE = "golden.npz"
+CHECKPOINTS = 16
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Rows r, frames t, checkpoints k.
+
+    `inputs` and `outputs` are (r, t, ...), without t where a sequence model has no time axis there (an output then as
+    of the last frame); `states` are (r, k, ...), as of after `at[k]` frames.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    states: Mapping[str, Array]
+    at: Array
+    tolerance: Tolerance
+
+    @property
+    def rows(self) -> int:
+        return int(next(iter(self.inputs.values())).shape[0])
+
+    @property
+    def frames(self) -> int:
+        return int(self.at[-1])
+
+    def thinned(self) -> Golden:
+        """The same with at most `CHECKPOINTS` states, the last among them."""
+        keep = np.unique(np.linspace(0, len(self.at) - 1, CHECKPOINTS).round().astype(int))
+        return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, at=self.at[keep])
+
+    def to_npz(self) -> bytes:
+        """As the file `golden.npz`."""
+        groups = {"input": self.inputs, "output": self.outputs, "state": self.states}
+        arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, **arrays, at=self.at, tolerance=np.array([self.tolerance.atol, self.tolerance.rtol])
+        )
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
+        """From what the file holds; raises BundleError where it does not fit the contract."""
+
+        def group(prefix: str, names: Sequence[str]) -> dict[str, Array]:
+            return {name: arrays[f"{prefix}/{name}"] for name in names}
+
+        try:
+            atol, rtol = (float(v) for v in arrays["tolerance"])
+            return Golden(
+                group("input", [t.name for t in spec.inputs]),
+                group("output", [t.name for t in spec.outputs]),
+                group("state", [s.name for s in spec.states]),
+                arrays["at"],
+                Tolerance(atol, rtol),
+            )
+        except (KeyError, ValueError) as error:
+            raise BundleError(f"{FILE} does not fit the contract: {error}. Export the bundle again.") from error
+
+
+def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lambda check: None) -> ParityReport:
+    """Drive `engine` over the golden vectors with the state fed back, in every way a user may.
+
+    Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
+    moved to a new stream in mid-stream; each row alone.
+    """
+    replayer = _Replay(engine, golden)
+    drifts = []
+    for check in (replayer.step, replayer.whole, replayer.pieces, replayer.reset, replayer.snapshot, replayer.alone):
+        progress(check.__name__)
+        drifts += list(check())
+    return ParityReport(
+        engine.backend, engine.device, golden.frames, golden.rows, golden.tolerance, tuple(drifts)
+    )
+
+
+class _Replay:
+    def __init__(self, engine: Engine, golden: Golden) -> None:
+        self.engine, self.spec, self.golden = engine, engine.spec, golden
+        self.random = np.random.default_rng(0)
+        self.half = max(golden.frames // 2 // self.spec.chunk, 1) * self.spec.chunk
+
+    def timed(self, tensor: TensorSpec) -> bool:
+        return not self.spec.has_time or tensor.axis(TIME) is not None
+
+    def stream(self) -> Stream:
+        return self.engine.stream(batch=self.golden.rows)
+
+    def cut(self, start: int, stop: int) -> dict[str, Array]:
+        return {
+            t.name: self.golden.inputs[t.name][:, start:stop] if self.timed(t) else self.golden.inputs[t.name]
+            for t in self.spec.inputs
+        }
+
+    def run(self, stream: Stream, start: int, stop: int) -> dict[str, Array]:
+        return self.named(stream.run(self.cut(start, stop)))
+
+    def named(self, given: object) -> dict[str, Array]:
+        return given if isinstance(given, dict) else {self.spec.outputs[0].name: given}  # type: ignore[dict-item]
+
+    def step(self) -> Iterator[Drift]:
+        stream, chunk = self.stream(), self.spec.chunk
+        states: dict[str, list[Array]] = {s.name: [] for s in self.spec.states}
+        outputs: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
+        wanted = set(self.golden.at.tolist())
+        for at in range(0, self.golden.frames, chunk):
+            frame = {}
+            for tensor in self.spec.inputs:
+                piece = self.golden.inputs[tensor.name]
+                piece = piece[:, at : at + chunk] if self.timed(tensor) else piece
+                one = self.timed(tensor) and chunk == 1
+                piece = piece[:, 0] if one else piece
+                frame[tensor.name] = piece[0] if self.golden.rows == 1 else piece
+            given = stream.step(frame if len(frame) > 1 else next(iter(frame.values())))
+            if given is not None:
+                for tensor in self.spec.outputs:
+                    value = self.named(given)[tensor.name]
+                    value = value[None] if self.golden.rows == 1 else value
+                    outputs[tensor.name].append(value[:, None] if self.timed(tensor) and chunk == 1 else value)
+            if at + chunk in wanted:
+                for name, value in stream.states.items():
+                    states[name].append(value)
+        given_outputs = {
+            t.name: np.concatenate(outputs[t.name], 1) if self.timed(t) else outputs[t.name][-1] for t in self.spec.outputs
+        }
+        for state in self.spec.states:
+            got = np.stack(states[state.name], 1)
+            yield drift("step", state.name, got, self.golden.states[state.name], self.golden.at, self.golden.tolerance)
+        yield from self.compare("step", given_outputs, 0, self.golden.frames)
+
+    def whole(self) -> Iterator[Drift]:
+        stream = self.stream()
+        yield from self.compare("whole", self.run(stream, 0, self.golden.frames), 0, self.golden.frames)
+        yield from self.ends("whole", stream)
+
+    def pieces(self) -> Iterator[Drift]:
+        stream, at, given = self.stream(), 0, []
+        while at < self.golden.frames:
+            size = int(min(self.random.integers(1, 2 + self.golden.frames // 4), self.golden.frames - at))
+            given.append(self.named(stream.run(self.among_nan(at, at + size))))
+            at += size
+        joined = {
+            t.name: np.concatenate([g[t.name] for g in given], 1) if self.timed(t) else given[-1][t.name]
+            for t in self.spec.outputs
+        }
+        yield from self.compare("pieces", joined, 0, self.golden.frames)
+        yield from self.ends("pieces", stream)
+
+    def among_nan(self, start: int, stop: int) -> dict[str, Array]:
+        """A piece that lies in a larger array of NaN, so that a read beyond its ends shows."""
+        cut = self.cut(start, stop)
+        for tensor in self.spec.inputs:
+            piece = cut[tensor.name]
+            if self.timed(tensor) and piece.dtype.kind == "f":
+                room = np.full((piece.shape[0], piece.shape[1] + 4, *piece.shape[2:]), np.nan, piece.dtype)
+                room[:, 2:-2] = piece
+                cut[tensor.name] = room[:, 2:-2]
+        return cut
+
+    def reset(self) -> Iterator[Drift]:
+        stream = self.stream()
+        self.run(stream, 0, self.half)
+        stream.reset()
+        yield from self.compare("reset", self.run(stream, 0, self.half), 0, self.half)
+
+    def snapshot(self) -> Iterator[Drift]:
+        if self.half >= self.golden.frames:
+            return
+        first, second = self.stream(), self.stream()
+        self.run(first, 0, self.half)
+        second.restore(first.snapshot())
+        yield from self.compare(
+            "snapshot", self.run(second, self.half, self.golden.frames), self.half, self.golden.frames
+        )
+        yield from self.ends("snapshot", second)
+
+    def alone(self) -> Iterator[Drift]:
+        for row in range(self.golden.rows if self.golden.rows > 1 else 0):
+            stream = self.engine.stream()
+            given = self.named(stream.run({n: a[row : row + 1] for n, a in self.cut(0, self.golden.frames).items()}))
+            yield from self.compare("alone", given, 0, self.golden.frames, row)
+
+    # --- comparing
+
+    def compare(
+        self, check: str, given: Mapping[str, Array], start: int, stop: int, row: int | None = None
+    ) -> Iterator[Drift]:
+        """Outputs of the frames from `start` to `stop` against the golden ones, of one row or of all."""
+        for tensor in self.spec.outputs:
+            want = self.golden.outputs[tensor.name]
+            want = want if row is None else want[row : row + 1]
+            got = given[tensor.name]
+            if self.timed(tensor):
+                late = self.spec.delay
+                first = max(start, late)
+                yield drift(
+                    check, tensor.name, got, want[:, first - late : stop - late], np.arange(first, stop) + 1, self.golden.tolerance
+                )
+            elif stop == self.golden.frames:
+                yield drift(check, tensor.name, got[:, None], want[:, None], self.golden.at[-1:], self.golden.tolerance)
+
+    def ends(self, check: str, stream: Stream) -> Iterator[Drift]:
+        """The states after the last frame."""
+        last = self.golden.at[-1:]
+        for name, value in stream.states.items():
+            yield drift(check, name, value[:, None], self.golden.states[name][:, -1:], last, self.golden.tolerance)
