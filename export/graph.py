@@ -13,15 +13,15 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
 from onnxscript import opset18 as op
-from onnxscript import optimizer, version_converter
+from onnxscript import optimizer
 
 import rnn_export.models.recurrent  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError
+from rnn_export.export.opset import at_opset
 from rnn_export.models.lift import StreamingModel
 from rnn_export.spec import BATCH, TIME, StreamSpec
 
 BASE_OPSET = 18
-OPSETS = range(13, 24)
 METADATA_KEY = "rnn_export.spec"
 
 
@@ -36,13 +36,11 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
 
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
-    if opset not in OPSETS:
-        raise ExportError(f"opset {opset} is not supported: choose one from {OPSETS[0]} to {OPSETS[-1]}.")
     graph = _translated(model.program(frames), model.spec)
     common.ClearMetadataAndDocStringPass()(graph)
     optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
     _name_dimensions(graph, model.spec, frames)
-    proto = _at_opset(ir.to_proto(graph), opset)
+    proto = at_opset(ir.to_proto(graph), opset)
     proto.producer_name = "rnn-export"
     onnx.helper.set_model_props(proto, {METADATA_KEY: model.spec.dumps()})
     onnx.checker.check_model(proto, full_check=True)
@@ -106,25 +104,6 @@ def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> N
 
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
     return dim if isinstance(dim, int) else names.get(dim.value or "", dim.value)
-
-
-def _at_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same graph at another opset; refused, with the op, where it cannot be said there."""
-    if opset > BASE_OPSET:
-        model = ir.from_proto(proto)
-        version_converter.convert_version(model, opset)
-        proto = ir.to_proto(model)
-    elif opset < BASE_OPSET:
-        try:
-            proto = onnx.version_converter.convert_version(proto, opset)
-        except RuntimeError as error:
-            raise ExportError(
-                f"the graph cannot be lowered from opset {BASE_OPSET} to {opset}: {error}. Ask for opset {BASE_OPSET}."
-            ) from None
-    found = {entry.domain: entry.version for entry in proto.opset_import}
-    if found.get("") != opset or any(domain for domain in found):
-        raise ExportError(f"asked for opset {opset}, but the graph imports {found}: choose another opset.")
-    return proto
 
 
 def _refuse_frozen(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> None:

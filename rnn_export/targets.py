@@ -24,7 +24,7 @@ TARGETS = {
     for row in (
         Target(
             name="onnx",
-            summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and everything that reads ONNX",
+            summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and all that reads ONNX",
             opset=18,
             opsets=(13, 23),
             precisions=("fp32",),
@@ -40,7 +40,9 @@ def find_target(name: str, precision: str, opset: int | None) -> Target:
         raise ExportError(f"there is no target {name!r}: choose from {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if precision not in target.precisions:
-        raise ExportError(f"target {name!r} is not written in {precision!r}: choose from {', '.join(target.precisions)}.")
+        raise ExportError(
+            f"target {name!r} is not written in {precision!r}: choose from {', '.join(target.precisions)}."
+        )
     low, high = target.opsets
     if opset is not None and not low <= opset <= high:
         raise ExportError(f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}.")

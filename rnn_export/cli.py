@@ -1,0 +1,286 @@
+"""The `rnn-export` command. Every command is thin; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export import __version__
+from rnn_export.errors import ParityError, RnnExportError
+
+EXPORT_STAGES = 11
+VERIFY_STAGES = 6
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="rnn-export")
+def main() -> None:
+    """Recurrent networks from PyTorch to the edge: exported, verified, streamed step by step.
+
+    SOURCE is file.py:factory or package.module:factory, a function that returns (model, example_inputs) or
+    (model, example_inputs, options), where options are keywords of rnn_export.export.export.
+
+    Exit codes: 0 good, 1 a clear error, 2 usage, 3 the result is not what the model does.
+    """
+
+
+def command(function: Callable[..., dict[str, Any]]) -> click.Command:
+    """A command with --json: `function(..., as_json)` shows its result unless as_json, and returns it as plain data."""
+
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; all else goes to stderr."
+    )
+    @wraps(function)
+    def run(as_json: bool, **arguments: Any) -> None:
+        try:
+            result = function(as_json=as_json, **arguments)
+            if as_json:
+                click.echo(json.dumps(result))
+        except RnnExportError as error:
+            if as_json:
+                click.echo(json.dumps({"error": type(error).__name__, "message": str(error)}))
+            click.echo(f"error: {error}", err=True)
+            sys.exit(3 if isinstance(error, ParityError) else 1)
+
+    return main.command(name=function.__name__.removesuffix("_command"))(run)
+
+
+class Pair(click.ParamType):
+    """NAME=VALUE, where VALUE is a number, "none" or a word."""
+
+    name = "pair"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        key, equals, text = value.partition("=")
+        if not equals or not key or not text:
+            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
+        return key, _number(text)
+
+
+def _number(text: str) -> Any:
+    if text == "none":
+        return None
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model is brought and read: the same for every command that takes a SOURCE."""
+    for option in (
+        click.option("--chunk", type=click.IntRange(1), help="Frames per step.  [default: 1]"),
+        click.option(
+            "--state",
+            "states",
+            type=Pair(),
+            multiple=True,
+            metavar="ARG=OUT",
+            help="A state passed explicitly: argument of forward = index or name of the output it comes back as.",
+        ),
+        click.option(
+            "--time-axis",
+            multiple=True,
+            metavar="auto|none|N|NAME=N",
+            help="Where time stands: found by running the model, not there, an axis, or an axis by input.",
+        ),
+        click.option(
+            "--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt of tensors only."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _source(source: str, weights: Path | None, given: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The model with its weights, its example, and its options overridden by those of the command line."""
+    from rnn_export.export.source import load_source
+    from rnn_export.models.weights import load_weights
+
+    model, example, options = load_source(source)
+    if weights is not None:
+        load_weights(model, weights)
+    if states := dict(given.pop("states")):
+        options["states"] = states
+    if time_axis := given.pop("time_axis"):
+        options["time_axis"] = _time_axis(time_axis)
+    options.update({key: value for key, value in given.items() if value is not None})
+    return model, example, options
+
+
+def _time_axis(values: tuple[str, ...]) -> Any:
+    if len(values) == 1 and "=" not in values[0]:
+        return _number(values[0])
+    return dict(Pair().convert(value, None, None) for value in values)
+
+
+@command
+@click.argument("source")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write, NAME.rnnx.")
+@click.option("--target", "targets", multiple=True, help="What to write; may be repeated.  [default: onnx]")
+@click.option("--precision", help="Precision of the graphs.  [default: fp32]")
+@source_options
+@click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
+@click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.")
+@click.option("--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.")
+@click.option("--opset", type=int, help="ONNX opset.  [default: 18]")
+@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+def export_command(
+    source: str, output: Path, weights: Path | None, force: bool, as_json: bool, **given: Any
+) -> dict[str, Any]:
+    """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop."""
+    from rnn_export import tables
+    from rnn_export.export import export
+
+    with tables.progress("export", EXPORT_STAGES, not as_json) as stage:
+        given["targets"] = given["targets"] or None
+        model, example, options = _source(source, weights, given)
+        _refuse_unknown(source, options, export)
+        bundle = export(model, example, output, force=force, progress=stage, **options)
+    evidence = json.loads(bundle.read("parity.json"))
+    if not as_json:
+        tables.contract(bundle.spec)
+        _show_parity(evidence)
+        for note in evidence["notes"]:
+            click.echo(f"note: {note}", err=True)
+        click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
+    return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}
+
+
+def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., Any]) -> None:
+    import inspect
+
+    from rnn_export.errors import SourceError
+
+    known = set(inspect.signature(export).parameters) - {"model", "example_inputs", "path", "force", "progress"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="Which backend to hold to the golden vectors.")
+@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]")
+def verify_command(
+    bundle: Path, backend: str, precision: str | None, device: str | None, as_json: bool
+) -> dict[str, Any]:
+    """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did."""
+    from rnn_export import tables
+    from rnn_export.bundle import open_bundle
+    from rnn_export.runtime.engine import Engine
+    from rnn_export.runtime.golden import FILE, Golden, replay
+
+    opened = open_bundle(bundle)
+    engine = Engine.of(opened, backend, precision, device)
+    with tables.progress("verify", VERIFY_STAGES, not as_json) as stage:
+        report = replay(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
+    if not as_json:
+        _show_parity(report.to_json())
+    report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
+    return report.to_json()
+
+
+def _show_parity(report: dict[str, Any]) -> None:
+    from rnn_export import tables
+
+    worst: dict[str, dict[str, Any]] = {}
+    for drift in report["drifts"]:
+        if drift["check"] not in worst or drift["relative"] > worst[drift["check"]]["relative"]:
+            worst[drift["check"]] = drift
+    rows = [
+        (
+            check,
+            d["tensor"],
+            f"{d['relative']:.1e}",
+            f"{d['error']:.1e}",
+            "ok" if d["step"] is None else f"step {d['step']}",
+        )
+        for check, d in worst.items()
+    ]
+    title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
+    tables.table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("recording", metavar="INPUT")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help=".npy, .npz or .csv; without it, CSV on stdout.")
+@click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
+@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]")
+def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool, **chosen: Any) -> dict[str, Any]:
+    """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
+
+    Raw values are little-endian, in the dtype of the input, one frame after the other; each output is printed as soon
+    as its frame is there.
+    """
+    from rnn_export.runtime import load
+    from rnn_export.runtime.feed import run_file, run_raw
+
+    engine = load(bundle, **chosen)
+    if recording == "-":
+        return run_raw(engine, sys.stdin.buffer, output, as_json)
+    from rnn_export import tables
+
+    with tables.progress("run", 1, not as_json) as stage:
+        stage(recording)
+        result = run_file(engine, recording, output, as_json)
+    if not as_json:
+        click.echo(_speed(result), err=True)
+    return result
+
+
+def _speed(result: dict[str, Any]) -> str:
+    line = f"{result['frames']} frames in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
+    return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
+
+
+@command
+@click.argument("what", metavar="BUNDLE|SOURCE")
+@source_options
+def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any) -> dict[str, Any]:
+    """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export."""
+    if Path(what, "manifest.json").exists() or ":" not in what:
+        return _inspect_bundle(Path(what), as_json)
+    from rnn_export import tables
+    from rnn_export.models import lift
+
+    model, example, options = _source(what, weights, given)
+    keywords = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk")
+    lifted = lift(model, example, **{key: options[key] for key in keywords if key in options})
+    parameters = sum(p.numel() for p in model.parameters())
+    if not as_json:
+        tables.contract(lifted.spec)
+        click.echo(f"{parameters:,} parameters")
+        for note in lifted.notes:
+            click.echo(f"note: {note}")
+    return {"spec": lifted.spec.to_json(), "parameters": parameters, "notes": list(lifted.notes)}
+
+
+def _inspect_bundle(path: Path, as_json: bool) -> dict[str, Any]:
+    from rnn_export import tables
+    from rnn_export.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    evidence = json.loads(bundle.read("parity.json")) if "parity.json" in bundle.files else None
+    if not as_json:
+        tables.contract(bundle.spec)
+        tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
+        rows = [(t.target, t.precision, t.opset or "", ", ".join(t.files)) for t in bundle.targets]
+        tables.table("Targets", ("target", "precision", "opset", "files"), rows)
+        if evidence:
+            _show_parity(evidence)
+        click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
+    return {
+        "spec": bundle.spec.to_json(),
+        "files": {row.path: row.bytes for row in bundle.files.values()},
+        "targets": [{**vars(t), "files": list(t.files)} for t in bundle.targets],
+        "producer": dict(bundle.producer),
+        "parity": evidence,
+    }

@@ -1,0 +1,72 @@
+"""What the commands show to a person: tables and progress, on a terminal that may be narrow or none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rnn_export.spec import StreamSpec
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print one table on stdout."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*(str(cell) for cell in row))
+    _stdout().print(shown)
+
+
+def _stdout() -> Console:
+    """Where stdout is no terminal there is no width to keep to."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def contract(spec: StreamSpec) -> None:
+    """Print the contract of a stream."""
+    rows = [("input", t.name, t.dtype, _shape(t.shape), "") for t in spec.inputs]
+    rows += [("output", t.name, t.dtype, _shape(t.shape), "") for t in spec.outputs]
+    rows += [
+        ("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}") for s in spec.states
+    ]
+    table("Stream", ("kind", "name", "dtype", "shape", ""), rows)
+    rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
+    memory = sum(_bytes(s.dtype, s.row) for s in spec.states)
+    _stdout().print(
+        f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, digest {spec.digest[:12]}"
+    )
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _bytes(dtype: str, row: Sequence[int]) -> int:
+    import numpy as np
+
+    return int(np.prod(row, dtype=int)) * np.dtype(dtype).itemsize
+
+
+@contextmanager
+def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr, where it is a terminal; the caller names each stage as it begins."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task(what, total=total)
+        begun = [False]
+
+        def stage(name: str) -> None:
+            bar.update(task, description=f"{what}: {name}", advance=float(begun[0]))
+            begun[0] = True
+
+        yield stage

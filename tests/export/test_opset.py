@@ -1,0 +1,111 @@
+"""One graph at every opset: the same values, or a refusal that names node and operator."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rnn_export.errors import ExportError
+from rnn_export.export.opset import at_opset
+from rnn_export.targets import TARGETS
+
+LOW, HIGH = TARGETS["onnx"].opsets
+
+
+def model(nodes: list[onnx.NodeProto], outputs: int = 1, **constants: np.ndarray) -> onnx.ModelProto:
+    """x (2, 6) through `nodes`, which are named after their operator, to y, y1, ..."""
+    for node in nodes:
+        node.name = f"the_{node.op_type}"
+    names = ["y", *(f"y{i}" for i in range(1, outputs))]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 6])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(made)
+
+
+CASES = {
+    "reduce": model([helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)], axes=np.array([1])),
+    "reduce all": model([helper.make_node("ReduceMax", ["x"], ["y"])]),
+    "reduce sum": model([helper.make_node("ReduceSum", ["x", "axes"], ["y"])], axes=np.array([-1])),
+    "pad": model(
+        [helper.make_node("Pad", ["x", "pads", "", "axes"], ["y"], mode="reflect")],
+        pads=np.array([2, 3]),
+        axes=np.array([-1]),
+    ),
+    "split": model([helper.make_node("Split", ["x"], ["y", "y1"], axis=1, num_outputs=2)], 2),
+    "split unevenly": model([helper.make_node("Split", ["x"], ["y", "y1", "y2", "y3"], axis=1, num_outputs=4)], 4),
+    "split sizes": model([helper.make_node("Split", ["x", "s"], ["y", "y1"], axis=1)], 2, s=np.array([2, 4])),
+    "reshape": model([helper.make_node("Reshape", ["x", "s"], ["y"], allowzero=0)], s=np.array([0, 2, 3])),
+    "relu add": model([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Add", ["a", "x"], ["y"])]),
+}
+
+
+@pytest.mark.parametrize("opset", range(LOW, HIGH + 1))
+@pytest.mark.parametrize("name", CASES)
+def test_every_opset_gives_the_same(name: str, opset: int) -> None:
+    case = onnx.ModelProto()
+    case.CopyFrom(CASES[name])
+    x = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+    moved = at_opset(case, opset)
+    assert [(entry.domain, entry.version) for entry in moved.opset_import] == [("", opset)]
+    onnx.checker.check_model(moved, full_check=True)
+    for got, want in zip(evaluate(moved, x), evaluate(CASES[name], x), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def evaluate(proto: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    results: list[np.ndarray] = session.run(None, {"x": x})
+    return results
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "opset", "message"),
+    [
+        (
+            helper.make_node("Mish", ["x"], ["y"]),
+            {},
+            17,
+            r"'the_Mish' \(Mish\) .* opset 18 to 17: the operator does not",
+        ),
+        (
+            helper.make_node("ReduceMean", ["x", "axes"], ["y"], noop_with_empty_axes=1),
+            {"axes": np.array([1])},
+            17,
+            r"'the_ReduceMean' .* it has the attributes \['noop_with_empty_axes'\]",
+        ),
+        (
+            helper.make_node("LayerNormalization", ["x", "s"], ["y"]),
+            {"s": np.ones(6, np.float32)},
+            16,
+            r"\(LayerNormalization\) cannot be lowered .* does not exist there\. Ask for opset 18",
+        ),
+    ],
+)
+def test_what_cannot_be_said_is_refused(
+    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: int, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        at_opset(model([node], **constants), opset)
+
+
+def test_axes_that_are_computed_are_refused() -> None:
+    nodes = [
+        helper.make_node("Cast", ["f"], ["axes"], to=TensorProto.INT64),
+        helper.make_node("ReduceMean", ["x", "axes"], ["y"]),
+    ]
+    with pytest.raises(ExportError, match=r"'the_ReduceMean' .* its input 'axes' is not constant"):
+        at_opset(model(nodes, f=np.array([1.0], np.float32)), 13)
+
+
+def test_another_domain_is_refused() -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"])])
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(ExportError, match=r"the domains \['com.microsoft'\]"):
+        at_opset(proto, 18)

@@ -1,0 +1,384 @@
+"""The command, as a shell calls it: exit codes, messages on stderr, JSON on stdout."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from rnn_export.bundle import open_bundle
+from rnn_export.cli import main
+from rnn_export.models import save_weights
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+class Explicit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.GRUCell(3, 5)
+
+    def forward(self, x, h):
+        h = self.cell(x, h)
+        return h * 2, h
+
+class Sound(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.GRUCell(160, 5)
+
+    def forward(self, samples, h):
+        h = self.cell(samples, h)
+        return h.mean(1, keepdim=True), h
+
+def net():
+    return Net().eval(), (torch.zeros(1, 4, 3),)
+
+def explicit():
+    return Explicit().eval(), (torch.zeros(1, 3), torch.zeros(1, 5))
+
+def sound():
+    return Sound().eval(), (torch.zeros(1, 160), torch.zeros(1, 5)), {"states": {"h": 1}, "sample_rate": 16000}
+
+def dropout():
+    return nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), (torch.zeros(2, 4, 3),)
+
+def raises():
+    return 1 / 0
+
+def nothing():
+    return None
+
+def typo():
+    return Net().eval(), (torch.zeros(1, 4, 3),), {"time_axes": 1}
+
+def bidirectional():
+    return nn.GRU(3, 5, bidirectional=True).eval(), (torch.zeros(4, 2, 3),)
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli")
+    (path / "nets.py").write_text(FACTORY)
+    return path
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(folder)
+    return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Path:
+    made = CliRunner().invoke(main, ["export", f"{folder}/nets.py:net", "-o", f"{folder}/net.rnnx", "--steps", "32"])
+    assert made.exit_code == 0, made.output
+    return folder / "net.rnnx"
+
+
+@pytest.fixture(scope="module")
+def sound(folder: Path) -> Path:
+    made = CliRunner().invoke(main, ["export", f"{folder}/nets.py:sound", "-o", f"{folder}/sound.rnnx", "--steps", "8"])
+    assert made.exit_code == 0, made.output
+    return folder / "sound.rnnx"
+
+
+# --- export
+
+
+def test_export_says_what_it_did(run: Run) -> None:
+    result = run("export", "nets.py:net", "-o", "said.rnnx", "--steps", 16)
+    assert result.exit_code == 0
+    for part in ("rnn.l0.h", "(batch, time, 3)", "onnx.reference", "wrote said.rnnx"):
+        assert part in result.stdout
+
+
+def test_export_json_is_alone_on_stdout(run: Run) -> None:
+    result = run("export", "nets.py:explicit", "-o", "json.rnnx", "--state", "h=1", "--steps", 16, "--json")
+    data = json.loads(result.stdout)
+    assert data["bundle"] == "json.rnnx"
+    assert data["parity"]["ok"] is True
+    assert [s["name"] for s in data["spec"]["states"]] == ["h"]
+
+
+def test_options_reach_the_bundle(run: Run) -> None:
+    result = run(
+        *("export", "nets.py:net", "-o", "options.rnnx", "--chunk", 2, "--opset", 17, "--steps", 16),
+        *("--time-axis", "x=1", "--target", "onnx", "--precision", "fp32", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle("options.rnnx")
+    assert bundle.spec.chunk == 2
+    assert bundle.targets[0].opset == 17
+
+
+def test_weights_are_loaded(run: Run, folder: Path) -> None:
+    weights = torch.nn.Module()
+    weights.rnn, weights.head = torch.nn.GRU(3, 5, batch_first=True), torch.nn.Linear(5, 2)
+    save_weights(weights, folder / "w.safetensors")
+    run("export", "nets.py:net", "-o", "w0.rnnx", "--steps", 8)
+    result = run("export", "nets.py:net", "-o", "w1.rnnx", "--steps", 8, "--weights", "w.safetensors")
+    assert result.exit_code == 0, result.output
+    assert open_bundle("w0.rnnx").spec.digest != open_bundle("w1.rnnx").spec.digest
+
+
+def test_weights_that_do_not_fit_are_named(run: Run, folder: Path) -> None:
+    save_weights(torch.nn.Linear(5, 3), folder / "other.safetensors")
+    result = run("export", "nets.py:net", "-o", "no.rnnx", "--weights", "other.safetensors")
+    assert result.exit_code == 1
+    assert "missing: head.bias, head.weight, rnn.bias_hh_l0" in result.stderr
+    assert "unexpected: bias, weight" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nets.py", "is no source: give file.py:factory or package.module:factory"),
+        ("gone.py:net", "gone.py does not exist"),
+        ("nets.py:gone", "nets.py has no function 'gone'; it has Net, Explicit"),
+        ("no.such.package:net", "importing no.such.package raised ModuleNotFoundError"),
+        ("nets.py:raises", "nets.py:raises raised ZeroDivisionError: division by zero"),
+        ("nets.py:nothing", "returned a NoneType, but must return (model, example_inputs)"),
+        ("nets.py:typo", "gives the options ['time_axes'], but export knows"),
+        ("nets.py:dropout", "train mode"),
+        ("nets.py:bidirectional", "bidirectional"),
+        ("nets.py:explicit", "looks like a state"),
+    ],
+)
+def test_a_bad_source_is_one_clear_error(run: Run, source: str, message: str) -> None:
+    result = run("export", source, "-o", "never.rnnx")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not Path("never.rnnx").exists()
+
+
+def test_an_existing_bundle_needs_force(run: Run) -> None:
+    assert run("export", "nets.py:net", "-o", "twice.rnnx", "--steps", 8).exit_code == 0
+    again = run("export", "nets.py:net", "-o", "twice.rnnx", "--steps", 8)
+    assert again.exit_code == 1
+    assert "--force" in again.stderr
+    assert run("export", "nets.py:net", "-o", "twice.rnnx", "--steps", 8, "--force").exit_code == 0
+
+
+def test_parity_failure_exits_with_3_and_writes_nothing(run: Run) -> None:
+    result = run("export", "nets.py:net", "-o", "off.rnnx", "--steps", 16, "--rtol", 0, "--atol", 0, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"] == "ParityError"
+    assert "Nothing was written" in result.stderr
+    assert not Path("off.rnnx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("export", "nets.py:net"), ("export", "nets.py:net", "-o", "x", "--state", "h"), ("verify",), ("nonsense",)],
+)
+def test_wrong_usage_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+# --- verify and inspect
+
+
+def test_verify(run: Run, bundle: Path) -> None:
+    result = run("verify", bundle)
+    assert result.exit_code == 0
+    assert "Parity on onnxruntime (cpu), 32 frames x 2 rows" in result.stdout
+    assert json.loads(run("verify", bundle, "--json").stdout)["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--backend", "abacus"), "there is no backend 'abacus'"),
+        (("--precision", "fp16"), "not in fp16"),
+        (("--device", "cuda"), "CUDAExecutionProvider"),
+    ],
+)
+def test_a_backend_that_cannot_run_says_why(run: Run, bundle: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run("verify", bundle, *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_missing_or_damaged_bundle_is_named(run: Run, bundle: Path, tmp_path: Path) -> None:
+    assert "gone.rnnx does not exist" in run("verify", "gone.rnnx").stderr
+    copy = tmp_path / "damaged.rnnx"
+    copy.mkdir()
+    for file in bundle.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes()[:-1] if file.name == "step.onnx" else file.read_bytes())
+    result = run("run", copy, "x.npy")
+    assert result.exit_code == 1
+    assert "step.onnx" in result.stderr
+
+
+def test_inspect_a_bundle_and_a_source_agree(run: Run, bundle: Path) -> None:
+    shown = run("inspect", bundle)
+    assert shown.exit_code == 0
+    for part in ("rnn.l0.h", "step.onnx", "sequence.onnx", "made by rnn-export", "Parity on"):
+        assert part in shown.stdout
+    of_bundle = json.loads(run("inspect", bundle, "--json").stdout)
+    of_source = json.loads(run("inspect", "nets.py:net", "--json").stdout)
+    assert of_bundle["spec"] == of_source["spec"]
+    assert of_source["parameters"] == sum((3 * 5 * 3, 3 * 5 * 5, 2 * 3 * 5, 2 * 5, 2))
+    assert "162 parameters" in run("inspect", "nets.py:net").stdout
+
+
+# --- run
+
+
+def recording(frames: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((frames, 3)).astype(np.float32)
+
+
+def test_run_gives_the_same_through_every_door(run: Run, bundle: Path) -> None:
+    x = recording()
+    np.save("x.npy", x)
+    np.savez("x.npz", x=x)
+    np.savetxt("x.csv", x, delimiter=",", header="a,b,c", comments="")
+    printed = np.loadtxt(run("run", bundle, "x.npy").stdout.splitlines(), delimiter=",")
+    assert printed.shape == (20, 2)
+    for source in ("x.npz", "x.csv"):
+        again = np.loadtxt(run("run", bundle, source).stdout.splitlines(), delimiter=",")
+        np.testing.assert_allclose(again, printed, atol=1e-6)
+    for name in ("y.npy", "y.npz", "y.csv"):
+        result = run("run", bundle, "x.npy", "-o", name)
+        assert result.exit_code == 0, result.output
+        assert "20 frames in" in result.stderr
+    np.testing.assert_allclose(np.load("y.npy"), printed, atol=1e-6)
+    np.testing.assert_allclose(np.load("y.npz")["output"], printed, atol=1e-6)
+    np.testing.assert_allclose(np.loadtxt("y.csv", delimiter=","), printed, atol=1e-6)
+    as_json = json.loads(run("run", bundle, "x.npy", "--json").stdout)
+    np.testing.assert_allclose(as_json["outputs"]["output"], printed, atol=1e-6)
+    raw = run("run", bundle, "-", input=x.tobytes())
+    np.testing.assert_allclose(np.loadtxt(raw.stdout.splitlines(), delimiter=","), printed, atol=1e-6)
+
+
+def test_raw_frames_are_answered_as_they_come(folder: Path, bundle: Path) -> None:
+    command = [Path(sys.executable).with_name("rnn-export"), "run", bundle, "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for frame in recording(3):
+            process.stdin.write(frame.tobytes())
+            process.stdin.flush()
+            assert len(process.stdout.readline().split(b",")) == 2
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_a_torn_last_frame_is_refused(run: Run, bundle: Path) -> None:
+    result = run("run", bundle, "-", input=recording(2).tobytes()[:-1])
+    assert result.exit_code == 1
+    assert "ends inside a frame: 11 of 12 bytes after 1 frames" in result.stderr
+
+
+def write_wav(path: str, samples: np.ndarray, rate: int = 16000, channels: int = 1) -> None:
+    with wave.open(path, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def test_wav_is_scaled_and_its_last_frame_padded(run: Run, sound: Path) -> None:
+    samples = (1000 * np.sin(np.arange(400))).astype(np.int16)
+    write_wav("s.wav", samples)
+    np.save("s.npy", np.pad(samples / 32768, (0, 80)).astype(np.float32).reshape(3, 160))
+    heard, expected = run("run", sound, "s.wav"), run("run", sound, "s.npy")
+    assert heard.exit_code == 0, heard.output
+    assert heard.stdout == expected.stdout
+    assert "x real time" in heard.stderr
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "message"),
+    [(8000, 1, "has 8000 Hz, but the model was made for 16000 Hz"), (16000, 2, "2 channels")],
+)
+def test_another_kind_of_wav_is_refused(run: Run, sound: Path, rate: int, channels: int, message: str) -> None:
+    write_wav("other.wav", np.zeros(320), rate, channels)
+    result = run("run", sound, "other.wav")
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("gone.npy", "y.npy", "gone.npy does not exist"),
+        ("nets.py", "y.npy", "is of no known kind"),
+        ("broken.npy", "y.npy", "broken.npy cannot be read as .npy"),
+        ("wide.npy", "y.npy", "a frame has (3,)"),
+        ("nan.npy", "y.npy", "holds NaN or Inf"),
+        ("x.npy", "y.txt", "y.txt is of no known kind"),
+        ("x.npy", "no/such/y.npy", "does not exist"),
+    ],
+)
+def test_bad_input_and_output_of_run(run: Run, bundle: Path, source: str, output: str, message: str) -> None:
+    np.save("x.npy", recording())
+    np.save("wide.npy", np.zeros((4, 7), np.float32))
+    np.save("nan.npy", np.full((4, 3), np.nan, np.float32))
+    Path("broken.npy").write_bytes(b"not numpy")
+    Path("y.npy").unlink(missing_ok=True)
+    result = run("run", bundle, source, "-o", output)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not Path("y.npy").exists()
+
+
+# --- the face of it
+
+
+def test_a_terminal_sees_a_bar_on_stderr(folder: Path, bundle: Path) -> None:
+    parent, child = pty.openpty()
+    command = [Path(sys.executable).with_name("rnn-export"), "verify", bundle]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stderr=child, stdout=subprocess.PIPE, env=environment) as process:
+        os.close(child)
+        seen = b""
+        while b"verify" not in seen:
+            seen += os.read(parent, 4096)
+        assert process.stdout is not None
+        assert b"verify:" not in process.stdout.read()
+        assert process.wait(30) == 0
+    os.close(parent)
+
+
+@pytest.mark.parametrize("name", ["export", "verify", "run", "inspect"])
+def test_every_command_has_help_and_json(name: str) -> None:
+    text = CliRunner().invoke(main, [name, "--help"]).output
+    assert "--json" in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom rnn_export.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(', '.join(sorted({'torch', 'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+    assert done.returncode == 0
