@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
 from rnn_export.runtime.backends import Array
 from rnn_export.spec import StreamSpec
@@ -36,7 +34,5 @@ class Draft:
         stored = {s.name: self.initial[s.name] for s in self.spec.states if s.initial == "stored"}
         files = {**self.files, **proof}
         if stored:
-            buffer = io.BytesIO()
-            np.savez(buffer, **stored)
-            files[INITIAL_STATES] = buffer.getvalue()
+            files[INITIAL_STATES] = pack_arrays(stored)
         return write_bundle(path, spec=self.spec, producer=producer, files=files, targets=self.targets, force=force)

@@ -90,9 +90,10 @@ def _attributes(R: Any, activations: str) -> dict[str, Any]:
 def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:
     """Call the two symbols by their names, at every tensor they reach."""
     names: dict[str, str] = {}
-    for value, tensor in zip(graph.graph.inputs, (*spec.inputs, *spec.states), strict=True):
+    shapes = [t.shape for t in spec.inputs] + [s.shape for s in spec.states]
+    for value, shape in zip(graph.graph.inputs, shapes, strict=True):
         assert value.shape is not None
-        for axis, dim in enumerate(tensor.shape):
+        for axis, dim in enumerate(shape):
             symbol = value.shape[axis]
             if isinstance(dim, str) and isinstance(symbol, ir.SymbolicDim) and symbol.value is not None:
                 names[symbol.value] = dim
@@ -125,7 +126,7 @@ def _refuse_frozen(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter logs and warns about itself; what matters of it ends in an exception."""
+    """Keep torch's exporter from logging and warning about itself; what matters of it ends in an exception."""
     loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -66,8 +66,8 @@ def _checked(source: str, made: Any) -> Source:
     parts = made if isinstance(made, tuple) else (made,)
     if len(parts) not in (2, 3) or not isinstance(parts[0], nn.Module):
         raise SourceError(
-            f"{source} returned {_describe(made)}, but must return (model, example_inputs) or "
-            "(model, example_inputs, options), with a torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
+            f"{source} returned {_describe(made)}, but must return (model, example_inputs) or (model, example_inputs, "
+            "options), with a torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
         )
     model, example, options = (*parts, {})[:3]
     example = (example,) if isinstance(example, Tensor) else example

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rnn_export import atomic
+from rnn_export import arrays, atomic
+from rnn_export.arrays import unpack_arrays
 from rnn_export.atomic import MANIFEST
 from rnn_export.errors import BundleError, SpecError
 from rnn_export.spec import StateSpec, StreamSpec
@@ -26,7 +25,6 @@ FORMAT = 1
 CHECKSUM = "manifest.sha256"
 INITIAL_STATES = "initial_states.npz"
 MANIFEST_LIMIT = 16 * 2**20
-ARRAYS_LIMIT = 2**30
 
 _DAMAGED = "damaged, or replaced meanwhile. Open the bundle again; if that fails, copy or export it again."
 
@@ -72,10 +70,10 @@ class Bundle:
         return data
 
     def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Read the arrays of an `.npz` file; raises BundleError on pickles, damage or over `ARRAYS_LIMIT` bytes."""
+        """Read the arrays of an `.npz` file; raises BundleError on pickles, damage or over `arrays.LIMIT` bytes."""
         raw = self.read(name)
         try:
-            return _unpack(raw)
+            return unpack_arrays(raw)
         except Exception as error:  # zip, zlib, lzma and numpy's header parser each have their own
             raise BundleError(
                 f"{self.path}: {name!r} is no usable .npz file: {error}. Export the bundle again."
@@ -212,9 +210,9 @@ def _check_hash(path: Path, row: FileRow, digest: str) -> None:
 def _initial(path: Path, state: StateSpec, stored: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     dtype = np.dtype(state.dtype)
     if state.initial == "zeros":
-        if math.prod(state.row) * dtype.itemsize > ARRAYS_LIMIT:
+        if math.prod(state.row) * dtype.itemsize > arrays.LIMIT:
             raise BundleError(
-                f"{path}: state {state.name!r} of shape {state.row} is over {ARRAYS_LIMIT} bytes a stream."
+                f"{path}: state {state.name!r} of shape {state.row} is over {arrays.LIMIT} bytes a stream."
             )
         return np.zeros(state.row, dtype)
     if state.name not in stored:
@@ -310,42 +308,3 @@ def _check_tree(paths: Sequence[str]) -> None:
         for folder in map("/".join, (parts[:n] for n in range(1, len(parts)))):
             if folder in taken:
                 raise ValueError(f"{folder!r} is a file and cannot hold {path!r}")
-
-
-def _unpack(raw: bytes) -> dict[str, npt.NDArray[Any]]:
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if total > ARRAYS_LIMIT:
-            raise ValueError(f"it unpacks to {total} bytes, over the limit of {ARRAYS_LIMIT}")
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise ValueError("it is compressed in another way than numpy does, which cannot be unpacked within bounds")
-        names = [member.filename for member in members]
-        if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
-            raise ValueError(f"its members must be different .npy files, but are {names}")
-        return {member.filename[: -len(".npy")]: _array(member.filename, _unzip(archive, member)) for member in members}
-
-
-def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    with archive.open(member) as file:
-        # Without the size, zipfile inflates up to 2 GiB before it finds that the member says less.
-        return file.read(member.file_size)
-
-
-def _array(name: str, raw: bytes) -> npt.NDArray[Any]:
-    """Do what `np.load` does, but allocate and unpickle nothing on the word of a header alone."""
-    stream = io.BytesIO(raw)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{name} has .npy version {version}, not (1, 0) or (2, 0)")
-    v1 = version == (1, 0)
-    read_header = np.lib.format.read_array_header_1_0 if v1 else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError(f"{name} holds Python objects, which would have to be unpickled: that can run foreign code")
-    rest = raw[stream.tell() :]
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):
-        raise ValueError(f"{name} says {dtype}{shape}, but {len(rest)} bytes follow")
-    if not rest:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C").copy()

@@ -51,16 +51,12 @@ def command(function: Callable[..., dict[str, Any]]) -> click.Command:
     return main.command(name=function.__name__.removesuffix("_command"))(run)
 
 
-class Pair(click.ParamType):
+def pair(text: str) -> tuple[str, Any]:
     """NAME=VALUE, where VALUE is a number, "none" or a word."""
-
-    name = "pair"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        key, equals, text = value.partition("=")
-        if not equals or not key or not text:
-            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
-        return key, _number(text)
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
+    return name, _number(value)
 
 
 def _number(text: str) -> Any:
@@ -76,7 +72,7 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--state",
             "states",
-            type=Pair(),
+            type=pair,
             multiple=True,
             metavar="ARG=OUT",
             help="A state passed explicitly: argument of forward = index or name of the output it comes back as.",
@@ -114,7 +110,7 @@ def _source(source: str, weights: Path | None, given: dict[str, Any]) -> tuple[A
 def _time_axis(values: tuple[str, ...]) -> Any:
     if len(values) == 1 and "=" not in values[0]:
         return _number(values[0])
-    return dict(Pair().convert(value, None, None) for value in values)
+    return dict(map(pair, values))
 
 
 @command
@@ -237,7 +233,8 @@ def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool
 
 
 def _speed(result: dict[str, Any]) -> str:
-    line = f"{result['frames']} frames in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
+    rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
+    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
 
 

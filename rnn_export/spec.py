@@ -102,13 +102,22 @@ class StreamSpec:
             raise SpecError(f"chunk is {self.chunk} and delay {self.delay}: chunk starts at 1, delay at 0.")
         if self.digest and (len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef")):
             raise SpecError(f"digest is {self.digest!r}, which is not a sha256 in lower-case hex.")
+        if self.sample_rate is not None and self.sample_rate < 1:
+            raise SpecError(f"sample_rate is {self.sample_rate}, but is in Hz and starts at 1.")
         if self.chunk > 1 and not self.has_time:
             raise SpecError(f"chunk is {self.chunk}, but no input has a time axis.")
+        for tensor in self.outputs:
+            if TIME in tensor.shape and not self.has_time:
+                raise SpecError(f"{tensor.name!r} has shape {tensor.shape}, but no input has a time axis.")
 
     @property
     def has_time(self) -> bool:
         """Whether the model takes sequences; if not, one call is one frame."""
         return any(TIME in t.shape for t in self.inputs)
+
+    def timed(self, tensor: TensorSpec) -> bool:
+        """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
+        return not self.has_time or TIME in tensor.shape
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
@@ -152,7 +161,9 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence
     for dim in shape:
         known = dim in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
         if not known:
-            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}.")
+            raise SpecError(
+                f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}."
+            )
     doubled = {d for d in shape if isinstance(d, str) and list(shape).count(d) > 1}
     if doubled:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")

@@ -11,7 +11,7 @@ import numpy as np
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, Session, open_session
-from rnn_export.runtime.ports import check_values
+from rnn_export.runtime.ports import as_array, check_values
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StateSpec
 
@@ -87,13 +87,19 @@ class Engine:
 
     def _checked(self, batch: int, states: Mapping[str, Any]) -> dict[str, Array]:
         names = [s.name for s in self.spec.states]
-        missing, unknown = [n for n in names if n not in states], sorted(set(states) - set(names))
-        if missing or unknown:
-            parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown)
+        if not isinstance(states, Mapping):
+            raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
+        found = {
+            "missing": [n for n in names if n not in states],
+            "unknown": sorted(str(n) for n in states if n not in names),
+        }
+        if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found.items() if wrong]:
             raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
         return {s.name: _checked_state(s, batch, states[s.name]) for s in self.spec.states}
 
 
 def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
-    shape = state.row if np.shape(value) == state.row else (batch, *state.row)
-    return check_values(state.name, value, shape, np.dtype(state.dtype)).copy()
+    dtype = np.dtype(state.dtype)
+    array = as_array(state.name, value, dtype)
+    shape = state.row if array.shape == state.row else (batch, *state.row)
+    return check_values(state.name, array, shape, dtype).copy()

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from rnn_export.arrays import pack_arrays
 from rnn_export.errors import SourceError
 from rnn_export.runtime import recording
 from rnn_export.runtime.backends import Array
@@ -25,7 +26,13 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     """Stream a recording; the outputs go to `output`, to stdout as CSV, or into the result where `as_json`."""
     _check_output(engine, output)
     inputs = recording.read(source, engine.spec)
-    rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if recording.is_timed(t, engine.spec))
+    rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
+    chunk, delay = engine.spec.chunk, engine.spec.delay
+    if frames // chunk * chunk <= delay:
+        raise SourceError(
+            f"{source} has {frames} frames, which give no output: a step takes {chunk}, "
+            f"and the first {delay} give none."
+        )
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     given = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
@@ -38,6 +45,7 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         "device": engine.device,
         "frames": frames,
         "rows": rows,
+        "left": frames % chunk,
         "seconds": seconds,
         "us_per_frame": seconds / frames * 1e6,
         "real_time": _real_time(engine, frames, seconds),
@@ -120,7 +128,7 @@ def _save(path: Path, outputs: Mapping[str, Array]) -> None:
             if path.suffix == ".npy":
                 np.save(whole, next(iter(outputs.values())))
             elif path.suffix == ".npz":
-                np.savez(whole, **dict(outputs))  # type: ignore[arg-type]
+                whole.write_bytes(pack_arrays(outputs))
             else:
                 np.savetxt(whole, _lines(outputs, str(path)), delimiter=",", fmt="%.9g")
             os.replace(whole, path)

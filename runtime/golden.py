@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rnn_export.arrays import pack_arrays
 from rnn_export.errors import BundleError
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.parity import Drift, ParityReport, Tolerance, drift
 from rnn_export.runtime.stream import Stream
-from rnn_export.spec import TIME, StreamSpec, TensorSpec
+from rnn_export.spec import StreamSpec
 
 FILE = "golden.npz"
 CHECKPOINTS = 16
@@ -50,11 +51,8 @@ class Golden:
         """As the file `golden.npz`."""
         groups = {"input": self.inputs, "output": self.outputs, "state": self.states}
         arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, **arrays, at=self.at, tolerance=np.array([self.tolerance.atol, self.tolerance.rtol])
-        )
-        return buffer.getvalue()
+        tolerance = np.array([self.tolerance.atol, self.tolerance.rtol])
+        return pack_arrays({**arrays, "at": self.at, "tolerance": tolerance})
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
@@ -64,16 +62,44 @@ class Golden:
             return {name: arrays[f"{prefix}/{name}"] for name in names}
 
         try:
-            atol, rtol = (float(v) for v in arrays["tolerance"])
-            return Golden(
+            atol, rtol = (float(v) for v in arrays["tolerance"].reshape(-1))
+            golden = Golden(
                 group("input", [t.name for t in spec.inputs]),
                 group("output", [t.name for t in spec.outputs]),
                 group("state", [s.name for s in spec.states]),
                 arrays["at"],
                 Tolerance(atol, rtol),
             )
+            golden._check(spec)
         except (KeyError, ValueError) as error:
             raise BundleError(f"{FILE} does not fit the contract: {error}. Export the bundle again.") from error
+        return golden
+
+    def _check(self, spec: StreamSpec) -> None:
+        at = self.at
+        if at.ndim != 1 or at.dtype.kind != "i" or not at.size or (np.diff(at, prepend=0) < 1).any():
+            raise ValueError(f"its checkpoints are {at.dtype} {at.shape}, not rising numbers of frames")
+        if (at % spec.chunk).any() or self.frames <= spec.delay:
+            raise ValueError(f"its checkpoints {at.tolist()} do not fit a chunk of {spec.chunk} and delay {spec.delay}")
+        rows = next(iter(self.inputs.values())).shape[:1]
+        if rows in ((), (0,)):
+            raise ValueError("its inputs have no rows")
+        if not all(math.isfinite(v) and v >= 0 for v in (self.tolerance.atol, self.tolerance.rtol)):
+            raise ValueError(f"its tolerance is {self.tolerance}")
+        for named, tensors, frames in (
+            (self.inputs, spec.inputs, self.frames),
+            (self.outputs, spec.outputs, self.frames - spec.delay),
+        ):
+            for tensor in tensors:
+                time = (frames,) if spec.timed(tensor) else ()
+                _check_one(tensor.name, named[tensor.name], tensor.dtype, (*rows, *time, *tensor.frame))
+        for state in spec.states:
+            _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
+
+
+def _check_one(name: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name!r} is {array.dtype} {array.shape}, not {dtype} {shape}")
 
 
 def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lambda check: None) -> ParityReport:
@@ -87,9 +113,7 @@ def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lam
     for check in (replayer.step, replayer.whole, replayer.pieces, replayer.reset, replayer.snapshot, replayer.alone):
         progress(check.__name__)
         drifts += list(check())
-    return ParityReport(
-        engine.backend, engine.device, golden.frames, golden.rows, golden.tolerance, tuple(drifts)
-    )
+    return ParityReport(engine.backend, engine.device, golden.frames, golden.rows, golden.tolerance, tuple(drifts))
 
 
 class _Replay:
@@ -98,15 +122,12 @@ class _Replay:
         self.random = np.random.default_rng(0)
         self.half = max(golden.frames // 2 // self.spec.chunk, 1) * self.spec.chunk
 
-    def timed(self, tensor: TensorSpec) -> bool:
-        return not self.spec.has_time or tensor.axis(TIME) is not None
-
     def stream(self) -> Stream:
         return self.engine.stream(batch=self.golden.rows)
 
     def cut(self, start: int, stop: int) -> dict[str, Array]:
         return {
-            t.name: self.golden.inputs[t.name][:, start:stop] if self.timed(t) else self.golden.inputs[t.name]
+            t.name: self.golden.inputs[t.name][:, start:stop] if self.spec.timed(t) else self.golden.inputs[t.name]
             for t in self.spec.inputs
         }
 
@@ -125,8 +146,8 @@ class _Replay:
             frame = {}
             for tensor in self.spec.inputs:
                 piece = self.golden.inputs[tensor.name]
-                piece = piece[:, at : at + chunk] if self.timed(tensor) else piece
-                one = self.timed(tensor) and chunk == 1
+                piece = piece[:, at : at + chunk] if self.spec.timed(tensor) else piece
+                one = self.spec.timed(tensor) and chunk == 1
                 piece = piece[:, 0] if one else piece
                 frame[tensor.name] = piece[0] if self.golden.rows == 1 else piece
             given = stream.step(frame if len(frame) > 1 else next(iter(frame.values())))
@@ -134,12 +155,13 @@ class _Replay:
                 for tensor in self.spec.outputs:
                     value = self.named(given)[tensor.name]
                     value = value[None] if self.golden.rows == 1 else value
-                    outputs[tensor.name].append(value[:, None] if self.timed(tensor) and chunk == 1 else value)
+                    outputs[tensor.name].append(value[:, None] if self.spec.timed(tensor) and chunk == 1 else value)
             if at + chunk in wanted:
                 for name, value in stream.states.items():
                     states[name].append(value)
         given_outputs = {
-            t.name: np.concatenate(outputs[t.name], 1) if self.timed(t) else outputs[t.name][-1] for t in self.spec.outputs
+            t.name: np.concatenate(outputs[t.name], 1) if self.spec.timed(t) else outputs[t.name][-1]
+            for t in self.spec.outputs
         }
         for state in self.spec.states:
             got = np.stack(states[state.name], 1)
@@ -154,11 +176,11 @@ class _Replay:
     def pieces(self) -> Iterator[Drift]:
         stream, at, given = self.stream(), 0, []
         while at < self.golden.frames:
-            size = int(min(self.random.integers(1, 2 + self.golden.frames // 4), self.golden.frames - at))
+            size = min(int(self.random.integers(1, 2 + self.golden.frames // 4)), self.golden.frames - at)
             given.append(self.named(stream.run(self.among_nan(at, at + size))))
             at += size
         joined = {
-            t.name: np.concatenate([g[t.name] for g in given], 1) if self.timed(t) else given[-1][t.name]
+            t.name: np.concatenate([g[t.name] for g in given], 1) if self.spec.timed(t) else given[-1][t.name]
             for t in self.spec.outputs
         }
         yield from self.compare("pieces", joined, 0, self.golden.frames)
@@ -169,7 +191,7 @@ class _Replay:
         cut = self.cut(start, stop)
         for tensor in self.spec.inputs:
             piece = cut[tensor.name]
-            if self.timed(tensor) and piece.dtype.kind == "f":
+            if self.spec.timed(tensor) and piece.dtype.kind == "f":
                 room = np.full((piece.shape[0], piece.shape[1] + 4, *piece.shape[2:]), np.nan, piece.dtype)
                 room[:, 2:-2] = piece
                 cut[tensor.name] = room[:, 2:-2]
@@ -208,12 +230,11 @@ class _Replay:
             want = self.golden.outputs[tensor.name]
             want = want if row is None else want[row : row + 1]
             got = given[tensor.name]
-            if self.timed(tensor):
+            if self.spec.timed(tensor):
                 late = self.spec.delay
-                first = max(start, late)
-                yield drift(
-                    check, tensor.name, got, want[:, first - late : stop - late], np.arange(first, stop) + 1, self.golden.tolerance
-                )
+                first = min(max(start, late), stop)
+                want = want[:, max(first - late, 0) : max(stop - late, 0)]
+                yield drift(check, tensor.name, got, want, np.arange(first, stop) + 1, self.golden.tolerance)
             elif stop == self.golden.frames:
                 yield drift(check, tensor.name, got[:, None], want[:, None], self.golden.at[-1:], self.golden.tolerance)
 

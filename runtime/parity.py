@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,8 +30,9 @@ TOLERANCES = {"fp32": Tolerance(1e-6, 1e-4)}
 class Drift:
     """One tensor in one check.
 
-    `error` is the largest absolute error, `relative` the largest one over the scale of its step; `step` is the first
-    step (counted from 1) that is outside the tolerance, or None; `curve` is pairs (step, largest relative error so far).
+    `error` is the largest absolute error, `relative` the largest one over the scale of its step; both are Inf where a
+    value is no number. `step` is the first step (counted from 1) outside the tolerance, or None; `curve` is pairs
+    (step, largest relative error so far).
     """
 
     check: str
@@ -44,18 +45,18 @@ class Drift:
 
 
 def drift(check: str, tensor: str, got: Array, want: Array, steps: Array, tolerance: Tolerance) -> Drift:
-    """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1."""
+    """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1. A NaN or Inf is always outside."""
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())
     if not got.size:
         return Drift(check, tensor, 0.0, 0.0, 0.0, None, ())
     axes = (0, *range(2, want.ndim))
     wanted, given = want.astype(np.float64), got.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.nan_to_num(np.abs(given - wanted), nan=np.inf, posinf=np.inf).max(axis=axes)
-    scale = np.maximum.accumulate(np.abs(wanted).max(axis=axes))
-    relative = error / np.maximum(scale, np.finfo(np.float32).tiny)
-    exact = want.dtype.kind not in "f"
+        scale = np.maximum.accumulate(np.nan_to_num(np.abs(wanted).max(axis=axes), nan=0.0, posinf=0.0))
+        relative = error / np.maximum(scale, np.finfo(np.float32).tiny)
+    exact = want.dtype.kind != "f"
     outside = error > (0 if exact else tolerance.atol + tolerance.rtol * scale)
     first = int(steps[int(np.argmax(outside))]) if outside.any() else None
     so_far = np.maximum.accumulate(relative)
@@ -90,19 +91,28 @@ class ParityReport:
         return [(n, max((d for d in self.drifts if d.check == n), key=lambda d: d.relative)) for n in names]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
+        """Plain data for strict JSON: an error that is no number is null."""
+        return {**_strict(asdict(self)), "ok": self.ok}
 
     def raise_for_failure(self, consequence: str) -> None:
         """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
         failed = [d for d in self.drifts if d.step is not None]
         if not failed:
             return
-        order: Sequence[str] = [name for name, _ in self.checks()]
-        first = min(failed, key=lambda d: (order.index(d.check), d.step))
+        order = [name for name, _ in self.checks()]
+        first = min(failed, key=lambda d: (order.index(d.check), d.step or 0))
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
-        others = sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"})
+        others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))
         raise ParityError(
-            f"on {self.backend} the check {first.check!r} departs from the model: {first.tensor!r} is first outside the "
-            f"tolerance at step {first.step} of {self.frames}; the largest error is {first.error:.3g} where {allowed} is "
-            f"allowed. {f'Outside too: {chr(44).join(others)}. ' if others else ''}{consequence}"
+            f"on {self.backend} the check {first.check!r} departs from the model: {first.tensor!r} is first outside "
+            f"the tolerance at step {first.step} of {self.frames}; the largest error is {first.error:.3g} where "
+            f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
         )
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def frame_view(buffer: Array, spec: TensorSpec) -> Array:
 
 def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """`x` as an array of `shape` and `dtype`, with finite values; raises StreamError that says what does not fit."""
-    array = x if isinstance(x, np.ndarray | np.generic) else _untyped(name, x, dtype)
+    array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
         raise StreamError(
             f"{name!r} is {array.dtype}, but must be {dtype}: convert it with .astype(np.{dtype}) if you mean it."
@@ -51,14 +51,28 @@ def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     return result
 
 
-def _untyped(name: str, x: Any, dtype: np.dtype[Any]) -> Array:
+def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
+    """Arrays and numpy's scalars as they are, anything else as numpy reads it, in `dtype` if it has none of its own."""
+    if isinstance(x, np.ndarray | np.generic):
+        return x
+    if isinstance(x, Mapping):
+        raise StreamError(f"{name!r} is given as a {type(x).__name__}: give the array itself.")
     try:
         found = np.asarray(x)
-        same_kind = np.can_cast(found.dtype, dtype, "same_kind")
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a foreign __array__ has its own
         raise StreamError(f"{name!r} is a {type(x).__name__} that numpy cannot read: {error}.") from None
     # A number or list of Python's has no precision of its own.
-    return np.asarray(x, dtype) if same_kind and not hasattr(x, "__array__") else found
+    cast = None if hasattr(x, "__array__") else exact_cast(found, dtype)
+    return found if cast is None else cast
+
+
+def exact_cast(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """`array` as `dtype`, rounded where that is a float; None where a value would become another one."""
+    if array.dtype.kind not in "biuf":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype, copy=False)
+    return cast if dtype.kind == "f" or np.array_equal(cast, array) else None
 
 
 def _where(array: Array) -> str:
@@ -80,7 +94,8 @@ class InputPort:
 
     def load(self, x: Any) -> None:
         """Check a frame and copy it in."""
-        if type(x) is not np.ndarray or x.dtype != self.dtype or x.shape != self.shape:
+        # A dtype that is equal but another object takes the long way, which knows it.
+        if type(x) is not np.ndarray or x.dtype is not self.dtype or x.shape != self.shape:
             x = check_values(self.name, x, self.shape, self.dtype)
         self.view[...] = x
         if self.square is not None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array, Memory, Session
-from rnn_export.runtime.ports import InputPort, OutputPort, canonical, check_values, graph_layout
+from rnn_export.runtime.ports import InputPort, OutputPort, as_array, canonical, check_values, graph_layout
 from rnn_export.runtime.snapshot import Snapshot, pack, unpack
-from rnn_export.spec import TIME, StreamSpec, TensorSpec
+from rnn_export.spec import StreamSpec, TensorSpec
 
 # Frames of one call of the sequence graph; bounds the memory of a long run.
 BLOCK = 4096
@@ -39,6 +39,7 @@ class Stream:
         self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs]
         self._out = [OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs]
         self._turn = threading.Lock()
+        self._advance, self._chunk = self._memory.step, spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
         self._load = self._in[0].load if len(self._in) == 1 else self._load_all
         self._view = self._out[0].view if len(self._out) == 1 and not spec.delay else None
@@ -53,12 +54,13 @@ class Stream:
             raise self._busy()
         try:
             if self._pending:
-                raise StreamError(f"{self._waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+                waiting = next(iter(self._pending.values())).shape[1]
+                raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
             if out is not None:
                 self._check_out(out)
             self._load(x)
-            self._memory.step()
-            self._frames += self.spec.chunk
+            self._advance()
+            self._frames += self._chunk
             if self._view is not None:
                 if out is None:
                     return self._view.copy()
@@ -72,17 +74,19 @@ class Stream:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
 
         An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
-        What is left below a whole chunk waits for the next run.
+        What is left below a whole chunk waits for the next run. An output without a time axis is None where no frame
+        gave one yet.
         """
         with self._alone():
             inputs, bare = self._sequence(xs)
             before = self._get()
             try:
                 outputs = self._run(inputs)
-            except StreamError:
+            except BaseException:
                 self._set(before)
                 raise
-            outputs = {name: a[0] if bare else a for name, a in outputs.items()}
+            if bare:
+                outputs = {name: None if a is None else a[0] for name, a in outputs.items()}
             return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     @property
@@ -109,7 +113,9 @@ class Stream:
     # --- one thread at a time
 
     def _busy(self) -> StreamError:
-        return StreamError("another thread is inside this stream: a stream belongs to one thread at a time. Open one each.")
+        return StreamError(
+            "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -130,10 +136,6 @@ class Stream:
         self._frames = snapshot.frames
         self._pending = dict(snapshot.pending)
 
-    @property
-    def _waiting(self) -> int:
-        return next((a.shape[1] for a in self._pending.values()), 0)
-
     # --- a step with several tensors or a delay
 
     def _load_all(self, x: Frames) -> None:
@@ -146,7 +148,9 @@ class Stream:
         if not isinstance(x, Mapping):
             if len(names) == 1:
                 return {names[0]: x}
-            raise StreamError(f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}.")
+            raise StreamError(
+                f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}."
+            )
         if set(x) != set(names):
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x
@@ -167,45 +171,47 @@ class Stream:
             for port in self._out:
                 out[port.name][...] = port.view
             return out
-        given = {p.name: self._late(p, late) for p in self._out}
+        frames = (slice(late, None),) if self.batch == 1 else (slice(None), slice(late, None))
+        given = {
+            t.name: port.view[frames].copy() if late and self.spec.timed(t) else port.view.copy()
+            for t, port in zip(self.spec.outputs, self._out, strict=True)
+        }
         return given if len(given) > 1 else next(iter(given.values()))
-
-    def _late(self, port: OutputPort, late: int) -> Array:
-        axis = 1 if self.batch > 1 else 0
-        return port.view.copy() if not late else np.delete(port.view, range(late), axis)
 
     # --- a run
 
     def _sequence(self, xs: Frames) -> tuple[dict[str, Array], bool]:
         """Checked inputs in canonical form, and whether the caller left the batch axis out."""
-        values, spec = self._by_name(xs), self.spec
-        timed = [t for t in spec.inputs if not spec.has_time or t.axis(TIME) is not None]
-        rank = {np.ndim(values[t.name]) - len(t.frame) for t in timed}
+        spec, given = self.spec, self._by_name(xs)
+        values = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in spec.inputs}
+        timed = [t for t in spec.inputs if self.spec.timed(t)]
+        rank = {values[t.name].ndim - len(t.frame) for t in timed}
         if not rank <= {1, 2} or len(rank) != 1:
-            found = ", ".join(f"{t.name} {np.shape(values[t.name])}" for t in timed)
+            found = ", ".join(f"{t.name} {values[t.name].shape}" for t in timed)
             raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.")
         bare = rank == {1}
         if bare and self.batch != 1:
-            raise StreamError(f"this stream has {self.batch} rows: a run takes (batch, time, ...) with a batch of {self.batch}.")
-        times = {np.shape(values[t.name])[0 if bare else 1] for t in timed}
+            raise StreamError(
+                f"this stream has {self.batch} rows: a run takes (batch, time, ...) with a batch of {self.batch}."
+            )
+        times = {values[t.name].shape[0 if bare else 1] for t in timed}
         if len(times) != 1:
             raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
         (time,) = times
         inputs = {}
         for tensor in spec.inputs:
-            shape = (self.batch, *((time,) if tensor in timed else ()), *tensor.frame)
-            value = values[tensor.name]
-            if bare:
-                value = check_values(tensor.name, value, shape[1:], np.dtype(tensor.dtype))[None]
-            inputs[tensor.name] = check_values(tensor.name, value, shape, np.dtype(tensor.dtype))
+            rows = () if bare else (self.batch,)
+            shape = (*rows, *((time,) if tensor in timed else ()), *tensor.frame)
+            checked = check_values(tensor.name, values[tensor.name], shape, np.dtype(tensor.dtype))
+            inputs[tensor.name] = checked[None] if bare else checked
         return inputs, bare
 
-    def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+    def _run(self, inputs: dict[str, Array]) -> dict[str, Array | None]:
         spec = self.spec
-        timed = {t.name for t in spec.inputs if not spec.has_time or t.axis(TIME) is not None}
+        timed = [t.name for t in spec.inputs if self.spec.timed(t)]
         if self._pending:
             inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
-        total = next(inputs[n].shape[1] for n in timed)
+        total = inputs[timed[0]].shape[1]
         whole = total - total % spec.chunk
         drive = self._by_sequence if self._has_sequence else self._by_step
         size = max(BLOCK // spec.chunk, 1) * spec.chunk if self._has_sequence else spec.chunk
@@ -214,20 +220,18 @@ class Stream:
             block = slice(start, min(start + size, whole))
             given = drive({n: a[:, block] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
-                if self._gives_frames(tensor):
+                if self.spec.timed(tensor):
                     outputs[tensor.name][:, block] = given[tensor.name]
                 else:
                     outputs[tensor.name][...] = given[tensor.name]
         late = min(max(0, spec.delay - self._frames), whole)
         self._frames += whole
         self._pending = {n: inputs[n][:, whole:].copy() for n in timed} if whole < total else {}
-        return {t.name: outputs[t.name][:, late:] if self._gives_frames(t) else outputs[t.name] for t in spec.outputs}
-
-    def _gives_frames(self, tensor: TensorSpec) -> bool:
-        return not self.spec.has_time or tensor.axis(TIME) is not None
+        last = {t.name: outputs[t.name] if late < whole else None for t in spec.outputs}
+        return {t.name: outputs[t.name][:, late:] if self.spec.timed(t) else last[t.name] for t in spec.outputs}
 
     def _room(self, tensor: TensorSpec, frames: int) -> Array:
-        time = (frames,) if self._gives_frames(tensor) else ()
+        time = (frames,) if self.spec.timed(tensor) else ()
         return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
 
     def _by_sequence(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

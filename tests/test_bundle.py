@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnn_export import atomic, bundle
+from rnn_export import arrays, atomic
 from rnn_export.bundle import Bundle, FileRow, TargetRow, open_bundle, write_bundle
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
@@ -30,7 +30,10 @@ from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 H = StateSpec("rnn.l0.h", "rnn.l0.h", "rnn.l0.h.next", "float32", ("batch", 3))
 LEARNED = StateSpec("clock", "clock", "clock.next", "int64", ("batch",), initial="stored")
 SPEC = StreamSpec(
-    (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 2)),), (H, LEARNED), digest="d"
+    (TensorSpec("x", "float32", ("batch", 4)),),
+    (TensorSpec("y", "float32", ("batch", 2)),),
+    (H, LEARNED),
+    digest="d" * 64,
 )
 TARGETS = [
     TargetRow("onnx", "fp32", 17, ("step.onnx",), {}),
@@ -539,11 +542,11 @@ def test_npz_files_that_are_refused(tmp_path: Path, make: Callable[[], bytes], m
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "ARRAYS_LIMIT", 10**6)
+    monkeypatch.setattr(arrays, "LIMIT", 10**6)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, a=np.zeros(60_000), b=np.zeros(70_000))  # each is below the limit, the sum is not
     write(tmp_path / "vad.rnnx", files={"golden.npz": buffer.getvalue()}, targets=[])
-    monkeypatch.setattr(bundle, "_unzip", lambda *_: pytest.fail("something was unpacked"))
+    monkeypatch.setattr(arrays, "_unzip", lambda *_: pytest.fail("something was unpacked"))
     with refused("'golden.npz' is no usable .npz file: it unpacks to 1040.* bytes, over the limit of 1000000"):
         open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
 

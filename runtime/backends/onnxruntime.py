@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime.backends import Array, Artefacts, empty_state, target_row
 from rnn_export.spec import StreamSpec
 
@@ -19,8 +20,15 @@ except ImportError as error:
         f"onnxruntime is not here ({error}): pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA."
     ) from error
 
-# What ONNX Runtime raises has no common base.
-RUN_ERRORS = (native.Fail, native.InvalidArgument, native.RuntimeException, native.EPFail, native.NotImplemented)
+# What ONNX Runtime raises has no common base; a bound run raises a bare RuntimeError.
+RUN_ERRORS = (
+    native.Fail,
+    native.InvalidArgument,
+    native.RuntimeException,
+    native.EPFail,
+    native.NotImplemented,
+    RuntimeError,
+)
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -29,34 +37,47 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     row = target_row(artefacts, "onnx", precision)
     provider, number = _provider(device)
     graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
-    step = _session(graphs["step.onnx"], provider, number, threads)
-    sequence = graphs.get("sequence.onnx")
-    return OrtSession(
-        artefacts.spec,
-        step,
-        _session(sequence, provider, number, threads) if sequence is not None else None,
-        "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}",
-    )
+    if "step.onnx" not in graphs:
+        raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no step.onnx. Export the bundle again.")
+    sessions = {
+        name: _session(graphs[name], provider, number, threads)
+        for name in ("step.onnx", "sequence.onnx")
+        if name in graphs
+    }
+    for name, session in sessions.items():
+        _check_names(name, session, artefacts.spec)
+    device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
+    return OrtSession(artefacts.spec, sessions["step.onnx"], sessions.get("sequence.onnx"), device)
+
+
+def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
+    feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+    gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+    for what, values, wanted in (("takes", session.get_inputs(), feeds), ("gives", session.get_outputs(), gives)):
+        names = [value.name for value in values]
+        if names != wanted:
+            raise BundleError(f"{graph} {what} {names}, but the contract says {wanted}. Export the bundle again.")
 
 
 def _provider(device: str | None) -> tuple[str, int]:
-    kind, _, number = (device or "cpu").partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdigit():
+    named = re.fullmatch("(cpu|cuda)(?::([0-9]+))?", device or "cpu")
+    if named is None or named.group(0).startswith("cpu:"):
         raise BackendUnavailable(f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
-    provider = f"{kind.upper()}ExecutionProvider"
+    provider = f"{named.group(1).upper()}ExecutionProvider"
     if provider not in ort.get_available_providers():
         raise BackendUnavailable(
             f"device {device!r} needs {provider}, but this onnxruntime {ort.__version__} was built with "
             f"{', '.join(ort.get_available_providers())}: pip install 'rnn-export[gpu]' in place of onnxruntime."
         )
-    return provider, int(number or 0)
+    return provider, int(named.group(2) or 0)
 
 
 def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What is an error is raised, so nothing has to be printed on stderr as well.
+    options.log_severity_level = 4
     # For the small tensors of a step the arena costs more than malloc.
     options.enable_cpu_mem_arena = False
     chosen: Any = provider
@@ -100,6 +121,7 @@ class OrtMemory:
             {name: self.place(array) for name, array in empty_state(session.spec, batch).items()} for _ in range(2)
         )
         self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
+        self.run_step = session.graph.run_with_iobinding
         self.now = 0
 
     def place(self, array: Array) -> Any:
@@ -122,7 +144,7 @@ class OrtMemory:
 
     def step(self) -> None:
         try:
-            self.session.graph.run_with_iobinding(self.bindings[self.now])
+            self.run_step(self.bindings[self.now])
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the frame: {error}") from error
         self.now ^= 1

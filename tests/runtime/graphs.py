@@ -1,0 +1,233 @@
+"""Small models written by hand as ONNX graphs. Each says what it computes, so that numpy can say it too."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from rnn_export.arrays import pack_arrays
+from rnn_export.bundle import TargetRow, write_bundle
+from rnn_export.spec import DTYPES, StateSpec, StreamSpec, TensorSpec
+
+IDS = 5
+TABLE = np.arange(2 * IDS, dtype=np.float32).reshape(IDS, 2)
+START = np.array([1, 2, 3], np.float32)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A contract and the nodes (op, inputs, outputs, attributes) of its graphs; `h` is fed, `h.next` returned."""
+
+    spec: StreamSpec
+    step: Sequence[tuple]
+    sequence: Sequence[tuple] | None = None
+    initial: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        files = {"step.onnx": self.graph(self.step, self.spec.chunk)}
+        if self.sequence is not None:
+            files["sequence.onnx"] = self.graph(self.sequence, "time")
+        return files
+
+    def graph(self, nodes: Sequence[tuple], time: int | str) -> bytes:
+        def value(name, dtype, shape):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            return helper.make_tensor_value_info(name, kind, [time if d == "time" else d for d in shape])
+
+        spec = self.spec
+        constants = {"0": np.int64(0), "1": np.int64(1), "[0]": np.array([0]), "[1]": np.array([1]), **self.constants}
+        graph = helper.make_graph(
+            [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes],
+            "hand-made",
+            [value(t.name, t.dtype, t.shape) for t in spec.inputs]
+            + [value(s.input, s.dtype, s.shape) for s in spec.states],
+            [value(t.name, t.dtype, t.shape) for t in spec.outputs]
+            + [value(s.output, s.dtype, s.shape) for s in spec.states],
+            [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return model.SerializeToString()
+
+    def write(self, path: Path, **changes) -> Path:
+        """As a bundle; `changes` replaces or adds files by name."""
+        files = {**self.files(), **changes}
+        if self.initial:
+            files["initial_states.npz"] = pack_arrays(self.initial)
+        rows = [TargetRow("onnx", "fp32", 18, tuple(self.files()), {})]
+        write_bundle(path, spec=self.spec, producer={}, files=files, targets=rows, force=True)
+        return path
+
+
+def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name, dtype, shape)
+
+
+def state(name: str, *row: int, dtype: str = "float32", initial: str = "zeros") -> StateSpec:
+    return StateSpec(name, name, f"{name}.next", dtype, ("batch", *row), initial)
+
+
+def spec(name: str, inputs, outputs, states, **rest) -> StreamSpec:
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return StreamSpec(tuple(inputs), tuple(outputs), tuple(states), digest=digest, **rest)
+
+
+X, Y, H = tensor("x", "batch", 3), tensor("y", "batch", 3), state("h", 3)
+XT, YT = tensor("x", "batch", "time", 3), tensor("y", "batch", "time", 3)
+
+SUM = Model(
+    spec("sum", [X], [Y], [H]),
+    [("Add", ["x", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})],
+)
+
+# The running sum along time, as the last row of [h, x...].
+ALONG_TIME = [
+    ("CumSum", ["x", "1"], ["sums"], {}),
+    ("Unsqueeze", ["h", "[1]"], ["h1"], {}),
+    ("Add", ["sums", "h1"], ["y"], {}),
+    ("Gather", ["y", "last"], ["h.next"], {"axis": 1}),
+]
+LAST = {"last": np.int64(-1)}
+TIMED = Model(spec("timed", [XT], [YT], [H]), ALONG_TIME, ALONG_TIME, constants=LAST)
+CHUNKED = Model(spec("chunked", [XT], [YT], [H], chunk=3), ALONG_TIME, ALONG_TIME, constants=LAST)
+BY_STEP = Model(spec("by step", [XT], [YT], [H], chunk=3), ALONG_TIME, constants=LAST)
+DELAYED = Model(spec("delayed", [XT], [YT], [H], delay=2), ALONG_TIME, ALONG_TIME, constants=LAST)
+DELAYED_CHUNKED = Model(spec("delayed chunked", [XT], [YT], [H], delay=4, chunk=3), ALONG_TIME, constants=LAST)
+
+TIME_MAJOR_NODES = [
+    ("CumSum", ["x", "0"], ["sums"], {}),
+    ("Add", ["sums", "h"], ["y"], {}),
+    ("Gather", ["y", "last"], ["h.next"], {"axis": 0}),
+]
+TIME_MAJOR = Model(
+    spec("time major", [tensor("x", "time", "batch", 3)], [tensor("y", "time", "batch", 3)], [H], chunk=2),
+    TIME_MAJOR_NODES,
+    TIME_MAJOR_NODES,
+    constants=LAST,
+)
+
+STORED = Model(spec("stored", [X], [Y], [state("h", 3, initial="stored")]), SUM.step, initial={"h": START})
+
+# Two inputs, outputs and states: s' = s + a, p' = p + a * b.
+PAIR = Model(
+    spec(
+        "pair",
+        [tensor("a", "batch", 2), tensor("b", "batch", 2)],
+        [tensor("sum", "batch", 2), tensor("dot", "batch", 2)],
+        [state("s", 2), state("p", 2)],
+    ),
+    [
+        ("Add", ["a", "s"], ["sum"], {}),
+        ("Mul", ["a", "b"], ["ab"], {}),
+        ("Add", ["ab", "p"], ["dot"], {}),
+        ("Identity", ["sum"], ["s.next"], {}),
+        ("Identity", ["dot"], ["p.next"], {}),
+    ],
+)
+
+# x and z (one value a frame each) and gain (one a sequence): y = running sum of x + z, times gain; total = its last.
+MIXED_NODES = [
+    ("Add", ["x", "z"], ["xz"], {}),
+    ("CumSum", ["xz", "1"], ["sums"], {}),
+    ("Unsqueeze", ["h", "[1]"], ["h1"], {}),
+    ("Add", ["sums", "h1"], ["all"], {}),
+    ("Gather", ["all", "last"], ["h.next"], {"axis": 1}),
+    ("Unsqueeze", ["gain", "[1]"], ["gain1"], {}),
+    ("Mul", ["all", "gain1"], ["y"], {}),
+    ("Mul", ["h.next", "gain"], ["total"], {}),
+]
+MIXED = Model(
+    spec(
+        "mixed",
+        [tensor("x", "batch", "time", 3), tensor("z", "batch", "time", 1), tensor("gain", "batch", 3)],
+        [tensor("y", "batch", "time", 3), tensor("total", "batch", 3)],
+        [H],
+        chunk=3,
+    ),
+    MIXED_NODES,
+    MIXED_NODES,
+    constants=LAST,
+)
+MIXED_BY_STEP = replace(MIXED, spec=replace(MIXED.spec, delay=4), sequence=None)
+
+# Token ids: y = table[id] + h, h' = y. An id of IDS or more is out of range.
+TOKENS = Model(
+    spec("tokens", [tensor("id", "batch", dtype="int64")], [tensor("y", "batch", 2)], [state("h", 2)]),
+    [
+        ("Gather", ["table", "id"], ["row"], {}),
+        ("Add", ["row", "h"], ["y"], {}),
+        ("Identity", ["y"], ["h.next"], {}),
+    ],
+    constants={"table": TABLE},
+)
+TOKENS_TIMED_NODES = [("Gather", ["table", "id"], ["x"], {}), *ALONG_TIME]
+TOKENS_TIMED = Model(
+    spec(
+        "tokens timed",
+        [tensor("id", "batch", "time", dtype="int64")],
+        [tensor("y", "batch", "time", 2)],
+        [state("h", 2)],
+    ),
+    TOKENS_TIMED_NODES,
+    TOKENS_TIMED_NODES,
+    constants={"table": TABLE, **LAST},
+)
+
+# Two states of one shape, so that nothing but the values can tell them apart: u' = u + x, v' = v + 2 x, y = u' - v'.
+TWINS_NODES = [
+    ("CumSum", ["x", "1"], ["sums"], {}),
+    ("Mul", ["sums", "two"], ["twice"], {}),
+    ("Unsqueeze", ["u", "[1]"], ["u1"], {}),
+    ("Unsqueeze", ["v", "[1]"], ["v1"], {}),
+    ("Add", ["sums", "u1"], ["us"], {}),
+    ("Add", ["twice", "v1"], ["vs"], {}),
+    ("Sub", ["us", "vs"], ["y"], {}),
+    ("Gather", ["us", "last"], ["u.next"], {"axis": 1}),
+    ("Gather", ["vs", "last"], ["v.next"], {"axis": 1}),
+]
+TWINS = Model(
+    spec("twins", [XT], [YT], [state("u", 3), state("v", 3)]),
+    TWINS_NODES,
+    TWINS_NODES,
+    constants={"two": np.float32(2), **LAST},
+)
+
+
+def previous(dtype: str) -> Model:
+    """A scalar a frame; gives back the one before."""
+    return Model(
+        spec(
+            f"previous {dtype}",
+            [tensor("x", "batch", dtype=dtype)],
+            [tensor("y", "batch", dtype=dtype)],
+            [state("h", dtype=dtype)],
+        ),
+        [("Identity", ["h"], ["y"], {}), ("Identity", ["x"], ["h.next"], {})],
+    )
+
+
+MODELS = {
+    "sum": SUM,
+    "timed": TIMED,
+    "chunked": CHUNKED,
+    "by_step": BY_STEP,
+    "delayed": DELAYED,
+    "delayed_chunked": DELAYED_CHUNKED,
+    "time_major": TIME_MAJOR,
+    "stored": STORED,
+    "pair": PAIR,
+    "mixed": MIXED,
+    "mixed_by_step": MIXED_BY_STEP,
+    "tokens": TOKENS,
+    "tokens_timed": TOKENS_TIMED,
+    "twins": TWINS,
+    **{f"previous_{dtype}": previous(dtype) for dtype in DTYPES},
+}
+
+
+def frames(time: int, *frame: int, seed: int = 0) -> np.ndarray:
+    """Small whole numbers, whose float32 sums are exact in any order."""
+    return np.random.default_rng(seed).integers(-9, 10, (time, *frame)).astype(np.float32)

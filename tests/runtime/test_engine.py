@@ -1,0 +1,174 @@
+"""Opening bundles and streams: what `load` and `Engine.stream` take and refuse."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rnn_export.bundle import TargetRow, open_bundle, write_bundle
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.runtime import Engine, Stream, load
+
+from .graphs import MODELS, PAIR, START, SUM
+
+
+def test_an_engine_says_what_it_is(bundle):
+    model = load(bundle("sum"))
+    assert isinstance(model, Engine)
+    assert (model.backend, model.device, model.spec) == ("onnxruntime", "cpu", SUM.spec)
+    assert isinstance(model.stream(), Stream)
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "onnxruntime"}, {"precision": "fp32"}, {"device": "cpu"}, {"threads": 2}], ids=str
+)
+def test_options_that_are_there(bundle, options):
+    stream = load(bundle("sum"), **options).stream()
+    np.testing.assert_array_equal(stream.step(np.ones(3, np.float32)), [1, 1, 1])
+
+
+BAD_OPTIONS = {
+    "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of onnxruntime"),
+    "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8: export it with --precision int8"),
+    "threads": ({"threads": 0}, "threads=0: a step needs at least one"),
+    "device": ({"device": "tpu"}, "onnxruntime has no device 'tpu': use 'cpu', 'cuda' or 'cuda:N'"),
+    "device number": ({"device": "cuda:x"}, "onnxruntime has no device 'cuda:x'"),
+    "cpu number": ({"device": "cpu:1"}, "onnxruntime has no device 'cpu:1'"),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_bad_options(bundle, options, message, backend):
+    with pytest.raises(BackendUnavailable, match=re.escape(message)):
+        load(bundle("sum"), **{"backend": backend, **options})
+
+
+def test_auto_gives_the_reason_of_every_backend(bundle):
+    with pytest.raises(
+        BackendUnavailable, match=r"no backend can run this bundle here\.\n  onnxruntime: the bundle has"
+    ):
+        load(bundle("sum"), precision="int8")
+
+
+@pytest.mark.parametrize(("targets", "has"), [([TargetRow("c", "fp32", None, (), {})], "c"), ([], "none")])
+def test_a_bundle_without_graphs(tmp_path, targets, has):
+    write_bundle(tmp_path / "c.rnnx", spec=SUM.spec, producer={}, files={}, targets=targets)
+    with pytest.raises(
+        BackendUnavailable, match=f"the bundle has no target 'onnx', only {has}: export it with --target onnx"
+    ):
+        load(tmp_path / "c.rnnx", backend="onnxruntime")
+
+
+def test_errors_of_the_bundle_pass_through(tmp_path, bundle):
+    with pytest.raises(BundleError, match="does not exist"):
+        load(tmp_path / "none.rnnx")
+    damaged = shutil.copytree(bundle("sum"), tmp_path / "damaged.rnnx")
+    (damaged / "step.onnx").write_bytes(b"\0" * (damaged / "step.onnx").stat().st_size)
+    with pytest.raises(BundleError, match=r"'step\.onnx' has another sha256"):
+        load(damaged)
+
+
+def test_a_backend_that_is_not_installed(bundle):
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from rnn_export.runtime import load\n"
+        "from rnn_export.errors import BackendUnavailable\n"
+        "try: load(sys.argv[1])\n"
+        "except BackendUnavailable as error: print(error)\n"
+    )
+    given = subprocess.run([sys.executable, "-c", code, bundle("sum")], capture_output=True, text=True, check=True)
+    assert "onnxruntime is not here" in given.stdout
+    assert "pip install 'rnn-export[cpu]'" in given.stdout
+
+
+# --- states=
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_streams_start_from_the_stored_state(engine, batch):
+    states = engine("stored").stream(batch=batch).states
+    np.testing.assert_array_equal(states["h"], np.tile(START, (batch, 1)))
+
+
+@pytest.mark.parametrize("value", [[5, 6, 7], [[5, 6, 7]] * 4, np.array([5, 6, 7], np.int8)], ids=str)
+def test_states_for_every_row_or_for_each(engine, value):
+    stream = engine("sum").stream(batch=4, states={"h": value})
+    np.testing.assert_array_equal(stream.states["h"], [[5, 6, 7]] * 4)
+
+
+def test_given_states_are_copied(engine):
+    given = np.array([5, 6, 7], np.float32)
+    stream = engine("sum").stream(states={"h": given})
+    given[:] = 0
+    stream.reset()
+    np.testing.assert_array_equal(stream.states["h"], [[5, 6, 7]])
+
+
+def test_streams_of_one_engine_share_nothing(engine):
+    one, other = engine("stored").stream(), engine("stored").stream()
+    one.step(np.ones(3, np.float32))
+    np.testing.assert_array_equal(other.states["h"], START[None])
+    np.testing.assert_array_equal(engine("stored").stream().states["h"], START[None])
+
+
+NAMES = f"This model's states are {', '.join(s.name for s in PAIR.spec.states)}"
+BAD_STATES = {
+    "missing": ({"s": [0, 0]}, f"states= does not fit, missing: p. {NAMES}"),
+    "unknown": ({"s": [0, 0], "p": [0, 0], "q": 1}, f"states= does not fit, unknown: q. {NAMES}"),
+    "both": ({"s": [0, 0], 7: 1}, f"states= does not fit, missing: p; unknown: 7. {NAMES}"),
+    "no dict": (np.zeros(2), "states= is a ndarray, but must be a dict with s, p"),
+    "a snapshot": (b"rnnxsnp1", "states= is a bytes, but must be a dict with s, p"),
+    "shape": ({"s": [0, 0], "p": [0, 0, 0]}, "'p' has shape (3,), but must be (1, 2)"),
+    "rows": ({"s": [0, 0], "p": [[0, 0]] * 2}, "'p' has shape (2, 2), but must be (1, 2)"),
+    "ragged": ({"s": [0, 0], "p": [[0], [0, 0]]}, "'p' is a list that numpy cannot read"),
+    "dtype": ({"s": [0, 0], "p": np.zeros(2)}, "'p' is float64, but must be float32"),
+    "nan": ({"s": [0, 0], "p": [0, np.nan]}, "'p' holds NaN or Inf at index (1,)"),
+    "none": ({"s": [0, 0], "p": None}, "'p' is object, but must be float32"),
+}
+
+
+@pytest.mark.parametrize(("states", "message"), BAD_STATES.values(), ids=BAD_STATES)
+def test_bad_states(engine, states, message):
+    with pytest.raises(StreamError, match=re.escape(message)):
+        engine("pair").stream(states=states)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_stream_has_a_row(engine, batch):
+    with pytest.raises(StreamError, match=f"batch={batch}: a stream has at least one row"):
+        engine("sum").stream(batch=batch)
+
+
+def test_the_runtime_leaves_the_rest_alone(bundle):
+    code = (
+        "import sys, numpy as np; from rnn_export.runtime import load\n"
+        "load(sys.argv[1]).stream().step(np.ones(3, np.float32))\n"
+        "print(sorted({'torch', 'onnx', 'click', 'rich'} & set(sys.modules)))\n"
+    )
+    given = subprocess.run([sys.executable, "-c", code, bundle("sum")], capture_output=True, text=True, check=True)
+    assert given.stdout.strip() == "[]"
+
+
+def test_opening_streams_does_not_grow(engine):
+    """Threads and descriptors, too, are the engine's and not the stream's."""
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+
+    model = engine("sum")
+    before = held()
+    streams = [model.stream() for _ in range(500)]
+    assert held() == before
+    assert len(streams) == 500
+
+
+def test_every_bundle_reads_back_as_it_was_written(bundle):
+    for name, model in MODELS.items():
+        opened = open_bundle(bundle(name))
+        assert opened.spec == model.spec
+        assert opened.read("step.onnx") == model.files()["step.onnx"]

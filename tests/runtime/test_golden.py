@@ -1,0 +1,279 @@
+"""Golden vectors: a right bundle passes, a wrong one fails by the name of check, tensor and step."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.errors import BundleError, ParityError
+from rnn_export.runtime import Engine, load
+from rnn_export.runtime.golden import CHECKPOINTS, Golden, replay
+from rnn_export.runtime.parity import ParityReport, Tolerance, drift
+from rnn_export.spec import StreamSpec
+
+from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames
+
+EXACT = Tolerance(1e-6, 1e-6)
+CHECKS = ["step", "whole", "pieces", "reset", "snapshot", "alone"]
+
+
+class Draft:
+    """What a bundle that is not written yet shows to an engine."""
+
+    def __init__(self, model: Model, files: Mapping[str, bytes]) -> None:
+        self.spec: StreamSpec = model.spec
+        self.targets = (TargetRow("onnx", "fp32", 18, tuple(files), {}),)
+        self.read = dict(files).__getitem__
+        self.initial_states = lambda: {s.name: np.zeros(s.row, s.dtype) for s in model.spec.states}
+
+
+def engine_of(model: Model, **changes: bytes) -> Engine:
+    return Engine.of(Draft(model, {**model.files(), **changes}))
+
+
+def golden_of(model: Model, rows: int = 2, length: int = 12) -> Golden:
+    """Vectors by numpy of the models whose output is a running sum."""
+    spec = model.spec
+    x = frames(rows, length, 3)
+    sums = x.cumsum(1)
+    at = np.arange(spec.chunk, length + 1, spec.chunk)
+    return Golden({"x": x}, {"y": sums[:, spec.delay :]}, {"h": sums[:, at - 1]}, at, EXACT)
+
+
+def twins_golden() -> Golden:
+    x = frames(2, 8, 3)
+    u = x.cumsum(1)
+    return Golden({"x": x}, {"y": -u}, {"u": u, "v": 2 * u}, np.arange(1, 9), EXACT)
+
+
+def swapped(nodes: list[tuple], **names: str) -> list[tuple]:
+    return [(op, [names.get(i, i) for i in ins], [names.get(o, o) for o in outs], a) for op, ins, outs, a in nodes]
+
+
+# --- what is right
+
+
+@pytest.mark.parametrize(
+    "model", [SUM, TIMED, CHUNKED, DELAYED, DELAYED_CHUNKED], ids=lambda m: m.spec.digest[:6] + str(m.spec.chunk)
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_right_bundle_passes_every_check(model, rows):
+    stages = []
+    report = replay(engine_of(model), golden_of(model, rows), stages.append)
+    assert report.ok
+    assert stages == CHECKS
+    assert [name for name, _ in report.checks()] == CHECKS[: 5 + (rows > 1)]
+    assert (report.backend, report.device, report.frames, report.rows) == ("onnxruntime", "cpu", 12, rows)
+    report.raise_for_failure("Nothing follows.")
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_sequences_as_short_as_they_come(length):
+    assert replay(engine_of(SUM), golden_of(SUM, length=length)).ok
+
+
+def test_a_delay_longer_than_half_the_frames():
+    assert replay(engine_of(DELAYED), golden_of(DELAYED, length=3)).ok
+    assert replay(engine_of(DELAYED_CHUNKED), golden_of(DELAYED_CHUNKED, length=6)).ok
+
+
+def test_inputs_and_outputs_without_a_time_axis():
+    x, z, gain = frames(2, 9, 3), frames(2, 9, 1, seed=1), frames(2, 3, seed=2)
+    sums = (x + z).cumsum(1)
+    golden = Golden(
+        {"x": x, "z": z, "gain": gain},
+        {"y": sums * gain[:, None], "total": sums[:, -1] * gain},
+        {"h": sums[:, 2::3]},
+        np.array([3, 6, 9]),
+        EXACT,
+    )
+    assert replay(engine_of(MIXED), golden).ok
+
+
+def test_checkpoints_are_thinned():
+    golden = golden_of(TIMED, length=100).thinned()
+    assert golden.frames == 100
+    assert golden.states["h"].shape == (2, CHECKPOINTS, 3)
+    assert replay(engine_of(TIMED), golden).ok
+
+
+# --- what is wrong
+
+
+def failure(engine: Engine, golden: Golden) -> str:
+    report = replay(engine, golden)
+    assert not report.ok
+    with pytest.raises(ParityError) as caught:
+        report.raise_for_failure("Nothing was written.")
+    assert str(caught.value).endswith("Nothing was written.")
+    return str(caught.value)
+
+
+def test_a_changed_weight_in_the_step_graph():
+    message = failure(engine_of(TWINS, **{"step.onnx": _with_weight(2.001).files()["step.onnx"]}), twins_golden())
+    assert "on onnxruntime the check 'step' departs from the model: 'v' is first outside the tolerance at step 1" in (
+        message
+    )
+    assert "Outside too: step y." in message
+
+
+def test_a_changed_weight_in_the_sequence_graph_only():
+    changed = _with_weight(2.001).files()["sequence.onnx"]
+    message = failure(engine_of(TWINS, **{"sequence.onnx": changed}), twins_golden())
+    assert "the check 'whole' departs from the model: 'y' is first outside the tolerance at step 1 of 8" in message
+    assert "Outside too: alone y, pieces v, pieces y, reset y, snapshot v, snapshot y, whole v." in message
+
+
+def _with_weight(value: float) -> Model:
+    return replace(TWINS, constants={**TWINS.constants, "two": np.float32(value)})
+
+
+@pytest.mark.parametrize("graph", ["step.onnx", "sequence.onnx"])
+def test_two_states_swapped(graph):
+    crossed = replace(
+        TWINS,
+        step=swapped(TWINS.step, **{"u.next": "v.next", "v.next": "u.next"}),
+        sequence=swapped(TWINS.sequence, **{"u.next": "v.next", "v.next": "u.next"}),
+    )
+    check = "step" if graph == "step.onnx" else "whole"
+    message = failure(engine_of(TWINS, **{graph: crossed.files()[graph]}), twins_golden())
+    assert f"the check {check!r} departs from the model: " in message
+    assert "Outside too: " in message
+
+
+def test_the_first_step_outside_is_named():
+    golden = golden_of(TIMED)
+    golden.outputs["y"][1, 6] += 0.5
+    message = failure(engine_of(TIMED), golden)
+    assert re.search(
+        r"'y' is first outside the tolerance at step 7 of 12; the largest error is 0\.5 where 1e-06 \+", message
+    )
+
+
+def test_a_state_that_is_not_fed_back_shows_at_the_second_step():
+    forgetful = replace(SUM, step=[("Identity", ["x"], ["y"], {}), ("Identity", ["x"], ["h.next"], {})])
+    assert "'h' is first outside the tolerance at step 2 of 12" in failure(engine_of(forgetful), golden_of(SUM))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_golden_value_that_is_no_number_never_passes(value):
+    golden = golden_of(TIMED)
+    golden.outputs["y"][0, 3, 1] = value
+    assert "'y' is first outside the tolerance at step 4" in failure(engine_of(TIMED), golden)
+
+
+# --- the report
+
+
+def strict(report: ParityReport) -> dict:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(json.dumps(report.to_json()), parse_constant=refuse)
+
+
+def test_a_report_is_strict_json():
+    data = strict(replay(engine_of(TIMED), golden_of(TIMED)))
+    assert data["ok"] is True
+    assert data["tolerance"] == {"atol": 1e-6, "rtol": 1e-6}
+    assert {d["check"] for d in data["drifts"]} == set(CHECKS)
+    assert all(d["curve"][-1][0] == 12 for d in data["drifts"] if d["check"] == "whole")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_error_that_is_no_number_is_null(value):
+    got = np.full((1, 2, 3), value, np.float32)
+    want = np.ones((1, 2, 3), np.float32)
+    given = drift("step", "y", got, want, np.array([1, 2]), EXACT)
+    data = strict(ParityReport("onnxruntime", "cpu", 2, 1, EXACT, (given,)))
+    assert data["ok"] is False
+    assert data["drifts"][0]["error"] is None
+    assert data["drifts"][0]["step"] == 1
+
+
+# --- drift
+
+
+def test_the_tolerance_follows_the_running_scale():
+    want = np.array([[[1.0], [100.0], [1.0]]], np.float32)
+    given = drift("step", "y", want + np.float32(0.005), want, np.array([1, 2, 3]), Tolerance(0, 1e-3))
+    assert given.step == 1
+    assert (
+        drift("step", "y", want[:, 1:] + np.float32(0.005), want[:, 1:], np.array([2, 3]), Tolerance(0, 1e-3)).step
+        is None
+    )
+    assert given.scale == 100
+    np.testing.assert_allclose(given.curve, [(1, 0.005), (2, 0.005), (3, 0.005)], rtol=1e-3)
+
+
+def test_whole_numbers_must_be_equal():
+    want = np.array([[1000, 1000]])
+    assert drift("step", "y", want + 1, want, np.array([1, 2]), Tolerance(1, 1)).step == 1
+    assert drift("step", "y", want, want, np.array([1, 2]), Tolerance(0, 0)).step is None
+
+
+def test_another_shape_is_never_equal():
+    given = drift("step", "y", np.zeros((1, 2, 3)), np.zeros((1, 2, 1)), np.array([1, 2]), EXACT)
+    assert (given.step, given.error) == (1, np.inf)
+
+
+# --- the file
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory) -> dict[str, np.ndarray]:
+    path = tmp_path_factory.mktemp("golden") / "golden.npz"
+    path.write_bytes(golden_of(DELAYED, length=6).to_npz())
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_golden_vectors_survive_the_bundle(tmp_path):
+    path = CHUNKED.write(tmp_path / "m.rnnx", **{"golden.npz": golden_of(CHUNKED).to_npz()})
+    golden = Golden.from_arrays(open_bundle(path).arrays("golden.npz"), CHUNKED.spec)
+    assert golden.tolerance == EXACT
+    assert replay(load(path), golden).ok
+
+
+def test_the_same_vectors_are_the_same_bytes():
+    assert golden_of(TIMED).to_npz() == golden_of(TIMED).to_npz()
+
+
+BAD = {
+    "nothing": ({"input/x": None}, "'input/x'"),
+    "no checkpoints": ({"at": None}, "'at'"),
+    "empty checkpoints": ({"at": np.zeros(0, int)}, "not rising numbers of frames"),
+    "falling checkpoints": ({"at": np.array([3, 2, 6])}, "not rising numbers of frames"),
+    "float checkpoints": ({"at": np.array([3.0, 6.0])}, "its checkpoints are float64 (2,)"),
+    "only the delay": ({"at": np.array([2])}, "do not fit a chunk of 1 and delay 2"),
+    "tolerance": ({"tolerance": np.zeros(3)}, "too many values"),
+    "nan tolerance": ({"tolerance": np.array([0, np.nan])}, "its tolerance is"),
+    "no rows": ({"input/x": np.zeros((0, 6, 3), np.float32)}, "its inputs have no rows"),
+    "rows": ({"output/y": np.zeros((1, 4, 3), np.float32)}, "'y' is float32 (1, 4, 3), not float32 (2, 4, 3)"),
+    "frames": ({"output/y": np.zeros((2, 6, 3), np.float32)}, "'y' is float32 (2, 6, 3), not float32 (2, 4, 3)"),
+    "dtype": ({"input/x": np.zeros((2, 6, 3))}, "'x' is float64 (2, 6, 3), not float32 (2, 6, 3)"),
+    "states": ({"state/h": np.zeros((2, 5, 3), np.float32)}, "'h' is float32 (2, 5, 3), not float32 (2, 6, 3)"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_vectors_that_do_not_fit_the_contract(arrays, changes, message):
+    changed = {name: a for name, a in {**arrays, **changes}.items() if a is not None}
+    with pytest.raises(BundleError, match=r"golden\.npz does not fit the contract: .*" + re.escape(message)):
+        Golden.from_arrays(changed, DELAYED.spec)
+
+
+def test_checkpoints_fall_on_chunks():
+    arrays = {"input/x": frames(1, 4, 3), "output/y": frames(1, 4, 3), "state/h": frames(1, 1, 3)}
+    with pytest.raises(BundleError, match=r"its checkpoints \[4\] do not fit a chunk of 3"):
+        Golden.from_arrays({**arrays, "at": np.array([4]), "tolerance": np.zeros(2)}, CHUNKED.spec)
+
+
+def test_token_ids_are_replayed():
+    ids = np.array([[0, 1, 2, 4], [4, 3, 2, 1]])
+    sums = TABLE[ids].cumsum(1)
+    assert replay(engine_of(TOKENS), Golden({"id": ids}, {"y": sums}, {"h": sums}, np.arange(1, 5), EXACT)).ok

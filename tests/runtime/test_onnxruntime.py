@@ -1,0 +1,118 @@
+"""The ONNX Runtime backend: devices, graphs that it cannot use, and buffers of every layout."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from rnn_export.bundle import TargetRow, write_bundle
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.runtime import load
+
+from .graphs import SUM, TIMED, Model, frames, state
+
+CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.mark.skipif(CUDA, reason="this onnxruntime has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_is_refused_where_it_is_not(bundle, device):
+    message = (
+        f"device {device!r} needs CUDAExecutionProvider, but this onnxruntime {ort.__version__} was built with .*: "
+        r"pip install 'rnn-export\[gpu\]' in place of onnxruntime"
+    )
+    with pytest.raises(BackendUnavailable, match=message):
+        load(bundle("sum"), device=device)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs onnxruntime-gpu")
+@pytest.mark.parametrize("name", ["sum", "timed", "chunked"])
+def test_cuda_runs_there_or_not_at_all(bundle, name):
+    try:
+        model = load(bundle(name), device="cuda")
+    except BackendUnavailable as error:
+        pytest.skip(f"no usable GPU: {error}")
+    assert model.device == "cuda:0"
+    stream, xs = model.stream(batch=2), frames(2, 6, 3)
+    first = stream.run(xs[:, :3])
+    stream.restore(stream.snapshot())
+    np.testing.assert_array_equal(np.concatenate([first, stream.run(xs[:, 3:])], 1), xs.cumsum(1))
+    np.testing.assert_array_equal(stream.states["h"], xs.sum(1))
+
+
+@pytest.mark.parametrize("name", ["step.onnx", "sequence.onnx"])
+def test_a_graph_that_cannot_be_loaded(tmp_path, name, capfd):
+    path = TIMED.write(tmp_path / "m.rnnx", **{name: b"no graph"})
+    with pytest.raises(BackendUnavailable, match=rf"onnxruntime {re.escape(ort.__version__)} cannot load the graph: "):
+        load(path, backend="onnxruntime")
+    assert capfd.readouterr().err == ""
+
+
+OTHER_NAMES = replace(TIMED.spec, states=(state("c", 3),))
+FEWER = replace(TIMED.spec, states=())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (OTHER_NAMES, "step.onnx takes ['x', 'h'], but the contract says ['x', 'c']"),
+        (FEWER, "step.onnx takes ['x', 'h'], but the contract says ['x']"),
+        (
+            replace(TIMED.spec, outputs=(replace(TIMED.spec.outputs[0], name="z"),)),
+            "step.onnx gives ['y', 'h.next'], but the contract says ['z', 'h.next']",
+        ),
+    ],
+)
+def test_a_graph_that_is_not_of_the_contract(tmp_path, spec, message):
+    write_bundle(
+        tmp_path / "m.rnnx",
+        spec=spec,
+        producer={},
+        files=TIMED.files(),
+        targets=[TargetRow("onnx", "fp32", 18, ("step.onnx", "sequence.onnx"), {})],
+    )
+    with pytest.raises(BundleError, match=re.escape(message)):
+        load(tmp_path / "m.rnnx")
+
+
+def test_a_target_without_its_graph(tmp_path):
+    write_bundle(
+        tmp_path / "m.rnnx",
+        spec=SUM.spec,
+        producer={},
+        files={"weights.bin": b""},
+        targets=[TargetRow("onnx", "fp32", 18, ("weights.bin",), {})],
+    )
+    with pytest.raises(BundleError, match=r"target 'onnx' lists weights\.bin, but no step\.onnx"):
+        load(tmp_path / "m.rnnx")
+
+
+def test_the_precision_chooses_the_graph(tmp_path):
+    """Two precisions in one bundle; the second one's graph doubles."""
+    double = replace(SUM, step=[("Add", ["x", "x"], ["y"], {}), ("Identity", ["h"], ["h.next"], {})])
+    files = {"step.onnx": SUM.files()["step.onnx"], "targets/onnx-fp16/step.onnx": double.files()["step.onnx"]}
+    rows = [TargetRow("onnx", p, 18, (f,), {}) for p, f in zip(("fp32", "fp16"), files, strict=True)]
+    write_bundle(tmp_path / "m.rnnx", spec=SUM.spec, producer={}, files=files, targets=rows)
+    x = np.ones(3, np.float32)
+    assert load(tmp_path / "m.rnnx").stream().step(x)[0] == 1
+    assert load(tmp_path / "m.rnnx", precision="fp16").stream().step(x)[0] == 2
+    with pytest.raises(BackendUnavailable, match="the bundle has 'onnx' in fp32, fp16, not in int8"):
+        load(tmp_path / "m.rnnx", backend="onnxruntime", precision="int8")
+
+
+def test_a_step_that_fails_leaves_the_states(tmp_path):
+    """`h` is Gathered at the frame's own value, after `h.next` has been written."""
+    nodes = [
+        ("Identity", ["x"], ["h.next"], {}),
+        ("Cast", ["x"], ["i"], {"to": 7}),
+        ("Gather", ["three", "i"], ["y"], {}),
+    ]
+    model: Model = replace(SUM, step=nodes, constants={"three": np.arange(3, dtype=np.float32)})
+    stream = load(model.write(tmp_path / "m.rnnx")).stream()
+    stream.step(np.array([0, 1, 2], np.float32))
+    for _ in range(2):
+        with pytest.raises(StreamError, match="onnxruntime refused the frame"):
+            stream.step(np.array([0, 1, 9], np.float32))
+        np.testing.assert_array_equal(stream.states["h"], [[0, 1, 2]])

@@ -1,0 +1,194 @@
+"""Snapshots: bytes that go on exactly where they were taken, and nowhere else."""
+
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import StreamError
+from rnn_export.runtime import load
+from rnn_export.runtime.snapshot import HEADER, MAGIC
+
+from .graphs import MODELS, SUM, Model, frames
+
+DRIVE = """
+import sys, numpy as np
+from rnn_export.runtime import load
+bundle, snapshot, pieces = sys.argv[1:]
+with np.load(pieces) as file:
+    xs = dict(file)
+stream = load(bundle).stream(batch=2)
+stream.restore(open(snapshot, "rb").read())
+given = stream.run(xs)
+np.savez(pieces, **(given if isinstance(given, dict) else {"y": given}))
+"""
+
+
+def inputs_of(model: Model, frames_: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Two rows of random inputs by name."""
+    random, spec = np.random.default_rng(seed), model.spec
+    timed = {t.name for t in spec.inputs if not spec.has_time or "time" in t.shape}
+    return {
+        t.name: random.integers(0, 4, (2, *((frames_,) if t.name in timed else ()), *t.frame)).astype(t.dtype)
+        for t in spec.inputs
+    }
+
+
+def cut(model: Model, inputs: dict[str, np.ndarray], piece: slice) -> dict[str, np.ndarray]:
+    timed = {t.name for t in model.spec.inputs if not model.spec.has_time or "time" in t.shape}
+    return {name: a[:, piece] if name in timed else a for name, a in inputs.items()}
+
+
+def check_equal(given: object, want: object) -> None:
+    given = given if isinstance(given, dict) else {"": given}
+    want = want if isinstance(want, dict) else {"": want}
+    assert list(given) == list(want)
+    for name in want:
+        np.testing.assert_array_equal(given[name], want[name])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("previous")])
+@pytest.mark.parametrize("at", [0, 4, 5, 6])
+def test_goes_on_exactly_in_another_stream_and_engine(engine, bundle, name, at):
+    model = MODELS[name]
+    inputs = inputs_of(model, 12)
+    first, rest = cut(model, inputs, slice(at)), cut(model, inputs, slice(at, None))
+    stream = engine(name).stream(batch=2)
+    stream.run(first)
+    snapshot = stream.snapshot()
+    assert isinstance(snapshot, bytes)
+    want = stream.run(rest)
+    for other in (engine(name).stream(batch=2), load(bundle(name)).stream(batch=2), stream):
+        other.restore(snapshot)
+        assert other.snapshot() == snapshot
+        check_equal(other.run(rest), want)
+        check_equal(other.states, stream.states)
+
+
+def test_a_snapshot_does_not_follow_the_stream(engine):
+    stream, x = engine("sum").stream(), np.ones(3, np.float32)
+    snapshot = stream.snapshot()
+    stream.step(x)
+    stream.restore(snapshot)
+    np.testing.assert_array_equal(stream.step(x), x)
+
+
+def test_reset_after_restore_is_the_start_of_the_stream(engine):
+    first, second = engine("sum").stream(), engine("sum").stream(states={"h": [7, 7, 7]})
+    first.step(np.ones(3, np.float32))
+    second.restore(first.snapshot())
+    second.reset()
+    np.testing.assert_array_equal(second.states["h"], [[7, 7, 7]])
+
+
+# `mixed` at 5 has two frames that wait, in two of its three inputs.
+@pytest.mark.parametrize("name", ["sum", "mixed"])
+def test_goes_on_exactly_in_another_process(engine, bundle, name, tmp_path):
+    model, inputs = MODELS[name], inputs_of(MODELS[name], 12)
+    stream = engine(name).stream(batch=2)
+    stream.run(cut(model, inputs, slice(5)))
+    (tmp_path / "snapshot").write_bytes(stream.snapshot())
+    pieces = tmp_path / "pieces.npz"
+    np.savez(pieces, **cut(model, inputs, slice(5, None)))
+    # Each process orders sets of strings in its own way.
+    subprocess.run(
+        [sys.executable, "-c", DRIVE, bundle(name), tmp_path / "snapshot", pieces],
+        check=True,
+        env={"PYTHONHASHSEED": "7"},
+    )
+    want = stream.run(cut(model, inputs, slice(5, None)))
+    with np.load(pieces) as given:
+        check_equal(dict(given), want if isinstance(want, dict) else {"y": want})
+
+
+def test_what_waits_is_written_in_the_order_of_the_inputs(engine):
+    stream = engine("mixed").stream()
+    stream.run({"x": np.full((2, 3), 1, np.float32), "z": np.full((2, 1), 2, np.float32), "gain": [0, 0, 0]})
+    values = np.frombuffer(stream.snapshot()[:-4], "<f4", offset=HEADER.size)
+    np.testing.assert_array_equal(values, [0] * 3 + [1] * 6 + [2] * 2)
+
+
+def test_the_layout_is_the_documented_one(engine):
+    stream = engine("sum").stream(batch=2)
+    stream.step(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+    header = MAGIC + bytes.fromhex(SUM.spec.digest) + struct.pack("<IQI", 2, 1, 0)
+    whole = header + struct.pack("<6f", 1, 2, 3, 4, 5, 6)
+    assert stream.snapshot() == whole + struct.pack("<I", zlib.crc32(whole))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_any_bytes_will_do(engine, kind):
+    stream = engine("sum").stream(states={"h": [1, 2, 3]})
+    stream.restore(kind(stream.snapshot()))
+    np.testing.assert_array_equal(stream.states["h"], [[1, 2, 3]])
+
+
+def header(**changes: object) -> bytes:
+    fields = {"magic": MAGIC, "digest": bytes.fromhex(SUM.spec.digest), "rows": 1, "frames": 0, "waiting": 0, **changes}
+    return HEADER.pack(*fields.values())
+
+
+BODY, CRC = bytes(12), bytes(4)
+BAD = {
+    "none": (None, "this is not a snapshot: give the bytes that stream.snapshot() returned"),
+    "text": ("rnnxsnp1" * 20, "this is not a snapshot: give the bytes"),
+    "array": (np.zeros(90, np.uint8), "this is not a snapshot: give the bytes"),
+    "empty": (b"", "this is not a snapshot: give the bytes"),
+    "short": (header()[:-1], "this is not a snapshot: give the bytes"),
+    "magic": (header(magic=b"PNG") + BODY, "it starts with b'PNG\\x00\\x00\\x00\\x00\\x00', not b'rnnxsnp1'"),
+    "digest": (
+        header(digest=b"\x12" * 32) + BODY,
+        "of another model: its digest starts with 121212121212, this model's",
+    ),
+    "rows": (header(rows=8) + BODY * 8, "has 8 rows, but the stream has 1: open engine.stream(batch=8)"),
+    "truncated": (header() + BODY + CRC[:-1], "has 71 bytes where 72 are needed: it is truncated or damaged"),
+    "longer": (header() + BODY + CRC + b"\0", "has 73 bytes where 72 are needed: it is truncated or damaged"),
+    "waiting": (header(waiting=1) + BODY + BODY + CRC, "it is truncated or damaged"),
+    "much waiting": (header(waiting=2**32 - 1) + BODY, "it is truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize(("snapshot", "message"), BAD.values(), ids=BAD)
+def test_what_is_no_snapshot_of_this_stream(engine, snapshot, message):
+    stream = engine("sum").stream()
+    stream.step(np.ones(3, np.float32))
+    before = stream.snapshot()
+    with pytest.raises(StreamError, match=re.escape(message)):
+        stream.restore(snapshot)
+    assert stream.snapshot() == before
+
+
+def test_every_flipped_bit_is_found(engine):
+    stream = engine("sum").stream(states={"h": [1, 2, 3]})
+    good = stream.snapshot()
+    for bit in range(8 * len(good)):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(StreamError, match=r"this snapshot|this is not a snapshot"):
+            stream.restore(bad)
+    assert stream.snapshot() == good
+
+
+def test_another_model_of_the_same_shapes(engine):
+    with pytest.raises(StreamError, match="A snapshot fits only the contract and weights it was taken with"):
+        engine("timed").stream().restore(engine("sum").stream().snapshot())
+
+
+def test_a_model_without_a_digest_gives_no_snapshot(tmp_path):
+    model = replace(SUM, spec=replace(SUM.spec, digest=""))
+    stream = load(model.write(tmp_path / "m.rnnx")).stream()
+    with pytest.raises(StreamError, match="this model has no digest, so a snapshot could be restored into another one"):
+        stream.snapshot()
+
+
+def test_a_long_stream_keeps_its_count(engine):
+    stream, xs = engine("delayed").stream(), frames(3, 3)
+    stream.run(xs)
+    fresh = engine("delayed").stream()
+    fresh.restore(stream.snapshot())
+    assert fresh.step(xs[0]) is not None

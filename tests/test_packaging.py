@@ -1,0 +1,147 @@
+"""The wheel against the tree: everything that is code is in it, under the names that it is imported by."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_string
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import rnn_export
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("models", "export", "runtime")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOT_SOURCE = (".*", "*.egg-info", "build", "dist", "out", "__pycache__", "*.rnnx")
+
+EXTRAS = {
+    "export": {"torch", "onnx", "onnxscript", "safetensors"},
+    "cpu": {"onnxruntime"},
+    "gpu": {"onnxruntime-gpu"},
+    "tensorrt": {"tensorrt", "cuda-python"},
+    "rtx": {"tensorrt-rtx-cu12"},
+    "dev": {"pytest", "mypy", "ruff", "hypothesis", "build"},
+}
+
+
+def sources() -> set[str]:
+    """Every module by the path that it has in the wheel."""
+    trunk = {f"rnn_export/{path.name}" for path in (ROOT / "rnn_export").glob("*.py")}
+    parts = {f"rnn_export/{p.relative_to(ROOT).as_posix()}" for f in FOLDERS for p in (ROOT / f).rglob("*.py")}
+    return trunk | parts
+
+
+def requirement_name(text: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", text)[0]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_links_are_relative_and_lead_to_the_folders(name):
+    link = ROOT / "rnn_export" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"
+    assert link.resolve() == (ROOT / name).resolve()
+
+
+def test_every_package_is_listed():
+    packages = {str(PurePosixPath(source).parent).replace("/", ".") for source in sources()}
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(packages)
+    for package in packages:
+        assert (ROOT / package.replace(".", "/") / "__init__.py").is_file(), package
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == {f"rnn_export.{name}": name for name in FOLDERS}
+
+
+def test_the_version_stands_in_two_places_and_is_one():
+    assert PROJECT["project"]["version"] == rnn_export.__version__
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_extras(extra):
+    given = {requirement_name(text) for text in PROJECT["project"]["optional-dependencies"][extra]}
+    assert EXTRAS[extra] <= given
+
+
+def test_the_base_needs_no_framework():
+    assert {requirement_name(text) for text in PROJECT["project"]["dependencies"]} == {"numpy", "click", "rich"}
+
+
+# --- what is built
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with the sdist and the wheel that is built from the sdist."""
+    place = tmp_path_factory.mktemp("package")
+    shutil.copytree(ROOT, place / "source", symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", place / "source"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return place / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        yield file
+
+
+INFO = f"rnn_export-{rnn_export.__version__}.dist-info"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_code_and_nothing_else(wheel):
+    names = {name for name in wheel.namelist() if not name.startswith(f"{INFO}/")}
+    assert names == sources() | {"rnn_export/py.typed"}
+
+
+@pytest.mark.slow
+def test_the_wheel_says_what_it_is(wheel):
+    assert f"{INFO}/licenses/LICENSE" in wheel.namelist()
+    assert "rnn-export = rnn_export.cli:main" in wheel.read(f"{INFO}/entry_points.txt").decode()
+    metadata = message_from_string(wheel.read(f"{INFO}/METADATA").decode())
+    assert metadata["Name"] == "rnn-export"
+    assert metadata["Version"] == rnn_export.__version__
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(EXTRAS) <= set(metadata.get_all("Provides-Extra"))
+    assert metadata.get_payload() == (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_the_sources_once(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as file:
+        files = [member.name.split("/", 1)[1] for member in file.getmembers() if member.isfile()]
+    assert len(set(files)) == len(files)
+    assert {f"rnn_export/{p.name}" for p in (ROOT / "rnn_export").glob("*.py")} <= set(files)
+    assert {p.relative_to(ROOT).as_posix() for f in FOLDERS for p in (ROOT / f).rglob("*.py")} <= set(files)
+    assert {"LICENSE", "README.md", "pyproject.toml", "rnn_export/py.typed"} <= set(files)
+
+
+@pytest.mark.slow
+def test_the_unpacked_wheel_imports_on_its_own(wheel, tmp_path):
+    wheel.extractall(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import rnn_export.runtime, rnn_export.export, rnn_export.runtime.backends, rnn_export.cli\n"
+        "for name, module in sorted(sys.modules.items()):\n"
+        "    if name.split('.')[0] == 'rnn_export': print(module.__file__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    files = [Path(line) for line in done.stdout.splitlines()]
+    assert tmp_path / "rnn_export/runtime/__init__.py" in files
+    assert all(file.is_relative_to(tmp_path / "rnn_export") for file in files)

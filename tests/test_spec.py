@@ -1,0 +1,195 @@
+"""The contract: survives JSON, and refuses whatever contradicts itself."""
+
+import copy
+import json
+import re
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnn_export.errors import SpecError
+from rnn_export.spec import BATCH, DTYPES, TIME, StateSpec, StreamSpec, TensorSpec
+
+X = TensorSpec("x", "float32", ("batch", "time", 4))
+Y = TensorSpec("y", "float32", ("batch", "time", 2))
+H = StateSpec("rnn.h", "rnn.h", "rnn.h.next", "float32", ("batch", 3))
+C = StateSpec("rnn.c", "rnn.c", "rnn.c.next", "int64", ("batch",), "stored")
+SPEC = StreamSpec((X,), (Y,), (H, C), chunk=4, delay=2, sample_rate=16000, digest="0f" * 32)
+
+
+@st.composite
+def shapes(draw: st.DrawFn, symbols: tuple[str, ...]) -> tuple[int | str, ...]:
+    dims = draw(st.lists(st.integers(1, 2**31), max_size=3))
+    return tuple(draw(st.permutations([*symbols, *dims])))
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> StreamSpec:
+    names = iter(draw(st.lists(st.text(min_size=1), min_size=14, max_size=14, unique=True)))
+    dtypes = st.sampled_from(DTYPES)
+    timed = draw(st.booleans())
+    axes = (BATCH, TIME) if timed else (BATCH,)
+    tensors = st.builds(TensorSpec, st.builds(lambda: next(names)), dtypes, shapes(axes))
+    rows = st.lists(st.integers(1, 99), max_size=3).map(lambda dims: (BATCH, *dims))
+    named = st.builds(lambda: next(names))
+    states = st.builds(StateSpec, named, named, named, dtypes, rows, st.sampled_from(("zeros", "stored")))
+    return StreamSpec(
+        tuple(draw(st.lists(tensors, min_size=1, max_size=2))),
+        tuple(draw(st.lists(tensors, min_size=1, max_size=2))),
+        tuple(draw(st.lists(states, max_size=2))),
+        chunk=draw(st.integers(1, 99)) if timed else 1,
+        delay=draw(st.integers(0, 99)),
+        sample_rate=draw(st.none() | st.integers(1, 192000)),
+        digest=draw(st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex)),
+    )
+
+
+@settings(deadline=None)
+@given(specs())
+def test_survives_json(spec):
+    back = StreamSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert back == spec
+    assert hash(back) == hash(spec)
+    assert back.dumps() == spec.dumps()
+    assert StreamSpec.from_json(spec.to_json()) == spec
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_other_json_is_refused_or_read(data):
+    """Whatever stands in any one place: SpecError, or a contract that survives JSON."""
+    tree = json.loads(SPEC.dumps())
+    holder, key = data.draw(st.sampled_from(list(places(tree))))
+    holder[key] = data.draw(JSON)
+    try:
+        spec = StreamSpec.from_json(copy.deepcopy(tree))
+    except SpecError:
+        return
+    assert StreamSpec.from_json(json.loads(spec.dumps())) == spec
+
+
+def places(tree):
+    for key in tree if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], dict | list):
+            yield from places(tree[key])
+
+
+def test_the_text_is_canonical():
+    assert SPEC.dumps() == json.dumps(json.loads(SPEC.dumps()), sort_keys=True, separators=(",", ":"))
+
+
+def test_what_the_shapes_say():
+    assert (X.axis("batch"), X.axis("time"), X.frame) == (0, 1, (4,))
+    assert TensorSpec("x", "int64", ("batch",)).axis("time") is None
+    assert TensorSpec("x", "int64", (2, "time", "batch", 3)).frame == (2, 3)
+    assert (H.row, C.row) == ((3,), ())
+    assert SPEC.has_time
+    assert not StreamSpec((TensorSpec("x", "bool", ("batch",)),), (TensorSpec("y", "bool", ("batch",)),), ()).has_time
+
+
+def test_a_contract_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        SPEC.chunk = 1
+
+
+NO_TIME = TensorSpec("x", "float32", ("batch", 4))
+REFUSALS = {
+    "no name": (lambda: replace(X, name=""), "a tensor needs a name, not ''"),
+    "name of another type": (lambda: replace(X, name=7), "a tensor needs a name, not 7"),
+    "dtype": (lambda: replace(X, dtype="bfloat16"), f"'x' has dtype 'bfloat16'; known are {', '.join(DTYPES)}"),
+    "symbol": (lambda: replace(X, shape=("batch", "T")), "'x' has dimension 'T': it must be a positive int or one of"),
+    "zero": (lambda: replace(X, shape=("batch", 0)), "'x' has dimension 0: it must be a positive int"),
+    "true": (lambda: replace(X, shape=("batch", True)), "'x' has dimension True: it must be a positive int"),
+    "float": (lambda: replace(X, shape=("batch", 2.0)), "'x' has dimension 2.0: it must be a positive int"),
+    "two times": (lambda: replace(X, shape=("batch", "time", "time")), "'time' stands there twice"),
+    "two batches": (lambda: replace(X, shape=("batch", "batch")), "'batch' stands there twice"),
+    "state without batch": (lambda: replace(H, shape=(3,)), "axis 0 of every state must be 'batch'"),
+    "state with batch elsewhere": (lambda: replace(H, shape=(3, "batch")), "axis 0 of every state must be 'batch'"),
+    "state with time": (lambda: replace(H, shape=("batch", "time")), "'rnn.h' has dimension 'time'"),
+    "initial": (lambda: replace(H, initial="ones"), "initial is 'ones', but only 'zeros' and 'stored' exist"),
+    "no inputs": (lambda: replace(SPEC, inputs=()), "a stream needs at least one input and one output"),
+    "no outputs": (lambda: replace(SPEC, outputs=()), "a stream needs at least one input and one output"),
+    "two inputs of one name": (lambda: replace(SPEC, inputs=(X, X)), "names must be unique, but 'x' stand twice among"),
+    "input and state": (
+        lambda: replace(SPEC, inputs=(X, replace(X, name="rnn.h"))),
+        "names must be unique, but 'rnn.h' stand twice among",
+    ),
+    "output and next state": (
+        lambda: replace(SPEC, outputs=(replace(Y, name="rnn.c.next"),)),
+        "names must be unique, but 'rnn.c.next' stand twice among",
+    ),
+    "two states of one name": (
+        lambda: replace(SPEC, states=(H, replace(H, input="a", output="b"))),
+        "names must be unique, but 'rnn.h' stand twice among",
+    ),
+    "input without batch": (
+        lambda: replace(SPEC, inputs=(replace(X, shape=("time", 4)),)),
+        "'x' has shape ('time', 4): it needs exactly one 'batch' axis",
+    ),
+    "chunk": (lambda: replace(SPEC, chunk=0), "chunk is 0 and delay 2: chunk starts at 1, delay at 0"),
+    "delay": (lambda: replace(SPEC, delay=-1), "chunk is 4 and delay -1: chunk starts at 1, delay at 0"),
+    "rate": (lambda: replace(SPEC, sample_rate=0), "sample_rate is 0, but is in Hz and starts at 1"),
+    "short digest": (lambda: replace(SPEC, digest="0f"), "digest is '0f', which is not a sha256 in lower-case hex"),
+    "upper-case digest": (lambda: replace(SPEC, digest="0F" * 32), "which is not a sha256 in lower-case hex"),
+    "chunk without time": (
+        lambda: replace(SPEC, inputs=(NO_TIME,), outputs=(replace(Y, shape=("batch", 2)),)),
+        "chunk is 4, but no input has a time axis",
+    ),
+    "output with time of its own": (
+        lambda: replace(SPEC, inputs=(NO_TIME,), chunk=1),
+        "'y' has shape ('batch', 'time', 2), but no input has a time axis",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_contradictions(make, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        make()
+
+
+def changed(path: tuple, value: object) -> object:
+    """The JSON of SPEC with `value` at `path`, or without that field where `value` is ...."""
+    tree = json.loads(SPEC.dumps())
+    *way, last = path
+    holder = tree
+    for key in way:
+        holder = holder[key]
+    if value is ...:
+        del holder[last]
+    else:
+        holder[last] = value
+    return tree
+
+
+BAD_JSON = {
+    "a list": ([], "the stream contract must have exactly the fields ['chunk', 'delay'"),
+    "none": (None, "but has NoneType"),
+    "missing": (changed(("delay",), ...), "the stream contract must have exactly the fields"),
+    "unknown": (changed(("name",), "x"), "the stream contract must have exactly the fields"),
+    "chunk": (changed(("chunk",), 1.0), "the stream contract: field 'chunk' is 1.0, which is not of the type it must"),
+    "true chunk": (changed(("chunk",), True), "the stream contract: field 'chunk' is True, which is not of the type"),
+    "inputs": (changed(("inputs",), "x"), "the stream contract: field 'inputs' is 'x'"),
+    "an input": (changed(("inputs", 0), "x"), "an input must have exactly the fields ['dtype', 'name', 'shape'], but"),
+    "input shape": (changed(("inputs", 0, "shape"), 3), "an input: field 'shape' is 3, which is not of the type"),
+    "output dim": (changed(("outputs", 0, "shape", 2), None), "'y' has dimension None: it must be a positive int"),
+    "output dtype": (changed(("outputs", 0, "dtype"), None), "an output: field 'dtype' is None"),
+    "state": (changed(("states", 1, "output"), ...), "a state must have exactly the fields"),
+    "rate": (changed(("sample_rate",), "16k"), "the stream contract: field 'sample_rate' is '16k'"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_json_that_is_no_contract(data, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        StreamSpec.from_json(data)
