@@ -26,12 +26,13 @@ from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
+from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.targets import find_target
 
 
 def export(
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[Any] | Tensor,
     path: str | os.PathLike[str],
     *,
     time_axis: TimeAxis = "auto",
@@ -72,7 +73,8 @@ def export(
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
-    Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and leaves nothing.
+    Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
+    nothing.
     """
     _check_place(Path(path), force)
     rows = [find_target(name, precision, opset) for name in targets]
@@ -94,12 +96,12 @@ def export(
         chunk=chunk,
     )
     _refuse_other_floats(lifted, precision)
+    heard = None if data is None else recording.read(data, lifted.spec)
     opset = opset or rows[0].opset
     progress("graphs")
     draft = _draft(lifted, precision, opset)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
-    heard = None if data is None else recording.read(data, lifted.spec)
     engine = Engine.of(draft, "onnxruntime")
     report, vectors = verify(lifted, engine, draft.read("step.onnx"), heard, steps, tolerance, progress)
     progress("write")
@@ -122,7 +124,8 @@ def _check_place(path: Path, force: bool) -> None:
 
 def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
     spec = lifted.spec
-    for tensor in (*spec.inputs, *spec.outputs, *spec.states):
+    tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
+    for tensor in tensors:
         if tensor.dtype.startswith("float") and tensor.dtype != "float32":
             raise ExportError(
                 f"{tensor.name!r} is {tensor.dtype}, but {precision} is written from a float32 model: "

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir import tape
 
 from rnn_export.errors import ExportError
+from rnn_export.runtime.backends import Array
 
 Value = ir.Value
 DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
@@ -22,7 +24,7 @@ def decompose(graph: bytes) -> bytes:
 
     Raises ExportError, with the node's name, where a node cannot be written out.
     """
-    model = ir.serde.deserialize_model(_proto(graph))
+    model = ir.serde.deserialize_model(onnx.load_from_string(graph))
     for node in [n for n in model.graph if n.op_type in DEFAULTS]:
         writer = _Writer(node)
         outputs = writer.write()
@@ -31,21 +33,17 @@ def decompose(graph: bytes) -> bytes:
         model.graph.insert_before(node, writer.tape.nodes)
         for initializer in writer.tape.initializers:
             model.graph.register_initializer(initializer)
-        ir.convenience.replace_all_uses_with(list(node.outputs), outputs[: len(node.outputs)])
         for old, new in zip(node.outputs, outputs, strict=False):
             if old.is_graph_output():
-                position = list(model.graph.outputs).index(old)
-                new.name = old.name
-                model.graph.outputs[position] = new
+                new.name, old.name = old.name, None
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 
-def _proto(graph: bytes):  # type: ignore[no-untyped-def]
-    import onnx
-
-    return onnx.load_from_string(graph)
+def _flag(node: ir.Node, name: str) -> bool:
+    return name in node.attributes and node.attributes[name].as_int() != 0
 
 
 class _Writer:
@@ -56,10 +54,10 @@ class _Writer:
         x, w, r, b = (node.inputs[i] if i < len(node.inputs) else None for i in range(4))
         if x is None or x.shape is None or not isinstance(x.shape[0], int):
             raise self.error("its time axis is dynamic: only a step graph can be written out")
-        if node.attributes.get_string("direction", "forward") != "forward" or node.attributes.get_int("layout", 0):
+        if node.attributes.get_string("direction", "forward") != "forward" or _flag(node, "layout"):
             raise self.error("it is not a forward node with layout 0")
         extra = [i for i in (4, 7) if i < len(node.inputs) and node.inputs[i] is not None]
-        if extra or "clip" in node.attributes or node.attributes.get_int("input_forget", 0):
+        if extra or "clip" in node.attributes or _flag(node, "input_forget"):
             raise self.error("it uses sequence_lens, peepholes, clip or input_forget")
         self.x, self.steps = x, x.shape[0]
         self.W, self.R = self.constant(w), self.constant(r)
@@ -67,21 +65,25 @@ class _Writer:
         bias = np.zeros(2 * self.W.shape[0], self.W.dtype) if b is None else self.constant(b)
         self.Wb, self.Rb = np.split(bias, 2)
         names = node.attributes.get_strings("activations", DEFAULTS[node.op_type])
-        self.activations: list[Callable[[Value], Value]] = [lambda v, n=name: self.tape.op(n, [v]) for name in names]
+        self.activations = [self.activation(name) for name in names]
         self.count = 0
 
     def error(self, reason: str) -> ExportError:
         return ExportError(f"node {self.node.name!r} ({self.node.op_type}) cannot be decomposed: {reason}.")
 
-    def constant(self, value: Value | None) -> np.ndarray:
+    def activation(self, name: str) -> Callable[[Value], Value]:
+        return lambda value: self.tape.op(name, [value])
+
+    def constant(self, value: Value | None) -> Array:
         if value is None or value.const_value is None:
             raise self.error("its weights are not constant")
-        array: np.ndarray = value.const_value.numpy()[0]
+        array: Array = value.const_value.numpy()[0]
         return array
 
     def write(self) -> list[Value]:
         """The values of Y, Y_h and, for an LSTM, Y_c."""
-        step = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}[self.node.op_type]
+        steps: dict[str, Callable[..., list[Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
+        step = steps[self.node.op_type]
         first = (5, 6) if self.node.op_type == "LSTM" else (5,)
         zero_axis = self.initializer(np.array([0], np.int64))
         states = []
@@ -115,7 +117,7 @@ class _Writer:
         f, g = self.activations
         H = self.hidden
         xz, xr, xn = self.split(self.gemm(x, self.W, self.Wb), 3)
-        if self.node.attributes.get_int("linear_before_reset", 0):
+        if _flag(self.node, "linear_before_reset"):
             hz, hr, hn = self.split(self.gemm(h, self.R, self.Rb), 3)
             r = f(self.tape.op("Add", [xr, hr]))
             inner = self.tape.op("Mul", [r, hn])
@@ -132,14 +134,14 @@ class _Writer:
         (f,) = self.activations
         return [f(self.tape.op("Add", [self.gemm(x, self.W, self.Wb), self.gemm(h, self.R, self.Rb)]))]
 
-    def gemm(self, x: Value, weight: np.ndarray, bias: np.ndarray) -> Value:
+    def gemm(self, x: Value, weight: Array, bias: Array) -> Value:
         return self.tape.op("Gemm", [x, self.initializer(weight), self.initializer(bias)], {"transB": 1})
 
     def split(self, value: Value, parts: int) -> list[Value]:
         sizes = self.initializer(np.full(parts, self.hidden, np.int64))
         return list(self.tape.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))
 
-    def initializer(self, array: np.ndarray) -> Value:
+    def initializer(self, array: Array) -> Value:
         # One initializer for each distinct array of the node: steps share their weights.
         for known in self.tape.initializers:
             assert known.const_value is not None

@@ -70,7 +70,16 @@ def _golden(
         got, want = outputs[tensor.name], own[tensor.name]
         timed = _timed(model, tensor)
         steps = np.arange(1, length + 1) if timed else at[-1:]
-        drifts.append(drift("lifted", tensor.name, got if timed else got[:, None], want if timed else want[:, None], steps, tolerance))
+        drifts.append(
+            drift(
+                "lifted",
+                tensor.name,
+                got if timed else got[:, None],
+                want if timed else want[:, None],
+                steps,
+                tolerance,
+            )
+        )
     return golden, tuple(drifts)
 
 
@@ -97,7 +106,9 @@ def _shortened(model: StreamingModel, recording: Mapping[str, Array], frames: in
     """At most `frames` frames, whole chunks of them; a single row gets a second one that starts half-way."""
     length = min(_frames(model, recording), frames) // model.spec.chunk * model.spec.chunk
     if length < 1:
-        raise SourceError(f"the recording has {_frames(model, recording)} frames: verification needs a chunk of {model.spec.chunk}.")
+        raise SourceError(
+            f"the recording has {_frames(model, recording)} frames: verification needs a chunk of {model.spec.chunk}."
+        )
     inputs = {}
     for tensor in model.spec.inputs:
         a = recording[tensor.name]
@@ -143,7 +154,9 @@ def _by_lifted(model: StreamingModel, inputs: Mapping[str, Array]) -> tuple[dict
         states = list(results[len(spec.outputs) :])
         outputs.append([t.numpy() for t in results[: len(spec.outputs)]])
         after.append([t.numpy() for t in states])
-    return _joined(model, outputs), {s.name: np.stack([step[i] for step in after], 1) for i, s in enumerate(spec.states)}
+    return _joined(model, outputs), {
+        s.name: np.stack([step[i] for step in after], 1) for i, s in enumerate(spec.states)
+    }
 
 
 def _by_original(model: StreamingModel, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.models.signature import FlatModel, Leaf
+from rnn_export.models.layers import LAYERS
+from rnn_export.models.signature import FlatModel, Leaf, first_line
 
 TimeAxis = str | int | None | Mapping[str, int | None]
 Assignment = tuple[int | None, ...]
+# Lines of an error message.
+TRIED = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Noise:
             return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(example)
         if example.dtype == torch.bool:
             return torch.randint(2, shape, generator=self.generator).to(example)
-        rows = self.rows or int(example.max()) + 1
+        rows = self.rows or max(int(example.max()) + 1, 1)
         return torch.randint(rows, shape, generator=self.generator).to(example)
 
 
@@ -81,7 +84,7 @@ class _Probe:
             with torch.no_grad():
                 return list(self.model(*tensors))
         except Exception as error:  # a size that the model does not take may raise anything
-            self.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            self.failure = f"{type(error).__name__}: {first_line(error)}"
             return None
 
     def draw(self, sizes: Sequence[Mapping[int, int]]) -> list[Tensor]:
@@ -91,20 +94,25 @@ class _Probe:
     # --- batch
 
     def find_batch(self, time: Assignment | None) -> _Batch:
+        tried = []
         for inputs, states in self._batch_candidates(time):
+            self.failure = "rows depend on each other, or not every output and state has them"
             outputs = self._batch_of_outputs(inputs, states)
             if outputs is not None:
                 return _Batch(inputs, states, outputs)
+            tried.append(f"  axes {self._say((*inputs, *states))}: {self.failure}")
         shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*self.inputs, *self.states))
         raise LiftError(
-            f"no batch axis found: along none of the axes of {shapes} can the size change with every row staying "
-            f"independent of the others (last failure: {self.failure or 'rows depend on each other'}). Give example "
-            "inputs with a batch axis, and declare every state that is passed in, states={argument: output}."
+            f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
+            "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
+            "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"])
         )
 
     def _batch_candidates(self, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         taken = time or (None,) * len(self.inputs)
-        by_input = [[a for a in range(leaf.example.dim()) if a != t] for leaf, t in zip(self.inputs, taken, strict=True)]
+        by_input = [
+            [a for a in range(leaf.example.dim()) if a != t] for leaf, t in zip(self.inputs, taken, strict=True)
+        ]
         # States of one shape are laid out alike: one choice for all of them keeps the search small.
         shapes = sorted({tuple(s.example.shape) for s in self.states})
         choices = itertools.product(*by_input, *(range(len(shape)) for shape in shapes))
@@ -143,28 +151,40 @@ class _Probe:
         if wanted is not None and all(axis is None for axis in wanted):
             return self._axes(batch, wanted, (None,) * len(batch.outputs))
         candidates = [wanted] if wanted is not None else list(self._time_candidates(batch))
-        causal, blind = [], []
+        causal: list[tuple[Assignment, Assignment]] = []
+        blind: list[tuple[Assignment, Assignment]] = []
+        last: list[tuple[Assignment, Assignment]] = []
         for candidate in candidates:
             outputs = self._time_of_outputs(batch, candidate)
-            if outputs is not None:
+            if outputs is None:
+                continue
+            if wanted is None and not any(axis is not None for axis in outputs):
+                last.append((candidate, outputs))
+            else:
                 (causal if self._is_causal(batch, candidate, outputs) else blind).append((candidate, outputs))
         if wanted is not None and not causal and not blind:
             raise LiftError(f"time_axis={self._say(wanted)}: the model cannot run at other lengths. {self.failure}")
         if not causal and blind:
             raise LiftError(
-                f"along {self._say(blind[0][0])} an output depends on later frames (a bidirectional layer, a look-ahead "
-                "convolution, attention or statistics over the whole sequence), so it cannot stream."
+                f"along {self._say(blind[0][0])} an output depends on later frames (a bidirectional layer, a "
+                "look-ahead convolution, attention or statistics over the whole sequence), so it cannot stream."
             )
         if len(causal) > 1:
             found = " or ".join(f"time_axis={self._say(candidate)}" for candidate, _ in causal)
             raise LiftError(f"more than one axis could be time: {found}. Say which.")
+        if not causal and last and any(isinstance(m, LAYERS) for m in self.model.modules()):
+            found = " or ".join(f"time_axis={self._say(candidate)}" for candidate, _ in last)
+            raise LiftError(
+                f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
+                f"frame, say which axis is time: {found}. If one call is one frame: time_axis=None."
+            )
         return self._axes(batch, *causal[0]) if causal else self._axes(batch, *_no_time(batch))
 
     def _axes(self, batch: _Batch, time: Assignment, outputs: Assignment) -> Axes:
         return Axes(batch.inputs, time, batch.states, batch.outputs, outputs)
 
     def _say(self, time: Assignment) -> str:
-        return str({leaf.name: axis for leaf, axis in zip(self.inputs, time, strict=True)})
+        return str({leaf.name: axis for leaf, axis in zip((*self.inputs, *self.states), time, strict=False)})
 
     def _time_candidates(self, batch: _Batch) -> Iterator[Assignment]:
         by_input = [
@@ -176,7 +196,7 @@ class _Probe:
                 yield choice
 
     def _sizes(self, batch: _Batch, time: Assignment, frames: int) -> list[dict[int, int]]:
-        """Batch 2 and `frames` times the example's length along time."""
+        """Give batch 2 and `frames` times the example's length along time."""
         sizes: list[dict[int, int]] = []
         for leaf, b, t in zip(self.inputs, batch.inputs, time, strict=True):
             sizes.append({b: 2} if t is None else {b: 2, t: frames * leaf.example.shape[t]})
@@ -191,7 +211,7 @@ class _Probe:
                 return None
             runs.append(given)
         changed = [_changed(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(batch.outputs)]
-        if any(len(axis) > 1 for axis in changed) or not any(changed):
+        if any(len(axis) > 1 for axis in changed):
             return None
         return tuple(axis[0] if axis else None for axis in changed)
 
@@ -200,7 +220,9 @@ class _Probe:
         sizes = self._sizes(batch, time, 3)
         fed, other = self.draw(sizes), self.draw(sizes)
         axes = (*time, *(None for _ in batch.states))
-        mixed = [t if x is None else _spliced(t, o, x, t.shape[x] // 3) for t, o, x in zip(fed, other, axes, strict=True)]
+        mixed = [
+            t if x is None else _spliced(t, o, x, t.shape[x] // 3) for t, o, x in zip(fed, other, axes, strict=True)
+        ]
         before, after = self.run(fed), self.run(mixed)
         if before is None or after is None:
             return False

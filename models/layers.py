@@ -5,7 +5,7 @@ T time, B batch, D directions, L layers, I input, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from rnn_export.models.recurrent import gru, lstm, rnn
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
 
 States = tuple[Tensor, ...]
+LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,15 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Recurrence(weights) for weights in layers)
 
+    def recurrences(self) -> Iterator[Recurrence]:
+        """Each layer, from the input upwards."""
+        for layer in self.layers:
+            assert isinstance(layer, Recurrence)
+            yield layer
+
     def run(self, x: Tensor, states: States | None) -> tuple[Tensor, States]:
         after = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.recurrences()):
             before = layer.zeros(x) if states is None else tuple(s[i : i + 1] for s in states)
             x, ends = layer(x, before)
             after.append(ends)
@@ -175,35 +182,33 @@ def _torch_layer(module: nn.RNNBase) -> nn.Module:
             "so it cannot stream. Train it with bidirectional=False."
         )
     if module.proj_size:
-        raise LiftError(f"{name} has proj_size={module.proj_size}, which ONNX's {name} operator does not know.")
-    kind = name.lower()
+        raise LiftError(f"{name} has proj_size={module.proj_size}, which ONNX's LSTM operator does not know.")
+    kind = module.mode.split("_")[0].lower()
     nonlinearity = getattr(module, "nonlinearity", "tanh")
     layers = [_torch_weights(module, kind, nonlinearity, f"_l{i}") for i in range(module.num_layers)]
     return LiftedLayer(layers, module.batch_first)
 
 
 def _torch_cell(module: nn.RNNCellBase) -> nn.Module:
-    kind = type(module).__name__.removesuffix("Cell").lower()
+    kind = "lstm" if isinstance(module, nn.LSTMCell) else "gru" if isinstance(module, nn.GRUCell) else "rnn"
     return LiftedCell([_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))])
 
 
 def _gru_weights(cell: CustomGRUCell) -> Weights:
-    H, I = cell.hidden_size, cell.input_size  # noqa: E741
+    H = cell.hidden_size
     # ONNX has h' = (1 - z) candidate + z h: its z is 1 minus ours, sigma(-a) = 1 - sigma(a).
-    wz, rz = (-cell.Wz).split([I, H], 1)
-    wr, rr = cell.Wr.split([I, H], 1)
-    rh, wh = cell.Wh.split([H, I], 1)
+    wz, rz = -cell.Wz[:, :-H], -cell.Wz[:, -H:]
+    wr, rr = cell.Wr[:, :-H], cell.Wr[:, -H:]
+    rh, wh = cell.Wh[:, :H], cell.Wh[:, H:]
     zero = torch.zeros_like(cell.bh)
-    recurrent_bias = cell.bhh if cell.reset_after else zero
+    recurrent_bias = zero if cell.bhh is None else cell.bhh
     B = torch.cat([-cell.bz, cell.br, cell.bh, zero, zero, recurrent_bias])
-    return Weights(
-        "gru", torch.cat([wz, wr, wh]), torch.cat([rz, rr, rh]), B, "Sigmoid,Tanh", int(cell.reset_after)
-    )
+    return Weights("gru", torch.cat([wz, wr, wh]), torch.cat([rz, rr, rh]), B, "Sigmoid,Tanh", int(cell.reset_after))
 
 
 def _lstm_weights(cell: CustomLSTMCell) -> Weights:
     gates = [(cell.Wi, cell.bi), (cell.Wo, cell.bo), (cell.Wf, cell.bf), (cell.Wc, cell.bc)]
-    W, R = torch.cat([w for w, _ in gates]).split([cell.input_size, cell.hidden_size], 1)
+    W, R = torch.tensor_split(torch.cat([w for w, _ in gates]), (cell.input_size,), 1)
     b = torch.cat([bias for _, bias in gates])
     return Weights("lstm", W, R, torch.cat([b, torch.zeros_like(b)]), f"Sigmoid,{cell.candidate.capitalize()},Tanh")
 
@@ -237,17 +242,33 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
     return None
 
 
-def replace_recurrent(module: nn.Module, path: str = "") -> nn.Module:
+def replace_recurrent(module: nn.Module) -> nn.Module:
     """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
+
+    A module that stands in several places is one module afterwards too.
 
     Raises LiftError, with the layer's path, where a layer has no lifted form.
     """
+    return _replaced(module, "", {})
+
+
+def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in done:
+        return done[module]
     cls = known_class(module)
+    if cls is None and isinstance(module, nn.RNNBase):
+        raise LiftError(
+            f"{path or 'the model'}: {type(module).__name__} has a forward of its own around torch's {module.mode}, "
+            "where its state cannot be followed: hold the torch layer as a member and call it."
+        )
     if cls is not None:
         try:
-            return LIFTED[cls](module)
+            done[module] = LIFTED[cls](module)
         except LiftError as error:
             raise LiftError(f"{path or 'the model'}: {error}") from None
-    for name, child in list(module.named_children()):
-        setattr(module, name, replace_recurrent(child, f"{path}.{name}" if path else name))
+        return done[module]
+    done[module] = module
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _replaced(child, f"{path}.{name}" if path else name, done)
     return module

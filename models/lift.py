@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, TimeAxis, find_axes
 from rnn_export.models.layers import replace_recurrent
+from rnn_export.models.memory import refuse_memory
 from rnn_export.models.roots import as_model
-from rnn_export.models.signature import FlatModel, OutputRef
+from rnn_export.models.signature import FlatModel, OutputRef, first_line
 from rnn_export.models.states import Lifted, lift_states, without_guards
 from rnn_export.spec import BATCH, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 
@@ -50,7 +51,8 @@ class StreamingModel:
         tensors, shapes = [], []
         noise = Noise(self.original)
         examples = {leaf.name: leaf.example for leaf in self.original.inputs}
-        for tensor in (*self.spec.inputs, *self.spec.states):
+        ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
+        for tensor in ports:
             drawn = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             tensors.append(noise.like(drawn.new_zeros(shape), {}))
@@ -61,7 +63,7 @@ class StreamingModel:
 
 def lift(
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Sequence[Any] | Tensor,
     *,
     time_axis: TimeAxis = "auto",
     states: Mapping[str, OutputRef] | None = None,
@@ -79,24 +81,30 @@ def lift(
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
     if isinstance(example_inputs, Tensor):
         example_inputs = (example_inputs,)
-    root, example, known, names = (model, tuple(example_inputs), None, None) if states is not None else as_model(
-        model, example_inputs
+    root, example, known, names = (
+        (model, tuple(example_inputs), None, None) if states is not None else as_model(model, tuple(example_inputs))
     )
     declared = dict(states or known or {})
-    _refuse_train_mode(root, example)
     flat = FlatModel(root, example, declared, input_names or names, output_names)
+    _refuse_train_mode(model, flat)
     _refuse_forgotten_states(flat, states)
+    flat.check_names()
     copied = copy.deepcopy(flat).eval()
+    refuse_memory(copied)
     axes = find_axes(copied, time_axis)
     if chunk > 1 and not axes.has_time:
-        raise LiftError(f"chunk={chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1.")
+        raise LiftError(
+            f"chunk={chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1."
+        )
+    declared_values = _declared_initial(flat, axes, initial)
+    _refuse_other_start(copied, axes, declared_values, initial)
     copied.model = replace_recurrent(copied.model)
     program, dynamic_time, notes = _exported(_BatchFirst(copied, axes), chunk)
     module = without_guards(program)
     time = _time_symbol(module, axes) if dynamic_time else None
     samples = [_sample(copied, axes, batch, 5 if dynamic_time else chunk) for batch in (2, 3)]
     found = lift_states(module, copied.model, len(flat.states), time, samples)
-    values = {**_declared_initial(copied, axes, states, initial), **{s.name: s.initial for s in found}}
+    values = {**declared_values, **{s.name: s.initial for s in found}}
     spec = _contract(flat, axes, found, values, sample_rate, chunk)
     spec = replace(spec, digest=_digest(spec, root, values))
     return StreamingModel(spec, flat, axes, module, dynamic_time, values, notes)
@@ -105,18 +113,15 @@ def lift(
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-def _refuse_train_mode(model: nn.Module, example: Sequence[Any]) -> None:
+def _refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
-    training = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
-    if not training:
+    if not any(m.training for m in model.modules()):
         return
-    train, evaluated = copy.deepcopy(model), copy.deepcopy(model).eval()
-    noise = Noise(model)
-    drawn = torch.utils._pytree.tree_map(lambda t: noise.like(t, {}) if isinstance(t, Tensor) else t, tuple(example))
+    noise = Noise(flat)
+    tensors = [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.states)]
     with torch.no_grad(), torch.random.fork_rng():
-        pairs = zip(*(torch.utils._pytree.tree_leaves(m(*drawn)) for m in (train, evaluated)), strict=True)
-        same = all(not isinstance(a, Tensor) or torch.equal(a, b) for a, b in pairs)
-    if not same:
+        train, evaluated = copy.deepcopy(flat)(*tensors), copy.deepcopy(flat).eval()(*tensors)
+    if not all(torch.equal(a, b) for a, b in zip(train, evaluated, strict=True)):
         kinds = sorted({type(m).__name__ for m in model.modules() if getattr(m, "p", 0) or getattr(m, "dropout", 0)})
         raise LiftError(
             f"the model is in train mode and gives other outputs there than in eval mode"
@@ -126,17 +131,41 @@ def _refuse_train_mode(model: nn.Module, example: Sequence[Any]) -> None:
 
 def _refuse_forgotten_states(flat: FlatModel, states: Mapping[str, OutputRef] | None) -> None:
     """An input that comes back in its own shape beside other outputs is a state in all likelihood."""
-    if states is not None or flat.states or len(flat.inputs) < 2:
+    if states is not None or flat.states or len(flat.outputs) < 2:
         return
-    with torch.no_grad():
-        outputs = flat(*(leaf.example for leaf in flat.inputs))
     for leaf in flat.inputs[1:]:
-        same = [i for i, t in enumerate(outputs) if t.shape == leaf.example.shape and t.dtype == leaf.example.dtype]
-        if len(outputs) > 1 and same:
+        example = leaf.example
+        same = [k for k, t in zip(flat.keys, flat.first, strict=True) if _alike(t, example)]
+        if same:
+            declaration = f"states={{{leaf.name.split('.')[0]!r}: {same[-1]!r}}}"
             raise LiftError(
-                f"input {leaf.name!r} {tuple(leaf.example.shape)} comes back in the same shape as output {same[-1]}: it "
-                f"looks like a state. Declare it, states={{{leaf.name!r}: {same[-1]}}}, or say that there is none, states={{}}."
+                f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {same[-1]!r}: it "
+                f"looks like a state. Declare it, {declaration}, or say that there is none, states={{}}."
             )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _refuse_other_start(
+    flat: FlatModel, axes: Axes, values: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None
+) -> None:
+    """A state that the model makes itself when it gets none must be the one that it is given here instead."""
+    unsaid = [s.name for s in flat.states if s.name.split(".")[0] in flat.made and s.name not in (initial or {})]
+    if not unsaid:
+        return
+    states = [
+        values[s.name].unsqueeze(axis).expand_as(s.example)
+        for s, axis in zip(flat.states, axes.state_batch, strict=True)
+    ]
+    with torch.no_grad():
+        outputs = flat(*(leaf.example for leaf in flat.inputs), *states)
+    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(flat.first, outputs, strict=False)):
+        raise LiftError(
+            f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
+            f"initial={{{unsaid[0]!r}: tensor}}, one row of it."
+        )
 
 
 # --- export -------------------------------------------------------------------------------------------------------
@@ -160,7 +189,10 @@ class _BatchFirst(nn.Module):
 def _exported(module: _BatchFirst, chunk: int) -> tuple[torch.export.ExportedProgram, bool, tuple[str, ...]]:
     """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
     flat, axes = module.flat, module.axes
-    shapes = [{b: DYNAMIC} if t is None else {b: DYNAMIC, t: DYNAMIC} for b, t in zip(axes.input_batch, axes.input_time, strict=True)]
+    shapes = [
+        {b: DYNAMIC} if t is None else {b: DYNAMIC, t: DYNAMIC}
+        for b, t in zip(axes.input_batch, axes.input_time, strict=True)
+    ]
     states = [{0: DYNAMIC} for _ in axes.state_batch]
     if not axes.has_time:
         return _export(module, _sample(flat, axes, 3, 1), ((*shapes, *states),)), False, ()
@@ -180,9 +212,10 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], shapes: tuple[Any, ...]
     try:
         with torch.no_grad():
             return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
+    except LiftError:
+        raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LiftError(f"torch.export cannot follow the model: {type(error).__name__}: {reason}") from error
+        raise LiftError(f"torch.export cannot follow the model: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _sample(flat: FlatModel, axes: Axes, batch: int, frames: int) -> tuple[Tensor, ...]:
@@ -208,9 +241,7 @@ def _time_symbol(module: fx.GraphModule, axes: Axes) -> Any:
 # --- the contract -------------------------------------------------------------------------------------------------
 
 
-def _declared_initial(
-    flat: FlatModel, axes: Axes, states: Mapping[str, OutputRef] | None, initial: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
+def _declared_initial(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """The row that each declared state starts from: `initial`, else zeros."""
     given = dict(initial or {})
     values = {}
@@ -221,7 +252,8 @@ def _declared_initial(
             value = value.select(axis, 0)
         if value.shape != zeros.shape:
             raise LiftError(
-                f"initial[{leaf.name!r}] has shape {tuple(value.shape)}, but one row of the state has {tuple(zeros.shape)}."
+                f"initial[{leaf.name!r}] has shape {tuple(value.shape)}, but one row of the state has "
+                f"{tuple(zeros.shape)}."
             )
         values[leaf.name] = value.detach().clone()
     if given:
@@ -240,15 +272,13 @@ def _contract(
     def shape(sizes: Sequence[int], batch: int, time: int | None) -> tuple[Dim, ...]:
         return tuple(BATCH if a == batch else TIME if a == time else int(n) for a, n in enumerate(sizes))
 
-    with torch.no_grad():
-        results = copy.deepcopy(flat)(*(leaf.example for leaf in (*flat.inputs, *flat.states)))
     inputs = [
         TensorSpec(leaf.name, _dtype(leaf.example), shape(leaf.example.shape, b, t))
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
     ]
     outputs = [
         TensorSpec(name, _dtype(t), shape(t.shape, b, time))
-        for name, t, b, time in zip(flat.outputs, results, axes.output_batch, axes.output_time, strict=False)
+        for name, t, b, time in zip(flat.outputs, flat.first, axes.output_batch, axes.output_time, strict=False)
     ]
     rows = {leaf.name: values[leaf.name] for leaf in flat.states} | {s.name: s.initial for s in found}
     states = [
@@ -267,7 +297,10 @@ def _dtype(tensor: Tensor) -> str:
 def _digest(spec: StreamSpec, model: nn.Module, initial: Mapping[str, Tensor]) -> str:
     """sha256 over the contract, the initial states and the source weights."""
     digest = hashlib.sha256(replace(spec, digest="").dumps().encode())
-    for name, tensor in sorted([*model.state_dict().items(), *initial.items()]):
+    # Buffers that are not persistent are no part of the state dict, but they make the outputs too.
+    weights = {**dict(model.named_buffers()), **model.state_dict()}
+    tensors = [(name, value) for name, value in weights.items() if isinstance(value, Tensor)]
+    for name, tensor in sorted([*tensors, *initial.items()], key=lambda item: item[0]):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())

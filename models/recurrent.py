@@ -1,6 +1,7 @@
 """The recurrent ops, opaque to `torch.export`: each is exactly ONNX's operator of the same name.
 
-Source of the equations and of the weight layout: the ONNX operator reference for LSTM, GRU and RNN (opset 14, layout 0).
+Source of the equations and of the weight layout: the ONNX operator reference for LSTM, GRU and RNN (opset 14,
+layout 0).
 Axes: T time, B batch, D directions (1 forward, 2 forward and backward), I input, H hidden.
 """
 
@@ -103,7 +104,7 @@ def _run(
 
 def _shapes(X: Tensor, initial_h: Tensor) -> Tensor:
     # Without this check export would keep a batch symbol of its own for the state.
-    torch._check(X.shape[1] == initial_h.shape[1])
+    torch._check(X.shape[1] == initial_h.shape[1])  # type: ignore[no-untyped-call]
     D, B, H = initial_h.shape
     return X.new_empty(X.shape[0], D, B, H)
 

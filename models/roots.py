@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rnn_export.models.gru import CustomGRUCell
@@ -69,16 +68,17 @@ def as_model(
     Layers called without a state, and every other module, keep their states to themselves: states is None.
     """
     cls = known_class(module)
-    if cls is None:
+    if cls is None or not example or not isinstance(example[0], Tensor):
         return module, tuple(example), None, None
     name = (next(iter(inspect.signature(module.forward).parameters)),)
-    x, given = example[0], [t for hx in example[1:] if hx is not None for t in (hx if isinstance(hx, tuple) else (hx,))]
+    x = example[0]
+    given = [t for hx in example[1:] if hx is not None for t in (hx if isinstance(hx, tuple | list) else (hx,))]
     is_cell = issubclass(cls, nn.RNNCellBase | SimpleRNNCell | CustomGRUCell | CustomLSTMCell) and cls is not SimpleRNN
     if not given and not is_cell:
         return LayerModel(module), (x,), None, name
     two = issubclass(cls, nn.LSTM | nn.LSTMCell | CustomLSTM | CustomLSTMCell)
     if not given:
-        zeros = torch.zeros(x.shape[0], int(module.hidden_size), dtype=x.dtype, device=x.device)  # type: ignore[arg-type]
+        zeros = x.new_zeros(*x.shape[:-1], int(module.hidden_size))  # type: ignore[arg-type]
         given = [zeros, zeros] if two else [zeros]
     model: nn.Module = HiddenCellModel(module) if two else HiddenModel(module)
     return model, (x, *given), {"h": 1, "c": 2} if two else {"h": 1}, name

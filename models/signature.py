@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +30,12 @@ class FlatModel(nn.Module):
     """`model` called with flat tensors.
 
     Attributes:
-        inputs, states: the named leaves, in the order of forward's arguments.
+        inputs: the named data leaves, in the order of forward's arguments.
+        states: the named leaves of the states, in the order they were declared.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
+        keys: for each of `outputs`, what `states` would call it.
+        made: the declared arguments that the example leaves out, so that the model makes their first value.
+        first: the outputs of the example call.
     """
 
     def __init__(
@@ -43,16 +49,20 @@ class FlatModel(nn.Module):
         super().__init__()
         self.model = model
         self.refs = dict(states)
-        self.arguments = _bind(model, example, self.refs)
-        with torch.no_grad():
-            result = self.model(**self.arguments)
-        for name, ref in self.refs.items():
-            if self.arguments[name] is None:
-                # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
-                self.arguments[name] = pytree.tree_map(torch.zeros_like, _pick(result, ref, name))
+        self.positional, self.arguments = _bind(model, example, self.refs)
+        result = self._example_result()
+        self._check_refs(result)
+        self.made = tuple(name for name in self.refs if self.arguments[name] is None)
+        for name in self.made:
+            # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
+            zeros = pytree.tree_map_only(Tensor, torch.zeros_like, _pick(result, self.refs[name], name))
+            self.arguments[name] = zeros
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
+        self.keys = tuple(k for k, v in self._kept(result).items() for _ in _tensors(v))
+        self.first = tuple(t for _, t in self._data(result))
+        self._check_kept(result)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         left = list(tensors)
@@ -61,38 +71,105 @@ class FlatModel(nn.Module):
             leaves, tree = pytree.tree_flatten(self.arguments[name])
             filled = [left.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
-        result = self.model(**called)
-        after = [t for name, ref in self.refs.items() for t in pytree.tree_leaves(_pick(result, ref, name))]
+        result = _call(self.model, self.positional, called)
+        after = [t for name in self.refs for _, t in self._after(result, name)]
         return (*(t for _, t in self._data(result)), *after)
+
+    def _example_result(self) -> Any:
+        try:
+            # A copy, since a call may change what a module remembers.
+            with torch.no_grad():
+                return _call(copy.deepcopy(self.model), self.positional, self.arguments)
+        except LiftError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise LiftError(
+                f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
+            ) from error
 
     def _data(self, result: Any) -> list[tuple[str, Tensor]]:
         """The named tensors of a result that are not a next state."""
-        if isinstance(result, Mapping):
-            items = [(str(k), v) for k, v in result.items() if k not in self.refs.values()]
-        elif isinstance(result, tuple | list):
-            taken = {ref % len(result) for ref in self.refs.values() if isinstance(ref, int)}
-            items = [("output", v) for i, v in enumerate(result) if i not in taken]
-        else:
-            items = [("output", result)]
-        leaves = []
-        for name, value in items:
-            for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-                if isinstance(leaf, Tensor):
-                    leaves.append((name + _suffix(path), leaf))
-        if not isinstance(result, Mapping) and len(leaves) > 1:
-            leaves = [(f"output{i}", leaf) for i, (_, leaf) in enumerate(leaves)]
-        return leaves
+        return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
+
+    def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
+        parts = self._kept(result).items()
+        leaves = [(f"{key}{_suffix(path)}", leaf) for key, v in parts for path, leaf in _leaves(v) if leaf is not None]
+        if not _is_ordered(result):
+            return leaves
+        return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
+
+    def _kept(self, result: Any) -> dict[OutputRef, Any]:
+        """The parts of a result that are not a next state."""
+        taken = {_key(result, ref) for ref in self.refs.values()}
+        return {key: value for key, value in _parts(result).items() if key not in taken}
+
+    def _after(self, result: Any, name: str) -> list[tuple[str, Tensor]]:
+        """The leaves of one next state in the order in which they are fed."""
+        back = _tensors(_pick(result, self.refs[name], name))
+        order = [path for path, _ in _tensors(self.arguments[name])]
+        # Dicts may come back in another order; tensors without common names are paired by position.
+        by_path = dict(back)
+        return [(path, by_path[path]) for path in order] if by_path.keys() == set(order) else back
 
     def _output_names(self, result: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        names = [name for name, _ in self._data(result)]
-        if not names:
-            raise LiftError("the model returns nothing but its states: a stream needs an output. Return one more tensor.")
-        return _renamed(names, wanted, "output")
+        leaves = self._data_leaves(result)
+        for name, leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                raise LiftError(
+                    f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. Return "
+                    "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
+                )
+        if not leaves:
+            raise LiftError(
+                "the model returns nothing but its states: a stream needs an output. Return one more tensor."
+            )
+        return _renamed([name for name, _ in leaves], wanted, "output")
+
+    def _check_refs(self, result: Any) -> None:
+        """Every declared state is an output, and no output is two states."""
+        owners: dict[OutputRef, str] = {}
+        for name, ref in self.refs.items():
+            _pick(result, ref, name)
+            key = _key(result, ref)
+            assert key is not None
+            if key in owners:
+                raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
+            owners[key] = name
+
+    def _check_kept(self, result: Any) -> None:
+        """Every state comes back as it went in."""
+        for name in self.refs:
+            fed, back = _tensors(self.arguments[name]), self._after(result, name)
+            if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
+                raise LiftError(
+                    f"state {name!r} goes in as {_describe(fed)} but comes back as {_describe(back)}: it must come "
+                    "back in the shape and dtype that it is fed in. Is it the right output?"
+                )
+
+    def check_names(self) -> None:
+        """Raise LiftError where an output has the name of something that is fed."""
+        fed = {leaf.name for leaf in (*self.inputs, *self.states)}
+        for name in self.outputs:
+            if name in fed:
+                raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
 
 
-def _bind(model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]) -> dict[str, Any]:
-    """The example by argument name; a declared state that it leaves out is None."""
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
+    named = {name: value for name, value in arguments.items() if name not in positional}
+    return model(*(arguments[name] for name in positional), **named)
+
+
+def _bind(
+    model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of forward's positional-only arguments, and the example by name; a state that it leaves out is None."""
     signature = inspect.signature(model.forward)
+    parameters = signature.parameters
     try:
         bound = signature.bind_partial(*example)
     except TypeError as error:
@@ -101,54 +178,92 @@ def _bind(model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef
         ) from None
     arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+        if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
             raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
-        arguments[name] = value
-    known = list(signature.parameters)
+        arguments[name] = pytree.tree_map_only(Tensor, torch.detach, value)
+        _check_example(name, value)
+    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
-        if name not in known:
-            raise LiftError(f"states names the argument {name!r}, but forward has {known}.")
+        if name not in named:
+            raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
         arguments.setdefault(name, None)
-    missing = [
-        n
-        for n, p in signature.parameters.items()
-        if p.default is p.empty and arguments.get(n) is None and p.kind is not p.VAR_KEYWORD
-    ]
     if missing:
         raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
-    return arguments
+    if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
+        raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
+    return tuple(n for n in arguments if parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY), arguments
+
+
+def _check_example(name: str, value: Any) -> None:
+    for path, leaf in _leaves(value):
+        if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
+            raise LiftError(f"input {name + _suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
+        if isinstance(leaf, Tensor) and not leaf.numel():
+            raise LiftError(
+                f"input {name + _suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
+            )
+
+
+def _is_ordered(result: Any) -> bool:
+    """Whether the parts of a result have positions and no names."""
+    return isinstance(result, tuple | list) and not hasattr(result, "_fields")
+
+
+def _parts(result: Any) -> dict[OutputRef, Any]:
+    """What a model returns, by name or position."""
+    if isinstance(result, Mapping):
+        return dict(result)
+    if dataclasses.is_dataclass(result):
+        return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    if isinstance(result, tuple | list):
+        return dict(zip(getattr(result, "_fields", range(len(result))), result, strict=True))
+    return {"output": result}
+
+
+def _key(result: Any, ref: OutputRef) -> OutputRef | None:
+    """The key in `_parts(result)` that `ref` means, or None."""
+    keys = list(_parts(result))
+    if isinstance(ref, int) and isinstance(result, tuple | list):
+        return keys[ref] if -len(keys) <= ref < len(keys) else None
+    return ref if ref in keys and not isinstance(result, Tensor) else None
 
 
 def _pick(result: Any, ref: OutputRef, state: str) -> Any:
-    try:
-        if isinstance(ref, int) and isinstance(result, tuple | list):
-            return result[ref]
-        if isinstance(ref, str) and isinstance(result, Mapping):
-            return result[ref]
-    except (IndexError, KeyError):
-        pass
+    key = _key(result, ref)
+    if key is not None:
+        return _parts(result)[key]
     has = (
-        f"the keys {list(result)}"
-        if isinstance(result, Mapping)
+        "one tensor"
+        if isinstance(result, Tensor)
         else f"{len(result)} values"
-        if isinstance(result, tuple | list)
-        else "one tensor"
+        if _is_ordered(result)
+        else f"the keys {list(_parts(result))}"
     )
     raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
-    names, tensors = [], []
-    for argument in arguments:
-        for path, leaf in pytree.tree_flatten_with_path(values[argument])[0]:
-            if isinstance(leaf, Tensor):
-                names.append(argument + _suffix(path))
-                tensors.append(leaf.detach())
-    return tuple(Leaf(n, t) for n, t in zip(_renamed(names, wanted, "input"), tensors, strict=True))
+    leaves = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
+    names = _renamed([name for name, _ in leaves], wanted, "input")
+    return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
+
+
+def _leaves(value: Any) -> list[tuple[Any, Any]]:
+    leaves: list[tuple[Any, Any]] = pytree.tree_flatten_with_path(value)[0]
+    return leaves
+
+
+def _tensors(value: Any) -> list[tuple[str, Tensor]]:
+    return [(_suffix(path), leaf) for path, leaf in _leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _suffix(path: Sequence[Any]) -> str:
-    return "".join(f".{getattr(key, 'key', getattr(key, 'idx', key))}" for key in path)
+    return "".join(f".{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path)
+
+
+def _describe(tensors: Sequence[tuple[str, Tensor]]) -> str:
+    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for _, t in tensors) or "nothing"
 
 
 def _renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch.fx.graph import CodeGen
 
 from rnn_export.errors import LiftError
 from rnn_export.models.layers import Stack
+from rnn_export.models.roots import LayerModel
 
 # The state operands of each recurrent op: position among the arguments, letter, position among the results.
 OPS: Mapping[Any, tuple[tuple[int, str, int], ...]] = {
@@ -30,6 +31,14 @@ SHAPE_ONLY = {
     torch.ops.aten.zeros_like.default,
     torch.ops.aten.ones_like.default,
     torch.ops.aten.full_like.default,
+}
+# What these make has the values of their first argument.
+VALUES_OF_FIRST = {
+    torch.ops.aten.type_as.default,
+    torch.ops.aten.expand_as.default,
+    torch.ops.aten.view_as.default,
+    torch.ops.aten.reshape_as.default,
+    torch.ops.aten.to.other,
 }
 # Guards for the sizes of one export; the program is exported again at others.
 GUARDS = {
@@ -53,7 +62,7 @@ def without_guards(program: torch.export.ExportedProgram) -> fx.GraphModule:
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn" or node.target in GUARDS:
+        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
             module.graph.erase_node(node)
     module.graph.set_codegen(CodeGen())
     output = module.graph.output_node()
@@ -105,7 +114,9 @@ def lift_states(
         last = _state_input(module.graph, name, node, argument, operand, last)
         after.append(_state_output(module.graph, node, result))
     output = module.graph.output_node()
-    output.args = ((*output.args[0], *after),)
+    results = output.args[0]
+    assert isinstance(results, tuple)
+    output.args = ((*results, *after),)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -139,9 +150,16 @@ def _state_output(graph: fx.Graph, node: fx.Node, result: int) -> fx.Node:
 def _depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
     reached = set(sources)
     for node in graph.nodes:
-        if node.target not in SHAPE_ONLY and any(n in reached for n in node.all_input_nodes):
+        if any(n in reached for n in _values_of(node)):
             reached.add(node)
     return reached
+
+
+def _values_of(node: fx.Node) -> list[fx.Node]:
+    """The arguments whose values, not only their shapes, are in the result."""
+    if node.target in SHAPE_ONLY:
+        return []
+    return node.all_input_nodes[:1] if node.target in VALUES_OF_FIRST else node.all_input_nodes
 
 
 def _symbols(size: Any) -> set[Any]:
@@ -152,7 +170,10 @@ class _Names:
     """Names layers by module path: `rnn.l0`, `rnn.l1`; a second call of the same module is `rnn.call1.l0`."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.stacks = {path: module for path, module in model.named_modules() if isinstance(module, Stack)}
+        modules = model.named_modules(remove_duplicate=False)
+        self.stacks = {path: module for path, module in modules if isinstance(module, Stack)}
+        # A bare layer's states are named as if it were the model.
+        self.nameless = ("", "layer") if isinstance(model, LayerModel) else ("",)
         self.seen = Counter[str]()
 
     def of(self, node: fx.Node) -> str:
@@ -162,8 +183,7 @@ class _Names:
         call, layer = divmod(self.seen[path], len(self.stacks[path].layers))
         self.seen[path] += 1
         called = [f"call{call}"] if call else []
-        # "layer" is the bare layer inside its LayerModel, "" a model that is a layer.
-        return ".".join([*([] if path in ("", "layer") else [path]), *called, f"l{layer}"])
+        return ".".join([*([] if path in self.nameless else [path]), *called, f"l{layer}"])
 
 
 class _Recorder(fx.Interpreter):

@@ -38,7 +38,8 @@ class Stream:
         self._memory: Memory = session.memory(batch)
         self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs]
         self._out = [OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs]
-        self._turn = threading.Lock()
+        turn = threading.Lock()
+        self._enter, self._leave = turn.acquire, turn.release
         self._advance, self._chunk = self._memory.step, spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
         self._load = self._in[0].load if len(self._in) == 1 else self._load_all
@@ -50,7 +51,7 @@ class Stream:
 
         Gives None, or fewer frames of a chunk, while the first `spec.delay` frames go by.
         """
-        if not self._turn.acquire(False):
+        if not self._enter(False):
             raise self._busy()
         try:
             if self._pending:
@@ -68,7 +69,7 @@ class Stream:
                 return out
             return self._give(out)
         finally:
-            self._turn.release()
+            self._leave()
 
     def run(self, xs: Frames) -> Any:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
@@ -119,12 +120,12 @@ class Stream:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._turn.acquire(False):
+        if not self._enter(False):
             raise self._busy()
         try:
             yield
         finally:
-            self._turn.release()
+            self._leave()
 
     # --- memory
 

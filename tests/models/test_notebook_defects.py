@@ -1,6 +1,7 @@
 """The defects of the teaching notebook that these cells come from, one test each."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -111,9 +112,12 @@ def test_gradients_flow_to_inputs_states_and_weights(make):
 
 
 @pytest.mark.parametrize(
-    "module", [SimpleRNN(16, 64, 16), CustomGRU(16, 64, 2), CustomLSTM(16, 64, 2)], ids=["rnn", "gru", "lstm"]
+    "make",
+    [partial(SimpleRNN, 16, 64, 16), partial(CustomGRU, 16, 64, 2), partial(CustomLSTM, 16, 64, 2)],
+    ids=["rnn", "gru", "lstm"],
 )
-def test_fresh_weights_are_small_and_do_not_saturate(module):
+def test_fresh_weights_are_small_and_do_not_saturate(make):
+    module = make()
     for weight in module.parameters():
         assert weight.abs().max() <= 1 / 8
         assert weight.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.25)

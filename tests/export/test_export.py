@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.bundle import open_bundle
+from rnn_export.errors import BundleError, ExportError, LiftError, ParityError, RnnExportError, SourceError
+from rnn_export.export import export
+from rnn_export.runtime import load
+from rnn_export.runtime.golden import FILE, Golden, replay
+
+from ..models.nets import LearnedStart, Several, Tagger  # noqa: TID252
+
+X = torch.zeros(2, 7, 4)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "tagger.rnnx"
+    torch.manual_seed(0)
+    export(Tagger(nn.LSTM).eval(), (X,), path, steps=40)
+    return path
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_the_bundle_holds_graphs_and_proof(written):
+    bundle = open_bundle(written)
+    assert set(bundle.files) == {"step.onnx", "sequence.onnx", "parity.json", "golden.npz"}
+    (row,) = bundle.targets
+    assert (row.target, row.precision, row.opset, set(row.files)) == (
+        "onnx",
+        "fp32",
+        18,
+        {"step.onnx", "sequence.onnx"},
+    )
+    assert set(bundle.producer) == {"rnn-export", "torch", "onnx", "numpy"}
+
+
+def test_the_report_says_what_was_checked(written):
+    report = json.loads(open_bundle(written).read("parity.json"))
+    assert (report["ok"], report["source"], report["frames"], report["rows"]) == (True, "noise", 40, 2)
+    checks = {(d["check"], d["tensor"]) for d in report["drifts"]}
+    assert {("lifted", "output"), ("step", "rnn.l0.h"), ("whole", "output"), ("onnx.reference", "output")} <= checks
+    assert all(d["step"] is None and d["scale"] > 0 and d["relative"] < 1e-5 for d in report["drifts"])
+    assert "rnn_export" not in json.dumps(report["notes"])
+
+
+def test_the_golden_vectors_replay(written):
+    engine = load(written)
+    golden = Golden.from_arrays(open_bundle(written).arrays(FILE), engine.spec)
+    assert (golden.rows, golden.frames) == (2, 40)
+    assert replay(engine, golden).ok
+
+
+def test_the_golden_vectors_are_those_of_the_users_module(tmp_path):
+    model = Tagger().eval()
+    bundle = export(model, (X,), tmp_path / "net.rnnx", steps=12)
+    arrays = bundle.arrays(FILE)
+    with torch.no_grad():
+        np.testing.assert_array_equal(model(torch.from_numpy(arrays["input/x"])).numpy(), arrays["output/output"])
+
+
+def test_stored_initial_states_are_in_the_bundle(tmp_path):
+    model = LearnedStart().eval()
+    bundle = export(model, (X,), tmp_path / "net.rnnx", steps=8)
+    assert [s.initial for s in bundle.spec.states] == ["stored", "stored"]
+    np.testing.assert_array_equal(bundle.initial_states()["gru.l1.h"], model.h0[1, 0].detach().numpy())
+
+
+def test_the_digest_of_the_same_model_is_the_same_in_both_bundles(written, tmp_path):
+    torch.manual_seed(0)
+    again = export(Tagger(nn.LSTM).eval(), (X,), tmp_path / "again.rnnx", steps=8, opset=17)
+    assert again.spec.digest == open_bundle(written).spec.digest
+    assert again.targets[0].opset == 17
+
+
+def test_the_stages_are_told(tmp_path):
+    told: list[str] = []
+    export(nn.GRUCell(4, 5).eval(), (X[:, 0],), tmp_path / "cell.rnnx", steps=4, progress=told.append)
+    assert told[:3] == ["lift", "graphs", "reference"]
+    assert told[-2:] == ["onnx.reference", "write"]
+
+
+# --- bad calls: each is refused before anything is written ---------------------------------------------------------
+
+BAD = {
+    "no target": ({"targets": ()}, ExportError, r"targets is empty: name at least one"),
+    "target": ({"targets": ("nnox",)}, ExportError, r"there is no target 'nnox': choose from onnx"),
+    "precision": ({"precision": "fp8"}, ExportError, r"target 'onnx' is not written in 'fp8': choose from fp32"),
+    "opset below": ({"opset": 12}, ExportError, r"opset 12 is not supported for 'onnx': choose one from 13 to 23"),
+    "opset above": ({"opset": 24}, ExportError, r"opset 24 is not supported for 'onnx'"),
+    "steps": ({"steps": 0}, ExportError, r"steps is 0, but must be at least 1"),
+    "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but must be at least 1"),
+    "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9: input 'x' has only 3 axes"),
+    "states": ({"states": {"h": 1}}, LiftError, r"states names the argument 'h'"),
+    "frame": ({"data": np.zeros((9, 5))}, SourceError, r"'x' has shape \(9, 5\), but a frame has \(4,\)"),
+    "empty": ({"data": np.zeros((0, 4))}, SourceError, r"has shape .*0, 4\).* not empty"),
+    "below a chunk": ({"data": np.zeros((2, 4)), "chunk": 3}, SourceError, r"has 2 frames: .* a chunk of 3"),
+    "data names": ({"data": {"y": np.zeros((9, 4))}}, SourceError, r"has \['y'\], but the model's inputs are \['x'\]"),
+    "NaN": ({"data": np.full((9, 4), np.nan)}, SourceError, r"'x' holds NaN or Inf"),
+    "no file": ({"data": "none.npy"}, SourceError, r"none\.npy does not exist"),
+    "kind of file": ({"data": "sound.mp3"}, SourceError, r"sound\.mp3 is of no known kind"),
+    "tolerance": ({"atol": 0.0, "rtol": 0.0}, ParityError, r"where 0 \+ 0 x .* is allowed.*Nothing was written"),
+}
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), BAD.values(), ids=BAD)
+def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, kind, message):
+    with pytest.raises(kind, match=message):
+        export(Tagger().eval(), (X,), tmp_path / "net.rnnx", **{"steps": 8, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_float_type_is_refused(tmp_path):
+    with pytest.raises(
+        ExportError, match=r"'x' is float64, but fp32 is written from a float32 model: call model.float"
+    ):
+        export(Tagger().double().eval(), (X.double(),), tmp_path / "net.rnnx")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the place ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_in_the_way_is_kept_without_force_and_replaced_with_it(tmp_path):
+    path = tmp_path / "net.rnnx"
+    old = export(Tagger().eval(), (X,), path, steps=4)
+    with pytest.raises(BundleError, match=r"net\.rnnx exists: give force=True \(--force\) to replace it"):
+        export(Tagger().eval(), (X,), path, steps=4)
+    assert open_bundle(path).spec == old.spec
+    new = export(Tagger(nn.LSTM).eval(), (X,), str(path), steps=4, force=True)
+    assert open_bundle(path).spec == new.spec != old.spec
+    assert [p.name for p in tmp_path.iterdir()] == ["net.rnnx"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
+def test_what_is_not_a_bundle_is_never_replaced(tmp_path, make, force):
+    make(tmp_path / "net.rnnx")
+    with pytest.raises(BundleError, match=r"net\.rnnx exists and is not a bundle, or choose another name"):
+        export(Tagger().eval(), (X,), tmp_path / "net.rnnx", force=force)
+
+
+def test_the_folder_must_be_there(tmp_path):
+    with pytest.raises(BundleError, match=r"cannot be written: the directory .*none does not exist"):
+        export(Tagger().eval(), (X,), tmp_path / "none" / "net.rnnx")
+
+
+# --- recordings ---------------------------------------------------------------------------------------------------
+
+SOUND = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+RECORDINGS = {
+    "one row": lambda folder: SOUND,
+    "rows": lambda folder: np.stack([SOUND, -SOUND, SOUND[::-1]]),
+    "float64": lambda folder: SOUND.astype(np.float64),
+    "by name": lambda folder: {"x": SOUND},
+    "npy": lambda folder: saved(folder / "x.npy"),
+    "npz": lambda folder: saved(folder / "x.npz"),
+    "csv": lambda folder: saved(folder / "x.csv"),
+}
+
+
+def saved(path: Path) -> Path:
+    if path.suffix == ".csv":
+        np.savetxt(path, SOUND, delimiter=",", header="a,b,c,d", comments="", fmt="%.9g")
+    elif path.suffix == ".npz":
+        np.savez(path, x=SOUND)
+    else:
+        np.save(path, SOUND)
+    return path
+
+
+@pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
+def test_verified_on_a_recording(tmp_path, recording):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", data=recording(tmp_path), steps=20)
+    assert json.loads(bundle.read("parity.json"))["source"] == "recording"
+    heard = bundle.arrays(FILE)["input/x"]
+    assert heard.dtype == np.float32
+    assert heard.shape[1:] == (20, 4)
+    np.testing.assert_array_equal(heard[0], SOUND[:20])
+
+
+def test_a_recording_of_several_inputs(tmp_path):
+    model, example = Several().eval(), (X, torch.zeros(2, 7, 3), torch.zeros(2, 2))
+    data = {"left": SOUND, "right": SOUND[:, :3], "speaker": np.float32([1, -1])}
+    bundle = export(model, example, tmp_path / "net.rnnx", data=data, steps=10)
+    assert bundle.arrays(FILE)["input/speaker"].shape == (2, 2)
+    with pytest.raises(SourceError, match=r"is one array, but the model has the inputs \['left', 'right', 'speaker'\]"):
+        export(model, example, tmp_path / "other.rnnx", data=SOUND)
+    with pytest.raises(SourceError, match=r"the inputs have \[9, 30\] frames"):
+        export(model, example, tmp_path / "other.rnnx", data={**data, "left": SOUND[:9]})
+
+
+def test_every_error_is_of_the_family():
+    assert {kind for _, kind, _ in BAD.values()} <= set(RnnExportError.__subclasses__())

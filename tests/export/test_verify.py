@@ -1,0 +1,202 @@
+"""A wrong graph is caught whatever is wrong with it, and said by check, tensor and step."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from rnn_export.bundle import TargetRow
+from rnn_export.errors import ParityError, RnnExportError
+from rnn_export.export import export
+from rnn_export.export.draft import Draft
+from rnn_export.export.graph import sequence_graph, step_graph
+from rnn_export.export.verify import verify
+from rnn_export.models import StreamingModel, lift
+from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.parity import TOLERANCES
+
+from ..models.nets import Explicit, Tagger  # noqa: TID252
+
+X = torch.zeros(2, 7, 4)
+Edit = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def lifted() -> StreamingModel:
+    torch.manual_seed(0)
+    return lift(Tagger(nn.LSTM).eval(), (X,))
+
+
+@pytest.fixture(scope="module")
+def graphs(lifted) -> dict[str, bytes]:
+    sequence = sequence_graph(lifted)
+    assert sequence is not None
+    return {"step.onnx": step_graph(lifted), "sequence.onnx": sequence}
+
+
+def edited(graph: bytes, edit: Edit) -> bytes:
+    model = onnx.load_from_string(graph)
+    edit(model)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | None = None, frames: int = 24):
+    initial = {name: value.numpy() for name, value in model.initial.items()}
+    draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
+    engine = Engine.of(draft, "onnxruntime")
+    graph = reference or files["step.onnx"]
+    return verify(model, engine, graph, None, frames, TOLERANCES["fp32"], lambda stage: None)
+
+
+def weight_off(model: onnx.ModelProto) -> None:
+    """One weight of the recurrence is off."""
+    (kept,) = [i for i in model.graph.initializer if i.name.endswith(".R")]
+    array = numpy_helper.to_array(kept).copy()
+    array[0, 0, 0] += 0.5
+    kept.CopyFrom(numpy_helper.from_array(array, kept.name))
+
+
+def bias_nan(model: onnx.ModelProto) -> None:
+    (kept,) = [i for i in model.graph.initializer if i.name.endswith("out.bias")]
+    kept.CopyFrom(numpy_helper.from_array(np.full(3, np.nan, np.float32), kept.name))
+
+
+def states_swapped(model: onnx.ModelProto) -> None:
+    names = {"rnn.l0.h.next": "rnn.l0.c.next", "rnn.l0.c.next": "rnn.l0.h.next"}
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def state_stuck(model: onnx.ModelProto) -> None:
+    """The state that comes back is the one that went in."""
+    for node in model.graph.node:
+        node.output[:] = ["lost" if name == "rnn.l0.c.next" else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Identity", ["rnn.l0.c"], ["rnn.l0.c.next"]))
+
+
+def test_the_graphs_as_they_are_pass(lifted, graphs):
+    report, golden = verified(lifted, graphs)
+    assert report.ok
+    assert [name for name, _ in report.checks()] == [
+        "lifted", "step", "whole", "pieces", "reset", "snapshot", "alone", "onnx.reference",
+    ]  # fmt: skip
+    assert (golden.frames, golden.rows) == (24, 2)
+    assert report.worst.relative < 2e-6
+
+
+BROKEN = {
+    "step weight": ("step.onnx", weight_off, "step", r"rnn\.l0\.[hc]", "[2-5]"),
+    "step NaN": ("step.onnx", bias_nan, "step", "output", "1"),
+    "step states swapped": ("step.onnx", states_swapped, "step", r"rnn\.l0\.[hc]", "1"),
+    "step state stuck": ("step.onnx", state_stuck, "step", r"rnn\.l0\.c", "1"),
+    "sequence weight": ("sequence.onnx", weight_off, "whole", "output", "[2-5]"),
+    "sequence states swapped": ("sequence.onnx", states_swapped, "whole", r"rnn\.l0\.[hc]", "24"),
+}
+
+
+@pytest.mark.parametrize(("name", "edit", "check", "tensor", "step"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, step):
+    files = {**graphs, name: edited(graphs[name], edit)}
+    message = (
+        rf"on onnxruntime the check '{check}' departs from the model: '{tensor}' is first outside the tolerance at "
+        rf"step {step} of 24; the largest error is .* is allowed\..*Nothing was written"
+    )
+    with pytest.raises(ParityError, match=message):
+        verified(lifted, files, reference=graphs["step.onnx"])
+
+
+def test_a_graph_that_only_the_reference_evaluator_sees_is_caught(lifted, graphs):
+    with pytest.raises(ParityError, match=r"the check 'onnx\.reference' departs from the model: 'output'"):
+        verified(lifted, graphs, reference=edited(graphs["step.onnx"], weight_off))
+
+
+def test_a_wrong_lifted_module_is_caught(lifted, graphs):
+    module = copy.deepcopy(lifted.module)
+    with torch.no_grad():
+        next(p for n, p in module.named_parameters() if n.endswith("R"))[0, 0, 0] += 0.5
+    with pytest.raises(ParityError, match=r"on torch the check 'lifted' .* at step [2-5] of .* lifting gets wrong"):
+        verified(replace(lifted, module=module), graphs)
+
+
+def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
+    """The cell's forget bias a little off: the first steps are within the tolerance, later ones are not."""
+
+    def forget(model: onnx.ModelProto) -> None:
+        (kept,) = [i for i in model.graph.initializer if i.name.endswith(".B")]
+        array = numpy_helper.to_array(kept).copy()
+        array[0, 12:18] += 1e-3
+        kept.CopyFrom(numpy_helper.from_array(array, kept.name))
+
+    with pytest.raises(ParityError, match=r"at step ([2-9]|1\d) of 24") as caught:
+        verified(lifted, {**graphs, "step.onnx": edited(graphs["step.onnx"], forget)})
+    assert "at step 1 " not in str(caught.value)
+
+
+# --- models that lifting gets wrong, from end to end -----------------------------------------------------------------
+
+
+class Pooled(nn.Module):
+    """A statistic over the whole sequence, which a stream does not know at any frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0].mean(1)
+
+
+class LeftPadded(nn.Module):
+    """A causal convolution that keeps its context to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(4, 4, 3), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(self.conv(nn.functional.pad(x.mT, (2, 0))).mT)[0]
+
+
+class Positions(nn.Module):
+    """An output that depends on how many frames went by."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0] + torch.arange(x.shape[1])[None, :, None]
+
+
+@pytest.mark.parametrize("model", [Pooled(), LeftPadded(), Positions()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_model_that_lifting_gets_wrong_leaves_nothing(tmp_path, model, force):
+    with pytest.raises(ParityError, match=r"the check 'lifted' departs from the model.*Nothing was written"):
+        export(model.eval(), (X,), tmp_path / "wrong.rnnx", time_axis=1, steps=16, force=force)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_the_old_bundle(tmp_path):
+    path = tmp_path / "net.rnnx"
+    old = export(Tagger().eval(), (X,), path, steps=8)
+    with pytest.raises(RnnExportError, match="Nothing was written"):
+        export(Tagger().eval(), (X,), path, steps=8, atol=0, rtol=0, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.rnnx"]
+    assert (path / "manifest.json").read_bytes()
+    assert old.read("step.onnx") == (path / "step.onnx").read_bytes()
+
+
+def test_the_explicit_states_are_verified_in_the_models_own_layout():
+    zeros = torch.zeros(2, 2, 5)
+    model = lift(Explicit().eval(), (X, zeros, zeros), states={"h": 1, "c": 2})
+    files = {"step.onnx": step_graph(model)}
+    assert ort.InferenceSession(files["step.onnx"]).get_inputs()[1].shape == ["batch", 2, 5]
+    assert verified(model, files)[0].ok

@@ -1,0 +1,584 @@
+import copy
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.models import CustomGRU, SimpleRNN, lift
+
+from .nets import Dict, Explicit, LearnedStart, Named, Tagger, Tuple
+
+X = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
+FRAME = X[:, 0]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Call(nn.Module):
+    """A model whose forward is a function of (self, ...)."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.__class__ = type("Call", (Call,), {"forward": function})
+        self.eval()
+
+
+def gru(**options) -> nn.GRU:
+    return nn.GRU(4, 4, batch_first=True, **options)
+
+
+def states_of(model: nn.Module, *example, **options) -> list[str]:
+    return [s.name for s in lift(model, example, **options).spec.states]
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+SHARED = gru()
+NAMES = {
+    "bare layer": (nn.LSTM(4, 5, 2), ["l0.h", "l0.c", "l1.h", "l1.c"]),
+    "bare layer of ours": (CustomGRU(4, 5, 2), ["l0.h", "l1.h"]),
+    "simple network": (SimpleRNN(4, 5, 3), ["l0.h"]),
+    "inside a model": (Tagger(nn.LSTM), ["rnn.l0.h", "rnn.l0.c"]),
+    "named layer": (Call(lambda s, x: s.layer(x)[0], layer=gru()), ["layer.l0.h"]),
+    "nested": (
+        Call(lambda s, x: s.a[1]["b"](x)[0], a=nn.ModuleList([nn.ReLU(), nn.ModuleDict({"b": gru()})])),
+        ["a.1.b.l0.h"],
+    ),
+    "called twice": (
+        Call(lambda s, x: s.a(s.a(x)[0])[0], a=gru(num_layers=2)),
+        ["a.l0.h", "a.l1.h", "a.call1.l0.h", "a.call1.l1.h"],
+    ),
+    "under two names": (Call(lambda s, x: s.b(s.a(x)[0])[0], a=SHARED, b=SHARED), ["a.l0.h", "b.l0.h"]),
+    "in two parents": (
+        Call(lambda s, x: s.b.gru(s.a.gru(x)[0])[0], a=Call(None, gru=SHARED), b=Call(None, gru=SHARED)),
+        ["a.gru.l0.h", "b.gru.l0.h"],
+    ),
+    "a subclass": (Call(lambda s, x: s.a(x)[0], a=type("Mine", (nn.GRU,), {})(4, 5)), ["a.l0.h"]),
+    "a parametrised layer": (
+        Call(lambda s, x: s.a(x)[0], a=nn.utils.parametrizations.weight_norm(gru(), "weight_hh_l0")),
+        ["a.l0.h"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "names"), NAMES.values(), ids=NAMES)
+def test_states_are_named_by_module_path(model, names):
+    lifted = lift(model.eval(), (X,))
+    assert [s.name for s in lifted.spec.states] == names
+    assert [s.output for s in lifted.spec.states] == [f"{name}.next" for name in names]
+    assert_steps_equal_the_whole(lifted, model)
+
+
+def assert_steps_equal_the_whole(lifted, model):
+    """The lifted step, frame after frame with its states fed back, against one call of the model."""
+    axis = lifted.axes.input_time[0]
+    x = torch.randn(2, 5, 4).transpose(1, axis)
+    states = [lifted.initial[s.name].expand(x.shape[1 - axis], *s.row) for s in lifted.spec.states]
+    outputs = []
+    with torch.no_grad():
+        for frame in x.split(1, axis):
+            y, *states = lifted.module(frame, *states)
+            outputs.append(y)
+        args = (torch.zeros(x.shape[1], model.hidden_size),) if isinstance(model, SimpleRNN) else ()
+        whole = model(x, *args)
+    torch.testing.assert_close(torch.cat(outputs, axis), whole if isinstance(whole, Tensor) else whole[0])
+
+
+# --- declared states ----------------------------------------------------------------------------------------------
+
+
+def test_an_explicit_state_has_the_batch_first():
+    h, c = torch.zeros(2, 2, 2, 5)
+    lifted = lift(Explicit().eval(), (X, h, c), states={"h": 1, "c": -1})
+    assert [(s.name, s.shape) for s in lifted.spec.states] == [("h", ("batch", 2, 5)), ("c", ("batch", 2, 5))]
+    assert lifted.axes.state_batch == (1, 1)
+    assert [t.name for t in lifted.spec.outputs] == ["output"]
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_bare_layer_called_with_its_state_declares_it(kind):
+    spec = lift(nn.LSTM(4, 5, 2).eval(), (X, kind([torch.zeros(2, 7, 5)] * 2))).spec
+    assert [(s.name, s.shape) for s in spec.states] == [("h", ("batch", 2, 5)), ("c", ("batch", 2, 5))]
+
+
+def test_a_tuple_of_states_is_numbered():
+    assert states_of(Tuple().eval(), X, (torch.zeros(1, 2, 5),) * 2, states={"hx": 1}) == ["hx.0", "hx.1"]
+
+
+def test_a_tree_of_states_is_paired_by_name_not_by_order():
+    model, zeros = Dict().eval(), torch.zeros(2, 5)
+    lifted = lift(model, (FRAME, {"h": zeros, "c": zeros, "g": zeros}), states={"memory": "next"})
+    assert [s.name for s in lifted.spec.states] == ["memory.h", "memory.c", "memory.g"]
+    assert [t.name for t in lifted.spec.outputs] == ["sum", "both"]
+    h, c, g = torch.randn(3, 2, 5)
+    after = model(FRAME, {"h": h, "c": c, "g": g})["next"]
+    given = lifted.module(FRAME, h, c, g)[2:]
+    torch.testing.assert_close(list(given), [after["h"], after["c"], after["g"]])
+
+
+@dataclass
+class Answer:
+    y: Tensor
+    h: Tensor | None = field(default=None)
+
+
+@pytest.mark.parametrize("ref", ["h", 1, -1])
+def test_a_named_tuple_names_its_results(ref):
+    spec = lift(Named().eval(), (FRAME, torch.zeros(2, 5)), states={"h": ref}).spec
+    assert ([t.name for t in spec.outputs], [s.name for s in spec.states]) == (["y"], ["h"])
+
+
+def test_a_dataclass_names_its_results():
+    def forward(self, x, h):
+        h = self.cell(x, h)
+        return Answer(2 * h, h)
+
+    spec = lift(Call(forward, cell=nn.GRUCell(4, 5)), (FRAME, torch.zeros(2, 5)), states={"h": "h"}).spec
+    assert ([t.name for t in spec.outputs], [s.name for s in spec.states]) == (["y"], ["h"])
+    assert states_of(Call(lambda s, x: Answer(s.gru(x)[0]), gru=gru()), X) == ["gru.l0.h"]
+
+
+def keyword_state(self, x, *, h=None):
+    h = self.cell(x, h)
+    return 2 * h, h
+
+
+def test_a_state_that_the_model_makes_itself():
+    spec = lift(Call(keyword_state, cell=nn.GRUCell(4, 5)), (FRAME,), states={"h": 1}).spec
+    assert [(s.name, s.shape, s.initial) for s in spec.states] == [("h", ("batch", 5), "zeros")]
+
+
+def test_a_state_that_the_model_starts_elsewhere_must_be_given():
+    class Start(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.h, self.cell = nn.Parameter(torch.randn(5)), nn.GRUCell(4, 5)
+
+        def forward(self, x, h=None):
+            h = self.cell(x, self.h.expand(len(x), 5) if h is None else h)
+            return 2 * h, h
+
+    model = Start().eval()
+    with pytest.raises(
+        LiftError, match=r"called without 'h', the model starts from other values than zeros: .*initial="
+    ):
+        lift(model, (FRAME,), states={"h": 1})
+    lifted = lift(model, (FRAME,), states={"h": 1}, initial={"h": model.h})
+    assert lifted.spec.states[0].initial == "stored"
+    assert torch.equal(lifted.initial["h"], model.h)
+
+
+# --- initial values -----------------------------------------------------------------------------------------------
+
+
+def test_a_learned_start_is_stored():
+    model = LearnedStart().eval()
+    lifted = lift(model, (X,))
+    assert [s.initial for s in lifted.spec.states] == ["stored", "stored"]
+    for layer in range(2):
+        assert torch.equal(lifted.initial[f"gru.l{layer}.h"], model.h0[layer, 0])
+
+
+@pytest.mark.parametrize("row", [torch.randn(5), torch.randn(1, 5)], ids=["row", "batch of one"])
+def test_initial_is_one_row(row):
+    lifted = lift(Named().eval(), (FRAME, torch.ones(2, 5)), states={"h": 1}, initial={"h": row})
+    assert torch.equal(lifted.initial["h"], row.reshape(5))
+    assert lifted.spec.states[0].initial == "stored"
+
+
+def test_the_examples_state_is_not_where_it_starts():
+    lifted = lift(Named().eval(), (FRAME, torch.ones(2, 5)), states={"h": 1})
+    assert not lifted.initial["h"].any()
+    assert lifted.spec.states[0].initial == "zeros"
+
+
+BAD_INITIAL = {
+    "shape": ({"h": torch.zeros(6)}, r"initial\['h'\] has shape \(6,\), but one row of the state has \(5,\)"),
+    "rows": ({"h": torch.zeros(2, 5)}, r"initial\['h'\] has shape \(2, 5\), but one row"),
+    "unknown": ({"c": torch.zeros(5)}, r"initial names \['c'\], but the declared states are \['h'\]"),
+}
+
+
+@pytest.mark.parametrize(("initial", "message"), BAD_INITIAL.values(), ids=BAD_INITIAL)
+def test_a_wrong_initial_is_refused(initial, message):
+    with pytest.raises(LiftError, match=message):
+        lift(Named().eval(), (FRAME, torch.zeros(2, 5)), states={"h": 1}, initial=initial)
+
+
+def by_row(self, x):
+    h0 = torch.arange(x.shape[0], dtype=x.dtype)[None, :, None].expand(1, -1, 4)
+    return self.gru(x, h0.contiguous())[0]
+
+
+ZEROS = {
+    "zeros": lambda s, x: s.gru(x, torch.zeros(1, x.shape[0], 4))[0],
+    "new_zeros": lambda s, x: s.gru(x, x.new_zeros(1, x.size(0), 4))[0],
+    "type_as": lambda s, x: s.gru(x, torch.zeros(1, x.shape[0], 4).type_as(x))[0],
+    "to": lambda s, x: s.gru(x, torch.zeros(1, x.shape[0], 4).to(x))[0],
+    "zeros_like": lambda s, x: s.gru(x, torch.zeros_like(x[:, 0])[None])[0],
+}
+
+
+@pytest.mark.parametrize("forward", ZEROS.values(), ids=ZEROS)
+def test_zeros_made_in_the_shape_of_the_input_are_a_start(forward):
+    spec = lift(Call(forward, gru=gru()), (X,)).spec
+    assert [(s.name, s.initial) for s in spec.states] == [("gru.l0.h", "zeros")]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def stack(self, x):
+    self.seen = x if self.seen is None else torch.cat([self.seen, x], -1)
+    return self.seen.sum(-1, keepdim=True)
+
+
+def counted(self, x):
+    self.count.add_(1)
+    return x * self.count
+
+
+def remembering() -> nn.Module:
+    model = Call(stack)
+    model.seen = None
+    return model
+
+
+def counting() -> nn.Module:
+    model = Call(counted)
+    model.register_buffer("count", torch.zeros(1))
+    return model
+
+
+def packed(self, x):
+    lengths = torch.full((x.shape[0],), x.shape[1])
+    pack = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(self.gru(pack)[0], batch_first=True)[0]
+
+
+class OwnForward(nn.GRU):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def cell_model(function) -> nn.Module:
+    return Call(function, cell=nn.LSTMCell(4, 5))
+
+
+H = torch.zeros(2, 5)
+KEPT = {"states": {"h": 1}}
+REFUSED = {
+    "computed": (
+        Call(lambda s, x: s.gru(x, x[:, :1].transpose(0, 1).contiguous())[0], gru=gru()),
+        (X,),
+        {},
+        r"gru.l0: the state 'h' that it starts from is computed from the input",
+    ),
+    "by row": (
+        Call(by_row, gru=gru()),
+        (X,),
+        {},
+        r"gru.l0.h: its initial value differs between the rows",
+    ),
+    "forgotten": (
+        Named(),
+        (FRAME, H),
+        {},
+        r"input 'h' \(2, 5\) comes back in the same shape as output 'h': .* states=\{'h': 'h'\}, or .* states=\{\}",
+    ),
+    "forgotten pair": (
+        Explicit(),
+        (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
+        {},
+        r"input 'h' .* states=\{'h': 2\}, or say that there is none",
+    ),
+    "forgotten tuple": (
+        Tuple(),
+        (X, (torch.zeros(1, 2, 5),) * 2),
+        {},
+        r"input 'hx.0' .* Declare it, states=\{'hx': 1\}",
+    ),
+    "packed": (Call(packed, gru=gru()), (X,), {}, r"^a recurrent layer is called with a PackedSequence: .* Drop"),
+    "projection": (
+        nn.LSTM(4, 5, proj_size=3),
+        (X,),
+        {},
+        r"layer: LSTM has proj_size=3, which ONNX's LSTM operator does not know",
+    ),
+    "bidirectional": (
+        Call(lambda s, x: s.a(x)[0][:, -1], a=gru(bidirectional=True)),
+        (X,),
+        {"time_axis": 1},
+        r"a: GRU is bidirectional: .* cannot stream",
+    ),
+    "own forward": (OwnForward(4, 5), (X,), {}, r"the model: OwnForward has a forward of its own around torch's GRU"),
+    "own forward within": (
+        Call(lambda s, x: s.a(x), a=OwnForward(4, 5)),
+        (X,),
+        {},
+        r"a: OwnForward has a forward of its own",
+    ),
+    "grows": (
+        remembering(),
+        (FRAME,),
+        {},
+        r"the model remembers 'seen' between calls, inside itself\. Take it as an argument",
+    ),
+    "counts": (counting(), (FRAME,), {}, r"the model remembers 'count' between calls"),
+    "random": (
+        Call(lambda s, x: x * torch.rand(1)),
+        (FRAME,),
+        {},
+        r"gives other outputs for the same inputs at each call: it draws random",
+    ),
+    "fails": (nn.GRU(5, 5), (X,), {}, r"the model fails on its own example inputs: RuntimeError: input.size"),
+    "fails on noise": (
+        Call(lambda s, x: 1 / 0 if x.any() else x),
+        (0 * X,),
+        {},
+        r"the model fails on noise in the shape of its example: division",
+    ),
+    "too many": (Tagger(), (X, X), {}, r"the example has 2 inputs, which do not fit forward\(x.*\).*: too many"),
+    "too few": (Named(), (FRAME,), {}, r"forward needs 'h', which the example does not give"),
+    "no example": (nn.GRU(4, 5), (), {}, r"forward needs 'input', which the example does not give"),
+    "no tensor": (Call(lambda s: H), (), {}, r"the example holds no tensor that goes in"),
+    "starred": (Call(lambda s, *x: x[0]), (X,), {}, r"forward takes \*x: give its arguments names"),
+    "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, r"forward needs 'k'"),
+    "numpy": (Tagger(), (X.numpy(),), {}, r"input 'x' is ndarray: give torch.as_tensor"),
+    "empty": (Tagger(), (X[:0],), {}, r"input 'x' has shape \(0, 7, 4\): no axis of an example may be empty"),
+    "only states": (
+        Call(lambda s, x, h: (x + h,)),
+        (H, H),
+        {"states": {"h": 0}},
+        r"returns nothing but its states: .* Return one more tensor",
+    ),
+    "float output": (
+        Call(lambda s, x: (x, 1.5)),
+        (X,),
+        {},
+        r"'output1' of what the model returns is a float: a stream gives tensors",
+    ),
+    "unknown state": (
+        Named(),
+        (FRAME, H),
+        {"states": {"g": 1}},
+        r"states names the argument 'g', but forward has \['x', 'h'\]",
+    ),
+    "unknown output": (
+        Named(),
+        (FRAME, H),
+        {"states": {"h": "g"}},
+        r"'h' comes back as output 'g', but the model returns the keys \['y', 'h'\]",
+    ),
+    "output out of range": (
+        Explicit(),
+        (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
+        {"states": {"h": 3, "c": 2}},
+        r"comes back as output 3, but the model returns 3 values",
+    ),
+    "one tensor": (
+        Call(lambda s, x, h: x + h),
+        (H, H),
+        {"states": {"h": 1}},
+        r"comes back as output 1, but the model returns one tensor",
+    ),
+    "one output twice": (
+        Call(lambda s, x, h, c: (x + h + c, h)),
+        (H, H, H),
+        {"states": {"h": 1, "c": -1}},
+        r"states gives output -1 to both 'h' and 'c'",
+    ),
+    "another shape": (
+        Call(lambda s, x, h: (x, torch.cat([h, h], 1))),
+        (H, H),
+        KEPT,
+        r"state 'h' goes in as float32 \(2, 5\) but comes back as float32 \(2, 10\)",
+    ),
+    "another dtype": (Call(lambda s, x, h: (x, h.double())), (H, H), KEPT, r"comes back as float64 \(2, 5\)"),
+    "another count": (
+        cell_model(lambda s, x, h: (x, s.cell(x, (h, h)))),
+        (FRAME, H),
+        KEPT,
+        r"goes in as float32 \(2, 5\) but comes back as float32 \(2, 5\), float32 \(2, 5\)",
+    ),
+    "a name twice": (
+        Call(lambda s, x: {"x": s.gru(x)[0]}, gru=gru()),
+        (X,),
+        {},
+        r"'x' names both an input and an output: choose other names, output_names",
+    ),
+    "input names": (
+        Tagger(),
+        (X,),
+        {"input_names": ["a", "b"]},
+        r"input_names has 2 names, but the model has 1 inputs: \['x'\]",
+    ),
+    "output names": (
+        Tagger(),
+        (X,),
+        {"output_names": []},
+        r"output_names has 0 names, but the model has 1 outputs: \['output'\]",
+    ),
+    "a data-dependent branch": (
+        Call(lambda s, x: x if x.sum() > 0 else 2 * x),
+        (FRAME,),
+        {"time_axis": None},
+        r"torch.export cannot follow the model: GuardOnDataDependentSymNode",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize(("model", "example", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_lifted_is_refused(model, example, options, message):
+    with pytest.raises(LiftError, match=f"(?s){message}"):
+        lift(model.eval(), example, **options)
+
+
+def test_a_model_is_a_module():
+    with pytest.raises(LiftError, match=r"the model is a function: lifting needs a torch.nn.Module"):
+        lift(lambda x: x, (X,))
+
+
+# --- what works all the same --------------------------------------------------------------------------------------
+
+WORKS = {
+    "None among the outputs": (Call(lambda s, x: (s.gru(x)[0], None), gru=gru()), (X,)),
+    "a bare tensor": (Tagger(), X),
+    "an example with a gradient": (Tagger(), (nn.Linear(4, 4)(X),)),
+    "a keyword with a default": (Call(lambda s, x, *, k=1: s.gru(x)[0] * k, gru=gru()), (X,)),
+    "an argument given as None": (Call(lambda s, x, h: s.gru(x, h)[0], gru=gru()), (X, None)),
+    "positional-only": (Call(eval("lambda s, x, /: s.gru(x)[0]"), gru=gru()), (X,)),
+    "more arguments, not given": (Call(lambda s, x, *more, **others: s.gru(x)[0], gru=gru()), (X,)),
+    "the input among the outputs": (Call(lambda s, x: (x, s.gru(x)[0]), gru=gru()), (X,)),
+    "one output twice": (Call(lambda s, x: (s.gru(x)[0],) * 2, gru=gru()), (X,)),
+    "float64": (Tagger().double(), (X.double(),)),
+}
+
+
+@pytest.mark.parametrize(("model", "example"), WORKS.values(), ids=WORKS)
+def test_it_is_lifted(model, example):
+    lifted = lift(model.eval(), example)
+    assert [s.name for s in lifted.spec.states] in (["gru.l0.h"], ["rnn.l0.h"])
+    x = torch.randn(2, 5, 4, dtype=lifted.original.inputs[0].example.dtype)
+    start = x.new_zeros(2, lifted.spec.states[0].row[0])
+    with torch.no_grad():
+        torch.testing.assert_close(lifted.module(x, start)[-2], lifted.original(x)[-1])
+
+
+def test_names_can_be_chosen():
+    spec = lift(Tagger().eval(), (X,), input_names=["sound"], output_names=["tag"], sample_rate=8000).spec
+    assert (spec.inputs[0].name, spec.outputs[0].name, spec.sample_rate) == ("sound", "tag", 8000)
+
+
+# --- the mode, and the user's own model ---------------------------------------------------------------------------
+
+
+def test_train_mode_that_changes_the_outputs_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    with pytest.raises(LiftError, match=r"train mode and gives other outputs .*\(Dropout\): call model.eval\(\)"):
+        lift(model, (FRAME,))
+    with pytest.raises(LiftError, match=r"\(LSTM\): call model.eval\(\)"):
+        lift(nn.LSTM(4, 5, 2, dropout=0.5), (X,))
+    with pytest.raises(LiftError, match=r"train mode and gives other outputs there than in eval mode: call"):
+        lift(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), (FRAME,))
+
+
+def test_train_mode_without_effect_is_accepted_and_kept():
+    model = Tagger()
+    assert states_of(model, X) == ["rnn.l0.h"]
+    assert all(module.training for module in model.modules())
+
+
+def buffers_changed_in_training() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize(
+    ("make", "example"),
+    [
+        (Tagger, (X,)),
+        (lambda: nn.LSTM(4, 5), (X,)),
+        (LearnedStart, (X,)),
+        (buffers_changed_in_training, (FRAME,)),
+        (counting, (FRAME,)),
+    ],
+    ids=["hidden", "bare", "learned", "refused train", "refused memory"],
+)
+def test_the_users_model_is_never_changed(make, example):
+    model = make()
+    before, attributes = copy.deepcopy(model.state_dict()), {n: set(vars(m)) for n, m in model.named_modules()}
+    modules, mode, kinds = list(model.modules()), model.training, [type(m) for m in model.modules()]
+    given = [x.clone() for x in example]
+    try:
+        lift(model, example)
+    except LiftError:
+        assert make in (buffers_changed_in_training, counting)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {n: set(vars(m)) for n, m in model.named_modules()} == attributes
+    assert list(model.modules()) == modules
+    assert [type(m) for m in model.modules()] == kinds
+    assert model.training is mode
+    assert all(torch.equal(a, b) for a, b in zip(example, given, strict=True))
+
+
+# --- the digest ---------------------------------------------------------------------------------------------------
+
+
+DIGEST = "211932d318f80c561fcfa8120f6b428c7704ce48b6b6a8af425aafdab39e5d09"
+
+
+def digest(model: nn.Module, **options: object) -> str:
+    return lift(model.eval(), (X,), **options).spec.digest
+
+
+def test_the_digest_is_that_of_contract_and_weights():
+    model = Tagger()
+    same = digest(model)
+    assert same == digest(copy.deepcopy(model))
+    with torch.no_grad():
+        model.rnn.weight_hh_l0[0, 0] += 1e-3
+    assert digest(model) != same
+    assert len({digest(model), digest(model, chunk=2), digest(model, output_names=["y"])}) == 3
+
+
+def test_the_digest_is_the_same_in_every_run():
+    model = Tagger()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(0.25)
+    assert digest(model) == DIGEST
+
+
+def test_a_buffer_that_is_not_saved_is_in_the_digest():
+    def scaled(value: float) -> nn.Module:
+        model = Call(lambda s, x: s.rnn(x)[0] * s.scale, rnn=gru())
+        model.register_buffer("scale", torch.tensor(value), persistent=False)
+        for weight in model.parameters():
+            nn.init.constant_(weight, 0.25)
+        return model
+
+    assert digest(scaled(1.0)) == digest(scaled(1.0)) != digest(scaled(2.0))
+
+
+def test_initial_values_are_in_the_digest():
+    def start(value: float) -> str:
+        return lift(model, (FRAME, H), states={"h": 1}, initial={"h": torch.full((5,), value)}).spec.digest
+
+    model = Named().eval()
+    assert start(1.0) == start(1.0) != start(2.0)
+
+
+def test_a_weight_may_have_the_name_of_a_state():
+    model = Call(keyword_state, cell=nn.GRUCell(4, 5))
+    model.register_buffer("h", torch.zeros(5))
+    assert states_of(model, FRAME, states={"h": 1}) == ["h"]

@@ -1,0 +1,263 @@
+"""Every case on every way of running it, against the untouched module called as its user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from rnn_export.export import export
+from rnn_export.export.decompose import decompose
+from rnn_export.models import CustomGRUCell, StreamingModel, lift
+from rnn_export.runtime.engine import Engine, load
+from rnn_export.runtime.ports import canonical, graph_layout
+from rnn_export.spec import TIME, TensorSpec
+
+from .cases import CASES, Case, Inputs
+
+ROWS = 2
+FRAMES = 204  # whole chunks of 3 and 4
+LONG = 1000
+Array = npt.NDArray[Any]
+Named = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A case with its model, lifted and as an engine on the bundle, and what is true of it."""
+
+    case: Case
+    model: nn.Module
+    lifted: StreamingModel
+    engine: Engine
+    step_graph: bytes
+
+    def draw(self, frames: int) -> Inputs:
+        torch.manual_seed(1)
+        return self.case.draw(ROWS, frames)
+
+    def truth(self, inputs: Inputs, drive: Callable[..., Any] | None = None) -> tuple[Named, Named]:
+        with torch.no_grad():
+            outputs, states = (drive or self.case.truth)(self.model, inputs)
+        names = [t.name for t in self.lifted.spec.outputs]
+        return (
+            {name: value.numpy() for name, value in zip(names, outputs, strict=True)},
+            {name: value.numpy() for name, value in states.items()},
+        )
+
+    def timed(self, tensor: TensorSpec) -> bool:
+        return not self.lifted.spec.has_time or tensor.axis(TIME) is not None
+
+    def named(self, inputs: Inputs) -> Named:
+        return {t.name: value.numpy() for t, value in zip(self.lifted.spec.inputs, inputs, strict=True)}
+
+    def cut(self, inputs: Named, start: int, stop: int) -> Named:
+        timed = {t.name for t in self.lifted.spec.inputs if self.timed(t)}
+        return {name: a[:, start:stop] if name in timed else a for name, a in inputs.items()}
+
+    def joined(self, pieces: list[Named]) -> Named:
+        """Pieces along time; of an output without time the last."""
+        return {
+            t.name: np.concatenate([p[t.name] for p in pieces], 1) if self.timed(t) else pieces[-1][t.name]
+            for t in self.lifted.spec.outputs
+        }
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Exported]:
+    """Export a case once for all tests of it."""
+    done: dict[str, Exported] = {}
+
+    def get(case: Case) -> Exported:
+        if case.name not in done:
+            model, example, options = case.build()
+            path = tmp_path_factory.mktemp("parity") / "case.rnnx"
+            step_graph = export(model, example, path, steps=32, **options).read("step.onnx")
+            done[case.name] = Exported(case, model, lift(model, example, **options), load(path), step_graph)
+        return done[case.name]
+
+    return get
+
+
+def assert_close(got: Mapping[str, Array], want: Mapping[str, Array], tolerance: float) -> None:
+    for name, true in want.items():
+        assert got[name].shape == true.shape, name
+        scale = np.abs(true).max()
+        assert scale > 0, name
+        assert np.abs(got[name].astype(np.float64) - true).max() <= tolerance * scale, name
+
+
+# --- the ways of running it: canonical inputs -> outputs and last states -------------------------------------------
+
+
+def by_lifted(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """The lifted eager module, a chunk at a time."""
+    spec = it.lifted.spec
+    states = [it.lifted.initial[s.name].expand(ROWS, *s.row) for s in spec.states]
+
+    def step(feed: Named) -> list[Array]:
+        nonlocal states
+        with torch.no_grad():
+            results = it.lifted.module(*(torch.from_numpy(a) for a in feed.values()), *states)
+        states = list(results[len(spec.outputs) :])
+        return [r.numpy() for r in results[: len(spec.outputs)]]
+
+    outputs = by_graph(it, inputs, step)
+    return outputs, {s.name: value.numpy() for s, value in zip(spec.states, states, strict=True)}
+
+
+def by_reference(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """onnx.reference on the decomposed step graph."""
+    spec, evaluator = it.lifted.spec, ReferenceEvaluator(onnx.load_from_string(decompose(it.step_graph)))
+    states = {s.input: it.lifted.initial[s.name].expand(ROWS, *s.row).numpy() for s in spec.states}
+
+    def step(feed: Named) -> list[Array]:
+        nonlocal states
+        results = evaluator.run(None, {**feed, **states})
+        assert isinstance(results, list)
+        states = {s.input: value for s, value in zip(spec.states, results[len(spec.outputs) :], strict=True)}
+        return results[: len(spec.outputs)]
+
+    return by_graph(it, inputs, step), {s.name: states[s.input] for s in spec.states}
+
+
+def by_graph(it: Exported, inputs: Named, step: Callable[[Named], list[Array]]) -> Named:
+    """Drive something that takes the graph's own layout, a chunk at a time."""
+    spec, pieces = it.lifted.spec, []
+    frames = next(inputs[t.name].shape[1] for t in spec.inputs if it.timed(t))
+    for start in range(0, frames, spec.chunk):
+        piece = it.cut(inputs, start, start + spec.chunk)
+        if not spec.has_time:
+            piece = {name: a[:, 0] for name, a in piece.items()}
+        outputs = step({t.name: graph_layout(piece[t.name], t) for t in spec.inputs})
+        given = {t.name: canonical(a, t) for t, a in zip(spec.outputs, outputs, strict=True)}
+        pieces.append(given if spec.has_time else {name: a[:, None] for name, a in given.items()})
+    return it.joined(pieces)
+
+
+def bare(it: Exported, given: Any) -> Named:
+    return given if isinstance(given, dict) else {it.lifted.spec.outputs[0].name: given}
+
+
+def fed(inputs: Named) -> Any:
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+
+def by_step(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """Stream.step, frame after frame or chunk after chunk."""
+    spec, stream, pieces = it.engine.spec, it.engine.stream(batch=ROWS), []
+    timed = {t.name for t in spec.inputs if it.timed(t)}
+    gives = {t.name for t in spec.outputs if it.timed(t)}
+    frames = next(inputs[name].shape[1] for name in timed)
+    for start in range(0, frames, spec.chunk):
+        piece = it.cut(inputs, start, start + spec.chunk)
+        if spec.chunk == 1:
+            piece = {name: a[:, 0] if name in timed else a for name, a in piece.items()}
+        given = bare(it, stream.step(fed(piece)))
+        pieces.append({n: a[:, None] if spec.chunk == 1 and n in gives else a for n, a in given.items()})
+    return it.joined(pieces), stream.states
+
+
+def by_run(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """Stream.run on the whole sequence."""
+    stream = it.engine.stream(batch=ROWS)
+    return bare(it, stream.run(fed(inputs))), stream.states
+
+
+def by_pieces(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """Stream.run on random pieces, some of them below a chunk."""
+    stream, random, pieces, at = it.engine.stream(batch=ROWS), np.random.default_rng(2), [], 0
+    frames = next(inputs[t.name].shape[1] for t in it.engine.spec.inputs if it.timed(t))
+    while at < frames:
+        stop = min(at + int(random.integers(1, 40)), frames)
+        pieces.append(bare(it, stream.run(fed(it.cut(inputs, at, stop)))))
+        at = stop
+    return it.joined(pieces), stream.states
+
+
+WAYS = [by_lifted, by_step, by_run, by_pieces, by_reference]
+CORE = [case for case in CASES if case.core]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_core = pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+
+
+def check(it: Exported, way: Callable[..., tuple[Named, Named]], frames: int, drive: Any = None) -> None:
+    """Outputs of every frame, and the last states where the truth shows them."""
+    inputs = it.draw(frames)
+    outputs, states = it.truth(inputs, drive)
+    given, last = way(it, it.named(inputs))
+    assert_close(given, outputs, it.case.tolerance)
+    assert_close(last, states, it.case.tolerance)
+
+
+@every_case
+@every_way
+def test_equals_the_untouched_module(exported, case, way):
+    check(exported(case), way, FRAMES)
+
+
+@pytest.mark.slow
+@every_core
+@pytest.mark.parametrize("way", [by_step, by_run], ids=lambda way: way.__name__)
+def test_equals_the_untouched_module_over_1000_steps(exported, case, way):
+    check(exported(case), way, LONG)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.equation], ids=lambda case: case.name)
+@every_way
+def test_our_cells_equal_their_equations_in_float64(exported, case, way):
+    check(exported(case), way, FRAMES, case.equation)
+
+
+@every_case
+def test_the_true_states_are_those_of_the_contract(exported, case):
+    it = exported(case)
+    _, states = it.truth(it.draw(4))
+    assert not states or states.keys() == {s.name for s in it.lifted.spec.states}
+    assert {s.name: s.row for s in it.lifted.spec.states if s.name in states} == {
+        n: a.shape[1:] for n, a in states.items()
+    }
+
+
+# --- canaries -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "flag"), [("CustomGRU-1-before", 0), ("CustomGRU-1-after", 1), ("nn.GRU-1", 1)])
+def test_each_gru_is_written_in_its_own_form(exported, name, flag):
+    graph = onnx.load_from_string(exported(next(c for c in CASES if c.name == name)).step_graph).graph
+    (node,) = [n for n in graph.node if n.op_type == "GRU"]
+    assert {a.name: a.i for a in node.attribute}.get("linear_before_reset", 0) == flag
+
+
+@pytest.mark.parametrize(("reset_after", "expected"), [(False, 0.873618), (True, 0.885249)])
+def test_one_step_computed_by_hand(tmp_path, reset_after, expected):
+    """With all weights 1, bh = 0.5, bhh = 0.25, x = 1 and h = 0.5:
+
+    r = z = σ(1.5) = 0.817574; the candidate is tanh(r h + x + bh) = tanh(1.908787) = 0.956983 before, or
+    tanh(x + bh + r (h + bhh)) = tanh(2.113181) = 0.971210 after; h' = (1 - z) h + z candidate.
+    """
+    cell = CustomGRUCell(1, 1, reset_after)
+    with torch.no_grad():
+        for weight in cell.parameters():
+            weight.fill_(1)
+        cell.br.zero_()
+        cell.bz.zero_()
+        cell.bh.fill_(0.5)
+        if reset_after:
+            cell.bhh.fill_(0.25)
+    export(cell.eval(), (torch.zeros(1, 1),), tmp_path / "one.rnnx", steps=2)
+    stream = load(tmp_path / "one.rnnx").stream(states={"h": np.float32([0.5])})
+    assert stream.step(np.float32([1]))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_table_names_each_case_once():
+    assert len({case.name for case in CASES}) == len(CASES)
