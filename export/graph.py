@@ -88,7 +88,7 @@ def _attributes(R: Any, activations: str) -> dict[str, Any]:
 
 
 def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:
-    """Call the two symbols by their names, at every tensor they reach."""
+    """Call the two symbols by their names at every tensor they reach, and drop what torch noted there."""
     names: dict[str, str] = {}
     shapes = [t.shape for t in spec.inputs] + [s.shape for s in spec.states]
     for value, shape in zip(graph.graph.inputs, shapes, strict=True):
@@ -99,6 +99,7 @@ def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> N
                 names[symbol.value] = dim
     values = [*graph.graph.inputs, *graph.graph.outputs, *(v for node in graph.graph for v in node.outputs)]
     for value in values:
+        value.metadata_props.clear()
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
 

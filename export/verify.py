@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -11,7 +11,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from rnn_export.errors import ParityError, SourceError
+from rnn_export.errors import SourceError
 from rnn_export.export.decompose import decompose
 from rnn_export.models.axes import Noise
 from rnn_export.models.lift import StreamingModel
@@ -20,7 +20,9 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import Drift, ParityReport, Tolerance, drift
 from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import TIME, TensorSpec
+from rnn_export.spec import StreamSpec, TensorSpec
+
+Call = Callable[[list[Array]], list[Array]]
 
 ROWS = 2
 # onnx.reference is plain Python.
@@ -57,46 +59,33 @@ def verify(
 def _golden(
     model: StreamingModel, recording: Mapping[str, Array] | None, frames: int, tolerance: Tolerance
 ) -> tuple[Golden, tuple[Drift, ...]]:
-    """What the user's own module gives, and how far the lifted one is from it in the same closed loop."""
-    inputs = _noise(model, frames) if recording is None else _shortened(model, recording, frames)
-    outputs, states = _by_lifted(model, inputs)
-    own = _by_original(model, inputs)
-    at = np.arange(1, next(iter(states.values())).shape[1] + 1) * model.spec.chunk if states else None
-    length = _frames(model, inputs)
-    at = np.array([length]) if at is None else at
-    golden = Golden(inputs, own, states, at, tolerance)
-    drifts = []
-    for tensor in model.spec.outputs:
-        got, want = outputs[tensor.name], own[tensor.name]
-        timed = _timed(model, tensor)
-        steps = np.arange(1, length + 1) if timed else at[-1:]
-        drifts.append(
-            drift(
-                "lifted",
-                tensor.name,
-                got if timed else got[:, None],
-                want if timed else want[:, None],
-                steps,
-                tolerance,
-            )
-        )
+    """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
+
+    The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
+    by the outputs, and by the states that both have.
+    """
+    spec, inputs = model.spec, _noise(model, frames) if recording is None else _shortened(model, recording, frames)
+    length = _frames(spec, inputs)
+    lifted = _closed_loop(spec, inputs, _torch_call(model.module), _initial(model, inputs), length, spec.chunk)
+    size = length if spec.has_time else 1
+    own = _closed_loop(spec, inputs, _torch_call(_batch_first(model)), _initial(model, inputs), length, size)
+    at = np.arange(spec.chunk, length + 1, spec.chunk)
+    golden = Golden(inputs, own.outputs, lifted.states, at, tolerance)
+    drifts = [_output_drift("lifted", spec, t, lifted.outputs, golden, length) for t in spec.outputs]
+    for leaf in model.original.states:
+        want = own.states[leaf.name]
+        last = want.shape[1]
+        got, steps = lifted.states[leaf.name][:, -last:], at[-last:]
+        drifts.append(drift("lifted", leaf.name, got, want, steps, tolerance))
     return golden, tuple(drifts)
 
 
-def _timed(model: StreamingModel, tensor: TensorSpec) -> bool:
-    return not model.spec.has_time or tensor.axis(TIME) is not None
-
-
-def _frames(model: StreamingModel, inputs: Mapping[str, Array]) -> int:
-    return int(next(inputs[t.name].shape[1] for t in model.spec.inputs if _timed(model, t)))
-
-
 def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
-    noise = Noise(model.original, seed=1)
-    frames = max(frames // model.spec.chunk, 1) * model.spec.chunk
+    noise, spec = Noise(model.original, seed=1), model.spec
+    frames = max(frames // spec.chunk, 1) * spec.chunk
     inputs = {}
-    for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
-        shape = (ROWS, *((frames,) if _timed(model, tensor) else ()), *tensor.frame)
+    for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
+        shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
         sized = leaf.example.new_zeros(shape) + (leaf.example.max() if not leaf.example.is_floating_point() else 0)
         inputs[tensor.name] = noise.like(sized.to(leaf.example.dtype), {}).numpy()
     return inputs
@@ -104,103 +93,118 @@ def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
 
 def _shortened(model: StreamingModel, recording: Mapping[str, Array], frames: int) -> dict[str, Array]:
     """At most `frames` frames, whole chunks of them; a single row gets a second one that starts half-way."""
-    length = min(_frames(model, recording), frames) // model.spec.chunk * model.spec.chunk
+    spec = model.spec
+    length = min(_frames(spec, recording), frames) // spec.chunk * spec.chunk
     if length < 1:
         raise SourceError(
-            f"the recording has {_frames(model, recording)} frames: verification needs a chunk of {model.spec.chunk}."
+            f"the recording has {_frames(spec, recording)} frames: verification needs a chunk of {spec.chunk}."
         )
     inputs = {}
-    for tensor in model.spec.inputs:
+    for tensor in spec.inputs:
         a = recording[tensor.name]
         if a.shape[0] == 1:
-            a = np.concatenate([a, np.roll(a, a.shape[1] // 2, 1) if _timed(model, tensor) else a])
-        inputs[tensor.name] = np.ascontiguousarray(a[:, :length] if _timed(model, tensor) else a)
+            a = np.concatenate([a, np.roll(a, a.shape[1] // 2, 1) if spec.timed(tensor) else a])
+        inputs[tensor.name] = np.ascontiguousarray(a[:, :length] if spec.timed(tensor) else a)
     return inputs
 
 
-def _initial(model: StreamingModel, rows: int) -> list[Tensor]:
-    return [model.initial[s.name].expand(rows, *s.row).contiguous() for s in model.spec.states]
+def _frames(spec: StreamSpec, inputs: Mapping[str, Array]) -> int:
+    return int(next(inputs[t.name].shape[1] for t in spec.inputs if spec.timed(t)))
 
 
-def _frame(model: StreamingModel, inputs: Mapping[str, Array], start: int, stop: int) -> list[Tensor]:
-    """The frames from `start` to `stop` in the layout of the model."""
-    frame = []
-    for tensor in model.spec.inputs:
+# --- the closed loop
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """Outputs in canonical form, and states by name (rows, calls, ...)."""
+
+    outputs: dict[str, Array]
+    states: dict[str, Array]
+
+
+def _closed_loop(
+    spec: StreamSpec, inputs: Mapping[str, Array], call: Call, states: list[Array], frames: int, size: int
+) -> _Loop:
+    """Call `call(inputs..., states...)` for each `size` frames and feed the states that it gives back to it."""
+    outputs, after = [], []
+    for start in range(0, frames, size):
+        results = call([*_piece(spec, inputs, start, start + size), *states])
+        outputs.append(results[: len(spec.outputs)])
+        states = results[len(spec.outputs) :]
+        after.append(states)
+    by_name = {s.name: np.stack([step[i] for step in after], 1) for i, s in enumerate(spec.states[: len(states)])}
+    return _Loop(_joined(spec, outputs), by_name)
+
+
+def _piece(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> list[Array]:
+    """The frames from `start` to `stop` in the layout of the graph."""
+    pieces = []
+    for tensor in spec.inputs:
         piece = inputs[tensor.name]
-        piece = piece[:, start:stop] if _timed(model, tensor) else piece
-        piece = piece if model.spec.has_time else piece[:, 0]
-        frame.append(torch.from_numpy(graph_layout(piece, tensor)))
-    return frame
+        piece = piece[:, start:stop] if spec.timed(tensor) else piece
+        pieces.append(graph_layout(piece if spec.has_time else piece[:, 0], tensor))
+    return pieces
 
 
-def _joined(model: StreamingModel, by_step: list[list[Array]]) -> dict[str, Array]:
-    """Outputs by name from those of each step, in canonical form."""
+def _joined(spec: StreamSpec, by_call: list[list[Array]]) -> dict[str, Array]:
+    """Outputs by name from those of each call, in canonical form."""
     outputs = {}
-    for i, tensor in enumerate(model.spec.outputs):
-        pieces = [canonical(step[i], tensor) for step in by_step]
-        if not _timed(model, tensor):
+    for i, tensor in enumerate(spec.outputs):
+        pieces = [canonical(given[i], tensor) for given in by_call]
+        if not spec.timed(tensor):
             outputs[tensor.name] = pieces[-1]
         else:
-            outputs[tensor.name] = np.concatenate(pieces, 1) if model.spec.has_time else np.stack(pieces, 1)
+            outputs[tensor.name] = np.concatenate(pieces, 1) if spec.has_time else np.stack(pieces, 1)
     return outputs
 
 
-def _by_lifted(model: StreamingModel, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Outputs and the states after each step of the lifted module, state fed back."""
-    spec, rows = model.spec, next(iter(inputs.values())).shape[0]
-    states, outputs, after = _initial(model, rows), [], []
-    for start in range(0, _frames(model, inputs), spec.chunk):
-        results = model.module(*_frame(model, inputs, start, start + spec.chunk), *states)
-        states = list(results[len(spec.outputs) :])
-        outputs.append([t.numpy() for t in results[: len(spec.outputs)]])
-        after.append([t.numpy() for t in states])
-    return _joined(model, outputs), {
-        s.name: np.stack([step[i] for step in after], 1) for i, s in enumerate(spec.states)
-    }
+def _initial(model: StreamingModel, inputs: Mapping[str, Array]) -> list[Array]:
+    rows = next(iter(inputs.values())).shape[0]
+    return [model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states]
 
 
-def _by_original(model: StreamingModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs of the user's own module: one call over the whole sequence, or a call for each frame."""
-    spec, original = model.spec, model.original
-    rows, frames = next(iter(inputs.values())).shape[0], _frames(model, inputs)
-    initial = dict(zip([s.name for s in spec.states], _initial(model, rows), strict=True))
-    states = [
-        initial[leaf.name].movedim(0, axis) for leaf, axis in zip(original.states, model.axes.state_batch, strict=True)
-    ]
-    outputs = []
-    size = frames if spec.has_time else 1
-    for start in range(0, frames, size):
-        results = original(*_frame(model, inputs, start, start + size), *states)
-        states = list(results[len(spec.outputs) :])
-        outputs.append([t.numpy() for t in results[: len(spec.outputs)]])
-    return _joined(model, outputs)
+def _torch_call(module: Callable[..., tuple[Tensor, ...]]) -> Call:
+    return lambda arrays: [t.numpy() for t in module(*map(torch.from_numpy, arrays))]
+
+
+def _batch_first(model: StreamingModel) -> Callable[..., tuple[Tensor, ...]]:
+    """The user's own module with the batch on axis 0 of the states it takes; it takes none of those lifted out."""
+    inputs, outputs, axes = len(model.spec.inputs), len(model.spec.outputs), model.axes.state_batch
+
+    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+        states = [s.movedim(0, axis) for s, axis in zip(tensors[inputs:], axes, strict=False)]
+        results = model.original(*tensors[:inputs], *states)
+        after = [s.movedim(axis, 0).contiguous() for s, axis in zip(results[outputs:], axes, strict=True)]
+        return (*results[:outputs], *after)
+
+    return call
 
 
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
     """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph."""
     spec = model.spec
     evaluator = ReferenceEvaluator(onnx.load_from_string(decompose(step_graph)))
-    states = [t.numpy() for t in _initial(model, golden.rows)]
+    names = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+
+    def call(arrays: list[Array]) -> list[Array]:
+        results: list[Array] = evaluator.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[assignment]
+        return results
+
     frames = min(golden.frames, max(REFERENCE_FRAMES, spec.chunk)) // spec.chunk * spec.chunk
-    outputs = []
-    for start in range(0, frames, spec.chunk):
-        frame = [t.numpy() for t in _frame(model, golden.inputs, start, start + spec.chunk)]
-        names = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
-        results = evaluator.run(None, dict(zip(names, [*frame, *states], strict=True)))
-        if not isinstance(results, list):
-            raise ParityError("onnx.reference gave no list of outputs.")
-        states = results[len(spec.outputs) :]
-        outputs.append(results[: len(spec.outputs)])
-    given = _joined(model, outputs)
+    given = _closed_loop(spec, golden.inputs, call, _initial(model, golden.inputs), frames, spec.chunk).outputs
     return [
-        drift(
-            "onnx.reference",
-            t.name,
-            given[t.name],
-            golden.outputs[t.name][:, :frames],
-            np.arange(1, frames + 1),
-            golden.tolerance,
-        )
+        _output_drift("onnx.reference", spec, t, given, golden, frames)
         for t in spec.outputs
-        if _timed(model, t)
+        if spec.timed(t) or frames == golden.frames
     ]
+
+
+def _output_drift(
+    check: str, spec: StreamSpec, tensor: TensorSpec, given: Mapping[str, Array], golden: Golden, frames: int
+) -> Drift:
+    """One output over the first `frames` frames; one without a time axis stands for all of them."""
+    got, want = given[tensor.name], golden.outputs[tensor.name]
+    if not spec.timed(tensor):
+        return drift(check, tensor.name, got[:, None], want[:, None], np.array([frames]), golden.tolerance)
+    return drift(check, tensor.name, got, want[:, :frames], np.arange(1, frames + 1), golden.tolerance)

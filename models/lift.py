@@ -84,6 +84,7 @@ def lift(
     root, example, known, names = (
         (model, tuple(example_inputs), None, None) if states is not None else as_model(model, tuple(example_inputs))
     )
+    _refuse_other_device(model)
     declared = dict(states or known or {})
     flat = FlatModel(root, example, declared, input_names or names, output_names)
     _refuse_train_mode(model, flat)
@@ -111,6 +112,13 @@ def lift(
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def _refuse_other_device(model: nn.Module) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    elsewhere = next(((name, t.device) for name, t in tensors if t.device.type != "cpu"), None)
+    if elsewhere:
+        raise LiftError(f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.")
 
 
 def _refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:

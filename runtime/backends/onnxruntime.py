@@ -121,7 +121,7 @@ class OrtMemory:
             {name: self.place(array) for name, array in empty_state(session.spec, batch).items()} for _ in range(2)
         )
         self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
-        self.run_step = session.graph.run_with_iobinding
+        self.run_step, self.prepared = _direct(session.graph, self.bindings)
         self.now = 0
 
     def place(self, array: Array) -> Any:
@@ -144,7 +144,7 @@ class OrtMemory:
 
     def step(self) -> None:
         try:
-            self.run_step(self.bindings[self.now])
+            self.run_step(self.prepared[self.now], None)
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the frame: {error}") from error
         self.now ^= 1
@@ -169,6 +169,15 @@ class OrtMemory:
     def write(self, states: Mapping[str, Array]) -> None:
         for name, value in self.sets[self.now].items():
             value.update_inplace(np.ascontiguousarray(states[name]))
+
+
+def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """A bound run without the layer of Python around it, where this onnxruntime has it inside."""
+    inner = getattr(session, "_sess", None)
+    native_bindings = tuple(getattr(binding, "_iobinding", None) for binding in bindings)
+    if hasattr(inner, "run_with_iobinding") and None not in native_bindings:
+        return inner.run_with_iobinding, native_bindings
+    return session.run_with_iobinding, bindings
 
 
 def _buffer(value: Any, batch: int) -> Array:

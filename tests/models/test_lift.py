@@ -582,3 +582,8 @@ def test_a_weight_may_have_the_name_of_a_state():
     model = Call(keyword_state, cell=nn.GRUCell(4, 5))
     model.register_buffer("h", torch.zeros(5))
     assert states_of(model, FRAME, states={"h": 1}) == ["h"]
+
+
+def test_a_model_on_another_device_is_asked_back() -> None:
+    with pytest.raises(LiftError, match=r"'weight_ih_l0' of the model is on meta: call model.cpu\(\) before export"):
+        lift(nn.GRU(3, 4, device="meta").eval(), (torch.zeros(2, 1, 3),))
