@@ -173,11 +173,10 @@ class OrtMemory:
 
 def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """A bound run without the layer of Python around it, where this onnxruntime has it inside."""
-    inner = getattr(session, "_sess", None)
-    native_bindings = tuple(getattr(binding, "_iobinding", None) for binding in bindings)
-    if hasattr(inner, "run_with_iobinding") and None not in native_bindings:
-        return inner.run_with_iobinding, native_bindings
-    return session.run_with_iobinding, bindings
+    try:
+        return session._sess.run_with_iobinding, tuple(binding._iobinding for binding in bindings)
+    except AttributeError:
+        return session.run_with_iobinding, bindings
 
 
 def _buffer(value: Any, batch: int) -> Array:
