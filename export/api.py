@@ -36,7 +36,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     time_axis: TimeAxis = "auto",
-    states: Mapping[str, OutputRef] | None = None,
+    states: Mapping[str, OutputRef | None] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -55,20 +55,20 @@ def export(
     """Lift `model` into one pure step, write it as ONNX, verify it in a closed loop, and write the bundle `path`.
 
     Args:
-        model: in eval mode; it is never changed.
+        model: in eval mode, on the CPU; a copy of it is worked with.
         example_inputs: a tuple of tensors that `model` can be called with, with a batch axis.
         path: the directory NAME.rnnx.
         time_axis: "auto" finds it by running the model; None for a model that takes one frame per call; an axis for
             every input; or {input: axis or None}.
-        states: argument to output, for a model that takes and returns its states: {"h": 1, "c": 2}. {} says that there
-            are none. They start at zeros.
+        states: argument to output, for a model that takes and returns its states: {"h": 1, "c": 2}. They start at
+            zeros. None in place of an output says that an argument is no state, {} that there are none at all.
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.
         targets, precision, opset: what is written; see `rnn_export.targets`.
         chunk: frames per step.
         data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
-        steps: frames of the closed loop.
+        steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
@@ -80,9 +80,13 @@ def export(
     rows = [find_target(name, precision, opset) for name in targets]
     if not rows:
         raise ExportError("targets is empty: name at least one, for example targets=('onnx',).")
-    for name, value in (("steps", steps), ("chunk", chunk)):
-        if value < 1:
-            raise ExportError(f"{name} is {value}, but must be at least 1.")
+    if len(set(targets)) < len(targets):
+        raise ExportError(f"targets names one twice: {', '.join(targets)}.")
+    for name, value in (("steps", steps), ("chunk", chunk), ("sample_rate", 1 if sample_rate is None else sample_rate)):
+        if type(value) is not int or value < 1:
+            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
+    usual = TOLERANCES[precision]
+    tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
     lifted = lift(
         model,
@@ -100,8 +104,6 @@ def export(
     opset = opset or rows[0].opset
     progress("graphs")
     draft = _draft(lifted, precision, opset)
-    usual = TOLERANCES[precision]
-    tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     engine = Engine.of(draft, "onnxruntime")
     report, vectors = verify(lifted, engine, draft.read("step.onnx"), heard, steps, tolerance, progress)
     progress("write")
@@ -116,8 +118,8 @@ def export(
 def _check_place(path: Path, force: bool) -> None:
     """Find out before the work, not after it; the writer checks again."""
     if os.path.lexists(path) and not (force and is_bundle(path)):
-        what = "exists: give force=True (--force) to replace it" if is_bundle(path) else "exists and is not a bundle"
-        raise BundleError(f"{path} {what}, or choose another name.")
+        advice = "give force=True (--force) to replace it, or choose" if is_bundle(path) else "it is no bundle: choose"
+        raise BundleError(f"{path} exists: {advice} another name.")
     if not path.absolute().parent.is_dir():
         raise BundleError(f"{path} cannot be written: the directory {path.absolute().parent} does not exist.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -56,8 +57,10 @@ def _from_package(name: str) -> ModuleType:
 
 def _guarded(what: str, call: Callable[[], Any]) -> Any:
     try:
-        return call()
-    except Exception as error:  # it is the user's code
+        # Stdout belongs to the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
+    except (Exception, SystemExit) as error:  # it is the user's code
         at = traceback.extract_tb(error.__traceback__)[-1]
         raise SourceError(f"{what} {type(error).__name__}: {error} ({at.filename}:{at.lineno})") from error
 

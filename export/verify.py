@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from rnn_export.errors import SourceError
+from rnn_export.errors import ExportError, RnnExportError, SourceError
 from rnn_export.export.decompose import decompose
 from rnn_export.models.axes import Noise
-from rnn_export.models.lift import StreamingModel
+from rnn_export.models.lift import BatchFirst, StreamingModel
+from rnn_export.models.signature import first_line
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
@@ -25,6 +27,10 @@ from rnn_export.spec import StreamSpec, TensorSpec
 Call = Callable[[list[Array]], list[Array]]
 
 ROWS = 2
+# With fewer calls the state would hardly be fed back.
+CALLS = 4
+# Noise is tried too where there is a recording: silence or a constant would prove little.
+NOISE_FRAMES = 64
 # onnx.reference is plain Python.
 REFERENCE_FRAMES = 16
 
@@ -43,17 +49,34 @@ def verify(
     `recording` by input is (rows, frames, ...); without it seeded noise is used.
     """
     progress("reference")
-    with torch.no_grad():
+    with _blamed("the model fails on what it is verified on"):
         golden, lifted = _golden(model, recording, frames, tolerance)
+        noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), tolerance) if recording else (golden, lifted)
     consequence = "Nothing was written."
-    ParityReport("torch", "cpu", golden.frames, golden.rows, tolerance, lifted).raise_for_failure(
-        "The lifted model itself is not the model, so this is a case that lifting gets wrong. " + consequence
-    )
+    for vectors, drifts in ((noise, on_noise), (golden, lifted)):
+        ParityReport("torch", "cpu", vectors.frames, vectors.rows, tolerance, drifts).raise_for_failure(
+            "The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
+            "memory over time outside its recurrent layers (a convolution, a running sum, positions), which is not "
+            "lifted: take it as an argument, return it, and declare it as a state. " + consequence
+        )
+    if recording:
+        replay(engine, noise).raise_for_failure("This was on noise, not on the recording. " + consequence)
     report = replay(engine, golden, progress)
     progress("onnx.reference")
     report = replace(report, drifts=(*lifted, *report.drifts, *_second_opinion(model, step_graph, golden)))
     report.raise_for_failure(consequence)
     return report, golden
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """An exception of somebody else's code as one line of ours."""
+    try:
+        yield
+    except RnnExportError:
+        raise
+    except Exception as error:  # the model and onnx.reference may raise anything
+        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. Nothing was written.") from error
 
 
 def _golden(
@@ -68,7 +91,9 @@ def _golden(
     length = _frames(spec, inputs)
     lifted = _closed_loop(spec, inputs, _torch_call(model.module), _initial(model, inputs), length, spec.chunk)
     size = length if spec.has_time else 1
-    own = _closed_loop(spec, inputs, _torch_call(_batch_first(model)), _initial(model, inputs), length, size)
+    # The explicit states come first; the module takes none of those lifted out of it.
+    explicit = _initial(model, inputs)[: len(model.original.states)]
+    own = _closed_loop(spec, inputs, _torch_call(BatchFirst(model.original, model.axes)), explicit, length, size)
     at = np.arange(spec.chunk, length + 1, spec.chunk)
     golden = Golden(inputs, own.outputs, lifted.states, at, tolerance)
     drifts = [_output_drift("lifted", spec, t, lifted.outputs, golden, length) for t in spec.outputs]
@@ -82,22 +107,32 @@ def _golden(
 
 def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     noise, spec = Noise(model.original, seed=1), model.spec
-    frames = max(frames // spec.chunk, 1) * spec.chunk
+    frames = max(frames // spec.chunk, CALLS) * spec.chunk
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
+        _refuse_one_id(tensor, leaf.example, noise.rows)
         sized = leaf.example.new_zeros(shape) + (leaf.example.max() if not leaf.example.is_floating_point() else 0)
         inputs[tensor.name] = noise.like(sized.to(leaf.example.dtype), {}).numpy()
     return inputs
+
+
+def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> None:
+    if tensor.dtype.startswith("int") and rows is None and int(example.max()) < 1:
+        raise ExportError(
+            f"input {tensor.name!r} is {tensor.dtype} and 0 everywhere in the example, and the model has no "
+            "nn.Embedding that says which values it takes: put the largest one into the example."
+        )
 
 
 def _shortened(model: StreamingModel, recording: Mapping[str, Array], frames: int) -> dict[str, Array]:
     """At most `frames` frames, whole chunks of them; a single row gets a second one that starts half-way."""
     spec = model.spec
     length = min(_frames(spec, recording), frames) // spec.chunk * spec.chunk
-    if length < 1:
+    if length < CALLS * spec.chunk:
         raise SourceError(
-            f"the recording has {_frames(spec, recording)} frames: verification needs a chunk of {spec.chunk}."
+            f"verification has {min(_frames(spec, recording), frames)} frames of the recording: it needs at least "
+            f"{CALLS * spec.chunk}, {CALLS} steps of {spec.chunk}, to feed the state back."
         )
     inputs = {}
     for tensor in spec.inputs:
@@ -165,18 +200,9 @@ def _initial(model: StreamingModel, inputs: Mapping[str, Array]) -> list[Array]:
 
 
 def _torch_call(module: Callable[..., tuple[Tensor, ...]]) -> Call:
-    return lambda arrays: [t.numpy() for t in module(*map(torch.from_numpy, arrays))]
-
-
-def _batch_first(model: StreamingModel) -> Callable[..., tuple[Tensor, ...]]:
-    """The user's own module with the batch on axis 0 of the states it takes; it takes none of those lifted out."""
-    inputs, outputs, axes = len(model.spec.inputs), len(model.spec.outputs), model.axes.state_batch
-
-    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
-        states = [s.movedim(0, axis) for s, axis in zip(tensors[inputs:], axes, strict=False)]
-        results = model.original(*tensors[:inputs], *states)
-        after = [s.movedim(axis, 0).contiguous() for s, axis in zip(results[outputs:], axes, strict=True)]
-        return (*results[:outputs], *after)
+    def call(arrays: list[Array]) -> list[Array]:
+        with torch.no_grad():
+            return [t.numpy() for t in module(*map(torch.from_numpy, arrays))]
 
     return call
 
@@ -188,15 +214,20 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
     names = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
 
     def call(arrays: list[Array]) -> list[Array]:
-        results: list[Array] = evaluator.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[assignment]
+        with _blamed("onnx.reference, the second opinion, cannot run the graph"):
+            results: list[Array] = evaluator.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[assignment]
         return results
 
     frames = min(golden.frames, max(REFERENCE_FRAMES, spec.chunk)) // spec.chunk * spec.chunk
-    given = _closed_loop(spec, golden.inputs, call, _initial(model, golden.inputs), frames, spec.chunk).outputs
+    loop = _closed_loop(spec, golden.inputs, call, _initial(model, golden.inputs), frames, spec.chunk)
+    calls = frames // spec.chunk
+    outputs = [t for t in spec.outputs if spec.timed(t) or frames == golden.frames]
     return [
-        _output_drift("onnx.reference", spec, t, given, golden, frames)
-        for t in spec.outputs
-        if spec.timed(t) or frames == golden.frames
+        *(_output_drift("onnx.reference", spec, t, loop.outputs, golden, frames) for t in outputs),
+        *(
+            drift("onnx.reference", name, got, golden.states[name][:, :calls], golden.at[:calls], golden.tolerance)
+            for name, got in loop.states.items()
+        ),
     ]
 
 

@@ -261,7 +261,7 @@ def _wanted_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
         if unknown:
             raise LiftError(f"time_axis names {unknown}, but the inputs are {names}.")
         return tuple(_axis(leaf, time_axis.get(leaf.name)) for leaf in model.inputs)
-    if time_axis is None or isinstance(time_axis, int):
+    if time_axis is None or type(time_axis) is int:
         return tuple(_axis(leaf, time_axis) for leaf in model.inputs)
     raise LiftError(f"time_axis={time_axis!r}: it must be 'auto', None, an axis, or an axis for each input by name.")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,21 @@ class Stack(nn.Module):
     def __init__(self, layers: list[Weights]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Recurrence(weights) for weights in layers)
+
+    def stand_in_for(self, layer: nn.Module) -> Stack:
+        """Give what this has not, sizes and weights, from the layer that it replaces, for models that ask for them."""
+        # In a tuple, so that torch does not take it for a child.
+        self._replaced = (layer,)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            replaced = self.__dict__.get("_replaced")
+            if replaced is None:
+                raise
+            return getattr(replaced[0], name)
 
     def recurrences(self) -> Iterator[Recurrence]:
         """Each layer, from the input upwards."""
@@ -174,7 +190,7 @@ def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity:
     return Weights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1)
 
 
-def _torch_layer(module: nn.RNNBase) -> nn.Module:
+def _torch_layer(module: nn.RNNBase) -> Stack:
     name = type(module).__name__
     if module.bidirectional:
         raise LiftError(
@@ -189,7 +205,7 @@ def _torch_layer(module: nn.RNNBase) -> nn.Module:
     return LiftedLayer(layers, module.batch_first)
 
 
-def _torch_cell(module: nn.RNNCellBase) -> nn.Module:
+def _torch_cell(module: nn.RNNCellBase) -> Stack:
     kind = "lstm" if isinstance(module, nn.LSTMCell) else "gru" if isinstance(module, nn.GRUCell) else "rnn"
     return LiftedCell([_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))])
 
@@ -218,7 +234,7 @@ def _simple_weights(cell: SimpleRNNCell) -> Weights:
     return Weights("rnn", cell.Wxh, cell.Whh, B, cell.nonlinearity.capitalize())
 
 
-LIFTED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
     nn.RNN: _torch_layer,
     nn.GRU: _torch_layer,
     nn.LSTM: _torch_layer,
@@ -263,7 +279,7 @@ def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) ->
         )
     if cls is not None:
         try:
-            done[module] = LIFTED[cls](module)
+            done[module] = LIFTED[cls](module).stand_in_for(module)
         except LiftError as error:
             raise LiftError(f"{path or 'the model'}: {error}") from None
         return done[module]

@@ -29,7 +29,7 @@ class StreamingModel:
 
     Attributes:
         spec: the contract.
-        original: the user's own module, untouched, called with flat tensors in its own layout.
+        original: a copy of the user's own module, otherwise untouched, called with flat tensors in its own layout.
         axes: where batch and time stand in the tensors of `original`.
         module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0.
         dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
@@ -66,7 +66,7 @@ def lift(
     example_inputs: Sequence[Any] | Tensor,
     *,
     time_axis: TimeAxis = "auto",
-    states: Mapping[str, OutputRef] | None = None,
+    states: Mapping[str, OutputRef | None] | None = None,
     initial: Mapping[str, Tensor] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -81,16 +81,22 @@ def lift(
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
     if isinstance(example_inputs, Tensor):
         example_inputs = (example_inputs,)
+    if type(chunk) is not int or chunk < 1:
+        raise LiftError(f"chunk is {chunk!r}: it must be an int of at least 1.")
+    _refuse_other_device(model)
+    model = _copied(model)
     root, example, known, names = (
         (model, tuple(example_inputs), None, None) if states is not None else as_model(model, tuple(example_inputs))
     )
-    _refuse_other_device(model)
-    declared = dict(states or known or {})
+    declared = {name: ref for name, ref in (states or known or {}).items() if ref is not None}
+    plain = [name for name, ref in (states or {}).items() if ref is None]
     flat = FlatModel(root, example, declared, input_names or names, output_names)
     _refuse_train_mode(model, flat)
-    _refuse_forgotten_states(flat, states)
+    flat.eval()
+    if states is None or states:
+        _refuse_forgotten_states(flat, plain)
     flat.check_names()
-    copied = copy.deepcopy(flat).eval()
+    copied = copy.deepcopy(flat)
     refuse_memory(copied)
     axes = find_axes(copied, time_axis)
     if chunk > 1 and not axes.has_time:
@@ -100,7 +106,7 @@ def lift(
     declared_values = _declared_initial(flat, axes, initial)
     _refuse_other_start(copied, axes, declared_values, initial)
     copied.model = replace_recurrent(copied.model)
-    program, dynamic_time, notes = _exported(_BatchFirst(copied, axes), chunk)
+    program, dynamic_time, notes = _exported(BatchFirst(copied, axes), chunk)
     module = without_guards(program)
     time = _time_symbol(module, axes) if dynamic_time else None
     samples = [_sample(copied, axes, batch, 5 if dynamic_time else chunk) for batch in (2, 3)]
@@ -108,7 +114,17 @@ def lift(
     values = {**declared_values, **{s.name: s.initial for s in found}}
     spec = _contract(flat, axes, found, values, sample_rate, chunk)
     spec = replace(spec, digest=_digest(spec, root, values))
+    if not spec.states:
+        notes = (*notes, "this model has no state: each frame is computed from itself alone")
     return StreamingModel(spec, flat, axes, module, dynamic_time, values, notes)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """The model to work with: whatever a call changes in it, the user's own stays as it is."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -137,19 +153,24 @@ def _refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
         )
 
 
-def _refuse_forgotten_states(flat: FlatModel, states: Mapping[str, OutputRef] | None) -> None:
+def _refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
     """An input that comes back in its own shape beside other outputs is a state in all likelihood."""
-    if states is not None or flat.states or len(flat.outputs) < 2:
+    if len(flat.outputs) + len(flat.states) < 2:
         return
     for leaf in flat.inputs[1:]:
-        example = leaf.example
+        name, example = leaf.name.split(".")[0], leaf.example
         same = [k for k, t in zip(flat.keys, flat.first, strict=True) if _alike(t, example)]
-        if same:
-            declaration = f"states={{{leaf.name.split('.')[0]!r}: {same[-1]!r}}}"
-            raise LiftError(
-                f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {same[-1]!r}: it "
-                f"looks like a state. Declare it, {declaration}, or say that there is none, states={{}}."
-            )
+        if name in plain or not same:
+            continue
+        # Inputs of one shape most often come back in their order, after any output of that shape.
+        alike = [other.name for other in flat.inputs[1:] if _alike(other.example, example)]
+        likely = same[max(0, min(len(same) - 1, alike.index(leaf.name) + len(same) - len(alike)))]
+        raise LiftError(
+            f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output "
+            f"{' or '.join(map(repr, dict.fromkeys(same)))}: it looks like a state. Declare where it comes back, in "
+            f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say that it is none, "
+            f"states={{{name!r}: None}} (--state {name}=none)."
+        )
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
@@ -163,13 +184,15 @@ def _refuse_other_start(
     unsaid = [s.name for s in flat.states if s.name.split(".")[0] in flat.made and s.name not in (initial or {})]
     if not unsaid:
         return
+    batch, frames = 2, 5
+    inputs = _sample(flat, axes, batch, frames)[: len(flat.inputs)]
     states = [
-        values[s.name].unsqueeze(axis).expand_as(s.example)
+        values[s.name].unsqueeze(axis).expand([batch if a == axis else n for a, n in enumerate(s.example.shape)])
         for s, axis in zip(flat.states, axes.state_batch, strict=True)
     ]
     with torch.no_grad():
-        outputs = flat(*(leaf.example for leaf in flat.inputs), *states)
-    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(flat.first, outputs, strict=False)):
+        pairs = zip(flat.started_by_model(*inputs, *states), flat(*inputs, *states), strict=True)
+    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
             f"initial={{{unsaid[0]!r}: tensor}}, one row of it."
@@ -179,7 +202,7 @@ def _refuse_other_start(
 # --- export -------------------------------------------------------------------------------------------------------
 
 
-class _BatchFirst(nn.Module):
+class BatchFirst(nn.Module):
     """The flat model with the batch on axis 0 of every state."""
 
     def __init__(self, flat: FlatModel, axes: Axes) -> None:
@@ -194,7 +217,7 @@ class _BatchFirst(nn.Module):
         return (*results[:outputs], *after)
 
 
-def _exported(module: _BatchFirst, chunk: int) -> tuple[torch.export.ExportedProgram, bool, tuple[str, ...]]:
+def _exported(module: BatchFirst, chunk: int) -> tuple[torch.export.ExportedProgram, bool, tuple[str, ...]]:
     """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
     flat, axes = module.flat, module.axes
     shapes = [
@@ -208,11 +231,14 @@ def _exported(module: _BatchFirst, chunk: int) -> tuple[torch.export.ExportedPro
         return _export(module, _sample(flat, axes, 3, 5), ((*shapes, *states),)), True, ()
     except LiftError as error:
         if not axes.state_batch:
-            raise
+            raise LiftError(
+                f"{error} If the model loops over time in Python, take the state of the loop as an argument, return "
+                "it, and declare it: states={argument: output}."
+            ) from error
         # A loop over time in Python: one chunk of it is still a pure step.
         fixed = [{b: DYNAMIC} for b in axes.input_batch]
         program = _export(module, _sample(flat, axes, 3, chunk), ((*fixed, *states),))
-        note = f"no sequence graph, sequences run step by step: time cannot be dynamic in this model ({error})"
+        note = f"no sequence graph, sequences run step by step: the model loops over time itself ({error})"
         return program, False, (note,)
 
 
@@ -255,7 +281,10 @@ def _declared_initial(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor]
     values = {}
     for leaf, axis in zip(flat.states, axes.state_batch, strict=True):
         zeros = torch.zeros_like(leaf.example.select(axis, 0))
-        value = torch.as_tensor(given.pop(leaf.name, zeros), dtype=zeros.dtype)
+        try:
+            value = torch.as_tensor(given.pop(leaf.name, zeros), dtype=zeros.dtype)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise LiftError(f"initial[{leaf.name!r}] cannot be read as a tensor: {first_line(error)}") from None
         if value.dim() == leaf.example.dim() and value.shape[axis] == 1:
             value = value.select(axis, 0)
         if value.shape != zeros.shape:

@@ -27,6 +27,10 @@ def refuse_memory(flat: FlatModel) -> None:
             second = list(model(*tensors))
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
+    if any(bool(torch.isnan(t).any()) for t in first):
+        raise LiftError(
+            "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
+        )
     if all(_same(a, b) for a, b in zip(first, second, strict=True)):
         return
     changed = [name for name in after if not _same(before.get(name, ...), after[name])]

@@ -65,12 +65,20 @@ class FlatModel(nn.Module):
         self._check_kept(result)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return self._called(tensors, ())
+
+    def started_by_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do as `forward` does, but leave the arguments in `made` to the model."""
+        return self._called(tensors, self.made)
+
+    def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
         left = list(tensors)
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
             filled = [left.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
+        called.update(dict.fromkeys(left_out))
         result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, name)]
         return (*(t for _, t in self._data(result)), *after)

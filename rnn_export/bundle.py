@@ -136,9 +136,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle with every hash and size checked; raises BundleError naming the file that is wrong."""
     path = Path(path)
     while True:
-        place = Path(os.path.realpath(path))
-        seen = _identity(place)
         try:
+            place = Path(os.path.realpath(path))
+            seen = _identity(place)
             atomic.recover(place)
             return _open(path)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -16,6 +17,7 @@ from rnn_export.errors import ParityError, RnnExportError
 
 EXPORT_STAGES = 11
 VERIFY_STAGES = 6
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,10 +44,15 @@ def command(function: Callable[..., dict[str, Any]]) -> click.Command:
             result = function(as_json=as_json, **arguments)
             if as_json:
                 click.echo(json.dumps(result))
-        except RnnExportError as error:
+        except (RnnExportError, ModuleNotFoundError) as error:
+            message = str(error)
+            if isinstance(error, ModuleNotFoundError):
+                if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
+                    raise
+                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[export,cpu]'."
             if as_json:
-                click.echo(json.dumps({"error": type(error).__name__, "message": str(error)}))
-            click.echo(f"error: {error}", err=True)
+                click.echo(json.dumps({"error": type(error).__name__, "message": message}))
+            click.echo(f"error: {message}", err=True)
             sys.exit(3 if isinstance(error, ParityError) else 1)
 
     return main.command(name=function.__name__.removesuffix("_command"))(run)
@@ -62,7 +69,7 @@ def pair(text: str) -> tuple[str, Any]:
 def _number(text: str) -> Any:
     if text == "none":
         return None
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if text.removeprefix("-").isdigit() else text
 
 
 def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,8 +106,10 @@ def _source(source: str, weights: Path | None, given: dict[str, Any]) -> tuple[A
     model, example, options = load_source(source)
     if weights is not None:
         load_weights(model, weights)
-    if states := dict(given.pop("states")):
-        options["states"] = states
+    if states := given.pop("states"):
+        if len(dict(states)) < len(states):
+            raise click.BadParameter("a state is declared twice.", param_hint="--state")
+        options["states"] = dict(states)
     if time_axis := given.pop("time_axis"):
         options["time_axis"] = _time_axis(time_axis)
     options.update({key: value for key, value in given.items() if value is not None})
@@ -120,6 +129,7 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @click.option("--precision", help="Precision of the graphs.  [default: fp32]")
 @source_options
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
+@click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.")
 @click.option("--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.")
@@ -185,10 +195,10 @@ def verify_command(
 def _show_parity(report: dict[str, Any]) -> None:
     from rnn_export import tables
 
-    worst: dict[str, dict[str, Any]] = {}
-    for drift in report["drifts"]:
-        if drift["check"] not in worst or drift["relative"] > worst[drift["check"]]["relative"]:
-            worst[drift["check"]] = drift
+    # An error that is no number is null in JSON.
+    drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
+    checks = dict.fromkeys(d["check"] for d in drifts)
+    worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
     rows = [
         (
             check,
@@ -243,12 +253,14 @@ def _speed(result: dict[str, Any]) -> str:
 @source_options
 def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any) -> dict[str, Any]:
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export."""
-    if Path(what, "manifest.json").exists() or ":" not in what:
+    if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _inspect_bundle(Path(what), as_json)
     from rnn_export import tables
+    from rnn_export.export import export
     from rnn_export.models import lift
 
     model, example, options = _source(what, weights, given)
+    _refuse_unknown(what, options, export)
     keywords = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk")
     lifted = lift(model, example, **{key: options[key] for key in keywords if key in options})
     parameters = sum(p.numel() for p in model.parameters())
@@ -260,12 +272,23 @@ def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any
     return {"spec": lifted.spec.to_json(), "parameters": parameters, "notes": list(lifted.notes)}
 
 
+def _evidence(bundle: Any) -> dict[str, Any] | None:
+    """The report of the export; the format asks nothing of that file, so anything else is passed over."""
+    if "parity.json" not in bundle.files:
+        return None
+    try:
+        report = json.loads(bundle.read("parity.json"))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) and "drifts" in report else None
+
+
 def _inspect_bundle(path: Path, as_json: bool) -> dict[str, Any]:
     from rnn_export import tables
     from rnn_export.bundle import open_bundle
 
     bundle = open_bundle(path)
-    evidence = json.loads(bundle.read("parity.json")) if "parity.json" in bundle.files else None
+    evidence = _evidence(bundle)
     if not as_json:
         tables.contract(bundle.spec)
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])

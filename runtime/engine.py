@@ -61,8 +61,8 @@ class Engine:
         threads: int = 1,
     ) -> Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
-        if threads < 1:
-            raise BackendUnavailable(f"threads={threads}: a step needs at least one.")
+        if type(threads) is not int or threads < 1:
+            raise BackendUnavailable(f"threads={threads!r}: a step needs an int of at least 1.")
         refused = []
         for name in BACKENDS if backend == "auto" else (backend,):
             try:
@@ -79,8 +79,9 @@ class Engine:
         Each of `states` is (batch, ...), or one row without the batch axis for every row; all must be given.
         Raises StreamError if one is missing, unknown or does not fit.
         """
-        if batch < 1:
-            raise StreamError(f"batch={batch}: a stream has at least one row.")
+        if not isinstance(batch, int | np.integer) or batch < 1:
+            raise StreamError(f"batch={batch!r}: a stream has at least one row, and a whole number of them.")
+        batch = int(batch)
         given = self._initial if states is None else self._checked(batch, states)
         rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
         return Stream(self.spec, self._session, batch, rows)

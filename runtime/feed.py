@@ -92,9 +92,11 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
 
 
 def _real_time(engine: Engine, frames: int, seconds: float) -> float | None:
-    """Seconds of signal per second of work, where a frame is so many samples of one signal."""
-    rate = engine.spec.sample_rate
-    return None if rate is None else frames * math.prod(engine.spec.inputs[0].frame) / rate / seconds
+    """Seconds of signal per second of work, where a frame is a number of samples of one signal."""
+    spec = engine.spec
+    if spec.sample_rate is None or len(spec.inputs) > 1 or len(spec.inputs[0].frame) > 1:
+        return None
+    return frames * math.prod(spec.inputs[0].frame) / spec.sample_rate / seconds
 
 
 def _check_output(engine: Engine, output: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.errors import ParityError
+from rnn_export.errors import ExportError, ParityError
 from rnn_export.runtime.backends import Array
 
 CURVE_POINTS = 32
@@ -20,6 +20,10 @@ class Tolerance:
 
     atol: float
     rtol: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) and value >= 0 for value in (self.atol, self.rtol)):
+            raise ExportError(f"atol={self.atol} and rtol={self.rtol}: both must be finite and at least 0.")
 
 
 # Real nets with carried state are at 1e-7 to 2e-5 in fp32.
@@ -79,11 +83,6 @@ class ParityReport:
     @property
     def ok(self) -> bool:
         return all(d.step is None for d in self.drifts)
-
-    @property
-    def worst(self) -> Drift:
-        """The largest relative error of all."""
-        return max(self.drifts, key=lambda d: d.relative)
 
     def checks(self) -> list[tuple[str, Drift]]:
         """Each check with the worst of its tensors."""

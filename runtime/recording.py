@@ -23,8 +23,8 @@ Source = str | os.PathLike[str] | Array | Mapping[str, Any]
 def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     """Read a recording for every input of `spec`, as (rows, time, ...) in the input's dtype.
 
-    An array is (time, ...) or (rows, time, ...). Where a frame is a vector of n samples, a one-dimensional signal is
-    cut into frames, the last one padded with zeros.
+    An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a
+    sample rate and a frame of n samples is cut into frames, the last one padded with zeros.
 
     Raises SourceError, naming the file, if it cannot be read, does not fit, or holds NaN or Inf.
     """
@@ -75,10 +75,18 @@ def _is_number(field: str) -> bool:
 
 def _wav(path: Path, spec: StreamSpec) -> Array:
     """Mono PCM, scaled to [-1, 1)."""
+    if spec.sample_rate is None:
+        raise SourceError(
+            f"{path} is sound, but the model has no sample rate to hold it to: export it with its sample_rate."
+        )
     with wave.open(str(path), "rb") as file:
         rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-        raw = file.readframes(file.getnframes())
-    if spec.sample_rate is not None and rate != spec.sample_rate:
+        frames, raw = file.getnframes(), file.readframes(file.getnframes())
+    if len(raw) != frames * channels * width:
+        raise SourceError(
+            f"{path} is cut off: its header says {frames * channels * width} bytes of sound, {len(raw)} are there."
+        )
+    if rate != spec.sample_rate:
         raise SourceError(
             f"{path} has {rate} Hz, but the model was made for {spec.sample_rate} Hz: resample it first, for example "
             f"with `sox {path.name} -r {spec.sample_rate} out.wav`."
@@ -137,7 +145,7 @@ def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Arr
         if array.shape[1:] == frame:
             return array
     else:
-        if array.ndim == 1 and len(frame) == 1:
+        if array.ndim == 1 and len(frame) == 1 and (spec.sample_rate is not None or frame == (1,)):
             array = np.pad(array, (0, -len(array) % frame[0])).reshape(-1, *frame)
         array = array[None] if array.shape[1:] == frame else array
         if array.shape[2:] == frame and array.ndim == 2 + len(frame) and array.shape[1] > 0:

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     net, example, options = silero.factory()
 
     begin = time.perf_counter()
-    bundle = export(net, example, folder / "vad.rnnx", data=SPEECH, force=True, **options)
+    bundle = export(net, example, folder / "vad.rnnx", data=SPEECH, steps=1000, force=True, **options)
     print(f"exported and verified on the clip in {time.perf_counter() - begin:.1f} s: {bundle.path}")
 
     engine = load(bundle.path)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -50,6 +51,13 @@ class Sound(nn.Module):
     def forward(self, samples, h):
         h = self.cell(samples, h)
         return h.mean(1, keepdim=True), h
+
+def talks():
+    print("loading")
+    return net()
+
+def leaves():
+    raise SystemExit(3)
 
 def net():
     return Net().eval(), (torch.zeros(1, 4, 3),)
@@ -161,6 +169,7 @@ def test_weights_that_do_not_fit_are_named(run: Run, folder: Path) -> None:
         ("nets.py:gone", "nets.py has no function 'gone'; it has Net, Explicit"),
         ("no.such.package:net", "importing no.such.package raised ModuleNotFoundError"),
         ("nets.py:raises", "nets.py:raises raised ZeroDivisionError: division by zero"),
+        ("nets.py:leaves", "nets.py:leaves raised SystemExit: 3"),
         ("nets.py:nothing", "returned a NoneType, but must return (model, example_inputs)"),
         ("nets.py:typo", "gives the options ['time_axes'], but export knows"),
         ("nets.py:dropout", "train mode"),
@@ -382,3 +391,36 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
     assert done.returncode == 0
+
+
+def test_what_a_factory_prints_goes_to_stderr(run: Run) -> None:
+    result = run("inspect", "nets.py:talks", "--json")
+    assert json.loads(result.stdout)["spec"]
+    assert "loading" in result.stderr
+
+
+def test_export_without_torch_says_what_to_install(folder: Path) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom rnn_export.cli import main\n"
+        f"main(['inspect', {str(folder / 'nets.py:net')!r}, '--json'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "this needs torch, which is not here: pip install" in json.loads(done.stdout)["message"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_parity_failure_with_nan_is_shown(run: Run, bundle: Path, tmp_path: Path) -> None:
+    from rnn_export.bundle import write_bundle
+
+    opened = open_bundle(bundle)
+    model = onnx.load_from_string(opened.read("step.onnx"))
+    bias = next(i for i in model.graph.initializer if i.name.endswith("head.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, np.nan, np.float32), bias.name))
+    files = {name: opened.read(name) for name in opened.files} | {"step.onnx": model.SerializeToString()}
+    broken = tmp_path / "nan.rnnx"
+    write_bundle(broken, spec=opened.spec, producer=opened.producer, files=files, targets=opened.targets)
+    result = run("verify", broken)
+    assert result.exit_code == 3
+    assert "inf" in result.stdout
+    assert "do not use it on this backend" in result.stderr

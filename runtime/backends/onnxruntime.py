@@ -60,7 +60,7 @@ def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
 
 
 def _provider(device: str | None) -> tuple[str, int]:
-    named = re.fullmatch("(cpu|cuda)(?::([0-9]+))?", device or "cpu")
+    named = re.fullmatch("(cpu|cuda)(?::([0-9]+))?", "cpu" if device is None else str(device))
     if named is None or named.group(0).startswith("cpu:"):
         raise BackendUnavailable(f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
     provider = f"{named.group(1).upper()}ExecutionProvider"

@@ -94,13 +94,17 @@ BAD = {
     "precision": ({"precision": "fp8"}, ExportError, r"target 'onnx' is not written in 'fp8': choose from fp32"),
     "opset below": ({"opset": 12}, ExportError, r"opset 12 is not supported for 'onnx': choose one from 13 to 23"),
     "opset above": ({"opset": 24}, ExportError, r"opset 24 is not supported for 'onnx'"),
-    "steps": ({"steps": 0}, ExportError, r"steps is 0, but must be at least 1"),
-    "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but must be at least 1"),
+    "steps": ({"steps": 0}, ExportError, r"steps is 0, but must be an int of at least 1"),
+    "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but must be an int of at least 1"),
     "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9: input 'x' has only 3 axes"),
     "states": ({"states": {"h": 1}}, LiftError, r"states names the argument 'h'"),
     "frame": ({"data": np.zeros((9, 5))}, SourceError, r"'x' has shape \(9, 5\), but a frame has \(4,\)"),
     "empty": ({"data": np.zeros((0, 4))}, SourceError, r"has shape .*0, 4\).* not empty"),
-    "below a chunk": ({"data": np.zeros((2, 4)), "chunk": 3}, SourceError, r"has 2 frames: .* a chunk of 3"),
+    "below a chunk": (
+        {"data": np.zeros((2, 4)), "chunk": 3},
+        SourceError,
+        r"has 2 frames of the recording: it needs at least 12, 4 steps of 3",
+    ),
     "data names": ({"data": {"y": np.zeros((9, 4))}}, SourceError, r"has \['y'\], but the model's inputs are \['x'\]"),
     "NaN": ({"data": np.full((9, 4), np.nan)}, SourceError, r"'x' holds NaN or Inf"),
     "no file": ({"data": "none.npy"}, SourceError, r"none\.npy does not exist"),
@@ -142,7 +146,7 @@ def test_a_bundle_in_the_way_is_kept_without_force_and_replaced_with_it(tmp_path
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
 def test_what_is_not_a_bundle_is_never_replaced(tmp_path, make, force):
     make(tmp_path / "net.rnnx")
-    with pytest.raises(BundleError, match=r"net\.rnnx exists and is not a bundle, or choose another name"):
+    with pytest.raises(BundleError, match=r"net\.rnnx exists: it is no bundle: choose another name"):
         export(Tagger().eval(), (X,), tmp_path / "net.rnnx", force=force)
 
 
@@ -198,3 +202,58 @@ def test_a_recording_of_several_inputs(tmp_path):
 
 def test_every_error_is_of_the_family():
     assert {kind for _, kind, _ in BAD.values()} <= set(RnnExportError.__subclasses__())
+
+
+class Running(nn.Module):
+    """A running sum over time: a memory that lifting does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.gru(torch.cumsum(x, 1))[0]
+        return y
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, {"data": np.zeros((50, 4), np.float32)}, {"chunk": 300}])
+def test_a_memory_that_is_not_lifted_is_found_whatever_it_is_verified_on(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(ParityError, match="a memory over time outside its recurrent layers"):
+        export(Running().eval(), (torch.zeros(2, 3, 4),), tmp_path / "m.rnnx", **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_ids_beyond_the_embedding_are_an_error_of_ours(tmp_path: Path) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.gru = nn.Embedding(10, 4), nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.gru(self.embedding(ids))[0]
+            return y
+
+    with pytest.raises(ExportError, match="the model fails on what it is verified on: IndexError"):
+        export(Tokens().eval(), (torch.zeros(2, 3, dtype=torch.int64),), tmp_path / "m.rnnx", data=np.arange(20))
+
+
+def test_the_users_own_module_is_left_alone(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.calls = nn.GRU(4, 5, batch_first=True), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            y: torch.Tensor = self.gru(x)[0]
+            return y
+
+    model = Counting().eval()
+    export(model, (torch.zeros(2, 3, 4),), tmp_path / "m.rnnx", steps=16)
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("tolerance", [{"atol": float("nan")}, {"rtol": float("inf")}, {"rtol": -1.0}])
+def test_a_tolerance_that_allows_everything_is_refused(tmp_path: Path, tolerance: dict) -> None:
+    with pytest.raises(ExportError, match="both must be finite and at least 0"):
+        export(nn.GRU(4, 5).eval(), (torch.zeros(3, 2, 4),), tmp_path / "m.rnnx", **tolerance)

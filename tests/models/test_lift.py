@@ -291,19 +291,19 @@ REFUSED = {
         Named(),
         (FRAME, H),
         {},
-        r"input 'h' \(2, 5\) comes back in the same shape as output 'h': .* states=\{'h': 'h'\}, or .* states=\{\}",
+        r"input 'h' \(2, 5\) comes back .* output 'y' or 'h': .* states=\{'h': 'h'\} .* states=\{'h': None\}",
     ),
     "forgotten pair": (
         Explicit(),
         (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)),
         {},
-        r"input 'h' .* states=\{'h': 2\}, or say that there is none",
+        r"input 'h' .* as output 1 or 2: .* most likely states=\{'h': 1\} \(--state h=1\), or say that it is none",
     ),
     "forgotten tuple": (
         Tuple(),
         (X, (torch.zeros(1, 2, 5),) * 2),
         {},
-        r"input 'hx.0' .* Declare it, states=\{'hx': 1\}",
+        r"input 'hx.0' .* as output 1: .* states=\{'hx': 1\} \(--state hx=1\)",
     ),
     "packed": (Call(packed, gru=gru()), (X,), {}, r"^a recurrent layer is called with a PackedSequence: .* Drop"),
     "projection": (
@@ -587,3 +587,71 @@ def test_a_weight_may_have_the_name_of_a_state():
 def test_a_model_on_another_device_is_asked_back() -> None:
     with pytest.raises(LiftError, match=r"'weight_ih_l0' of the model is on meta: call model.cpu\(\) before export"):
         lift(nn.GRU(3, 4, device="meta").eval(), (torch.zeros(2, 1, 3),))
+
+
+def test_a_state_forgotten_beside_a_declared_one_is_refused() -> None:
+    model, example = Explicit().eval(), (X, torch.zeros(2, 2, 5), torch.zeros(2, 2, 5))
+    with pytest.raises(LiftError, match=r"input 'c' .* as output 2: it looks like a state"):
+        lift(model, example, states={"h": 1})
+    lifted = lift(Gated().eval(), (FRAME, FRAME, H), states={"gate": None, "h": 1})
+    assert [t.name for t in lifted.spec.inputs] == ["x", "gate"]
+    assert [s.name for s in lifted.spec.states] == ["h"]
+
+
+class Gated(nn.Module):
+    """An input that comes back in its own shape, but is no state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x * gate, self.cell(x, h)
+
+
+class Asking(nn.Module):
+    """A model that asks its layers for their sizes and weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.cell = nn.LSTM(4, 5, 2, batch_first=True), nn.GRUCell(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rnn.flatten_parameters()
+        zeros = torch.zeros(self.rnn.num_layers, x.shape[0], self.rnn.hidden_size)
+        y: torch.Tensor = self.rnn(x, (zeros, zeros))[0]
+        return y * self.cell.hidden_size * self.rnn.weight_hh_l0.sum()
+
+
+def test_a_model_may_ask_its_layers_for_sizes_and_weights() -> None:
+    assert states_of(Asking().eval(), torch.randn(2, 3, 4)) == ["rnn.l0.h", "rnn.l0.c", "rnn.l1.h", "rnn.l1.c"]
+
+
+def test_a_start_that_shows_late_is_refused() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.h0 = nn.GRU(4, 5, batch_first=True), nn.Parameter(torch.ones(5))
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            if h is None:
+                h = self.h0.expand(1, x.shape[0], -1).contiguous()
+            y, h = self.gru(x, h)
+            return y * x[..., :1], h
+
+    with pytest.raises(LiftError, match="called without 'h', the model starts from other values than zeros"):
+        lift(Late().eval(), (torch.zeros(2, 3, 4),), states={"h": 1})
+
+
+def test_nan_in_the_weights_is_said() -> None:
+    model = nn.GRU(4, 5).eval()
+    with torch.no_grad():
+        model.weight_ih_l0[0, 0] = float("nan")
+    with pytest.raises(LiftError, match="the model gives NaN for ordinary noise"):
+        lift(model, (torch.zeros(3, 2, 4),))
+
+
+def test_a_model_without_a_state_is_noted() -> None:
+    assert lift(nn.Linear(4, 5).eval(), (torch.zeros(2, 4),)).notes == (
+        "this model has no state: each frame is computed from itself alone",
+    )

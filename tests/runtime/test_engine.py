@@ -34,7 +34,7 @@ def test_options_that_are_there(bundle, options):
 BAD_OPTIONS = {
     "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of onnxruntime"),
     "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8: export it with --precision int8"),
-    "threads": ({"threads": 0}, "threads=0: a step needs at least one"),
+    "threads": ({"threads": 0}, "threads=0: a step needs an int of at least 1"),
     "device": ({"device": "tpu"}, "onnxruntime has no device 'tpu': use 'cpu', 'cuda' or 'cuda:N'"),
     "device number": ({"device": "cuda:x"}, "onnxruntime has no device 'cuda:x'"),
     "cpu number": ({"device": "cpu:1"}, "onnxruntime has no device 'cpu:1'"),

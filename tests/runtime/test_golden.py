@@ -251,7 +251,7 @@ BAD = {
     "float checkpoints": ({"at": np.array([3.0, 6.0])}, "its checkpoints are float64 (2,)"),
     "only the delay": ({"at": np.array([2])}, "do not fit a chunk of 1 and delay 2"),
     "tolerance": ({"tolerance": np.zeros(3)}, "too many values"),
-    "nan tolerance": ({"tolerance": np.array([0, np.nan])}, "its tolerance is"),
+    "nan tolerance": ({"tolerance": np.array([0, np.nan])}, "both must be finite and at least 0"),
     "no rows": ({"input/x": np.zeros((0, 6, 3), np.float32)}, "its inputs have no rows"),
     "rows": ({"output/y": np.zeros((1, 4, 3), np.float32)}, "'y' is float32 (1, 4, 3), not float32 (2, 4, 3)"),
     "frames": ({"output/y": np.zeros((2, 6, 3), np.float32)}, "'y' is float32 (2, 6, 3), not float32 (2, 4, 3)"),

@@ -14,7 +14,7 @@ from rnn_export.runtime import recording
 from rnn_export.spec import StreamSpec, TensorSpec
 
 
-def spec(*frame: int | str, dtype: str = "float32", rate: int | None = None, timed: bool = True) -> StreamSpec:
+def spec(*frame: int | str, dtype: str = "float32", rate: int | None = 16000, timed: bool = True) -> StreamSpec:
     shape = ("batch", "time", *frame) if timed else ("batch", *frame)
     return StreamSpec((TensorSpec("x", dtype, shape),), (TensorSpec("y", "float32", shape),), (), sample_rate=rate)
 
@@ -291,5 +291,23 @@ def test_wav_of_a_width_that_is_not_read(tmp_path):
 def test_wav_with_half_a_sample(tmp_path):
     path = write_wav(tmp_path / "a.wav", bytes(8), 2)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(SourceError, match=r"a\.wav cannot be read as \.wav"):
+    with pytest.raises(SourceError, match=r"a\.wav is cut off"):
         read(path, spec())
+
+
+def test_sound_needs_a_sample_rate_in_the_model(tmp_path):
+    path = write_wav(tmp_path / "a.wav", bytes(8), 2)
+    with pytest.raises(SourceError, match=r"a\.wav is sound, but the model has no sample rate to hold it to"):
+        read(path, spec(4, rate=None))
+
+
+def test_a_wav_that_is_cut_off_is_refused(tmp_path):
+    path = write_wav(tmp_path / "a.wav", bytes(800), 2)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SourceError, match=r"a\.wav is cut off: its header says 800 bytes of sound, 700 are there"):
+        read(path, spec(4, rate=16000))
+
+
+def test_features_in_one_row_are_no_signal():
+    with pytest.raises(SourceError, match=r"has shape \(8,\), but a frame has \(4,\)"):
+        read(np.zeros(8, np.float32), spec(4, rate=None))
