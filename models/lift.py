@@ -168,8 +168,8 @@ def _refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
         raise LiftError(
             f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output "
             f"{' or '.join(map(repr, dict.fromkeys(same)))}: it looks like a state. Declare where it comes back, in "
-            f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say that "
-            f"it is none, states={{{name!r}: None}} (--state {name}=none)."
+            f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say "
+            f"that it is none, states={{{name!r}: None}} (--state {name}=none)."
         )
 
 
