@@ -82,7 +82,7 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=pair,
             multiple=True,
             metavar="ARG=OUT",
-            help="A state passed explicitly: argument of forward = index or name of the output it comes back as.",
+            help="A state passed explicitly: argument of forward = output it comes back as (index or name), or none.",
         ),
         click.option(
             "--time-axis",
@@ -131,8 +131,10 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
-@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.")
-@click.option("--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06]")
+@click.option(
+    "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05]"
+)
 @click.option("--opset", type=int, help="ONNX opset.  [default: 18]")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export_command(
