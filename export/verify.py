@@ -33,6 +33,7 @@ CALLS = 4
 NOISE_FRAMES = 64
 # onnx.reference is plain Python.
 REFERENCE_FRAMES = 16
+CONSEQUENCE = "Nothing was written."
 
 
 def verify(
@@ -49,23 +50,25 @@ def verify(
     `recording` by input is (rows, frames, ...); without it seeded noise is used.
     """
     progress("reference")
-    with _blamed("the model fails on what it is verified on"):
-        golden, lifted = _golden(model, recording, frames, tolerance)
-        noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), tolerance) if recording else (golden, lifted)
-    consequence = "Nothing was written."
-    for vectors, drifts in ((noise, on_noise), (golden, lifted)):
-        ParityReport("torch", "cpu", vectors.frames, vectors.rows, tolerance, drifts).raise_for_failure(
-            "The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
-            "memory over time outside its recurrent layers (a convolution, a running sum, positions), which is not "
-            "lifted: take it as an argument, return it, and declare it as a state. " + consequence
-        )
+    golden, lifted = _golden(model, recording, frames, tolerance)
+    _refuse_wrong_lifting(golden, lifted)
     if recording:
-        replay(engine, noise).raise_for_failure("This was on noise, not on the recording. " + consequence)
+        noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), tolerance)
+        _refuse_wrong_lifting(noise, on_noise)
+        replay(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
     report = replay(engine, golden, progress)
     progress("onnx.reference")
     report = replace(report, drifts=(*lifted, *report.drifts, *_second_opinion(model, step_graph, golden)))
-    report.raise_for_failure(consequence)
+    report.raise_for_failure(CONSEQUENCE)
     return report, golden
+
+
+def _refuse_wrong_lifting(golden: Golden, drifts: tuple[Drift, ...]) -> None:
+    ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts).raise_for_failure(
+        "The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
+        "memory over time outside its recurrent layers (a convolution, a running sum, positions), which is not "
+        f"lifted: take it as an argument, return it, and declare it as a state. {CONSEQUENCE}"
+    )
 
 
 @contextlib.contextmanager
@@ -76,7 +79,7 @@ def _blamed(what: str) -> Iterator[None]:
     except RnnExportError:
         raise
     except Exception as error:  # the model and onnx.reference may raise anything
-        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. Nothing was written.") from error
+        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. {CONSEQUENCE}") from error
 
 
 def _golden(
@@ -201,7 +204,7 @@ def _initial(model: StreamingModel, inputs: Mapping[str, Array]) -> list[Array]:
 
 def _torch_call(module: Callable[..., tuple[Tensor, ...]]) -> Call:
     def call(arrays: list[Array]) -> list[Array]:
-        with torch.no_grad():
+        with _blamed("the model fails on what it is verified on"), torch.no_grad():
             return [t.numpy() for t in module(*map(torch.from_numpy, arrays))]
 
     return call
