@@ -8,6 +8,7 @@ Axes: T time, B batch, D directions (1 forward, 2 forward and backward), I input
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
-@torch.library.custom_op("rnn_export::lstm", mutates_args=())
-def lstm(
+def plain_lstm(
     X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """X (T, B, I), W (D, 4H, I), R (D, 4H, H), B (D, 8H), states (D, B, H) -> Y (T, D, B, H), Y_h, Y_c (D, B, H).
@@ -45,8 +45,29 @@ def lstm(
     return Y, Y_h, Y_c
 
 
-@torch.library.custom_op("rnn_export::gru", mutates_args=())
-def gru(
+def plain_lstm_projected(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, P: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `plain_lstm`, with the output of each step projected by P (D, N, H): h (D, B, N), c (D, B, H), R (D, 4H, N).
+
+    Source: Sak et al. 2014, as torch.nn.LSTM has it with proj_size=N; ONNX has no operator for it.
+    """
+    f, g, h = (ACTIVATIONS[name] for name in activations.split(","))
+
+    def make(d: int) -> Step:
+        def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            H, C = states
+            i, o, forget, c = (x + F.linear(H, R[d], B[d].chunk(2)[1])).chunk(4, -1)
+            C = f(forget) * C + f(i) * g(c)
+            return F.linear(f(o) * h(C), P[d]), C
+
+        return step
+
+    Y, (Y_h, Y_c) = _run(X, W, B, (initial_h, initial_c), make)
+    return Y, Y_h, Y_c
+
+
+def plain_gru(
     X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
 ) -> tuple[Tensor, Tensor]:
     """X (T, B, I), W (D, 3H, I), R (D, 3H, H), B (D, 6H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H).
@@ -73,8 +94,7 @@ def gru(
     return Y, Y_h
 
 
-@torch.library.custom_op("rnn_export::rnn", mutates_args=())
-def rnn(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
+def plain_rnn(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
     """X (T, B, I), W (D, H, I), R (D, H, H), B (D, 2H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H)."""
     f = ACTIVATIONS[activations]
 
@@ -102,6 +122,20 @@ def _run(
     return torch.stack(outputs, 1), [torch.stack(rows) for rows in zip(*finals, strict=True)]
 
 
+lstm = torch.library.custom_op("rnn_export::lstm", plain_lstm, mutates_args=())
+lstm_projected = torch.library.custom_op("rnn_export::lstm_projected", plain_lstm_projected, mutates_args=())
+gru = torch.library.custom_op("rnn_export::gru", plain_gru, mutates_args=())
+rnn = torch.library.custom_op("rnn_export::rnn", plain_rnn, mutates_args=())
+
+# Each opaque op with the same in torch's own operators, unrolled over time.
+PLAIN: dict[Any, Callable[..., Any]] = {
+    torch.ops.rnn_export.lstm.default: plain_lstm,
+    torch.ops.rnn_export.lstm_projected.default: plain_lstm_projected,
+    torch.ops.rnn_export.gru.default: plain_gru,
+    torch.ops.rnn_export.rnn.default: plain_rnn,
+}
+
+
 def _shapes(X: Tensor, initial_h: Tensor) -> Tensor:
     # Without this check export would keep a batch symbol of its own for the state.
     torch._check(X.shape[1] == initial_h.shape[1])  # type: ignore[no-untyped-call]
@@ -126,3 +160,10 @@ def _(
 @rnn.register_fake
 def _(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
     return _shapes(X, initial_h), torch.empty_like(initial_h)
+
+
+@lstm_projected.register_fake
+def _(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, P: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _shapes(X, initial_h), torch.empty_like(initial_h), torch.empty_like(initial_c)
