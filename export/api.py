@@ -18,16 +18,15 @@ from rnn_export.atomic import is_bundle
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.draft import Draft
-from rnn_export.export.graph import sequence_graph, step_graph
+from rnn_export.export.targets import find_writer
 from rnn_export.export.verify import verify
 from rnn_export.models.axes import TimeAxis
 from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
-from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
 from rnn_export.spec import StateSpec, TensorSpec
-from rnn_export.targets import find_target
+from rnn_export.targets import Target, find_targets
 
 
 def export(
@@ -49,10 +48,11 @@ def export(
     steps: int = 256,
     atol: float | None = None,
     rtol: float | None = None,
+    sequence_only: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
-    """Lift `model` into one pure step, write it as ONNX, verify it in a closed loop, and write the bundle `path`.
+    """Lift `model` into one pure step, write it as `targets`, verify each in a closed loop, write the bundle `path`.
 
     Args:
         model: in eval mode, on the CPU; a copy of it is worked with.
@@ -65,11 +65,14 @@ def export(
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.
-        targets, precision, opset: what is written; see `rnn_export.targets`.
+        targets, precision: what is written; see `rnn_export.targets`.
+        opset: of the ONNX graphs, where a target has such; None takes the target's own.
         chunk: frames per step.
         data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
+        sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
+            and no state, and cannot stream.
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
@@ -77,11 +80,11 @@ def export(
     nothing.
     """
     _check_place(Path(path), force)
-    rows = [find_target(name, precision, opset) for name in targets]
-    if not rows:
-        raise ExportError("targets is empty: name at least one, for example targets=('onnx',).")
-    if len(set(targets)) < len(targets):
-        raise ExportError(f"targets names one twice: {', '.join(targets)}.")
+    rows = find_targets(targets, precision, opset)
+    if sequence_only and tuple(targets) != ("onnx",):
+        raise ExportError(
+            "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
+        )
     for name, value in (("steps", steps), ("chunk", chunk), ("sample_rate", 1 if sample_rate is None else sample_rate)):
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
@@ -98,14 +101,14 @@ def export(
         output_names=output_names,
         sample_rate=sample_rate,
         chunk=chunk,
+        sequence_only=sequence_only,
     )
     _refuse_other_floats(lifted, precision)
     heard = None if data is None else recording.read(data, lifted.spec)
-    opset = opset or rows[0].opset
     progress("graphs")
-    draft = _draft(lifted, precision, opset)
-    engine = Engine.of(draft, "onnxruntime")
-    report, vectors = verify(lifted, engine, draft.read("step.onnx"), heard, steps, tolerance, progress)
+    draft = _draft(lifted, rows, precision, opset)
+    engines = [find_writer(row.name).engine(draft, precision) for row in rows]
+    report, vectors = verify(lifted, engines, draft.files.get("step.onnx"), heard, steps, tolerance, progress)
     progress("write")
     evidence = {"source": "noise" if data is None else "recording", "notes": list(lifted.notes), **report.to_json()}
     proof = {
@@ -135,11 +138,17 @@ def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
             )
 
 
-def _draft(lifted: StreamingModel, precision: str, opset: int) -> Draft:
-    graphs = {"step.onnx": step_graph(lifted, opset), "sequence.onnx": sequence_graph(lifted, opset)}
-    files = {name: graph for name, graph in graphs.items() if graph is not None}
+def _draft(lifted: StreamingModel, targets: Sequence[Target], precision: str, opset: int | None) -> Draft:
+    files: dict[str, bytes] = {}
+    rows = []
+    for target in targets:
+        chosen = target.opset if opset is None or target.opset is None else opset
+        writer = find_writer(target.name)
+        written = writer.write(lifted, precision, chosen)
+        rows.append(TargetRow(target.name, precision, chosen, tuple(written), writer.requires()))
+        files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
-    return Draft(lifted.spec, files, (TargetRow("onnx", precision, opset, tuple(files), {}),), initial)
+    return Draft(lifted.spec, files, tuple(rows), initial)
 
 
 def _producer() -> dict[str, str]:

@@ -16,11 +16,13 @@ from rnn_export.errors import ExportError
 from rnn_export.runtime.backends import Array
 
 Value = ir.Value
+# Whether each direction runs backwards.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
 def decompose(graph: bytes) -> bytes:
-    """The same step graph without LSTM, GRU and RNN; their time axis must be static, their direction forward.
+    """The same step graph without LSTM, GRU and RNN; their sequence axis must be static.
 
     Raises ExportError, with the node's name, where a node cannot be written out.
     """
@@ -54,19 +56,26 @@ class _Writer:
         x, w, r, b = (node.inputs[i] if i < len(node.inputs) else None for i in range(4))
         if x is None or x.shape is None or not isinstance(x.shape[0], int):
             raise self.error("its time axis is dynamic: only a step graph can be written out")
-        if node.attributes.get_string("direction", "forward") != "forward" or _flag(node, "layout"):
-            raise self.error("it is not a forward node with layout 0")
+        self.directions = DIRECTIONS[node.attributes.get_string("direction", "forward")]
+        if _flag(node, "layout"):
+            raise self.error("it has layout 1")
         extra = [i for i in (4, 7) if i < len(node.inputs) and node.inputs[i] is not None]
         if extra or "clip" in node.attributes or _flag(node, "input_forget"):
             raise self.error("it uses sequence_lens, peepholes, clip or input_forget")
         self.x, self.steps = x, x.shape[0]
-        self.W, self.R = self.constant(w), self.constant(r)
-        self.hidden = self.R.shape[1]
-        bias = np.zeros(2 * self.W.shape[0], self.W.dtype) if b is None else self.constant(b)
-        self.Wb, self.Rb = np.split(bias, 2)
-        names = node.attributes.get_strings("activations", DEFAULTS[node.op_type])
-        self.activations = [self.activation(name) for name in names]
+        self.weights = [self.constant(value) for value in (w, r)]
+        self.hidden = self.weights[1].shape[2]
+        count, rows = self.weights[0].shape[:2]
+        self.bias = np.zeros((count, 2 * rows), self.weights[0].dtype) if b is None else self.constant(b)
+        self.names = list(node.attributes.get_strings("activations", DEFAULTS[node.op_type] * count))
         self.count = 0
+
+    def turn_to(self, direction: int) -> None:
+        """Take the weights and activations of one direction."""
+        self.W, self.R = (w[direction] for w in self.weights)
+        self.Wb, self.Rb = np.split(self.bias[direction], 2)
+        each = len(self.names) // len(self.directions)
+        self.activations = [self.activation(name) for name in self.names[direction * each : (direction + 1) * each]]
 
     def error(self, reason: str) -> ExportError:
         return ExportError(f"node {self.node.name!r} ({self.node.op_type}) cannot be decomposed: {reason}.")
@@ -77,7 +86,7 @@ class _Writer:
     def constant(self, value: Value | None) -> Array:
         if value is None or value.const_value is None:
             raise self.error("its weights are not constant")
-        array: Array = value.const_value.numpy()[0]
+        array: Array = value.const_value.numpy()
         return array
 
     def write(self) -> list[Value]:
@@ -85,24 +94,31 @@ class _Writer:
         steps: dict[str, Callable[..., list[Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
         step = steps[self.node.op_type]
         first = (5, 6) if self.node.op_type == "LSTM" else (5,)
-        zero_axis = self.initializer(np.array([0], np.int64))
-        states = []
-        for i in first:
-            given = self.node.inputs[i] if i < len(self.node.inputs) else None
-            if given is None:
-                raise self.error("it starts from an implicit zero state")
-            states.append(self.tape.op("Squeeze", [given, zero_axis]))
-        frames = []
-        for t in range(self.steps):
-            frame = (
-                self.tape.op("Squeeze", [self.x, zero_axis])
-                if self.steps == 1
-                else self.tape.op("Gather", [self.x, self.initializer(np.array(t, np.int64))], {"axis": 0})
-            )
+        given = [self.node.inputs[i] if i < len(self.node.inputs) else None for i in first]
+        if any(value is None for value in given):
+            raise self.error("it starts from an implicit zero state")
+        by_direction = []
+        for direction, backward in enumerate(self.directions):
+            self.turn_to(direction)
+            index = self.initializer(np.array(direction, np.int64))
+            states = [self.tape.op("Gather", [value, index], {"axis": 0}) for value in given]
+            by_direction.append(self.run(step, states, backward))
+        y = self.joined([frames for frames, _ in by_direction], 1)
+        return [y, *(self.joined(list(ends), 0) for ends in zip(*(s for _, s in by_direction), strict=True))]
+
+    def run(self, step: Callable[..., list[Value]], states: list[Value], backward: bool) -> tuple[Value, list[Value]]:
+        """One direction: Y (T, 1, B, H), and the last states (1, B, H)."""
+        frames: dict[int, Value] = {}
+        for t in reversed(range(self.steps)) if backward else range(self.steps):
+            frame = self.tape.op("Gather", [self.x, self.initializer(np.array(t, np.int64))], {"axis": 0})
             states = step(frame, *states)
-            frames.append(self.tape.op("Unsqueeze", [states[0], self.initializer(np.array([0, 1], np.int64))]))
-        y = frames[0] if self.steps == 1 else self.tape.op("Concat", frames, {"axis": 0})
-        return [y, *(self.tape.op("Unsqueeze", [s, zero_axis]) for s in states)]
+            frames[t] = self.tape.op("Unsqueeze", [states[0], self.initializer(np.array([0, 1], np.int64))])
+        zero = self.initializer(np.array([0], np.int64))
+        ends = [self.tape.op("Unsqueeze", [s, zero]) for s in states]
+        return self.joined([frames[t] for t in range(self.steps)], 0), ends
+
+    def joined(self, values: list[Value], axis: int) -> Value:
+        return values[0] if len(values) == 1 else self.tape.op("Concat", values, {"axis": axis})
 
     def lstm(self, x: Value, h: Value, c: Value) -> list[Value]:
         f, g, out = self.activations

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -18,39 +14,57 @@ from onnxscript import optimizer
 import rnn_export.models.recurrent  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError
 from rnn_export.export.opset import at_opset
+from rnn_export.export.scan import scanned
 from rnn_export.models.lift import StreamingModel
-from rnn_export.spec import BATCH, TIME, StreamSpec
+from rnn_export.models.program import quiet
+from rnn_export.spec import BATCH, TIME, StreamSpec, sized
 
 BASE_OPSET = 18
 METADATA_KEY = "rnn_export.spec"
 
 
-def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes:
-    """`step.onnx`: exactly `spec.chunk` frames per call, no loop, dynamic batch."""
-    return _graph(model, model.spec.chunk, opset)
+def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
+    """`step.onnx`: exactly `spec.chunk` frames per call, dynamic batch; None for a model of whole sequences only."""
+    return None if model.spec.sequence_only else _graph(model, model.spec.chunk, opset)
 
 
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
-    """`sequence.onnx`: any number of frames per call; None where the model has no dynamic time."""
-    return _graph(model, None, opset) if model.dynamic_time else None
+    """`sequence.onnx`: any number of frames per call; None where a call is one frame.
+
+    What a model drives itself frame after frame is a Scan over its step.
+    """
+    if not model.spec.has_time:
+        return None
+    if model.dynamic_time and not model.has_loop:
+        return _graph(model, None, opset)
+    step = step_graph(model, opset)
+    if step is None:
+        raise ExportError(
+            "the model drives its own loop over whole sequences, for which there is no ONNX operator without a step."
+        )
+    return _checked(scanned(onnx.load_from_string(step), model.spec), model.spec, None)
 
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = _translated(model.program(frames), model.spec)
     common.ClearMetadataAndDocStringPass()(graph)
-    optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
+    with quiet():
+        optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
     _name_dimensions(graph, model.spec, frames)
-    proto = at_opset(ir.to_proto(graph), opset)
+    return _checked(at_opset(ir.to_proto(graph), opset), model.spec, frames)
+
+
+def _checked(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> bytes:
     proto.producer_name = "rnn-export"
-    onnx.helper.set_model_props(proto, {METADATA_KEY: model.spec.dumps()})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: spec.dumps()})
     onnx.checker.check_model(proto, full_check=True)
-    _refuse_frozen(proto, model.spec, frames)
+    _refuse_frozen(proto, spec, frames)
     return bytes(proto.SerializeToString())
 
 
 def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     ops = torch.ops.rnn_export
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             program,
             (),
@@ -59,7 +73,12 @@ def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.M
             opset_version=BASE_OPSET,
             input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
             output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
-            custom_translation_table={ops.lstm.default: _lstm, ops.gru.default: _gru, ops.rnn.default: _rnn},
+            custom_translation_table={
+                ops.lstm.default: _lstm,
+                ops.lstm_projected.default: _lstm_projected,
+                ops.gru.default: _gru,
+                ops.rnn.default: _rnn,
+            },
         )
     assert exported is not None
     return exported.model
@@ -67,6 +86,32 @@ def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.M
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
     return op.LSTM(X, W, R, B, None, h, c, **_attributes(R, activations))
+
+
+def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, activations: str) -> Any:
+    """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
+    if W.shape[0] != 1 or not isinstance(X.shape[0], int):
+        raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
+    f, g, out = activations.split(",")
+    act = {"Sigmoid": op.Sigmoid, "Tanh": op.Tanh, "Relu": op.Relu}
+    zero = _ints([0])
+    W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
+    Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)
+    h, c = op.Squeeze(h, zero), op.Squeeze(c, zero)
+    frames = []
+    for t in range(X.shape[0]):
+        x = op.Squeeze(op.Slice(X, _ints([t]), _ints([t + 1]), zero), zero)
+        gates = op.Add(op.Add(op.MatMul(x, W), Wb), op.Add(op.MatMul(h, R), Rb))
+        i, o, forget, candidate = op.Split(gates, axis=1, num_outputs=4)
+        c = op.Add(op.Mul(act[f](forget), c), op.Mul(act[f](i), act[g](candidate)))
+        h = op.MatMul(op.Mul(act[f](o), act[out](c)), P)
+        frames.append(op.Unsqueeze(h, _ints([0, 1])))
+    y = frames[0] if len(frames) == 1 else op.Concat(*frames, axis=0)
+    return y, op.Unsqueeze(h, zero), op.Unsqueeze(c, zero)
+
+
+def _ints(values: list[int]) -> Any:
+    return op.Constant(value_ints=values)
 
 
 def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before_reset: int) -> Any:
@@ -102,6 +147,16 @@ def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> N
         value.metadata_props.clear()
         if value.shape is not None:
             value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+    # The size of a result that grows is an expression of torch's; the contract has its name.
+    results = [t.shape for t in spec.outputs] + [s.shape for s in spec.states]
+    for value, shape in zip(graph.graph.outputs, results, strict=True):
+        if value.shape is not None and len(value.shape) == len(shape):
+            value.shape = ir.Shape(
+                [
+                    d if isinstance(n, ir.SymbolicDim) and isinstance(d, str) else n
+                    for n, d in zip(value.shape, shape, strict=True)
+                ]
+            )
 
 
 def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
@@ -117,25 +172,10 @@ def _refuse_frozen(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None)
     }
     for value in (*proto.graph.input, *proto.graph.output):
         shape = tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
-        expected = tuple(frames if d == TIME and frames is not None else d for d in wanted[value.name])
+        expected = wanted[value.name] if frames is None else sized(wanted[value.name], 0, frames)
+        expected = tuple(BATCH if d == BATCH else n for d, n in zip(wanted[value.name], expected, strict=True))
         if shape != expected:
             raise ExportError(
                 f"{value.name!r} was exported with shape {shape}, but the contract says {expected}: "
                 f"an axis that must be dynamic ({BATCH}, {TIME}) was frozen or moved by the model's own code."
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's exporter from logging and warning about itself; what matters of it ends in an exception."""
-    loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from rnn_export.errors import ExportError, RnnExportError, SourceError
 from rnn_export.export.decompose import decompose
+from rnn_export.export.departure import first_departure
 from rnn_export.models.axes import Noise
 from rnn_export.models.lift import BatchFirst, StreamingModel
-from rnn_export.models.signature import first_line
+from rnn_export.models.signature import FlatModel, first_line
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
@@ -38,36 +40,62 @@ CONSEQUENCE = "Nothing was written."
 
 def verify(
     model: StreamingModel,
-    engine: Engine,
-    step_graph: bytes,
+    engines: Sequence[Engine],
+    step_graph: bytes | None,
     recording: Mapping[str, Array] | None,
     frames: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:
-    """Hold the lifted model, ONNX's reference evaluator and `engine` to the user's module; raises ParityError.
+    """Hold the lifted model, `engines` and ONNX's reference evaluator to the user's module; raises ParityError.
 
-    `recording` by input is (rows, frames, ...); without it seeded noise is used.
+    The evaluator reads `step_graph`, where there is one. `recording` by input is (rows, frames, ...); without it seeded
+    noise is used.
     """
     progress("reference")
+    if model.spec.sequence_only:
+        return _whole_sequences(model, engines, recording, frames, tolerance, progress)
     golden, lifted = _golden(model, recording, frames, tolerance)
-    _refuse_wrong_lifting(golden, lifted)
+    _refuse_wrong_lifting(model, golden, lifted)
     if recording:
         noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), tolerance)
-        _refuse_wrong_lifting(noise, on_noise)
-        replay(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
-    report = replay(engine, golden, progress)
-    progress("onnx.reference")
-    report = replace(report, drifts=(*lifted, *report.drifts, *_second_opinion(model, step_graph, golden)))
+        _refuse_wrong_lifting(model, noise, on_noise)
+        for engine in engines:
+            replay(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
+    # The stages told are those of one backend, whose number the caller knows.
+    reports = [replay(e, golden, progress if e is engines[0] else lambda check: None) for e in engines]
+    for report in reports:
+        report.raise_for_failure(CONSEQUENCE)
+    second: list[Drift] = []
+    if step_graph is not None:
+        progress("onnx.reference")
+        second = _second_opinion(model, step_graph, golden)
+    report = _as_one(reports)
+    report = replace(report, drifts=(*lifted, *report.drifts, *second))
     report.raise_for_failure(CONSEQUENCE)
     return report, golden
 
 
-def _refuse_wrong_lifting(golden: Golden, drifts: tuple[Drift, ...]) -> None:
-    ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts).raise_for_failure(
-        "The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
-        "memory over time outside its recurrent layers (a convolution, a running sum, positions), which is not "
-        f"lifted: take it as an argument, return it, and declare it as a state. {CONSEQUENCE}"
+def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
+    """The report of several backends, each check under the name of its own."""
+    if len(reports) == 1:
+        return reports[0]
+    drifts = (replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
+    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=tuple(drifts))
+
+
+def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
+    report = ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts)
+    if report.ok:
+        return
+    spec, frames = model.spec, golden.frames
+    sizes = (spec.chunk, frames if spec.has_time else 1)
+    steps, calls = ([_piece(spec, golden.inputs, t, t + n) for t in range(0, frames, n)] for n in sizes)
+    where = first_departure(model, steps, calls, golden.tolerance)
+    report.raise_for_failure(
+        f"{where}The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
+        "memory over time that lifting did not see: take it as an argument, return it, and declare it as a state. "
+        f"{CONSEQUENCE}"
     )
 
 
@@ -93,24 +121,79 @@ def _golden(
     spec, inputs = model.spec, _noise(model, frames) if recording is None else _shortened(model, recording, frames)
     length = _frames(spec, inputs)
     lifted = _closed_loop(spec, inputs, _torch_call(model.module), _initial(model, inputs), length, spec.chunk)
-    size = length if spec.has_time else 1
-    # The explicit states come first; the module takes none of those lifted out of it.
-    explicit = _initial(model, inputs)[: len(model.original.states)]
-    own = _closed_loop(spec, inputs, _torch_call(BatchFirst(model.original, model.axes)), explicit, length, size)
+    own = _own(model, inputs, length)
+    outputs = {t.name: own.outputs[t.name][:, : _given(spec, t, length)] for t in spec.outputs}
     at = np.arange(spec.chunk, length + 1, spec.chunk)
-    golden = Golden(inputs, own.outputs, lifted.states, at, tolerance)
+    golden = Golden(inputs, outputs, lifted.states, at, tolerance)
     drifts = [_output_drift("lifted", spec, t, lifted.outputs, golden, length) for t in spec.outputs]
-    for leaf in model.original.states:
-        want = own.states[leaf.name]
+    for name, want in own.states.items():
         last = want.shape[1]
-        got, steps = lifted.states[leaf.name][:, -last:], at[-last:]
-        drifts.append(drift("lifted", leaf.name, got, want, steps, tolerance))
+        got, steps = lifted.states[name][:, -last:], at[-last:]
+        drifts.append(drift("lifted", name, got, want, steps, tolerance))
     return golden, tuple(drifts)
+
+
+def _given(spec: StreamSpec, tensor: TensorSpec, frames: int) -> int | None:
+    """How many frames of an output `frames` frames of the input give; None where it has no time."""
+    return (frames - spec.delay) // tensor.every if spec.timed(tensor) else None
+
+
+def _own(model: StreamingModel, inputs: Mapping[str, Array], frames: int) -> _Loop:
+    """What the user's own module gives: a sequence in one call, frames in one call each, its buffers its own affair."""
+    spec, original = model.spec, model.original
+    rows = next(iter(inputs.values())).shape[0]
+    buffers = [s.name for s in model.origins if s.kind == "buffer"]
+    # The buffers have the example's batch, and may have no other.
+    batch = original.inputs[0].example.shape[model.axes.input_batch[0]] if buffers else rows
+    loops = []
+    for start in range(0, rows, batch):
+        some = {n: a[np.arange(start, start + batch) % rows] for n, a in inputs.items()}
+        module = copy.deepcopy(original)
+        explicit = _initial(model, some)[: len(original.states)]
+        size = frames if spec.has_time else 1
+        loop = _closed_loop(spec, some, _torch_call(BatchFirst(module, model.axes)), explicit, frames, size)
+        left = {name: _held(module, model, name)[:, None] for name in buffers}
+        loops.append(_Loop(loop.outputs, {**loop.states, **left}))
+    return _Loop(_stacked([loop.outputs for loop in loops], rows), _stacked([loop.states for loop in loops], rows))
+
+
+def _stacked(groups: list[dict[str, Array]], rows: int) -> dict[str, Array]:
+    return {name: np.concatenate([g[name] for g in groups])[:rows] for name in groups[0]}
+
+
+def _held(module: FlatModel, model: StreamingModel, name: str) -> Array:
+    """The rows that a buffer of the module holds now."""
+    index = [s.name for s in model.spec.states].index(name)
+    value = dict(module.model.named_buffers())[name]
+    # One that has no batch axis in the module is of one stream.
+    bare = value.dim() == len(model.spec.states[index].row)
+    return (value[None] if bare else model.axes.states[index].rows(value)).numpy()
+
+
+def _whole_sequences(
+    model: StreamingModel,
+    engines: Sequence[Engine],
+    recording: Mapping[str, Array] | None,
+    frames: int,
+    tolerance: Tolerance,
+    progress: Callable[[str], None],
+) -> tuple[ParityReport, Golden]:
+    """A model that needs whole sequences: sequences of several lengths, each as the module gives it."""
+    spec = model.spec
+    inputs = _noise(model, frames) if recording is None else _shortened(model, recording, frames)
+    reports = []
+    for length in sorted({_frames(spec, inputs), max(_frames(spec, inputs) * 2 // 3, 1)}):
+        cut = {t.name: inputs[t.name][:, :length] if spec.timed(t) else inputs[t.name] for t in spec.inputs}
+        golden = Golden(cut, _own(model, cut, length).outputs, {}, np.array([length]), tolerance)
+        for engine in engines:
+            reports.append(replay(engine, golden, progress))
+            reports[-1].raise_for_failure(CONSEQUENCE)
+    return reports[-1], golden
 
 
 def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     noise, spec = Noise(model.original, seed=1), model.spec
-    frames = max(frames // spec.chunk, CALLS) * spec.chunk
+    frames = max(frames // spec.chunk * spec.chunk, _fewest(spec))
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
@@ -132,10 +215,11 @@ def _shortened(model: StreamingModel, recording: Mapping[str, Array], frames: in
     """At most `frames` frames, whole chunks of them; a single row gets a second one that starts half-way."""
     spec = model.spec
     length = min(_frames(spec, recording), frames) // spec.chunk * spec.chunk
-    if length < CALLS * spec.chunk:
+    if length < _fewest(spec):
+        late = f" after a delay of {spec.delay}" if spec.delay else ""
         raise SourceError(
             f"verification has {min(_frames(spec, recording), frames)} frames of the recording: it needs at least "
-            f"{CALLS * spec.chunk}, {CALLS} steps of {spec.chunk}, to feed the state back."
+            f"{_fewest(spec)}, {CALLS} steps of {spec.chunk}{late}, to feed the state back."
         )
     inputs = {}
     for tensor in spec.inputs:
@@ -144,6 +228,11 @@ def _shortened(model: StreamingModel, recording: Mapping[str, Array], frames: in
             a = np.concatenate([a, np.roll(a, a.shape[1] // 2, 1) if spec.timed(tensor) else a])
         inputs[tensor.name] = np.ascontiguousarray(a[:, :length] if spec.timed(tensor) else a)
     return inputs
+
+
+def _fewest(spec: StreamSpec) -> int:
+    """Frames that give outputs from `CALLS` steps."""
+    return (CALLS + -(-spec.delay // spec.chunk)) * spec.chunk
 
 
 def _frames(spec: StreamSpec, inputs: Mapping[str, Array]) -> int:
@@ -221,7 +310,7 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
             results: list[Array] = evaluator.run(None, dict(zip(names, arrays, strict=True)))  # type: ignore[assignment]
         return results
 
-    frames = min(golden.frames, max(REFERENCE_FRAMES, spec.chunk)) // spec.chunk * spec.chunk
+    frames = min(golden.frames, max(REFERENCE_FRAMES, _fewest(spec))) // spec.chunk * spec.chunk
     loop = _closed_loop(spec, golden.inputs, call, _initial(model, golden.inputs), frames, spec.chunk)
     calls = frames // spec.chunk
     outputs = [t for t in spec.outputs if spec.timed(t) or frames == golden.frames]
@@ -241,4 +330,8 @@ def _output_drift(
     got, want = given[tensor.name], golden.outputs[tensor.name]
     if not spec.timed(tensor):
         return drift(check, tensor.name, got[:, None], want[:, None], np.array([frames]), golden.tolerance)
-    return drift(check, tensor.name, got, want[:, :frames], np.arange(1, frames + 1), golden.tolerance)
+    want = want[:, : _given(spec, tensor, frames)]
+    # The first frames of a delay are of no value.
+    got = got[:, got.shape[1] - want.shape[1] :]
+    steps = np.arange(spec.delay, frames, tensor.every) + tensor.every
+    return drift(check, tensor.name, got, want, steps, golden.tolerance)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.models.layers import LAYERS
+from rnn_export.models.layout import Layout, layouts
 from rnn_export.models.signature import FlatModel, Leaf, first_line
 
 TimeAxis = str | int | None | Mapping[str, int | None]
@@ -24,13 +25,17 @@ TRIED = 4
 
 @dataclass(frozen=True)
 class Axes:
-    """Per tensor, where batch and time stand; None where there is no time."""
+    """Per tensor, where batch and time stand; None where there is no time.
+
+    `causal` is False where an output depends on later frames than its own.
+    """
 
     input_batch: tuple[int, ...]
     input_time: tuple[int | None, ...]
-    state_batch: tuple[int, ...]
+    states: tuple[Layout, ...]
     output_batch: tuple[int, ...]
     output_time: tuple[int | None, ...]
+    causal: bool = True
 
     @property
     def has_time(self) -> bool:
@@ -67,29 +72,43 @@ def find_axes(model: FlatModel, time_axis: TimeAxis) -> Axes:
 @dataclass(frozen=True)
 class _Batch:
     inputs: tuple[int, ...]
-    states: tuple[int, ...]
+    states: tuple[Layout, ...]
     outputs: tuple[int, ...]
 
 
 class _Probe:
+    """Runs the model on noise, with the batch first in every state."""
+
     def __init__(self, model: FlatModel) -> None:
         self.model, self.noise = model, Noise(model)
         self.inputs, self.states = model.inputs, model.states
         self.failure = ""
-        if self.run([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
+        if self.attempt([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
             raise LiftError(f"the model fails on its own example inputs: {self.failure}")
 
-    def run(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    def attempt(self, own: Sequence[Tensor]) -> list[Tensor] | None:
         try:
             with torch.no_grad():
-                return list(self.model(*tensors))
+                return list(self.model(*own))
         except Exception as error:  # a size that the model does not take may raise anything
             self.failure = f"{type(error).__name__}: {first_line(error)}"
             return None
 
-    def draw(self, sizes: Sequence[Mapping[int, int]]) -> list[Tensor]:
-        leaves = (*self.inputs, *self.states)
-        return [self.noise.like(leaf.example, s) for leaf, s in zip(leaves, sizes, strict=True)]
+    def run(self, states: Sequence[Layout], tensors: Sequence[Tensor]) -> list[Tensor] | None:
+        """Outputs, and next states (B, *row); None where the model fails, or a state comes back in another shape."""
+        inputs, outputs = len(self.inputs), len(self.model.outputs)
+        rows = tensors[inputs:]
+        given = self.attempt([*tensors[:inputs], *(a.own(s) for a, s in zip(states, rows, strict=True))])
+        if given is None:
+            return None
+        if any(a.own(s).shape != t.shape for a, s, t in zip(states, rows, given[outputs:], strict=True)):
+            self.failure = "a state comes back in another shape than it went in"
+            return None
+        return [*given[:outputs], *(a.rows(t) for a, t in zip(states, given[outputs:], strict=True))]
+
+    def draw(self, batch: int, inputs: Sequence[Mapping[int, int]], states: Sequence[Layout]) -> list[Tensor]:
+        drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, inputs, strict=True)]
+        return [*drawn, *draw_states(self.model, states, self.noise, batch)]
 
     # --- batch
 
@@ -100,7 +119,7 @@ class _Probe:
             outputs = self._batch_of_outputs(inputs, states)
             if outputs is not None:
                 return _Batch(inputs, states, outputs)
-            tried.append(f"  axes {self._say((*inputs, *states))}: {self.failure}")
+            tried.append(f"  axes {self._say((*inputs, *(s.axis for s in states)))}: {self.failure}")
         shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*self.inputs, *self.states))
         raise LiftError(
             f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
@@ -108,42 +127,44 @@ class _Probe:
             "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"])
         )
 
-    def _batch_candidates(self, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    def _batch_candidates(self, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[Layout, ...]]]:
         taken = time or (None,) * len(self.inputs)
         by_input = [
             [a for a in range(leaf.example.dim()) if a != t] for leaf, t in zip(self.inputs, taken, strict=True)
         ]
         # States of one shape are laid out alike: one choice for all of them keeps the search small.
-        shapes = sorted({tuple(s.example.shape) for s in self.states})
-        choices = itertools.product(*by_input, *(range(len(shape)) for shape in shapes))
-        for choice in sorted(choices, key=lambda c: (len(set(c)), sum(c))):
-            inputs, by_shape = choice[: len(self.inputs)], choice[len(self.inputs) :]
-            axis = dict(zip(shapes, by_shape, strict=True))
-            yield inputs, tuple(axis[tuple(s.example.shape)] for s in self.states)
+        declared = {s.name for s in self.model.declared}
+        kinds = sorted({(tuple(s.example.shape), s.name in declared) for s in self.states})
+        for inputs in sorted(itertools.product(*by_input), key=lambda c: (len(set(c)), sum(c))):
+            sizes = {leaf.example.shape[a] for leaf, a in zip(self.inputs, inputs, strict=True)}
+            if len(sizes) != 1:
+                continue
+            (batch,) = sizes
+            by_kind = [list(layouts(torch.empty(shape), batch, 0 if known else 4)) for shape, known in kinds]
+            choices = itertools.product(*by_kind)
+            for choice in sorted(choices, key=lambda c: len({*inputs, *(x.axis for x in c if not x.added)})):
+                layout = dict(zip(kinds, choice, strict=True))
+                yield inputs, tuple(layout[tuple(s.example.shape), s.name in declared] for s in self.states)
 
-    def _batch_of_outputs(self, inputs: tuple[int, ...], states: tuple[int, ...]) -> tuple[int, ...] | None:
-        axes = (*inputs, *states)
-        fed = {n: self.draw([{a: n} for a in axes]) for n in (2, 3)}
-        given = {n: self.run(tensors) for n, tensors in fed.items()}
-        if given[2] is None or given[3] is None or not self._states_kept(fed[3], given[3]):
+    def _batch_of_outputs(self, inputs: tuple[int, ...], states: tuple[Layout, ...]) -> tuple[int, ...] | None:
+        fed = {n: self.draw(n, [{a: n} for a in inputs], states) for n in (2, 3)}
+        given = {n: self.run(states, tensors) for n, tensors in fed.items()}
+        if given[2] is None or given[3] is None:
             return None
         outputs = [_changed(a, b) for a, b in zip(given[2], given[3], strict=True)][: len(self.model.outputs)]
         if any(len(axis) != 1 for axis in outputs):
             return None
         found = tuple(axis[0] for axis in outputs)
-        other = self.draw([{a: 3} for a in axes])
+        axes = (*inputs, *(0 for _ in states))
+        other = self.draw(3, [{a: 3} for a in inputs], states)
         mixed = [_spliced(t, o, a, 1) for t, o, a in zip(other, fed[3], axes, strict=True)]
-        after = self.run(mixed)
+        after = self.run(states, mixed)
         if after is None:
             return None
-        pairs = list(zip(given[3], after, (*found, *states), strict=True))
+        pairs = list(zip(given[3], after, (*found, *(0 for _ in states)), strict=True))
         independent = all(_same(a.narrow(x, 1, 2), b.narrow(x, 1, 2)) for a, b, x in pairs)
         moved = any(not _same(a.narrow(x, 0, 1), b.narrow(x, 0, 1)) for a, b, x in pairs)
         return found if independent and moved else None
-
-    def _states_kept(self, fed: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
-        before, after = fed[len(self.inputs) :], given[len(self.model.outputs) :]
-        return all(a.shape == b.shape for a, b in zip(before, after, strict=True))
 
     # --- time
 
@@ -164,24 +185,22 @@ class _Probe:
                 (causal if self._is_causal(batch, candidate, outputs) else blind).append((candidate, outputs))
         if wanted is not None and not causal and not blind:
             raise LiftError(f"time_axis={self._say(wanted)}: the model cannot run at other lengths. {self.failure}")
-        if not causal and blind:
-            raise LiftError(
-                f"along {self._say(blind[0][0])} an output depends on later frames (a bidirectional layer, a "
-                "look-ahead convolution, attention or statistics over the whole sequence), so it cannot stream."
-            )
-        if len(causal) > 1:
-            found = " or ".join(f"time_axis={self._say(candidate)}" for candidate, _ in causal)
+        # A frame that knows of earlier ones is one of time; what is merely computed entry by entry may be anything.
+        remembering = [c for c in causal if self._remembers(batch, *c)]
+        certain = remembering or [*causal, *blind]
+        if len(certain) > 1:
+            found = " or ".join(f"time_axis={self._say(candidate)}" for candidate, _ in certain)
             raise LiftError(f"more than one axis could be time: {found}. Say which.")
-        if not causal and last and any(isinstance(m, LAYERS) for m in self.model.modules()):
+        if not certain and last and any(isinstance(m, LAYERS) for m in self.model.modules()):
             found = " or ".join(f"time_axis={self._say(candidate)}" for candidate, _ in last)
             raise LiftError(
                 f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
                 f"frame, say which axis is time: {found}. If one call is one frame: time_axis=None."
             )
-        return self._axes(batch, *causal[0]) if causal else self._axes(batch, *_no_time(batch))
+        return self._axes(batch, *certain[0], certain[0] in causal) if certain else self._axes(batch, *_no_time(batch))
 
-    def _axes(self, batch: _Batch, time: Assignment, outputs: Assignment) -> Axes:
-        return Axes(batch.inputs, time, batch.states, batch.outputs, outputs)
+    def _axes(self, batch: _Batch, time: Assignment, outputs: Assignment, causal: bool = True) -> Axes:
+        return Axes(batch.inputs, time, batch.states, batch.outputs, outputs, causal)
 
     def _say(self, time: Assignment) -> str:
         return str({leaf.name: axis for leaf, axis in zip((*self.inputs, *self.states), time, strict=False)})
@@ -197,17 +216,16 @@ class _Probe:
 
     def _sizes(self, batch: _Batch, time: Assignment, frames: int) -> list[dict[int, int]]:
         """Give batch 2 and `frames` times the example's length along time."""
-        sizes: list[dict[int, int]] = []
-        for leaf, b, t in zip(self.inputs, batch.inputs, time, strict=True):
-            sizes.append({b: 2} if t is None else {b: 2, t: frames * leaf.example.shape[t]})
-        return [*sizes, *({b: 2} for b in batch.states)]
+        return [
+            {b: 2} if t is None else {b: 2, t: frames * leaf.example.shape[t]}
+            for leaf, b, t in zip(self.inputs, batch.inputs, time, strict=True)
+        ]
 
     def _time_of_outputs(self, batch: _Batch, time: Assignment) -> Assignment | None:
         runs = []
         for frames in (1, 2, 3):
-            fed = self.draw(self._sizes(batch, time, frames))
-            given = self.run(fed)
-            if given is None or not self._states_kept(fed, given):
+            given = self.run(batch.states, self.draw(2, self._sizes(batch, time, frames), batch.states))
+            if given is None:
                 return None
             runs.append(given)
         changed = [_changed(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(batch.outputs)]
@@ -216,24 +234,47 @@ class _Probe:
         return tuple(axis[0] if axis else None for axis in changed)
 
     def _is_causal(self, batch: _Batch, time: Assignment, outputs: Assignment) -> bool:
-        """Whether the first third of the output stays when the rest of the input changes."""
-        sizes = self._sizes(batch, time, 3)
-        fed, other = self.draw(sizes), self.draw(sizes)
+        """Whether the outputs of the first two thirds are those of a call that ends there."""
+        whole = self.draw(2, self._sizes(batch, time, 3), batch.states)
         axes = (*time, *(None for _ in batch.states))
-        mixed = [
-            t if x is None else _spliced(t, o, x, t.shape[x] // 3) for t, o, x in zip(fed, other, axes, strict=True)
-        ]
-        before, after = self.run(fed), self.run(mixed)
-        if before is None or after is None:
+        begin = [t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2) for t, x in zip(whole, axes, strict=True)]
+        long, short = self.run(batch.states, whole), self.run(batch.states, begin)
+        if long is None or short is None:
             return False
         return all(
-            x is None or _same(a.narrow(x, 0, a.shape[x] // 3), b.narrow(x, 0, a.shape[x] // 3))
+            x is None or _same(a.narrow(x, 0, b.shape[x]), b) for a, b, x in zip(long, short, outputs, strict=False)
+        )
+
+    def _remembers(self, batch: _Batch, time: Assignment, outputs: Assignment) -> bool:
+        """Whether another first third changes the outputs after it."""
+        sizes = self._sizes(batch, time, 3)
+        whole, other = self.draw(2, sizes, batch.states), self.draw(2, sizes, batch.states)
+        axes = (*time, *(None for _ in batch.states))
+        mixed = [
+            a if x is None else _spliced(b, a, x, a.shape[x] // 3) for a, b, x in zip(whole, other, axes, strict=True)
+        ]
+        before, after = self.run(batch.states, whole), self.run(batch.states, mixed)
+        if before is None or after is None:
+            return False
+        return any(
+            x is not None and not _same(*(t.narrow(x, t.shape[x] // 3, t.shape[x] - t.shape[x] // 3) for t in (a, b)))
             for a, b, x in zip(before, after, outputs, strict=False)
         )
 
 
 def _no_time(batch: _Batch) -> tuple[Assignment, Assignment]:
     return (None,) * len(batch.inputs), (None,) * len(batch.outputs)
+
+
+def draw_states(model: FlatModel, states: Sequence[Layout], noise: Noise, batch: int) -> list[Tensor]:
+    """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
+    drawn = []
+    for leaf, layout in zip(model.states, states, strict=True):
+        rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
+        fresh = noise.like(rows.contiguous(), {})
+        near = leaf.name in model.buffers and rows.is_floating_point()
+        drawn.append(rows + fresh.abs() / 2 if near else fresh)
+    return drawn
 
 
 def _changed(a: Tensor, b: Tensor) -> list[int]:

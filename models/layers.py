@@ -5,7 +5,7 @@ T time, B batch, D directions, L layers, I input, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rnn_export.errors import LiftError
 from rnn_export.models.gru import CustomGRU, CustomGRUCell
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
-from rnn_export.models.recurrent import gru, lstm, rnn
+from rnn_export.models.recurrent import gru, lstm, lstm_projected, rnn
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
 
 States = tuple[Tensor, ...]
@@ -25,7 +25,7 @@ LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
 
 @dataclass(frozen=True)
 class Weights:
-    """One layer's weights in ONNX layout, gates in ONNX order, without the axis of directions."""
+    """One layer's weights, or one direction's, in ONNX layout: gates in ONNX order, no axis of directions."""
 
     kind: str
     W: Tensor
@@ -33,40 +33,52 @@ class Weights:
     B: Tensor
     activations: str
     linear_before_reset: int = 0
+    P: Tensor | None = None
 
 
 class Recurrence(nn.Module):
-    """One layer as one opaque op: forward(x (T, B, I), states of (1, B, H)) -> (y (T, B, H), next states)."""
+    """One layer as one opaque op: forward(x (T, B, I), states of (D, B, H)) -> (y (T, B, D * H), next states)."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, directions: Sequence[Weights]) -> None:
         super().__init__()
-        self.kind, self.activations = weights.kind, weights.activations
-        self.linear_before_reset = weights.linear_before_reset
+        first = directions[0]
+        self.kind, self.activations = first.kind, first.activations
+        self.linear_before_reset = first.linear_before_reset
+        self.directions = len(directions)
         self.W, self.R, self.B = (
-            nn.Parameter(w.detach().clone()[None], requires_grad=False) for w in (weights.W, weights.R, weights.B)
+            nn.Parameter(torch.stack([getattr(w, name).detach() for w in directions]), requires_grad=False)
+            for name in "WRB"
         )
+        projections = [w.P.detach() for w in directions if w.P is not None]
+        self.P = nn.Parameter(torch.stack(projections), requires_grad=False) if projections else None
 
     def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        if self.kind == "lstm":
+        if self.P is not None:
+            y, *after = lstm_projected(x, self.W, self.R, self.B, self.P, *states, self.activations)
+        elif self.kind == "lstm":
             y, *after = lstm(x, self.W, self.R, self.B, *states, self.activations)
         elif self.kind == "gru":
             y, *after = gru(x, self.W, self.R, self.B, *states, self.activations, self.linear_before_reset)
         else:
             y, *after = rnn(x, self.W, self.R, self.B, *states, self.activations)
-        return y.squeeze(1), tuple(after)
+        # (T, D, B, H): the directions side by side.
+        return (y.squeeze(1) if self.directions == 1 else y.transpose(1, 2).flatten(2)), tuple(after)
 
     def zeros(self, x: Tensor) -> States:
         """The state that a call without one starts from."""
-        zero = x.new_zeros(1, x.shape[1], self.R.shape[2])
-        return (zero, zero) if self.kind == "lstm" else (zero,)
+        D, _, N = self.R.shape
+        h = x.new_zeros(D, x.shape[1], N)
+        if self.kind != "lstm":
+            return (h,)
+        return (h, h if self.P is None else x.new_zeros(D, x.shape[1], self.P.shape[2]))
 
 
 class Stack(nn.Module):
-    """Layers on top of each other: run(x (T, B, I), states of (L, B, H) or None) -> (y (T, B, H), next states)."""
+    """Layers on top of each other: run(x (T, B, I), states of (L * D, B, H) or None) -> (y (T, B, D * H), states)."""
 
-    def __init__(self, layers: list[Weights]) -> None:
+    def __init__(self, layers: Sequence[Sequence[Weights]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Recurrence(weights) for weights in layers)
+        self.layers = nn.ModuleList(Recurrence(directions) for directions in layers)
 
     def stand_in_for(self, layer: nn.Module) -> Stack:
         """Give what this has not, sizes and weights, from the layer that it replaces, for models that ask for them."""
@@ -92,7 +104,8 @@ class Stack(nn.Module):
     def run(self, x: Tensor, states: States | None) -> tuple[Tensor, States]:
         after = []
         for i, layer in enumerate(self.recurrences()):
-            before = layer.zeros(x) if states is None else tuple(s[i : i + 1] for s in states)
+            D = layer.directions
+            before = layer.zeros(x) if states is None else tuple(s[i * D : (i + 1) * D] for s in states)
             x, ends = layer(x, before)
             after.append(ends)
         return x, tuple(torch.cat(ends) for ends in zip(*after, strict=True))
@@ -101,7 +114,7 @@ class Stack(nn.Module):
 class LiftedLayer(Stack):
     """nn.RNN, nn.GRU, nn.LSTM: forward(input, hx=None) -> (output, h_n) or (output, (h_n, c_n))."""
 
-    def __init__(self, layers: list[Weights], batch_first: bool) -> None:
+    def __init__(self, layers: Sequence[Sequence[Weights]], batch_first: bool) -> None:
         super().__init__(layers)
         self.batch_first = batch_first
 
@@ -145,7 +158,7 @@ class LiftedCustomCell(Stack):
 class LiftedSimpleRNN(Stack):
     """SimpleRNN: forward(input_seq (T, B, I), h_0 (B, H)) -> (output_seq (T, B, O), h_n); without h_0 from zeros."""
 
-    def __init__(self, layers: list[Weights], Why: Tensor, by: Tensor) -> None:
+    def __init__(self, layers: Sequence[Sequence[Weights]], Why: Tensor, by: Tensor) -> None:
         super().__init__(layers)
         self.Why, self.by = nn.Parameter(Why.detach().clone()), nn.Parameter(by.detach().clone())
 
@@ -187,27 +200,24 @@ def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity:
         return torch.cat([gates[k] for k in order])
 
     activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": nonlinearity.capitalize()}[kind]
-    return Weights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1)
+    projection = getattr(module, "weight_hr" + suffix) if getattr(module, "proj_size", 0) else None
+    return Weights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1, projection)
 
 
 def _torch_layer(module: nn.RNNBase) -> Stack:
-    name = type(module).__name__
-    if module.bidirectional:
-        raise LiftError(
-            f"{name} is bidirectional: it needs the end of the sequence before it can give the first frame, "
-            "so it cannot stream. Train it with bidirectional=False."
-        )
-    if module.proj_size:
-        raise LiftError(f"{name} has proj_size={module.proj_size}, which ONNX's LSTM operator does not know.")
     kind = module.mode.split("_")[0].lower()
     nonlinearity = getattr(module, "nonlinearity", "tanh")
-    layers = [_torch_weights(module, kind, nonlinearity, f"_l{i}") for i in range(module.num_layers)]
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    layers = [
+        [_torch_weights(module, kind, nonlinearity, f"_l{i}{direction}") for direction in directions]
+        for i in range(module.num_layers)
+    ]
     return LiftedLayer(layers, module.batch_first)
 
 
 def _torch_cell(module: nn.RNNCellBase) -> Stack:
     kind = "lstm" if isinstance(module, nn.LSTMCell) else "gru" if isinstance(module, nn.GRUCell) else "rnn"
-    return LiftedCell([_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))])
+    return LiftedCell([[_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))]])
 
 
 def _gru_weights(cell: CustomGRUCell) -> Weights:
@@ -241,12 +251,12 @@ LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
     nn.RNNCell: _torch_cell,
     nn.GRUCell: _torch_cell,
     nn.LSTMCell: _torch_cell,
-    SimpleRNN: lambda m: LiftedSimpleRNN([_simple_weights(m)], m.Why, m.by),
-    SimpleRNNCell: lambda m: LiftedSimpleRNNCell([_simple_weights(m)], m.Why, m.by),
-    CustomGRU: lambda m: LiftedCustomLayer([_gru_weights(c) for c in m.cells]),
-    CustomGRUCell: lambda m: LiftedCustomCell([_gru_weights(m)]),
-    CustomLSTM: lambda m: LiftedCustomLayer([_lstm_weights(c) for c in m.cells]),
-    CustomLSTMCell: lambda m: LiftedCustomCell([_lstm_weights(m)]),
+    SimpleRNN: lambda m: LiftedSimpleRNN([[_simple_weights(m)]], m.Why, m.by),
+    SimpleRNNCell: lambda m: LiftedSimpleRNNCell([[_simple_weights(m)]], m.Why, m.by),
+    CustomGRU: lambda m: LiftedCustomLayer([[_gru_weights(c)] for c in m.cells]),
+    CustomGRUCell: lambda m: LiftedCustomCell([[_gru_weights(m)]]),
+    CustomLSTM: lambda m: LiftedCustomLayer([[_lstm_weights(c)] for c in m.cells]),
+    CustomLSTMCell: lambda m: LiftedCustomCell([[_lstm_weights(m)]]),
 }
 
 

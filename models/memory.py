@@ -1,8 +1,10 @@
-"""What a module remembers in itself between calls: found by calling it twice, and refused."""
+"""What a module remembers in itself between calls: buffers, which become states; anything else is refused."""
 
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,49 +15,141 @@ from rnn_export.models.axes import Noise
 from rnn_export.models.signature import FlatModel, first_line
 
 Attributes = dict[str, Any]
+# A memory in a list may show only some calls later.
+CALLS = 4
 
 
-def refuse_memory(flat: FlatModel) -> None:
-    """Raise LiftError where the same call gives something else the second time, naming what changed in between."""
-    model, noise = copy.deepcopy(flat), Noise(flat)
-    tensors = [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.states)]
+def adopt_memory(flat: FlatModel) -> None:
+    """Make states of the buffers that calls of the model change; `flat` must be a copy.
+
+    Raises LiftError, with the path of what was found, where the model remembers anything else.
+    """
+    tried, noise = copy.deepcopy(flat), Noise(flat)
     try:
         with torch.no_grad():
-            before = _attributes(model.model)
-            first = [t.clone() for t in model(*tensors)]
-            after = _attributes(model.model)
-            second = list(model(*tensors))
+            found = _changed_buffers(tried, noise)
+            _refuse_other_start(flat, found, noise)
+            flat.adopt(found)
+            _refuse_hidden(flat, tried, noise)
+    except LiftError:
+        raise
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
+
+
+def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
+    return [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.declared)]
+
+
+def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
+    """By name, the first value of each buffer that changes, in the shape that it has from the first call on."""
+    first, shapes = _buffers(flat.model), {}
+    changed: dict[str, Tensor] = {}
+    for _ in range(CALLS):
+        flat.own(*_draw(flat, noise))
+        for name, after in _buffers(flat.model).items():
+            if _same(first[name], after) and name not in changed:
+                continue
+            if after is None:
+                raise LiftError(f"buffer {name!r} is set to None by a call: a state must be a tensor of one shape.")
+            if shapes.setdefault(name, after.shape) != after.shape:
+                raise LiftError(
+                    f"buffer {name!r} changes its shape from call to call, from {tuple(shapes[name])} to "
+                    f"{tuple(after.shape)}: a state must keep its shape. Keep a fixed number of frames in it."
+                )
+            changed[name] = _first(name, first[name], after)
+    return changed
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor | None]:
+    """Every buffer by path, those that are None included; one that stands in several places once."""
+    found: dict[str, Tensor | None] = {}
+    seen = set()
+    for path, module in model.named_modules():
+        for name, value in module._buffers.items():
+            if value is None or id(value) not in seen:
+                found[f"{path}.{name}".lstrip(".")] = None if value is None else value.clone()
+                seen.add(id(value))
+    return found
+
+
+def _first(name: str, before: Tensor | None, after: Tensor) -> Tensor:
+    if before is None:
+        return torch.zeros_like(after)
+    try:
+        return before.expand_as(after).to(after.dtype).clone()
+    except RuntimeError:
+        raise LiftError(
+            f"buffer {name!r} is registered as {tuple(before.shape)} but is {tuple(after.shape)} after a call: a state "
+            "must keep its shape. Register it in the shape that it gets."
+        ) from None
+
+
+def _refuse_other_start(flat: FlatModel, found: Mapping[str, Tensor], noise: Noise) -> None:
+    """A buffer that is made by the first call must start as zeros, since that is what is written."""
+    born = [name for name, value in _buffers(flat.model).items() if value is None and name in found]
+    if not born:
+        return
+    tensors = _draw(flat, noise)
+    adopted = copy.deepcopy(flat)
+    adopted.adopt(found)
+    given, own = adopted(*tensors, *found.values()), copy.deepcopy(flat).own(*tensors)
+    if not all(_same(a, b) for a, b in zip(given, own, strict=False)):
+        raise LiftError(
+            f"{', '.join(map(repr, born))}: the first call makes this buffer, and not with zeros: register it with the "
+            "value that it starts from."
+        )
+
+
+def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
+    """With its buffers given, a model that was called before must do as one that was not."""
+    fresh, before = copy.deepcopy(flat), _attributes(flat.model)
+    after = _attributes(tried.model)
+    tried.adopt({leaf.name: leaf.example for leaf in flat.states[len(flat.declared) :]})
+    tensors = [*_draw(flat, noise), *(noise.like(s.example, {}) for s in flat.states[len(flat.declared) :])]
+    first = [t.clone() for t in fresh(*tensors)]
     if any(bool(torch.isnan(t).any()) for t in first):
         raise LiftError(
             "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
         )
-    if all(_same(a, b) for a, b in zip(first, second, strict=True)):
+    if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
         return
-    changed = [name for name in after if not _same(before.get(name, ...), after[name])]
+    changed = [name for name in after if name not in flat.buffers and not _same(before.get(name, ...), after[name])]
     if not changed:
         raise LiftError(
             "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
             "something between calls. Make eval mode deterministic; return what is remembered."
         )
     raise LiftError(
-        f"the model remembers {', '.join(map(repr, changed))} between calls, inside itself. Take it as an argument, "
-        "return its next value, and declare it: states={argument: output}."
+        f"the model remembers {', '.join(map(repr, changed))} between calls, in a plain attribute, where no exporter "
+        "can follow it. Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it "
+        "as an argument, return its next value, and declare it: states={argument: output}."
     )
 
 
 def _attributes(model: nn.Module) -> Attributes:
-    """Tensors and plain values by path."""
+    """What every module holds, by path."""
     found: Attributes = {}
     for path, module in model.named_modules():
-        for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
-            if value is None or isinstance(value, Tensor | int | float | str):
-                found[f"{path}.{name}".lstrip(".")] = value.clone() if isinstance(value, Tensor) else value
+        for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                found[f"{path}.{name}".lstrip(".")] = copy.deepcopy(value) if _is_plain(value) else ...
     return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple | set | deque):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, Tensor | int | float | complex | str)
 
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, Sequence | deque) and isinstance(b, Sequence | deque) and not isinstance(a, str):
+        return len(a) == len(b) and all(map(_same, a, b))
     return type(a) is type(b) and a == b

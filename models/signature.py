@@ -35,6 +35,7 @@ class FlatModel(nn.Module):
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         keys: for each of `outputs`, what `states` would call it.
         made: the declared arguments that the example leaves out, so that the model makes their first value.
+        buffers: the names of the model's buffers that are states, after the declared ones.
         first: the outputs of the example call.
     """
 
@@ -62,13 +63,39 @@ class FlatModel(nn.Module):
         self.outputs = self._output_names(result, output_names)
         self.keys = tuple(k for k, v in self._kept(result).items() for _ in _tensors(v))
         self.first = tuple(t for _, t in self._data(result))
+        self.buffers: tuple[str, ...] = ()
         self._check_kept(result)
 
+    @property
+    def declared(self) -> tuple[Leaf, ...]:
+        """The states that are arguments of the model."""
+        return self.states[: len(self.states) - len(self.buffers)]
+
+    def adopt(self, buffers: Mapping[str, Tensor]) -> None:
+        """Make states of `buffers` of the model, which are of the example's batch and may not exist yet."""
+        for name, value in buffers.items():
+            path, _, last = name.rpartition(".")
+            module = self.model.get_submodule(path)
+            if module._buffers[last] is None:
+                module._buffers[last] = value.clone()
+        self.buffers = tuple(buffers)
+        self.states += tuple(Leaf(name, value) for name, value in buffers.items())
+
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Pure: the buffers that are states are arguments and results as well."""
+        if not self.buffers:
+            return self._called(tensors, ())
+        count = len(tensors) - len(self.buffers)
+        values = {f"model.{name}": t.clone() for name, t in zip(self.buffers, tensors[count:], strict=True)}
+        results = torch.func.functional_call(_Own(self), values, tensors[:count])
+        return (*results, *values.values())
+
+    def own(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """As the user calls it: without the buffers, which the model keeps itself."""
         return self._called(tensors, ())
 
     def started_by_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Do as `forward` does, but leave the arguments in `made` to the model."""
+        """Do as `own` does, but leave the arguments in `made` to the model."""
         return self._called(tensors, self.made)
 
     def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
@@ -160,6 +187,17 @@ class FlatModel(nn.Module):
         for name in self.outputs:
             if name in fed:
                 raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+
+
+class _Own(nn.Module):
+    """The model alone, for `functional_call` to swap its buffers."""
+
+    def __init__(self, flat: FlatModel) -> None:
+        super().__init__()
+        self.model, self.flat = flat.model, (flat,)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return self.flat[0].own(*tensors)
 
 
 def first_line(error: BaseException) -> str:

@@ -125,7 +125,12 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @command
 @click.argument("source")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write, NAME.rnnx.")
-@click.option("--target", "targets", multiple=True, help="What to write; may be repeated.  [default: onnx]")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="onnx, torchscript (deprecated by torch) or pt2; may be repeated.  [default: onnx]",
+)
 @click.option("--precision", help="Precision of the graphs.  [default: fp32]")
 @source_options
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
@@ -135,7 +140,10 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05]"
 )
-@click.option("--opset", type=int, help="ONNX opset.  [default: 18]")
+@click.option("--opset", type=int, help="Opset, where a target is ONNX.  [default: 18]")
+@click.option(
+    "--sequence-only", is_flag=True, help="For a model that needs whole sequences: the bundle cannot stream then."
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export_command(
     source: str, output: Path, weights: Path | None, force: bool, as_json: bool, **given: Any
@@ -146,6 +154,7 @@ def export_command(
 
     with tables.progress("export", EXPORT_STAGES, not as_json) as stage:
         given["targets"] = given["targets"] or None
+        given["sequence_only"] = given["sequence_only"] or None
         model, example, options = _source(source, weights, given)
         _refuse_unknown(source, options, export)
         bundle = export(model, example, output, force=force, progress=stage, **options)

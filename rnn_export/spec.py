@@ -18,7 +18,10 @@ Dim = int | str
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. A dimension is a positive int, or the symbol `"batch"` or `"time"`."""
+    """An input or output. A dimension is a positive int, or the symbol `"batch"` or `"time"`.
+
+    An output that has one frame for every N frames of the input has `"time/N"`.
+    """
 
     name: str
     dtype: str
@@ -28,8 +31,14 @@ class TensorSpec:
         _check_tensor(self.name, self.dtype, self.shape, (BATCH, TIME))
 
     def axis(self, symbol: str) -> int | None:
-        """Where `symbol` stands in the shape, or None."""
-        return self.shape.index(symbol) if symbol in self.shape else None
+        """Where `symbol` stands in the shape, or None; `"time"` stands for `"time/N"` too."""
+        return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
+
+    @property
+    def every(self) -> int:
+        """For how many frames of the input this has one."""
+        axis = self.axis(TIME)
+        return _every(self.shape[axis]) if axis is not None else 1
 
     @property
     def frame(self) -> tuple[int, ...]:
@@ -75,6 +84,7 @@ class StreamSpec:
         chunk: frames per step.
         delay: frames at the start of a stream that give no output.
         sample_rate: Hz of the signal that the inputs are cut from, or None.
+        sequence_only: whether the model needs whole sequences: there is no step then, and no state.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
 
@@ -84,6 +94,7 @@ class StreamSpec:
     chunk: int = 1
     delay: int = 0
     sample_rate: int | None = None
+    sequence_only: bool = False
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -107,17 +118,26 @@ class StreamSpec:
         if self.chunk > 1 and not self.has_time:
             raise SpecError(f"chunk is {self.chunk}, but no input has a time axis.")
         for tensor in self.outputs:
-            if TIME in tensor.shape and not self.has_time:
+            if tensor.axis(TIME) is not None and not self.has_time:
                 raise SpecError(f"{tensor.name!r} has shape {tensor.shape}, but no input has a time axis.")
+            if not self.sequence_only and (self.chunk % tensor.every or self.delay % tensor.every):
+                raise SpecError(
+                    f"{tensor.name!r} has one frame for every {tensor.every} of the input, so chunk {self.chunk} and "
+                    f"delay {self.delay} must be multiples of {tensor.every}."
+                )
+        if any(tensor.every > 1 for tensor in self.inputs):
+            raise SpecError("an input has 'time', never 'time/N'.")
+        if self.sequence_only and (self.states or self.delay or self.chunk > 1 or not self.has_time):
+            raise SpecError("a sequence-only model has a time axis, and neither states nor delay nor chunks.")
 
     @property
     def has_time(self) -> bool:
         """Whether the model takes sequences; if not, one call is one frame."""
-        return any(TIME in t.shape for t in self.inputs)
+        return any(t.axis(TIME) is not None for t in self.inputs)
 
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
-        return not self.has_time or TIME in tensor.shape
+        return not self.has_time or tensor.axis(TIME) is not None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""
@@ -140,6 +160,7 @@ class StreamSpec:
                 "chunk": int,
                 "delay": int,
                 "sample_rate": int | None,
+                "sequence_only": bool,
                 "digest": str,
             },
         )
@@ -159,14 +180,35 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence
     if dtype not in DTYPES:
         raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
     for dim in shape:
-        known = dim in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
+        known = _symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
         if not known:
             raise SpecError(
                 f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}."
             )
-    doubled = {d for d in shape if isinstance(d, str) and list(shape).count(d) > 1}
+    found = [_symbol(d) for d in shape if isinstance(d, str)]
+    doubled = {d for d in found if found.count(d) > 1}
     if doubled:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
+
+
+def sized(shape: Sequence[Dim], batch: int, frames: int) -> tuple[int, ...]:
+    """A shape of numbers: that of `batch` streams and a piece of `frames` frames of the input."""
+    numbers = {BATCH: batch, TIME: frames}
+    return tuple(numbers[_symbol(d) or ""] // _every(d) if isinstance(d, str) else d for d in shape)
+
+
+def _symbol(dim: Dim) -> str | None:
+    """The symbol of a dimension: `"time"` for `"time/N"`."""
+    if not isinstance(dim, str):
+        return None
+    base, slash, every = dim.partition("/")
+    if slash and (base != TIME or not every.isdigit() or int(every) < 2 or str(int(every)) != every):
+        return dim
+    return base
+
+
+def _every(dim: Dim) -> int:
+    return int(dim.partition("/")[2] or 1) if isinstance(dim, str) else 1
 
 
 def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +216,7 @@ def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
         found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise SpecError(f"{what} must have exactly the fields {sorted(types)}, but has {found}.")
     for key, kind in types.items():
-        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+        if not isinstance(data[key], kind) or (isinstance(data[key], bool) and kind is not bool):
             raise SpecError(f"{what}: field {key!r} is {data[key]!r}, which is not of the type it must have.")
     return dict(data)
 

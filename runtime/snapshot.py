@@ -17,7 +17,7 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.spec import TIME, StreamSpec
+from rnn_export.spec import StreamSpec
 
 MAGIC = b"rnnxsnp1"
 HEADER = struct.Struct("<8s32sIQI")
@@ -65,7 +65,7 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
             f"this snapshot has {rows} rows, but the stream has {batch}: open engine.stream(batch={rows})."
         )
     shapes = [(s.name, (batch, *s.row), s.dtype) for s in spec.states]
-    timed = [t for t in spec.inputs if TIME in t.shape] if waiting else []
+    timed = [t for t in spec.inputs if spec.timed(t)] if waiting else []
     held = [(t.name, (batch, waiting, *t.frame), t.dtype) for t in timed]
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in (*shapes, *held)]
     needed = HEADER.size + sum(sizes) + CHECK.size

@@ -36,8 +36,13 @@ class Stream:
         self._has_sequence = session.has_sequence
         self._initial = initial
         self._memory: Memory = session.memory(batch)
-        self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs]
-        self._out = [OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs]
+        if spec.sequence_only:
+            # An attribute, so that a step of a stream need not ask.
+            self.step = self._cannot_step  # type: ignore[method-assign]
+        self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs if t.name in self._memory.inputs]
+        self._out = [
+            OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs if t.name in self._memory.outputs
+        ]
         turn = threading.Lock()
         self._enter, self._leave = turn.acquire, turn.release
         self._advance, self._chunk = self._memory.step, spec.chunk
@@ -76,7 +81,7 @@ class Stream:
 
         An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
         What is left below a whole chunk waits for the next run. An output without a time axis is None where no frame
-        gave one yet.
+        gave one yet. A bundle that takes whole sequences only takes one of them at each call.
         """
         with self._alone():
             inputs, bare = self._sequence(xs)
@@ -100,6 +105,12 @@ class Stream:
         """Back to the states that the stream was opened with."""
         with self._alone():
             self._set(Snapshot(0, self._initial, {}))
+
+    def _cannot_step(self, x: Frames, out: Frames = None) -> Any:
+        raise StreamError(
+            "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
+            "Give each of them to run(xs)."
+        )
 
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""
@@ -172,9 +183,11 @@ class Stream:
             for port in self._out:
                 out[port.name][...] = port.view
             return out
-        frames = (slice(late, None),) if self.batch == 1 else (slice(None), slice(late, None))
+        rows = () if self.batch == 1 else (slice(None),)
         given = {
-            t.name: port.view[frames].copy() if late and self.spec.timed(t) else port.view.copy()
+            t.name: port.view[(*rows, slice(late // t.every, None))].copy()
+            if late and self.spec.timed(t)
+            else port.view.copy()
             for t, port in zip(self.spec.outputs, self._out, strict=True)
         }
         return given if len(given) > 1 else next(iter(given.values()))
@@ -209,30 +222,48 @@ class Stream:
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array | None]:
         spec = self.spec
+        if spec.sequence_only:
+            return dict(self._by_sequence(inputs))
         timed = [t.name for t in spec.inputs if self.spec.timed(t)]
         if self._pending:
             inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
         whole = total - total % spec.chunk
-        drive = self._by_sequence if self._has_sequence else self._by_step
-        size = max(BLOCK // spec.chunk, 1) * spec.chunk if self._has_sequence else spec.chunk
         outputs = {t.name: self._room(t, whole) for t in spec.outputs}
-        for start in range(0, whole, size):
-            block = slice(start, min(start + size, whole))
-            given = drive({n: a[:, block] if n in timed else a for n, a in inputs.items()})
+        for start, stop in self._blocks(whole):
+            drive = self._by_sequence if self._is_long(start) else self._by_step
+            given = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
                 if self.spec.timed(tensor):
-                    outputs[tensor.name][:, block] = given[tensor.name]
+                    outputs[tensor.name][:, start // tensor.every : stop // tensor.every] = given[tensor.name]
                 else:
                     outputs[tensor.name][...] = given[tensor.name]
         late = min(max(0, spec.delay - self._frames), whole)
         self._frames += whole
         self._pending = {n: inputs[n][:, whole:].copy() for n in timed} if whole < total else {}
         last = {t.name: outputs[t.name] if late < whole else None for t in spec.outputs}
-        return {t.name: outputs[t.name][:, late:] if self.spec.timed(t) else last[t.name] for t in spec.outputs}
+        return {
+            t.name: outputs[t.name][:, late // t.every :] if self.spec.timed(t) else last[t.name] for t in spec.outputs
+        }
+
+    def _blocks(self, whole: int) -> Iterator[tuple[int, int]]:
+        """Start and stop of each call for `whole` frames.
+
+        The sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
+        """
+        chunk, start = self.spec.chunk, 0
+        while start < whole:
+            size = max(BLOCK // chunk, 1) * chunk if self._is_long(start) else chunk
+            stop = min(start + size, whole)
+            yield start, stop
+            start = stop
+
+    def _is_long(self, start: int) -> bool:
+        """Whether the frames from `start` on go through the sequence graph."""
+        return self._has_sequence and self._frames + start >= self.spec.delay
 
     def _room(self, tensor: TensorSpec, frames: int) -> Array:
-        time = (frames,) if self.spec.timed(tensor) else ()
+        time = (frames // tensor.every,) if self.spec.timed(tensor) else ()
         return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
 
     def _by_sequence(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

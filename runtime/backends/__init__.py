@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 # Fastest first: this is the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime",
+    "torchscript": "rnn_export.runtime.backends.torchscript",
 }
 
 
@@ -47,7 +48,10 @@ class Session(Protocol):
 
 
 class Memory(Protocol):
-    """The buffers of one stream: host arrays in the graph's own layout, and states where the backend computes."""
+    """The buffers of one stream: host arrays in the graph's own layout, and states where the backend computes.
+
+    Where the model takes whole sequences only there is no step, and no buffers.
+    """
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]

@@ -37,8 +37,9 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     row = target_row(artefacts, "onnx", precision)
     provider, number = _provider(device)
     graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
-    if "step.onnx" not in graphs:
-        raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no step.onnx. Export the bundle again.")
+    needed = "sequence.onnx" if artefacts.spec.sequence_only else "step.onnx"
+    if needed not in graphs:
+        raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no {needed}. Export the bundle again.")
     sessions = {
         name: _session(graphs[name], provider, number, threads)
         for name in ("step.onnx", "sequence.onnx")
@@ -47,7 +48,7 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     for name, session in sessions.items():
         _check_names(name, session, artefacts.spec)
     device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
-    return OrtSession(artefacts.spec, sessions["step.onnx"], sessions.get("sequence.onnx"), device)
+    return OrtSession(artefacts.spec, sessions.get("step.onnx"), sessions.get("sequence.onnx"), device)
 
 
 def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
@@ -98,7 +99,7 @@ def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
 
 
 class OrtSession:
-    """The step graph and, where there is one, the sequence graph."""
+    """The step graph and the sequence graph, where there is one."""
 
     def __init__(self, spec: StreamSpec, step: Any, sequence: Any, device: str) -> None:
         self.spec, self.graph, self.sequence, self.device = spec, step, sequence, device
@@ -115,6 +116,15 @@ class OrtMemory:
         self.session = session
         self.device, _, number = session.device.partition(":")
         self.number = int(number or 0)
+        self.names = [t.name for t in session.spec.outputs]
+        self.now = 0
+        self.sets: tuple[dict[str, Any], ...] = ({}, {})
+        self.inputs: dict[str, Array] = {}
+        self.outputs: dict[str, Array] = {}
+        if session.graph is not None:
+            self.bind_step(session, batch)
+
+    def bind_step(self, session: OrtSession, batch: int) -> None:
         self.inputs = {v.name: _buffer(v, batch) for v in session.graph.get_inputs()[: len(session.spec.inputs)]}
         self.outputs = {v.name: _buffer(v, batch) for v in session.graph.get_outputs()[: len(session.spec.outputs)]}
         self.sets = tuple(
@@ -122,7 +132,6 @@ class OrtMemory:
         )
         self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
         self.run_step, self.prepared = _direct(session.graph, self.bindings)
-        self.now = 0
 
     def place(self, array: Array) -> Any:
         """On the CPU an OrtValue shares the array's memory."""
@@ -153,7 +162,7 @@ class OrtMemory:
         binding = self.session.sequence.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name in self.outputs:
+        for name in self.names:
             binding.bind_output(name, "cpu")
         self.bind_states(binding, self.sets[self.now], self.sets[1 - self.now])
         try:
@@ -161,7 +170,7 @@ class OrtMemory:
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the sequence: {error}") from error
         self.now ^= 1
-        return dict(zip(self.outputs, binding.copy_outputs_to_cpu(), strict=False))
+        return dict(zip(self.names, binding.copy_outputs_to_cpu(), strict=False))
 
     def read(self) -> dict[str, Array]:
         return {name: np.array(value.numpy()) for name, value in self.sets[self.now].items()}

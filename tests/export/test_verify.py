@@ -53,7 +53,7 @@ def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | 
     draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
     engine = Engine.of(draft, "onnxruntime")
     graph = reference or files["step.onnx"]
-    return verify(model, engine, graph, None, frames, TOLERANCES["fp32"], lambda stage: None)
+    return verify(model, [engine], graph, None, frames, TOLERANCES["fp32"], lambda stage: None)
 
 
 def weight_off(model: onnx.ModelProto) -> None:

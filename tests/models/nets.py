@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Tagger(nn.Module):
@@ -135,3 +136,570 @@ class LastFrame(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.gru(x)[0]
         return self.head(y[:, -1])
+
+
+# --- hidden layers ------------------------------------------------------------------------------------------------
+
+
+class Waves(nn.Module):
+    """Pieces of sound (B, T, 32), each through strided convolutions with B and T merged, then a GRU over T."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv1d(1, 3, 8, stride=4, padding=2), nn.Conv1d(3, 4, 4, stride=4)
+        self.gru, self.head = nn.GRU(8, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, samples = x.shape
+        y = torch.relu(self.conv2(torch.relu(self.conv1(x.reshape(B * T, 1, samples)))))
+        y, _ = self.gru(y.reshape(B, T, -1))
+        return self.head(y)
+
+
+class Projected(nn.Module):
+    """An LSTM whose output is projected: h is smaller than c."""
+
+    def __init__(self, layers: int = 1) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, layers, batch_first=True, proj_size=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.lstm(x)[0]
+        return y
+
+
+class Twice(nn.Module):
+    """The same GRU called twice: two states, one set of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, _ = self.gru(x)
+        second, _ = self.gru(torch.tanh(first + x))
+        return first + second
+
+
+class SharedWeights(nn.Module):
+    """One GRU under three numbers of a ModuleList."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        gru = nn.GRU(4, 4, batch_first=True)
+        self.layers = nn.ModuleList([gru, gru, gru])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        return x
+
+
+class LearnedPair(nn.Module):
+    """An LSTM that starts from a learned h and a learned c."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h0, self.c0 = nn.Parameter(torch.randn(1, 1, 5)), nn.Parameter(torch.randn(1, 1, 5))
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = [s.repeat(1, x.shape[0], 1) for s in (self.h0, self.c0)]
+        y, _ = self.lstm(x, (start[0], start[1]))
+        return y
+
+
+class ZerosPassed(nn.Module):
+    """The habit of the tutorials: h0 and c0 made of zeros in forward, by the size of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.layers = 5, 2
+        self.lstm, self.fc = nn.LSTM(4, 5, 2, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h0 = torch.zeros(self.layers, x.size(0), self.hidden).to(x.device)
+        c0 = torch.zeros(self.layers, x.size(0), self.hidden).to(x.device)
+        y, _ = self.lstm(x, (h0, c0))
+        return self.fc(y)
+
+
+class TwoAxes(nn.Module):
+    """One input (B, T, 4), the other (T, B, 3); the output is (T, B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.GRU(4, 5, batch_first=True), nn.GRU(3, 5)
+
+    def forward(self, by_batch: Tensor, by_time: Tensor) -> Tensor:
+        y: Tensor = self.first(by_batch)[0].transpose(0, 1) + self.second(by_time)[0]
+        return y
+
+
+class Outputs(nn.Module):
+    """A GRU with two heads, its results in the container `kind`: tuple, dict or Heads."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.gru, self.a, self.b = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 2), nn.Linear(5, 3)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> object:
+        y, _ = self.gru(x)
+        a, b = self.a(y), self.b(y)
+        if self.kind is dict:
+            return {"wide": b, "narrow": a}
+        return Heads(a, b) if self.kind is Heads else (a, b)
+
+
+class Heads(NamedTuple):
+    narrow: Tensor
+    wide: Tensor
+
+
+class Features(nn.Module):
+    """LayerNorm and softmax over the features of each frame, around an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.lstm, self.head = nn.LayerNorm(4), nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.lstm(self.norm(x))
+        return torch.softmax(self.head(y), dim=-1)
+
+
+class DualPath(nn.Module):
+    """x (B, T, F, 4): a bidirectional GRU over F on B*T rows, then a GRU over T on B*F rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra, self.mix = nn.GRU(4, 3, batch_first=True, bidirectional=True), nn.Linear(6, 4)
+        self.inter = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, bands, C = x.shape
+        x = x + self.mix(self.intra(x.reshape(B * T, bands, C))[0]).reshape(B, T, bands, C)
+        rows = x.transpose(1, 2).reshape(B * bands, T, C)
+        y: Tensor = self.inter(rows)[0].reshape(B, bands, T, C).transpose(1, 2)
+        return x + y
+
+
+# --- a time loop of the model's own, its states local -------------------------------------------------------------
+
+
+class LSTMCellLoop(nn.Module):
+    """An LSTMCell from zeros; the outputs in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 5)
+        c = torch.zeros(x.size(0), 5)
+        outputs = []
+        for t in range(x.size(1)):
+            h, c = self.cell(x[:, t], (h, c))
+            outputs.append(self.head(h))
+        return torch.stack(outputs, dim=1)
+
+
+class GRUCellByIndex(nn.Module):
+    """A GRUCell on (T, B, 4); the outputs are written into a tensor made before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        T, B, _ = x.shape
+        h = x.new_zeros(B, 5)
+        outputs = x.new_zeros(T, B, 5)
+        for t in range(T):
+            h = self.cell(x[t], h)
+            outputs[t] = h
+        return outputs
+
+
+class RNNCellFromNone(nn.Module):
+    """An RNNCell whose first state is None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = None
+        outputs = []
+        for frame in x.unbind(1):
+            h = self.cell(frame, h)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+class TwoCellsLoop(nn.Module):
+    """Two layers of cells in one loop: an LSTMCell under a GRUCell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = nn.LSTMCell(4, 5), nn.GRUCell(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c, g = x.new_zeros(x.shape[0], 5), x.new_zeros(x.shape[0], 5), x.new_zeros(x.shape[0], 3)
+        outputs = []
+        for t in range(x.shape[1]):
+            h, c = self.lower(x[:, t], (h, c))
+            g = self.upper(torch.relu(h), g)
+            outputs.append(g)
+        return torch.stack(outputs, 1)
+
+
+class LoopAfterLoop(nn.Module):
+    """One loop over the whole sequence, and a second one over its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.GRUCell(4, 5), nn.RNNCell(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, middle = x.new_zeros(x.shape[0], 5), []
+        for frame in x.unbind(1):
+            h = self.first(frame, h)
+            middle.append(h)
+        y = torch.tanh(torch.stack(middle, 1))
+        g, outputs = x.new_zeros(x.shape[0], 3), []
+        for frame in y.unbind(1):
+            g = self.second(frame, g)
+            outputs.append(g)
+        return torch.stack(outputs, 1)
+
+
+class ReluGRULoop(nn.Module):
+    """A GRU written by hand: a ReLU candidate, the reset before the product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.candidate = nn.Linear(4 + 5, 10), nn.Linear(4 + 5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, outputs = torch.zeros(x.shape[0], 5), []
+        for t in range(x.shape[1]):
+            z, r = torch.sigmoid(self.gates(torch.cat([x[:, t], h], 1))).chunk(2, 1)
+            n = torch.relu(self.candidate(torch.cat([x[:, t], r * h], 1)))
+            h = z * h + (1 - z) * n
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+class MinimalGatedLoop(nn.Module):
+    """A minimal gated unit (Zhou et al. 2016): one gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Wf, self.Uf = nn.Linear(4, 5), nn.Linear(5, 5, bias=False)
+        self.Wh, self.Uh = nn.Linear(4, 5), nn.Linear(5, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, outputs = torch.zeros(x.shape[0], 5), []
+        for frame in x.unbind(1):
+            f = torch.sigmoid(self.Wf(frame) + self.Uf(h))
+            h = (1 - f) * h + f * torch.tanh(self.Wh(frame) + self.Uh(f * h))
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+class LeakyLoop(nn.Module):
+    """Leaky integrators, each with a learned leak; y is a read-out of the membrane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leak, self.inp, self.out = nn.Parameter(torch.randn(5)), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        leak = torch.sigmoid(self.leak)
+        membrane, outputs = torch.zeros(x.shape[0], 5), []
+        for frame in x.unbind(1):
+            membrane = leak * membrane + (1 - leak) * self.inp(frame)
+            outputs.append(self.out(torch.relu(membrane)))
+        return torch.stack(outputs, 1)
+
+
+class ConvThenLoop(nn.Module):
+    """A causal convolution over time, then a cell in a loop of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.cell = nn.Conv1d(4, 5, 3), nn.GRUCell(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(F.pad(x.transpose(1, 2), (2, 0)))).transpose(1, 2)
+        h, outputs = x.new_zeros(x.shape[0], 5), []
+        for frame in y.unbind(1):
+            h = self.cell(frame, h)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
+
+
+# --- memory in buffers, of one stream -----------------------------------------------------------------------------
+
+
+class Reassigned(nn.Module):
+    """One frame per call; the buffer is given a new tensor."""
+
+    h: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+        self.register_buffer("h", torch.zeros(1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = self.cell(x, self.h)
+        return 2 * self.h
+
+
+class CopiedInto(nn.Module):
+    """One frame per call; the buffers are changed in place."""
+
+    h: Tensor
+    c: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(4, 5), nn.Linear(5, 3)
+        self.register_buffer("h", torch.zeros(1, 5))
+        self.register_buffer("c", torch.zeros(1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = self.cell(x, (self.h, self.c))
+        self.h.copy_(h)
+        self.c.copy_(c)
+        return self.head(h)
+
+
+class BufferOverTime(nn.Module):
+    """A piece of a sequence per call (B, T, 4); the state of the GRU waits in a buffer (layers, B, 5)."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, 2, batch_first=True)
+        self.register_buffer("hidden", torch.zeros(2, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, self.hidden = self.gru(x, self.hidden)
+        return y
+
+
+class BornInTheFirstCall(nn.Module):
+    """The buffer is None until the first frame has come."""
+
+    h: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+        self.register_buffer("h", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.h is None:
+            self.h = torch.zeros(x.shape[0], 5)
+        self.h = self.cell(x, self.h)
+        return self.h
+
+
+class NotFromZero(nn.Module):
+    """An exponential average that starts at 0.5 and 1, 2, 3, 4."""
+
+    mean: Tensor
+    peak: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 4), 0.5))
+        self.register_buffer("peak", torch.arange(1.0, 5.0).reshape(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x
+        self.peak = torch.maximum(0.95 * self.peak, x.abs())
+        return (x - self.mean) / self.peak
+
+
+class Smoother(nn.Module):
+    """A part with a memory of its own."""
+
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = 0.7 * self.last + 0.3 * x
+        return self.last
+
+
+class NestedMemory(nn.Module):
+    """Two such parts, below the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(nn.Linear(4, 4), Smoother())
+        self.back = Smoother()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x - self.back(torch.tanh(self.front(x)))
+        return y
+
+
+class RunningMean(nn.Module):
+    """The mean of all frames so far; a scalar counts them."""
+
+    count: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count = self.count + 1
+        self.mean = self.mean + (x - self.mean) / self.count
+        return self.mean
+
+
+# --- convolutions over time ---------------------------------------------------------------------------------------
+
+
+class CausalPad(nn.Module):
+    """x (B, 4, T): zeros to the left by F.pad."""
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (2, 0)))
+
+
+class CausalChomp(nn.Module):
+    """Padded on both sides by the convolution itself, and the end cut off, as in Bai et al. 2018."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 5, 3, padding=4, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x)[:, :, :-4])
+
+
+class CausalConstant(nn.Module):
+    """What stands before the first frame is not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.conv = nn.ConstantPad1d((2, 0), 0.7), nn.Conv1d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.pad(x))
+
+
+class TCN(nn.Module):
+    """Causal convolutions dilated by 1, 2, 4 with residuals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv1d(4, 4, 3, dilation=d) for d in (1, 2, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            x = x + torch.relu(conv(F.pad(x, (2 * 2**i, 0))))
+        return x
+
+
+class Conv2dGRU(nn.Module):
+    """x (B, 1, T, 8): causal over T, strided over frequency, then a GRU over T."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, (2, 3), stride=(1, 2))
+        self.gru = nn.GRU(3 * 4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(F.pad(x, (1, 0, 1, 0))))
+        y, _ = self.gru(y.permute(0, 2, 1, 3).flatten(2))
+        return y
+
+
+class Valid(nn.Module):
+    """x (B, 4, T): no padding, two frames fewer come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x))
+
+
+class ValidGRU(nn.Module):
+    """x (B, T, 4): two convolutions without padding, then a GRU on four frames fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(nn.Conv1d(4, 5, 3), nn.ReLU(), nn.Conv1d(5, 5, 3), nn.ReLU())
+        self.gru = nn.GRU(5, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.gru(self.convs(x.transpose(1, 2)).transpose(1, 2))[0]
+        return y
+
+
+class ValidResidual(nn.Module):
+    """x (B, 4, T): the input, cut to what is left, is added to a convolution without padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 2:] + torch.relu(self.conv(x))
+
+
+class StridedCausal(nn.Module):
+    """x (B, 4, T) -> (B, 5, T/2): one frame left of the first, a stride of 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 5, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(F.pad(x, (1, 0))))
+
+
+class StridedValidGRU(nn.Module):
+    """x (B, T, 4) -> (B, T/4 - 1, 5): windows of 8 frames every 4, then a GRU over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(4, 6, 8, stride=4), nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.gru(torch.relu(self.conv(x.transpose(1, 2)).transpose(1, 2)))[0]
+        return y
+
+
+class TokenShift(nn.Module):
+    """Each frame mixed with the one before it, as in RWKV."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.key, self.gru = nn.Parameter(torch.rand(4)), nn.Linear(4, 5), nn.GRU(5, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        y, _ = self.gru(torch.relu(self.key(self.mix * x + (1 - self.mix) * before)))
+        return y

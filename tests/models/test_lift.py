@@ -98,7 +98,7 @@ def test_an_explicit_state_has_the_batch_first():
     h, c = torch.zeros(2, 2, 2, 5)
     lifted = lift(Explicit().eval(), (X, h, c), states={"h": 1, "c": -1})
     assert [(s.name, s.shape) for s in lifted.spec.states] == [("h", ("batch", 2, 5)), ("c", ("batch", 2, 5))]
-    assert lifted.axes.state_batch == (1, 1)
+    assert [layout.axis for layout in lifted.axes.states] == [1, 1]
     assert [t.name for t in lifted.spec.outputs] == ["output"]
 
 

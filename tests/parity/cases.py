@@ -6,6 +6,7 @@ Canonical layout: inputs and outputs (rows, frames, ...), without frames where t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from rnn_export.models import CustomGRU, CustomGRUCell, CustomLSTM, CustomLSTMCell, SimpleRNN, SimpleRNNCell
 
 from ..models import equations as eq  # noqa: TID252
+from ..models import nets  # noqa: TID252
 from ..models.nets import Dict, Explicit, Ids, LastFrame, LearnedStart, Loop, Named, Several, Tagger, Tuple  # noqa: TID252
 from ..test_silero_example import load_script  # noqa: TID252
 
@@ -49,6 +51,8 @@ class Case:
 def whole(model: nn.Module, inputs: Inputs) -> Truth:
     """One call over the whole sequence, (batch, time, ...); the states stay inside."""
     results = model(*inputs)
+    if isinstance(results, dict):
+        return list(results.values()), {}
     return list(results) if isinstance(results, tuple) else [results], {}
 
 
@@ -138,6 +142,35 @@ def learned(model: nn.Module, inputs: Inputs) -> Truth:
     return [y], {f"gru.l{i}.h": last[i] for i in range(2)}
 
 
+def time_last(model: nn.Module, inputs: Inputs) -> Truth:
+    """(batch, channels, time) in and out."""
+    return [model(inputs[0].transpose(1, 2)).transpose(1, 2)], {}
+
+
+def time_third(model: nn.Module, inputs: Inputs) -> Truth:
+    """(batch, channels, time, bands) in, (batch, time, ...) out."""
+    return [model(inputs[0].transpose(1, 2))], {}
+
+
+def two_axes(model: nn.Module, inputs: Inputs) -> Truth:
+    """The second input and the output are (time, batch, ...)."""
+    return [model(inputs[0], inputs[1].transpose(0, 1)).transpose(0, 1)], {}
+
+
+def own_memory(whole_sequence: bool, batch_axis: int, model: nn.Module, inputs: Inputs) -> Truth:
+    """A model with the memory of one stream in its buffers: each row has a copy of it, called with the whole sequence
+    or frame after frame. The buffers at the end are the states, named by their paths; a scalar is one of each row.
+    """
+    outputs, states = [], []
+    for row in inputs[0].split(1):
+        its_own = copy.deepcopy(model)
+        frames = [its_own(row)] if whole_sequence else [its_own(frame)[:, None] for frame in row.unbind(1)]
+        outputs.append(torch.cat(frames, 1))
+        buffers = {name: value.clone() for name, value in its_own.named_buffers()}
+        states.append({n: b.movedim(batch_axis, 0) if b.ndim else b[None] for n, b in buffers.items()})
+    return [torch.cat(outputs)], {name: torch.cat([one[name] for one in states]) for name in states[0]}
+
+
 # --- the equations ------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +211,8 @@ def of(make: Callable[[], nn.Module], *example: Any, **options: Any) -> Build:
 BATCH_FIRST = torch.randn(2, 7, 4)
 TIME_MAJOR = torch.randn(7, 2, 4)
 FRAME = torch.randn(2, 4)
+TIME_LAST = torch.randn(2, 4, 12)
+ONE_FRAME = torch.randn(1, 4)
 OURS = 2e-6
 TORCHS = 2e-6
 
@@ -329,4 +364,85 @@ CASES = [
         silero,
         draw=lambda rows, frames: (0.3 * torch.randn(rows, frames, 512),),
     ),
+    # Layers that hide their states.
+    Case(
+        "hidden-behind-strided-convolutions",
+        TORCHS,
+        of(nets.Waves, torch.randn(2, 7, 32)),
+        whole,
+        draw=lambda rows, frames: (torch.randn(rows, frames, 32),),
+    ),
+    Case("hidden-relu-rnn", TORCHS, of(partial(Tagger, partial(nn.RNN, nonlinearity="relu")), BATCH_FIRST), whole),
+    *(
+        Case(f"hidden-lstm-projected-{layers}", TORCHS, of(partial(nets.Projected, layers), BATCH_FIRST), whole)
+        for layers in (1, 2)
+    ),
+    Case("called-twice", TORCHS, of(nets.Twice, BATCH_FIRST), whole),
+    Case("shared-in-a-module-list", TORCHS, of(nets.SharedWeights, BATCH_FIRST), whole),
+    Case("learned-h-and-c", TORCHS, of(nets.LearnedPair, BATCH_FIRST), whole),
+    Case("zeros-passed", TORCHS, of(nets.ZerosPassed, BATCH_FIRST), whole),
+    Case(
+        "time-on-different-axes",
+        TORCHS,
+        of(nets.TwoAxes, torch.randn(2, 7, 4), torch.randn(7, 2, 3)),
+        two_axes,
+        draw=lambda rows, frames: (torch.randn(rows, frames, 4), torch.randn(rows, frames, 3)),
+    ),
+    *(
+        Case(f"outputs-in-a-{name}", TORCHS, of(partial(nets.Outputs, kind), BATCH_FIRST), whole)
+        for name, kind in (("tuple", tuple), ("dict", dict), ("named-tuple", nets.Heads))
+    ),
+    Case("norm-and-softmax-over-features", TORCHS, of(nets.Features, BATCH_FIRST), whole),
+    Case(
+        "dual-path",
+        TORCHS,
+        of(nets.DualPath, torch.randn(2, 7, 3, 4)),
+        whole,
+        draw=lambda rows, frames: (torch.randn(rows, frames, 3, 4),),
+    ),
+    # The model's own loop over time, its states local.
+    Case("loop-lstm-cell", TORCHS, of(nets.LSTMCellLoop, BATCH_FIRST), whole),
+    Case("loop-lstm-cell-chunk-of-4", TORCHS, of(nets.LSTMCellLoop, BATCH_FIRST, chunk=4), whole),
+    Case("loop-gru-cell-by-index", TORCHS, of(nets.GRUCellByIndex, TIME_MAJOR), time_major),
+    Case("loop-rnn-cell-from-none", TORCHS, of(nets.RNNCellFromNone, BATCH_FIRST), whole),
+    Case("loop-two-cells", TORCHS, of(nets.TwoCellsLoop, BATCH_FIRST), whole),
+    Case("loop-after-loop", TORCHS, of(nets.LoopAfterLoop, BATCH_FIRST), whole),
+    Case("loop-relu-gru-by-hand", TORCHS, of(nets.ReluGRULoop, BATCH_FIRST), whole),
+    Case("loop-minimal-gated-unit", TORCHS, of(nets.MinimalGatedLoop, BATCH_FIRST), whole),
+    Case("loop-leaky-integrator", TORCHS, of(nets.LeakyLoop, BATCH_FIRST), whole),
+    Case("loop-after-convolution", TORCHS, of(nets.ConvThenLoop, BATCH_FIRST), whole),
+    # Memory in buffers.
+    *(
+        Case(f"buffer-{name}", TORCHS, of(kind, ONE_FRAME), partial(own_memory, False, 0))
+        for name, kind in (
+            ("reassigned", nets.Reassigned),
+            ("copied-into", nets.CopiedInto),
+            ("born-in-the-first-call", nets.BornInTheFirstCall),
+            ("not-from-zero", nets.NotFromZero),
+            ("nested", nets.NestedMemory),
+            ("scalar-counter", nets.RunningMean),
+        )
+    ),
+    Case("buffer-over-time", TORCHS, of(nets.BufferOverTime, BATCH_FIRST[:1]), partial(own_memory, True, 1)),
+    # Convolutions over time: causal, without padding (a delay), strided.
+    Case("causal-pad", TORCHS, of(nets.CausalPad, TIME_LAST), time_last),
+    Case("causal-pad-chunk-of-3", TORCHS, of(nets.CausalPad, TIME_LAST, chunk=3), time_last),
+    Case("causal-grouped", TORCHS, of(partial(nets.CausalPad, 2), TIME_LAST), time_last),
+    Case("causal-chomp", TORCHS, of(nets.CausalChomp, TIME_LAST), time_last),
+    Case("causal-constant", TORCHS, of(nets.CausalConstant, TIME_LAST), time_last),
+    Case("causal-dilated-residual", TORCHS, of(nets.TCN, TIME_LAST), time_last),
+    Case(
+        "causal-2d-then-gru",
+        TORCHS,
+        of(nets.Conv2dGRU, torch.randn(2, 1, 12, 8)),
+        time_third,
+        draw=lambda rows, frames: (torch.randn(rows, frames, 1, 8),),
+    ),
+    Case("token-shift", TORCHS, of(nets.TokenShift, BATCH_FIRST), whole),
+    Case("valid", TORCHS, of(nets.Valid, TIME_LAST), time_last),
+    Case("valid-chunk-of-4", TORCHS, of(nets.Valid, TIME_LAST, chunk=4), time_last),
+    Case("valid-then-gru", TORCHS, of(nets.ValidGRU, torch.randn(2, 12, 4)), whole),
+    Case("valid-residual", TORCHS, of(nets.ValidResidual, TIME_LAST), time_last),
+    Case("strided-causal", TORCHS, of(nets.StridedCausal, TIME_LAST, chunk=2), time_last),
+    Case("strided-valid-then-gru", TORCHS, of(nets.StridedValidGRU, torch.randn(2, 16, 4), chunk=4), whole),
 ]

@@ -1,0 +1,65 @@
+"""The target `torchscript`: the step as a file of LibTorch's, with no op that LibTorch does not have.
+
+It is scripted, not traced: a trace would freeze each size that the model reads off a tensor, the batch among them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnn_export.errors import ExportError
+from rnn_export.export.targets import folder
+from rnn_export.export.targets.plain import plain_step
+from rnn_export.models.lift import StreamingModel
+from rnn_export.models.signature import first_line
+from rnn_export.runtime.backends import Artefacts
+from rnn_export.runtime.backends.torchscript import SPEC_FILE
+from rnn_export.runtime.engine import Engine
+
+
+def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str, bytes]:
+    """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
+    module, file = plain_step(model), io.BytesIO()
+    _say_in_script(module)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        # Of fx.GraphModule's own annotations.
+        warnings.filterwarnings("ignore", "The TorchScript type system doesn't support", UserWarning)
+        try:
+            scripted = torch.jit.script(module)
+        except Exception as error:  # the compiler has many kinds
+            raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
+        torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
+    return {f"{folder('torchscript', precision)}/step.pt": file.getvalue()}
+
+
+def requires() -> dict[str, Any]:
+    """The torch that wrote the file; an older LibTorch may not know its operators."""
+    return {"torch": torch.__version__}
+
+
+def engine(artefacts: Artefacts, precision: str) -> Engine:
+    """On the backend of the same name."""
+    return Engine.of(artefacts, "torchscript", precision)
+
+
+def _say_in_script(module: fx.GraphModule) -> None:
+    """Operators without their overload, which TorchScript finds itself, on the device that the inputs are on."""
+    graph = module.graph
+    with graph.inserting_after(next(n for n in reversed(graph.nodes) if n.op == "placeholder")):
+        device = graph.call_function(getattr, (next(iter(graph.nodes)), "device"))
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.sym_size.int:
+            node.target = torch.ops.aten.size
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+        if isinstance(node.kwargs.get("device"), torch.device):
+            node.update_kwarg("device", device)
+    if not device.users:
+        graph.erase_node(device)
+    module.recompile()
