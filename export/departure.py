@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.models.lift import BatchFirst, StreamingModel
+from rnn_export.models.graphs import BatchFirst
+from rnn_export.models.lift import StreamingModel
 from rnn_export.models.program import paths_of
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.parity import Tolerance

@@ -93,7 +93,7 @@ def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, acti
     if W.shape[0] != 1 or not isinstance(X.shape[0], int):
         raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
     f, g, out = activations.split(",")
-    act = {"Sigmoid": op.Sigmoid, "Tanh": op.Tanh, "Relu": op.Relu}
+    act: dict[str, Any] = {"Sigmoid": op.Sigmoid, "Tanh": op.Tanh, "Relu": op.Relu}
     zero = _ints([0])
     W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
     Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)

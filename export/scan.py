@@ -6,6 +6,7 @@ Source of the operator's form: the ONNX operator reference, Scan (opset 11 and l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -87,7 +88,7 @@ class _Scan:
         self.initializers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
         return name
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 

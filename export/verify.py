@@ -17,7 +17,8 @@ from rnn_export.errors import ExportError, RnnExportError, SourceError
 from rnn_export.export.decompose import decompose
 from rnn_export.export.departure import first_departure
 from rnn_export.models.axes import Noise
-from rnn_export.models.lift import BatchFirst, StreamingModel
+from rnn_export.models.graphs import BatchFirst
+from rnn_export.models.lift import StreamingModel
 from rnn_export.models.signature import FlatModel, first_line
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine

@@ -272,7 +272,7 @@ def draw_states(model: FlatModel, states: Sequence[Layout], noise: Noise, batch:
     for leaf, layout in zip(model.states, states, strict=True):
         rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
         fresh = noise.like(rows.contiguous(), {})
-        near = leaf.name in model.buffers and rows.is_floating_point()
+        near = leaf.name in model.kept and rows.is_floating_point()
         drawn.append(rows + fresh.abs() / 2 if near else fresh)
     return drawn
 

@@ -43,7 +43,8 @@ def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
 
 def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
     """By name, the first value of each buffer that changes, in the shape that it has from the first call on."""
-    first, shapes = _buffers(flat.model), {}
+    first = _buffers(flat.model)
+    shapes: dict[str, torch.Size] = {}
     changed: dict[str, Tensor] = {}
     for _ in range(CALLS):
         flat.own(*_draw(flat, noise))
@@ -114,7 +115,7 @@ def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
         )
     if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
         return
-    changed = [name for name in after if name not in flat.buffers and not _same(before.get(name, ...), after[name])]
+    changed = [name for name in after if name not in flat.kept and not _same(before.get(name, ...), after[name])]
     if not changed:
         raise LiftError(
             "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "

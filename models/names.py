@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -12,7 +13,7 @@ from rnn_export.models.program import path_of, paths_of
 from rnn_export.models.roots import LayerModel
 
 # The state operands of each recurrent op: position among the arguments, letter, position among the results.
-OPS = {
+OPS: dict[Any, tuple[tuple[int, str, int], ...]] = {
     torch.ops.rnn_export.lstm.default: ((4, "h", 1), (5, "c", 2)),
     torch.ops.rnn_export.lstm_projected.default: ((5, "h", 1), (6, "c", 2)),
     torch.ops.rnn_export.gru.default: ((4, "h", 1),),

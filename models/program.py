@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import operator
 import re
@@ -73,7 +74,8 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        sink = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -163,7 +165,7 @@ def _same_as(node: fx.Node) -> fx.Node | None:
 
 
 def _is_whole(bounds: Sequence[Any]) -> bool:
-    start, end, step = (*bounds, *(None, None, None)[len(bounds) :])
+    start, end, step = [*bounds, None, None, None][:3]
     return start in (None, 0) and end in (None, END) and step in (None, 1)
 
 
@@ -189,6 +191,18 @@ def _size_of(graph: fx.Graph, fed: fx.Node, size: Any) -> fx.Node:
     return graph.call_function(aten.sym_size.int, (fed, axis))
 
 
+def args_of(node: fx.Node) -> list[Any]:
+    """The arguments of `node`: nodes, numbers, lists of both."""
+    return list(node.args)
+
+
+def named_args(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an operator by name, those left out with their defaults."""
+    target: Any = node.target
+    schema = target._schema.arguments
+    return {a.name: a.default_value for a in schema} | dict(zip((a.name for a in schema), node.args, strict=False))
+
+
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
     """The inputs of `graph`, in order."""
     return [n for n in graph.nodes if n.op == "placeholder"]
@@ -196,9 +210,8 @@ def placeholders(graph: fx.Graph) -> list[fx.Node]:
 
 def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
     """The results of `graph`, in order."""
-    given = graph.output_node().args[0]
-    assert isinstance(given, tuple)
-    return given
+    given: Any = graph.output_node().args[0]
+    return tuple(given)
 
 
 def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:

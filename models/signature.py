@@ -35,7 +35,7 @@ class FlatModel(nn.Module):
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         keys: for each of `outputs`, what `states` would call it.
         made: the declared arguments that the example leaves out, so that the model makes their first value.
-        buffers: the names of the model's buffers that are states, after the declared ones.
+        kept: the names of the model's buffers that are states, after the declared ones.
         first: the outputs of the example call.
     """
 
@@ -63,13 +63,13 @@ class FlatModel(nn.Module):
         self.outputs = self._output_names(result, output_names)
         self.keys = tuple(k for k, v in self._kept(result).items() for _ in _tensors(v))
         self.first = tuple(t for _, t in self._data(result))
-        self.buffers: tuple[str, ...] = ()
+        self.kept: tuple[str, ...] = ()
         self._check_kept(result)
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
-        return self.states[: len(self.states) - len(self.buffers)]
+        return self.states[: len(self.states) - len(self.kept)]
 
     def adopt(self, buffers: Mapping[str, Tensor]) -> None:
         """Make states of `buffers` of the model, which are of the example's batch and may not exist yet."""
@@ -78,15 +78,15 @@ class FlatModel(nn.Module):
             module = self.model.get_submodule(path)
             if module._buffers[last] is None:
                 module._buffers[last] = value.clone()
-        self.buffers = tuple(buffers)
+        self.kept = tuple(buffers)
         self.states += tuple(Leaf(name, value) for name, value in buffers.items())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the buffers that are states are arguments and results as well."""
-        if not self.buffers:
+        if not self.kept:
             return self._called(tensors, ())
-        count = len(tensors) - len(self.buffers)
-        values = {f"model.{name}": t.clone() for name, t in zip(self.buffers, tensors[count:], strict=True)}
+        count = len(tensors) - len(self.kept)
+        values = {f"model.{name}": t.clone() for name, t in zip(self.kept, tensors[count:], strict=True)}
         results = torch.func.functional_call(_Own(self), values, tensors[:count])
         return (*results, *values.values())
 

@@ -1,0 +1,124 @@
+"""The graph of a model, for any batch and any number of frames: exported, and its own time loop rolled up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.models.axes import Axes, Noise, draw_states
+from rnn_export.models.program import DYNAMIC, Frozen, flat_graph
+from rnn_export.models.rolling import roll
+from rnn_export.models.signature import FlatModel
+
+
+class BatchFirst(nn.Module):
+    """The flat model with the batch on axis 0 of every state."""
+
+    def __init__(self, flat: FlatModel, axes: Axes) -> None:
+        super().__init__()
+        self.flat, self.axes = flat, axes
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
+        states = [layout.own(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
+        results = self.flat(*tensors[:inputs], *states)
+        after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
+        return (*results[:outputs], *after)
+
+
+def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
+    inputs = [
+        {b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC}
+        for b, t in zip(axes.input_batch, axes.input_time, strict=True)
+    ]
+    return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
+
+
+def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tuple[str, ...]]:
+    """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
+    flat, axes = module.flat, module.axes
+    if not axes.has_time:
+        return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
+    try:
+        return flat_graph(module, sample(flat, axes, 3, _fitting(module)), _dynamic(axes, True)), True, ()
+    except Frozen as error:
+        if error.axis != dict(enumerate(axes.input_time)).get(error.port):
+            raise
+    try:
+        return _rolled(module), True, ()
+    except LiftError as error:
+        if not axes.states:
+            raise LiftError(
+                f"the model loops over time in Python, and {error} Keep the state of the loop in a registered buffer, "
+                "or take it as an argument, return it, and declare it: states={argument: output}."
+            ) from error
+        # One chunk of it is still a pure step.
+        graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
+        return graph, False, (f"lifted for {chunk} frames at a time: {error}",)
+
+
+def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
+    """The model as it is, for whole sequences of any length."""
+    if not axes.has_time:
+        raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
+    if flat.states or chunk > 1:
+        raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
+    module = BatchFirst(flat, axes)
+    return flat_graph(module, sample(flat, axes, 3, _fitting(module)), _dynamic(axes, True))
+
+
+def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
+    """For how many frames of the input each output of whole sequences has one."""
+    frames = 240
+    with torch.no_grad():
+        given = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
+    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*given, axes.output_time, strict=True)]
+    return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
+
+
+def _fitting(module: BatchFirst) -> int:
+    """A number of frames that the model takes, above 1 and in no other size of it."""
+    for frames in (5, 7, 11, 19, 37, 67, 131, 257, 521, 1031, 2053):
+        try:
+            with torch.no_grad():
+                module(*sample(module.flat, module.axes, 3, frames))
+            return frames
+        except LiftError:
+            raise
+        except Exception:  # too short for a window of the model
+            continue
+    raise LiftError("the model fails on sequences of 5 to 2053 frames of noise.")
+
+
+def _rolled(module: BatchFirst) -> fx.GraphModule:
+    """The model whose own loop export unrolls, rolled up again."""
+    flat, axes = module.flat, module.axes
+    clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+    shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
+    if shortest is None:
+        raise LiftError("it runs on no sequence of up to 256 frames.")
+    lengths = (shortest + 4, shortest + 5)
+    samples = [sample(flat, axes, 3, n) for n in lengths]
+    short, long = (flat_graph(module, sample, _dynamic(axes, False)) for sample in samples)
+    return roll(short, long, (samples[0], samples[1]), lengths, clock)
+
+
+def _runs(module: BatchFirst, frames: int) -> bool:
+    try:
+        with torch.no_grad():
+            return all(t.numel() for t in module(*sample(module.flat, module.axes, 2, frames)))
+    except Exception:  # too short for a window of the model
+        return False
+
+
+def sample(flat: FlatModel, axes: Axes, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Noise inputs, and states with the batch first."""
+    noise = Noise(flat, seed)
+    inputs = [
+        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: frames})
+        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    ]
+    return (*inputs, *draw_states(flat, axes.states, noise, batch))

@@ -1,0 +1,351 @@
+"""The pass itself: one node after the other, and the outputs at the end."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.models.names import OPS
+from rnn_export.models.program import SAME, args_of, aten, results, values_of
+from rnn_export.models.streaming.context import WINDOWS
+from rnn_export.models.streaming.frames import Info, Last, Refused, Timed, differs, exchanged, positive, within
+from rnn_export.models.streaming.reasons import name_of, reason_of
+from rnn_export.models.streaming.recorded import BASE, LONGER, Sample
+from rnn_export.models.streaming.recurrences import Recurrences
+from rnn_export.models.streaming.states import Kept
+from rnn_export.models.streaming.windows import Windows
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What the pass found.
+
+    Attributes:
+        states: in the order of the graph's new inputs.
+        delay: frames of the input before the first output.
+        every: by output, for how many frames of the input it has one.
+    """
+
+    states: list[Kept]
+    delay: int
+    every: list[int]
+
+
+def stream(
+    module: fx.GraphModule,
+    model: nn.Module,
+    sample: Sample,
+    input_time: Sequence[int | None],
+    outputs: int,
+    output_time: Sequence[int | None],
+    chunk: int,
+) -> Streamed:
+    """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place.
+
+    Args:
+        module: a graph for sequences of any length.
+        model: the model with its layers replaced, to know a stack of layers from its path.
+        sample: (batch, frames, seed) to noise for all of its inputs.
+        input_time: the time axis of each data input.
+        outputs: how many of the results are outputs.
+        output_time: the time axis of each of them.
+        chunk: frames of the input in one step.
+
+    Raises LiftError, with module path and source line, where a result depends on later frames, or on earlier ones in a
+    way that cannot be kept in a state.
+    """
+    return Pass(module, model, sample, input_time, outputs, output_time, chunk).run()
+
+
+class Pass(Windows, Recurrences):
+    """One pass over one graph."""
+
+    def run(self) -> Streamed:
+        for node in list(self.graph.nodes):
+            if node.op in ("call_function", "call_module"):
+                refused = next((i for n in values_of(node) if isinstance(i := self.info.get(n), Refused)), None)
+                if refused is not None and node.op == "call_function" and node.target not in OPS:
+                    self.info[node] = refused
+                    continue
+                try:
+                    self.visit(node)
+                except LiftError as error:
+                    self.info[node] = Refused(error)
+        for node in results(self.graph):
+            if isinstance(refused := self.info.get(node), Refused):
+                raise refused.error
+        delay, every = self.finish()
+        return Streamed(self.states, delay, every)
+
+    def visit(self, node: fx.Node) -> None:
+        if node.target is operator.getitem and isinstance(self.info.get(args_of(node)[0]), list):
+            self.info[node] = self.info[args_of(node)[0]][args_of(node)[1]]
+            return
+        if not isinstance(self.values[BASE][node], Tensor | tuple | list):
+            self.number(node)
+            return
+        timed = [n for n in dict.fromkeys(node.all_input_nodes) if isinstance(self.info.get(n), Timed)]
+        last = [n for n in node.all_input_nodes if isinstance(self.info.get(n), Last)]
+        if node.op == "call_module":
+            self.rolled_loop(node)
+        elif node.target in OPS and isinstance(refused := self.info.get(args_of(node)[0]), Refused):
+            raise refused.error
+        elif not timed:
+            self.untimed(node, last)
+        elif node.target in OPS and self.time_axis(args_of(node)[0]) == 0:
+            self.recurrent(node)
+        elif (handler := self.handler(node)) is not None:
+            handler(node)
+        else:
+            self.frame_by_frame(node, timed, last)
+
+    def handler(self, node: fx.Node) -> Callable[[fx.Node], None] | None:
+        axis = self.time_axis(args_of(node)[0]) if node.args and isinstance(args_of(node)[0], fx.Node) else None
+        if node.target is aten.cat.default:
+            dim = self.cat_axis(node)
+            return self.cat if any(self.time_axis(n) == dim for n in args_of(node)[0]) else None
+        if axis is None:
+            return None
+        rank = self.values[BASE][args_of(node)[0]].dim()
+        if node.target in (aten.pad.default, aten.constant_pad_nd.default):
+            pads = args_of(node)[1]
+            place = 2 * (rank - 1 - axis)
+            return self.pad if len(pads) > place and any(pads[place : place + 2]) else None
+        if node.target is aten.slice.Tensor:
+            return self.cut if positive(args_of(node)[1], rank) == axis else None
+        if node.target is aten.select.int:
+            return self.select if positive(args_of(node)[1], rank) == axis else None
+        if node.target is aten.unfold.default:
+            return self.window if positive(args_of(node)[1], rank) == axis else None
+        dims = WINDOWS.get(node.target)
+        if dims and rank - dims <= axis:
+            return self.window
+        return None
+
+    def number(self, node: fx.Node) -> None:
+        """A length of whole sequences is, piece by piece, what grows with the piece: its constant part falls away."""
+        grows = [n for n in node.all_input_nodes if self.grows(n)]
+        minus = node.target is operator.sub and args_of(node)[0] in grows
+        if len(grows) == 1 and (minus or node.target is operator.add):
+            node.replace_all_uses_with(grows[0])
+
+    def untimed(self, node: fx.Node, last: Sequence[fx.Node]) -> None:
+        value, longer = self.values[BASE][node], self.values[LONGER][node]
+        if not isinstance(value, Tensor):
+            self.info[node] = [Last(max(self.info[n].late for n in last)) if last else None] * len(value)
+            return
+        growing = [a for a in range(value.dim()) if value.shape[a] != longer.shape[a]]
+        if not growing:
+            self.refuse_length(node)
+            self.info[node] = Last(max(self.info[n].late for n in last)) if last else None
+            return
+        if last:
+            raise self.refuse(
+                node, "a value as of the last frame is used for every frame: that looks at the end first."
+            )
+        (axis,) = growing[:1]
+        one = value.select(axis, 0).unsqueeze(axis)
+        if len(growing) > 1 or not torch.equal(value, one.expand_as(value)):
+            raise self.refuse(
+                node,
+                "positions over time: this value is another one at each frame, and starts again with each piece of a "
+                "stream. Count the frames in a buffer, and compute it from that.",
+            )
+        rate = Fraction(longer.shape[axis] - value.shape[axis], self.longer - self.frames)
+        self.info[node] = Timed(axis, 1, 1, rate, None)
+
+    def refuse_length(self, node: fx.Node) -> None:
+        if any(self.grows(n) for n in node.all_input_nodes) and node.target not in SHAPERS:
+            raise self.refuse(
+                node, f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none."
+            )
+
+    def frame_by_frame(self, node: fx.Node, timed: Sequence[fx.Node], last: Sequence[fx.Node]) -> None:
+        self.refuse_length(node)
+        count = {self.frames_in(n) for n in timed}
+        if len(count) > 1:
+            raise self.refuse(node, f"{name_of(node)} takes values of different lengths over time.")
+        if last:
+            raise self.refuse(
+                node, "a value as of the last frame is used for every frame: that looks at the end first."
+            )
+        (frames,) = count
+        infos = [self.info[n] for n in timed]
+        rates = {i.rate for i in infos}
+        lag = max((i.lag for i in infos if i.lag is not None), default=None)
+        late = max((i.late for i in infos), default=Fraction(0))
+        value, longer = self.values[BASE][node], self.values[LONGER][node]
+        several = not isinstance(value, Tensor)
+        shapes = [
+            self.places_of(node, v, w, frames)
+            for v, w in zip(*(([value], [longer]) if not several else (value, longer)), strict=True)
+        ]
+        changed = [self.changed_by(node, timed, frames, t) for t in (frames // 3, frames // 2, frames - 1)]
+        found: list[Info] = []
+        for i, (result, candidates) in enumerate(zip([value] if not several else value, shapes, strict=True)):
+            marks = [c[i] for c in changed]
+            if candidates is None:
+                if any(bool(m.any()) for m in marks[:2]):
+                    raise self.refuse(node, reason_of(node))
+                found.append(Last(late) if bool(marks[2].any()) else None)
+                continue
+            fitting = [
+                c
+                for c in candidates
+                if all(
+                    within(m, c, t, frames) for m, t in zip(marks, (frames // 3, frames // 2, frames - 1), strict=True)
+                )
+            ]
+            if not fitting:
+                raise self.refuse(node, reason_of(node))
+            axis, outer, inner = fitting[0]
+            waited = 0 if lag is None else lag - max(i.soonest for i in infos if i.lag is not None)
+            found.append(Timed(axis, outer, inner, next(iter(rates)), lag, waited=waited))
+            del result
+        if len(rates) > 1:
+            raise self.refuse(node, f"{name_of(node)} takes values of different rates over time.")
+        past = self.aligned(node, timed, lag)
+        found = [replace(f, past=past) if isinstance(f, Timed) else f for f in found]
+        self.free_size(node, found[0])
+        self.info[node] = found if several else found[0]
+
+    def places_of(self, node: fx.Node, value: Any, longer: Any, frames: int) -> list[tuple[int, int, int]] | None:
+        """Every way in which `frames` frames can stand in a result: axis, outer, inner; None if it has no time."""
+        if not isinstance(value, Tensor):
+            return None
+        growing = [a for a in range(value.dim()) if value.shape[a] != longer.shape[a]]
+        if not growing:
+            return None
+        size = value.shape[growing[0]]
+        if len(growing) > 1 or size % frames:
+            raise self.refuse(node, reason_of(node))
+        rest = size // frames
+        outers = [n for n in range(1, rest + 1) if rest % n == 0]
+        return [(growing[0], outer, rest // outer) for outer in outers]
+
+    def changed_by(self, node: fx.Node, timed: Sequence[fx.Node], frames: int, t: int) -> list[Tensor]:
+        """Where each result changes if frame t of every argument over time becomes another."""
+        values = self.values[BASE]
+        swapped = {n: exchanged(values[n], self.info[n], frames, t, (t + frames // 2 + 1) % frames) for n in timed}
+
+        def argument(n: fx.Node) -> Any:
+            return swapped.get(n, values[n])
+
+        args, kwargs = fx.node.map_arg(node.args, argument), fx.node.map_arg(node.kwargs, argument)
+        with torch.no_grad():
+            given = operator_of(node)(*args, **kwargs)
+        pairs = zip(
+            *((given, values[node]) if not isinstance(given, Tensor) else ([given], [values[node]])), strict=True
+        )
+        return [differs(a, b) for a, b in pairs]
+
+    def free_size(self, node: fx.Node, info: Any) -> None:
+        """A reshape says its axis of time as the rest, since a piece may be of another length."""
+        if node.target in RESHAPES and isinstance(info, Timed):
+            sizes = list(args_of(node)[1])
+            if -1 not in sizes or node.target is aten.expand.default:
+                sizes[info.axis] = -1
+            node.update_arg(1, sizes)
+
+    def finish(self) -> tuple[int, list[int]]:
+        output = self.graph.output_node()
+        given = list(results(self.graph))
+        outputs, states = given[: self.outputs], given[self.outputs :]
+        lags = [self.output_lag(n, axis) for n, axis in zip(outputs, self.output_time, strict=True)]
+        delay = max(
+            [*lags, *(self.info[n].late for n in outputs if isinstance(self.info.get(n), Last))], default=Fraction(0)
+        )
+        if self.chunk % self.multiple:
+            raise LiftError(
+                f"chunk={self.chunk}: the model takes {self.multiple} frames at once (its strides), so a step "
+                f"must have a multiple of {self.multiple}: chunk={math.lcm(self.chunk, self.multiple)} "
+                f"(--chunk {math.lcm(self.chunk, self.multiple)})."
+            )
+        every = [int(1 / self.info[n].rate) if isinstance(self.info.get(n), Timed) else 1 for n in outputs]
+        unit = math.lcm(*every)
+        delay = Fraction(math.ceil(delay / unit) * unit)
+        for i, node in enumerate(outputs):
+            info = self.info.get(node)
+            if isinstance(info, Timed):
+                outputs[i] = self.trimmed(self.delayed(node, int(delay * info.rate), output), 0, output)
+        own = self.fed[len(self.inputs) :]
+        with self.graph.inserting_before(output):
+            after = [self.own_next(old, new) for old, new in zip(own, states, strict=True)]
+            if self.count is not None:
+                more = self.graph.call_function(aten.add.Tensor, (self.count, float(self.chunk)))
+                more = self.graph.call_function(aten.clamp.default, (more, None, float(self.needed)))
+                self.after[self.counter.name] = more
+        output.args = ((*outputs, *after, *(self.after[s.name] for s in self.states)),)
+        for node in list(self.graph.nodes):
+            if node.target in SAME:
+                node.replace_all_uses_with(args_of(node)[0])
+                self.graph.erase_node(node)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.module.recompile()
+        return int(delay), every
+
+    def own_next(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """The next value of a state that the model has itself; at the graph's insertion point."""
+        info = self.info.get(new)
+        late = info.late if isinstance(info, Timed | Last) else Fraction(0)
+        if late > 0 and (late / self.chunk).denominator != 1:
+            raise self.refuse(new, f"a state of the model moves {late} frames late, which is no multiple of the chunk.")
+        return self.gated(new, old, self.values[BASE][new].dim(), late)
+
+    def output_lag(self, node: fx.Node, axis: int | None) -> Fraction:
+        """How many frames of the input an output is late."""
+        info = self.info.get(node)
+        if not isinstance(info, Timed):
+            if axis is not None:
+                raise self.refuse(node, "an output over time does not depend on the input over time.")
+            return Fraction(0)
+        if info.axis != axis or info.outer != 1 or info.inner != 1:
+            raise self.refuse(node, "the frames of an output stand in another axis than time.")
+        if info.rate > 1 or info.rate.numerator != 1:
+            raise self.refuse(
+                node, f"an output has {info.rate} frames for each frame of the input: at most one is possible."
+            )
+        soonest = max(info.soonest, 0)
+        ahead = self.frames_in(node) - (self.frames * info.rate - soonest)
+        if ahead > 0:
+            where = f": {'; '.join(dict.fromkeys(self.ahead))}" if self.ahead else ""
+            raise LiftError(
+                f"an output looks {ahead} frames ahead, so it cannot stream{where}. Pad on the left only, or drop the "
+                f"padding on the right: the stream is then late by as many frames (its delay)."
+            )
+        self.multiple = math.lcm(self.multiple, info.rate.denominator)
+        return Fraction(max(info.lag or 0, soonest - int(ahead))) / info.rate
+
+
+def operator_of(node: fx.Node) -> Callable[..., Any]:
+    """What a node calls."""
+    assert callable(node.target)
+    return node.target
+
+
+RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
+SHAPERS = RESHAPES | {
+    aten.zeros.default,
+    aten.ones.default,
+    aten.full.default,
+    aten.empty.memory_format,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.new_empty.default,
+    aten.slice.Tensor,
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.repeat.default,
+    aten.unflatten.int,
+}
