@@ -50,6 +50,11 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
     try:
         return _rolled(module), True, ()
     except LiftError as error:
+        if not axes.causal:
+            raise LiftError(
+                "the model loops over time in Python, and an output depends on later frames (the loop runs backwards, "
+                "or what it takes looks ahead), so it cannot stream."
+            ) from error
         if not axes.states:
             raise LiftError(
                 f"the model loops over time in Python, and {error} Keep the state of the loop in a registered buffer, "

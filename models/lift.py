@@ -14,7 +14,7 @@ from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, TimeAxis, find_axes
 from rnn_export.models.contract import contract, digest_of, initial_rows
 from rnn_export.models.graphs import BatchFirst, every_of, graph_of, sample, whole_graph
-from rnn_export.models.layers import replace_recurrent
+from rnn_export.models.layers import Stack, replace_recurrent
 from rnn_export.models.memory import adopt_memory
 from rnn_export.models.program import DYNAMIC, export_program
 from rnn_export.models.refusals import (
@@ -171,7 +171,7 @@ def _lifted(
     spec = contract(copied, axes, origins, found, sample_rate, chunk, False)
     spec = replace(spec, digest=digest_of(spec, flat.model, values))
     if not spec.states:
-        notes = (*notes, "this model has no state: each frame is computed from itself alone")
+        notes = (*notes, _anew(copied) or "this model has no state: each frame is computed from itself alone")
     if spec.delay:
         notes = (*notes, f"the first {spec.delay} frames give no output: the context of a convolution is not full yet")
     lifted = StreamingModel(spec, flat, axes, module, dynamic_time, values, tuple(origins), notes)
@@ -184,6 +184,14 @@ _BUFFER = ("buffer", "a buffer that a call of the model changes")
 _ARGUMENT = ("argument", "an argument that comes back, as declared")
 _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
 _INSTEAD = "Export whole sequences only: sequence_only=True (--sequence-only)."
+
+
+def _anew(flat: FlatModel) -> str:
+    """What to know of recurrent layers in a model that takes one frame per call and keeps nothing."""
+    layers = [path for path, module in flat.model.named_modules() if isinstance(module, Stack)]
+    if not layers:
+        return ""
+    return f"{', '.join(layers)}: starts anew at each call, since the model takes one frame per call and keeps no state"
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -262,25 +262,48 @@ def _speed(result: dict[str, Any]) -> str:
 @command
 @click.argument("what", metavar="BUNDLE|SOURCE")
 @source_options
+@click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any) -> dict[str, Any]:
-    """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export."""
+    """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
+
+    Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
+    it is one, the delay, parameters and bytes.
+    """
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _inspect_bundle(Path(what), as_json)
     from rnn_export import tables
     from rnn_export.export import export
     from rnn_export.models import lift
 
+    given["sequence_only"] = given["sequence_only"] or None
     model, example, options = _source(what, weights, given)
     _refuse_unknown(what, options, export)
-    keywords = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk")
+    keywords = (
+        "time_axis",
+        "states",
+        "initial",
+        "input_names",
+        "output_names",
+        "sample_rate",
+        "chunk",
+        "sequence_only",
+    )
     lifted = lift(model, example, **{key: options[key] for key in keywords if key in options})
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = {p.data_ptr(): p for p in model.parameters()}.values()
+    count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+    found = {kept.name: {"kind": kept.kind, "why": kept.why} for kept in lifted.origins}
     if not as_json:
-        tables.contract(lifted.spec)
-        click.echo(f"{parameters:,} parameters")
+        tables.contract(lifted.spec, found)
+        click.echo(f"{count:,} parameters, {size:,} bytes")
         for note in lifted.notes:
             click.echo(f"note: {note}")
-    return {"spec": lifted.spec.to_json(), "parameters": parameters, "notes": list(lifted.notes)}
+    return {
+        "spec": lifted.spec.to_json(),
+        "states": found,
+        "parameters": count,
+        "bytes": size,
+        "notes": list(lifted.notes),
+    }
 
 
 def _evidence(bundle: Any) -> dict[str, Any] | None:

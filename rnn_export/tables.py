@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,18 +31,35 @@ def _stdout() -> Console:
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
-def contract(spec: StreamSpec) -> None:
-    """Print the contract of a stream."""
+def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    """Print the contract of a stream; with `origins`, by state its kind and why it is one, these too."""
     rows = [("input", t.name, t.dtype, _shape(t.shape), "") for t in spec.inputs]
     rows += [("output", t.name, t.dtype, _shape(t.shape), "") for t in spec.outputs]
-    rows += [
-        ("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}") for s in spec.states
-    ]
+    if origins is None:
+        rows += [
+            ("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}")
+            for s in spec.states
+        ]
     table("Stream", ("kind", "name", "dtype", "shape", ""), rows)
+    if origins:
+        found = [
+            (
+                s.name,
+                origins[s.name]["kind"],
+                _shape(s.shape),
+                s.initial,
+                _bytes(s.dtype, s.row),
+                origins[s.name]["why"],
+            )
+            for s in spec.states
+        ]
+        table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), found)
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     memory = sum(_bytes(s.dtype, s.row) for s in spec.states)
+    whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
     _stdout().print(
-        f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, digest {spec.digest[:12]}"
+        f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, "
+        f"digest {spec.digest[:12]}{whole}"
     )
 
 

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "silero_vad"), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
+import lifting  # noqa: E402
 import model as silero  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
@@ -35,22 +36,20 @@ STEPS = 1000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on stdout")
+    parser.add_argument("--only", action="append", metavar="PART", help=f"only these parts: {', '.join(PARTS)}")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
     torch.set_num_threads(1)
     torch.manual_seed(0)
     figures: dict[str, dict[str, Any]] = {}
-    for title, measure in (
-        ("Parity, fp32, 1,000 steps closed loop, relative to scale", parity),
-        ("Cost of a step, µs, median", step_cost),
-        ("Start-up, s, median", start_up),
-    ):
+    for part in arguments.only or PARTS:
+        title, measure = PARTS[part]
         figures[title] = {}
         print(title, file=sys.stderr)
         for name, value in measure():
             figures[title][name] = value
-            print(f"  {name:58} {value:.3g}", file=sys.stderr)
+            print(f"  {name:66} {value:.3g}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(figures))
 
@@ -233,6 +232,16 @@ def process(command: list[str], runs: int = 11) -> float:
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
+
+PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
+    "parity": ("Parity, fp32, 1,000 steps closed loop, relative to scale", parity),
+    "cases": ("Every case of the parity table, fp32, 1,000 frames, worst error relative to scale", lifting.cases),
+    "random": ("200 random architectures", lifting.random_architectures),
+    "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
+    "time": ("Lift, export and verify, s", lifting.times),
+    "step": ("Cost of a step, µs, median", step_cost),
+    "start": ("Start-up, s, median", start_up),
+}
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,21 @@ class Exported:
         }
 
 
+def exported_case(case: Case, folder: Path) -> Exported:
+    """Export a case into `folder`, and load it on every backend."""
+    model, example, options = case.build()
+    path = folder / "case.rnnx"
+    bundle = export(model, example, path, steps=32, targets=("onnx", "torchscript"), **options)
+    return Exported(
+        case,
+        model,
+        lift(model, example, **options),
+        load(path, backend="onnxruntime"),
+        load(path, backend="torchscript"),
+        bundle.read("step.onnx"),
+    )
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Exported]:
     """Export a case once for all tests of it."""
@@ -98,17 +114,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Expor
 
     def get(case: Case) -> Exported:
         if case.name not in done:
-            model, example, options = case.build()
-            path = tmp_path_factory.mktemp("parity") / "case.rnnx"
-            bundle = export(model, example, path, steps=32, targets=("onnx", "torchscript"), **options)
-            done[case.name] = Exported(
-                case,
-                model,
-                lift(model, example, **options),
-                load(path, backend="onnxruntime"),
-                load(path, backend="torchscript"),
-                bundle.read("step.onnx"),
-            )
+            done[case.name] = exported_case(case, tmp_path_factory.mktemp("parity"))
         return done[case.name]
 
     return get

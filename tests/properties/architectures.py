@@ -1,7 +1,8 @@
 """Random architectures, composed from parts as users write them.
 
 A sketch is plain data, drawn from a random.Random: of a number (`random_architecture(7)` is the same in every
-run) or of hypothesis, which shrinks it. `build` makes of it a model with its example, its options, and how its user calls it.
+run) or of hypothesis, which shrinks it. `build` makes of it a model with its example, its options, and how its user
+calls it.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ def draw_layer(p: Pick) -> Sketch:
         more["proj"] = 2
     elif p.chance(15):
         more["twice"] = True
+    start = p.one("none", "none", "zeros", "new_zeros", "learned", "repeated")
+    if start != "none" and p.chance(10):
+        more["asks"] = True
     return part(
         "Layer",
         cell=cell,
@@ -110,7 +114,7 @@ def draw_layer(p: Pick) -> Sketch:
         layers=p.one(1, 1, 2, 3),
         batch_first=not p.chance(40),
         bias=not p.chance(20),
-        start=p.one("none", "none", "zeros", "new_zeros", "learned", "repeated"),
+        start=start,
         **more,
     )
 

@@ -103,7 +103,7 @@ class Layer(Part):
     """nn.RNN, nn.GRU or nn.LSTM.
 
     `start`: "none", "zeros" and "new_zeros" made in forward, "learned" and expanded, "repeated". `twice`: called again
-    on what it gave.
+    on what it gave. `asks`: forward asks the layer for its class.
     """
 
     def __init__(
@@ -118,18 +118,20 @@ class Layer(Part):
         proj: int = 0,
         relu: bool = False,
         twice: bool = False,
+        asks: bool = False,
     ) -> None:
         hidden = size if twice else hidden
         super().__init__(proj or hidden)
         more: dict[str, Any] = {"nonlinearity": "relu"} if relu else {"proj_size": proj} if proj else {}
         self.rnn = getattr(nn, cell)(size, hidden, layers, bias=bias, batch_first=batch_first, **more)
         self.hidden, self.start, self.twice, self.batch_first = hidden, start, twice, batch_first
+        self.asks, self.lstm = asks, cell == "LSTM"
         if start in ("learned", "repeated"):
             self.h0 = nn.Parameter(torch.randn(layers, 1, self.width))
             self.c0 = nn.Parameter(torch.randn(layers, 1, hidden)) if cell == "LSTM" else None
 
     def first(self, x: Tensor, batch: int) -> Any:
-        lstm, layers = isinstance(self.rnn, nn.LSTM), self.rnn.num_layers
+        lstm, layers = isinstance(self.rnn, nn.LSTM) if self.asks else self.lstm, self.rnn.num_layers
         if self.start == "none":
             return None
         if self.start == "zeros":

@@ -1,0 +1,83 @@
+"""The figures of lifting: every case of the parity table, random architectures, a million steps, and how long it takes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import model as silero
+import numpy as np
+import torch
+from torch import nn
+
+from rnn_export.export import export
+from rnn_export.runtime import load
+from tests.parity.cases import CASES, Case
+from tests.parity.test_parity import by_run, by_step, exported_case
+from tests.properties.survey import survey
+
+Figures = Iterator[tuple[str, float]]
+FRAMES = 1008  # whole chunks of 2, 3 and 4
+LONG = 1_000_000
+BLOCK = 10_000
+
+
+def cases() -> Figures:
+    """The worst of outputs and last states, stepped frame by frame and run at once."""
+    for case in CASES:
+        yield case.name, _worst(case)
+
+
+def _worst(case: Case) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        it = exported_case(case, Path(folder))
+        inputs = it.draw(FRAMES)
+        wanted = it.truth(inputs)
+        given = [way(it, it.named(inputs)) for way in (by_step, by_run)]
+    return max(
+        _relative(got[n], want[n]) for both in given for got, want in zip(both, wanted, strict=True) for n in want
+    )
+
+
+def _relative(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.abs(got.astype(np.float64) - want).max() / max(np.abs(want).max(), 1e-30))
+
+
+def random_architectures() -> Figures:
+    figures = survey(200, seed=0)
+    yield from figures.items()
+
+
+def million_steps() -> Figures:
+    """One stream, its state never reset, against the same layer in float64."""
+    for layer in (nn.LSTM(16, 32), nn.GRU(16, 32)):
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            torch.manual_seed(0)
+            stream = load(
+                export(layer.eval(), (torch.zeros(5, 1, 16),), Path(folder) / "m.rnnx", steps=32).path
+            ).stream()
+            exact = type(layer)(16, 32).double()
+            exact.load_state_dict(layer.state_dict())
+            error, scale, state = 0.0, 0.0, None
+            for _ in range(0, LONG, BLOCK):
+                x = torch.randn(BLOCK, 1, 16)
+                want, state = exact(x.double(), state)
+                got = stream.run(x[:, 0].numpy())
+                error = max(error, float(np.abs(got - want[:, 0].numpy()).max()))
+                scale = max(scale, float(want.abs().max()))
+            yield f"nn.{type(layer).__name__} 16 -> 32", error / scale
+
+
+def times() -> Figures:
+    net, example, options = silero.factory()
+    nets = {
+        "Silero VAD": (net, example, options),
+        "nn.LSTM(512, 512, 3)": (nn.LSTM(512, 512, 3).eval(), (torch.zeros(5, 1, 512),), {}),
+    }
+    for name, (module, inputs, keywords) in nets.items():
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            export(module, inputs, Path(folder) / "m.rnnx", **keywords)
+            yield name, time.perf_counter() - begin

@@ -1,0 +1,262 @@
+"""What a model remembers in itself: buffers become states, anything else is refused by its path."""
+
+from collections import deque
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.models import lift
+
+from .nets import (
+    BornInTheFirstCall,
+    BufferOverTime,
+    CopiedInto,
+    NestedMemory,
+    NotFromZero,
+    Reassigned,
+    RunningMean,
+)
+from .streams import Call, assert_streams
+
+X = torch.randn(1, 7, 4, generator=torch.Generator().manual_seed(0))
+FRAME = X[:, 0]
+ROWS = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def leaky(s, x):
+    s.h = 0.5 * s.h + x
+    return 2 * s.h
+
+
+def counted(s, x):
+    s.n += 1
+    return x / s.n
+
+
+class Aliased(nn.Module):
+    """One buffer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("a", torch.zeros(1, 4))
+        self.register_buffer("b", self.a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.a.mul_(0.5).add_(x)
+        return self.b + x
+
+
+class Passing(nn.Module):
+    """Two buffers that take each other's value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("new", torch.zeros(1, 4), persistent=False)
+        self.register_buffer("old", torch.zeros(1, 4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.old, self.new = self.new, x
+        return x - self.old
+
+
+class NoGrad(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.level.lerp_(x.abs(), 0.1)
+        return x / (self.level + 0.1)
+
+
+class Ring(nn.Module):
+    """A ring of 3 frames, written where an integer says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ring", torch.zeros(1, 3, 4))
+        self.register_buffer("at", torch.zeros(1, 1, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        here = torch.arange(3) == self.at
+        self.ring = torch.where(here[..., None], x[:, None], self.ring)
+        self.at = (self.at + 1) % 3
+        return self.ring.sum(1)
+
+
+def cached(s, x):
+    s.seen = x.shape  # an attribute that changes nothing
+    s.calls = getattr(s, "calls", 0) + 1
+    return leaky(s, x)
+
+
+# By model, example and (name, row, initial) of each state.
+KEPT = {
+    "reassigned": (Reassigned(), FRAME, [("h", (5,), "zeros")]),
+    "copied into": (CopiedInto(), FRAME, [("h", (5,), "zeros"), ("c", (5,), "zeros")]),
+    "in nested modules": (NestedMemory(), FRAME, [("front.1.last", (4,), "zeros"), ("back.last", (4,), "zeros")]),
+    "of a layer, over time": (BufferOverTime(), X, [("hidden", (2, 5), "zeros")]),
+    "aliased": (Aliased(), FRAME, [("a", (4,), "zeros")]),
+    "not persistent, passed on": (Passing(), FRAME, [("new", (4,), "zeros"), ("old", (4,), "zeros")]),
+    "born in the first call": (BornInTheFirstCall(), ROWS, [("h", (5,), "zeros")]),
+    "not from zero": (NotFromZero(), FRAME, [("mean", (4,), "stored"), ("peak", (4,), "stored")]),
+    "a scalar counter": (RunningMean(), FRAME, [("count", (), "zeros"), ("mean", (4,), "zeros")]),
+    "a counter of one": (Call(counted, n=torch.ones(1)), ROWS, [("n", (1,), "stored")]),
+    "without a batch axis": (Call(leaky, h=torch.zeros(4)), FRAME, [("h", (4,), "zeros")]),
+    "a batch of three": (Call(leaky, h=torch.ones(3, 4)), ROWS, [("h", (4,), "stored")]),
+    "an integer": (Ring(), FRAME, [("ring", (3, 4), "zeros"), ("at", (1,), "zeros")]),
+    "under no_grad": (NoGrad(), FRAME, [("level", (4,), "zeros")]),
+    "beside a cache that changes nothing": (Call(cached, h=torch.zeros(1, 4)), FRAME, [("h", (4,), "zeros")]),
+}
+
+
+@pytest.mark.parametrize(("model", "example", "states"), KEPT.values(), ids=KEPT)
+def test_a_buffer_that_a_call_changes_is_a_state(model, example, states):
+    lifted = assert_streams(model.eval(), example)
+    assert [(s.name, s.row, s.initial) for s in lifted.spec.states] == states
+    assert {o.kind for o in lifted.origins} == {"buffer"}
+    assert lifted.spec.has_time == (example is X)
+
+
+def test_a_buffer_starts_from_what_it_holds_unless_said():
+    model = Call(leaky, h=torch.full((1, 4), 3.0))
+    lifted = lift(model, (FRAME,))
+    assert torch.equal(lifted.initial["h"], torch.full((4,), 3.0))
+    lifted = lift(model, (FRAME,), initial={"h": torch.arange(4.0)})
+    assert torch.equal(lifted.initial["h"], torch.arange(4.0))
+    assert torch.equal(model.h, torch.full((1, 4), 3.0))  # the user's own is left alone
+
+
+def test_buffers_stand_behind_declared_states_and_before_those_of_layers():
+    model = Call(lambda s, x, g: (leaky(s, x) + g, 0.5 * g + x), h=torch.zeros(1, 4))
+    spec = lift(model, (FRAME, FRAME), states={"g": 1}).spec
+    assert [s.name for s in spec.states] == ["g", "h"]
+    spec = lift(Call(lambda s, x: s.smooth(s.gru(x)[0]), gru=gru(), smooth=Along()), (X,)).spec
+    assert [s.name for s in spec.states] == ["smooth.level", "gru.l0.h"]
+
+
+def gru() -> nn.GRU:
+    return nn.GRU(4, 4, batch_first=True)
+
+
+class Along(nn.Module):
+    """A buffer that every frame of a piece moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = []
+        for frame in x.unbind(1):
+            self.level = 0.9 * self.level + 0.1 * frame
+            levels.append(self.level)
+        return torch.stack(levels, 1)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def plain(name, start, remember):
+    """A model that keeps what `remember(old, x)` gives in an attribute."""
+
+    def forward(s, x):
+        part = s.part
+        setattr(part, name, remember(getattr(part, name), x))
+        kept = getattr(part, name)
+        return x + sum(kept.values() if isinstance(kept, dict) else kept if not isinstance(kept, Tensor) else [kept])
+
+    model = Call(forward, part=nn.Identity())
+    setattr(model.part, name, start)
+    return model
+
+
+def grown(s, x):
+    s.seen = torch.cat([s.seen, x[:, None]], 1)
+    return s.seen.sum(1)
+
+
+def forgotten(s, x):
+    y = x if s.h is None else x + s.h
+    s.h = None
+    return y
+
+
+def per_call(s, x):
+    y = s.gru(x)[0] + s.h[:, None]
+    s.h = 0.5 * s.h + x[:, -1]
+    return y
+
+
+def born_as_ones(s, x):
+    s.h = torch.ones_like(x) if s.h is None else s.h * 0.5 + x
+    return s.h + x
+
+
+ATTRIBUTE = r"in a plain attribute, where no exporter .* self\.register_buffer\(name, tensor\).*states=\{argument: out"
+REFUSED = {
+    "grows": (Call(grown, seen=torch.zeros(1, 1, 4)), FRAME, r"buffer 'seen' (changes its shape|is registered as)"),
+    "set to None": (Call(forgotten, h=torch.ones(1, 4)), FRAME, r"buffer 'h' is set to None by a call: a state must"),
+    "of another shape": (
+        Call(lambda s, x: setattr(s, "h", s.gru(x)[1]) or s.gru(x)[0], gru=gru(), h=torch.zeros(1, 4, 3)),
+        X,
+        r"buffer 'h' is registered as \(1, 4, 3\) but is \(1, 1, 4\) after a call: .* Register it in the shape",
+    ),
+    "other values per row": (
+        Call(leaky, h=torch.arange(12.0).reshape(3, 4)),
+        ROWS,
+        r"buffer 'h' holds other values in each row of its batch, .* reset the model before export",
+    ),
+    "an attribute": (
+        plain("memory", torch.zeros(1, 4), lambda old, x: 0.5 * old + x),
+        FRAME,
+        rf"the model remembers 'part\.memory' between calls, {ATTRIBUTE}",
+    ),
+    "a dict": (
+        plain("cache", {"h": torch.zeros(1, 4)}, lambda old, x: {"h": old["h"] + x}),
+        FRAME,
+        rf"the model remembers 'part\.cache' between calls, {ATTRIBUTE}",
+    ),
+    "a list": (
+        plain("past", [torch.zeros(1, 4)] * 2, lambda old, x: [*old[1:], x]),
+        FRAME,
+        rf"the model remembers 'part\.past' between calls, {ATTRIBUTE}",
+    ),
+    "a deque": (
+        plain("past", deque([torch.zeros(1, 4)] * 3, 3), lambda old, x: deque([*old, x], 3)),
+        FRAME,
+        rf"the model remembers 'part\.past' between calls, {ATTRIBUTE}",
+    ),
+    "once per call": (
+        Call(per_call, gru=gru(), h=torch.zeros(1, 4)),
+        X,
+        r"state 'h' moves once per call, however many frames .* time_axis=None; if not, let every frame move it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "example", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_a_state_is_refused(model, example, message):
+    with pytest.raises(LiftError, match=f"(?s){message}"):
+        lift(model, (example,))
+
+
+def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
+    model = Call(born_as_ones)
+    model.register_buffer("h", None)
+    with pytest.raises(LiftError, match=r"'h': the first call makes this buffer, and not with zeros: register it"):
+        lift(model, (FRAME,))
+
+
+def test_a_buffer_that_moves_once_per_call_says_that_a_call_is_a_frame():
+    """Nothing else remembers: what looked like time is an axis of the frame."""
+    lifted = assert_streams(Call(lambda s, x: leaky(s, x), h=torch.zeros(1, 7, 4)), X)
+    assert lifted.spec.inputs[0].shape == ("batch", 7, 4)
