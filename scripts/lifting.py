@@ -1,4 +1,4 @@
-"""The figures of lifting: every case of the parity table, random architectures, a million steps, and how long it takes."""
+"""The figures of lifting: the parity table, random architectures, a million steps, and how long it takes."""
 
 from __future__ import annotations
 

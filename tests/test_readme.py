@@ -39,10 +39,27 @@ def test_the_others_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "xs": random.standard_normal((7, 40)).astype(np.float32),
         "h": np.zeros((1, 64), np.float32),
     }
-    rest = [b for b in BLOCKS[1:] if b != factory]
+    own = next(b for b in BLOCKS if b.startswith("# own.py"))
+    rest = [b for b in BLOCKS[1:] if b not in (factory, own)]
     assert len(rest) == 2
     exec("import torch\n" + "\n".join(rest), names)
     assert Path("lstm.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["tagger", "smoother", "amp"])
+def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(next(b for b in BLOCKS if b.startswith("# own.py")))
+    command = Path(sys.executable).with_name("rnn-export")
+    done = subprocess.run([command, "inspect", f"own.py:{name}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    states = re.findall(
+        r"^ ([\w.]+) +(layer|frames|buffer|loop) +(\(batch.*?\)) +(zeros|stored) +(\d+)", done.stdout, re.M
+    )
+    assert states
+    shown = [" ".join(line.split()) for line in README.splitlines()]
+    for state in states:
+        assert any(line.startswith(" ".join(state)) for line in shown)
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_export.errors import SpecError
-from rnn_export.spec import BATCH, DTYPES, TIME, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, DTYPES, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 X = TensorSpec("x", "float32", ("batch", "time", 4))
 Y = TensorSpec("y", "float32", ("batch", "time", 2))
@@ -35,12 +35,17 @@ def specs(draw: st.DrawFn) -> StreamSpec:
     rows = st.lists(st.integers(1, 99), max_size=3).map(lambda dims: (BATCH, *dims))
     named = st.builds(lambda: next(names))
     states = st.builds(StateSpec, named, named, named, dtypes, rows, st.sampled_from(("zeros", "stored")))
+    whole = timed and draw(st.booleans())
+    every = draw(st.integers(1, 9))
+    fewer = (BATCH, TIME if every == 1 else f"{TIME}/{every}") if timed else axes
+    outputs = st.builds(TensorSpec, st.builds(lambda: next(names)), dtypes, shapes(fewer))
     return StreamSpec(
         tuple(draw(st.lists(tensors, min_size=1, max_size=2))),
-        tuple(draw(st.lists(tensors, min_size=1, max_size=2))),
-        tuple(draw(st.lists(states, max_size=2))),
-        chunk=draw(st.integers(1, 99)) if timed else 1,
-        delay=draw(st.integers(0, 99)),
+        tuple(draw(st.lists(outputs, min_size=1, max_size=2))),
+        () if whole else tuple(draw(st.lists(states, max_size=2))),
+        chunk=every * draw(st.integers(1, 99)) if timed and not whole else 1,
+        delay=0 if whole else every * draw(st.integers(0, 99)),
+        sequence_only=whole,
         sample_rate=draw(st.none() | st.integers(1, 192000)),
         digest=draw(st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex)),
     )
@@ -97,6 +102,23 @@ def test_what_the_shapes_say():
     assert not StreamSpec((TensorSpec("x", "bool", ("batch",)),), (TensorSpec("y", "bool", ("batch",)),), ()).has_time
 
 
+def test_an_output_may_have_fewer_frames():
+    every = replace(Y, shape=("batch", 2, "time/4"))
+    assert (every.axis("time"), every.every, every.frame) == (2, 4, (2,))
+    assert (Y.every, TensorSpec("y", "float32", ("batch", 2)).every) == (1, 1)
+    spec = replace(SPEC, outputs=(every,), delay=8)
+    assert spec.timed(every)
+    assert StreamSpec.from_json(json.loads(spec.dumps())) == spec
+    assert sized(every.shape, 3, 12) == (3, 2, 3)
+    assert sized(Y.shape, 3, 12) == (3, 12, 2)
+
+
+def test_a_sequence_only_model_has_neither_states_nor_steps():
+    spec = replace(SPEC, states=(), chunk=1, delay=0, sequence_only=True)
+    assert StreamSpec.from_json(json.loads(spec.dumps())) == spec
+    replace(spec, outputs=(replace(Y, shape=("batch", "time/4", 2)),))  # no chunk that 4 could divide
+
+
 def test_a_contract_is_frozen():
     with pytest.raises(FrozenInstanceError):
         SPEC.chunk = 1
@@ -149,6 +171,41 @@ REFUSALS = {
         lambda: replace(SPEC, inputs=(NO_TIME,), chunk=1),
         "'y' has shape ('batch', 'time', 2), but no input has a time axis",
     ),
+    "time/1": (lambda: replace(Y, shape=("batch", "time/1")), "'y' has dimension 'time/1': it must be a positive int or"),
+    "time/0": (lambda: replace(Y, shape=("batch", "time/0")), "'y' has dimension 'time/0'"),
+    "time/02": (lambda: replace(Y, shape=("batch", "time/02")), "'y' has dimension 'time/02'"),
+    "time/x": (lambda: replace(Y, shape=("batch", "time/x")), "'y' has dimension 'time/x'"),
+    "batch/2": (lambda: replace(Y, shape=("batch/2", "time")), "'y' has dimension 'batch/2'"),
+    "two times of one kind": (lambda: replace(Y, shape=("batch", "time", "time/2")), "'time' stands there twice"),
+    "state with fewer frames": (lambda: replace(H, shape=("batch", "time/2")), "'rnn.h' has dimension 'time/2'"),
+    "input with fewer frames": (
+        lambda: replace(SPEC, inputs=(replace(X, shape=("batch", "time/2", 4)),)),
+        "an input has 'time', never 'time/N'",
+    ),
+    "chunk between frames": (
+        lambda: replace(SPEC, outputs=(replace(Y, shape=("batch", "time/3")),), delay=3),
+        "'y' has one frame for every 3 of the input, so chunk 4 and delay 3 must be multiples of 3",
+    ),
+    "delay between frames": (
+        lambda: replace(SPEC, outputs=(replace(Y, shape=("batch", "time/4")),)),
+        "'y' has one frame for every 4 of the input, so chunk 4 and delay 2 must be multiples of 4",
+    ),
+    "fewer frames without time": (
+        lambda: replace(SPEC, inputs=(NO_TIME,), outputs=(replace(Y, shape=("batch", "time/4")),), chunk=1, delay=0),
+        "'y' has shape ('batch', 'time/4'), but no input has a time axis",
+    ),
+    **{
+        f"sequence-only with {what}": (
+            lambda more=more: replace(SPEC, **{"states": (), "chunk": 1, "delay": 0, "sequence_only": True, **more}),
+            "a sequence-only model has a time axis, and neither states nor delay nor chunks",
+        )
+        for what, more in {
+            "states": {"states": (H,)},
+            "delay": {"delay": 2},
+            "chunks": {"chunk": 4},
+            "no time": {"inputs": (NO_TIME,), "outputs": (replace(Y, shape=("batch", 2)),)},
+        }.items()
+    },
 }
 
 
@@ -177,6 +234,9 @@ BAD_JSON = {
     "none": (None, "but has NoneType"),
     "missing": (changed(("delay",), ...), "the stream contract must have exactly the fields"),
     "unknown": (changed(("name",), "x"), "the stream contract must have exactly the fields"),
+    "sequence only": (changed(("sequence_only",), 1), "the stream contract: field 'sequence_only' is 1, which is not of"),
+    "no sequence only": (changed(("sequence_only",), ...), "the stream contract must have exactly the fields"),
+    "output time": (changed(("outputs", 0, "shape", 1), "time/1"), "'y' has dimension 'time/1'"),
     "chunk": (changed(("chunk",), 1.0), "the stream contract: field 'chunk' is 1.0, which is not of the type it must"),
     "true chunk": (changed(("chunk",), True), "the stream contract: field 'chunk' is True, which is not of the type"),
     "inputs": (changed(("inputs",), "x"), "the stream contract: field 'inputs' is 'x'"),

@@ -45,7 +45,7 @@ class Recurrences(Keeping):
                 continue
             name = self.names.unused(f"{path}.{letter}")
             few, many = (self.values[run][operand] for run in (BASE, MORE))
-            why = f"the {letter} of a recurrent layer that is called without it, or with one made in forward"
+            why = f"the {letter} of a layer that is called without it, or with one made in forward"
             own = self.new_state(name, x, few, many, node, "layer", why)
             node.update_arg(argument, own)
             self.set_next(self.result(node, result), own, info.late)
