@@ -174,6 +174,9 @@ def _lifted(
         notes = (*notes, _anew(copied) or "this model has no state: each frame is computed from itself alone")
     if spec.delay:
         notes = (*notes, f"the first {spec.delay} frames give no output: the context of a convolution is not full yet")
+    for node in module.graph.nodes:
+        # What is left would keep all of torch.export's bookkeeping alive.
+        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     lifted = StreamingModel(spec, flat, axes, module, dynamic_time, values, tuple(origins), notes)
     if dynamic_time:
         _refuse_memory_by_call(lifted, copied)
