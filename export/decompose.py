@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir import tape
+from onnx_ir.passes import common
 
 from rnn_export.errors import ExportError
 from rnn_export.runtime.backends import Array
@@ -40,7 +41,7 @@ def decompose(graph: bytes) -> bytes:
                 new.name, old.name = old.name, None
             old.replace_all_uses_with(new, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedNodesPass()(model)
     return bytes(ir.serde.serialize_model(model).SerializeToString())
 
 

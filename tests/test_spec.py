@@ -171,7 +171,10 @@ REFUSALS = {
         lambda: replace(SPEC, inputs=(NO_TIME,), chunk=1),
         "'y' has shape ('batch', 'time', 2), but no input has a time axis",
     ),
-    "time/1": (lambda: replace(Y, shape=("batch", "time/1")), "'y' has dimension 'time/1': it must be a positive int or"),
+    "time/1": (
+        lambda: replace(Y, shape=("batch", "time/1")),
+        "'y' has dimension 'time/1': it must be a positive int or",
+    ),
     "time/0": (lambda: replace(Y, shape=("batch", "time/0")), "'y' has dimension 'time/0'"),
     "time/02": (lambda: replace(Y, shape=("batch", "time/02")), "'y' has dimension 'time/02'"),
     "time/x": (lambda: replace(Y, shape=("batch", "time/x")), "'y' has dimension 'time/x'"),
@@ -234,7 +237,10 @@ BAD_JSON = {
     "none": (None, "but has NoneType"),
     "missing": (changed(("delay",), ...), "the stream contract must have exactly the fields"),
     "unknown": (changed(("name",), "x"), "the stream contract must have exactly the fields"),
-    "sequence only": (changed(("sequence_only",), 1), "the stream contract: field 'sequence_only' is 1, which is not of"),
+    "sequence only": (
+        changed(("sequence_only",), 1),
+        "the stream contract: field 'sequence_only' is 1, which is not of",
+    ),
     "no sequence only": (changed(("sequence_only",), ...), "the stream contract must have exactly the fields"),
     "output time": (changed(("outputs", 0, "shape", 1), "time/1"), "'y' has dimension 'time/1'"),
     "chunk": (changed(("chunk",), 1.0), "the stream contract: field 'chunk' is 1.0, which is not of the type it must"),

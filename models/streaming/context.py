@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from rnn_export.models.program import args_of, aten, named_args
 
@@ -54,6 +54,7 @@ def _window(node: fx.Node) -> tuple[int, int]:
 
 def _numbers(node: fx.Node) -> list[int]:
     parts = [a if isinstance(a, list | tuple) else [a] for a in args_of(node)]
-    frames = [n.meta["val"].shape for n in node.all_input_nodes if n.op != "placeholder" and "val" in n.meta]
+    values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "placeholder"]
+    frames = [value.shape for value in values if isinstance(value, Tensor)]
     joined = [max((d for d in shape if isinstance(d, int)), default=0) for shape in frames]
     return [n for part in parts for n in part if type(n) is int] + (joined if node.target is aten.cat.default else [])

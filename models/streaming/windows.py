@@ -256,4 +256,4 @@ class Windows(Keeping):
         if (info.lag or 0) > 0 and front and float(joined.min()) != float(joined.max()):
             raise self.refuse(node, "it puts frames that are not all the same before a sequence that is late.")
         node.target, node.args = aten.alias.default, (value,)
-        self.cut_or_pad(node, info, frames, float(joined.flatten()[0]))
+        self.cut_or_pad(node, info, frames, float(joined.detach().flatten()[0]))

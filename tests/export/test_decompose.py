@@ -19,8 +19,9 @@ STATES = {"LSTM": ("h", "c"), "GRU": ("h",), "RNN": ("h",)}
 
 def model_of(kind: str, frames: Any = 1, bias: bool = True, given: int | None = None, **attributes: Any) -> bytes:
     """A graph with one recurrent node: X, h (and c) -> Y, Y_h (and Y_c); `given` states are wired."""
+    ways = 2 if attributes.get("direction") == "bidirectional" else 1
     random, rows = np.random.default_rng(0), GATES[kind] * H
-    weights = {"W": (1, rows, I), "R": (1, rows, H)} | ({"B": (1, 2 * rows)} if bias else {})
+    weights = {"W": (ways, rows, I), "R": (ways, rows, H)} | ({"B": (ways, 2 * rows)} if bias else {})
     initializers = [
         numpy_helper.from_array(random.uniform(-0.7, 0.7, shape).astype(np.float32), name)
         for name, shape in weights.items()
@@ -36,8 +37,8 @@ def model_of(kind: str, frames: Any = 1, bias: bool = True, given: int | None = 
     graph = helper.make_graph(
         [node],
         "one",
-        [value("X", frames, "batch", I), *(value(s, 1, "batch", H) for s in states)],
-        [value("Y", frames, 1, "batch", H), *(value(f"Y_{s}", 1, "batch", H) for s in STATES[kind])],
+        [value("X", frames, "batch", I), *(value(s, ways, "batch", H) for s in states)],
+        [value("Y", frames, ways, "batch", H), *(value(f"Y_{s}", ways, "batch", H) for s in STATES[kind])],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -45,10 +46,10 @@ def model_of(kind: str, frames: Any = 1, bias: bool = True, given: int | None = 
     return model.SerializeToString()
 
 
-def feed_of(kind: str, frames: int) -> dict[str, Any]:
+def feed_of(kind: str, frames: int, ways: int = 1) -> dict[str, Any]:
     random = np.random.default_rng(1)
     x = random.standard_normal((frames, B, I), np.float32)
-    return {"X": x, **{s: random.standard_normal((1, B, H), np.float32) for s in STATES[kind]}}
+    return {"X": x, **{s: random.standard_normal((ways, B, H), np.float32) for s in STATES[kind]}}
 
 
 def by_onnxruntime(graph: bytes, feed: dict[str, Any]) -> list[Any]:
@@ -87,6 +88,34 @@ def test_written_out_it_is_the_same(kind, options, frames, run):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * max(1, np.abs(want).max()))
 
 
+BACKWARD = {
+    "reverse": {"direction": "reverse"},
+    "bidirectional": {"direction": "bidirectional"},
+    "bidirectional without bias": {"direction": "bidirectional", "bias": False},
+    "each way its own activations": {
+        "LSTM": ["Sigmoid", "Tanh", "Tanh", "Sigmoid", "Relu", "Relu"],
+        "GRU": ["Sigmoid", "Tanh", "Sigmoid", "Relu"],
+        "RNN": ["Tanh", "Relu"],
+    },
+}
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("options", BACKWARD.values(), ids=BACKWARD)
+def test_backwards_and_both_ways_are_written_out(options, kind, frames):
+    if kind in options:
+        options = {"direction": "bidirectional", "activations": options[kind]}
+    graph = model_of(kind, frames, **options)
+    feed = feed_of(kind, frames, 2 if options["direction"] == "bidirectional" else 1)
+    written = decompose(graph)
+    onnx.checker.check_model(written, full_check=True)
+    assert not {node.op_type for node in onnx.load_from_string(written).graph.node} & {*GATES}
+    for got, want in zip(by_onnxruntime(written, feed), by_onnxruntime(graph, feed), strict=True):
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * max(1, np.abs(want).max()))
+
+
 @pytest.mark.parametrize("frames", [1, 4])
 @pytest.mark.parametrize("kind", GATES)
 def test_no_recurrent_operator_is_left(kind, frames):
@@ -113,9 +142,9 @@ def test_a_graph_without_recurrent_nodes_stays():
     assert decompose(written) == decompose(decompose(written))
 
 
-def bidirectional() -> bytes:
+def batch_first() -> bytes:
     model = onnx.load_from_string(model_of("GRU"))
-    model.graph.node[0].attribute.append(helper.make_attribute("direction", "reverse"))
+    model.graph.node[0].attribute.append(helper.make_attribute("layout", 1))
     return model.SerializeToString()
 
 
@@ -139,7 +168,7 @@ REFUSED = {
         lambda: model_of("LSTM", "time"),
         "its time axis is dynamic: only a step graph can be written out",
     ),
-    "reverse": (bidirectional, "it is not a forward node with layout 0"),
+    "layout": (batch_first, "it has layout 1"),
     "clip": (lambda: model_of("LSTM", clip=3.0), "it uses sequence_lens, peepholes, clip or input_forget"),
     "input_forget": (
         lambda: model_of("LSTM", input_forget=1),

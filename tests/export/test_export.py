@@ -205,7 +205,7 @@ def test_every_error_is_of_the_family():
 
 
 class Running(nn.Module):
-    """A running sum over time: a memory that lifting does not know."""
+    """A running sum over time: a memory that lifting cannot keep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,10 +216,32 @@ class Running(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("options", [{"steps": 1}, {"data": np.zeros((50, 4), np.float32)}, {"chunk": 300}])
-def test_a_memory_that_is_not_lifted_is_found_whatever_it_is_verified_on(tmp_path: Path, options: dict) -> None:
-    with pytest.raises(ParityError, match="a memory over time outside its recurrent layers"):
-        export(Running().eval(), (torch.zeros(2, 3, 4),), tmp_path / "m.rnnx", **options)
+def test_what_cannot_stream_is_refused_by_path_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LiftError, match=r"^0 \(test_export\.py:\d+\): a running sum over time: .*so it cannot stream"):
+        export(nn.Sequential(Running()).eval(), (torch.zeros(2, 3, 4),), tmp_path / "m.rnnx")
+    assert not any(tmp_path.iterdir())
+
+
+class Loud(nn.Module):
+    """A running sum of what is loud: noise does not show that it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.gru(x + torch.relu(x - 50).cumsum(1))[0]
+        return y
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"force": True}], ids=str)
+def test_a_memory_that_lifting_cannot_see_is_found_on_a_recording(tmp_path: Path, options: dict) -> None:
+    data = np.zeros((40, 4), np.float32)
+    data[8:12] = 60
+    with pytest.raises(
+        ParityError, match=r"(?s)the check 'lifted' departs.*a memory over time that lifting did not see"
+    ):
+        export(Loud().eval(), (torch.zeros(2, 3, 4),), tmp_path / "m.rnnx", data=data, **options)
     assert not any(tmp_path.iterdir())
 
 

@@ -111,9 +111,9 @@ def test_no_path_and_no_stack_trace_is_in_the_bytes(graphs, name):
         assert not any(node.doc_string for node in graph.graph.node)
 
 
-@pytest.mark.parametrize("name", ["tree", "loop"])
-def test_no_sequence_graph_without_dynamic_time(graphs, name):
-    assert graphs(name)[2] is None
+def test_no_sequence_graph_where_a_call_is_one_frame(graphs):
+    assert graphs("tree")[2] is None
+    assert all((made[2] is None) == (not made[0].spec.has_time) for made in map(graphs, MODELS))
 
 
 def test_the_step_graph_has_no_loop(graphs):

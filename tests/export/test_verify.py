@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -48,12 +49,12 @@ def edited(graph: bytes, edit: Edit) -> bytes:
     return model.SerializeToString()
 
 
-def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | None = None, frames: int = 24):
+def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | None = None, recording=None):
     initial = {name: value.numpy() for name, value in model.initial.items()}
     draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
     engine = Engine.of(draft, "onnxruntime")
     graph = reference or files["step.onnx"]
-    return verify(model, [engine], graph, None, frames, TOLERANCES["fp32"], lambda stage: None)
+    return verify(model, [engine], graph, recording, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
 def weight_off(model: onnx.ModelProto) -> None:
@@ -118,12 +119,73 @@ def test_a_graph_that_only_the_reference_evaluator_sees_is_caught(lifted, graphs
         verified(lifted, graphs, reference=edited(graphs["step.onnx"], weight_off))
 
 
-def test_a_wrong_lifted_module_is_caught(lifted, graphs):
+class Deep(nn.Module):
+    """A convolution, a layer and a head, below each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.front = nn.Sequential(nn.Conv1d(4, 6, 3), nn.Tanh())
+        self.body = nn.ModuleDict({"rnn": nn.GRU(6, 5, batch_first=True), "head": nn.Linear(5, 3)})
+
+    def forward(self, x):
+        y = self.front(nn.functional.pad(x.mT, (2, 0))).mT
+        return self.body["head"](self.body["rnn"](y)[0])
+
+
+class Frame(nn.Module):
+    """One frame a call: a cell with its state declared, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 5), nn.Sequential(nn.Linear(5, 3))
+        self.register_buffer("mean", torch.zeros(1, 3))
+
+    def forward(self, x, h):
+        h = self.cell(x, h)
+        self.mean = 0.9 * self.mean + self.out(h)
+        return self.mean, h
+
+
+LIFTED = {
+    "sequence": lambda: lift(Deep().eval(), (X,)),
+    "chunk": lambda: lift(Deep().eval(), (X,), chunk=4),
+    "frame": lambda: lift(Frame().eval(), (X[:1, 0], torch.zeros(1, 5)), states={"h": 1}),
+}
+# By model, the parameter that is off, and the module and frame that the message names.
+SABOTAGED = {
+    "a convolution": ("sequence", "front.0.weight", r"'front\.0' \(Conv1d\), at its frame 3"),
+    "a convolution's bias": ("chunk", "front.0.bias", r"'front\.0' \(Conv1d\), at its frame 1"),
+    "a layer": ("sequence", "rnn.layers.0.R", r"'body\.rnn' \(GRU\), at its frame 2"),
+    "a layer in chunks": ("chunk", "rnn.layers.0.R", r"'body\.rnn' \(GRU\), at its frame 2"),
+    "a head": ("sequence", "head.weight", r"'body\.head' \(Linear\), at its frame 1"),
+    "a cell": ("frame", "cell.layers.0.R", r"'cell' \(GRUCell\), at its frame 2"),
+    "a head of frames": ("frame", "out.0.bias", r"'out\.0' \(Linear\), at its frame 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def deep():
+    @cache
+    def make(name: str) -> StreamingModel:
+        torch.manual_seed(0)
+        return LIFTED[name]()
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "weight", "where"), SABOTAGED.values(), ids=SABOTAGED)
+def test_a_wrong_lifted_module_is_caught_and_named(deep, name, weight, where):
+    lifted = deep(name)
     module = copy.deepcopy(lifted.module)
     with torch.no_grad():
-        next(p for n, p in module.named_parameters() if n.endswith("R"))[0, 0, 0] += 0.5
-    with pytest.raises(ParityError, match=r"on torch the check 'lifted' .* at step [2-5] of .* is not lifted"):
-        verified(replace(lifted, module=module), graphs)
+        (kept,) = [t for n, t in module.state_dict().items() if n.endswith(weight)]
+        kept.view(-1)[0] += 0.5
+    message = (
+        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output departs is {where}\. "
+        "The lifted step, before any export, is not the model: .* Nothing was written"
+    )
+    with pytest.raises(ParityError, match=message):
+        verified(replace(lifted, module=module), {"step.onnx": step_graph(lifted)})
 
 
 def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
@@ -143,45 +205,38 @@ def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
 # --- models that lifting gets wrong, from end to end -----------------------------------------------------------------
 
 
-class Pooled(nn.Module):
-    """A statistic over the whole sequence, which a stream does not know at any frame."""
+class LoudSum(nn.Module):
+    """A running sum of what is loud, which noise is not: lifting sees no memory."""
 
+    def forward(self, x):
+        return x + torch.relu(x - 50).cumsum(1)
+
+
+class Loud(nn.Module):
     def __init__(self):
         super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 4), LoudSum())
         self.gru = nn.GRU(4, 5, batch_first=True)
 
     def forward(self, x):
-        return self.gru(x)[0].mean(1)
+        return self.gru(self.net(100 * x) / 100)[0]
 
 
-class LeftPadded(nn.Module):
-    """A causal convolution that keeps its context to itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.gru = nn.Conv1d(4, 4, 3), nn.GRU(4, 5, batch_first=True)
-
-    def forward(self, x):
-        return self.gru(self.conv(nn.functional.pad(x.mT, (2, 0))).mT)[0]
-
-
-class Positions(nn.Module):
-    """An output that depends on how many frames went by."""
-
-    def __init__(self):
-        super().__init__()
-        self.gru = nn.GRU(4, 5, batch_first=True)
-
-    def forward(self, x):
-        return self.gru(x)[0] + torch.arange(x.shape[1])[None, :, None]
-
-
-@pytest.mark.parametrize("model", [Pooled(), LeftPadded(), Positions()], ids=lambda model: type(model).__name__)
-@pytest.mark.parametrize("force", [False, True])
-def test_a_model_that_lifting_gets_wrong_leaves_nothing(tmp_path, model, force):
-    with pytest.raises(ParityError, match=r"the check 'lifted' departs from the model.*Nothing was written"):
-        export(model.eval(), (X,), tmp_path / "wrong.rnnx", time_axis=1, steps=16, force=force)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
+    """Net under the net: the module where the stream departs, and the first of its frames."""
+    model = Loud().eval()
+    with torch.no_grad():
+        model.net[0].weight.copy_(torch.eye(4) / 100)
+        model.net[0].bias.zero_()
+    lifted = lift(model, (X,), chunk=chunk)
+    quiet = np.zeros((2, 24, 4), np.float32)
+    quiet[:, 5] = 60
+    first = 7 if chunk == 1 else 9
+    with pytest.raises(
+        ParityError, match=rf"'lifted' .* departs is 'net\.1' \(LoudSum\), at its frame {first}\. .* did not see"
+    ):
+        verified(lifted, {"step.onnx": step_graph(lifted)}, recording={"x": quiet})
 
 
 def test_a_failure_leaves_the_old_bundle(tmp_path):

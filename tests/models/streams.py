@@ -20,6 +20,9 @@ class Call(nn.Module):
         for name, part in parts.items():
             plain = isinstance(part, Tensor) and not isinstance(part, nn.Parameter)
             self.register_buffer(name, part) if plain else setattr(self, name, part)
+        if function is not None:
+            # torch notes the source lines of functions of this name only.
+            function.__code__ = function.__code__.replace(co_name="forward")
         self.__class__ = type("Call", (Call,), {"forward": function})
         self.eval()
 

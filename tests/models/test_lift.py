@@ -61,6 +61,7 @@ NAMES = {
         ["a.gru.l0.h", "b.gru.l0.h"],
     ),
     "a subclass": (Call(lambda s, x: s.a(x)[0], a=type("Mine", (nn.GRU,), {})(4, 5)), ["a.l0.h"]),
+    "with a projection": (nn.LSTM(4, 6, 2, proj_size=3), ["l0.h", "l0.c", "l1.h", "l1.c"]),
     "a parametrised layer": (
         Call(lambda s, x: s.a(x)[0], a=nn.utils.parametrizations.weight_norm(gru(), "weight_hh_l0")),
         ["a.l0.h"],
@@ -68,6 +69,7 @@ NAMES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize(("model", "names"), NAMES.values(), ids=NAMES)
 def test_states_are_named_by_module_path(model, names):
     lifted = lift(model.eval(), (X,))
@@ -202,7 +204,7 @@ def test_the_examples_state_is_not_where_it_starts():
 BAD_INITIAL = {
     "shape": ({"h": torch.zeros(6)}, r"initial\['h'\] has shape \(6,\), but one row of the state has \(5,\)"),
     "rows": ({"h": torch.zeros(2, 5)}, r"initial\['h'\] has shape \(2, 5\), but one row"),
-    "unknown": ({"c": torch.zeros(5)}, r"initial names \['c'\], but the declared states are \['h'\]"),
+    "unknown": ({"c": torch.zeros(5)}, r"initial names \['c'\], but the states of the model are \['h'\]"),
 }
 
 
@@ -306,17 +308,11 @@ REFUSED = {
         r"input 'hx.0' .* as output 1: .* states=\{'hx': 1\} \(--state hx=1\)",
     ),
     "packed": (Call(packed, gru=gru()), (X,), {}, r"^a recurrent layer is called with a PackedSequence: .* Drop"),
-    "projection": (
-        nn.LSTM(4, 5, proj_size=3),
-        (X,),
-        {},
-        r"layer: LSTM has proj_size=3, which ONNX's LSTM operator does not know",
-    ),
     "bidirectional": (
         Call(lambda s, x: s.a(x)[0][:, -1], a=gru(bidirectional=True)),
         (X,),
         {"time_axis": 1},
-        r"a: GRU is bidirectional: .* cannot stream",
+        r"a: the GRU is bidirectional: .* cannot stream\. Train it with bidirectional=False",
     ),
     "own forward": (OwnForward(4, 5), (X,), {}, r"the model: OwnForward has a forward of its own around torch's GRU"),
     "own forward within": (
@@ -329,9 +325,8 @@ REFUSED = {
         remembering(),
         (FRAME,),
         {},
-        r"the model remembers 'seen' between calls, inside itself\. Take it as an argument",
+        r"the model remembers 'seen' between calls, in a plain attribute, .* Or take it as an argument",
     ),
-    "counts": (counting(), (FRAME,), {}, r"the model remembers 'count' between calls"),
     "random": (
         Call(lambda s, x: x * torch.rand(1)),
         (FRAME,),
@@ -430,12 +425,11 @@ REFUSED = {
         Call(lambda s, x: x if x.sum() > 0 else 2 * x),
         (FRAME,),
         {"time_axis": None},
-        r"torch.export cannot follow the model: GuardOnDataDependentSymNode",
+        r"data-dependent control flow at test_lift\.py:\d+: .* Compute both and choose with torch\.where",
     ),
 }
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize(("model", "example", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_lifted_is_refused(model, example, options, message):
     with pytest.raises(LiftError, match=f"(?s){message}"):
@@ -510,7 +504,7 @@ def buffers_changed_in_training() -> nn.Module:
         (buffers_changed_in_training, (FRAME,)),
         (counting, (FRAME,)),
     ],
-    ids=["hidden", "bare", "learned", "refused train", "refused memory"],
+    ids=["hidden", "bare", "learned", "refused train", "a buffer"],
 )
 def test_the_users_model_is_never_changed(make, example):
     model = make()
@@ -520,7 +514,7 @@ def test_the_users_model_is_never_changed(make, example):
     try:
         lift(model, example)
     except LiftError:
-        assert make in (buffers_changed_in_training, counting)
+        assert make is buffers_changed_in_training
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -534,7 +528,7 @@ def test_the_users_model_is_never_changed(make, example):
 # --- the digest ---------------------------------------------------------------------------------------------------
 
 
-DIGEST = "211932d318f80c561fcfa8120f6b428c7704ce48b6b6a8af425aafdab39e5d09"
+DIGEST = "dbba32cb0e806fa848f56e6fb2527c22df0e725c1ff7dd641bb9fbb8f7b8d410"
 
 
 def digest(model: nn.Module, **options: object) -> str:

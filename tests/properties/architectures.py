@@ -522,12 +522,22 @@ def _model(plan: Plan) -> nn.Module:
 
 def random_architecture(number: int) -> Architecture:
     """The same of the same number."""
-    return build(draw_plan(Random(number)))
+    return living(draw_plan(Random(number)))
+
+
+def living(plan: Plan) -> Architecture:
+    """A plan built with the first seed of which its outputs are not the same for all that goes in (dead ReLUs)."""
+    for seed in range(plan.seed, plan.seed + 20):
+        architecture = build(replace(plan, seed=seed))
+        inputs = architecture.draw(2, plan.lost + 6 * math.lcm(plan.chunk, plan.stride), 1)
+        if all(float(y.std(0).max()) > 1e-3 for y in architecture.truth(inputs)):
+            return architecture
+    return architecture
 
 
 def architectures() -> st.SearchStrategy[Architecture]:
     """Of hypothesis, which shrinks them: the first choice of every draw is the simplest."""
-    return st.randoms(use_true_random=False).map(draw_plan).map(build)
+    return st.randoms(use_true_random=False).map(draw_plan).map(living)
 
 
 # --- shrinking without hypothesis ---------------------------------------------------------------------------------

@@ -166,7 +166,8 @@ class Ours(Part):
 
     def __init__(self, size: int, layer: str, hidden: int, layers: int, form: bool) -> None:
         super().__init__(hidden)
-        if layer == "SimpleRNN":
+        self.simple = layer == "SimpleRNN"
+        if self.simple:
             self.rnn: Any = SimpleRNN(size, hidden + 1, hidden, "relu" if form else "tanh")
         elif layer == "CustomGRU":
             self.rnn = CustomGRU(size, hidden, layers, form)
@@ -175,7 +176,7 @@ class Ours(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(0, 1)
-        if isinstance(self.rnn, SimpleRNN):
+        if self.simple:
             y, _ = self.rnn(x, x.new_zeros(x.shape[1], self.rnn.hidden_size))
         else:
             y, *_ = self.rnn(x)
@@ -217,12 +218,12 @@ class TorchCell(Cell):
     def __init__(self, size: int, hidden: int, cell: str) -> None:
         super().__init__(hidden, *([(hidden,)] * (1 + ("LSTM" in cell))))
         ours = {"CustomGRUCell": CustomGRUCell, "CustomLSTMCell": CustomLSTMCell}
-        self.cell = (ours.get(cell) or getattr(nn, cell))(size, hidden)
+        self.cell, self.by_args = (ours.get(cell) or getattr(nn, cell))(size, hidden), cell == "CustomLSTMCell"
 
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         if state is None:
             after = self.cell(x)
-        elif isinstance(self.cell, CustomLSTMCell):
+        elif self.by_args:
             after = self.cell(x, *state)
         else:
             after = self.cell(x, state if len(state) > 1 else state[0])
@@ -499,7 +500,7 @@ class DualPath(Part):
     """C as bands of features: a bidirectional GRU over the bands of each frame, a layer over time for each band."""
 
     def __init__(self, size: int, bands: int, cell: str, by_view: bool) -> None:
-        each = max(size // bands, 1)
+        each = max(size // bands, 3)
         super().__init__(bands * each)
         self.bands, self.each, self.by_view = bands, each, by_view
         self.inp = nn.Linear(size, self.width)

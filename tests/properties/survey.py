@@ -248,7 +248,7 @@ def survey(
     errors, seconds, late, wanted = [0.0], [], 0, 0
     for number in range(seed, seed + count):
         architecture = random_architecture(number)
-        verdict = judge(architecture, number)
+        verdict = judged(architecture, number)
         figures["drawn"] += 1
         wanted += architecture.refusal is None
         if verdict.good:

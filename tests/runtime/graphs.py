@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.spec import DTYPES, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import DTYPES, StateSpec, StreamSpec, TensorSpec, sized
 
 IDS = 5
 TABLE = np.arange(2 * IDS, dtype=np.float32).reshape(IDS, 2)
@@ -28,7 +28,7 @@ class Model:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
 
     def files(self) -> dict[str, bytes]:
-        files = {"step.onnx": self.graph(self.step, self.spec.chunk)}
+        files = {} if self.spec.sequence_only else {"step.onnx": self.graph(self.step, self.spec.chunk)}
         if self.sequence is not None:
             files["sequence.onnx"] = self.graph(self.sequence, "time")
         return files
@@ -36,7 +36,8 @@ class Model:
     def graph(self, nodes: Sequence[tuple], time: int | str) -> bytes:
         def value(name, dtype, shape):
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-            return helper.make_tensor_value_info(name, kind, [time if d == "time" else d for d in shape])
+            numbers = shape if time == "time" else sized(shape, 0, time)
+            return helper.make_tensor_value_info(name, kind, [d or "batch" for d in numbers])
 
         spec = self.spec
         constants = {"0": np.int64(0), "1": np.int64(1), "[0]": np.array([0]), "[1]": np.array([1]), **self.constants}
@@ -96,6 +97,35 @@ CHUNKED = Model(spec("chunked", [XT], [YT], [H], chunk=3), ALONG_TIME, ALONG_TIM
 BY_STEP = Model(spec("by step", [XT], [YT], [H], chunk=3), ALONG_TIME, constants=LAST)
 DELAYED = Model(spec("delayed", [XT], [YT], [H], delay=2), ALONG_TIME, ALONG_TIME, constants=LAST)
 DELAYED_CHUNKED = Model(spec("delayed chunked", [XT], [YT], [H], delay=4, chunk=3), ALONG_TIME, constants=LAST)
+
+# One output for every two frames, as of the second; `total` as of the last frame.
+FEWER_NODES = [
+    *ALONG_TIME[:2],
+    ("Add", ["sums", "h1"], ["all"], {}),
+    ("Gather", ["all", "last"], ["h.next"], {"axis": 1}),
+    ("Slice", ["all", "[1]", "end", "[1]", "two"], ["y"], {}),
+    ("Identity", ["h.next"], ["total"], {}),
+]
+
+
+def fewer(delay: int, chunk: int, sequence: bool = True) -> Model:
+    return Model(
+        spec(
+            f"fewer {delay} {chunk}",
+            [XT],
+            [tensor("y", "batch", "time/2", 3), tensor("total", "batch", 3)],
+            [H],
+            delay=delay,
+            chunk=chunk,
+        ),
+        FEWER_NODES,
+        FEWER_NODES if sequence else None,
+        constants={**LAST, "end": np.array([2**62]), "two": np.array([2])},
+    )
+
+
+# What follows each frame of a whole sequence, summed.
+WHOLE = Model(spec("whole", [XT], [YT], [], sequence_only=True), (), [("CumSum", ["x", "1"], ["y"], {"reverse": 1})])
 
 TIME_MAJOR_NODES = [
     ("CumSum", ["x", "0"], ["sums"], {}),
@@ -216,6 +246,10 @@ MODELS = {
     "by_step": BY_STEP,
     "delayed": DELAYED,
     "delayed_chunked": DELAYED_CHUNKED,
+    "fewer": fewer(0, 4),
+    "fewer_delayed": fewer(6, 4),
+    "fewer_delayed_less": fewer(2, 4),
+    "fewer_by_step": fewer(8, 4, sequence=False),
     "time_major": TIME_MAJOR,
     "stored": STORED,
     "pair": PAIR,
