@@ -12,11 +12,12 @@ from onnxscript import opset18 as op
 from onnxscript import optimizer
 
 import rnn_export.models.recurrent  # noqa: F401  (registers torch.ops.rnn_export)
-from rnn_export.errors import ExportError
+from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.opset import at_opset
 from rnn_export.export.scan import scanned
 from rnn_export.models.lift import StreamingModel
 from rnn_export.models.program import quiet
+from rnn_export.models.signature import first_line
 from rnn_export.spec import BATCH, TIME, StreamSpec, sized
 
 BASE_OPSET = 18
@@ -36,7 +37,12 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
     if not model.spec.has_time:
         return None
     if model.dynamic_time and not model.has_loop:
-        return _graph(model, None, opset)
+        try:
+            return _graph(model, None, opset)
+        except LiftError:
+            # An operator that torch cannot write for any length.
+            if model.spec.sequence_only:
+                raise
     step = step_graph(model, opset)
     if step is None:
         raise ExportError(
@@ -64,22 +70,25 @@ def _checked(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> by
 
 def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     ops = torch.ops.rnn_export
-    with quiet():
-        exported = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            verbose=False,
-            opset_version=BASE_OPSET,
-            input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
-            output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
-            custom_translation_table={
-                ops.lstm.default: _lstm,
-                ops.lstm_projected.default: _lstm_projected,
-                ops.gru.default: _gru,
-                ops.rnn.default: _rnn,
-            },
-        )
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=BASE_OPSET,
+                input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
+                output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
+                custom_translation_table={
+                    ops.lstm.default: _lstm,
+                    ops.lstm_projected.default: _lstm_projected,
+                    ops.gru.default: _gru,
+                    ops.rnn.default: _rnn,
+                },
+            )
+    except Exception as error:  # torch.onnx raises many kinds
+        raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
     assert exported is not None
     return exported.model
 

@@ -199,8 +199,7 @@ def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
         _refuse_one_id(tensor, leaf.example, noise.rows)
-        sized = leaf.example.new_zeros(shape) + (leaf.example.max() if not leaf.example.is_floating_point() else 0)
-        inputs[tensor.name] = noise.like(sized.to(leaf.example.dtype), {}).numpy()
+        inputs[tensor.name] = noise.shaped(leaf.example, shape).numpy()
     return inputs
 
 

@@ -19,6 +19,10 @@ from rnn_export.models.signature import FlatModel, Leaf, first_line
 
 TimeAxis = str | int | None | Mapping[str, int | None]
 Assignment = tuple[int | None, ...]
+# A longer example is tried in parts.
+LONG = 64
+# With so many values an example shows its range.
+FEW = 8
 # Lines of an error message.
 TRIED = 4
 
@@ -43,7 +47,7 @@ class Axes:
 
 
 class Noise:
-    """Seeded tensors like the examples: normal floats, ids below the rows of every embedding."""
+    """Seeded tensors like the examples: floats in their range, ids below the rows of every embedding."""
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -52,13 +56,25 @@ class Noise:
 
     def like(self, example: Tensor, sizes: Mapping[int, int]) -> Tensor:
         """A tensor like `example`, but with `sizes[axis]` along each given axis."""
-        shape = [sizes.get(axis, size) for axis, size in enumerate(example.shape)]
+        return self.shaped(example, [sizes.get(axis, size) for axis, size in enumerate(example.shape)])
+
+    def shaped(self, example: Tensor, shape: Sequence[int]) -> Tensor:
+        """A tensor of the kind of `example` in another shape."""
         if example.is_floating_point():
-            return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(example)
+            return self._floats(example.detach().double().flatten(), shape).to(example)
         if example.dtype == torch.bool:
             return torch.randint(2, shape, generator=self.generator).to(example)
         rows = self.rows or max(int(example.max()) + 1, 1)
         return torch.randint(rows, shape, generator=self.generator).to(example)
+
+    def _floats(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Values between those of the example; where it says nothing, normal ones of its size and sign."""
+        if len(values.unique()) > FEW:
+            low, high = (values[torch.randint(len(values), shape, generator=self.generator)] for _ in range(2))
+            return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        size = float(values.abs().max()) or 1.0
+        normal = size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return normal.abs() if values.min() >= 0 and values.any() else normal
 
 
 def find_axes(model: FlatModel, time_axis: TimeAxis) -> Axes:
@@ -83,6 +99,7 @@ class _Probe:
         self.model, self.noise = model, Noise(model)
         self.inputs, self.states = model.inputs, model.states
         self.failure = ""
+        self.whole = False
         if self.attempt([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
             raise LiftError(f"the model fails on its own example inputs: {self.failure}")
 
@@ -217,11 +234,24 @@ class _Probe:
     def _sizes(self, batch: _Batch, time: Assignment, frames: int) -> list[dict[int, int]]:
         """Give batch 2 and `frames` times the example's length along time."""
         return [
-            {b: 2} if t is None else {b: 2, t: frames * leaf.example.shape[t]}
+            {b: 2} if t is None else {b: 2, t: frames * self._length(leaf.example.shape[t])}
             for leaf, b, t in zip(self.inputs, batch.inputs, time, strict=True)
         ]
 
+    def _length(self, size: int) -> int:
+        """The length of the example, or where that is long a part of it."""
+        part = next(n for n in range(LONG, 0, -1) if size % n == 0)
+        return part if size > LONG and part > LONG // 2 and not self.whole else size
+
     def _time_of_outputs(self, batch: _Batch, time: Assignment) -> Assignment | None:
+        found = self._grown_outputs(batch, time)
+        if found is None and not self.whole:
+            # Too short for the model, it may be.
+            self.whole = True
+            found = self._grown_outputs(batch, time)
+        return found
+
+    def _grown_outputs(self, batch: _Batch, time: Assignment) -> Assignment | None:
         runs = []
         for frames in (1, 2, 3):
             given = self.run(batch.states, self.draw(2, self._sizes(batch, time, frames), batch.states))
@@ -237,10 +267,14 @@ class _Probe:
         """Whether the outputs of the first two thirds are those of a call that ends there."""
         whole = self.draw(2, self._sizes(batch, time, 3), batch.states)
         axes = (*time, *(None for _ in batch.states))
-        begin = [t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2) for t, x in zip(whole, axes, strict=True)]
+        begin = [
+            t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2).contiguous()
+            for t, x in zip(whole, axes, strict=True)
+        ]
         long, short = self.run(batch.states, whole), self.run(batch.states, begin)
         if long is None or short is None:
-            return False
+            # Nothing is known: what follows the graph will see.
+            return True
         return all(
             x is None or _same(a.narrow(x, 0, b.shape[x]), b) for a, b, x in zip(long, short, outputs, strict=False)
         )

@@ -11,7 +11,10 @@ from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, draw_states
 from rnn_export.models.program import DYNAMIC, Frozen, flat_graph
 from rnn_export.models.rolling import roll
-from rnn_export.models.signature import FlatModel
+from rnn_export.models.signature import FlatModel, first_line
+
+# Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
+LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 
 
 class BatchFirst(nn.Module):
@@ -86,16 +89,19 @@ def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
 
 def _fitting(module: BatchFirst) -> int:
     """A number of frames that the model takes, above 1 and in no other size of it."""
-    for frames in (5, 7, 11, 19, 37, 67, 131, 257, 521, 1031, 2053):
+    for frames in LENGTHS:
         try:
             with torch.no_grad():
                 module(*sample(module.flat, module.axes, 3, frames))
             return frames
         except LiftError:
             raise
-        except Exception:  # too short for a window of the model
-            continue
-    raise LiftError("the model fails on sequences of 5 to 2053 frames of noise.")
+        except Exception as error:  # too short for a window of the model, or no multiple of its stride
+            reason = f"{type(error).__name__}: {first_line(error)}"
+    raise LiftError(
+        f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
+        "several inputs have time, all must have the same number of frames."
+    )
 
 
 def _rolled(module: BatchFirst) -> fx.GraphModule:

@@ -20,6 +20,14 @@ from rnn_export.models.recurrent import gru, lstm, lstm_projected, rnn
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
 
 States = tuple[Tensor, ...]
+# What is called around a module's forward.
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
 
 
@@ -84,6 +92,8 @@ class Stack(nn.Module):
         """Give what this has not, sizes and weights, from the layer that it replaces, for models that ask for them."""
         # In a tuple, so that torch does not take it for a child.
         self._replaced = (layer,)
+        for name in HOOKS:
+            self.__dict__[name] = layer.__dict__[name]
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -262,6 +272,8 @@ LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
 
 def known_class(module: nn.Module) -> type[nn.Module] | None:
     """The recurrent class whose forward this module runs, or None; a subclass with a forward of its own is not it."""
+    if "forward" in vars(module):
+        return None
     for cls in type(module).__mro__:
         if cls in LIFTED:
             return cls if type(module).forward is cls.forward else None

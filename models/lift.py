@@ -22,6 +22,7 @@ from rnn_export.models.refusals import (
     refuse_other_device,
     refuse_other_start,
     refuse_train_mode,
+    refuse_wrappers,
 )
 from rnn_export.models.rolling import RolledLoop
 from rnn_export.models.roots import as_model
@@ -70,7 +71,7 @@ class StreamingModel:
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
             drawn = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.like(drawn.new_zeros(sized(tensor.shape, 3, some)), {}))
+            tensors.append(noise.shaped(drawn, sized(tensor.shape, 3, some)))
             dynamic = (BATCH,) if frames is not None else (BATCH, TIME)
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
         return export_program(self.module, tuple(tensors), tuple(shapes))
@@ -99,6 +100,7 @@ def lift(
         example_inputs = (example_inputs,)
     if type(chunk) is not int or chunk < 1:
         raise LiftError(f"chunk is {chunk!r}: it must be an int of at least 1.")
+    refuse_wrappers(model)
     refuse_other_device(model)
     model = _copied(model)
     root, example, known, names = (
@@ -199,8 +201,10 @@ def _anew(flat: FlatModel) -> str:
 
 def _copied(model: nn.Module) -> nn.Module:
     """The model to work with: whatever a call changes in it, the user's own stays as it is."""
+    # What a hook of torch's computed from parameters cannot be copied as it is.
+    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in made})
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
 

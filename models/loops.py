@@ -8,7 +8,7 @@ one body; what the first copy takes in place of those values is where its memory
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,8 @@ class Slot:
     """What one argument of a body's node is in every copy.
 
     kind: "inner" (another node of the same copy), "carry" (a node `depth` copies before), "early" (a node of the same
-    copy that the copy before can make), "frame" (the copy's own frame of something outside), "outside".
+    copy that the copy before can make), "frame" (the copy's own frame of something outside), "before" (the frame of
+    `depth` copies before), "outside".
     """
 
     kind: str
@@ -232,11 +233,12 @@ class Unrolled:
     def _outside_or_carry(self, inside: list[tuple[int, Ref, tuple[int, int] | None]]) -> tuple[Any] | None:
         refs = [r for _, r, _ in inside]
         if all(w is None for _, _, w in inside):
-            if not all(self.alike(refs[0].base, r.base) for r in refs):
-                return None
-            if len({r.path for r in refs}) == 1:
+            alike = all(self.alike(refs[0].base, r.base) for r in refs)
+            if alike and len({r.path for r in refs}) == 1:
                 return (Slot("outside", path=refs[0].path, refs=refs[:1]),)
-            return self._frame(refs) if inside[0][0] == 0 else None
+            if inside[0][0] != 0:
+                return None
+            return self._frame(refs) if alike else self._frame_before(refs)
         head = [r for _, r, w in inside if w is None]
         depth = len(head)
         tail = [(k - w[0], w[1], r.path) for k, r, w in inside[depth:] if w is not None]
@@ -245,6 +247,15 @@ class Unrolled:
         if tail[0][0] != depth:
             return None
         return (Slot("carry", tail[0][1], depth, tail[0][2], refs=head),)
+
+    def _frame_before(self, refs: list[Ref]) -> tuple[Slot] | None:
+        """The frame `depth` frames ago, in the first copies something else from outside."""
+        for depth in range(1, len(refs) - 2):
+            found = self._frame(refs[depth:]) if len({r.base for r in refs[depth:]}) == 1 else None
+            if found is not None:
+                (slot,) = found
+                return (replace(slot, kind="before", depth=depth, refs=[*refs[:depth], *slot.refs]),)
+        return None
 
     def _frame(self, refs: list[Ref]) -> tuple[Slot] | None:
         paths = [r.path for r in refs]

@@ -17,6 +17,8 @@ from rnn_export.models.signature import FlatModel, first_line
 Attributes = dict[str, Any]
 # A memory in a list may show only some calls later.
 CALLS = 4
+# Calls after which a count has done what it will.
+AHEAD = 10**6
 
 
 def adopt_memory(flat: FlatModel) -> None:
@@ -43,13 +45,14 @@ def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
 
 def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
     """By name, the first value of each buffer that changes, in the shape that it has from the first call on."""
-    first = _buffers(flat.model)
+    first, before = _buffers(flat.model), _touched(flat.model)
     shapes: dict[str, torch.Size] = {}
     changed: dict[str, Tensor] = {}
     for _ in range(CALLS):
         flat.own(*_draw(flat, noise))
+        touched = _touched(flat.model)
         for name, after in _buffers(flat.model).items():
-            if _same(first[name], after) and name not in changed:
+            if touched[name] == before[name] and _equal(first[name], after) and name not in changed:
                 continue
             if after is None:
                 raise LiftError(f"buffer {name!r} is set to None by a call: a state must be a tensor of one shape.")
@@ -72,6 +75,21 @@ def _buffers(model: nn.Module) -> dict[str, Tensor | None]:
                 found[f"{path}.{name}".lstrip(".")] = None if value is None else value.clone()
                 seen.add(id(value))
     return found
+
+
+def _touched(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """By path, which tensor a buffer is and how often it was written to: a write may leave the value as it is."""
+    return {
+        f"{path}.{name}".lstrip("."): (id(value), value._version if isinstance(value, Tensor) else 0)
+        for path, module in model.named_modules()
+        for name, value in module._buffers.items()
+    }
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and bool(torch.equal(a, b))
 
 
 def _first(name: str, before: Tensor | None, after: Tensor) -> Tensor:
@@ -105,16 +123,24 @@ def _refuse_other_start(flat: FlatModel, found: Mapping[str, Tensor], noise: Noi
 def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
     """With its buffers given, a model that was called before must do as one that was not."""
     fresh, before = copy.deepcopy(flat), _attributes(flat.model)
-    after = _attributes(tried.model)
-    tried.adopt({leaf.name: leaf.example for leaf in flat.states[len(flat.declared) :]})
-    tensors = [*_draw(flat, noise), *(noise.like(s.example, {}) for s in flat.states[len(flat.declared) :])]
+    after, kept = _attributes(tried.model), flat.states[len(flat.declared) :]
+    tried.adopt({leaf.name: leaf.example for leaf in kept})
+    # Near the values that they have, since not every value may be one.
+    near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in kept]
+    tensors = [*_draw(flat, noise), *near]
     first = [t.clone() for t in fresh(*tensors)]
     if any(bool(torch.isnan(t).any()) for t in first):
         raise LiftError(
             "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
         )
-    if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
+    same = all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True))
+    if same and not (counters := _counters(before, after)):
         return
+    if same:
+        # What counts calls may count for nothing, or show much later.
+        _set_ahead(tried.model, counters)
+        if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
+            return
     changed = [name for name in after if name not in flat.kept and not _same(before.get(name, ...), after[name])]
     if not changed:
         raise LiftError(
@@ -128,14 +154,31 @@ def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
     )
 
 
+def _counters(before: Attributes, after: Attributes) -> list[str]:
+    """The numbers of Python's that calls change."""
+    return [n for n, v in after.items() if type(v) in (int, float) and n in before and before[n] != v]
+
+
+def _set_ahead(model: nn.Module, names: Sequence[str]) -> None:
+    for name in names:
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        setattr(module, last, getattr(module, last) + AHEAD)
+
+
 def _attributes(model: nn.Module) -> Attributes:
     """What every module holds, by path."""
     found: Attributes = {}
     for path, module in model.named_modules():
         for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
             if name not in ("_parameters", "_buffers", "_modules"):
-                found[f"{path}.{name}".lstrip(".")] = copy.deepcopy(value) if _is_plain(value) else ...
+                found[f"{path}.{name}".lstrip(".")] = _copied(value) if _is_plain(value) else ...
     return found
+
+
+def _copied(value: Any) -> Any:
+    tensors = [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor)]
+    return copy.deepcopy(value, {id(t): t.detach().clone() for t in tensors})
 
 
 def _is_plain(value: object) -> bool:

@@ -10,6 +10,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ aten = torch.ops.aten
 _HERE = f"{Path(__file__).resolve().parent}/"
 DYNAMIC = torch.export.Dim.DYNAMIC
 END = 2**63 - 1
+# A length that no stream is meant to stay below.
+MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
 GUARDS = {
     aten._assert_scalar.default,
@@ -105,6 +108,11 @@ def _said(error: Exception) -> LiftError:
             port,
             axis,
         )
+    if "fake tensor in the exported program constant" in text:
+        return LiftError(
+            f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
+            "torch.no_grad() where no gradient is wanted."
+        )
     if "data-dependent" in text:
         return LiftError(
             f"data-dependent control flow{place}: the code takes a decision by the value of a tensor (if, while, or a "
@@ -129,6 +137,7 @@ def _is_foreign(file: str) -> bool:
 def flat_graph(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
+    _refuse_bounds(program, args)
     with quiet():
         program = program.run_decompositions({})
     graph_module = program.module(check_guards=False)
@@ -144,9 +153,50 @@ def flat_graph(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
+    _fold(graph_module)
     graph.eliminate_dead_code()
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
+
+
+def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]) -> None:
+    """Raise LiftError where the code does something else from some length on."""
+    fed = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
+    for port, node in enumerate(fed):
+        for axis, size in enumerate(node.meta["val"].shape):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                upper = program.range_constraints[size.node.expr].upper
+                if upper.is_number and upper < MANY:
+                    raise LiftError(
+                        f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
+                        "else (a branch on the length, a table of that many rows), but a stream has no end."
+                    )
+
+
+def _fold(module: fx.GraphModule) -> None:
+    """What is computed from weights alone is computed here, once."""
+    graph, known = module.graph, dict[fx.Node, Any]()
+    made: dict[tuple[Any, ...], str] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            known[node] = attrgetter(str(node.target))(module)
+        elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                continue
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            with torch.no_grad():
+                known[node] = node.target(*args, **kwargs)
+    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor)]:
+        if all(user in known for user in node.users):
+            continue
+        key = (node.target, str(node.args), str(node.kwargs))
+        if key not in made:
+            made[key] = f"folded_{len(made)}"
+            module.register_buffer(made[key], known[node].detach().clone())
+        with graph.inserting_before(node):
+            folded = graph.get_attr(made[key])
+        folded.meta = dict(node.meta)
+        node.replace_all_uses_with(folded)
 
 
 def _same_as(node: fx.Node) -> fx.Node | None:

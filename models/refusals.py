@@ -13,6 +13,22 @@ from rnn_export.models.axes import Axes, Noise
 from rnn_export.models.signature import FlatModel
 
 
+def refuse_wrappers(model: nn.Module) -> None:
+    """A module around the model hides its arguments, or its code."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise LiftError(
+            "the model is a ScriptModule, whose code cannot be followed: give the nn.Module it was made from."
+        )
+    kind = type(model).__name__
+    for name, where in (
+        ("DataParallel", "module"),
+        ("DistributedDataParallel", "module"),
+        ("OptimizedModule", "_orig_mod"),
+    ):
+        if kind == name:
+            raise LiftError(f"the model is wrapped in a {kind}: give model.{where}, the module inside.")
+
+
 def refuse_other_device(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     elsewhere = next(((name, t.device) for name, t in tensors if t.device.type != "cpu"), None)

@@ -252,7 +252,7 @@ class _Body:
         self.outside: list[Ref] = []
         self.sequences: list[Ref] = []
         self.scans: list[Path] = []
-        # By value: what its memory of 1, 2, ... frames ago starts from.
+        # By value (of a node, or -1 - i for frame i): what its memory of 1, 2, ... frames ago starts from.
         self.memory: dict[tuple[int, Path], list[Ref]] = {}
         self.early = {j for j, node in enumerate(loop.copies[0]) if node is None}
         for j, slots in enumerate(loop.slots):
@@ -268,20 +268,27 @@ class _Body:
     def _note(self, slot: Slot) -> None:
         if slot.kind == "outside" and (ref := Ref(slot.refs[0].base, slot.path)) not in self.outside:
             self.outside.append(ref)
-        elif slot.kind == "frame":
-            pair = (Ref(slot.refs[0].base, slot.before), slot.path)
+        elif slot.kind in ("frame", "before"):
+            pair = (Ref(slot.refs[-1].base, slot.before), slot.path)
             if pair not in list(zip(self.sequences, self.scans, strict=True)):
                 self.sequences.append(pair[0])
                 self.scans.append(slot.path)
-        elif slot.kind in ("carry", "early"):
+        if slot.kind in ("carry", "early", "before"):
             # Copy k takes the value of copy k - depth: what it was 1 frame before the first is with the last of them.
-            starts = slot.refs[::-1]
-            known = self.memory.setdefault((slot.node, slot.path), starts)
+            starts = slot.refs[:-1][::-1] if slot.kind == "before" else slot.refs[::-1]
+            known = self.memory.setdefault(self._key(slot), starts)
             for a, b in zip(known, starts, strict=False):
                 if a.path != b.path or not self.alike(a.base, b.base):
                     raise _cannot("one value of it starts differently in two places")
             if len(starts) > len(known):
-                self.memory[slot.node, slot.path] = starts
+                self.memory[self._key(slot)] = starts
+
+    def _key(self, slot: Slot) -> tuple[int, Path]:
+        return (-1 - self._frame_index(slot), ()) if slot.kind == "before" else (slot.node, slot.path)
+
+    def _frame_index(self, slot: Slot) -> int:
+        pairs = list(zip(self.sequences, self.scans, strict=True))
+        return pairs.index((Ref(slot.refs[-1].base, slot.before), slot.path))
 
     def module(self, owner: nn.Module) -> RolledLoop:
         self.graph = fx.Graph()
@@ -292,7 +299,6 @@ class _Body:
             for i, (key, refs) in enumerate(self.memory.items())
         }
         nodes: dict[int, fx.Node] = {}
-        pairs = list(zip(self.sequences, self.scans, strict=True))
 
         def value(slot: Any, early: bool) -> Any:
             if not isinstance(slot, Slot):
@@ -300,9 +306,9 @@ class _Body:
             if slot.kind == "outside":
                 return outside[self.outside.index(Ref(slot.refs[0].base, slot.path))]
             if slot.kind == "frame":
-                return frames[pairs.index((Ref(slot.refs[0].base, slot.before), slot.path))]
-            if slot.kind == "early" or (slot.kind == "carry" and not early):
-                return memory[slot.node, slot.path][max(slot.depth, 1) - 1]
+                return frames[self._frame_index(slot)]
+            if slot.kind in ("early", "before") or (slot.kind == "carry" and not early):
+                return memory[self._key(slot)][max(slot.depth, 1) - 1]
             return _take(self.graph, nodes[slot.node], slot.path)
 
         order = sorted(range(len(self.loop.slots)), key=lambda j: j in self.early)
@@ -314,6 +320,7 @@ class _Body:
             args, kwargs = pytree.tree_unflatten(slots, tree)
             nodes[j] = self.graph.create_node(node.op, node.target, args, kwargs)
             nodes[j].meta = dict(node.meta)
+        nodes |= {-1 - i: frame for i, frame in enumerate(frames)}
         after = [
             _take(self.graph, nodes[key[0]], key[1]) if d == 0 else held[d - 1]
             for key, held in memory.items()

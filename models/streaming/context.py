@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx
@@ -30,6 +31,8 @@ def context_of(graph: fx.Graph) -> tuple[int, int]:
     unit, context = 1, 1
     for node in graph.nodes:
         stride = 1
+        if node.target is operator.floordiv and type(args_of(node)[1]) is int:
+            stride = max(args_of(node)[1], 1)
         if node.target in WINDOWS:
             size, stride = _window(node)
             context += size * unit

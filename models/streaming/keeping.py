@@ -104,7 +104,7 @@ class Keeping(Recorded):
                 "Use one learned vector for all rows."
             )
         with self.graph.inserting_after(self.last_input):
-            self.last_input = self.graph.placeholder(name.replace(".", "_") + "_state")
+            self.last_input = self.graph.placeholder(f"state_{len(self.states)}")
         self.states.append(Kept(name, row.clone(), kind, why))
         state = self.last_input
         with self.graph.inserting_before(before):
@@ -148,7 +148,7 @@ class Keeping(Recorded):
         """Whether `late` frames of the input went in, (B, 1, ...) of `rank` axes; at the graph's insertion point."""
         if self.count is None:
             with self.graph.inserting_after(self.last_input):
-                self.count = self.last_input = self.graph.placeholder("warm_up_state")
+                self.count = self.last_input = self.graph.placeholder("warm_up")
             name = self.names.unused("warm_up")
             self.counter = Kept(name, torch.zeros(1), "counter", "frames seen, until the context is full")
             self.states.append(self.counter)

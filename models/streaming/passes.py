@@ -172,6 +172,10 @@ class Pass(Windows, Recurrences):
         self.refuse_length(node)
         count = {self.frames_in(n) for n in timed}
         if len(count) > 1:
+            # Frames of several entries each may meet as many frames of one.
+            self.info |= {n: self.plain(n) for n in timed if self.info[n].outer == 1}
+            count = {self.frames_in(n) for n in timed}
+        if len(count) > 1:
             raise self.refuse(node, f"{name_of(node)} takes values of different lengths over time.")
         if last:
             raise self.refuse(
@@ -304,6 +308,8 @@ class Pass(Windows, Recurrences):
     def output_lag(self, node: fx.Node, axis: int | None) -> Fraction:
         """How many frames of the input an output is late."""
         info = self.info.get(node)
+        if isinstance(info, Timed) and info.outer == 1:
+            info = self.info[node] = self.plain(node)
         if not isinstance(info, Timed):
             if axis is not None:
                 raise self.refuse(node, "an output over time does not depend on the input over time.")

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from rnn_export.errors import LiftError
 from rnn_export.models.names import Names
 from rnn_export.models.program import Recorder, aten, depends_on, place_of, placeholders
+from rnn_export.models.signature import first_line
 from rnn_export.models.streaming.context import context_of
 from rnn_export.models.streaming.frames import Timed
 from rnn_export.models.streaming.states import Kept, Rows
@@ -72,7 +73,10 @@ class Recorded:
             for a, b in zip(base, sample(BATCH, self.frames, 2), strict=True)
         ]
         fed = [base, sample(BATCH, self.longer, 0), sample(MORE_ROWS, self.frames, 1), other]
-        return [Recorder(self.module).values(tensors) for tensors in fed]
+        try:
+            return [Recorder(self.module).values(tensors) for tensors in fed]
+        except Exception as error:  # a length that the model does not take may raise anything
+            raise LiftError(f"the model fails on {self.frames} or {self.longer} frames: {first_line(error)}") from error
 
     def time_axis(self, node: Any) -> int | None:
         """The axis of time of a value in which nothing else stands in that axis before it."""

@@ -180,8 +180,8 @@ class Windows(Keeping):
             self.info[node] = Last(Fraction(info.lag or 0) / info.rate)
             node.args = (value, info.axis, -kept, END)
             return
-        first = start[0] if start[0] >= 0 else start[0] + size
-        if start[0] != start[1] or step[0] < 1 or (step[0] == 1 and more - kept != longer - size):
+        first, later = (n if n >= 0 else n + whole for n, whole in zip(start, (size, longer), strict=True))
+        if first != later or step[0] < 1 or (step[0] == 1 and more - kept != longer - size):
             raise self.refuse(node, "it cuts the sequence at a place that depends on its length.")
         node.target, node.args = aten.alias.default, (value,)
         self.cut_or_pad(node, info, -first, 0.0)

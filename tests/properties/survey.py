@@ -235,8 +235,11 @@ class _Checks:
 # --- the survey ---------------------------------------------------------------------------------------------------
 
 
+Tell = Callable[[int, Architecture, Verdict], None]
+
+
 def survey(
-    count: int, seed: int = 0, tell: Callable[[int, Architecture, Verdict], None] | None = None
+    count: int, seed: int = 0, tell: Tell | None = None, judged: Callable[[Architecture, int], Verdict] = judge
 ) -> dict[str, Any]:
     """Architectures number `seed`, `seed` + 1, ...: how many are exported and how well, and all that goes wrong.
 

@@ -29,15 +29,6 @@ EXPORTED_AT_LEAST = 0.95
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Nets as small as these only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_stream_is_the_whole_sequence_or_refused(capsys):
     """In pieces, in steps, after a reset, each row alone."""
     seen: Counter[str] = Counter()

@@ -172,5 +172,9 @@ def test_a_step_of_whole_sequences_is_refused(whole):
     for step in (stream.step, lambda x: stream.step(x, out=x)):
         with pytest.raises(StreamError, match=r"this bundle cannot stream: .* Give each of them to run\(xs\)"):
             step(np.ones(3, np.float32))
+
+
+def test_a_snapshot_of_whole_sequences_is_refused(whole):
+    stream = whole.stream()
     with pytest.raises(StreamError, match="this bundle cannot stream"):
         stream.snapshot()
