@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes
 from rnn_export.models.signature import FlatModel, first_line
 from rnn_export.models.streaming import Kept, Streamed
-from rnn_export.spec import BATCH, TIME, Dim, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -63,11 +63,11 @@ def contract(
         return tuple(BATCH if a == batch else symbol if a == time else int(n) for a, n in enumerate(sizes))
 
     inputs = [
-        TensorSpec(leaf.name, dtype_of(leaf.example), shape(leaf.example.shape, b, t))
+        TensorSpec(leaf.name, dtype_of(leaf.name, leaf.example), shape(leaf.example.shape, b, t))
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
     ]
     outputs = [
-        TensorSpec(name, dtype_of(t), shape(t.shape, b, time, every))
+        TensorSpec(name, dtype_of(name, t), shape(t.shape, b, time, every))
         for name, t, b, time, every in zip(
             flat.outputs, flat.first, axes.output_batch, axes.output_time, found.every, strict=True
         )
@@ -77,7 +77,7 @@ def contract(
             s.name,
             s.name,
             f"{s.name}.next",
-            dtype_of(s.initial),
+            dtype_of(s.name, s.initial),
             (BATCH, *s.initial.shape),
             "stored" if bool(s.initial.any()) else "zeros",
         )
@@ -88,8 +88,14 @@ def contract(
     )
 
 
-def dtype_of(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def dtype_of(name: str, tensor: Tensor) -> str:
+    """The dtype of `name` in the words of the contract; raises LiftError where it has none."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_complex():
+        raise LiftError(f"{name!r} is {dtype}: keep its real and its imaginary part as two tensors.")
+    if dtype not in DTYPES:
+        raise LiftError(f"{name!r} is {dtype}, which a stream does not have: call model.float() before export.")
+    return dtype
 
 
 def digest_of(spec: StreamSpec, model: nn.Module, initial: Mapping[str, Tensor]) -> str:

@@ -123,7 +123,11 @@ class Keeping(Recorded):
     def rows_of(self, like: fx.Node, few: Tensor, many: Tensor) -> Rows:
         axes = [a for a in range(few.dim()) if few.shape[a] != many.shape[a]]
         if len(axes) != 1:
-            raise self.refuse(like, "a state was found that has no batch axis.")
+            raise self.refuse(
+                like,
+                "a value that is kept from frame to frame has no batch axis, so all streams of a batch would share it: "
+                "make it in the shape of the batch, x.new_zeros(x.shape[0], ...).",
+            )
         (axis,) = axes
         inner = few.shape[axis] // BATCH
         lead = axis if all(n == 1 for n in few.shape[:axis]) else 0

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from rnn_export.errors import LiftError
 from rnn_export.models.names import OPS
 from rnn_export.models.program import SAME, args_of, aten, results, values_of
-from rnn_export.models.streaming.context import WINDOWS
+from rnn_export.models.streaming.context import TRANSPOSED, WINDOWS
 from rnn_export.models.streaming.frames import Info, Last, Refused, Timed, differs, exchanged, positive, within
 from rnn_export.models.streaming.reasons import name_of, reason_of
 from rnn_export.models.streaming.recorded import BASE, LONGER, Sample
@@ -125,6 +125,9 @@ class Pass(Windows, Recurrences):
             return self.select if positive(args_of(node)[1], rank) == axis else None
         if node.target is aten.unfold.default:
             return self.window if positive(args_of(node)[1], rank) == axis else None
+        dims = TRANSPOSED.get(node.target)
+        if dims and rank - dims <= axis:
+            return self.transposed
         dims = WINDOWS.get(node.target)
         if dims and rank - dims <= axis:
             return self.window

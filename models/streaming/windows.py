@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from rnn_export.models.program import END, args_of, aten, named_args, place_of
-from rnn_export.models.streaming.context import WINDOWS
+from rnn_export.models.streaming.context import TRANSPOSED, WINDOWS
 from rnn_export.models.streaming.frames import Last, Timed, positive
 from rnn_export.models.streaming.keeping import Keeping
 from rnn_export.models.streaming.reasons import name_of
@@ -50,6 +50,37 @@ class Windows(Keeping):
         self.multiple = math.lcm(self.multiple, rate.denominator)
         waited = lag - (info.soonest + size - 1) // stride
         self.info[node] = replace(info, rate=rate, lag=lag, past=0, waited=waited)
+
+    def transposed(self, node: fx.Node) -> None:
+        """A transposed convolution makes `stride` frames of each, which add to those of the frames after it."""
+        value, given = args_of(node)[0], named_args(node)
+        info = self.plain(value)
+        place = info.axis - (self.values[BASE][value].dim() - TRANSPOSED[node.target])
+        numbers = {
+            name: [*given[name]] * (TRANSPOSED[node.target] if len(given[name]) == 1 else 1)
+            for name in ("stride", "padding", "output_padding", "dilation")
+        }
+        stride, cut = numbers["stride"][place], numbers["padding"][place]
+        size = numbers["dilation"][place] * (self.values[BASE][given["weight"]].shape[2 + place] - 1) + 1
+        if size < stride:
+            raise self.refuse(node, f"its window of {size} frames is smaller than its stride of {stride}.")
+        past = (size - 1) // stride
+        with self.graph.inserting_before(node):
+            plain = self.alias(value, replace(info, lag=info.lag or 0))
+        plain = self.trimmed(plain, 0, node)
+        joined = (
+            self.with_past(plain, past, node, "frames", f"the {past} frames that add to the next") if past else plain
+        )
+        numbers["padding"][place] = numbers["output_padding"][place] = 0
+        known = {**given, **numbers, next(iter(given)): joined}
+        node.args = tuple(known.values())
+        lag = (info.lag or 0) * stride + cut
+        result = replace(info, rate=info.rate * stride, lag=lag, past=0, waited=info.waited * stride)
+        with self.graph.inserting_after(node):
+            end = stride - size if size > stride else END
+            whole = self.graph.call_function(aten.slice.Tensor, (node, info.axis, past * stride, end))
+        node.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
+        self.stand_in(whole, node, result)
 
     def window_of(self, node: fx.Node, info: Timed) -> tuple[int, int, tuple[int, int, float]]:
         """Size and stride of a window in frames, and (left, right, value) of the padding, taken out of `node`."""
