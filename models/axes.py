@@ -70,7 +70,7 @@ class Noise:
 
     def _floats(self, values: Tensor, shape: Sequence[int]) -> Tensor:
         """Values between those of the example; where it says nothing, normal ones of its size and sign."""
-        if len(values.unique()) > FEW:
+        if len(torch.unique(values)) > FEW:
             low, high = (values[torch.randint(len(values), shape, generator=self.generator)] for _ in range(2))
             return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
         size = float(values.abs().max()) or 1.0

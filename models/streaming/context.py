@@ -26,11 +26,6 @@ TRANSPOSED: dict[Any, int] = {
     aten.conv_transpose1d.default: 1,
     aten.conv_transpose2d.input: 2,
 }
-# The same the other way round: each frame becomes several, which overlap.
-TRANSPOSED: dict[Any, int] = {
-    aten.conv_transpose1d.default: 1,
-    aten.conv_transpose2d.input: 2,
-}
 MOVES = (aten.pad.default, aten.constant_pad_nd.default, aten.slice.Tensor, aten.cat.default, aten.unfold.default)
 # A number above is an end, not a size.
 HUGE = 2**20
@@ -46,7 +41,7 @@ def context_of(graph: fx.Graph) -> tuple[int, int]:
         if node.target in WINDOWS:
             size, stride = _window(node)
             context += size * unit
-        elif node.target in TRANSPOSED or node.target in TRANSPOSED:
+        elif node.target in TRANSPOSED:
             context += _window(node)[0] * unit
         elif node.target in MOVES:
             numbers = [n for n in _numbers(node) if abs(n) < HUGE]

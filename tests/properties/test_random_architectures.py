@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from random import Random
 
@@ -29,6 +30,15 @@ EXPORTED_AT_LEAST = 0.95
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 
+@pytest.fixture
+def _no_traces():
+    """Torch's own traces would bury the description of what fails."""
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_no_traces")
 def test_a_stream_is_the_whole_sequence_or_refused(capsys):
     """In pieces, in steps, after a reset, each row alone."""
     seen: Counter[str] = Counter()
