@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, draw_states
-from rnn_export.models.program import DYNAMIC, Frozen, flat_graph
+from rnn_export.models.program import DYNAMIC, Frozen, flat_graph, fold
 from rnn_export.models.rolling import roll
 from rnn_export.models.signature import FlatModel, first_line
 
@@ -113,8 +113,10 @@ def _rolled(module: BatchFirst) -> fx.GraphModule:
         raise LiftError("it runs on no sequence of up to 256 frames.")
     lengths = (shortest + 4, shortest + 5)
     samples = [sample(flat, axes, 3, n) for n in lengths]
-    short, long = (flat_graph(module, sample, _dynamic(axes, False)) for sample in samples)
-    return roll(short, long, (samples[0], samples[1]), lengths, clock)
+    short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
+    rolled = roll(short, long, (samples[0], samples[1]), lengths, clock)
+    fold(rolled)
+    return rolled
 
 
 def _runs(module: BatchFirst, frames: int) -> bool:

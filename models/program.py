@@ -134,7 +134,9 @@ def _is_foreign(file: str) -> bool:
     return path.startswith(_HERE) or any(part in path for part in ("/torch/", "/contextlib.py", "<"))
 
 
-def flat_graph(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> fx.GraphModule:
+def flat_graph(
+    module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...], fold_weights: bool = True
+) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
     _refuse_bounds(program, args)
@@ -153,7 +155,8 @@ def flat_graph(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
-    _fold(graph_module)
+    if fold_weights:
+        fold(graph_module)
     graph.eliminate_dead_code()
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
@@ -173,7 +176,7 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
                     )
 
 
-def _fold(module: fx.GraphModule) -> None:
+def fold(module: fx.GraphModule) -> None:
     """What is computed from weights alone is computed here, once."""
     graph, known = module.graph, dict[fx.Node, Any]()
     made: dict[tuple[Any, ...], str] = {}

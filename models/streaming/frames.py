@@ -61,19 +61,6 @@ class Refused:
 Info = Timed | Last | Refused | None
 
 
-def frame_index(info: Timed, frames: int, t: int) -> Tensor:
-    """The places of frame `t` along the axis."""
-    outer = torch.arange(info.outer)[:, None] * frames * info.inner
-    return (outer + t * info.inner + torch.arange(info.inner)).flatten()
-
-
-def exchanged(value: Tensor, info: Timed, frames: int, t: int, other: int) -> Tensor:
-    """`value` with frame `other` in the place of frame `t`."""
-    new = value.clone()
-    source = value.index_select(info.axis, frame_index(info, frames, other))
-    return new.index_copy_(info.axis, frame_index(info, frames, t), source)
-
-
 def differs(a: Any, b: Any) -> Tensor:
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return torch.ones(1, dtype=torch.bool)
@@ -82,15 +69,6 @@ def differs(a: Any, b: Any) -> Tensor:
     scale = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     same = torch.isclose(a.double(), b.double(), rtol=0, atol=1e-5 * max(scale, 1e-3), equal_nan=True)
     return ~same
-
-
-def within(changed: Tensor, place: tuple[int, int, int], t: int, frames: int) -> bool:
-    """Whether only frame `t` changed."""
-    axis, outer, inner = place
-    along = changed.movedim(axis, 0).flatten(1).any(1) if changed.dim() > 1 else changed
-    along = along.clone()
-    along[frame_index(Timed(0, outer, inner, Fraction(1), 0), frames, t)] = False
-    return not bool(along.any())
 
 
 def close(a: Tensor, b: Tensor) -> bool:

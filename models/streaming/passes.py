@@ -16,11 +16,12 @@ from rnn_export.errors import LiftError
 from rnn_export.models.names import OPS
 from rnn_export.models.program import SAME, args_of, aten, results, values_of
 from rnn_export.models.streaming.context import TRANSPOSED, WINDOWS
-from rnn_export.models.streaming.frames import Info, Last, Refused, Timed, differs, exchanged, positive, within
+from rnn_export.models.streaming.frames import Info, Last, Refused, Timed, positive
 from rnn_export.models.streaming.reasons import name_of, reason_of
 from rnn_export.models.streaming.recorded import BASE, LONGER, Sample
 from rnn_export.models.streaming.recurrences import Recurrences
 from rnn_export.models.streaming.states import Kept
+from rnn_export.models.streaming.tried import Mixed, Trial
 from rnn_export.models.streaming.windows import Windows
 
 
@@ -191,68 +192,27 @@ class Pass(Windows, Recurrences):
         late = max((i.late for i in infos), default=Fraction(0))
         value, longer = self.values[BASE][node], self.values[LONGER][node]
         several = not isinstance(value, Tensor)
-        shapes = [
-            self.places_of(node, v, w, frames)
-            for v, w in zip(*(([value], [longer]) if not several else (value, longer)), strict=True)
-        ]
-        changed = [self.changed_by(node, timed, frames, t) for t in (frames // 3, frames // 2, frames - 1)]
+        trial = Trial(node, self.values[BASE], {n: self.info[n] for n in timed}, frames)
+        waited = 0 if lag is None else lag - max(i.soonest for i in infos if i.lag is not None)
         found: list[Info] = []
-        for i, (result, candidates) in enumerate(zip([value] if not several else value, shapes, strict=True)):
-            marks = [c[i] for c in changed]
-            if candidates is None:
-                if any(bool(m.any()) for m in marks[:2]):
-                    raise self.refuse(node, reason_of(node))
-                found.append(Last(late) if bool(marks[2].any()) else None)
-                continue
-            fitting = [
-                c
-                for c in candidates
-                if all(
-                    within(m, c, t, frames) for m, t in zip(marks, (frames // 3, frames // 2, frames - 1), strict=True)
-                )
-            ]
-            if not fitting:
-                raise self.refuse(node, reason_of(node))
-            axis, outer, inner = fitting[0]
-            waited = 0 if lag is None else lag - max(i.soonest for i in infos if i.lag is not None)
-            found.append(Timed(axis, outer, inner, next(iter(rates)), lag, waited=waited))
-            del result
+        try:
+            for i, (one, other) in enumerate(zip(value, longer, strict=True) if several else [(value, longer)]):
+                growing = [a for a in range(one.dim()) if one.shape[a] != other.shape[a]]
+                if len(growing) > 1:
+                    raise Mixed
+                if growing:
+                    axis, outer, inner = trial.place(i, growing[0], one.shape[growing[0]])
+                    found.append(Timed(axis, outer, inner, next(iter(rates)), lag, waited=waited))
+                else:
+                    found.append(Last(late) if trial.whole(i) else None)
+        except Mixed:
+            raise self.refuse(node, reason_of(node)) from None
         if len(rates) > 1:
             raise self.refuse(node, f"{name_of(node)} takes values of different rates over time.")
         past = self.aligned(node, timed, lag)
         found = [replace(f, past=past) if isinstance(f, Timed) else f for f in found]
         self.free_size(node, found[0])
         self.info[node] = found if several else found[0]
-
-    def places_of(self, node: fx.Node, value: Any, longer: Any, frames: int) -> list[tuple[int, int, int]] | None:
-        """Every way in which `frames` frames can stand in a result: axis, outer, inner; None if it has no time."""
-        if not isinstance(value, Tensor):
-            return None
-        growing = [a for a in range(value.dim()) if value.shape[a] != longer.shape[a]]
-        if not growing:
-            return None
-        size = value.shape[growing[0]]
-        if len(growing) > 1 or size % frames:
-            raise self.refuse(node, reason_of(node))
-        rest = size // frames
-        outers = [n for n in range(1, rest + 1) if rest % n == 0]
-        return [(growing[0], outer, rest // outer) for outer in outers]
-
-    def changed_by(self, node: fx.Node, timed: Sequence[fx.Node], frames: int, t: int) -> list[Tensor]:
-        """Where each result changes if frame t of every argument over time becomes another."""
-        values = self.values[BASE]
-        swapped = {n: exchanged(values[n], self.info[n], frames, t, (t + frames // 2 + 1) % frames) for n in timed}
-
-        def argument(n: fx.Node) -> Any:
-            return swapped.get(n, values[n])
-
-        args, kwargs = fx.node.map_arg(node.args, argument), fx.node.map_arg(node.kwargs, argument)
-        with torch.no_grad():
-            given = operator_of(node)(*args, **kwargs)
-        pairs = zip(
-            *((given, values[node]) if not isinstance(given, Tensor) else ([given], [values[node]])), strict=True
-        )
-        return [differs(a, b) for a, b in pairs]
 
     def free_size(self, node: fx.Node, info: Any) -> None:
         """A reshape says its axis of time as the rest, since a piece may be of another length."""
@@ -333,12 +293,6 @@ class Pass(Windows, Recurrences):
             )
         self.multiple = math.lcm(self.multiple, info.rate.denominator)
         return Fraction(max(info.lag or 0, soonest - int(ahead))) / info.rate
-
-
-def operator_of(node: fx.Node) -> Callable[..., Any]:
-    """What a node calls."""
-    assert callable(node.target)
-    return node.target
 
 
 RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}

@@ -234,7 +234,7 @@ class Loud(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"force": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}], ids=str)
 def test_a_memory_that_lifting_cannot_see_is_found_on_a_recording(tmp_path: Path, options: dict) -> None:
     data = np.zeros((40, 4), np.float32)
     data[8:12] = 60

@@ -452,7 +452,7 @@ class Strided(Part):
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)
         x = F.pad(x, (self.left, 0)) if self.left else x
-        return torch.relu(self.conv(x)).transpose(1, 2)
+        return F.leaky_relu(self.conv(x)).transpose(1, 2)
 
 
 class Pool(Part):
@@ -474,7 +474,7 @@ class Spectral(Part):
         self.conv = nn.Conv2d(1, channels, (kernel, band))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.conv(F.pad(x.unsqueeze(1), (0, 0, self.left, 0))))
+        y = F.leaky_relu(self.conv(F.pad(x.unsqueeze(1), (0, 0, self.left, 0))))
         B, C, T, bands = y.shape
         return y.permute(0, 2, 1, 3).reshape(B, T, C * bands)
 

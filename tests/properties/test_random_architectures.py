@@ -30,17 +30,10 @@ EXPORTED_AT_LEAST = 0.95
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 
-@pytest.fixture
-def _no_traces():
-    """Torch's own traces would bury the description of what fails."""
-    logging.disable(logging.INFO)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.mark.usefixtures("_no_traces")
 def test_a_stream_is_the_whole_sequence_or_refused(capsys):
     """In pieces, in steps, after a reset, each row alone."""
+    # With a handler, which pytest gives it, torch writes all that it traces: twice the time, and pages of it.
+    logging.getLogger("torch.__trace").handlers.clear()
     seen: Counter[str] = Counter()
     wrongly: list[str] = []
 
