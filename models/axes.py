@@ -174,6 +174,8 @@ class _Probe:
         if any(len(axis) != 1 for axis in outputs):
             return None
         found = tuple(axis[0] for axis in outputs)
+        if any(t.shape[axis] != 3 for t, axis in zip(given[3], found, strict=False)):
+            return None
         axes = (*inputs, *(0 for _ in states))
         # A value that noise seldom moves may need several tries.
         for _ in range(TRIES):

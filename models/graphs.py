@@ -58,7 +58,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
                 "the model loops over time in Python, and an output depends on later frames (the loop runs backwards, "
                 "or what it takes looks ahead), so it cannot stream."
             ) from error
-        if not axes.states:
+        if not axes.states or not _moves_alike(module):
             raise LiftError(
                 f"the model loops over time in Python, and {error} Keep the state of the loop in a registered buffer, "
                 "or take it as an argument, return it, and declare it: states={argument: output}."
@@ -66,6 +66,24 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
         # One chunk of it is still a pure step.
         graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
         return graph, False, (f"lifted for {chunk} frames at a time: {error}",)
+
+
+def _moves_alike(module: BatchFirst) -> bool:
+    """Whether frame after frame, with the states fed back, gives what a call of several gives: all memory is in them."""
+    flat, axes = module.flat, module.axes
+    whole = list(sample(flat, axes, 2, 4))
+    states, outputs = whole[len(flat.inputs) :], []
+    with torch.no_grad():
+        want = module(*whole)
+        for t in range(4):
+            pieces = [x if a is None else x.narrow(a, t, 1) for x, a in zip(whole, axes.input_time, strict=False)]
+            given = module(*pieces, *states)
+            outputs.append(given[: len(flat.outputs)])
+            states = list(given[len(flat.outputs) :])
+    for got, true, axis in zip(zip(*outputs, strict=True), want, axes.output_time, strict=False):
+        if not torch.allclose(got[-1] if axis is None else torch.cat(got, axis), true, 1e-3, 1e-4):
+            return False
+    return True
 
 
 def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:

@@ -96,6 +96,12 @@ class Stack(nn.Module):
             self.__dict__[name] = layer.__dict__[name]
         return self
 
+    @property
+    def __class__(self) -> type:
+        """That of the layer that it stands in for, to a model that asks with isinstance."""
+        replaced = self.__dict__.get("_replaced")
+        return type(self) if replaced is None else type(replaced[0])
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)

@@ -112,7 +112,7 @@ class Loop:
 class Unrolled:
     """A graph in which loops are looked for."""
 
-    def __init__(self, module: fx.GraphModule, sample: Sequence[Tensor], constants: bool) -> None:
+    def __init__(self, module: fx.GraphModule, sample: Sequence[Tensor], constants: bool, by_frame: bool) -> None:
         _join_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = Recorder(module).values(sample)
@@ -122,8 +122,23 @@ class Unrolled:
             for n in self.graph.nodes
             if n.op == "call_function" and not only_takes(n) and (n in moving or (constants and self._is_computed(n)))
         ]
+        if by_frame:
+            self._sort_by_frame(moving)
         self.at = {n: i for i, n in enumerate(self.tokens)}
         self.forms = [_form(n) for n in self.tokens]
+
+    def _sort_by_frame(self, moving: set[fx.Node]) -> None:
+        """Put what is done to each frame behind a loop, in a list of its own, into the copy of that frame."""
+        newest: dict[fx.Node, int] = {}
+        for node in self.graph.nodes:
+            refs = [resolve(n) for n in node.all_input_nodes]
+            taken = [_frame_of(r) for r in refs]
+            newest[node] = max([-1, *taken, *(newest.get(r.base, -1) for r in refs)])
+        for node in reversed(self.graph.nodes):
+            if node not in moving:
+                # A constant belongs where it is used first.
+                newest[node] = min((newest[user] for user in node.users), default=-1)
+        self.tokens.sort(key=lambda n: newest[n])
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""
@@ -268,6 +283,16 @@ class Unrolled:
         if [p[i] for p in paths] != [(*paths[0][i][:2], k) for k in range(len(paths))] or paths[0][i][0] == "item":
             return None
         return (Slot("frame", path=paths[0][i:], before=paths[0][:i], refs=refs[:1]),)
+
+
+def _frame_of(ref: Ref) -> int:
+    """The latest frame that a reference takes, of an axis long enough to be one of frames."""
+    value = ref.base.meta.get("val")
+    shape = value.shape if isinstance(value, Tensor) else ()
+    for kind, axis, index in ref.path[:1]:
+        if kind != "item" and len(shape) > axis and shape[axis] > COPIES:
+            return int(index)
+    return -1
 
 
 def _is_early(slot: Any, early: set[int]) -> bool:

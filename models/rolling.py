@@ -62,8 +62,8 @@ def roll(
     `clock` is the input, and its axis, whose size is the length. Raises LiftError where a loop cannot be rolled up.
     """
     # The first copy computes with a memory that may be constant: it is whole if that counts, and else lacks nodes.
-    for constants in (True, False):
-        graphs = [Unrolled(m, sample, constants) for m, sample in zip((short, long), samples, strict=True)]
+    for constants, by_frame in ((True, False), (True, True), (False, False), (False, True)):
+        graphs = [Unrolled(m, some, constants, by_frame) for m, some in zip((short, long), samples, strict=True)]
         try:
             return _Roller(graphs[0], graphs[1], lengths, clock).rolled()
         except LiftError as error:
@@ -108,10 +108,12 @@ class _Roller:
     def _align(self) -> None:
         """Walk both graphs at once: a token begins a loop that has more copies in the long one, or is outside."""
         i = j = 0
+        pairs: list[tuple[Loop, Loop]] = []
         short, long = self.short.tokens, self.long.tokens
         while i < len(short) or j < len(long):
             if (found := self._loop(i, j)) is not None:
                 here, there = found
+                pairs.append(found)
                 for k, copy in enumerate(here.copies):
                     self.owner.update({n: (len(self.loops), k, m) for m, n in enumerate(copy) if n is not None})
                 self.loops.append(here)
@@ -122,11 +124,19 @@ class _Roller:
                 raise _cannot("its frames are not computed alike")
             self.twins[short[i]] = long[j]
             i, j = i + 1, j + 1
-        ours, theirs = (
-            [n for n in u.graph.nodes if n not in u.at and not only_takes(n)] for u in (self.short, self.long)
-        )
-        if [n.target for n in ours] == [n.target for n in theirs]:
-            self.twins |= dict(zip(ours, theirs, strict=True))
+        for a, b in list(self.twins.items()):
+            self._pair_inputs(a, b)
+        for here, there in pairs:
+            for a, b in zip(here.copies[0], there.copies[0], strict=True):
+                if a is not None and b is not None:
+                    self._pair_inputs(a, b)
+
+    def _pair_inputs(self, a: fx.Node, b: fx.Node) -> None:
+        """What two nodes alike take are twins too, the numbers and constants among them."""
+        for x, y in zip(a.all_input_nodes, b.all_input_nodes, strict=False):
+            if x not in self.twins and x not in self.owner and x.target is y.target:
+                self.twins[x] = y
+                self._pair_inputs(x, y)
 
     def _loop(self, i: int, j: int) -> tuple[Loop, Loop] | None:
         if i >= len(self.short.tokens) or j >= len(self.long.tokens):

@@ -139,7 +139,8 @@ class Pass(Windows, Recurrences):
         grows = [n for n in node.all_input_nodes if self.grows(n)]
         minus = node.target is operator.sub and args_of(node)[0] in grows
         if len(grows) == 1 and (minus or node.target is operator.add):
-            node.replace_all_uses_with(grows[0])
+            # Not yet: other nodes are still tried with the numbers of whole sequences.
+            self.shorter[node] = grows[0]
 
     def untimed(self, node: fx.Node, last: Sequence[fx.Node]) -> None:
         value, longer = self.values[BASE][node], self.values[LONGER][node]
@@ -251,6 +252,8 @@ class Pass(Windows, Recurrences):
                 more = self.graph.call_function(aten.clamp.default, (more, None, float(self.needed)))
                 self.after[self.counter.name] = more
         output.args = ((*outputs, *after, *(self.after[s.name] for s in self.states)),)
+        for node, grown in self.shorter.items():
+            node.replace_all_uses_with(grown)
         for node in list(self.graph.nodes):
             if node.target in SAME:
                 node.replace_all_uses_with(args_of(node)[0])

@@ -61,6 +61,7 @@ class Recorded:
         self.owners: dict[fx.Node, tuple[Kept, Rows, fx.Node]] = {}  # of a state in the layout of the graph
         self.last_input = self.fed[-1]
         self.layers: dict[fx.Node, str] = {}
+        self.shorter: dict[fx.Node, fx.Node] = {}
         self.multiple = 1
         self.ahead: list[str] = []
         self.count: fx.Node | None = None
@@ -68,11 +69,10 @@ class Recorded:
 
     def record(self, sample: Sample) -> list[dict[Any, Any]]:
         base = sample(BATCH, self.frames, 0)
-        other = [
-            torch.cat([b[:1], a[1:]]) if a.dim() else a
-            for a, b in zip(base, sample(BATCH, self.frames, 2), strict=True)
-        ]
-        fed = [base, sample(BATCH, self.longer, 0), sample(MORE_ROWS, self.frames, 1), other]
+        new = sample(BATCH, self.frames, 2)
+        more = sample(MORE_ROWS, self.frames, 1)
+        other = [_first_row(b, a, m) for a, b, m in zip(base, new, more, strict=True)]
+        fed = [base, sample(BATCH, self.longer, 0), more, other]
         try:
             return [Recorder(self.module).values(tensors) for tensors in fed]
         except Exception as error:  # a length that the model does not take may raise anything
@@ -111,3 +111,9 @@ class Recorded:
 
     def alias(self, value: fx.Node, info: Timed) -> fx.Node:
         return self.stand_in(self.graph.call_function(aten.alias.default, (value,)), value, info)
+
+
+def _first_row(new: Tensor, old: Tensor, more: Tensor) -> Tensor:
+    """`old` with the first row of `new`; `more` is of another batch, and shows where it stands."""
+    axis = next(a for a in range(old.dim()) if old.shape[a] != more.shape[a])
+    return torch.cat([new.narrow(axis, 0, 1), old.narrow(axis, 1, old.shape[axis] - 1)], axis)

@@ -59,7 +59,10 @@ class Trial:
         if size % self.frames:
             raise Mixed
         rest = size // self.frames
-        for outer in [n for n in range(1, rest + 1) if rest % n == 0]:
+        usual = next(iter(self.timed.values())).outer
+        outers = [n for n in range(1, rest + 1) if rest % n == 0]
+        # Values that are all alike tell nothing: then the frames stand as they stood before.
+        for outer in sorted(outers, key=lambda n: n != usual):
             place = (axis, outer, rest // outer)
             alone = [self._frames(c[result], place) - {t} for c, t in zip(self.alone, self.at, strict=True)]
             others = [self._frames(c[result], place) & {t} for c, t in zip(self.others, self.at, strict=True)]

@@ -260,3 +260,19 @@ def test_a_buffer_that_moves_once_per_call_says_that_a_call_is_a_frame():
     """Nothing else remembers: what looked like time is an axis of the frame."""
     lifted = assert_streams(Call(lambda s, x: leaky(s, x), h=torch.zeros(1, 7, 4)), X)
     assert lifted.spec.inputs[0].shape == ("batch", 7, 4)
+
+
+def written_at(s, x):
+    s.ring[:, s.at] = x
+    s.at = (s.at + 1) % 3
+    return s.ring.cumsum(1).flatten(1)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="that the last row wins looks like rows of their own")
+def test_rows_that_write_into_each_other_are_no_batch():
+    """A number that says where to write is one for all rows: with one for each, every row writes into every row."""
+    model = Call(written_at, ring=torch.zeros(1, 3, 4), at=torch.zeros((), dtype=torch.long))
+    try:
+        assert_streams(model, FRAME)
+    except LiftError as error:
+        assert "no batch axis found" in str(error)  # noqa: PT017

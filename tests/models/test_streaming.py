@@ -318,7 +318,6 @@ def test_what_a_stream_cannot_have_is_refused(model, message):
         lift(model, (X,), time_axis=1)
 
 
-@pytest.mark.xfail(strict=True, reason="three frames are exchanged, and the largest may stand in none of them")
 def test_the_largest_of_all_frames_is_refused_on_any_noise():
     for seed in range(4):
         torch.manual_seed(seed)
