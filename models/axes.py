@@ -177,18 +177,37 @@ class _Probe:
         if any(t.shape[axis] != 3 for t, axis in zip(given[3], found, strict=False)):
             return None
         axes = (*inputs, *(0 for _ in states))
+        pairs = list(zip(given[3], (*found, *(0 for _ in states)), strict=True))
+        # Where rows write over each other, the last one wins: it is changed too.
+        return found if all(self._only_itself(row, inputs, states, fed[3], axes, pairs) for row in (0, 2)) else None
+
+    def _only_itself(
+        self,
+        row: int,
+        inputs: tuple[int, ...],
+        states: tuple[Layout, ...],
+        fed: Sequence[Tensor],
+        axes: Sequence[int],
+        given: Sequence[tuple[Tensor, int]],
+    ) -> bool:
+        """Whether another row `row` of three changes that row of what is given, and no other."""
+        others = [r for r in range(3) if r != row]
         # A value that noise seldom moves may need several tries.
         for _ in range(TRIES):
             other = self.draw(3, [{a: 3} for a in inputs], states)
-            after = self.run(states, [_spliced(t, o, a, 1) for t, o, a in zip(other, fed[3], axes, strict=True)])
+            mixed = [
+                t.index_copy(a, torch.tensor([row]), o.narrow(a, row, 1))
+                for t, o, a in zip(fed, other, axes, strict=True)
+            ]
+            after = self.run(states, mixed)
             if after is None:
-                return None
-            pairs = list(zip(given[3], after, (*found, *(0 for _ in states)), strict=True))
-            if not all(_same(a.narrow(x, 1, 2), b.narrow(x, 1, 2)) for a, b, x in pairs):
-                return None
-            if any(not _same(a.narrow(x, 0, 1), b.narrow(x, 0, 1)) for a, b, x in pairs):
-                return found
-        return None
+                return False
+            pairs = [(a, b, x) for (a, x), b in zip(given, after, strict=True)]
+            if not all(_same(_rows(a, x, others), _rows(b, x, others)) for a, b, x in pairs):
+                return False
+            if any(not _same(_rows(a, x, [row]), _rows(b, x, [row])) for a, b, x in pairs):
+                return True
+        return False
 
     # --- time
 
@@ -327,6 +346,10 @@ def _changed(a: Tensor, b: Tensor) -> list[int]:
 def _spliced(head: Tensor, tail: Tensor, axis: int, at: int) -> Tensor:
     """`head` up to `at` along `axis`, then `tail`."""
     return torch.cat([head.narrow(axis, 0, at), tail.narrow(axis, at, tail.shape[axis] - at)], axis)
+
+
+def _rows(tensor: Tensor, axis: int, rows: Sequence[int]) -> Tensor:
+    return tensor.index_select(axis, torch.tensor(rows))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

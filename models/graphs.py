@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, draw_states
-from rnn_export.models.program import DYNAMIC, Frozen, flat_graph, fold
+from rnn_export.models.loops import COPIES
+from rnn_export.models.program import DYNAMIC, Frozen, busiest_place, flat_graph, fold
 from rnn_export.models.rolling import roll
 from rnn_export.models.signature import FlatModel, first_line
 
@@ -50,18 +51,24 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
     except Frozen as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
+    samples, lengths = _unrolling(module)
+    short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
+    place = f"{busiest_place(short)}: the model loops over time in Python, and"
     try:
-        return _rolled(module), True, ()
+        clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+        rolled = roll(short, long, samples, lengths, clock)
+        fold(rolled)
+        return rolled, True, ()
     except LiftError as error:
         if not axes.causal:
             raise LiftError(
-                "the model loops over time in Python, and an output depends on later frames (the loop runs backwards, "
-                "or what it takes looks ahead), so it cannot stream."
+                f"{place} an output depends on later frames (the loop runs backwards, or what it takes looks ahead), "
+                "so it cannot stream."
             ) from error
         if not axes.states or not _moves_alike(module):
             raise LiftError(
-                f"the model loops over time in Python, and {error} Keep the state of the loop in a registered buffer, "
-                "or take it as an argument, return it, and declare it: states={argument: output}."
+                f"{place} {error} Keep the state of the loop in a registered buffer, or take it as an argument, return "
+                "it, and declare it: states={argument: output}."
             ) from error
         # One chunk of it is still a pure step.
         graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
@@ -69,7 +76,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
 
 
 def _moves_alike(module: BatchFirst) -> bool:
-    """Whether frame after frame, with the states fed back, gives what a call of several gives: all memory is in them."""
+    """Whether frame after frame, with the states fed back, gives what a call of several gives."""
     flat, axes = module.flat, module.axes
     whole = list(sample(flat, axes, 2, 4))
     states, outputs = whole[len(flat.inputs) :], []
@@ -122,19 +129,29 @@ def _fitting(module: BatchFirst) -> int:
     )
 
 
-def _rolled(module: BatchFirst) -> fx.GraphModule:
-    """The model whose own loop export unrolls, rolled up again."""
-    flat, axes = module.flat, module.axes
-    clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
+    """Inputs of two lengths between which the model's own loop makes one turn more, and these lengths."""
     shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
     if shortest is None:
-        raise LiftError("it runs on no sequence of up to 256 frames.")
-    lengths = (shortest + 4, shortest + 5)
-    samples = [sample(flat, axes, 3, n) for n in lengths]
-    short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
-    rolled = roll(short, long, (samples[0], samples[1]), lengths, clock)
-    fold(rolled)
-    return rolled
+        raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
+    stride = _stride(module, shortest)
+    few, more = shortest + COPIES * stride, shortest + (COPIES + 1) * stride
+    return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
+
+
+def _stride(module: BatchFirst, shortest: int) -> int:
+    """How many frames more give one more frame of every output."""
+    axes = module.axes
+
+    def given(frames: int) -> list[int]:
+        with torch.no_grad():
+            outputs = module(*sample(module.flat, axes, 2, frames))
+        return [y.shape[t] for y, t in zip(outputs, axes.output_time, strict=False) if t is not None]
+
+    fewest = given(shortest)
+    more = (n for n in range(1, 65) if _runs(module, shortest + n))
+    found = (n for n in more if all(a > b for a, b in zip(given(shortest + n), fewest, strict=True)))
+    return next(found, 1)
 
 
 def _runs(module: BatchFirst, frames: int) -> bool:

@@ -96,7 +96,7 @@ class Stack(nn.Module):
             self.__dict__[name] = layer.__dict__[name]
         return self
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:
         """That of the layer that it stands in for, to a model that asks with isinstance."""
         replaced = self.__dict__.get("_replaced")

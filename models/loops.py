@@ -167,9 +167,9 @@ class Unrolled:
                     forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
                 ):
                     continue
-                if (copies := self._copies(start, begun, size)) and (slots := self._slots(copies)) is not None:
-                    loop = Loop(copies, slots)
-                    if self._is_left_well(loop):
+                for copies in self._copies(start, begun, size):
+                    slots = self._slots(copies)
+                    if slots is not None and self._is_left_well(loop := Loop(copies, slots)):
                         yield loop
 
     def _is_left_well(self, loop: Loop) -> bool:
@@ -179,13 +179,16 @@ class Unrolled:
         last = len(loop.copies) - 1
         return all(place[node][0] == last or joined(user, place, last + 1) for node, user in left)
 
-    def _copies(self, start: int, begun: int, size: int) -> list[list[fx.Node | None]] | None:
-        """The copies of a body of `size` tokens, of which the first one has only `begun`."""
+    def _copies(self, start: int, begun: int, size: int) -> Iterator[list[list[fx.Node | None]]]:
+        """The copies of a body of `size` tokens, of which the first one has only `begun`.
+
+        What follows a loop may look like the beginning of one more: so with the last one, and without it.
+        """
         at = start + begun
         body = self.tokens[at : at + size]
         first, used = self._copy(body, start)
         if used != begun or begun + sum(n is None for n in first) != size:
-            return None
+            return
         copies = [first]
         while at < len(self.tokens):
             copy, used = self._copy(body, at)
@@ -195,7 +198,10 @@ class Unrolled:
             at += used
             if None in copy:
                 break
-        return copies if len(copies) >= COPIES else None
+        if len(copies) >= COPIES:
+            yield copies
+        if len(copies) > COPIES and None in copies[-1]:
+            yield copies[:-1]
 
     def _copy(self, body: Sequence[fx.Node], at: int) -> tuple[list[fx.Node | None], int]:
         """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are."""

@@ -9,6 +9,7 @@ import operator
 import re
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -152,6 +153,7 @@ def flat_graph(
             node.replace_all_uses_with(same)
             graph.erase_node(node)
     graph.set_codegen(CodeGen())
+    _refuse_frames_taken_apart(graph)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
@@ -174,6 +176,27 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
                         f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
                         "else (a branch on the length, a table of that many rows), but a stream has no end."
                     )
+
+
+def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
+    """Raise Frozen where pieces are one for each entry of an axis of any size, which torch.export lets pass."""
+    axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
+    for node in graph.nodes:
+        if node.target in (aten.unbind.int, aten.split.Tensor):
+            given = named_args(node)
+            size = given["self"].meta["val"].shape[given["dim"]]
+            found = [axes[str(n)] for n in size.node.expr.free_symbols if str(n) in axes] if _is_open(size) else []
+            for port, axis in found:
+                raise Frozen(
+                    f"{place_of(node)}: axis {axis} of input {port} must be of any size, but the code takes its "
+                    "entries apart, as many as there were.",
+                    port,
+                    axis,
+                )
+
+
+def _is_open(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
 
 
 def fold(module: fx.GraphModule) -> None:
@@ -312,6 +335,12 @@ def place_of(node: fx.Node) -> str:
     path = path_of(node) or "the model"
     lines = list(_source_lines(node.meta.get("stack_trace") or ""))
     return f"{path} ({lines[-1]})" if lines else path
+
+
+def busiest_place(module: fx.GraphModule) -> str:
+    """Where most of the graph comes from: of an unrolled loop, its body."""
+    places = Counter(place_of(node) for node in module.graph.nodes if node.op == "call_function")
+    return places.most_common(1)[0][0] if places else "the model"
 
 
 def _source_lines(trace: str) -> Iterator[str]:

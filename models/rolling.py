@@ -127,9 +127,9 @@ class _Roller:
         for a, b in list(self.twins.items()):
             self._pair_inputs(a, b)
         for here, there in pairs:
-            for a, b in zip(here.copies[0], there.copies[0], strict=True):
-                if a is not None and b is not None:
-                    self._pair_inputs(a, b)
+            for x, y in zip(here.copies[0], there.copies[0], strict=True):
+                if x is not None and y is not None:
+                    self._pair_inputs(x, y)
 
     def _pair_inputs(self, a: fx.Node, b: fx.Node) -> None:
         """What two nodes alike take are twins too, the numbers and constants among them."""
@@ -144,7 +144,8 @@ class _Roller:
         more = self.lengths[1] - self.lengths[0]
         for here in self.short.loop_at(i):
             for there in self.long.loop_at(j):
-                if len(here.copies[0]) == len(there.copies[0]) and len(there.copies) == len(here.copies) + more:
+                grown = len(there.copies) - len(here.copies)
+                if len(here.copies[0]) == len(there.copies[0]) and grown > 0 and more % grown == 0:
                     return here, there
         return None
 

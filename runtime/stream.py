@@ -37,8 +37,10 @@ class Stream:
         self._initial = initial
         self._memory: Memory = session.memory(batch)
         if spec.sequence_only:
-            # An attribute, so that a step of a stream need not ask.
-            self.step = self._cannot_step  # type: ignore[method-assign]
+            # Attributes, so that a stream need not ask.
+            self.step = self._cannot_stream  # type: ignore[method-assign]
+            self.snapshot = self._cannot_stream  # type: ignore[method-assign]
+            self.restore = self._cannot_stream  # type: ignore[method-assign]
         self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs if t.name in self._memory.inputs]
         self._out = [
             OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs if t.name in self._memory.outputs
@@ -106,7 +108,7 @@ class Stream:
         with self._alone():
             self._set(Snapshot(0, self._initial, {}))
 
-    def _cannot_step(self, x: Frames, out: Frames = None) -> Any:
+    def _cannot_stream(self, *_: Any, **__: Any) -> Any:
         raise StreamError(
             "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
             "Give each of them to run(xs)."

@@ -172,7 +172,6 @@ def test_a_step_of_whole_sequences_is_refused(whole):
             step(np.ones(3, np.float32))
 
 
-@pytest.mark.xfail(strict=True, reason="nothing but run knows of sequence_only")
 def test_a_snapshot_of_whole_sequences_is_refused(whole):
     stream = whole.stream()
     with pytest.raises(StreamError, match="this bundle cannot stream"):
