@@ -10,12 +10,14 @@ from torch import Tensor, fx, nn
 from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise, draw_states
 from rnn_export.models.loops import COPIES
-from rnn_export.models.program import DYNAMIC, Frozen, busiest_place, flat_graph, fold
+from rnn_export.models.program import DYNAMIC, Bounded, Frozen, busiest_place, flat_graph, fold
 from rnn_export.models.rolling import roll
 from rnn_export.models.signature import FlatModel, first_line
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Lengths at which a model is exported before a bound is taken for its own.
+TRIES = 3
 
 
 class BatchFirst(nn.Module):
@@ -47,7 +49,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
     if not axes.has_time:
         return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
     try:
-        return flat_graph(module, sample(flat, axes, 3, _fitting(module)), _dynamic(axes, True)), True, ()
+        return _of_any_length(module), True, ()
     except Frozen as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
@@ -100,7 +102,7 @@ def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
     if flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
     module = BatchFirst(flat, axes)
-    return flat_graph(module, sample(flat, axes, 3, _fitting(module)), _dynamic(axes, True))
+    return _of_any_length(module)
 
 
 def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
@@ -112,17 +114,28 @@ def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
     return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
 
 
-def _fitting(module: BatchFirst) -> int:
-    """A number of frames that the model takes, above 1 and in no other size of it."""
+def _of_any_length(module: BatchFirst) -> fx.GraphModule:
+    """The graph, exported at a length that is in no other size of the model; raises LiftError where there is none."""
+    bounded, reason = [], ""
     for frames in LENGTHS:
+        inputs = sample(module.flat, module.axes, 3, frames)
         try:
             with torch.no_grad():
-                module(*sample(module.flat, module.axes, 3, frames))
-            return frames
+                module(*inputs)
         except LiftError:
             raise
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
+            continue
+        try:
+            return flat_graph(module, inputs, _dynamic(module.axes, True))
+        except Bounded as error:
+            # A single frame between two windows is taken for one that is repeated: not so with more of them.
+            bounded.append(error)
+            if len(bounded) == TRIES:
+                break
+    if bounded:
+        raise bounded[-1]
     raise LiftError(
         f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."
@@ -135,7 +148,8 @@ def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tens
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    few, more = shortest + COPIES * stride, shortest + (COPIES + 1) * stride
+    turns = -(-shortest // stride) + COPIES
+    few, more = turns * stride, (turns + 1) * stride
     return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
 
 

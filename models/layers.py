@@ -92,15 +92,11 @@ class Stack(nn.Module):
         """Give what this has not, sizes and weights, from the layer that it replaces, for models that ask for them."""
         # In a tuple, so that torch does not take it for a child.
         self._replaced = (layer,)
+        # Models ask with isinstance what they hold.
+        self.__class__ = type(type(layer).__name__, (type(self), type(layer)), {})
         for name in HOOKS:
             self.__dict__[name] = layer.__dict__[name]
         return self
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """That of the layer that it stands in for, to a model that asks with isinstance."""
-        replaced = self.__dict__.get("_replaced")
-        return type(self) if replaced is None else type(replaced[0])
 
     def __getattr__(self, name: str) -> Any:
         try:

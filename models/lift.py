@@ -18,6 +18,7 @@ from rnn_export.models.layers import Stack, replace_recurrent
 from rnn_export.models.memory import adopt_memory
 from rnn_export.models.program import DYNAMIC, export_program
 from rnn_export.models.refusals import (
+    refuse_decisions,
     refuse_forgotten_states,
     refuse_other_device,
     refuse_other_start,
@@ -134,7 +135,11 @@ def _lifted(
     copied = copy.deepcopy(flat)
     adopt_memory(copied)
     copied.check_names()
-    axes = find_axes(copied, time_axis)
+    try:
+        axes = find_axes(copied, time_axis)
+    except LiftError:
+        refuse_decisions(copied)
+        raise
     if chunk > 1 and not axes.has_time:
         raise LiftError(
             f"chunk={chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1."

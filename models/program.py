@@ -72,6 +72,14 @@ class Frozen(LiftError):
         self.port, self.axis = port, axis
 
 
+class Bounded(LiftError):
+    """An axis that must be of any size may only be up to some."""
+
+
+class CannotFollow(LiftError):
+    """torch.export fails, and says it in words of its own."""
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep torch and the exporters from logging and warning about themselves; what matters ends in an exception."""
@@ -119,7 +127,7 @@ def _said(error: Exception) -> LiftError:
             f"data-dependent control flow{place}: the code takes a decision by the value of a tensor (if, while, or a "
             "number made of one), which no graph can do. Compute both and choose with torch.where."
         )
-    return LiftError(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
+    return CannotFollow(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
 
 
 def _place(error: Exception) -> str:
@@ -172,7 +180,7 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                 upper = program.range_constraints[size.node.expr].upper
                 if upper.is_number and upper < MANY:
-                    raise LiftError(
+                    raise Bounded(
                         f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
                         "else (a branch on the length, a table of that many rows), but a stream has no end."
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.models.axes import Axes, Noise
+from rnn_export.models.program import CannotFollow, export_program
 from rnn_export.models.signature import FlatModel
 
 
@@ -70,6 +72,13 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
             f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say "
             f"that it is none, states={{{name!r}: None}} (--state {name}=none)."
         )
+
+
+def refuse_decisions(flat: FlatModel) -> None:
+    """A decision by a value makes rows and frames depend on each other, whatever their axes."""
+    tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
+    with contextlib.suppress(CannotFollow):
+        export_program(flat, tensors, (tuple({} for _ in tensors),))
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -220,13 +221,15 @@ class _Roller:
         if type(a) is not int or a == b:
             return a
         short, long = self.lengths
-        slope, rest = divmod(b - a, long - short)
-        if rest:
-            raise _cannot(f"a size is {a} and {b} at {short} and {long} frames")
+        # Between whole turns of the loop a size grows by a line through both.
+        slope = Fraction(b - a, long - short)
         clock = self._emit(placeholders(self.short.graph)[self.clock[0]])
         grown = self.new.call_function(aten.sym_size.int, (clock, self.clock[1]))
-        grown = grown if slope == 1 else self.new.call_function(operator.mul, (grown, slope))
-        more = a - slope * short
+        if slope.numerator != 1:
+            grown = self.new.call_function(operator.mul, (grown, slope.numerator))
+        if slope.denominator != 1:
+            grown = self.new.call_function(operator.floordiv, (grown, slope.denominator))
+        more = a - short * slope.numerator // slope.denominator
         # Lengths are marked, since nodes of the short graph stand in the same arguments.
         return _New(self.new.call_function(operator.add, (grown, more)) if more else grown)
 
