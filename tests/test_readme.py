@@ -60,6 +60,9 @@ def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatc
     shown = [" ".join(line.split()) for line in README.splitlines()]
     for state in states:
         assert any(line.startswith(" ".join(state)) for line in shown)
+    export = [command, "export", f"own.py:{name}", "-o", "own.rnnx", "--steps", "32"]
+    done = subprocess.run(export, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README))

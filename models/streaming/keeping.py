@@ -105,7 +105,7 @@ class Keeping(Recorded):
             )
         with self.graph.inserting_after(self.last_input):
             self.last_input = self.graph.placeholder(f"state_{len(self.states)}")
-        self.states.append(Kept(name, row.clone(), kind, why))
+        self.states.append(Kept(name, row.detach().clone(), kind, why))
         state = self.last_input
         with self.graph.inserting_before(before):
             own = self.graph.call_function(aten.alias.default, (batch.own_nodes(self.graph, state, few),))
