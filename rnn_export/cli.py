@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -161,7 +160,7 @@ def export_command(
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
         tables.contract(bundle.spec)
-        _show_parity(evidence)
+        tables.parity(evidence)
         for note in evidence["notes"]:
             click.echo(f"note: {note}", err=True)
         click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
@@ -198,30 +197,9 @@ def verify_command(
     with tables.progress("verify", VERIFY_STAGES, not as_json) as stage:
         report = replay(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
     if not as_json:
-        _show_parity(report.to_json())
+        tables.parity(report.to_json())
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
     return report.to_json()
-
-
-def _show_parity(report: dict[str, Any]) -> None:
-    from rnn_export import tables
-
-    # An error that is no number is null in JSON.
-    drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
-    checks = dict.fromkeys(d["check"] for d in drifts)
-    worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
-    rows = [
-        (
-            check,
-            d["tensor"],
-            f"{d['relative']:.1e}",
-            f"{d['error']:.1e}",
-            "ok" if d["step"] is None else f"step {d['step']}",
-        )
-        for check, d in worst.items()
-    ]
-    title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
-    tables.table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
 
 
 @command
@@ -269,72 +247,13 @@ def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
     it is one, the delay, parameters and bytes.
     """
+    from rnn_export import inspection
+
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
-        return _inspect_bundle(Path(what), as_json)
-    from rnn_export import tables
+        return inspection.of_bundle(Path(what), not as_json)
     from rnn_export.export import export
-    from rnn_export.models import lift
 
     given["sequence_only"] = given["sequence_only"] or None
     model, example, options = _source(what, weights, given)
     _refuse_unknown(what, options, export)
-    keywords = (
-        "time_axis",
-        "states",
-        "initial",
-        "input_names",
-        "output_names",
-        "sample_rate",
-        "chunk",
-        "sequence_only",
-    )
-    lifted = lift(model, example, **{key: options[key] for key in keywords if key in options})
-    parameters = {p.data_ptr(): p for p in model.parameters()}.values()
-    count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
-    found = {kept.name: {"kind": kept.kind, "why": kept.why} for kept in lifted.origins}
-    if not as_json:
-        tables.contract(lifted.spec, found)
-        click.echo(f"{count:,} parameters, {size:,} bytes")
-        for note in lifted.notes:
-            click.echo(f"note: {note}")
-    return {
-        "spec": lifted.spec.to_json(),
-        "states": found,
-        "parameters": count,
-        "bytes": size,
-        "notes": list(lifted.notes),
-    }
-
-
-def _evidence(bundle: Any) -> dict[str, Any] | None:
-    """The report of the export; the format asks nothing of that file, so anything else is passed over."""
-    if "parity.json" not in bundle.files:
-        return None
-    try:
-        report = json.loads(bundle.read("parity.json"))
-    except ValueError:
-        return None
-    return report if isinstance(report, dict) and "drifts" in report else None
-
-
-def _inspect_bundle(path: Path, as_json: bool) -> dict[str, Any]:
-    from rnn_export import tables
-    from rnn_export.bundle import open_bundle
-
-    bundle = open_bundle(path)
-    evidence = _evidence(bundle)
-    if not as_json:
-        tables.contract(bundle.spec)
-        tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
-        rows = [(t.target, t.precision, t.opset or "", ", ".join(t.files)) for t in bundle.targets]
-        tables.table("Targets", ("target", "precision", "opset", "files"), rows)
-        if evidence:
-            _show_parity(evidence)
-        click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
-    return {
-        "spec": bundle.spec.to_json(),
-        "files": {row.path: row.bytes for row in bundle.files.values()},
-        "targets": [{**vars(t), "files": list(t.files)} for t in bundle.targets],
-        "producer": dict(bundle.producer),
-        "parity": evidence,
-    }
+    return inspection.of_model(model, example, options, not as_json)

@@ -21,6 +21,10 @@ class ExportError(RnnExportError):
     """A graph cannot be written as asked."""
 
 
+class BuildError(RnnExportError):
+    """An engine cannot be built from a graph here."""
+
+
 class ParityError(RnnExportError):
     """What was exported does not do what the model does."""
 

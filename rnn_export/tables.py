@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,26 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
         f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, "
         f"digest {spec.digest[:12]}{whole}"
     )
+
+
+def parity(report: Mapping[str, Any]) -> None:
+    """Print a parity report, in the form of `ParityReport.to_json`: each check with the worst of its tensors."""
+    # An error that is no number is null in JSON.
+    drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
+    checks = dict.fromkeys(d["check"] for d in drifts)
+    worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
+    rows = [
+        (
+            check,
+            d["tensor"],
+            f"{d['relative']:.1e}",
+            f"{d['error']:.1e}",
+            "ok" if d["step"] is None else f"step {d['step']}",
+        )
+        for check, d in worst.items()
+    ]
+    title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
+    table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
 
 
 def _shape(shape: Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
-COMMAND = ("rnn_export/cli.py", "rnn_export/tables.py")
+COMMAND = ("rnn_export/cli.py", "rnn_export/inspection.py", "rnn_export/tables.py")
 
 # What each part may import of the others ...
 INSIDE = {

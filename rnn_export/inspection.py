@@ -1,0 +1,69 @@
+"""What is in a bundle, and what lifting finds in a model: shown, and given as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export import tables
+from rnn_export.bundle import Bundle, open_bundle
+
+LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk", "sequence_only")
+
+
+def of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+    """Lift `model`, without any export; `options` are export's."""
+    from rnn_export.models import lift
+
+    lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
+    parameters = {p.data_ptr(): p for p in model.parameters()}.values()
+    count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+    found = {kept.name: {"kind": kept.kind, "why": kept.why} for kept in lifted.origins}
+    if shown:
+        tables.contract(lifted.spec, found)
+        click.echo(f"{count:,} parameters, {size:,} bytes")
+        for note in lifted.notes:
+            click.echo(f"note: {note}")
+    return {
+        "spec": lifted.spec.to_json(),
+        "states": found,
+        "parameters": count,
+        "bytes": size,
+        "notes": list(lifted.notes),
+    }
+
+
+def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
+    """Open a bundle, every hash checked."""
+    bundle = open_bundle(path)
+    evidence = _evidence(bundle)
+    if shown:
+        tables.contract(bundle.spec)
+        tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
+        rows = [(t.target, t.precision, t.opset or "", ", ".join(t.files)) for t in bundle.targets]
+        tables.table("Targets", ("target", "precision", "opset", "files"), rows)
+        if evidence:
+            tables.parity(evidence)
+        click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
+    return {
+        "spec": bundle.spec.to_json(),
+        "files": {row.path: row.bytes for row in bundle.files.values()},
+        "targets": [{**vars(t), "files": list(t.files)} for t in bundle.targets],
+        "producer": dict(bundle.producer),
+        "parity": evidence,
+    }
+
+
+def _evidence(bundle: Bundle) -> dict[str, Any] | None:
+    """The report of the export; the format asks nothing of that file, so anything else is passed over."""
+    if "parity.json" not in bundle.files:
+        return None
+    try:
+        report = json.loads(bundle.read("parity.json"))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) and "drifts" in report else None
