@@ -236,6 +236,7 @@ def process(command: list[str], runs: int = 11) -> float:
 PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "parity": ("Parity, fp32, 1,000 steps closed loop, relative to scale", parity),
     "cases": ("Every case of the parity table, fp32, 1,000 frames, worst error relative to scale", lifting.cases),
+    "third": ("Nets of third parties, 1,000 frames, worst error relative to scale", lifting.third_party),
     "random": ("200 random architectures", lifting.random_architectures),
     "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
     "time": ("Lift, export and verify, s", lifting.times),

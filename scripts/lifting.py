@@ -16,11 +16,13 @@ from torch import nn
 from rnn_export.export import export
 from rnn_export.runtime import load
 from tests.parity.cases import CASES, Case
+from tests.parity.fixtures import FIXTURES
 from tests.parity.test_parity import by_run, by_step, exported_case
 from tests.properties.survey import survey
 
 Figures = Iterator[tuple[str, float]]
 FRAMES = 1008  # whole chunks of 2, 3 and 4
+LENGTH = 1000
 LONG = 1_000_000
 BLOCK = 10_000
 
@@ -40,6 +42,19 @@ def _worst(case: Case) -> float:
     return max(
         _relative(got[n], want[n]) for both in given for got, want in zip(both, wanted, strict=True) for n in want
     )
+
+
+def third_party() -> Figures:
+    """Nets that others trained, on their own inputs over and over, against the module as it is."""
+    for fixture in FIXTURES:
+        model, inputs = fixture.load(), fixture.reference().inputs
+        x = np.resize(inputs, (LENGTH, *inputs.shape[1:]))
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            export(model, fixture.example, Path(folder) / "m.rnnx", steps=64, **fixture.options)
+            given = load(Path(folder) / "m.rnnx").stream().run(x)
+            wanted = [y[0].numpy() for y in fixture.drive(model, torch.from_numpy(x)[None])]
+        outputs = list(given.values()) if isinstance(given, dict) else [given]
+        yield fixture.name, max(_relative(a, b) for a, b in zip(outputs, wanted, strict=True))
 
 
 def _relative(got: np.ndarray, want: np.ndarray) -> float:
