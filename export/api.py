@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from rnn_export.atomic import is_bundle
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.draft import Draft
+from rnn_export.export.lowering import rough_engines
+from rnn_export.export.order import Order
 from rnn_export.export.targets import find_writer
 from rnn_export.export.verify import verify
 from rnn_export.models.axes import TimeAxis
 from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
+from rnn_export.runtime.golden import replay
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
 from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.targets import Target, find_targets
@@ -42,7 +46,9 @@ def export(
     sample_rate: int | None = None,
     targets: Sequence[str] = ("onnx",),
     precision: str = "fp32",
+    state_precision: str | None = None,
     opset: int | None = None,
+    batch: tuple[int, int, int] | None = None,
     chunk: int = 1,
     data: recording.Source | None = None,
     steps: int = 256,
@@ -66,7 +72,10 @@ def export(
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.
         targets, precision: what is written; see `rnn_export.targets`.
+        state_precision: of the states between two steps, where a target is written in less than fp32: fp32 unless said
+            otherwise.
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
+        batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
         data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
@@ -88,6 +97,7 @@ def export(
     for name, value in (("steps", steps), ("chunk", chunk), ("sample_rate", 1 if sample_rate is None else sample_rate)):
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
+    order = Order(precision, state_precision or "fp32", opset, batch or Order.batch)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
@@ -106,11 +116,15 @@ def export(
     _refuse_other_floats(lifted, precision)
     heard = None if data is None else recording.read(data, lifted.spec)
     progress("graphs")
-    draft = _draft(lifted, rows, precision, opset)
-    engines = [find_writer(row.name).engine(draft, precision) for row in rows]
-    report, vectors = verify(lifted, engines, draft.files.get("step.onnx"), heard, steps, tolerance, progress)
+    orders = [(row, replace(order, opset=row.opset if opset is None or row.opset is None else opset)) for row in rows]
+    draft = _draft(lifted, orders)
+    engines = [engine for row, its in orders for engine in find_writer(row.name).engines(draft, row, its)]
+    step = draft.files.get("step.onnx")
+    report, vectors = verify(lifted, engines, step, heard, steps, tolerance, progress, precision)
+    rough = [replay(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)]
     progress("write")
-    evidence = {"source": "noise" if data is None else "recording", "notes": list(lifted.notes), **report.to_json()}
+    source = "noise" if data is None else "recording"
+    evidence = {"source": source, "notes": list(lifted.notes), **report.to_json(), "rough": rough}
     proof = {
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),
@@ -138,14 +152,14 @@ def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
             )
 
 
-def _draft(lifted: StreamingModel, targets: Sequence[Target], precision: str, opset: int | None) -> Draft:
+def _draft(lifted: StreamingModel, orders: Sequence[tuple[Target, Order]]) -> Draft:
     files: dict[str, bytes] = {}
     rows = []
-    for target in targets:
-        chosen = target.opset if opset is None or target.opset is None else opset
+    for target, order in orders:
         writer = find_writer(target.name)
-        written = writer.write(lifted, precision, chosen)
-        rows.append(TargetRow(target.name, precision, chosen, tuple(written), writer.requires()))
+        written = writer.write(lifted, target, order)
+        requires = writer.requires(target, order)
+        rows.append(TargetRow(target.name, order.precision, order.opset, tuple(written), requires))
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
     return Draft(lifted.spec, files, tuple(rows), initial)

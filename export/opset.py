@@ -55,7 +55,11 @@ class _Lowering:
         }
 
     def lowered(self) -> ModelProto:
-        rewrites: dict[str, Callable[[NodeProto], None]] = {"Pad": self.pad, "Split": self.split}
+        rewrites: dict[str, Callable[[NodeProto], None]] = {
+            "Pad": self.pad,
+            "Reshape": self.reshape,
+            "Split": self.split,
+        }
         for node in self.model.graph.node:
             if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
                 self.reduce(node)
@@ -113,6 +117,13 @@ class _Lowering:
                 whole[axis % rank], whole[axis % rank + rank] = int(before), int(after)
             node.input[1] = self.add(f"{node.name}.pads", whole)
             del node.input[3:]
+
+    def reshape(self, node: NodeProto) -> None:
+        """Before opset 14 a size of 0 always means that of the input; where there is none it need not be said."""
+        if self.opset < 14 and 0 not in self.constants.get(node.input[1], (0,)):
+            kept = [a for a in node.attribute if a.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
     def split(self, node: NodeProto) -> None:
         """From opset 18 on the number of parts is an attribute, and the last part may be smaller."""

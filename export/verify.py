@@ -23,7 +23,7 @@ from rnn_export.models.signature import FlatModel, first_line
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
-from rnn_export.runtime.parity import Drift, ParityReport, Tolerance, drift
+from rnn_export.runtime.parity import TOLERANCES, Drift, ParityReport, Tolerance, drift
 from rnn_export.runtime.ports import canonical, graph_layout
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -47,24 +47,28 @@ def verify(
     frames: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
+    precision: str = "fp32",
 ) -> tuple[ParityReport, Golden]:
     """Hold the lifted model, `engines` and ONNX's reference evaluator to the user's module; raises ParityError.
 
     The evaluator reads `step_graph`, where there is one. `recording` by input is (rows, frames, ...); without it seeded
-    noise is used.
+    noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
     """
     progress("reference")
     if model.spec.sequence_only:
         return _whole_sequences(model, engines, recording, frames, tolerance, progress)
-    golden, lifted = _golden(model, recording, frames, tolerance)
+    exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
+    golden, lifted = _golden(model, recording, frames, exact)
     _refuse_wrong_lifting(model, golden, lifted)
     if recording:
-        noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), tolerance)
+        noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), exact)
         _refuse_wrong_lifting(model, noise, on_noise)
+        noise = replace(noise, tolerance=tolerance, precision=precision)
         for engine in engines:
             replay(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
     # The stages told are those of one backend, whose number the caller knows.
-    reports = [replay(e, golden, progress if e is engines[0] else lambda check: None) for e in engines]
+    vectors = replace(golden, tolerance=tolerance, precision=precision)
+    reports = [replay(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
     second: list[Drift] = []
@@ -74,7 +78,7 @@ def verify(
     report = _as_one(reports)
     report = replace(report, drifts=(*lifted, *report.drifts, *second))
     report.raise_for_failure(CONSEQUENCE)
-    return report, golden
+    return report, vectors
 
 
 def _as_one(reports: Sequence[ParityReport]) -> ParityReport:

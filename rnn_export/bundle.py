@@ -132,6 +132,26 @@ def write_bundle(
     return bundle
 
 
+def extend_bundle(bundle: Bundle, row: TargetRow, files: Mapping[str, bytes]) -> Bundle:
+    """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
+
+    One atomic step, as `write_bundle`, which says what it raises.
+    """
+    key = (row.target, row.precision)
+    others = [known for known in bundle.targets if (known.target, known.precision) != key]
+    gone = {name for known in bundle.targets if known not in others for name in known.files}
+    gone -= {name for known in others for name in known.files}
+    kept = {name: bundle.read(name) for name in bundle.files if name not in gone}
+    return write_bundle(
+        bundle.path,
+        spec=bundle.spec,
+        producer=bundle.producer,
+        files={**kept, **files},
+        targets=[*others, row],
+        force=True,
+    )
+
+
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle with every hash and size checked; raises BundleError naming the file that is wrong."""
     path = Path(path)

@@ -16,6 +16,7 @@ from rnn_export.errors import ParityError, RnnExportError
 
 EXPORT_STAGES = 11
 VERIFY_STAGES = 6
+BUILD_STAGES = 8
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 
@@ -69,6 +70,14 @@ def _number(text: str) -> Any:
     if text == "none":
         return None
     return int(text) if text.removeprefix("-").isdigit() else text
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
+        raise click.BadParameter(f"{text!r} is neither MIN:OPT:MAX nor one number.")
+    low, usual, high = map(int, parts * 3 if len(parts) == 1 else parts)
+    return low, usual, high
 
 
 def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +139,9 @@ def _time_axis(values: tuple[str, ...]) -> Any:
     multiple=True,
     help="onnx, torchscript (deprecated by torch) or pt2; may be repeated.  [default: onnx]",
 )
-@click.option("--precision", help="Precision of the graphs.  [default: fp32]")
+@click.option("--precision", help="Precision of the graphs: fp32, or fp16 or bf16 for TensorRT.  [default: fp32]")
+@click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
+@click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]")
 @source_options
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
@@ -161,6 +172,9 @@ def export_command(
     if not as_json:
         tables.contract(bundle.spec)
         tables.parity(evidence)
+        for rough in evidence["rough"]:
+            tables.parity(rough)
+            click.echo("note: a GPU may add up in fp16 as well; the engine is held to the model where it is built.")
         for note in evidence["notes"]:
             click.echo(f"note: {note}", err=True)
         click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
@@ -176,6 +190,61 @@ def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., 
     unknown = sorted(set(options) - known)
     if unknown:
         raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="What to build for: tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
+@click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
+@click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
+@click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
+@click.option("--rebuild", is_flag=True, help="Build an engine again that is there already.")
+def build_command(bundle: Path, target: str, precision: str | None, as_json: bool, **given: Any) -> dict[str, Any]:
+    """Build the engine of BUNDLE for a target on this machine, hold it to the golden vectors, and record it.
+
+    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph for.
+    """
+    from rnn_export import tables
+    from rnn_export.runtime.build.engine import build_engine
+
+    memory = given.pop("memory")
+    with tables.progress("build", BUILD_STAGES, not as_json) as stage:
+        if _added(bundle, target, precision, given["batch"], stage):
+            click.echo(f"note: wrote the graph for {target} into {bundle}", err=True)
+        done = build_engine(bundle, target, precision, memory=memory and memory * 2**20, progress=stage, **given)
+    if not as_json:
+        if done.report:
+            tables.parity(done.report.to_json())
+        else:
+            click.echo("note: not run on hardware, no such GPU is here: rnn-export verify holds it to the model there")
+        click.echo(f"built {target} ({done.row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
+    return {
+        "target": done.row.target,
+        "precision": done.row.precision,
+        "requires": dict(done.row.requires),
+        "bytes": done.bytes,
+        "seconds": done.seconds,
+        "parity": done.report and done.report.to_json(),
+    }
+
+
+def _added(bundle: Path, target: str, precision: str | None, batch: Any, stage: Callable[[str], None]) -> bool:
+    """Write the graph of a target or precision that the bundle lacks, where onnx is."""
+    from rnn_export.bundle import open_bundle
+    from rnn_export.targets import find_target
+
+    rows = [row for row in open_bundle(bundle).targets if row.target == target]
+    if find_target(target, precision or "fp32", None).library is None or any(
+        precision in (None, row.precision) for row in rows
+    ):
+        return False
+    try:
+        from rnn_export.export.addition import add_target
+        from rnn_export.export.order import Order
+    except ModuleNotFoundError:
+        return False
+    add_target(bundle, target, Order(precision or "fp32", batch=batch or Order.batch), stage)
+    return True
 
 
 @command
@@ -257,3 +326,27 @@ def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any
     model, example, options = _source(what, weights, given)
     _refuse_unknown(what, options, export)
     return inspection.of_model(model, example, options, not as_json)
+
+
+@command
+def targets_command(as_json: bool) -> dict[str, Any]:
+    """What can be written, for which device, at which opset and in which precisions."""
+    from rnn_export import tables
+    from rnn_export.targets import table_rows
+
+    rows = table_rows()
+    if not as_json:
+        tables.table("Targets", list(rows[0]), [list(row.values()) for row in rows])
+    return {"targets": rows}
+
+
+@command
+def doctor_command(as_json: bool) -> dict[str, Any]:
+    """What this machine can run and build, what is missing, and the command that mends it."""
+    from rnn_export import tables
+    from rnn_export.runtime.doctor import examine
+
+    found = examine()
+    if not as_json:
+        tables.table("This machine", ("", "", "found", "mend"), [(f.name, f.state, f.detail, f.mend) for f in found])
+    return {"findings": [vars(f) for f in found]}

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rnn_export.errors import ExportError
+
+# What a GPU computes in, by compute capability. For 8.6, 8.9 and 12.0 see NVIDIA's support matrix of TensorRT-RTX.
+HARDWARE = {
+    "5.3": ("fp32", "fp16"),
+    "6.2": ("fp32", "fp16"),
+    "7.2": ("fp32", "fp16", "int8"),
+    "8.6": ("fp32", "fp16", "bf16", "int8"),
+    "8.7": ("fp32", "fp16", "bf16", "int8"),
+    "8.9": ("fp32", "fp16", "bf16", "int8", "fp8"),
+    "11.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
+    "12.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
+}
+# The first version of `tensorrt` with a precision, where it is not in all: onnx-tensorrt, docs/operators.md of each.
+SINCE = {"bf16": "9.0"}
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """A release of NVIDIA's software for Jetson modules, and whether its Python (3.10 or later) runs this toolkit."""
+
+    name: str
+    tensorrt: str
+    cuda: str
+    builds: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} (TensorRT {self.tensorrt})"
 
 
 @dataclass(frozen=True)
@@ -13,6 +42,14 @@ class Target:
     """One row: a kind of artefact. Adding a target is adding a row, and its writer under `export/targets/`.
 
     `opset` and `opsets`, the lowest and the highest, are None where there is no ONNX graph.
+
+    Attributes:
+        library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
+        since: the oldest version of `library` that must take the files, where no JetPack says it.
+        compute: compute capabilities of the GPUs; empty where any will do.
+        jetpacks: the JetPacks that are served, the oldest first.
+        memory: GiB of the variants of a module, shared by CPU and GPU.
+        on_device: an engine runs only where it was built: what travels is the graph and the recipe.
     """
 
     name: str
@@ -21,7 +58,83 @@ class Target:
     opsets: tuple[int, int] | None
     precisions: tuple[str, ...]
     checked: str
+    library: str | None = None
+    since: str = ""
+    compute: tuple[str, ...] = ()
+    jetpacks: tuple[JetPack, ...] = ()
+    memory: tuple[int, ...] = ()
+    on_device: bool = False
 
+    @property
+    def builds(self) -> bool:
+        """Whether this toolkit builds and runs an engine there; if not, the graph comes with a trtexec line."""
+        return self.library is not None and (not self.jetpacks or any(j.builds for j in self.jetpacks))
+
+    def oldest(self, precision: str = "fp32") -> str:
+        """The oldest version of `library` that must take a graph in `precision`: of a JetPack that builds, if one does.
+
+        Empty where there is no library, or none of its versions has the precision.
+        """
+        return min((v for v in self._versions() if self._has(v, precision)), key=_number, default="")
+
+    def lacks(self, precision: str) -> str:
+        """Why there is no such `precision`, by hardware and library; empty where neither is the reason."""
+        reasons = [
+            f"its GPU (compute capability {compute}) computes in {', '.join(HARDWARE[compute])}"
+            for compute in self.compute
+            if precision not in HARDWARE[compute]
+        ]
+        versions = self._versions()
+        if versions and not self.oldest(precision):
+            reasons.append(f"its TensorRT {versions[-1]} has no {precision}, which came with {SINCE[precision]}")
+        return ", and ".join(reasons)
+
+    @property
+    def note(self) -> str:
+        """What the rest of the row does not say in one glance."""
+        notes = []
+        if without := ", ".join(j.name for j in self.jetpacks if not j.builds):
+            notes.append(f"JetPack {without}: the ONNX graph and a trtexec line only, its Python is older than 3.10")
+        for precision in self.precisions:
+            first = next((j.name for j in self.jetpacks if self._has(j.tensorrt, precision)), None)
+            if precision in SINCE and first and self.jetpacks[0].name != first:
+                notes.append(f"{precision} from JetPack {first} on")
+        if self.builds and self.on_device:
+            notes.append("an engine is built on the machine that runs it")
+        if not self.on_device and self.library:
+            notes.append("an engine is built ahead of time, without a GPU")
+        return "; ".join(notes)
+
+    def _versions(self) -> list[str]:
+        served = [j for j in self.jetpacks if j.builds] or self.jetpacks
+        return [j.tensorrt for j in served] or [self.since] * bool(self.since)
+
+    def _has(self, version: str, precision: str) -> bool:
+        since = SINCE.get(precision) if self.library == "tensorrt" else None
+        return since is None or _number(version) >= _number(since)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+JETPACK_4 = JetPack("4.6.1", tensorrt="8.2", cuda="10.2", builds=False)
+JETPACK_5 = JetPack("5.1", tensorrt="8.5", cuda="11.4", builds=False)
+JETPACK_6 = (
+    JetPack("6.0", tensorrt="8.6", cuda="12.2", builds=True),
+    JetPack("6.1", tensorrt="10.3", cuda="12.6", builds=True),
+    JetPack("6.2", tensorrt="10.3", cuda="12.6", builds=True),
+)
+JETPACK_7 = (
+    JetPack("7.0", tensorrt="10.13", cuda="13.0", builds=True),
+    JetPack("7.1", tensorrt="10.13", cuda="13.0", builds=True),
+)
+JETPACK_7_2 = JetPack("7.2", tensorrt="10.16", cuda="13.2", builds=True)
+ORIN = (*JETPACK_6, JETPACK_7_2)
+
+CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
+ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
+BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
 
 TARGETS = {
     row.name: row
@@ -50,8 +163,136 @@ TARGETS = {
             precisions=("fp32",),
             checked="in a closed loop on torch against the model, loaded back from its bytes",
         ),
+        Target(
+            name="tensorrt",
+            summary="a TensorRT engine for the GPU of the machine that builds it",
+            opset=18,
+            opsets=(13, 20),
+            precisions=("fp32", "fp16", "bf16"),
+            checked=ON_DEVICE,
+            library="tensorrt",
+            since="10.0",
+            on_device=True,
+        ),
+        Target(
+            name="tensorrt-rtx",
+            summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
+            opset=18,
+            opsets=(13, 23),
+            precisions=("fp32", "fp16", "bf16"),
+            checked=ON_DEVICE,
+            library="tensorrt-rtx",
+            since="1.0",
+            compute=("8.6", "8.9", "12.0"),
+        ),
+        Target(
+            name="jetson-nano",
+            summary="Jetson Nano",
+            opset=13,
+            opsets=(13, 13),
+            precisions=("fp32", "fp16"),
+            checked=BY_HAND,
+            library="tensorrt",
+            compute=("5.3",),
+            jetpacks=(JETPACK_4,),
+            memory=(2, 4),
+            on_device=True,
+        ),
+        Target(
+            name="jetson-tx2",
+            summary="Jetson TX2",
+            opset=13,
+            opsets=(13, 13),
+            precisions=("fp32", "fp16"),
+            checked=BY_HAND,
+            library="tensorrt",
+            compute=("6.2",),
+            jetpacks=(JETPACK_4,),
+            memory=(4, 8),
+            on_device=True,
+        ),
+        Target(
+            name="jetson-xavier-nx",
+            summary="Jetson Xavier NX",
+            opset=17,
+            opsets=(13, 17),
+            precisions=("fp32", "fp16"),
+            checked=BY_HAND,
+            library="tensorrt",
+            compute=("7.2",),
+            jetpacks=(JETPACK_5,),
+            memory=(8, 16),
+            on_device=True,
+        ),
+        Target(
+            name="jetson-agx-xavier",
+            summary="Jetson AGX Xavier",
+            opset=17,
+            opsets=(13, 17),
+            precisions=("fp32", "fp16"),
+            checked=BY_HAND,
+            library="tensorrt",
+            compute=("7.2",),
+            jetpacks=(JETPACK_5,),
+            memory=(16, 32, 64),
+            on_device=True,
+        ),
+        *(
+            Target(
+                name=name,
+                summary=summary,
+                opset=17,
+                opsets=(13, 17),
+                precisions=("fp32", "fp16", "bf16"),
+                checked=ON_DEVICE,
+                library="tensorrt",
+                compute=("8.7",),
+                jetpacks=ORIN,
+                memory=memory,
+                on_device=True,
+            )
+            for name, summary, memory in (
+                ("jetson-orin-nano", "Jetson Orin Nano", (4, 8)),
+                ("jetson-orin-nx", "Jetson Orin NX", (8, 16)),
+                ("jetson-agx-orin", "Jetson AGX Orin", (32, 64)),
+            )
+        ),
+        Target(
+            name="jetson-thor",
+            summary="Jetson Thor",
+            opset=18,
+            opsets=(13, 20),
+            precisions=("fp32", "fp16", "bf16"),
+            checked=ON_DEVICE,
+            library="tensorrt",
+            compute=("11.0",),
+            jetpacks=(*JETPACK_7, JETPACK_7_2),
+            memory=(64, 128),
+            on_device=True,
+        ),
     )
 }
+
+
+def table_rows() -> list[dict[str, Any]]:
+    """The table for people and scripts, made of what JSON has: one dict a target, all with the same keys."""
+    return [
+        {
+            "target": row.name,
+            "summary": row.summary,
+            "library": row.library,
+            "compute": list(row.compute),
+            "jetpacks": [asdict(jetpack) for jetpack in row.jetpacks],
+            "opset": row.opsets[1] if row.opsets else None,
+            "precisions": list(row.precisions),
+            "memory": list(row.memory),
+            "builds": row.builds,
+            "on_device": row.on_device,
+            "checked": row.checked,
+            "note": row.note,
+        }
+        for row in TARGETS.values()
+    ]
 
 
 def find_targets(names: Sequence[str], precision: str, opset: int | None) -> list[Target]:
@@ -72,14 +313,26 @@ def find_targets(names: Sequence[str], precision: str, opset: int | None) -> lis
 def find_target(name: str, precision: str, opset: int | None) -> Target:
     """The row `name`, which must know the precision, and the opset if it has any; raises ExportError with what is."""
     if name not in TARGETS:
-        raise ExportError(f"there is no target {name!r}: choose from {', '.join(TARGETS)}.")
+        raise ExportError(f"there is no target {name!r}: {_nearest(name)}choose from {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if precision not in target.precisions:
+        why = target.lacks(precision)
         raise ExportError(
             f"target {name!r} is not written in {precision!r}: choose from {', '.join(target.precisions)}."
+            + (f" The reason: {why}." if why else "")
         )
     if opset is not None and target.opsets is not None:
         low, high = target.opsets
         if not low <= opset <= high:
-            raise ExportError(f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}.")
+            raise ExportError(
+                f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}."
+                + (f" Its oldest TensorRT, {target.oldest(precision)}, reads no later one." if target.jetpacks else "")
+            )
     return target
+
+
+def _nearest(name: str) -> str:
+    asked = name.lower().replace("_", "-").replace(" ", "-")
+    inside = [known for known in TARGETS if asked and asked in known]
+    near = inside or difflib.get_close_matches(asked, TARGETS, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}? Otherwise " if near else ""

@@ -27,9 +27,10 @@ def load(
 
     Args:
         path: the directory NAME.rnnx.
-        backend: "onnxruntime", or "auto" for the fastest that this bundle and this machine support.
+        backend: "tensorrt", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and this machine
+            support.
         precision: "fp32" and so on; None takes what the bundle has.
-        device: "cpu", "cuda" or "cuda:N"; None is the CPU.
+        device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
 
     Raises BundleError if the bundle is damaged, and BackendUnavailable, with the reason, if the backend asked for
@@ -45,10 +46,13 @@ class Engine:
         spec: the contract.
         backend: the backend that runs.
         device: where it runs: "cpu", "cuda:0".
+        precision: "fp32" and so on.
+        batches: the fewest and most rows that a stream of it may have; None where there is no most.
     """
 
     def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device
+        self.precision, self.batches = session.precision, session.batches
         self._session = session
         self._initial = artefacts.initial_states()
 
@@ -82,6 +86,13 @@ class Engine:
         if not isinstance(batch, int | np.integer) or batch < 1:
             raise StreamError(f"batch={batch!r}: a stream has at least one row, and a whole number of them.")
         batch = int(batch)
+        low, high = self.batches
+        if batch < low or (high is not None and batch > high):
+            fits = f"{min(low, batch)}:{batch}:{max(high or 1, batch)}"
+            raise StreamError(
+                f"batch={batch}: the engine was built for {low} to {high} streams in one step. Build it for more: "
+                f"rnn-export build NAME.rnnx --target T --batch {fits} --rebuild."
+            )
         given = self._initial if states is None else self._checked(batch, states)
         rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
         return Stream(self.spec, self._session, batch, rows)

@@ -11,7 +11,7 @@ from rnn_export.arrays import pack_arrays
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.parity import Drift, ParityReport, Tolerance, drift
+from rnn_export.runtime.parity import TOLERANCES, Drift, ParityReport, Tolerance, drift
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
 
@@ -24,7 +24,8 @@ class Golden:
     """Rows r, frames t, checkpoints k.
 
     `inputs` and `outputs` are (r, t, ...), without t where a sequence model has no time axis there (an output then as
-    of the last frame); `states` are (r, k, ...), as of after `at[k]` frames.
+    of the last frame); `states` are (r, k, ...), as of after `at[k]` frames. `tolerance` is that of an engine in
+    `precision`.
     """
 
     inputs: Mapping[str, Array]
@@ -32,6 +33,7 @@ class Golden:
     states: Mapping[str, Array]
     at: Array
     tolerance: Tolerance
+    precision: str = "fp32"
 
     @property
     def rows(self) -> int:
@@ -46,12 +48,22 @@ class Golden:
         keep = np.unique(np.linspace(0, len(self.at) - 1, CHECKPOINTS).round().astype(int))
         return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, at=self.at[keep])
 
+    def fitted(self, engine: Engine) -> Golden:
+        """The same with as many rows as a stream of `engine` may have, and the tolerance of its precision."""
+        low, high = engine.batches
+        rows = np.resize(np.arange(self.rows), max(low, min(self.rows, high or self.rows)))
+        tolerance = self.tolerance if engine.precision == self.precision else TOLERANCES[engine.precision]
+        inputs, outputs, states = (
+            {name: a[rows] for name, a in group.items()} for group in (self.inputs, self.outputs, self.states)
+        )
+        return Golden(inputs, outputs, states, self.at, tolerance, engine.precision)
+
     def to_npz(self) -> bytes:
         """As the file `golden.npz`."""
         groups = {"input": self.inputs, "output": self.outputs, "state": self.states}
         arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
         tolerance = np.array([self.tolerance.atol, self.tolerance.rtol])
-        return pack_arrays({**arrays, "at": self.at, "tolerance": tolerance})
+        return pack_arrays({**arrays, "at": self.at, "tolerance": tolerance, "precision": np.array(self.precision)})
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
@@ -68,6 +80,7 @@ class Golden:
                 group("state", [s.name for s in spec.states]),
                 arrays["at"],
                 Tolerance(atol, rtol),
+                str(arrays["precision"]),
             )
             golden._check(spec)
         except (KeyError, ValueError, ExportError) as error:
@@ -80,6 +93,8 @@ class Golden:
             raise ValueError(f"its checkpoints are {at.dtype} {at.shape}, not rising numbers of frames")
         if (at % spec.chunk).any() or self.frames <= spec.delay:
             raise ValueError(f"its checkpoints {at.tolist()} do not fit a chunk of {spec.chunk} and delay {spec.delay}")
+        if self.precision not in TOLERANCES:
+            raise ValueError(f"its precision {self.precision!r} is none of {', '.join(TOLERANCES)}")
         rows = next(iter(self.inputs.values())).shape[:1]
         if rows in ((), (0,)):
             raise ValueError("its inputs have no rows")
@@ -108,6 +123,7 @@ def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lam
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
     moved to a new stream in mid-stream; each row alone. A model of whole sequences only: the whole, and each row alone.
     """
+    golden = golden.fitted(engine)
     replayer = _Replay(engine, golden)
     drifts = []
     whole = (replayer.whole, replayer.alone)
@@ -218,7 +234,7 @@ class _Replay:
         yield from self.ends("snapshot", second)
 
     def alone(self) -> Iterator[Drift]:
-        for row in range(self.golden.rows if self.golden.rows > 1 else 0):
+        for row in range(self.golden.rows if self.golden.rows > 1 and self.engine.batches[0] == 1 else 0):
             stream = self.engine.stream()
             given = self.named(stream.run({n: a[row : row + 1] for n, a in self.cut(0, self.golden.frames).items()}))
             yield from self.compare("alone", given, 0, self.golden.frames, row)

@@ -1,9 +1,13 @@
+import json
 import re
 
 import pytest
 
 from rnn_export.errors import ExportError
-from rnn_export.targets import TARGETS, find_target, find_targets
+from rnn_export.targets import HARDWARE, SINCE, TARGETS, find_target, find_targets, table_rows
+
+ENGINES = [name for name, row in TARGETS.items() if row.library]
+JETSONS = [name for name in ENGINES if name.startswith("jetson-")]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -27,6 +31,28 @@ def test_every_row_can_be_asked_for_as_it_stands(name):
         ("onnx", "int3", None, f"target 'onnx' is not written in 'int3': choose from {TARGETS['onnx'].precisions[0]}"),
         ("onnx", "fp32", 12, "opset 12 is not supported for 'onnx': choose one from 13 to"),
         ("onnx", "fp32", 99, "opset 99 is not supported for 'onnx': choose one from 13 to"),
+        (
+            "jetson-orin",
+            "fp32",
+            None,
+            "'jetson-orin': did you mean jetson-orin-nano or jetson-orin-nx? Otherwise choose",
+        ),
+        ("jetson-agx-oryn", "fp32", None, "did you mean jetson-agx-orin or "),
+        ("Jetson_Thor", "fp32", None, "did you mean jetson-thor? Otherwise choose from onnx, "),
+        ("tensorrt-rtz", "fp32", None, "did you mean tensorrt-rtx or tensorrt? Otherwise choose from onnx, "),
+        (
+            "jetson-agx-xavier",
+            "bf16",
+            None,
+            "target 'jetson-agx-xavier' is not written in 'bf16': choose from fp32, fp16. The reason: its GPU (compute "
+            "capability 7.2) computes in fp32, fp16, int8, and its TensorRT 8.5 has no bf16, which came with 9.0.",
+        ),
+        (
+            "jetson-nano",
+            "fp32",
+            17,
+            "opset 17 is not supported for 'jetson-nano': choose one from 13 to 13. Its oldest TensorRT, 8.2, reads no",
+        ),
     ],
 )
 def test_what_there_is_not(name, precision, opset, message):
@@ -52,3 +78,76 @@ def test_a_list_of_targets_that_cannot_be(names, message):
 
 def test_the_help_says_that_torchscript_is_deprecated():
     assert "deprecated" in TARGETS["torchscript"].summary
+
+
+def test_the_names_that_people_ask_for_are_there():
+    assert ENGINES[:2] == ["tensorrt", "tensorrt-rtx"]
+    boards = "nano tx2 xavier-nx agx-xavier orin-nano orin-nx agx-orin thor"
+    assert [f"jetson-{board}" for board in boards.split()] == JETSONS
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_row_has_the_precisions_that_its_hardware_and_its_tensorrt_have(name, precision):
+    row = TARGETS[name]
+    hardware = all(precision in HARDWARE[compute] for compute in row.compute)
+    assert (precision in row.precisions) == (hardware and bool(row.oldest(precision)))
+    assert bool(row.lacks(precision)) == (precision not in row.precisions)
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_a_jetson_has_its_jetpacks_in_order_and_its_memory(name):
+    row = TARGETS[name]
+    assert (row.library, row.on_device, len(row.compute)) == ("tensorrt", True, 1)
+    assert row.memory == tuple(sorted(row.memory))
+    assert row.memory
+    versions = [tuple(map(int, j.tensorrt.split("."))) for j in row.jetpacks]
+    assert versions == sorted(versions)
+    assert versions
+    assert [j.name for j in row.jetpacks] == sorted(j.name for j in row.jetpacks)
+
+
+@pytest.mark.parametrize(
+    ("name", "opset", "fp32", "bf16"),
+    [
+        ("tensorrt", 20, "10.0", "10.0"),
+        ("tensorrt-rtx", 23, "1.0", "1.0"),
+        ("jetson-nano", 13, "8.2", ""),
+        ("jetson-tx2", 13, "8.2", ""),
+        ("jetson-xavier-nx", 17, "8.5", ""),
+        ("jetson-agx-xavier", 17, "8.5", ""),
+        ("jetson-orin-nano", 17, "8.6", "10.3"),
+        ("jetson-agx-orin", 17, "8.6", "10.3"),
+        ("jetson-thor", 20, "10.13", "10.13"),
+        ("onnx", 23, "", ""),
+    ],
+)
+def test_what_a_row_must_serve(name, opset, fp32, bf16):
+    row = TARGETS[name]
+    assert (row.opsets[1], row.oldest(), row.oldest("bf16")) == (opset, fp32, bf16)
+
+
+@pytest.mark.parametrize("name", JETSONS)
+def test_the_table_says_where_no_engine_is_built(name):
+    row = TARGETS[name]
+    older = name in ("jetson-nano", "jetson-tx2", "jetson-xavier-nx", "jetson-agx-xavier")
+    assert row.builds is not older
+    assert ("the ONNX graph and a trtexec line only" in row.note) is older
+    assert ("an engine is built on the machine that runs it" in row.note) is not older
+
+
+def test_the_note_says_from_which_jetpack_on_there_is_a_precision():
+    assert "bf16 from JetPack 6.1 on" in TARGETS["jetson-orin-nx"].note
+    assert "bf16" not in TARGETS["jetson-thor"].note
+    assert set(SINCE) == {"bf16"}
+
+
+def test_the_table_is_json():
+    rows = table_rows()
+    assert json.loads(json.dumps(rows)) == rows
+    assert [row["target"] for row in rows] == list(TARGETS)
+    assert len({tuple(row) for row in rows}) == 1
+    (orin,) = (row for row in rows if row["target"] == "jetson-orin-nano")
+    assert orin["jetpacks"][0] == {"name": "6.0", "tensorrt": "8.6", "cuda": "12.2", "builds": True}
+    assert (orin["compute"], orin["memory"], orin["opset"]) == (["8.7"], [4, 8], 17)
+    assert [str(j) for j in TARGETS["jetson-nano"].jetpacks] == ["4.6.1 (TensorRT 8.2)"]

@@ -7,38 +7,37 @@ A target's module has the functions of `Writer`. What it is, and in which precis
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
+from rnn_export.export.order import Order
 from rnn_export.models.lift import StreamingModel
 from rnn_export.runtime.backends import Artefacts
 from rnn_export.runtime.engine import Engine
+from rnn_export.targets import TARGETS, Target
 
 WRITERS: Mapping[str, str] = {
     "onnx": "rnn_export.export.targets.onnx",
     "torchscript": "rnn_export.export.targets.torchscript",
     "pt2": "rnn_export.export.targets.pt2",
+    "tensorrt": "rnn_export.export.targets.tensorrt",
 }
 
 
 class Writer(Protocol):
     """A target's module."""
 
-    def write(self, model: StreamingModel, precision: str, opset: int | None) -> dict[str, bytes]:
+    def write(self, model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
         """The files by their path in the bundle; raises ExportError where the model cannot be said so."""
 
-    def requires(self) -> dict[str, Any]:
+    def requires(self, target: Target, order: Order) -> dict[str, Any]:
         """What a device needs to run the files, as it stands in the manifest's row."""
 
-    def engine(self, artefacts: Artefacts, precision: str) -> Engine:
-        """An engine on the files as they were written, to verify them."""
+    def engines(self, artefacts: Artefacts, target: Target, order: Order) -> Sequence[Engine]:
+        """Engines on the files as they were written, to verify them."""
 
 
 def find_writer(target: str) -> Writer:
     """The module of a target that `rnn_export.targets` has a row for."""
-    return cast(Writer, importlib.import_module(WRITERS[target]))
-
-
-def folder(target: str, precision: str) -> str:
-    """Where the files of a target and precision lie in the bundle."""
-    return f"targets/{target}-{precision}"
+    name = "tensorrt" if TARGETS[target].library else target
+    return cast(Writer, importlib.import_module(WRITERS[name]))

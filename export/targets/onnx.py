@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from rnn_export.export.graph import BASE_OPSET, sequence_graph, step_graph
+from rnn_export.export.order import Order
 from rnn_export.models.lift import StreamingModel
 from rnn_export.runtime.backends import Artefacts
 from rnn_export.runtime.engine import Engine
+from rnn_export.targets import Target
 
 
-def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
     """`step.onnx` and `sequence.onnx`, at the top of the bundle, where everybody looks for them."""
-    opset = BASE_OPSET if opset is None else opset
+    opset = BASE_OPSET if order.opset is None else order.opset
     graphs = {"step.onnx": step_graph(model, opset), "sequence.onnx": sequence_graph(model, opset)}
     return {name: graph for name, graph in graphs.items() if graph is not None}
 
 
-def requires() -> dict[str, Any]:
+def requires(target: Target, order: Order) -> dict[str, Any]:
     """Nothing: any runtime of the row's opset will do."""
     return {}
 
 
-def engine(artefacts: Artefacts, precision: str) -> Engine:
-    """On ONNX Runtime."""
-    return Engine.of(artefacts, "onnxruntime", precision)
+def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+    """ONNX Runtime's."""
+    return [Engine.of(artefacts, "onnxruntime", order.precision)]

@@ -9,20 +9,21 @@ import torch
 from torch import fx
 
 from rnn_export.errors import BundleError, ExportError
-from rnn_export.export.targets import folder
+from rnn_export.export.order import Order
 from rnn_export.export.targets.plain import example, plain_step
 from rnn_export.models.lift import StreamingModel
 from rnn_export.models.signature import first_line
-from rnn_export.runtime.backends import Artefacts, target_row
+from rnn_export.runtime.backends import Artefacts, folder, target_row
 from rnn_export.runtime.backends.torchscript import SPEC_FILE, TorchSession
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import BATCH, StateSpec, TensorSpec
+from rnn_export.targets import Target
 
 # torch notes in each node where it came from: paths and lines of the user's code, most of the file.
 KEPT = ("val", "tensor_meta")
 
 
-def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
     """`step.pt2`: (inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     spec, batch = model.spec, torch.export.Dim("batch")
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
@@ -37,19 +38,19 @@ def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str,
     program.example_inputs = None
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={SPEC_FILE: spec.dumps()})
-    return {f"{folder('pt2', precision)}/step.pt2": file.getvalue()}
+    return {f"{folder('pt2', order.precision)}/step.pt2": file.getvalue()}
 
 
-def requires() -> dict[str, Any]:
+def requires(target: Target, order: Order) -> dict[str, Any]:
     """The torch that wrote the file; others read it as far as torch keeps its format."""
     return {"torch": torch.__version__}
 
 
-def engine(artefacts: Artefacts, precision: str) -> Engine:
+def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     """On torch itself: what torch.export.load gives, called step by step."""
-    (name,) = target_row(artefacts, "pt2", precision).files
+    (name,) = target_row(artefacts, "pt2", order.precision).files
     try:
         step = torch.export.load(io.BytesIO(artefacts.read(name))).module()
     except Exception as error:  # torch.export raises many kinds
         raise BundleError(f"{name} cannot be loaded: {first_line(error)}") from error
-    return Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))
+    return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]

@@ -13,16 +13,17 @@ import torch
 from torch import fx
 
 from rnn_export.errors import ExportError
-from rnn_export.export.targets import folder
+from rnn_export.export.order import Order
 from rnn_export.export.targets.plain import plain_step
 from rnn_export.models.lift import StreamingModel
 from rnn_export.models.signature import first_line
-from rnn_export.runtime.backends import Artefacts
+from rnn_export.runtime.backends import Artefacts, folder
 from rnn_export.runtime.backends.torchscript import SPEC_FILE
 from rnn_export.runtime.engine import Engine
+from rnn_export.targets import Target
 
 
-def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
     """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     module, file = plain_step(model), io.BytesIO()
     _say_in_script(module)
@@ -35,17 +36,17 @@ def write(model: StreamingModel, precision: str, opset: int | None) -> dict[str,
         except Exception as error:  # the compiler has many kinds
             raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
         torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
-    return {f"{folder('torchscript', precision)}/step.pt": file.getvalue()}
+    return {f"{folder('torchscript', order.precision)}/step.pt": file.getvalue()}
 
 
-def requires() -> dict[str, Any]:
+def requires(target: Target, order: Order) -> dict[str, Any]:
     """The torch that wrote the file; an older LibTorch may not know its operators."""
     return {"torch": torch.__version__}
 
 
-def engine(artefacts: Artefacts, precision: str) -> Engine:
-    """On the backend of the same name."""
-    return Engine.of(artefacts, "torchscript", precision)
+def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+    """That of the backend of the same name."""
+    return [Engine.of(artefacts, "torchscript", order.precision)]
 
 
 def _say_in_script(module: fx.GraphModule) -> None:

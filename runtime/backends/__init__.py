@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 # Fastest first: this is the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {
+    "tensorrt": "rnn_export.runtime.backends.tensorrt",
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime",
     "torchscript": "rnn_export.runtime.backends.torchscript",
 }
@@ -38,10 +39,12 @@ class Artefacts(Protocol):
 
 
 class Session(Protocol):
-    """A loaded model, immutable and shared between threads."""
+    """A loaded model, immutable and shared between threads; `batches` are the fewest and most rows of a stream."""
 
     device: str
+    precision: str
     has_sequence: bool
+    batches: tuple[int, int | None]
 
     def memory(self, batch: int) -> Memory:
         """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
@@ -53,8 +56,10 @@ class Memory(Protocol):
     Where the model takes whole sequences only there is no step, and no buffers.
     """
 
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
+    @property
+    def inputs(self) -> Mapping[str, Array]: ...
+    @property
+    def outputs(self) -> Mapping[str, Array]: ...
 
     def step(self) -> None:
         """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
@@ -95,3 +100,8 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
 def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
     """Arrays for the states of `batch` streams, unset."""
     return {state.name: np.empty((batch, *state.row), state.dtype) for state in spec.states}
+
+
+def folder(target: str, precision: str) -> str:
+    """Where the files of a target and precision lie in the bundle."""
+    return f"targets/{target}-{precision}"

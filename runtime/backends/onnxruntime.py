@@ -35,20 +35,28 @@ LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
     """Load the bundle's ONNX graphs; `device` is None, "cpu", "cuda" or "cuda:N"."""
     row = target_row(artefacts, "onnx", precision)
-    provider, number = _provider(device)
+    _provider(device)
     graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
     needed = "sequence.onnx" if artefacts.spec.sequence_only else "step.onnx"
     if needed not in graphs:
         raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no {needed}. Export the bundle again.")
+    return graph_session(artefacts.spec, graphs, device, threads)
+
+
+def graph_session(
+    spec: StreamSpec, graphs: Mapping[str, bytes], device: str | None = None, threads: int = 1
+) -> OrtSession:
+    """A session of `step.onnx`, of `sequence.onnx` or of both."""
+    provider, number = _provider(device)
     sessions = {
         name: _session(graphs[name], provider, number, threads)
         for name in ("step.onnx", "sequence.onnx")
         if name in graphs
     }
     for name, session in sessions.items():
-        _check_names(name, session, artefacts.spec)
+        _check_names(name, session, spec)
     device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
-    return OrtSession(artefacts.spec, sessions.get("step.onnx"), sessions.get("sequence.onnx"), device)
+    return OrtSession(spec, sessions.get("step.onnx"), sessions.get("sequence.onnx"), device)
 
 
 def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
@@ -100,6 +108,9 @@ def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
 
 class OrtSession:
     """The step graph and the sequence graph, where there is one."""
+
+    precision: str = "fp32"
+    batches: tuple[int, int | None] = (1, None)
 
     def __init__(self, spec: StreamSpec, step: Any, sequence: Any, device: str) -> None:
         self.spec, self.graph, self.sequence, self.device = spec, step, sequence, device

@@ -78,6 +78,8 @@ class TorchSession:
     """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
 
     has_sequence = False
+    precision: str = "fp32"
+    batches: tuple[int, int | None] = (1, None)
 
     def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
         self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)

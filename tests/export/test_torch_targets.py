@@ -17,6 +17,7 @@ from rnn_export.bundle import Bundle
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.draft import Draft
+from rnn_export.export.order import Order
 from rnn_export.export.targets import WRITERS, find_writer, plain
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN, lift
 from rnn_export.targets import TARGETS
@@ -66,7 +67,7 @@ def exported(name: str, path: Path, **options) -> Bundle:
 
 
 def test_every_target_has_its_writer():
-    assert set(WRITERS) == set(TARGETS)
+    assert {find_writer(name).__name__ for name in TARGETS} == set(WRITERS.values())
 
 
 # A program that knows torch alone: it drives each file in a closed loop over the golden inputs.
@@ -270,7 +271,7 @@ def test_an_op_that_is_not_torchs_is_refused(tmp_path, target):
 def test_a_pt2_file_that_is_none(several):
     draft = Draft(several.spec, {PATHS["pt2"]: b"none"}, several.targets, {})
     with pytest.raises(BundleError, match=r"targets/pt2-fp32/step\.pt2 cannot be loaded: "):
-        find_writer("pt2").engine(draft, "fp32")
+        find_writer("pt2").engines(draft, TARGETS["pt2"], Order())
 
 
 def test_what_depends_on_weights_alone_is_computed():

@@ -1,12 +1,16 @@
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from rnn_export.bundle import open_bundle
 from rnn_export.runtime import Engine, load
 
 from .graphs import MODELS
+from .host_engine import host_engine
+from .stand_ins import CudaRuntime, Machine
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +20,27 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return cache(lambda name: MODELS[name].write(folder / f"{name}.rnnx"))
 
 
-@pytest.fixture(scope="session")
-def engine(bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
-    """The engine of a model by name, loaded once."""
-    return cache(lambda name: load(bundle(name)))
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt"])
+def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
+    """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
+    if request.param == "onnxruntime":
+        return cache(lambda name: load(bundle(name), backend="onnxruntime"))
+    return cache(lambda name: host_engine(open_bundle(bundle(name))))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
+    """The CUDA runtime in host memory, in the place of cuda-python's."""
+    runtime = CudaRuntime()
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+        monkeypatch.setitem(sys.modules, name, runtime)
+    return runtime
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, cuda: CudaRuntime) -> Machine:
+    """A machine that can run the engines which its `write` writes."""
+    machine = Machine(cuda)
+    monkeypatch.setattr("rnn_export.runtime.build.machine.driver", machine.driver)
+    monkeypatch.setattr("rnn_export.runtime.build.library.find_library", machine.find_library)
+    return machine

@@ -270,7 +270,9 @@ def test_vectors_that_do_not_fit_the_contract(arrays, changes, message):
 def test_checkpoints_fall_on_chunks():
     arrays = {"input/x": frames(1, 4, 3), "output/y": frames(1, 4, 3), "state/h": frames(1, 1, 3)}
     with pytest.raises(BundleError, match=r"its checkpoints \[4\] do not fit a chunk of 3"):
-        Golden.from_arrays({**arrays, "at": np.array([4]), "tolerance": np.zeros(2)}, CHUNKED.spec)
+        Golden.from_arrays(
+            {**arrays, "at": np.array([4]), "tolerance": np.zeros(2), "precision": np.array("fp32")}, CHUNKED.spec
+        )
 
 
 def test_token_ids_are_replayed():

@@ -1,0 +1,34 @@
+"""What is asked of a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnn_export.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a target is written.
+
+    Attributes:
+        precision: of weights and arithmetic: "fp32", "fp16", "bf16".
+        state_precision: of the states between two steps: "fp32", or the same as `precision`.
+        opset: of the ONNX graphs; None where the target has none.
+        batch: the fewest, usual and most streams in one step, where an engine is built for a range.
+    """
+
+    precision: str = "fp32"
+    state_precision: str = "fp32"
+    opset: int | None = None
+    batch: tuple[int, int, int] = (1, 1, 8)
+
+    def __post_init__(self) -> None:
+        if self.state_precision not in ("fp32", self.precision):
+            raise ExportError(
+                f"state_precision {self.state_precision!r} does not go with precision {self.precision!r}: "
+                f"states are {' or '.join(sorted({'fp32', self.precision}))}."
+            )
+        low, usual, high = self.batch
+        if not 1 <= low <= usual <= high:
+            raise ExportError(f"batch {low}:{usual}:{high} is no range MIN:OPT:MAX of at least 1 that rises.")

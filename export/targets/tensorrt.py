@@ -1,0 +1,20 @@
+"""The targets that TensorRT builds an engine for: graph and recipe are written here, the engine where it runs."""
+
+from __future__ import annotations
+
+from rnn_export.errors import ExportError
+from rnn_export.export.graph import step_graph
+from rnn_export.export.lowering import engines, files, requires
+from rnn_export.export.order import Order
+from rnn_export.models.lift import StreamingModel
+from rnn_export.targets import Target
+
+__all__ = ["engines", "requires", "write"]
+
+
+def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+    """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
+    step = step_graph(model)
+    if step is None:
+        raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
+    return files(step, model.spec, target, order)

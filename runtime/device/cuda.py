@@ -1,0 +1,132 @@
+"""A GPU through cuda-python: memory, one stream, graphs. Not run on hardware: tested against a runtime in host memory.
+
+Source: the CUDA Runtime API reference, "Memory Management", "Stream Management" and "Graph Management".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.device import Buffer, DeviceError
+
+# What helps, where the name of an error does not say it.
+ADVICE = {
+    "cudaErrorInsufficientDriver": "cuda-python is for a newer CUDA than this driver: install the one of the driver's "
+    "CUDA, for example pip install 'cuda-python==12.*' for CUDA 12",
+    "cudaErrorMemoryAllocation": "the GPU has no memory left: close streams, or open them with fewer rows",
+    "cudaErrorStreamCaptureUnsupported": "the step holds work that no CUDA graph can",
+    "cudaErrorStreamCaptureInvalidated": "the step holds work that no CUDA graph can",
+    "cudaErrorIllegalAddress": "CUDA is lost to this process: start it again",
+}
+
+
+def cuda_runtime() -> Any:
+    """cuda-python's binding of the CUDA runtime; raises BackendUnavailable where there is none."""
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):  # since 12.6, and before
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            reason = error
+    raise BackendUnavailable(f"cuda-python is not here ({reason}): pip install cuda-python.")
+
+
+class CudaDevice:
+    """GPU `number` and one stream on it. Its calls make this GPU the current one of the calling thread."""
+
+    def __init__(self, number: int = 0) -> None:
+        self._cuda, self._number, self.name = cuda_runtime(), number, f"cuda:{number}"
+        # The default stream cannot be captured, and waits for every other one.
+        self.stream = self._here("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
+        self._free_with(self, "cudaStreamDestroy", self.stream)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> CudaBuffer:
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        buffer = CudaBuffer(int(self._here("cudaMalloc", nbytes)), nbytes)
+        self._free_with(buffer, "cudaFree", buffer.pointer)
+        return buffer
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        pointer = int(self._here("cudaMallocHost", nbytes))
+        memory = (ctypes.c_byte * nbytes).from_address(pointer)
+        self._free_with(memory, "cudaFreeHost", pointer)
+        array = np.frombuffer(memory, dtype).reshape(shape)
+        array[...] = 0
+        return array
+
+    def upload(self, to: Buffer, from_: Array) -> None:
+        self._copy(to.pointer, from_.ctypes.data, to.nbytes, "cudaMemcpyHostToDevice")
+
+    def download(self, to: Array, from_: Buffer) -> None:
+        self._copy(to.ctypes.data, from_.pointer, from_.nbytes, "cudaMemcpyDeviceToHost")
+
+    def copy(self, to: Buffer, from_: Buffer) -> None:
+        self._copy(to.pointer, from_.pointer, from_.nbytes, "cudaMemcpyDeviceToDevice")
+
+    def _copy(self, to: int, from_: int, nbytes: int, kind: str) -> None:
+        self._here("cudaMemcpyAsync", to, from_, nbytes, getattr(self._cuda.cudaMemcpyKind, kind), self.stream)
+
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
+        # Other threads go on allocating while this one captures.
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._here("cudaStreamBeginCapture", self.stream, mode)
+        try:
+            work()
+        except BaseException:
+            # Whatever this says, the stream is usable again.
+            self._cuda.cudaStreamEndCapture(self.stream)
+            raise
+        graph = self._call("cudaStreamEndCapture", self.stream)
+        try:
+            return CudaGraph(self, self._call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, executable: Any) -> None:
+        self._here("cudaGraphLaunch", executable, self.stream)
+
+    def synchronize(self) -> None:
+        self._call("cudaStreamSynchronize", self.stream)
+
+    def _here(self, name: str, *arguments: Any) -> Any:
+        self._call("cudaSetDevice", self._number)
+        return self._call(name, *arguments)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *values = getattr(self._cuda, name)(*arguments)
+        if int(code):
+            _, text = self._cuda.cudaGetErrorString(code)
+            advice = f": {ADVICE[code.name]}" if code.name in ADVICE else ""
+            raise DeviceError(f"{name} gave {code.name} ({text.decode()}){advice}.")
+        return values[0] if values else None
+
+    def _free_with(self, owner: Any, destroy: str, handle: Any) -> None:
+        # At exit CUDA is gone before its handles.
+        weakref.finalize(owner, getattr(self._cuda, destroy), handle).atexit = False
+
+
+class CudaBuffer:
+    """Memory of a GPU."""
+
+    def __init__(self, pointer: int, nbytes: int) -> None:
+        self.pointer, self.nbytes = pointer, nbytes
+
+
+class CudaGraph:
+    """An instantiated graph, launched on the stream that it was captured on."""
+
+    def __init__(self, device: CudaDevice, executable: Any) -> None:
+        self._device, self._executable = device, executable
+        device._free_with(self, "cudaGraphExecDestroy", executable)
+
+    def launch(self) -> None:
+        self._device.launch(self._executable)

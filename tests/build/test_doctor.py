@@ -1,0 +1,278 @@
+"""The doctor on this machine, and on machines where things are missing, broken or end their process."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from rnn_export.runtime import doctor
+from rnn_export.runtime.build.machine import Driver, Gpu, Unavailable
+from rnn_export.runtime.doctor import DOUBLE, PROBES, Finding, examine
+
+from .test_machine import machine, tegra
+
+STATES = ("ok", "missing", "broken")
+
+
+@pytest.fixture(scope="module")
+def here() -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine()}
+
+
+def test_everything_is_looked_at(here):
+    wanted = {
+        *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
+        *("onnxruntime CUDA", "torch", "gcc", "clang", "zig", "Python headers"),
+    }
+    assert wanted <= set(here)
+
+
+def test_what_is_not_ok_has_a_mend(here):
+    for finding in here.values():
+        assert finding.state in STATES
+        assert finding.detail
+        assert bool(finding.mend) == (finding.state != "ok"), finding
+
+
+def test_what_the_tests_themselves_use_is_ok(here):
+    for name in ("onnxruntime", "onnxruntime CPU", "torch"):
+        assert here[name].state == "ok", here[name]
+    assert here["onnxruntime CPU"].detail == "makes a session and computes"
+
+
+def test_tensorrt_rtx_is_ok_where_it_is_installed(here):
+    pytest.importorskip("tensorrt_rtx", reason="rtx: pip install 'rnn-export[rtx]'")
+    assert here["TensorRT-RTX"].state == "ok"
+    assert here["TensorRT-RTX"].detail.endswith("builds without a GPU")
+
+
+def test_the_graph_of_the_doctor():
+    model = onnx.load_from_string(DOUBLE)
+    onnx.checker.check_model(model, full_check=True)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": np.array([1.5], np.float32)})
+    assert y.tolist() == [3.0]
+
+
+# --- other machines: fake packages come before the real ones in the process of a probe
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes a Python module that hides the real one."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def write(name: str, text: str) -> None:
+        path = tmp_path / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """A machine with Python, numpy and this package, and nothing else to import."""
+    for name in ("numpy", "rnn_export"):
+        real = Path(sys.modules[name].__file__).parent
+        (tmp_path / name).symlink_to(real)
+        for libs in real.parent.glob(f"{name}.libs"):
+            (tmp_path / libs.name).symlink_to(libs)
+    standard = [p for p in sys.path if p and Path(p).is_relative_to(sys.base_prefix) and "site-packages" not in p]
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *standard])
+    return tmp_path
+
+
+def alone(probe: str) -> list[Finding]:
+    return doctor._alone(probe)
+
+
+NOTHING = {
+    "tensorrt": "pip install 'rnn-export[tensorrt]'",
+    "tensorrt-rtx": "pip install 'rnn-export[rtx]'",
+    "cuda-python": "pip install ",
+    "onnxruntime": "pip install 'rnn-export[cpu]'",
+    "torch": "pip install 'rnn-export[export]'",
+}
+
+
+@pytest.mark.parametrize("probe", NOTHING)
+def test_on_a_bare_machine_it_is_missing(bare, probe):
+    (finding,) = alone(probe)
+    assert (finding.name, finding.state) == (PROBES[probe].name, "missing")
+    assert "not installed" in finding.detail
+    assert finding.mend.startswith(NOTHING[probe])
+
+
+@pytest.mark.parametrize("probe", ["onnxruntime CPU", "onnxruntime CUDA"])
+def test_without_onnxruntime_there_are_no_providers(bare, probe):
+    assert alone(probe) == []
+
+
+MODULES = {
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "cuda-python": "cuda.bindings.__init__",
+    "onnxruntime": "onnxruntime",
+    "onnxruntime CPU": "onnxruntime",
+    "onnxruntime CUDA": "onnxruntime",
+    "torch": "torch",
+}
+
+
+ERROR = ("raise OSError('libfoo.so.9: not found')", "libfoo.so.9: not found")
+SEGFAULT = ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends its process with SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("probe", "text", "detail"),
+    [
+        *((probe, *way) for probe in MODULES for way in (ERROR, SEGFAULT)),
+        ("torch", "import os; os._exit(3)", "ends its process with exit code 3"),
+        ("torch", "raise SystemExit(5)", "ends its process with exit code 5"),
+        ("tensorrt", "", "cannot be imported (AttributeError"),
+        ("torch", "", "AttributeError"),
+    ],
+)
+def test_what_is_broken_is_found_and_survived(package, probe, text, detail):
+    package(MODULES[probe], text)
+    (finding,) = alone(probe)
+    assert (finding.name, finding.state) == (PROBES[probe].name, "broken")
+    assert detail in finding.detail
+    assert finding.mend
+
+
+def test_a_probe_that_hangs(package, monkeypatch):
+    monkeypatch.setattr(doctor, "SECONDS", 1)
+    package("torch", "import time; time.sleep(60)")
+    assert alone("torch") == [Finding("torch", "broken", "gives no answer in 1 s", PROBES["torch"].mend)]
+
+
+def test_a_probe_that_chatters(package):
+    package("torch", "print('hello'); __version__ = '9'; cuda = type('cuda', (), {'is_available': lambda: True})")
+    assert alone("torch") == [Finding("torch", "ok", "9, with CUDA")]
+
+
+ORT = """
+__version__ = "1.0"
+class SessionOptions:
+    def add_session_config_entry(self, key, value):
+        assert (key, value) == ("session.disable_cpu_ep_fallback", "1")
+def get_available_providers():
+    return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+class InferenceSession:
+    def __init__(self, graph, options, providers):
+        self.providers = providers
+    def get_providers(self):
+        return {given}
+    def run(self, names, feeds):
+        return [feeds["x"] * {factor}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "factor", "state", "detail"),
+    [
+        ("self.providers", 2, "ok", "makes a session and computes"),
+        ("['CPUExecutionProvider']", 2, "broken", "gives a session on CPUExecutionProvider"),
+        ("self.providers", 3, "broken", "says that 1.5 + 1.5 is [4.5]"),
+    ],
+)
+def test_a_provider_is_asked_for_a_session_and_a_sum(package, given, factor, state, detail):
+    package("onnxruntime", ORT.format(given=given, factor=factor))
+    (finding,) = alone("onnxruntime CUDA")
+    assert (finding.state, finding.detail) == (state, detail)
+    assert bool(finding.mend) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "state"), [("12.6", "13.1.0", "broken"), ("12.6", "12.9.4", "ok"), ("13.0", "13.1.0", "ok")]
+)
+def test_cuda_python_must_not_be_newer_than_the_driver(monkeypatch, package, driver, cuda, state):
+    package("cuda.bindings.__init__", f"__version__ = {cuda!r}")
+    package("cuda.bindings.runtime", "")
+    monkeypatch.setattr(doctor, "driver", lambda: Driver(driver, ()))
+    for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    (finding,) = doctor._cuda_python()
+    assert finding.state == state
+    if state == "broken":
+        assert "too new for a driver of CUDA 12" in finding.detail
+        assert finding.mend == "pip install 'cuda-python>=12,<13'"
+    for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_gpus_are_listed(monkeypatch):
+    found = Driver("12.6", (Gpu("Orin", "8.7", 8 * 2**30), Gpu("B", "12.0", 2**30)))
+    monkeypatch.setattr(doctor, "driver", lambda: found)
+    assert list(doctor._driver()) == [
+        Finding("NVIDIA driver", "ok", "runs CUDA up to 12.6"),
+        Finding("GPU 0", "ok", "Orin, compute capability 8.7, 8.0 GiB"),
+        Finding("GPU 1", "ok", "B, compute capability 12.0, 1.0 GiB"),
+    ]
+
+
+def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
+    def broken():
+        raise Unavailable("the NVIDIA driver does not work: cuInit gave 999", "reboot")
+
+    monkeypatch.setattr(doctor, "driver", broken)
+    assert [f.state for f in doctor._driver()] == ["broken"]
+
+
+# --- Jetson, compilers, headers
+
+
+def test_a_jetson(tmp_path):
+    root = machine(tmp_path, "NVIDIA Jetson Orin Nano", tegra(36, "4.3"), nvidia_jetpack="6.2+b77")
+    assert list(doctor._jetson(root)) == [
+        Finding("Jetson", "ok", "NVIDIA Jetson Orin Nano, target jetson-orin-nano"),
+        Finding("JetPack", "ok", "6.2, L4T 36.4.3"),
+    ]
+
+
+def test_a_jetson_that_is_not_known(tmp_path):
+    first, second = doctor._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
+    assert (first.state, second.state) == ("broken", "missing")
+    assert "--target" in first.mend
+    assert second.mend == "sudo apt install nvidia-jetpack"
+
+
+def test_another_machine_has_no_lines_about_jetson(tmp_path):
+    assert list(doctor._jetson(tmp_path)) == []
+
+
+SHELL = shutil.which("sh")
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!{SHELL}\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_compilers(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, "PATH": str(tmp_path)})
+    missing = list(doctor._compilers())
+    assert [(f.name, f.state) for f in missing] == [("gcc", "missing"), ("clang", "missing"), ("zig", "missing")]
+    assert all(f.mend for f in missing)
+    script(tmp_path / "gcc", "echo gcc 99; echo more")
+    script(tmp_path / "clang", "exit 1")
+    script(tmp_path / "zig", '[ "$1" = version ] && echo 0.15')
+    gcc, clang, zig = doctor._compilers()
+    assert (gcc, zig) == (Finding("gcc", "ok", "gcc 99"), Finding("zig", "ok", "0.15"))
+    assert (clang.state, clang.mend) == ("broken", "sudo apt install clang (again)")
+
+
+def test_headers(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    finding = doctor._headers()
+    assert finding.state == "missing"
+    assert finding.mend == f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    (tmp_path / "Python.h").touch()
+    assert doctor._headers() == Finding("Python headers", "ok", str(tmp_path))

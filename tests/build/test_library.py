@@ -1,0 +1,526 @@
+"""Graphs into engines: really by TensorRT-RTX, and by stand-ins with the API of each TensorRT that is served."""
+
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rnn_export.errors import BackendUnavailable, BuildError
+from rnn_export.runtime.build import library as module
+from rnn_export.runtime.build.library import Library, Order, find_library
+from rnn_export.runtime.build.machine import Driver, Gpu, Jetson, Unavailable
+
+from .fake_trt import ORIN, RANGE, Layer, Tensor, half_lstm, library, products
+
+FP16 = Order("fp16", RANGE)
+HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
+
+
+def no_driver() -> Driver:
+    raise Unavailable("the NVIDIA driver is not here (libcuda.so.1)", "install it")
+
+
+# --- TensorRT-RTX, for real
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx", reason="rtx: pip install 'rnn-export[rtx]'")
+    return find_library("tensorrt-rtx")
+
+
+KINDS = {"fp32": np.float32, "fp16": np.float16, "bf16": TensorProto.BFLOAT16}
+
+
+def gru(precision: str = "fp32", batch: int | str = 1, H: int = 8) -> bytes:
+    """One GRU-like step: h.next = tanh(x W + h R), a counter of int64 beside it."""
+    random, kind = np.random.default_rng(0), KINDS[precision]
+    number = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+
+    def weight(name: str) -> TensorProto:
+        array = random.standard_normal((H, H)).astype(np.float32) / 4
+        if precision == "bf16":
+            return helper.make_tensor(name, number, (H, H), array.flatten())
+        return numpy_helper.from_array(array.astype(kind), name)
+
+    def value(name: str, kind: int, *shape: int | str):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "W"], ["xw"]),
+            helper.make_node("MatMul", ["h", "R"], ["hr"]),
+            helper.make_node("Add", ["xw", "hr"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["h.next"]),
+            helper.make_node("Add", ["n", "one"], ["n.next"]),
+        ],
+        "step",
+        [value("x", number, batch, H), value("h", number, batch, H), value("n", TensorProto.INT64, batch, 1)],
+        [value("h.next", number, batch, H), value("n.next", TensorProto.INT64, batch, 1)],
+        [weight("W"), weight("R"), numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def lstm(**attributes: int) -> bytes:
+    random = np.random.default_rng(0)
+    shapes = {"W": (1, 16, 3), "R": (1, 16, 4)}
+    weights = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    node = helper.make_node("LSTM", ["x", "W", "R"], ["y"], name="rnn.l0", hidden_size=4, **attributes)
+    x, y = ((n, TensorProto.FLOAT, s) for n, s in (("x", (1, 1, 3)), ("y", (1, 1, 1, 4))))
+    graph = helper.make_graph(
+        [node], "sequence", [helper.make_tensor_value_info(*x)], [helper.make_tensor_value_info(*y)], weights
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def spread(low: int, likely: int, high: int, H: int = 8):
+    rows = {"x": H, "h": H, "n": 1}
+    return {name: ((low, size), (likely, size), (high, size)) for name, size in rows.items()}
+
+
+@pytest.mark.parametrize("precision", KINDS)
+def test_rtx_builds(rtx, precision):
+    built = rtx.build(gru(precision), Order(precision, {}))
+    assert len(built.plan) > 1000
+    assert 0 < built.seconds < 60
+    assert "[INFO] Engine generation completed" in built.log
+    assert "[VERBOSE]" not in built.log
+    # TensorRT-RTX times nothing while it builds, so there is no cache to keep.
+    assert built.cache is None
+
+
+@pytest.mark.parametrize("batch", [(1, 1, 8), (4, 4, 4)], ids=str)
+def test_rtx_builds_for_a_range_of_batches(rtx, batch):
+    assert rtx.build(gru(batch="batch"), Order("fp32", spread(*batch))).plan
+
+
+@pytest.mark.parametrize("compute", [(), ("8.6",), ("8.9",), ("12.0",), ("8.6", "8.9", "12.0")], ids=str)
+def test_rtx_builds_for_compute_capabilities(rtx, compute):
+    built = rtx.build(gru("fp16"), Order("fp16", {}, compute=compute))
+    portable = rtx.build(gru("fp16"), Order("fp16", {}))
+    assert (built.plan == portable.plan) == (compute == ())
+
+
+def test_rtx_plans_are_the_same_bytes(rtx):
+    order = Order("fp16", spread(1, 1, 8))
+    graph = gru("fp16", "batch")
+    assert len({rtx.build(graph, order).plan for _ in range(3)}) == 1
+
+
+def test_rtx_does_not_round_fp32_to_tf32(rtx, monkeypatch):
+    exact = rtx.build(gru(H=64), Order("fp32", {})).plan
+    monkeypatch.setattr(Library, "_set_flags", lambda self, config: config.set_flag(self.trt.BuilderFlag.TF32))
+    assert rtx.build(gru(H=64), Order("fp32", {})).plan != exact
+
+
+def test_rtx_engines_can_be_captured_into_a_cuda_graph(rtx, monkeypatch):
+    """NVIDIA's release notes of TensorRT-RTX 1.2: capture needs kREQUIRE_USER_ALLOCATION."""
+    seen, set_flags = [], Library._set_flags
+
+    def record(self, config):
+        set_flags(self, config)
+        seen.append([config.get_flag(getattr(rtx.trt.BuilderFlag, n)) for n in ("REQUIRE_USER_ALLOCATION", "TF32")])
+
+    monkeypatch.setattr(Library, "_set_flags", record)
+    rtx.build(gru(), Order("fp32", {}))
+    assert seen == [[True, False]]
+
+
+@pytest.mark.parametrize("compute", ["8.7", "9.0", "11.0", "86", "nonsense"])
+def test_rtx_refuses_a_gpu_that_it_does_not_know(rtx, compute):
+    with pytest.raises(BuildError, match=f"does not build for compute capability '{compute}', only for 7.5, 8.0, 8.6"):
+        rtx.build(gru(), Order("fp32", {}, compute=("8.6", compute)))
+
+
+def test_rtx_refuses_bf16_before_ampere(rtx):
+    with pytest.raises(BuildError, match=r"capability 7.5 does not compute in bf16, which starts at 8.0"):
+        rtx.build(gru("bf16"), Order("bf16", {}, compute=("7.5",)))
+
+
+def test_rtx_says_why_the_builder_gave_nothing(rtx):
+    with pytest.raises(BuildError, match=r"cannot build the engine: .*Turing.*FP32 GEMM is not supported"):
+        rtx.build(gru(), Order("fp32", {}, compute=("7.5",)))
+
+
+def test_rtx_names_the_node_that_it_refuses(rtx):
+    with pytest.raises(BuildError, match=r"cannot read the graph: node 'rnn.l0' \(LSTM\): .*[Cc]oupled input/forget"):
+        rtx.build(lstm(input_forget=1), Order("fp32", {}))
+
+
+def test_rtx_refuses_what_is_no_graph(rtx):
+    with pytest.raises(BuildError, match=r"cannot read the graph: .*Failed to parse the ONNX model"):
+        rtx.build(b"junk", Order("fp32", {}))
+
+
+def test_rtx_needs_a_range_for_a_dynamic_axis(rtx):
+    with pytest.raises(BuildError, match=re.escape("input 'x' has the shape (-1, 8): give the range")):
+        rtx.build(gru(batch="batch"), Order("fp32", {}))
+
+
+@pytest.mark.parametrize("asked", ["fp32", "fp16"])
+def test_rtx_does_not_build_another_precision_than_was_asked_for(rtx, asked):
+    other, found = ("fp16", "HALF") if asked == "fp32" else ("fp32", "FLOAT")
+    with pytest.raises(BuildError, match=f"{asked} was asked for, but the products of this graph are all in {found}"):
+        rtx.build(gru(other), Order(asked, {}))
+
+
+def test_rtx_says_that_a_timing_cache_is_not_used(rtx):
+    built = rtx.build(gru(), Order("fp32", {}, cache=b"of another builder"))
+    assert "[WARNING] TensorRT-RTX" in built.log
+    assert "the timing cache is not used" in built.log
+
+
+def test_rtx_takes_a_limit_of_memory(rtx):
+    assert rtx.build(gru(), Order("fp32", {}, memory=64 * 2**20)).plan
+
+
+def test_rtx_loads_nothing_without_a_driver(rtx):
+    plan = rtx.build(gru(), Order("fp32", {})).plan
+    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+        Library("tensorrt-rtx", rtx.trt, no_driver).load(plan)
+
+
+@pytest.mark.parametrize(("cut", "reason"), [(100, "plan.header.size == blobSize failed"), (None, "cudaError 35")])
+def test_rtx_says_why_it_does_not_load(rtx, cut, reason):
+    """Past the probe, on a machine without a GPU: the library gives None and its log the reason."""
+    plan = rtx.build(gru(), Order("fp32", {})).plan[:cut]
+    with pytest.raises(BackendUnavailable, match=f"cannot load this engine: .*{reason}.*--rebuild"):
+        Library("tensorrt-rtx", rtx.trt, lambda: HERE).load(plan)
+
+
+# --- TensorRT 8.2 to 11, by stand-ins
+
+
+def done(adapter: Library, kind: str) -> list[tuple]:
+    return [call[1:] for call in adapter.trt.did.calls if call[0] == kind]
+
+
+@pytest.mark.parametrize(
+    ("version", "flags"),
+    [
+        ("8.2", {"EXPLICIT_BATCH"}),
+        ("8.5", {"EXPLICIT_BATCH"}),
+        ("8.6", {"EXPLICIT_BATCH"}),
+        ("10.3", {"STRONGLY_TYPED"}),
+        ("11.1", set()),
+    ],
+)
+def test_a_network_as_the_release_has_it(version, flags):
+    adapter = library(version)
+    built = adapter.build(b"graph", FP16)
+    assert (built.plan, built.cache) == (b"plan", b"+timed")
+    assert done(adapter, "network") == [(flags,)]
+    assert done(adapter, "parse") == [(b"graph",)]
+    assert done(adapter, "profile") == [(RANGE,)]
+    assert done(adapter, "clear") == [("TF32",)]
+    assert done(adapter, "parser flag") == ([("NATIVE_INSTANCENORM",)] if version >= "8.6" or version[0] == "1" else [])
+
+
+@pytest.mark.parametrize("version", ["10.3", "11.1"])
+def test_strong_typing_sets_no_precision(version):
+    adapter = library(version)
+    adapter.build(b"graph", FP16)
+    assert done(adapter, "set") == []
+    assert all(layer.set == {} for layer in adapter.trt.did.layers)
+
+
+@pytest.mark.parametrize("version", ["8.2", "8.5", "8.6"])
+def test_without_strong_typing_every_layer_is_held_to_its_type(version):
+    adapter = library(version)
+    adapter.build(b"graph", FP16)
+    assert done(adapter, "set") == [("FP16",), ("OBEY_PRECISION_CONSTRAINTS",)]
+    assert [(layer.kind, layer.set) for layer in adapter.trt.did.layers] == [
+        ("CONSTANT", {"precision": "HALF", "output 0": "HALF"}),
+        ("CAST", {"output 0": "HALF"}),
+        ("MATRIX_MULTIPLY", {"precision": "HALF", "output 0": "HALF"}),
+        ("CAST", {"output 0": "FLOAT"}),
+        ("ELEMENTWISE", {"precision": "FLOAT", "output 0": "FLOAT"}),
+        ("SHAPE", {}),
+        ("GATHER", {}),
+    ]
+
+
+@pytest.mark.parametrize("version", ["8.2", "8.5", "8.6"])
+def test_without_strong_typing_fp32_needs_no_flag(version):
+    adapter = library(version, layers=products("FLOAT"))
+    adapter.build(b"graph", replace(FP16, precision="fp32"))
+    assert done(adapter, "set") == []
+
+
+@pytest.mark.parametrize(("version", "known"), [("8.5", True), ("8.6", True), ("10.3", False), ("11.1", False)])
+def test_bf16_came_with_strong_typing(version, known):
+    adapter = library(version, layers=products("FLOAT" if known else "BF16"))
+    order = replace(FP16, precision="bf16")
+    if known:
+        with pytest.raises(BuildError, match=f"TensorRT {version}.0 has no bf16: use --precision fp32 or fp16"):
+            adapter.build(b"graph", order)
+        assert adapter.trt.did.calls == []
+    else:
+        assert adapter.build(b"graph", order).plan == b"plan"
+
+
+@pytest.mark.parametrize("precision", ["int8", "FP16", ""])
+def test_a_precision_that_there_is_not(precision):
+    with pytest.raises(BuildError, match=f"has no {precision}: use --precision fp32 or fp16 or bf16"):
+        library("10.3").build(b"graph", replace(FP16, precision=precision))
+
+
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3", "11.1"])
+@pytest.mark.parametrize(("asked", "found"), [("fp16", "FLOAT"), ("fp32", "HALF")])
+def test_never_another_precision(version, asked, found):
+    adapter = library(version, layers=products(found))
+    with pytest.raises(BuildError, match=f"{asked} was asked for, but the products of this graph are all in {found}"):
+        adapter.build(b"graph", replace(FP16, precision=asked))
+    assert done(adapter, "build") == []
+
+
+def test_a_graph_without_products_has_no_precision_to_show():
+    """A running mean keeps its state in fp32 and multiplies no matrices: nothing of it is in fp16."""
+    mean = [Layer("ELEMENTWISE", [Tensor("x", "FLOAT"), Tensor("c", "FLOAT")], [Tensor("c.next", "FLOAT")])]
+    assert library("10.3", layers=mean).build(b"graph", FP16).plan == b"plan"
+
+
+@pytest.mark.parametrize(
+    ("compute", "precision", "least"), [("7.2", "bf16", "8.0"), ("5.3", "bf16", "8.0"), ("5.0", "fp16", "5.3")]
+)
+def test_a_precision_that_the_gpu_lacks(compute, precision, least):
+    adapter = library("10.3", replace(ORIN, compute=compute))
+    with pytest.raises(
+        BuildError, match=f"capability {compute} does not compute in {precision}, which starts at {least}"
+    ):
+        adapter.build(b"graph", replace(FP16, precision=precision))
+    assert adapter.trt.did.calls == []
+
+
+def test_a_gpu_that_is_slow_in_fp16_is_refused_before_strong_typing():
+    with pytest.raises(BuildError, match=r"fp16, which this GPU does not compute in, says TensorRT 8\.5"):
+        library("8.5", fast_fp16=False).build(b"graph", FP16)
+
+
+@pytest.mark.parametrize(
+    ("version", "call"),
+    [
+        ("8.2", ("max_workspace_size", 2**28)),
+        ("8.5", ("limit", "WORKSPACE", 2**28)),
+        ("8.6", ("limit", "WORKSPACE", 2**28)),
+        ("10.3", ("limit", "WORKSPACE", 2**28)),
+        ("11.1", ("limit", "WORKSPACE", 2**28)),
+    ],
+)
+def test_memory_is_limited_as_the_release_does_it(version, call):
+    adapter = library(version)
+    adapter.build(b"graph", replace(FP16, memory=2**28))
+    kinds = ("limit", "max_workspace_size")
+    assert [c for c in adapter.trt.did.calls if c[0] in kinds] == [call]
+    free = library(version)
+    free.build(b"graph", FP16)
+    assert not [c for c in free.trt.did.calls if c[0] in kinds]
+
+
+def test_no_memory_at_all():
+    with pytest.raises(BuildError, match="cannot work in 0 bytes"):
+        library("10.3").build(b"graph", replace(FP16, memory=0))
+
+
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
+def test_the_timing_cache_goes_in_and_out(version):
+    adapter = library(version)
+    built = adapter.build(b"graph", replace(FP16, cache=b"known"))
+    assert done(adapter, "cache") == [(b"known", False)]
+    assert built.cache == b"known+timed"
+    assert built.log == ""
+
+
+def test_a_timing_cache_of_another_gpu_is_left_and_said():
+    adapter = library("10.3")
+    built = adapter.build(b"graph", replace(FP16, cache=b"foreign"))
+    assert done(adapter, "cache") == [(b"foreign", False), (b"", False)]
+    assert built.cache == b"+timed"
+    assert "[WARNING] the timing cache is of another GPU or library" in built.log
+
+
+@pytest.mark.parametrize(
+    ("version", "node"),
+    [
+        ("8.5", "node LSTM giving 'rnn_out'"),
+        ("8.6", "node LSTM giving 'rnn_out'"),
+        ("10.3", r"node 'rnn' \(LSTM\)"),
+        ("11.1", r"node 'rnn' \(LSTM\)"),
+    ],
+)
+def test_a_refused_node_is_named(version, node):
+    adapter = library(version, refuses=("LSTM", "rnn", "no clip in the LSTM converter"))
+    with pytest.raises(BuildError, match=f"TensorRT {version}.0 cannot read the graph: {node}: no clip in the LSTM"):
+        adapter.build(b"graph", FP16)
+    assert done(adapter, "build") == []
+
+
+# As they stand in NVIDIA/TensorRT issues 4258, 477 and torch2trt issue 661.
+OUT_OF_MEMORY = {
+    "10": [
+        ("ERROR", "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"),
+        ("WARNING", "Requested amount of GPU memory (15485030400 bytes) could not be allocated."),
+        ("ERROR", "IBuilder::buildSerializedNetwork: Could not find any implementation for node {ForeignNode[a]}."),
+    ],
+    "8": [("ERROR", "../builder/tacticOptimizer.cpp (1715) - OutOfMemory Error in computeCosts: 0")],
+    "jetson": [
+        ("WARNING", "Requested amount of memory (150994944 bytes) could not be allocated."),
+        ("ERROR", "Could not find any implementation for node FC"),
+    ],
+}
+
+
+@pytest.mark.parametrize("says", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3", "11.1"])
+def test_out_of_memory_is_recognised(version, says):
+    adapter = library(version, says=says, plan=None)
+    with pytest.raises(BuildError, match=r"Memory ran out: hold the builder with --memory, .*on a Jetson") as error:
+        adapter.build(b"graph", FP16)
+    assert says[-1][1].rstrip(".") in str(error.value)
+    with pytest.raises(BuildError, match="Memory ran out: hold the builder to less than 256 MiB with --memory"):
+        adapter.build(b"graph", replace(FP16, memory=2**28))
+
+
+def test_too_little_memory_is_recognised():
+    says = [("ERROR", "could not find any implementation for node a, try increasing the workspace size")]
+    with pytest.raises(BuildError, match="allow more than 1 MiB with --memory"):
+        library("8.5", says=says, plan=None).build(b"graph", replace(FP16, memory=2**20))
+
+
+def test_a_build_that_fails_says_the_last_errors_of_the_log():
+    says = [("ERROR", f"reason\n {n}.") for n in range(5)] + [("INFO", "bye"), ("VERBOSE", "secret")]
+    with pytest.raises(BuildError, match=r"cannot build the engine: reason 2; reason 3; reason 4\. Export") as error:
+        library("10.3", says=says, plan=None).build(b"graph", FP16)
+    assert "bye" not in str(error.value)
+
+
+def test_a_build_that_fails_without_a_word():
+    with pytest.raises(BuildError, match="cannot build the engine: its log gives no reason"):
+        library("10.3", plan=None).build(b"graph", FP16)
+
+
+def test_the_log_is_kept():
+    says = [("INFO", "Local timing cache in use.\n"), ("VERBOSE", "much"), ("WARNING", "int64 weights"), ("ERROR", "e")]
+    built = library("8.5", says=says).build(b"graph", FP16)
+    assert built.log == "[INFO] Local timing cache in use.\n[WARNING] int64 weights\n[ERROR] e\n"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({}, "input 'x' has the shape (-1, 4): give the range of its dynamic axis"),
+        ({"x": RANGE["x"]}, "input 'c' has the shape (-1, 4): give the range of its dynamic axis"),
+        ({**RANGE, "z": RANGE["x"]}, "shapes were given for ['z'], but the graph takes only ['c', 'x']"),
+        ({**RANGE, "x": ((1, 5), (1, 5), (8, 5))}, "input 'x' has the shape (-1, 4), which the range"),
+        ({**RANGE, "x": ((4, 4), (1, 4), (8, 4))}, "which the range ((4, 4), (1, 4), (8, 4)) does not fit"),
+        ({**RANGE, "x": ((0, 4), (1, 4), (8, 4))}, "which the range ((0, 4), (1, 4), (8, 4)) does not fit"),
+        ({**RANGE, "x": ((1,), (1,), (8,))}, "which the range ((1,), (1,), (8,)) does not fit"),
+        ({**RANGE, "x": ((1, 4), (1,), (8, 4))}, "which the range ((1, 4), (1,), (8, 4)) does not fit"),
+    ],
+)
+def test_shapes_that_do_not_fit(shapes, message):
+    with pytest.raises(BuildError, match=re.escape(message)):
+        library("10.3").build(b"graph", replace(FP16, shapes=shapes))
+
+
+def test_static_inputs_need_no_profile():
+    adapter = library("10.3", inputs=(Tensor("x", "FLOAT", (1, 4)),))
+    adapter.build(b"graph", replace(FP16, shapes={"x": ((1, 4), (1, 4), (1, 4))}))
+    assert done(adapter, "profile") == []
+    with pytest.raises(BuildError, match="does not fit"):
+        adapter.build(b"graph", replace(FP16, shapes={"x": ((1, 4), (1, 4), (2, 4))}))
+
+
+def test_a_profile_that_is_refused():
+    with pytest.raises(BuildError, match="refuses the range of shapes"):
+        library("10.3", profile=-1).build(b"graph", FP16)
+
+
+def test_an_engine_is_built_on_its_device():
+    orin = replace(FP16, compute=("8.7",))
+    assert library("10.3").build(b"graph", orin).plan == b"plan"
+    adapter = library("10.3", Gpu("GeForce RTX 4090", "8.9", 24 * 2**30))
+    with pytest.raises(
+        BuildError, match=r"\(GeForce RTX 4090\) has compute capability 8\.9, not 8\.7\. Build it on that"
+    ):
+        adapter.build(b"graph", orin)
+    assert adapter.trt.did.calls == []
+
+
+@pytest.mark.parametrize("version", ["8.5", "10.3", "11.1"])
+def test_the_driver_comes_before_anything_that_could_crash(version):
+    adapter = library(version, probe=no_driver)
+    for call in (lambda: adapter.build(b"graph", FP16), lambda: adapter.load(b"plan")):
+        with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+            call()
+    assert adapter.trt.did.calls == []
+
+
+def test_a_builder_that_does_not_start():
+    with pytest.raises(BackendUnavailable, match="does not start here: CUDA initialization failure with error: 35"):
+        library("10.3", null=True).build(b"graph", FP16)
+
+
+def test_an_engine_is_loaded():
+    adapter = library("10.3")
+    assert adapter.load(b"plan") == "engine"
+    assert done(adapter, "deserialise") == [(b"plan",)]
+
+
+def test_an_engine_of_another_version():
+    says = [
+        ("ERROR", "The engine plan file is not compatible with this version of TensorRT, expecting 10.3.0 got 8.5.2")
+    ]
+    with pytest.raises(BackendUnavailable, match=r"expecting 10.3.0 got 8.5.2\. It is damaged.*--rebuild"):
+        library("10.3", engine=None, says=says).load(b"plan")
+
+
+# --- finding a library
+
+
+def test_an_unknown_library():
+    with pytest.raises(BackendUnavailable, match="no library 'openvino': choose from tensorrt, tensorrt-rtx"):
+        find_library("openvino")
+
+
+@pytest.fixture
+def without(monkeypatch, tmp_path):
+    """Only what lies in `tmp_path` can be imported as tensorrt or tensorrt_rtx."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in [n for n in sys.modules if n.split(".")[0] in ("tensorrt", "tensorrt_rtx")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+def test_a_library_that_is_not_installed(without, name, extra):
+    with pytest.raises(BackendUnavailable, match=rf"is not installed: pip install 'rnn-export\[{extra}\]'\."):
+        find_library(name)
+
+
+def test_on_a_jetson_tensorrt_comes_with_jetpack(without, monkeypatch):
+    monkeypatch.setattr(module, "jetson", lambda: Jetson("NVIDIA Jetson Orin NX", "6.2", "36.4.3"))
+    with pytest.raises(BackendUnavailable, match=r"sudo apt install nvidia-jetpack.*--system-site-packages"):
+        find_library("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise OSError('libnvinfer.so.10: no such file')", "OSError: libnvinfer.so.10"),
+        ("", "AttributeError: .*__version__"),
+    ],
+)
+def test_a_library_that_is_broken(without, monkeypatch, text, reason):
+    (without / "tensorrt.py").write_text(text)
+    with pytest.raises(BackendUnavailable, match=rf"TensorRT cannot be imported \({reason}"):
+        find_library("tensorrt")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+
+def test_the_stand_in_has_a_cell_state_in_fp32():
+    assert {t.dtype for layer in half_lstm() for t in layer.outputs} == {"HALF", "FLOAT", "INT32"}

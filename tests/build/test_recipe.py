@@ -1,0 +1,143 @@
+"""The recipe of an engine: written, read strictly, and as a command line."""
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from rnn_export.errors import BuildError, BundleError
+from rnn_export.runtime.build.recipe import Recipe
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
+
+SPEC = StreamSpec(
+    inputs=(TensorSpec("x", "float32", ("batch", "time", 3)), TensorSpec("id", "int64", ("batch",))),
+    outputs=(TensorSpec("y", "float32", ("batch", "time/2", 2)),),
+    states=(StateSpec("rnn.l0.h", "rnn.l0.h", "rnn.l0.h.next", "float32", ("batch", 8)),),
+    chunk=4,
+)
+PLACE = "targets/jetson-orin-nano-fp16"
+RECIPE = Recipe("jetson-orin-nano", "fp16", "fp32", 17, f"{PLACE}/step.onnx", "a" * 64, (1, 2, 8))
+
+
+def test_shapes_of_inputs_and_states():
+    assert RECIPE.shapes(SPEC) == {
+        "x": ((1, 4, 3), (2, 4, 3), (8, 4, 3)),
+        "id": ((1,), (2,), (8,)),
+        "rnn.l0.h": ((1, 8), (2, 8), (8, 8)),
+    }
+
+
+def test_there_and_back():
+    assert Recipe.from_json(json.loads(json.dumps(RECIPE.to_json()))) == RECIPE
+    raw = RECIPE.to_file(SPEC)
+    assert Recipe.from_file(raw) == RECIPE
+    assert json.loads(raw)["trtexec"] == RECIPE.trtexec(SPEC)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": ""},
+        {"target": 3},
+        {"precision": "int8"},
+        {"precision": None},
+        {"precision": ["fp16"]},
+        {"state_precision": "fp64"},
+        {"opset": 17.0},
+        {"opset": True},
+        {"opset": "17"},
+        {"onnx": None},
+        {"sha256": "a" * 63},
+        {"sha256": "A" * 64},
+        {"batch": [1, 2]},
+        {"batch": [1, 2, 8.0]},
+        {"batch": [0, 2, 8]},
+        {"batch": "128"},
+    ],
+    ids=str,
+)
+def test_a_field_of_the_wrong_kind(change):
+    (name,) = change
+    with pytest.raises(BundleError, match=f"recipe.json: '{name}' is .*Export the bundle again"):
+        Recipe.from_json({**RECIPE.to_json(), **change})
+
+
+def test_fields_that_are_missing_or_unknown():
+    known = RECIPE.to_json()
+    for data in ({**known, "more": 1}, {k: v for k, v in known.items() if k != "opset"}, [], None, "text"):
+        with pytest.raises(BundleError, match=r"recipe.json must have the fields"):
+            Recipe.from_json(data)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"{} {}"])
+def test_a_file_that_is_no_json(raw):
+    with pytest.raises(BundleError, match=r"recipe.json is not JSON"):
+        Recipe.from_file(raw)
+
+
+@pytest.mark.parametrize("batch", [(0, 1, 8), (2, 1, 8), (1, 8, 4)], ids=str)
+def test_a_batch_that_does_not_rise(batch):
+    text = ":".join(map(str, batch))
+    with pytest.raises(BuildError, match=f"batch {text} is no MIN:OPT:MAX"):
+        replace(RECIPE, batch=batch)
+    if batch[0]:
+        with pytest.raises(BundleError, match=f"recipe.json: batch {text} is no MIN:OPT:MAX .*Export the bundle again"):
+            Recipe.from_json({**RECIPE.to_json(), "batch": list(batch)})
+
+
+@pytest.mark.parametrize(
+    ("target", "mebibytes"),
+    [("jetson-nano", 512), ("jetson-orin-nano", 1024), ("jetson-agx-orin", 8192), ("tensorrt", None), ("gone", None)],
+)
+def test_a_module_gives_a_quarter_of_its_memory(target, mebibytes):
+    memory = replace(RECIPE, target=target).memory
+    assert memory == (mebibytes * 2**20 if mebibytes else None)
+
+
+SHAPES = [
+    "--minShapes=x:1x4x3,id:1,rnn.l0.h:1x8",
+    "--optShapes=x:2x4x3,id:2,rnn.l0.h:2x8",
+    "--maxShapes=x:8x4x3,id:8,rnn.l0.h:8x8",
+]
+FILES = ["--onnx=step.onnx", "--saveEngine=step.engine"]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "rest"),
+    [
+        ("tensorrt", "fp16", ["--stronglyTyped", "--noTF32", "--skipInference"]),
+        (
+            "jetson-orin-nano",
+            "bf16",
+            ["--stronglyTyped", "--noTF32", "--memPoolSize=workspace:1024", "--skipInference"],
+        ),
+        ("jetson-thor", "fp32", ["--stronglyTyped", "--noTF32", "--memPoolSize=workspace:16384", "--skipInference"]),
+        (
+            "jetson-xavier-nx",
+            "fp16",
+            ["--fp16", "--precisionConstraints=obey", "--noTF32", "--memPoolSize=workspace:2048", "--buildOnly"],
+        ),
+        ("jetson-xavier-nx", "fp32", ["--noTF32", "--memPoolSize=workspace:2048", "--buildOnly"]),
+        (
+            "jetson-nano",
+            "fp16",
+            ["--fp16", "--precisionConstraints=obey", "--noTF32", "--workspace=512", "--buildOnly"],
+        ),
+    ],
+)
+def test_the_command_line_of_trtexec(target, precision, rest):
+    line = replace(RECIPE, target=target, precision=precision).trtexec(SPEC)
+    assert shlex.split(line) == ["trtexec", *FILES, *SHAPES, *rest]
+
+
+def test_tensorrt_rtx_has_a_tool_of_its_own():
+    assert shlex.split(replace(RECIPE, target="tensorrt-rtx").trtexec(SPEC)) == ["tensorrt_rtx", *FILES, *SHAPES]
+
+
+def test_names_that_trtexec_would_split():
+    """In quotes for trtexec, and with quotes of the shell around those."""
+    x = TensorSpec("x:0", "float32", ("batch", 3))
+    y = TensorSpec("y", "float32", ("batch", 3))
+    line = RECIPE.trtexec(StreamSpec(inputs=(x,), outputs=(y,), states=()))
+    assert "--minShapes='x:0':1x3" in shlex.split(line)

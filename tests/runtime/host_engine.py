@@ -1,0 +1,102 @@
+"""An engine without TensorRT: ONNX Runtime computes from and to the raw addresses that a context is bound to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from rnn_export.bundle import Bundle
+from rnn_export.runtime import Engine
+from rnn_export.runtime.backends.engine_memory import TensorRTSession
+from rnn_export.runtime.device import ALIGNMENT, DeviceError
+from rnn_export.runtime.device.host import HostDevice
+from rnn_export.spec import StreamSpec
+
+# ONNX Runtime takes numbers of TensorProto where numpy has no dtype.
+BFLOAT16 = 16
+BATCH = (1, 1, 2**16)
+BUILD = "rnn-export build NAME.rnnx --target tensorrt --precision fp32"
+
+
+class HostEngine:
+    """The step graph `graph`, built for a batch of `batch` = (lowest, best, highest).
+
+    `refuses` makes every enqueue give False; `fails` makes every step fail while it runs.
+    """
+
+    def __init__(self, graph: bytes, batch: tuple[int, int, int] = BATCH) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        feeds, gives = self.session.get_inputs(), self.session.get_outputs()
+        self.inputs, self.outputs = [v.name for v in feeds], [v.name for v in gives]
+        self.values = {v.name: v for v in (*feeds, *gives)}
+        self.batch, self.refuses, self.fails = batch, False, False
+        self.contexts = 0
+
+    def dtype(self, name: str) -> str:
+        kind = self.values[name].type.removeprefix("tensor(").removesuffix(")")
+        return {"float": "float32", "double": "float64"}.get(kind, kind)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(d if isinstance(d, int) else -1 for d in self.values[name].shape)
+
+    def profile(self, name: str) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(b if d == -1 else d for d in self.shape(name)) for b in self.batch)
+
+    def context(self) -> "HostContext":
+        self.contexts += 1
+        return HostContext(self)
+
+
+class HostContext:
+    def __init__(self, engine: HostEngine) -> None:
+        self.engine = engine
+        self.pointers: dict[str, int] = {}
+        self.batch = 0
+
+    def bind(self, name: str, pointer: int) -> None:
+        assert pointer % ALIGNMENT == 0
+        self.pointers[name] = pointer
+
+    def set_batch(self, name: str, shape: tuple[int, ...]) -> None:
+        wanted = self.engine.shape(name)
+        (self.batch,) = {found for found, want in zip(shape, wanted, strict=True) if want == -1} or {self.batch}
+        assert all(want in (-1, found) for found, want in zip(shape, wanted, strict=True))
+
+    def enqueue(self, stream: Any) -> bool:
+        """Addresses are those of this moment, as in a captured graph; the work runs when the queue comes to it."""
+        engine = self.engine
+        if engine.refuses:
+            return False
+        binding = engine.session.io_binding()
+        for names, bind in ((engine.inputs, binding.bind_input), (engine.outputs, binding.bind_output)):
+            for name in names:
+                dtype = engine.dtype(name)
+                kind = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype).type
+                shape = [self.batch if d == -1 else d for d in engine.shape(name)]
+                bind(name, "cpu", 0, kind, shape, self.pointers[name])
+
+        def run() -> None:
+            if engine.fails:
+                raise DeviceError("cudaGraphLaunch gave cudaErrorLaunchFailure.")
+            try:
+                engine.session.run_with_iobinding(binding)
+            except RuntimeError as error:
+                raise DeviceError(str(error)) from error
+
+        stream.submit(("enqueue", *self.pointers.values()), run)
+        return True
+
+
+def host_session(
+    spec: StreamSpec, engine: HostEngine, open_device: Callable[[], HostDevice] = HostDevice
+) -> TensorRTSession:
+    return TensorRTSession(spec, engine, open_device, "host", "fp32", BUILD)
+
+
+def host_engine(bundle: Bundle) -> Engine:
+    """The step graph of a bundle's target "onnx" as if TensorRT ran it."""
+    return Engine(bundle, "tensorrt", host_session(bundle.spec, HostEngine(bundle.read("step.onnx"))))

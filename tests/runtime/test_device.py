@@ -1,0 +1,218 @@
+"""Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees what it holds."""
+
+import gc
+import importlib.util
+import re
+import sys
+from ctypes.util import find_library
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.device import ALIGNMENT, DeviceError
+from rnn_export.runtime.device.cuda import CudaDevice
+from rnn_export.runtime.device.host import HostDevice
+
+from .graphs import SUM, frames
+from .host_engine import HostEngine, host_session
+
+ONES = np.ones((2, 3), np.float32)
+
+
+@pytest.fixture(params=["host", "cuda"])
+def device(request):
+    if request.param == "host":
+        return HostDevice()
+    request.getfixturevalue("cuda")
+    return CudaDevice()
+
+
+# --- what every device does
+
+
+def test_memory_is_aligned(device):
+    for shape, dtype in (((3,), np.float32), ((), np.int64), ((1, 5), np.uint8), ((2, 2), bool)):
+        buffer = device.empty(shape, dtype)
+        assert buffer.pointer % ALIGNMENT == 0
+        pinned = device.pinned(shape, dtype)
+        assert (pinned.shape, pinned.dtype) == (shape, dtype)
+        assert not pinned.any()
+        assert buffer.nbytes == pinned.nbytes
+        pinned[...] = 1
+
+
+def test_values_go_there_and_back(device):
+    first, second, back = device.empty((2, 3), np.float32), device.empty((2, 3), np.float32), np.zeros_like(ONES)
+    device.upload(first, ONES)
+    device.copy(second, first)
+    device.download(back, second)
+    assert not back.any()
+    device.synchronize()
+    np.testing.assert_array_equal(back, ONES)
+
+
+def test_a_graph_runs_when_it_is_launched_and_as_often(device):
+    buffer, from_, back = device.empty((3,), np.float32), np.zeros(3, np.float32), np.full(3, 9, np.float32)
+
+    def work() -> None:
+        device.upload(buffer, from_)
+        device.download(back, buffer)
+
+    graph = device.capture(work)
+    device.synchronize()
+    assert back[0] == 9
+    for value in (1, 2):
+        from_[:] = value
+        graph.launch()
+        device.synchronize()
+        np.testing.assert_array_equal(back, [value] * 3)
+
+
+def test_a_capture_that_fails_leaves_the_queue_usable(device):
+    def work() -> None:
+        device.upload(buffer, ONES)
+        raise DeviceError("no.")
+
+    buffer, back = device.empty((2, 3), np.float32), np.zeros_like(ONES)
+    device.upload(buffer, 2 * ONES)
+    with pytest.raises(DeviceError, match="no"):
+        device.capture(work)
+    device.download(back, buffer)
+    device.synchronize()
+    np.testing.assert_array_equal(back, 2 * ONES)
+
+
+# --- the host's own
+
+
+def test_the_host_writes_down_every_call():
+    device = HostDevice()
+    a, b = device.empty((2, 3), np.float32), device.empty((2, 3), np.float32)
+    device.upload(a, ONES)
+    graph = device.capture(lambda: device.copy(b, a))
+    graph.launch()
+    device.synchronize()
+    assert device.calls == [
+        ("upload", a.pointer),
+        ("capture", 0, (("copy", b.pointer, a.pointer),)),
+        ("launch", 0),
+        ("synchronize",),
+    ]
+
+
+def test_what_was_never_written_is_not_a_number():
+    device, back = HostDevice(), np.zeros(3, np.float32)
+    device.download(back, device.empty((3,), np.float32))
+    device.synchronize()
+    assert np.isnan(back).all()
+
+
+def test_the_host_refuses_what_a_gpu_would_not_survive():
+    device = HostDevice()
+    buffer = device.empty((2, 3), np.float32)
+    with pytest.raises(DeviceError, match="upload of 12 bytes into 24"):
+        device.upload(buffer, ONES[0])
+    with pytest.raises(DeviceError, match="not contiguous"):
+        device.upload(buffer, np.ones((3, 2), np.float32).T)
+    with pytest.raises(DeviceError, match="synchronize inside a capture"):
+        device.capture(device.synchronize)
+
+
+# --- CUDA's own
+
+
+def test_a_stream_on_cuda_gives_back_all_it_held(cuda):
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(2)
+    memory.write({"h": np.zeros((2, 3), np.float32)})
+    xs = frames(5, 2, 3)
+    for x, want in zip(xs, xs.cumsum(0), strict=True):
+        memory.inputs["x"][...] = x
+        memory.step()
+        np.testing.assert_array_equal(memory.outputs["y"], want)
+    np.testing.assert_array_equal(memory.read()["h"], xs.sum(0))
+    assert cuda.calls.count("cudaGraphInstantiate") == 2
+    assert cuda.calls.count("cudaGraphLaunch") == 5
+    y = memory.outputs["y"]
+    del memory
+    gc.collect()
+    assert not cuda.handles
+    # The pinned array is still held.
+    assert len(cuda.memory) == 1
+    assert y.ctypes.data in cuda.memory
+    del y
+    assert not cuda.memory
+
+
+FAILURES = {
+    "device": ("cudaSetDevice", "cudaErrorInvalidDevice", "(invalid device ordinal)."),
+    "driver": ("cudaSetDevice", "cudaErrorInsufficientDriver", "pip install 'cuda-python==12.*' for CUDA 12."),
+    "stream": ("cudaStreamCreateWithFlags", "cudaErrorMemoryAllocation", "close streams, or open them with fewer rows"),
+    "memory": ("cudaMalloc", "cudaErrorMemoryAllocation", "(out of memory): the GPU has no memory left"),
+    "pinned": ("cudaMallocHost", "cudaErrorMemoryAllocation", "(out of memory): the GPU has no memory left"),
+    "copy": ("cudaMemcpyAsync", "cudaErrorLaunchFailure", "(unspecified launch failure)."),
+    "begin": ("cudaStreamBeginCapture", "cudaErrorLaunchFailure", ""),
+    "end": ("cudaStreamEndCapture", "cudaErrorStreamCaptureInvalidated", "work that no CUDA graph can"),
+    "instantiate": ("cudaGraphInstantiate", "cudaErrorMemoryAllocation", ""),
+    "launch": ("cudaGraphLaunch", "cudaErrorLaunchFailure", ""),
+    "wait": ("cudaStreamSynchronize", "cudaErrorLaunchFailure", ""),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), FAILURES.values(), ids=FAILURES)
+def test_every_error_of_cuda_is_named(cuda, call, error, message):
+    def drive() -> None:
+        device = CudaDevice()
+        buffer, array = device.empty((2, 3), np.float32), device.pinned((2, 3), np.float32)
+        device.upload(buffer, array)
+        device.capture(lambda: device.upload(buffer, array)).launch()
+        device.synchronize()
+
+    drive()
+    cuda.fails = {call: error}
+    with pytest.raises(DeviceError, match=f"^{call} gave {error} .*{re.escape(message)}"):
+        drive()
+
+
+def test_a_gpu_without_room_for_the_stream(cuda):
+    session = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
+    cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
+    with pytest.raises(StreamError, match=r"tensorrt cannot open a stream of 8 rows: cudaMalloc gave .*fewer rows"):
+        session.memory(8)
+
+
+def test_a_step_that_cannot_be_captured(cuda):
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(1)
+    cuda.fails = {"cudaStreamEndCapture": "cudaErrorStreamCaptureInvalidated"}
+    message = (
+        "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave .*work that no CUDA graph can"
+    )
+    with pytest.raises(StreamError, match=message):
+        memory.write({"h": np.zeros((1, 3), np.float32)})
+
+
+def test_a_launch_that_fails_leaves_the_state(cuda):
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(1)
+    memory.write({"h": np.full((1, 3), 4, np.float32)})
+    for call in ("cudaGraphLaunch", "cudaStreamSynchronize"):
+        cuda.fails = {call: "cudaErrorLaunchFailure"}
+        with pytest.raises(StreamError, match=f"tensorrt refused the frame: {call} gave cudaErrorLaunchFailure"):
+            memory.step()
+        cuda.fails = {}
+        np.testing.assert_array_equal(memory.read()["h"], [[4, 4, 4]])
+
+
+def test_no_cuda_python(monkeypatch):
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailable, match=r"cuda-python is not here .*: pip install cuda-python"):
+        CudaDevice()
+
+
+def test_the_real_cuda_python_without_a_driver():
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("cuda-python is not installed")
+    if find_library("cuda"):
+        pytest.skip("there is a driver")
+    with pytest.raises(DeviceError, match=r"cudaSetDevice gave cudaError\w+ \(.+\)"):
+        CudaDevice()

@@ -1,0 +1,281 @@
+"""Engines in bundles: one that fits this machine is opened, others are refused with the reason before they are loaded.
+
+The machine has a GPU, TensorRT and cuda-python, all of them stand-ins.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rnn_export.bundle import TargetRow, write_bundle
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.runtime import load
+from rnn_export.runtime.backends.tensorrt import LoadedEngine
+from rnn_export.runtime.device import DeviceError
+from rnn_export.runtime.golden import replay
+
+from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
+from .host_engine import HostEngine
+from .stand_ins import CudaContext, CudaEngine, CudaRuntime, Machine
+from .test_golden import golden_of
+
+NAME = "targets/tensorrt-fp32/"
+MEND = "Build it again here: `rnn-export build NAME.rnnx --target tensorrt --precision fp32 --rebuild`"
+
+
+def test_auto_takes_an_engine_that_fits(machine, tmp_path):
+    engine = load(machine.write(tmp_path / "m.rnnx"))
+    assert (engine.backend, engine.device, engine.precision, engine.batches) == (
+        "tensorrt",
+        "cuda:0",
+        "fp32",
+        (1, 2**16),
+    )
+    assert machine.asked == ["driver", "tensorrt", "load"]
+    stream, xs = engine.stream(batch=3), frames(3, 5, 3)
+    np.testing.assert_array_equal(stream.run(xs), xs.cumsum(1))
+
+
+@pytest.mark.parametrize("capability", [["8.6", "8.7"], []], ids=["several", "portable"])
+def test_engines_of_tensorrt_rtx(machine, tmp_path, capability):
+    path = machine.write(tmp_path / "m.rnnx", library="tensorrt-rtx", compute_capability=capability)
+    assert load(path).backend == "tensorrt"
+    assert machine.asked == ["driver", "tensorrt-rtx", "load"]
+
+
+REFUSED = {
+    "version": (
+        {"version": "8.6.2"},
+        "was built by tensorrt 8.6.2, but this machine has 10.3.0, and an engine runs on",
+    ),
+    "gpu": (
+        {"compute_capability": "7.2"},
+        "the engine of 'tensorrt' (fp32) was built for compute capability 7.2, but GPU 0 (Orin) has 8.7",
+    ),
+    "gpus": ({"compute_capability": ["8.6", "8.9"]}, "was built for compute capability 8.6, 8.9, but GPU 0"),
+    "graph": (
+        {"onnx_sha256": "0" * 64},
+        "was built from another step.onnx than the bundle holds (sha256 000000000000, not",
+    ),
+}
+
+
+@pytest.mark.parametrize(("requires", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_engine_that_does_not_fit_is_never_loaded(machine, tmp_path, requires, message):
+    path = machine.write(tmp_path / "m.rnnx", **requires)
+    with pytest.raises(BackendUnavailable, match=re.escape(message) + f".*{re.escape(MEND)}"):
+        load(path, backend="tensorrt")
+    assert "load" not in machine.asked
+    assert load(path).backend == "onnxruntime"
+
+
+def test_an_engine_that_says_nothing_of_itself(machine, tmp_path):
+    path = machine.write(tmp_path / "m.rnnx", version=None, onnx_sha256=None)
+    message = "the engine of 'tensorrt' (fp32) does not say its version, onnx_sha256. " + MEND
+    with pytest.raises(BundleError, match=re.escape(message)):
+        load(path, backend="tensorrt")
+
+
+def test_a_truncated_engine(machine, tmp_path):
+    machine.broken = True
+    with pytest.raises(BackendUnavailable, match=r"the engine of 'tensorrt' \(fp32\) cannot be loaded: .*--rebuild"):
+        load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+
+
+def test_an_engine_truncated_after_it_was_recorded(machine, tmp_path):
+    path = machine.write(tmp_path / "m.rnnx")
+    (path / NAME / "step.engine").write_bytes(b"half")
+    with pytest.raises(
+        BundleError, match=r"'targets/tensorrt-fp32/step\.engine' has 4 bytes where manifest\.json says"
+    ):
+        load(path, backend="tensorrt")
+
+
+def test_no_driver_is_the_first_thing_said(machine, tmp_path, monkeypatch):
+    def none() -> None:
+        raise BackendUnavailable("the NVIDIA driver is not here: install it.")
+
+    monkeypatch.setattr("rnn_export.runtime.build.machine.driver", none)
+    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+        load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+    assert machine.asked == []
+    assert load(tmp_path / "m.rnnx").backend == "onnxruntime"
+
+
+def test_no_library(machine, tmp_path, monkeypatch):
+    def none(name: str) -> None:
+        raise BackendUnavailable(f"{name} is not installed: pip install it.")
+
+    monkeypatch.setattr("rnn_export.runtime.build.library.find_library", none)
+    with pytest.raises(BackendUnavailable, match="tensorrt is not installed: pip install it"):
+        load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+
+
+def test_no_cuda_python(machine, tmp_path, monkeypatch):
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        BackendUnavailable, match=r"cannot be loaded: cuda-python is not here .*pip install cuda-python"
+    ):
+        load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+    assert "load" not in machine.asked
+
+
+def test_a_target_that_is_not_built_yet(machine, tmp_path):
+    path = machine.write(tmp_path / "m.rnnx", target="jetson-orin-nano", files={"step.onnx": b"", "recipe.json": b""})
+    message = (
+        r"target 'jetson-orin-nano' \(fp32\) has no engine yet: build it on its machine with "
+        "`rnn-export build NAME.rnnx --target jetson-orin-nano --precision fp32`"
+    )
+    with pytest.raises(BackendUnavailable, match=message):
+        load(path, backend="tensorrt")
+    assert machine.asked == []
+
+
+BAD_OPTIONS = {
+    "device": ({"device": "cpu"}, "tensorrt has no device 'cpu': use 'cuda' or 'cuda:N'"),
+    "number": ({"device": "cuda:x"}, "tensorrt has no device 'cuda:x'"),
+    "gpu": ({"device": "cuda:3"}, "device 'cuda:3' needs GPU 3, but the driver sees Orin"),
+    "precision": (
+        {"precision": "bf16"},
+        "the bundle has 'tensorrt' in fp32, not in bf16: export it with --precision bf16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_bad_options(machine, tmp_path, options, message):
+    with pytest.raises(BackendUnavailable, match=re.escape(message)):
+        load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt", **options)
+
+
+@pytest.mark.parametrize("batch", [3, 9])
+def test_a_batch_outside_the_profile(machine, tmp_path, batch):
+    machine.batch = (4, 4, 8)
+    engine = load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+    with pytest.raises(
+        StreamError, match=rf"batch={batch}.* built for 4 to 8 .*rnn-export build .* --batch .*--rebuild"
+    ):
+        engine.stream(batch=batch)
+    assert engine.stream(batch=4).batch == 4
+
+
+def test_the_engine_for_this_machine_among_others(machine, tmp_path):
+    """Each machine has built its own; the reasons of all are given where none fits."""
+    graph = SUM.files()["step.onnx"]
+    files, rows = {}, []
+    for target, compute in (("jetson-xavier-nx", "7.2"), ("jetson-orin-nano", "8.7")):
+        mine = [f"targets/{target}-fp32/{name}" for name in ("step.onnx", "recipe.json", "step.engine")]
+        files |= dict.fromkeys(mine, graph)
+        said = {"library": "tensorrt", "version": "10.3.0", "compute_capability": compute}
+        rows.append(
+            TargetRow(target, "fp32", 18, tuple(mine), {**said, "onnx_sha256": hashlib.sha256(graph).hexdigest()})
+        )
+    path = tmp_path / "m.rnnx"
+    write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows)
+    assert load(path).backend == "tensorrt"
+    machine.compute = "8.9"
+    with pytest.raises(BackendUnavailable, match=r"(?s)'jetson-xavier-nx' .* 7\.2.*\n  .*'jetson-orin-nano' .* 8\.7"):
+        load(path, backend="tensorrt")
+
+
+def test_a_bundle_without_the_target(bundle):
+    with pytest.raises(
+        BackendUnavailable, match="the bundle has no target for TensorRT, only onnx: export it with --target"
+    ):
+        load(bundle("sum"), backend="tensorrt")
+
+
+def test_a_bundle_without_the_target_costs_nothing(bundle):
+    code = (
+        "import sys; from rnn_export.runtime import load\n"
+        "print(load(sys.argv[1]).backend)\n"
+        "print(sorted(m for m in sys.modules if m.startswith(('tensorrt', 'cuda', 'rnn_export.runtime.build'))))\n"
+    )
+    given = subprocess.run([sys.executable, "-c", code, bundle("sum")], capture_output=True, text=True, check=True)
+    assert (given.stdout, given.stderr) == ("onnxruntime\n[]\n", "")
+
+
+def test_an_engine_on_a_machine_without_a_driver(tmp_path):
+    """The real driver and library: what this machine has of them."""
+    path = Machine.write(tmp_path / "m.rnnx", library="tensorrt-rtx", compute_capability=[])
+    code = (
+        "import sys; from rnn_export.runtime import load\n"
+        "from rnn_export.errors import BackendUnavailable\n"
+        "try: load(sys.argv[1], backend='tensorrt')\n"
+        "except BackendUnavailable as error: print(error)\n"
+        "print(load(sys.argv[1]).backend)\n"
+    )
+    given = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    reason, backend = given.stdout.splitlines()
+    assert re.search("driver|TensorRT-RTX|built by", reason)
+    assert (backend, given.stderr) == ("onnxruntime", "")
+
+
+@pytest.mark.parametrize("model", [SUM, TIMED, CHUNKED, DELAYED], ids=lambda m: m.spec.digest[:6])
+def test_the_golden_vectors_replay(tmp_path, model, machine):
+    report = replay(load(machine.write(tmp_path / "m.rnnx", model), backend="tensorrt"), golden_of(model))
+    assert report.ok
+    assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone"}
+
+
+def test_token_ids(machine, tmp_path):
+    stream = load(machine.write(tmp_path / "m.rnnx", TOKENS), backend="tensorrt").stream()
+    np.testing.assert_array_equal(stream.run([1, 2]), [[2, 3], [6, 8]])
+
+
+# --- TensorRT's own objects
+
+
+def test_a_static_engine_has_a_profile_of_its_shape():
+    raw = SimpleNamespace(num_io_tensors=0, get_tensor_shape=lambda name: [4, 3])
+    assert LoadedEngine(raw, None).profile("x") == ((4, 3),) * 3
+
+
+def test_an_engine_without_room_for_a_context(machine, tmp_path, monkeypatch):
+    engine = load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
+    monkeypatch.setattr(CudaEngine, "create_execution_context", lambda self, config=None: None)
+    with pytest.raises(
+        StreamError, match="tensorrt cannot open a stream of 1 rows: TensorRT made no execution context"
+    ):
+        engine.stream()
+
+
+def test_tensorrt_rtx_compiles_before_the_capture():
+    """A kernel that is compiled in the background would come too late for a graph."""
+
+    class Strategy:
+        LAZY, EAGER = "lazy", "eager"
+
+    raw = CudaEngine(HostEngine(SUM.files()["step.onnx"]), CudaRuntime())
+    raw.create_runtime_config = lambda: SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=Strategy())
+    LoadedEngine(raw, None).context()
+    assert raw.configs[0].dynamic_shapes_kernel_specialization_strategy == "eager"
+    raw.create_runtime_config = SimpleNamespace
+    LoadedEngine(raw, None).context()
+    assert raw.configs[1] is None
+
+
+def test_what_a_context_refuses():
+    raw = CudaEngine(HostEngine(SUM.files()["step.onnx"]), CudaRuntime())
+    context = LoadedEngine(raw, None).context()
+    with pytest.raises(DeviceError, match="TensorRT refused the address of 'x'"):
+        context.bind("x", 256)
+    with pytest.raises(DeviceError, match=re.escape("TensorRT refused the shape (1, 3) of 'y'")):
+        context.set_batch("y", (1, 3))
+
+
+def test_the_real_tensorrt_rtx_has_what_is_called():
+    trt = pytest.importorskip("tensorrt_rtx")
+    for stand_in, real in ((CudaEngine, trt.ICudaEngine), (CudaContext, trt.IExecutionContext)):
+        called = {name for name in vars(stand_in) if name.startswith(("get", "set", "create", "execute"))}
+        assert called
+        assert {name for name in called if not hasattr(real, name)} == set()
+    config = trt.IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy
+    assert isinstance(config, property)
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER.name == "EAGER"

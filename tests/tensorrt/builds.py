@@ -1,0 +1,163 @@
+"""Every case as TensorRT-RTX takes it: the graph, a closed loop over it, the engines, and what they cost."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from rnn_export.export.decompose import decompose
+from rnn_export.export.graph import step_graph
+from rnn_export.export.precision import typed
+from rnn_export.models import StreamingModel, lift
+from rnn_export.runtime.ports import canonical, graph_layout
+from rnn_export.spec import StreamSpec
+
+from ..parity.cases import Case  # noqa: TID252
+from .layers import Array
+from .network import LOG, Executor, Parsed, Refused, parse
+
+ROWS = 2
+STEPS = 200
+BATCH = (1, 2, 4)
+Named = dict[str, Array]
+Run = Callable[[Named], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A lifted case and its decomposed fp32 step graph."""
+
+    case: Case
+    lifted: StreamingModel
+    graph: bytes
+
+    @property
+    def spec(self) -> StreamSpec:
+        return self.lifted.spec
+
+    def feeds(self, steps: int = STEPS, rows: int = ROWS) -> list[Named]:
+        """The inputs of each step, in the layout of the graph."""
+        torch.manual_seed(1)
+        chunk = self.spec.chunk
+        drawn = [value.numpy() for value in self.case.draw(rows, steps * chunk)]
+        feeds = []
+        for start in range(0, steps * chunk, chunk):
+            feed = {}
+            for tensor, value in zip(self.spec.inputs, drawn, strict=True):
+                if not self.spec.has_time:
+                    value = value[:, start]
+                elif self.spec.timed(tensor):
+                    value = value[:, start : start + chunk]
+                feed[tensor.name] = graph_layout(value, tensor)
+            feeds.append(feed)
+        return feeds
+
+    def closed_loop(self, run: Run, feeds: list[Named]) -> Named:
+        """Every output and every state, (rows, steps, ...), of a graph that is fed its own states."""
+        first = self.spec.inputs[0]
+        rows = canonical(feeds[0][first.name], first).shape[0]
+        states = {s.input: self.lifted.initial[s.name].expand(rows, *s.row).numpy() for s in self.spec.states}
+        found: dict[str, list[Array]] = {}
+        for feed in feeds:
+            results = run({**feed, **states})
+            states = {s.input: np.asarray(results[s.output]) for s in self.spec.states}
+            for tensor in self.spec.outputs:
+                found.setdefault(tensor.name, []).append(canonical(results[tensor.name], tensor))
+            for state in self.spec.states:
+                found.setdefault(state.name, []).append(states[state.input])
+        return {name: np.stack(values, 1) for name, values in found.items()}
+
+
+@cache
+def stream_of(case: Case) -> Stream:
+    """Raises Refused for a model of whole sequences only."""
+    model, example, options = case.build()
+    lifted = lift(model, example, **options)
+    graph = step_graph(lifted)
+    if graph is None:
+        raise Refused(f"{case.name} is a model of whole sequences only: it has no step.")
+    return Stream(case, lifted, decompose(graph))
+
+
+def by_onnxruntime(graph: bytes) -> Run:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options)
+    names = [value.name for value in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+
+def by_module(stream: Stream) -> Run:
+    """The lifted module in float64."""
+    spec, module = stream.spec, copy.deepcopy(stream.lifted.module).double()
+    takes = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+    gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+
+    def run(feed: Named) -> Named:
+        with torch.no_grad():
+            results = module(*(torch.from_numpy(feed[name]).double() for name in takes))
+        return {name: value.numpy() for name, value in zip(gives, results, strict=True)}
+
+    return run
+
+
+def by_tensorrt(graph: bytes, accumulate: str = "fp32") -> Run:
+    return Executor(parse(graph), accumulate).run
+
+
+def error_of(got: Array, want: Array) -> float:
+    """The largest error relative to the largest magnitude; 0 or Inf where the values are no floats."""
+    if got.shape != want.shape or got.dtype.kind != want.dtype.kind or not np.isfinite(got).all():
+        return float("inf")
+    if want.dtype.kind != "f":
+        return 0.0 if np.array_equal(got, want) else float("inf")
+    scale = float(np.abs(want).max(initial=0))
+    error = float(np.abs(got.astype(np.float64) - want).max(initial=0))
+    return error / scale if scale else float("inf")
+
+
+def build(parsed: Parsed) -> Any:
+    """A portable engine for batches of `BATCH`; raises Refused with what the builder logged."""
+    config, profile = parsed.builder.create_builder_config(), parsed.builder.create_optimization_profile()
+    for tensor in parsed.inputs:
+        profile.set_shape(tensor.name, *([n if d == -1 else d for d in tensor.shape] for n in BATCH))
+    config.add_optimization_profile(profile)
+    plan = parsed.builder.build_serialized_network(parsed.network, config)
+    if plan is None or LOG.errors:
+        raise Refused(f"no engine: {'; '.join(LOG.errors) or 'nothing was logged'}")
+    return plan
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Seconds of a build with the parse before it, bytes of the engine, and the executor's largest relative error."""
+
+    fp32_seconds: float
+    fp32_bytes: int
+    fp16_seconds: float
+    fp16_bytes: int
+    executor_error: float
+
+
+def measured(case: Case) -> Figures:
+    """Raises Refused where TensorRT-RTX cannot take the case, or it has no step."""
+    stream = stream_of(case)
+    feeds = stream.feeds()
+    want = stream.closed_loop(by_onnxruntime(stream.graph), feeds)
+    got = stream.closed_loop(by_tensorrt(stream.graph), feeds)
+    built = [_timed_build(typed(stream.graph, precision)) for precision in ("fp32", "fp16")]
+    return Figures(*built[0], *built[1], max(error_of(got[name], want[name]) for name in want))
+
+
+def _timed_build(graph: bytes) -> tuple[float, int]:
+    start = time.perf_counter()
+    plan = build(parse(graph))
+    return time.perf_counter() - start, plan.nbytes
