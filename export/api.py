@@ -19,7 +19,7 @@ from rnn_export.atomic import is_bundle
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.draft import Draft
-from rnn_export.export.lowering import rough_engines
+from rnn_export.export.lowering import notes, rough_engines
 from rnn_export.export.order import Order
 from rnn_export.export.targets import find_writer
 from rnn_export.export.verify import verify
@@ -124,7 +124,8 @@ def export(
     rough = [replay(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)]
     progress("write")
     source = "noise" if data is None else "recording"
-    evidence = {"source": source, "notes": list(lifted.notes), **report.to_json(), "rough": rough}
+    said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]
+    evidence = {"source": source, "notes": said, **report.to_json(), "rough": rough}
     proof = {
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),

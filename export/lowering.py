@@ -14,7 +14,7 @@ from rnn_export.export.lint import lint, refuse, rules_of
 from rnn_export.export.numeric import numeric_session
 from rnn_export.export.opset import at_opset
 from rnn_export.export.order import Order
-from rnn_export.export.precision import typed
+from rnn_export.export.precision import MATRIX, typed
 from rnn_export.runtime.backends import Artefacts, folder
 from rnn_export.runtime.backends.onnxruntime import graph_session
 from rnn_export.runtime.build.recipe import FILE, Recipe
@@ -74,6 +74,19 @@ def files(step: bytes, spec: StreamSpec, target: Target, order: Order) -> dict[s
     name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
     recipe = Recipe(target.name, order.precision, order.state_precision, order.opset, name, digest, order.batch)
     return {name: graph, f"{place}/{FILE}": recipe.to_file(spec)}
+
+
+def notes(artefacts: Artefacts, target: Target, order: Order) -> list[str]:
+    """What a user should know of how the precision was written."""
+    if target.library is None or order.precision == "fp32":
+        return []
+    graph = onnx.load_from_string(artefacts.read(f"{folder(target.name, order.precision)}/step.onnx")).graph
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    wide = {n.op_type for n in graph.node if n.op_type in MATRIX and onnx.TensorProto.FLOAT in map(kinds.get, n.input)}
+    return [
+        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {order.precision} at opset "
+        f"{order.opset}"
+    ][: len(wide)]
 
 
 def requires(target: Target, order: Order) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def _time_axis(values: tuple[str, ...]) -> Any:
     "--target",
     "targets",
     multiple=True,
-    help="onnx, torchscript (deprecated by torch) or pt2; may be repeated.  [default: onnx]",
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, tensorrt, tensorrt-rtx, "
+    "jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option("--precision", help="Precision of the graphs: fp32, or fp16 or bf16 for TensorRT.  [default: fp32]")
 @click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
@@ -150,7 +151,7 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05]"
 )
-@click.option("--opset", type=int, help="Opset, where a target is ONNX.  [default: 18]")
+@click.option("--opset", type=int, help="Opset, where a target has ONNX.  [default: the target's own]")
 @click.option(
     "--sequence-only", is_flag=True, help="For a model that needs whole sequences: the bundle cannot stream then."
 )
@@ -251,7 +252,7 @@ def _added(bundle: Path, target: str, precision: str | None, batch: Any, stage: 
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--backend", default="auto", show_default=True, help="Which backend to hold to the golden vectors.")
 @click.option("--precision", help="Which precision, where the bundle has several.")
-@click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 def verify_command(
     bundle: Path, backend: str, precision: str | None, device: str | None, as_json: bool
 ) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def verify_command(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help=".npy, .npz or .csv; without it, CSV on stdout.")
 @click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
 @click.option("--precision", help="Which precision, where the bundle has several.")
-@click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool, **chosen: Any) -> dict[str, Any]:
     """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
 
@@ -336,7 +337,7 @@ def targets_command(as_json: bool) -> dict[str, Any]:
 
     rows = table_rows()
     if not as_json:
-        tables.table("Targets", list(rows[0]), [list(row.values()) for row in rows])
+        tables.targets(rows)
     return {"targets": rows}
 
 
@@ -348,5 +349,9 @@ def doctor_command(as_json: bool) -> dict[str, Any]:
 
     found = examine()
     if not as_json:
-        tables.table("This machine", ("", "", "found", "mend"), [(f.name, f.state, f.detail, f.mend) for f in found])
+        tables.table(
+            "This machine",
+            ("", "", "found", "what mends it"),
+            [(f.name, f.state, f.detail, f.mend or "") for f in found],
+        )
     return {"findings": [vars(f) for f in found]}

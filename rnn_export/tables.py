@@ -84,6 +84,18 @@ def parity(report: Mapping[str, Any]) -> None:
     table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
 
 
+def targets(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print the target table, plain data as `rnn_export.targets.table_rows` gives it."""
+    columns = ("target", "GPU", "JetPack (TensorRT)", "opset", "precisions", "GiB", "what it is, and what to know")
+    shown = []
+    for row in rows:
+        packs = ", ".join(f"{pack['name']} ({pack['tensorrt']})" for pack in row["jetpacks"])
+        lists = (" ".join(row["compute"]), packs, row["opset"] or "", " ".join(row["precisions"]))
+        memory = " ".join(map(str, row["memory"]))
+        shown.append((row["target"], *lists, memory, "; ".join(filter(None, (row["summary"], row["note"])))))
+    table("Targets", columns, shown)
+
+
 def _shape(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
