@@ -29,8 +29,8 @@ def lowered(step: bytes, target: Target, order: Order) -> bytes:
     Raises ExportError, with node and operator, where the opset or the target's TensorRT has no such thing.
     """
     assert order.opset is not None
-    graph = typed(decompose(step), order.precision, order.state_precision)
-    model = at_opset(onnx.load_from_string(graph), order.opset)
+    plain = at_opset(onnx.load_from_string(decompose(step)), order.opset)
+    model = onnx.load_from_string(typed(plain.SerializeToString(), order.precision, order.state_precision))
     for node in model.graph.node:
         _say_defaults(node)
     _count_from_the_front(model.graph)

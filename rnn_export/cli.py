@@ -175,7 +175,10 @@ def export_command(
         tables.parity(evidence)
         for rough in evidence["rough"]:
             tables.parity(rough)
-            click.echo("note: a GPU may add up in fp16 as well; the engine is held to the model where it is built.")
+        if evidence["rough"]:
+            click.echo(
+                "note: a GPU may add up in fp16 as well; an engine is held to the model where it is built", err=True
+            )
         for note in evidence["notes"]:
             click.echo(f"note: {note}", err=True)
         click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
