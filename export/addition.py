@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
+from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import ExportError
 from rnn_export.export.draft import Draft
 from rnn_export.export.lowering import engines, files, requires
@@ -17,17 +16,19 @@ from rnn_export.targets import find_target
 STEP = "step.onnx"
 
 
-def add_target(
-    path: str | os.PathLike[str], target: str, order: Order, progress: Callable[[str], None] = lambda stage: None
-) -> Bundle:
-    """Write graph and recipe of a TensorRT target into the bundle `path`, once they do what its golden vectors say.
+def graph_of(
+    bundle: Bundle, target: str, order: Order, progress: Callable[[str], None] = lambda stage: None
+) -> tuple[TargetRow, Mapping[str, bytes]]:
+    """Row and files of a TensorRT target, graph and recipe, once they do what the golden vectors of `bundle` say.
 
-    Raises ExportError, ParityError or BundleError, and then leaves the bundle as it was.
+    Raises ExportError or ParityError.
     """
-    bundle = open_bundle(path)
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
-        raise ExportError(f"{path} has no {STEP} to write {target!r} from: export the bundle again with --target onnx.")
+        raise ExportError(
+            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again with "
+            "--target onnx."
+        )
     order = replace(order, opset=order.opset or found.opset)
     progress("graphs")
     written = files(bundle.read(STEP), bundle.spec, found, order)
@@ -36,4 +37,4 @@ def add_target(
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     for engine in engines(draft, found, order):
         replay(engine, golden, progress).raise_for_failure("Nothing was written.")
-    return extend_bundle(bundle, row, written)
+    return row, written

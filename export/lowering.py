@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from rnn_export.errors import ExportError
 from rnn_export.export.decompose import decompose
 from rnn_export.export.lint import lint, refuse, rules_of
 from rnn_export.export.numeric import numeric_session
@@ -31,6 +32,7 @@ def lowered(step: bytes, target: Target, order: Order) -> bytes:
     assert order.opset is not None
     plain = at_opset(onnx.load_from_string(decompose(step)), order.opset)
     model = onnx.load_from_string(typed(plain.SerializeToString(), order.precision, order.state_precision))
+    _refuse_nothing_typed(model.graph, target, order)
     for node in model.graph.node:
         _say_defaults(node)
     _count_from_the_front(model.graph)
@@ -38,6 +40,18 @@ def lowered(step: bytes, target: Target, order: Order) -> bytes:
     graph = bytes(model.SerializeToString())
     refuse(lint(graph, rules_of(target, order.precision), order.precision), target.name)
     return graph
+
+
+def _refuse_nothing_typed(graph: onnx.GraphProto, target: Target, order: Order) -> None:
+    """An engine in a precision that none of its products has would be one of fp32 by another name."""
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    read = {n.op_type: [kinds[name] for name in n.input if name in kinds] for n in graph.node if n.op_type in MATRIX}
+    if order.precision != "fp32" and read and all(onnx.TensorProto.FLOAT in found for found in read.values()):
+        raise ExportError(
+            f"target {target.name!r} in {order.precision} would be fp32 throughout: {' and '.join(sorted(read))} has "
+            f"no {order.precision} form at opset {order.opset}. Choose --precision fp16, or --opset 22 where the "
+            "target has it."
+        )
 
 
 def _say_defaults(node: NodeProto) -> None:

@@ -135,8 +135,12 @@ def write_bundle(
 def extend_bundle(bundle: Bundle, row: TargetRow, files: Mapping[str, bytes]) -> Bundle:
     """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
 
+    What others have added to it since `bundle` was opened stays.
     One atomic step, as `write_bundle`, which says what it raises.
     """
+    before, bundle = bundle, open_bundle(bundle.path)
+    if bundle.spec != before.spec:
+        raise BundleError(f"{bundle.path} was replaced by another model's bundle meanwhile: nothing was written.")
     key = (row.target, row.precision)
     others = [known for known in bundle.targets if (known.target, known.precision) != key]
     gone = {name for known in bundle.targets if known not in others for name in known.files}

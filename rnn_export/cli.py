@@ -147,9 +147,9 @@ def _time_axis(values: tuple[str, ...]) -> Any:
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
-@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06]")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
 @click.option(
-    "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05]"
+    "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"
 )
 @click.option("--opset", type=int, help="Opset, where a target has ONNX.  [default: the target's own]")
 @click.option(
@@ -201,6 +201,7 @@ def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., 
 @click.option("--target", required=True, help="What to build for: tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
 @click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
 @click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
+@click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
 @click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
 @click.option("--rebuild", is_flag=True, help="Build an engine again that is there already.")
 def build_command(bundle: Path, target: str, precision: str | None, as_json: bool, **given: Any) -> dict[str, Any]:
@@ -211,44 +212,48 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
     from rnn_export import tables
     from rnn_export.runtime.build.engine import build_engine
 
-    memory = given.pop("memory")
+    memory, state_precision = given.pop("memory"), given.pop("state_precision")
     with tables.progress("build", BUILD_STAGES, not as_json) as stage:
-        if _added(bundle, target, precision, given["batch"], stage):
-            click.echo(f"note: wrote the graph for {target} into {bundle}", err=True)
-        done = build_engine(bundle, target, precision, memory=memory and memory * 2**20, progress=stage, **given)
+        add = _adding(target, precision or "fp32", state_precision, given["batch"], stage)
+        limit = memory and memory * 2**20
+        done = build_engine(bundle, target, precision, memory=limit, add=add, progress=stage, **given)
     if not as_json:
         if done.report:
             tables.parity(done.report.to_json())
+        if done.elsewhere:
+            click.echo(f"wrote graph and recipe for {target} ({done.row.precision}): {done.elsewhere}")
         else:
-            click.echo("note: not run on hardware, no such GPU is here: rnn-export verify holds it to the model there")
-        click.echo(f"built {target} ({done.row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
+            click.echo(f"built {target} ({done.row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
+            if not done.report:
+                proof = f"rnn-export verify {bundle} --backend tensorrt --precision {done.row.precision}"
+                click.echo(f"note: not run on hardware, no such GPU is here; where one is, run {proof}", err=True)
     return {
         "target": done.row.target,
         "precision": done.row.precision,
         "requires": dict(done.row.requires),
         "bytes": done.bytes,
         "seconds": done.seconds,
+        "elsewhere": done.elsewhere or None,
         "parity": done.report and done.report.to_json(),
     }
 
 
-def _added(bundle: Path, target: str, precision: str | None, batch: Any, stage: Callable[[str], None]) -> bool:
-    """Write the graph of a target or precision that the bundle lacks, where onnx is."""
-    from rnn_export.bundle import open_bundle
-    from rnn_export.targets import find_target
+def _adding(
+    target: str, precision: str, state_precision: str | None, batch: Any, stage: Callable[[str], None]
+) -> Callable[[Any], Any] | None:
+    """What writes the graph of a target or precision that a bundle lacks, where the export extra is."""
+    from importlib.util import find_spec
 
-    rows = [row for row in open_bundle(bundle).targets if row.target == target]
-    if find_target(target, precision or "fp32", None).library is None or any(
-        precision in (None, row.precision) for row in rows
-    ):
-        return False
-    try:
-        from rnn_export.export.addition import add_target
+    if not all(map(find_spec, EXPORT_PACKAGES)):
+        return None
+
+    def add(opened: Any) -> Any:
+        from rnn_export.export.addition import graph_of
         from rnn_export.export.order import Order
-    except ModuleNotFoundError:
-        return False
-    add_target(bundle, target, Order(precision or "fp32", batch=batch or Order.batch), stage)
-    return True
+
+        return graph_of(opened, target, Order(precision, state_precision or "fp32", batch=batch or Order.batch), stage)
+
+    return add
 
 
 @command
@@ -267,6 +272,7 @@ def verify_command(
 
     opened = open_bundle(bundle)
     engine = Engine.of(opened, backend, precision, device)
+    _say_passed_over(engine)
     with tables.progress("verify", VERIFY_STAGES, not as_json) as stage:
         report = replay(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
     if not as_json:
@@ -292,6 +298,7 @@ def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool
     from rnn_export.runtime.feed import run_file, run_raw
 
     engine = load(bundle, **chosen)
+    _say_passed_over(engine)
     if recording == "-":
         return run_raw(engine, sys.stdin.buffer, output, as_json)
     from rnn_export import tables
@@ -302,6 +309,11 @@ def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool
     if not as_json:
         click.echo(_speed(result), err=True)
     return result
+
+
+def _say_passed_over(engine: Any) -> None:
+    for reason in engine.passed_over:
+        click.echo(f"note: {engine.backend} ({engine.precision}) runs, passed over was {reason}", err=True)
 
 
 def _speed(result: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rnn_export import tables
-from rnn_export.bundle import Bundle, open_bundle
+from rnn_export.bundle import Bundle, TargetRow, open_bundle
 
 LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk", "sequence_only")
 
@@ -44,8 +44,7 @@ def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     if shown:
         tables.contract(bundle.spec)
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
-        rows = [(t.target, t.precision, t.opset or "", ", ".join(t.files)) for t in bundle.targets]
-        tables.table("Targets", ("target", "precision", "opset", "files"), rows)
+        tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
         if evidence:
             tables.parity(evidence)
         click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
@@ -56,6 +55,16 @@ def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
         "producer": dict(bundle.producer),
         "parity": evidence,
     }
+
+
+def _shown(row: TargetRow) -> tuple[Any, ...]:
+    files = ", ".join(name.rsplit("/", 1)[-1] for name in row.files)
+    needs = ", ".join(f"{key} {_said(value)}" for key, value in row.requires.items() if key != "onnx_sha256")
+    return row.target, row.precision, row.opset or "", files, needs
+
+
+def _said(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:

@@ -149,7 +149,7 @@ def _driver_major() -> int | None:
 
 def _cuda_mend() -> str:
     major = _driver_major()
-    return "pip install cuda-python" if major is None else f"pip install 'cuda-python>=12,<{major + 1}'"
+    return "pip install 'cuda-python>=12.6'" if major is None else f"pip install 'cuda-python>=12.6,<{major + 1}'"
 
 
 def _onnxruntime() -> Iterator[Finding]:

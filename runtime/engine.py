@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, Session, open_session
+from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, NotThere, Session, open_session
 from rnn_export.runtime.ports import as_array, check_values
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StateSpec
@@ -48,11 +48,13 @@ class Engine:
         device: where it runs: "cpu", "cuda:0".
         precision: "fp32" and so on.
         batches: the fewest and most rows that a stream of it may have; None where there is no most.
+        passed_over: with "auto", why backends that the bundle has something for cannot run here.
     """
 
     def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device
         self.precision, self.batches = session.precision, session.batches
+        self.passed_over: tuple[str, ...] = ()
         self._session = session
         self._initial = artefacts.initial_states()
 
@@ -67,15 +69,20 @@ class Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
         if type(threads) is not int or threads < 1:
             raise BackendUnavailable(f"threads={threads!r}: a step needs an int of at least 1.")
-        refused = []
+        refused: list[tuple[str, BackendUnavailable]] = []
         for name in BACKENDS if backend == "auto" else (backend,):
             try:
-                return Engine(artefacts, name, open_session(name, artefacts, precision, device, threads))
+                session = open_session(name, artefacts, precision, device, threads)
             except BackendUnavailable as error:
                 if backend != "auto":
                     raise
-                refused.append(f"{name}: {error}")
-        raise BackendUnavailable("no backend can run this bundle here.\n  " + "\n  ".join(refused))
+                refused.append((name, error))
+                continue
+            engine = Engine(artefacts, name, session)
+            engine.passed_over = tuple(f"{n}: {error}" for n, error in refused if not isinstance(error, NotThere))
+            return engine
+        reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
+        raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
 
     def stream(self, batch: int = 1, states: Mapping[str, Any] | None = None) -> Stream:
         """Open a stream of `batch` rows in lockstep, from the model's initial states or from `states`.

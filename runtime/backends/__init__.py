@@ -27,6 +27,10 @@ BACKENDS: Mapping[str, str] = {
 }
 
 
+class NotThere(BackendUnavailable):
+    """The bundle has nothing for a backend."""
+
+
 class Artefacts(Protocol):
     """What a backend reads: an open bundle, or one that is not written yet."""
 
@@ -90,10 +94,9 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
             return row
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise BackendUnavailable(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+        raise NotThere(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     raise BackendUnavailable(
-        f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}: "
-        f"export it with --precision {precision}."
+        f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rnn_export.errors import BundleError, StreamError
+from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.backends.engine_values import decode, encode, holds, storage
 from rnn_export.runtime.device import Buffer, Device, DeviceError, Graph
@@ -49,7 +49,7 @@ class TensorRTSession:
 
     `open_device` opens such a queue, `device` is its name, and `build` the command that builds the engine.
 
-    Raises BundleError where the engine is not of the contract.
+    Raises BackendUnavailable where the engine is not of the contract.
     """
 
     has_sequence = False
@@ -208,16 +208,20 @@ def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:
     mend = f"Build it again: `{build} --rebuild`."
     for what, found, wanted in (("takes", engine.inputs, feeds), ("gives", engine.outputs, gives)):
         if set(found) != set(wanted):
-            raise BundleError(f"the engine {what} {sorted(found)}, but the contract says {sorted(wanted)}. {mend}")
+            raise BackendUnavailable(
+                f"the engine {what} {sorted(found)}, but the contract says {sorted(wanted)}. {mend}"
+            )
         for name, port in wanted.items():
             kind, shape = engine.dtype(name), engine.shape(name)
             need = sized(port.shape, -1, spec.chunk)
             fits = len(shape) == len(need) and all(f == n or -1 in (f, n) for f, n in zip(shape, need, strict=True))
             if not fits or not holds(kind, port.dtype, isinstance(port, StateSpec)):
-                raise BundleError(
+                raise BackendUnavailable(
                     f"the engine {what} {name!r} as {kind} {shape}, but the contract says {port.dtype} {need}. {mend}"
                 )
     for state in spec.states:
         before, after = engine.dtype(state.input), engine.dtype(state.output)
         if before != after:
-            raise BundleError(f"the engine takes state {state.name!r} as {before} and gives it as {after}. {mend}")
+            raise BackendUnavailable(
+                f"the engine takes state {state.name!r} as {before} and gives it as {after}. {mend}"
+            )

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, BundleError
-from rnn_export.runtime.backends import Artefacts
+from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.backends import Artefacts, NotThere
 from rnn_export.runtime.backends.engine_memory import Shape, TensorRTSession
 from rnn_export.runtime.device import Device, DeviceError
 
@@ -53,19 +53,19 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     rows = [row for row in artefacts.targets if _file(row, ENGINE) or _file(row, RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise BackendUnavailable(
+        raise NotThere(
             f"the bundle has no target for TensorRT, only {has}: export it with --target tensorrt, and build it here."
         )
     wanted = [row for row in rows if precision in (None, row.precision)]
     if not wanted:
         raise BackendUnavailable(
-            f"the bundle has {rows[0].target!r} in {', '.join(row.precision for row in rows)}, not in {precision}: "
-            f"export it with --precision {precision}."
+            f"the bundle has {', '.join(f'{row.target} in {row.precision}' for row in rows)}, none in {precision}: add "
+            f"it with rnn-export build NAME.rnnx --target {rows[0].target} --precision {precision}."
         )
     built = [row for row in wanted if _file(row, ENGINE)]
     if not built:
         row = wanted[0]
-        raise BackendUnavailable(
+        raise NotThere(
             f"target {row.target!r} ({row.precision}) has no engine yet: build it on its machine with `{_build(row)}`."
         )
     return built
@@ -95,7 +95,7 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     mend = f"Build it again here: `{_build(row)} --rebuild`."
     needed = ("library", "version", "compute_capability", "onnx_sha256")
     if missing := [key for key in needed if key not in row.requires]:
-        raise BundleError(f"{engine_of} does not say its {', '.join(missing)}. {mend}")
+        raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {mend}")
     name, version, capability, digest = (row.requires[key] for key in needed)
     capabilities = [capability] if isinstance(capability, str) else capability
     # An empty list stands for a portable engine.

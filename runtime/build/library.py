@@ -146,7 +146,8 @@ class Library:
             if order.compute and gpu.compute not in order.compute:
                 raise BuildError(
                     f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
-                    f"capability {gpu.compute}, not {' or '.join(order.compute)}. Build it on that device."
+                    f"capability {gpu.compute}, not {' or '.join(order.compute)}. Build it on that device, or where "
+                    "there are several GPUs choose one with CUDA_VISIBLE_DEVICES."
                 )
             computes = (gpu.compute,)
         lowest = _LOWEST.get(order.precision, (0, 0))
@@ -245,6 +246,10 @@ class Library:
     def _set_flags(self, config: Any) -> None:
         # On by default, and rounds the operands of fp32 products to 10 bits.
         config.clear_flag(self.trt.BuilderFlag.TF32)
+        sharing = getattr(getattr(self.trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+        if sharing is not None and self.weak and not self.strong_flag:
+            # Without it a second context of the profile, for the odd steps, is refused; from 10 on it is always so.
+            config.set_preview_feature(sharing, True)
         if hasattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
             # TensorRT-RTX lets a stream be captured into a CUDA graph only with it.
             config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)

@@ -10,7 +10,7 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|could not be allocated|error allocating|allocation fail|insufficient (GPU )?memory",
     re.I,
 )
-_NO_ROOM = re.compile(r"increas\w* the workspace|Could not find any implementation", re.I)
+_NO_ROOM = re.compile(r"increas\w* the (allowed )?workspace|workspace limit|Could not find any implementation", re.I)
 
 
 class BuilderLog:

@@ -44,7 +44,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise BuildError(f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX that starts at 1 and rises.")
+            raise BuildError(f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX of at least 1 that rises.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`."""

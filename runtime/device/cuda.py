@@ -21,7 +21,7 @@ from rnn_export.runtime.device import Buffer, DeviceError
 # What helps, where the name of an error does not say it.
 ADVICE = {
     "cudaErrorInsufficientDriver": "cuda-python is for a newer CUDA than this driver: install the one of the driver's "
-    "CUDA, for example pip install 'cuda-python==12.*' for CUDA 12",
+    "CUDA, for example pip install 'cuda-python>=12.6,<13' for CUDA 12 (JetPack 6)",
     "cudaErrorMemoryAllocation": "the GPU has no memory left: close streams, or open them with fewer rows",
     "cudaErrorStreamCaptureUnsupported": "the step holds work that no CUDA graph can",
     "cudaErrorStreamCaptureInvalidated": "the step holds work that no CUDA graph can",
@@ -31,12 +31,13 @@ ADVICE = {
 
 def cuda_runtime() -> Any:
     """cuda-python's binding of the CUDA runtime; raises BackendUnavailable where there is none."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):  # since 12.6, and before
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            reason = error
-    raise BackendUnavailable(f"cuda-python is not here ({reason}): pip install cuda-python.")
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"cuda-python is not here ({error}): pip install 'cuda-python>=12.6', and below 13 where the driver is of "
+            "CUDA 12 (JetPack 6)."
+        ) from error
 
 
 class CudaDevice:
@@ -76,8 +77,8 @@ class CudaDevice:
         self._here("cudaMemcpyAsync", to, from_, nbytes, getattr(self._cuda.cudaMemcpyKind, kind), self.stream)
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        # Other threads go on allocating while this one captures.
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        # Others, and the garbage collector on this thread, go on allocating and freeing meanwhile.
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         self._here("cudaStreamBeginCapture", self.stream, mode)
         try:
             work()

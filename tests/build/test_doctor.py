@@ -203,7 +203,7 @@ def test_cuda_python_must_not_be_newer_than_the_driver(monkeypatch, package, dri
     assert finding.state == state
     if state == "broken":
         assert "too new for a driver of CUDA 12" in finding.detail
-        assert finding.mend == "pip install 'cuda-python>=12,<13'"
+        assert finding.mend == "pip install 'cuda-python>=12.6,<13'"
     for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
         monkeypatch.delitem(sys.modules, name)
 

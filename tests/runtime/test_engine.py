@@ -33,7 +33,7 @@ def test_options_that_are_there(bundle, options):
 
 BAD_OPTIONS = {
     "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of tensorrt, onnxruntime"),
-    "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8: export it with --precision int8"),
+    "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8."),
     "threads": ({"threads": 0}, "threads=0: a step needs an int of at least 1"),
     "device": ({"device": "tpu"}, "onnxruntime has no device 'tpu': use 'cpu', 'cuda' or 'cuda:N'"),
     "device number": ({"device": "cuda:x"}, "onnxruntime has no device 'cuda:x'"),

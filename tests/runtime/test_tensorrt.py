@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rnn_export.errors import BundleError, StreamError
+from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import Stream
 from rnn_export.runtime.backends.engine_values import decode, encode, storage
 from rnn_export.runtime.device.host import HostDevice
@@ -258,5 +258,5 @@ OTHERS = {
 
 @pytest.mark.parametrize(("other", "message"), OTHERS.values(), ids=OTHERS)
 def test_an_engine_of_another_contract(other, message):
-    with pytest.raises(BundleError, match=message + f".*{re.escape(BUILD)} --rebuild"):
+    with pytest.raises(BackendUnavailable, match=message + f".*{re.escape(BUILD)} --rebuild"):
         host_session(other, HostEngine(SUM.files()["step.onnx"]))
