@@ -128,11 +128,12 @@ def _library(name: str) -> Iterator[Finding]:
 
 
 def _cuda_python() -> Iterator[Finding]:
-    if importlib.util.find_spec("cuda") is None:
+    try:
+        version = str(importlib.import_module("cuda.bindings").__version__)
+    except ModuleNotFoundError:
         yield Finding("cuda-python", "missing", "not installed; TensorRT engines run through it", _cuda_mend())
         return
     importlib.import_module("cuda.bindings.runtime")
-    version = str(importlib.import_module("cuda.bindings").__version__)
     major = _driver_major()
     if major is not None and int(version.split(".")[0]) > major:
         yield Finding("cuda-python", "broken", f"{version} is too new for a driver of CUDA {major}", _cuda_mend())

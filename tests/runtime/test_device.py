@@ -1,7 +1,6 @@
 """Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees what it holds."""
 
 import gc
-import importlib.util
 import re
 import sys
 from ctypes.util import find_library
@@ -209,8 +208,7 @@ def test_no_cuda_python(monkeypatch):
 
 
 def test_the_real_cuda_python_without_a_driver():
-    if importlib.util.find_spec("cuda") is None:
-        pytest.skip("cuda-python is not installed")
+    pytest.importorskip("cuda.bindings", reason="rtx: pip install 'rnn-export[rtx]'")
     if find_library("cuda"):
         pytest.skip("there is a driver")
     with pytest.raises(DeviceError, match=r"cudaSetDevice gave cudaError\w+ \(.+\)"):
