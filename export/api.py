@@ -18,7 +18,6 @@ from rnn_export import __version__
 from rnn_export.atomic import is_bundle
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BundleError, ExportError
-from rnn_export.export.draft import Draft
 from rnn_export.export.lowering import notes, rough_engines
 from rnn_export.export.order import Order
 from rnn_export.export.targets import find_writer
@@ -27,6 +26,7 @@ from rnn_export.models.axes import TimeAxis
 from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
+from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.golden import replay
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
 from rnn_export.spec import StateSpec, TensorSpec

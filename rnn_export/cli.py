@@ -80,6 +80,10 @@ def _batch(text: str) -> tuple[int, int, int]:
     return low, usual, high
 
 
+def _compute(text: str) -> tuple[str, ...]:
+    return () if text == "portable" else tuple(text.split(","))
+
+
 def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How a model is brought and read: the same for every command that takes a SOURCE."""
     for option in (
@@ -203,6 +207,12 @@ def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., 
 @click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
 @click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
 @click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
+@click.option(
+    "--compute",
+    type=_compute,
+    metavar="CC[,CC]|portable",
+    help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
+)
 @click.option("--rebuild", is_flag=True, help="Build an engine again that is there already.")
 def build_command(bundle: Path, target: str, precision: str | None, as_json: bool, **given: Any) -> dict[str, Any]:
     """Build the engine of BUNDLE for a target on this machine, hold it to the golden vectors, and record it.
@@ -218,6 +228,8 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
         limit = memory and memory * 2**20
         done = build_engine(bundle, target, precision, memory=limit, add=add, progress=stage, **given)
     if not as_json:
+        for note in done.notes:
+            click.echo(f"note: {note}", err=True)
         if done.report:
             tables.parity(done.report.to_json())
         if done.elsewhere:
@@ -234,6 +246,7 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
         "bytes": done.bytes,
         "seconds": done.seconds,
         "elsewhere": done.elsewhere or None,
+        "notes": list(done.notes),
         "parity": done.report and done.report.to_json(),
     }
 

@@ -49,7 +49,7 @@ class Stream:
         self._enter, self._leave = turn.acquire, turn.release
         self._advance, self._chunk = self._memory.step, spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
-        self._load = self._in[0].load if len(self._in) == 1 else self._load_all
+        self._load = self._in[0].load if len(self._in) == 1 else None
         self._view = self._out[0].view if len(self._out) == 1 and not spec.delay else None
         self._set(Snapshot(0, initial, {}))
 
@@ -66,7 +66,10 @@ class Stream:
                 raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
             if out is not None:
                 self._check_out(out)
-            self._load(x)
+            if self._load is not None:
+                self._load(x)
+            else:
+                self._load_all(x)
             self._advance()
             self._frames += self._chunk
             if self._view is not None:

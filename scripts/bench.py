@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
+import tensorrt_figures  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN  # noqa: E402
@@ -240,6 +241,14 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "random": ("200 random architectures", lifting.random_architectures),
     "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
     "time": ("Lift, export and verify, s", lifting.times),
+    "rtx": (
+        "TensorRT-RTX, every streaming case: parse and build, engine, executor over 200 steps",
+        tensorrt_figures.rtx,
+    ),
+    "half": (
+        "Silero VAD over 30 s of speech in half the bits, against fp32 (numeric, not run on hardware)",
+        tensorrt_figures.half,
+    ),
     "step": ("Cost of a step, µs, median", step_cost),
     "start": ("Start-up, s, median", start_up),
 }

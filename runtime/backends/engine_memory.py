@@ -27,8 +27,8 @@ class StepContext(Protocol):
     def set_batch(self, name: str, shape: Shape) -> None:
         """The whole shape of an input."""
 
-    def enqueue(self, stream: Any) -> bool:
-        """Queue the step; False where the engine refuses."""
+    def enqueue(self, stream: Any) -> None:
+        """Queue the step."""
 
 
 class StepEngine(Protocol):
@@ -168,8 +168,7 @@ class TensorRTMemory:
     def _work(self, direction: int) -> None:
         for port in self.fed:
             self.device.upload(port.buffer, port.pinned)
-        if not self.contexts[direction].enqueue(self.device.stream):
-            raise DeviceError("the engine refused to enqueue the step: build it again with --rebuild.")
+        self.contexts[direction].enqueue(self.device.stream)
         for port in self.given:
             self.device.download(port.pinned, port.buffer)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends import Artefacts, NotThere
 from rnn_export.runtime.backends.engine_memory import Shape, TensorRTSession
 from rnn_export.runtime.device import Device, DeviceError
+
+if TYPE_CHECKING:
+    from rnn_export.runtime.build.log import BuilderLog
 
 ENGINE, GRAPH, RECIPE = "step.engine", "step.onnx", "recipe.json"
 # TensorRT's names of its dtypes.
@@ -120,10 +123,10 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     try:
         # It makes the GPU the current one, where the engine's weights go.
         _device(number)
-        raw = library.load(artefacts.read(_file(row, ENGINE) or ENGINE))
+        loaded = library.load(artefacts.read(_file(row, ENGINE) or ENGINE))
     except (BackendUnavailable, DeviceError) as error:
         raise BackendUnavailable(f"{engine_of} cannot be loaded: {error}") from error
-    engine = LoadedEngine(raw, library)
+    engine = LoadedEngine(*loaded)
     device = f"cuda:{number}"
     return TensorRTSession(artefacts.spec, engine, lambda: _device(number), device, row.precision, _build(row))
 
@@ -143,10 +146,10 @@ def _build(row: TargetRow) -> str:
 
 
 class LoadedEngine:
-    """`raw` is an ICudaEngine of TensorRT 8.5 or later, or of TensorRT-RTX; `owner` is kept alive with it."""
+    """`raw` is an ICudaEngine of TensorRT 8.5 or later, or of TensorRT-RTX, which writes to `log`."""
 
-    def __init__(self, raw: Any, owner: Any) -> None:
-        self.raw, self.owner = raw, owner
+    def __init__(self, raw: Any, log: BuilderLog) -> None:
+        self.raw, self.log = raw, log
         names = [raw.get_tensor_name(i) for i in range(raw.num_io_tensors)]
         self.inputs: Sequence[str] = [name for name in names if raw.get_tensor_mode(name).name == "INPUT"]
         self.outputs: Sequence[str] = [name for name in names if name not in self.inputs]
@@ -175,23 +178,27 @@ class LoadedEngine:
         else:
             raw = self.raw.create_execution_context()
         if raw is None:
-            raise DeviceError("TensorRT made no execution context: mostly the GPU has no memory left. Close streams.")
-        return LoadedContext(raw)
+            raise DeviceError(
+                f"TensorRT made no execution context: {self.log.errors()}. Mostly the GPU has no memory left: close "
+                "streams."
+            )
+        return LoadedContext(raw, self.log)
 
 
 class LoadedContext:
     """`raw` is an IExecutionContext."""
 
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
+    def __init__(self, raw: Any, log: BuilderLog) -> None:
+        self.raw, self.log = raw, log
 
     def bind(self, name: str, pointer: int) -> None:
         if not self.raw.set_tensor_address(name, pointer):
-            raise DeviceError(f"TensorRT refused the address of {name!r}.")
+            raise DeviceError(f"TensorRT refused the address of {name!r}: {self.log.errors()}.")
 
     def set_batch(self, name: str, shape: Shape) -> None:
         if not self.raw.set_input_shape(name, shape):
-            raise DeviceError(f"TensorRT refused the shape {shape} of {name!r}.")
+            raise DeviceError(f"TensorRT refused the shape {shape} of {name!r}: {self.log.errors()}.")
 
-    def enqueue(self, stream: Any) -> bool:
-        return bool(self.raw.execute_async_v3(int(stream)))
+    def enqueue(self, stream: Any) -> None:
+        if not self.raw.execute_async_v3(int(stream)):
+            raise DeviceError(f"TensorRT refused the step: {self.log.errors()}. Build it again with --rebuild.")

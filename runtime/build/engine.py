@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, BuildError
-from rnn_export.runtime.backends import Array
 from rnn_export.runtime.build.library import Library, Order, find_library
-from rnn_export.runtime.build.machine import driver, jetson, target_of
+from rnn_export.runtime.build.machine import Gpu, driver, jetson, target_of
 from rnn_export.runtime.build.recipe import ENGINE, FILE, Recipe
+from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import FILE as GOLDEN
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import ParityReport
-from rnn_export.spec import StreamSpec
 from rnn_export.targets import Target, find_target
 
 CACHE, LOG, PROOF = "timing.cache", "build.log", "parity.json"
-Add = Callable[[Bundle], tuple[TargetRow, Mapping[str, bytes]]]
+
+
+class Added(NamedTuple):
+    """Row and files of a target that a bundle had no graph for, and what a user should know of how it was written."""
+
+    row: TargetRow
+    files: Mapping[str, bytes]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class BuiltEngine:
         bytes, seconds: size of the engine and time of the build, 0 where there is none.
         report: None where no GPU is here to run the engine on.
         elsewhere: why the engine is not built here and how it is, where the graph alone was new; else empty.
+        notes: of the graph, where it is new.
     """
 
     bundle: Bundle
@@ -44,6 +51,7 @@ class BuiltEngine:
     seconds: float = 0.0
     report: ParityReport | None = None
     elsewhere: str = ""
+    notes: Sequence[str] = ()
 
 
 def build_engine(
@@ -53,8 +61,9 @@ def build_engine(
     *,
     batch: tuple[int, int, int] | None = None,
     memory: int | None = None,
+    compute: Sequence[str] | None = None,
     rebuild: bool = False,
-    add: Add | None = None,
+    add: Callable[[Bundle], Added] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BuiltEngine:
     """Build the engine of `target` in the bundle `path`, verify it here and write it into the bundle, all at once.
@@ -65,65 +74,78 @@ def build_engine(
         precision: None takes the one that the bundle has for the target.
         batch: (fewest, usual, most) streams in one step, in place of the recipe's.
         memory: bytes of scratch memory for the builder, in place of the recipe's.
+        compute: compute capabilities that TensorRT-RTX builds for, in place of all the target has; none of them makes
+            a portable engine, for every GPU from Ampere on.
         rebuild: build an engine that is already there again.
-        add: makes the row and the files of a target that the bundle has no graph for.
+        add: makes what a target needs that the bundle has no graph for.
         progress: called with the name of each stage.
 
-    Raises BuildError, BackendUnavailable, BundleError, ExportError or ParityError, and leaves the bundle as it was.
+    Raises BuildError, BackendUnavailable, DeviceError, BundleError, ExportError or ParityError, and leaves the bundle
+    as it was.
     """
     bundle = open_bundle(path)
     found = find_target(target, precision or "fp32", None)
     row = _row(bundle, found, precision, add is not None)
-    library = None
-    if not found.jetpacks or _is_here(found):
-        # Before anything that takes long.
-        library = find_library(str(found.library))
-        _refuse_older(library, found)
-        _refuse_without_cuda(library, found)
-    new = row is None
-    if row is None:
+    if compute is not None:
+        found = replace(found, compute=_computes(found, compute))
+    # What is missing is said before anything that takes long.
+    library = _library(found) if not found.jetpacks or _is_here(found) else None
+    gpu = library and _gpu(library, found)
+    if gpu:
+        _refuse_without_cuda()
+    notes: Sequence[str] = ()
+    if new := row is None:
         assert add is not None
-        row, files = add(bundle)
+        row, files, notes = add(bundle)
     else:
         files = {name: bundle.read(name) for name in row.files}
-    candidate = _Candidate(bundle, row, files)
-    recipe = _recipe(candidate)
+    recipe = _recipe(row, files)
     recipe = recipe if batch is None else replace(recipe, batch=batch)
     if library is None or not found.builds:
         reason = _elsewhere(bundle, found, recipe)
         if not new:
             raise BuildError(reason)
-        return BuiltEngine(extend_bundle(bundle, row, files), row, elsewhere=reason)
+        return BuiltEngine(extend_bundle(bundle, row, files), row, elsewhere=reason, notes=notes)
     old = {name.rsplit("/", 1)[-1]: name for name in row.files}
     if ENGINE in old and not rebuild:
         raise BuildError(f"{path} has an engine for {target} ({row.precision}): give --rebuild to build it again.")
     progress("build")
     built = library.build(
-        candidate.read(recipe.onnx),
+        files[recipe.onnx],
         Order(
             row.precision,
             recipe.shapes(bundle.spec),
             recipe.memory if memory is None else memory,
             found.compute,
-            candidate.read(old[CACHE]) if CACHE in old else None,
+            files[old[CACHE]] if CACHE in old else None,
         ),
     )
-    folder = recipe.onnx.rpartition("/")[0]
+    place = recipe.onnx.rpartition("/")[0]
     files = {
-        recipe.onnx: candidate.read(recipe.onnx),
-        f"{folder}/{FILE}": recipe.to_file(bundle.spec),
-        f"{folder}/{ENGINE}": built.plan,
-        f"{folder}/{LOG}": built.log.encode(),
+        recipe.onnx: files[recipe.onnx],
+        f"{place}/{FILE}": recipe.to_file(bundle.spec),
+        f"{place}/{ENGINE}": built.plan,
+        f"{place}/{LOG}": built.log.encode(),
     }
     if built.cache is not None:
-        files[f"{folder}/{CACHE}"] = built.cache
-    row = TargetRow(row.target, row.precision, row.opset, tuple(files), _requires(found, library, recipe))
-    report = _verified(_Candidate(bundle, row, files), progress)
-    if report is not None:
-        files[f"{folder}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
+        files[f"{place}/{CACHE}"] = built.cache
+    requires = {
+        "library": library.name,
+        "version": library.version,
+        "compute_capability": gpu.compute if gpu and not library.ahead else list(found.compute),
+        "onnx_sha256": recipe.sha256,
+        "batch": list(recipe.batch),
+    }
+    row = replace(row, files=tuple(files), requires=requires)
+    report = None
+    if gpu:
+        engine = Engine.of(Draft(bundle.spec, files, (row,), bundle.initial_states()), "tensorrt", row.precision)
+        report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
+        report.raise_for_failure("The bundle is as it was.")
+        files[f"{place}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
         row = replace(row, files=tuple(files))
     progress("write")
-    return BuiltEngine(extend_bundle(bundle, row, files), row, len(built.plan), built.seconds, report)
+    return BuiltEngine(extend_bundle(bundle, row, files), row, len(built.plan), built.seconds, report, notes=notes)
 
 
 def _row(bundle: Bundle, target: Target, precision: str | None, may_add: bool) -> TargetRow | None:
@@ -145,21 +167,32 @@ def _row(bundle: Bundle, target: Target, precision: str | None, may_add: bool) -
     return rows[0] if rows else None
 
 
-def _recipe(candidate: _Candidate) -> Recipe:
+def _recipe(row: TargetRow, files: Mapping[str, bytes]) -> Recipe:
     """That of the target, which must be of its graph."""
-    row = candidate.row
     found = [file for file in row.files if file.rsplit("/", 1)[-1] == FILE]
     if not found:
         raise BuildError(f"target {row.target!r} ({row.precision}) has no {FILE} in the bundle. Export it again.")
-    recipe = Recipe.from_file(candidate.read(found[0]))
-    graph = candidate.read(recipe.onnx) if recipe.onnx in row.files else b""
-    digest = hashlib.sha256(graph).hexdigest()
+    recipe = Recipe.from_file(files[found[0]])
+    digest = hashlib.sha256(files.get(recipe.onnx, b"")).hexdigest()
     if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
         raise BuildError(
             f"{found[0]} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
             f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again."
         )
     return recipe
+
+
+def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
+    if target.library != "tensorrt-rtx":
+        raise BuildError(
+            f"an engine for {target.name!r} is of the GPU that it is built on: leave the compute capability out."
+        )
+    if unknown := sorted(set(compute) - set(target.compute)):
+        raise BuildError(
+            f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "
+            f"but {', '.join(unknown)} was asked for."
+        )
+    return tuple(compute)
 
 
 def _is_here(target: Target) -> bool:
@@ -185,73 +218,29 @@ def _elsewhere(bundle: Bundle, target: Target, recipe: Recipe) -> str:
     )
 
 
-def _refuse_older(library: Library, target: Target) -> None:
+def _library(target: Target) -> Library:
+    library = find_library(str(target.library))
     if library.weak and not library.strong_flag and not target.jetpacks:
         raise BuildError(
             f"target {target.name!r} needs {library.name} {target.since} or later, whose networks are strongly typed, "
             f"but {library.version} is here."
         )
+    return library
 
 
-def _refuse_without_cuda(library: Library, target: Target) -> None:
-    """Where the engine will be run to verify it, what runs it must be here before the minutes of a build."""
-    if library.ahead:
-        try:
-            gpus = driver().gpus
-        except BackendUnavailable:
-            return
-        if target.compute and gpus[0].compute not in target.compute:
-            return
+def _gpu(library: Library, target: Target) -> Gpu | None:
+    """The GPU that will run the engine; None where it is built ahead of one that is not here."""
+    try:
+        gpu = driver().gpus[0]
+    except BackendUnavailable:
+        if library.ahead:
+            return None
+        raise
+    return gpu if not library.ahead or not target.compute or gpu.compute in target.compute else None
+
+
+def _refuse_without_cuda() -> None:
+    """What runs the engine to verify it must be here before the minutes of a build."""
     from rnn_export.runtime.device.cuda import CudaDevice
 
     CudaDevice(0)
-
-
-def _requires(target: Target, library: Library, recipe: Recipe) -> dict[str, Any]:
-    computes: Any = list(target.compute) if library.ahead else driver().gpus[0].compute
-    return {
-        "library": library.name,
-        "version": library.version,
-        "compute_capability": computes,
-        "onnx_sha256": recipe.sha256,
-        "batch": list(recipe.batch),
-    }
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """The bundle as it will be, as far as one target goes."""
-
-    bundle: Bundle
-    row: TargetRow
-    files: Mapping[str, bytes]
-
-    @property
-    def spec(self) -> StreamSpec:
-        return self.bundle.spec
-
-    @property
-    def targets(self) -> tuple[TargetRow, ...]:
-        return (self.row,)
-
-    def read(self, name: str) -> bytes:
-        return self.files[name]
-
-    def initial_states(self) -> Mapping[str, Array]:
-        return self.bundle.initial_states()
-
-
-def _verified(candidate: _Candidate, progress: Callable[[str], None]) -> ParityReport | None:
-    """Hold the engine to the golden vectors; None where it was built ahead of the GPU that runs it."""
-    bundle, computes = candidate.bundle, candidate.row.requires["compute_capability"]
-    if isinstance(computes, list):
-        try:
-            gpus = driver().gpus
-        except BackendUnavailable:
-            return None
-        if computes and gpus[0].compute not in computes:
-            return None
-    engine = Engine.of(candidate, "tensorrt", candidate.row.precision)
-    report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
-    report.raise_for_failure("The bundle is as it was.")
-    return report

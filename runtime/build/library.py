@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.build.log import BuilderLog
@@ -52,6 +52,13 @@ class Order:
     memory: int | None = None
     compute: tuple[str, ...] = ()
     cache: bytes | None = None
+
+
+class Loaded(NamedTuple):
+    """An `ICudaEngine`, and the log that it goes on writing to."""
+
+    engine: Any
+    log: BuilderLog
 
 
 @dataclass(frozen=True)
@@ -300,8 +307,8 @@ class Library:
 
     # --- loading
 
-    def load(self, plan: bytes) -> Any:
-        """The engine of a plan, an `ICudaEngine`; raises BackendUnavailable with the reason where it does not fit."""
+    def load(self, plan: bytes) -> Loaded:
+        """The engine of a plan; raises BackendUnavailable with the reason where it does not fit."""
         self.probe()
         log = BuilderLog(self.trt)
         runtime = self._start("Runtime", log)
@@ -312,7 +319,7 @@ class Library:
                 f"{self.title} cannot load this engine: {'; '.join(reasons)}. It is damaged, or was built by another "
                 "version or for another GPU: build it here with rnn-export build NAME.rnnx --target TARGET --rebuild."
             )
-        return engine
+        return Loaded(engine, log)
 
     def _invalidity(self, runtime: Any, plan: bytes) -> Iterator[str]:
         if hasattr(runtime, "get_engine_validity"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any
 
 # As TensorRT 7 to 10 have been seen to say it (NVIDIA/TensorRT issues 477, 840, 4258; torch2trt issue 661).
@@ -13,11 +14,15 @@ _OUT_OF_MEMORY = re.compile(
 _NO_ROOM = re.compile(r"increas\w* the (allowed )?workspace|workspace limit|Could not find any implementation", re.I)
 
 
+# An engine goes on logging for as long as it runs.
+LINES = 20_000
+
+
 class BuilderLog:
-    """Its `logger` is given to the library `trt`; everything from INFO up is kept."""
+    """Its `logger` is given to the library `trt`; of everything from INFO up the last lines are kept."""
 
     def __init__(self, trt: Any) -> None:
-        self.lines: list[tuple[str, str]] = []
+        self.lines: deque[tuple[str, str]] = deque(maxlen=LINES)
         base, add = trt.ILogger, self.add
         methods = {"__init__": lambda this: base.__init__(this), "log": lambda this, level, text: add(level.name, text)}
         self.logger = type("Logger", (base,), methods)()

@@ -63,8 +63,9 @@ class Behaviour:
     inputs: Sequence[Tensor] = (Tensor("x", "FLOAT", (-1, 4)), Tensor("c", "FLOAT", (-1, 4)))
     refuses: tuple[str, str, str] | None = None  # operator, node, reason
     says: Sequence[tuple[str, str]] = ()
+    reads: Callable[[bytes], None] = lambda graph: None  # called with each graph that is parsed
     plan: bytes | None = b"plan"
-    engine: Any = "engine"
+    engine: Any = "engine"  # or what makes it of a plan
     fast_fp16: bool = True
     null: bool = False  # pybind's error where a factory gives a null pointer
     profile: int = 0
@@ -102,6 +103,8 @@ def fake(version: str, **changes: Any) -> Any:
     trt.LayerType = names("LayerType", *sorted({layer.kind for layer in half_lstm()}), "IDENTITY", "EINSUM")
     trt.Severity = names("Severity", "INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
     trt.MemoryPoolType = names("MemoryPoolType", "WORKSPACE")
+    if (8, 6) <= (major, minor) < (11, 0):
+        trt.PreviewFeature = names("PreviewFeature", "PROFILE_SHARING_0806")
     if (major, minor) >= (8, 6):
         trt.OnnxParserFlag = names("OnnxParserFlag", "NATIVE_INSTANCENORM")
     trt.ILogger = type("ILogger", (), {"__init__": lambda this: None})
@@ -168,6 +171,7 @@ def fake(version: str, **changes: Any) -> Any:
 
         def parse(self, graph: bytes) -> bool:
             did.calls.append(("parse", graph))
+            did.reads(graph)
             if did.refuses:
                 op, name, _ = did.refuses
                 line = f'ModelImporter.cpp:140: While parsing node number 3 [{op} -> "{name}_out"]:'
@@ -222,6 +226,8 @@ def fake(version: str, **changes: Any) -> Any:
     def set_workspace(this: Any, size: int) -> None:
         did.calls.append(("max_workspace_size", size))
 
+    if hasattr(trt, "PreviewFeature"):
+        Config.set_preview_feature = lambda this, feature, on: did.calls.append(("preview", feature.name, on))
     if not old:
         Config.set_memory_pool_limit = set_limit
     if major < 10:
@@ -268,7 +274,23 @@ def fake(version: str, **changes: Any) -> Any:
             did.calls.append(("deserialise", plan))
             for level, text in did.says:
                 self.logger.log(trt.Severity[level], text)
-            return did.engine
+            engine = did.engine(plan) if callable(did.engine) else did.engine
+            if major < 10 and ("preview", "PROFILE_SHARING_0806", True) not in did.calls:
+                _refuse_sharing(engine)
+            return engine
 
     trt.Builder, trt.OnnxParser, trt.Runtime = Builder, OnnxParser, Runtime
     return trt
+
+
+def _refuse_sharing(engine: Any) -> None:
+    """Before TensorRT 10 a profile is of one context, unless the builder was told otherwise."""
+    if not hasattr(engine, "create_execution_context"):
+        return
+    create, made = engine.create_execution_context, []
+
+    def create_once(*config: Any) -> Any:
+        made.append(config)
+        return create(*config) if len(made) == 1 else None
+
+    engine.create_execution_context = create_once

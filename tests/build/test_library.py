@@ -11,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.build import library as module
 from rnn_export.runtime.build.library import Library, Order, find_library
+from rnn_export.runtime.build.log import BuilderLog
 from rnn_export.runtime.build.machine import Driver, Gpu, Jetson, Unavailable
 
-from .fake_trt import ORIN, RANGE, Layer, Tensor, half_lstm, library, products
+from .fake_trt import ORIN, RANGE, Layer, Tensor, fake, half_lstm, library, products
 
 FP16 = Order("fp16", RANGE)
 HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
@@ -409,6 +410,14 @@ def test_the_log_is_kept():
     assert built.log == "[INFO] Local timing cache in use.\n[WARNING] int64 weights\n[ERROR] e\n"
 
 
+def test_the_log_of_an_engine_that_runs_for_months_is_its_last_lines(monkeypatch):
+    monkeypatch.setattr("rnn_export.runtime.build.log.LINES", 3)
+    log = BuilderLog(fake("10.3"))
+    for number in range(5):
+        log.add("ERROR", str(number))
+    assert log.text == "[ERROR] 2\n[ERROR] 3\n[ERROR] 4\n"
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
@@ -467,7 +476,7 @@ def test_a_builder_that_does_not_start():
 
 def test_an_engine_is_loaded():
     adapter = library("10.3")
-    assert adapter.load(b"plan") == "engine"
+    assert adapter.load(b"plan").engine == "engine"
     assert done(adapter, "deserialise") == [(b"plan",)]
 
 

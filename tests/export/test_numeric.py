@@ -12,10 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import BackendUnavailable, ExportError
-from rnn_export.export.draft import Draft
 from rnn_export.export.numeric import in_fp16, numeric_session
 from rnn_export.export.opset import at_opset
 from rnn_export.export.precision import typed
+from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import Tolerance

@@ -16,10 +16,10 @@ from torch import nn
 from rnn_export.bundle import Bundle
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.draft import Draft
 from rnn_export.export.order import Order
 from rnn_export.export.targets import WRITERS, find_writer, plain
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN, lift
+from rnn_export.runtime.draft import Draft
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Explicit, Ids, LearnedStart, Loop, Several, Tagger  # noqa: TID252

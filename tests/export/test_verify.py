@@ -16,10 +16,10 @@ from torch import nn
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
-from rnn_export.export.draft import Draft
 from rnn_export.export.graph import sequence_graph, step_graph
 from rnn_export.export.verify import verify
 from rnn_export.models import StreamingModel, lift
+from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.parity import TOLERANCES
 

@@ -22,7 +22,7 @@ BUILD = "rnn-export build NAME.rnnx --target tensorrt --precision fp32"
 class HostEngine:
     """The step graph `graph`, built for a batch of `batch` = (lowest, best, highest).
 
-    `refuses` makes every enqueue give False; `fails` makes every step fail while it runs.
+    `refuses` makes every enqueue raise; `fails` makes every step fail while it runs.
     """
 
     def __init__(self, graph: bytes, batch: tuple[int, int, int] = BATCH) -> None:
@@ -66,11 +66,11 @@ class HostContext:
         (self.batch,) = {found for found, want in zip(shape, wanted, strict=True) if want == -1} or {self.batch}
         assert all(want in (-1, found) for found, want in zip(shape, wanted, strict=True))
 
-    def enqueue(self, stream: Any) -> bool:
+    def enqueue(self, stream: Any) -> None:
         """Addresses are those of this moment, as in a captured graph; the work runs when the queue comes to it."""
         engine = self.engine
         if engine.refuses:
-            return False
+            raise DeviceError("TensorRT refused the step.")
         binding = engine.session.io_binding()
         for names, bind in ((engine.inputs, binding.bind_input), (engine.outputs, binding.bind_output)):
             for name in names:
@@ -88,7 +88,6 @@ class HostContext:
                 raise DeviceError(str(error)) from error
 
         stream.submit(("enqueue", *self.pointers.values()), run)
-        return True
 
 
 def host_session(

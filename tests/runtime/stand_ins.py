@@ -11,6 +11,8 @@ from typing import Any
 
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.build.library import Loaded
+from rnn_export.runtime.build.log import BuilderLog
 from rnn_export.runtime.device.host import HostBuffer
 
 from .graphs import SUM
@@ -201,7 +203,15 @@ class CudaContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert type(stream_handle) is int
-        return self.host.enqueue(self.engine.cuda.handles[stream_handle])
+        if self.host.engine.refuses:
+            return False
+        self.host.enqueue(self.engine.cuda.handles[stream_handle])
+        return True
+
+
+def silent() -> BuilderLog:
+    """The log of an engine that says nothing."""
+    return BuilderLog(SimpleNamespace(ILogger=type("ILogger", (), {})))
 
 
 class Machine:
@@ -221,13 +231,13 @@ class Machine:
         self.asked.append(name)
         return SimpleNamespace(version=self.version, load=self.load)
 
-    def load(self, plan: bytes) -> CudaEngine:
+    def load(self, plan: bytes) -> Loaded:
         self.asked.append("load")
         if self.broken:
             raise BackendUnavailable(
                 "TensorRT 10.3.0 cannot load this engine: magic tag: build it here with ... --rebuild."
             )
-        return CudaEngine(HostEngine(plan, self.batch), self.cuda)
+        return Loaded(CudaEngine(HostEngine(plan, self.batch), self.cuda), silent())
 
     @staticmethod
     def write(path, model=SUM, target="tensorrt", files=None, **requires):

@@ -9,10 +9,10 @@ import torch
 
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import StreamError
-from rnn_export.export.draft import Draft
 from rnn_export.export.graph import sequence_graph, step_graph
 from rnn_export.models import lift
 from rnn_export.runtime import load
+from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 
 from ..models.nets import StridedValidGRU, ValidGRU  # noqa: TID252

@@ -1,6 +1,8 @@
 """What a stream gives: step, run in any pieces, batches, delay, scalars, out=, states and reset."""
 
+import gc
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -258,6 +260,18 @@ def test_a_step_allocates_nothing_but_its_output(engine, with_out, outputs):
 
 
 # --- states
+
+
+@pytest.mark.parametrize("name", ["sum", "pair"])
+def test_a_closed_stream_gives_its_memory_back_at_once(engine, name):
+    stream = engine(name).stream()
+    memory = weakref.ref(stream._memory)
+    gc.disable()
+    try:
+        del stream
+        assert memory() is None
+    finally:
+        gc.enable()
 
 
 def test_states_are_copies(engine):

@@ -164,7 +164,7 @@ def test_an_error_in_a_step_leaves_the_state(steps):
 def test_an_engine_that_refuses_to_enqueue():
     engine = HostEngine(SUM.files()["step.onnx"])
     engine.refuses = True
-    message = "tensorrt cannot capture the step as a CUDA graph: the engine refused to enqueue the step"
+    message = "tensorrt cannot capture the step as a CUDA graph: TensorRT refused the step"
     with pytest.raises(StreamError, match=message):
         stream_of(SUM, engine)
 

@@ -21,7 +21,7 @@ from rnn_export.runtime.golden import replay
 
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
-from .stand_ins import CudaContext, CudaEngine, CudaRuntime, Machine
+from .stand_ins import CudaContext, CudaEngine, CudaRuntime, Machine, silent
 from .test_golden import golden_of
 
 NAME = "targets/tensorrt-fp32/"
@@ -233,7 +233,7 @@ def test_token_ids(machine, tmp_path):
 
 def test_a_static_engine_has_a_profile_of_its_shape():
     raw = SimpleNamespace(num_io_tensors=0, get_tensor_shape=lambda name: [4, 3])
-    assert LoadedEngine(raw, None).profile("x") == ((4, 3),) * 3
+    assert LoadedEngine(raw, silent()).profile("x") == ((4, 3),) * 3
 
 
 def test_an_engine_without_room_for_a_context(machine, tmp_path, monkeypatch):
@@ -253,20 +253,24 @@ def test_tensorrt_rtx_compiles_before_the_capture():
 
     raw = CudaEngine(HostEngine(SUM.files()["step.onnx"]), CudaRuntime())
     raw.create_runtime_config = lambda: SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=Strategy())
-    LoadedEngine(raw, None).context()
+    LoadedEngine(raw, silent()).context()
     assert raw.configs[0].dynamic_shapes_kernel_specialization_strategy == "eager"
     raw.create_runtime_config = SimpleNamespace
-    LoadedEngine(raw, None).context()
+    LoadedEngine(raw, silent()).context()
     assert raw.configs[1] is None
 
 
 def test_what_a_context_refuses():
     raw = CudaEngine(HostEngine(SUM.files()["step.onnx"]), CudaRuntime())
-    context = LoadedEngine(raw, None).context()
+    context = LoadedEngine(raw, silent()).context()
     with pytest.raises(DeviceError, match="TensorRT refused the address of 'x'"):
         context.bind("x", 256)
     with pytest.raises(DeviceError, match=re.escape("TensorRT refused the shape (1, 3) of 'y'")):
         context.set_batch("y", (1, 3))
+    context.log.add("ERROR", "Error Code 9: Skipping tactic")
+    raw.host.refuses = True
+    with pytest.raises(DeviceError, match=re.escape("TensorRT refused the step: Error Code 9: Skipping tactic. Build")):
+        context.enqueue(7)
 
 
 def test_the_real_tensorrt_rtx_has_what_is_called():
