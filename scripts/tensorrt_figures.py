@@ -24,7 +24,7 @@ from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.recording import read
 from rnn_export.targets import TARGETS
-from tests.parity.cases import CASES, Case
+from tests.parity.cases import Case
 
 Figures = Iterator[tuple[str, float]]
 SECONDS = 30
@@ -43,7 +43,7 @@ def rtx() -> Figures:
     from tests.tensorrt import builds
     from tests.tensorrt.network import Refused
 
-    streaming = [case for case in CASES if not case.build()[2].get("sequence_only")]
+    streaming = [case for case in builds.ALL if not case.build()[2].get("sequence_only")]
     # The first build loads what all share.
     builds.measured(streaming[0])
     table: dict[str, builds.Figures] = {}

@@ -19,7 +19,7 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import FILE as GOLDEN
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import ParityReport
-from rnn_export.targets import Target, find_target
+from rnn_export.targets import TARGETS, Target, find_target
 
 CACHE, LOG, PROOF = "timing.cache", "build.log", "parity.json"
 
@@ -80,8 +80,8 @@ def build_engine(
         add: makes what a target needs that the bundle has no graph for.
         progress: called with the name of each stage.
 
-    Raises BuildError, BackendUnavailable, DeviceError, BundleError, ExportError or ParityError, and leaves the bundle
-    as it was.
+    Raises BuildError, BackendUnavailable, DeviceError, StreamError, BundleError, ExportError or ParityError, and
+    leaves the bundle as it was.
     """
     bundle = open_bundle(path)
     found = find_target(target, precision or "fp32", None)
@@ -89,7 +89,7 @@ def build_engine(
     if compute is not None:
         found = replace(found, compute=_computes(found, compute))
     # What is missing is said before anything that takes long.
-    library = _library(found) if not found.jetpacks or _is_here(found) else None
+    library = _library(found) if found.builds and (not found.jetpacks or _is_here(found)) else None
     gpu = library and _gpu(library, found)
     if gpu:
         _refuse_without_cuda()
@@ -101,11 +101,14 @@ def build_engine(
         files = {name: bundle.read(name) for name in row.files}
     recipe = _recipe(row, files)
     recipe = recipe if batch is None else replace(recipe, batch=batch)
-    if library is None or not found.builds:
+    place = recipe.onnx.rpartition("/")[0]
+    written = {recipe.onnx: files[recipe.onnx], f"{place}/{FILE}": recipe.to_file(bundle.spec)}
+    if library is None:
         reason = _elsewhere(bundle, found, recipe)
         if not new:
-            raise BuildError(reason)
-        return BuiltEngine(extend_bundle(bundle, row, files), row, elsewhere=reason, notes=notes)
+            raise BuildError(reason + (f" --batch {':'.join(map(str, batch))}" if batch and found.builds else ""))
+        row = replace(row, requires={**row.requires, "batch": list(recipe.batch)})
+        return BuiltEngine(extend_bundle(bundle, row, written), row, elsewhere=reason, notes=notes)
     old = {name.rsplit("/", 1)[-1]: name for name in row.files}
     if ENGINE in old and not rebuild:
         raise BuildError(f"{path} has an engine for {target} ({row.precision}): give --rebuild to build it again.")
@@ -120,15 +123,9 @@ def build_engine(
             files[old[CACHE]] if CACHE in old else None,
         ),
     )
-    place = recipe.onnx.rpartition("/")[0]
-    files = {
-        recipe.onnx: files[recipe.onnx],
-        f"{place}/{FILE}": recipe.to_file(bundle.spec),
-        f"{place}/{ENGINE}": built.plan,
-        f"{place}/{LOG}": built.log.encode(),
-    }
+    written |= {f"{place}/{ENGINE}": built.plan, f"{place}/{LOG}": built.log.encode()}
     if built.cache is not None:
-        files[f"{place}/{CACHE}"] = built.cache
+        written[f"{place}/{CACHE}"] = built.cache
     requires = {
         "library": library.name,
         "version": library.version,
@@ -136,16 +133,16 @@ def build_engine(
         "onnx_sha256": recipe.sha256,
         "batch": list(recipe.batch),
     }
-    row = replace(row, files=tuple(files), requires=requires)
+    row = replace(row, files=tuple(written), requires=requires)
     report = None
     if gpu:
-        engine = Engine.of(Draft(bundle.spec, files, (row,), bundle.initial_states()), "tensorrt", row.precision)
+        engine = Engine.of(Draft(bundle.spec, written, (row,), bundle.initial_states()), "tensorrt", row.precision)
         report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
         report.raise_for_failure("The bundle is as it was.")
-        files[f"{place}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
-        row = replace(row, files=tuple(files))
+        written[f"{place}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
+        row = replace(row, files=tuple(written))
     progress("write")
-    return BuiltEngine(extend_bundle(bundle, row, files), row, len(built.plan), built.seconds, report, notes=notes)
+    return BuiltEngine(extend_bundle(bundle, row, written), row, len(built.plan), built.seconds, report, notes=notes)
 
 
 def _row(bundle: Bundle, target: Target, precision: str | None, may_add: bool) -> TargetRow | None:
@@ -192,13 +189,18 @@ def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
             f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "
             f"but {', '.join(unknown)} was asked for."
         )
-    return tuple(compute)
+    return tuple(dict.fromkeys(compute))
 
 
 def _is_here(target: Target) -> bool:
-    """Whether this machine is the Jetson that `target` is."""
+    """Whether this machine is the Jetson that `target` is; a board of unknown model is what it is said to be."""
     board = jetson()
-    return board is not None and target_of(board) == target.name
+    if board is None:
+        return False
+    try:
+        return target_of(board) == target.name
+    except BackendUnavailable:
+        return True
 
 
 def _elsewhere(bundle: Bundle, target: Target, recipe: Recipe) -> str:
@@ -236,7 +238,8 @@ def _gpu(library: Library, target: Target) -> Gpu | None:
         if library.ahead:
             return None
         raise
-    return gpu if not library.ahead or not target.compute or gpu.compute in target.compute else None
+    runs = target.compute or TARGETS[target.name].compute
+    return gpu if not library.ahead or gpu.compute in runs else None
 
 
 def _refuse_without_cuda() -> None:

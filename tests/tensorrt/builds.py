@@ -20,7 +20,8 @@ from rnn_export.models import StreamingModel, lift
 from rnn_export.runtime.ports import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 
-from ..parity.cases import Case  # noqa: TID252
+from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252
+from ..parity.fixtures import FIXTURES, Fixture  # noqa: TID252
 from .layers import Array
 from .network import LOG, Executor, Parsed, Refused, parse
 
@@ -29,6 +30,22 @@ STEPS = 200
 BATCH = (1, 2, 4)
 Named = dict[str, Array]
 Run = Callable[[Named], Mapping[str, Array]]
+
+
+def _of_a_third_party(fixture: Fixture) -> Case:
+    """On its own recording from the middle on, repeated; each row goes on where the one before ended."""
+
+    def draw(rows: int, frames: int) -> Inputs:
+        inputs = fixture.reference().inputs
+        inputs = np.roll(inputs, -len(inputs) // 2, 0)
+        return (torch.from_numpy(np.resize(inputs, (rows, frames, *inputs.shape[1:]))),)
+
+    # In these two ONNX Runtime itself rounds by nearly 2e-6.
+    tolerance = 1e-5 if fixture.name in ("silero", "nam") else 2e-6
+    return Case(fixture.name, tolerance, lambda: (fixture.load(), fixture.example, fixture.options), whole, draw=draw)
+
+
+ALL = (*CASES, *map(_of_a_third_party, FIXTURES))
 
 
 @dataclass(frozen=True)

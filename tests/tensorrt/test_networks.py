@@ -21,16 +21,15 @@ if importlib.util.find_spec("tensorrt_rtx") is None and not os.environ.get("CI")
 from rnn_export.export.precision import typed
 from rnn_export.runtime.parity import TOLERANCES, drift
 
-from ..parity.cases import CASES  # noqa: TID252
 from . import builds
-from .builds import BATCH, by_module, by_onnxruntime, by_tensorrt, error_of, stream_of
+from .builds import ALL, BATCH, by_module, by_onnxruntime, by_tensorrt, error_of, stream_of
 from .network import Kind, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 FP32 = 2e-6
-SEQUENCE_ONLY = [case.name for case in CASES if case.build()[2].get("sequence_only")]
-STREAMING = [case for case in CASES if case.name not in SEQUENCE_ONLY]
+SEQUENCE_ONLY = [case.name for case in ALL if case.build()[2].get("sequence_only")]
+STREAMING = [case for case in ALL if case.name not in SEQUENCE_ONLY]
 every_case = pytest.mark.parametrize("case", STREAMING, ids=lambda case: case.name)
 
 
@@ -46,7 +45,7 @@ def worst(got, want):
 def test_every_case_is_a_stream():
     """A case of whole sequences has no step to build: it must be named here."""
     assert SEQUENCE_ONLY == []
-    assert len(STREAMING) == len(CASES) > 80
+    assert len(STREAMING) == len(ALL) > 90
 
 
 @every_case

@@ -1,0 +1,718 @@
+"""Engines built into bundles: really by TensorRT-RTX, and on devices that are stand-ins down to driver and library.
+
+A device is libcuda, cuda-python's runtime, the files of a Jetson and the module `tensorrt`; its engines are run by ONNX
+Runtime. Not run on hardware.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from rnn_export import atomic
+from rnn_export.bundle import Bundle, extend_bundle, open_bundle
+from rnn_export.errors import (
+    BackendUnavailable,
+    BuildError,
+    BundleError,
+    ExportError,
+    ParityError,
+    RnnExportError,
+    StreamError,
+)
+from rnn_export.export import export
+from rnn_export.export.addition import graph_of
+from rnn_export.export.order import Order
+from rnn_export.runtime import load
+from rnn_export.runtime.build.engine import Added, BuiltEngine, build_engine
+from rnn_export.runtime.build.library import find_library
+from rnn_export.runtime.build.machine import driver, jetson
+from rnn_export.runtime.device import DeviceError
+from rnn_export.targets import TARGETS
+
+from ..models.nets import Tagger  # noqa: TID252
+from ..runtime import conftest  # noqa: TID252
+from ..runtime.graphs import SUM, frames  # noqa: TID252
+from ..runtime.host_engine import HostEngine  # noqa: TID252
+from ..runtime.stand_ins import NAMES, CudaEngine  # noqa: TID252
+from .fake_trt import Behaviour, Tensor, fake, products
+from .test_machine import ORIN, RTX, Cuda, machine, tegra
+
+NANO, AGX = "NVIDIA Jetson Orin Nano Developer Kit", "NVIDIA Jetson AGX Orin Developer Kit"
+X, STEPS = frames(2, 20, 4) / 9, 24
+cuda = conftest.cuda
+BY_HAND = ("jetson-nano", "jetson-tx2", "jetson-xavier-nx", "jetson-agx-xavier")
+
+
+# --- bundles
+
+
+def exports(path: Path, **options) -> None:
+    torch.manual_seed(0)
+    export(Tagger(nn.LSTM).eval(), (torch.zeros(2, 7, 4),), path, steps=STEPS, **options)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The bundle of an LSTM with a head and the graphs of targets such as "tensorrt fp16", written once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def write(*targets: str) -> Path:
+        path = folder / f"{len(list(folder.iterdir()))}.rnnx"
+        if not targets:
+            exports(path, targets=["onnx", "tensorrt-rtx"])
+            return path
+        shutil.copytree(write(), path)
+        for target, precision in (named.split() for named in targets):
+            row, files, _ = graph_of(open_bundle(path), target, Order(precision))
+            extend_bundle(open_bundle(path), row, files)
+        return path
+
+    write()
+    return write
+
+
+@pytest.fixture
+def bundle(exported: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of it, alone in its folder. The targets "onnx fp32" and "tensorrt-rtx fp32" are always there."""
+
+    def copy(*targets: str) -> Path:
+        return Path(shutil.copytree(exported(*targets), tmp_path / "bundles" / "tagger.rnnx"))
+
+    return copy
+
+
+def adding(target: str, precision: str = "fp32") -> Callable[[Bundle], Added]:
+    return lambda opened: graph_of(opened, target, Order(precision))
+
+
+def contents(path: Path) -> dict[Path, bytes | None]:
+    """All that is in the bundle's folder and beside it."""
+    return {place: place.read_bytes() if place.is_file() else None for place in path.parent.rglob("*")}
+
+
+@contextmanager
+def refused(path: Path, kind: type[RnnExportError], message: str) -> Iterator[None]:
+    """One line of the kind, with the message (a pattern) in it, and nothing of the bundle has changed."""
+    before = contents(path)
+    with pytest.raises(kind, match=message) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+    assert contents(path) == before
+
+
+def file(bundle: Bundle, target: str, name: str) -> bytes:
+    return bundle.read(f"targets/{target}/{name}")
+
+
+def names(done: BuiltEngine) -> set[str]:
+    place = f"targets/{done.row.target}-{done.row.precision}/"
+    assert all(name.startswith(place) for name in done.row.files)
+    return {name.removeprefix(place) for name in done.row.files}
+
+
+def streamed(path: Path, backend: str, precision: str | None = None) -> np.ndarray:
+    return load(path, backend=backend, precision=precision).stream(batch=2).run(X)
+
+
+# --- machines
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No GPU, no Jetson and no TensorRT, whatever this machine has; the files of a Jetson may come below `root`."""
+
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(driver, "__defaults__", (missing,))
+    monkeypatch.setattr(jetson, "__defaults__", (tmp_path / "root",))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple], None]:
+    """Puts a GPU with its driver into the machine."""
+    return lambda found: monkeypatch.setattr(driver, "__defaults__", (lambda name: Cuda([found]),))
+
+
+@pytest.fixture
+def device(monkeypatch, root, gpu, cuda) -> Callable[..., Behaviour]:
+    """Makes a desktop, or with `board` a Jetson, with TensorRT; an engine computes what the graph says."""
+
+    def become(board: str = "", version: str = "10.3", **changes) -> Behaviour:
+        did = (trt := fake(version, **changes)).did
+        did.reads = lambda graph: read(did, graph)
+        did.engine = lambda plan: CudaEngine(HostEngine(plan, batch_of(did)), cuda)
+        gpu(ORIN if board else RTX)
+        if board:
+            machine(root, board, tegra(36, "4.3"))
+        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        return did
+
+    return become
+
+
+def read(did: Behaviour, graph: bytes) -> None:
+    """What a parser finds in the graph; the plan of its engine is the graph itself."""
+    host = HostEngine(graph)
+    did.inputs = [Tensor(name, NAMES[host.dtype(name)], host.shape(name)) for name in host.inputs]
+    kinds = {weight.data_type for weight in onnx.load_from_string(graph).graph.initializer}
+    did.layers = products("HALF" if onnx.TensorProto.FLOAT16 in kinds else "FLOAT")
+    did.plan = did.plan and graph
+
+
+def batch_of(did: Behaviour) -> tuple[int, int, int]:
+    shapes = [call[1] for call in did.calls if call[0] == "profile"][-1]
+    return tuple(shape[0] for shape in shapes["x"])
+
+
+def done(did: Behaviour, kind: str) -> list[tuple]:
+    return [call[1:] for call in did.calls if call[0] == kind]
+
+
+# --- TensorRT-RTX, for real
+
+
+@pytest.fixture(scope="module")
+def rtx() -> str:
+    pytest.importorskip("tensorrt_rtx", reason="rtx: pip install 'rnn-export[rtx]'")
+    return find_library("tensorrt-rtx").version
+
+
+@pytest.mark.parametrize("targets", [(), ("tensorrt-rtx fp16",)], ids=["fp32", "fp16"])
+def test_rtx_builds_an_engine_into_the_bundle(rtx, bundle, targets):
+    path, precision = bundle(*targets), "fp16" if targets else "fp32"
+    before, stages = streamed(path, "onnxruntime"), []
+    found = build_engine(path, "tensorrt-rtx", precision, progress=stages.append)
+    opened = open_bundle(path)
+    graph, plan = (file(opened, f"tensorrt-rtx-{precision}", name) for name in ("step.onnx", "step.engine"))
+    assert (found.bundle, found.row) == (opened, opened.target("tensorrt-rtx", precision))
+    assert names(found) == {"step.onnx", "recipe.json", "step.engine", "build.log"}
+    assert found.row.requires == {
+        "library": "tensorrt-rtx",
+        "version": rtx,
+        "compute_capability": ["8.6", "8.9", "12.0"],
+        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
+        "batch": [1, 1, 8],
+    }
+    assert (found.bytes, found.report, found.elsewhere) == (len(plan), None, "")
+    assert found.bytes > 1000
+    assert found.seconds > 0
+    assert stages == ["build", "write"]
+    assert b"[INFO] Engine generation completed" in file(opened, f"tensorrt-rtx-{precision}", "build.log")
+    np.testing.assert_array_equal(streamed(path, "onnxruntime"), before)
+    with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
+        load(path, backend="tensorrt")
+
+
+def test_rtx_builds_from_a_bundle_of_fp16_alone(rtx, tmp_path):
+    path = tmp_path / "tagger.rnnx"
+    exports(path, targets=["tensorrt-rtx"], precision="fp16", batch=(1, 2, 4))
+    found = build_engine(path, "tensorrt-rtx")
+    assert (found.row.precision, found.row.requires["batch"]) == ("fp16", [1, 2, 4])
+    assert open_bundle(path).targets == (found.row,)
+
+
+def test_another_batch_than_exported_and_a_second_build(rtx, bundle):
+    path = bundle()
+    first = build_engine(path, "tensorrt-rtx")
+    advice = r"tagger\.rnnx has an engine for tensorrt-rtx \(fp32\): give --rebuild to build it again\.$"
+    with refused(path, BuildError, advice):
+        build_engine(path, "tensorrt-rtx", batch=(2, 2, 4))
+    again = build_engine(path, "tensorrt-rtx", batch=(2, 2, 4), rebuild=True)
+    recipe = json.loads(file(again.bundle, "tensorrt-rtx-fp32", "recipe.json"))
+    assert (recipe["batch"], again.row.requires["batch"]) == ([2, 2, 4], [2, 2, 4])
+    assert "--maxShapes=x:4x1x4," in recipe["trtexec"]
+    assert names(again) == names(first)
+    assert again.bundle == open_bundle(path)
+    assert again.bundle != first.bundle
+
+
+def test_a_graph_and_its_engine_are_written_at_once(rtx, bundle, monkeypatch):
+    path, writes, write = bundle(), [], atomic.replace_directory
+    monkeypatch.setattr(atomic, "replace_directory", lambda *given: (writes.append(given[0]), write(*given)))
+    with refused(path, BuildError, r"no graph for 'tensorrt-rtx' in fp16, only onnx \(fp32\), tensorrt-rtx \(fp32\): "):
+        build_engine(path, "tensorrt-rtx", "fp16")
+    found = build_engine(path, "tensorrt-rtx", "fp16", add=adding("tensorrt-rtx", "fp16"))
+    assert names(found) == {"step.onnx", "recipe.json", "step.engine", "build.log"}
+    assert [(row.target, row.precision) for row in open_bundle(path).targets] == [
+        ("onnx", "fp32"),
+        ("tensorrt-rtx", "fp32"),
+        ("tensorrt-rtx", "fp16"),
+    ]
+    assert writes == [path]
+
+
+@pytest.mark.parametrize("compute", [("8.9",), ("12.0", "8.6"), ()], ids=["one", "two", "portable"])
+def test_rtx_builds_for_the_gpus_that_are_asked_for(rtx, bundle, compute):
+    path = bundle()
+    plan = file(build_engine(path, "tensorrt-rtx").bundle, "tensorrt-rtx-fp32", "step.engine")
+    found = build_engine(path, "tensorrt-rtx", compute=compute, rebuild=True)
+    assert found.row.requires["compute_capability"] == list(compute)
+    assert file(found.bundle, "tensorrt-rtx-fp32", "step.engine") != plan
+
+
+# (its compute capability, what is asked for, whether the engine runs on it)
+BESIDE = {
+    "RTX 40": ((8, 9), None, True),
+    "RTX 40, not asked for": ((8, 9), ("8.6", "12.0"), False),
+    "RTX 40, portable": ((8, 9), (), True),
+    "H100": ((9, 0), None, False),
+    "H100, portable": ((9, 0), (), False),
+    "RTX 20": ((7, 5), None, False),
+    "RTX 20, portable": ((7, 5), (), False),
+}
+
+
+@pytest.mark.parametrize(("capability", "compute", "runs"), BESIDE.values(), ids=BESIDE)
+def test_rtx_asks_for_cuda_python_only_where_the_engine_runs(rtx, bundle, gpu, monkeypatch, capability, compute, runs):
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    gpu(("a GPU", *capability, 2**30))
+    path = bundle()
+    if runs:
+        with refused(path, BackendUnavailable, "cuda-python is not here"):
+            build_engine(path, "tensorrt-rtx", compute=compute)
+    else:
+        assert build_engine(path, "tensorrt-rtx", compute=compute).report is None
+
+
+# --- the whole path on a device
+
+DEVICES = {
+    "desktop": ("tensorrt", "", "10.3", "12.0"),
+    "desktop 11": ("tensorrt", "", "11.1", "12.0"),
+    "orin nano": ("jetson-orin-nano", NANO, "10.3", "8.7"),
+    "orin nano, JetPack 6.0": ("jetson-orin-nano", NANO, "8.6", "8.7"),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("target", "board", "version", "compute"), DEVICES.values(), ids=DEVICES)
+def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, version, compute, precision):
+    path, stages = bundle(f"{target} {precision}"), []
+    did = device(board, version)
+    found = build_engine(path, target, progress=stages.append)
+    place, opened = f"{target}-{precision}", open_bundle(path)
+    graph = file(opened, place, "step.onnx")
+    assert done(did, "parse") == [(graph,)]
+    assert (found.bundle, found.row) == (opened, opened.target(target, precision))
+    assert names(found) == {"step.onnx", "recipe.json", "step.engine", "build.log", "timing.cache", "parity.json"}
+    assert found.row.requires == {
+        "library": "tensorrt",
+        "version": f"{version}.0",
+        "compute_capability": compute,
+        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
+        "batch": [1, 1, 8],
+    }
+    assert json.loads(file(opened, place, "parity.json")) == found.report.to_json()
+    report = found.report
+    assert (report.ok, report.backend, report.device, report.rows) == (True, "tensorrt", "cuda:0", 2)
+    assert stages == ["build", "step", "whole", "pieces", "reset", "snapshot", "alone", "write"]
+    engine = load(path)
+    assert (engine.backend, engine.precision, engine.batches) == ("tensorrt", precision, (1, 8))
+    off = np.abs(streamed(path, "tensorrt") - streamed(path, "onnxruntime")).max()
+    assert off < {"fp32": 1e-6, "fp16": 3e-3}[precision]
+
+
+def test_the_profile_is_shared_where_tensorrt_has_to_be_told(bundle, device):
+    path, did = bundle("jetson-orin-nano fp32"), device(NANO, "8.6")
+    build_engine(path, "jetson-orin-nano")
+    assert done(did, "preview") == [("PROFILE_SHARING_0806", True)]
+    did.calls = [call for call in did.calls if call[0] != "preview"]
+    with pytest.raises(StreamError, match="TensorRT made no execution context"):
+        load(path, backend="tensorrt").stream()
+
+
+@pytest.mark.parametrize(("batch", "rows"), [((1, 1, 1), 1), ((1, 2, 16), 2), ((4, 4, 8), 4)], ids=str)
+def test_the_golden_vectors_fit_any_batch(bundle, device, batch, rows):
+    path, did = bundle("tensorrt fp32"), device()
+    found = build_engine(path, "tensorrt", batch=batch)
+    assert found.report.rows == rows
+    assert batch_of(did) == batch == tuple(found.row.requires["batch"])
+    assert load(path, backend="tensorrt").batches == (batch[0], batch[2])
+
+
+def test_a_stream_of_more_rows_than_the_engine_takes(bundle, device):
+    path, _ = bundle("tensorrt fp32"), device()
+    build_engine(path, "tensorrt")
+    advice = r"batch=9: the engine was built for 1 to 8 streams .*rnn-export build .* --batch 1:9:9 --rebuild\."
+    with refused(path, StreamError, advice):
+        load(path, backend="tensorrt").stream(batch=9)
+    build_engine(path, "tensorrt", batch=(1, 9, 9), rebuild=True)
+    assert load(path, backend="tensorrt").stream(batch=9).batch == 9
+
+
+def test_the_timing_cache_goes_from_build_to_build(bundle, device):
+    path, did = bundle("tensorrt fp32"), device(known_cache=b"+timed")
+    first, again = (build_engine(path, "tensorrt", rebuild=rebuild) for rebuild in (False, True))
+    assert file(again.bundle, "tensorrt-fp32", "timing.cache") == b"+timed+timed"
+    assert done(did, "cache") == [(b"", False), (b"+timed", False)]
+    assert names(again) == names(first)
+
+
+@pytest.mark.parametrize(
+    ("target", "board", "asked", "given"),
+    [
+        ("jetson-orin-nano", NANO, None, [("WORKSPACE", 2**30)]),
+        ("jetson-orin-nano", NANO, 2**26, [("WORKSPACE", 2**26)]),
+        ("tensorrt", "", None, []),
+        ("tensorrt", "", 2**26, [("WORKSPACE", 2**26)]),
+    ],
+)
+def test_the_builder_gets_its_limit_of_memory(bundle, device, target, board, asked, given):
+    did = device(board)
+    build_engine(bundle(f"{target} fp32"), target, memory=asked)
+    assert done(did, "limit") == given
+
+
+def test_a_graph_is_added_built_and_proved_at_once(bundle, device):
+    path, _ = bundle(), device(NANO)
+    add = adding("jetson-orin-nano", "fp16")
+    found = build_engine(path, "jetson-orin-nano", "fp16", add=lambda opened: add(opened)._replace(notes=["of Conv"]))
+    assert (found.report.ok, found.notes) == (True, ["of Conv"])
+    assert load(path).precision == "fp16"
+
+
+def test_precisions_have_an_engine_each(bundle, device):
+    path, _ = bundle("tensorrt fp32", "tensorrt fp16"), device()
+    with refused(path, BuildError, r"has 'tensorrt' in fp32, fp16: say which, --precision P\.$"):
+        build_engine(path, "tensorrt")
+    for precision in ("fp32", "fp16"):
+        build_engine(path, "tensorrt", precision)
+    assert {load(path, backend="tensorrt", precision=p).precision for p in ("fp32", "fp16")} == {"fp32", "fp16"}
+
+
+def _with_other_weights(graph: bytes) -> bytes:
+    model = onnx.load_from_string(graph)
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_an_engine_that_computes_something_else(bundle, device, rebuild, cuda):
+    path, did = bundle("tensorrt fp32"), device()
+    if rebuild:
+        build_engine(path, "tensorrt")
+    did.engine = lambda plan: CudaEngine(HostEngine(_with_other_weights(plan), batch_of(did)), cuda)
+    message = r"on tensorrt the check 'step' departs .* at step 1 of 24; .*The bundle is as it was\.$"
+    with refused(path, ParityError, message):
+        build_engine(path, "tensorrt", rebuild=rebuild)
+
+
+# --- what cannot be built on any machine
+
+EVERYWHERE = {
+    "unknown": ("tensorrt-rtz", None, ExportError, "no target 'tensorrt-rtz': did you mean tensorrt-rtx or tensorrt"),
+    "no bf16": ("jetson-agx-xavier", "bf16", ExportError, "'jetson-agx-xavier' is not written in 'bf16': choose from"),
+    "no engine": ("onnx", None, BuildError, "target 'onnx' is complete when it is exported: there is nothing to build"),
+    "several": ("tensorrt-rtx", None, BuildError, "has 'tensorrt-rtx' in fp32, fp16: say which, --precision P"),
+    "no graph": (
+        "jetson-thor",
+        None,
+        BuildError,
+        r"no graph for 'jetson-thor', only onnx \(fp32\), tensorrt-rtx \(fp32\), tensorrt-rtx \(fp16\): export it "
+        "where torch is, rnn-export export SOURCE --target jetson-thor",
+    ),
+}
+
+
+@pytest.mark.parametrize("on", ["bare", "device"])
+@pytest.mark.parametrize(("target", "precision", "kind", "message"), EVERYWHERE.values(), ids=EVERYWHERE)
+def test_what_no_machine_can_build(bundle, device, on, target, precision, kind, message):
+    path = bundle("tensorrt-rtx fp16")
+    if on == "device":
+        device(NANO)
+    with refused(path, kind, message):
+        build_engine(path, target, precision)
+
+
+def test_a_bundle_that_is_not_there(tmp_path):
+    with pytest.raises(BundleError, match="does not exist"):
+        build_engine(tmp_path / "no.rnnx", "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("target", "compute", "message"),
+    [
+        ("tensorrt", ("8.9",), "for 'tensorrt' is of the GPU that it is built on: leave the compute capability out"),
+        (
+            "tensorrt-rtx",
+            ("8.6", "8.7"),
+            r"capability 8\.6, 8\.9, 12\.0 or a portable engine, but 8\.7 was asked",
+        ),
+    ],
+)
+def test_compute_capabilities_that_cannot_be(bundle, target, compute, message):
+    path = bundle("tensorrt fp32")
+    with refused(path, BuildError, message):
+        build_engine(path, target, compute=compute)
+
+
+def test_an_operator_that_the_target_lacks(tmp_path, device):
+    device(NANO)
+    (tmp_path / "bundles").mkdir()
+    odd = replace(SUM, step=[("Hardmax", ["x"], ["odd"], {}), ("Add", ["odd", "h"], ["y"], {}), *SUM.step[1:]])
+    path = odd.write(tmp_path / "bundles" / "odd.rnnx")
+    before = contents(path)
+    with pytest.raises(ExportError, match=r"'jetson-orin-nano' does not take this graph:\n- node .*\(Hardmax\)"):
+        build_engine(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
+    assert contents(path) == before
+
+
+# --- machines that lack something
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "board", "message"),
+    [
+        ("tensorrt", "tensorrt", "", r"TensorRT is not installed: pip install 'rnn-export\[tensorrt\]'\.$"),
+        ("jetson-orin-nano", "tensorrt", NANO, "TensorRT is not installed: sudo apt install nvidia-jetpack, and make"),
+        ("tensorrt-rtx", "tensorrt_rtx", "", r"TensorRT-RTX is not installed: pip install 'rnn-export\[rtx\]'\.$"),
+    ],
+)
+def test_no_library(bundle, device, monkeypatch, target, module, board, message):
+    path = bundle(*[f"{target} fp32"] * (target != "tensorrt-rtx"))
+    device(board)
+    monkeypatch.setitem(sys.modules, module, None)
+    with refused(path, BackendUnavailable, message):
+        build_engine(path, target)
+
+
+NO_DRIVER = r"the NVIDIA driver is not here \(libcuda\.so\.1: cannot open .*\): install NVIDIA's driver"
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "jetson-orin-nano"])
+@pytest.mark.parametrize("beside", ["missing", "cudaErrorInsufficientDriver"])
+def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatch, cuda, target, beside):
+    path, missing = bundle(f"{target} fp32"), driver.__defaults__
+    did = device(NANO if target != "tensorrt" else "")
+    monkeypatch.setattr(driver, "__defaults__", missing)
+    if beside == "missing":
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    else:
+        cuda.fails["cudaSetDevice"] = beside
+    with refused(path, BackendUnavailable, NO_DRIVER):
+        build_engine(path, target)
+    assert did.calls == []
+
+
+def test_no_cuda_python_beside_a_gpu(bundle, device, monkeypatch):
+    path, did = bundle("tensorrt fp32"), device()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with refused(path, BackendUnavailable, r"cuda-python is not here .*pip install 'cuda-python>=12\.6'"):
+        build_engine(path, "tensorrt")
+    assert did.calls == []
+
+
+def test_a_gpu_that_cuda_python_cannot_use(bundle, device, cuda):
+    path, did = bundle("tensorrt fp32"), device()
+    cuda.fails["cudaStreamCreateWithFlags"] = "cudaErrorMemoryAllocation"
+    with refused(path, DeviceError, "cudaErrorMemoryAllocation .*the GPU has no memory left"):
+        build_engine(path, "tensorrt")
+    assert did.calls == []
+
+
+def test_a_library_without_strong_typing_for_a_desktop(bundle, device):
+    path, did = bundle("tensorrt fp32"), device(version="8.6")
+    message = r"'tensorrt' needs tensorrt 10\.0 or later, whose networks are strongly typed, but 8\.6\.0 is here\.$"
+    with refused(path, BuildError, message):
+        build_engine(path, "tensorrt")
+    assert did.calls == []
+
+
+# --- Jetson modules, elsewhere
+
+OTHERS = {"a desktop": ("", "no Jetson"), "another Jetson": (AGX, f"a {AGX}")}
+
+
+@pytest.mark.parametrize(("board", "what"), OTHERS.values(), ids=OTHERS)
+def test_a_jetson_builds_its_own_engine(bundle, device, board, what):
+    path, did = bundle("jetson-orin-nano fp16"), device(board)
+    message = (
+        f"^an engine for jetson-orin-nano is built on that module, and this is {what}. Copy tagger.rnnx there and run: "
+        "rnn-export build tagger.rnnx --target jetson-orin-nano --precision fp16$"
+    )
+    with refused(path, BuildError, message):
+        build_engine(path, "jetson-orin-nano")
+    assert did.calls == []
+
+
+@pytest.mark.parametrize("target", BY_HAND)
+def test_an_old_jetson_is_built_for_by_hand(bundle, target):
+    path, old = bundle(f"{target} fp16"), TARGETS[target].jetpacks[0]
+    message = (
+        rf"^an engine for {target} is built by hand: it has JetPack {old.name} \(TensorRT {old.tensorrt}\), whose .*"
+        rf"Copy tagger\.rnnx/targets/{target}-fp16/step\.onnx there and run, in its folder: trtexec --onnx=step\.onnx "
+    )
+    with refused(path, BuildError, message):
+        build_engine(path, target)
+
+
+@pytest.mark.parametrize("target", ["jetson-orin-nano", "jetson-thor", *BY_HAND])
+def test_the_graph_for_a_jetson_is_written_elsewhere(bundle, target):
+    path = bundle()
+    found = build_engine(path, target, "fp16", add=adding(target, "fp16"))
+    assert names(found) == {"step.onnx", "recipe.json"}
+    assert (found.bundle, found.row) == (open_bundle(path), open_bundle(path).target(target, "fp16"))
+    assert (found.bytes, found.seconds, found.report) == (0, 0.0, None)
+    assert found.elsewhere.startswith(f"an engine for {target} is built ")
+    with refused(path, BuildError, f"^an engine for {target} is built "):
+        build_engine(path, target, add=adding(target))
+
+
+def test_a_graph_written_elsewhere_has_the_batch_that_was_asked_for(bundle):
+    path = bundle()
+    found = build_engine(path, "jetson-orin-nano", batch=(1, 2, 4), add=adding("jetson-orin-nano"))
+    recipe = json.loads(file(found.bundle, "jetson-orin-nano-fp32", "recipe.json"))
+    assert (recipe["batch"], found.row.requires["batch"]) == ([1, 2, 4], [1, 2, 4])
+
+
+def test_on_an_old_jetson_the_library_does_not_matter(bundle, root):
+    """Its TensorRT is for an older Python than the one that runs here."""
+    path = bundle("jetson-xavier-nx fp16")
+    machine(root, "NVIDIA Jetson Xavier NX Developer Kit", tegra(35, "2.1"))
+    with refused(path, BuildError, "an engine for jetson-xavier-nx is built by hand: .* trtexec --onnx"):
+        build_engine(path, "jetson-xavier-nx")
+
+
+def test_on_a_jetson_of_unknown_model_the_target_is_taken_at_its_word(bundle, device):
+    """The advice of `target_of` is to name the module with --target."""
+    path, _ = bundle("jetson-orin-nano fp32"), device("Forecr Orin board")
+    assert build_engine(path, "jetson-orin-nano").report.ok
+
+
+# --- builds that fail
+
+FAILURES = {
+    "parser": (
+        {"refuses": ("LSTM", "rnn.l0", "coupled gates")},
+        r"cannot read the graph: node 'rnn\.l0' \(LSTM\): coupled gates\. Export the bundle again",
+    ),
+    "memory": (
+        {"plan": None, "says": [("ERROR", "CUDA error 2: out of memory")]},
+        "cannot build the engine: CUDA error 2: out of memory. Memory ran out: hold the builder to less than 1024 MiB",
+    ),
+    "silence": ({"plan": None}, "cannot build the engine: its log gives no reason"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize("new", [False, True], ids=["there", "new"])
+def test_a_builder_that_gives_no_engine(bundle, device, changes, message, new):
+    path = bundle(*[] if new else ["jetson-orin-nano fp32"])
+    device(NANO, **changes)
+    with refused(path, BuildError, message):
+        build_engine(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
+
+
+BATCHES = [(8, 1, 1), (1, 9, 8), (0, 1, 8), (-1, -1, -1)]
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_a_batch_that_does_not_rise(bundle, device, batch):
+    path, did = bundle("tensorrt fp32"), device()
+    with refused(path, BuildError, f"batch {':'.join(map(str, batch))} is no MIN:OPT:MAX of at least 1 that rises"):
+        build_engine(path, "tensorrt", batch=batch)
+    assert did.calls == []
+
+
+def test_memory_that_is_none(bundle, device):
+    path, did = bundle("tensorrt fp32"), device()
+    with refused(path, BuildError, "the builder cannot work in 0 bytes of memory"):
+        build_engine(path, "tensorrt", memory=0)
+    assert did.calls == []
+
+
+def test_an_engine_that_its_own_machine_cannot_load(bundle, device):
+    path = bundle("tensorrt fp32")
+    did = device(says=[("ERROR", "plan header: magic tag does not match")])
+    did.engine = None
+    with refused(path, BackendUnavailable, r"cannot be loaded: TensorRT 10\.3\.0 cannot load .*magic tag"):
+        build_engine(path, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [("cudaMalloc", "no memory left"), ("cudaGraphInstantiate", "cannot capture the step as a CUDA graph")],
+)
+def test_an_engine_that_does_not_run_here(bundle, device, cuda, call, message):
+    path, _ = bundle("tensorrt fp32"), device()
+    cuda.fails[call] = "cudaErrorMemoryAllocation"
+    with refused(path, RnnExportError, message):
+        build_engine(path, "tensorrt")
+
+
+# --- bundles that are not what they should be
+
+
+def spoil(path: Path, **changes: bytes | None) -> Path:
+    """Write files of the target "tensorrt fp32" anew, or leave them out; the manifest fits."""
+    bundle = open_bundle(path)
+    row = bundle.target("tensorrt", "fp32")
+    files = {f"targets/tensorrt-fp32/{name.replace('_', '.')}": data for name, data in changes.items()}
+    files = {name: data for name, data in {**{n: bundle.read(n) for n in row.files}, **files}.items() if data}
+    extend_bundle(bundle, replace(row, files=tuple(files)), files)
+    return path
+
+
+def recipe_of(**changes) -> Callable[[dict], bytes]:
+    return lambda recipe: json.dumps({**recipe, **changes}).encode()
+
+
+SPOILT = {
+    "no recipe": ("recipe_json", lambda recipe: None, BuildError, r"'tensorrt' \(fp32\) has no recipe\.json in the bu"),
+    "no JSON": ("recipe_json", lambda recipe: b"{", BundleError, "recipe.json is not JSON: .* Export the bundle again"),
+    "half a recipe": ("recipe_json", lambda recipe: b"{}", BundleError, r"recipe\.json must have the fields"),
+    "target": (
+        "recipe_json",
+        recipe_of(target="jetson-thor"),
+        BuildError,
+        r"is the recipe of jetson-thor \(fp32\) .* stands with tensorrt \(fp32\)",
+    ),
+    "hash": (
+        "recipe_json",
+        recipe_of(sha256="0" * 64),
+        BuildError,
+        "is the recipe of .* from a graph 000000000000, but stands with .* and the graph [0-9a-f]{12}. Export the bund",
+    ),
+    "elsewhere": ("recipe_json", recipe_of(onnx="../secret"), BuildError, "and the graph e3b0c44298fc. Export"),
+    "graph": ("step_onnx", lambda recipe: b"another", BuildError, "and the graph ae448ac86c4e. Export the bundle"),
+    "no graph": ("step_onnx", lambda recipe: None, BuildError, "and the graph e3b0c44298fc. Export the bundle again"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "kind", "message"), SPOILT.values(), ids=SPOILT)
+def test_a_recipe_that_does_not_fit(bundle, device, name, change, kind, message):
+    path, did = bundle("tensorrt fp32"), device()
+    recipe = json.loads(file(open_bundle(path), "tensorrt-fp32", "recipe.json"))
+    spoil(path, **{name: change(recipe)})
+    with refused(path, kind, message):
+        build_engine(path, "tensorrt")
+    assert did.calls == []
+
+
+def test_an_engine_cut_short(bundle, device):
+    path, _ = bundle("tensorrt fp32"), device()
+    size = build_engine(path, "tensorrt").bytes
+    with (path / "targets/tensorrt-fp32/step.engine").open("r+b") as engine:
+        engine.truncate(size // 2)
+    message = rf"'targets/tensorrt-fp32/step\.engine' has {size // 2} bytes where manifest\.json says {size}"
+    for call in (lambda: build_engine(path, "tensorrt", rebuild=True), lambda: load(path, backend="tensorrt")):
+        with refused(path, BundleError, message):
+            call()
