@@ -16,6 +16,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 
 from rnn_export import arrays, atomic
-from rnn_export.bundle import Bundle, FileRow, TargetRow, open_bundle, write_bundle
+from rnn_export.bundle import Bundle, FileRow, TargetRow, extend_bundle, open_bundle, write_bundle
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
@@ -97,6 +98,38 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert opened.target("tensorrt", "fp32") is None
     np.testing.assert_array_equal(opened.arrays("golden.npz")["x"], np.arange(8, dtype=np.float32).reshape(2, 4))
     assert os.listdir(tmp_path) == ["vad.rnnx"]
+
+
+def test_a_target_is_added_or_replaced_with_its_files(path: Path) -> None:
+    before = open_bundle(path)
+    kept = {name: data for name, data in files().items() if name != "targets/tensorrt-fp16/a.plan"}
+    row = TargetRow("tensorrt", "fp16", 17, ("targets/tensorrt-fp16/b.plan", "step.onnx"), {"trt": "11.0"})
+    replaced = extend_bundle(before, row, {"targets/tensorrt-fp16/b.plan": b"new"})
+    added = TargetRow("tensorrt", "fp32", 18, ("c.plan",), {})
+    # `before` is older than the bundle by now: what others have written meanwhile stays.
+    both = extend_bundle(before, added, {"c.plan": b"c"})
+    assert both == open_bundle(path)
+    assert (replaced.targets, both.targets) == ((TARGETS[0], row), (TARGETS[0], row, added))
+    assert {n: both.read(n) for n in both.files} == {**kept, "targets/tensorrt-fp16/b.plan": b"new", "c.plan": b"c"}
+    assert (both.spec, both.producer) == (before.spec, before.producer)
+
+
+def test_a_file_of_two_targets_outlives_one_of_them(path: Path) -> None:
+    shared = TargetRow("tensorrt", "fp16", 18, ("step.onnx", "a.plan"), {})
+    extend_bundle(open_bundle(path), shared, {"a.plan": b"a"})
+    alone = extend_bundle(open_bundle(path), TargetRow("tensorrt", "fp16", 18, ("b.plan",), {}), {"b.plan": b"b"})
+    assert "a.plan" not in alone.files
+    assert alone.read("step.onnx") == files()["step.onnx"]
+
+
+def test_a_target_is_not_added_to_another_models_bundle(path: Path) -> None:
+    opened = open_bundle(path)
+    other = write(path, spec=replace(SPEC, digest="e" * 64), force=True)
+    with refused("vad.rnnx was replaced by another model's bundle meanwhile: nothing was written"):
+        extend_bundle(opened, TargetRow("c", "fp32", None, ("c",), {}), {"c": b""})
+    with refused("target 'c' lists the file 'c', which has no file row"):
+        extend_bundle(other, TargetRow("c", "fp32", None, ("c",), {}), {})
+    assert open_bundle(path) == other
 
 
 def test_the_checksum_is_64_hex_characters_and_a_newline(path: Path) -> None:

@@ -95,6 +95,28 @@ def test_what_cannot_be_said_is_refused(
         at_opset(model([node], **constants), opset)
 
 
+def reshape(sizes: list[int], constant: bool = True) -> onnx.ModelProto:
+    """With allowzero=1, which opset 13 cannot say."""
+    ends = [helper.make_node("Reshape", ["x", "s"], ["y"], allowzero=1)]
+    if constant:
+        return model(ends, s=np.array(sizes))
+    return model([helper.make_node("Cast", ["f"], ["s"], to=TensorProto.INT64), *ends], f=np.array(sizes, np.float32))
+
+
+def test_zeros_of_a_reshape_need_not_be_said_where_there_are_none() -> None:
+    x = np.ones((2, 6), np.float32)
+    moved = at_opset(reshape([2, 3, 2]), 13)
+    assert list(moved.graph.node[0].attribute) == []
+    np.testing.assert_array_equal(evaluate(moved, x), [x.reshape(2, 3, 2)])
+    assert at_opset(reshape([2, 3, 2]), 14).graph.node[0].attribute[0].i == 1
+
+
+@pytest.mark.parametrize(("sizes", "constant"), [([0, 6], True), ([2, 6], False)], ids=["zero", "computed"])
+def test_zeros_of_a_reshape_that_may_be_there_are_refused(sizes: list[int], constant: bool) -> None:
+    with pytest.raises(ExportError, match=r"'the_Reshape' .* it has the attributes \['allowzero'\]"):
+        at_opset(reshape(sizes, constant), 13)
+
+
 def test_axes_that_are_computed_are_refused() -> None:
     nodes = [
         helper.make_node("Cast", ["f"], ["axes"], to=TensorProto.INT64),

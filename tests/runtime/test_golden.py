@@ -12,7 +12,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.golden import CHECKPOINTS, Golden, replay
-from rnn_export.runtime.parity import ParityReport, Tolerance, drift
+from rnn_export.runtime.parity import TOLERANCES, ParityReport, Tolerance, drift
 from rnn_export.spec import StreamSpec
 
 from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames
@@ -99,6 +99,34 @@ def test_checkpoints_are_thinned():
     assert golden.frames == 100
     assert golden.states["h"].shape == (2, CHECKPOINTS, 3)
     assert replay(engine_of(TIMED), golden).ok
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows"),
+    [((1, None), [0, 1, 2]), ((1, 8), [0, 1, 2]), ((1, 2), [0, 1]), ((1, 1), [0]), ((5, 8), [0, 1, 2, 0, 1])],
+)
+def test_the_vectors_fit_the_batch_of_an_engine(batches, rows):
+    golden, engine = golden_of(SUM, rows=3), engine_of(SUM)
+    engine.batches = batches
+    fitted = golden.fitted(engine)
+    assert (fitted.rows, fitted.tolerance, fitted.precision) == (len(rows), EXACT, "fp32")
+    for group in ("inputs", "outputs", "states"):
+        for name, array in getattr(fitted, group).items():
+            np.testing.assert_array_equal(array, getattr(golden, group)[name][rows])
+    report = replay(engine, golden)
+    assert (report.ok, report.rows) == (True, len(rows))
+    assert ("alone" in dict(report.checks())) == (len(rows) > 1 and batches[0] == 1)
+
+
+def test_an_engine_of_another_precision_has_its_own_tolerance():
+    golden, engine = golden_of(TIMED), engine_of(TIMED)
+    engine.precision = "fp16"
+    assert (golden.fitted(engine).precision, golden.fitted(engine).tolerance) == ("fp16", TOLERANCES["fp16"])
+    own = replace(golden, precision="fp16")
+    assert own.fitted(engine).tolerance == EXACT
+    golden.outputs["y"][0, 3] += 0.02
+    assert replay(engine, golden).ok
+    assert not replay(engine, own).ok
 
 
 # --- what is wrong
@@ -252,6 +280,8 @@ BAD = {
     "only the delay": ({"at": np.array([2])}, "do not fit a chunk of 1 and delay 2"),
     "tolerance": ({"tolerance": np.zeros(3)}, "too many values"),
     "nan tolerance": ({"tolerance": np.array([0, np.nan])}, "both must be finite and at least 0"),
+    "precision": ({"precision": np.array("fp8")}, "its precision 'fp8' is none of fp32, fp16, bf16"),
+    "no precision": ({"precision": None}, "'precision'"),
     "no rows": ({"input/x": np.zeros((0, 6, 3), np.float32)}, "its inputs have no rows"),
     "rows": ({"output/y": np.zeros((1, 4, 3), np.float32)}, "'y' is float32 (1, 4, 3), not float32 (2, 4, 3)"),
     "frames": ({"output/y": np.zeros((2, 6, 3), np.float32)}, "'y' is float32 (2, 6, 3), not float32 (2, 4, 3)"),

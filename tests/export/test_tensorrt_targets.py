@@ -1,0 +1,392 @@
+"""The targets that TensorRT builds an engine for: what is written, what it was verified on, what is refused."""
+
+import functools
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto
+from torch import Tensor, nn
+
+from rnn_export.bundle import Bundle, write_bundle
+from rnn_export.errors import ExportError, ParityError
+from rnn_export.export import export
+from rnn_export.export.addition import graph_of
+from rnn_export.export.lint import lint, rules_of
+from rnn_export.export.order import Order
+from rnn_export.export.precision import MATRIX
+from rnn_export.runtime.build.recipe import Recipe
+from rnn_export.runtime.golden import FILE, Golden
+from rnn_export.runtime.parity import TOLERANCES
+from rnn_export.targets import TARGETS
+
+from ..models.nets import TCN, Conv2dGRU, Features, Tagger  # noqa: TID252
+
+X = torch.zeros(2, 7, 4)
+KINDS = {"lstm": nn.LSTM, "gru": nn.GRU}
+ENGINES = [name for name, row in TARGETS.items() if row.library]
+TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+BATCH = (1, 4, 16)
+STEPS = 8
+CHECKS = ["step", "whole", "pieces", "reset", "snapshot", "alone"]
+ROWS = [(name, precision) for name in ENGINES for precision in TARGETS[name].precisions]
+every_row = pytest.mark.parametrize(("target", "precision"), ROWS)
+# Beside the LSTM, a GRU for a row of each family of versions.
+GRU_ROWS = [(name, "fp16") for name in ("tensorrt-rtx", "jetson-nano", "jetson-orin-nano")]
+KIND_ROWS = [("lstm", *row) for row in ROWS] + [("gru", *row) for row in GRU_ROWS]
+every_kind_and_row = pytest.mark.parametrize(("kind", "target", "precision"), KIND_ROWS)
+every_export = pytest.mark.parametrize(("kind", "precision"), dict.fromkeys((kind, p) for kind, _, p in KIND_ROWS))
+
+
+def tagger(kind: str = "lstm") -> nn.Module:
+    torch.manual_seed(0)
+    return Tagger(KINDS[kind]).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Callable[..., Bundle]:
+    """Every target that has the precision, in one export."""
+
+    @functools.cache
+    def made(kind: str, precision: str) -> Bundle:
+        targets = [name for known, name, p in KIND_ROWS if (known, p) == (kind, precision)]
+        path = tmp_path_factory.mktemp("engines") / "m.rnnx"
+        return export(tagger(kind), (X,), path, targets=targets, precision=precision, batch=BATCH, steps=STEPS)
+
+    return made
+
+
+def graph_in(bundle: Bundle, target: str, precision: str) -> ModelProto:
+    return onnx.load_from_string(bundle.read(f"targets/{target}-{precision}/step.onnx"))
+
+
+def recipe_in(bundle: Bundle, target: str, precision: str) -> dict[str, Any]:
+    return json.loads(bundle.read(f"targets/{target}-{precision}/recipe.json"))
+
+
+def report_of(bundle: Bundle) -> dict[str, Any]:
+    return json.loads(bundle.read("parity.json"))
+
+
+def ports(model: ModelProto) -> dict[str, int]:
+    return {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+
+
+# --- what is written
+
+
+@every_kind_and_row
+def test_a_row_has_a_graph_and_a_recipe(exported, kind, target, precision):
+    bundle = exported(kind, precision)
+    row, place = bundle.target(target, precision), f"targets/{target}-{precision}"
+    assert row.files == (f"{place}/step.onnx", f"{place}/recipe.json")
+    assert row.opset == TARGETS[target].opset
+    assert row.requires == {"library": TARGETS[target].library, "batch": list(BATCH)}
+
+
+@every_kind_and_row
+def test_the_graph_is_one_that_the_target_reads(exported, kind, target, precision):
+    model = graph_in(exported(kind, precision), target, precision)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", TARGETS[target].opset)]
+    assert not {"LSTM", "GRU", "RNN", "Loop", "Scan", "If"} & {node.op_type for node in model.graph.node}
+    assert lint(model.SerializeToString(), rules_of(TARGETS[target], precision), precision) == []
+
+
+@every_kind_and_row
+def test_the_products_have_their_weights_in_the_precision(exported, kind, target, precision):
+    graph = graph_in(exported(kind, precision), target, precision).graph
+    weights = {i.name: i for i in graph.initializer}
+    read = [weights[n] for node in graph.node if node.op_type in MATRIX for n in node.input if n in weights]
+    assert {i.data_type for i in read} == {TYPES[precision]}
+    gates = {"lstm": 4, "gru": 3}[kind]
+    assert sum(np.prod(i.dims) for i in read if len(i.dims) == 2) == 4 * 6 + 2 * gates * 6 * 6 + 6 * 3
+
+
+@every_kind_and_row
+def test_inputs_outputs_and_states_stay_fp32(exported, kind, target, precision):
+    bundle = exported(kind, precision)
+    states = {"lstm": ["rnn.l0.h", "rnn.l0.c"], "gru": ["rnn.l0.h"]}[kind]
+    names = ["x", *states, "output", *(f"{name}.next" for name in states)]
+    assert ports(graph_in(bundle, target, precision)) == dict.fromkeys(names, TensorProto.FLOAT)
+    assert recipe_in(bundle, target, precision)["state_precision"] == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_states_may_have_the_precision_too(tmp_path, precision):
+    targets = ("tensorrt", "jetson-orin-nano")
+    how = {"precision": precision, "state_precision": precision, "steps": STEPS}
+    bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=targets, **how)
+    for target in targets:
+        found = ports(graph_in(bundle, target, precision))
+        assert {found.pop("x"), found.pop("output")} == {TensorProto.FLOAT}
+        assert set(found.values()) == {TYPES[precision]}
+        assert recipe_in(bundle, target, precision)["state_precision"] == precision
+    # The contract is the user's: it does not say how an engine keeps them.
+    assert {state.dtype for state in bundle.spec.states} == {"float32"}
+
+
+@every_row
+def test_the_recipe_is_of_the_graph(exported, target, precision):
+    bundle, place = exported("lstm", precision), f"targets/{target}-{precision}"
+    found, graph = recipe_in(bundle, target, precision), bundle.read(f"{place}/step.onnx")
+    line = shlex.split(found.pop("trtexec"))
+    assert found == {
+        "target": target,
+        "precision": precision,
+        "state_precision": "fp32",
+        "opset": TARGETS[target].opset,
+        "onnx": f"{place}/step.onnx",
+        "sha256": hashlib.sha256(graph).hexdigest(),
+        "batch": list(BATCH),
+    }
+    assert line[0] == ("tensorrt_rtx" if target == "tensorrt-rtx" else "trtexec")
+    assert {"--onnx=step.onnx", "--minShapes=x:1x1x4,rnn.l0.h:1x6,rnn.l0.c:1x6"} < {*line}
+    assert "--maxShapes=x:16x1x4,rnn.l0.h:16x6,rnn.l0.c:16x6" in line
+    assert Recipe.from_file(bundle.read(f"{place}/recipe.json")).batch == BATCH
+
+
+# --- what it was verified on
+
+
+@every_export
+def test_every_target_has_its_checks_in_the_report(exported, kind, precision):
+    bundle = exported(kind, precision)
+    report = report_of(bundle)
+    how = "on onnxruntime" if precision == "fp32" else "(fp32 sums)"
+    names = [f"{row.target} {how}" for row in bundle.targets]
+    assert (report["backend"], report["ok"], report["source"]) == (", ".join(names), True, "noise")
+    assert report["device"] == ("cpu" if precision == "fp32" else "numeric (not run on hardware)")
+    assert report["tolerance"] == asdict(TOLERANCES[precision])
+    assert {d["check"] for d in report["drifts"]} == {"lifted", *(f"{n}.{c}" for n in names for c in CHECKS)}
+    for d in report["drifts"]:
+        steps, errors = zip(*d["curve"], strict=True)
+        assert d["step"] is None
+        assert list(errors) == sorted(errors)
+        if d["check"].endswith(".step"):
+            assert steps == tuple(range(1, STEPS + 1))
+
+
+@every_export
+def test_sums_in_fp16_are_shown_in_fp16_alone(exported, kind, precision):
+    bundle = exported(kind, precision)
+    rough = report_of(bundle)["rough"]
+    shown = [(r["backend"], r["device"], r["ok"]) for r in rough]
+    want = [(f"{row.target} (fp16 sums)", "numeric (not run on hardware)", True) for row in bundle.targets]
+    assert shown == (want if precision == "fp16" else [])
+    assert all([*dict.fromkeys(d["check"] for d in r["drifts"])] == CHECKS for r in rough)
+
+
+class Cancelling(nn.Module):
+    """Sums that are small, with partial sums beyond fp16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum, self.gru = nn.Linear(16, 4), nn.GRU(4, 5, batch_first=True)
+        with torch.no_grad():
+            self.sum.weight.copy_(torch.tensor([60000.0] * 8 + [-60000.0] * 8).expand(4, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        loud = x.abs().clamp(1, 2)
+        y: Tensor = self.gru(self.sum(torch.cat([loud, loud], -1)[..., [*range(8)] * 2]) * 0.1)[0]
+        return y
+
+
+def test_sums_in_fp16_do_not_decide(tmp_path):
+    torch.manual_seed(0)
+    example = (torch.zeros(2, 7, 4),)
+    bundle = export(
+        Cancelling().eval(), example, tmp_path / "m.rnnx", targets=("tensorrt",), precision="fp16", steps=STEPS
+    )
+    report = report_of(bundle)
+    assert report["ok"] is True
+    assert [r["ok"] for r in report["rough"]] == [False]
+
+
+def test_one_target_alone(tmp_path):
+    bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=("jetson-thor",), precision="bf16", steps=STEPS)
+    report = report_of(bundle)
+    assert set(bundle.files) == {*bundle.targets[0].files, "parity.json", FILE}
+    assert report["backend"] == "jetson-thor (fp32 sums)"
+    assert [*dict.fromkeys(d["check"] for d in report["drifts"])] == ["lifted", *CHECKS]
+    assert bundle.targets[0].requires["batch"] == [1, 1, 8]
+
+
+def test_beside_portable_graphs_each_has_its_own_opset(tmp_path):
+    targets = ("jetson-nano", "onnx", "torchscript")
+    bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=targets, steps=STEPS)
+    assert [(row.target, row.opset) for row in bundle.targets] == [*zip(targets, (13, 18, None), strict=True)]
+    assert report_of(bundle)["backend"] == "jetson-nano on onnxruntime, onnxruntime, torchscript"
+
+
+@pytest.mark.parametrize(("opset", "kept"), [(None, True), (22, False)])
+def test_what_has_no_form_in_the_precision_is_noted(tmp_path, opset, kept):
+    torch.manual_seed(0)
+    how = {"targets": ("tensorrt-rtx",), "precision": "bf16", "opset": opset, "steps": STEPS}
+    bundle = export(Conv2dGRU().eval(), (torch.zeros(2, 1, 5, 8),), tmp_path / "m.rnnx", **how)
+    note = "tensorrt-rtx: Conv stays in fp32, since ONNX has none in bf16 at opset 18"
+    assert [n for n in report_of(bundle)["notes"] if "stays in fp32" in n] == [note] * kept
+    weights = {i.name: i.data_type for i in graph_in(bundle, "tensorrt-rtx", "bf16").graph.initializer}
+    nodes = graph_in(bundle, "tensorrt-rtx", "bf16").graph.node
+    kinds = {weights[n.input[1]] for n in nodes if n.op_type == "Conv"}
+    assert kinds == {TYPES["fp32" if kept else "bf16"]}
+
+
+# --- from a bundle that is there
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory) -> Bundle:
+    return export(tagger(), (X,), tmp_path_factory.mktemp("portable") / "m.rnnx", steps=STEPS)
+
+
+@every_row
+def test_added_later_it_is_the_same_graph(exported, portable, target, precision):
+    added = graph_of(portable, target, Order(precision, batch=BATCH))
+    assert added.row == exported("lstm", precision).target(target, precision)
+    assert {name: exported("lstm", precision).read(name) for name in added.files} == dict(added.files)
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_the_golden_vectors_are_the_models_in_fp32(exported, precision):
+    bundle = exported("lstm", precision)
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    assert (golden.precision, golden.tolerance) == (precision, TOLERANCES[precision])
+    with torch.no_grad():
+        want = tagger()(torch.from_numpy(golden.inputs["x"]))
+    np.testing.assert_array_equal(golden.outputs["output"], want.numpy())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_graph_that_is_added_is_held_to_the_golden_vectors(portable, tmp_path, precision):
+    golden = Golden.from_arrays(portable.arrays(FILE), portable.spec)
+    wrong = replace(golden, outputs={"output": golden.outputs["output"] + np.float32(0.5)})
+    files = {name: portable.read(name) for name in portable.files} | {FILE: wrong.to_npz()}
+    said = {"spec": portable.spec, "producer": {}, "targets": portable.targets}
+    bundle = write_bundle(tmp_path / "m.rnnx", files=files, **said)
+    with pytest.raises(ParityError, match=r"on tensorrt .* the check 'step' departs .* Nothing was written\."):
+        graph_of(bundle, "tensorrt", Order(precision))
+
+
+def test_a_bundle_without_a_portable_graph_has_nothing_to_write_it_from(exported):
+    with pytest.raises(ExportError, match=r"has no step\.onnx to write 'tensorrt' \(fp16\) from: export the bundle"):
+        graph_of(exported("lstm", "bf16"), "tensorrt", Order("fp16"))
+
+
+# --- what is refused
+
+NO_ENGINE = r"batch and state_precision are for targets that an engine is built for: leave them out\."
+BAD = {
+    "name": (
+        {"targets": ("jetson-agx-oryn",)},
+        r"there is no target 'jetson-agx-oryn': did you mean jetson-agx-orin or .*choose from onnx, ",
+    ),
+    "twice": ({"targets": ("tensorrt",) * 2}, r"targets names one twice: tensorrt, tensorrt"),
+    "hardware": (
+        {"targets": ("jetson-agx-xavier",), "precision": "bf16"},
+        r"target 'jetson-agx-xavier' is not written in 'bf16': choose from fp32, fp16\. The reason: its GPU",
+    ),
+    "precision": ({"precision": "int8"}, r"target 'tensorrt' is not written in 'int8': choose from fp32, fp16, bf16"),
+    "fp16 of onnx": (
+        {"targets": ("onnx", "tensorrt"), "precision": "fp16"},
+        r"target 'onnx' is not written in 'fp16': choose from fp32",
+    ),
+    "opset": (
+        {"targets": ("tensorrt", "jetson-nano"), "opset": 17},
+        r"opset 17 is not supported for 'jetson-nano': choose one from 13 to 13\. Its oldest TensorRT, 8\.2, reads no",
+    ),
+    "batch without an engine": ({"targets": ("onnx",), "batch": (1, 2, 4)}, NO_ENGINE),
+    "states without an engine": ({"targets": ("onnx", "pt2"), "state_precision": "fp16"}, NO_ENGINE),
+    "batch": ({"batch": (4, 2, 8)}, r"batch 4:2:8 is no range MIN:OPT:MAX of at least 1 that rises"),
+    "empty batch": ({"batch": (0, 1, 1)}, r"batch 0:1:1 is no range MIN:OPT:MAX of at least 1"),
+    "states": (
+        {"precision": "fp16", "state_precision": "bf16"},
+        r"state_precision 'bf16' does not go with precision 'fp16': states are fp16 or fp32",
+    ),
+    "states of fp32": ({"state_precision": "fp16"}, r"'fp16' does not go with precision 'fp32': states are fp32"),
+    "whole sequences": ({"sequence_only": True}, r"sequence_only writes whole sequences, which the target onnx alone"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, message):
+    with pytest.raises(ExportError, match=message):
+        export(tagger(), (X,), tmp_path / "m.rnnx", **{"targets": ("tensorrt",), "steps": STEPS, **options})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [(1, 2), 4, (1, 2.5, 4), (1, "2", 4), (True, True, True)], ids=str)
+@pytest.mark.xfail(strict=True, reason="Order takes a batch of any form: ValueError, TypeError, or 2.5 in the recipe")
+def test_a_batch_of_another_form_is_refused(batch):
+    with pytest.raises(ExportError, match="batch"):
+        Order(batch=batch)
+
+
+def too_large() -> nn.Module:
+    model = tagger()
+    with torch.no_grad():
+        model.out.weight[0, 0] = 1e5
+    return model
+
+
+FRAMES = torch.zeros(2, 4, 7)
+UNSAYABLE = {
+    "fused norm": (
+        Features,
+        X,
+        {"targets": ("onnx", "jetson-agx-xavier")},
+        r"target 'jetson-agx-xavier' does not take this graph:\n- node '.*layer_norm.*' \(LayerNormalization\): "
+        r"TensorRT 8\.5 has no such operator; write this part",
+    ),
+    "fused norm below its opset": (
+        Features,
+        X,
+        {"targets": ("jetson-nano",)},
+        r"node '.*layer_norm.*' \(LayerNormalization\) cannot be lowered from opset 18 to 13: the operator does not",
+    ),
+    "weight": (too_large, X, {"precision": "fp16"}, r"weight .* of node .* holds 100000, which would become Inf: fp16"),
+    "no product": (
+        TCN,
+        FRAMES,
+        {"precision": "bf16"},
+        r"target 'tensorrt' in bf16 would be fp32 throughout: Conv has no bf16 form at opset 18\. Choose --precision",
+    ),
+    "no product by choice": (
+        TCN,
+        FRAMES,
+        {"targets": ("tensorrt-rtx",), "precision": "bf16", "opset": 21},
+        r"target 'tensorrt-rtx' in bf16 would be fp32 throughout: Conv has no bf16 form at opset 21",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "example", "options", "message"), UNSAYABLE.values(), ids=UNSAYABLE)
+def test_a_model_that_a_target_cannot_say_is_refused(tmp_path, make, example, options, message):
+    torch.manual_seed(0)
+    with pytest.raises(ExportError, match=message):
+        export(make().eval(), (example,), tmp_path / "m.rnnx", **{"targets": ("tensorrt",), "steps": STEPS, **options})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.xfail(strict=True, reason="at_opset knows no target: it advises an opset that the target does not have")
+def test_the_advice_is_one_that_the_target_has(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        export(Features().eval(), (X,), tmp_path / "m.rnnx", targets=("jetson-nano",), steps=STEPS)
+    assert "jetson-nano" in str(caught.value)
+    asked = re.search(r"Ask for opset (\d+)", str(caught.value))
+    assert asked is None or int(asked[1]) <= TARGETS["jetson-nano"].opsets[1]
+
+
+def test_a_tolerance_that_the_precision_cannot_keep(tmp_path):
+    how = {"targets": ("tensorrt",), "precision": "fp16", "atol": 0.0, "rtol": 1e-5, "steps": STEPS}
+    with pytest.raises(ParityError, match=r"on tensorrt \(fp32 sums\) the check 'step' departs .* 0 \+ 1e-05 x .* is"):
+        export(tagger(), (X,), tmp_path / "m.rnnx", **how)
+    assert not list(tmp_path.iterdir())
