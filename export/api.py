@@ -97,9 +97,9 @@ def export(
     for name, value in (("steps", steps), ("chunk", chunk), ("sample_rate", 1 if sample_rate is None else sample_rate)):
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
-    if (batch or state_precision) and not any(row.library for row in rows):
+    if (batch is not None or state_precision is not None) and not any(row.library for row in rows):
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
-    order = Order(precision, state_precision or "fp32", opset, batch or Order.batch)
+    order = Order(precision, state_precision or "fp32", opset, Order.batch if batch is None else batch)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import onnx
 import onnx_ir as ir
@@ -22,11 +23,19 @@ from rnn_export.spec import BATCH, TIME, StreamSpec, sized
 
 BASE_OPSET = 18
 METADATA_KEY = "rnn_export.spec"
+# Every target of an export is made of the same step, which takes torch seconds to translate.
+_steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
 
 
 def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
     """`step.onnx`: exactly `spec.chunk` frames per call, dynamic batch; None for a model of whole sequences only."""
-    return None if model.spec.sequence_only else _graph(model, model.spec.chunk, opset)
+    if model.spec.sequence_only:
+        return None
+    if opset != BASE_OPSET:
+        return _graph(model, model.spec.chunk, opset)
+    if model not in _steps:
+        _steps[model] = _graph(model, model.spec.chunk, opset)
+    return _steps[model]
 
 
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:

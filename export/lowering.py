@@ -30,7 +30,10 @@ def lowered(step: bytes, target: Target, order: Order) -> bytes:
     Raises ExportError, with node and operator, where the opset or the target's TensorRT has no such thing.
     """
     assert order.opset is not None
-    plain = at_opset(onnx.load_from_string(decompose(step)), order.opset)
+    try:
+        plain = at_opset(onnx.load_from_string(decompose(step)), order.opset)
+    except ExportError as error:
+        raise ExportError(f"target {target.name!r} does not take this graph: {error}") from error
     model = onnx.load_from_string(typed(plain.SerializeToString(), order.precision, order.state_precision))
     _refuse_nothing_typed(model.graph, target, order)
     for node in model.graph.node:
@@ -49,8 +52,7 @@ def _refuse_nothing_typed(graph: onnx.GraphProto, target: Target, order: Order) 
     if order.precision != "fp32" and read and all(onnx.TensorProto.FLOAT in found for found in read.values()):
         raise ExportError(
             f"target {target.name!r} in {order.precision} would be fp32 throughout: {' and '.join(sorted(read))} has "
-            f"no {order.precision} form at opset {order.opset}. Choose --precision fp16, or --opset 22 where the "
-            "target has it."
+            f"no {order.precision} form at opset {order.opset}. Choose --precision fp16."
         )
 
 

@@ -74,7 +74,7 @@ class _Lowering:
     def refuse(self, node: NodeProto, reason: str) -> ExportError:
         return ExportError(
             f"node {node.name!r} ({node.op_type}) cannot be lowered from opset {self.newer} to {self.opset}: {reason}. "
-            f"Ask for opset {self.newer}, or write this part of the model in other operators."
+            f"Write this part of the model in other operators, or ask for a target and opset of {self.newer} or later."
         )
 
     def schema(self, node: NodeProto, opset: int) -> onnx.defs.OpSchema:

@@ -29,6 +29,8 @@ class Order:
                 f"state_precision {self.state_precision!r} does not go with precision {self.precision!r}: "
                 f"states are {' or '.join(sorted({'fp32', self.precision}))}."
             )
+        if not isinstance(self.batch, tuple | list) or [type(n) for n in self.batch] != [int] * 3:
+            raise ExportError(f"batch is {self.batch!r}, but must be three ints: (MIN, OPT, MAX).")
         low, usual, high = self.batch
         if not 1 <= low <= usual <= high:
             raise ExportError(f"batch {low}:{usual}:{high} is no range MIN:OPT:MAX of at least 1 that rises.")

@@ -32,7 +32,7 @@ from rnn_export.models.streaming import Kept, Streamed, stream
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamingModel:
     """A model lifted into one pure function with its memory outside.
 

@@ -222,9 +222,9 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
     from rnn_export import tables
     from rnn_export.runtime.build.engine import build_engine
 
-    memory, state_precision = given.pop("memory"), given.pop("state_precision")
+    memory = given.pop("memory")
     with tables.progress("build", BUILD_STAGES, not as_json) as stage:
-        add = _adding(target, precision or "fp32", state_precision, given["batch"], stage)
+        add = _adding(target, precision or "fp32", given["state_precision"], given["batch"], stage)
         limit = memory and memory * 2**20
         done = build_engine(bundle, target, precision, memory=limit, add=add, progress=stage, **given)
     if not as_json:

@@ -287,7 +287,6 @@ def test_the_command_for_elsewhere_keeps_the_batch(run: Run, bundle: Path) -> No
     refused(run("build", bundle, "--target", "jetson-orin-nano", "--batch", "1:4:16"), "--batch 1:4:16")
 
 
-@pytest.mark.xfail(strict=True, reason="build_command drops --state-precision in silence where the graph is there")
 def test_states_of_a_graph_that_is_there_are_not_changed(run: Run, built: tuple[Path, Result], tmp_path: Path) -> None:
     path = Path(shutil.copytree(built[0], tmp_path / "built.rnnx"))
     refused(run("build", path, "--target", "tensorrt-rtx", "--rebuild", "--state-precision", "fp16"), "state")

@@ -59,6 +59,7 @@ def build_engine(
     target: str,
     precision: str | None = None,
     *,
+    state_precision: str | None = None,
     batch: tuple[int, int, int] | None = None,
     memory: int | None = None,
     compute: Sequence[str] | None = None,
@@ -72,6 +73,7 @@ def build_engine(
         path: the directory NAME.rnnx.
         target: a target whose engine TensorRT or TensorRT-RTX builds.
         precision: None takes the one that the bundle has for the target.
+        state_precision: what the states of the graph must be in; None takes them as they are.
         batch: (fewest, usual, most) streams in one step, in place of the recipe's.
         memory: bytes of scratch memory for the builder, in place of the recipe's.
         compute: compute capabilities that TensorRT-RTX builds for, in place of all the target has; none of them makes
@@ -100,6 +102,11 @@ def build_engine(
     else:
         files = {name: bundle.read(name) for name in row.files}
     recipe = _recipe(row, files)
+    if state_precision not in (None, recipe.state_precision):
+        raise BuildError(
+            f"the graph of {target!r} ({row.precision}) in {path} has states in {recipe.state_precision}, not in "
+            f"{state_precision}: export the bundle again with --state-precision {state_precision}."
+        )
     recipe = recipe if batch is None else replace(recipe, batch=batch)
     place = recipe.onnx.rpartition("/")[0]
     written = {recipe.onnx: files[recipe.onnx], f"{place}/{FILE}": recipe.to_file(bundle.spec)}

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -324,7 +323,6 @@ def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("batch", [(1, 2), 4, (1, 2.5, 4), (1, "2", 4), (True, True, True)], ids=str)
-@pytest.mark.xfail(strict=True, reason="Order takes a batch of any form: ValueError, TypeError, or 2.5 in the recipe")
 def test_a_batch_of_another_form_is_refused(batch):
     with pytest.raises(ExportError, match="batch"):
         Order(batch=batch)
@@ -376,13 +374,11 @@ def test_a_model_that_a_target_cannot_say_is_refused(tmp_path, make, example, op
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.xfail(strict=True, reason="at_opset knows no target: it advises an opset that the target does not have")
 def test_the_advice_is_one_that_the_target_has(tmp_path):
     with pytest.raises(ExportError) as caught:
         export(Features().eval(), (X,), tmp_path / "m.rnnx", targets=("jetson-nano",), steps=STEPS)
     assert "jetson-nano" in str(caught.value)
-    asked = re.search(r"Ask for opset (\d+)", str(caught.value))
-    assert asked is None or int(asked[1]) <= TARGETS["jetson-nano"].opsets[1]
+    assert "Ask for opset" not in str(caught.value)
 
 
 def test_a_tolerance_that_the_precision_cannot_keep(tmp_path):
