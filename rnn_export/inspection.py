@@ -64,7 +64,7 @@ def _shown(row: TargetRow) -> tuple[Any, ...]:
 
 
 def _said(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) or "any (portable)" if isinstance(value, list) else str(value)
 
 
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:

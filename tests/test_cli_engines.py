@@ -197,6 +197,7 @@ def test_build_as_json(run: Run, bundle: Path) -> None:
     assert (data["target"], data["precision"], data["elsewhere"], data["notes"]) == ("tensorrt-rtx", "fp16", None, [])
     assert data["parity"] is None
     assert data["requires"]["compute_capability"] == []
+    assert "compute_capability any (portable)" in " ".join(run("inspect", bundle).stdout.split())
     assert data["bytes"] == (bundle / "targets/tensorrt-rtx-fp16/step.engine").stat().st_size
     assert json.loads((bundle / "targets/tensorrt-rtx-fp16/recipe.json").read_text())["state_precision"] == "fp16"
     after = contents(bundle)

@@ -101,7 +101,7 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
         raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {mend}")
     name, version, capability, digest = (row.requires[key] for key in needed)
     capabilities = [capability] if isinstance(capability, str) else capability
-    # An empty list stands for a portable engine.
+    # Of a portable engine the list is empty.
     if capabilities and gpu.compute not in capabilities:
         raise BackendUnavailable(
             f"{engine_of} was built for compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) "
