@@ -90,7 +90,7 @@ def test_the_stages_are_told(tmp_path):
 
 BAD = {
     "no target": ({"targets": ()}, ExportError, r"targets is empty: name at least one"),
-    "target": ({"targets": ("nnox",)}, ExportError, r"there is no target 'nnox': choose from onnx"),
+    "target": ({"targets": ("nnox",)}, ExportError, r"there is no target 'nnox': did you mean onnx"),
     "precision": ({"precision": "fp8"}, ExportError, r"target 'onnx' is not written in 'fp8': choose from fp32"),
     "opset below": ({"opset": 12}, ExportError, r"opset 12 is not supported for 'onnx': choose one from 13 to 23"),
     "opset above": ({"opset": 24}, ExportError, r"opset 24 is not supported for 'onnx'"),
