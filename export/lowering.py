@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from rnn_export.export.order import Order
 from rnn_export.export.precision import MATRIX, typed
 from rnn_export.runtime.backends import Artefacts, folder
 from rnn_export.runtime.backends.onnxruntime import graph_session
-from rnn_export.runtime.build.recipe import FILE, Recipe
+from rnn_export.runtime.backends.tensorrt import RECIPE
+from rnn_export.runtime.build.recipe import Recipe
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
 from rnn_export.targets import Target
@@ -47,13 +49,21 @@ def lowered(step: bytes, target: Target, order: Order) -> bytes:
 
 def _refuse_nothing_typed(graph: onnx.GraphProto, target: Target, order: Order) -> None:
     """An engine in a precision that none of its products has would be one of fp32 by another name."""
-    kinds = {i.name: i.data_type for i in graph.initializer}
-    read = {n.op_type: [kinds[name] for name in n.input if name in kinds] for n in graph.node if n.op_type in MATRIX}
-    if order.precision != "fp32" and read and all(onnx.TensorProto.FLOAT in found for found in read.values()):
+    products = list(_products(graph))
+    if order.precision != "fp32" and products and all(wide for _, wide in products):
+        names = " and ".join(sorted({op for op, _ in products}))
         raise ExportError(
-            f"target {target.name!r} in {order.precision} would be fp32 throughout: {' and '.join(sorted(read))} has "
+            f"target {target.name!r} in {order.precision} would be fp32 throughout: {names} has "
             f"no {order.precision} form at opset {order.opset}. Choose --precision fp16."
         )
+
+
+def _products(graph: onnx.GraphProto) -> Iterator[tuple[str, bool]]:
+    """The operator of each product, and whether its weights stayed in fp32."""
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type in MATRIX:
+            yield node.op_type, onnx.TensorProto.FLOAT in map(kinds.get, node.input)
 
 
 def _say_defaults(node: NodeProto) -> None:
@@ -89,7 +99,7 @@ def files(step: bytes, spec: StreamSpec, target: Target, order: Order) -> dict[s
     graph, place = lowered(step, target, order), folder(target.name, order.precision)
     name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
     recipe = Recipe(target.name, order.precision, order.state_precision, order.opset, name, digest, order.batch)
-    return {name: graph, f"{place}/{FILE}": recipe.to_file(spec)}
+    return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
 
 
 def notes(artefacts: Artefacts, target: Target, order: Order) -> list[str]:
@@ -97,8 +107,7 @@ def notes(artefacts: Artefacts, target: Target, order: Order) -> list[str]:
     if target.library is None or order.precision == "fp32":
         return []
     graph = onnx.load_from_string(artefacts.read(f"{folder(target.name, order.precision)}/step.onnx")).graph
-    kinds = {i.name: i.data_type for i in graph.initializer}
-    wide = {n.op_type for n in graph.node if n.op_type in MATRIX and onnx.TensorProto.FLOAT in map(kinds.get, n.input)}
+    wide = {op for op, stayed in _products(graph) if stayed}
     return [
         f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {order.precision} at opset "
         f"{order.opset}"
