@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from rnn_export.targets import Target
+from rnn_export.targets import Target, version_key
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -136,11 +136,7 @@ def rules_of(target: Target, precision: str = "fp32") -> Rules:
 
     Raises KeyError where the row has no library, or the library no such precision: `find_target` refuses that.
     """
-    oldest = _number(target.oldest(precision) or "0")
+    oldest = version_key(target.oldest(precision) or "0")
     families = [key.removeprefix(f"{target.library}-") for key in RULES if key.rpartition("-")[0] == target.library]
-    family = max((f for f in families if _number(f) <= oldest), key=_number, default="")
+    family = max((f for f in families if version_key(f) <= oldest), key=version_key, default="")
     return RULES[f"{target.library}-{family}"]
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))

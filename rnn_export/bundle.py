@@ -48,6 +48,10 @@ class TargetRow:
     files: tuple[str, ...]
     requires: Mapping[str, Any]
 
+    def file(self, name: str) -> str | None:
+        """The path of its file of that name; None where it has none."""
+        return next((path for path in self.files if path.rsplit("/", 1)[-1] == name), None)
+
 
 @dataclass(frozen=True)
 class Bundle:

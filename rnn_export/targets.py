@@ -49,7 +49,6 @@ class Target:
         compute: compute capabilities of the GPUs; empty where any will do.
         jetpacks: the JetPacks that are served, the oldest first.
         memory: GiB of the variants of a module, shared by CPU and GPU.
-        on_device: an engine runs only where it was built: what travels is the graph and the recipe.
     """
 
     name: str
@@ -63,7 +62,11 @@ class Target:
     compute: tuple[str, ...] = ()
     jetpacks: tuple[JetPack, ...] = ()
     memory: tuple[int, ...] = ()
-    on_device: bool = False
+
+    @property
+    def on_device(self) -> bool:
+        """Whether an engine runs only where it was built: what travels is the graph and the recipe."""
+        return self.library == "tensorrt"
 
     @property
     def builds(self) -> bool:
@@ -75,7 +78,7 @@ class Target:
 
         Empty where there is no library, or none of its versions has the precision.
         """
-        return min((v for v in self._versions() if self._has(v, precision)), key=_number, default="")
+        return min((v for v in self._versions() if self._has(v, precision)), key=version_key, default="")
 
     def lacks(self, precision: str) -> str:
         """Why there is no such `precision`, by hardware and library; empty where neither is the reason."""
@@ -111,10 +114,11 @@ class Target:
 
     def _has(self, version: str, precision: str) -> bool:
         since = SINCE.get(precision) if self.library == "tensorrt" else None
-        return since is None or _number(version) >= _number(since)
+        return since is None or version_key(version) >= version_key(since)
 
 
-def _number(version: str) -> tuple[int, ...]:
+def version_key(version: str) -> tuple[int, ...]:
+    """By which versions such as "10.3" are ordered."""
     return tuple(map(int, version.split(".")))
 
 
@@ -135,6 +139,30 @@ ORIN = (*JETPACK_6, JETPACK_7_2)
 CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
+
+
+def _jetson(
+    name: str,
+    module: str,
+    compute: str,
+    jetpacks: tuple[JetPack, ...],
+    memory: tuple[int, ...],
+    opset: int,
+    highest: int,
+) -> Target:
+    return Target(
+        name=name,
+        summary=module,
+        opset=opset,
+        opsets=(13, highest),
+        precisions=tuple(p for p in ("fp32", "fp16", "bf16") if p in HARDWARE[compute]),
+        checked=ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND,
+        library="tensorrt",
+        compute=(compute,),
+        jetpacks=jetpacks,
+        memory=memory,
+    )
+
 
 TARGETS = {
     row.name: row
@@ -172,7 +200,6 @@ TARGETS = {
             checked=ON_DEVICE,
             library="tensorrt",
             since="10.0",
-            on_device=True,
         ),
         Target(
             name="tensorrt-rtx",
@@ -185,91 +212,14 @@ TARGETS = {
             since="1.0",
             compute=("8.6", "8.9", "12.0"),
         ),
-        Target(
-            name="jetson-nano",
-            summary="Jetson Nano",
-            opset=13,
-            opsets=(13, 13),
-            precisions=("fp32", "fp16"),
-            checked=BY_HAND,
-            library="tensorrt",
-            compute=("5.3",),
-            jetpacks=(JETPACK_4,),
-            memory=(2, 4),
-            on_device=True,
-        ),
-        Target(
-            name="jetson-tx2",
-            summary="Jetson TX2",
-            opset=13,
-            opsets=(13, 13),
-            precisions=("fp32", "fp16"),
-            checked=BY_HAND,
-            library="tensorrt",
-            compute=("6.2",),
-            jetpacks=(JETPACK_4,),
-            memory=(4, 8),
-            on_device=True,
-        ),
-        Target(
-            name="jetson-xavier-nx",
-            summary="Jetson Xavier NX",
-            opset=17,
-            opsets=(13, 17),
-            precisions=("fp32", "fp16"),
-            checked=BY_HAND,
-            library="tensorrt",
-            compute=("7.2",),
-            jetpacks=(JETPACK_5,),
-            memory=(8, 16),
-            on_device=True,
-        ),
-        Target(
-            name="jetson-agx-xavier",
-            summary="Jetson AGX Xavier",
-            opset=17,
-            opsets=(13, 17),
-            precisions=("fp32", "fp16"),
-            checked=BY_HAND,
-            library="tensorrt",
-            compute=("7.2",),
-            jetpacks=(JETPACK_5,),
-            memory=(16, 32, 64),
-            on_device=True,
-        ),
-        *(
-            Target(
-                name=name,
-                summary=summary,
-                opset=17,
-                opsets=(13, 17),
-                precisions=("fp32", "fp16", "bf16"),
-                checked=ON_DEVICE,
-                library="tensorrt",
-                compute=("8.7",),
-                jetpacks=ORIN,
-                memory=memory,
-                on_device=True,
-            )
-            for name, summary, memory in (
-                ("jetson-orin-nano", "Jetson Orin Nano", (4, 8)),
-                ("jetson-orin-nx", "Jetson Orin NX", (8, 16)),
-                ("jetson-agx-orin", "Jetson AGX Orin", (32, 64)),
-            )
-        ),
-        Target(
-            name="jetson-thor",
-            summary="Jetson Thor",
-            opset=18,
-            opsets=(13, 20),
-            precisions=("fp32", "fp16", "bf16"),
-            checked=ON_DEVICE,
-            library="tensorrt",
-            compute=("11.0",),
-            jetpacks=(*JETPACK_7, JETPACK_7_2),
-            memory=(64, 128),
-            on_device=True,
-        ),
+        _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, highest=13),
+        _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, highest=13),
+        _jetson("jetson-xavier-nx", "Jetson Xavier NX", "7.2", (JETPACK_5,), (8, 16), opset=17, highest=17),
+        _jetson("jetson-agx-xavier", "Jetson AGX Xavier", "7.2", (JETPACK_5,), (16, 32, 64), opset=17, highest=17),
+        _jetson("jetson-orin-nano", "Jetson Orin Nano", "8.7", ORIN, (4, 8), opset=17, highest=17),
+        _jetson("jetson-orin-nx", "Jetson Orin NX", "8.7", ORIN, (8, 16), opset=17, highest=17),
+        _jetson("jetson-agx-orin", "Jetson AGX Orin", "8.7", ORIN, (32, 64), opset=17, highest=17),
+        _jetson("jetson-thor", "Jetson Thor", "11.0", (*JETPACK_7, JETPACK_7_2), (64, 128), opset=18, highest=20),
     )
 }
 

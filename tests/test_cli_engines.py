@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,10 @@ from rnn_export.cli import EXPORT_PACKAGES, main
 from rnn_export.runtime.build import engine, machine
 from rnn_export.targets import TARGETS, table_rows
 
-FACTORY = """
-import torch
-from torch import nn
+from .test_cli import FACTORY, Run
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.rnn, self.head = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 2)
-
-    def forward(self, x):
-        return self.head(self.rnn(x)[0])
-
-def net():
-    return Net().eval(), (torch.zeros(1, 4, 3),)
-"""
 RTX = "rtx: pip install 'rnn-export[rtx]'"
 HARDWARE = "not run on hardware"
-
-Run = Callable[..., Result]
 
 
 def invoke(*arguments: object) -> Result:

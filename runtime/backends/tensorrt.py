@@ -53,7 +53,7 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 
 def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     """The rows with an engine, of the precision if one is asked for."""
-    rows = [row for row in artefacts.targets if _file(row, ENGINE) or _file(row, RECIPE)]
+    rows = [row for row in artefacts.targets if row.file(ENGINE) or row.file(RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
         raise NotThere(
@@ -65,7 +65,7 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
             f"the bundle has {', '.join(f'{row.target} in {row.precision}' for row in rows)}, none in {precision}: add "
             f"it with rnn-export build NAME.rnnx --target {rows[0].target} --precision {precision}."
         )
-    built = [row for row in wanted if _file(row, ENGINE)]
+    built = [row for row in wanted if row.file(ENGINE)]
     if not built:
         row = wanted[0]
         raise NotThere(
@@ -107,7 +107,7 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
             f"{engine_of} was built for compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) "
             f"has {gpu.compute}. {mend}"
         )
-    graph = _file(row, GRAPH)
+    graph = row.file(GRAPH)
     found = hashlib.sha256(artefacts.read(graph)).hexdigest() if graph else "none"
     if found != digest:
         raise BackendUnavailable(
@@ -123,7 +123,7 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     try:
         # It makes the GPU the current one, where the engine's weights go.
         _device(number)
-        loaded = library.load(artefacts.read(_file(row, ENGINE) or ENGINE))
+        loaded = library.load(artefacts.read(row.file(ENGINE) or ENGINE))
     except (BackendUnavailable, DeviceError) as error:
         raise BackendUnavailable(f"{engine_of} cannot be loaded: {error}") from error
     engine = LoadedEngine(*loaded)
@@ -135,10 +135,6 @@ def _device(number: int) -> Device:
     from rnn_export.runtime.device.cuda import CudaDevice
 
     return CudaDevice(number)
-
-
-def _file(row: TargetRow, name: str) -> str | None:
-    return next((file for file in row.files if file.rsplit("/", 1)[-1] == name), None)
 
 
 def _build(row: TargetRow) -> str:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, BuildError
-from rnn_export.runtime.build.library import Library, Order, find_library
+from rnn_export.runtime.backends.tensorrt import ENGINE, RECIPE
+from rnn_export.runtime.build.library import BuildOrder, Library, find_library
 from rnn_export.runtime.build.machine import Gpu, driver, jetson, target_of
-from rnn_export.runtime.build.recipe import ENGINE, FILE, Recipe
+from rnn_export.runtime.build.recipe import Recipe
 from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import FILE as GOLDEN
@@ -109,25 +110,24 @@ def build_engine(
         )
     recipe = recipe if batch is None else replace(recipe, batch=batch)
     place = recipe.onnx.rpartition("/")[0]
-    written = {recipe.onnx: files[recipe.onnx], f"{place}/{FILE}": recipe.to_file(bundle.spec)}
+    written = {recipe.onnx: files[recipe.onnx], f"{place}/{RECIPE}": recipe.to_file(bundle.spec)}
     if library is None:
         reason = _elsewhere(bundle, found, recipe)
         if not new:
             raise BuildError(reason + (f" --batch {':'.join(map(str, batch))}" if batch and found.builds else ""))
         row = replace(row, requires={**row.requires, "batch": list(recipe.batch)})
         return BuiltEngine(extend_bundle(bundle, row, written), row, elsewhere=reason, notes=notes)
-    old = {name.rsplit("/", 1)[-1]: name for name in row.files}
-    if ENGINE in old and not rebuild:
+    if row.file(ENGINE) and not rebuild:
         raise BuildError(f"{path} has an engine for {target} ({row.precision}): give --rebuild to build it again.")
     progress("build")
     built = library.build(
         files[recipe.onnx],
-        Order(
+        BuildOrder(
             row.precision,
             recipe.shapes(bundle.spec),
             recipe.memory if memory is None else memory,
             found.compute,
-            files[old[CACHE]] if CACHE in old else None,
+            files.get(row.file(CACHE) or ""),
         ),
     )
     written |= {f"{place}/{ENGINE}": built.plan, f"{place}/{LOG}": built.log.encode()}
@@ -173,14 +173,14 @@ def _row(bundle: Bundle, target: Target, precision: str | None, may_add: bool) -
 
 def _recipe(row: TargetRow, files: Mapping[str, bytes]) -> Recipe:
     """That of the target, which must be of its graph."""
-    found = [file for file in row.files if file.rsplit("/", 1)[-1] == FILE]
-    if not found:
-        raise BuildError(f"target {row.target!r} ({row.precision}) has no {FILE} in the bundle. Export it again.")
-    recipe = Recipe.from_file(files[found[0]])
+    found = row.file(RECIPE)
+    if found is None:
+        raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
+    recipe = Recipe.from_file(files[found])
     digest = hashlib.sha256(files.get(recipe.onnx, b"")).hexdigest()
     if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
         raise BuildError(
-            f"{found[0]} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
+            f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
             f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again."
         )
     return recipe

@@ -35,7 +35,7 @@ _LOWEST = {"fp16": (5, 3), "bf16": (8, 0)}
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildOrder:
     """What to build.
 
     Attributes:
@@ -112,7 +112,7 @@ class Library:
 
     # --- building
 
-    def build(self, graph: bytes, order: Order) -> Built:
+    def build(self, graph: bytes, order: BuildOrder) -> Built:
         """Build an engine from an ONNX graph without external data.
 
         Raises BuildError where the graph, the order or the builder says no, with node, operator and reason as far as
@@ -139,7 +139,7 @@ class Library:
         cache = None if self.ahead else bytes(config.get_timing_cache().serialize())
         return Built(bytes(plan), log.text, cache, time.perf_counter() - started)
 
-    def _check_order(self, order: Order) -> None:
+    def _check_order(self, order: BuildOrder) -> None:
         if not hasattr(self.trt.DataType, _DTYPES.get(order.precision, "")):
             known = " or ".join(p for p, name in _DTYPES.items() if hasattr(self.trt.DataType, name))
             raise BuildError(f"{self.title} has no {order.precision}: use --precision {known}.")

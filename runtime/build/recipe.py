@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rnn_export.errors import BuildError, BundleError
+from rnn_export.runtime.backends.tensorrt import ENGINE, RECIPE
 from rnn_export.spec import Dim, StreamSpec, sized
 from rnn_export.targets import TARGETS
 
-FILE = "recipe.json"
-ENGINE = "step.engine"
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 Shape = tuple[int, ...]
@@ -68,16 +67,16 @@ class Recipe:
         if not isinstance(data, dict) or set(data) - {"trtexec"} != set(checks):
             found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
             raise BundleError(
-                f"{FILE} must have the fields {sorted(checks)}, but has {found}. Export the bundle again."
+                f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. Export the bundle again."
             )
         for name, good in checks.items():
             if not good(data[name]):
-                raise BundleError(f"{FILE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
+                raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
         fields = {name: data[name] for name in checks}
         try:
             return Recipe(**{**fields, "batch": tuple(data["batch"])})
         except BuildError as error:
-            raise BundleError(f"{FILE}: {error} Export the bundle again.") from error
+            raise BundleError(f"{RECIPE}: {error} Export the bundle again.") from error
 
     def to_file(self, spec: StreamSpec) -> bytes:
         """As the file `recipe.json`, with the command line of `trtexec` for people."""
@@ -89,7 +88,7 @@ class Recipe:
         try:
             data = json.loads(raw)
         except ValueError as error:
-            raise BundleError(f"{FILE} is not JSON: {error}. Export the bundle again.") from error
+            raise BundleError(f"{RECIPE} is not JSON: {error}. Export the bundle again.") from error
         return Recipe.from_json(data)
 
     def shapes(self, spec: StreamSpec) -> dict[str, tuple[Shape, Shape, Shape]]:
