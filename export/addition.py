@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import ExportError
-from rnn_export.export.lowering import engines, files, notes, requires
+from rnn_export.export.lowering import notes
 from rnn_export.export.order import Order
+from rnn_export.export.targets import StepWriter, find_writer
 from rnn_export.runtime.build.engine import Added
 from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.golden import FILE, Golden, replay
@@ -18,7 +20,7 @@ STEP = "step.onnx"
 
 
 def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str], None] = lambda stage: None) -> Added:
-    """Row and files of a TensorRT target, graph and recipe, once they do what the golden vectors of `bundle` say.
+    """Row and files of a target that is written from a step, once they do what the golden vectors of `bundle` say.
 
     Raises ExportError or ParityError.
     """
@@ -30,10 +32,12 @@ def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str]
         )
     order = replace(order, opset=order.opset or found.opset)
     progress("graphs")
-    written = files(bundle.read(STEP), bundle.spec, found, order)
-    row = TargetRow(target, order.precision, order.opset, tuple(written), requires(found, order))
-    draft = Draft(bundle.spec, written, (row,), bundle.initial_states())
+    writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
-    for engine in engines(draft, found, order):
+    written = writer.from_step(bundle.read(STEP), bundle.spec, initial, found, order)
+    row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
+    draft = Draft(bundle.spec, written, (row,), initial)
+    for engine in writer.engines(draft, found, order):
         replay(engine, golden, progress).raise_for_failure("Nothing was written.")
-    return Added(row, written, notes(draft, found, order))
+    draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))
+    return Added(draft.targets[0], draft.files, notes(draft, found, order))

@@ -26,6 +26,7 @@ from rnn_export.models.axes import TimeAxis
 from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
+from rnn_export.runtime.build.native.names import identifier
 from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.golden import replay
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
@@ -51,6 +52,7 @@ def export(
     batch: tuple[int, int, int] | None = None,
     chunk: int = 1,
     data: recording.Source | None = None,
+    calibrate: recording.Source | None = None,
     steps: int = 256,
     atol: float | None = None,
     rtol: float | None = None,
@@ -78,6 +80,7 @@ def export(
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
         data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
+        calibrate: a recording that int8 takes the scales of activations from, as `data`; None measures them at each step.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
@@ -99,7 +102,10 @@ def export(
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
     if (batch is not None or state_precision is not None) and not any(row.library for row in rows):
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
-    order = Order(precision, state_precision or "fp32", opset, Order.batch if batch is None else batch)
+    if calibrate is not None and precision != "int8":
+        raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
+    name = identifier(Path(path).name.removesuffix(".rnnx"))
+    order = Order(precision, state_precision or "fp32", opset, Order.batch if batch is None else batch, name)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
@@ -117,6 +123,8 @@ def export(
     )
     _refuse_other_floats(lifted, precision)
     heard = None if data is None else recording.read(data, lifted.spec)
+    if calibrate is not None:
+        order = replace(order, calibration=recording.read(calibrate, lifted.spec))
     progress("graphs")
     orders = [(row, replace(order, opset=row.opset if opset is None or row.opset is None else opset)) for row in rows]
     draft = _draft(lifted, orders)
@@ -124,6 +132,8 @@ def export(
     step = draft.files.get("step.onnx")
     report, vectors = verify(lifted, engines, step, heard, steps, tolerance, progress, precision)
     rough = [replay(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)]
+    for row, its in orders:
+        draft = draft.proven(row.name, precision, find_writer(row.name).proof(lifted.spec, its, vectors))
     progress("write")
     source = "noise" if data is None else "recording"
     said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]

@@ -22,13 +22,13 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
-def decompose(graph: bytes) -> bytes:
-    """The same step graph without LSTM, GRU and RNN; their sequence axis must be static.
+def decompose(graph: bytes, which: Callable[[ir.Node], bool] = lambda node: True) -> bytes:
+    """The same step graph without LSTM, GRU and RNN, or without those that `which` says; sequences must be static.
 
     Raises ExportError, with the node's name, where a node cannot be written out.
     """
     model = ir.serde.deserialize_model(onnx.load_from_string(graph))
-    for node in [n for n in model.graph if n.op_type in DEFAULTS]:
+    for node in [n for n in model.graph if n.op_type in DEFAULTS and which(n)]:
         writer = _Writer(node)
         outputs = writer.write()
         for old, new in zip(node.outputs, outputs, strict=False):

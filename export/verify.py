@@ -64,7 +64,8 @@ def verify(
         noise, on_noise = _golden(model, None, min(frames, NOISE_FRAMES), exact)
         _refuse_wrong_lifting(model, noise, on_noise)
         noise = replace(noise, tolerance=tolerance, precision=precision)
-        for engine in engines:
+        # What int8 was calibrated on may be nothing like noise.
+        for engine in engines if precision != "int8" else ():
             replay(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
     # The stages told are those of one backend, whose number the caller knows.
     vectors = replace(golden, tolerance=tolerance, precision=precision)

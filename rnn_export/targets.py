@@ -136,6 +136,7 @@ JETPACK_7 = (
 JETPACK_7_2 = JetPack("7.2", tensorrt="10.16", cuda="13.2", builds=True)
 ORIN = (*JETPACK_6, JETPACK_7_2)
 
+COMPILED = "in a closed loop as this machine compiles it against the model; elsewhere by its self-test"
 CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
@@ -190,6 +191,14 @@ TARGETS = {
             opsets=None,
             precisions=("fp32",),
             checked="in a closed loop on torch against the model, loaded back from its bytes",
+        ),
+        Target(
+            name="c",
+            summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
+            opset=None,
+            opsets=None,
+            precisions=("fp32", "bf16", "int8"),
+            checked=COMPILED,
         ),
         Target(
             name="tensorrt",

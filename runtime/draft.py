@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
@@ -26,6 +26,14 @@ class Draft:
 
     def initial_states(self) -> Mapping[str, Array]:
         return self.initial
+
+    def proven(self, target: str, precision: str, files: Mapping[str, bytes]) -> Draft:
+        """With `files` more of one target."""
+        rows = tuple(
+            replace(row, files=(*row.files, *files)) if (row.target, row.precision) == (target, precision) else row
+            for row in self.targets
+        )
+        return replace(self, files={**self.files, **files}, targets=rows)
 
     def write(
         self, path: str | os.PathLike[str], producer: Mapping[str, str], proof: Mapping[str, bytes], force: bool

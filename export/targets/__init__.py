@@ -12,8 +12,10 @@ from typing import Any, Protocol, cast
 
 from rnn_export.export.order import Order
 from rnn_export.models.lift import StreamingModel
-from rnn_export.runtime.backends import Artefacts
+from rnn_export.runtime.backends import Array, Artefacts
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.golden import Golden
+from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS, Target
 
 WRITERS: Mapping[str, str] = {
@@ -21,6 +23,7 @@ WRITERS: Mapping[str, str] = {
     "torchscript": "rnn_export.export.targets.torchscript",
     "pt2": "rnn_export.export.targets.pt2",
     "tensorrt": "rnn_export.export.targets.tensorrt",
+    "c": "rnn_export.export.targets.c",
 }
 
 
@@ -35,6 +38,18 @@ class Writer(Protocol):
 
     def engines(self, artefacts: Artefacts, target: Target, order: Order) -> Sequence[Engine]:
         """Engines on the files as they were written, to verify them."""
+
+    def proof(self, spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+        """Files that hold the golden vectors in the target's own form, once it is verified."""
+
+
+class StepWriter(Writer, Protocol):
+    """A target that can also be written from the step graph of a bundle."""
+
+    def from_step(
+        self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
+    ) -> dict[str, bytes]:
+        """The same files as `write`."""
 
 
 def find_writer(target: str) -> Writer:

@@ -9,6 +9,8 @@ from rnn_export.export.order import Order
 from rnn_export.models.lift import StreamingModel
 from rnn_export.runtime.backends import Artefacts
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.golden import Golden
+from rnn_export.spec import StreamSpec
 from rnn_export.targets import Target
 
 
@@ -27,3 +29,8 @@ def requires(target: Target, order: Order) -> dict[str, Any]:
 def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     """ONNX Runtime's."""
     return [Engine.of(artefacts, "onnxruntime", order.precision)]
+
+
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    """None: the bundle's own golden vectors are for it."""
+    return {}

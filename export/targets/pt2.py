@@ -16,6 +16,8 @@ from rnn_export.models.signature import first_line
 from rnn_export.runtime.backends import Artefacts, folder, target_row
 from rnn_export.runtime.backends.torchscript import SPEC_FILE, TorchSession
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.golden import Golden
+from rnn_export.spec import StreamSpec
 from rnn_export.spec import BATCH, StateSpec, TensorSpec
 from rnn_export.targets import Target
 
@@ -54,3 +56,8 @@ def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     except Exception as error:  # torch.export raises many kinds
         raise BundleError(f"{name} cannot be loaded: {first_line(error)}") from error
     return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]
+
+
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    """None: the bundle's own golden vectors are for it."""
+    return {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rnn_export.errors import ExportError
 from rnn_export.export.graph import step_graph
 from rnn_export.export.lowering import engines, files, requires
 from rnn_export.export.order import Order
 from rnn_export.models.lift import StreamingModel
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.golden import Golden
+from rnn_export.spec import StreamSpec
 from rnn_export.targets import Target
 
-__all__ = ["engines", "requires", "write"]
+__all__ = ["engines", "from_step", "proof", "requires", "write"]
 
 
 def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
@@ -18,3 +23,15 @@ def write(model: StreamingModel, target: Target, order: Order) -> dict[str, byte
     if step is None:
         raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
     return files(step, model.spec, target, order)
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
+) -> dict[str, bytes]:
+    """The same from the step graph of a bundle."""
+    return files(step, spec, target, order)
+
+
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    """None: the bundle's own golden vectors are for it."""
+    return {}

@@ -20,6 +20,8 @@ from rnn_export.models.signature import first_line
 from rnn_export.runtime.backends import Artefacts, folder
 from rnn_export.runtime.backends.torchscript import SPEC_FILE
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.golden import Golden
+from rnn_export.spec import StreamSpec
 from rnn_export.targets import Target
 
 
@@ -47,6 +49,11 @@ def requires(target: Target, order: Order) -> dict[str, Any]:
 def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     """That of the backend of the same name."""
     return [Engine.of(artefacts, "torchscript", order.precision)]
+
+
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    """None: the bundle's own golden vectors are for it."""
+    return {}
 
 
 def _say_in_script(module: fx.GraphModule) -> None:

@@ -1,0 +1,94 @@
+"""How large the activations of a step become on a recording: the scales of int8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from rnn_export.errors import ExportError
+from rnn_export.export.targets.c.step import prepared
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.ports import graph_layout
+from rnn_export.spec import StreamSpec, sized
+
+PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}
+RECURRENT = ("LSTM", "GRU", "RNN")
+# What is louder at times than usual by more than this keeps a scale that is measured: a fixed one would silence the rest.
+STEADY = 4.0
+
+
+def scales(
+    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], recording: Mapping[str, Array]
+) -> dict[str, float]:
+    """The largest magnitude of what each product reads, by the name that the C writer knows it by, where it is steady.
+
+    `recording` by input is (rows, frames, ...); each row is a stream from the start. Raises ExportError where ONNX
+    Runtime, which runs it, is not here, or the recording has not one step.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ExportError("calibration runs the step on onnxruntime: pip install 'rnn-export[cpu]'.") from error
+    model, watched = _watching(step)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    most: dict[str, list[float]] = {}
+    names = [value.name for value in session.get_outputs()]
+    for feed in _feeds(spec, recording):
+        states = {s.input: initial[s.name][None] for s in spec.states}
+        for frame in feed:
+            given = {**frame, **states}
+            results = {**given, **dict(zip(names, session.run(None, given), strict=True))}
+            states = {s.input: results[s.output] for s in spec.states}
+            for key, sources in watched.items():
+                largest = max((float(np.abs(results[s]).max()) for s in sources if s in results), default=0.0)
+                most.setdefault(key, []).append(largest)
+    if not most:
+        raise ExportError(f"the recording to calibrate on has not one whole step of {spec.chunk} frames.")
+    return {key: max(found) for key, found in most.items() if max(found) <= STEADY * float(np.median(found))}
+
+
+def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
+    """The prepared step that also gives what its products read; and by name of an operand, the values it comes from."""
+    graph = prepared(step)
+    watched: dict[str, list[str]] = {}
+    given = {value.name for value in (*graph.graph.inputs, *graph.graph.outputs)}
+    for node in graph.graph:
+        if node.op_type not in PRODUCTS:
+            continue
+        read = node.inputs[0]
+        if read is not None and read.const_value is None:
+            watched[str(read.name)] = [str(read.name)]
+        if node.op_type in RECURRENT:
+            sources = [node.inputs[5] if len(node.inputs) > 5 else None, *node.outputs[:2]]
+            watched[f"{node.name}.h"] = [str(v.name) for v in sources if v is not None and v.name]
+    for node in graph.graph:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.name not in given and any(value.name in s for s in watched.values()):
+                graph.graph.outputs.append(value)
+                given.add(value.name)
+    return ir.to_proto(graph), watched
+
+
+def _feeds(spec: StreamSpec, recording: Mapping[str, Array]) -> Iterator[Iterator[dict[str, Array]]]:
+    """For each row of the recording, its steps in the layout of the graph."""
+    timed = [t for t in spec.inputs if spec.timed(t)]
+    rows, frames = recording[timed[0].name].shape[:2]
+
+    def steps(row: int) -> Iterator[dict[str, Array]]:
+        for start in range(0, frames - spec.chunk + 1, spec.chunk):
+            feed = {}
+            for tensor in spec.inputs:
+                piece = recording[tensor.name][row : row + 1]
+                piece = piece[:, start : start + spec.chunk] if spec.timed(tensor) else piece
+                piece = piece if spec.has_time or not spec.timed(tensor) else piece[:, 0]
+                feed[tensor.name] = graph_layout(piece, tensor).reshape(sized(tensor.shape, 1, spec.chunk))
+            yield feed
+
+    for row in range(rows):
+        yield steps(row)

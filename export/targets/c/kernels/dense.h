@@ -1,0 +1,115 @@
+/* y = b + W [x, h] for one row or for several rows at once.
+ *
+ * W is cut into tiles of RNN_TILE outputs, the last one of 16, 32, 48 or 64; a tile is [k][output], so that one broadcast
+ * of x[k] feeds them all, in registers, with no sum across a vector.
+ */
+#define RNN_TILE 64
+#if RNN_LANES >= 8 || defined(__aarch64__)
+#define RNN_PASS 64
+#elif RNN_LANES == 4
+#define RNN_PASS 32
+#else
+#define RNN_PASS 8
+#endif
+#if RNN_LANES == 16
+#define RNN_ROWS_PASS 64
+#elif RNN_LANES >= 4
+#define RNN_ROWS_PASS 16
+#else
+#define RNN_ROWS_PASS 4
+#endif
+/* Rows that share one reading of the weights. */
+#define RNN_ROWS 4
+#define RNN_PADDED(n) (((n) + 15) / 16 * 16)
+
+/* `width` outputs from `at` on of a tile of `tile`, for `rows` rows; k is summed in `chains` sums, to hide the latency. */
+RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, int rows, const float *x, int kx, int x_row,
+                             const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
+{
+    rnn_v sum[4][RNN_ROWS][RNN_PASS / RNN_LANES];
+    const int vectors = width / RNN_LANES;
+    RNN_UNROLL for (int c = 0; c < chains; c++)
+        RNN_UNROLL for (int r = 0; r < rows; r++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                sum[c][r][u] = c ? rnn_all(0.0f) : rnn_load(bias + u * RNN_LANES);
+    for (int part = 0; part < 2; part++) {
+        const float *from = part ? h : x;
+        const int count = part ? kh : kx, row = part ? h_row : x_row;
+        int k = 0;
+        for (; k + chains <= count; k += chains)
+            RNN_UNROLL for (int c = 0; c < chains; c++)
+                RNN_UNROLL for (int r = 0; r < rows; r++)
+                    RNN_UNROLL for (int u = 0; u < vectors; u++)
+                        sum[c][r][u] += from[r * row + k + c] * rnn_load(w + (k + c) * tile + u * RNN_LANES);
+        for (; k < count; k++)
+            RNN_UNROLL for (int r = 0; r < rows; r++)
+                RNN_UNROLL for (int u = 0; u < vectors; u++)
+                    sum[0][r][u] += from[r * row + k] * rnn_load(w + k * tile + u * RNN_LANES);
+        w += (size_t)count * (size_t)tile;
+    }
+    RNN_UNROLL for (int r = 0; r < rows; r++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++) {
+            RNN_UNROLL for (int c = 1; c < chains; c++)
+                sum[0][r][u] += sum[c][r][u];
+            if ((u + 1) * RNN_LANES <= n)
+                rnn_store(y + r * y_row + u * RNN_LANES, sum[0][r][u]);
+            else if (u * RNN_LANES < n)
+                rnn_store_part(y + r * y_row + u * RNN_LANES, sum[0][r][u], n - u * RNN_LANES);
+        }
+}
+
+/* One tile; `pass` outputs at a time, as many as the registers hold. */
+RNN_INLINE void rnn_tile_f32(const float *w, int tile, int pass, int rows, const float *x, int kx, int x_row,
+                             const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
+{
+    const int width = tile < pass ? tile : pass, vectors = width / RNN_LANES * rows;
+    const int chains = vectors >= 8 ? 1 : vectors >= 3 ? 2 : 4;
+    for (int at = 0; at < tile && at < n; at += width)
+        rnn_pass_f32(w + at, tile, tile - at < width ? tile - at : width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at,
+                     y + at, y_row, n - at);
+}
+
+RNN_INLINE void rnn_rows_f32(const float *w, const float *bias, int n, int pass, int rows, const float *x, int kx, int x_row,
+                             const float *h, int kh, int h_row, float *y, int y_row)
+{
+    int i = 0;
+    for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)(kx + kh) * RNN_TILE)
+        rnn_tile_f32(w, RNN_TILE, pass, rows, x, kx, x_row, h, kh, h_row, bias + i, y + i, y_row, RNN_TILE);
+    if (n % RNN_TILE)
+        rnn_tile_f32(w, RNN_PADDED(n % RNN_TILE), pass, rows, x, kx, x_row, h, kh, h_row, bias + i, y + i, y_row, n % RNN_TILE);
+}
+
+/* `rows` rows; those of x are x_row apart, of h and y they are dense. */
+RNN_INLINE void rnn_dense_f32(const float *w, const float *bias, int n, int rows, const float *x, int kx, int x_row,
+                              const float *h, int kh, float *y)
+{
+    int r = 0;
+    for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
+        rnn_rows_f32(w, bias, n, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, kh, y + r * n, n);
+    for (; r < rows; r++)
+        rnn_rows_f32(w, bias, n, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, kh, y + r * n, n);
+}
+
+/* The same for few outputs: W is [output][k], and a sum across the vector ends each. */
+RNN_INLINE float rnn_dot(const float *a, const float *b, int k)
+{
+    rnn_v sum[4];
+    int i = 0;
+    RNN_UNROLL for (int c = 0; c < 4; c++)
+        sum[c] = rnn_all(0.0f);
+    for (; i + 4 * RNN_LANES <= k; i += 4 * RNN_LANES)
+        RNN_UNROLL for (int c = 0; c < 4; c++)
+            sum[c] += rnn_load(a + i + c * RNN_LANES) * rnn_load(b + i + c * RNN_LANES);
+    for (; i + RNN_LANES <= k; i += RNN_LANES)
+        sum[0] += rnn_load(a + i) * rnn_load(b + i);
+    if (k % RNN_LANES)
+        sum[1] += rnn_load_part(a + i, k % RNN_LANES) * rnn_load_part(b + i, k % RNN_LANES);
+    return rnn_lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+RNN_INLINE void rnn_few_f32(const float *w, const float *bias, int n, int rows, const float *x, int k, int x_row,
+                            float *y)
+{
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < n; i++)
+            y[r * n + i] = bias[i] + rnn_dot(w + i * k, x + r * x_row, k);
+}

@@ -1,0 +1,56 @@
+/* What looks at a whole row of values. */
+
+RNN_INLINE float rnn_sum(const float *x, int n)
+{
+    rnn_v sum = rnn_all(0.0f);
+    RNN_EACH(n, sum += rnn_load_part(x + i, m));
+    return rnn_lane_sum(sum);
+}
+RNN_INLINE float rnn_sum_of_squares(const float *x, int n, float around)
+{
+    float sum = 0.0f;
+    rnn_v squares = rnn_all(0.0f);
+    for (int i = 0; i + RNN_LANES <= n; i += RNN_LANES) {
+        const rnn_v d = rnn_load(x + i) - around;
+        squares += d * d;
+    }
+    for (int i = n - n % RNN_LANES; i < n; i++)
+        sum += (x[i] - around) * (x[i] - around);
+    return sum + rnn_lane_sum(squares);
+}
+RNN_INLINE float rnn_scalar(rnn_v a)
+{
+    float first;
+    memcpy(&first, &a, sizeof first);
+    return first;
+}
+/* e^(x - max) over their sum; with `logarithm` the ln of that. */
+RNN_INLINE void rnn_softmax(const float *x, int n, int logarithm, float *y)
+{
+    float most = x[0], sum;
+    for (int i = 1; i < n; i++)
+        most = x[i] > most || x[i] != x[i] ? x[i] : most;
+    RNN_EACH(n, rnn_store_part(y + i, rnn_exp(rnn_load_part(x + i, m) - most), m));
+    sum = rnn_sum(y, n);
+    if (logarithm) {
+        const float below = most + rnn_scalar(rnn_log(rnn_all(sum)));
+        RNN_EACH(n, rnn_store_part(y + i, rnn_load_part(x + i, m) - below, m));
+    } else
+        RNN_EACH(n, rnn_store_part(y + i, rnn_load_part(y + i, m) / sum, m));
+}
+RNN_INLINE void rnn_layer_norm(const float *x, int n, float epsilon, const float *scale, const float *bias, float *y)
+{
+    const float mean = rnn_sum(x, n) / (float)n, variance = rnn_sum_of_squares(x, n, mean) / (float)n;
+    const float below = rnn_scalar(rnn_sqrt(rnn_all(variance + epsilon)));
+    RNN_EACH(n, {
+        const rnn_v centred = (rnn_load_part(x + i, m) - mean) / below;
+        rnn_store_part(y + i, centred * rnn_load_part(scale + i, m) + rnn_load_part(bias + i, m), m);
+    });
+}
+/* Where a position beyond a row of n values is taken from: mirrored at the ends, or the nearest end. */
+RNN_INLINE int rnn_reflect(int i, int n)
+{
+    i = i < 0 ? -i : i;
+    return i < n ? i : 2 * (n - 1) - i;
+}
+RNN_INLINE int rnn_nearest(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }

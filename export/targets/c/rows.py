@@ -1,0 +1,147 @@
+"""Operators that look at several values at once: sums, norms, softmax, pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import onnx_ir as ir
+
+from rnn_export.export.targets.c.moving import copy
+from rnn_export.export.targets.c.moving import dense as dense_strides
+from rnn_export.export.targets.c.program import Program, Tensor, refusal
+from rnn_export.export.targets.c.weights import number
+
+# Start, how a value goes in, and what becomes of the result of n values.
+REDUCTIONS = {
+    "ReduceSum": ("0.0f", "sum += {x}", "{s}"),
+    "ReduceMean": ("0.0f", "sum += {x}", "{s} / {n}.0f"),
+    "ReduceSumSquare": ("0.0f", "sum += {x} * {x}", "{s}"),
+    "ReduceL1": ("0.0f", "sum += {x} < 0.0f ? -{x} : {x}", "{s}"),
+    "ReduceL2": ("0.0f", "sum += {x} * {x}", "rnn_scalar(rnn_sqrt(rnn_all({s})))"),
+    "ReduceMax": ("{first}", "sum = {x} > sum || {x} != {x} ? {x} : sum", "{s}"),
+    "ReduceMin": ("{first}", "sum = {x} < sum || {x} != {x} ? {x} : sum", "{s}"),
+    "ReduceProd": ("1.0f", "sum *= {x}", "{s}"),
+    "ReduceLogSum": ("0.0f", "sum += {x}", "rnn_scalar(rnn_log(rnn_all({s})))"),
+}
+
+
+def reduction(p: Program, node: ir.Node) -> None:
+    x, axes = p.read(node, 0), p.constant(node, 1)
+    if "axes" in node.attributes:
+        axes = np.array(node.attributes.get_ints("axes"))
+    rank = len(x.shape)
+    chosen = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
+    if axes is not None and not len(axes) and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+        p.alias(node, x)
+        return
+    if x.kind != "float":
+        raise refusal(node, f"it is written for float32 alone, not for {x.kind}")
+    y = p.make(node)
+    start, into, result = REDUCTIONS[node.op_type]
+    strides = dense_strides(x.shape)
+    kept = [a for a in range(rank) if a not in chosen]
+    with ExitStack() as loops:
+        for a in kept:
+            loops.enter_context(p.loop(f"n{a}", x.shape[a]))
+        target = _index([f"n{a}" for a in kept], dense_strides([x.shape[a] for a in kept]))
+        at = _index([f"n{a}" for a in kept], [strides[a] for a in kept])
+        p.say(f"float sum = {start.format(first=f'{x.text}[{at}]')};")
+        inner = [f"n{a}" for a in chosen]
+        with ExitStack() as deep:
+            for a, name in zip(chosen, inner, strict=True):
+                deep.enter_context(p.loop(name, x.shape[a]))
+            read = f"{x.text}[{at} + {_index(inner, [strides[a] for a in chosen])}]"
+            p.say(f"{into.format(x=read)};")
+        count = math.prod(x.shape[a] for a in chosen)
+        p.say(f"{y.text}[{target}] = {result.format(s='sum', n=count)};")
+
+
+def softmax(p: Program, node: ir.Node) -> None:
+    x = p.read(node, 0)
+    axis = node.attributes.get_int("axis", -1) % len(x.shape)
+    y, n, inner = p.make(node), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    logarithm = int(node.op_type == "LogSoftmax")
+    outer = math.prod(x.shape[:axis])
+    if inner == 1:
+        with p.loop("r", outer):
+            p.say(f"rnn_softmax({x.text} + r * {n}, {n}, {logarithm}, {y.text} + r * {n});")
+        return
+    row, done = p.room("float", (n,)), p.room("float", (n,))
+    with p.loop("o", outer), p.loop("c", inner):
+        start = f" + o * {n * inner} + c"
+        copy(p, row, 0, Tensor(f"{x.text}{start}", "float", x.shape), 0, [(n, 1, inner)])
+        p.say(f"rnn_softmax({row.text}, {n}, {logarithm}, {done.text});")
+        copy(p, Tensor(f"{y.text}{start}", "float", y.shape), 0, done, 0, [(n, inner, 1)])
+
+
+def layer_norm(p: Program, node: ir.Node) -> None:
+    if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+        raise refusal(node, "its mean or deviation is an output too")
+    x, scale, bias = p.read(node, 0), p.constant(node, 1), p.constant(node, 2)
+    assert scale is not None
+    axis = node.attributes.get_int("axis", -1) % len(x.shape)
+    n, shape = math.prod(x.shape[axis:]), x.shape[axis:]
+    scale = np.broadcast_to(scale, shape)
+    bias = np.zeros(shape, np.float32) if bias is None else np.broadcast_to(bias, shape)
+    epsilon = number(node.attributes.get_float("epsilon", 1e-5))
+    y = p.make(node)
+    with p.loop("r", x.size // n):
+        names = f"{p.weights.plain(scale)}, {p.weights.plain(bias)}"
+        p.say(f"rnn_layer_norm({x.text} + r * {n}, {n}, {epsilon}, {names}, {y.text} + r * {n});")
+
+
+def channel_norm(p: Program, node: ir.Node) -> None:
+    """BatchNormalization as it is after training: a factor and a summand for each channel."""
+    x = p.read(node, 0)
+    scale, bias, mean, variance = (p.constant(node, i) for i in range(1, 5))
+    assert scale is not None and bias is not None and mean is not None and variance is not None
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    factor = (scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)).astype(np.float32)
+    summand = (bias.astype(np.float64) - mean * factor.astype(np.float64)).astype(np.float32)
+    names, y = (p.weights.plain(factor), p.weights.plain(summand)), p.make(node)
+    n = math.prod(x.shape[2:])
+    with p.loop("o", x.shape[0]), p.loop("c", x.shape[1]):
+        at = f"(o * {x.shape[1]} + c) * {n}"
+        value = f"rnn_load_part({x.text} + {at} + i, m) * {names[0]}[c] + {names[1]}[c]"
+        p.say(f"RNN_EACH({n}, rnn_store_part({y.text} + {at} + i, {value}, m));")
+
+
+def pool(p: Program, node: ir.Node) -> None:
+    """MaxPool and AveragePool of one or two dimensions."""
+    x = p.read(node, 0)
+    window = list(node.attributes.get_ints("kernel_shape"))
+    rank = len(window)
+    strides, dilations = (list(node.attributes.get_ints(n, [1] * rank)) for n in ("strides", "dilations"))
+    pads = list(node.attributes.get_ints("pads", [0] * 2 * rank))
+    computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if computed or node.attributes.get_int("ceil_mode", 0) == 1:
+        raise refusal(node, "its padding is computed (auto_pad or ceil_mode)")
+    most = node.op_type == "MaxPool"
+    y = p.make(node)
+    size, places = x.shape[2:], y.shape[2:]
+    with ExitStack() as loops:
+        loops.enter_context(p.loop("c", x.shape[0] * x.shape[1]))
+        for a in range(rank):
+            loops.enter_context(p.loop(f"l{a}", places[a]))
+        p.say(f"float sum = {'-1.0f / 0.0f' if most else '0.0f'};")
+        p.say("int count = 0;")
+        with ExitStack() as deep:
+            for a in range(rank):
+                deep.enter_context(p.loop(f"k{a}", window[a]))
+            names = [f"(l{a} * {strides[a]} + k{a} * {dilations[a]} - {pads[a]})" for a in range(rank)]
+            inside = " && ".join(f"{n} >= 0 && {n} < {s}" for n, s in zip(names, size, strict=True))
+            p.say(f"if ({inside}) {{")
+            read = f"{x.text}[c * {math.prod(size)} + {_index(names, dense_strides(size))}]"
+            p.say(f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if most else f'sum + {read}'};")
+            p.say("    count++;")
+            p.say("}")
+        divisor = str(math.prod(window)) if node.attributes.get_int("count_include_pad", 0) else "count"
+        target = f"c * {math.prod(places)} + {_index([f'l{a}' for a in range(rank)], dense_strides(places))}"
+        p.say(f"{y.text}[{target}] = {'count ? sum : sum' if most else f'sum / (float){divisor}'};")
+
+
+def _index(names: Sequence[str], strides: Sequence[int]) -> str:
+    return " + ".join(f"{n} * {s}" for n, s in zip(names, strides, strict=True)) or "0"

@@ -1,0 +1,60 @@
+"""The step graph of one stream as the C writer takes it: batch 1, every shape a number, what is constant computed."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+
+from rnn_export.errors import ExportError
+from rnn_export.export.decompose import DEFAULTS, decompose
+from rnn_export.spec import BATCH
+
+# Constants that folding may make; it may start from any.
+FOLDED = 2**22
+
+
+def prepared(step: bytes) -> ir.Model:
+    """Raises ExportError where a shape does not follow from the graph."""
+    model = onnx.load_from_string(decompose(step, lambda node: not has_kernel(node)))
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == BATCH:
+                dim.dim_value = 1
+    del model.graph.value_info[:]
+    graph = ir.from_proto(model)
+    before = logging.root.manager.disable
+    # It warns of each node that it does not fold.
+    logging.disable(logging.WARNING)
+    try:
+        optimizer.optimize_ir(graph, onnx_shape_inference=True, input_size_limit=2**40, output_size_limit=FOLDED)
+    finally:
+        logging.disable(before)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    common.RemoveUnusedNodesPass()(graph)
+    known = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
+    result = ir.from_proto(known)
+    for node in result.graph:
+        for value in node.outputs:
+            if value.name and (value.shape is None or not value.shape.is_static() or value.dtype is None):
+                raise ExportError(
+                    f"node {node.name!r} ({node.op_type}) gives {value.name!r} of a shape that is not fixed "
+                    f"({value.shape}): C has no arrays that change their size. Make the shape depend on sizes alone."
+                )
+    return result
+
+
+def has_kernel(node: ir.Node) -> bool:
+    """Whether a recurrent node is computed as a whole; others are written out."""
+    attributes = node.attributes
+    plain = not ({"clip", "layout", "input_forget"} & {a.name for a in attributes.values() if a.value})
+    extra = any(i < len(node.inputs) and node.inputs[i] is not None for i in (4, 7))
+    count = 2 if attributes.get_string("direction", "forward") == "bidirectional" else 1
+    names = list(attributes.get_strings("activations", DEFAULTS[node.op_type] * count))
+    known = [DEFAULTS[node.op_type] * count]
+    if node.op_type == "RNN":
+        known.append(["Relu"] * count)
+    return plain and not extra and names in known

@@ -1,0 +1,106 @@
+"""The constants of a step in C: as arrays in the source, or as one file beside it where they are large."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rnn_export.runtime.backends import Array
+
+# Bytes that a source still holds as text; beyond it compilers become slow.
+EMBEDDED = 4 * 2**20
+LINE = 64
+KINDS = {
+    "float32": "float",
+    "int64": "int64_t",
+    "int32": "int32_t",
+    "bool": "uint8_t",
+    "int8": "int8_t",
+    "uint32": "uint32_t",
+}
+
+
+@dataclass
+class Weights:
+    """Arrays in the order they were asked for, each under a name of C's; equal ones are one."""
+
+    arrays: list[Array] = field(default_factory=list)
+    known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+
+    def plain(self, array: Array | None) -> str:
+        """The name of an array, flat."""
+        assert array is not None
+        flat = np.ascontiguousarray(array).reshape(-1)
+        key = (flat.dtype.name, flat.tobytes())
+        if key not in self.known:
+            self.known[key] = f"W{len(self.arrays)}"
+            self.arrays.append(flat)
+        return self.known[key]
+
+    def keep(self, text: str) -> None:
+        """Forget what `text` does not name; the others keep their names."""
+        named = {int(name[1:]) for name in re.findall(r"\bW\d+\b", text)}
+        self.arrays = [a if i in named else a[:0] for i, a in enumerate(self.arrays)]
+
+    @property
+    def size(self) -> int:
+        return sum(a.nbytes for a in self.arrays)
+
+    @property
+    def embedded(self) -> bool:
+        return self.size <= EMBEDDED
+
+    def blob(self) -> bytes:
+        """All arrays, each on a cache line."""
+        return b"".join(a.tobytes() + bytes(-a.nbytes % LINE) for a in self.arrays)
+
+    def definitions(self) -> str:
+        """What defines the names in the source."""
+        if self.embedded:
+            return "\n".join(_literal(f"W{i}", a) for i, a in enumerate(self.arrays) if a.size)
+        lines, offset = [], 0
+        for i, array in enumerate(self.arrays):
+            if not array.size:
+                continue
+            kind = KINDS[array.dtype.name]
+            lines.append(f"#define W{i} ((const {kind} *)(const void *)(weights + {offset}))")
+            offset += array.nbytes + -array.nbytes % LINE
+        return "\n".join(lines)
+
+
+def checksum(blob: bytes) -> int:
+    """CRC-32 as zlib and IEEE 802.3 have it."""
+    return zlib.crc32(blob)
+
+
+def _literal(name: str, array: Array) -> str:
+    kind = KINDS[array.dtype.name]
+    values = [number(v) for v in array.tolist()] if kind == "float" else [str(int(v)) for v in array.tolist()]
+    rows = [", ".join(values[i : i + 12]) for i in range(0, len(values), 12)]
+    return f"static const {kind} {name}[{len(values)}] RNN_ALIGNED = {{\n" + ",\n".join(rows) + "};"
+
+
+def number(value: float) -> str:
+    """A float of C's that reads back as the same bits."""
+    if np.isnan(value):
+        return "0.0f / 0.0f"
+    if np.isinf(value):
+        return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
+    return f"{float(f'{value:.9g}')!r}f"
+
+
+def tiled(matrix: Array) -> Array:
+    """(outputs, k) as tiles of 64 outputs, [tile][k][output], the outputs filled up with zeros to a multiple of 16."""
+    n, k = matrix.shape
+    full = np.zeros((-(-n // 16) * 16, k), matrix.dtype)
+    full[:n] = matrix
+    tiles = [full[i : i + 64].T.reshape(-1) for i in range(0, len(full), 64)]
+    return np.concatenate(tiles)
+
+
+def filled(bias: Array) -> Array:
+    """(outputs,) with zeros up to a multiple of 16."""
+    return np.concatenate([bias, np.zeros(-len(bias) % 16, bias.dtype)])
