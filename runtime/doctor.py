@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ import numpy as np
 from rnn_export.runtime.build.library import TITLES, find_library, is_installed
 from rnn_export.runtime.build.log import BuilderLog
 from rnn_export.runtime.build.machine import Unavailable, driver, jetson, target_of
+from rnn_export.runtime.build.native.compiler import find_compiler
 
 SECONDS = 120
 
@@ -238,6 +240,11 @@ def _jetson(root: Path) -> Iterator[Finding]:
 
 
 def _compilers() -> Iterator[Finding]:
+    if os.environ.get("CC", "").strip():
+        try:
+            yield Finding("CC", "ok", f"{find_compiler().title}; it goes before all others")
+        except Unavailable as error:
+            yield Finding("CC", "broken", error.detail, error.mend)
     for name, version, mend in (
         ("gcc", "--version", "sudo apt install gcc"),
         ("clang", "--version", "sudo apt install clang"),
@@ -246,7 +253,8 @@ def _compilers() -> Iterator[Finding]:
         path = shutil.which(name)
         command = [path, version] if path else [sys.executable, "-m", "ziglang", version]
         if not path and (name != "zig" or importlib.util.find_spec("ziglang") is None):
-            yield Finding(name, "missing", "not found; one compiler is enough", mend)
+            detail = "not found; one of gcc, clang and zig is enough, to compile the backend native"
+            yield Finding(name, "missing", detail, mend)
             continue
         try:
             done = subprocess.run(
@@ -263,5 +271,5 @@ def _headers() -> Finding:
         return Finding("Python headers", "ok", folder)
     mend = f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
     return Finding(
-        "Python headers", "missing", f"no Python.h in {folder}; the backend native is compiled with it", mend
+        "Python headers", "missing", f"no Python.h in {folder}; without it native runs through ctypes, slower", mend
     )

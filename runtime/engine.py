@@ -12,7 +12,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, NotThere, Session, open_session
 from rnn_export.runtime.ports import as_array, check_values
-from rnn_export.runtime.stream import Stream
+from rnn_export.runtime.stream import Stream, stream_class
 from rnn_export.spec import StateSpec
 
 
@@ -27,8 +27,8 @@ def load(
 
     Args:
         path: the directory NAME.rnnx.
-        backend: "tensorrt", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and this machine
-            support.
+        backend: "tensorrt", "native", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and
+            this machine support.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
@@ -55,7 +55,7 @@ class Engine:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device
         self.precision, self.batches = session.precision, session.batches
         self.passed_over: tuple[str, ...] = ()
-        self._session = session
+        self._session, self._stream = session, stream_class(session)
         self._initial = artefacts.initial_states()
 
     @staticmethod
@@ -102,7 +102,7 @@ class Engine:
             )
         given = self._initial if states is None else self._checked(batch, states)
         rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
-        return Stream(self.spec, self._session, batch, rows)
+        return self._stream(self.spec, self._session, batch, rows)
 
     def _checked(self, batch: int, states: Mapping[str, Any]) -> dict[str, Array]:
         names = [s.name for s in self.spec.states]

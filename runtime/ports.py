@@ -84,8 +84,9 @@ class InputPort:
     """Takes frames into a bound buffer."""
 
     def __init__(self, spec: TensorSpec, buffer: Array) -> None:
-        self.name = spec.name
-        self.load = _loader(spec.name, frame_view(buffer, spec), buffer.reshape(-1))
+        self.name, self.view = spec.name, frame_view(buffer, spec)
+        # Of a buffer with its axes in another order `reshape` would be a copy.
+        self.load = _loader(spec.name, self.view, buffer.ravel(order="K"))
 
 
 def _loader(name: str, view: Array, flat: Array) -> Callable[[Any], None]:

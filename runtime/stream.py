@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from rnn_export.errors import StreamError
-from rnn_export.runtime.backends import Array, Memory, Session
-from rnn_export.runtime.ports import InputPort, OutputPort, as_array, canonical, check_values, graph_layout
+from rnn_export.runtime.backends import Array, CompiledSession, Memory, Session
+from rnn_export.runtime.ports import InputPort, OutputPort, as_array, canonical, check_values
 from rnn_export.runtime.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -31,9 +31,16 @@ class Stream:
     what it was before.
     """
 
+    # A lock's and the memory's methods, or those of a compiled base class.
+    _enter: Callable[[bool], bool]
+    _leave: Callable[[], None]
+    _advance: Callable[[], None]
+
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
         self.spec, self.batch = spec, batch
-        self._has_sequence = session.has_sequence
+        # A sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
+        first = 0 if isinstance(session, CompiledSession) else spec.delay
+        self._long_from = first if session.has_sequence else None
         self._initial = initial
         self._memory: Memory = session.memory(batch)
         if spec.sequence_only:
@@ -45,12 +52,16 @@ class Stream:
         self._out = [
             OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs if t.name in self._memory.outputs
         ]
-        turn = threading.Lock()
-        self._enter, self._leave = turn.acquire, turn.release
-        self._advance, self._chunk = self._memory.step, spec.chunk
+        self._chunk = spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
         self._load = self._in[0].load if len(self._in) == 1 else None
         self._view = self._out[0].view if len(self._out) == 1 and not spec.delay else None
+        if isinstance(session, CompiledSession) and session.stepper is not None:
+            simple = self._load is not None and self._view is not None
+            session.bind(self, self._memory, *((self._in[0].view, self._view) if simple else (None, None)))
+        else:
+            turn = threading.Lock()
+            self._enter, self._leave, self._advance = turn.acquire, turn.release, self._memory.step
         self._set(Snapshot(0, initial, {}))
 
     def step(self, x: Frames, out: Frames = None) -> Any:
@@ -80,6 +91,9 @@ class Stream:
             return self._give(out)
         finally:
             self._leave()
+
+    # What a compiled `step` turns to.
+    _any_step = step
 
     def run(self, xs: Frames) -> Any:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
@@ -228,7 +242,7 @@ class Stream:
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array | None]:
         spec = self.spec
         if spec.sequence_only:
-            return dict(self._by_sequence(inputs))
+            return dict(self._memory.run(inputs))
         timed = [t.name for t in spec.inputs if self.spec.timed(t)]
         if self._pending:
             inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
@@ -236,7 +250,7 @@ class Stream:
         whole = total - total % spec.chunk
         outputs = {t.name: self._room(t, whole) for t in spec.outputs}
         for start, stop in self._blocks(whole):
-            drive = self._by_sequence if self._is_long(start) else self._by_step
+            drive = self._memory.run if self._is_long(start) else self._by_step
             given = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
                 if self.spec.timed(tensor):
@@ -252,10 +266,7 @@ class Stream:
         }
 
     def _blocks(self, whole: int) -> Iterator[tuple[int, int]]:
-        """Start and stop of each call for `whole` frames.
-
-        The sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
-        """
+        """Start and stop of each call for `whole` frames."""
         chunk, start = self.spec.chunk, 0
         while start < whole:
             size = max(BLOCK // chunk, 1) * chunk if self._is_long(start) else chunk
@@ -264,16 +275,12 @@ class Stream:
             start = stop
 
     def _is_long(self, start: int) -> bool:
-        """Whether the frames from `start` on go through the sequence graph."""
-        return self._has_sequence and self._frames + start >= self.spec.delay
+        """Whether the frames from `start` on go through the memory's `run`."""
+        return self._long_from is not None and self._frames + start >= self._long_from
 
     def _room(self, tensor: TensorSpec, frames: int) -> Array:
         time = (frames // tensor.every,) if self.spec.timed(tensor) else ()
         return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
-
-    def _by_sequence(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        given = self._memory.run({t.name: graph_layout(inputs[t.name], t) for t in self.spec.inputs})
-        return {t.name: canonical(given[t.name], t) for t in self.spec.outputs}
 
     def _by_step(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for tensor in self.spec.inputs:
@@ -282,3 +289,10 @@ class Stream:
         self._memory.step()
         given = {t.name: canonical(self._memory.outputs[t.name], t) for t in self.spec.outputs}
         return given if self.spec.has_time else {name: a[:, None] for name, a in given.items()}
+
+
+def stream_class(session: Session) -> type[Stream]:
+    """`Stream`, on the compiled base of the session where it has one."""
+    if not isinstance(session, CompiledSession) or session.stepper is None:
+        return Stream
+    return type("Stream", (session.stepper, Stream), {"__doc__": Stream.__doc__, "__module__": Stream.__module__})

@@ -41,6 +41,12 @@ def sources() -> set[str]:
     return trunk | parts
 
 
+def data() -> set[str]:
+    """Every file beside the modules that code is made of, C and what links it, by the path that it has in the wheel."""
+    files = (p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.suffix in (".c", ".h", ".S", ".ld"))
+    return {"rnn_export/py.typed"} | {f"rnn_export/{p.relative_to(ROOT).as_posix()}" for p in files}
+
+
 def requirement_name(text: str) -> str:
     return re.split(r"[<>=!~;\[ ]", text)[0]
 
@@ -108,7 +114,7 @@ INFO = f"rnn_export-{rnn_export.__version__}.dist-info"
 @pytest.mark.slow
 def test_the_wheel_holds_the_code_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if not name.startswith(f"{INFO}/")}
-    assert names == sources() | {"rnn_export/py.typed"}
+    assert names == sources() | data()
 
 
 @pytest.mark.slow

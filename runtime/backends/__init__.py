@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 # Fastest first: this is the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {
     "tensorrt": "rnn_export.runtime.backends.tensorrt",
+    "native": "rnn_export.runtime.backends.native",
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime",
     "torchscript": "rnn_export.runtime.backends.torchscript",
 }
@@ -54,8 +55,22 @@ class Session(Protocol):
         """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
 
 
+@runtime_checkable
+class CompiledSession(Protocol):
+    """A session whose `run` is nothing but steps, so that it also takes the frames of a delay.
+
+    Where `stepper` is not None, it is a base class for streams: in place of a lock and of Python's step it has
+    `_enter`, `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that turns to `_any_step` where not simple.
+    """
+
+    stepper: type | None
+
+    def bind(self, stream: Any, memory: Any, x: Array | None, y: Array | None) -> None:
+        """Make `stream`, which is a `stepper`, one of `memory`; `x` and `y` are its frames where a step is simple."""
+
+
 class Memory(Protocol):
-    """The buffers of one stream: host arrays in the graph's own layout, and states where the backend computes.
+    """The buffers of one stream: host arrays in the shapes of the graph, and states where the backend computes.
 
     Where the model takes whole sequences only there is no step, and no buffers.
     """
@@ -69,7 +84,10 @@ class Memory(Protocol):
         """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The same for a whole piece of a sequence, where the session has a sequence graph."""
+        """The same for a piece of a sequence, where the session has one: all (batch, time, ...), as `canonical` gives.
+
+        What has no time axis is (batch, ...): an output is then as of the last frame.
+        """
 
     def read(self) -> dict[str, Array]:
         """Copies of the states by name."""

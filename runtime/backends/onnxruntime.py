@@ -10,6 +10,7 @@ import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime.backends import Array, Artefacts, empty_state, target_row
+from rnn_export.runtime.ports import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 
 try:
@@ -171,7 +172,9 @@ class OrtMemory:
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         binding = self.session.sequence.io_binding()
-        for name, array in inputs.items():
+        # The binding does not keep what it reads.
+        fed = {t.name: graph_layout(inputs[t.name], t) for t in self.session.spec.inputs}
+        for name, array in fed.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name in self.names:
             binding.bind_output(name, "cpu")
@@ -181,7 +184,8 @@ class OrtMemory:
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the sequence: {error}") from error
         self.now ^= 1
-        return dict(zip(self.names, binding.copy_outputs_to_cpu(), strict=False))
+        given = zip(self.session.spec.outputs, binding.copy_outputs_to_cpu(), strict=False)
+        return {tensor.name: canonical(array, tensor) for tensor, array in given}
 
     def read(self) -> dict[str, Array]:
         return {name: np.array(value.numpy()) for name, value in self.sets[self.now].items()}

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from rnn_export.bundle import open_bundle
+from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime import Engine, load
+from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.names import identifier
 
 from .graphs import MODELS
 from .host_engine import host_engine
+from .native_toys import model_sources, with_native
 from .stand_ins import CudaRuntime, Machine
 
 
@@ -20,11 +24,32 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return cache(lambda name: MODELS[name].write(folder / f"{name}.rnnx"))
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt"])
+@pytest.fixture(scope="session")
+def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The bundle of a model by name with its step compiled for this machine, written once."""
+    try:
+        find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("native")
+
+    @cache
+    def write(name: str) -> Path:
+        path = MODELS[name].write(folder / f"{name}.rnnx")
+        with_native(path, model_sources(name), identifier(name))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native"])
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
         return cache(lambda name: load(bundle(name), backend="onnxruntime"))
+    if request.param == "native":
+        compiled = request.getfixturevalue("native_bundle")
+        return cache(lambda name: load(compiled(name), backend="native"))
     return cache(lambda name: host_engine(open_bundle(bundle(name))))
 
 

@@ -32,7 +32,7 @@ def test_options_that_are_there(bundle, options):
 
 
 BAD_OPTIONS = {
-    "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of tensorrt, onnxruntime"),
+    "backend": ({"backend": "abacus"}, "there is no backend 'abacus': choose auto or one of tensorrt, native, onnx"),
     "precision": ({"precision": "int8"}, "the bundle has 'onnx' in fp32, not in int8."),
     "threads": ({"threads": 0}, "threads=0: a step needs an int of at least 1"),
     "device": ({"device": "tpu"}, "onnxruntime has no device 'tpu': use 'cpu', 'cuda' or 'cuda:N'"),
@@ -51,7 +51,7 @@ def test_bad_options(bundle, options, message, backend):
 def test_auto_gives_the_reason_of_every_backend(bundle):
     with pytest.raises(
         BackendUnavailable,
-        match=r"no backend can run this bundle here\.\n  tensorrt: .*\n  onnxruntime: the bundle has",
+        match=r"no backend can run this bundle here\.\n  tensorrt: .*\n  native: .*\n  onnxruntime: the bundle has",
     ):
         load(bundle("sum"), precision="int8")
 

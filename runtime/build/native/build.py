@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cpu import host_triple
 from rnn_export.runtime.build.native.cross import cross_build
+from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.record import Record
 from rnn_export.runtime.build.native.selftest import SelfTest
 from rnn_export.runtime.draft import Draft
@@ -57,6 +59,7 @@ def build_c(
     triple: str | None = None,
     cpu: str | None = None,
     rebuild: bool = False,
+    rewrite: bool = False,
     add: Callable[[Bundle], Added] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BuiltC:
@@ -68,6 +71,7 @@ def build_c(
         triple: the machine: None is this one, else a row of `machines.MACHINES`.
         cpu: what its compiler calls the CPU; None is this very CPU here, and elsewhere the least that the triple means.
         rebuild: compile what is there for the machine already again.
+        rewrite: with `rebuild`, also write the sources that are there again, and drop what was compiled of them.
         add: makes the sources where the bundle has none.
         progress: called with the name of each stage.
 
@@ -76,9 +80,12 @@ def build_c(
     bundle = open_bundle(path)
     row = _row(bundle, precision, add is not None)
     here = triple is None or (triple == host_triple() and cpu is None)
+    machine = host_triple() if here else find_machine(str(triple), cpu).triple
     if here:
         find_compiler()
-    machine = host_triple() if here else str(triple)
+    if rewrite and row is not None:
+        _check_rewrite(bundle, row, rebuild, add is not None)
+        row = None
     notes: Sequence[str] = ()
     new = row is None
     held: Mapping[str, bytes]
@@ -100,8 +107,8 @@ def build_c(
     elif here:
         made = compile_native(sources, name, bundle.spec, march=cpu or "native")
     else:
-        done = cross_build(sources, name, bundle.spec, machine, cpu)
-        made, selftest, machine = done.files, done.selftest, done.triple
+        done = cross_build(sources, name, bundle.spec, str(triple), cpu)
+        made, selftest = done.files, done.selftest
     compiled = {f"{place}/{n}": data for n, data in made.items()}
     others = {n: data for n, data in held.items() if not n.startswith(f"{place}/build/{machine}/")}
     row = replace(row, files=(*others, *compiled))
@@ -111,6 +118,8 @@ def build_c(
         )
         report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
         report.raise_for_failure("The bundle is as it was.")
+        compiled[f"{place}/build/{machine}/parity.json"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
+        row = replace(row, files=(*others, *compiled))
     progress("write")
     build = f"{place}/build/{machine}/build.json"
     record = Record.from_file(build, compiled[build])
@@ -132,3 +141,16 @@ def _row(bundle: Bundle, precision: str | None, may_add: bool) -> TargetRow | No
             f"rnn-export export SOURCE --target c{wanted}."
         )
     return rows[0] if rows else None
+
+
+def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool, may_add: bool) -> None:
+    if not may_add:
+        raise BuildError(
+            f"{bundle.path} has c ({row.precision}), and its sources are written again only where the export extra is: "
+            "pip install 'rnn-export[export,cpu]'."
+        )
+    if not rebuild:
+        raise BuildError(
+            f"{bundle.path} has c ({row.precision}): give --rebuild to write it again; what is compiled for other "
+            "machines is dropped then."
+        )

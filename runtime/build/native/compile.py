@@ -1,0 +1,107 @@
+"""The C of a bundle made into a library for this machine, with the extension for this Python where it can be."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rnn_export.errors import BuildError
+from rnn_export.runtime.backends.native import LIBRARY, RECORD
+from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
+from rnn_export.runtime.build.native.cpu import features, host_triple, this_cpu, without
+from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.runtime.build.native.record import Record, sources_sha256
+from rnn_export.spec import StreamSpec
+
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+LINK = ("-shared", "-fPIC", "-fvisibility=hidden", "-s")
+STEPPER = "stepper.c"
+
+
+def compile_native(
+    files: Mapping[str, bytes],
+    name: str,
+    spec: StreamSpec,
+    compiler: Compiler | None = None,
+    march: str = "native",
+    extension: bool | None = None,
+) -> dict[str, bytes]:
+    """Compile the step for this machine; nothing is left behind (zig keeps a C library that it has compiled).
+
+    Args:
+        files: the sources by bare file name.
+        name: that of `NAME.h` and `NAME.c`.
+        spec: the contract, which the sources must be of.
+        compiler: None takes the first that is here.
+        march: "native" for this CPU, or a level that more CPUs have: "x86-64-v2", "x86-64-v3", "x86-64-v4".
+        extension: whether the extension for this Python is made; None makes it where its headers are here.
+
+    Gives `build/<triple>/native.so` and its `build.json`; of one triple the last build is kept, whatever its march.
+    Raises BuildError with the compiler's first error, and BackendUnavailable where there is no compiler.
+    """
+    compiler = compiler or find_compiler()
+    headers = python_headers() if extension is None or extension else None
+    if extension and headers is None:
+        raise BuildError(f"there is no Python.h in {sysconfig.get_path('include')}: install the headers of Python.")
+    with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
+        folder = Path(place)
+        # A folder of its own: a step may have any name.
+        (folder / "step").mkdir()
+        for file, data in files.items():
+            (folder / "step" / file).write_bytes(data)
+        (folder / FILE).write_text(glue(name, spec))
+        flags, used = _flags(compiler, march, folder)
+        parts = [f"step/{name}.c", FILE]
+        if headers is not None:
+            (folder / STEPPER).write_bytes(Path(__file__).with_name(STEPPER).read_bytes())
+            parts.append(STEPPER)
+        includes = [f"-I{path}" for path in ("step", *(headers or ()))]
+        compiler.compile([*flags, *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
+        library = (folder / LIBRARY).read_bytes()
+    record = Record(
+        triple=host_triple(),
+        compiler=compiler.title,
+        flags=tuple(flags),
+        features=tuple(used),
+        python=None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX")),
+        numpy=None if headers is None else numpy_major(),
+        sha256=sources_sha256(files),
+    )
+    place = f"build/{record.triple}"
+    return {f"{place}/{LIBRARY}": library, f"{place}/{RECORD}": record.to_file()}
+
+
+def python_headers() -> tuple[str, ...] | None:
+    """Folders of the headers of this Python and of numpy; None where an extension cannot be compiled.
+
+    Without a global lock the extension's own bookkeeping would need one, so there it is ctypes too.
+    """
+    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), np.get_include()]
+    if not Path(folders[0], "Python.h").is_file() or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return None
+    return tuple(dict.fromkeys(folders))
+
+
+def numpy_major() -> int:
+    """The major version of numpy, by which its binary interface goes."""
+    return int(np.__version__.split(".")[0])
+
+
+def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Flags of the compiler, and the CPU's features that it may use with them."""
+    if not re.fullmatch("[a-z0-9][a-z0-9+._-]*", march):
+        raise BuildError(f"march={march!r}: say native, or a level such as x86-64-v3.")
+    x86 = host_triple().startswith(("x86_64", "i"))
+    flags = [*FLAGS, f"-march={march}" if x86 or march != "native" else "-mcpu=native"]
+    used = features(compiler.macros(flags, folder))
+    cpu = this_cpu()
+    if march == "native" and x86 and cpu.features:
+        # A compiler asks the CPU, and the kernel may hide some of it or be too old to know it.
+        flags += without(set(used) - cpu.features)
+        used = features(compiler.macros(flags, folder))
+    return flags, used

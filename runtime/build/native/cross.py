@@ -1,0 +1,188 @@
+"""The C of a bundle compiled for another machine, and tried where something here can run what that machine runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files as package_data
+from pathlib import Path
+from typing import NamedTuple
+
+from rnn_export.errors import BuildError
+from rnn_export.runtime.backends.native import LIBRARY, RECORD
+from rnn_export.runtime.build.native.compile import FLAGS, LINK
+from rnn_export.runtime.build.native.cpu import features
+from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.runtime.build.native.machines import find_machine
+from rnn_export.runtime.build.native.record import Record, sources_sha256
+from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
+from rnn_export.runtime.build.native.toolchain import CrossCompiler, find_cross
+from rnn_export.spec import StreamSpec
+
+STRICT = ("-std=c99",)
+# A program takes of a static library what it calls.
+STACK = 2**20 - 2**12  # of bare/mps2.ld, what the self-test itself takes left out
+BARE = ("-ffunction-sections", "-fdata-sections")
+_MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")
+
+
+@dataclass(frozen=True)
+class CrossBuild:
+    """What `cross_build` made.
+
+    Attributes:
+        triple: the machine, and the name of its folder in `build/`.
+        files: the library and its `build.json`, by their path in the folder of the target.
+        record: what build.json says.
+        selftest: what the self-test said, or why it did not run.
+    """
+
+    triple: str
+    files: Mapping[str, bytes]
+    record: Record
+    selftest: SelfTest
+
+
+class _Sources(NamedTuple):
+    """The sources of a step in a folder."""
+
+    folder: Path
+    name: str
+    spec: StreamSpec
+    weights: bool
+
+    @property
+    def c(self) -> str:
+        return f"{self.name}.c"
+
+    @property
+    def bin(self) -> str:
+        return f"{self.name}.bin"
+
+
+def cross_build(
+    files: Mapping[str, bytes], name: str, spec: StreamSpec, triple: str, cpu: str | None = None
+) -> CrossBuild:
+    """Compile the sources of a step for the machine `triple`, and run their self-test where that can be done here.
+
+    Args:
+        files: the sources by bare file name.
+        name: the identifier that they are named after.
+        spec: the contract of the step.
+        triple: a row of `MACHINES`, or `"arm-none-eabi"` with `cpu`.
+        cpu: what gcc calls the CPU to compile for; None takes the least that the triple stands for.
+
+    Raises BuildError where something does not compile or crashes, BackendUnavailable where the compiler is not here,
+    and ParityError where the self-test fails.
+    """
+    machine = find_machine(triple, cpu)
+    if lacking := sorted({f"{name}.h", f"{name}.c", "selftest.c", "golden.h"} - set(files)):
+        raise BuildError(f"the sources of {name!r} lack {', '.join(lacking)}: export the bundle again.")
+    compiler = find_cross(machine)
+    with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
+        sources = _Sources(Path(place), name, spec, f"{name}.bin" in files)
+        for file, data in files.items():
+            (sources.folder / file).write_bytes(data)
+        used = [] if machine.bare else features(compiler.macros(FLAGS, sources.folder))
+        library, proof = _bare(sources, compiler) if machine.bare else _linux(sources, compiler, used)
+        made = (sources.folder / library).read_bytes()
+    flags = (*compiler.flags, *FLAGS)
+    record = Record(machine.triple, compiler.title, flags, tuple(used), None, None, sources_sha256(files))
+    at = f"build/{machine.triple}"
+    return CrossBuild(
+        machine.triple, {f"{at}/{library}": made, f"{at}/{RECORD}": _record(record, proof)}, record, proof
+    )
+
+
+def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple[str, SelfTest]:
+    """A library for the backend `native`, which calls it through ctypes, and the self-test as a program of its own."""
+    folder = sources.folder
+    (folder / "glue").mkdir()
+    (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec))
+    compiler.compile([*FLAGS, *LINK, "-I.", sources.c, f"glue/{FILE}", "-o", LIBRARY, "-Wl,--as-needed", "-lm"], folder)
+    runner = find_runner(compiler.machine, used)
+    if isinstance(runner, str):
+        return LIBRARY, SelfTest(None, runner)
+    compiler.static.compile([*FLAGS, "-static", sources.c, "selftest.c", "-o", "selftest", "-lm"], folder)
+    lines = run_selftest(runner, compiler.machine, folder, "selftest", *[sources.bin] * sources.weights)
+    return LIBRARY, SelfTest(runner.title, "", tuple(lines))
+
+
+def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
+    """A static library; and linked to startup code, where it is run with the stack of a step measured."""
+    folder, name = sources.folder, sources.name
+    _lay_out(folder)
+    objects = [f"{name}.o"]
+    compiler.compile([*STRICT, *FLAGS, *BARE, "-c", sources.c, "-o", objects[0]], folder)
+    if sources.weights:
+        objects.append(f"{name}_weights.o")
+        symbol = [f"-DWEIGHTS={name}_weights", f'-DFILE="{sources.bin}"']
+        compiler.compile([*symbol, "-c", "bare/weights.S", "-o", objects[1]], folder)
+    library = f"lib{name}.a"
+    compiler.tool("ar", "rcsD", library, *objects, folder=folder)
+    constant, written = _sizes(sources, compiler, objects)
+    runner, board = find_runner(compiler.machine), compiler.machine.board
+    if isinstance(runner, str) or board is None:
+        return library, SelfTest(None, str(runner), flash=constant)
+    embedded = [f"-D{name.upper()}_WEIGHTS_EMBEDDED"] * sources.weights
+    compiler.compile([*STRICT, *FLAGS, *embedded, "-c", "selftest.c", "-o", "selftest.o"], folder)
+    parts = ["bare/startup.c", "bare/measure.c", "selftest.o", library, "-lm", "-o", "selftest"]
+    layout = ["-nostartfiles", "-T", "bare/mps2.ld", f"-Wl,--defsym=psram={board.psram}", f"-Wl,--wrap={name}_step"]
+    compiler.compile(["-O2", "-I.", *_measuring(sources), "-Wl,--gc-sections", *layout, *parts], folder)
+    lines = run_selftest(runner, compiler.machine, folder, "selftest")
+    stack, state = _measures(sources, lines)
+    shown = tuple(line for line in lines if not _MEASURED.fullmatch(line))
+    return library, SelfTest(runner.title, "", shown, constant, written + state + stack, stack)
+
+
+def _record(record: Record, proof: SelfTest) -> bytes:
+    """As a file; with the figures of a bare machine."""
+    whole = json.loads(record.to_file())
+    if proof.flash is not None:
+        whole |= {"flash": proof.flash, "ram": proof.ram, "stack": proof.stack}
+    return (json.dumps(whole, indent=1) + "\n").encode()
+
+
+def _lay_out(folder: Path) -> None:
+    (folder / "bare").mkdir()
+    for file in package_data(__package__).joinpath("bare").iterdir():
+        (folder / "bare" / file.name).write_bytes(file.read_bytes())
+
+
+def _measuring(sources: _Sources) -> list[str]:
+    """The defines of measure.c: every argument of a step is a pointer."""
+    arguments = [f"a{i}" for i in range(1 + len(sources.spec.inputs) + len(sources.spec.outputs))]
+    name = sources.name
+    defines = {
+        "HEADER": f'"{name}.h"',
+        "WRAPPED_STEP": f"__wrap_{name}_step",
+        "REAL_STEP": f"__real_{name}_step",
+        "PARAMETERS": ", ".join(f"void *{a}" for a in arguments),
+        "ARGUMENTS": ", ".join(arguments),
+        "STATE_BYTES": f"{name.upper()}_STATE_BYTES",
+    }
+    return [f"-D{key}={value}" for key, value in defines.items()]
+
+
+def _sizes(sources: _Sources, compiler: CrossCompiler, objects: list[str]) -> tuple[int, int]:
+    """Constant and writable bytes that a program gains with NAME_init and NAME_step, what they call included."""
+    wanted = [f"-Wl,-u,{sources.name}_{what}" for what in ("init", *["weights"] * sources.weights)]
+    flags = ["-nostartfiles", "-Wl,--gc-sections", f"-Wl,-e,{sources.name}_step", *wanted]
+    compiler.compile([*flags, *objects, "-lm", "-o", "model"], sources.folder)
+    table = compiler.tool("size", "model", folder=sources.folder)
+    text, data, bss = (int(number) for number in table.splitlines()[1].split()[:3])
+    return text + data, data + bss
+
+
+def _measures(sources: _Sources, lines: list[str]) -> tuple[int, int]:
+    """Bytes of stack and state, as measure.c prints them."""
+    found = next(filter(None, map(_MEASURED.fullmatch, lines)), None)
+    if found is None or found[1] == "0":
+        raise BuildError(f"selftest.c ended without a call of {sources.name}_step: export the bundle again.")
+    stack, state = int(found[2]), int(found[3])
+    if stack > STACK:
+        raise BuildError(f"a step of {sources.name} takes more than {STACK:,} bytes of stack, which is all there is.")
+    return stack, state

@@ -1,0 +1,98 @@
+"""Machines that C is compiled for elsewhere: one row a triple, with its compiler, its flags and what runs it here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from rnn_export.errors import BuildError
+
+ANY_CORTEX_M = "arm-none-eabi"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board that qemu-system-arm plays: its name there, and where its 16 MiB of PSRAM start."""
+
+    name: str
+    psram: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One row.
+
+    Attributes:
+        triple: its name here and in a bundle's `build/<triple>/`; a Cortex-M goes by the name of its CPU.
+        gcc: the program.
+        packages: those of Debian and Ubuntu that bring it, with the C library; empty where they have none.
+        flags: what gcc needs for it.
+        zig: what `zig cc -target` calls it; empty where zig is not asked.
+        cpu: the flag that names a CPU.
+        emulator: the program of QEMU.
+        board: what carries the CPU in QEMU, for a machine without Linux; None where no board is known.
+        bare: whether it has no Linux: a static library is made for it, in place of one for the backend `native`.
+    """
+
+    triple: str
+    gcc: str
+    packages: str
+    flags: tuple[str, ...] = ()
+    zig: str = ""
+    cpu: str = "-mcpu="
+    emulator: str = ""
+    board: Board | None = None
+    bare: bool = False
+
+    @property
+    def emulator_package(self) -> str:
+        return "qemu-system-arm" if self.bare else "qemu-user"
+
+
+def _linux(triple: str, packages: str, emulator: str, cpu: str = "-mcpu=") -> Machine:
+    return Machine(triple, f"{triple}-gcc", packages, zig=triple, cpu=cpu, emulator=emulator)
+
+
+def _cortex_m(cpu: str, board: Board | None, *abi: str) -> Machine:
+    flags = (f"-mcpu={cpu}", "-mthumb", *abi)
+    packages = "gcc-arm-none-eabi libnewlib-arm-none-eabi"
+    return Machine(cpu, "arm-none-eabi-gcc", packages, flags, emulator="qemu-system-arm", board=board, bare=True)
+
+
+MACHINES = {
+    row.triple: row
+    for row in (
+        _linux("aarch64-linux-gnu", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "qemu-aarch64"),
+        _linux("aarch64-linux-musl", "", "qemu-aarch64"),
+        _linux("arm-linux-gnueabihf", "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross", "qemu-arm"),
+        _linux("arm-linux-musleabihf", "", "qemu-arm"),
+        _linux("x86_64-linux-gnu", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross", "qemu-x86_64", "-march="),
+        _linux("x86_64-linux-musl", "", "qemu-x86_64", "-march="),
+        _cortex_m("cortex-m3", Board("mps2-an385", 0x21000000), "-mfloat-abi=soft"),
+        _cortex_m("cortex-m4", Board("mps2-an386", 0x21000000), "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+        _cortex_m("cortex-m7", Board("mps2-an500", 0x60000000), "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+    )
+}
+
+
+def find_machine(triple: str, cpu: str | None = None) -> Machine:
+    """The row of `triple`, compiling for `cpu` as gcc names it; `"arm-none-eabi"` is any Cortex-M, named by `cpu`.
+
+    Raises BuildError.
+    """
+    if cpu is not None and not re.fullmatch(r"[a-z0-9][a-z0-9+._-]*", cpu):
+        raise BuildError(f"--cpu {cpu!r} is no name of a CPU: it is what gcc's -mcpu or -march takes, as cortex-a72.")
+    if triple == ANY_CORTEX_M:
+        if cpu is None:
+            raise BuildError(f"{ANY_CORTEX_M} is every Cortex-M: say which, --cpu cortex-m4, as gcc's -mcpu names it.")
+        # Without a row it is compiled, and not run.
+        return MACHINES[cpu] if cpu in MACHINES and MACHINES[cpu].bare else _cortex_m(cpu, None)
+    row = MACHINES.get(triple)
+    if row is None:
+        known = ", ".join((*MACHINES, f"{ANY_CORTEX_M} --cpu CPU"))
+        raise BuildError(f"no machine {triple!r} is known to compile for, only {known}.")
+    if cpu is None:
+        return row
+    if row.bare:
+        raise BuildError(f"{triple} is a CPU already: leave --cpu {cpu} out, or give --triple {ANY_CORTEX_M}.")
+    return replace(row, flags=(*row.flags, f"{row.cpu}{cpu}"))

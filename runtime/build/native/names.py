@@ -1,0 +1,50 @@
+"""Names that C and C++ take, made of those in a contract: the C writer and the glue agree through them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_KEYWORDS = """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class co_await
+    co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype default delete do
+    double dynamic_cast else enum explicit export extern false float for friend goto if import inline int long module
+    mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register
+    reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast struct switch
+    template this thread_local throw true try typedef typeid typename typeof typeof_unqual union unsigned using virtual
+    void volatile wchar_t while xor xor_eq
+"""
+# Names of headers that a step includes, and macros that compilers define where no standard is asked for.
+_LIBRARY = "size_t ptrdiff_t int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t NULL linux unix i386 arm"
+# Parameters and a member of what is written, files beside NAME.c, and the prefix of the glue's own functions.
+_WRITTEN = "state weights steps main selftest golden kernels rnn"
+RESERVED = frozenset(f"{_KEYWORDS} {_LIBRARY} {_WRITTEN}".split())
+
+
+def identifier(text: str) -> str:
+    """`text` in letters, digits and single underscores, not starting with a digit and not reserved.
+
+    "rnn.l0.h" gives "rnn_l0_h", "2x" gives "_2x", "int" gives "the_int".
+    """
+    name = re.sub("[^A-Za-z0-9]+", "_", text)
+    if name.strip("_") == "":
+        return "nameless"
+    if name[0].isdigit():
+        name = f"_{name}"
+    # W0, W1 ... are the weights of a large model, RNN_LANES and the like are of kernels.h: macros.
+    return f"the_{name}" if name in RESERVED or re.fullmatch("W[0-9]+|RNN_.*", name) else name
+
+
+def identifiers(texts: Sequence[str]) -> list[str]:
+    """One for each, distinct even in upper case: "a.b" and "A_b" give "a_b" and "A_b_2"."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for text in texts:
+        base = name = identifier(text)
+        count = 1
+        while name.upper() in taken:
+            count += 1
+            name = f"{base.rstrip('_')}_{count}"
+        taken.add(name.upper())
+        names.append(name)
+    return names

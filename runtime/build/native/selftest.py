@@ -1,0 +1,124 @@
+"""The self-test of compiled C: run where it can be, under QEMU or on this machine, and held to its golden vectors."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnn_export.errors import BuildError, ParityError
+from rnn_export.runtime.build.native.cpu import this_cpu
+from rnn_export.runtime.build.native.machines import Machine
+
+SECONDS = 600
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a self-test said.
+
+    Attributes:
+        ran: what it ran on, or None where nothing here can run it.
+        reason: why it did not run, and what to do; else empty.
+        lines: what it printed.
+        flash: bytes that the model takes in constant memory, code and weights; None but for a bare machine.
+        ram: bytes of its state, its stack and what else it writes to; None but for a bare machine where it ran.
+        stack: the part of `ram` that a step takes on the stack and leaves again.
+    """
+
+    ran: str | None
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+    flash: int | None = None
+    ram: int | None = None
+    stack: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran: where it ran and failed there is an error, and no SelfTest."""
+        return self.ran is not None
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs a program of a machine: its name for people, and what stands before the program's path."""
+
+    title: str
+    command: tuple[str, ...]
+
+
+def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
+    """What runs a program of `machine` that uses `features`; where nothing here does, the reason and what to do."""
+    if _is_here(machine):
+        cpu = this_cpu()
+        lacking = sorted(set(features) - cpu.features)
+        if lacking and cpu.features:
+            return f"not run: it is made for {', '.join(lacking)}, which this CPU ({cpu.model}) does not have."
+        return Runner("this machine", ())
+    board = machine.board
+    if machine.bare and board is None:
+        return f"not run: no board with {machine.triple} is known to qemu-system-arm here. Run selftest.c on yours."
+    names = (machine.emulator,) if machine.bare else (machine.emulator, f"{machine.emulator}-static")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        return f"not run: {machine.emulator} is not here (Debian, Ubuntu: sudo apt install {machine.emulator_package})."
+    if board is None:
+        return Runner(machine.emulator, (program,))
+    console = ("-display", "none", "-monitor", "none", "-serial", "none", "-chardev", "stdio,id=console")
+    semihosting = ("-semihosting-config", "enable=on,target=native,chardev=console")
+    return Runner(f"{machine.emulator} ({board.name})", (program, "-M", board.name, *console, *semihosting, "-kernel"))
+
+
+def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *arguments: str) -> list[str]:
+    """Run `program` in `folder` and give what it printed.
+
+    Raises ParityError where it says that it failed, BuildError where it came to no end.
+    """
+    where = f"the self-test for {machine.triple} on {runner.title}"
+    command = [*runner.command, str(folder / program), *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{where} was stopped: it had no end after {SECONDS} s.") from error
+    lines = [line.rstrip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+    if done.returncode == 0 and "PASS" in lines:
+        return lines
+    if done.returncode == 1 and "FAIL" in lines:
+        raise ParityError(
+            f"{where} departs from the golden vectors: {_shown(_said(lines))} What was compiled does not do "
+            "there what the model does: the bundle is as it was. Another compiler or --cpu may do better."
+        )
+    said = _said(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    raise BuildError(f"{where} crashed ({_end(done.returncode)}): {_shown(said)}")
+
+
+def _is_here(machine: Machine) -> bool:
+    """Whether programs of the machine run on this one as they are."""
+    own, _, rest = machine.triple.partition("-")
+    return sys.platform == "linux" and not machine.bare and platform.machine() == own and bool(rest)
+
+
+def _end(code: int) -> str:
+    """How a process ended; shells and emulators say 128 + N for the signal N."""
+    number = -code if code < 0 else code - 128
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _said(lines: Sequence[str]) -> list[str]:
+    """What the self-test printed, without the measures that are taken around it."""
+    return [line for line in lines if not line.startswith("rnn-export:")]
+
+
+def _shown(lines: Sequence[str]) -> str:
+    return " / ".join(lines[-_SHOWN:]) + "." if lines else "it printed nothing."

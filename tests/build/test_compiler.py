@@ -1,0 +1,322 @@
+"""Compilers, what a CPU can do, and what compiling the C of a step leaves and refuses."""
+
+import json
+import os
+import re
+import shutil
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import BackendUnavailable, BuildError, BundleError
+from rnn_export.runtime import doctor
+from rnn_export.runtime.build.machine import Unavailable
+from rnn_export.runtime.build.native import compile as compiling
+from rnn_export.runtime.build.native import cpu
+from rnn_export.runtime.build.native.compile import compile_native, python_headers
+from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
+from rnn_export.runtime.build.native.cpu import Cpu, features, host_triple, this_cpu
+from rnn_export.runtime.build.native.glue import glue
+from rnn_export.runtime.build.native.names import RESERVED, identifier, identifiers
+from rnn_export.runtime.build.native.record import Record, sources_sha256
+
+from ..runtime.graphs import CHUNKED, SUM, TOKENS, TOKENS_TIMED, spec, state, tensor  # noqa: TID252
+from ..runtime.native_toys import by_hand, sources  # noqa: TID252
+
+COMPILERS = [name for name in ("gcc", "clang", "zig") if shutil.which(name)]
+FILES = by_hand("sum", SUM)
+PLACE = f"build/{host_triple()}"
+
+
+@pytest.fixture
+def compiler() -> Compiler:
+    try:
+        return find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("rnn.l0.h", "rnn_l0_h"),
+        ("2x", "_2x"),
+        ("a b-c", "a_b_c"),
+        ("a..b__c", "a_b_c"),
+        ("größe", "gr_e"),
+        ("int", "the_int"),
+        ("class", "the_class"),
+        ("state", "the_state"),
+        ("rnn", "the_rnn"),
+        ("", "nameless"),
+        ("...", "nameless"),
+        ("Int", "Int"),
+    ],
+)
+def test_identifier(text, wanted):
+    assert identifier(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["x", "9", "ß", "void", "weights", "main", " ", "_", "a" * 300])
+def test_an_identifier_is_one(text):
+    name = identifier(text)
+    assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+    assert name not in RESERVED
+    assert identifier(name) == name
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [
+        (["a.b", "a-b", "a b"], ["a_b", "a_b_2", "a_b_3"]),
+        (["x", "X"], ["x", "X_2"]),
+        (["a_2", "a", "a."], ["a_2", "a", "a_"]),
+        (["a", "a", "a_2"], ["a", "a_2", "a_2_2"]),
+        (["a.", "a-", ""], ["a_", "a_2", "nameless"]),
+    ],
+)
+def test_identifiers_are_distinct(texts, wanted):
+    assert identifiers(texts) == wanted
+
+
+# --- compilers
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch) -> Path:
+    """A folder that is all of PATH, and no CC and no ziglang."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    return tmp_path
+
+
+def test_the_first_compiler_there_is(path):
+    for name, wanted in (("zig", "zig cc, zig 1"), ("clang", "clang 1"), ("gcc", "gcc 1")):
+        script(path / name, f"echo {name} 1; echo more")
+        assert find_compiler().title == wanted
+    assert find_compiler("zig").command == (str(path / "zig"), "cc")
+    assert find_compiler("clang").command == (str(path / "clang"),)
+
+
+def test_a_compiler_that_does_not_run_is_passed_over(path):
+    script(path / "gcc", "exit 1")
+    script(path / "clang", "echo clang 1")
+    assert find_compiler().title == "clang 1"
+
+
+def test_no_compiler(path):
+    script(path / "gcc", "exit 7")
+    with pytest.raises(
+        Unavailable,
+        match=r"no C compiler is here: gcc does not run \(.* exit status 7\.\), clang is not fo"
+        r"und, zig is not found: sudo apt install gcc, or pip install ziglang",
+    ):
+        find_compiler()
+
+
+def test_cc_goes_before_all(path, monkeypatch):
+    script(path / "gcc", "echo gcc 1")
+    script(path / "mine", 'echo "mine $1"')
+    monkeypatch.setenv("CC", "mine --flag")
+    assert find_compiler() == Compiler((str(path / "mine"), "--flag"), "mine --flag")
+    assert find_compiler("gcc").title == "gcc 1"
+    monkeypatch.setenv("CC", "none")
+    with pytest.raises(Unavailable, match="CC, 'none', is not found: set CC to a compiler, or unset it"):
+        find_compiler()
+    with pytest.raises(Unavailable, match="the compiler asked for, 'tcc', is not found: name another one"):
+        find_compiler("tcc")
+
+
+def test_the_doctor_looks_at_cc(path, monkeypatch):
+    assert [f.name for f in doctor._compilers()] == ["gcc", "clang", "zig"]
+    monkeypatch.setenv("CC", "none")
+    first = next(doctor._compilers())
+    assert (first.name, first.state, first.detail) == ("CC", "broken", "CC, 'none', is not found")
+    script(path / "none", "echo none 1")
+    assert next(doctor._compilers()).detail == "none 1; it goes before all others"
+
+
+# --- what a CPU can do
+
+
+def test_the_words_of_the_kernel(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text(
+        "processor\t: 0\nmodel name\t: A CPU: fast\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t\t: x\n"
+    )
+    assert this_cpu(file) == Cpu("A CPU: fast", frozenset({"fpu", "avx2", "fma"}))
+    file.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd0c\n")
+    assert this_cpu(file).features == {"fp", "asimd", "asimddp"}
+    assert this_cpu(tmp_path / "none").features == frozenset()
+
+
+def test_features_of_macros():
+    assert features({"__x86_64__", "__AVX512F__", "__AVX512VNNI__", "__AVXVNNI__", "__FMA__", "__AES__"}) == [
+        *("fma", "avx_vnni", "avx512f", "avx512_vnni"),
+    ]
+    assert features({"__aarch64__", "__ARM_FEATURE_BF16", "__ARM_FEATURE_DOTPROD", "__ARM_NEON"}) == ["asimddp", "bf16"]
+    assert features({"__arm__", "__ARM_NEON", "__ARM_FEATURE_FMA"}) == ["neon", "vfpv4"]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("x86_64-pc-linux-gnu", "x86_64-linux-gnu"),
+        ("aarch64-unknown-linux-musl", "aarch64-linux-musl"),
+        ("armv7l-unknown-linux-gnueabihf", "arm-linux-gnueabihf"),
+        ("arm-linux-gnueabihf", "arm-linux-gnueabihf"),
+        (None, f"{os.uname().machine}-linux-gnu"),
+    ],
+)
+def test_the_triple_is_that_of_python(monkeypatch, said, wanted):
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: said)
+    assert host_triple() == wanted
+
+
+# --- compiling
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_every_compiler_that_is_here(name):
+    made = compile_native(FILES, "sum", SUM.spec, find_compiler(name))
+    assert set(made) == {f"{PLACE}/native.so", f"{PLACE}/build.json"}
+    record = Record.from_file("build.json", made[f"{PLACE}/build.json"])
+    assert (record.triple, record.compiler) == (host_triple(), find_compiler(name).title)
+    assert record.sha256 == sources_sha256(FILES)
+    assert set(record.features) <= this_cpu().features
+    if python_headers():
+        assert (record.python, record.numpy) == (
+            sysconfig.get_config_var("EXT_SUFFIX"),
+            int(np.__version__.split(".")[0]),
+        )
+
+
+def test_nothing_is_left_behind(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    made = compile_native(FILES, "sum", SUM.spec, compiler)
+    with pytest.raises(BuildError):
+        compile_native({**FILES, "sum.c": b"?"}, "sum", SUM.spec, compiler)
+    assert list(tmp_path.iterdir()) == []
+    assert all(str(tmp_path).encode() not in data for data in made.values())
+
+
+def test_the_same_sources_make_the_same_bytes(compiler):
+    assert compile_native(FILES, "sum", SUM.spec, compiler) == compile_native(FILES, "sum", SUM.spec, compiler)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="levels are of x86-64")
+def test_a_lower_level_for_more_cpus(compiler):
+    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler, march="x86-64-v3")[f"{PLACE}/build.json"])
+    assert "-march=x86-64-v3" in record["flags"]
+    assert "avx2" in record["features"]
+    assert not [word for word in record["features"] if word.startswith("avx512")]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the flags are of x86")
+def test_what_the_kernel_hides_is_not_used(compiler, monkeypatch):
+    shown = this_cpu()
+    hidden = {word for word in ("avx512f", "avx_vnni", "fma") if word in shown.features}
+    assert hidden
+    monkeypatch.setattr(compiling, "this_cpu", lambda: shown._replace(features=shown.features - hidden))
+    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler)[f"{PLACE}/build.json"])
+    assert not hidden & set(record["features"])
+    assert set(cpu.without(hidden)) <= set(record["flags"])
+
+
+@pytest.mark.parametrize(
+    ("march", "message"),
+    [("x86-64-v9", "does not know .*-march=x86-64-v9"), ("native -o x", "march='native -o x': say native, or a level")],
+)
+def test_an_unknown_march(compiler, march, message):
+    with pytest.raises(BuildError, match=message):
+        compile_native(FILES, "sum", SUM.spec, compiler, march=march)
+
+
+def test_the_first_error_is_told(compiler):
+    wrong = {**FILES, "sum.c": FILES["sum.c"].replace(b"memset", b"int i = unknown; memset")}
+    with pytest.raises(BuildError, match=r"stopped with exit code \d+: step/sum\.c:\d+:\d+: error: .*unknown"):
+        compile_native(wrong, "sum", SUM.spec, compiler)
+    with pytest.raises(BuildError, match=r"step/sum\.c.*No such file|no such file.*step/sum\.c"):
+        compile_native({"sum.h": FILES["sum.h"]}, "sum", SUM.spec, compiler)
+
+
+def test_a_compiler_that_is_gone():
+    with pytest.raises(BuildError, match=r"mine 1 cannot be started: .*No such file"):
+        compile_native(FILES, "sum", SUM.spec, Compiler(("/nowhere/cc",), "mine 1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"inputs": (tensor("x", "batch", 4),)}, "sum_x_has_the_size_of_the_contract"),
+        ({"states": (state("h", 2),)}, "h_has_the_size_of_the_contract"),
+        ({"states": (state("h", 3, dtype="float64"),)}, "h_has_the_size_of_the_contract"),
+        ({"states": (state("g", 3),)}, "g"),
+    ],
+)
+def test_sources_of_another_contract_do_not_compile(compiler, changes, what):
+    with pytest.raises(BuildError, match=f"error: .*{what}"):
+        compile_native(FILES, "sum", replace(SUM.spec, **changes), compiler)
+
+
+def test_names_that_meet_those_of_the_glue(compiler):
+    odd = spec("odd", [tensor("state", "batch", 3)], [tensor("int", "batch", 3)], [state("weights", 3)])
+    body = "    for (int i = 0; i < 3; i++) the_int[i] = s->the_weights[i] += the_state[i];\n"
+    assert compile_native(sources("rnn_glue", odd, body), "rnn_glue", odd, compiler)
+
+
+def test_the_glue_says_where_an_input_is_an_index():
+    assert "case 0: return TOKENS_ID_ROWS;" in glue("tokens", TOKENS.spec)
+    assert "TOKENS_TIMED_ID_SIZE == 1" in glue("tokens_timed", TOKENS_TIMED.spec)
+    assert "CHUNKED_X_SIZE == 9" in glue("chunked", CHUNKED.spec)
+
+
+def test_without_headers_there_is_no_extension(compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert python_headers() is None
+    record = json.loads(compile_native(FILES, "sum", SUM.spec, compiler)[f"{PLACE}/build.json"])
+    assert (record["python"], record["numpy"]) == (None, None)
+    with pytest.raises(BuildError, match=f"there is no Python.h in {tmp_path}: install the headers of Python"):
+        compile_native(FILES, "sum", SUM.spec, compiler, extension=True)
+
+
+# --- the record
+
+
+RECORD = Record("a-linux-gnu", "gcc 1", ("-O3",), ("fma",), None, None, "ab")
+
+
+def test_a_record_comes_back():
+    assert Record.from_file("b", RECORD.to_file()) == RECORD
+    more = json.dumps({**json.loads(RECORD.to_file()), "flash": 3}).encode()
+    assert Record.from_file("b", more) == RECORD
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"triple": "a"}', b"\xff", b"null"])
+def test_what_is_no_record(raw):
+    with pytest.raises(BundleError, match=r"build/x/build\.json is no record of a build"):
+        Record.from_file("build/x/build.json", raw)
+
+
+def test_the_digest_is_of_sources_and_weights_alone():
+    files = {"n.c": b"c", "n.h": b"h", "n.bin": b"w"}
+    digest = sources_sha256(files)
+    assert sources_sha256({f"targets/c-fp32/{name}": data for name, data in reversed(files.items())}) == digest
+    others = dict.fromkeys(["CMakeLists.txt", "parity.json", "golden.h", "main.c", "selftest.c"], b"x")
+    assert sources_sha256({**files, **others}) == digest
+    for name in files:
+        assert sources_sha256({**files, name: b"?"}) != digest
+    assert sources_sha256({"n.c": b"c", "n.h": b"h", "m.bin": b"w"}) != digest
