@@ -13,10 +13,11 @@ import click
 
 from rnn_export import __version__
 from rnn_export.errors import ParityError, RnnExportError
+from rnn_export.options import batch, calibrate_option, compute, number, pair, source_options
 
 EXPORT_STAGES = 11
 VERIFY_STAGES = 6
-BUILD_STAGES = 8
+BENCH_STAGES = 5
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 
@@ -58,58 +59,6 @@ def command(function: Callable[..., dict[str, Any]]) -> click.Command:
     return main.command(name=function.__name__.removesuffix("_command"))(run)
 
 
-def pair(text: str) -> tuple[str, Any]:
-    """NAME=VALUE, where VALUE is a number, "none" or a word."""
-    name, _, value = text.partition("=")
-    if not name or not value:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
-    return name, _number(value)
-
-
-def _number(text: str) -> Any:
-    if text == "none":
-        return None
-    return int(text) if text.removeprefix("-").isdigit() else text
-
-
-def _batch(text: str) -> tuple[int, int, int]:
-    parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
-        raise click.BadParameter(f"{text!r} is neither MIN:OPT:MAX nor one number.")
-    low, usual, high = map(int, parts * 3 if len(parts) == 1 else parts)
-    return low, usual, high
-
-
-def _compute(text: str) -> tuple[str, ...]:
-    return () if text == "portable" else tuple(text.split(","))
-
-
-def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How a model is brought and read: the same for every command that takes a SOURCE."""
-    for option in (
-        click.option("--chunk", type=click.IntRange(1), help="Frames per step.  [default: 1]"),
-        click.option(
-            "--state",
-            "states",
-            type=pair,
-            multiple=True,
-            metavar="ARG=OUT",
-            help="A state passed explicitly: argument of forward = output it comes back as (index or name), or none.",
-        ),
-        click.option(
-            "--time-axis",
-            multiple=True,
-            metavar="auto|none|N|NAME=N",
-            help="Where time stands: found by running the model, not there, an axis, or an axis by input.",
-        ),
-        click.option(
-            "--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt of tensors only."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
 def _source(source: str, weights: Path | None, given: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """The model with its weights, its example, and its options overridden by those of the command line."""
     from rnn_export.export.source import load_source
@@ -130,7 +79,7 @@ def _source(source: str, weights: Path | None, given: dict[str, Any]) -> tuple[A
 
 def _time_axis(values: tuple[str, ...]) -> Any:
     if len(values) == 1 and "=" not in values[0]:
-        return _number(values[0])
+        return number(values[0])
     return dict(map(pair, values))
 
 
@@ -141,14 +90,17 @@ def _time_axis(values: tuple[str, ...]) -> Any:
     "--target",
     "targets",
     multiple=True,
-    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, tensorrt, tensorrt-rtx, "
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, c, tensorrt, tensorrt-rtx, "
     "jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
-@click.option("--precision", help="Precision of the graphs: fp32, or fp16 or bf16 for TensorRT.  [default: fp32]")
+@click.option(
+    "--precision", help="Precision: fp32, or fp16 or bf16 for TensorRT, or bf16 or int8 for C.  [default: fp32]"
+)
 @click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
-@click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]")
+@click.option("--batch", type=batch, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]")
 @source_options
 @click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
+@calibrate_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
@@ -202,71 +154,30 @@ def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., 
 
 @command
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to build for: tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
+@click.option("--target", required=True, help="What to build for: c, tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
 @click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
-@click.option("--batch", type=_batch, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
+@click.option("--batch", type=batch, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
 @click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
 @click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
 @click.option(
     "--compute",
-    type=_compute,
+    type=compute,
     metavar="CC[,CC]|portable",
     help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
 )
-@click.option("--rebuild", is_flag=True, help="Build an engine again that is there already.")
+@click.option("--triple", help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, ...  [default: this one]")
+@click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or what the triple means]")
+@calibrate_option
+@click.option("--rebuild", is_flag=True, help="Build again what is there already.")
 def build_command(bundle: Path, target: str, precision: str | None, as_json: bool, **given: Any) -> dict[str, Any]:
-    """Build the engine of BUNDLE for a target on this machine, hold it to the golden vectors, and record it.
+    """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
 
-    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph for.
+    An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
+    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
     """
-    from rnn_export import tables
-    from rnn_export.runtime.build.engine import build_engine
+    from rnn_export import building
 
-    memory = given.pop("memory")
-    with tables.progress("build", BUILD_STAGES, not as_json) as stage:
-        add = _adding(target, precision or "fp32", given["state_precision"], given["batch"], stage)
-        limit = memory and memory * 2**20
-        done = build_engine(bundle, target, precision, memory=limit, add=add, progress=stage, **given)
-    if not as_json:
-        for note in done.notes:
-            click.echo(f"note: {note}", err=True)
-        if done.report:
-            tables.parity(done.report.to_json())
-        if done.elsewhere:
-            click.echo(f"wrote graph and recipe for {target} ({done.row.precision}): {done.elsewhere}")
-        else:
-            click.echo(f"built {target} ({done.row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
-            if not done.report:
-                proof = f"rnn-export verify {bundle} --backend tensorrt --precision {done.row.precision}"
-                click.echo(f"note: not run on hardware, no such GPU is here; where one is, run {proof}", err=True)
-    return {
-        "target": done.row.target,
-        "precision": done.row.precision,
-        "requires": dict(done.row.requires),
-        "bytes": done.bytes,
-        "seconds": done.seconds,
-        "elsewhere": done.elsewhere or None,
-        "notes": list(done.notes),
-        "parity": done.report and done.report.to_json(),
-    }
-
-
-def _adding(
-    target: str, precision: str, state_precision: str | None, batch: Any, stage: Callable[[str], None]
-) -> Callable[[Any], Any] | None:
-    """What writes the graph of a target or precision that a bundle lacks, where the export extra is."""
-    from importlib.util import find_spec
-
-    if not all(map(find_spec, EXPORT_PACKAGES)):
-        return None
-
-    def add(opened: Any) -> Any:
-        from rnn_export.export.addition import graph_of
-        from rnn_export.export.order import Order
-
-        return graph_of(opened, target, Order(precision, state_precision or "fp32", batch=batch or Order.batch), stage)
-
-    return add
+    return building.build(bundle, target, precision, not as_json, **given)
 
 
 @command
@@ -333,6 +244,41 @@ def _speed(result: dict[str, Any]) -> str:
     rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
     line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", "backends", multiple=True, help="Only this one; may be repeated.  [default: all]")
+@click.option("--steps", type=click.IntRange(1), help="Steps of each engine.  [default: as many as fit into --seconds]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Of each engine, once with warm and once with cold caches.",
+)
+@click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
+def bench_command(
+    bundle: Path, backends: tuple[str, ...], plot: Path | None, as_json: bool, **how: Any
+) -> dict[str, Any]:
+    """Time a step of BUNDLE on every backend and precision that runs here, in turn, on one core.
+
+    Each engine is held to the golden vectors first, and then steps on their frames. Beside them stand ONNX Runtime's
+    own run(None, {...}), and the time in which this core reads every weight once: no step is faster.
+    """
+    from rnn_export import plots, tables
+    from rnn_export.runtime.bench.measure import bench
+
+    if plot is not None:
+        plots.check(plot)
+    with tables.progress("bench", BENCH_STAGES, not as_json) as stage:
+        result = bench(bundle, backends, progress=stage, **how)
+    if plot is not None:
+        plots.bench(plot, result)
+    if not as_json:
+        tables.bench(result)
+    return result
 
 
 @command

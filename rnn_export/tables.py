@@ -96,6 +96,60 @@ def targets(rows: Iterable[Mapping[str, Any]]) -> None:
     table("Targets", columns, shown)
 
 
+def bench(result: Mapping[str, Any]) -> None:
+    """Print what `rnn_export.runtime.bench.measure.bench` gave, the fastest first, and what the figures are."""
+    engines = sorted(result["engines"], key=lambda row: row["p50"])
+    absent = "not measured" if result["limit_missing"] else ""
+    rows = [
+        (
+            row["name"],
+            *(_digits(row[key]) for key in ("p50", "p90", "p99")),
+            f"{row['steps_per_second']:,.0f}",
+            "" if row["times_as_fast"] is None else _digits(row["times_as_fast"]),
+            absent if row["times_the_limit"] is None else _digits(row["times_the_limit"]),
+            _digits(row["cold"]),
+            "not counted" if row["allocations"] is None else f"{row['allocations']:g}",
+            f"{row['error']:.1e}",
+        )
+        for row in engines
+    ]
+    machine, chunk = result["machine"], result["frames_a_step"]
+    what = "a step" if chunk == 1 else f"a step of {chunk} frames"
+    speeds = ("steps/s", "x run(dict)", "x limit")
+    columns = ("engine", "median", "p90", "p99", *speeds, "cold", "allocations", "error")
+    title = f"{result['bundle']}: µs of {what} on core {machine['core']} of {machine['cpu']}"
+    table(title, columns, rows)
+    for line in _about(result):
+        _stdout().print(line)
+    if result["skipped"]:
+        reasons = [(s["backend"], s["precision"] or "", s["reason"]) for s in result["skipped"]]
+        table("Not timed", ("backend", "precision", "why"), reasons)
+
+
+def _about(result: Mapping[str, Any]) -> Iterator[str]:
+    """What the figures of a bench are, and what is not there."""
+    for limit in result["limits"]:
+        yield (
+            f"limit {limit['precision']}: {limit['bytes']:,} bytes of weights, which this core reads at "
+            f"{limit['bytes_per_second'] / 1e9:.1f} GB/s: {_digits(limit['us'])} µs"
+        )
+    if result["limit_missing"]:
+        yield f"limit: {result['limit_missing']}"
+    for row in result["engines"]:
+        if row["steps_a_sample"] > 1:
+            yield f"{row['name']}: p90 and p99 are of means of {row['steps_a_sample']} steps, for the clock is too slow"
+    if result["preempted"]:
+        yield f"the core was taken away {result['preempted']:,} times meanwhile: on a quiet machine p99 is lower"
+    yield f"cold: right after {result['swept_bytes'] / 2**20:.0f} MiB of other memory were read and written"
+    missing = result["allocations_missing"]
+    yield f"allocations: {missing or 'of a step, from the heap: those of C, and of objects of Python'}"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f}"
+
+
 def _shape(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
-COMMAND = ("rnn_export/cli.py", "rnn_export/inspection.py", "rnn_export/tables.py")
+COMMAND = tuple(f"rnn_export/{name}.py" for name in ("cli", "building", "inspection", "options", "plots", "tables"))
 
 # What each part may import of the others ...
 INSIDE = {
@@ -27,12 +27,13 @@ OUTSIDE = {
     "models": {"numpy", "torch", "safetensors"},
     "runtime": {"numpy"},
     "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "safetensors"},
-    "command": {"numpy", "click", "rich"},
+    "command": {"numpy", "click", "rich", "matplotlib"},
 }
 BACKENDS = {
     "runtime/backends/onnxruntime.py": {"onnxruntime"},
     "runtime/backends/torchscript.py": {"torch"},
     "runtime/backends/tensorrt.py": {"tensorrt", "cuda"},
+    "export/targets/c/calibration.py": {"onnxruntime"},
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -100,7 +101,8 @@ def test_what_a_part_needs(source):
 def test_the_command_is_lazy():
     """`--help` must not wait for what the command would need."""
     early = {m for m in imports("rnn_export/cli.py", lazy=False) if m.split(".")[0] not in sys.stdlib_module_names}
-    assert early <= {"click", "rnn_export.__version__", "rnn_export.errors"}
+    assert early <= {"click", "rnn_export.__version__", "rnn_export.errors", "rnn_export.options"}
+    assert set(imports("rnn_export/options.py")) - sys.stdlib_module_names <= {"click", "__future__", "collections.abc"}
 
 
 @pytest.mark.parametrize("folder", ["rnn_export", *FOLDERS, "tests", "scripts"])
@@ -118,6 +120,7 @@ def test_nobody_imports_a_second_copy(folder):
     [
         ("rnn_export.runtime", "torch onnx onnxruntime click rich"),
         ("rnn_export.runtime.golden", "torch onnx onnxruntime click rich"),
+        ("rnn_export.runtime.bench.measure", "torch onnx onnxruntime click rich"),
         ("rnn_export.export", "torch onnx onnxruntime click rich"),
         ("rnn_export.cli", "torch onnx onnxruntime numpy rich"),
         ("rnn_export.bundle", "torch onnx onnxruntime click rich"),

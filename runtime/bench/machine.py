@@ -1,0 +1,103 @@
+"""The machine that is measured: one core of it, what it is, and how its caches are swept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import BackendUnavailable
+
+CORES = "sys/devices/system/cpu"
+MIB = 2**20
+
+
+@contextmanager
+def pinned(core: int | None) -> Iterator[int]:
+    """This thread, and those it starts, on one core: `core`, or the last of those that it may use. Restored afterwards.
+
+    Raises BackendUnavailable where that cannot be.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise BackendUnavailable(
+            f"{platform.system()} pins no process to a core (Python's os.sched_setaffinity is missing), and a figure "
+            "that wanders between cores says little: run the bench on Linux."
+        )
+    allowed = os.sched_getaffinity(0)
+    chosen = max(allowed) if core is None else core
+    if chosen not in allowed:
+        raise BackendUnavailable(
+            f"core {chosen} is none of those that this process may use: {', '.join(map(str, sorted(allowed)))}."
+        )
+    os.sched_setaffinity(0, {chosen})
+    try:
+        yield chosen
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
+    """CPU, caches in bytes by level, and governor (None where the machine does not say), as plain data.
+
+    `root` is where its file system starts.
+    """
+    return {
+        "cpu": _cpu(_text(root / "proc/cpuinfo")),
+        "core": core,
+        "cores": os.cpu_count(),
+        "caches": _caches(root / CORES / f"cpu{core}" / "cache"),
+        "governor": _text(root / CORES / f"cpu{core}" / "cpufreq/scaling_governor") or None,
+        "load": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def preemptions() -> int:
+    """How often the core was taken from this thread so far: what that costs is in the percentiles."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _cpu(info: str) -> str:
+    """Arm names no model, but numbers of the maker and the part."""
+    if named := re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", info, re.MULTILINE):
+        return named[1].strip()
+    numbers = re.findall(r"^CPU (implementer|part)\s*:\s*(\S+)$", info, re.MULTILINE)
+    return f"{platform.machine()} {' '.join(f'{what} {n}' for what, n in dict(numbers).items())}".strip()
+
+
+def _caches(folder: Path) -> dict[str, int]:
+    """Those that data goes through."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+    found = {}
+    for cache in sorted(folder.glob("index*")):
+        size = re.fullmatch("([0-9]+)([KMG]?)", _text(cache / "size"))
+        if size and _text(cache / "type") != "Instruction":
+            found[f"L{_text(cache / 'level')}"] = int(size[1]) * units[size[2]]
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+class Sweep:
+    """Reads and writes a buffer of twice the largest cache, 64 to 512 MiB of it, so that no other data is left."""
+
+    def __init__(self, caches: dict[str, int]) -> None:
+        self.bytes = min(max(2 * max(caches.values(), default=0), 64 * MIB), 512 * MIB)
+        self.buffer = np.zeros(self.bytes // 8, np.int64)
+
+    def __call__(self) -> None:
+        np.add(self.buffer, 1, out=self.buffer)

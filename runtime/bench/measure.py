@@ -1,0 +1,182 @@
+"""A bench of a bundle, from opening it to plain data for a table, JSON or a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from rnn_export.bundle import Bundle, open_bundle
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
+from rnn_export.runtime.bench.engines import PLAIN, Candidate, Plain, Runner, candidates, open_engine, runner, verified
+from rnn_export.runtime.bench.limit import BYTES, Limit, Reader
+from rnn_export.runtime.bench.machine import Sweep, describe, pinned, preemptions
+from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
+from rnn_export.runtime.bench.weights import count_weights
+from rnn_export.runtime.golden import FILE, Golden
+
+SECONDS = 2.0
+LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu12")
+
+Progress = Callable[[str], None]
+
+
+def bench(
+    path: str | os.PathLike[str],
+    backends: Sequence[str] = (),
+    steps: int | None = None,
+    seconds: float = SECONDS,
+    core: int | None = None,
+    progress: Progress = lambda stage: None,
+) -> dict[str, Any]:
+    """Time a step of every engine of a bundle that runs here, in turn, on one core; times are in µs.
+
+    Args:
+        path: the bundle.
+        backends: only these; ONNX Runtime's own `run` is timed in any case, where it is here.
+        steps: calls of each engine; None is as many as fit into `seconds`.
+        seconds: of each engine, once with warm and once with cold caches.
+        core: which core; None is the last that this process may use.
+        progress: called with the name of each stage.
+
+    Raises BundleError, StreamError where the bundle has no step, BackendUnavailable where nothing of it runs here, and
+    ParityError where an engine does not do what the model does: it is not timed then, and neither is any other.
+    """
+    bundle = open_bundle(path)
+    if bundle.spec.sequence_only:
+        raise StreamError(f"{path} takes whole sequences only: it has no step that could be timed.")
+    candidates(bundle, backends)
+    with pinned(core) as chosen, no_collections():
+        machine = {**describe(chosen), "libraries": dict(_versions())}
+        progress("open and verify")
+        found, skipped = runners(bundle, backends)
+        progress("read limit")
+        reader, limits, missing = _limits(bundle, found)
+        progress("warm caches")
+        watches = [Stopwatch(r.subject, seconds, steps) for r in found]
+        before = preemptions()
+        in_turn([*(w.block for w in watches), *(limit.block for limit in limits.values())], rounds_of(steps))
+        preempted = preemptions() - before
+        progress("cold caches")
+        sweep = Sweep(machine["caches"])
+        chilled = cold([r.subject for r in found], sweep, seconds)
+        progress("allocations")
+        counted, uncounted = _allocations(bundle, chosen, backends)
+        kept = [python_blocks_kept(r.subject) for r in found]
+    rows = [
+        _row(r, w, c, k, counted.get(r.subject.name)) for r, w, c, k in zip(found, watches, chilled, kept, strict=True)
+    ]
+    _compare(rows, limits)
+    return {
+        "bundle": str(path),
+        "frames_a_step": bundle.spec.chunk,
+        "machine": machine,
+        "preempted": preempted,
+        "engines": rows,
+        "limits": [
+            {"precision": p, "bytes": v.nbytes, "bytes_per_second": v.bandwidth, "us": v.us} for p, v in limits.items()
+        ],
+        "limit_compiled": reader.compiled if reader else None,
+        "limit_missing": missing,
+        "allocations_missing": uncounted,
+        "swept_bytes": sweep.bytes,
+        "skipped": skipped,
+    }
+
+
+def runners(
+    bundle: Bundle, backends: Sequence[str], verify: bool = True
+) -> tuple[list[Runner], list[dict[str, str | None]]]:
+    """What can be timed here, ONNX Runtime's own run at the end, and what cannot, with the reason."""
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    found, skipped = [], []
+    for candidate in candidates(bundle, backends):
+        try:
+            engine = open_engine(bundle, candidate)
+        except BackendUnavailable as error:
+            skipped.append({"backend": candidate.backend, "precision": candidate.precision, "reason": str(error)})
+            continue
+        name = _name(candidate)
+        off = verified(engine, golden, name) if verify else 0.0
+        found.append(runner(engine, candidate, golden, name, off))
+    if not found:
+        reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
+        raise BackendUnavailable(f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}")
+    for candidate in candidates(bundle, ["onnxruntime"])[:1]:
+        try:
+            plain = Plain(bundle, candidate, golden)
+        except BackendUnavailable as error:
+            skipped.append({"backend": PLAIN, "precision": candidate.precision, "reason": str(error)})
+            continue
+        found.append(plain.runner(candidate, plain.verified() if verify else 0.0))
+    return found, skipped
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.target if candidate.backend == 'tensorrt' else candidate.backend} {candidate.precision}"
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in LIBRARIES:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _limits(bundle: Bundle, found: Sequence[Runner]) -> tuple[Reader | None, dict[str, Limit], str | None]:
+    """By precision, of what runs on the CPU; and why there is none."""
+    graph = next((p for row in bundle.targets if row.target == "onnx" for p in [row.file("step.onnx")] if p), None)
+    if graph is None:
+        return None, {}, "not measured: the bundle has no ONNX step that its weights could be counted in"
+    count = count_weights(bundle.read(graph))
+    if not count:
+        return None, {}, "not measured: the step has no weights"
+    precisions = dict.fromkeys(str(r.candidate.precision) for r in found if r.device == "cpu")
+    try:
+        reader = Reader()
+        return reader, {p: reader.limit(count * BYTES[p]) for p in precisions if p in BYTES}, None
+    except BackendUnavailable as error:
+        return None, {}, f"not measured: {error}"
+
+
+def _allocations(bundle: Bundle, core: int, backends: Sequence[str]) -> tuple[dict[str, float], str | None]:
+    try:
+        return count_all(bundle.path, core, backends), None
+    except BackendUnavailable as error:
+        return {}, f"not counted: {error}"
+
+
+def _row(found: Runner, watch: Stopwatch, chilled: float, kept: float, allocations: float | None) -> dict[str, Any]:
+    samples = watch.samples
+    return {
+        "name": found.subject.name,
+        "backend": found.candidate.backend,
+        "target": found.candidate.target,
+        "precision": found.candidate.precision,
+        "device": found.device,
+        "rows": found.rows,
+        "error": found.error,
+        **percentiles(samples),
+        "mean": float(samples.mean()),
+        "steps_per_second": 1e6 / max(float(np.median(samples)), 1e-9),
+        "cold": chilled,
+        "allocations": allocations,
+        "python_blocks_kept": kept,
+        "steps": len(samples) * watch.group,
+        "steps_a_sample": watch.group,
+        "clock": watch.overhead / 1e3,
+    }
+
+
+def _compare(rows: Sequence[dict[str, Any]], limits: dict[str, Limit]) -> None:
+    """How many times as fast as ONNX Runtime's own run, and how many times the limit: None where one is not there."""
+    plain = next((row["p50"] for row in rows if row["name"] == PLAIN), None)
+    for row in rows:
+        limit = limits.get(row["precision"]) if row["device"] == "cpu" else None
+        row["times_as_fast"] = plain / row["p50"] if plain and row["p50"] else None
+        row["times_the_limit"] = row["p50"] / limit.us if limit else None
