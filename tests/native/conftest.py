@@ -1,0 +1,69 @@
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from rnn_export.bundle import Bundle
+from rnn_export.export import export
+
+from .models import LOOSE, MODELS, Library, Written
+from .needs import need
+from .quality import FAST, STRICT, lay_out, run
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """The bundle of a model by name, with C in one precision, written once; in fp32 there is ONNX too."""
+    need("gcc|clang")
+    place = tmp_path_factory.mktemp("models")
+
+    @cache
+    def write(name: str, precision: str = "fp32") -> Bundle:
+        model, example, options = MODELS[name]()
+        path = place / precision / f"{name}.rnnx"
+        path.parent.mkdir(exist_ok=True)
+        targets = ("onnx", "c") if precision == "fp32" else ("c",)
+        options = {**options, **LOOSE.get((name, precision), {})}
+        return export(model, example, path, steps=64, targets=targets, precision=precision, force=True, **options)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def written(exported: Callable[..., Bundle]) -> Callable[[str, str], Written]:
+    return cache(lambda name, precision: Written.of(exported(name, precision), precision))
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    written: Callable[[str, str], Written], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, str], Path]:
+    """A folder with the sources of a model and NAME.o, as a user compiles it for any x86-64, made once."""
+    place = tmp_path_factory.mktemp("compiled")
+
+    @cache
+    def make(name: str, precision: str, compiler: str) -> Path:
+        need(compiler)
+        its = written(name, precision)
+        folder = place / f"{name}-{precision}-{compiler}"
+        folder.mkdir(exist_ok=True)
+        lay_out(its.files, folder)
+        # Without what some distributions have their compilers add.
+        plain = ("-fPIC", "-fno-stack-protector", "-U_FORTIFY_SOURCE")
+        run([compiler, *STRICT, *FAST, *plain, "-c", f"{its.name}.c"], folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def library(
+    written: Callable[[str, str], Written], compiled: Callable[[str, str, str], Path]
+) -> Callable[[str, str, str], Library]:
+    """The step of a model as a shared library, made once."""
+    return cache(
+        lambda name, precision, compiler: Library(
+            written(name, precision), compiler, compiled(name, precision, compiler)
+        )
+    )

@@ -1,0 +1,226 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rnn_export.errors import BackendUnavailable, BuildError, ParityError
+from rnn_export.runtime.build.native import selftest, toolchain
+from rnn_export.runtime.build.native.cross import cross_build
+from rnn_export.runtime.build.native.machines import MACHINES
+
+from .building import LINUX, build, changed
+from .needs import need
+from .toys import SPEC, toy
+
+# --- self-tests that fail
+
+
+@pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "cortex-m4"])
+def test_a_self_test_that_fails(triple):
+    with pytest.raises(
+        ParityError,
+        match=rf"the self-test for {triple} on qemu-.* departs from the golden vectors: y: largest error 5\.0e-01 / "
+        r"h: largest error \S+ / FAIL\. .* the bundle is as it was",
+    ):
+        build(triple, toy(wrong=True))
+
+
+CRASH = {
+    "aarch64-linux-gnu": ("*(volatile int *)8 = 1;", r"crashed \(SIGSEGV\)"),
+    "cortex-m4": ("*(volatile int *)0xF0000000 = 1;", r"crashed \(exit code 128\): the processor faulted, CFSR 0x0000"),
+    "cortex-m7": ('__asm__("udf #0");', r"crashed \(exit code 128\): the processor faulted, CFSR 0x00010000"),
+}
+
+
+@pytest.mark.parametrize("triple", CRASH)
+def test_a_self_test_that_crashes(triple):
+    code, said = CRASH[triple]
+    with pytest.raises(BuildError, match=rf"the self-test for {triple} on qemu-.* {said}"):
+        build(triple, changed("float h[8];", f"float h[8]; {code}"))
+
+
+def test_an_exit_code_without_a_verdict():
+    files = changed('return puts("PASS"), 0;', "return 0;", "selftest.c")
+    with pytest.raises(BuildError, match=r"crashed \(exit code 0\): .*h: largest error"):
+        build("aarch64-linux-gnu", files)
+
+
+def test_a_self_test_without_end(monkeypatch):
+    monkeypatch.setattr(selftest, "SECONDS", 0.5)
+    with pytest.raises(BuildError, match=r"cortex-m4 on qemu-.* was stopped: it had no end after 0\.5 s"):
+        build("cortex-m4", changed("float h[8];", 'float h[8]; for (;;) __asm__ volatile ("nop");'))
+
+
+def test_a_step_that_takes_all_of_the_stack():
+    files = changed("float h[8];", "float h[8]; volatile char room[1 << 20]; room[4096] = 1;")
+    with pytest.raises(BuildError, match=r"a step of toy takes more than 1,044,480 bytes of stack"):
+        build("cortex-m4", files)
+
+
+def test_a_self_test_without_a_step():
+    files = changed("toy_step(&state, golden_x + i * TOY_X_SIZE, y);", "memset(y, 0, sizeof y);", "selftest.c")
+    files["selftest.c"] = b"#include <string.h>\n" + files["selftest.c"].replace(b"<= 1e-5f", b"<= 1e5f")
+    with pytest.raises(BuildError, match=r"selftest\.c ended without a call of toy_step"):
+        build("cortex-m4", files)
+
+
+# --- what cannot be compiled
+
+
+@pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "cortex-m4"])
+def test_the_first_error_of_the_compiler(triple):
+    name = {"cortex-m4": "arm-none-eabi-gcc"}.get(triple, f"{triple}-gcc")
+    with pytest.raises(BuildError, match=rf"{name} .* stopped with exit code 1: toy\.c:\d+:\d+: error: .*nonsense"):
+        build(triple, changed("float h[8];", "float h[8]; nonsense x;"))
+    with pytest.raises(BuildError, match=rf"{name} .* stopped with exit code 1: .*undefined reference to `missing'"):
+        build(triple, changed("y[i] = sum;", "{ extern float missing(void); y[i] = sum + missing(); }"))
+
+
+def test_a_header_that_is_not_of_the_contract():
+    with pytest.raises(BuildError, match=r"error: .*toy_x_has_the_size_of_the_contract.* is negative"):
+        build("aarch64-linux-gnu", changed("#define TOY_X_SIZE 4", "#define TOY_X_SIZE 5", "toy.h"))
+
+
+def test_a_c_library_that_is_missing():
+    with pytest.raises(
+        BuildError,
+        match=r"absent\.h: No such file or directory\. The C library of aarch64-linux-gnu is missing: sudo apt install "
+        r"gcc-aarch64-linux-gnu libc6-dev-arm64-cross \(Debian, Ubuntu\), or pip install ziglang",
+    ):
+        build("aarch64-linux-gnu", changed("#include <string.h>", "#include <absent.h>"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "static const float much[5 << 18] = {1};",
+            "code and constants of the model take more than the 4 MiB of the board",
+        ),
+        ("static volatile float much[3 << 18];", "what is written to takes more than the 3 MiB of the board"),
+    ],
+)
+def test_a_model_that_is_too_large_for_the_board(code, message):
+    with pytest.raises(BuildError, match=f"error: {message}"):
+        build("cortex-m4", changed("float h[8];", f"{code} static volatile int at; float h[8]; h[0] = much[at];"))
+
+
+def test_weights_that_are_too_large_for_the_board():
+    files = toy(apart=True)
+    with pytest.raises(BuildError, match="error: weights and golden vectors take more than the 16 MiB of the board"):
+        build("cortex-m4", files | {"toy.bin": bytes(17 << 20)})
+
+
+def test_sources_that_are_incomplete():
+    files = {name: data for name, data in toy().items() if name not in ("toy.h", "golden.h")}
+    with pytest.raises(BuildError, match=r"the sources of 'toy' lack golden\.h, toy\.h: export the bundle again"):
+        cross_build(files, "toy", SPEC, "cortex-m4")
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "message"),
+    [
+        (
+            "mips-linux-gnu",
+            None,
+            r"no machine 'mips-linux-gnu' is known .*, only aarch64-linux-gnu, .*, cortex-m7, arm-",
+        ),
+        ("arm-none-eabi", None, r"arm-none-eabi is every Cortex-M: say which, --cpu cortex-m4"),
+        ("cortex-m4", "cortex-m7", r"cortex-m4 is a CPU already: leave --cpu cortex-m7 out"),
+        ("arm-none-eabi", "../m4", r"--cpu '../m4' is no name of a CPU"),
+    ],
+)
+def test_machines_that_are_not_known(triple, cpu, message):
+    with pytest.raises(BuildError, match=message):
+        cross_build(toy(), "toy", SPEC, triple, cpu)
+
+
+def test_a_cpu_that_is_not_known():
+    need("arm-none-eabi-gcc", LINUX["aarch64-linux-gnu"])
+    with pytest.raises(BuildError, match=r"aarch64-linux-gnu-gcc .*(unknown|unrecognized).*cortex-z9"):
+        cross_build(toy(), "toy", SPEC, "aarch64-linux-gnu", "cortex-z9")
+    with pytest.raises(BuildError, match=r"arm-none-eabi-gcc .*(unknown|unrecognized).*cortex-m99"):
+        cross_build(toy(), "toy", SPEC, "arm-none-eabi", "cortex-m99")
+
+
+# --- what is missing on the machine
+
+
+@pytest.mark.parametrize(
+    ("triple", "message"),
+    [
+        (
+            "aarch64-linux-gnu",
+            r"no compiler for aarch64-linux-gnu is here, neither aarch64-linux-gnu-gcc nor zig: sudo apt install "
+            r"gcc-aarch64-linux-gnu libc6-dev-arm64-cross \(Debian, Ubuntu\), or pip install ziglang",
+        ),
+        (
+            "aarch64-linux-musl",
+            r"is here, neither aarch64-linux-musl-gcc nor zig: pip install ziglang, which needs no root",
+        ),
+        (
+            "x86_64-linux-gnu",
+            r"is here, neither x86_64-linux-gnu-gcc nor zig: sudo apt install gcc \(Debian, Ubuntu\), or",
+        ),
+        (
+            "cortex-m7",
+            r"no compiler for cortex-m7 is here, no arm-none-eabi-gcc: sudo apt install gcc-arm-none-eabi "
+            r"libnewlib-arm-none-eabi \(Debian, Ubuntu\)\.",
+        ),
+    ],
+)
+def test_no_compiler(triple, message, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+    monkeypatch.setattr(toolchain, "host_triple", lambda: "x86_64-linux-gnu")
+    with pytest.raises(BackendUnavailable, match=message):
+        cross_build(toy(), "toy", SPEC, triple)
+
+
+@pytest.mark.parametrize(
+    ("triple", "programs", "reason"),
+    [
+        (
+            "aarch64-linux-gnu",
+            ["aarch64-linux-gnu-gcc"],
+            "not run: qemu-aarch64 is not here (Debian, Ubuntu: sudo apt install qemu-user).",
+        ),
+        (
+            "cortex-m4",
+            ["arm-none-eabi-gcc", "arm-none-eabi-ar", "arm-none-eabi-size"],
+            "not run: qemu-system-arm is not here (Debian, Ubuntu: sudo apt install qemu-system-arm).",
+        ),
+    ],
+)
+def test_no_emulator(triple, programs, reason, tmp_path, monkeypatch):
+    need(*programs)
+    for program in programs:
+        # A script, not a link: gcc looks for its parts beside the place that it is called from.
+        (tmp_path / program).write_text(f'#!/bin/sh\nexec {shutil.which(program)} "$@"\n')
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = cross_build(toy(), "toy", SPEC, triple)
+    assert (done.selftest.ran, done.selftest.passed, done.selftest.reason) == (None, False, reason)
+    assert len(done.files) == 2
+
+
+def test_what_is_needed_is_there_in_ci(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="qemu"):
+        need("no-such-program")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"no no-such-program here; \.ci/run installs them"):
+        need("no-such-program")
+
+
+def test_ci_installs_what_is_needed():
+    script = (Path(__file__).parents[2] / ".ci" / "run").read_text()
+    packages = {
+        package
+        for row in MACHINES.values()
+        if row.triple.startswith(("aarch64", "arm")) or row.bare
+        for package in [*row.packages.split(), row.emulator_package]
+    }
+    assert packages <= set(script.split())
+    assert os.access(Path(__file__).parents[2] / ".ci" / "run", os.X_OK)
