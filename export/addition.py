@@ -33,10 +33,10 @@ def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str]
     order = replace(order, opset=order.opset or found.opset)
     progress("graphs")
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
-    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     written = writer.from_step(bundle.read(STEP), bundle.spec, initial, found, order)
     row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
     draft = Draft(bundle.spec, written, (row,), initial)
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     for engine in writer.engines(draft, found, order):
         replay(engine, golden, progress).raise_for_failure("Nothing was written.")
     draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))

@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
+import native_speed  # noqa: E402
 import tensorrt_figures  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
@@ -164,7 +165,10 @@ def step_cost() -> Iterator[tuple[str, float]]:
 def lstm_cost(inputs: int, hidden: int) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(Head(inputs, hidden).eval(), (torch.randn(5, 2, inputs),), Path(folder) / "m.rnnx", steps=32)
-        stream, by_hand = load(bundle.path).stream(), hand_written(bundle.read("step.onnx"), inputs, hidden)
+        stream, by_hand = (
+            load(bundle.path, "onnxruntime").stream(),
+            hand_written(bundle.read("step.onnx"), inputs, hidden),
+        )
     frame = np.random.default_rng(0).standard_normal(inputs).astype(np.float32)
     np.testing.assert_allclose(stream.step(frame), by_hand(frame), atol=1e-6)
     return in_turn({"Stream.step": lambda: stream.step(frame), "by hand": lambda: by_hand(frame)})
@@ -249,7 +253,10 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
         "Silero VAD over 30 s of speech in half the bits, against fp32 (numeric, not run on hardware)",
         tensorrt_figures.half,
     ),
-    "step": ("Cost of a step, µs, median", step_cost),
+    "c": ("The C target, one core: from Python, and from C", native_speed.speed),
+    "vad": ("Silero VAD in C", native_speed.vad),
+    "truth": ("Nets of third parties against float64, 1,000 frames, relative to scale", native_speed.truth),
+    "step": ("Cost of a step on ONNX Runtime, µs, median", step_cost),
     "start": ("Start-up, s, median", start_up),
 }
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from rnn_export.export import export
 from rnn_export.runtime import load
-from tests.parity.cases import CASES, Case
+from tests.parity.cases import CASES
 from tests.parity.fixtures import FIXTURES
-from tests.parity.test_parity import by_run, by_step, exported_case
+from tests.parity.test_parity import Exported, by_run, by_step, exported_case
 from tests.properties.survey import survey
 
 Figures = Iterator[tuple[str, float]]
@@ -28,17 +28,18 @@ BLOCK = 10_000
 
 
 def cases() -> Figures:
-    """The worst of outputs and last states, stepped frame by frame and run at once."""
+    """The worst of outputs and last states, stepped frame by frame and run at once; on ONNX Runtime, and in C."""
     for case in CASES:
-        yield case.name, _worst(case)
+        with tempfile.TemporaryDirectory() as folder:
+            it = exported_case(case, Path(folder))
+            yield case.name, _worst(it)
+            yield f"{case.name}, C", _worst(it.natively())
 
 
-def _worst(case: Case) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        it = exported_case(case, Path(folder))
-        inputs = it.draw(FRAMES)
-        wanted = it.truth(inputs)
-        given = [way(it, it.named(inputs)) for way in (by_step, by_run)]
+def _worst(it: Exported) -> float:
+    inputs = it.draw(FRAMES)
+    wanted = it.truth(inputs)
+    given = [way(it, it.named(inputs)) for way in (by_step, by_run)]
     return max(
         _relative(got[n], want[n]) for both in given for got, want in zip(both, wanted, strict=True) for n in want
     )
@@ -50,11 +51,13 @@ def third_party() -> Figures:
         model, inputs = fixture.load(), fixture.reference().inputs
         x = np.resize(inputs, (LENGTH, *inputs.shape[1:]))
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            export(model, fixture.example, Path(folder) / "m.rnnx", steps=64, **fixture.options)
-            given = load(Path(folder) / "m.rnnx").stream().run(x)
+            targets = ("onnx", "c")
+            export(model, fixture.example, Path(folder) / "m.rnnx", steps=64, targets=targets, **fixture.options)
             wanted = [y[0].numpy() for y in fixture.drive(model, torch.from_numpy(x)[None])]
-        outputs = list(given.values()) if isinstance(given, dict) else [given]
-        yield fixture.name, max(_relative(a, b) for a, b in zip(outputs, wanted, strict=True))
+            for backend, title in (("onnxruntime", fixture.name), ("native", f"{fixture.name}, C")):
+                given = load(Path(folder) / "m.rnnx", backend).stream().run(x)
+                outputs = list(given.values()) if isinstance(given, dict) else [given]
+                yield title, max(_relative(a, b) for a, b in zip(outputs, wanted, strict=True))
 
 
 def _relative(got: np.ndarray, want: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,11 @@ class Exported:
     lifted: StreamingModel
     engine: Engine
     scripted: Engine
+    native: Engine
     step_graph: bytes
+
+    def natively(self) -> Exported:
+        return replace(self, engine=self.native)
 
     def draw(self, frames: int) -> Inputs:
         torch.manual_seed(1)
@@ -96,13 +100,14 @@ def exported_case(case: Case, folder: Path) -> Exported:
     """Export a case into `folder`, and load it on every backend."""
     model, example, options = case.build()
     path = folder / "case.rnnx"
-    bundle = export(model, example, path, steps=32, targets=("onnx", "torchscript"), **options)
+    bundle = export(model, example, path, steps=32, targets=("onnx", "torchscript", "c"), **options)
     return Exported(
         case,
         model,
         lift(model, example, **options),
         load(path, backend="onnxruntime"),
         load(path, backend="torchscript"),
+        load(path, backend="native"),
         bundle.read("step.onnx"),
     )
 
@@ -230,7 +235,17 @@ def by_torchscript(it: Exported, inputs: Named) -> tuple[Named, Named]:
     return it.joined([*pieces, bare(it, stream.run(fed(it.cut(inputs, 24, frames))))]), stream.states
 
 
-WAYS = [by_lifted, by_step, by_run, by_pieces, by_reference, by_torchscript]
+def by_native_step(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """The same in C."""
+    return by_step(it.natively(), inputs)
+
+
+def by_native_pieces(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """The same in C."""
+    return by_pieces(it.natively(), inputs)
+
+
+WAYS = [by_lifted, by_step, by_run, by_pieces, by_reference, by_torchscript, by_native_step, by_native_pieces]
 CORE = [case for case in CASES if case.core]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_core = pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
@@ -257,7 +272,7 @@ def test_equals_the_untouched_module(exported, case, way):
 
 @pytest.mark.slow
 @every_core
-@pytest.mark.parametrize("way", [by_step, by_run], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [by_step, by_run, by_native_step], ids=lambda way: way.__name__)
 def test_equals_the_untouched_module_over_1000_steps(exported, case, way):
     check(exported(case), way, LONG)
 

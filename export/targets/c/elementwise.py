@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.program import Program, Tensor, refusal
-from rnn_export.export.targets.c.weights import number
+from rnn_export.export.targets.c.weights import number, whole
 from rnn_export.runtime.backends import Array
 
 Expression = Callable[..., str]
@@ -72,8 +72,9 @@ BINARY: dict[str, Expression] = {
     "Sub": lambda a, b: f"{a} - {b}",
     "Mul": lambda a, b: f"{a} * {b}",
     "Div": lambda a, b: f"{a} / {b}",
-    "Max": lambda a, b: f"rnn_max({a}, {b})",
-    "Min": lambda a, b: f"rnn_min({a}, {b})",
+    # A NaN of either stays one.
+    "Max": lambda a, b: f"RNN_IF(({a} < {b}) | ({b} != {b}), {b}, {a})",
+    "Min": lambda a, b: f"RNN_IF(({a} > {b}) | ({b} != {b}), {b}, {a})",
     "PRelu": lambda a, b: f"RNN_IF({a} < 0.0f, {b} * {a}, {a})",
 }
 # Of single values, which is all that whole numbers and truth have.
@@ -178,7 +179,7 @@ def clip(p: Program, node: ir.Node) -> None:
         wide = x.kind == "float"
         for limit, function, sign in ((low, "rnn_max", "<"), (high, "rnn_min", ">")):
             if limit is not None:
-                text = _literal(limit, x.kind)
+                text = literal(limit, x.kind)
                 a = f"{function}({a}, rnn_all({text}))" if wide else f"(({a}) {sign} {text} ? {text} : ({a}))"
         return a
 
@@ -197,9 +198,10 @@ def sign(p: Program, node: ir.Node) -> None:
     _emit(p, node, [p.read(node, 0)], lambda a: f"({a} > 0) - ({a} < 0)", single=True)
 
 
-def _literal(value: Array, kind: str) -> str:
+def literal(value: Array, kind: str) -> str:
+    """A single constant in C."""
     item = value.reshape(-1)[0].item()
-    return number(item) if kind == "float" else str(int(item))
+    return number(item) if kind == "float" else whole(int(item))
 
 
 def _emit(
@@ -246,7 +248,7 @@ def stretch(
         for j, (tensor, step, start) in enumerate(zip(tensors, inner, starts[1:], strict=True)):
             names.append("abcdefgh"[j] if j < 8 else f"a{j}")
             if tensor.array is not None and tensor.size == 1:
-                value = f"rnn_all({_literal(tensor.array, 'float')})"
+                value = f"rnn_all({literal(tensor.array, 'float')})"
             elif step:
                 value = f"rnn_load_part({tensor.text}{start} + i, m)"
             else:

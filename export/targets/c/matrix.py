@@ -20,6 +20,8 @@ def matmul(p: Program, node: ir.Node) -> None:
     a, b = node.inputs[0], node.inputs[1]
     assert a is not None and b is not None
     right = p.get(b).array
+    if p.kind(a) != "float":
+        raise refusal(node, f"it multiplies {p.kind(a)}")
     if right is not None and right.ndim == 2:
         x, y = p.read(node, 0), p.make(node)
         k, n = right.shape
@@ -41,7 +43,8 @@ def _bias_after(p: Program, node: ir.Node, n: int, y: Tensor) -> Array:
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not node.outputs[0].is_graph_output():
         add = uses[0].node
         other = add.inputs[1 - uses[0].idx]
-        array = None if other is None else p.get(other).array
+        # What the reader adds may be computed only after the product.
+        array = None if other is None or other.const_value is None else p.get(other).array
         if array is not None and array.shape[-1:] == (n,) and array.size == n and array.ndim <= len(y.shape):
             p.done.add(add)
             p.alias(add, y)
@@ -52,8 +55,6 @@ def _bias_after(p: Program, node: ir.Node, n: int, y: Tensor) -> Array:
 def _general(p: Program, node: ir.Node) -> None:
     """Of two computed matrices, or of stacks of them."""
     a, b = p.read(node, 0), p.read(node, 1)
-    if a.kind != "float":
-        raise refusal(node, f"it multiplies {a.kind}")
     y = p.make(node)
     rows, inner = (a.shape[-2] if len(a.shape) > 1 else 1), a.shape[-1]
     columns = b.shape[-1] if len(b.shape) > 1 else 1
@@ -86,6 +87,8 @@ def gemm(p: Program, node: ir.Node) -> None:
     flags = {name: node.attributes.get_int(name, 0) for name in ("transA", "transB")}
     alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
     x = p.read(node, 0)
+    if x.kind != "float":
+        raise refusal(node, f"it multiplies {x.kind}")
     if flags["transA"] and 1 not in x.shape:
         raise refusal(node, "its first matrix is transposed")
     matrix = np.float32(alpha) * (weight if flags["transB"] else weight.T)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.export.targets.c.elementwise import stretch
+from rnn_export.export.targets.c.elementwise import literal, stretch
 from rnn_export.export.targets.c.program import Program, Tensor, refusal, shape_of
 
 
 def reshaped(p: Program, node: ir.Node) -> None:
-    """Reshape, Squeeze, Unsqueeze, Flatten, Identity: the same values as they lie."""
+    """Reshape, Squeeze, Unsqueeze, Flatten, Identity, and Dropout after training: the same values as they lie."""
+    training = p.constant(node, 2) if node.op_type == "Dropout" else None
+    if training is not None and training.any():
+        raise refusal(node, "it is in training mode")
     source = node.inputs[0]
     assert source is not None
     p.alias(node, p.get(source))
@@ -60,7 +64,7 @@ def slice_(p: Program, node: ir.Node) -> None:
     steps = np.ones(len(starts), np.int64) if steps is None else steps
     first, every, shape = [0] * len(x.shape), [1] * len(x.shape), list(x.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        taken = range(x.shape[axis])[slice(int(start), None if end < -(2**31) else int(end), int(step))]
+        taken = range(x.shape[axis])[slice(int(start), int(end), int(step))]
         first[axis], every[axis], shape[axis] = (taken[0] if taken else 0), int(step), len(taken)
     _cut(p, node, x, 0, first, every, shape)
 
@@ -87,12 +91,17 @@ def gather(p: Program, node: ir.Node) -> None:
     axis = node.attributes.get_int("axis", 0) % len(x.shape)
     outer, rows, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
     if index.array is not None and index.size == 1:
-        at = int(index.array.reshape(-1)[0]) % rows
+        wanted = int(index.array.reshape(-1)[0])
+        if not -rows <= wanted < rows:
+            raise refusal(node, f"it takes {wanted} of {rows} along axis {axis}")
+        at = wanted % rows
         first = [at if a == axis else 0 for a in range(len(x.shape))]
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
         _cut(p, node, x, 0, first, [1] * len(x.shape), shape)
         return
     index, y = p.addressed(index), p.make(node)
+    if given := re.match(r"\(*(in\d+)\b", index.text):
+        p.tables[given[1]] = min(rows, p.tables.get(given[1], rows))
     with p.loop("o", outer), p.loop("j", index.size):
         p.say(f"int64_t row = {index.text}[j] < 0 ? {index.text}[j] + {rows} : {index.text}[j];")
         p.say(f"row = row < 0 ? 0 : row >= {rows} ? {rows - 1} : row;")
@@ -125,8 +134,10 @@ def pad(p: Program, node: ir.Node) -> None:
         before[axis] = int(pads[i])
     if mode not in ("constant", "reflect", "edge") or (pads < 0).any():
         raise refusal(node, f"its mode is {mode!r} with pads {pads.tolist()}, and known are constant, reflect and edge")
+    if mode == "reflect" and any(int(pads[i]) >= x.shape[a] for i, a in enumerate(2 * chosen)):
+        raise refusal(node, f"it mirrors {pads.tolist()} values of {list(x.shape)}, which are not so many")
     y = p.make(node)
-    filler = "0" if value is None else repr(value.reshape(-1)[0].item())
+    filler = "0" if value is None else literal(value, x.kind)
     with ExitStack() as loops:
         names = [f"n{a}" for a in range(rank)]
         for name, size in zip(names, y.shape, strict=True):
@@ -138,21 +149,21 @@ def pad(p: Program, node: ir.Node) -> None:
                 at = f"rnn_reflect({at}, {size})"
             elif mode == "edge":
                 at = f"rnn_nearest({at}, {size})"
-            elif shift or name:
+            elif mode == "constant":
                 inside.append(f"{at} >= 0 && {at} < {size}")
             where.append(f"{at} * {step}")
         target = " + ".join(f"{name} * {step}" for name, step in zip(names, dense(y.shape), strict=True))
         read = f"{x.text}[{' + '.join(where)}]"
-        chosen_value = f"{' && '.join(inside)} ? {read} : ({x.kind}){filler}" if mode == "constant" else read
+        chosen_value = f"{' && '.join(inside)} ? {read} : {filler}" if mode == "constant" else read
         p.say(f"{y.text}[{target}] = {chosen_value};")
 
 
 def filled(p: Program, node: ir.Node) -> None:
     """ConstantOfShape that was too large to be folded."""
     value, y = node.attributes.get("value"), p.make(node)
-    item = 0 if value is None else value.as_tensor().numpy().reshape(-1)[0].item()
+    item = "0" if value is None else literal(value.as_tensor().numpy(), y.kind)
     p.say(f"for (int i = 0; i < {y.size}; i++)")
-    p.say(f"    {y.text}[i] = ({y.kind}){item!r};")
+    p.say(f"    {y.text}[i] = {item};")
 
 
 def dense(shape: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -53,9 +54,8 @@ MOVING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Transpose",
 def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> list[Tensor]:
     """Fill `program` with the statements of `model`, and give its outputs; `given` are the addresses of its inputs.
 
-    Raises ExportError that names node and operator where one cannot be written, before anything else is done.
+    Raises ExportError that names node and operator where one cannot be written.
     """
-    refuse_unknown(model.graph)
     for value in model.graph.inputs:
         program.tensors[value] = Tensor(given[str(value.name)], program.kind(value), shape_of(value))
     for number, node in enumerate(model.graph):
@@ -65,10 +65,29 @@ def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> li
         if node.op_type in MOVING and any(v is not None and v.name in program.heard for v in node.inputs):
             program.heard |= {str(v.name) for v in node.outputs}
     program.now = END
-    return [program.addressed(program.get(value)) for value in model.graph.outputs]
+    results = [program.addressed(program.get(value)) for value in model.graph.outputs]
+    return settled(program, results, [text for text in given.values() if text.startswith("state->")])
+
+
+def settled(p: Program, results: Sequence[Tensor], states: Sequence[str]) -> list[Tensor]:
+    """The results so that each can be written after those before it: outputs, which may lie where the inputs do, and
+    then `states`. What one of them would overwrite, and a later one still reads, is copied first.
+    """
+    outputs = len(results) - len(states)
+    kept = []
+    for i, result in enumerate(results):
+        source = re.match(r"\(*(in\d+|state->\w+)", result.text)
+        overwritten = outputs + states.index(source[1]) if source and source[1] in states else 0
+        if source and (overwritten < i or (overwritten == i and result.text != source[1])):
+            copied = p.room(result.kind, result.shape)
+            moving.copy(p, copied, 0, result, 0, [(result.size, 1, 1)])
+            result = copied
+        kept.append(result)
+    return kept
 
 
 def refuse_unknown(nodes: Sequence[ir.Node] | ir.Graph) -> None:
+    """Raises ExportError where there is an operator that no code is for."""
     unknown = [n for n in nodes if n.op_type not in OPERATORS or n.domain not in ("", "ai.onnx")]
     if unknown:
         first = unknown[0]

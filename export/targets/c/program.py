@@ -61,6 +61,7 @@ class Program:
         weights: the constants that the statements name.
         macs: multiply-adds so far.
         libm: operators that need the host's mathematical library.
+        tables: rows of the table that an input is an index of, by its address.
         done: nodes that were said with an earlier one.
         heard: values that come from outside as they are, inputs and parts of them.
         scales: of the calibrated activations by name of the tensor, for int8.
@@ -74,6 +75,7 @@ class Program:
         self.macs, self.now, self.depth = 0, 0, 1
         self.libm: set[str] = set()
         self.heard: set[str] = set()
+        self.tables: dict[str, int] = {}
         self.done: set[ir.Node] = set()
 
     # --- statements

@@ -98,7 +98,7 @@ def recurrent(p: Program, node: ir.Node) -> None:
 
 
 def _give_last(p: Program, node: ir.Node, y: Tensor, directions: tuple[bool, ...]) -> None:
-    if len(node.outputs) < 2:
+    if len(node.outputs) < 2 or not node.outputs[1].name:
         return
     frames, count, rows, units = y.shape
     block = rows * units

@@ -33,10 +33,13 @@ def reduction(p: Program, node: ir.Node) -> None:
     if "axes" in node.attributes:
         axes = np.array(node.attributes.get_ints("axes"))
     rank = len(x.shape)
-    chosen = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
-    if axes is not None and not len(axes) and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+    chosen = [int(a) % rank for a in ([] if axes is None else axes)]
+    if not chosen and node.attributes.get_int("noop_with_empty_axes", 0):
+        if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
+            raise refusal(node, "it has no axes and noop_with_empty_axes, which is not read alike everywhere")
         p.alias(node, x)
         return
+    chosen = chosen or list(range(rank))
     if x.kind != "float":
         raise refusal(node, f"it is written for float32 alone, not for {x.kind}")
     y = p.make(node)
@@ -44,8 +47,8 @@ def reduction(p: Program, node: ir.Node) -> None:
     strides = dense_strides(x.shape)
     kept = [a for a in range(rank) if a not in chosen]
     with ExitStack() as loops:
-        for a in kept:
-            loops.enter_context(p.loop(f"n{a}", x.shape[a]))
+        for name, size in [(f"n{a}", x.shape[a]) for a in kept] or [("once", 1)]:
+            loops.enter_context(p.loop(name, size))
         target = _index([f"n{a}" for a in kept], dense_strides([x.shape[a] for a in kept]))
         at = _index([f"n{a}" for a in kept], [strides[a] for a in kept])
         p.say(f"float sum = {start.format(first=f'{x.text}[{at}]')};")
@@ -95,6 +98,8 @@ def layer_norm(p: Program, node: ir.Node) -> None:
 
 def channel_norm(p: Program, node: ir.Node) -> None:
     """BatchNormalization as it is after training: a factor and a summand for each channel."""
+    if node.attributes.get_int("training_mode", 0):
+        raise refusal(node, "it is in training mode")
     x = p.read(node, 0)
     scale, bias, mean, variance = (p.constant(node, i) for i in range(1, 5))
     assert scale is not None and bias is not None and mean is not None and variance is not None
@@ -119,7 +124,10 @@ def pool(p: Program, node: ir.Node) -> None:
     computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if computed or node.attributes.get_int("ceil_mode", 0) == 1:
         raise refusal(node, "its padding is computed (auto_pad or ceil_mode)")
+    if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+        raise refusal(node, "its indices are an output too")
     most = node.op_type == "MaxPool"
+    counted = not most and not node.attributes.get_int("count_include_pad", 0)
     y = p.make(node)
     size, places = x.shape[2:], y.shape[2:]
     with ExitStack() as loops:
@@ -127,7 +135,8 @@ def pool(p: Program, node: ir.Node) -> None:
         for a in range(rank):
             loops.enter_context(p.loop(f"l{a}", places[a]))
         p.say(f"float sum = {'-1.0f / 0.0f' if most else '0.0f'};")
-        p.say("int count = 0;")
+        if counted:
+            p.say("int count = 0;")
         with ExitStack() as deep:
             for a in range(rank):
                 deep.enter_context(p.loop(f"k{a}", window[a]))
@@ -136,11 +145,12 @@ def pool(p: Program, node: ir.Node) -> None:
             p.say(f"if ({inside}) {{")
             read = f"{x.text}[c * {math.prod(size)} + {_index(names, dense_strides(size))}]"
             p.say(f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if most else f'sum + {read}'};")
-            p.say("    count++;")
+            if counted:
+                p.say("    count++;")
             p.say("}")
-        divisor = str(math.prod(window)) if node.attributes.get_int("count_include_pad", 0) else "count"
+        divisor = "count" if counted else str(math.prod(window))
         target = f"c * {math.prod(places)} + {_index([f'l{a}' for a in range(rank)], dense_strides(places))}"
-        p.say(f"{y.text}[{target}] = {'count ? sum : sum' if most else f'sum / (float){divisor}'};")
+        p.say(f"{y.text}[{target}] = {'sum' if most else f'sum / (float){divisor}'};")
 
 
 def _index(names: Sequence[str], strides: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from onnxscript import optimizer
 
 from rnn_export.errors import ExportError
 from rnn_export.export.decompose import DEFAULTS, decompose
+from rnn_export.export.targets.c.operators import refuse_unknown
 from rnn_export.spec import BATCH
 
 # Constants that folding may make; it may start from any.
@@ -18,7 +19,7 @@ FOLDED = 2**22
 
 
 def prepared(step: bytes) -> ir.Model:
-    """Raises ExportError where a shape does not follow from the graph."""
+    """Raises ExportError where a shape does not follow from the graph, or an operator cannot be written."""
     model = onnx.load_from_string(decompose(step, lambda node: not has_kernel(node)))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -35,6 +36,7 @@ def prepared(step: bytes) -> ir.Model:
         logging.disable(before)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     common.RemoveUnusedNodesPass()(graph)
+    refuse_unknown(graph.graph)
     known = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
     result = ir.from_proto(known)
     for node in result.graph:

@@ -100,11 +100,16 @@ class Texts:
                 f"/** Bytes of {name}.bin, which belongs at an address that is a multiple of 64. */",
                 f"#define {NAME}_WEIGHTS_BYTES {len(self.program.weights.blob())}",
             ]
-        for parameter, tensor in self.ports:
+        for i, (parameter, tensor) in enumerate(self.ports):
             lines += [
                 f"/** Values of {tensor.name} in one step. */",
                 f"#define {NAME}_{parameter.upper()}_SIZE {self.size(tensor)}",
             ]
+            if rows := self.program.tables.get(f"in{i}"):
+                lines += [
+                    f"/** Rows of the table that {tensor.name} counts, from 0, or back from -1; beyond, the nearest is taken. */",
+                    f"#define {NAME}_{parameter.upper()}_ROWS {rows}",
+                ]
         lines += ["", "/** The memory of one stream. */", "typedef struct {"]
         if self.large:
             lines.append("    const void *weights; /**< as given to init */")

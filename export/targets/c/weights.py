@@ -78,7 +78,7 @@ def checksum(blob: bytes) -> int:
 
 def _literal(name: str, array: Array) -> str:
     kind = KINDS[array.dtype.name]
-    values = [number(v) for v in array.tolist()] if kind == "float" else [str(int(v)) for v in array.tolist()]
+    values = [number(v) for v in array.tolist()] if kind == "float" else [whole(int(v)) for v in array.tolist()]
     rows = [", ".join(values[i : i + 12]) for i in range(0, len(values), 12)]
     return f"static const {kind} {name}[{len(values)}] RNN_ALIGNED = {{\n" + ",\n".join(rows) + "};"
 
@@ -90,6 +90,11 @@ def number(value: float) -> str:
     if np.isinf(value):
         return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
     return f"{float(f'{value:.9g}')!r}f"
+
+
+def whole(value: int) -> str:
+    """A whole number of C's, which has no literal for the least of them."""
+    return "INT64_MIN" if value == -(2**63) else str(value)
 
 
 def tiled(matrix: Array) -> Array:

@@ -50,14 +50,19 @@ RNN_INLINE rnn_v rnn_relu(rnn_v x) { return RNN_IF(x < 0.0f, rnn_all(0.0f), x); 
 /* 1 / sqrt(x) by the shift of the exponent and three steps of Newton's, then one step for sqrt(x) itself. */
 RNN_INLINE rnn_v rnn_sqrt(rnn_v x)
 {
-    rnn_v y = rnn_of_bits(0x5f3759df - rnn_bits(x) / 2);
-    y = y * (1.5f - 0.5f * x * y * y);
-    y = y * (1.5f - 0.5f * x * y * y);
-    y = y * (1.5f - 0.5f * x * y * y);
-    rnn_v s = x * y;
-    s = s + 0.5f * y * (x - s * s);
+    /* Off both ends, where a square is Inf, or the number has few bits. */
+    const rnn_v one = rnn_all(1.0f);
+    const rnn_v scale = RNN_IF(x < 1.17549435e-38f, one * 16777216.0f, RNN_IF(x > 1e38f, one / 4.0f, one));
+    const rnn_v back = RNN_IF(x < 1.17549435e-38f, one / 4096.0f, RNN_IF(x > 1e38f, one * 2.0f, one));
+    const rnn_v near = x * scale;
+    rnn_v y = rnn_of_bits(0x5f3759df - rnn_bits(near) / 2);
+    y = y * (1.5f - 0.5f * near * y * y);
+    y = y * (1.5f - 0.5f * near * y * y);
+    y = y * (1.5f - 0.5f * near * y * y);
+    rnn_v s = near * y;
+    s = (s + 0.5f * y * (near - s * s)) * back;
     /* Zero, Inf and NaN are their own roots, nothing negative has one. */
-    s = RNN_IF((x > 0.0f) & (x < 3.4028235e38f), s, x);
+    s = RNN_IF((x > 0.0f) & (x <= 3.40282347e38f), s, x);
     return RNN_IF(x < 0.0f, rnn_all(0.0f) / 0.0f, s);
 }
 

@@ -33,8 +33,8 @@ RNN_INLINE void rnn_softmax(const float *x, int n, int logarithm, float *y)
     RNN_EACH(n, rnn_store_part(y + i, rnn_exp(rnn_load_part(x + i, m) - most), m));
     sum = rnn_sum(y, n);
     if (logarithm) {
-        const float below = most + rnn_scalar(rnn_log(rnn_all(sum)));
-        RNN_EACH(n, rnn_store_part(y + i, rnn_load_part(x + i, m) - below, m));
+        const float below = rnn_scalar(rnn_log(rnn_all(sum)));
+        RNN_EACH(n, rnn_store_part(y + i, (rnn_load_part(x + i, m) - most) - below, m));
     } else
         RNN_EACH(n, rnn_store_part(y + i, rnn_load_part(y + i, m) / sum, m));
 }

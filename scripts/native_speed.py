@@ -1,0 +1,223 @@
+"""The figures of the C target: its speed from Python and from C, what fewer bits cost, how far it is from the truth."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import model as silero
+import numpy as np
+import onnxruntime as ort
+import torch
+from segments import speech_segments
+from torch import nn
+
+from rnn_export.bundle import Bundle, extend_bundle, open_bundle
+from rnn_export.export import export
+from rnn_export.export.addition import graph_of
+from rnn_export.export.order import Order
+from rnn_export.runtime import load
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.bench.limit import Limit, Reader
+from rnn_export.runtime.bench.weights import count_weights
+from rnn_export.runtime.recording import read
+from tests.parity.fixtures import FIXTURES
+
+Figures = Iterator[tuple[str, float]]
+SIZES = ((8, 16), (32, 64), (64, 128), (256, 512))
+CELLS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+NARROW = ("bf16", "int8")
+ROUNDS, FRAMES = 61, 1024
+SECONDS, SPEECH = 30, Path(silero.__file__).with_name("speech.wav")
+
+
+class Net(nn.Module):
+    """One layer and a linear head."""
+
+    def __init__(self, cell: type[nn.RNNBase], inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.rnn, self.head = cell(inputs, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.rnn(x)[0])
+        return y
+
+
+def speed() -> Figures:
+    """From Python against `session.run(None, {...})`, and from C against the limit; the calls take turns."""
+    reader = Reader()
+    for name, cell in CELLS.items():
+        for inputs, hidden in SIZES:
+            title = f"{name} {inputs} -> {hidden}"
+            with tempfile.TemporaryDirectory() as folder:
+                bundle = _exported(Net(cell, inputs, hidden), inputs, folder, () if hidden != 128 else NARROW)
+                yield from _from_python(title, bundle, inputs)
+                yield from _from_c(title, bundle, inputs, reader)
+
+
+def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...]) -> Bundle:
+    path = Path(folder) / "net.rnnx"
+    export(net.eval(), (torch.randn(5, 2, inputs),), path, steps=32, targets=("onnx", "c"))
+    for precision in narrow:
+        _added(path, precision)
+    return open_bundle(path)
+
+
+def _added(path: Path, precision: str, calibration: Any = None) -> None:
+    """C in `precision`, in place of what the bundle has."""
+    bundle = open_bundle(path)
+    added = graph_of(bundle, "c", Order(precision, name="net", calibration=calibration))
+    extend_bundle(bundle, added.row, added.files)
+
+
+def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
+    frame = np.random.default_rng(0).standard_normal(inputs).astype(np.float32)
+    stream, out = load(bundle.path, "native", "fp32").stream(), np.zeros(1, np.float32)
+    taken = _in_turn(
+        {
+            "run(dict)": _by_dict(bundle, frame),
+            "out": lambda: stream.step(frame, out=out),
+            "new": lambda: stream.step(frame),
+        }
+    )
+    yield f"{title}: onnxruntime run(dict), µs", taken["run(dict)"]
+    yield f"{title}: native step(x, out=y), µs", taken["out"]
+    yield f"{title}: times faster, out=y", taken["run(dict)"] / taken["out"]
+    yield f"{title}: times faster, a new array", taken["run(dict)"] / taken["new"]
+
+
+def _by_dict(bundle: Bundle, frame: Array) -> Callable[[], Any]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(bundle.read("step.onnx"), options, providers=["CPUExecutionProvider"])
+    states = {s.input: np.zeros((1, *s.row), np.float32) for s in bundle.spec.states}
+    x = frame.reshape(1, 1, -1)
+
+    def step() -> Any:
+        y, *after = session.run(None, {"x": x, **states})
+        states.update(zip(states, after, strict=True))
+        return y
+
+    return step
+
+
+def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
+    """Steps inside one call, so that of Python nothing is left."""
+    frames = np.random.default_rng(0).standard_normal((FRAMES, inputs)).astype(np.float32)
+    streams = {
+        row.precision: load(bundle.path, "native", row.precision).stream()
+        for row in bundle.targets
+        if row.target == "c"
+    }
+    limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
+    calls: dict[str, Callable[[], Any]] = {p: (lambda s=s: s.run(frames)) for p, s in streams.items()}
+    taken = _in_turn({**calls, "limit": limit.block}, number=1)
+    bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3
+    fp32 = taken["fp32"] / FRAMES
+    yield f"{title}: a step in C, µs", fp32
+    yield f"{title}: limit, µs", bound
+    yield f"{title}: times the limit", fp32 / bound
+    yield from ((f"{title}: {p} against fp32", taken[p] / taken["fp32"]) for p in streams if p != "fp32")
+
+
+def _in_turn(calls: dict[str, Callable[[], Any]], number: int = 200) -> dict[str, float]:
+    """The median µs of each call."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            for _ in range(number):
+                call()
+            times[name].append((time.perf_counter() - begin) / number * 1e6)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def vad() -> Figures:
+    """Silero VAD: a step against ONNX Runtime, and what fewer bits do to 30 s of speech."""
+    net, example, options = silero.factory()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vad.rnnx"
+        export(net, example, path, targets=("onnx", "c"), data=SPEECH, **options)
+        bundle = open_bundle(path)
+        recording = read(SPEECH, bundle.spec)
+        clip = recording["samples"][0]
+        frames = np.resize(clip, (round(SECONDS * silero.SAMPLE_RATE / silero.CHUNK), silero.CHUNK))
+        streams = {name: load(path, name).stream() for name in ("onnxruntime", "native")}
+        out = np.zeros(1, np.float32)
+        calls: dict[str, Callable[[], Any]] = {
+            name: (lambda s=s: s.step(frames[20], out=out)) for name, s in streams.items()
+        }
+        taken = _in_turn(calls, number=20)
+        yield "onnxruntime, Stream.step, µs", taken["onnxruntime"]
+        yield "native, Stream.step, µs", taken["native"]
+        yield "times faster", taken["onnxruntime"] / taken["native"]
+        wanted = _probabilities(path, "onnxruntime", None, frames)
+        exact = _probabilities(path, "native", "fp32", frames)
+        yield "difference of the probability, fp32", float(np.abs(exact - wanted).max())
+        yield f"segments in fp32, {SECONDS} s of speech", len(_segments(wanted))
+        for title, precision, calibration in (
+            ("bf16", "bf16", None),
+            ("int8, scales at run time", "int8", None),
+            ("int8, calibrated", "int8", recording),
+        ):
+            _added(path, precision, calibration)
+            got = _probabilities(path, "native", precision, frames)
+            yield f"{title}: error of the probability", float(np.abs(got - wanted).max())
+            yield f"{title}: segments", len(_segments(got))
+            yield f"{title}: largest shift of an edge, ms", _shift(_segments(got), _segments(wanted))
+            stream = load(path, "native", precision).stream()
+            fewer = _in_turn({"fp32": calls["native"], "less": lambda s=stream: s.step(frames[20], out=out)}, number=20)
+            yield f"{title}: against fp32", fewer["less"] / fewer["fp32"]
+
+
+def _probabilities(path: Path, backend: str, precision: str | None, frames: Array) -> Array:
+    given: Array = load(path, backend, precision).stream().run(frames)
+    return given.reshape(-1)
+
+
+def _segments(probability: Array) -> list[tuple[float, float]]:
+    return speech_segments(probability, silero.CHUNK / silero.SAMPLE_RATE)
+
+
+def _shift(got: list[tuple[float, float]], wanted: list[tuple[float, float]]) -> float:
+    if len(got) != len(wanted):
+        return float("nan")
+    return 1e3 * max(
+        abs(a - b) for one, other in zip(got, wanted, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def truth() -> Figures:
+    """Nets of third parties over 1,000 frames: PyTorch's own fp32 and the C, each against the same net in float64."""
+    for fixture in FIXTURES:
+        net, inputs = fixture.load(), fixture.reference().inputs
+        x = np.resize(inputs, (1000, *inputs.shape[1:]))
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            path = Path(folder) / "net.rnnx"
+            export(net, fixture.example, path, steps=64, targets=("onnx", "c"), **fixture.options)
+            given = load(path, "native").stream().run(x)
+            native = list(given.values()) if isinstance(given, dict) else [given]
+            eager = [y[0].numpy() for y in fixture.drive(net, torch.from_numpy(x)[None])]
+            exact = [y[0].numpy() for y in _in_float64(fixture, net, x)]
+        yield f"{fixture.name}: PyTorch", _worst(eager, exact)
+        yield f"{fixture.name}: C", _worst(native, exact)
+        yield f"{fixture.name}: C against PyTorch", _worst(native, eager)
+
+
+def _in_float64(fixture: Any, net: nn.Module, x: Array) -> list[torch.Tensor]:
+    usual = torch.get_default_dtype()
+    # Some nets make their first states themselves.
+    torch.set_default_dtype(torch.float64)
+    try:
+        return list(fixture.drive(copy.deepcopy(net).double(), torch.from_numpy(x)[None].double()))
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _worst(got: list[Array], want: list[Array]) -> float:
+    pairs = zip(got, want, strict=True)
+    return max(float(np.abs(a.astype(np.float64) - b).max() / np.abs(b).max()) for a, b in pairs)
