@@ -63,6 +63,8 @@ class _Writer:
         extra = [i for i in (4, 7) if i < len(node.inputs) and node.inputs[i] is not None]
         if extra or "clip" in node.attributes or _flag(node, "input_forget"):
             raise self.error("it uses sequence_lens, peepholes, clip or input_forget")
+        if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
+            raise self.error("its activations have an alpha or beta of their own")
         self.x, self.steps = x, x.shape[0]
         self.weights = [self.constant(value) for value in (w, r)]
         self.hidden = self.weights[1].shape[2]

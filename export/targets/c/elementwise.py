@@ -82,7 +82,8 @@ SINGLE: dict[str, Expression] = {
     "Add": BINARY["Add"],
     "Sub": BINARY["Sub"],
     "Mul": BINARY["Mul"],
-    "Div": BINARY["Div"],
+    # Nothing is divided by zero: a step cannot fail.
+    "Div": lambda a, b: f"{b} ? {a} / {b} : 0",
     "Max": lambda a, b: f"{a} > {b} ? {a} : {b}",
     "Min": lambda a, b: f"{a} < {b} ? {a} : {b}",
     "Neg": lambda a: f"-{a}",

@@ -34,7 +34,7 @@ def reduction(p: Program, node: ir.Node) -> None:
         axes = np.array(node.attributes.get_ints("axes"))
     rank = len(x.shape)
     chosen = [int(a) % rank for a in ([] if axes is None else axes)]
-    if not chosen and node.attributes.get_int("noop_with_empty_axes", 0):
+    if not chosen and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
         if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
             raise refusal(node, "it has no axes and noop_with_empty_axes, which is not read alike everywhere")
         p.alias(node, x)
@@ -98,7 +98,7 @@ def layer_norm(p: Program, node: ir.Node) -> None:
 
 def channel_norm(p: Program, node: ir.Node) -> None:
     """BatchNormalization as it is after training: a factor and a summand for each channel."""
-    if node.attributes.get_int("training_mode", 0):
+    if node.attributes.get_int("training_mode", 0) == 1:
         raise refusal(node, "it is in training mode")
     x = p.read(node, 0)
     scale, bias, mean, variance = (p.constant(node, i) for i in range(1, 5))

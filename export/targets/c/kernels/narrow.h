@@ -93,8 +93,10 @@ RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
 {
     const float most = scale > 0.0f ? scale * 127.0f : rnn_most(x, k);
     const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    int bad = 0;
     for (int i = 0; i < k; i++) {
         float q = x[i] * inverse;
+        bad |= !(q == q);
         q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
         /* Adding 1.5 * 2^23 leaves the nearest whole number in the lowest bits. */
         const float shifted = q + 12582912.0f;
@@ -104,7 +106,8 @@ RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
     }
     for (int i = k; i % 4; i++)
         x8[i] = 0;
-    return most / 127.0f;
+    /* A NaN among them is one of every sum. */
+    return bad ? 0.0f / 0.0f : most / 127.0f;
 }
 /* sums[output] = w8 x8 of a tile; `offset` is 128 times the sum of w8 of each output, for units that take x8 + 128. */
 RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int groups, const int32_t *offset, int32_t *sums)

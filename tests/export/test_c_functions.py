@@ -1,0 +1,109 @@
+"""The elementary functions of the C kernels against float64, on dense grids and at the ends, for every width of vector.
+
+The bounds are what was measured on these grids, rounded up.
+"""
+
+import ctypes
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnn_export.export.targets.c.writer import kernels
+from rnn_export.runtime.build.native.compile import FLAGS
+from rnn_export.runtime.build.native.compiler import find_compiler
+
+from .c_sheet import LANES, lanes_of_this_cpu
+
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+NEAR_ZERO = np.concatenate([sign * np.geomspace(1e-37, 1, 20001) for sign in (1, -1)])
+ALL_POSITIVE = np.geomspace(TINY, LARGEST, 200001)
+TINIEST = np.array([2.0**-149, 1e-42, 1e-40, 1e-39, 1.1e-38])
+
+# By function: what it is, where, and how large the relative error may be.
+FUNCTIONS = {
+    "exp": (np.exp, [np.linspace(-87, 88.72, 200001), NEAR_ZERO], 2e-7),
+    "em1": (np.expm1, [np.linspace(-40, 40, 200001), NEAR_ZERO], 1.3e-7),
+    "log": (np.log, [ALL_POSITIVE, np.linspace(0.5, 2, 200001), 1 + NEAR_ZERO / 100, TINIEST], 1e-7),
+    "tanh": (np.tanh, [np.linspace(-20, 20, 200001), NEAR_ZERO], 1.7e-7),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), [np.linspace(-39.9, 40, 200001), NEAR_ZERO], 1.7e-7),
+    "sqrt": (np.sqrt, [ALL_POSITIVE, np.linspace(0.5, 4, 100001), TINIEST], 1.2e-7),
+    "erf": (np.vectorize(math.erf), [np.linspace(-6, 6, 20001), NEAR_ZERO[::20]], 4e-7),
+    "softplus": (lambda x: np.logaddexp(0, x), [np.linspace(-86, 90, 200001)], 2.5e-7),
+    "floor": (np.floor, [np.linspace(-100, 100, 200001), np.linspace(-1e7, 1e7, 100003), NEAR_ZERO], 0),
+    "relu": (lambda x: np.maximum(x, 0), [np.linspace(-5, 5, 1001)], 0),
+}
+INF, NAN = np.inf, np.nan
+# Pairs of argument and result; a sign of zero counts.
+ENDS = {
+    "exp": [(0, 1), (-0.0, 1), (89, INF), (1e10, INF), (INF, INF), (-104, 0), (-1e10, 0), (-INF, 0), (NAN, NAN)],
+    "em1": [(-1e10, -1), (-INF, -1), (0, 0), (NAN, NAN)],
+    "log": [(1, 0), (0, -INF), (-0.0, -INF), (-1, NAN), (-INF, NAN), (INF, INF), (NAN, NAN), (-1e-40, NAN)],
+    "tanh": [(0, 0), (20, 1), (-20, -1), (1e30, 1), (INF, 1), (-INF, -1), (NAN, NAN)],
+    "sigmoid": [(0, 0.5), (20, 1), (INF, 1), (1e30, 1), (NAN, NAN)],
+    "sqrt": [(0, 0), (-0.0, -0.0), (1, 1), (4, 2), (INF, INF), (-1e-40, NAN), (-1, NAN), (-INF, NAN), (NAN, NAN)],
+    "erf": [(0, 0), (-0.0, -0.0), (6, 1), (-6, -1), (INF, 1), (-INF, -1), (NAN, NAN)],
+    "softplus": [(100, 100), (INF, INF), (-INF, 0), (-1e10, 0), (NAN, NAN)],
+    "floor": [(-0.0, -0.0), (-0.5, -1), (0.5, 0), (-3, -3), (1e30, 1e30), (INF, INF), (-INF, -INF), (NAN, NAN)],
+    "relu": [(0, 0), (-1, 0), (-INF, 0), (INF, INF), (NAN, NAN)],
+}
+
+
+@pytest.fixture(scope="module", params=lanes_of_this_cpu(), ids=lambda lanes: f"{lanes} lanes")
+def library(request):
+    lines = ["#include <stddef.h>", "#include <stdint.h>", "#include <string.h>", kernels("fp32")]
+    for name in FUNCTIONS:
+        lines += [
+            f"void of_{name}(const float *x, float *y, int n)",
+            f"{{ RNN_EACH(n, rnn_store_part(y + i, rnn_{name}(rnn_load_part(x + i, m)), m)); }}",
+        ]
+    march = LANES[request.param] or "native"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "f.c").write_text("\n".join(lines))
+        flags = [*FLAGS, f"-march={march}", f"-DRNN_LANES={request.param}", "-shared", "-fPIC"]
+        find_compiler().compile([*flags, "f.c", "-o", "f.so"], Path(folder))
+        return ctypes.CDLL(str(Path(folder, "f.so")))
+
+
+def call(library, name, x):
+    x = np.ascontiguousarray(x, np.float32)
+    y = np.full_like(x, np.pi)
+    getattr(library, f"of_{name}")(*(ctypes.c_void_p(a.ctypes.data) for a in (x, y)), len(x))
+    return y
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_close_to_float64(library, name):
+    function, grids, bound = FUNCTIONS[name]
+    x = np.concatenate(grids).astype(np.float32)
+    got, want = call(library, name, x).astype(np.float64), function(x.astype(np.float64))
+    # What is below the smallest normal number has fewer bits.
+    error = np.abs(got - want) / np.maximum(np.abs(want), TINY)
+    worst = int(error.argmax())
+    assert error[worst] <= bound, f"{name}({x[worst]!r}) is {got[worst]!r}, not {want[worst]!r}"
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_ends(library, name):
+    x, want = (np.array(a, np.float32) for a in zip(*ENDS[name], strict=True))
+    got = call(library, name, x)
+    np.testing.assert_array_equal(got, want)
+    numbers = ~np.isnan(want)
+    np.testing.assert_array_equal(np.signbit(got[numbers]), np.signbit(want[numbers]))
+
+
+def test_what_saturates_does_so_early(library):
+    """e^x - 1 is taken as if |x| were at most 40: good to an absolute 1e-17."""
+    x = np.array([-41, -87, -100, -1e10, -np.inf], np.float32)
+    np.testing.assert_array_less(call(library, "sigmoid", x), 5e-18)
+    assert (call(library, "sigmoid", x) > 0).all()
+    assert (call(library, "em1", [41, 1e10, np.inf]) > 2e17).all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 15, 17, 33])
+def test_no_value_beyond_the_row_is_written(library, n):
+    x, y = np.ones(64, np.float32), np.full(64, -7, np.float32)
+    library.of_sqrt(*(ctypes.c_void_p(a.ctypes.data) for a in (x, y)), n)
+    np.testing.assert_array_equal(y, np.where(np.arange(64) < n, 1, -7))

@@ -1,0 +1,109 @@
+"""Every operator of the C writer in every form, compiled, against ONNX Runtime."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from rnn_export.export.targets.c import step as step_module
+from rnn_export.export.targets.c.operators import OPERATORS
+
+from .c_cases import FAMILIES, cases_of
+from .c_sheet import Case, Sheet, case, const, lanes_of_this_cpu, pages
+from .c_values import floats, from_the_start
+
+# What is computed in fp32 in another order; most are within 3e-7 of the largest.
+TOLERANCE = 2e-6
+PAGES = [
+    pytest.param(opset, page, id=f"{name} {number}")
+    for name in FAMILIES
+    for opset, cases in [cases_of(name)]
+    for number, page in enumerate(pages(cases))
+]
+# Those that go through the kernels that depend on the width of a vector.
+VECTORS = ("norms", "products", "cells")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    from_the_start()
+
+
+def check(found: Case, got: np.ndarray, want: np.ndarray) -> None:
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    finite = np.abs(want[np.isfinite(want)])
+    scale = max(1.0, finite.max(initial=0)) if want.dtype.kind == "f" else 0
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * scale, err_msg=str(found))
+
+
+@pytest.mark.parametrize(("opset", "page"), PAGES)
+def test_as_onnx_runtime_has_it(opset, page):
+    for found, got, want in Sheet(page, opset).compared():
+        check(found, got, want)
+
+
+@pytest.mark.parametrize("lanes", lanes_of_this_cpu())
+def test_with_vectors_of_any_width(lanes):
+    for name in VECTORS:
+        for page in pages(cases_of(name)[1][lanes % 5 :: 5]):
+            for found, got, want in Sheet(page).compared(lanes):
+                check(found, got, want)
+
+
+def test_every_operator_is_here():
+    tried = {found.op for name in FAMILIES for found in cases_of(name)[1]}
+    assert tried | {"ConstantOfShape"} == set(OPERATORS)
+
+
+VALUES = [
+    helper.make_tensor("v", TensorProto.FLOAT, [1], [-np.inf]),
+    helper.make_tensor("v", TensorProto.FLOAT, [1], [np.nan]),
+    helper.make_tensor("v", TensorProto.FLOAT, [1], [0.1]),
+    helper.make_tensor("v", TensorProto.INT64, [1], [-(2**63)]),
+    helper.make_tensor("v", TensorProto.INT32, [1], [-(2**31)]),
+    helper.make_tensor("v", TensorProto.BOOL, [1], [True]),
+    None,
+]
+
+
+def test_a_constant_that_is_too_large_to_be_folded(monkeypatch):
+    monkeypatch.setattr(step_module, "FOLDED", 0)
+    cases = [case("ConstantOfShape", [2, 3], **({} if v is None else {"value": v})) for v in VALUES]
+    sheet = Sheet([*cases, case("Relu", floats(3))])
+    assert sheet.written()["sheet.c"].count(b"for (int i = 0; i < 6; i++)") == len(cases)
+    for found, got, want in sheet.compared():
+        check(found, got, want)
+
+
+def test_an_index_beyond_the_table_takes_its_nearest_row():
+    table = floats(5, 3)
+    index = np.array([5, 100, 2**62, -6, -100, -(2**63), 0, -1])
+    sheet = Sheet([case("Gather", const(table), np.zeros(8, np.int64))])
+    (name,) = sheet.feed
+    sheet.feed[name] = index.reshape(1, -1)
+    (got,) = sheet.computed().values()
+    np.testing.assert_array_equal(got.reshape(8, 3), table[[4, 4, 4, 0, 0, 0, 0, 4]])
+
+
+def test_a_nan_goes_through():
+    x = np.array([1, np.nan, 2, np.nan], np.float32)
+    y = np.array([np.nan, 3, 0, np.nan], np.float32)
+    sheet = Sheet(
+        [
+            *(case(op, x, y) for op in ("Max", "Min", "Add", "Sub")),
+            *(case(op, x, keepdims=0) for op in ("ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1")),
+            *(case(op, x) for op in ("Softmax", "LogSoftmax")),
+            case("Clip", x, -1.0, 1.0),
+            case("MatMul", x, const(floats(4, 7))),
+            case("MatMul", x, const(floats(4, 1))),
+            case("MaxPool", x.reshape(1, 1, 4), kernel_shape=[4]),
+            case("LayerNormalization", x, const(floats(4))),
+        ]
+    )
+    got = list(sheet.computed().values())
+    for values, found in zip(got[:4], sheet.cases, strict=False):
+        np.testing.assert_array_equal(np.isnan(values[0]), [True, True, False, True], err_msg=str(found))
+    np.testing.assert_array_equal(np.isnan(got[10][0]), np.isnan(x))
+    for values, found in zip(got[4:], sheet.cases[4:], strict=True):
+        if found.op != "Clip":
+            assert np.isnan(values).all(), str(found)
