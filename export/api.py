@@ -26,7 +26,7 @@ from rnn_export.models.axes import TimeAxis
 from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.signature import OutputRef
 from rnn_export.runtime import golden, recording
-from rnn_export.runtime.build.native.names import identifier
+from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.golden import replay
 from rnn_export.runtime.parity import TOLERANCES, Tolerance
@@ -80,7 +80,7 @@ def export(
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
         data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
-        calibrate: a recording that int8 takes the scales of activations from, as `data`; None measures them at each step.
+        calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
@@ -104,7 +104,7 @@ def export(
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
-    name = identifier(Path(path).name.removesuffix(".rnnx"))
+    name = source_name(Path(path).name.removesuffix(".rnnx"))
     order = Order(precision, state_precision or "fp32", opset, Order.batch if batch is None else batch, name)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)

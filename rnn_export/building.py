@@ -130,14 +130,14 @@ def _adding(
     def add(opened: Any) -> Any:
         from rnn_export.export.addition import graph_of
         from rnn_export.export.order import Order
-        from rnn_export.runtime.build.native.names import identifier
+        from rnn_export.runtime.build.native.names import source_name
         from rnn_export.runtime.recording import read
 
         order = Order(
             precision,
             given["state_precision"] or "fp32",
             batch=given["batch"] or Order.batch,
-            name=identifier(opened.path.name.removesuffix(".rnnx")),
+            name=source_name(opened.path.name.removesuffix(".rnnx")),
             calibration=None if given["calibrate"] is None else read(given["calibrate"], opened.spec),
         )
         return graph_of(opened, target, order, stage)

@@ -166,7 +166,7 @@ def _refuse_unknown(source: str, options: dict[str, Any], export: Callable[..., 
     help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
 )
 @click.option("--triple", help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, ...  [default: this one]")
-@click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or what the triple means]")
+@click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
 @calibrate_option
 @click.option("--rebuild", is_flag=True, help="Build again what is there already.")
 def build_command(bundle: Path, target: str, precision: str | None, as_json: bool, **given: Any) -> dict[str, Any]:

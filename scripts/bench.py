@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
+import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import tensorrt_figures  # noqa: E402
 
@@ -255,6 +256,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
     "vad": ("Silero VAD in C", native_speed.vad),
+    "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
     "truth": ("Nets of third parties against float64, 1,000 frames, relative to scale", native_speed.truth),
     "step": ("Cost of a step on ONNX Runtime, µs, median", step_cost),
     "start": ("Start-up, s, median", start_up),

@@ -17,8 +17,7 @@ from rnn_export.runtime.backends import Artefacts, folder, target_row
 from rnn_export.runtime.backends.torchscript import SPEC_FILE, TorchSession
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden
-from rnn_export.spec import StreamSpec
-from rnn_export.spec import BATCH, StateSpec, TensorSpec
+from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec
 from rnn_export.targets import Target
 
 # torch notes in each node where it came from: paths and lines of the user's code, most of the file.

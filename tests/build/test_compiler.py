@@ -20,7 +20,7 @@ from rnn_export.runtime.build.native.compile import compile_native, python_heade
 from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
 from rnn_export.runtime.build.native.cpu import Cpu, features, host_triple, this_cpu
 from rnn_export.runtime.build.native.glue import glue
-from rnn_export.runtime.build.native.names import RESERVED, identifier, identifiers
+from rnn_export.runtime.build.native.names import RESERVED, identifier, identifiers, source_name
 from rnn_export.runtime.build.native.record import Record, sources_sha256
 
 from ..runtime.graphs import CHUNKED, SUM, TOKENS, TOKENS_TIMED, spec, state, tensor  # noqa: TID252
@@ -83,6 +83,13 @@ def test_an_identifier_is_one(text):
 )
 def test_identifiers_are_distinct(texts, wanted):
     assert identifiers(texts) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("vad", "vad"), ("time", "the_time"), ("Signal", "the_Signal"), ("int", "the_int")]
+)
+def test_sources_have_no_header_of_the_library_as_their_name(text, wanted):
+    assert source_name(text) == wanted
 
 
 # --- compilers

@@ -1,13 +1,15 @@
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rnn_export.bundle import Bundle
 from rnn_export.export import export
 
-from .models import LOOSE, MODELS, Library, Written
+from .models import MODELS, Library, Written
 from .needs import need
 from .quality import FAST, STRICT, lay_out, run
 
@@ -24,7 +26,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
         path = place / precision / f"{name}.rnnx"
         path.parent.mkdir(exist_ok=True)
         targets = ("onnx", "c") if precision == "fp32" else ("c",)
-        options = {**options, **LOOSE.get((name, precision), {})}
         return export(model, example, path, steps=64, targets=targets, precision=precision, force=True, **options)
 
     return write
@@ -67,3 +68,28 @@ def library(
             written(name, precision), compiler, compiled(name, precision, compiler)
         )
     )
+
+
+@pytest.fixture
+def lstm(exported: Callable[..., Bundle], tmp_path: Path) -> Path:
+    """Its sources in fp32, compiled for this machine."""
+    return Path(shutil.copytree(exported("lstm").path, tmp_path / "lstm.rnnx"))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same net without C."""
+    model, example, _ = MODELS["lstm"]()
+    return export(model, example, tmp_path_factory.mktemp("bare") / "net.rnnx", steps=32).path
+
+
+@pytest.fixture
+def plain(bare: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bare, tmp_path / "net.rnnx"))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A hundred frames that the nets of 8 inputs hear."""
+    np.save(tmp_path / "heard.npy", np.random.default_rng(2).standard_normal((100, 8)).astype(np.float32))
+    return tmp_path / "heard.npy"

@@ -222,5 +222,5 @@ def test_ci_installs_what_is_needed():
         if row.triple.startswith(("aarch64", "arm")) or row.bare
         for package in [*row.packages.split(), row.emulator_package]
     }
-    assert packages <= set(script.split())
+    assert packages | {"gcc", "clang", "valgrind", "cmake", "make"} <= set(script.split())
     assert os.access(Path(__file__).parents[2] / ".ci" / "run", os.X_OK)

@@ -16,7 +16,7 @@ from rnn_export.spec import StreamSpec, sized
 
 PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}
 RECURRENT = ("LSTM", "GRU", "RNN")
-# What is louder at times than usual by more than this keeps a scale that is measured: a fixed one would silence the rest.
+# What is at times louder than usual by more than this keeps a measured scale: a fixed one would silence the rest.
 STEADY = 4.0
 
 

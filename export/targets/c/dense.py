@@ -12,6 +12,8 @@ from rnn_export.runtime.backends import Array
 
 # Outputs of a tile.
 TILE = 64
+# 2^-60 as bfloat16.
+SMALLEST = 67 << 7
 # Up to so many outputs a sum across a vector costs less than a tile that is nearly empty.
 FEW = 4
 
@@ -38,7 +40,7 @@ class Product:
 
     Args:
         block: outputs of a block, a multiple of 16 up to `TILE`; None where it is computed as a whole.
-        exact: whether it stays in fp32.
+        fine: whether x keeps 16 bits in int8: what a convolution reads is of many channels, some of them quiet.
     """
 
     def __init__(
@@ -50,13 +52,13 @@ class Product:
         *,
         rows: int = 1,
         block: int | None = None,
-        exact: bool = False,
+        fine: bool = False,
     ) -> None:
         self.p, self.x, self.rows, self.block = p, x, rows, block
         self.outputs = len(bias)
         self.parts = [x] if h is None else [x, h]
         self.h = h or Operand(np.zeros((len(bias), 0), np.float32), x.text, 0)
-        self.precision = "fp32" if exact else p.precision
+        self.fine = fine
         self.few = block is None and h is None and self.outputs <= FEW
         p.macs += rows * self.outputs * (x.k + self.h.k)
         width = block or TILE
@@ -64,9 +66,9 @@ class Product:
             self.arrays = [(p.weights.plain(x.matrix), 0), (p.weights.plain(bias), 0)]
             return
         matrices = [part.matrix for part in self.parts]
-        self.arrays = WEIGHTS[self.precision](p, matrices, width)
+        self.arrays = WEIGHTS[p.precision](p, matrices, width)
         self.arrays.append((p.weights.plain(filled(bias)), width))
-        if self.precision == "int8":
+        if p.precision == "int8":
             self._quantize()
 
     def into(self, y: str, block: str = "") -> None:
@@ -75,30 +77,32 @@ class Product:
         names = ", ".join(f"{name} + {block} * {step}" if block else name for name, step in self.arrays)
         if self.few:
             self.p.say(f"rnn_few_f32({names}, {n}, {rows}, {x.text}, {x.k}, {x.apart}, {y});")
-        elif self.precision == "int8":
-            self.p.say(f"rnn_dense_i8({names}, {n}, {rows}, {self.x8}, {x.k}, {h.k}, {self.scales}, {y});")
+        elif self.p.precision == "int8":
+            second = x.k if self.fine else h.k
+            self.p.say(
+                f"rnn_dense_i8({names}, {n}, {rows}, {self.x8}, {x.k}, {second}, {int(self.fine)}, {self.scales}, {y});"
+            )
         else:
-            function = {"fp32": "rnn_dense_f32", "bf16": "rnn_dense_bf16"}[self.precision]
+            function = {"fp32": "rnn_dense_f32", "bf16": "rnn_dense_bf16"}[self.p.precision]
             self.p.say(f"{function}({names}, {n}, {rows}, {x.text}, {x.k}, {x.apart}, {h.text}, {h.k}, {y});")
 
     def _quantize(self) -> None:
         """Say how the rows become whole numbers, once for all blocks."""
         p, x, h, rows = self.p, self.x, self.h, self.rows
-        row = _up(x.k) + _up(h.k)
+        row = _up(x.k) + _up(x.k if self.fine else h.k)
         self.x8, self.scales = p.room("int8_t", (rows * row,)).text, p.room("float", (2 * rows,)).text
         for place, (part, start) in enumerate(zip(self.parts, (0, _up(x.k)), strict=False)):
+            function = "rnn_rows_i16" if self.fine else "rnn_rows_i8"
             known = number(p.scales.get(part.name, 0.0) / 127)
             p.say(
-                f"rnn_rows_i8({part.text}, {part.k}, {part.apart}, {rows}, {known}, {self.x8} + {start}, {row}, "
+                f"{function}({part.text}, {part.k}, {part.apart}, {rows}, {known}, {self.x8} + {start}, {row}, "
                 f"{self.scales} + {place});"
             )
 
 
-def dense(
-    p: Program, y: str, bias: Array, rows: int, x: Operand, h: Operand | None = None, exact: bool = False
-) -> None:
+def dense(p: Program, y: str, bias: Array, rows: int, x: Operand, h: Operand | None = None, fine: bool = False) -> None:
     """Say a product as a whole."""
-    Product(p, bias, x, h, rows=rows, exact=exact).into(y)
+    Product(p, bias, x, h, rows=rows, fine=fine).into(y)
 
 
 # --- weights: names of arrays, each with the step from one block to the next
@@ -137,13 +141,15 @@ def _tiles(matrices: list[Array], width: int) -> Array:
 def bf16_words(matrix: Array) -> Array:
     """(outputs, k) as words of two bfloat16, (outputs, k / 2): k in the lower half, k + 1 the float that the word is.
 
-    Both are rounded to the nearest that there is. A word is never a subnormal float, which would be slow to multiply by.
+    Both are rounded to the nearest that there is. What is below 2^-60 becomes 0 in the lower half, and in the upper one
+    2^-60 if the lower is not 0: products that are no normal floats take a CPU a hundred times as long.
     """
     full = np.pad(matrix, ((0, 0), (0, matrix.shape[1] % 2))).astype(np.float32)
     even, odd = (np.ascontiguousarray(full[:, i::2]).view(np.uint32).astype(np.int64) for i in (0, 1))
-    low = (even + 0x7FFF + (even >> 16 & 1)) >> 16
+    low = np.where(even & 0x7FFFFFFF < SMALLEST << 16, 0, (even + 0x7FFF + (even >> 16 & 1)) >> 16)
     sign, size = odd & 0x80000000, odd & 0x7FFFFFFF
-    high = np.maximum(size - low + 0x8000 >> 16, 0x80) << 16
+    high = size - low + 0x8000 >> 16
+    high = np.where(high < SMALLEST, np.where(low, SMALLEST, 0), high) << 16
     words: Array = (sign | high | low).astype(np.uint32)
     return words
 

@@ -18,7 +18,8 @@ from rnn_export.runtime.backends import Array
 
 def matmul(p: Program, node: ir.Node) -> None:
     a, b = node.inputs[0], node.inputs[1]
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     right = p.get(b).array
     if p.kind(a) != "float":
         raise refusal(node, f"it multiplies {p.kind(a)}")
@@ -81,7 +82,7 @@ def _general(p: Program, node: ir.Node) -> None:
 
 
 def gemm(p: Program, node: ir.Node) -> None:
-    """alpha A B + beta C with constant B; A may be transposed where it is one row or column."""
+    """Alpha A B + beta C with constant B; A may be transposed where it is one row or column."""
     weight = p.constant(node, 1)
     assert weight is not None
     flags = {name: node.attributes.get_int(name, 0) for name in ("transA", "transB")}
@@ -122,7 +123,6 @@ def conv(p: Program, node: ir.Node) -> None:
     y = p.make(node)
     size, places, window = x.shape[2:], y.shape[2:], weight.shape[2:]
     count, values = math.prod(places), per_group * math.prod(window)
-    first = str(_name(node, 0)) in p.heard
     for image in range(x.shape[0]):
         for group in range(groups):
             at = (image * x.shape[1] + group * per_group) * math.prod(size)
@@ -140,10 +140,10 @@ def conv(p: Program, node: ir.Node) -> None:
                 rows, apart = patches.text, values
             operand = Operand(matrix, rows, apart, str(_name(node, 0)))
             if count == 1:
-                dense(p, f"({y.text} + {to})", bias[some], 1, operand, exact=first)
+                dense(p, f"({y.text} + {to})", bias[some], 1, operand, fine=True)
                 continue
             by_place = p.room("float", (count, outputs))
-            dense(p, by_place.text, bias[some], count, operand, exact=first)
+            dense(p, by_place.text, bias[some], count, operand, fine=True)
             with p.loop("o", outputs), p.loop("l", count):
                 p.say(f"{y.text}[{to} + o * {count} + l] = {by_place.text}[l * {outputs} + o];")
 
@@ -158,7 +158,7 @@ def _windows(
     dilations: Sequence[int],
     pads: Sequence[int],
 ) -> None:
-    """patches (places, channels, window) of x (channels, size), zero where a window reaches beyond it."""
+    """Patches (places, channels, window) of x (channels, size), zero where a window reaches beyond it."""
     size, rank = x.shape[1:], len(window)
     with ExitStack() as loops:
         for axis in range(rank):

@@ -59,7 +59,8 @@ def split(p: Program, node: ir.Node) -> None:
 def slice_(p: Program, node: ir.Node) -> None:
     x = p.read(node, 0)
     starts, ends, axes, steps = (p.constant(node, i) for i in range(1, 5))
-    assert starts is not None and ends is not None
+    assert starts is not None
+    assert ends is not None
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), np.int64) if steps is None else steps
     first, every, shape = [0] * len(x.shape), [1] * len(x.shape), list(x.shape)

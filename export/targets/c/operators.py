@@ -47,8 +47,6 @@ OPERATORS: Mapping[str, Emitter] = {
     "AveragePool": rows.pool,
     **dict.fromkeys(recurrent.CELLS, recurrent.recurrent),
 }
-# What moves values and makes none.
-MOVING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Transpose", "Concat", "Split", "Slice", "Pad"}
 
 
 def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> list[Tensor]:
@@ -62,8 +60,6 @@ def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> li
         program.now = number
         if node not in program.done:
             OPERATORS[node.op_type](program, node)
-        if node.op_type in MOVING and any(v is not None and v.name in program.heard for v in node.inputs):
-            program.heard |= {str(v.name) for v in node.outputs}
     program.now = END
     results = [program.addressed(program.get(value)) for value in model.graph.outputs]
     return settled(program, results, [text for text in given.values() if text.startswith("state->")])

@@ -63,7 +63,6 @@ class Program:
         libm: operators that need the host's mathematical library.
         tables: rows of the table that an input is an index of, by its address.
         done: nodes that were said with an earlier one.
-        heard: values that come from outside as they are, inputs and parts of them.
         scales: of the calibrated activations by name of the tensor, for int8.
     """
 
@@ -74,7 +73,6 @@ class Program:
         self.tensors: dict[ir.Value, Tensor] = {}
         self.macs, self.now, self.depth = 0, 0, 1
         self.libm: set[str] = set()
-        self.heard: set[str] = set()
         self.tables: dict[str, int] = {}
         self.done: set[ir.Node] = set()
 
@@ -183,7 +181,7 @@ def lay_out(rooms: Sequence[Room]) -> int:
     placed: list[Room] = []
     for room in sorted(rooms, key=lambda r: -r.size):
         taken = sorted(
-            ((r.offset, r.offset + padded(r.size)) for r in placed if r.first <= room.last and room.first <= r.last)
+            (r.offset, r.offset + padded(r.size)) for r in placed if r.first <= room.last and room.first <= r.last
         )
         room.offset = 0
         for start, stop in taken:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rnn_export.export.targets.c.text import C_TYPES, FLAGS, Texts, values
+from rnn_export.export.targets.c.text import C_TYPES, FLAGS, Texts, plain, values
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.golden import Golden
 from rnn_export.runtime.ports import graph_layout
@@ -142,8 +142,8 @@ def selftest(texts: Texts) -> str:
             f"    for (int j = 0; j < {int(np.prod(state.row, dtype=np.int64))}; j++)",
             f"        compare(&of_state{i}, (double)state.{member}[j], (double)golden_state{i}[j]);",
         ]
-    lines += [f'    wrong |= said("{t.name}", of_out{i});' for i, (_, t) in enumerate(outputs)]
-    lines += [f'    wrong |= said("{s.name}", of_state{i});' for i, (_, s) in enumerate(texts.members)]
+    lines += [f'    wrong |= said("{plain(t.name)}", of_out{i});' for i, (_, t) in enumerate(outputs)]
+    lines += [f'    wrong |= said("{plain(s.name)}", of_state{i});' for i, (_, s) in enumerate(texts.members)]
     lines += ['    puts(wrong ? "FAIL" : "PASS");', "    return wrong;", "}"]
     return "\n".join(lines) + "\n"
 
@@ -152,11 +152,12 @@ def main(texts: Texts) -> str:
     """`main.c`: raw values from stdin to stdout, step after step."""
     name = texts.name
     inputs, outputs = texts.ports[: len(texts.spec.inputs)], texts.ports[len(texts.spec.inputs) :]
-    what = ", ".join(f"{texts.size(t)} {C_TYPES[t.dtype]} of {t.name}" for _, t in inputs)
-    gives = ", ".join(f"{texts.size(t)} {C_TYPES[t.dtype]} of {t.name}" for _, t in outputs)
+    what = ", ".join(f"{texts.size(t)} {C_TYPES[t.dtype]} of {plain(t.name)}" for _, t in inputs)
+    gives = ", ".join(f"{texts.size(t)} {C_TYPES[t.dtype]} of {plain(t.name)}" for _, t in outputs)
     lines = [
         f"/* Reads steps from stdin, each {what};",
         f" * writes to stdout for each {gives}. Written by rnn-export.",
+        *_delayed(texts.spec),
         " */",
         f'#include "{name}.h"',
         "",
@@ -172,17 +173,26 @@ def main(texts: Texts) -> str:
     lines += _start(texts)
     read = " && ".join(f"fread(in{i}, sizeof in{i}, 1, stdin) == 1" for i in range(len(inputs)))
     arguments = [*(f"in{i}" for i in range(len(inputs))), *(f"out{i}" for i in range(len(outputs)))]
-    late = "" if not texts.spec.delay else f"        if (frames <= {name.upper()}_DELAY)\n            continue;\n"
+    late = ["        if (frames <= NAME_DELAY)", "            frames += NAME_CHUNK;"]
+    late += ["        if (frames <= NAME_DELAY)", "            continue;"]
     if texts.spec.delay:
         lines.append("    unsigned long frames = 0;")
     lines += [
         f"    while ({read}) {{",
         f"        {name}_step(&state, {', '.join(arguments)});",
-        *([f"        frames += {name.upper()}_CHUNK;", late.rstrip("\n")] if late else []),
+        *(line.replace("NAME", name.upper()) for line in late if texts.spec.delay),
     ]
     write = " || ".join(f"fwrite(out{i}, sizeof out{i}, 1, stdout) != 1" for i in range(len(outputs)))
-    lines += [f"        if ({write} || fflush(stdout))", "            return 1;", "    }", "    return 0;", "}"]
+    lines += [f"        if ({write} || fflush(stdout))", "            return 1;", "    }"]
+    lines += ["    return ferror(stdin) ? 1 : 0;", "}"]
     return "\n".join(lines) + "\n"
+
+
+def _delayed(spec: StreamSpec) -> Sequence[str]:
+    """What of the first outputs is left out, and what is not."""
+    whole, rest = divmod(spec.delay, spec.chunk)
+    lines = [f" * For the first {whole} steps it writes nothing."] * (whole > 0)
+    return lines + [f" * Of what it writes first, {rest} frames of the input's time are of no value."] * (rest > 0)
 
 
 def _weights(texts: Texts) -> Sequence[str]:
@@ -235,7 +245,7 @@ def cmake(texts: Texts) -> str:
         "if(NOT CMAKE_BUILD_TYPE)",
         "  set(CMAKE_BUILD_TYPE Release)",
         "endif()",
-        'set(RNN_MARCH "native" CACHE STRING "What -march is given: native, x86-64-v3, armv8.2-a+dotprod; empty for none")',
+        'set(RNN_MARCH "native" CACHE STRING "Of -march: native, x86-64-v3, armv8.2-a+dotprod ...; empty for none")',
         "",
         f"add_library({name} STATIC {name}.c)",
         f"target_include_directories({name} PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})",

@@ -102,7 +102,10 @@ def channel_norm(p: Program, node: ir.Node) -> None:
         raise refusal(node, "it is in training mode")
     x = p.read(node, 0)
     scale, bias, mean, variance = (p.constant(node, i) for i in range(1, 5))
-    assert scale is not None and bias is not None and mean is not None and variance is not None
+    assert scale is not None
+    assert bias is not None
+    assert mean is not None
+    assert variance is not None
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     factor = (scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)).astype(np.float32)
     summand = (bias.astype(np.float64) - mean * factor.astype(np.float64)).astype(np.float32)

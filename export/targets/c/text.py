@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,9 +67,9 @@ class Texts:
         NAME, name = self.name.upper(), self.name
         lines = [
             f"/** @file {name}.h",
-            f" *  One step of a recurrent network with its state kept by the caller, written by rnn-export ({self.precision}).",
+            f" *  A step of a recurrent network, its state kept by the caller; written by rnn-export, {self.precision}.",
             " *",
-            " *  No allocation, no library, no global that changes: any number of streams, each with a state of its own.",
+            " *  No allocation, no library, no global that changes: any number of streams, each with its own state.",
             " */",
             f"#ifndef {NAME}_H",
             f"#define {NAME}_H",
@@ -102,12 +103,12 @@ class Texts:
             ]
         for i, (parameter, tensor) in enumerate(self.ports):
             lines += [
-                f"/** Values of {tensor.name} in one step. */",
+                f"/** Values of {plain(tensor.name)} in one step. */",
                 f"#define {NAME}_{parameter.upper()}_SIZE {self.size(tensor)}",
             ]
             if rows := self.program.tables.get(f"in{i}"):
                 lines += [
-                    f"/** Rows of the table that {tensor.name} counts, from 0, or back from -1; beyond, the nearest is taken. */",
+                    f"/** Rows of the table that {plain(tensor.name)} counts; beyond, the nearest is taken. */",
                     f"#define {NAME}_{parameter.upper()}_ROWS {rows}",
                 ]
         lines += ["", "/** The memory of one stream. */", "typedef struct {"]
@@ -115,7 +116,9 @@ class Texts:
             lines.append("    const void *weights; /**< as given to init */")
         for member, state in self.members:
             size = int(np.prod(state.row, dtype=np.int64))
-            lines.append(f"    {C_TYPES[state.dtype]} {member}[{size}]; /**< {state.name} {_shape(state.row)} */")
+            lines.append(
+                f"    {C_TYPES[state.dtype]} {member}[{size}]; /**< {plain(state.name)} {_shape(state.row)} */"
+            )
         if not self.members and not self.large:
             lines.append("    char none; /**< the model keeps nothing */")
         lines += [
@@ -127,13 +130,13 @@ class Texts:
         ]
         if self.large:
             lines += [
-                f"/** Whether `weights`, the content of {name}.bin, is whole: 0 if so, 1 if its size is wrong, 2 if its",
+                f"/** Whether `weights`, the content of {name}.bin, is whole: 0, or 1 if its size is wrong, 2 if its",
                 " *  checksum is, 3 if its address is no multiple of 64. */",
                 f"int {name}_check(const void *weights, size_t bytes);",
                 "",
             ]
         lines += [
-            f"/** Set a stream to the start{', and let it read `weights` for as long as it lives' if self.large else ''}. */",
+            f"/** Set a stream to the start{'; it reads `weights` as long as it lives' if self.large else ''}. */",
             f"void {name}_init({self._init_parameters()});",
             "",
             "/** Feed one step, and write its outputs after the last input was read: an output may be an input.",
@@ -162,7 +165,8 @@ class Texts:
             way = "in" if i < len(self.spec.inputs) else "out"
             axes = [str(d) for a, d in enumerate(tensor.shape) if a != tensor.axis("batch")]
             lines.append(
-                f" *  @param[{way}] {parameter} {tensor.name}: {times}{_shape(self.shape(tensor))}, {tensor.dtype}"
+                f" *  @param[{way}] {parameter} {plain(tensor.name)}: "
+                f"{times}{_shape(self.shape(tensor))}, {tensor.dtype}"
                 + (f", of ({', '.join(axes)})" if any("time" in a for a in axes) else "")
             )
         return lines
@@ -246,6 +250,11 @@ class Texts:
             for target, result in zip(targets, self.results, strict=True)
             if result.text != target
         ]
+
+
+def plain(name: str) -> str:
+    """A name of the contract as it can stand in a comment and in a string of C."""
+    return re.sub(r"[^\w .,:/+()\[\]-]", "_", name)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files as resources
 
-from rnn_export.export.targets.c.operators import translate
 from rnn_export.export.targets.c import programs
+from rnn_export.export.targets.c.operators import translate
 from rnn_export.export.targets.c.program import Program
 from rnn_export.export.targets.c.step import prepared
 from rnn_export.export.targets.c.text import Texts
@@ -36,7 +36,6 @@ def sources(
     """
     graph = prepared(step)
     program = Program(Weights(), precision, dict(scales or {}))
-    program.heard = {t.name for t in spec.inputs}
     given = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
     given |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}

@@ -18,6 +18,13 @@ _KEYWORDS = """
 _LIBRARY = "size_t ptrdiff_t int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t NULL linux unix i386 arm"
 # Parameters and a member of what is written, files beside NAME.c, and the prefix of the glue's own functions.
 _WRITTEN = "state weights steps main selftest golden kernels rnn"
+# Headers that a step and its programs read, or that those read in turn: a NAME.h beside them would be read instead.
+_HEADERS = """
+    alloca assert complex ctype endian errno features fenv float inttypes iso646 limits locale malloc math memory
+    poll pthread regex sched search select semaphore setjmp signal stdalign stdarg stdatomic stdbool stddef stdint
+    stdio stdlib stdnoreturn string strings syslog termios tgmath threads time uchar unistd utime values wait wchar
+    wctype
+"""
 RESERVED = frozenset(f"{_KEYWORDS} {_LIBRARY} {_WRITTEN}".split())
 
 
@@ -33,6 +40,12 @@ def identifier(text: str) -> str:
         name = f"_{name}"
     # W0, W1 ... are the weights of a large model, RNN_LANES and the like are of kernels.h: macros.
     return f"the_{name}" if name in RESERVED or re.fullmatch("W[0-9]+|RNN_.*", name) else name
+
+
+def source_name(text: str) -> str:
+    """The name that the sources of a model called `text` go by: an identifier that no header of C's library has."""
+    name = identifier(text)
+    return f"the_{name}" if name.lower() in _HEADERS.split() else name
 
 
 def identifiers(texts: Sequence[str]) -> list[str]:

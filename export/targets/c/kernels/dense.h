@@ -64,9 +64,12 @@ RNN_INLINE void rnn_tile_f32(const float *w, int tile, int pass, int rows, const
 {
     const int width = tile < pass ? tile : pass, vectors = width / RNN_LANES * rows;
     const int chains = vectors >= 8 ? 1 : vectors >= 3 ? 2 : 4;
-    for (int at = 0; at < tile && at < n; at += width)
-        rnn_pass_f32(w + at, tile, tile - at < width ? tile - at : width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at,
-                     y + at, y_row, n - at);
+    /* The width of each pass is a constant, so that its sums stay in registers. */
+    int at = 0;
+    for (; at + width <= tile && at < n; at += width)
+        rnn_pass_f32(w + at, tile, width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
+    if (tile % width && at < n)
+        rnn_pass_f32(w + at, tile, tile % width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
 }
 
 RNN_INLINE void rnn_rows_f32(const float *w, const float *bias, int n, int pass, int rows, const float *x, int kx, int x_row,

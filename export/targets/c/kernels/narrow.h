@@ -63,10 +63,13 @@ RNN_INLINE void rnn_tile_bf16(const uint32_t *w, int tile, int rows, const float
                               const float *bias, float *y, int y_row, int n)
 {
     const int width = tile < RNN_PASS ? tile : RNN_PASS;
-    for (int r = 0; r < rows; r++)
-        for (int at = 0; at < tile && at < n; at += width)
-            rnn_pass_bf16(w + at, tile, tile - at < width ? tile - at : width, x + r * x_row, kx, h + r * kh, kh, bias + at,
-                          y + r * y_row + at, n - at);
+    for (int r = 0; r < rows; r++) {
+        int at = 0;
+        for (; at + width <= tile && at < n; at += width)
+            rnn_pass_bf16(w + at, tile, width, x + r * x_row, kx, h + r * kh, kh, bias + at, y + r * y_row + at, n - at);
+        if (tile % width && at < n)
+            rnn_pass_bf16(w + at, tile, tile % width, x + r * x_row, kx, h + r * kh, kh, bias + at, y + r * y_row + at, n - at);
+    }
 }
 RNN_INLINE void rnn_dense_bf16(const uint32_t *w, const float *bias, int n, int rows, const float *x, int kx, int x_row,
                                const float *h, int kh, float *y)
@@ -88,6 +91,14 @@ RNN_INLINE float rnn_most(const float *x, int k)
     RNN_EACH(k, most = rnn_max(most, rnn_abs(rnn_load_part(x + i, m))));
     return rnn_lane_max(most);
 }
+RNN_INLINE int8_t rnn_nearest_i8(float q)
+{
+    /* Adding 1.5 * 2^23 leaves the nearest whole number in the lowest bits. */
+    const float shifted = (q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q) + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &shifted, 4);
+    return (int8_t)(bits & 0xff);
+}
 /* x8 filled up with zeros to a multiple of four, and its scale: `scale`, or what the largest value asks for if that is 0. */
 RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
 {
@@ -95,14 +106,9 @@ RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
     const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
     int bad = 0;
     for (int i = 0; i < k; i++) {
-        float q = x[i] * inverse;
+        const float q = x[i] * inverse;
         bad |= !(q == q);
-        q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
-        /* Adding 1.5 * 2^23 leaves the nearest whole number in the lowest bits. */
-        const float shifted = q + 12582912.0f;
-        int32_t bits;
-        memcpy(&bits, &shifted, 4);
-        x8[i] = (int8_t)(bits & 0xff);
+        x8[i] = rnn_nearest_i8(q);
     }
     for (int i = k; i % 4; i++)
         x8[i] = 0;
@@ -203,15 +209,15 @@ RNN_INLINE rnn_v rnn_load_int(const int32_t *p)
     memcpy(&a, p, sizeof a);
     return RNN_TO_FLOAT(a);
 }
-/* y = bias + sums of x * (scale of output * scale of x) + the same of h, of one tile. */
-RNN_INLINE void rnn_tile_i8(const int8_t *w, int tile, const int8_t *x8, int gx, float x_scale, int gh, float h_scale,
-                            const float *scale, const int32_t *offset_x, const int32_t *offset_h, const float *bias, float *y,
+/* y = bias + sums of x * (scale of output * scale of x) + the same of h, whose weights start at `w_h`, of one tile. */
+RNN_INLINE void rnn_tile_i8(const int8_t *w, const int8_t *w_h, int tile, const int8_t *x8, int gx, float x_scale, int gh,
+                            float h_scale, const float *scale, const int32_t *offset_x, const int32_t *offset_h, const float *bias, float *y,
                             int n)
 {
     RNN_ALIGNED int32_t sums[2][RNN_TILE];
     rnn_sums_i8(w, tile, x8, gx, offset_x, sums[0]);
     if (gh)
-        rnn_sums_i8(w + 4 * gx * tile, tile, x8 + 4 * gx, gh, offset_h, sums[1]);
+        rnn_sums_i8(w_h, tile, x8 + 4 * gx, gh, offset_h, sums[1]);
     RNN_UNROLL for (int u = 0; u < tile; u += RNN_LANES) {
         rnn_v sum = rnn_load_int(sums[0] + u) * x_scale;
         if (gh)
@@ -229,17 +235,35 @@ RNN_INLINE void rnn_rows_i8(const float *x, int k, int x_row, int rows, float sc
     for (int r = 0; r < rows; r++)
         scales[2 * r] = rnn_quantized(x + r * x_row, k, scale, x8 + r * row);
 }
-RNN_INLINE void rnn_dense_i8(const int8_t *w, const float *scale, const int32_t *offset_x, const int32_t *offset_h,
-                             const float *bias, int n, int rows, const int8_t *x8, int kx, int kh, const float *scales, float *y)
+/* The same in two numbers each, what the first leaves over being the second: x = scale * x8 + scale / 254 * its rest. */
+RNN_INLINE void rnn_rows_i16(const float *x, int k, int x_row, int rows, float scale, int8_t *x8, int row, float *scales)
 {
-    const int gx = (kx + 3) / 4, gh = (kh + 3) / 4, row = 4 * (gx + gh);
+    for (int r = 0; r < rows; r++) {
+        const float *from = x + r * x_row;
+        int8_t *high = x8 + r * row, *low = high + (k + 3) / 4 * 4;
+        const float unit = rnn_quantized(from, k, scale, high), inverse = unit > 0.0f ? 254.0f / unit : 0.0f;
+        for (int i = 0; i < k; i++)
+            low[i] = rnn_nearest_i8((from[i] - unit * (float)high[i]) * inverse);
+        for (int i = k; i % 4; i++)
+            low[i] = 0;
+        scales[2 * r] = unit;
+        scales[2 * r + 1] = unit / 254.0f;
+    }
+}
+/* With `twice`, h is the rest of x: it meets the same weights. */
+RNN_INLINE void rnn_dense_i8(const int8_t *w, const float *scale, const int32_t *offset_x, const int32_t *offset_h,
+                             const float *bias, int n, int rows, const int8_t *x8, int kx, int kh, int twice,
+                             const float *scales, float *y)
+{
+    const int gx = (kx + 3) / 4, gh = (kh + 3) / 4, row = 4 * (gx + gh), column = twice ? 4 * gx : row;
     int i = 0;
-    for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)row * RNN_TILE)
+    for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)column * RNN_TILE)
         for (int r = 0; r < rows; r++)
-            rnn_tile_i8(w, RNN_TILE, x8 + r * row, gx, scales[2 * r], gh, scales[2 * r + 1], scale + i, offset_x + i,
-                        offset_h + i, bias + i, y + r * n + i, RNN_TILE);
+            rnn_tile_i8(w, twice ? w : w + 4 * gx * RNN_TILE, RNN_TILE, x8 + r * row, gx, scales[2 * r], gh, scales[2 * r + 1],
+                        scale + i, offset_x + i, offset_h + i, bias + i, y + r * n + i, RNN_TILE);
     if (n % RNN_TILE)
         for (int r = 0; r < rows; r++)
-            rnn_tile_i8(w, RNN_PADDED(n % RNN_TILE), x8 + r * row, gx, scales[2 * r], gh, scales[2 * r + 1], scale + i,
-                        offset_x + i, offset_h + i, bias + i, y + r * n + i, n % RNN_TILE);
+            rnn_tile_i8(w, twice ? w : w + 4 * gx * RNN_PADDED(n % RNN_TILE), RNN_PADDED(n % RNN_TILE), x8 + r * row, gx,
+                        scales[2 * r], gh, scales[2 * r + 1], scale + i, offset_x + i, offset_h + i, bias + i, y + r * n + i,
+                        n % RNN_TILE);
 }

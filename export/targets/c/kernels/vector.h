@@ -34,6 +34,12 @@
 #if defined(__GNUC__) && !defined(__clang__)
 /* Vectors are arguments of inlined functions alone, so how they would be passed does not matter. */
 #pragma GCC diagnostic ignored "-Wpsabi"
+/* With sanitizers it warns of copies in loops that no number gets into. */
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
+#endif
+#if defined(__clang__)
+/* Sanitizers keep loops from being unrolled. */
+#pragma clang diagnostic ignored "-Wpass-failed"
 #endif
 
 #if RNN_LANES > 1

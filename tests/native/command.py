@@ -1,0 +1,44 @@
+"""The command `build` on bundles of real models, and what a test looks at after it."""
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from rnn_export.bundle import open_bundle
+from rnn_export.cli import main
+from rnn_export.runtime.build.native.cpu import host_triple
+
+TRIPLE = host_triple()
+ARM = "aarch64-linux-gnu"
+AARCH64 = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
+CORTEX_M = ("arm-none-eabi-gcc", "qemu-system-arm")
+PLACE = "targets/c-fp32"
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def build(bundle: Path, *options: object) -> Result:
+    return invoke("build", bundle, "--target", "c", *options)
+
+
+def refused(result: Result, code: int = 1) -> str:
+    """The message of a command that ended in one clear error."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("error: ").rstrip()
+
+
+def folders(bundle: Path, precision: str = "fp32") -> set[str]:
+    """The machines that it is compiled for."""
+    row = open_bundle(bundle).target("c", precision)
+    assert row is not None
+    return {path.split("/")[-2] for path in row.files if "/build/" in path}
+
+
+def unchanged(bundle: Path, before: bytes) -> None:
+    assert (bundle / "manifest.json").read_bytes() == before
+    open_bundle(bundle)

@@ -1,0 +1,116 @@
+"""What `rnn-export build --target c` refuses, in one message each, before the bundle is touched."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from rnn_export.errors import BuildError
+from rnn_export.runtime.build.native.build import build_c
+
+from .command import ARM, build, invoke, refused, unchanged
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "1:2:4"], "--batch does not go with --target c: leave it out."),
+        (
+            ["--batch", "4", "--memory", "64", "--compute", "portable", "--state-precision", "fp32"],
+            "--batch, --state-precision, --memory, --compute do not go with --target c: leave them out.",
+        ),
+        (["--calibrate", "x.npy"], "--calibrate is for --precision int8, not for fp32: leave it out."),
+        (
+            ["--precision", "bf16", "--calibrate", "x.npy"],
+            "--calibrate is for --precision int8, not for bf16: leave it out.",
+        ),
+        (["--precision", "int8", "--calibrate", "x.npy"], "x.npy does not exist or is not a file."),
+        (["--precision", "fp16"], "target 'c' is not written in 'fp16': choose from fp32, bf16, int8."),
+        (["--cpu", "x.y/z", "--rebuild"], "march='x.y/z': say native, or a level such as x86-64-v3."),
+        (
+            ["--triple", "arm-none-eabi"],
+            "arm-none-eabi is every Cortex-M: say which, --cpu cortex-m4, as gcc's -mcpu names it.",
+        ),
+        (
+            ["--triple", "cortex-m4", "--cpu", "cortex-m7"],
+            "cortex-m4 is a CPU already: leave --cpu cortex-m7 out, or give --triple arm-none-eabi.",
+        ),
+    ],
+)
+def test_options_that_do_not_go(lstm: Path, options: list[str], message: str) -> None:
+    before = (lstm / "manifest.json").read_bytes()
+    assert refused(build(lstm, *options)) == message
+    unchanged(lstm, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--triple", ARM], "--triple does not go with --target tensorrt: leave it out."),
+        (
+            ["--triple", ARM, "--cpu", "cortex-a76", "--calibrate", "x.npy"],
+            "--triple, --cpu, --calibrate do not go with --target tensorrt: leave them out.",
+        ),
+    ],
+)
+def test_options_of_c_alone(lstm: Path, options: list[str], message: str) -> None:
+    assert refused(invoke("build", lstm, "--target", "tensorrt", *options)) == message
+
+
+def test_a_machine_that_is_not_known(lstm: Path, plain: Path) -> None:
+    said = refused(build(lstm, "--triple", "mips-linux-gnu"))
+    assert said.startswith("no machine 'mips-linux-gnu' is known to compile for, only aarch64-linux-gnu, ")
+    # Before anything is written for it.
+    assert refused(build(plain, "--triple", "mips-linux-gnu")) == said
+
+
+def test_two_precisions_of_which_none_is_named(lstm: Path) -> None:
+    assert build(lstm, "--precision", "bf16").exit_code == 0
+    assert refused(build(lstm, "--rebuild")) == f"{lstm} has 'c' in fp32, bf16: say which, --precision P."
+
+
+def test_no_compiler(lstm: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    for module in ("toolchain.find_spec", "compiler.importlib.util.find_spec"):
+        monkeypatch.setattr(f"rnn_export.runtime.build.native.{module}", lambda name: None)
+    none = (
+        "no C compiler is here: gcc is not found, clang is not found, zig is not found: sudo apt install gcc, or pip "
+        "install ziglang, which needs no root."
+    )
+    assert refused(build(lstm, "--rebuild")) == none
+    assert refused(build(plain)) == none
+    said = refused(build(lstm, "--triple", ARM))
+    assert said.startswith(f"no compiler for {ARM} is here, neither aarch64-linux-gnu-gcc nor zig: sudo apt install ")
+    assert refused(build(lstm, "--triple", "cortex-m4")).startswith("no compiler for cortex-m4 is here")
+
+
+def test_a_compiler_that_is_none(lstm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-cc")
+    assert refused(build(lstm, "--rebuild")) == ("CC, 'no-such-cc', is not found: set CC to a compiler, or unset it.")
+
+
+def test_without_the_export_extra(lstm: Path, plain: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is compiled; what is not there cannot be written."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert refused(build(plain)) == (
+        f"{plain} has no C sources: write them where torch is, rnn-export export SOURCE --target c."
+    )
+    assert refused(build(plain, "--precision", "int8")) == (
+        f"{plain} has no C sources in int8: write them where torch is, rnn-export export SOURCE --target c "
+        "--precision int8."
+    )
+    assert build(lstm, "--rebuild").exit_code == 0
+    with pytest.raises(BuildError, match="has no C sources in bf16"):
+        build_c(lstm, "bf16")
+
+
+def test_scales_are_not_written_without_the_export_extra(
+    lstm: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build(lstm, "--precision", "int8").exit_code == 0
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert refused(build(lstm, "--precision", "int8", "--calibrate", recording, "--rebuild")) == (
+        f"{lstm} has c (int8), and its sources are written again only where the export extra is: pip install "
+        "'rnn-export[export,cpu]'."
+    )
