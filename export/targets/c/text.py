@@ -67,7 +67,7 @@ class Texts:
         NAME, name = self.name.upper(), self.name
         lines = [
             f"/** @file {name}.h",
-            f" *  A step of a recurrent network, its state kept by the caller; written by rnn-export, {self.precision}.",
+            f" *  A step of a recurrent network, its state kept by the caller: by rnn-export, in {self.precision}.",
             " *",
             " *  No allocation, no library, no global that changes: any number of streams, each with its own state.",
             " */",
