@@ -37,7 +37,13 @@ def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str]
     row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
     draft = Draft(bundle.spec, written, (row,), initial)
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    consequence = "Nothing was written."
+    if order.calibration is not None:
+        consequence += (
+            " The recording that it was calibrated on may be too quiet, too short or of another kind than the one the "
+            "bundle was verified on: take a typical one, or leave it out and scales are measured at each step."
+        )
     for engine in writer.engines(draft, found, order):
-        replay(engine, golden, progress).raise_for_failure("Nothing was written.")
+        replay(engine, golden, progress).raise_for_failure(consequence)
     draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))
     return Added(draft.targets[0], draft.files, notes(draft, found, order))

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -71,7 +72,7 @@ def replace_directory(path: Path, files: Mapping[str, bytes], force: bool) -> No
 
     Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
     """
-    with _locked(path.parent) as alone:
+    with locked(path.parent) as alone:
         _bring_back(path)
         _refuse_to_clobber(path, force)
         _sweep(path, _stale(path) if alone else [])
@@ -87,7 +88,7 @@ def replace_directory(path: Path, files: Mapping[str, bytes], force: bool) -> No
 def recover(path: Path) -> None:
     """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
     if not os.path.lexists(path) and is_bundle(_aside(path)):
-        with _locked(path.parent):
+        with locked(path.parent):
             _bring_back(path)
 
 
@@ -191,18 +192,31 @@ def _fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
+# A second descriptor of the same process would wait for the first.
+_mine = threading.local()
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Let one writer into a folder at a time; a dead one's lock is freed by the kernel. False where none exists."""
+def locked(folder: Path) -> Iterator[bool]:
+    """Let one writer into a folder at a time; a dead one's lock is freed by the kernel. False where none exists.
+
+    Inside of it the same thread may ask again.
+    """
+    held: set[Path] = vars(_mine).setdefault("held", set())
+    if folder in held:
+        yield True
+        return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     alone = False
     try:
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
             alone = True
+            held.add(folder)
         yield alone
     finally:
         if alone:
+            held.discard(folder)
             # A child forked meanwhile shares the descriptor: closing alone would not free the lock.
             fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)

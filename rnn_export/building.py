@@ -137,7 +137,9 @@ def _adding(
             precision,
             given["state_precision"] or "fp32",
             batch=given["batch"] or Order.batch,
-            name=source_name(opened.path.name.removesuffix(".rnnx")),
+            # A bundle that was renamed keeps the name that its C has.
+            name=next((str(row.requires["name"]) for row in opened.targets if row.target == "c"), None)
+            or source_name(opened.path.name.removesuffix(".rnnx")),
             calibration=None if given["calibrate"] is None else read(given["calibrate"], opened.spec),
         )
         return graph_of(opened, target, order, stage)

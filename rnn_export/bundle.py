@@ -7,8 +7,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -136,16 +136,36 @@ def write_bundle(
     return bundle
 
 
-def extend_bundle(bundle: Bundle, row: TargetRow, files: Mapping[str, bytes]) -> Bundle:
+def extend_bundle(
+    bundle: Bundle,
+    row: TargetRow,
+    files: Mapping[str, bytes],
+    keep: Callable[[Bundle, str], bool] = lambda bundle, name: False,
+) -> Bundle:
     """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
 
-    What others have added to it since `bundle` was opened stays.
-    One atomic step, as `write_bundle`, which says what it raises.
+    What others have added to it since `bundle` was opened stays: of this row, what `keep` says of the bundle as it is
+    now and the path of a file.
+    One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
     """
+    try:
+        with atomic.locked(Path(os.path.realpath(bundle.path)).parent):
+            return _extended(bundle, row, files, keep)
+    except OSError as error:
+        raise BundleError(f"{bundle.path} cannot be written: {error.strerror or error}.") from error
+
+
+def _extended(
+    bundle: Bundle, row: TargetRow, files: Mapping[str, bytes], keep: Callable[[Bundle, str], bool]
+) -> Bundle:
     before, bundle = bundle, open_bundle(bundle.path)
     if bundle.spec != before.spec:
         raise BundleError(f"{bundle.path} was replaced by another model's bundle meanwhile: nothing was written.")
     key = (row.target, row.precision)
+    since = {name for known in bundle.targets if (known.target, known.precision) == key for name in known.files}
+    others_of_row = sorted(name for name in since - set(files) if keep(bundle, name))
+    row = replace(row, files=(*row.files, *others_of_row))
+    files = {**files, **{name: bundle.read(name) for name in others_of_row}}
     others = [known for known in bundle.targets if (known.target, known.precision) != key]
     gone = {name for known in bundle.targets if known not in others for name in known.files}
     gone -= {name for known in others for name in known.files}

@@ -13,7 +13,7 @@ import click
 
 from rnn_export import __version__
 from rnn_export.errors import ParityError, RnnExportError
-from rnn_export.options import batch, calibrate_option, compute, number, pair, source_options
+from rnn_export.options import batch, calibrate_option, compute, finite, number, pair, source_options
 
 EXPORT_STAGES = 11
 VERIFY_STAGES = 6
@@ -252,7 +252,8 @@ def _speed(result: dict[str, Any]) -> str:
 @click.option("--steps", type=click.IntRange(1), help="Steps of each engine.  [default: as many as fit into --seconds]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 3600, min_open=True),
+    callback=finite,
     default=2.0,
     show_default=True,
     help="Of each engine, once with warm and once with cold caches.",

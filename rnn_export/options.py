@@ -23,6 +23,13 @@ def number(text: str) -> Any:
     return int(text) if text.removeprefix("-").isdigit() else text
 
 
+def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """A number; NaN is within every range."""
+    if value != value:
+        raise click.BadParameter(f"{value} is no number.")
+    return value
+
+
 def batch(text: str) -> tuple[int, int, int]:
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):

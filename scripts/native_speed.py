@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import model as silero
 import numpy as np
@@ -22,6 +22,7 @@ from rnn_export.export.addition import graph_of
 from rnn_export.export.order import Order
 from rnn_export.runtime import load
 from rnn_export.runtime.backends import Array
+from rnn_export.runtime.backends.native_memory import NativeMemory
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.weights import count_weights
 from rnn_export.runtime.recording import read
@@ -106,22 +107,21 @@ def _by_dict(bundle: Bundle, frame: Array) -> Callable[[], Any]:
 
 
 def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
-    """Steps inside one call, so that of Python nothing is left."""
-    frames = np.random.default_rng(0).standard_normal((FRAMES, inputs)).astype(np.float32)
-    streams = {
-        row.precision: load(bundle.path, "native", row.precision).stream()
-        for row in bundle.targets
-        if row.target == "c"
-    }
+    """Many steps inside one call of the library, so that of Python nothing is left."""
+    frames = np.random.default_rng(0).standard_normal((1, FRAMES, inputs)).astype(np.float32)
+    outputs = np.zeros((1, FRAMES, 1), np.float32)
+    precisions = [row.precision for row in bundle.targets if row.target == "c"]
+    # They own what the calls have the addresses of.
+    memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
+    calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
     limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
-    calls: dict[str, Callable[[], Any]] = {p: (lambda s=s: s.run(frames)) for p, s in streams.items()}
     taken = _in_turn({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3
     fp32 = taken["fp32"] / FRAMES
     yield f"{title}: a step in C, µs", fp32
     yield f"{title}: limit, µs", bound
     yield f"{title}: times the limit", fp32 / bound
-    yield from ((f"{title}: {p} against fp32", taken[p] / taken["fp32"]) for p in streams if p != "fp32")
+    yield from ((f"{title}: {p} against fp32", taken[p] / taken["fp32"]) for p in precisions if p != "fp32")
 
 
 def _in_turn(calls: dict[str, Callable[[], Any]], number: int = 200) -> dict[str, float]:

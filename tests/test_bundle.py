@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -98,6 +99,33 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert opened.target("tensorrt", "fp32") is None
     np.testing.assert_array_equal(opened.arrays("golden.npz")["x"], np.arange(8, dtype=np.float32).reshape(2, 4))
     assert os.listdir(tmp_path) == ["vad.rnnx"]
+
+
+def test_of_a_target_that_is_replaced_some_files_may_stay(path: Path) -> None:
+    """Two writers of one row, each with a bundle that it opened before the other wrote."""
+    before = open_bundle(path)
+    for name in ("a/1", "a/2"):
+        row = TargetRow("c", "fp32", None, (name,), {})
+        both = extend_bundle(before, row, {name: b"x"}, keep=lambda now, other: other == "a/1")
+    assert both.target("c", "fp32") == TargetRow("c", "fp32", None, ("a/2", "a/1"), {})
+    assert both.read("a/1") == both.read("a/2") == b"x"
+
+
+def test_a_folder_is_locked_once_by_a_thread_and_against_others(tmp_path: Path) -> None:
+    free = []
+
+    def other() -> None:
+        with atomic.locked(tmp_path):
+            free.append(True)
+
+    waiting = threading.Thread(target=other)
+    with atomic.locked(tmp_path), atomic.locked(tmp_path) as alone:
+        assert alone
+        waiting.start()
+        waiting.join(0.2)
+        assert not free
+    waiting.join(10)
+    assert free
 
 
 def test_a_target_is_added_or_replaced_with_its_files(path: Path) -> None:

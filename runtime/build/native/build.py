@@ -16,7 +16,7 @@ from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cpu import host_triple
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
-from rnn_export.runtime.build.native.record import Record
+from rnn_export.runtime.build.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.selftest import SelfTest
 from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
@@ -123,7 +123,15 @@ def build_c(
     progress("write")
     build = f"{place}/build/{machine}/build.json"
     record = Record.from_file(build, compiled[build])
-    written = extend_bundle(bundle, row, {**others, **compiled})
+    digest = sources_sha256(sources)
+
+    def of_others(now: Bundle, name: str) -> bool:
+        """Whether a file was compiled meanwhile for another machine, from these very sources."""
+        since = {n: now.read(n) for n in now.files if n.startswith(f"{place}/") and "/build/" not in n}
+        mine = name.startswith(f"{place}/build/{machine}/") or not name.startswith(f"{place}/build/")
+        return not mine and sources_sha256(since) == digest
+
+    written = extend_bundle(bundle, row, {**others, **compiled}, of_others)
     return BuiltC(written, row, machine, compiled, record, report, selftest, notes)
 
 

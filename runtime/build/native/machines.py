@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rnn_export.errors import BuildError
 
 ANY_CORTEX_M = "arm-none-eabi"
+CORTEX_M = r"cortex-m\d+\w*(\+[a-z0-9.+]+)?"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,13 @@ def find_machine(triple: str, cpu: str | None = None) -> Machine:
     """
     if cpu is not None and not re.fullmatch(r"[a-z0-9][a-z0-9+._-]*", cpu):
         raise BuildError(f"--cpu {cpu!r} is no name of a CPU: it is what gcc's -mcpu or -march takes, as cortex-a72.")
+    if cpu is None and triple not in MACHINES and re.fullmatch(CORTEX_M, triple):
+        triple, cpu = ANY_CORTEX_M, triple
     if triple == ANY_CORTEX_M:
         if cpu is None:
             raise BuildError(f"{ANY_CORTEX_M} is every Cortex-M: say which, --cpu cortex-m4, as gcc's -mcpu names it.")
+        if not re.fullmatch(CORTEX_M, cpu):
+            raise BuildError(f"--cpu {cpu!r} is no Cortex-M, which {ANY_CORTEX_M} stands for: --cpu cortex-m33.")
         # Without a row it is compiled, and not run.
         return MACHINES[cpu] if cpu in MACHINES and MACHINES[cpu].bare else _cortex_m(cpu, None)
     row = MACHINES.get(triple)

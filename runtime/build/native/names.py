@@ -15,15 +15,19 @@ _KEYWORDS = """
     void volatile wchar_t while xor xor_eq
 """
 # Names of headers that a step includes, and macros that compilers define where no standard is asked for.
-_LIBRARY = "size_t ptrdiff_t int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t NULL linux unix i386 arm"
+_LIBRARY = """
+    errno size_t ptrdiff_t int8_t uint8_t int16_t uint16_t int32_t uint32_t int64_t uint64_t NULL linux unix i386 arm
+"""
 # Parameters and a member of what is written, files beside NAME.c, and the prefix of the glue's own functions.
 _WRITTEN = "state weights steps main selftest golden kernels rnn"
-# Headers that a step and its programs read, or that those read in turn: a NAME.h beside them would be read instead.
+# Headers that a step and its programs read, or that those read in turn: a NAME.h beside them would be read instead; and
+# targets that CMake has of its own.
 _HEADERS = """
     alloca assert complex ctype endian errno features fenv float inttypes iso646 limits locale malloc math memory
     poll pthread regex sched search select semaphore setjmp signal stdalign stdarg stdatomic stdbool stddef stdint
     stdio stdlib stdnoreturn string strings syslog termios tgmath threads time uchar unistd utime values wait wchar
     wctype
+    all clean help install package test
 """
 RESERVED = frozenset(f"{_KEYWORDS} {_LIBRARY} {_WRITTEN}".split())
 

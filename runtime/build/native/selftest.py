@@ -63,7 +63,7 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
         return Runner("this machine", ())
     board = machine.board
     if machine.bare and board is None:
-        return f"not run: no board with {machine.triple} is known to qemu-system-arm here. Run selftest.c on yours."
+        return f"not run: there is no board with {machine.triple} among those known here. Run selftest.c on yours."
     names = (machine.emulator,) if machine.bare else (machine.emulator, f"{machine.emulator}-static")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:

@@ -60,7 +60,8 @@ typedef float rnn_v;
 typedef int32_t rnn_vi;
 typedef uint32_t rnn_vu32;
 #define RNN_IF(mask, a, b) ((mask) ? (a) : (b))
-#define RNN_TO_INT(a) ((int32_t)(a))
+/* A NaN is no whole number: C leaves open what becomes of it. */
+#define RNN_TO_INT(a) ((a) == (a) ? (int32_t)(a) : 0)
 #define RNN_TO_FLOAT(a) ((float)(a))
 RNN_INLINE rnn_vi rnn_bits(rnn_v a) { rnn_vi b; memcpy(&b, &a, sizeof b); return b; }
 RNN_INLINE rnn_v rnn_of_bits(rnn_vi a) { rnn_v b; memcpy(&b, &a, sizeof b); return b; }
