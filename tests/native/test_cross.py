@@ -195,7 +195,7 @@ def test_any_cortex_m_is_compiled_but_not_run(cpu, abi):
     assert f"-mfloat-abi={abi}" in done.record.flags
     assert not done.selftest.passed
     assert done.selftest.reason == (
-        f"not run: no board with {cpu} is known to qemu-system-arm here. Run selftest.c on yours."
+        f"not run: there is no board with {cpu} among those known here. Run selftest.c on yours."
     )
     assert (done.selftest.ram, done.selftest.stack) == (None, None)
     assert done.selftest.flash > 480
