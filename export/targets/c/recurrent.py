@@ -34,7 +34,6 @@ class Direction:
     h: str
     h_next: str
     c: str
-    c_next: str
 
     @property
     def units(self) -> int:
@@ -66,32 +65,36 @@ def recurrent(p: Program, node: ir.Node) -> None:
     c_last = p.room("float", (count, rows, units)) if node.op_type == "LSTM" else None
     for d, backward in enumerate(directions):
         Wb, Rb = np.split(B[d], 2)
-        for t in reversed(range(frames)) if backward else range(frames):
-            begins = t == (frames - 1 if backward else 0)
-            before = t + 1 if backward else t - 1
-            with ExitStack() as loop:
-                at = ""
-                if rows > 1:
-                    loop.enter_context(p.loop("r", rows))
-                    at = " + r * {}"
-                here = f"{(t * count + d) * rows * units}{at.format(units)}"
-                last = f"{(before * count + d) * rows * units}{at.format(units)}"
-                own = f"{d * rows * units}{at.format(units)}"
-                c_own = "" if c_last is None else f"{c_last.text} + {own}"
-                c_first = "" if c_last is None else f"{first[1].text} + {own}"
-                step = Direction(
+        own = d * rows * units
+        if c_last is not None:
+            p.say(f"memcpy({c_last.text} + {own}, {first[1].text} + {own}, {rows * units} * sizeof(float));")
+        with ExitStack() as loops:
+            t, r = "0", ""
+            if frames > 1:
+                loops.enter_context(p.loop("t", frames, down=backward))
+                t = "t"
+            if rows > 1:
+                loops.enter_context(p.loop("r", rows))
+                r = " + r * {}"
+            c = "" if c_last is None else f"{c_last.text} + {own}{r.format(units)}"
+            start = f"{first[0].text} + {own}{r.format(units)}"
+            frame = count * rows * units
+            before = f"{y.text} + ({t} {'+' if backward else '-'} 1) * {frame} + {own}{r.format(units)}"
+            begins = f"t == {frames - 1 if backward else 0}"
+            CELLS[node.op_type](
+                p,
+                Direction(
                     node,
                     W[d],
                     R[d],
                     Wb,
                     Rb,
-                    x=f"{x.text} + {t * rows * values}{at.format(values)}",
-                    h=f"{first[0].text} + {own}" if begins else f"{y.text} + {last}",
-                    h_next=f"{y.text} + {here}",
-                    c=c_first if begins else c_own,
-                    c_next=c_own,
-                )
-                CELLS[node.op_type](p, step)
+                    x=f"{x.text} + {t} * {rows * values}{r.format(values)}",
+                    h=f"({begins} ? {start} : {before})" if frames > 1 else start,
+                    h_next=f"{y.text} + {t} * {frame} + {own}{r.format(units)}",
+                    c=c,
+                ),
+            )
     _give_last(p, node, y, directions)
     if c_last is not None and len(node.outputs) > 2:
         p.tensors[node.outputs[2]] = c_last
@@ -136,14 +139,13 @@ def _lstm(p: Program, step: Direction) -> None:
     if not _in_blocks(step):
         gates = p.room("float", (4 * units,))
         dense(p, gates.text, bias, 1, x, h)
-        p.say(f"rnn_lstm({gates.text}, {units}, {step.c}, {step.c_next}, {step.h_next});")
+        p.say(f"rnn_lstm({gates.text}, {units}, {step.c}, {step.h_next});")
         return
     x, h = (replace(part, matrix=_by_unit(part.matrix, 4)) for part in (x, h))
     product, gates = Product(p, _by_unit(bias, 4), x, h, block=4 * BLOCK), p.room("float", (4 * BLOCK,))
     with p.loop("u", units // BLOCK):
         product.into(gates.text, "u")
-        c, c_next, h_next = (f"{text} + u * {BLOCK}" for text in (step.c, step.c_next, step.h_next))
-        p.say(f"rnn_lstm({gates.text}, {BLOCK}, {c}, {c_next}, {h_next});")
+        p.say(f"rnn_lstm({gates.text}, {BLOCK}, {step.c} + u * {BLOCK}, {step.h_next} + u * {BLOCK});")
 
 
 def _gru(p: Program, step: Direction) -> None:

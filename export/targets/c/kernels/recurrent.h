@@ -1,13 +1,13 @@
 /* The units of a cell, once the products are there: the equations of ONNX's LSTM, GRU and RNN. */
 
 /* gates: input, output, forget, cell; s(x) = 1 / (1 + e^-x), tanh(x) = E / (E + 2) with E = e^2x - 1. */
-RNN_INLINE void rnn_lstm(const float *gates, int units, const float *c_before, float *c, float *h)
+RNN_INLINE void rnn_lstm(const float *gates, int units, float *c, float *h)
 {
     RNN_EACH(units, {
         const rnn_v in = rnn_em1(-rnn_load_part(gates + i, m)), out = rnn_em1(-rnn_load_part(gates + units + i, m));
         const rnn_v forget = rnn_em1(-rnn_load_part(gates + 2 * units + i, m));
         const rnn_v cell = rnn_em1(2.0f * rnn_load_part(gates + 3 * units + i, m));
-        const rnn_v kept = rnn_load_part(c_before + i, m) / (forget + 2.0f);
+        const rnn_v kept = rnn_load_part(c + i, m) / (forget + 2.0f);
         const rnn_v next = kept + cell / ((in + 2.0f) * (cell + 2.0f));
         const rnn_v e = rnn_em1(2.0f * next);
         rnn_store_part(c + i, next, m);
