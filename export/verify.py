@@ -24,7 +24,7 @@ from rnn_export.runtime.backends import Array
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import TOLERANCES, Drift, ParityReport, Tolerance, drift
-from rnn_export.runtime.ports import canonical, graph_layout
+from rnn_export.runtime.ports import canonical, in_graph_layout
 from rnn_export.spec import StreamSpec, TensorSpec
 
 Call = Callable[[list[Array]], list[Array]]
@@ -98,7 +98,7 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
     sizes = (spec.chunk, frames if spec.has_time else 1)
     where = ""
     for rows in _groups(model, golden.inputs):
-        steps, calls = ([_piece(spec, rows, t, t + n) for t in range(0, frames, n)] for n in sizes)
+        steps, calls = ([[*in_graph_layout(spec, rows, t, t + n).values()] for t in range(0, frames, n)] for n in sizes)
         where = where or first_departure(model, steps, calls, golden.tolerance)
     report.raise_for_failure(
         f"{where}The lifted step, before any export, is not the model: the tolerance is too tight, or the model has a "
@@ -276,22 +276,12 @@ def _closed_loop(
     """Call `call(inputs..., states...)` for each `size` frames and feed the states that it gives back to it."""
     outputs, after = [], []
     for start in range(0, frames, size):
-        results = call([*_piece(spec, inputs, start, start + size), *states])
+        results = call([*in_graph_layout(spec, inputs, start, start + size).values(), *states])
         outputs.append(results[: len(spec.outputs)])
         states = results[len(spec.outputs) :]
         after.append(states)
     by_name = {s.name: np.stack([step[i] for step in after], 1) for i, s in enumerate(spec.states[: len(states)])}
     return _Loop(_joined(spec, outputs), by_name)
-
-
-def _piece(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> list[Array]:
-    """The frames from `start` to `stop` in the layout of the graph."""
-    pieces = []
-    for tensor in spec.inputs:
-        piece = inputs[tensor.name]
-        piece = piece[:, start:stop] if spec.timed(tensor) else piece
-        pieces.append(graph_layout(piece if spec.has_time else piece[:, 0], tensor))
-    return pieces
 
 
 def _joined(spec: StreamSpec, by_call: list[list[Array]]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.spec import BATCH, TIME, TensorSpec
+from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
@@ -26,6 +26,16 @@ def graph_layout(array: Array, spec: TensorSpec) -> Array:
     assert batch is not None
     moved = np.moveaxis(array, 0, batch) if time is None else np.moveaxis(array, (0, 1), (batch, time))
     return np.ascontiguousarray(moved)
+
+
+def in_graph_layout(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    """The frames from `start` to `stop` of inputs (rows, frames, ...), as one call of the graph takes them."""
+    pieces = {}
+    for tensor in spec.inputs:
+        piece = inputs[tensor.name]
+        piece = piece[:, start:stop] if spec.timed(tensor) else piece
+        pieces[tensor.name] = graph_layout(piece if spec.has_time else piece[:, 0], tensor)
+    return pieces
 
 
 def frame_view(buffer: Array, spec: TensorSpec) -> Array:

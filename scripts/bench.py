@@ -27,6 +27,8 @@ import model as silero  # noqa: E402
 import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import tensorrt_figures  # noqa: E402
+from native_speed import Net  # noqa: E402
+from turns import in_turn  # noqa: E402
 
 from rnn_export.export import export  # noqa: E402
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN  # noqa: E402
@@ -137,18 +139,6 @@ def silero_parity() -> Iterator[tuple[str, float]]:
 # --- cost
 
 
-class Head(nn.Module):
-    """One LSTM layer and a linear head."""
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.LSTM(inputs, hidden), nn.Linear(hidden, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.head(self.rnn(x)[0])
-        return y
-
-
 def step_cost() -> Iterator[tuple[str, float]]:
     for inputs, hidden in ((8, 16), (64, 128), (256, 512)):
         name, costs = f"LSTM {inputs} -> {hidden}", lstm_cost(inputs, hidden)
@@ -165,7 +155,9 @@ def step_cost() -> Iterator[tuple[str, float]]:
 
 def lstm_cost(inputs: int, hidden: int) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
-        bundle = export(Head(inputs, hidden).eval(), (torch.randn(5, 2, inputs),), Path(folder) / "m.rnnx", steps=32)
+        bundle = export(
+            Net(nn.LSTM, inputs, hidden).eval(), (torch.randn(5, 2, inputs),), Path(folder) / "m.rnnx", steps=32
+        )
         stream, by_hand = (
             load(bundle.path, "onnxruntime").stream(),
             hand_written(bundle.read("step.onnx"), inputs, hidden),
@@ -204,18 +196,6 @@ def hand_written(graph: bytes, inputs: int, hidden: int) -> Callable[[np.ndarray
         return y[0, 0].copy()
 
     return step
-
-
-def in_turn(calls: dict[str, Callable[[], Any]], rounds: int = 101, number: int = 200) -> dict[str, np.ndarray]:
-    """µs of each call in each round; the calls take turns, so that a slow moment of the machine meets them all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(number):
-                call()
-            times[name].append((time.perf_counter() - begin) / number * 1e6)
-    return {name: np.array(values) for name, values in times.items()}
 
 
 # --- start-up

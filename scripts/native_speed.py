@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import model as silero
 import numpy as np
-import onnxruntime as ort
 import torch
 from segments import speech_segments
 from torch import nn
+from turns import in_turn
 
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
@@ -23,8 +22,10 @@ from rnn_export.export.order import Order
 from rnn_export.runtime import load
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.backends.native_memory import NativeMemory
+from rnn_export.runtime.bench.engines import Plain, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.weights import count_weights
+from rnn_export.runtime.golden import FILE, Golden
 from rnn_export.runtime.recording import read
 from tests.parity.fixtures import FIXTURES
 
@@ -78,9 +79,9 @@ def _added(path: Path, precision: str, calibration: Any = None) -> None:
 def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
     frame = np.random.default_rng(0).standard_normal(inputs).astype(np.float32)
     stream, out = load(bundle.path, "native", "fp32").stream(), np.zeros(1, np.float32)
-    taken = _in_turn(
+    taken = _medians(
         {
-            "run(dict)": _by_dict(bundle, frame),
+            "run(dict)": _by_dict(bundle),
             "out": lambda: stream.step(frame, out=out),
             "new": lambda: stream.step(frame),
         }
@@ -91,19 +92,10 @@ def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
     yield f"{title}: times faster, a new array", taken["run(dict)"] / taken["new"]
 
 
-def _by_dict(bundle: Bundle, frame: Array) -> Callable[[], Any]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(bundle.read("step.onnx"), options, providers=["CPUExecutionProvider"])
-    states = {s.input: np.zeros((1, *s.row), np.float32) for s in bundle.spec.states}
-    x = frame.reshape(1, 1, -1)
-
-    def step() -> Any:
-        y, *after = session.run(None, {"x": x, **states})
-        states.update(zip(states, after, strict=True))
-        return y
-
-    return step
+def _by_dict(bundle: Bundle) -> Callable[[], Any]:
+    (onnx,) = candidates(bundle, ["onnxruntime"])
+    plain = Plain(bundle, onnx, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    return lambda: plain.step(plain.frames[0])
 
 
 def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
@@ -115,7 +107,7 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
     calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
     limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
-    taken = _in_turn({**calls, "limit": limit.block}, number=1)
+    taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3
     fp32 = taken["fp32"] / FRAMES
     yield f"{title}: a step in C, µs", fp32
@@ -124,16 +116,9 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     yield from ((f"{title}: {p} against fp32", taken[p] / taken["fp32"]) for p in precisions if p != "fp32")
 
 
-def _in_turn(calls: dict[str, Callable[[], Any]], number: int = 200) -> dict[str, float]:
+def _medians(calls: dict[str, Callable[[], Any]], number: int = 200) -> dict[str, float]:
     """The median µs of each call."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(number):
-                call()
-            times[name].append((time.perf_counter() - begin) / number * 1e6)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return {name: float(np.median(taken)) for name, taken in in_turn(calls, ROUNDS, number).items()}
 
 
 def vad() -> Figures:
@@ -151,7 +136,7 @@ def vad() -> Figures:
         calls: dict[str, Callable[[], Any]] = {
             name: (lambda s=s: s.step(frames[20], out=out)) for name, s in streams.items()
         }
-        taken = _in_turn(calls, number=20)
+        taken = _medians(calls, number=20)
         yield "onnxruntime, Stream.step, µs", taken["onnxruntime"]
         yield "native, Stream.step, µs", taken["native"]
         yield "times faster", taken["onnxruntime"] / taken["native"]
@@ -170,7 +155,7 @@ def vad() -> Figures:
             yield f"{title}: segments", len(_segments(got))
             yield f"{title}: largest shift of an edge, ms", _shift(_segments(got), _segments(wanted))
             stream = load(path, "native", precision).stream()
-            fewer = _in_turn({"fp32": calls["native"], "less": lambda s=stream: s.step(frames[20], out=out)}, number=20)
+            fewer = _medians({"fp32": calls["native"], "less": lambda s=stream: s.step(frames[20], out=out)}, number=20)
             yield f"{title}: against fp32", fewer["less"] / fewer["fp32"]
 
 

@@ -15,8 +15,8 @@ from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import ParityReport, drift
-from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.runtime.ports import canonical, in_graph_layout
+from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 
 # The target that a backend runs; TensorRT's are all those that are built with a library of it.
@@ -139,16 +139,11 @@ class Plain:
         self.step = _by_hand(
             session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
+        first = {name: array[:1] for name, array in self.golden.inputs.items()}
         self.frames = [
-            _value({t.name: self._frame(t, start) for t in spec.inputs})
+            _value(in_graph_layout(spec, first, start, start + spec.chunk))
             for start in range(0, golden.frames, spec.chunk)
         ]
-
-    def _frame(self, tensor: TensorSpec, start: int) -> Array:
-        piece = self.golden.inputs[tensor.name][:1]
-        if self.spec.timed(tensor):
-            piece = piece[:, start : start + self.spec.chunk] if self.spec.has_time else piece[:, start]
-        return graph_layout(piece, tensor)
 
     def reset(self) -> None:
         self.feed.update(self.initial)

@@ -172,7 +172,7 @@ def test_a_cpu_that_is_not_known():
 )
 def test_no_compiler(triple, message, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(toolchain, "host_triple", lambda: "x86_64-linux-gnu")
     with pytest.raises(BackendUnavailable, match=message):
         cross_build(toy(), "toy", SPEC, triple)

@@ -69,3 +69,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, cuda: CudaRuntime) -> Machine:
     monkeypatch.setattr("rnn_export.runtime.build.machine.driver", machine.driver)
     monkeypatch.setattr("rnn_export.runtime.build.library.find_library", machine.find_library)
     return machine
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Where there is none, what needs one has nothing to test."""
+    try:
+        find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))

@@ -21,15 +21,6 @@ from rnn_export.runtime.bench.weights import count_weights
 from .graphs import MODELS, TABLE
 
 
-@pytest.fixture
-def compiler() -> None:
-    """Where there is none, there is nothing to test."""
-    try:
-        Reader()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-
-
 def subject(step: Callable[..., object], frames: list[object], **more: object) -> Subject:
     return Subject(**{"name": "toy", "out": None, "reset": lambda: None, **more}, step=step, frames=frames)
 

@@ -13,7 +13,6 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench import allocations, engines, machine, measure
-from rnn_export.runtime.bench.limit import Reader
 from rnn_export.runtime.golden import Golden
 from rnn_export.runtime.parity import Tolerance
 
@@ -49,15 +48,6 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return MODELS[name].write(path, **{"golden.npz": golden.to_npz()})
 
     return write
-
-
-@pytest.fixture
-def compiler() -> None:
-    """Where there is none, there is nothing to test."""
-    try:
-        Reader()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("compiler")

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c.step import prepared
 from rnn_export.runtime.backends import Array
-from rnn_export.runtime.ports import graph_layout
-from rnn_export.spec import StreamSpec, sized
+from rnn_export.runtime.ports import in_graph_layout
+from rnn_export.spec import StreamSpec
 
 PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -77,18 +77,8 @@ def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
 
 def _feeds(spec: StreamSpec, recording: Mapping[str, Array]) -> Iterator[Iterator[dict[str, Array]]]:
     """For each row of the recording, its steps in the layout of the graph."""
-    timed = [t for t in spec.inputs if spec.timed(t)]
-    rows, frames = recording[timed[0].name].shape[:2]
-
-    def steps(row: int) -> Iterator[dict[str, Array]]:
-        for start in range(0, frames - spec.chunk + 1, spec.chunk):
-            feed = {}
-            for tensor in spec.inputs:
-                piece = recording[tensor.name][row : row + 1]
-                piece = piece[:, start : start + spec.chunk] if spec.timed(tensor) else piece
-                piece = piece if spec.has_time or not spec.timed(tensor) else piece[:, 0]
-                feed[tensor.name] = graph_layout(piece, tensor).reshape(sized(tensor.shape, 1, spec.chunk))
-            yield feed
-
+    rows, frames = next(recording[t.name].shape[:2] for t in spec.inputs if spec.timed(t))
     for row in range(rows):
-        yield steps(row)
+        alone = {name: array[row : row + 1] for name, array in recording.items()}
+        starts = range(0, frames - spec.chunk + 1, spec.chunk)
+        yield (in_graph_layout(spec, alone, start, start + spec.chunk) for start in starts)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.export.targets.c.program import Program, Tensor, refusal
+from rnn_export.export.targets.c.program import Program, Tensor, refusal, strides_of
 from rnn_export.export.targets.c.weights import number, whole
 from rnn_export.runtime.backends import Array
 
@@ -67,11 +67,24 @@ UNARY: dict[str, Callable[[ir.Node], Expression]] = {
     "LeakyRelu": lambda node: lambda x: f"RNN_IF({x} < 0.0f, {_of(node, 'alpha', 0.01)} * {x}, {x})",
     "ThresholdedRelu": lambda node: lambda x: f"RNN_IF({x} > {_of(node, 'alpha', 1.0)}, {x}, rnn_all(0.0f))",
 }
+
+
+def _between(sign: str) -> Expression:
+    return lambda a, b: f"{a} {sign} {b}"
+
+
+def _called(function: str) -> Expression:
+    return lambda *arguments: f"{function}({', '.join(arguments)})"
+
+
+ARITHMETIC = {name: _between(sign) for name, sign in (("Add", "+"), ("Sub", "-"), ("Mul", "*"))}
+COMPARING = (
+    *(("And", "&&"), ("Or", "||"), ("Equal", "==")),
+    *(("Less", "<"), ("LessOrEqual", "<="), ("Greater", ">"), ("GreaterOrEqual", ">=")),
+)
 BINARY: dict[str, Expression] = {
-    "Add": lambda a, b: f"{a} + {b}",
-    "Sub": lambda a, b: f"{a} - {b}",
-    "Mul": lambda a, b: f"{a} * {b}",
-    "Div": lambda a, b: f"{a} / {b}",
+    **ARITHMETIC,
+    "Div": _between("/"),
     # A NaN of either stays one.
     "Max": lambda a, b: f"RNN_IF(({a} < {b}) | ({b} != {b}), {b}, {a})",
     "Min": lambda a, b: f"RNN_IF(({a} > {b}) | ({b} != {b}), {b}, {a})",
@@ -79,9 +92,8 @@ BINARY: dict[str, Expression] = {
 }
 # Of single values, which is all that whole numbers and truth have.
 SINGLE: dict[str, Expression] = {
-    "Add": BINARY["Add"],
-    "Sub": BINARY["Sub"],
-    "Mul": BINARY["Mul"],
+    **ARITHMETIC,
+    **{name: _between(sign) for name, sign in COMPARING},
     # Nothing is divided by zero: a step cannot fail.
     "Div": lambda a, b: f"{b} ? {a} / {b} : 0",
     "Max": lambda a, b: f"{a} > {b} ? {a} : {b}",
@@ -89,28 +101,14 @@ SINGLE: dict[str, Expression] = {
     "Neg": lambda a: f"-{a}",
     "Abs": lambda a: f"{a} < 0 ? -{a} : {a}",
     "Not": lambda a: f"!{a}",
-    "And": lambda a, b: f"{a} && {b}",
-    "Or": lambda a, b: f"{a} || {b}",
     "Xor": lambda a, b: f"!{a} != !{b}",
-    "Equal": lambda a, b: f"{a} == {b}",
-    "Less": lambda a, b: f"{a} < {b}",
-    "LessOrEqual": lambda a, b: f"{a} <= {b}",
-    "Greater": lambda a, b: f"{a} > {b}",
-    "GreaterOrEqual": lambda a, b: f"{a} >= {b}",
     "Where": lambda c, a, b: f"{c} ? {a} : {b}",
 }
 # The host's mathematical library has these; a microcontroller may have none.
 LIBRARY: dict[str, Expression] = {
-    "Sin": lambda a: f"sinf({a})",
-    "Cos": lambda a: f"cosf({a})",
-    "Tan": lambda a: f"tanf({a})",
-    "Asin": lambda a: f"asinf({a})",
-    "Acos": lambda a: f"acosf({a})",
-    "Atan": lambda a: f"atanf({a})",
-    "Sinh": lambda a: f"sinhf({a})",
-    "Cosh": lambda a: f"coshf({a})",
-    "Round": lambda a: f"rintf({a})",
-    "Pow": lambda a, b: f"powf({a}, {b})",
+    **{name: _called(f"{name.lower()}f") for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh")},
+    "Pow": _called("powf"),
+    "Round": _called("rintf"),
 }
 POWERS: dict[float, Expression] = {
     2.0: lambda x: f"{x} * {x}",
@@ -230,7 +228,7 @@ def stretch(
     inner = [s[-1] for s in strides]
     with ExitStack() as loops:
         starts = [""] * (len(tensors) + 1)
-        every = _dense(dims)
+        every = strides_of(dims)
         for axis, count in enumerate(dims[:-1]):
             variable = f"n{axis}"
             loops.enter_context(p.loop(variable, count))
@@ -259,17 +257,13 @@ def stretch(
         p.say("});")
 
 
-def _dense(dims: Sequence[int]) -> list[int]:
-    return [int(np.prod(dims[i + 1 :])) for i in range(len(dims))]
-
-
 def collapsed(shape: Sequence[int], shapes: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """The fewest loops over `shape`, and for each of `shapes` its stride in each, 0 where it is stretched."""
     rank = len(shape)
     strides = []
     for own in shapes:
         full = (1,) * (rank - len(own)) + tuple(own)
-        strides.append([0 if size == 1 else step for size, step in zip(full, _dense(full), strict=True)])
+        strides.append([0 if size == 1 else step for size, step in zip(full, strides_of(full), strict=True)])
     axes = [axis for axis in range(rank) if shape[axis] != 1] or [rank - 1] * bool(rank)
     dims: list[int] = []
     joined: list[list[int]] = [[] for _ in shapes]

@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.dense import Operand, dense
 from rnn_export.export.targets.c.elementwise import stretch
-from rnn_export.export.targets.c.moving import dense as dense_strides
-from rnn_export.export.targets.c.program import Program, Tensor, refusal
+from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, strides_of
 from rnn_export.runtime.backends import Array
 
 
@@ -72,7 +71,7 @@ def _general(p: Program, node: ir.Node) -> None:
             ):
                 own = axis - (len(stack) - len(shape))
                 if own >= 0 and shape[own] > 1:
-                    starts[key] += f" + s{axis} * {dense_strides(shape)[own] * size}"
+                    starts[key] += f" + s{axis} * {strides_of(shape)[own] * size}"
         with p.loop("r", rows), p.loop("c", columns):
             p.say("float sum = 0.0f;")
             p.say(f"for (int k = 0; k < {inner}; k++)")
@@ -167,7 +166,7 @@ def _windows(
         for axis in range(rank):
             loops.enter_context(p.loop(f"k{axis}", window[axis]))
         inside, where = [], [f"c * {math.prod(size)}"]
-        for axis, step in enumerate(dense_strides(size)):
+        for axis, step in enumerate(strides_of(size)):
             at = f"(l{axis} * {strides[axis]} + k{axis} * {dilations[axis]} - {pads[axis]})"
             last = (places[axis] - 1) * strides[axis] + (window[axis] - 1) * dilations[axis] - pads[axis]
             if pads[axis]:
@@ -177,7 +176,7 @@ def _windows(
             where.append(f"{at} * {step}")
         shape = [*places, x.shape[0], *window]
         names = [f"l{axis}" for axis in range(rank)] + ["c"] + [f"k{axis}" for axis in range(rank)]
-        target = " + ".join(f"{n} * {s}" for n, s in zip(names, dense_strides(shape), strict=True))
+        target = position(names, strides_of(shape))
         read = f"{x.text}[{' + '.join(where)}]"
         p.say(f"{patches.text}[{target}] = {' && '.join(inside) + f' ? {read} : 0.0f' if inside else read};")
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.elementwise import literal, stretch
-from rnn_export.export.targets.c.program import Program, Tensor, refusal, shape_of
+from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, shape_of, strides_of
 
 
 def reshaped(p: Program, node: ir.Node) -> None:
@@ -31,18 +31,18 @@ def transpose(p: Program, node: ir.Node) -> None:
         p.alias(node, x)
         return
     y = p.make(node)
-    strides = dense(x.shape)
-    copy(p, y, 0, x, 0, [(x.shape[a], step, strides[a]) for a, step in zip(order, dense(y.shape), strict=True)])
+    strides = strides_of(x.shape)
+    copy(p, y, 0, x, 0, [(x.shape[a], step, strides[a]) for a, step in zip(order, strides_of(y.shape), strict=True)])
 
 
 def concat(p: Program, node: ir.Node) -> None:
     y = p.make(node)
     axis = node.attributes.get_int("axis", 0) % len(y.shape)
-    offset, step = 0, dense(y.shape)[axis]
+    offset, step = 0, strides_of(y.shape)[axis]
     for i in range(len(node.inputs)):
         x = p.read(node, i)
         if x.size:
-            copy(p, y, offset * step, x, 0, list(zip(x.shape, dense(y.shape), dense(x.shape), strict=True)))
+            copy(p, y, offset * step, x, 0, list(zip(x.shape, strides_of(y.shape), strides_of(x.shape), strict=True)))
         offset += x.shape[axis] if x.shape else 1
 
 
@@ -74,14 +74,14 @@ def _cut(
     p: Program, node: ir.Node, x: Tensor, index: int, first: Sequence[int], every: Sequence[int], shape: Sequence[int]
 ) -> None:
     """Part of x: a view where it lies in one piece."""
-    strides = dense(x.shape)
+    strides = strides_of(x.shape)
     offset = sum(f * s for f, s in zip(first, strides, strict=True))
     wanted = [e * s for e, s in zip(every, strides, strict=True)]
-    if all(n == 1 or own == had for n, own, had in zip(shape, dense(shape), wanted, strict=True)):
+    if all(n == 1 or own == had for n, own, had in zip(shape, strides_of(shape), wanted, strict=True)):
         p.alias(node, x.part(offset, shape), index)
         return
     y = p.make(node, index)
-    copy(p, y, 0, x, offset, list(zip(shape, dense(shape), wanted, strict=True)))
+    copy(p, y, 0, x, offset, list(zip(shape, strides_of(shape), wanted, strict=True)))
 
 
 def gather(p: Program, node: ir.Node) -> None:
@@ -120,7 +120,7 @@ def tile(p: Program, node: ir.Node) -> None:
     assert repeats is not None
     y = p.make(node)
     loops = []
-    for size, times, step, own in zip(x.shape, repeats.tolist(), dense(y.shape), dense(x.shape), strict=True):
+    for size, times, step, own in zip(x.shape, repeats.tolist(), strides_of(y.shape), strides_of(x.shape), strict=True):
         loops += [(times, size * step, 0), (size, step, own)]
     copy(p, y, 0, x, 0, loops)
 
@@ -144,7 +144,7 @@ def pad(p: Program, node: ir.Node) -> None:
         for name, size in zip(names, y.shape, strict=True):
             loops.enter_context(p.loop(name, size))
         inside, where = [], []
-        for name, size, shift, step in zip(names, x.shape, before, dense(x.shape), strict=True):
+        for name, size, shift, step in zip(names, x.shape, before, strides_of(x.shape), strict=True):
             at = f"({name} - {shift})" if shift else name
             if mode == "reflect" and size > 1:
                 at = f"rnn_reflect({at}, {size})"
@@ -153,7 +153,7 @@ def pad(p: Program, node: ir.Node) -> None:
             elif mode == "constant":
                 inside.append(f"{at} >= 0 && {at} < {size}")
             where.append(f"{at} * {step}")
-        target = " + ".join(f"{name} * {step}" for name, step in zip(names, dense(y.shape), strict=True))
+        target = position(names, strides_of(y.shape))
         read = f"{x.text}[{' + '.join(where)}]"
         chosen_value = f"{' && '.join(inside)} ? {read} : {filler}" if mode == "constant" else read
         p.say(f"{y.text}[{target}] = {chosen_value};")
@@ -165,11 +165,6 @@ def filled(p: Program, node: ir.Node) -> None:
     item = "0" if value is None else literal(value.as_tensor().numpy(), y.kind)
     p.say(f"for (int i = 0; i < {y.size}; i++)")
     p.say(f"    {y.text}[i] = {item};")
-
-
-def dense(shape: Sequence[int]) -> list[int]:
-    """The strides of an array without gaps."""
-    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def copy(p: Program, y: Tensor, to: int, x: Tensor, start: int, loops: Sequence[tuple[int, int, int]]) -> None:

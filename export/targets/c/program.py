@@ -171,6 +171,16 @@ class Program:
         return lines, 4 * floats + others
 
 
+def strides_of(shape: Sequence[int]) -> list[int]:
+    """Of an array without gaps."""
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def position(names: Sequence[str], strides: Sequence[int]) -> str:
+    """Where the loops over `names` are in an array of these strides, as an expression of C."""
+    return " + ".join(f"{name} * {step}" for name, step in zip(names, strides, strict=True)) or "0"
+
+
 def shape_of(value: ir.Value) -> tuple[int, ...]:
     """The numbers of a shape that is fixed."""
     return () if value.shape is None else tuple(value.shape.numpy())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.moving import copy
-from rnn_export.export.targets.c.moving import dense as dense_strides
-from rnn_export.export.targets.c.program import Program, Tensor, refusal
+from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, strides_of
 from rnn_export.export.targets.c.weights import number
 
 # Start, how a value goes in, and what becomes of the result of n values.
@@ -44,19 +42,19 @@ def reduction(p: Program, node: ir.Node) -> None:
         raise refusal(node, f"it is written for float32 alone, not for {x.kind}")
     y = p.make(node)
     start, into, result = REDUCTIONS[node.op_type]
-    strides = dense_strides(x.shape)
+    strides = strides_of(x.shape)
     kept = [a for a in range(rank) if a not in chosen]
     with ExitStack() as loops:
         for name, size in [(f"n{a}", x.shape[a]) for a in kept] or [("once", 1)]:
             loops.enter_context(p.loop(name, size))
-        target = _index([f"n{a}" for a in kept], dense_strides([x.shape[a] for a in kept]))
-        at = _index([f"n{a}" for a in kept], [strides[a] for a in kept])
+        target = position([f"n{a}" for a in kept], strides_of([x.shape[a] for a in kept]))
+        at = position([f"n{a}" for a in kept], [strides[a] for a in kept])
         p.say(f"float sum = {start.format(first=f'{x.text}[{at}]')};")
         inner = [f"n{a}" for a in chosen]
         with ExitStack() as deep:
             for a, name in zip(chosen, inner, strict=True):
                 deep.enter_context(p.loop(name, x.shape[a]))
-            read = f"{x.text}[{at} + {_index(inner, [strides[a] for a in chosen])}]"
+            read = f"{x.text}[{at} + {position(inner, [strides[a] for a in chosen])}]"
             p.say(f"{into.format(x=read)};")
         count = math.prod(x.shape[a] for a in chosen)
         p.say(f"{y.text}[{target}] = {result.format(s='sum', n=count)};")
@@ -146,15 +144,11 @@ def pool(p: Program, node: ir.Node) -> None:
             names = [f"(l{a} * {strides[a]} + k{a} * {dilations[a]} - {pads[a]})" for a in range(rank)]
             inside = " && ".join(f"{n} >= 0 && {n} < {s}" for n, s in zip(names, size, strict=True))
             p.say(f"if ({inside}) {{")
-            read = f"{x.text}[c * {math.prod(size)} + {_index(names, dense_strides(size))}]"
+            read = f"{x.text}[c * {math.prod(size)} + {position(names, strides_of(size))}]"
             p.say(f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if most else f'sum + {read}'};")
             if counted:
                 p.say("    count++;")
             p.say("}")
         divisor = "count" if counted else str(math.prod(window))
-        target = f"c * {math.prod(places)} + {_index([f'l{a}' for a in range(rank)], dense_strides(places))}"
+        target = f"c * {math.prod(places)} + {position([f'l{a}' for a in range(rank)], strides_of(places))}"
         p.say(f"{y.text}[{target}] = {'sum' if most else f'sum / (float){divisor}'};")
-
-
-def _index(names: Sequence[str], strides: Sequence[int]) -> str:
-    return " + ".join(f"{n} * {s}" for n, s in zip(names, strides, strict=True)) or "0"

@@ -84,10 +84,15 @@ def find_compiler(name: str | None = None) -> Compiler:
     raise Unavailable(f"no C compiler is here: {', '.join(tried)}", MEND)
 
 
+def zig() -> tuple[str, ...]:
+    """What starts zig; empty where it is not here."""
+    if program := shutil.which("zig"):
+        return (program,)
+    return (sys.executable, "-m", "ziglang") if importlib.util.find_spec("ziglang") is not None else ()
+
+
 def _zig() -> tuple[str, ...]:
-    if shutil.which("zig") is None and importlib.util.find_spec("ziglang") is not None:
-        return (sys.executable, "-m", "ziglang", "cc")
-    return ("zig", "cc")
+    return (*(zig() or ("zig",)), "cc")
 
 
 def _version(command: tuple[str, ...]) -> Compiler | str:

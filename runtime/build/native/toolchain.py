@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.machine import Unavailable
-from rnn_export.runtime.build.native.compiler import Compiler
+from rnn_export.runtime.build.native.compiler import Compiler, zig
 from rnn_export.runtime.build.native.cpu import host_triple
 from rnn_export.runtime.build.native.machines import Machine
 
@@ -73,13 +71,13 @@ def find_cross(machine: Machine) -> CrossCompiler:
     """Find gcc for `machine`, or zig where it knows it; raises Unavailable that names what to install."""
     if program := shutil.which(machine.gcc):
         return _gcc(program, machine)
-    zig = _zig() if machine.zig else ()
-    if not zig:
+    command = zig() if machine.zig else ()
+    if not command:
         raise _missing(f"neither {machine.gcc} nor zig" if machine.zig else f"no {machine.gcc}", machine)
     # zig writes cortex_a72 and x86_64_v3.
     flags = ["-" + flag[1:].replace("-", "_") for flag in machine.flags]
-    title = f"zig cc {_first_line(*zig, 'version')}"
-    return CrossCompiler((*zig, "cc", "-target", machine.zig, *flags), title, machine)
+    title = f"zig cc {_first_line(*command, 'version')}"
+    return CrossCompiler((*command, "cc", "-target", machine.zig, *flags), title, machine)
 
 
 def _gcc(program: str, machine: Machine) -> CrossCompiler:
@@ -100,12 +98,6 @@ def _mend(machine: Machine) -> str:
     debian = f"sudo apt install {packages} (Debian, Ubuntu)" if packages else ""
     zig = "pip install ziglang, which needs no root" if machine.zig else ""
     return ", or ".join(filter(None, (debian, zig)))
-
-
-def _zig() -> tuple[str, ...]:
-    if program := shutil.which("zig"):
-        return (program,)
-    return (sys.executable, "-m", "ziglang") if find_spec("ziglang") else ()
 
 
 def _first_line(*command: str) -> str:
