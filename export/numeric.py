@@ -21,7 +21,8 @@ from onnx.reference.op_run import OpRun
 
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.precision import FLOAT, MATRIX, MOVING, PRECISIONS
-from rnn_export.runtime.backends import Array, empty_state
+from rnn_export.runtime.backends import Array, Slots, empty_state
+from rnn_export.runtime.backends.rows import MemorySlots
 from rnn_export.spec import StreamSpec, sized
 
 DEVICE = "numeric (not run on hardware)"
@@ -67,6 +68,9 @@ class NumericSession:
 
     def memory(self, batch: int) -> NumericMemory:
         return NumericMemory(self, batch)
+
+    def slots(self) -> Slots:
+        return MemorySlots(self, self.spec)
 
     def held(self, name: str, state: Array) -> Array:
         """A state as the graph's own type holds it."""

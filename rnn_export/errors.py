@@ -39,3 +39,27 @@ class BackendUnavailable(RnnExportError):
 
 class StreamError(RnnExportError):
     """A frame, a state or a snapshot does not fit the stream; the stream's state is what it was before."""
+
+
+class PoolFull(StreamError):
+    """A pool has as many streams as it may have."""
+
+
+class StreamClosed(StreamError):
+    """Streams of a pool that are over: closed, or idle for too long. `ids` are theirs."""
+
+    def __init__(self, message: str, ids: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+class Overloaded(StreamError):
+    """More frames wait than may wait."""
+
+
+class DeadlineExceeded(StreamError):
+    """No round took a frame by its deadline; it was not fed."""
+
+
+class BatcherStopped(StreamError):
+    """A batcher takes no frames: it was closed, or its worker died."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends import BACKENDS, Array, Artefacts, NotThere, Session, open_session
-from rnn_export.runtime.ports import as_array, check_values
+from rnn_export.runtime.backends import BACKENDS, Artefacts, NotThere, Session, open_session
+from rnn_export.runtime.pool import Pool
+from rnn_export.runtime.ports import check_states
+from rnn_export.runtime.remote.address import is_address
 from rnn_export.runtime.stream import Stream, stream_class
-from rnn_export.spec import StateSpec
 
 
 def load(
@@ -23,19 +24,25 @@ def load(
     device: str | None = None,
     threads: int = 1,
 ) -> Engine:
-    """Open a bundle, every hash checked, and load it.
+    """Open a bundle, every hash checked, and load it; or reach a model that servers run.
 
     Args:
-        path: the directory NAME.rnnx.
+        path: the directory NAME.rnnx; or "grpc://HOST:PORT,HOST:PORT/NAME", a model that `rnn-export triton` wrote, on
+            one or several servers. "?deadline_ms=1000&snapshot_every=16" are the milliseconds that a server may take
+            for a frame, and the frames after which the states are fetched, so that another server can go on.
         backend: "tensorrt", "native", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and
-            this machine support.
+            this machine support; or the address of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
 
     Raises BundleError if the bundle is damaged, and BackendUnavailable, with the reason, if the backend asked for
-    cannot run; there is no fall-back.
+    cannot run, an address cannot be read, or no server of it answers; there is no fall-back.
     """
+    if is_address(path):
+        from rnn_export.runtime.remote.engine import open_remote
+
+        return open_remote(str(path), backend, precision, device, threads)
     return Engine.of(open_bundle(path), backend, precision, device, threads)
 
 
@@ -69,6 +76,10 @@ class Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
         if type(threads) is not int or threads < 1:
             raise BackendUnavailable(f"threads={threads!r}: a step needs an int of at least 1.")
+        if is_address(backend):
+            from rnn_export.runtime.remote.engine import open_remote
+
+            return open_remote(backend, "auto", precision, device, threads, artefacts.spec)
         refused: list[tuple[str, BackendUnavailable]] = []
         for name in BACKENDS if backend == "auto" else (backend,):
             try:
@@ -100,25 +111,19 @@ class Engine:
                 f"batch={batch}: the engine was built for {low} to {high} streams in one step. Build it for more: "
                 f"rnn-export build NAME.rnnx --target T --batch {fits} --rebuild."
             )
-        given = self._initial if states is None else self._checked(batch, states)
+        given = self._initial if states is None else check_states(self.spec, batch, states)
         rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
         return self._stream(self.spec, self._session, batch, rows)
 
-    def _checked(self, batch: int, states: Mapping[str, Any]) -> dict[str, Array]:
-        names = [s.name for s in self.spec.states]
-        if not isinstance(states, Mapping):
-            raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
-        found = {
-            "missing": [n for n in names if n not in states],
-            "unknown": sorted(str(n) for n in states if n not in names),
-        }
-        if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found.items() if wrong]:
-            raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
-        return {s.name: _checked_state(s, batch, states[s.name]) for s in self.spec.states}
+    def pool(self, capacity: int = 1024, idle_timeout: float | None = None, on_nan: str = "reset") -> Pool:
+        """Open a pool of independent streams that are stepped together.
 
+        Args:
+            capacity: the most streams.
+            idle_timeout: seconds without a frame after which a stream is closed; None closes none.
+            on_nan: what becomes of a stream with a NaN in an output or a next state, whose row is given as it is: it is
+                "reset" to the model's initial states, it is "close"d, or it is "keep"t.
 
-def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
-    dtype = np.dtype(state.dtype)
-    array = as_array(state.name, value, dtype)
-    shape = state.row if array.shape == state.row else (batch, *state.row)
-    return check_values(state.name, array, shape, dtype).copy()
+        Raises StreamError where an argument does not fit, or the model needs whole sequences.
+        """
+        return Pool(self.spec, self._session, self._initial, capacity, idle_timeout, on_nan)

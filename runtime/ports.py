@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec
 
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
@@ -46,8 +46,11 @@ def frame_view(buffer: Array, spec: TensorSpec) -> Array:
     return view[0, ...] if view.shape[0] == 1 else view
 
 
-def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """`x` as an array of `shape` and `dtype`, with finite values; raises StreamError that says what does not fit."""
+def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any], finite: bool = True) -> Array:
+    """`x` as an array of `shape` and `dtype`, with finite values; raises StreamError that says what does not fit.
+
+    Without `finite`, whether they are is left to the caller.
+    """
     array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
         raise StreamError(
@@ -56,9 +59,30 @@ def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     if array.shape != shape:
         raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
     result = np.asarray(array, dtype)
-    if not np.isfinite(result).all():
+    if finite and not np.isfinite(result).all():
         raise StreamError(f"{name!r} holds NaN or Inf at {_where(result)}: it was not fed, the state is unchanged.")
     return result
+
+
+def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
+    """Every state as (batch, ...) or as one row for all, by name; raises StreamError where they do not fit."""
+    names = [s.name for s in spec.states]
+    if not isinstance(states, Mapping):
+        raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
+    found = {
+        "missing": [n for n in names if n not in states],
+        "unknown": sorted(str(n) for n in states if n not in names),
+    }
+    if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found.items() if wrong]:
+        raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
+    return {s.name: _checked_state(s, batch, states[s.name]) for s in spec.states}
+
+
+def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
+    dtype = np.dtype(state.dtype)
+    array = as_array(state.name, value, dtype)
+    shape = state.row if array.shape == state.row else (batch, *state.row)
+    return np.broadcast_to(check_values(state.name, array, shape, dtype), (batch, *state.row)).copy()
 
 
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:

@@ -54,6 +54,9 @@ class Session(Protocol):
     def memory(self, batch: int) -> Memory:
         """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
 
+    def slots(self) -> Slots:
+        """States for the streams of a pool; there is no room for any yet."""
+
 
 @runtime_checkable
 class CompiledSession(Protocol):
@@ -94,6 +97,34 @@ class Memory(Protocol):
 
     def write(self, states: Mapping[str, Array]) -> None:
         """Set every state."""
+
+
+class Slots(Protocol):
+    """The states of a pool's streams, by slot, where the backend computes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the states of all slots."""
+
+    def grow(self, count: int) -> None:
+        """Make room for `count` slots; those that are there keep their values, the others are not set yet."""
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        """One step of the rows `slots` (n,), intp and all different, in the order of their frames.
+
+        `inputs` and the outputs that it gives have the layout of the graph with a batch of n; the outputs are good
+        until the next call. The second value tells which rows have a NaN in an output or a next state, bool (n,); None
+        where no row has. On an error the states stay.
+        """
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        """Copies of the states of `slots` by name, each (n, ...)."""
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        """Set every state of `slots`, each (n, ...)."""
+
+    def release(self, slots: Array) -> None:
+        """The streams of `slots` are over."""
 
 
 def open_session(name: str, artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> Session:

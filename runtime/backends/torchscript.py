@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends import Array, Artefacts, Memory, target_row
+from rnn_export.runtime.backends import Array, Artefacts, Memory, Slots, empty_state, target_row
+from rnn_export.runtime.backends.rows import turned_nan
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 try:
@@ -88,6 +89,9 @@ class TorchSession:
     def memory(self, batch: int) -> Memory:
         return TorchMemory(self, batch)
 
+    def slots(self) -> Slots:
+        return TorchSlots(self)
+
     def _check(self) -> None:
         """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
         spec, batch = self.spec, 2
@@ -139,6 +143,60 @@ class TorchMemory:
             torch.from_numpy(np.array(states[s.name], order="C")).to(self.session.where)
             for s in self.session.spec.states
         ]
+
+
+class TorchSlots:
+    """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
+
+    def __init__(self, session: TorchSession) -> None:
+        self.session, self.spec, self.where = session, session.spec, session.where
+        self.states = self._tensors(empty_state(session.spec, 0))
+
+    def _tensors(self, arrays: Mapping[str, Array]) -> list[torch.Tensor]:
+        return [torch.from_numpy(np.array(arrays[s.name], order="C")).to(self.where) for s in self.spec.states]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self.states)
+
+    def grow(self, count: int) -> None:
+        room = self._tensors(empty_state(self.spec, count))
+        for after, before in zip(room, self.states, strict=True):
+            after[: len(before)] = before
+        self.states = room
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        try:
+            with torch.inference_mode():
+                rows = torch.from_numpy(slots).to(self.where)
+                # A copy: an output may be a view of an input, and an input a view of the caller's array.
+                frame = [torch.from_numpy(inputs[t.name]).to(self.where, copy=True) for t in self.spec.inputs]
+                results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
+                given, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
+                outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, given, strict=True)}
+                turned = turned_nan(self.spec, outputs, [])
+                for now in after:
+                    if now.is_floating_point() and bool((bad := now.isnan().flatten(1).any(1)).any()):
+                        turned = bad.cpu().numpy() | (False if turned is None else turned)
+                for state, now in zip(self.states, after, strict=True):
+                    state.index_copy_(0, rows, now)
+        except Exception as error:  # torch raises many kinds
+            raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
+        return outputs, turned
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        rows = torch.from_numpy(slots).to(self.where)
+        return {
+            s.name: t.index_select(0, rows).cpu().numpy() for s, t in zip(self.spec.states, self.states, strict=True)
+        }
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        rows = torch.from_numpy(slots).to(self.where)
+        for state, now in zip(self.states, self._tensors(states), strict=True):
+            state.index_copy_(0, rows, now)
+
+    def release(self, slots: Array) -> None:
+        pass
 
 
 def _host(port: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:

@@ -318,3 +318,34 @@ def test_the_command_runs_it(tmp_path):
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), frames(4, 3).cumsum(0))
+
+
+def test_a_pool_steps_the_same_streams(both):
+    engine, rng = load(both, backend="torchscript"), np.random.default_rng(0)
+    pool, alone = engine.pool(capacity=120), {}
+    for _ in range(6):
+        alone |= {pool.open(): engine.stream() for _ in range(20)}
+        ids = rng.permutation(list(alone))[: rng.integers(1, len(alone))].tolist()
+        x = {
+            t.name: rng.standard_normal((len(ids), *((2,) if engine.spec.timed(t) else ()), *t.frame), np.float32)
+            for t in engine.spec.inputs
+        }
+        y = pool.step(ids, x)
+        for i, stream in enumerate(ids):
+            want = alone[stream].step({name: rows[i] for name, rows in x.items()})
+            for name, value in want.items():
+                np.testing.assert_allclose(y[name][i], value, atol=2e-6)
+    kept = next(iter(alone))
+    for name, value in alone[kept].states.items():
+        np.testing.assert_allclose(pool.states(kept)[name], value, atol=2e-6)
+
+
+def test_a_pool_sees_nan_in_a_state_and_keeps_states_on_an_error(tmp_path):
+    path = written(tmp_path / "m.rnnx", SUM, Sum())
+    pool = load(path, backend="torchscript").pool()
+    a, b = pool.open(), pool.open()
+    pool._slots.write(pool._roster.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
+    pool.step([a, b], np.ones((2, 3), np.float32))
+    assert (pool.metrics()["nan"], pool.health(b)["resets"]) == (1, 1)
+    np.testing.assert_array_equal(pool.step([b, a], np.ones((2, 3), np.float32)), [[1] * 3, [2] * 3])
+    assert pool.metrics()["nbytes"] > 0

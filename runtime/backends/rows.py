@@ -1,0 +1,78 @@
+"""Rows of many streams in host memory: a pool's states, the gathering of a round, and the look for NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from rnn_export.runtime.backends import Array, Session, empty_state
+from rnn_export.runtime.ports import canonical
+from rnn_export.spec import StreamSpec
+
+
+class HostRows:
+    """Every state of every slot, one array (slots, ...) by name."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.arrays = empty_state(spec, 0)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def grow(self, count: int) -> None:
+        for name, before in self.arrays.items():
+            after = np.empty((count, *before.shape[1:]), before.dtype)
+            after[: len(before)] = before
+            self.arrays[name] = after
+
+    def gather(self, slots: Array, rows: Mapping[str, Array]) -> None:
+        """The states of `slots` into `rows`, each (n, ...)."""
+        for name, array in self.arrays.items():
+            # Clipping nothing, and without it numpy goes through a buffer.
+            np.take(array, slots, axis=0, out=rows[name], mode="clip")
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        return {name: array[slots] for name, array in self.arrays.items()}
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for name, array in self.arrays.items():
+            array[slots] = states[name]
+
+
+class MemorySlots(HostRows):
+    """A pool's states in host memory; a round goes through the memory of a stream with as many rows."""
+
+    def __init__(self, session: Session, spec: StreamSpec) -> None:
+        super().__init__(spec)
+        self.session, self.spec = session, spec
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        memory = self.session.memory(len(slots))
+        memory.write(self.read(slots))
+        for name, buffer in memory.inputs.items():
+            buffer[...] = inputs[name]
+        memory.step()
+        states = memory.read()
+        self.write(slots, states)
+        return dict(memory.outputs), turned_nan(self.spec, memory.outputs, states.values())
+
+    def release(self, slots: Array) -> None:
+        pass
+
+
+def turned_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
+    """Which rows have a NaN in an output, in the layout of the graph, or in one of `states` (n, ...); None if none."""
+    bad = [canonical(outputs[t.name], t) for t in spec.outputs if has_nan(outputs[t.name])]
+    bad += [state for state in states if has_nan(state)]
+    if not bad:
+        return None
+    rows: Array = np.logical_or.reduce([np.isnan(array).reshape(len(array), -1).any(1) for array in bad])
+    return rows
+
+
+def has_nan(array: Array) -> bool:
+    """Whether a value is NaN, which is the largest of all then."""
+    return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array, axis=None))

@@ -1,0 +1,132 @@
+"""The frames of a round: from the rows that a caller gives to what a graph takes, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import StreamError
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.ports import as_array, canonical, check_states, check_values, graph_layout
+from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
+
+
+class Rounds:
+    """Checks and lays out the rows of rounds of any size."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+        self._in = {t.name: _Port(t, spec.chunk) for t in spec.inputs}
+        self._out = {t.name: _Port(t, spec.chunk) for t in spec.outputs}
+
+    def states(self, given: Any) -> dict[str, Array]:
+        """The states of one stream as (1, ...); raises StreamError where one is missing, unknown or does not fit."""
+        return check_states(self.spec, 1, given)
+
+    def frame(self, x: Any) -> dict[str, Array]:
+        """The frame of one stream by name, each a copy (1, ...); raises StreamError where it cannot be fed."""
+        checked = {}
+        for name, value in self._by_name(x).items():
+            checked[name] = check_values(name, value, self._in[name].row, self._in[name].dtype)[None].copy()
+        return checked
+
+    def inputs(self, ids: Any, x: Any, n: int) -> dict[str, Array]:
+        """Every input in the layout of the graph with a batch of n; raises StreamError where a row cannot be fed."""
+        fed = {}
+        for name, value in self._by_name(x).items():
+            port, shape = self._in[name], (n, *self._in[name].row)
+            if type(value) is not np.ndarray or value.dtype is not port.dtype or value.shape != shape:
+                value = _rows(name, value, shape, port.dtype)
+            if port.dtype.kind == "f":
+                _check_finite(name, value, ids)
+            fed[name] = port.to_graph(value)
+        return fed
+
+    def _by_name(self, x: Any) -> Mapping[str, Any]:
+        if not isinstance(x, Mapping):
+            if len(self._in) == 1:
+                return dict.fromkeys(self._in, x)
+            raise StreamError(f"a round has {len(self._in)} inputs: give a dict with {list(self._in)}.")
+        if set(x) != set(self._in):
+            raise StreamError(f"the inputs are {list(self._in)}, but {sorted(map(str, x))} were given.")
+        return x
+
+    def check_out(self, out: Any, n: int) -> None:
+        """Raise StreamError where `out` cannot take n rows."""
+        several = len(self._out) > 1
+        if several and (not isinstance(out, Mapping) or set(out) != set(self._out)):
+            raise StreamError(f"out must be a dict with {list(self._out)}.")
+        for name, port in self._out.items():
+            array, shape = out[name] if several else out, (n, *port.row)
+            if type(array) is not np.ndarray or array.dtype != port.dtype or array.shape != shape:
+                found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+                raise StreamError(f"out for {name!r} is {found}, but must be an array of {port.dtype} {shape}.")
+            if not array.flags.writeable:
+                raise StreamError(f"out for {name!r} is read-only.")
+
+    def outputs(self, given: Mapping[str, Array] | None, out: Any, frames: Sequence[int] | Array) -> Any:
+        """What a caller gets of what a graph gave; `frames` is what each row was fed before. None stands for no row."""
+        several, result = len(self._out) > 1, {}
+        for name, port in self._out.items():
+            result[name] = np.empty((len(frames), *port.row), port.dtype)
+            if out is not None:
+                result[name] = out[name] if several else out
+            if given is not None:
+                result[name][...] = port.from_graph(given[name])
+            if self.spec.delay:
+                self._blank(result[name], port.tensor, frames)
+        return result if several else next(iter(result.values()))
+
+    def _blank(self, array: Array, tensor: TensorSpec, frames: Any) -> None:
+        """What comes of a row before its delay is over is of no value."""
+        chunk, value = self.spec.chunk, math.nan if array.dtype.kind == "f" else 0
+        late = np.clip(self.spec.delay - np.asarray(frames), 0, chunk)
+        if not self.spec.timed(tensor) or array.ndim == len(tensor.frame) + 1:
+            array[late == chunk] = value
+            return
+        for row in np.flatnonzero(late):
+            array[row, : late[row] // tensor.every] = value
+
+
+class _Port:
+    """One tensor: the shape that one stream has in a round, with no axis for one frame, and the way to the graph's."""
+
+    def __init__(self, tensor: TensorSpec, chunk: int) -> None:
+        self.tensor, self.dtype = tensor, np.dtype(tensor.dtype)
+        time, frames = tensor.axis(TIME), chunk // tensor.every
+        self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
+        self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
+        # Nothing to move, so that a view will do.
+        self.in_order = tensor.axis(BATCH) == 0 and time in (None, 1)
+
+    def to_graph(self, value: Array) -> Array:
+        rows = value.reshape(-1, *self.canonical_row)
+        return np.ascontiguousarray(rows) if self.in_order else graph_layout(rows, self.tensor)
+
+    def from_graph(self, given: Array) -> Array:
+        return (given if self.in_order else canonical(given, self.tensor)).reshape(-1, *self.row)
+
+
+def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    array = as_array(name, value, dtype)
+    if array.shape[:1] != shape[:1]:
+        rows = f"{array.shape[0]} rows" if array.ndim else "no rows"
+        raise StreamError(f"{name!r} has {rows} (shape {array.shape}) for {shape[0]} streams: give one row to each.")
+    return check_values(name, array, shape, dtype, finite=False)
+
+
+def _check_finite(name: str, array: Array, ids: Any) -> None:
+    flat = array.reshape(-1)
+    # A NaN is the largest and the smallest of all.
+    if not flat.size or (math.isfinite(np.maximum.reduce(flat)) and math.isfinite(np.minimum.reduce(flat))):
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    row = int(np.flatnonzero(bad)[0])
+    more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
+    raise StreamError(
+        f"row {row} of {name!r}, the frame of stream {int(ids[row])}, holds NaN or Inf{more}: nothing was fed to any "
+        "stream. Leave that stream out of the round."
+    )

@@ -1,0 +1,406 @@
+"""A pool: every stream in it is what a Stream of its own would be, whatever the others do."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import PoolFull, StreamClosed, StreamError
+from rnn_export.runtime import load, roster
+from rnn_export.runtime.backends.rows import has_nan
+from rnn_export.runtime.roster import Roster
+from rnn_export.spec import StreamSpec
+
+from .graphs import IDS, START, WHOLE, frames
+
+NAMES = [
+    "sum",
+    "timed",
+    "chunked",
+    "time_major",
+    "stored",
+    "pair",
+    "delayed",
+    "delayed_chunked",
+    "fewer",
+    "fewer_delayed",
+    "fewer_delayed_less",
+    "mixed",
+    "mixed_by_step",
+    "tokens",
+    "tokens_timed",
+    "twins",
+    "previous_int64",
+    "previous_float32",
+]
+
+
+def random_rows(rng: np.random.Generator, spec: StreamSpec, n: int):
+    """What n streams are fed in a round, as `pool.step` takes it."""
+    chunk = {True: (spec.chunk,) if spec.chunk > 1 else (), False: ()}
+    low = 0 if spec.inputs[0].name == "id" else -4
+    rows = {t.name: rng.integers(low, 5, (n, *chunk[spec.timed(t)], *t.frame)).astype(t.dtype) for t in spec.inputs}
+    return rows if len(rows) > 1 else next(iter(rows.values()))
+
+
+def row(value, i: int):
+    return {name: array[i] for name, array in value.items()} if isinstance(value, dict) else value[i]
+
+
+def assert_row(spec: StreamSpec, given, want) -> None:
+    """`want` is what Stream.step gave: None, or fewer frames, where the delay is not over."""
+    for tensor in spec.outputs:
+        array = np.asarray(given[tensor.name] if isinstance(given, dict) else given)
+        if want is None:
+            assert np.isnan(array).all()
+            continue
+        wanted = np.asarray(want[tensor.name] if isinstance(want, dict) else want)
+        late = len(array) - len(wanted) if array.ndim else 0
+        if late:
+            assert np.isnan(array[:late]).all()
+            array = array[late:]
+        np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stream_of_ragged_rounds_is_one_of_its_own(engine, name):
+    rng, engine = np.random.default_rng(3), engine(name)
+    pool, alone = engine.pool(capacity=400), {}
+    for _ in range(40):
+        for _ in range(rng.integers(0, 12)):
+            alone[pool.open()] = engine.stream()
+        for stream in rng.permutation(list(alone))[: rng.integers(0, 4)]:
+            pool.close(int(stream))
+            del alone[stream]
+        ids = rng.permutation(list(alone))[: rng.integers(0, len(alone) + 1)].tolist()
+        x = random_rows(rng, pool.spec, len(ids))
+        y = pool.step(ids, x)
+        for i, stream in enumerate(ids):
+            assert_row(pool.spec, row(y, i), alone[stream].step(row(x, i)))
+    assert sorted(pool.ids) == sorted(alone)
+    for stream, single in alone.items():
+        for state, value in single.states.items():
+            np.testing.assert_array_equal(pool.states(stream)[state], value)
+
+
+def test_ids_are_never_given_twice_and_stale_ones_are_refused(engine):
+    pool = engine("sum").pool(capacity=3)
+    seen = set()
+    for _ in range(5):
+        ids = [pool.open() for _ in range(3)]
+        assert not seen & set(ids)
+        assert all(0 < i < 2**63 for i in ids)
+        seen |= set(ids)
+        pool.close(ids)
+    last, new = ids, pool.open()
+    before = pool.states(new)
+    with pytest.raises(StreamClosed, match=f"stream {last[0]} was closed: no stream was stepped") as refused:
+        pool.step([new, last[0]], np.ones((2, 3), np.float32))
+    assert refused.value.ids == (last[0],)
+    with pytest.raises(StreamClosed, match="and 1 more are over or unknown"):
+        pool.reset(last[:2])
+    with pytest.raises(StreamClosed, match=r"stream 5 is not one of this pool"):
+        pool.snapshot(5)
+    stranger = engine("sum").pool().open()
+    for call in (pool.close, pool.reset, pool.states, pool.snapshot, pool.health, pool.frames):
+        with pytest.raises(StreamClosed, match="is not one of this pool"):
+            call(stranger)
+    assert stranger not in pool
+    assert "a name" not in pool
+    assert new in pool
+    np.testing.assert_array_equal(pool.states(new)["h"], before["h"])
+
+
+def test_a_full_pool_says_so_and_a_closed_slot_is_free_again(engine):
+    pool = engine("sum").pool(capacity=70)
+    ids = [pool.open() for _ in range(70)]
+    with pytest.raises(PoolFull, match=r"70 streams open, which is its capacity: close some"):
+        pool.open()
+    pool.step(ids, np.ones((70, 3), np.float32))
+    pool.close(ids[7])
+    np.testing.assert_array_equal(pool.states(pool.open())["h"], np.zeros((1, 3)))
+    assert len(pool) == 70
+    assert pool.metrics()["full"] == 1
+
+
+def test_slots_grow_with_their_values(engine):
+    pool = engine("sum").pool(capacity=1000)
+    first = pool.open()
+    pool.step([first], np.full((1, 3), 7, np.float32))
+    slots = [pool.metrics()["slots"]]
+    others = [pool.open() for _ in range(999)]
+    slots.append(pool.metrics()["slots"])
+    assert slots == [roster.FEWEST, 1000]
+    np.testing.assert_array_equal(pool.states(first)["h"], np.full((1, 3), 7))
+    y = pool.step([*others, first], np.ones((1000, 3), np.float32))
+    np.testing.assert_array_equal(y, [[1] * 3] * 999 + [[8] * 3])
+
+
+def test_reset_goes_back_to_the_models_initial_states(engine):
+    pool = engine("stored").pool()
+    a, b = pool.open(), pool.open(states={"h": START * 10})
+    np.testing.assert_array_equal(pool.step([a, b], np.ones((2, 3), np.float32)), [START + 1, START * 10 + 1])
+    pool.reset(b)
+    np.testing.assert_array_equal(pool.states(b)["h"], START[None])
+    np.testing.assert_array_equal(pool.states(a)["h"], START[None] + 1)
+    assert pool.health(b)["resets"] == 1
+    with pytest.raises(StreamError, match=r"unknown: g. This model's states are h"):
+        pool.open(states={"g": START})
+    with pytest.raises(StreamError, match="not from both"):
+        pool.open(states={"h": START}, snapshot=b"")
+    assert len(pool) == 2
+
+
+def test_snapshots_travel_between_pools_and_streams(engine):
+    engine = engine("delayed")
+    pool, stream, xs = engine.pool(), engine.stream(), frames(6, 3)
+    for x in xs[:3]:
+        stream.step(x)
+    moved = pool.open(snapshot=stream.snapshot())
+    y = pool.step([moved], xs[3][None])[0]
+    np.testing.assert_array_equal(y, stream.step(xs[3]))
+    back = engine.stream()
+    back.restore(pool.snapshot(moved))
+    np.testing.assert_array_equal(back.step(xs[4]), stream.step(xs[4]))
+    fresh = pool.open()
+    pool.restore(fresh, back.snapshot())
+    np.testing.assert_array_equal(pool.step([fresh], xs[5][None])[0], stream.step(xs[5]))
+    assert pool.frames([fresh, moved]).tolist() == [6, 4]
+    with pytest.raises(StreamError, match="damaged"):
+        pool.restore(fresh, pool.snapshot(fresh)[:-1] + b"?")
+    with pytest.raises(StreamError, match=r"this snapshot has 2 rows"):
+        pool.open(snapshot=engine.stream(batch=2).snapshot())
+
+
+def test_a_snapshot_with_frames_that_wait_is_refused(engine):
+    engine = engine("chunked")
+    stream = engine.stream()
+    stream.run(frames(4, 3))
+    with pytest.raises(StreamError, match="1 frames wait for a whole chunk of 3"):
+        engine.pool().open(snapshot=stream.snapshot())
+
+
+@pytest.mark.parametrize("policy", ["reset", "close", "keep"])
+def test_a_stream_that_turns_nan_harms_no_other(engine, policy):
+    pool, big = engine("sum").pool(on_nan=policy), np.finfo(np.float32).max
+    a, b, c = (pool.open() for _ in range(3))
+    pool.step([a, b, c], np.array([[1] * 3, [big] * 3, [2] * 3], np.float32))
+    pool.restore(b, pool.snapshot(b))
+    with np.errstate(over="ignore", invalid="ignore"):
+        pool.step([a, b, c], np.array([[1] * 3, [big] * 3, [2] * 3], np.float32))  # b's sum is infinite now
+        y = pool.step([c, b, a], np.array([[2] * 3, [-big, 0, 0], [1] * 3], np.float32))
+    np.testing.assert_array_equal(y, [[6] * 3, [np.inf] * 3, [3] * 3])
+    assert pool.metrics()["nan"] == 0
+    pool.close(b)
+    b = pool.open()
+    _force(pool, b, np.nan)
+    y = pool.step([a, b, c], np.ones((3, 3), np.float32))
+    np.testing.assert_array_equal(y, [[4] * 3, [np.nan] * 3, [7] * 3])
+    assert pool.metrics()["nan"] == 1
+    if policy == "close":
+        assert b not in pool
+        with pytest.raises(StreamClosed, match="was closed: a NaN came out of it"):
+            pool.step([b], np.ones((1, 3), np.float32))
+    else:
+        assert pool.health(b)["nan"] == 1
+        want = 1 if policy == "reset" else np.nan
+        np.testing.assert_array_equal(pool.step([b, a], np.ones((2, 3), np.float32)), [[want] * 3, [5] * 3])
+
+
+def _force(pool, stream: int, value: float) -> None:
+    """States from outside are checked, so one turns NaN from the inside only."""
+    slots = pool._roster.find([stream])
+    pool._slots.write(slots, {"h": np.full((1, 3), value, np.float32)})
+
+
+def test_a_bad_frame_is_fed_to_nobody(engine):
+    pool = engine("sum").pool()
+    ids = [pool.open() for _ in range(3)]
+    x = np.ones((3, 3), np.float32)
+    x[1, 2] = np.nan
+    message = f"row 1 of 'x', the frame of stream {ids[1]}, holds NaN or Inf: nothing was fed to any stream"
+    with pytest.raises(StreamError, match=message):
+        pool.step(ids, x)
+    x[2, 0] = np.inf
+    with pytest.raises(StreamError, match="and those of 1 more streams"):
+        pool.step(ids, x)
+    for bad, said in (
+        (np.ones((2, 3), np.float32), r"'x' has 2 rows \(shape \(2, 3\)\) for 3 streams"),
+        (np.float32(1), r"'x' has no rows"),
+        (np.ones((3, 4), np.float32), r"'x' has shape \(3, 4\), but must be \(3, 3\)"),
+        (np.ones((3, 3)), "'x' is float64, but must be float32"),
+        ({"z": x}, r"the inputs are \['x'\], but \['z'\] were given"),
+    ):
+        with pytest.raises(StreamError, match=said):
+            pool.step(ids, bad)
+    with pytest.raises(StreamError, match=f"stream {ids[0]} stands in the round twice"):
+        pool.step([ids[0], ids[1], ids[0]], np.ones((3, 3), np.float32))
+    for wrong in ("abc", 3.5, [[1]], [1.5]):
+        with pytest.raises(StreamError, match="ids are a list of those that open"):
+            pool.step(wrong, x)
+    assert pool.metrics()["refused"] == 12
+    assert pool.metrics()["rounds"] == 0
+    np.testing.assert_array_equal(pool.step(ids, np.ones((3, 3))[:, :].tolist()), np.ones((3, 3)))
+
+
+def test_infinite_squares_are_still_finite_frames(engine):
+    pool = engine("sum").pool()
+    x = np.full((1, 3), np.finfo(np.float32).max, np.float32)
+    np.testing.assert_array_equal(pool.step([pool.open()], x), x)
+
+
+def test_frames_in_any_layout(engine):
+    pool = engine("sum").pool()
+    ids, x = np.array([pool.open() for _ in range(4)]), frames(3, 4)
+    np.testing.assert_array_equal(pool.step(ids, x.T), x.T)
+    np.testing.assert_array_equal(
+        pool.step(ids[::-1].astype(np.uint64), x.T[::2].repeat(2, 0)), x.T[::-1] + x.T[::2].repeat(2, 0)
+    )
+
+
+def test_outputs_go_where_they_are_asked_for(engine):
+    pool = engine("sum").pool()
+    ids, out = [pool.open(), pool.open()], np.zeros((2, 3), np.float32)
+    y = pool.step(ids, np.ones((2, 3), np.float32), out=out)
+    assert y is out
+    np.testing.assert_array_equal(out, np.ones((2, 3)))
+    out.flags.writeable = False
+    for wrong, said in (
+        (out, "out for 'y' is read-only"),
+        (np.zeros((3, 3), np.float32), r"out for 'y' is float32 \(3, 3\), but must be an array of float32 \(2, 3\)"),
+        ([1], "out for 'y' is list"),
+    ):
+        with pytest.raises(StreamError, match=said):
+            pool.step(ids, np.ones((2, 3), np.float32), out=wrong)
+    np.testing.assert_array_equal(pool.states(ids[0])["h"], np.ones((1, 3)))
+    several = engine("pair").pool()
+    x = {"a": np.ones((1, 2), np.float32), "b": np.ones((1, 2), np.float32)}
+    with pytest.raises(StreamError, match=r"out must be a dict with \['sum', 'dot'\]"):
+        several.step([several.open()], x, out=np.zeros((1, 2), np.float32))
+    with pytest.raises(StreamError, match=r"a round has 2 inputs: give a dict with \['a', 'b'\]"):
+        several.step([several.open()], x["a"])
+
+
+def test_outputs_are_the_callers_own(engine):
+    pool = engine("sum").pool()
+    ids = [pool.open(), pool.open()]
+    first = pool.step(ids, np.ones((2, 3), np.float32))
+    pool.step(ids, np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(first, np.ones((2, 3)))
+
+
+def test_a_round_of_nobody(engine):
+    pool = engine("chunked").pool()
+    assert pool.step([], np.zeros((0, 3, 3), np.float32)).shape == (0, 3, 3)
+    assert pool.step(np.zeros(0, np.int64), np.zeros((0, 3, 3), np.float32)).shape == (0, 3, 3)
+
+
+def test_ids_of_a_table(engine):
+    pool = engine("tokens").pool()
+    ids = [pool.open() for _ in range(3)]
+    y = pool.step(ids, np.array([0, 2, 4]))
+    with pytest.raises(StreamError):
+        pool.step(ids, np.array([0, IDS, 1]))
+    np.testing.assert_array_equal(pool.step(ids, [0, 2, 4]), 2 * y)
+
+
+def test_idle_streams_are_closed(engine, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("rnn_export.runtime.pool.time.monotonic", lambda: clock[0])
+    pool = engine("sum").pool(capacity=2, idle_timeout=10.0)
+    a, b = pool.open(), pool.open()
+    for _ in range(4):
+        clock[0] += 4.0
+        pool.step([a], np.ones((1, 3), np.float32))
+    assert a in pool
+    assert b not in pool
+    with pytest.raises(StreamClosed, match=f"stream {b} was closed: no frame for more than idle_timeout"):
+        pool.step([b], np.ones((1, 3), np.float32))
+    c = pool.open()
+    assert pool.ids == sorted(pool.ids, key=[a, c].index)
+    assert pool.metrics()["evicted"] == 1
+    clock[0] += 11.0
+    assert len(pool) == 0
+
+
+def test_health_and_metrics(engine):
+    pool = engine("sum").pool(capacity=10)
+    a, b = pool.open(), pool.open()
+    for _ in range(5):
+        pool.step([a, b], np.ones((2, 3), np.float32))
+    pool.step([a], np.ones((1, 3), np.float32))
+    pool.close(b)
+    health, metrics = pool.health(a), pool.metrics()
+    assert (health["frames"], health["resets"], health["nan"]) == (6, 0, 0)
+    assert health["idle_s"] >= 0
+    assert 0 < health["p50_ms"] <= health["p99_ms"]
+    wanted = {"capacity": 10, "open": 1, "slots": 10, "opened": 2, "closed": 1, "rounds": 6, "frames": 11, "refused": 0}
+    assert {key: metrics[key] for key in wanted} == wanted
+    assert metrics["round"]["count"] == 6
+    assert metrics["nbytes"] > 0
+
+
+def test_threads_share_a_pool(engine):
+    pool, rounds = engine("sum").pool(), 60
+    ready = threading.Barrier(4)
+
+    def client(number: int) -> np.ndarray:
+        ids = [pool.open() for _ in range(5)]
+        ready.wait()
+        for _ in range(rounds):
+            y = pool.step(ids, np.full((5, 3), number, np.float32))
+        pool.close(ids[:2])
+        return y
+
+    with ThreadPoolExecutor(4) as threads:
+        for number, y in enumerate(threads.map(client, range(4))):
+            np.testing.assert_array_equal(y, np.full((5, 3), number * rounds))
+    assert len(pool) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"capacity": 0}, "capacity=0: a pool has from 1"),
+        ({"capacity": 1.5}, "capacity=1.5"),
+        ({"idle_timeout": 0}, "idle_timeout=0: give seconds above 0"),
+        ({"on_nan": "panic"}, "on_nan='panic': choose one of reset, close, keep"),
+    ],
+)
+def test_options_that_do_not_fit(engine, options, said):
+    with pytest.raises(StreamError, match=said):
+        engine("sum").pool(**options)
+
+
+def test_a_model_of_whole_sequences_has_no_pool(tmp_path):
+    with pytest.raises(StreamError, match="cannot stream, so it has no pool"):
+        load(WHOLE.write(tmp_path / "whole.rnnx"), backend="onnxruntime").pool()
+
+
+def test_a_stream_costs_no_more_than_its_states_and_128_bytes(engine):
+    pool = engine("sum").pool(capacity=10_000)
+    for _ in range(10_000):
+        pool.open()
+    assert pool.metrics()["nbytes"] <= 10_000 * (3 * 4 + 128)
+
+
+def test_an_old_id_stays_stale_however_often_its_slot_is_used():
+    people = Roster(1)
+    people.grow(1)
+    old = []
+    for _ in range(50):
+        stream, slot = people.take(0.0)
+        assert people.find([stream]).tolist() == [slot]
+        people.drop(np.array([slot]), roster.CLOSED)
+        old.append(stream)
+    for stream in old:
+        with pytest.raises(StreamClosed):
+            people.find([stream])
+
+
+def test_nan_is_found_among_infinities():
+    assert not has_nan(np.array([np.inf, -np.inf, 1e38, -1e38], np.float32))
+    assert not has_nan(np.zeros((0, 3), np.float32))
+    assert has_nan(np.array([np.inf, np.nan], np.float32))
+    assert not has_nan(np.array([1, 2]))
