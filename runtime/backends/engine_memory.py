@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends import Array
+from rnn_export.runtime.backends.device_ports import Port, saying
+from rnn_export.runtime.backends.engine_slots import TensorRTSlots
 from rnn_export.runtime.backends.engine_values import decode, encode, holds, storage
 from rnn_export.runtime.device import Buffer, Device, DeviceError, Graph
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
@@ -71,8 +72,32 @@ class TensorRTSession:
         self.batches: tuple[int, int | None] = low, high
 
     def memory(self, batch: int) -> TensorRTMemory:
-        with _saying(f"cannot open a stream of {batch} rows"):
+        with saying(f"tensorrt cannot open a stream of {batch} rows"):
             return TensorRTMemory(self, batch)
+
+    def slots(self) -> TensorRTSlots:
+        with saying("tensorrt cannot open a pool"):
+            return TensorRTSlots(self)
+
+    def bound(
+        self,
+        batch: int,
+        fed: Iterable[Port],
+        given: Iterable[Port],
+        before: Mapping[str, Buffer],
+        after: Mapping[str, Buffer],
+    ) -> StepContext:
+        """A context for a step of `batch` rows, from the states `before` to those `after`."""
+        context = self.engine.context()
+        for port in fed:
+            context.set_batch(port.name, port.host.shape)
+        for port in (*fed, *given):
+            context.bind(port.name, port.buffer.pointer)
+        for state in self.spec.states:
+            context.set_batch(state.input, (batch, *state.row))
+            context.bind(state.input, before[state.name].pointer)
+            context.bind(state.output, after[state.name].pointer)
+        return context
 
 
 class TensorRTMemory:
@@ -87,30 +112,19 @@ class TensorRTMemory:
         # Before the contexts, whose memory is on the thread's current GPU.
         self.device = session.open_device()
         self.states, self.batch = {s.name: (s, engine.dtype(s.input)) for s in spec.states}, batch
-        self.fed = [_Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.inputs]
-        self.given = [_Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.outputs]
+        self.fed = [Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.inputs]
+        self.given = [Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.outputs]
         self.inputs: Mapping[str, Array] = {port.name: port.host for port in self.fed}
         self.outputs: Mapping[str, Array] = {port.name: port.host for port in self.given}
         self.sets = (self._room(), self._room())
-        self.contexts = [self._bound(engine, *self.sets), self._bound(engine, *self.sets[::-1])]
+        ports = self.fed, self.given
+        self.contexts = [session.bound(batch, *ports, *sets) for sets in (self.sets, self.sets[::-1])]
         self.graphs: list[Graph] = []
         # The first `write` goes to the other set.
         self.now = 1
 
     def _room(self) -> dict[str, Buffer]:
         return {n: self.device.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
-
-    def _bound(self, engine: StepEngine, before: Mapping[str, Buffer], after: Mapping[str, Buffer]) -> StepContext:
-        context = engine.context()
-        for port in self.fed:
-            context.set_batch(port.name, port.host.shape)
-        for port in (*self.fed, *self.given):
-            context.bind(port.name, port.buffer.pointer)
-        for name, (state, _) in self.states.items():
-            context.set_batch(state.input, (self.batch, *state.row))
-            context.bind(state.input, before[name].pointer)
-            context.bind(state.output, after[name].pointer)
-        return context
 
     def step(self) -> None:
         for port in self.fed:
@@ -129,7 +143,7 @@ class TensorRTMemory:
 
     def read(self) -> dict[str, Array]:
         raw = {n: np.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
-        with _saying("cannot read the states"):
+        with saying("tensorrt cannot read the states"):
             for name, buffer in self.sets[self.now].items():
                 self.device.download(raw[name], buffer)
             self.device.synchronize()
@@ -137,14 +151,14 @@ class TensorRTMemory:
 
     def write(self, states: Mapping[str, Array]) -> None:
         raw = {n: encode(n, np.asarray(states[n], order="C"), kind) for n, (_, kind) in self.states.items()}
-        with _saying("cannot set the states"):
+        with saying("tensorrt cannot set the states"):
             # The other set, so that an error leaves the states as they were.
             for name, buffer in self.sets[1 - self.now].items():
                 self.device.upload(buffer, raw[name])
             self.device.synchronize()
         self.now ^= 1
         if not self.graphs:
-            with _saying("cannot capture the step as a CUDA graph"):
+            with saying("tensorrt cannot capture the step as a CUDA graph"):
                 self.graphs = self._capture()
 
     def _capture(self) -> list[Graph]:
@@ -171,34 +185,6 @@ class TensorRTMemory:
         self.contexts[direction].enqueue(self.device.stream)
         for port in self.given:
             self.device.download(port.pinned, port.buffer)
-
-
-class _Port:
-    """One input or output: the caller's array, the pinned one in the engine's dtype, and the device's buffer."""
-
-    def __init__(self, device: Device, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
-        self.name, self.kind = tensor.name, kind
-        shape = sized(tensor.shape, batch, chunk)
-        self.buffer = device.empty(shape, storage(kind))
-        self.pinned = device.pinned(shape, storage(kind))
-        self.same = kind == tensor.dtype
-        self.host: Array = self.pinned if self.same else np.zeros(shape, tensor.dtype)
-
-    def encode(self) -> None:
-        if not self.same:
-            self.pinned[...] = encode(self.name, self.host, self.kind)
-
-    def decode(self) -> None:
-        if not self.same:
-            self.host[...] = decode(self.pinned, self.kind, self.host.dtype)
-
-
-@contextmanager
-def _saying(what: str) -> Iterator[None]:
-    try:
-        yield
-    except DeviceError as error:
-        raise StreamError(f"tensorrt {what}: {error}") from error
 
 
 def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:

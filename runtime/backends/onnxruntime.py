@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends import Array, Artefacts, empty_state, target_row
+from rnn_export.runtime.backends import Array, Artefacts, Slots, empty_state, target_row
+from rnn_export.runtime.backends.rows import HostRows, turned_nan
 from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import BATCH, StreamSpec
 
 try:
     import onnxruntime as ort
@@ -30,6 +33,10 @@ RUN_ERRORS = (
     native.NotImplemented,
     RuntimeError,
 )
+# Sizes of rounds whose buffers are kept.
+SIZES = 64
+# Of a piece of a round: what it computes with more leaves a core's own cache, and is no faster.
+ROWS = 128
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -120,6 +127,13 @@ class OrtSession:
     def memory(self, batch: int) -> OrtMemory:
         return OrtMemory(self, batch)
 
+    def slots(self) -> Slots:
+        if self.device != "cpu":
+            from rnn_export.runtime.backends.cuda_slots import cuda_slots
+
+            return cuda_slots(self)
+        return OrtSlots(self)
+
 
 class OrtMemory:
     """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse."""
@@ -193,6 +207,67 @@ class OrtMemory:
     def write(self, states: Mapping[str, Array]) -> None:
         for name, value in self.sets[self.now].items():
             value.update_inplace(np.ascontiguousarray(states[name]))
+
+
+class OrtSlots:
+    """A pool's states in host memory; a round gathers its rows into bound buffers, a set for each size of rounds."""
+
+    def __init__(self, session: OrtSession) -> None:
+        self.session, self.spec = session, session.spec
+        self.states = HostRows(session.spec)
+        self.grow, self.read, self.write = self.states.grow, self.states.read, self.states.write
+        self.bound: dict[int, _Round] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self.states.nbytes
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        n = len(slots)
+        if n not in self.bound:
+            if len(self.bound) == SIZES:
+                del self.bound[next(iter(self.bound))]
+            self.bound[n] = _Round(self.session, n)
+        now = self.bound[n]
+        for name, buffer in now.inputs.items():
+            buffer[...] = inputs[name]
+        self.states.gather(slots, now.before)
+        try:
+            for run in now.runs:
+                run()
+        except RUN_ERRORS as error:
+            raise StreamError(f"onnxruntime refused the round: {error}") from error
+        self.states.write(slots, now.after)
+        return now.outputs, turned_nan(self.spec, now.outputs, now.after.values())
+
+    def release(self, slots: Array) -> None:
+        pass
+
+
+class _Round:
+    """Buffers of `n` rows, and the runs that step them: pieces of at most `ROWS`, where the batch is outermost."""
+
+    def __init__(self, session: OrtSession, n: int) -> None:
+        graph, spec = session.graph, session.spec
+        count, given = len(spec.inputs), len(spec.outputs)
+        self.inputs = {v.name: _buffer(v, n) for v in graph.get_inputs()[:count]}
+        self.outputs = {v.name: _buffer(v, n) for v in graph.get_outputs()[:given]}
+        self.before, self.after = empty_state(spec, n), empty_state(spec, n)
+        fed = self.inputs | {s.input: self.before[s.name] for s in spec.states}
+        taken = self.outputs | {s.output: self.after[s.name] for s in spec.states}
+        whole = any(t.axis(BATCH) != 0 for t in (*spec.inputs, *spec.outputs))
+        pieces = 1 if whole else -(-n // ROWS)
+        ends = [n * i // pieces for i in range(pieces + 1)]
+        self.runs = []
+        for start, stop in pairwise(ends):
+            piece = slice(None) if whole else slice(start, stop)
+            binding = graph.io_binding()
+            for name, array in fed.items():
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array[piece]))
+            for name, array in taken.items():
+                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array[piece]))
+            run, (prepared,) = _direct(graph, (binding,))
+            self.runs.append(partial(run, prepared, None))
 
 
 def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

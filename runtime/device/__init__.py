@@ -55,7 +55,25 @@ class Device(Protocol):
         """Queue a copy to the host."""
 
     def copy(self, to: Buffer, from_: Buffer) -> None:
-        """Queue a copy that stays on the device."""
+        """Queue a copy that stays on the device, to the start of `to`, which may be larger."""
+
+    def gather(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+        """Queue copies of the rows of `from_` that the first `count` of `rows`, int32, name: to the first of `to`.
+
+        A row has `nbytes`, in both.
+        """
+
+    def scatter(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+        """Queue copies of the first `count` rows of `from_` to the rows of `to` that `rows`, int32, name.
+
+        A row has `nbytes`, in both. What a row holds that is named twice is either of the two.
+        """
+
+    def flag_nan(self, flags: Buffer, from_: Buffer, count: int, nbytes: int, kind: str) -> None:
+        """Queue 1 into each byte of `flags` for which of the first `count` rows of `from_` has a NaN; others stay.
+
+        A row has `nbytes`, of the dtype `kind`, which is one of `rows.FLOATS`.
+        """
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Call `work` once and keep what it queues, which does not run, as a graph."""

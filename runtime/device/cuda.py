@@ -17,6 +17,8 @@ import numpy as np
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.device import Buffer, DeviceError
+from rnn_export.runtime.device.cuda_rows import CudaRows
+from rnn_export.runtime.device.rows import copier, flagger
 
 # What helps, where the name of an error does not say it.
 ADVICE = {
@@ -45,6 +47,7 @@ class CudaDevice:
 
     def __init__(self, number: int = 0) -> None:
         self._cuda, self._number, self.name = cuda_runtime(), number, f"cuda:{number}"
+        self._rows: CudaRows | None = None
         # The default stream cannot be captured, and waits for every other one.
         self.stream = self._here("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
         self._free_with(self, "cudaStreamDestroy", self.stream)
@@ -75,6 +78,21 @@ class CudaDevice:
 
     def _copy(self, to: int, from_: int, nbytes: int, kind: str) -> None:
         self._here("cudaMemcpyAsync", to, from_, nbytes, getattr(self._cuda.cudaMemcpyKind, kind), self.stream)
+
+    def gather(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+        self._launch(*copier("gather", nbytes), count, to, from_, rows)
+
+    def scatter(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+        self._launch(*copier("scatter", nbytes), count, to, from_, rows)
+
+    def flag_nan(self, flags: Buffer, from_: Buffer, count: int, nbytes: int, kind: str) -> None:
+        self._launch(*flagger(kind, nbytes), count, flags, from_)
+
+    def _launch(self, kernel: str, units: int, count: int, *buffers: Buffer) -> None:
+        self._call("cudaSetDevice", self._number)
+        if self._rows is None:
+            self._rows = CudaRows()
+        self._rows.launch(self.stream, kernel, count, units, *(buffer.pointer for buffer in buffers))
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
         # Others, and the garbage collector on this thread, go on allocating and freeing meanwhile.

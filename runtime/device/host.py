@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.runtime.backends import Array
+from rnn_export.runtime.backends.engine_values import decode, storage
 from rnn_export.runtime.device import ALIGNMENT, DeviceError
 
 Call = tuple[Any, ...]
@@ -51,12 +52,44 @@ class HostDevice:
         self._move(("download", from_.pointer), _bytes(to), from_.bytes)
 
     def copy(self, to: HostBuffer, from_: HostBuffer) -> None:
-        self._move(("copy", to.pointer, from_.pointer), to.bytes, from_.bytes)
+        self._move(("copy", to.pointer, from_.pointer), to.bytes[: from_.nbytes], from_.bytes)
 
     def _move(self, call: Call, to: Array, from_: Array) -> None:
         if to.nbytes != from_.nbytes:
             raise DeviceError(f"{call[0]} of {from_.nbytes} bytes into {to.nbytes}.")
         self.submit(call, lambda: np.copyto(to, from_))
+
+    def gather(self, to: HostBuffer, from_: HostBuffer, rows: HostBuffer, count: int, nbytes: int) -> None:
+        self._rows("gather", from_, to, rows, count, nbytes)
+
+    def scatter(self, to: HostBuffer, from_: HostBuffer, rows: HostBuffer, count: int, nbytes: int) -> None:
+        self._rows("scatter", to, from_, rows, count, nbytes)
+
+    def _rows(self, verb: str, pool: HostBuffer, dense: HostBuffer, rows: HostBuffer, count: int, nbytes: int) -> None:
+        few, many = _table(verb, dense, count, nbytes), pool.bytes.reshape(-1, nbytes)
+        named = _table(verb, rows, count, 4).view(np.int32)[:, 0]
+
+        def work() -> None:
+            if ((named < 0) | (named >= len(many))).any():
+                raise DeviceError(f"{verb} of rows {named.tolist()} where there are {len(many)}.")
+            if verb == "gather":
+                few[...] = many[named]
+            else:
+                many[named] = few
+
+        to, from_ = (dense, pool) if verb == "gather" else (pool, dense)
+        self.submit((verb, to.pointer, from_.pointer, rows.pointer), work)
+
+    def flag_nan(self, flags: HostBuffer, from_: HostBuffer, count: int, nbytes: int, kind: str) -> None:
+        rows, found = _table("flag_nan", from_, count, nbytes), _table("flag_nan", flags, count, 1)[:, 0]
+
+        def work() -> None:
+            # A cast of a NaN that signals is an invalid value of IEEE 754.
+            with np.errstate(invalid="ignore"):
+                values = decode(rows.view(storage(kind)), kind, np.dtype(np.float64))
+            found[np.isnan(values).any(1)] = 1
+
+        self.submit(("flag_nan", flags.pointer, from_.pointer), work)
 
     def submit(self, call: Call, work: Callable[[], None]) -> None:
         """Queue work, or add it to the graph that is being captured."""
@@ -104,3 +137,10 @@ def _bytes(array: Array) -> Array:
     if not array.flags.c_contiguous:
         raise DeviceError("a host array is not contiguous.")
     return array.reshape(-1).view(np.uint8)
+
+
+def _table(verb: str, buffer: HostBuffer, count: int, nbytes: int) -> Array:
+    """The first `count` rows."""
+    if count * nbytes > buffer.nbytes:
+        raise DeviceError(f"{verb} of {count} rows of {nbytes} bytes where there are {buffer.nbytes} bytes.")
+    return buffer.bytes[: count * nbytes].reshape(count, nbytes)

@@ -55,9 +55,9 @@ def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Cal
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
-    """The CUDA runtime in host memory, in the place of cuda-python's."""
+    """The CUDA runtime and driver in host memory, in the place of cuda-python's."""
     runtime = CudaRuntime()
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.bindings.driver"):
         monkeypatch.setitem(sys.modules, name, runtime)
     return runtime
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from rnn_export.bundle import Bundle
@@ -12,6 +13,8 @@ from rnn_export.runtime.backends.engine_memory import TensorRTSession
 from rnn_export.runtime.device import ALIGNMENT, DeviceError
 from rnn_export.runtime.device.host import HostDevice
 from rnn_export.spec import StreamSpec
+
+from .graphs import Model
 
 # ONNX Runtime takes numbers of TensorProto where numpy has no dtype.
 BFLOAT16 = 16
@@ -94,6 +97,20 @@ def host_session(
     spec: StreamSpec, engine: HostEngine, open_device: Callable[[], HostDevice] = HostDevice
 ) -> TensorRTSession:
     return TensorRTSession(spec, engine, open_device, "host", "fp32", BUILD)
+
+
+def engine_in(model: Model, kind: str) -> HostEngine:
+    """SUM in an engine whose state is of another dtype."""
+    number = {"float16": 10, "bfloat16": 16, "float32": 1}
+    nodes = [
+        ("Cast", ["h"], ["wide"], {"to": number["float32"]}),
+        ("Add", ["x", "wide"], ["y"], {}),
+        ("Cast", ["y"], ["h.next"], {"to": number[kind]}),
+    ]
+    graph = onnx.load_from_string(Model(model.spec, nodes).graph(nodes, 1))
+    for value in (graph.graph.input[1], graph.graph.output[1]):
+        value.type.tensor_type.elem_type = number[kind]
+    return HostEngine(graph.SerializeToString())
 
 
 def host_engine(bundle: Bundle) -> Engine:

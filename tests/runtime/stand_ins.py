@@ -4,13 +4,17 @@
 
 import ctypes
 import hashlib
+import re
 from collections.abc import Callable
 from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.backends.engine_values import decode, storage
 from rnn_export.runtime.build.library import Loaded
 from rnn_export.runtime.build.log import BuilderLog
 from rnn_export.runtime.device.host import HostBuffer
@@ -25,6 +29,9 @@ ERRORS = {
     "cudaErrorInvalidDevice": (101, "invalid device ordinal"),
     "cudaErrorLaunchFailure": (719, "unspecified launch failure"),
     "cudaErrorStreamCaptureInvalidated": (901, "operation failed due to a previous error during capture"),
+    "CUDA_ERROR_INVALID_PTX": (218, "a PTX JIT compilation failed"),
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": (222, "the provided PTX was compiled with an unsupported toolchain."),
+    "CUDA_ERROR_LAUNCH_FAILED": (719, "unspecified launch failure"),
 }
 NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 
@@ -67,7 +74,7 @@ def checked(method: Callable) -> Callable:
 
 
 class CudaRuntime:
-    """`cuda.bindings.runtime` of one GPU, as far as CudaDevice calls it."""
+    """`cuda.bindings.runtime` of one GPU, and `cuda.bindings.driver`, as far as CudaDevice calls them."""
 
     cudaStreamNonBlocking = 1
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
@@ -149,6 +156,55 @@ class CudaRuntime:
         work, stream.work = stream.work, []
         for _, run in work:
             run()
+
+    cuGetErrorString = cudaGetErrorString
+
+    @checked
+    def cuModuleLoadData(self, image: bytes) -> Handle:
+        assert image.startswith(b".version")
+        assert image.endswith(b"\0")
+        module = self.made(Handle())
+        module.kernels = dict(re.findall(r"\.entry (\w+)\((.*)\)", image.decode()))
+        return module
+
+    @checked
+    def cuModuleUnload(self, module: Handle) -> None:
+        del self.handles[int(module)]
+
+    @checked
+    def cuModuleGetFunction(self, module: Handle, name: bytes) -> tuple[str, list[str]]:
+        return name.decode(), re.findall(r"\.param \.(\w+)", module.kernels[name.decode()])
+
+    @checked
+    def cuLaunchKernel(self, kernel: tuple, *call: Any) -> None:
+        """Does what the kernel says it does, for as many rows as there are blocks; the PTX itself is not run."""
+        (name, parameters), (count, along, _, threads, *_, stream, arguments, extra) = kernel, call
+        kinds = {"u64": ctypes.c_void_p, "u32": ctypes.c_uint32}
+        assert arguments[1] == tuple(kinds[p] for p in parameters)
+        assert 0 < count < 2**31
+        assert 0 < along < 2**16
+        assert 0 < threads <= 1024
+        assert (call[2], call[4:7], extra) == (1, (1, 1, 0), 0)
+        verb, _, kind = name.partition("_")
+        run = self.flag_nan if verb == "nan" else self.move_rows
+        self.handles[stream].work.append(((name,), lambda: run(verb, kind, count, *arguments[0])))
+
+    def move_rows(self, verb: str, kind: str, count: int, to: int, from_: int, rows: int, units: int) -> None:
+        nbytes = units * {"u32": 4, "u8": 1}[kind]
+        for i, row in enumerate(self.bytes(rows, 4 * count).view(np.int32).tolist()):
+            i, row = (i, row) if verb == "gather" else (row, i)
+            self.bytes(to + i * nbytes, nbytes)[:] = self.bytes(from_ + row * nbytes, nbytes)
+
+    def flag_nan(self, verb: str, kind: str, count: int, flags: int, from_: int, units: int) -> None:
+        rows = self.bytes(from_, count * units * storage(kind).itemsize).view(storage(kind)).reshape(count, units)
+        self.bytes(flags, count)[np.isnan(decode(rows, kind, np.dtype(np.float64))).any(1)] = 1
+
+    def bytes(self, pointer: int, nbytes: int) -> np.ndarray:
+        """Of one allocation, which they must not leave."""
+        (owner,) = (b for b in self.memory.values() if b.pointer <= pointer < b.pointer + b.nbytes)
+        start = pointer - owner.pointer
+        assert start + nbytes <= owner.nbytes
+        return owner.bytes[start : start + nbytes]
 
     def made(self, handle: Handle) -> Handle:
         self.handles[int(handle)] = handle

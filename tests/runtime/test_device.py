@@ -1,4 +1,7 @@
-"""Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees what it holds."""
+"""Devices: the host's is in the order and as late as a GPU; CUDA's names every error and frees what it holds.
+
+What is over rows runs on a GPU too, where there is one.
+"""
 
 import gc
 import re
@@ -9,9 +12,13 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.backends.engine_values import encode
+from rnn_export.runtime.build.machine import driver
 from rnn_export.runtime.device import ALIGNMENT, DeviceError
 from rnn_export.runtime.device.cuda import CudaDevice
+from rnn_export.runtime.device.cuda_rows import CudaRows
 from rnn_export.runtime.device.host import HostDevice
+from rnn_export.runtime.device.rows import FLOATS, ptx
 
 from .graphs import SUM, frames
 from .host_engine import HostEngine, host_session
@@ -25,6 +32,20 @@ def device(request):
         return HostDevice()
     request.getfixturevalue("cuda")
     return CudaDevice()
+
+
+@pytest.fixture(params=["host", "cuda", pytest.param("gpu", marks=pytest.mark.gpu)])
+def rows_device(request):
+    if request.param == "host":
+        return HostDevice()
+    if request.param == "cuda":
+        request.getfixturevalue("cuda")
+        return CudaDevice()
+    try:
+        driver()
+        return CudaDevice()
+    except BackendUnavailable as error:
+        pytest.skip(f"gpu: {error}")
 
 
 # --- what every device does
@@ -82,6 +103,65 @@ def test_a_capture_that_fails_leaves_the_queue_usable(device):
     np.testing.assert_array_equal(back, 2 * ONES)
 
 
+# --- rows
+
+
+def on_device(device, array: np.ndarray):
+    buffer = device.empty(array.shape, array.dtype)
+    device.upload(buffer, array)
+    device.synchronize()
+    return buffer
+
+
+def from_device(device, buffer, like: np.ndarray) -> np.ndarray:
+    back = np.zeros_like(like)
+    device.download(back, buffer)
+    device.synchronize()
+    return back
+
+
+@pytest.mark.parametrize("nbytes", [1, 3, 4, 12, 130, 516, 1030, 5000])
+def test_rows_are_gathered_and_scattered(rows_device, nbytes):
+    device, random = rows_device, np.random.default_rng(nbytes)
+    many, few = (random.integers(0, 256, (n, nbytes), np.uint8) for n in (9, 5))
+    first, second = random.permutation(9)[:5].astype(np.int32), random.permutation(9)[:4].astype(np.int32)
+    pool, dense, rows = on_device(device, many), on_device(device, few), on_device(device, first)
+    # Outside of a graph first: a GPU loads its kernels then.
+    device.gather(dense, pool, rows, 5, nbytes)
+    device.upload(dense, few)
+    graph = device.capture(lambda: device.gather(dense, pool, rows, 5, nbytes))
+    np.testing.assert_array_equal(from_device(device, dense, few), few)
+    graph.launch()
+    np.testing.assert_array_equal(from_device(device, dense, few), many[first])
+    # Fewer than there are: the last row is nobody's.
+    few[...], want = random.integers(0, 256, few.shape), many.copy()
+    want[second] = few[:4]
+    dense, rows = on_device(device, few), on_device(device, second)
+    device.scatter(pool, dense, rows, 4, nbytes)
+    np.testing.assert_array_equal(from_device(device, pool, many), want)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_rows_with_a_nan_are_flagged(rows_device, kind):
+    values = np.random.default_rng(0).standard_normal((8, 300)).astype(np.float32)
+    for row, value in enumerate((np.nan, np.inf, -np.nan, -np.inf, 0, -0.0)):
+        values[row, 37 * row + 1] = value
+    values[7, 299] = np.nan
+    raw = encode("h", values, kind)
+    flags = on_device(rows_device, np.array([0, 0, 0, 0, 0, 1, 0, 0], np.uint8))
+    # Of row 7 nobody asked; what is set in row 5 stays.
+    buffer = on_device(rows_device, raw)
+    rows_device.flag_nan(flags, buffer, 7, raw[0].nbytes, kind)
+    found = from_device(rows_device, flags, np.zeros(8, np.uint8))
+    assert found.tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
+
+
+def test_a_copy_may_go_to_more_room(rows_device):
+    buffer, less = on_device(rows_device, np.full((3, 3), 9, np.float32)), on_device(rows_device, ONES)
+    rows_device.copy(buffer, less)
+    np.testing.assert_array_equal(from_device(rows_device, buffer, np.zeros((3, 3), np.float32))[:, 0], [1, 1, 9])
+
+
 # --- the host's own
 
 
@@ -116,6 +196,21 @@ def test_the_host_refuses_what_a_gpu_would_not_survive():
         device.upload(buffer, np.ones((3, 2), np.float32).T)
     with pytest.raises(DeviceError, match="synchronize inside a capture"):
         device.capture(device.synchronize)
+
+
+def test_the_host_refuses_rows_that_are_not_there():
+    device = HostDevice()
+    pool, dense = device.empty((4, 3), np.float32), device.empty((2, 3), np.float32)
+    with pytest.raises(DeviceError, match="gather of 3 rows of 12 bytes where there are 24 bytes"):
+        device.gather(dense, pool, device.empty((3,), np.int32), 3, 12)
+    with pytest.raises(DeviceError, match="scatter of 2 rows of 4 bytes where there are 4 bytes"):
+        device.scatter(pool, dense, device.empty((1,), np.int32), 2, 12)
+    with pytest.raises(DeviceError, match="flag_nan of 2 rows of 1 bytes where there are 1 bytes"):
+        device.flag_nan(device.empty((1,), np.uint8), dense, 2, 12, "float32")
+    rows = on_device(device, np.int32([1, 4]))
+    device.scatter(pool, dense, rows, 2, 12)
+    with pytest.raises(DeviceError, match=r"scatter of rows \[1, 4\] where there are 4"):
+        device.synchronize()
 
 
 # --- CUDA's own
@@ -155,6 +250,9 @@ FAILURES = {
     "instantiate": ("cudaGraphInstantiate", "cudaErrorMemoryAllocation", ""),
     "launch": ("cudaGraphLaunch", "cudaErrorLaunchFailure", ""),
     "wait": ("cudaStreamSynchronize", "cudaErrorLaunchFailure", ""),
+    "kernels": ("cuModuleLoadData", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the driver is older than CUDA 9: update it"),
+    "kernel": ("cuModuleGetFunction", "CUDA_ERROR_INVALID_PTX", "(a PTX JIT compilation failed)."),
+    "rows": ("cuLaunchKernel", "CUDA_ERROR_LAUNCH_FAILED", "(unspecified launch failure)."),
 }
 
 
@@ -163,7 +261,9 @@ def test_every_error_of_cuda_is_named(cuda, call, error, message):
     def drive() -> None:
         device = CudaDevice()
         buffer, array = device.empty((2, 3), np.float32), device.pinned((2, 3), np.float32)
+        rows = on_device(device, np.int32([1, 0]))
         device.upload(buffer, array)
+        device.gather(buffer, buffer, rows, 2, 12)
         device.capture(lambda: device.upload(buffer, array)).launch()
         device.synchronize()
 
@@ -199,6 +299,34 @@ def test_a_launch_that_fails_leaves_the_state(cuda):
             memory.step()
         cuda.fails = {}
         np.testing.assert_array_equal(memory.read()["h"], [[4, 4, 4]])
+
+
+def test_the_kernels_are_loaded_once_and_given_back(cuda):
+    device = CudaDevice()
+    buffer, rows = device.empty((2, 3), np.float32), on_device(device, np.int32([1, 0]))
+    for _ in range(3):
+        device.gather(buffer, buffer, rows, 2, 12)
+        device.scatter(buffer, buffer, rows, 2, 12)
+    assert [cuda.calls.count(n) for n in ("cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel")] == [1, 2, 6]
+    del device
+    assert cuda.calls.count("cuModuleUnload") == 1
+    assert not cuda.handles
+
+
+def test_the_real_cuda_python_takes_the_arguments_of_a_launch():
+    """It looks at them before it looks for the driver."""
+    driver = pytest.importorskip("cuda.bindings.driver", reason="rtx: pip install 'rnn-export[rtx]'")
+    stream = pytest.importorskip("cuda.bindings.runtime").cudaStream_t(5)
+    if find_library("cuda"):
+        pytest.skip("there is a driver")
+    rows = CudaRows.__new__(CudaRows)
+    rows._cuda, rows._kernels = driver, {"gather_u32": driver.CUfunction(1)}
+    with pytest.raises(RuntimeError, match="NVIDIA driver"):
+        rows.launch(stream, "gather_u32", 3, 4, 256, 512, 768)
+    with pytest.raises(TypeError):
+        rows.launch(stream, "gather_u32", 3, 4, 256, 512, "768")
+    with pytest.raises(RuntimeError, match="NVIDIA driver"):
+        rows._call("cuModuleLoadData", ptx().encode() + b"\0")
 
 
 def test_no_cuda_python(monkeypatch):

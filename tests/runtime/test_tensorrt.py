@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
@@ -17,7 +16,7 @@ from rnn_export.runtime.backends.engine_values import decode, encode, storage
 from rnn_export.runtime.device.host import HostDevice
 
 from .graphs import PAIR, SUM, H, Model, X, Y, previous, spec, state, tensor
-from .host_engine import BUILD, HostEngine, host_session
+from .host_engine import BUILD, HostEngine, engine_in, host_session
 
 # y = x + h, h' = h + 1: a step changes the state whatever it is fed.
 COUNT = Model(
@@ -170,20 +169,6 @@ def test_an_engine_that_refuses_to_enqueue():
 
 
 # --- dtypes of the engine
-
-
-def engine_in(model: Model, kind: str) -> HostEngine:
-    """SUM in an engine whose state is of another dtype."""
-    number = {"float16": 10, "bfloat16": 16, "float32": 1}
-    nodes = [
-        ("Cast", ["h"], ["wide"], {"to": number["float32"]}),
-        ("Add", ["x", "wide"], ["y"], {}),
-        ("Cast", ["y"], ["h.next"], {"to": number[kind]}),
-    ]
-    graph = onnx.load_from_string(Model(model.spec, nodes).graph(nodes, 1))
-    for value in (graph.graph.input[1], graph.graph.output[1]):
-        value.type.tensor_type.elem_type = number[kind]
-    return HostEngine(graph.SerializeToString())
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

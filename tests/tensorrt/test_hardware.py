@@ -101,6 +101,26 @@ def test_a_batch_is_as_many_streams(built: Engine, reference: Engine) -> None:
 
 
 @pytest.mark.gpu
+def test_a_pool_is_as_many_streams(built: Engine, reference: Engine) -> None:
+    """Rounds of up to five pieces, and more room half-way."""
+    pool, random = built.pool(capacity=100), np.random.default_rng(1)
+    ids: list[int] = []
+    fed: dict[int, list[np.ndarray]] = {}
+    got: dict[int, list[np.ndarray]] = {}
+    for opened in (20, 80):
+        ids += [pool.open() for _ in range(opened)]
+        for _ in range(40):
+            chosen = random.permutation(ids)[: random.integers(1, 20)].tolist()
+            x = random.standard_normal((len(chosen), 4)).astype(np.float32)
+            for stream, frame, y in zip(chosen, x, pool.step(chosen, x), strict=True):
+                fed.setdefault(stream, []).append(frame)
+                got.setdefault(stream, []).append(y)
+    for stream, frames in fed.items():
+        want = reference.stream().run(np.stack(frames))
+        check_near(np.stack(got[stream])[None], want[None], built.precision)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("frames", [10, 11], ids=["even", "odd"])
 def test_a_snapshot_continues_here_and_on_onnxruntime(built: Engine, reference: Engine, frames: int) -> None:
     x, stream, other = noise(30, 4), built.stream(), reference.stream()
