@@ -1,0 +1,649 @@
+"""A batcher: whoever calls, from wherever, each stream's outputs are those of a Stream of its own, in order."""
+
+import asyncio
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from rnn_export.errors import BatcherStopped, DeadlineExceeded, Overloaded, StreamClosed, StreamError
+from rnn_export.export import export
+from rnn_export.runtime import Engine, load
+from rnn_export.runtime.batcher import Batcher
+from rnn_export.runtime.pool import Pool
+
+from .graphs import IDS
+
+# Longer than any test may take: a round starts for another reason, or not at all.
+NEVER_MS = 3_600_000
+# For what must come, however slow the machine.
+SOON = 60
+ONE = np.ones(3, np.float32)
+
+
+@pytest.fixture(scope="module")
+def host(bundle) -> Callable[[str], Engine]:
+    return lambda name: load(bundle(name), backend="onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def lstm(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    torch.manual_seed(0)
+    model = torch.nn.LSTM(4, 8, batch_first=True).eval()
+    path = export(model, (torch.zeros(1, 6, 4),), tmp_path_factory.mktemp("lstm") / "lstm.rnnx", steps=16)
+    return load(getattr(path, "path", path), backend="onnxruntime")
+
+
+class Gate:
+    """Holds the rounds of a real pool until it is opened; `rounds` has the ids of each."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.entered, self.opened, self.rounds = threading.Event(), threading.Event(), []
+        self.step = pool.step
+        pool.step = self.hold
+
+    def hold(self, ids, x):
+        self.rounds.append(list(ids))
+        self.entered.set()
+        assert self.opened.wait(SOON)
+        return self.step(ids, x)
+
+    def busy(self, batcher: Batcher, stream: int):
+        """A submission whose round is held, so that what comes next waits."""
+        submission = batcher.submit(stream, ONE)
+        assert self.entered.wait(SOON)
+        return submission
+
+
+@pytest.fixture
+def held(host) -> Iterator[SimpleNamespace]:
+    """A pool of 4 running sums behind a gate, and a batcher without delay whose first round is held there."""
+    pool = host("sum").pool()
+    ids, gate = [pool.open() for _ in range(4)], Gate(pool)
+    with Batcher(pool, max_delay_ms=0, max_waiting=12) as batcher:
+        first = gate.busy(batcher, ids[3])
+        yield SimpleNamespace(pool=pool, ids=ids, gate=gate, batcher=batcher, first=first)
+        gate.opened.set()
+
+
+def value(submission) -> float:
+    y = submission.result(SOON)
+    assert y.shape == (3,)
+    return float(y[0])
+
+
+# --- what comes out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sum",
+        "timed",
+        "chunked",
+        "time_major",
+        "stored",
+        "pair",
+        "delayed",
+        "delayed_chunked",
+        "fewer",
+        "fewer_delayed",
+        "fewer_delayed_less",
+        "mixed_by_step",
+        "tokens",
+        "previous_int64",
+    ],
+)
+def test_the_result_is_what_a_stream_s_step_gives(host, name):
+    engine, rng = host(name), np.random.default_rng(5)
+    spec, pool = engine.spec, engine.pool()
+    alone = {}
+
+    def frame():
+        low = 0 if spec.inputs[0].name == "id" else -4
+        made = {}
+        for t in spec.inputs:
+            time = (spec.chunk,) if spec.chunk > 1 and spec.timed(t) else ()
+            made[t.name] = rng.integers(low, 5, (*time, *t.frame)).astype(t.dtype)
+        return made if len(made) > 1 else made[spec.inputs[0].name]
+
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        # Streams of different ages, so that a round has some whose delay is over and some whose is not.
+        for _ in range(6):
+            alone[pool.open()] = engine.stream()
+            fed = {stream: frame() for stream in alone}
+            given = {stream: batcher.submit(stream, x) for stream, x in fed.items()}
+            for stream, x in fed.items():
+                want, y = alone[stream].step(x), given[stream].result(SOON)
+                assert type(y) is type(want)
+                if want is not None:
+                    pairs = [(y[n], want[n]) for n in want] if isinstance(want, dict) else [(y, want)]
+                    for got, wanted in pairs:
+                        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+                        np.testing.assert_array_equal(got, wanted)
+    assert batcher.metrics()["rounds"] == 6
+
+
+def test_after_a_reset_a_delay_begins_again(host):
+    pool = host("delayed").pool()
+    stream = pool.open()
+    with Batcher(pool, max_delay_ms=0) as batcher:
+        given = [batcher.submit(stream, ONE).result(SOON) for _ in range(3)]
+        pool.reset(stream)
+        given += [batcher.submit(stream, ONE).result(SOON) for _ in range(3)]
+    assert [y is None for y in given] == [True, True, False] * 2
+
+
+def test_a_result_is_the_caller_s_own(host):
+    pool = host("sum").pool()
+    a, b = pool.open(), pool.open()
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        ya, yb = (s.result(SOON) for s in [batcher.submit(a, ONE), batcher.submit(b, ONE)])
+        ya[...] = 9
+        assert ya.base is None
+        np.testing.assert_array_equal(yb, ONE)
+
+
+def test_a_frame_is_copied_when_it_is_submitted(held):
+    x = ONE.copy()
+    later = held.batcher.submit(held.ids[0], x)
+    x[...] = np.nan
+    held.gate.opened.set()
+    assert value(later) == 1
+
+
+# --- 200 streams from threads and tasks at once
+
+
+def test_threads_and_tasks_at_once_each_stream_is_one_of_its_own(lstm):
+    streams, time = 200, 25
+    xs = np.random.default_rng(1).normal(size=(streams, time, 4)).astype(np.float32)
+    pool = lstm.pool()
+    ids, given = [pool.open() for _ in range(streams)], [[] for _ in range(streams)]
+
+    def drive(mine: range) -> None:
+        """Several frames of a stream are under way at once, and come and go at odd times."""
+        jitter, under_way = random.Random(mine.start), {i: deque() for i in mine}
+        for t in range(time):
+            for i in jitter.sample(mine, len(mine)):
+                under_way[i].append(batcher.submit(ids[i], xs[i, t]))
+                if len(under_way[i]) > jitter.randrange(4):
+                    given[i].append(under_way[i].popleft().result(SOON))
+            if jitter.random() < 0.3:
+                threading.Event().wait(jitter.random() * 3e-3)
+        for i in mine:
+            given[i] += [s.result(SOON) for s in under_way[i]]
+
+    async def one(i: int) -> None:
+        jitter = random.Random(i)
+        for t in range(0, time, 5):
+            piece = [batcher.submit(ids[i], x) for x in xs[i, t : t + 5]]
+            await asyncio.sleep(jitter.random() * 3e-3)
+            given[i] += [await s for s in piece]
+
+    async def tasks() -> None:
+        await asyncio.gather(*(one(i) for i in range(100, 200)))
+
+    with Batcher(pool, max_delay_ms=1) as batcher, ThreadPoolExecutor(9) as threads:
+        work = [threads.submit(asyncio.run, tasks())]
+        work += [threads.submit(drive, range(i, i + 13 if i < 91 else 100)) for i in range(0, 100, 13)]
+        for done in work:
+            done.result(SOON)
+        metrics = batcher.metrics()
+    for i in range(streams):
+        stream = lstm.stream()
+        np.testing.assert_allclose(np.stack(given[i]), [stream.step(x) for x in xs[i]], rtol=0, atol=2e-6)
+    assert metrics["frames"] == metrics["wait"]["count"] == metrics["latency"]["count"] == streams * time
+    assert metrics["waiting"] == metrics["failed"] == metrics["late"] == metrics["cancelled"] == 0
+    assert metrics["rounds"] < streams * time / 2
+    assert metrics["mean_batch"] == streams * time / metrics["rounds"]
+    assert pool.metrics()["frames"] == streams * time
+
+
+# --- when a round starts, and with whom
+
+
+def test_a_round_has_one_frame_of_a_stream_the_oldest_first(held):
+    a, b, c, d = held.ids
+    order = [b, b, a, b, c, a]
+    later = [held.batcher.submit(stream, ONE * k) for k, stream in enumerate(order, 1)]
+    held.gate.opened.set()
+    assert [value(s) for s in later] == [1, 3, 3, 7, 5, 9]
+    assert held.gate.rounds == [[d], [b, a, c], [b, a], [b]]
+
+
+def test_a_round_has_at_most_max_batch_streams(host):
+    pool = host("sum").pool()
+    ids, gate = [pool.open() for _ in range(6)], Gate(pool)
+    with Batcher(pool, max_delay_ms=0, max_batch=2) as batcher:
+        gate.busy(batcher, ids[5])
+        later = [batcher.submit(stream, ONE) for stream in ids[:5]]
+        gate.opened.set()
+        assert [value(s) for s in later] == [1] * 5
+    assert gate.rounds == [[ids[5]], ids[:2], ids[2:4], ids[4:5]]
+
+
+def test_a_round_starts_when_every_open_stream_has_a_frame(host):
+    pool = host("sum").pool()
+    a, b = pool.open(), pool.open()
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        first = batcher.submit(a, ONE)
+        assert wait([first], 0.05).not_done
+        second = batcher.submit(b, ONE)
+        assert [value(first), value(second)] == [1, 1]
+        # A stream that is opened later is counted as well.
+        c = pool.open()
+        more = [batcher.submit(stream, ONE) for stream in (a, b)]
+        assert wait(more, 0.05).not_done
+        more.append(batcher.submit(c, ONE))
+        assert [value(s) for s in more] == [2, 2, 1]
+    assert batcher.metrics()["mean_batch"] == 2.5
+
+
+def test_a_round_starts_when_max_batch_streams_wait(host):
+    pool = host("sum").pool()
+    ids = [pool.open() for _ in range(5)]
+    with Batcher(pool, max_delay_ms=NEVER_MS, max_batch=3) as batcher:
+        twice = [batcher.submit(ids[0], ONE), batcher.submit(ids[0], ONE), batcher.submit(ids[1], ONE)]
+        assert wait(twice, 0.05).not_done == set(twice)
+        third = batcher.submit(ids[2], ONE)
+        assert [value(s) for s in (twice[0], twice[2], third)] == [1, 1, 1]
+        assert not twice[1].done()
+    assert value(twice[1]) == 2
+
+
+def test_a_round_starts_when_the_oldest_frame_has_waited_long_enough(host):
+    pool = host("sum").pool()
+    a, _ = pool.open(), pool.open()
+    with Batcher(pool, max_delay_ms=40) as batcher:
+        assert value(batcher.submit(a, ONE)) == 1
+    assert batcher.metrics()["wait"]["mean_ms"] >= 40
+    assert batcher.metrics()["latency"]["mean_ms"] >= batcher.metrics()["wait"]["mean_ms"]
+
+
+@pytest.mark.parametrize("whose", ["the batcher's", "another's"])
+def test_submit_does_not_wait_for_a_round_that_runs(host, whose):
+    """The pool is locked during a round: an event loop that submits must go on."""
+    pool = host("sum").pool()
+    ids, step = [pool.open() for _ in range(3)], pool._slots.step
+    entered, opened = threading.Event(), threading.Event()
+
+    def hold(*round_):
+        entered.set()
+        assert opened.wait(SOON)
+        return step(*round_)
+
+    pool._slots.step = hold
+    with Batcher(pool, max_delay_ms=0) as batcher, ThreadPoolExecutor(1) as thread:
+        first = (
+            batcher.submit(ids[0], ONE) if whose == "the batcher's" else thread.submit(pool.step, ids[:1], ONE[None])
+        )
+        assert entered.wait(SOON)
+        assert pool._lock.locked()
+        later = []
+        for stream in ids[1:]:
+            later.append(batcher.submit(stream, ONE))
+            threading.Event().wait(0.02)  # for the worker to look at the pool
+        assert batcher.metrics()["waiting"] == 2
+        assert not first.done()
+        opened.set()
+        assert [value(s) for s in later] == [1, 1]
+        np.testing.assert_array_equal(first.result(SOON).reshape(3), ONE)
+
+
+# --- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.ones(4, np.float32), r"'x' has shape \(4,\), but must be \(3,\)"),
+        (np.ones((1, 3), np.float32), r"'x' has shape \(1, 3\), but must be \(3,\)"),
+        (np.ones(3), r"'x' is float64, but must be float32: convert it with .astype"),
+        (np.array([1, np.nan, 1], np.float32), r"'x' holds NaN or Inf at index \(1,\): it was not fed"),
+        (np.array([1, 1, np.inf], np.float32), r"'x' holds NaN or Inf at index \(2,\): it was not fed"),
+        ({"z": np.ones(3, np.float32)}, r"the inputs are \['x'\], but \['z'\] were given"),
+        (None, "'x' is object, but must be float32"),
+    ],
+)
+def test_a_bad_frame_is_refused_at_once_and_hurts_no_neighbour(held, frame, message):
+    a, b, *_ = held.ids
+    before = held.batcher.submit(a, ONE)
+    with pytest.raises(StreamError, match=message):
+        held.batcher.submit(b, frame)
+    after = [held.batcher.submit(b, ONE), held.batcher.submit(a, ONE)]
+    held.gate.opened.set()
+    assert [value(before), *map(value, after)] == [1, 1, 2]
+    assert held.batcher.metrics()["failed"] == 0
+
+
+@pytest.mark.parametrize("stream", [0, -1, 1 << 63, "7", None, 1.0])
+def test_what_is_no_id_is_refused_at_once(held, stream):
+    with pytest.raises(StreamError, match=f"{stream!r} is no id of a stream: give one that pool.open"):
+        held.batcher.submit(stream, ONE)
+
+
+@pytest.mark.parametrize("deadline", ["soon", float("nan")])
+def test_what_is_no_deadline_is_refused_at_once(held, deadline):
+    with pytest.raises(StreamError, match=f"deadline_ms={deadline!r}: give milliseconds from now"):
+        held.batcher.submit(held.ids[0], ONE, deadline_ms=deadline)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_delay_ms": -1}, "max_delay_ms=-1: give milliseconds, 0 for no delay"),
+        ({"max_delay_ms": float("nan")}, "max_delay_ms=nan: give milliseconds"),
+        ({"max_batch": 0}, "max_batch=0: give a whole number of at least 1"),
+        ({"max_batch": 1.5}, "max_batch=1.5: give a whole number of at least 1"),
+        ({"max_waiting": 0}, "max_waiting=0: give a whole number of at least 1"),
+    ],
+)
+def test_options_that_do_not_fit(host, options, message):
+    with pytest.raises(StreamError, match=message):
+        Batcher(host("sum").pool(), **options)
+
+
+def test_streams_that_are_over_fail_alone(held):
+    a, b, c, d = held.ids
+    strangers = (1, (1 << 63) - 1)
+    held.pool.close([b, d])
+    later = {stream: held.batcher.submit(stream, ONE) for stream in (a, b, strangers[0], c, d, strangers[1])}
+    again = held.batcher.submit(a, ONE)
+    held.gate.opened.set()
+    assert [value(later[a]), value(later[c]), value(again)] == [1, 1, 2]
+    for stream, why in ((b, "was closed"), (d, "was closed"), *((s, "is not one of this pool") for s in strangers)):
+        with pytest.raises(StreamClosed, match=f"stream {stream} {why}") as caught:
+            later[stream].result(SOON)
+        assert caught.value.ids == (stream,)
+    # The held round was of a stream that was closed meanwhile.
+    with pytest.raises(StreamClosed, match=f"stream {d} was closed"):
+        held.first.result(SOON)
+    metrics = held.batcher.metrics()
+    assert (metrics["frames"], metrics["failed"], metrics["rounds"]) == (3, 5, 2)
+
+
+def test_a_frame_that_the_graph_refuses_fails_alone(host):
+    """Whether a token is in the table only the graph knows; it refuses the whole round."""
+    pool = host("tokens").pool()
+    ids = [pool.open() for _ in range(9)]
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        for turn in range(2):
+            later = [batcher.submit(s, np.int64(IDS if k in (2, 7) else k % IDS)) for k, s in enumerate(ids)]
+            for k, submission in enumerate(later):
+                if k in (2, 7):
+                    with pytest.raises(StreamError, match="onnxruntime refused the round"):
+                        submission.result(SOON)
+                else:
+                    want = np.array([2 * (k % IDS), 2 * (k % IDS) + 1]) * (turn + 1)
+                    np.testing.assert_array_equal(submission.result(SOON), want)
+    assert batcher.metrics()["frames"] == 14
+    assert batcher.metrics()["failed"] == 4
+
+
+def test_a_stream_that_turns_nan_fails_alone(host):
+    pool = host("sum").pool(on_nan="close")
+    a, b = pool.open(), pool.open()
+    pool._slots.write(pool._roster.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        first = [batcher.submit(a, ONE), batcher.submit(b, ONE)]
+        assert value(first[0]) == 1
+        assert np.isnan(first[1].result(SOON)).all()
+        second = [batcher.submit(b, ONE), batcher.submit(a, ONE)]
+        assert value(second[1]) == 2
+        with pytest.raises(StreamClosed, match="was closed: a NaN came out of it"):
+            second[0].result(SOON)
+
+
+# --- too many, too late, not wanted any more
+
+
+def test_above_max_waiting_frames_are_refused(held):
+    stream = held.ids[0]
+    later = [held.batcher.submit(stream, ONE) for _ in range(12)]
+    for _ in range(3):
+        with pytest.raises(Overloaded, match=r"12 frames wait already, which is max_waiting: .* Drop this frame"):
+            held.batcher.submit(held.ids[1], ONE)
+    assert held.batcher.metrics()["refused"] == 3
+    assert held.batcher.metrics()["waiting"] == 12
+    # One that is cancelled makes room at once.
+    assert later[5].cancel()
+    later[5] = held.batcher.submit(stream, ONE)
+    held.gate.opened.set()
+    assert sorted(map(value, later)) == list(range(1, 13))
+    assert value(held.batcher.submit(held.ids[1], ONE)) == 1
+
+
+def test_a_frame_whose_deadline_is_over_is_left_out(held):
+    a, b, *_ = held.ids
+    later = [held.batcher.submit(a, ONE * 1, deadline_ms=1e9), held.batcher.submit(b, ONE)]
+    late = [held.batcher.submit(a, ONE * 10, deadline_ms=1), held.batcher.submit(a, ONE * 100, deadline_ms=0)]
+    later.append(held.batcher.submit(a, ONE * 1000))
+    threading.Event().wait(0.02)
+    held.gate.opened.set()
+    assert [value(s) for s in later] == [1, 1, 1001]
+    for submission in late:
+        with pytest.raises(
+            DeadlineExceeded, match=rf"no round took this frame of stream {a} by its deadline: it waited"
+        ):
+            submission.result(SOON)
+    metrics = held.batcher.metrics()
+    assert (metrics["late"], metrics["frames"], metrics["failed"]) == (2, 4, 0)
+
+
+def test_a_deadline_ends_the_wait_for_a_round_that_does_not_come(host):
+    pool = host("sum").pool()
+    a, b = pool.open(), pool.open()
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        patient = batcher.submit(a, ONE)
+        late = batcher.submit(a, ONE, deadline_ms=20)
+        with pytest.raises(DeadlineExceeded, match="was not fed; the stream goes on without it"):
+            late.result(SOON)
+        assert batcher.metrics()["rounds"] == 0
+        assert not patient.done()
+        assert [value(batcher.submit(b, ONE)), value(patient)] == [1, 1]
+
+
+def test_a_cancelled_frame_is_not_fed(held):
+    a, b, *_ = held.ids
+    later = [held.batcher.submit(a, ONE * 10**k) for k in range(4)]
+    only = held.batcher.submit(b, ONE)
+    assert later[1].cancel()
+    assert later[2].cancel()
+    assert later[2].cancel()
+    assert only.cancel()
+    assert wait([later[1], later[2], only], SOON).not_done == set()
+    assert held.batcher.metrics()["waiting"] == 2
+    held.gate.opened.set()
+    assert [value(later[0]), value(later[3])] == [1, 1001]
+    with pytest.raises(CancelledError):
+        later[1].result(SOON)
+    assert held.batcher.metrics()["cancelled"] == 3
+    assert [held.ids[1] in ids for ids in held.gate.rounds] == [False] * 3
+
+
+def test_a_frame_whose_round_has_begun_cannot_be_cancelled(held):
+    assert not held.first.cancel()
+    held.gate.opened.set()
+    assert value(held.first) == 1
+    assert not held.first.cancel()
+    assert held.batcher.metrics()["cancelled"] == 0
+
+
+def test_a_cancelled_task_takes_its_frame_along(held):
+    a, b, *_ = held.ids
+
+    async def ask(stream: int, factor: float):
+        return await held.batcher.submit(stream, ONE * factor)
+
+    async def main() -> list[float]:
+        tasks = [asyncio.create_task(ask(a, factor)) for factor in (1, 10, 100)]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(held.batcher.submit(b, ONE), 0.01)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        held.gate.opened.set()
+        given = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), SOON)
+        assert isinstance(given[1], asyncio.CancelledError)
+        return [float(given[0][0]), float(given[2][0])]
+
+    assert asyncio.run(main()) == [1, 101]
+    assert held.batcher.metrics()["cancelled"] == 2
+
+
+def test_a_task_gets_the_error_of_its_own_frame(held):
+    a, b, *_ = held.ids
+    held.pool.close(b)
+
+    async def main():
+        later = [held.batcher.submit(stream, ONE) for stream in (a, b)]
+        held.gate.opened.set()
+        return await asyncio.wait_for(asyncio.gather(*later, return_exceptions=True), SOON)
+
+    y, error = asyncio.run(main())
+    np.testing.assert_array_equal(y, ONE)
+    assert isinstance(error, StreamClosed)
+
+
+# --- the end
+
+
+def test_close_runs_what_waits(host):
+    pool = host("sum").pool()
+    a, _ = pool.open(), pool.open()
+    batcher = Batcher(pool, max_delay_ms=NEVER_MS)
+    later = [batcher.submit(a, ONE) for _ in range(5)]
+    batcher.close(timeout=SOON)
+    assert [value(s) for s in later] == [1, 2, 3, 4, 5]
+    batcher.close()
+    with pytest.raises(BatcherStopped, match="the batcher is closed and takes no frames: open another"):
+        batcher.submit(a, ONE)
+
+
+def test_close_without_drain_fails_what_waits(held):
+    later = [held.batcher.submit(held.ids[0], ONE) for _ in range(3)]
+    closer = threading.Thread(target=held.batcher.close, kwargs={"drain": False})
+    closer.start()
+    for submission in later:
+        with pytest.raises(BatcherStopped, match="closed before this frame's round: it was not fed"):
+            submission.result(SOON)
+    held.gate.opened.set()
+    closer.join(SOON)
+    assert not closer.is_alive()
+    assert value(held.first) == 1
+    assert held.batcher.metrics()["failed"] == 3
+
+
+def test_close_in_less_time_than_a_round_takes(held):
+    later = [held.batcher.submit(held.ids[0], ONE) for _ in range(3)]
+    with pytest.raises(StreamError, match=r"did not end within 0.01 s: 3 frames that waited were failed"):
+        held.batcher.close(timeout=0.01)
+    for submission in later:
+        with pytest.raises(BatcherStopped, match=r"was closed, and 0\.01 s later this frame was not fed"):
+            submission.result(SOON)
+    held.gate.opened.set()
+    assert value(held.first) == 1
+
+
+def test_async_with_runs_what_waits_and_leaves_the_loop_free(held):
+    beats = []
+
+    async def main():
+        async with Batcher(held.pool, max_delay_ms=NEVER_MS) as batcher:
+            later = batcher.submit(held.ids[0], ONE)
+
+            async def beat():
+                while not later.done():
+                    beats.append(1)
+                    if len(beats) == 5:
+                        held.gate.opened.set()
+                    await asyncio.sleep(0.001)
+
+            beating = asyncio.create_task(beat())
+        await beating
+        return await later
+
+    np.testing.assert_array_equal(asyncio.run(main()), ONE)
+    assert len(beats) >= 5
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_close_under_load_leaves_nobody_waiting(host, drain):
+    pool = host("sum").pool()
+    batcher, given = Batcher(pool, max_delay_ms=1, max_waiting=100_000), [[] for _ in range(6)]
+    enough = threading.Semaphore(0)
+
+    def drive(k: int) -> None:
+        stream = pool.open()
+        while True:
+            try:
+                given[k].append(batcher.submit(stream, ONE))
+            except BatcherStopped:
+                return
+            if len(given[k]) == 50:
+                enough.release()
+            if len(given[k]) > 50:
+                threading.Event().wait(1e-4)
+
+    threads = [threading.Thread(target=drive, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert enough.acquire(timeout=SOON)
+    batcher.close(drain=drain, timeout=SOON)
+    for thread in threads:
+        thread.join(SOON)
+    fed = 0
+    for mine in given:
+        errors = [s.exception(SOON) for s in mine]
+        done = [value(s) for s, error in zip(mine, errors, strict=True) if error is None]
+        # What was fed is the beginning, in order: nothing in between was lost.
+        assert done == list(range(1, len(done) + 1))
+        assert errors[: len(done)] == [None] * len(done)
+        assert all(isinstance(error, BatcherStopped) for error in errors[len(done) :])
+        fed += len(done)
+    metrics, submitted = batcher.metrics(), sum(map(len, given))
+    assert (metrics["waiting"], metrics["frames"], metrics["failed"]) == (0, fed, submitted - fed)
+    assert not (drain and metrics["failed"])
+
+
+def test_a_worker_that_dies_leaves_nobody_waiting(held):
+    step = held.gate.step
+
+    def lost(ids, x):
+        if len(held.gate.rounds) == 1:
+            return step(ids, x)
+        raise OSError("the device is lost")
+
+    late = held.batcher.submit(held.ids[1], ONE, deadline_ms=0)
+    later = [held.batcher.submit(stream, ONE) for stream in (*held.ids, held.ids[0])]
+    held.gate.step = lost
+    held.gate.opened.set()
+    assert value(held.first) == 1
+    assert isinstance(late.exception(SOON), DeadlineExceeded)
+    message = "the batcher's worker died of OSError: the device is lost. Frames that waited were not fed"
+    for submission in later:
+        with pytest.raises(BatcherStopped, match=message) as caught:
+            submission.result(SOON)
+        assert isinstance(caught.value.__cause__, OSError)
+    for _ in range(2):
+        with pytest.raises(BatcherStopped, match=message) as caught:
+            held.batcher.submit(held.ids[0], ONE)
+        assert isinstance(caught.value.__cause__, OSError)
+    held.batcher.close(timeout=SOON)
+    metrics = held.batcher.metrics()
+    assert (metrics["frames"], metrics["late"], metrics["failed"], metrics["waiting"]) == (1, 1, 5, 0)
+
+
+def test_several_batchers_may_share_a_pool(host):
+    pool = host("sum").pool()
+    ids = [pool.open() for _ in range(20)]
+    with Batcher(pool, max_delay_ms=1) as one, Batcher(pool, max_delay_ms=1) as other:
+        later = [(one, other)[k % 2].submit(s, ONE) for _ in range(10) for k, s in enumerate(ids)]
+        assert [value(s) for s in later] == [n for n in range(1, 11) for _ in ids]
