@@ -16,12 +16,28 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from rnn_export.errors import BundleError
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a directory is called, and the file by which it is known: one that lacks it is never replaced."""
+
+    name: str
+    mark: str
+
+    def stands_at(self, path: Path) -> bool:
+        """Whether `path` is such a directory, sound or not."""
+        return (path / self.mark).is_file()
+
+
+BUNDLE = Kind("bundle", MANIFEST)
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -67,34 +83,36 @@ def remove(tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
 
 
-def replace_directory(path: Path, files: Mapping[str, bytes], force: bool) -> None:
+def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind: Kind = BUNDLE) -> None:
     """Make the directory `path` hold exactly `files`; killed at any moment, the old or the new one is complete.
+
+    A file that begins with `#!` may be executed.
 
     Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
     """
     with locked(path.parent) as alone:
-        _bring_back(path)
-        _refuse_to_clobber(path, force)
-        _sweep(path, _stale(path) if alone else [])
+        _bring_back(path, kind)
+        _refuse_to_clobber(path, force, kind)
+        _sweep(path, _stale(path) if alone else [], kind)
         new = _temporary(path)
         try:
             _fill(new, files)
-            _swap_in(new, path, force)
+            _swap_in(new, path, force, kind)
         finally:
-            _bring_back(path)
-            _sweep(path, [new])
+            _bring_back(path, kind)
+            _sweep(path, [new], kind)
 
 
 def recover(path: Path) -> None:
     """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
     if not os.path.lexists(path) and is_bundle(_aside(path)):
         with locked(path.parent):
-            _bring_back(path)
+            _bring_back(path, BUNDLE)
 
 
 def is_bundle(path: Path) -> bool:
     """Whether `path` is a directory with a manifest, sound or not."""
-    return (path / MANIFEST).is_file()
+    return BUNDLE.stands_at(path)
 
 
 def open_regular(root: Path, name: str) -> BinaryIO:
@@ -124,7 +142,7 @@ def _fill(root: Path, files: Mapping[str, bytes]) -> None:
     for folder in folders:
         mkdir(root / folder)
     for name, data in files.items():
-        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if data.startswith(b"#!") else 0o666)
         try:
             write(fd, data)
             fsync(fd)
@@ -134,8 +152,8 @@ def _fill(root: Path, files: Mapping[str, bytes]) -> None:
         _fsync_directory(root / folder)
 
 
-def _swap_in(new: Path, path: Path, force: bool) -> None:
-    _refuse_to_clobber(path, force)
+def _swap_in(new: Path, path: Path, force: bool, kind: Kind) -> None:
+    _refuse_to_clobber(path, force, kind)
     if not os.path.lexists(path):
         rename(new, path)
     elif not exchange(new, path):
@@ -145,26 +163,26 @@ def _swap_in(new: Path, path: Path, force: bool) -> None:
     _fsync_directory(path.parent)
 
 
-def _refuse_to_clobber(path: Path, force: bool) -> None:
+def _refuse_to_clobber(path: Path, force: bool, kind: Kind) -> None:
     if not os.path.lexists(path):
         return
-    if not is_bundle(path):
+    if not kind.stands_at(path):
         raise BundleError(
-            f"{path} exists and is no bundle (no {MANIFEST} in it), so it is never replaced: move it away."
+            f"{path} exists and is no {kind.name} (no {kind.mark} in it), so it is never replaced: move it away."
         )
     if not force:
         raise BundleError(f"{path} exists: choose another name, or replace it with --force (force=True).")
 
 
-def _bring_back(path: Path) -> None:
-    if not os.path.lexists(path) and is_bundle(_aside(path)):
+def _bring_back(path: Path, kind: Kind) -> None:
+    if not os.path.lexists(path) and kind.stands_at(_aside(path)):
         rename(_aside(path), path)
 
 
-def _sweep(path: Path, leftovers: Iterable[Path]) -> None:
+def _sweep(path: Path, leftovers: Iterable[Path], kind: Kind) -> None:
     for leftover in leftovers:
         remove(leftover)
-    if is_bundle(path) and is_bundle(_aside(path)):
+    if kind.stands_at(path) and kind.stands_at(_aside(path)):
         # Half deleted under its own name, it could still be taken for the old bundle.
         trash = _temporary(path)
         rename(_aside(path), trash)

@@ -181,19 +181,28 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="Which backend to hold to the golden vectors.")
+@click.argument("bundle", type=click.Path())
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="Which backend to hold to the golden vectors; or servers that run BUNDLE, grpc://HOST:PORT/NAME.",
+)
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 def verify_command(
-    bundle: Path, backend: str, precision: str | None, device: str | None, as_json: bool
+    bundle: str, backend: str, precision: str | None, device: str | None, as_json: bool
 ) -> dict[str, Any]:
-    """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did."""
+    """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did.
+
+    With the address of servers as --backend, the proof that they do.
+    """
     from rnn_export import tables
     from rnn_export.bundle import open_bundle
     from rnn_export.runtime.engine import Engine
     from rnn_export.runtime.golden import FILE, Golden, replay
 
+    _refuse_server(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
     opened = open_bundle(bundle)
     engine = Engine.of(opened, backend, precision, device)
     _say_passed_over(engine)
@@ -205,15 +214,27 @@ def verify_command(
     return report.to_json()
 
 
+def _refuse_server(what: str, instead: str = "") -> None:
+    from rnn_export.errors import BackendUnavailable
+    from rnn_export.runtime.remote.address import is_address
+
+    if is_address(what):
+        raise BackendUnavailable(f"{what} is the address of servers, but this needs the bundle NAME.rnnx.{instead}")
+
+
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", metavar="BUNDLE|ADDRESS", type=click.Path())
 @click.argument("recording", metavar="INPUT")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help=".npy, .npz or .csv; without it, CSV on stdout.")
 @click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
-def run_command(bundle: Path, recording: str, output: Path | None, as_json: bool, **chosen: Any) -> dict[str, Any]:
+def run_command(bundle: str, recording: str, output: Path | None, as_json: bool, **chosen: Any) -> dict[str, Any]:
     """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
+
+    ADDRESS is grpc://HOST:PORT,HOST:PORT/NAME, a model that `rnn-export triton` wrote, on one or several servers. The
+    stream goes on at another server when one fails or takes too long: behind NAME, ?deadline_ms=1000&snapshot_every=16
+    are the milliseconds that a frame may take, and the frames after which the states are fetched for that.
 
     Raw values are little-endian, in the dtype of the input, one frame after the other; each output is printed as soon
     as its frame is there.
@@ -247,7 +268,7 @@ def _speed(result: dict[str, Any]) -> str:
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path())
 @click.option("--backend", "backends", multiple=True, help="Only this one; may be repeated.  [default: all]")
 @click.option("--steps", type=click.IntRange(1), help="Steps of each engine.  [default: as many as fit into --seconds]")
 @click.option(
@@ -261,7 +282,7 @@ def _speed(result: dict[str, Any]) -> str:
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
 def bench_command(
-    bundle: Path, backends: tuple[str, ...], plot: Path | None, as_json: bool, **how: Any
+    bundle: str, backends: tuple[str, ...], plot: Path | None, as_json: bool, **how: Any
 ) -> dict[str, Any]:
     """Time a step of BUNDLE on every backend and precision that runs here, in turn, on one core.
 
@@ -271,10 +292,11 @@ def bench_command(
     from rnn_export import plots, tables
     from rnn_export.runtime.bench.measure import bench
 
+    _refuse_server(bundle)
     if plot is not None:
         plots.check(plot)
     with tables.progress("bench", BENCH_STAGES, not as_json) as stage:
-        result = bench(bundle, backends, progress=stage, **how)
+        result = bench(Path(bundle), backends, progress=stage, **how)
     if plot is not None:
         plots.bench(plot, result)
     if not as_json:
@@ -294,6 +316,7 @@ def inspect_command(what: str, weights: Path | None, as_json: bool, **given: Any
     """
     from rnn_export import inspection
 
+    _refuse_server(what)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return inspection.of_bundle(Path(what), not as_json)
     from rnn_export.export import export
@@ -330,3 +353,46 @@ def doctor_command(as_json: bool) -> dict[str, Any]:
             [(f.name, f.state, f.detail, f.mend or "") for f in found],
         )
     return {"findings": [vars(f) for f in found]}
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model repository to write.")
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime", "tensorrt"]),
+    default="python",
+    show_default=True,
+    help="Triton's backend: python runs rnn-export's own runtime.",
+)
+@click.option("--name", help="Of the model.  [default: that of BUNDLE]")
+@click.option("--precision", help="Which precision, where the bundle has several.  [default: fp32, or its only one]")
+@click.option("--streams", type=click.IntRange(1), default=256, show_default=True, help="The most streams at a time.")
+@click.option("--batch", type=click.IntRange(1), help="The most of them in one step.  [default: 64, at most --streams]")
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(0.001),
+    callback=finite,
+    default=60.0,
+    show_default=True,
+    help="Seconds without a frame after which a stream is over.",
+)
+@click.option(
+    "--delay-us",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Microseconds that a frame waits for others to share its step.",
+)
+@click.option("--runtime-backend", default="auto", show_default=True, help="Which of ours the python backend runs.")
+@click.option("--force", is_flag=True, help="Replace a repository of this model that is already there.")
+def triton_command(bundle: Path, output: Path, as_json: bool, **given: Any) -> dict[str, Any]:
+    """Write a model repository for NVIDIA Triton: BUNDLE served to thousands of streams.
+
+    Each sequence of the server is a stream with its own state, and the frames of several share a step. How it is
+    started and called stands in its README.md; `rnn-export run grpc://HOST:PORT/NAME INPUT` streams through it.
+    """
+    from rnn_export import serving
+
+    return serving.serve(bundle, output, not as_json, **given)

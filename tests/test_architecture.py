@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
-COMMAND = tuple(f"rnn_export/{name}.py" for name in ("cli", "building", "inspection", "options", "plots", "tables"))
+COMMAND = tuple(
+    f"rnn_export/{name}.py" for name in ("cli", "building", "inspection", "options", "plots", "serving", "tables")
+)
 
 # What each part may import of the others ...
 INSIDE = {
@@ -33,7 +35,12 @@ BACKENDS = {
     "runtime/backends/onnxruntime.py": {"onnxruntime"},
     "runtime/backends/torchscript.py": {"torch"},
     "runtime/backends/tensorrt.py": {"tensorrt", "cuda"},
+    "runtime/prometheus.py": {"prometheus_client"},
+    "runtime/remote/endpoint.py": {"grpc", "tritonclient"},
+    "runtime/remote/wire.py": {"tritonclient"},
     "export/targets/c/calibration.py": {"onnxruntime"},
+    "export/triton/pbtxt.py": {"google", "tritonclient"},
+    "export/triton/model.py": {"triton_python_backend_utils"},
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -122,6 +129,7 @@ def test_nobody_imports_a_second_copy(folder):
         ("rnn_export.runtime.golden", "torch onnx onnxruntime click rich"),
         ("rnn_export.runtime.bench.measure", "torch onnx onnxruntime click rich"),
         ("rnn_export.export", "torch onnx onnxruntime click rich"),
+        ("rnn_export.export.triton.repository", "torch onnx onnxruntime click rich tritonclient"),
         ("rnn_export.cli", "torch onnx onnxruntime numpy rich"),
         ("rnn_export.bundle", "torch onnx onnxruntime click rich"),
     ],

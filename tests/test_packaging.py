@@ -30,6 +30,7 @@ EXTRAS = {
     "gpu": {"onnxruntime-gpu"},
     "tensorrt": {"tensorrt", "cuda-python"},
     "rtx": {"tensorrt-rtx-cu12"},
+    "remote": {"tritonclient"},
     "dev": {"pytest", "mypy", "ruff", "hypothesis", "build"},
 }
 
@@ -43,7 +44,7 @@ def sources() -> set[str]:
 
 def data() -> set[str]:
     """Every file beside the modules that code is made of, C and what links it, by the path that it has in the wheel."""
-    files = (p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.suffix in (".c", ".h", ".S", ".ld"))
+    files = (p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.suffix in (".c", ".h", ".S", ".ld", ".sh"))
     return {"rnn_export/py.typed"} | {f"rnn_export/{p.relative_to(ROOT).as_posix()}" for p in files}
 
 

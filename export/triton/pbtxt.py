@@ -1,0 +1,61 @@
+"""The text form of a protobuf message, as Triton reads its config.pbtxt, and the check of it against Triton's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from rnn_export.errors import ExportError
+
+
+class Word(str):
+    """The name of a value of an enumeration: written without quotes."""
+
+
+def text(message: Mapping[str, Any]) -> str:
+    """`message` as text: a mapping is a message, a list a repeated field, anything else a value."""
+    return "".join(f"{line}\n" for line in _lines(message))
+
+
+def check(config: str) -> bool:
+    """Read a config with Triton's own definition, where tritonclient is here; whether it is.
+
+    Raises ExportError where the config is none.
+    """
+    if find_spec("tritonclient") is None:
+        return False
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:  # tritonclient without its [grpc]
+        return False
+    try:
+        text_format.Parse(config, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ExportError(f"this is no config.pbtxt that Triton reads: {error}.") from error
+    return True
+
+
+def _lines(message: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in message.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping):
+                yield f"{key} {{"
+                yield from (f"  {line}" for line in _lines(one))
+                yield "}"
+            else:
+                yield f"{key}: {_value(one)}"
+
+
+def _value(value: str | int | float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _quoted(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
+
+
+def _quoted(value: str) -> str:
+    """In quotes, every byte that is not printable ASCII in octal."""
+    escaped = value.replace("\\", r"\\").replace('"', r"\"")
+    plain = (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in escaped.encode())
+    return f'"{"".join(plain)}"'

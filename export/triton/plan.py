@@ -1,0 +1,34 @@
+"""How the graph of a served model becomes a plan of TensorRT, on the machine that will run it."""
+
+from __future__ import annotations
+
+import shlex
+
+from rnn_export.export.triton.config import Serving
+from rnn_export.export.triton.wire import Port, Wire, state_dims
+from rnn_export.spec import StreamSpec
+
+SCRIPT = """#!/bin/sh
+# Builds the plan of the model beside it with trtexec, which comes with TensorRT. A plan runs on the kind of GPU and
+# with the TensorRT that it was built with alone: take the version of the Triton that will serve it.
+# Not run on hardware by rnn-export.
+set -eu
+cd "$(dirname "$0")/models/{name}/1"
+exec "${{TRTEXEC:-trtexec}}" {words} "$@"
+"""
+
+
+def build_script(spec: StreamSpec, serving: Serving, wire: Wire) -> str:
+    """A shell script that writes model.plan beside model.onnx, for 1 to `serving.batch` rows."""
+    ports = [*wire.inputs, *(Port(s.input, s.dtype, state_dims(s)) for s in spec.states)]
+    words = ["--onnx=model.onnx", "--saveEngine=model.plan", "--stronglyTyped", "--noTF32", "--skipInference"]
+    usual = max(1, serving.batch // 2)
+    for flag, batch in (("minShapes", 1), ("optShapes", usual), ("maxShapes", serving.batch)):
+        shapes = (f"{_quoted(port.name)}:{'x'.join(map(str, (batch, *port.dims)))}" for port in ports)
+        words.append(f"--{flag}={','.join(shapes)}")
+    return SCRIPT.format(name=serving.name, words=" ".join(map(shlex.quote, words)))
+
+
+def _quoted(name: str) -> str:
+    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
+    return f"'{name}'" if set(name) & set(":,") else name

@@ -1,0 +1,367 @@
+"""Bundles served by a real Triton, called with NVIDIA's own client: every sequence is what a local stream is."""
+
+import queue
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from rnn_export.runtime import load
+
+from ..runtime.graphs import MODELS, START, frames  # noqa: TID252
+from .calls import Caller
+from .server import Server
+
+pytestmark = pytest.mark.slow
+STARTED = r"must specify the START flag"
+
+
+@pytest.fixture(scope="module")
+def lstm(serve_long: Callable[..., Server]) -> Server:
+    return serve_long("lstm")
+
+
+@pytest.fixture(scope="module")
+def sums(serve_long: Callable[..., Server]) -> Server:
+    """y = the sum of all x so far: small whole numbers, so every order of adding gives the same."""
+    return serve_long("sum")
+
+
+@pytest.fixture
+def caller(sums: Server) -> Caller:
+    with Caller(sums.grpc, "sum") as caller:
+        yield caller
+
+
+def code(error: pytest.ExceptionInfo[InferenceServerException]) -> str:
+    return str(error.value.status()).removeprefix("StatusCode.")
+
+
+def x(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+# --- sequences
+
+
+@pytest.mark.parametrize(("name", "backend"), [("lstm", "onnxruntime"), ("lstm_in_c", "native")])
+def test_interleaved_sequences_are_local_streams(serve, bundle, name, backend):
+    """Of 64 sequences at once, in an order that changes: row for row what a stream of the same backend gives.
+
+    `auto` runs C where the server's machine is the one that it was compiled for.
+    """
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((64, 30, 8)).astype(np.float32)
+    engine = load(bundle(name), backend=backend)
+    wanted = np.stack([engine.stream().run(one) for one in inputs])
+    given = np.empty_like(wanted)
+    server = serve(name)
+    with Caller(server.grpc, name) as caller:
+        for t in range(30):
+            how = {"start": t == 0, "end": t == 29}
+            sent = {i: caller.send(1000 + i, {"x": inputs[i, t][None, None]}, **how) for i in rng.permutation(64)}
+            for i, answer in sent.items():
+                given[i, t] = answer.result()["y"][0, 0]
+    # A batch may add products up in another order.
+    assert np.abs(given - wanted).max() <= 1e-6
+    assert f"{name}: {backend} (fp32) on cpu" in server.log
+
+
+def test_sequences_of_whole_numbers_are_exact(caller, bundle):
+    inputs = frames(40, 64, 3)
+    wanted = inputs.cumsum(0)
+    for t in range(40):
+        sent = [caller.send(1 + i, {"x": inputs[t, i][None]}, start=t == 0, end=t == 39) for i in range(64)]
+        for i, answer in enumerate(sent):
+            np.testing.assert_array_equal(answer.result()["y"][0], wanted[t, i])
+
+
+def test_several_sequences_share_a_step(serve, bundle):
+    """The server counts its steps: 32 sequences at once need fewer than one each."""
+    server = serve("sum", delay_us=20_000)
+    with Caller(server.grpc, "sum") as caller:
+        for t in range(10):
+            sent = [caller.send(1 + i, {"x": x(1, 2, 3)[None]}, start=t == 0) for i in range(32)]
+            for answer in sent:
+                answer.result()
+        (stats,) = caller.client.get_inference_statistics("sum").model_stats
+    assert stats.inference_count == 320
+    assert stats.execution_count < 160
+
+
+def test_start_in_the_middle_resets(caller):
+    assert caller.step(7, x(1, 2, 3), start=True).tolist() == [1, 2, 3]
+    assert caller.step(7, x(1, 1, 1)).tolist() == [2, 3, 4]
+    assert caller.step(7, x(5, 5, 5), start=True).tolist() == [5, 5, 5]
+    assert caller.step(7, x(1, 1, 1)).tolist() == [6, 6, 6]
+
+
+def test_the_end_steps_and_then_frees(caller):
+    caller.step(8, x(1, 2, 3), start=True)
+    assert caller.step(8, x(1, 1, 1), end=True).tolist() == [2, 3, 4]
+    with pytest.raises(InferenceServerException, match=STARTED) as error:
+        caller.step(8, x(1, 1, 1))
+    assert code(error) == "INVALID_ARGUMENT"
+    assert caller.step(8, x(1, 1, 1), start=True).tolist() == [1, 1, 1]
+
+
+def test_a_sequence_of_one_frame(caller):
+    assert caller.step(9, x(1, 2, 3), start=True, end=True).tolist() == [1, 2, 3]
+    with pytest.raises(InferenceServerException, match=STARTED):
+        caller.step(9, x(1, 1, 1))
+
+
+@pytest.mark.parametrize(("sequence", "message"), [(99, STARTED), (0, "must specify a non-zero")])
+def test_no_start_is_refused(caller, sequence, message):
+    with pytest.raises(InferenceServerException, match=message) as error:
+        caller.step(sequence, x(1, 2, 3))
+    assert code(error) == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "wanted"),
+    [
+        ("stored", {"x": x(0, 1, 2)[None]}, {"y": START + x(0, 1, 2)}),
+        ("tokens", {"id": np.array([[3]])}, {"y": [6, 7]}),
+        ("time_major", {"x": frames(2, 3)[None]}, {"y": frames(2, 3).cumsum(0)}),
+        ("fewer", {"x": frames(4, 3)[None]}, {"y": frames(4, 3).cumsum(0)[1::2], "total": frames(4, 3).sum(0)}),
+        ("previous_bool", {"x": np.array([[True]])}, {"y": [False]}),
+        ("previous_float16", {"x": np.array([[2]], np.float16)}, {"y": [0]}),
+    ],
+)
+def test_models_of_every_shape(serve, name, inputs, wanted):
+    """Stored initial states, scalars, time before batch, chunks, fewer outputs than inputs, other dtypes."""
+    with Caller(serve(name).grpc, name) as caller:
+        for _ in range(2):
+            given = caller.send(5, inputs, start=True, outputs=tuple(wanted)).result()
+            for output, value in wanted.items():
+                np.testing.assert_array_equal(given[output][0], value)
+                assert given[output].dtype == next(t.dtype for t in MODELS[name].spec.outputs if t.name == output)
+
+
+def test_one_id_ends_and_begins_in_one_step(serve):
+    """Sent without waiting, in order: the end of a sequence and the start of the next one share a batch.
+
+    Triton gives the next one the first slot that is free, which must be another one: its own is still in use.
+    """
+    server = serve("sum", delay_us=300_000)
+    with Caller(server.grpc, "sum") as caller:
+        caller.step(9, x(0, 0, 0), start=True)
+        caller.step(1, x(1, 0, 0), start=True)
+        caller.step(9, x(0, 0, 0), end=True)
+        answers: queue.Queue = queue.Queue()
+        caller.client.start_stream(lambda result, error: answers.put(error or result.as_numpy("y")[0, 0]))
+        for value, controls in ((1, {"sequence_end": True}), (5, {"sequence_start": True}), (1, {})):
+            inputs = caller.tensors({"x": x(value, 0, 0)[None]})
+            caller.client.async_stream_infer("sum", inputs, sequence_id=1, **controls)
+        assert [answers.get(timeout=30) for _ in range(3)] == [2, 5, 6]
+        (stats,) = caller.client.get_inference_statistics("sum").model_stats
+        assert (stats.inference_count, stats.execution_count) == (6, 5)
+        caller.client.stop_stream()
+
+
+# --- what is wrong with one request
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bad_frame_fails_alone(serve, value):
+    """Half of a full batch is bad; nobody else notices, and the sequence goes on as if the frame had not come."""
+    server = serve("sum", delay_us=20_000)
+    inputs = frames(6, 16, 3)
+    with Caller(server.grpc, "sum") as caller:
+        for t in range(6):
+            fed = inputs[t].copy()
+            if t == 3:
+                fed[::2, 1] = value
+            sent = [caller.send(1 + i, {"x": fed[i][None]}, start=t == 0) for i in range(16)]
+            for i, answer in enumerate(sent):
+                if t == 3 and i % 2 == 0:
+                    with pytest.raises(InferenceServerException, match="NaN or Inf") as error:
+                        answer.result()
+                    assert code(error) == "INVALID_ARGUMENT"
+                    continue
+                heard = inputs[: t + 1, i]
+                if t > 3 and i % 2 == 0:
+                    heard = np.delete(heard, 3, axis=0)
+                np.testing.assert_array_equal(answer.result()["y"][0], heard.sum(0))
+
+
+def test_a_frame_that_the_backend_refuses_fails_alone(serve):
+    """A token beyond the embedding is known to the graph alone, which fails the whole step."""
+    server = serve("tokens", delay_us=20_000)
+    with Caller(server.grpc, "tokens") as caller:
+        sent = [caller.send(1 + i, {"id": np.array([[i]])}, start=True) for i in range(7)]
+        for i, answer in enumerate(sent):
+            if i < 5:
+                assert answer.result()["y"][0].tolist() == [2 * i, 2 * i + 1]
+            else:
+                with pytest.raises(InferenceServerException, match=r"refused .*out of data bounds") as error:
+                    answer.result()
+                assert code(error) == "INVALID_ARGUMENT"
+
+
+def test_a_misshapen_frame_is_refused(caller):
+    caller.step(20, x(1, 2, 3), start=True)
+    with pytest.raises(InferenceServerException, match="unexpected shape") as error:
+        caller.step(20, x(1, 2))
+    assert code(error) == "INVALID_ARGUMENT"
+    assert caller.step(20, x(1, 1, 1)).tolist() == [2, 3, 4]
+
+
+def test_controls_count_with_a_bad_frame(caller):
+    with pytest.raises(InferenceServerException, match="NaN or Inf"):
+        caller.step(21, x(np.nan, 0, 0), start=True)
+    assert caller.step(21, x(1, 2, 3)).tolist() == [1, 2, 3]
+    with pytest.raises(InferenceServerException, match="NaN or Inf"):
+        caller.step(21, x(np.nan, 0, 0), end=True)
+    with pytest.raises(InferenceServerException, match=STARTED):
+        caller.step(21, x(1, 1, 1))
+
+
+# --- moving
+
+
+def test_a_session_moves_to_another_server(lstm, serve, bundle):
+    """And from there into a local stream; each goes on exactly."""
+    inputs = np.random.default_rng(3).standard_normal((30, 1, 8)).astype(np.float32)
+    wanted = load(bundle("lstm"), backend="onnxruntime").stream().run(inputs[:, 0])
+    other = serve("lstm")
+    with Caller(lstm.grpc, "lstm") as first, Caller(other.grpc, "lstm") as second:
+        given = [first.step(31, inputs[t], start=t == 0) for t in range(9)]
+        snapshot = first.snapshot(31, inputs[9])
+        # The first server goes on as well, and neither hears of the other.
+        first.step(31, inputs[0])
+        given.append(wanted[9][None])
+        given += [second.step(31, inputs[t], start=t == 10, seed=snapshot if t == 10 else b"") for t in range(10, 19)]
+        snapshot = second.snapshot(31, inputs[19])
+    stream = load(bundle("lstm"), backend="onnxruntime").stream()
+    stream.restore(snapshot)
+    np.testing.assert_array_equal(np.concatenate(given), wanted[:19])
+    np.testing.assert_array_equal(stream.run(inputs[20:, 0]), wanted[20:])
+
+
+def test_a_local_stream_moves_to_a_server(caller, bundle):
+    stream = load(bundle("sum")).stream()
+    stream.step(x(1, 2, 3))
+    assert caller.step(32, x(1, 1, 1), start=True, seed=stream.snapshot()).tolist() == [2, 3, 4]
+    # And again in the middle of a sequence.
+    assert caller.step(32, x(2, 2, 2), start=True, seed=stream.snapshot()).tolist() == [3, 4, 5]
+
+
+def test_seeds_that_do_not_fit(caller, bundle):
+    stranger = load(bundle("timed")).stream().snapshot()
+    for seed, message in ((b"nonsense", "not a snapshot"), (stranger, "snapshot is of another model")):
+        with pytest.raises(InferenceServerException, match=message) as error:
+            caller.step(33, x(1, 2, 3), start=True, seed=seed)
+        assert code(error) == "INVALID_ARGUMENT"
+        with pytest.raises(InferenceServerException, match=STARTED):
+            caller.step(33, x(1, 2, 3))
+    caller.step(34, x(1, 2, 3), start=True)
+    with pytest.raises(InferenceServerException, match="rnn_seed goes with the START flag alone"):
+        caller.step(34, x(1, 2, 3), seed=b"a")
+    assert caller.step(34, x(1, 1, 1)).tolist() == [2, 3, 4]
+
+
+# --- limits
+
+
+def test_idle_sequences_expire(serve):
+    server = serve("sum", idle_s=0.5)
+    with Caller(server.grpc, "sum") as caller:
+        caller.step(1, x(1, 2, 3), start=True)
+        _wait_until_expired(caller, 1)
+        assert caller.step(1, x(1, 1, 1), start=True).tolist() == [1, 1, 1]
+
+
+def _wait_until_expired(caller: Caller, sequence: int) -> None:
+    """Ask after it less often than it expires."""
+    for _ in range(20):
+        time.sleep(1.0)
+        if error := caller.send(sequence, {"x": x(0, 0, 0)[None]}).exception():
+            assert "must specify the START flag" in str(error)
+            return
+    pytest.fail("it never expired")
+
+
+def test_over_capacity_the_deadline_fires(serve):
+    """The third of two sequences waits without a word, and is served when one ends."""
+    server = serve("sum", streams=2)
+    with Caller(server.grpc, "sum") as caller:
+        caller.step(1, x(1, 1, 1), start=True)
+        caller.step(2, x(2, 2, 2), start=True)
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded") as error:
+            caller.step(3, x(3, 3, 3), start=True, deadline_s=1.0)
+        assert code(error) == "DEADLINE_EXCEEDED"
+        caller.step(1, x(1, 1, 1), end=True)
+        assert caller.step(2, x(2, 2, 2)).tolist() == [4, 4, 4]
+        assert caller.step(4, x(4, 4, 4), start=True).tolist() == [4, 4, 4]
+
+
+def test_slots_do_not_leak_over_short_sequences(serve):
+    """A thousand sequences begin and end on a server of eight; it says at its own end how many are still open."""
+    server = serve("sum", streams=8)
+    with Caller(server.grpc, "sum") as caller:
+        for begin in range(1, 1000, 8):
+            ids = range(begin, begin + 8)
+            answers = [caller.send(i, {"x": x(i, 0, 0)[None]}, start=True) for i in ids]
+            assert [answer.result()["y"][0, 0] for answer in answers] == list(ids)
+            answers = [caller.send(i, {"x": x(1, 0, 0)[None]}, end=True) for i in ids]
+            assert [answer.result()["y"][0, 0] for answer in answers] == [i + 1 for i in ids]
+    assert "0 of 16 streams open, 1000 opened, 1000 closed" in _last_words(server)
+
+
+def test_what_never_ends_is_displaced_and_a_living_sequence_is_not(serve):
+    """On a server of two, sequences expire one after the other while one lives on."""
+    server = serve("sum", streams=2, idle_s=2)
+    with Caller(server.grpc, "sum") as caller:
+        caller.step(1, x(0, 0, 0), start=True)
+        steps = 0
+        for sequence in range(2, 7):
+            begun = caller.send(sequence, {"x": x(sequence, 0, 0)[None]}, start=True)
+            while not begun.done():
+                steps += 1
+                assert caller.step(1, x(1, 0, 0))[0] == steps
+            assert begun.result()["y"][0, 0] == sequence
+    assert "4 of 4 streams open, 6 opened, 2 closed" in _last_words(server)
+
+
+def _last_words(server: Server) -> str:
+    server.drain()
+    assert server.process is not None
+    server.process.wait(timeout=60)
+    return server.log
+
+
+def test_a_drain_lets_open_sequences_end(serve):
+    server = serve("sum", exit_timeout_s=60)
+    with Caller(server.grpc, "sum") as caller:
+        caller.step(1, x(1, 1, 1), start=True)
+        server.drain()
+        _wait_until_draining(caller)
+        assert caller.step(1, x(1, 1, 1)).tolist() == [2, 2, 2]
+        assert caller.step(1, x(1, 1, 1), end=True).tolist() == [3, 3, 3]
+    assert "0 of 512 streams open" in _last_words(server)
+
+
+def _wait_until_draining(caller: Caller) -> None:
+    """New sequences are refused from some moment on."""
+    for sequence in range(100, 600):
+        if error := caller.send(sequence, {"x": x(0, 0, 0)[None]}, start=True, end=True).exception():
+            assert str(error.status()) == "StatusCode.UNAVAILABLE"
+            return
+    pytest.fail("new sequences are still welcome")
+
+
+def test_a_killed_server_starts_again_at_its_address(serve):
+    server = serve("sum")
+    address = server.grpc
+    server.kill()
+    with Caller(address, "sum") as caller:
+        with pytest.raises(InferenceServerException) as error:
+            caller.step(1, x(1, 1, 1), start=True)
+        assert code(error) == "UNAVAILABLE"
+    server.start()
+    with Caller(address, "sum") as caller:
+        assert caller.step(1, x(1, 1, 1), start=True).tolist() == [1, 1, 1]
