@@ -148,7 +148,7 @@ class Pool:
             start = time.perf_counter()
             now = self._sweep()
             try:
-                slots = self._roster.find(ids)
+                slots = self._roster.round(ids)
                 inputs = self._rounds.inputs(ids, x, len(slots))
                 if out is not None:
                     self._rounds.check_out(out, len(slots))

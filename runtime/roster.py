@@ -46,8 +46,7 @@ class Roster:
         self.latency = np.zeros((len(BOUNDS), 0), np.uint32)
         # Where a slot stands in the round that is looked at, and why its last stream was closed.
         self._turn, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
-        # The last round, for as long as nobody comes or goes: mostly the next one is the same.
-        self._key: bytes | None = None
+        self._key: tuple[Any, ...] | None = None
         self._slots = np.zeros(0, np.intp)
 
     @property
@@ -105,16 +104,21 @@ class Roster:
             return False
         return bool(self._known(np.array([stream], np.int64))[0])
 
+    def round(self, ids: Any) -> Array:
+        """As `find`; for the ids of the last round the same array again, as long as nobody comes or goes."""
+        array = np.asarray(ids)
+        key = array.shape, array.dtype, array.tobytes()
+        if key != self._key:
+            self._slots, self._key = self.find(ids), key
+        return self._slots
+
     def find(self, ids: Any) -> Array:
         """The slots of `ids`, all different; raises StreamClosed, or StreamError where they are no ids of streams."""
         array = np.asarray(ids)
-        if array.dtype != np.int64:
-            array = _whole(array, ids)
-        key = array.tobytes()
-        if key == self._key:
-            return self._slots
-        if array.ndim != 1:
-            raise _no_ids(ids)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            told = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
+            raise StreamError(f"ids are a list of those that open() gave, not {told}.")
+        array = array.astype(np.int64, copy=False)
         known = self._known(array)
         if not known.all():
             raise self._stale(array[~known])
@@ -150,14 +154,3 @@ class Roster:
             f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",
             tuple(int(i) for i in ids),
         )
-
-
-def _whole(array: Array, ids: Any) -> Array:
-    if array.dtype.kind not in "iu" and array.size:
-        raise _no_ids(ids)
-    return array.astype(np.int64)
-
-
-def _no_ids(ids: Any) -> StreamError:
-    told = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
-    return StreamError(f"ids are a list of those that open() gave, not {told}.")

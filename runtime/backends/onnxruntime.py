@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime.backends import Array, Artefacts, Slots, empty_state, target_row
 from rnn_export.runtime.backends.rows import HostRows, turned_nan
 from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import BATCH, StreamSpec
+from rnn_export.spec import BATCH, StreamSpec, sized
 
 try:
     import onnxruntime as ort
@@ -33,10 +31,8 @@ RUN_ERRORS = (
     native.NotImplemented,
     RuntimeError,
 )
-# Sizes of rounds whose buffers are kept.
-SIZES = 64
-# Of a piece of a round: what it computes with more leaves a core's own cache, and is no faster.
-ROWS = 128
+# Rows of a piece of a round, and pieces whose buffers are kept.
+ROWS, PIECES = 128, 256
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -210,64 +206,125 @@ class OrtMemory:
 
 
 class OrtSlots:
-    """A pool's states in host memory; a round gathers its rows into bound buffers, a set for each size of rounds."""
+    """A pool's states in host memory; a round runs in pieces, so that what one touches stays in a core's own cache.
+
+    The states of the last round stay in its pieces until anyone asks: the next round, if it is the same, finds them
+    there.
+    """
 
     def __init__(self, session: OrtSession) -> None:
         self.session, self.spec = session, session.spec
-        self.states = HostRows(session.spec)
-        self.grow, self.read, self.write = self.states.grow, self.states.read, self.states.write
-        self.bound: dict[int, _Round] = {}
+        self.pool = HostRows(session.spec)
+        self.pieces: dict[tuple[int, int], _Piece] = {}
+        self.slots: Array | None = None
+        self.round: list[tuple[slice, _Piece]] = []
 
     @property
     def nbytes(self) -> int:
-        return self.states.nbytes
+        return self.pool.nbytes
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        # The same array, as a pool gives it for the same round.
+        if slots is not self.slots:
+            self._settle()
+            self._begin(slots)
+        n, spec = len(slots), self.spec
+        outputs = {t.name: np.empty(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
+        turned = None
+        for at, (rows, piece) in enumerate(self.round):
+            piece.take(inputs, rows)
+            try:
+                piece.step()
+            except RUN_ERRORS as error:
+                for _, done in self.round[:at]:
+                    done.back()
+                raise StreamError(f"onnxruntime refused the round: {error}") from error
+            piece.give(outputs, rows)
+            bad = turned_nan(spec, piece.outputs, piece.states.values())
+            if bad is not None:
+                turned = np.zeros(n, bool) if turned is None else turned
+                turned[rows] = bad
+        return outputs, turned
+
+    def _begin(self, slots: Array) -> None:
         n = len(slots)
-        if n not in self.bound:
-            if len(self.bound) == SIZES:
-                del self.bound[next(iter(self.bound))]
-            self.bound[n] = _Round(self.session, n)
-        now = self.bound[n]
-        for name, buffer in now.inputs.items():
-            buffer[...] = inputs[name]
-        self.states.gather(slots, now.before)
-        try:
-            for run in now.runs:
-                run()
-        except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the round: {error}") from error
-        self.states.write(slots, now.after)
-        return now.outputs, turned_nan(self.spec, now.outputs, now.after.values())
+        count = -(-n // ROWS)
+        if len(self.pieces) > PIECES:
+            self.pieces = {}
+        for i in range(count):
+            rows = slice(n * i // count, n * (i + 1) // count)
+            key = rows.stop - rows.start, i
+            if key not in self.pieces:
+                self.pieces[key] = _Piece(self.session, key[0])
+            self.pool.gather(slots[rows], self.pieces[key].states)
+            self.round.append((rows, self.pieces[key]))
+        self.slots = slots
+
+    def _settle(self) -> None:
+        """The states of the last round back to where they belong."""
+        if self.slots is not None:
+            for rows, piece in self.round:
+                self.pool.write(self.slots[rows], piece.states)
+        self.slots, self.round = None, []
+
+    def grow(self, count: int) -> None:
+        self.pool.grow(count)
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        self._settle()
+        return self.pool.read(slots)
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        self._settle()
+        self.pool.write(slots, states)
 
     def release(self, slots: Array) -> None:
         pass
 
 
-class _Round:
-    """Buffers of `n` rows, and the runs that step them: pieces of at most `ROWS`, where the batch is outermost."""
+class _Piece:
+    """Buffers of `n` rows, bound to the step graph in both directions, as those of a stream."""
 
     def __init__(self, session: OrtSession, n: int) -> None:
         graph, spec = session.graph, session.spec
-        count, given = len(spec.inputs), len(spec.outputs)
-        self.inputs = {v.name: _buffer(v, n) for v in graph.get_inputs()[:count]}
-        self.outputs = {v.name: _buffer(v, n) for v in graph.get_outputs()[:given]}
-        self.before, self.after = empty_state(spec, n), empty_state(spec, n)
-        fed = self.inputs | {s.input: self.before[s.name] for s in spec.states}
-        taken = self.outputs | {s.output: self.after[s.name] for s in spec.states}
-        whole = any(t.axis(BATCH) != 0 for t in (*spec.inputs, *spec.outputs))
-        pieces = 1 if whole else -(-n // ROWS)
-        ends = [n * i // pieces for i in range(pieces + 1)]
-        self.runs = []
-        for start, stop in pairwise(ends):
-            piece = slice(None) if whole else slice(start, stop)
+        self.inputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.inputs}
+        self.outputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
+        self.sets, self.now = (empty_state(spec, n), empty_state(spec, n)), 0
+        bindings = []
+        for before, after in (self.sets, self.sets[::-1]):
             binding = graph.io_binding()
-            for name, array in fed.items():
-                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array[piece]))
-            for name, array in taken.items():
-                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array[piece]))
-            run, (prepared,) = _direct(graph, (binding,))
-            self.runs.append(partial(run, prepared, None))
+            for name, array in (self.inputs | {s.input: before[s.name] for s in spec.states}).items():
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+            for name, array in (self.outputs | {s.output: after[s.name] for s in spec.states}).items():
+                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+            bindings.append(binding)
+        self.run, self.prepared = _direct(graph, tuple(bindings))
+        self.places = {t.name: _place(t.axis(BATCH)) for t in (*spec.inputs, *spec.outputs)}
+
+    @property
+    def states(self) -> dict[str, Array]:
+        return self.sets[self.now]
+
+    def step(self) -> None:
+        self.run(self.prepared[self.now], None)
+        self.now ^= 1
+
+    def back(self) -> None:
+        """As if the last step had not been."""
+        self.now ^= 1
+
+    def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
+        for name, buffer in self.inputs.items():
+            buffer[...] = inputs[name][(*self.places[name], rows)]
+
+    def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
+        for name, buffer in self.outputs.items():
+            outputs[name][(*self.places[name], rows)] = buffer
+
+
+def _place(axis: int | None) -> tuple[slice, ...]:
+    """What comes before the batch in an index."""
+    return (slice(None),) * (axis or 0)
 
 
 def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

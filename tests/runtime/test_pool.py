@@ -236,10 +236,10 @@ def test_a_bad_frame_is_fed_to_nobody(engine):
             pool.step(ids, bad)
     with pytest.raises(StreamError, match=f"stream {ids[0]} stands in the round twice"):
         pool.step([ids[0], ids[1], ids[0]], np.ones((3, 3), np.float32))
-    for wrong in ("abc", 3.5, [[1]], [1.5]):
+    for wrong in ("abc", 3.5, [[1]], [1.5], [ids]):
         with pytest.raises(StreamError, match="ids are a list of those that open"):
             pool.step(wrong, x)
-    assert pool.metrics()["refused"] == 12
+    assert pool.metrics()["refused"] == 13
     assert pool.metrics()["rounds"] == 0
     np.testing.assert_array_equal(pool.step(ids, np.ones((3, 3))[:, :].tolist()), np.ones((3, 3)))
 
