@@ -55,6 +55,11 @@ def bench(path: Path, result: Mapping[str, Any]) -> None:
     _limits(axes, rows, result["limits"])
     _words(figure, axes, result, height)
     _key(figure, height, bool(result["limits"]))
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a whole or not at all; raises SourceError where it cannot be."""
     try:
         with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
             whole = Path(folder) / path.name

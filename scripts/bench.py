@@ -26,6 +26,7 @@ import lifting  # noqa: E402
 import model as silero  # noqa: E402
 import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
+import pool_figures  # noqa: E402
 import tensorrt_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
 from turns import in_turn  # noqa: E402
@@ -238,6 +239,10 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
     "truth": ("Nets of third parties against float64, 1,000 frames, relative to scale", native_speed.truth),
+    "pool": ("A pool of 256 streams, one core", pool_figures.pool),
+    "soak": ("10,000 open streams, ragged rounds for 60 s", pool_figures.soak),
+    "held": ("Live streams on one core, p99 below a frame's time", pool_figures.held),
+    "failover": ("32 sessions on two Triton servers, one killed", pool_figures.failover),
     "step": ("Cost of a step on ONNX Runtime, µs, median", step_cost),
     "start": ("Start-up, s, median", start_up),
 }

@@ -65,11 +65,11 @@ def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...])
     path = Path(folder) / "net.rnnx"
     export(net.eval(), (torch.randn(5, 2, inputs),), path, steps=32, targets=("onnx", "c"))
     for precision in narrow:
-        _added(path, precision)
+        added(path, precision)
     return open_bundle(path)
 
 
-def _added(path: Path, precision: str, calibration: Any = None) -> None:
+def added(path: Path, precision: str, calibration: Any = None) -> None:
     """C in `precision`, in place of what the bundle has."""
     bundle = open_bundle(path)
     added = graph_of(bundle, "c", Order(precision, name="net", calibration=calibration))
@@ -149,7 +149,7 @@ def vad() -> Figures:
             ("int8, scales at run time", "int8", None),
             ("int8, calibrated", "int8", recording),
         ):
-            _added(path, precision, calibration)
+            added(path, precision, calibration)
             got = _probabilities(path, "native", precision, frames)
             yield f"{title}: error of the probability", float(np.abs(got - wanted).max())
             yield f"{title}: segments", len(_segments(got))
