@@ -6,13 +6,16 @@ import ctypes
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
+
+if TYPE_CHECKING:
+    from rnn_export.runtime.backends.native_slots import NativeSlots
 
 LINE = 64
 # One call gives Python's signals no chance, so it ends after about a tenth of a second.
@@ -58,6 +61,12 @@ class NativeSession:
     def memory(self, batch: int) -> NativeMemory:
         return NativeMemory(self, batch)
 
+    def slots(self) -> NativeSlots:
+        """Raises BackendUnavailable where the library is of before there were any."""
+        from rnn_export.runtime.backends.native_slots import NativeSlots
+
+        return NativeSlots(self)
+
     def bind(self, stream: Any, memory: NativeMemory, x: Array | None, y: Array | None) -> None:
         if x is None or y is None or not all(a.flags.c_contiguous and a.ndim <= AXES for a in (x, y)):
             x = y = None
@@ -87,7 +96,7 @@ class NativeMemory:
         for row in range(batch):
             call.rnn_init(self.place[0] + row * stride, weights)
         self.states = {
-            s.name: _state(structs, int(call.rnn_state_offset(i)), stride, (batch, *s.row), np.dtype(s.dtype))
+            s.name: state_view(structs, int(call.rnn_state_offset(i)), stride, (batch, *s.row), np.dtype(s.dtype))
             for i, s in enumerate(spec.states)
         }
         self.compute: Callable[[], None] = self._call(list(self.inputs.values()), list(self.outputs.values()), 1)
@@ -106,16 +115,16 @@ class NativeMemory:
         )
 
     def step(self) -> None:
-        self._check("frame", self.inputs)
+        check_indices(self.session.rows, "frame", self.inputs)
         self.compute()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         spec, session = self.session.spec, self.session
-        self._check("sequence", inputs)
+        check_indices(session.rows, "sequence", inputs)
         frames = max(inputs[t.name].shape[1] for t in spec.inputs if spec.timed(t))
         steps = frames // spec.chunk
         fed = [_by_step(inputs[t.name], t, spec, steps) for t in spec.inputs]
-        given = [np.empty((self.batch, steps, *_row(t, spec.chunk)), t.dtype) for t in spec.outputs]
+        given = [np.empty((self.batch, steps, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
         each = max(1, MACS_OF_A_CALL // (session.macs * self.batch))
         for at in range(0, steps, each):
             piece = slice(at, at + each)
@@ -126,16 +135,6 @@ class NativeMemory:
                 whole[:, piece] = part
         return {t.name: _by_time(a, t, spec) for t, a in zip(spec.outputs, given, strict=True)}
 
-    def _check(self, what: str, inputs: Mapping[str, Array]) -> None:
-        """C does not look at an index."""
-        for name, rows in self.session.rows.items():
-            wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
-            if wrong.any():
-                raise StreamError(
-                    f"native refused the {what}: {name!r} is out of its table, idx={inputs[name][wrong][0]} must be "
-                    f"within the inclusive range [{-rows},{rows - 1}]."
-                )
-
     def read(self) -> dict[str, Array]:
         return {name: np.array(view, order="C") for name, view in self.states.items()}
 
@@ -144,17 +143,28 @@ class NativeMemory:
             view[...] = states[name]
 
 
-def _row(tensor: TensorSpec, frames: int) -> tuple[int, ...]:
+def check_indices(tables: Mapping[str, int], what: str, inputs: Mapping[str, Array]) -> None:
+    """Raise StreamError where an input is beyond the rows of its table: C does not look at an index."""
+    for name, rows in tables.items():
+        wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
+        if wrong.any():
+            raise StreamError(
+                f"native refused the {what}: {name!r} is out of its table, idx={inputs[name][wrong][0]} must be "
+                f"within the inclusive range [{-rows},{rows - 1}]."
+            )
+
+
+def row_shape(tensor: TensorSpec, frames: int) -> tuple[int, ...]:
     """The shape that one row has in a step of so many frames."""
     return sized([dim for dim in tensor.shape if dim != BATCH], 1, frames)
 
 
 def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:
     """In the shape of the graph, with the values of each row together."""
-    return np.moveaxis(np.zeros((batch, *_row(tensor, chunk)), tensor.dtype), 0, tensor.axis(BATCH) or 0)
+    return np.moveaxis(np.zeros((batch, *row_shape(tensor, chunk)), tensor.dtype), 0, tensor.axis(BATCH) or 0)
 
 
-def _state(structs: Array, offset: int, stride: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def state_view(structs: Array, offset: int, stride: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """One state of every row, where it lies in the structs."""
     inner = [dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
     return np.ndarray(shape, dtype, structs.data, offset, (stride, *inner))

@@ -123,7 +123,9 @@ def test_a_bias_after_a_product(bias):
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
-WORDS = "r i m in0 out0 t0 scratch double x.y x_y X.Y state weights größe 2x memcpy int64_t hand hand_state rnn_v"
+WORDS = """
+    r i m in0 out0 t0 scratch double x.y x_y X.Y state states rows weights größe 2x memcpy int64_t hand hand_state rnn_v
+"""
 NAMES = WORDS.split()
 
 

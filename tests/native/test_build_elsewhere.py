@@ -161,7 +161,7 @@ def test_sources_of_another_net(lstm: Path, wrong: Path) -> None:
     row = bundle.target("c", "fp32")
     files = {path: bundle.read(path) for path in row.files}
     name = f"{PLACE}/lstm.c"
-    files[name] = other.read(f"{PLACE}/other.c").replace(b"other", b"lstm")
+    files[name] = other.read(f"{PLACE}/other.c").replace(b"other", b"lstm").replace(b"OTHER", b"LSTM")
     extend_bundle(bundle, row, files)
     before = (lstm / "manifest.json").read_bytes()
     with pytest.raises(BackendUnavailable, match="was compiled from other sources than the bundle holds"):

@@ -93,7 +93,7 @@ class Product:
         self.x8, self.scales = p.room("int8_t", (rows * row,)).text, p.room("float", (2 * rows,)).text
         for place, (part, start) in enumerate(zip(self.parts, (0, _up(x.k)), strict=False)):
             function = "rnn_rows_i16" if self.fine else "rnn_rows_i8"
-            known = number(p.scales.get(part.name, 0.0) / 127)
+            known = number(p.scale(part.name) / 127)
             p.say(
                 f"{function}({part.text}, {part.k}, {part.apart}, {rows}, {known}, {self.x8} + {start}, {row}, "
                 f"{self.scales} + {place});"

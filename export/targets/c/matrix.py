@@ -30,9 +30,9 @@ def matmul(p: Program, node: ir.Node) -> None:
         return
     left = p.get(a).array
     x = p.read(node, 1)
-    if left is not None and left.ndim == 2 and x.shape[-1:] == (1,) and x.size == left.shape[1]:
-        y = p.make(node)
-        dense(p, y.text, np.zeros(len(left), np.float32), 1, Operand(left, x.text, x.size, str(b.name)))
+    if left is not None and left.ndim == 2 and x.shape[-2:] == (left.shape[1], 1):
+        k, y = left.shape[1], p.make(node)
+        dense(p, y.text, np.zeros(len(left), np.float32), x.size // k, Operand(left, x.text, k, str(b.name)))
         return
     _general(p, node)
 
@@ -120,52 +120,55 @@ def conv(p: Program, node: ir.Node) -> None:
     strides, dilations = (list(node.attributes.get_ints(n, [1] * rank)) for n in ("strides", "dilations"))
     pads = list(node.attributes.get_ints("pads", [0] * 2 * rank))
     y = p.make(node)
-    size, places, window = x.shape[2:], y.shape[2:], weight.shape[2:]
+    images, size, places, window = x.shape[0], x.shape[2:], y.shape[2:], weight.shape[2:]
     count, values = math.prod(places), per_group * math.prod(window)
-    for image in range(x.shape[0]):
-        for group in range(groups):
-            at = (image * x.shape[1] + group * per_group) * math.prod(size)
-            to = (image * len(weight) + group * outputs) * count
-            some = slice(group * outputs, (group + 1) * outputs)
-            matrix = weight[some].reshape(outputs, values)
-            source = x.part(at, (per_group, *size))
-            if not any(pads) and per_group == 1 and rank == 1 and dilations == [1]:
-                rows, apart = source.text, strides[0]
-            elif not any(pads) and size == window and dilations == [1] * rank:
-                rows, apart = source.text, values
-            else:
-                patches = p.room("float", (count, values))
-                _windows(p, patches, source, places, window, strides, dilations, pads)
-                rows, apart = patches.text, values
-            operand = Operand(matrix, rows, apart, str(_name(node, 0)))
-            if count == 1:
-                dense(p, f"({y.text} + {to})", bias[some], 1, operand, fine=True)
-                continue
-            by_place = p.room("float", (count, outputs))
-            dense(p, by_place.text, bias[some], count, operand, fine=True)
-            with p.loop("o", outputs), p.loop("l", count):
-                p.say(f"{y.text}[{to} + o * {count} + l] = {by_place.text}[l * {outputs} + o];")
+    rows, channels = images * count, len(weight)
+    for group in range(groups):
+        some = slice(group * outputs, (group + 1) * outputs)
+        source = x.part(group * per_group * math.prod(size), (per_group, *size))
+        if images == 1 and not any(pads) and per_group == 1 and rank == 1 and dilations == [1]:
+            text, apart = source.text, strides[0]
+        elif not any(pads) and size == window and dilations == [1] * rank:
+            text, apart = source.text, math.prod(x.shape[1:])
+        else:
+            patches = p.room("float", (rows, values))
+            _windows(p, patches, source, x.shape, places, window, strides, dilations, pads)
+            text, apart = patches.text, values
+        operand = Operand(weight[some].reshape(outputs, values), text, apart, str(_name(node, 0)))
+        to = group * outputs * count
+        if count == 1 and 1 in (images, groups):
+            dense(p, f"({y.text} + {to})", bias[some], rows, operand, fine=True)
+            continue
+        by_place = p.room("float", (rows, outputs))
+        dense(p, by_place.text, bias[some], rows, operand, fine=True)
+        with p.loop("m", images), p.loop("o", outputs), p.loop("l", count):
+            target = position(["m", "o", "l"], [channels * count, count, 1])
+            p.say(f"{y.text}[{to} + {target}] = {by_place.text}[(m * {count} + l) * {outputs} + o];")
 
 
 def _windows(
     p: Program,
     patches: Tensor,
     x: Tensor,
+    images: Sequence[int],
     places: Sequence[int],
     window: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
     pads: Sequence[int],
 ) -> None:
-    """Patches (places, channels, window) of x (channels, size), zero where a window reaches beyond it."""
+    """Patches (images, places, channels, window) of x (channels, size) in `images` (images, all channels, size), zero
+    where a window reaches beyond it.
+    """
     size, rank = x.shape[1:], len(window)
     with ExitStack() as loops:
+        loops.enter_context(p.loop("m", images[0]))
         for axis in range(rank):
             loops.enter_context(p.loop(f"l{axis}", places[axis]))
         loops.enter_context(p.loop("c", x.shape[0]))
         for axis in range(rank):
             loops.enter_context(p.loop(f"k{axis}", window[axis]))
-        inside, where = [], [f"c * {math.prod(size)}"]
+        inside, where = [], [f"m * {math.prod(images[1:])}", f"c * {math.prod(size)}"]
         for axis, step in enumerate(strides_of(size)):
             at = f"(l{axis} * {strides[axis]} + k{axis} * {dilations[axis]} - {pads[axis]})"
             last = (places[axis] - 1) * strides[axis] + (window[axis] - 1) * dilations[axis] - pads[axis]
@@ -174,8 +177,8 @@ def _windows(
             if last >= size[axis]:
                 inside.append(f"{at} < {size[axis]}")
             where.append(f"{at} * {step}")
-        shape = [*places, x.shape[0], *window]
-        names = [f"l{axis}" for axis in range(rank)] + ["c"] + [f"k{axis}" for axis in range(rank)]
+        shape = [images[0], *places, x.shape[0], *window]
+        names = ["m"] + [f"l{axis}" for axis in range(rank)] + ["c"] + [f"k{axis}" for axis in range(rank)]
         target = position(names, strides_of(shape))
         read = f"{x.text}[{' + '.join(where)}]"
         p.say(f"{patches.text}[{target}] = {' && '.join(inside) + f' ? {read} : 0.0f' if inside else read};")

@@ -56,13 +56,18 @@ def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> li
     """
     for value in model.graph.inputs:
         program.tensors[value] = Tensor(given[str(value.name)], program.kind(value), shape_of(value))
+    results = statements(model, program)
+    return settled(program, results, [text for text in given.values() if text.startswith("state->")])
+
+
+def statements(model: ir.Model, program: Program) -> list[Tensor]:
+    """The same where `program` has the inputs, and no output is written over one of them."""
     for number, node in enumerate(model.graph):
         program.now = number
         if node not in program.done:
             OPERATORS[node.op_type](program, node)
     program.now = END
-    results = [program.addressed(program.get(value)) for value in model.graph.outputs]
-    return settled(program, results, [text for text in given.values() if text.startswith("state->")])
+    return [program.addressed(program.get(value)) for value in model.graph.outputs]
 
 
 def settled(p: Program, results: Sequence[Tensor], states: Sequence[str]) -> list[Tensor]:

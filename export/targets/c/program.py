@@ -64,6 +64,7 @@ class Program:
         tables: rows of the table that an input is an index of, by its address.
         done: nodes that were said with an earlier one.
         scales: of the calibrated activations by name of the tensor, for int8.
+        asked: those that were asked for, in order.
     """
 
     def __init__(self, weights: Weights, precision: str, scales: dict[str, float] | None = None) -> None:
@@ -75,6 +76,7 @@ class Program:
         self.libm: set[str] = set()
         self.tables: dict[str, int] = {}
         self.done: set[ir.Node] = set()
+        self.asked: list[float] = []
 
     # --- statements
 
@@ -137,7 +139,8 @@ class Program:
         """An output that is part of what is there already."""
         value = node.outputs[index]
         shape = shape_of(value)
-        assert math.prod(shape) == tensor.size
+        if math.prod(shape) != tensor.size:
+            raise refusal(node, f"it makes {list(shape)} of {tensor.size} values, as if that did not follow the batch")
         self.tensors[value] = tensor.part(0, shape)
 
     def room(self, kind: str, shape: Sequence[int]) -> Tensor:
@@ -146,6 +149,11 @@ class Program:
         room = Room(size, self.now, self.now) if kind == "float" else None
         self.names.append((name, kind, room or size))
         return Tensor(name, kind, tuple(shape), room)
+
+    def scale(self, name: str) -> float:
+        """The calibrated largest magnitude of the tensor `name`; 0 where it has none."""
+        self.asked.append(self.scales.get(name, 0.0))
+        return self.asked[-1]
 
     def kind(self, value: ir.Value) -> str:
         assert value.dtype is not None

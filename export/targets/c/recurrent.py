@@ -23,9 +23,10 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of a node: matrices (gates * units, values), biases, and where its rows lie in C."""
+    """One direction of a node: matrices (gates * units, values), biases, and where its rows lie in C, without gaps."""
 
     node: ir.Node
+    rows: int
     W: Array
     R: Array
     Wb: Array
@@ -69,30 +70,27 @@ def recurrent(p: Program, node: ir.Node) -> None:
         if c_last is not None:
             p.say(f"memcpy({c_last.text} + {own}, {first[1].text} + {own}, {rows * units} * sizeof(float));")
         with ExitStack() as loops:
-            t, r = "0", ""
+            t = "0"
             if frames > 1:
                 loops.enter_context(p.loop("t", frames, down=backward))
                 t = "t"
-            if rows > 1:
-                loops.enter_context(p.loop("r", rows))
-                r = " + r * {}"
-            c = "" if c_last is None else f"{c_last.text} + {own}{r.format(units)}"
-            start = f"{first[0].text} + {own}{r.format(units)}"
+            start = f"{first[0].text} + {own}"
             frame = count * rows * units
-            before = f"{y.text} + ({t} {'+' if backward else '-'} 1) * {frame} + {own}{r.format(units)}"
+            before = f"{y.text} + ({t} {'+' if backward else '-'} 1) * {frame} + {own}"
             begins = f"t == {frames - 1 if backward else 0}"
             CELLS[node.op_type](
                 p,
                 Direction(
                     node,
+                    rows,
                     W[d],
                     R[d],
                     Wb,
                     Rb,
-                    x=f"{x.text} + {t} * {rows * values}{r.format(values)}",
+                    x=f"{x.text} + {t} * {rows * values}",
                     h=f"({begins} ? {start} : {before})" if frames > 1 else start,
-                    h_next=f"{y.text} + {t} * {frame} + {own}{r.format(units)}",
-                    c=c,
+                    h_next=f"{y.text} + {t} * {frame} + {own}",
+                    c="" if c_last is None else f"{c_last.text} + {own}",
                 ),
             )
     _give_last(p, node, y, directions)
@@ -135,53 +133,58 @@ def _by_unit(matrix: Array, gates: int) -> Array:
 
 
 def _lstm(p: Program, step: Direction) -> None:
-    units, bias, x, h = step.units, step.Wb + step.Rb, step.from_x(), step.from_h()
+    units, rows, bias, x, h = step.units, step.rows, step.Wb + step.Rb, step.from_x(), step.from_h()
     if not _in_blocks(step):
-        gates = p.room("float", (4 * units,))
-        dense(p, gates.text, bias, 1, x, h)
-        p.say(f"rnn_lstm({gates.text}, {units}, {step.c}, {step.h_next});")
+        gates = p.room("float", (rows, 4 * units))
+        dense(p, gates.text, bias, rows, x, h)
+        p.say(f"rnn_lstm({gates.text}, {units}, {rows}, {units}, {step.c}, {step.h_next});")
         return
     x, h = (replace(part, matrix=_by_unit(part.matrix, 4)) for part in (x, h))
-    product, gates = Product(p, _by_unit(bias, 4), x, h, block=4 * BLOCK), p.room("float", (4 * BLOCK,))
+    product = Product(p, _by_unit(bias, 4), x, h, rows=rows, block=4 * BLOCK)
+    gates = p.room("float", (rows, 4 * BLOCK))
     with p.loop("u", units // BLOCK):
         product.into(gates.text, "u")
-        p.say(f"rnn_lstm({gates.text}, {BLOCK}, {step.c} + u * {BLOCK}, {step.h_next} + u * {BLOCK});")
+        c, h_next = (f"{text} + u * {BLOCK}" for text in (step.c, step.h_next))
+        p.say(f"rnn_lstm({gates.text}, {BLOCK}, {rows}, {units}, {c}, {h_next});")
 
 
 def _gru(p: Program, step: Direction) -> None:
-    units, after = step.units, step.node.attributes.get_int("linear_before_reset", 0)
+    units, rows, after = step.units, step.rows, step.node.attributes.get_int("linear_before_reset", 0)
     if after and _in_blocks(step):
         x, h = (replace(part, matrix=_by_unit(part.matrix, 3)) for part in (step.from_x(), step.from_h()))
-        products = [Product(p, _by_unit(bias, 3), part, block=3 * BLOCK) for part, bias in ((x, step.Wb), (h, step.Rb))]
-        sums = [p.room("float", (3 * BLOCK,)) for _ in products]
+        products = [
+            Product(p, _by_unit(bias, 3), part, rows=rows, block=3 * BLOCK)
+            for part, bias in ((x, step.Wb), (h, step.Rb))
+        ]
+        sums = [p.room("float", (rows, 3 * BLOCK)) for _ in products]
         with p.loop("u", units // BLOCK):
             for product, room in zip(products, sums, strict=True):
                 product.into(room.text, "u")
             h_before, h_next = (f"{text} + u * {BLOCK}" for text in (step.h, step.h_next))
-            p.say(f"rnn_gru({sums[0].text}, {sums[1].text}, {BLOCK}, {h_before}, {h_next});")
+            p.say(f"rnn_gru({sums[0].text}, {sums[1].text}, {BLOCK}, {rows}, {units}, {h_before}, {h_next});")
         return
-    from_x, from_h = p.room("float", (3 * units,)), p.room("float", ((3 if after else 2) * units,))
-    dense(p, from_x.text, step.Wb, 1, step.from_x())
+    from_x, from_h = p.room("float", (rows, 3 * units)), p.room("float", (rows, (3 if after else 2) * units))
+    dense(p, from_x.text, step.Wb, rows, step.from_x())
     if after:
-        dense(p, from_h.text, step.Rb, 1, step.from_h())
-        p.say(f"rnn_gru({from_x.text}, {from_h.text}, {units}, {step.h}, {step.h_next});")
+        dense(p, from_h.text, step.Rb, rows, step.from_h())
+        p.say(f"rnn_gru({from_x.text}, {from_h.text}, {units}, {rows}, {units}, {step.h}, {step.h_next});")
         return
-    dense(p, from_h.text, step.Rb[: 2 * units], 1, step.from_h(step.R[: 2 * units]))
-    reset, turned = p.room("float", (units,)), p.room("float", (units,))
-    p.say(f"rnn_gru_reset({from_x.text}, {from_h.text}, {units}, {step.h}, {reset.text});")
+    dense(p, from_h.text, step.Rb[: 2 * units], rows, step.from_h(step.R[: 2 * units]))
+    reset, turned = p.room("float", (rows, units)), p.room("float", (rows, units))
+    p.say(f"rnn_gru_reset({from_x.text}, {from_h.text}, {units}, {rows}, {step.h}, {reset.text});")
     hidden = Operand(step.R[2 * units :], reset.text, units, f"{step.node.name}.h")
-    dense(p, turned.text, step.Rb[2 * units :], 1, hidden)
-    p.say(f"rnn_gru_after_reset({from_x.text}, {from_h.text}, {turned.text}, {units}, {step.h}, {step.h_next});")
+    dense(p, turned.text, step.Rb[2 * units :], rows, hidden)
+    gates = f"{from_x.text}, {from_h.text}, {turned.text}"
+    p.say(f"rnn_gru_after_reset({gates}, {units}, {rows}, {step.h}, {step.h_next});")
 
 
 def _rnn(p: Program, step: Direction) -> None:
-    sums = p.room("float", (step.units,))
-    dense(p, sums.text, step.Wb + step.Rb, 1, step.from_x(), step.from_h())
+    values = step.rows * step.units
+    sums = p.room("float", (step.rows, step.units))
+    dense(p, sums.text, step.Wb + step.Rb, step.rows, step.from_x(), step.from_h())
     names = step.node.attributes.get_strings("activations", DEFAULTS["RNN"])
     function = f"rnn_{names[0].lower()}"
-    p.say(
-        f"RNN_EACH({step.units}, rnn_store_part({step.h_next} + i, {function}(rnn_load_part({sums.text} + i, m)), m));"
-    )
+    p.say(f"RNN_EACH({values}, rnn_store_part({step.h_next} + i, {function}(rnn_load_part({sums.text} + i, m)), m));")
 
 
 CELLS: dict[str, Callable[[Program, Direction], None]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}

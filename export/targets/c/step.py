@@ -1,4 +1,4 @@
-"""The step graph of one stream as the C writer takes it: batch 1, every shape a number, what is constant computed."""
+"""The step graph as the C writer takes it: of a fixed batch, every shape a number, what is constant computed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from onnxscript import optimizer
 from rnn_export.errors import ExportError
 from rnn_export.export.decompose import DEFAULTS, decompose
 from rnn_export.export.targets.c.operators import refuse_unknown
+from rnn_export.models.signature import first_line
 from rnn_export.spec import BATCH
 
 # Constants that folding may make; it may start from any.
 FOLDED = 2**22
 
 
-def prepared(step: bytes) -> ir.Model:
+def prepared(step: bytes, batch: int = 1) -> ir.Model:
     """Raises ExportError where a shape does not follow from the graph, or an operator cannot be written."""
     model = onnx.load_from_string(decompose(step, lambda node: not has_kernel(node)))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == BATCH:
-                dim.dim_value = 1
+                dim.dim_value = batch
     del model.graph.value_info[:]
     graph = ir.from_proto(model)
     before = logging.root.manager.disable
@@ -37,7 +38,10 @@ def prepared(step: bytes) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     common.RemoveUnusedNodesPass()(graph)
     refuse_unknown(graph.graph)
-    known = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
+    try:
+        known = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ExportError(f"the shapes of the step do not fit a batch of {batch}: {first_line(error)}.") from error
     result = ir.from_proto(known)
     for node in result.graph:
         for value in node.outputs:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnn_export.export.targets.c.batched import ROWS, Batched
 from rnn_export.export.targets.c.program import Program, Tensor
-from rnn_export.export.targets.c.weights import checksum, number
+from rnn_export.export.targets.c.weights import Weights, checksum, number
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
@@ -24,15 +25,17 @@ class Texts:
 
     Attributes:
         name: the prefix of all that is public.
-        blob: the weights as a file beside the source, or None where they stand in it.
+        start: the statements that set a state to the start.
+        batched: the step of several streams, or why there is none.
     """
 
     name: str
     spec: StreamSpec
     program: Program
     results: Sequence[Tensor]
-    initial: Mapping[str, Array]
+    start: Sequence[str]
     precision: str
+    batched: Batched | str
 
     @property
     def ports(self) -> list[tuple[str, TensorSpec]]:
@@ -50,6 +53,7 @@ class Texts:
 
     @property
     def libm(self) -> bool:
+        """Whether the host's mathematical library is called, which a batch of streams needs where one does."""
         return bool(self.program.libm)
 
     def shape(self, tensor: TensorSpec) -> tuple[int, ...]:
@@ -63,7 +67,7 @@ class Texts:
 
     # --- NAME.h
 
-    def header(self, stack: int) -> str:
+    def header(self, stack: int, stack_of_rows: int) -> str:
         NAME, name = self.name.upper(), self.name
         lines = [
             f"/** @file {name}.h",
@@ -151,6 +155,8 @@ class Texts:
             " */",
             f"void {name}_run({self._step_parameters()}, size_t steps);",
             "",
+            *self._rows_header(stack_of_rows),
+            "",
             "#ifdef __cplusplus",
             "}",
             "#endif",
@@ -159,8 +165,27 @@ class Texts:
         ]
         return "\n".join(lines) + "\n"
 
-    def _parameter_docs(self, times: str) -> list[str]:
-        lines = [" *  @param state the memory of the stream, changed"]
+    def _rows_header(self, stack: int) -> list[str]:
+        NAME, name = self.name.upper(), self.name
+        if isinstance(self.batched, str):
+            return [f"/* There is no {name}_rows: {plain(self.batched)} */"]
+        return [
+            f"#ifdef {NAME}_ROWS",
+            f"/** Streams that {name}_rows feeds at once. */",
+            f"#define {NAME}_ROWS_COUNT {ROWS}",
+            "/** Bytes of the stack that it needs for its tensors. */",
+            f"#define {NAME}_ROWS_STACK_BYTES {stack}",
+            "",
+            f"/** Feed a step to each of 1 to {ROWS} streams, which share the reading of weights. Few take as long.",
+            " *",
+            *self._parameter_docs("rows x ", "states the memory of each stream, distinct, changed"),
+            " */",
+            f"void {name}_rows({self._rows_parameters()});",
+            "#endif",
+        ]
+
+    def _parameter_docs(self, times: str, first: str = "state the memory of the stream, changed") -> list[str]:
+        lines = [f" *  @param {first}"]
         for i, (parameter, tensor) in enumerate(self.ports):
             way = "in" if i < len(self.spec.inputs) else "out"
             axes = [str(d) for a, d in enumerate(tensor.shape) if a != tensor.axis("batch")]
@@ -176,7 +201,13 @@ class Texts:
 
     def _step_parameters(self, plain: bool = False) -> str:
         """`plain`: under names that nothing else in the source has."""
-        parameters = [f"{self.name}_state *state"]
+        return self._parameters([f"{self.name}_state *state"], plain)
+
+    def _rows_parameters(self, plain: bool = False) -> str:
+        return self._parameters([f"{self.name}_state *const *states", "size_t rows"], plain)
+
+    def _parameters(self, first: Sequence[str], plain: bool) -> str:
+        parameters = [*first]
         inputs = len(self.spec.inputs)
         for i, (parameter, tensor) in enumerate(self.ports):
             kind = C_TYPES[tensor.dtype]
@@ -186,13 +217,14 @@ class Texts:
 
     # --- NAME.c
 
-    def source(self) -> tuple[str, int]:
-        """The source, and the bytes of stack that its step takes."""
+    def source(self) -> tuple[str, int, int]:
+        """The source, and the bytes of stack that the step and the step of several streams take."""
         declarations, stack = self.program.declarations()
-        name, init = self.name, self._initial_statements()
+        name, init = self.name, list(self.start)
         step = [f"    {line}" for line in declarations] + self.program.statements + self._results()
+        rows, stack_of_rows = ([], 0) if isinstance(self.batched, str) else self.batched.body()
         weights = self.program.weights
-        weights.keep("\n".join([*init, *step]))
+        weights.keep("\n".join([*init, *step]), "\n".join(rows))
         if self.large:
             init = ["    const char *const weights = given;", *init, "    state->weights = weights;"]
         reads = any("W" in line for line in step) if self.large else False
@@ -228,19 +260,22 @@ class Texts:
             "    for (size_t s = 0; s < steps; s++)",
             f"        {name}_step(state, {', '.join(arguments)});",
             "}",
+            *self._rows_source(rows),
         ]
-        return "\n".join(lines) + "\n", stack
+        return "\n".join(lines) + "\n", stack, stack_of_rows
 
-    def _initial_statements(self) -> list[str]:
-        lines = []
-        for member, state in self.members:
-            value = np.asarray(self.initial[state.name])
-            if value.any():
-                source = self.program.weights.plain(value.astype(np.bool_) if state.dtype == "bool" else value)
-                lines.append(f"    memcpy(state->{member}, {source}, sizeof state->{member});")
-            else:
-                lines.append(f"    memset(state->{member}, 0, sizeof state->{member});")
-        return lines or ["    memset(state, 0, sizeof *state);"]
+    def _rows_source(self, rows: Sequence[str]) -> list[str]:
+        if not rows:
+            return []
+        lines = ["", f"#ifdef {self.name.upper()}_ROWS"]
+        if further := self.program.weights.further_definitions():
+            lines += [further, ""]
+        lines += [f"void {self.name}_rows({self._rows_parameters(plain=True)})", "{"]
+        if self.large and any("W" in line for line in rows):
+            lines.append("    const char *const weights = states[0]->weights;")
+        elif not self.members:
+            lines.append("    (void)states;")
+        return [*lines, *rows, "}", "#endif"]
 
     def _results(self) -> list[str]:
         targets = [f"out{i}" for i in range(len(self.spec.outputs))]
@@ -250,6 +285,19 @@ class Texts:
             for target, result in zip(targets, self.results, strict=True)
             if result.text != target
         ]
+
+
+def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> list[str]:
+    """What sets a state to the start, one row of every state being `initial`."""
+    lines = []
+    for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):
+        value = np.asarray(initial[state.name])
+        if value.any():
+            source = weights.plain(value.astype(np.bool_) if state.dtype == "bool" else value)
+            lines.append(f"    memcpy(state->{member}, {source}, sizeof state->{member});")
+        else:
+            lines.append(f"    memset(state->{member}, 0, sizeof state->{member});")
+    return lines or ["    memset(state, 0, sizeof *state);"]
 
 
 def plain(name: str) -> str:

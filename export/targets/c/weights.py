@@ -25,10 +25,14 @@ KINDS = {
 
 @dataclass
 class Weights:
-    """Arrays in the order they were asked for, each under a name of C's; equal ones are one."""
+    """Arrays in the order they were asked for, each under a name of C's; equal ones are one.
+
+    Those of `further` are none of the step's: they stand in the source, where only what names them is compiled too.
+    """
 
     arrays: list[Array] = field(default_factory=list)
     known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    further: set[int] = field(default_factory=set)
 
     def plain(self, array: Array | None) -> str:
         """The name of an array, flat."""
@@ -40,35 +44,45 @@ class Weights:
             self.arrays.append(flat)
         return self.known[key]
 
-    def keep(self, text: str) -> None:
-        """Forget what `text` does not name; the others keep their names."""
-        named = {int(name[1:]) for name in re.findall(r"\bW\d+\b", text)}
-        self.arrays = [a if i in named else a[:0] for i, a in enumerate(self.arrays)]
+    def keep(self, step: str, more: str = "") -> None:
+        """Forget what neither text names; the others keep their names, and what only `more` names is `further`."""
+        own, others = ({int(name[1:]) for name in re.findall(r"\bW\d+\b", text)} for text in (step, more))
+        self.arrays = [a if i in own | others else a[:0] for i, a in enumerate(self.arrays)]
+        self.further = others - own
+
+    @property
+    def own(self) -> list[Array]:
+        """Those of the step, each in its place, where the others are empty."""
+        return [a[:0] if i in self.further else a for i, a in enumerate(self.arrays)]
 
     @property
     def size(self) -> int:
-        return sum(a.nbytes for a in self.arrays)
+        return sum(a.nbytes for a in self.own)
 
     @property
     def embedded(self) -> bool:
         return self.size <= EMBEDDED
 
     def blob(self) -> bytes:
-        """All arrays, each on a cache line."""
-        return b"".join(a.tobytes() + bytes(-a.nbytes % LINE) for a in self.arrays)
+        """The arrays of the step, each on a cache line."""
+        return b"".join(a.tobytes() + bytes(-a.nbytes % LINE) for a in self.own)
 
     def definitions(self) -> str:
-        """What defines the names in the source."""
+        """What defines the names of the step's arrays in the source."""
         if self.embedded:
-            return "\n".join(_literal(f"W{i}", a) for i, a in enumerate(self.arrays) if a.size)
+            return "\n".join(_literal(f"W{i}", a) for i, a in enumerate(self.own) if a.size)
         lines, offset = [], 0
-        for i, array in enumerate(self.arrays):
+        for i, array in enumerate(self.own):
             if not array.size:
                 continue
             kind = KINDS[array.dtype.name]
             lines.append(f"#define W{i} ((const {kind} *)(const void *)(weights + {offset}))")
             offset += array.nbytes + -array.nbytes % LINE
         return "\n".join(lines)
+
+    def further_definitions(self) -> str:
+        """The same of those that are none of the step's."""
+        return "\n".join(_literal(f"W{i}", self.arrays[i]) for i in sorted(self.further))
 
 
 def checksum(blob: bytes) -> int:

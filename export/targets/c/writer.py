@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from importlib.resources import files as resources
 
 from rnn_export.export.targets.c import programs
+from rnn_export.export.targets.c.batched import batched
 from rnn_export.export.targets.c.operators import translate
 from rnn_export.export.targets.c.program import Program
 from rnn_export.export.targets.c.step import prepared
-from rnn_export.export.targets.c.text import Texts
+from rnn_export.export.targets.c.text import Texts, initial_statements
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.build.native.names import identifiers
@@ -35,15 +36,17 @@ def sources(
     Raises ExportError that names node and operator where one cannot be written.
     """
     graph = prepared(step)
-    program = Program(Weights(), precision, dict(scales or {}))
+    weights = Weights()
+    start = initial_statements(spec, initial, weights)
+    program = Program(weights, precision, dict(scales or {}))
     given = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
     given |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
     results = translate(graph, program, given)
-    texts = Texts(name, spec, program, results, initial, precision)
-    source, stack = texts.source()
+    texts = Texts(name, spec, program, results, start, precision, batched(step, spec, program))
+    source, stack, stack_of_rows = texts.source()
     written = {
-        f"{name}.h": texts.header(stack),
+        f"{name}.h": texts.header(stack, stack_of_rows),
         f"{name}.c": source,
         "kernels.h": kernels(precision),
         "main.c": programs.main(texts),
@@ -52,7 +55,7 @@ def sources(
     }
     files = {path: text.encode() for path, text in written.items()}
     if texts.large:
-        files[f"{name}.bin"] = program.weights.blob()
+        files[f"{name}.bin"] = weights.blob()
     return files
 
 

@@ -14,7 +14,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native import LIBRARY, RECORD
 from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
 from rnn_export.runtime.build.native.cpu import features, host_triple, this_cpu, without
-from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.record import Record, sources_sha256
 from rnn_export.spec import StreamSpec
 
@@ -61,7 +61,7 @@ def compile_native(
             (folder / STEPPER).write_bytes(Path(__file__).with_name(STEPPER).read_bytes())
             parts.append(STEPPER)
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
-        compiler.compile([*flags, *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
+        compiler.compile([*flags, with_rows(name), *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
     record = Record(
         triple=host_triple(),

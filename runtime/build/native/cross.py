@@ -15,7 +15,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native import LIBRARY, RECORD
 from rnn_export.runtime.build.native.compile import FLAGS, LINK
 from rnn_export.runtime.build.native.cpu import features
-from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
@@ -103,7 +103,8 @@ def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple
     folder = sources.folder
     (folder / "glue").mkdir()
     (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec))
-    compiler.compile([*FLAGS, *LINK, "-I.", sources.c, f"glue/{FILE}", "-o", LIBRARY, "-Wl,--as-needed", "-lm"], folder)
+    library = [*FLAGS, with_rows(sources.name), *LINK, "-I.", sources.c, f"glue/{FILE}", "-o", LIBRARY]
+    compiler.compile([*library, "-Wl,--as-needed", "-lm"], folder)
     runner = find_runner(compiler.machine, used)
     if isinstance(runner, str):
         return LIBRARY, SelfTest(None, runner)

@@ -72,25 +72,26 @@ RNN_INLINE void rnn_tile_f32(const float *w, int tile, int pass, int rows, const
         rnn_pass_f32(w + at, tile, tile % width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
 }
 
-RNN_INLINE void rnn_rows_f32(const float *w, const float *bias, int n, int pass, int rows, const float *x, int kx, int x_row,
-                             const float *h, int kh, int h_row, float *y, int y_row)
+/* One tile for all rows, which find it in the nearest cache. */
+RNN_INLINE void rnn_column_f32(const float *w, int tile, int rows, const float *x, int kx, int x_row, const float *h, int kh,
+                               const float *bias, float *y, int y_row, int n)
 {
-    int i = 0;
-    for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)(kx + kh) * RNN_TILE)
-        rnn_tile_f32(w, RNN_TILE, pass, rows, x, kx, x_row, h, kh, h_row, bias + i, y + i, y_row, RNN_TILE);
-    if (n % RNN_TILE)
-        rnn_tile_f32(w, RNN_PADDED(n % RNN_TILE), pass, rows, x, kx, x_row, h, kh, h_row, bias + i, y + i, y_row, n % RNN_TILE);
+    int r = 0;
+    for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
+        rnn_tile_f32(w, tile, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, kh, bias, y + r * y_row, y_row, n);
+    for (; r < rows; r++)
+        rnn_tile_f32(w, tile, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, kh, bias, y + r * y_row, y_row, n);
 }
 
 /* `rows` rows; those of x are x_row apart, of h and y they are dense. */
 RNN_INLINE void rnn_dense_f32(const float *w, const float *bias, int n, int rows, const float *x, int kx, int x_row,
                               const float *h, int kh, float *y)
 {
-    int r = 0;
-    for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
-        rnn_rows_f32(w, bias, n, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, kh, y + r * n, n);
-    for (; r < rows; r++)
-        rnn_rows_f32(w, bias, n, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, kh, y + r * n, n);
+    int i = 0;
+    for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)(kx + kh) * RNN_TILE)
+        rnn_column_f32(w, RNN_TILE, rows, x, kx, x_row, h, kh, bias + i, y + i, n, RNN_TILE);
+    if (n % RNN_TILE)
+        rnn_column_f32(w, RNN_PADDED(n % RNN_TILE), rows, x, kx, x_row, h, kh, bias + i, y + i, n, n % RNN_TILE);
 }
 
 /* The same for few outputs: W is [output][k], and a sum across the vector ends each. */

@@ -8,7 +8,8 @@ RNN_INLINE rnn_v rnn_sign_of(rnn_v a, rnn_v b) { return rnn_of_bits((rnn_bits(a)
 /* x = n ln 2 + r with |r| <= ln 2 / 2, and e^r - 1: the polynomial of Cephes' expf, relative error 1e-7. |x| < 87. */
 RNN_INLINE rnn_v rnn_reduced(rnn_v x, rnn_vi *n)
 {
-    *n = RNN_TO_INT(x * 1.44269504f + 128.5f) - 128;
+    /* Without a sign: of a NaN it is any number, which may not overflow. */
+    *n = (rnn_vi)((rnn_vu32)RNN_TO_INT(x * 1.44269504f + 128.5f) - 128u);
     const rnn_v whole = RNN_TO_FLOAT(*n);
     const rnn_v r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
     rnn_v q = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -18,7 +19,7 @@ RNN_INLINE rnn_v rnn_reduced(rnn_v x, rnn_vi *n)
     q = q * r + 5.0000001201e-1f;
     return q * (r * r) + r;
 }
-RNN_INLINE rnn_v rnn_power_of_2(rnn_vi n) { return rnn_of_bits((n + 127) * 8388608); }
+RNN_INLINE rnn_v rnn_power_of_2(rnn_vi n) { return rnn_of_bits((rnn_vi)(((rnn_vu32)n + 127u) * 8388608u)); }
 
 /* e^x - 1 for x within 40 of zero, as if it were there elsewhere: enough for what saturates. */
 RNN_INLINE rnn_v rnn_em1(rnn_v x)

@@ -1,6 +1,4 @@
-/* y = b + W [x, h] with W in bfloat16 or in eight bits. Tiles as in fp32; rows follow each other within a tile, which is
- * still in the cache then.
- */
+/* y = b + W [x, h] with W in bfloat16 or in eight bits. Tiles and rows as in fp32. */
 #if defined(__x86_64__) && defined(__SSSE3__)
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -22,54 +20,67 @@ RNN_INLINE rnn_v rnn_low_half(rnn_vu32 word)
     return rnn_of_bits((rnn_vi)(word << 16));
 #endif
 }
-RNN_INLINE void rnn_step_bf16(rnn_v *sum, int vectors, const uint32_t *words, float even, float odd)
+RNN_INLINE void rnn_step_bf16(rnn_v sum[RNN_ROWS][RNN_PASS / RNN_LANES], int vectors, int rows, const uint32_t *words,
+                              const float *x, int x_row, int both)
 {
     RNN_UNROLL for (int u = 0; u < vectors; u++) {
         rnn_vu32 word;
         memcpy(&word, words + u * RNN_LANES, sizeof word);
-        sum[u] += even * rnn_low_half(word);
-        sum[u] += odd * rnn_of_bits((rnn_vi)word);
+        const rnn_v low = rnn_low_half(word), high = rnn_of_bits((rnn_vi)word);
+        RNN_UNROLL for (int r = 0; r < rows; r++) {
+            sum[r][u] += x[r * x_row] * low;
+            sum[r][u] += (both ? x[r * x_row + 1] : 0.0f) * high;
+        }
     }
 }
-RNN_INLINE void rnn_pass_bf16(const uint32_t *w, int tile, int width, const float *x, int kx, const float *h, int kh,
-                              const float *bias, float *y, int n)
+RNN_INLINE void rnn_pass_bf16(const uint32_t *w, int tile, int width, int rows, const float *x, int kx, int x_row,
+                              const float *h, int kh, const float *bias, float *y, int y_row, int n)
 {
-    rnn_v sum[2][RNN_PASS / RNN_LANES];
-    const int vectors = width / RNN_LANES, chains = vectors >= 8 ? 1 : 2;
-    RNN_UNROLL for (int u = 0; u < vectors; u++) {
-        sum[0][u] = rnn_load(bias + u * RNN_LANES);
-        sum[1][u] = rnn_all(0.0f);
-    }
+    rnn_v sum[2][RNN_ROWS][RNN_PASS / RNN_LANES];
+    const int vectors = width / RNN_LANES, chains = vectors * rows >= 8 ? 1 : 2;
+    RNN_UNROLL for (int r = 0; r < rows; r++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++) {
+            sum[0][r][u] = rnn_load(bias + u * RNN_LANES);
+            sum[1][r][u] = rnn_all(0.0f);
+        }
     for (int part = 0; part < 2; part++) {
         const float *from = part ? h : x;
-        const int count = part ? kh : kx;
+        const int count = part ? kh : kx, row = part ? kh : x_row;
         int k = 0;
         for (; k + 2 * chains <= count; k += 2 * chains)
             RNN_UNROLL for (int c = 0; c < chains; c++)
-                rnn_step_bf16(sum[c], vectors, w + (k / 2 + c) * tile, from[k + 2 * c], from[k + 2 * c + 1]);
+                rnn_step_bf16(sum[c], vectors, rows, w + (k / 2 + c) * tile, from + k + 2 * c, row, 1);
         for (; k < count; k += 2)
-            rnn_step_bf16(sum[0], vectors, w + k / 2 * tile, from[k], k + 1 < count ? from[k + 1] : 0.0f);
+            rnn_step_bf16(sum[0], vectors, rows, w + k / 2 * tile, from + k, row, k + 1 < count);
         w += (size_t)((count + 1) / 2) * (size_t)tile;
     }
-    RNN_UNROLL for (int u = 0; u < vectors; u++) {
-        sum[0][u] += sum[1][u];
-        if ((u + 1) * RNN_LANES <= n)
-            rnn_store(y + u * RNN_LANES, sum[0][u]);
-        else if (u * RNN_LANES < n)
-            rnn_store_part(y + u * RNN_LANES, sum[0][u], n - u * RNN_LANES);
-    }
+    RNN_UNROLL for (int r = 0; r < rows; r++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++) {
+            sum[0][r][u] += sum[1][r][u];
+            if ((u + 1) * RNN_LANES <= n)
+                rnn_store(y + r * y_row + u * RNN_LANES, sum[0][r][u]);
+            else if (u * RNN_LANES < n)
+                rnn_store_part(y + r * y_row + u * RNN_LANES, sum[0][r][u], n - u * RNN_LANES);
+        }
 }
-RNN_INLINE void rnn_tile_bf16(const uint32_t *w, int tile, int rows, const float *x, int kx, int x_row, const float *h, int kh,
-                              const float *bias, float *y, int y_row, int n)
+RNN_INLINE void rnn_tile_bf16(const uint32_t *w, int tile, int pass, int rows, const float *x, int kx, int x_row, const float *h,
+                              int kh, const float *bias, float *y, int y_row, int n)
 {
-    const int width = tile < RNN_PASS ? tile : RNN_PASS;
-    for (int r = 0; r < rows; r++) {
-        int at = 0;
-        for (; at + width <= tile && at < n; at += width)
-            rnn_pass_bf16(w + at, tile, width, x + r * x_row, kx, h + r * kh, kh, bias + at, y + r * y_row + at, n - at);
-        if (tile % width && at < n)
-            rnn_pass_bf16(w + at, tile, tile % width, x + r * x_row, kx, h + r * kh, kh, bias + at, y + r * y_row + at, n - at);
-    }
+    const int width = tile < pass ? tile : pass;
+    int at = 0;
+    for (; at + width <= tile && at < n; at += width)
+        rnn_pass_bf16(w + at, tile, width, rows, x, kx, x_row, h, kh, bias + at, y + at, y_row, n - at);
+    if (tile % width && at < n)
+        rnn_pass_bf16(w + at, tile, tile % width, rows, x, kx, x_row, h, kh, bias + at, y + at, y_row, n - at);
+}
+RNN_INLINE void rnn_column_bf16(const uint32_t *w, int tile, int rows, const float *x, int kx, int x_row, const float *h, int kh,
+                                const float *bias, float *y, int y_row, int n)
+{
+    int r = 0;
+    for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
+        rnn_tile_bf16(w, tile, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, bias, y + r * y_row, y_row, n);
+    for (; r < rows; r++)
+        rnn_tile_bf16(w, tile, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, bias, y + r * y_row, y_row, n);
 }
 RNN_INLINE void rnn_dense_bf16(const uint32_t *w, const float *bias, int n, int rows, const float *x, int kx, int x_row,
                                const float *h, int kh, float *y)
@@ -77,9 +88,9 @@ RNN_INLINE void rnn_dense_bf16(const uint32_t *w, const float *bias, int n, int 
     const size_t size = (size_t)((kx + 1) / 2 + (kh + 1) / 2) * RNN_TILE;
     int i = 0;
     for (; i + RNN_TILE <= n; i += RNN_TILE, w += size)
-        rnn_tile_bf16(w, RNN_TILE, rows, x, kx, x_row, h, kh, bias + i, y + i, n, RNN_TILE);
+        rnn_column_bf16(w, RNN_TILE, rows, x, kx, x_row, h, kh, bias + i, y + i, n, RNN_TILE);
     if (n % RNN_TILE)
-        rnn_tile_bf16(w, RNN_PADDED(n % RNN_TILE), rows, x, kx, x_row, h, kh, bias + i, y + i, n, n % RNN_TILE);
+        rnn_column_bf16(w, RNN_PADDED(n % RNN_TILE), rows, x, kx, x_row, h, kh, bias + i, y + i, n, n % RNN_TILE);
 }
 
 /* Eight bits: w = w8 * scale of its output, x = x8 * scale of its row. A tile is [k / 4][output][4]. The sums are whole
@@ -99,6 +110,12 @@ RNN_INLINE int8_t rnn_nearest_i8(float q)
     memcpy(&bits, &shifted, 4);
     return (int8_t)(bits & 0xff);
 }
+/* VNNI takes x8 + 128, so it is kept like that: with the highest bit turned over. */
+#if defined(__AVX512VNNI__)
+#define RNN_TURNED(x8) ((int8_t)((x8) ^ -128))
+#else
+#define RNN_TURNED(x8) (x8)
+#endif
 /* x8 filled up with zeros to a multiple of four, and its scale: `scale`, or what the largest value asks for if that is 0. */
 RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
 {
@@ -108,42 +125,56 @@ RNN_INLINE float rnn_quantized(const float *x, int k, float scale, int8_t *x8)
     for (int i = 0; i < k; i++) {
         const float q = x[i] * inverse;
         bad |= !(q == q);
-        x8[i] = rnn_nearest_i8(q);
+        x8[i] = RNN_TURNED(rnn_nearest_i8(q));
     }
     for (int i = k; i % 4; i++)
-        x8[i] = 0;
+        x8[i] = RNN_TURNED(0);
     /* A NaN among them is one of every sum. */
     return bad ? 0.0f / 0.0f : most / 127.0f;
 }
-/* sums[output] = w8 x8 of a tile; `offset` is 128 times the sum of w8 of each output, for units that take x8 + 128. */
-RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int groups, const int32_t *offset, int32_t *sums)
-{
 #if defined(__AVX512VNNI__)
-    __m512i sum[2][RNN_TILE / 16];
-    const int vectors = tile / 16;
-    RNN_UNROLL for (int u = 0; u < vectors; u++) {
-        sum[0][u] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(offset + 16 * u));
-        sum[1][u] = _mm512_setzero_si512();
-    }
-    for (int g = 0; g < groups; g++) {
-        int32_t four;
-        memcpy(&four, x8 + 4 * g, 4);
-        const __m512i x = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
+/* Rows that share one reading of the weights. */
+#define RNN_ROWS_I8 RNN_ROWS
+/* GCC keeps an array of these in registers, and one of __m512i in memory. */
+typedef int32_t rnn_v16 __attribute__((vector_size(64)));
+RNN_INLINE rnn_v16 rnn_vnni(rnn_v16 sum, const int8_t *x8, const int8_t *w)
+{
+    int32_t four;
+    memcpy(&four, x8, 4);
+    return (rnn_v16)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), _mm512_loadu_si512(w));
+}
+/* sums[row][output] = w8 x8 of a tile; `offset` is 128 times the sum of w8 of each output. */
+RNN_INLINE void rnn_sums_rows_i8(const int8_t *w, int tile, int rows, const int8_t *x8, int row, int groups,
+                                 const int32_t *offset, int32_t (*sums)[RNN_TILE])
+{
+    rnn_v16 sum[2][RNN_ROWS_I8][RNN_TILE / 16];
+    const int vectors = tile / 16, chains = vectors * rows >= 8 ? 1 : 2;
+    int g = 0;
+    RNN_UNROLL for (int r = 0; r < rows; r++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++) {
+            sum[0][r][u] = -(rnn_v16)_mm512_loadu_si512(offset + 16 * u);
+            sum[1][r][u] = sum[0][r][u] - sum[0][r][u];
+        }
+    for (; g + chains <= groups; g += chains)
+        RNN_UNROLL for (int c = 0; c < chains; c++)
+            RNN_UNROLL for (int r = 0; r < rows; r++)
+                RNN_UNROLL for (int u = 0; u < vectors; u++)
+                    sum[c][r][u] = rnn_vnni(sum[c][r][u], x8 + r * row + 4 * (g + c), w + 4 * (g + c) * tile + 64 * u);
+    for (; g < groups; g++)
+        RNN_UNROLL for (int r = 0; r < rows; r++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                sum[0][r][u] = rnn_vnni(sum[0][r][u], x8 + r * row + 4 * g, w + 4 * g * tile + 64 * u);
+    RNN_UNROLL for (int r = 0; r < rows; r++)
         RNN_UNROLL for (int u = 0; u < vectors; u++)
-            sum[0][u] = _mm512_dpbusd_epi32(sum[0][u], x, _mm512_loadu_si512(w + (g * tile + 16 * u) * 4));
-        if (++g == groups)
-            break;
-        memcpy(&four, x8 + 4 * g, 4);
-        const __m512i x2 = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
-        RNN_UNROLL for (int u = 0; u < vectors; u++)
-            sum[1][u] = _mm512_dpbusd_epi32(sum[1][u], x2, _mm512_loadu_si512(w + (g * tile + 16 * u) * 4));
-    }
-    RNN_UNROLL for (int u = 0; u < vectors; u++)
-        _mm512_storeu_si512(sums + 16 * u, _mm512_add_epi32(sum[0][u], sum[1][u]));
-#elif defined(__AVX2__)
+            _mm512_storeu_si512(sums[r] + 16 * u, (__m512i)(sum[0][r][u] + sum[1][r][u]));
+}
+#else
+#define RNN_ROWS_I8 1
+RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int groups, int32_t *sums)
+{
+#if defined(__AVX2__)
     __m256i sum[RNN_TILE / 8];
     const int vectors = tile / 8;
-    (void)offset;
     RNN_UNROLL for (int u = 0; u < vectors; u++)
         sum[u] = _mm256_setzero_si256();
     for (int g = 0; g < groups; g++) {
@@ -159,7 +190,6 @@ RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int gro
     RNN_UNROLL for (int u = 0; u < vectors; u++)
         _mm256_storeu_si256((__m256i *)(void *)(sums + 8 * u), sum[u]);
 #elif defined(__x86_64__) && defined(__SSSE3__)
-    (void)offset;
     for (int at = 0; at < tile; at += 16) {
         __m128i sum[4];
         RNN_UNROLL for (int u = 0; u < 4; u++)
@@ -180,7 +210,6 @@ RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int gro
 #elif defined(__ARM_FEATURE_DOTPROD)
     int32x4_t sum[RNN_TILE / 4];
     const int vectors = tile / 4;
-    (void)offset;
     RNN_UNROLL for (int u = 0; u < vectors; u++)
         sum[u] = vdupq_n_s32(0);
     for (int g = 0; g < groups; g++) {
@@ -193,7 +222,6 @@ RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int gro
     RNN_UNROLL for (int u = 0; u < vectors; u++)
         vst1q_s32(sums + 4 * u, sum[u]);
 #else
-    (void)offset;
     for (int i = 0; i < tile; i++)
         sums[i] = 0;
     for (int g = 0; g < groups; g++) {
@@ -203,31 +231,55 @@ RNN_INLINE void rnn_sums_i8(const int8_t *w, int tile, const int8_t *x8, int gro
     }
 #endif
 }
+RNN_INLINE void rnn_sums_rows_i8(const int8_t *w, int tile, int rows, const int8_t *x8, int row, int groups,
+                                 const int32_t *offset, int32_t (*sums)[RNN_TILE])
+{
+    (void)offset;
+    for (int r = 0; r < rows; r++)
+        rnn_sums_i8(w, tile, x8 + r * row, groups, sums[r]);
+}
+#endif
 RNN_INLINE rnn_v rnn_load_int(const int32_t *p)
 {
     rnn_vi a;
     memcpy(&a, p, sizeof a);
     return RNN_TO_FLOAT(a);
 }
-/* y = bias + sums of x * (scale of output * scale of x) + the same of h, whose weights start at `w_h`, of one tile. */
-RNN_INLINE void rnn_tile_i8(const int8_t *w, const int8_t *w_h, int tile, const int8_t *x8, int gx, float x_scale, int gh,
-                            float h_scale, const float *scale, const int32_t *offset_x, const int32_t *offset_h, const float *bias, float *y,
-                            int n)
+/* y = bias + sums of x * (scale of output * scale of x) + the same of h, whose weights start at `w_h`, of one tile. The
+ * scales of a row follow each other.
+ */
+RNN_INLINE void rnn_tile_i8(const int8_t *w, const int8_t *w_h, int tile, int rows, const int8_t *x8, int row, int gx, int gh,
+                            const float *scales, const float *scale, const int32_t *offset_x, const int32_t *offset_h,
+                            const float *bias, float *y, int y_row, int n)
 {
-    RNN_ALIGNED int32_t sums[2][RNN_TILE];
-    rnn_sums_i8(w, tile, x8, gx, offset_x, sums[0]);
+    RNN_ALIGNED int32_t sums[2][RNN_ROWS_I8][RNN_TILE];
+    rnn_sums_rows_i8(w, tile, rows, x8, row, gx, offset_x, sums[0]);
     if (gh)
-        rnn_sums_i8(w_h, tile, x8 + 4 * gx, gh, offset_h, sums[1]);
-    RNN_UNROLL for (int u = 0; u < tile; u += RNN_LANES) {
-        rnn_v sum = rnn_load_int(sums[0] + u) * x_scale;
-        if (gh)
-            sum += rnn_load_int(sums[1] + u) * h_scale;
-        sum = sum * rnn_load(scale + u) + rnn_load(bias + u);
-        if (u + RNN_LANES <= n)
-            rnn_store(y + u, sum);
-        else if (u < n)
-            rnn_store_part(y + u, sum, n - u);
-    }
+        rnn_sums_rows_i8(w_h, tile, rows, x8 + 4 * gx, row, gh, offset_h, sums[1]);
+    RNN_UNROLL for (int r = 0; r < rows; r++)
+        RNN_UNROLL for (int u = 0; u < tile; u += RNN_LANES) {
+            rnn_v sum = rnn_load_int(sums[0][r] + u) * scales[2 * r];
+            if (gh)
+                sum += rnn_load_int(sums[1][r] + u) * scales[2 * r + 1];
+            sum = sum * rnn_load(scale + u) + rnn_load(bias + u);
+            if (u + RNN_LANES <= n)
+                rnn_store(y + r * y_row + u, sum);
+            else if (u < n)
+                rnn_store_part(y + r * y_row + u, sum, n - u);
+        }
+}
+RNN_INLINE void rnn_column_i8(const int8_t *w, const int8_t *w_h, int tile, int rows, const int8_t *x8, int gx, int gh,
+                              const float *scales, const float *scale, const int32_t *offset_x, const int32_t *offset_h,
+                              const float *bias, float *y, int y_row, int n)
+{
+    const int row = 4 * (gx + gh);
+    int r = 0;
+    for (; r + RNN_ROWS_I8 <= rows; r += RNN_ROWS_I8)
+        rnn_tile_i8(w, w_h, tile, RNN_ROWS_I8, x8 + r * row, row, gx, gh, scales + 2 * r, scale, offset_x, offset_h, bias,
+                    y + r * y_row, y_row, n);
+    for (; r < rows; r++)
+        rnn_tile_i8(w, w_h, tile, 1, x8 + r * row, row, gx, gh, scales + 2 * r, scale, offset_x, offset_h, bias, y + r * y_row,
+                    y_row, n);
 }
 /* Rows of x, x_row apart, into rows of x8, `row` apart, with the scale of each at every second place of `scales`. */
 RNN_INLINE void rnn_rows_i8(const float *x, int k, int x_row, int rows, float scale, int8_t *x8, int row, float *scales)
@@ -243,9 +295,9 @@ RNN_INLINE void rnn_rows_i16(const float *x, int k, int x_row, int rows, float s
         int8_t *high = x8 + r * row, *low = high + (k + 3) / 4 * 4;
         const float unit = rnn_quantized(from, k, scale, high), inverse = unit > 0.0f ? 254.0f / unit : 0.0f;
         for (int i = 0; i < k; i++)
-            low[i] = rnn_nearest_i8((from[i] - unit * (float)high[i]) * inverse);
+            low[i] = RNN_TURNED(rnn_nearest_i8((from[i] - unit * (float)RNN_TURNED(high[i])) * inverse));
         for (int i = k; i % 4; i++)
-            low[i] = 0;
+            low[i] = RNN_TURNED(0);
         scales[2 * r] = unit;
         scales[2 * r + 1] = unit / 254.0f;
     }
@@ -255,15 +307,12 @@ RNN_INLINE void rnn_dense_i8(const int8_t *w, const float *scale, const int32_t 
                              const float *bias, int n, int rows, const int8_t *x8, int kx, int kh, int twice,
                              const float *scales, float *y)
 {
-    const int gx = (kx + 3) / 4, gh = (kh + 3) / 4, row = 4 * (gx + gh), column = twice ? 4 * gx : row;
+    const int gx = (kx + 3) / 4, gh = (kh + 3) / 4, column = 4 * (twice ? gx : gx + gh), rest = RNN_PADDED(n % RNN_TILE);
     int i = 0;
     for (; i + RNN_TILE <= n; i += RNN_TILE, w += (size_t)column * RNN_TILE)
-        for (int r = 0; r < rows; r++)
-            rnn_tile_i8(w, twice ? w : w + 4 * gx * RNN_TILE, RNN_TILE, x8 + r * row, gx, scales[2 * r], gh, scales[2 * r + 1],
-                        scale + i, offset_x + i, offset_h + i, bias + i, y + r * n + i, RNN_TILE);
-    if (n % RNN_TILE)
-        for (int r = 0; r < rows; r++)
-            rnn_tile_i8(w, twice ? w : w + 4 * gx * RNN_PADDED(n % RNN_TILE), RNN_PADDED(n % RNN_TILE), x8 + r * row, gx,
-                        scales[2 * r], gh, scales[2 * r + 1], scale + i, offset_x + i, offset_h + i, bias + i, y + r * n + i,
-                        n % RNN_TILE);
+        rnn_column_i8(w, twice ? w : w + 4 * gx * RNN_TILE, RNN_TILE, rows, x8, gx, gh, scales, scale + i, offset_x + i,
+                      offset_h + i, bias + i, y + i, n, RNN_TILE);
+    if (rest)
+        rnn_column_i8(w, twice ? w : w + 4 * gx * rest, rest, rows, x8, gx, gh, scales, scale + i, offset_x + i, offset_h + i,
+                      bias + i, y + i, n, n % RNN_TILE);
 }

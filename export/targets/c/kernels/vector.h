@@ -86,20 +86,23 @@ RNN_INLINE void rnn_store_part(float *p, rnn_v a, int m)
     else
         memcpy(p, &a, 4 * (size_t)m);
 }
+/* Halves of the lanes at a time: a row of dependent ones would take as many times the latency. */
 RNN_INLINE float rnn_lane_sum(rnn_v a)
 {
-    float lanes[RNN_LANES], sum = 0.0f;
+    float lanes[RNN_LANES];
     memcpy(lanes, &a, sizeof a);
-    for (int i = 0; i < RNN_LANES; i++)
-        sum += lanes[i];
-    return sum;
+    RNN_UNROLL for (int half = RNN_LANES / 2; half; half /= 2)
+        RNN_UNROLL for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 RNN_INLINE float rnn_lane_max(rnn_v a)
 {
     float lanes[RNN_LANES];
     memcpy(lanes, &a, sizeof a);
-    for (int i = 1; i < RNN_LANES; i++)
-        lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
+    RNN_UNROLL for (int half = RNN_LANES / 2; half; half /= 2)
+        RNN_UNROLL for (int i = 0; i < half; i++)
+            lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
     return lanes[0];
 }
 

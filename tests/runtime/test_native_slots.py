@@ -1,0 +1,211 @@
+"""The slots of the backend native: many streams in one call, each as if it were alone, in any order and number."""
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.export.targets.c import weights
+from rnn_export.export.targets.c.batched import ROWS
+from rnn_export.runtime import load
+from rnn_export.runtime.backends.native import open_session
+from rnn_export.runtime.backends.native_slots import ALIGNED
+from rnn_export.runtime.build.native import compile as compile_module
+from rnn_export.spec import BATCH, DTYPES, sized
+
+from ..export.c_models import model, written  # noqa: TID252
+from .graphs import IDS, MODELS, START, SUM, state
+from .native_toys import WRITTEN, by_hand, draft, model_sources
+
+# Fewer than are stepped at once, as many, and what leaves a rest that is padded and one that is not.
+COUNTS = (1, 3, 5, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 7)
+STREAMS = max(COUNTS) + 2
+
+
+@pytest.fixture(scope="session")
+def session(native_bundle):
+    return lambda name: load(native_bundle(name), backend="native")._session
+
+
+def frames_of(session, count, random):
+    """In the layout of the graph, finite whole numbers."""
+    fed = {}
+    for t in session.spec.inputs:
+        high = IDS if t.name == "id" else 2
+        shape = sized(t.shape, count, session.spec.chunk)
+        fed[t.name] = random.integers(0 if t.name == "id" else -2, high, shape).astype(t.dtype)
+    return fed
+
+
+def rows_of(tensor, array, row):
+    """One row, the batch on axis 0."""
+    return np.moveaxis(array, tensor.axis(BATCH), 0)[row]
+
+
+def test_the_writer_knows_them():
+    """So that here both ways are walked: many at once, and one after the other."""
+    assert b"_rows(" in model_sources("sum")["sum.h"]
+    assert b"_rows(" not in model_sources("timed")["timed.h"]
+    assert "sum" in WRITTEN
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_is_as_if_alone(session, name):
+    its, random = session(name), np.random.default_rng(0)
+    spec, slots = its.spec, its.slots()
+    slots.grow(STREAMS)
+    alone = [its.memory(1) for _ in range(STREAMS)]
+    for count in COUNTS:
+        chosen = random.permutation(STREAMS)[:count].astype(np.intp)
+        fed = frames_of(its, count, random)
+        given, turned = slots.step(chosen, fed)
+        assert turned is None
+        for row, slot in enumerate(chosen):
+            for t in spec.inputs:
+                np.moveaxis(alone[slot].inputs[t.name], t.axis(BATCH), 0)[0] = rows_of(t, fed[t.name], row)
+            alone[slot].step()
+            for t in spec.outputs:
+                assert given[t.name].shape == sized(t.shape, count, spec.chunk)
+                np.testing.assert_array_equal(
+                    rows_of(t, given[t.name], row), rows_of(t, alone[slot].outputs[t.name], 0), err_msg=t.name
+                )
+    for name, values in slots.read(np.arange(STREAMS)).items():
+        np.testing.assert_array_equal(values, np.concatenate([memory.read()[name] for memory in alone]))
+
+
+@pytest.mark.parametrize("batch", COUNTS)
+@pytest.mark.parametrize("name", ["pair", "tokens"])
+def test_rows_in_lockstep_too(native_bundle, name, batch):
+    engine = load(native_bundle(name), backend="native")
+    together, alone = engine.stream(batch), [engine.stream() for _ in range(batch)]
+    random = np.random.default_rng(1)
+    for _ in range(3):
+        fed = frames_of(engine._session, batch, random)
+        whole = fed if len(fed) > 1 else next(iter(fed.values()))
+        given = together.step(whole if batch > 1 else {n: a[0] for n, a in fed.items()} if len(fed) > 1 else whole[0])
+        for row, stream in enumerate(alone):
+            frame = {n: a[row] for n, a in fed.items()}
+            want = stream.step(frame if len(fed) > 1 else next(iter(frame.values())))
+            pairs = [(given[n], want[n]) for n in want] if isinstance(want, dict) else [(given, want)]
+            for got, expected in pairs:
+                np.testing.assert_array_equal(got[row] if batch > 1 else got, expected)
+
+
+# --- room
+
+
+def test_slots_keep_their_values_as_room_grows(session):
+    slots = session("stored").slots()
+    slots.grow(3)
+    np.testing.assert_array_equal(slots.read(np.arange(3))["h"], [START] * 3)
+    slots.write(np.array([2, 0]), {"h": np.array([[7, 8, 9], [4, 5, 6]], np.float32)})
+    slots.grow(20)
+    found = slots.read(np.arange(20))["h"]
+    np.testing.assert_array_equal(found[:3], [[4, 5, 6], START, [7, 8, 9]])
+    np.testing.assert_array_equal(found[3:], [START] * 17)
+    given, _ = slots.step(np.array([2, 19]), {"x": np.ones((2, 3), np.float32)})
+    np.testing.assert_array_equal(given["y"], [[8, 9, 10], START + 1])
+
+
+def test_what_is_read_is_a_copy(session):
+    slots = session("sum").slots()
+    slots.grow(2)
+    before = slots.read(np.array([0, 1]))
+    slots.step(np.array([1]), {"x": np.ones((1, 3), np.float32)})
+    assert (before["h"] == 0).all()
+    slots.release(np.array([1]))
+    np.testing.assert_array_equal(slots.read(np.array([1]))["h"], [[1, 1, 1]])
+
+
+@pytest.mark.parametrize("name", ["sum", "pair", "previous_bool"])
+def test_a_stream_takes_its_state_and_little_more(session, name):
+    its = session(name)
+    slots, size = its.slots(), sum(np.dtype(s.dtype).itemsize * int(np.prod(s.row)) for s in its.spec.states)
+    before = slots.nbytes
+    slots.grow(1000)
+    assert size * 1000 <= slots.nbytes - before <= (size + ALIGNED) * 1000
+
+
+def test_outputs_are_not_written_again(session):
+    slots = session("sum").slots()
+    slots.grow(1)
+    ones = {"x": np.ones((1, 3), np.float32)}
+    first, _ = slots.step(np.array([0]), ones)
+    slots.step(np.array([0]), ones)
+    np.testing.assert_array_equal(first["y"], [[1, 1, 1]])
+
+
+# --- what turns NaN, and what is refused
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype.startswith("float")])
+@pytest.mark.parametrize("count", COUNTS)
+def test_which_rows_turned_nan(session, dtype, count):
+    """The state of a stream that hears NaN is one at once, its output a step later."""
+    slots = session(f"previous_{dtype}").slots()
+    slots.grow(STREAMS)
+    chosen = np.arange(STREAMS)[::-1][:count].astype(np.intp)
+    x = np.arange(count).astype(dtype)
+    assert slots.step(chosen, {"x": x})[1] is None
+    bad = x.copy()
+    bad[count // 2] = np.nan
+    wanted = np.arange(count) == count // 2
+    given, turned = slots.step(chosen, {"x": bad})
+    np.testing.assert_array_equal(given["y"], x)
+    np.testing.assert_array_equal(turned, wanted)
+    assert turned.dtype == bool
+    given, turned = slots.step(chosen, {"x": x})
+    np.testing.assert_array_equal(np.isnan(given["y"]), wanted)
+    np.testing.assert_array_equal(turned, wanted)
+    assert slots.step(chosen, {"x": x})[1] is None
+
+
+def test_infinity_is_a_number(session):
+    slots = session("previous_float32").slots()
+    slots.grow(1)
+    assert slots.step(np.array([0]), {"x": np.array([np.inf], np.float32)})[1] is None
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens_timed"])
+def test_an_index_out_of_its_table_feeds_nobody(session, name):
+    its, random = session(name), np.random.default_rng(0)
+    slots = its.slots()
+    slots.grow(9)
+    fed = frames_of(its, 9, random)
+    slots.step(np.arange(9), fed)
+    before = slots.read(np.arange(9))
+    fed["id"][8] = IDS
+    with pytest.raises(StreamError, match=r"native refused the frame: 'id' is out of its table, idx=5 must be within"):
+        slots.step(np.arange(9), fed)
+    np.testing.assert_array_equal(slots.read(np.arange(9))["h"], before["h"])
+
+
+def test_a_library_of_before(compiler, monkeypatch):
+    own = compile_module.glue
+    monkeypatch.setattr(compile_module, "glue", lambda *a: own(*a).replace("rnn_pool", "rnn_of_old"))
+    session = open_session(draft(by_hand("sum", SUM), SUM.spec, name="sum"), None, None, 1)
+    session.memory(1).step()
+    message = r"Build it here: rnn-export build NAME\.rnnx --target c --precision fp32 --rebuild\."
+    with pytest.raises(BackendUnavailable, match=message):
+        session.slots()
+
+
+# --- large weights
+
+
+def test_weights_beside_the_code(compiler, monkeypatch):
+    """Every slot knows where they are, those of later growth too."""
+    monkeypatch.setattr(weights, "EMBEDDED", 0)
+    w = np.arange(9, dtype=np.float32).reshape(3, 3)
+    nodes = [("MatMul", ["x", "w"], ["xw"], {}), ("Add", ["xw", "h"], ["y"], {}), ("Identity", ["y"], ["h.next"], {})]
+    made = model(nodes, [state("h", 3)], w=w)
+    files = written(made)
+    assert "hand.bin" in files
+    slots = open_session(draft(files, made.spec, name="hand"), None, None, 1).slots()
+    slots.grow(2)
+    slots.grow(30)
+    x = np.random.default_rng(0).integers(-3, 4, (30, 3)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(30)
+    for k in (1, 2):
+        given, turned = slots.step(order, {"x": x})
+        assert turned is None
+        np.testing.assert_array_equal(given["y"], k * (x @ w))
