@@ -15,7 +15,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.build.engine import BuiltEngine, build_engine
 from rnn_export.runtime.build.native.build import BuiltC, build_c
 
-STAGES = 8
+STAGES = 9
 WRITING = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 # Options that one kind of target has and the other has not.
 OF_C = ("triple", "cpu", "calibrate")

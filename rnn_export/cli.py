@@ -15,8 +15,8 @@ from rnn_export import __version__
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.options import batch, calibrate_option, compute, finite, number, pair, source_options
 
-EXPORT_STAGES = 11
-VERIFY_STAGES = 6
+EXPORT_STAGES = 12
+VERIFY_STAGES = 7
 BENCH_STAGES = 5
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 

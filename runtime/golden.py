@@ -17,6 +17,8 @@ from rnn_export.spec import StreamSpec
 
 FILE = "golden.npz"
 CHECKPOINTS = 16
+# Streams of a pool that is checked, at least: more than C steps at once.
+POOLED = 9
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,22 @@ def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lam
     """Drive `engine` over the golden vectors with the state fed back, in every way a user may.
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
-    moved to a new stream in mid-stream; each row alone. A model of whole sequences only: the whole, and each row alone.
+    moved to a new stream in mid-stream; each row alone; and in a pool, in another order at each round. A model of whole
+    sequences only: the whole, and each row alone.
     """
     golden = golden.fitted(engine)
     replayer = _Replay(engine, golden)
     drifts = []
     whole = (replayer.whole, replayer.alone)
-    stream = (replayer.step, replayer.whole, replayer.pieces, replayer.reset, replayer.snapshot, replayer.alone)
+    stream = (
+        replayer.step,
+        replayer.whole,
+        replayer.pieces,
+        replayer.reset,
+        replayer.snapshot,
+        replayer.alone,
+        replayer.pool,
+    )
     for check in whole if engine.spec.sequence_only else stream:
         progress(check.__name__)
         drifts += list(check())
@@ -149,6 +160,14 @@ class _Replay:
             for t in self.spec.inputs
         }
 
+    def frame(self, at: int) -> dict[str, Array]:
+        """What a step from frame `at` on takes, of all rows."""
+        cut = self.cut(at, at + self.spec.chunk)
+        return {
+            t.name: cut[t.name][:, 0] if self.spec.timed(t) and self.spec.chunk == 1 else cut[t.name]
+            for t in self.spec.inputs
+        }
+
     def run(self, stream: Stream, start: int, stop: int) -> dict[str, Array]:
         return self.named(stream.run(self.cut(start, stop)))
 
@@ -161,13 +180,7 @@ class _Replay:
         outputs: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
         wanted = set(self.golden.at.tolist())
         for at in range(0, self.golden.frames, chunk):
-            frame = {}
-            for tensor in self.spec.inputs:
-                piece = self.golden.inputs[tensor.name]
-                piece = piece[:, at : at + chunk] if self.spec.timed(tensor) else piece
-                one = self.spec.timed(tensor) and chunk == 1
-                piece = piece[:, 0] if one else piece
-                frame[tensor.name] = piece[0] if self.golden.rows == 1 else piece
+            frame = {n: a[0] if self.golden.rows == 1 else a for n, a in self.frame(at).items()}
             given = stream.step(frame if len(frame) > 1 else next(iter(frame.values())))
             if given is not None:
                 for tensor in self.spec.outputs:
@@ -190,7 +203,7 @@ class _Replay:
     def whole(self) -> Iterator[Drift]:
         stream = self.stream()
         yield from self.compare("whole", self.run(stream, 0, self.golden.frames), 0, self.golden.frames)
-        yield from self.ends("whole", stream)
+        yield from self.ends("whole", stream.states)
 
     def pieces(self) -> Iterator[Drift]:
         stream, at, given = self.stream(), 0, []
@@ -203,7 +216,7 @@ class _Replay:
             for t in self.spec.outputs
         }
         yield from self.compare("pieces", joined, 0, self.golden.frames)
-        yield from self.ends("pieces", stream)
+        yield from self.ends("pieces", stream.states)
 
     def among_nan(self, start: int, stop: int) -> dict[str, Array]:
         """A piece that lies in a larger array of NaN, so that a read beyond its ends shows."""
@@ -231,13 +244,36 @@ class _Replay:
         yield from self.compare(
             "snapshot", self.run(second, self.half, self.golden.frames), self.half, self.golden.frames
         )
-        yield from self.ends("snapshot", second)
+        yield from self.ends("snapshot", second.states)
 
     def alone(self) -> Iterator[Drift]:
         for row in range(self.golden.rows if self.golden.rows > 1 and self.engine.batches[0] == 1 else 0):
             stream = self.engine.stream()
             given = self.named(stream.run({n: a[row : row + 1] for n, a in self.cut(0, self.golden.frames).items()}))
             yield from self.compare("alone", given, 0, self.golden.frames, row)
+
+    def pool(self) -> Iterator[Drift]:
+        rows, chunk = self.golden.rows, self.spec.chunk
+        source = np.resize(np.arange(rows), -(-POOLED // rows) * rows)
+        pool = self.engine.pool(len(source))
+        ids = np.array([pool.open() for _ in source])
+        given: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
+        for turn, at in enumerate(range(0, self.golden.frames, chunk)):
+            order = np.roll(np.arange(len(ids)), turn)
+            frame = {name: a[source[order]] for name, a in self.frame(at).items()}
+            outputs = self.named(pool.step(ids[order], frame if len(frame) > 1 else next(iter(frame.values()))))
+            for name, values in outputs.items():
+                given[name].append(values[np.argsort(order)])
+        for tensor in self.spec.outputs:
+            one = self.spec.timed(tensor) and chunk == tensor.every
+            values = [value[:, None] if one else value for value in given[tensor.name]]
+            late = self.spec.delay // tensor.every
+            given[tensor.name] = [np.concatenate(values, 1)[:, late:] if self.spec.timed(tensor) else values[-1]]
+        for first in range(0, len(ids), rows):
+            some = slice(first, first + rows)
+            yield from self.compare("pool", {n: a[some] for n, (a,) in given.items()}, 0, self.golden.frames)
+            states = {s.name: np.concatenate([pool.states(i)[s.name] for i in ids[some]]) for s in self.spec.states}
+            yield from self.ends("pool", states)
 
     # --- comparing
 
@@ -260,8 +296,8 @@ class _Replay:
             elif stop == self.golden.frames:
                 yield drift(check, tensor.name, got[:, None], want[:, None], self.golden.at[-1:], self.golden.tolerance)
 
-    def ends(self, check: str, stream: Stream) -> Iterator[Drift]:
+    def ends(self, check: str, states: Mapping[str, Array]) -> Iterator[Drift]:
         """The states after the last frame."""
         last = self.golden.at[-1:]
-        for name, value in stream.states.items():
+        for name, value in states.items():
             yield drift(check, name, value[:, None], self.golden.states[name][:, -1:], last, self.golden.tolerance)

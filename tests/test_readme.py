@@ -1,5 +1,6 @@
 """What the README shows is run as it stands there."""
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -38,11 +39,17 @@ def test_the_others_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "x": random.standard_normal(40).astype(np.float32),
         "xs": random.standard_normal((7, 40)).astype(np.float32),
         "h": np.zeros((1, 64), np.float32),
+        "frames": random.standard_normal((40, 40)).astype(np.float32),
+        "asyncio": asyncio,
     }
     own = next(b for b in BLOCKS if b.startswith("# own.py"))
     rest = [b for b in BLOCKS[1:] if b not in (factory, own)]
-    assert len(rest) == 2
+    assert len(rest) == 4
     exec("import torch\n" + "\n".join(rest), names)
+    served = asyncio.run(names["serve"]([names["xs"], names["frames"]]))
+    alone = names["engine"].stream().run(names["xs"])
+    np.testing.assert_allclose(served[0], alone, atol=1e-6)
+    assert len(served[1]) == 40
     assert Path("lstm.safetensors").exists()
 
 

@@ -187,7 +187,7 @@ def test_a_row_each_and_one_report_of_all(several):
     assert (report["backend"], report["ok"]) == ("onnxruntime, torchscript, pt2", True)
     checks = {d["check"] for d in report["drifts"]}
     for name in ("onnxruntime", "torchscript", "pt2"):
-        assert {f"{name}.{check}" for check in ("step", "whole", "pieces", "reset", "snapshot", "alone")} <= checks
+        assert {f"{name}.{check}" for check in ("step", "whole", "pieces", "reset", "snapshot", "alone", "pool")} <= checks
     assert {"lifted", "onnx.reference"} <= checks
 
 

@@ -87,7 +87,7 @@ def test_the_graphs_as_they_are_pass(lifted, graphs):
     report, golden = verified(lifted, graphs)
     assert report.ok
     assert [name for name, _ in report.checks()] == [
-        "lifted", "step", "whole", "pieces", "reset", "snapshot", "alone", "onnx.reference",
+        "lifted", "step", "whole", "pieces", "reset", "snapshot", "alone", "pool", "onnx.reference",
     ]  # fmt: skip
     assert (golden.frames, golden.rows) == (24, 2)
     assert max(d.relative for d in report.drifts) < 2e-6
