@@ -257,21 +257,23 @@ class _Replay:
         source = np.resize(np.arange(rows), -(-POOLED // rows) * rows)
         pool = self.engine.pool(len(source))
         ids = np.array([pool.open() for _ in source])
-        given: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
+        rounds: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
         for turn, at in enumerate(range(0, self.golden.frames, chunk)):
             order = np.roll(np.arange(len(ids)), turn)
             frame = {name: a[source[order]] for name, a in self.frame(at).items()}
             outputs = self.named(pool.step(ids[order], frame if len(frame) > 1 else next(iter(frame.values()))))
             for name, values in outputs.items():
-                given[name].append(values[np.argsort(order)])
+                rounds[name].append(values[np.argsort(order)])
+        given = {}
         for tensor in self.spec.outputs:
-            one = self.spec.timed(tensor) and chunk == tensor.every
-            values = [value[:, None] if one else value for value in given[tensor.name]]
-            late = self.spec.delay // tensor.every
-            given[tensor.name] = [np.concatenate(values, 1)[:, late:] if self.spec.timed(tensor) else values[-1]]
+            given[tensor.name] = rounds[tensor.name][-1]
+            if self.spec.timed(tensor):
+                one = chunk == tensor.every
+                frames = [values[:, None] if one else values for values in rounds[tensor.name]]
+                given[tensor.name] = np.concatenate(frames, 1)[:, self.spec.delay // tensor.every :]
         for first in range(0, len(ids), rows):
             some = slice(first, first + rows)
-            yield from self.compare("pool", {n: a[some] for n, (a,) in given.items()}, 0, self.golden.frames)
+            yield from self.compare("pool", {n: a[some] for n, a in given.items()}, 0, self.golden.frames)
             states = {s.name: np.concatenate([pool.states(i)[s.name] for i in ids[some]]) for s in self.spec.states}
             yield from self.ends("pool", states)
 
