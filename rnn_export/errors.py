@@ -53,6 +53,10 @@ class StreamClosed(StreamError):
         self.ids = ids
 
 
+class RoundBroken(StreamError):
+    """A round failed when some of its streams were stepped: none may be fed the same frame again."""
+
+
 class Overloaded(StreamError):
     """More frames wait than may wait."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.errors import BatcherStopped, Overloaded, RnnExportError, StreamClosed, StreamError
+from rnn_export.errors import BatcherStopped, Overloaded, RnnExportError, RoundBroken, StreamClosed, StreamError
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.health import Histogram
 from rnn_export.runtime.pool import Pool
@@ -36,7 +36,7 @@ class Batcher:
     ) -> None:
         """`max_batch` is of streams in a round, None for the pool's capacity; `max_waiting` of frames in the queue."""
         max_batch = pool.capacity if max_batch is None else max_batch
-        if not max_delay_ms >= 0:
+        if not (isinstance(max_delay_ms, int | float | np.number) and max_delay_ms >= 0):
             raise StreamError(f"max_delay_ms={max_delay_ms!r}: give milliseconds, 0 for no delay.")
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
             if not isinstance(value, int | np.integer) or value < 1:
@@ -103,6 +103,8 @@ class Batcher:
 
         Raises StreamError where that takes more than `timeout` seconds; what still waits has failed then.
         """
+        if threading.current_thread() is self._worker:
+            raise StreamError("a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.")
         with self._changed:
             self._closing = True
             dropped = [] if drain else self._claim([*self._waiting])
@@ -206,11 +208,11 @@ class Batcher:
                 self._changed.wait(min(self._alarm - now, threading.TIMEOUT_MAX))
 
     def _run(self, chosen: list[Submission], start: float) -> None:
-        """One round; a frame that cannot be fed fails alone."""
+        """One round; a frame that cannot be fed fails alone, unless others were fed before that was known."""
         try:
             results = self._step(chosen)
         except RnnExportError as error:
-            if len(chosen) == 1:
+            if len(chosen) == 1 or isinstance(error, RoundBroken):
                 self._fail(chosen, error)
                 return
             for fewer in _apart(chosen, error):

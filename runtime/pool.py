@@ -28,7 +28,7 @@ class Pool:
     Several inputs or outputs are dicts by name. Any thread may call: one is inside at a time, the others wait.
 
     Every method raises StreamError on a value that does not fit, and StreamClosed on the id of a stream that is over;
-    nothing was fed to any stream then.
+    nothing was fed to any stream then. Where a device fails in the middle of a round, that is RoundBroken.
 
     Attributes:
         capacity: the most streams; memory is taken as they come.
@@ -73,6 +73,8 @@ class Pool:
             start = self._unpacked(snapshot)
         with self._lock:
             now = self._sweep()
+            if len(self._roster) == self.capacity:
+                self._sweep(every=0)
             if not self._roster.free:
                 self._grow()
             stream, slot = self._roster.take(now)
@@ -102,13 +104,13 @@ class Pool:
         """Copies of the states of one stream by name, each (1, ...)."""
         with self._lock:
             self._sweep()
-            return self._slots.read(self._find(stream))
+            return self._slots.read(self._one(stream))
 
     def snapshot(self, stream: int) -> bytes:
         """The memory of one stream as bytes, for `restore` or `open` of any pool, or for a Stream of one row."""
         with self._lock:
             self._sweep()
-            slots = self._find(stream)
+            slots = self._one(stream)
             frames = int(self._roster.frames[slots[0]])
             return pack(self.spec, 1, Snapshot(frames, self._slots.read(slots), {}))
 
@@ -117,7 +119,7 @@ class Pool:
         start = self._unpacked(snapshot)
         with self._lock:
             self._sweep()
-            self._set(self._find(stream), start)
+            self._set(self._one(stream), start)
 
     @property
     def ids(self) -> list[int]:
@@ -184,7 +186,7 @@ class Pool:
         """Of one stream: frames, seconds since its last frame, resets, NaNs, and latency of its rounds in ms."""
         with self._lock:
             now = self._sweep()
-            (slot,), told = self._find(stream), self._roster
+            (slot,), told = self._one(stream), self._roster
             p50, p99 = (quantile_of(told.latency[:, slot], q) for q in (0.5, 0.99))
             return {
                 "frames": int(told.frames[slot]),
@@ -212,6 +214,11 @@ class Pool:
 
     def _find(self, ids: Any) -> Array:
         return self._roster.find([ids] if isinstance(ids, int | np.integer) else ids)
+
+    def _one(self, stream: Any) -> Array:
+        if not isinstance(stream, int | np.integer):
+            raise StreamError(f"this is for one stream at a time: give an id of open(), not {repr(stream)[:60]}.")
+        return self._find(stream)
 
     def _grow(self) -> None:
         count = self._roster.wanted()
@@ -250,10 +257,10 @@ class Pool:
             self._drop(slots, roster.TURNED_NAN)
             self._counts["closed"] += len(slots)
 
-    def _sweep(self) -> float:
-        """Close what was idle for too long, looking from time to time; the time in seconds."""
+    def _sweep(self, every: float = 1 / 8) -> float:
+        """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds."""
         now = time.monotonic()
-        if self._idle_timeout is not None and now >= self._swept + self._idle_timeout / 8:
+        if self._idle_timeout is not None and now >= self._swept + self._idle_timeout * every:
             idle = self._roster.idle(now - self._idle_timeout)
             self._drop(idle, roster.IDLE)
             self._counts["evicted"] += len(idle)
@@ -276,7 +283,7 @@ def _check_options(spec: StreamSpec, capacity: int, idle_timeout: float | None, 
         raise StreamError("this bundle cannot stream, so it has no pool: the model needs whole sequences.")
     if not isinstance(capacity, int | np.integer) or not 1 <= capacity <= 1 << roster.SLOT_BITS:
         raise StreamError(f"capacity={capacity!r}: a pool has from 1 to 2**{roster.SLOT_BITS} streams.")
-    if idle_timeout is not None and not idle_timeout > 0:
+    if idle_timeout is not None and not (isinstance(idle_timeout, int | float | np.number) and idle_timeout > 0):
         raise StreamError(f"idle_timeout={idle_timeout!r}: give seconds above 0, or None to close no stream.")
     if on_nan not in ON_NAN:
         raise StreamError(f"on_nan={on_nan!r}: choose one of {', '.join(ON_NAN)}.")

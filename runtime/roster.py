@@ -15,6 +15,8 @@ from rnn_export.runtime.health import BOUNDS
 SLOT_BITS = 31
 SLOT = (1 << SLOT_BITS) - 1
 FEWEST = 64
+# With the generation of a slot where no stream is: more than any id has, of either sign.
+FREE = 1 << 33
 
 CLOSED, IDLE, TURNED_NAN = range(3)
 CAUSES = ("was closed", "was closed: no frame for more than idle_timeout", "was closed: a NaN came out of it")
@@ -28,7 +30,7 @@ class Roster:
     """Slots of at most `limit` streams, and what is told of each.
 
     Attributes:
-        generation: (slots,) of the stream that is there; where none is, of the next one, below zero.
+        generation: (slots,) of the stream that is there; where none is, of the next one, with FREE added.
         last: (slots,) the time of its last frame in seconds; infinity where no stream is.
         frames, resets, nan: (slots,) how often each befell it.
         latency: (buckets, slots) how many of its rounds took how long; a round writes to one bucket, so to one row.
@@ -72,17 +74,20 @@ class Roster:
     def grow(self, count: int) -> None:
         """Slots up to `count`."""
         before = len(self.last)
+        # Where memory is short, none of them has grown.
+        grown = {}
         for name in TOLD:
             array = getattr(self, name)
             more = np.zeros((*array.shape[:-1], count - before), array.dtype)
-            setattr(self, name, np.concatenate([array, more], -1))
-        self.generation[before:], self.last[before:] = -self._base, np.inf
+            grown[name] = np.concatenate([array, more], -1)
+        vars(self).update(grown)
+        self.generation[before:], self.last[before:] = self._base + FREE, np.inf
         self.free += range(count - 1, before - 1, -1)
 
     def take(self, now: float) -> tuple[int, int]:
         """An id and its slot, with nothing told of it yet."""
-        slot, self._key = self.free.pop(), None
-        self.generation[slot], self.last[slot] = -self.generation[slot], now
+        slot = self.free.pop()
+        self.generation[slot], self.last[slot] = self.generation[slot] - FREE, now
         for told in (self.frames, self.resets, self.nan, self.latency):
             told[..., slot] = 0
         return int(self.generation[slot]) << SLOT_BITS | slot, slot
@@ -90,7 +95,7 @@ class Roster:
     def drop(self, slots: Array, cause: int) -> None:
         """The streams of `slots` are over."""
         self._key = None
-        self.generation[slots] = -1 - self.generation[slots]
+        self.generation[slots] += 1 + FREE
         self.last[slots], self._cause[slots] = np.inf, cause
         self.free += slots.tolist()
 
@@ -105,8 +110,8 @@ class Roster:
         return bool(self._known(np.array([stream], np.int64))[0])
 
     def round(self, ids: Any) -> Array:
-        """As `find`; for the ids of the last round the same array again, as long as nobody comes or goes."""
-        array = np.asarray(ids)
+        """As `find`; for the ids of the last round the same array again, as long as nobody goes."""
+        array = _array(ids)
         key = array.shape, array.dtype, array.tobytes()
         if key != self._key:
             self._slots, self._key = self.find(ids), key
@@ -114,7 +119,7 @@ class Roster:
 
     def find(self, ids: Any) -> Array:
         """The slots of `ids`, all different; raises StreamClosed, or StreamError where they are no ids of streams."""
-        array = np.asarray(ids)
+        array = _array(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             told = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
             raise StreamError(f"ids are a list of those that open() gave, not {told}.")
@@ -145,7 +150,7 @@ class Roster:
         first = int(ids[0])
         slot, generation = first & SLOT, first >> SLOT_BITS
         why = "is not one of this pool"
-        given = abs(int(self.generation[slot])) if slot < len(self.last) else 0
+        given = int(self.generation[slot]) % FREE if slot < len(self.last) else 0
         if self._base <= generation < given:
             latest = generation == given - 1
             why = CAUSES[self._cause[slot]] if latest else "was closed"
@@ -154,3 +159,10 @@ class Roster:
             f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",
             tuple(int(i) for i in ids),
         )
+
+
+def _array(ids: Any) -> Array:
+    try:
+        return np.asarray(ids)
+    except ValueError as error:  # lists of several lengths
+        raise StreamError(f"ids are a list of those that open() gave, not {repr(ids)[:60]}.") from error

@@ -112,9 +112,10 @@ class _Port:
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     array = as_array(name, value, dtype)
-    if array.shape[:1] != shape[:1]:
-        rows = f"{array.shape[0]} rows" if array.ndim else "no rows"
-        raise StreamError(f"{name!r} has {rows} (shape {array.shape}) for {shape[0]} streams: give one row to each.")
+    if array.ndim == len(shape) and len(array) != shape[0]:
+        raise StreamError(
+            f"{name!r} has {len(array)} rows (shape {array.shape}) for {shape[0]} streams: give one row to each."
+        )
     return check_values(name, array, shape, dtype, finite=False)
 
 
@@ -125,8 +126,9 @@ def _check_finite(name: str, array: Array, ids: Any) -> None:
         return
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     row = int(np.flatnonzero(bad)[0])
+    stream = int(np.asarray(ids)[row])
     more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
     raise StreamError(
-        f"row {row} of {name!r}, the frame of stream {int(ids[row])}, holds NaN or Inf{more}: nothing was fed to any "
+        f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: nothing was fed to any "
         "stream. Leave that stream out of the round."
     )

@@ -71,6 +71,8 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
     needed = HEADER.size + sum(sizes) + CHECK.size
     if waiting >= spec.chunk or len(data) != needed:
         raise StreamError(f"this snapshot has {len(data)} bytes where {needed} are needed: it is truncated or damaged.")
+    if frames >> 62:
+        raise StreamError(f"this snapshot is damaged: it says that {frames} frames were fed.")
     if CHECK.pack(zlib.crc32(data[: -CHECK.size])) != data[-CHECK.size :]:
         raise StreamError("this snapshot is damaged: its checksum is not that of its values.")
     arrays, at = [], HEADER.size

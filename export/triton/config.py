@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def config(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> 
 
 def data_file(state: StateSpec) -> str:
     """The file of an initial value, under initial_state/."""
-    return f"{state.name.replace('/', '_')}.raw"
+    return f"{quote(state.name, safe='')}.raw"
 
 
 def _io(port: Port) -> dict[str, Any]:

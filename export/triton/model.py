@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.rounds import Rounds
 
@@ -121,6 +121,8 @@ class TritonPythonModel:
         frames = {name: np.concatenate([frame[name] for _, frame in fed]) for name in self.inputs}
         try:
             given = self.pool.step([stream for stream, _ in fed], frames)
+        except RoundBroken as error:
+            return [error] * len(fed)
         except StreamError as error:
             return [error] if len(fed) == 1 else [result for one in fed for result in self._step([one])]
         named = given if isinstance(given, dict) else {self.rounds.spec.outputs[0].name: given}

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from rnn_export.errors import StreamError
+from rnn_export.errors import RoundBroken, StreamError
 from rnn_export.runtime.backends import Array
 from rnn_export.runtime.backends.device_ports import Port, saying
 from rnn_export.runtime.backends.engine_values import FLOATS, decode, encode, storage
@@ -84,8 +84,10 @@ class DeviceSlots:
                 self._launch(bucket)
                 self.device.synchronize()
             except DeviceError as error:
-                done = f" after {rows.start} of its {n} streams were stepped, the others not" if rows.start else ""
-                raise StreamError(f"{self.backend} refused the round{done}: {error}") from error
+                if not rows.start:
+                    raise StreamError(f"{self.backend} refused the round: {error}") from error
+                done = f"after {rows.start} of its {n} streams were stepped, the others not"
+                raise RoundBroken(f"{self.backend} refused the round {done}: {error}") from error
             bucket.give(_cut(given, rows), turned[rows])
         shown = turned_nan(self.spec, outputs, ())
         turned = turned if shown is None else turned | shown

@@ -31,8 +31,9 @@ RUN_ERRORS = (
     native.NotImplemented,
     RuntimeError,
 )
-# Rows of a piece of a round, and pieces whose buffers are kept.
-ROWS, PIECES = 128, 256
+# Rows of a piece of a round.
+ROWS = 128
+Pair = tuple[dict[str, Array], dict[str, Array]]
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -215,13 +216,17 @@ class OrtSlots:
     def __init__(self, session: OrtSession) -> None:
         self.session, self.spec = session, session.spec
         self.pool = HostRows(session.spec)
-        self.pieces: dict[tuple[int, int], _Piece] = {}
+        self.whole: list[_Piece] = []
+        # A round has one piece of fewer rows, so that these share memory for the states of `most`.
+        self.rests: dict[int, _Piece] = {}
+        self.most, self.shared = 0, _pair(session.spec, 0)
         self.slots: Array | None = None
         self.round: list[tuple[slice, _Piece]] = []
 
     @property
     def nbytes(self) -> int:
-        return self.pool.nbytes
+        pairs = (self.shared, *(piece.sets for piece in self.whole))
+        return self.pool.nbytes + sum(array.nbytes for pair in pairs for states in pair for array in states.values())
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         # The same array, as a pool gives it for the same round.
@@ -231,34 +236,44 @@ class OrtSlots:
         n, spec = len(slots), self.spec
         outputs = {t.name: np.empty(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
         turned = None
-        for at, (rows, piece) in enumerate(self.round):
-            piece.take(inputs, rows)
-            try:
+        stepped = []
+        try:
+            for rows, piece in self.round:
+                piece.take(inputs, rows)
                 piece.step()
-            except RUN_ERRORS as error:
-                for _, done in self.round[:at]:
-                    done.back()
-                raise StreamError(f"onnxruntime refused the round: {error}") from error
-            piece.give(outputs, rows)
-            bad = turned_nan(spec, piece.outputs, piece.states.values())
-            if bad is not None:
-                turned = np.zeros(n, bool) if turned is None else turned
-                turned[rows] = bad
+                stepped.append(piece)
+                piece.give(outputs, rows)
+                bad = turned_nan(spec, piece.outputs, piece.states.values())
+                if bad is not None:
+                    turned = np.zeros(n, bool) if turned is None else turned
+                    turned[rows] = bad
+        except BaseException:
+            for piece in stepped:
+                piece.back()
+            raise
         return outputs, turned
 
     def _begin(self, slots: Array) -> None:
         n = len(slots)
-        count = -(-n // ROWS)
-        if len(self.pieces) > PIECES:
-            self.pieces = {}
-        for i in range(count):
-            rows = slice(n * i // count, n * (i + 1) // count)
-            key = rows.stop - rows.start, i
-            if key not in self.pieces:
-                self.pieces[key] = _Piece(self.session, key[0])
-            self.pool.gather(slots[rows], self.pieces[key].states)
-            self.round.append((rows, self.pieces[key]))
+        for start in range(0, n, ROWS):
+            rows = slice(start, min(start + ROWS, n))
+            piece = self._piece(start // ROWS, rows.stop - start)
+            self.pool.gather(slots[rows], piece.states)
+            self.round.append((rows, piece))
         self.slots = slots
+
+    def _piece(self, number: int, n: int) -> _Piece:
+        if n == ROWS:
+            if number == len(self.whole):
+                self.whole.append(_Piece(self.session, n, _pair(self.spec, n)))
+            return self.whole[number]
+        if n > self.most:
+            self.most = min(2 * n, ROWS)
+            self.shared, self.rests = _pair(self.spec, self.most), {}
+        if n not in self.rests:
+            one, other = ({name: array[:n] for name, array in states.items()} for states in self.shared)
+            self.rests[n] = _Piece(self.session, n, (one, other))
+        return self.rests[n]
 
     def _settle(self) -> None:
         """The states of the last round back to where they belong."""
@@ -283,13 +298,13 @@ class OrtSlots:
 
 
 class _Piece:
-    """Buffers of `n` rows, bound to the step graph in both directions, as those of a stream."""
+    """Buffers of `n` rows, bound to the step graph from either of two `sets` of states to the other."""
 
-    def __init__(self, session: OrtSession, n: int) -> None:
+    def __init__(self, session: OrtSession, n: int, sets: Pair) -> None:
         graph, spec = session.graph, session.spec
         self.inputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
-        self.sets, self.now = (empty_state(spec, n), empty_state(spec, n)), 0
+        self.sets, self.now = sets, 0
         bindings = []
         for before, after in (self.sets, self.sets[::-1]):
             binding = graph.io_binding()
@@ -306,7 +321,10 @@ class _Piece:
         return self.sets[self.now]
 
     def step(self) -> None:
-        self.run(self.prepared[self.now], None)
+        try:
+            self.run(self.prepared[self.now], None)
+        except RUN_ERRORS as error:
+            raise StreamError(f"onnxruntime refused the round: {error}") from error
         self.now ^= 1
 
     def back(self) -> None:
@@ -320,6 +338,10 @@ class _Piece:
     def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
         for name, buffer in self.outputs.items():
             outputs[name][(*self.places[name], rows)] = buffer
+
+
+def _pair(spec: StreamSpec, n: int) -> Pair:
+    return empty_state(spec, n), empty_state(spec, n)
 
 
 def _place(axis: int | None) -> tuple[slice, ...]:

@@ -169,8 +169,9 @@ class TorchSlots:
         try:
             with torch.inference_mode():
                 rows = torch.from_numpy(slots).to(self.where)
-                # A copy: an output may be a view of an input, and an input a view of the caller's array.
-                frame = [torch.from_numpy(inputs[t.name]).to(self.where, copy=True) for t in self.spec.inputs]
+                # A copy: an output may be a view of an input, and an input a view of the caller's array, which may be
+                # read-only.
+                frame = [torch.from_numpy(inputs[t.name].copy()).to(self.where) for t in self.spec.inputs]
                 results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
                 given, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, given, strict=True)}

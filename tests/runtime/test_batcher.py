@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from rnn_export.errors import BatcherStopped, DeadlineExceeded, Overloaded, StreamClosed, StreamError
+from rnn_export.bundle import open_bundle
+from rnn_export.errors import BatcherStopped, DeadlineExceeded, Overloaded, RoundBroken, StreamClosed, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.batcher import Batcher
 from rnn_export.runtime.pool import Pool
 
-from .graphs import IDS
+from .graphs import IDS, TABLE
+from .host_engine import HostEngine, host_session
 
 # Longer than any test may take: a round starts for another reason, or not at all.
 NEVER_MS = 3_600_000
@@ -340,6 +342,7 @@ def test_what_is_no_deadline_is_refused_at_once(held, deadline):
     [
         ({"max_delay_ms": -1}, "max_delay_ms=-1: give milliseconds, 0 for no delay"),
         ({"max_delay_ms": float("nan")}, "max_delay_ms=nan: give milliseconds"),
+        ({"max_delay_ms": "2"}, "max_delay_ms='2': give milliseconds"),
         ({"max_batch": 0}, "max_batch=0: give a whole number of at least 1"),
         ({"max_batch": 1.5}, "max_batch=1.5: give a whole number of at least 1"),
         ({"max_waiting": 0}, "max_waiting=0: give a whole number of at least 1"),
@@ -385,6 +388,21 @@ def test_a_frame_that_the_graph_refuses_fails_alone(host):
                     np.testing.assert_array_equal(submission.result(SOON), want)
     assert batcher.metrics()["frames"] == 14
     assert batcher.metrics()["failed"] == 4
+
+
+def test_no_frame_is_fed_again_where_a_round_broke(bundle):
+    """The engine takes 4 streams at once and fails in its second piece: the first 4 are stepped by then."""
+    opened = open_bundle(bundle("tokens"))
+    session = host_session(opened.spec, HostEngine(opened.read("step.onnx"), (1, 2, 4)))
+    pool = Engine(opened, "tensorrt", session).pool()
+    ids = [pool.open() for _ in range(10)]
+    with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
+        for submission in [batcher.submit(s, np.int64(IDS if k == 5 else 1)) for k, s in enumerate(ids)]:
+            with pytest.raises(RoundBroken, match="after 4 of its 10 streams were stepped, the others not"):
+                submission.result(SOON)
+    fed = [pool.states(s)["h"][0].tolist() for s in ids]
+    assert fed == [TABLE[1].tolist()] * 4 + [[0, 0]] * 6
+    assert (batcher.metrics()["frames"], batcher.metrics()["failed"]) == (0, 10)
 
 
 def test_a_stream_that_turns_nan_fails_alone(host):
@@ -524,6 +542,21 @@ def test_close_runs_what_waits(host):
     batcher.close()
     with pytest.raises(BatcherStopped, match="the batcher is closed and takes no frames: open another"):
         batcher.submit(a, ONE)
+
+
+def test_close_from_a_callback_is_refused_and_closes_nothing(held):
+    said = []
+
+    def close(_):
+        with pytest.raises(StreamError, match="close it elsewhere") as refused:
+            held.batcher.close()
+        said.append(refused.value)
+
+    held.first.add_done_callback(close)
+    held.gate.opened.set()
+    held.first.result(SOON)
+    assert value(held.batcher.submit(held.ids[0], ONE)) == 1
+    assert len(said) == 1
 
 
 def test_close_without_drain_fails_what_waits(held):

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import BackendUnavailable, RoundBroken, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.cuda_slots import OrtCudaSlots
 from rnn_export.runtime.backends.device_slots import MOVED, DeviceSlots
@@ -348,8 +348,10 @@ def test_an_error_in_a_first_piece_leaves_every_state(opens):
     ids = np.arange(4)
     slots.step(ids, {"id": np.array([1, 2, 3, 4])})
     before = slots.read(np.arange(9))["h"]
-    with pytest.raises(StreamError, match=rf"^{slots.backend} refused the round: .*indices element out of data bounds"):
+    message = rf"^{slots.backend} refused the round: .*indices element out of data bounds"
+    with pytest.raises(StreamError, match=message) as refused:
         slots.step(ids, {"id": np.array([1, 2, 3, IDS])})
+    assert not isinstance(refused.value, RoundBroken)
     np.testing.assert_array_equal(slots.read(np.arange(9))["h"], before)
     # In the same bucket; what was refused does not fill it up.
     y, _ = slots.step(ids[:3], {"id": np.array([1, 1, 1])})
@@ -364,7 +366,7 @@ def test_an_error_in_a_later_piece_says_how_far_the_round_came():
     before, bad = slots.read(ids)["h"], good.copy()
     bad[5] = IDS
     message = "tensorrt refused the round after 4 of its 10 streams were stepped, the others not: .*out of data bounds"
-    with pytest.raises(StreamError, match=message):
+    with pytest.raises(RoundBroken, match=message):
         slots.step(ids, {"id": bad})
     after = before.copy()
     after[:4] += TABLE[good[:4]]

@@ -112,6 +112,35 @@ def test_ids_are_never_given_twice_and_stale_ones_are_refused(engine):
     np.testing.assert_array_equal(pool.states(new)["h"], before["h"])
 
 
+def test_what_is_no_id_is_no_stream(engine):
+    pool, one = engine("sum").pool(), np.ones((1, 3), np.float32)
+    a, b = pool.open(), pool.open()
+    # Of slots that are free: the next ids there, and their negatives.
+    for number in (b + 1, -b - 1, 1 - a, 2 - a, -a, -a - (1 << roster.SLOT_BITS), 0, -1):
+        for call in (pool.close, pool.reset, pool.states, pool.snapshot, pool.health, lambda i: pool.step([i], one)):
+            with pytest.raises(StreamClosed, match=f"stream {number} is not one of this pool"):
+                call(number)
+    pool.close(a)
+    with pytest.raises(StreamClosed, match="is not one of this pool"):
+        pool.close(-a - (1 << roster.SLOT_BITS))
+    for call in (pool.close, pool.reset, lambda ids: pool.step(ids, one)):
+        for ids in ([[b], [b, b]], True, [True], {b}, None, 2**70):
+            with pytest.raises(StreamError, match="ids are a list of those that open"):
+                call(ids)
+    assert pool.ids == [b]
+
+
+def test_what_is_for_one_stream_takes_no_more(engine):
+    pool = engine("sum").pool()
+    ids = [pool.open(), pool.open()]
+    pool.step(ids, np.ones((2, 3), np.float32))
+    snapshot = pool.snapshot(ids[0])
+    for call in (pool.states, pool.snapshot, pool.health, lambda stream: pool.restore(stream, snapshot)):
+        for several in (ids, [], ids[:1], "ab"):
+            with pytest.raises(StreamError, match="this is for one stream at a time: give an id of open"):
+                call(several)
+
+
 def test_a_full_pool_says_so_and_a_closed_slot_is_free_again(engine):
     pool = engine("sum").pool(capacity=70)
     ids = [pool.open() for _ in range(70)]
@@ -227,7 +256,8 @@ def test_a_bad_frame_is_fed_to_nobody(engine):
         pool.step(ids, x)
     for bad, said in (
         (np.ones((2, 3), np.float32), r"'x' has 2 rows \(shape \(2, 3\)\) for 3 streams"),
-        (np.float32(1), r"'x' has no rows"),
+        (np.float32(1), r"'x' has shape \(\), but must be \(3, 3\)"),
+        (np.ones(3, np.float32), r"'x' has shape \(3,\), but must be \(3, 3\)"),
         (np.ones((3, 4), np.float32), r"'x' has shape \(3, 4\), but must be \(3, 3\)"),
         (np.ones((3, 3)), "'x' is float64, but must be float32"),
         ({"z": x}, r"the inputs are \['x'\], but \['z'\] were given"),
@@ -239,7 +269,7 @@ def test_a_bad_frame_is_fed_to_nobody(engine):
     for wrong in ("abc", 3.5, [[1]], [1.5], [ids]):
         with pytest.raises(StreamError, match="ids are a list of those that open"):
             pool.step(wrong, x)
-    assert pool.metrics()["refused"] == 13
+    assert pool.metrics()["refused"] == 14
     assert pool.metrics()["rounds"] == 0
     np.testing.assert_array_equal(pool.step(ids, np.ones((3, 3))[:, :].tolist()), np.ones((3, 3)))
 
@@ -322,6 +352,12 @@ def test_idle_streams_are_closed(engine, monkeypatch):
     assert pool.metrics()["evicted"] == 1
     clock[0] += 11.0
     assert len(pool) == 0
+    pool.open()
+    clock[0] += 9.5
+    pool.open()
+    clock[0] += 0.6
+    pool.open()
+    assert pool.metrics()["full"] == 0
 
 
 def test_health_and_metrics(engine):
@@ -365,6 +401,7 @@ def test_threads_share_a_pool(engine):
         ({"capacity": 0}, "capacity=0: a pool has from 1"),
         ({"capacity": 1.5}, "capacity=1.5"),
         ({"idle_timeout": 0}, "idle_timeout=0: give seconds above 0"),
+        ({"idle_timeout": "60"}, "idle_timeout='60': give seconds above 0"),
         ({"on_nan": "panic"}, "on_nan='panic': choose one of reset, close, keep"),
     ],
 )
@@ -397,6 +434,25 @@ def test_an_old_id_stays_stale_however_often_its_slot_is_used():
     for stream in old:
         with pytest.raises(StreamClosed):
             people.find([stream])
+
+
+def test_a_roster_grows_whole_or_not_at_all(monkeypatch):
+    people, concatenate = Roster(8), np.concatenate
+    people.grow(2)
+
+    def short(arrays, axis):
+        if arrays[0].ndim == 2:
+            raise MemoryError
+        return concatenate(arrays, axis)
+
+    monkeypatch.setattr(np, "concatenate", short)
+    with pytest.raises(MemoryError):
+        people.grow(4)
+    monkeypatch.undo()
+    people.grow(4)
+    assert {getattr(people, name).shape[-1] for name in roster.TOLD} == {4}
+    ids = [people.take(0.0)[0] for _ in range(4)]
+    assert people.ids == sorted(ids)
 
 
 def test_nan_is_found_among_infinities():

@@ -12,7 +12,7 @@ import pytest
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.snapshot import HEADER, MAGIC
+from rnn_export.runtime.snapshot import CHECK, HEADER, MAGIC
 
 from .graphs import MODELS, SUM, Model, frames
 
@@ -172,6 +172,16 @@ def test_every_flipped_bit_is_found(engine):
         with pytest.raises(StreamError, match=r"this snapshot|this is not a snapshot"):
             stream.restore(bad)
     assert stream.snapshot() == good
+
+
+def test_more_frames_than_any_stream_has(engine):
+    """Whoever writes a snapshot can write its checksum too, and a server takes them from its callers."""
+    stream = engine("sum").stream()
+    whole = bytearray(stream.snapshot()[: -CHECK.size])
+    for frames_fed in (2**62, 2**64 - 1):
+        struct.pack_into("<Q", whole, 44, frames_fed)
+        with pytest.raises(StreamError, match=f"this snapshot is damaged: it says that {frames_fed} frames were fed"):
+            stream.restore(bytes(whole) + CHECK.pack(zlib.crc32(whole)))
 
 
 def test_another_model_of_the_same_shapes(engine):

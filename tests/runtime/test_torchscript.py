@@ -340,6 +340,17 @@ def test_a_pool_steps_the_same_streams(both):
         np.testing.assert_allclose(pool.states(kept)[name], value, atol=2e-6)
 
 
+def test_a_pool_takes_frames_that_are_read_only(both):
+    """As those of jax and of a memory map are; torch warns of them."""
+    pool = load(both, backend="torchscript").pool()
+    ids = [pool.open() for _ in range(2)]
+    x = {t.name: np.zeros((2, *((2,) if pool.spec.timed(t) else ()), *t.frame), t.dtype) for t in pool.spec.inputs}
+    for array in x.values():
+        array.flags.writeable = False
+    pool.step(ids, x)
+    assert pool.frames(ids).tolist() == [2, 2]
+
+
 def test_a_pool_sees_nan_in_a_state_and_keeps_states_on_an_error(tmp_path):
     path = written(tmp_path / "m.rnnx", SUM, Sum())
     pool = load(path, backend="torchscript").pool()

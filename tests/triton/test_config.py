@@ -17,13 +17,13 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import ExportError
 from rnn_export.export import export
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import Serving, config
+from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.movable import check_config, movable
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.export.triton.wire import TYPES, Wire
 from rnn_export.runtime import load
 from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import DTYPES, StreamSpec
+from rnn_export.spec import DTYPES, StateSpec, StreamSpec
 
 from ..runtime.graphs import MODELS, START, frames, tensor  # noqa: TID252
 
@@ -136,6 +136,13 @@ def test_initial_states_that_are_not_zero(backend, tmp_path):
         else:
             read = np.frombuffer((place / initial.data_file).read_bytes(), row.dtype).reshape(row.shape)
             np.testing.assert_array_equal(read, row)
+
+
+def test_states_of_like_names_have_a_file_each():
+    names = ["a/b", "a_b", "a%2Fb", "a b", "A/b", ".."]
+    files = {data_file(StateSpec(n, n, f"{n}.next", "float32", ("batch", 1), "stored")) for n in names}
+    assert len(files) == len(names)
+    assert all("/" not in file for file in files)
 
 
 class Stored(torch.nn.Module):
