@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.runtime.ports import as_array, canonical, check_states, check_values, graph_layout
+from rnn_export.runtime.ports import as_array, check_states, check_values
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
 
@@ -99,22 +99,24 @@ class _Port:
         time, frames = tensor.axis(TIME), chunk // tensor.every
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
-        # Nothing to move, so that a view will do.
-        self.in_order = tensor.axis(BATCH) == 0 and time in (None, 1)
+        # Where each axis of the graph's layout stands in the canonical one: batch, time if there is any, the rest.
+        symbols = [tensor.axis(BATCH), *([] if time is None else [time])]
+        canonical = [*symbols, *(a for a in range(len(tensor.shape)) if a not in symbols)]
+        self.canonical = tuple(canonical)
+        self.graph = tuple(int(a) for a in np.argsort(canonical))
 
     def to_graph(self, value: Array) -> Array:
-        rows = value.reshape(-1, *self.canonical_row)
-        return np.ascontiguousarray(rows) if self.in_order else graph_layout(rows, self.tensor)
+        return np.ascontiguousarray(value.reshape(-1, *self.canonical_row).transpose(self.graph))
 
     def from_graph(self, given: Array) -> Array:
-        return (given if self.in_order else canonical(given, self.tensor)).reshape(-1, *self.row)
+        return given.transpose(self.canonical).reshape(-1, *self.row)
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     array = as_array(name, value, dtype)
-    if array.ndim == len(shape) and len(array) != shape[0]:
+    if array.ndim == len(shape) and array.shape[0] != shape[0]:
         raise StreamError(
-            f"{name!r} has {len(array)} rows (shape {array.shape}) for {shape[0]} streams: give one row to each."
+            f"{name!r} has {array.shape[0]} rows (shape {array.shape}) for {shape[0]} streams: give one row to each."
         )
     return check_values(name, array, shape, dtype, finite=False)
 

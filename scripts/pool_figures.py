@@ -85,7 +85,7 @@ def bare(engine: Engine, frames: Array) -> Callable[[], Any]:
     """The graph on rows that are there already."""
     graph = cast(OrtSession, engine._session).graph
     inputs = {v.name: np.zeros((len(frames), HIDDEN), np.float32) for v in graph.get_inputs()}
-    inputs[engine.spec.inputs[0].name] = frames[:, None]
+    inputs[engine.spec.inputs[0].name] = frames[None]
     return lambda: graph.run(None, inputs)
 
 
@@ -126,8 +126,8 @@ class Parts:
     """A pool of which gather and scatter are timed, amid its rounds."""
 
     def __init__(self, engine: Engine) -> None:
-        self.pool, self.moving, self.whole = engine.pool(OPEN), 0.0, 0.0
-        self.ids = np.random.default_rng(0).permutation([self.pool.open() for _ in range(OPEN)])[:STREAMS]
+        self.pool, self.moving, self.whole, self.turn = engine.pool(OPEN), 0.0, 0.0, 0
+        self.ids = np.random.default_rng(0).permutation([self.pool.open() for _ in range(OPEN)]).reshape(-1, STREAMS)
         slots = cast(OrtSlots, self.pool._slots)
         slots.pool.gather = self._timed(slots.pool.gather)  # type: ignore[method-assign]
         slots.pool.write = self._timed(slots.pool.write)  # type: ignore[method-assign]
@@ -141,8 +141,9 @@ class Parts:
         return timed
 
     def round(self, frames: Array) -> None:
+        self.turn += 1
         begin = time.perf_counter()
-        self.pool.step(self.ids, frames)
+        self.pool.step(self.ids[self.turn % len(self.ids)], frames)
         self.whole += time.perf_counter() - begin
 
     def share(self) -> float:

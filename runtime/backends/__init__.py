@@ -114,7 +114,8 @@ class Slots(Protocol):
 
         `inputs` and the outputs that it gives have the layout of the graph with a batch of n; the outputs are good
         until the next call. The second value tells which rows have a NaN in an output or a next state, bool (n,); None
-        where no row has. On an error the states stay, or it is RoundBroken.
+        where no row has. What is in a state alone may be told some rounds later. On an error the states stay, or it is
+        RoundBroken.
         """
 
     def read(self, slots: Array) -> dict[str, Array]:

@@ -33,6 +33,9 @@ RUN_ERRORS = (
 )
 # Rows of a piece of a round.
 ROWS = 128
+# Rounds from one look for NaN in the states to the next, which costs a twelfth of a round: a prime, so that no streams
+# that take turns are passed over each time.
+LOOK = 17
 Pair = tuple[dict[str, Array], dict[str, Array]]
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
@@ -220,8 +223,10 @@ class OrtSlots:
         # A round has one piece of fewer rows, so that these share memory for the states of `most`.
         self.rests: dict[int, _Piece] = {}
         self.most, self.shared = 0, _pair(session.spec, 0)
+        self.rounds = 0
         self.slots: Array | None = None
         self.round: list[tuple[slice, _Piece]] = []
+        self.outputs: dict[str, Array] = {}
 
     @property
     def nbytes(self) -> int:
@@ -233,25 +238,24 @@ class OrtSlots:
         if slots is not self.slots:
             self._settle()
             self._begin(slots)
-        n, spec = len(slots), self.spec
-        outputs = {t.name: np.empty(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
-        turned = None
         stepped = []
         try:
             for rows, piece in self.round:
                 piece.take(inputs, rows)
                 piece.step()
                 stepped.append(piece)
-                piece.give(outputs, rows)
-                bad = turned_nan(spec, piece.outputs, piece.states.values())
-                if bad is not None:
-                    turned = np.zeros(n, bool) if turned is None else turned
-                    turned[rows] = bad
+                piece.give(self.outputs, rows)
+            self.rounds += 1
+            return self.outputs, turned_nan(self.spec, self.outputs, () if self.rounds % LOOK else self._states())
         except BaseException:
             for piece in stepped:
                 piece.back()
             raise
-        return outputs, turned
+
+    def _states(self) -> list[Array]:
+        """Those of the last round."""
+        pieces = [piece.states for _, piece in self.round]
+        return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states]
 
     def _begin(self, slots: Array) -> None:
         n = len(slots)
@@ -261,6 +265,7 @@ class OrtSlots:
             self.pool.gather(slots[rows], piece.states)
             self.round.append((rows, piece))
         self.slots = slots
+        self.outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
 
     def _piece(self, number: int, n: int) -> _Piece:
         if n == ROWS:

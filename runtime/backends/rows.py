@@ -75,4 +75,4 @@ def turned_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[
 
 def has_nan(array: Array) -> bool:
     """Whether a value is NaN, which is the largest of all then."""
-    return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array, axis=None))
+    return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array.reshape(-1)))
