@@ -123,8 +123,11 @@ def serve(pool: Pool, batcher: Batcher | None = None, port: int = 9464, address:
     try:
         server, thread = start_http_server(port, address, registry)
     except (OSError, OverflowError) as error:
-        why = "is taken" if isinstance(error, OSError) and error.errno == errno.EADDRINUSE else f"cannot serve: {error}"
-        raise SourceError(f"port {port} of {address} {why}. Choose another with port=, or 0 for a free one.") from error
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            why = "is taken. Choose another with port=, or 0 for a free one."
+        else:
+            why = f"cannot serve ({error}). Give an address= of this machine, and a port= up to 65535."
+        raise SourceError(f"port {port} of {address} {why}") from error
     return Endpoint(server, thread)
 
 

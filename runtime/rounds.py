@@ -100,10 +100,9 @@ class _Port:
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
         # Where each axis of the graph's layout stands in the canonical one: batch, time if there is any, the rest.
-        symbols = [tensor.axis(BATCH), *([] if time is None else [time])]
-        canonical = [*symbols, *(a for a in range(len(tensor.shape)) if a not in symbols)]
-        self.canonical = tuple(canonical)
-        self.graph = tuple(int(a) for a in np.argsort(canonical))
+        moving = [axis for axis in (tensor.axis(BATCH), time) if axis is not None]
+        self.canonical = (*moving, *(axis for axis in range(len(tensor.shape)) if axis not in moving))
+        self.graph = tuple(self.canonical.index(axis) for axis in range(len(tensor.shape)))
 
     def to_graph(self, value: Array) -> Array:
         return np.ascontiguousarray(value.reshape(-1, *self.canonical_row).transpose(self.graph))

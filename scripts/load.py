@@ -29,7 +29,8 @@ import load_picture  # noqa: E402
 
 from rnn_export import plots  # noqa: E402
 from rnn_export.bundle import open_bundle  # noqa: E402
-from rnn_export.errors import RnnExportError, SourceError  # noqa: E402
+from rnn_export.errors import RnnExportError, SourceError, StreamError  # noqa: E402
+from rnn_export.options import finite  # noqa: E402
 from rnn_export.runtime import Engine, load  # noqa: E402
 from rnn_export.runtime.bench.machine import describe, pinned  # noqa: E402
 from rnn_export.runtime.golden import FILE, Golden  # noqa: E402
@@ -79,8 +80,8 @@ class Traffic:
                 continue
             x = {name: values[self.at[rows]] for name, values in self.frames.items()}
             self.pool.step(self.ids[rows], x if len(x) > 1 else next(iter(x.values())))
-            if now >= counts_from:
-                taken.append(clock() - due[rows])
+            if (done := clock()) >= counts_from:
+                taken.append(done - due[rows])
                 sizes.append(len(rows))
             due[rows] += self.period
             self.at[rows] = (self.at[rows] + 1) % self.length
@@ -165,11 +166,19 @@ def rate_of(spec: StreamSpec, rate: float | None) -> float:
 @click.command(help=__doc__)
 @click.argument("source", metavar="NAME.rnnx|grpc://HOST:PORT/NAME")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Frames a second of each stream.  [default: the model's]"
+    "--rate",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    callback=finite,
+    help="Frames a second of each stream.  [default: the model's]",
 )
 @click.option("--streams", help="Numbers of streams to try, 64,128 and so on.  [default: search for the most]")
 @click.option(
-    "--seconds", type=click.FloatRange(0.2), default=4.0, show_default=True, help="Of each number of streams."
+    "--seconds",
+    type=click.FloatRange(0.2, 3600),
+    callback=finite,
+    default=4.0,
+    show_default=True,
+    help="Of each number of streams.",
 )
 @click.option("--backend", default="auto", show_default=True)
 @click.option("--precision")
@@ -188,10 +197,16 @@ def main(
             plots.check(plot)
         engine = load(source, backend=backend, precision=precision)
         steps = rate_of(engine.spec, rate)
+        if seconds * steps < 1:
+            raise click.BadParameter(
+                f"{seconds:g} s is less than a step of a stream takes, {1 / steps:g} s.", param_hint="--seconds"
+            )
         frames = frames_of(source, engine.spec, data)
+        numbers = _numbers(streams)
         with pinned(core) as chosen:
             result = {
                 "source": source,
+                "held_by": _holder(engine),
                 "backend": engine.backend,
                 "precision": engine.precision,
                 "device": engine.device,
@@ -199,23 +214,31 @@ def main(
                 "frames_per_second": steps * engine.spec.chunk,
                 "frame_ms": 1e3 / steps,
             }
-            points = measured(engine, frames, 1 / steps, _numbers(streams), seconds)
+            points = measured(engine, frames, 1 / steps, numbers, seconds)
     except RnnExportError as error:
         raise SystemExit(f"error: {error}") from error
     result["points"] = [asdict(point) for point in points]
     result["held"] = max((point.streams for point in points if point.held), default=0)
+    result["at_least"] = points[-1].held
     show(result, as_json)
     if plot is not None:
         load_picture.draw(plot, result)
 
 
+def _holder(engine: Engine) -> str:
+    servers = engine.device.count(",") + 1
+    return "one core" if engine.backend != "remote" else "one server" if servers == 1 else f"{servers} servers"
+
+
 def _numbers(streams: str | None) -> list[int] | None:
     if streams is None:
         return None
-    numbers = [int(part) if part.strip().isdigit() else 0 for part in streams.split(",")]
-    if min(numbers) < 1:
-        raise click.BadParameter("give whole numbers above 0 with commas between them.", param_hint="--streams")
-    return numbers
+    numbers = {int(part) if part.strip().isdecimal() else 0 for part in streams.split(",")}
+    if not 0 < min(numbers) <= max(numbers) <= MOST:
+        raise click.BadParameter(
+            f"{streams!r}: give whole numbers from 1 to {MOST} with commas between them.", param_hint="--streams"
+        )
+    return sorted(numbers)
 
 
 def measured(
@@ -230,7 +253,13 @@ def measured(
         task = progress.add_task("", total=len(numbers) if numbers else None)
         while True:
             progress.update(task, description=f"{count} streams")
-            points[count] = attempt(engine, frames, period, count, seconds)
+            try:
+                points[count] = attempt(engine, frames, period, count, seconds)
+            except StreamError as error:  # a server has so many streams and no more
+                if numbers or not points:
+                    raise
+                click.echo(f"note: the search ends before {count} streams: {error}", err=True)
+                break
             progress.advance(task)
             if numbers:
                 if len(points) == len(numbers):
@@ -276,11 +305,10 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         table.add_row(str(p["streams"]), *values, "yes" if p["held"] else "no")
     console = Console()
     console.print(table)
+    frames, time = f"{result['frames_per_second']:g} frames/s", plots.duration(result["frame_ms"] * 1e3)
     where = f"{result['backend']} {result['precision']} on {result['device']}"
-    console.print(
-        f"\n{result['held']} streams of {result['frames_per_second']:.4g} frames/s held by one core "
-        f"(p99 < {result['frame_ms']:.3g} ms), {where}", highlight=False,
-    )  # fmt: skip
+    said = f"{load_picture.holds(result)} of {frames} (p99 < {time}), {where}"
+    console.print(f"\n{said}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

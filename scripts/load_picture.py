@@ -41,7 +41,8 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(p99) < 100 * min(p50) else (1,), numticks=20))
+    short = max(*p99, frame) < 100 * min(*p50, frame)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=20))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda ms, _: duration(ms * 1e3).replace(".00", "").replace(".0 ", " "))
@@ -50,14 +51,21 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=GREY, labelsize=9.5)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(f"live streams, each {result['frames_per_second']:.4g} frames/s", color=GREY, fontsize=10)
-    axes.legend(frameon=False, labelcolor=GREY, fontsize=9.5, loc="upper left", bbox_to_anchor=(0, 0.93))
-    held = f"{result['held']:,} live streams" if result["held"] else "no live stream"
-    name = str(result["source"]).rstrip("/").rsplit("/", 1)[-1]
-    figure.text(0.025, 0.925, f"{name}: one core holds {held}", fontsize=16, fontweight="bold", color=INK)
-    machine = result["machine"]
+    axes.set_xlabel(f"live streams, each {result['frames_per_second']:g} frames/s", color=GREY, fontsize=10)
+    axes.legend(frameon=False, labelcolor=GREY, fontsize=9.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    name = str(result["source"]).partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    figure.text(0.025, 0.925, f"{name}: {holds(result)}", fontsize=16, fontweight="bold", color=INK)
+    # Of servers, the processor is not known.
+    on = result["device"] if result["backend"] == "remote" else f"{result['device']} · {result['machine']['cpu']}"
     figure.text(
         0.025, 0.865, f"latency of a frame from when it was due · {result['backend']} {result['precision']} on "
-        f"{result['device']} · {machine['cpu']}", fontsize=10, color=GREY,
+        f"{on}", fontsize=10, color=GREY,
     )  # fmt: skip
     save(figure, path)
+
+
+def holds(result: Mapping[str, Any]) -> str:
+    """Who holds how many."""
+    held, least = result["held"], "at least " if result["at_least"] else ""
+    streams = f"{least}{held:,} live {'stream' if held == 1 else 'streams'}" if held else "no live stream"
+    return f"{result['held_by']} {'hold' if result['held_by'].endswith('s') else 'holds'} {streams}"

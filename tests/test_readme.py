@@ -78,5 +78,5 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("demo", "test", "bench"):
+    for name in ("demo", "test", "bench", "load"):
         assert shutil.which(str(ROOT / "scripts" / name)), f"scripts/{name} has no run bit"

@@ -11,8 +11,13 @@ if [ -e "$here/build" ] && ! ls "$here"/models/*/1/model.plan >/dev/null 2>&1; t
   echo "There is no model.plan yet: run $here/build on the machine with the GPU." >&2
   exit 1
 fi
+server=${TRITONSERVER:-tritonserver}
+if ! command -v "$server" >/dev/null; then
+  echo "$server is not here: put Triton's tritonserver on PATH, name it with TRITONSERVER, or use its container as $here/README.md says." >&2
+  exit 1
+fi
 # With an allocation pool smaller than the requests in flight, Triton 2.51 crashed under load.
-exec "${TRITONSERVER:-tritonserver}" \
+exec "$server" \
   --model-repository="$here/models" \
   --grpc-address="$address" --http-address="$address" --metrics-address="$address" \
   --grpc-port="${GRPC_PORT:-8001}" --http-port="${HTTP_PORT:-8000}" --metrics-port="${METRICS_PORT:-8002}" \

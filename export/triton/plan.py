@@ -14,7 +14,12 @@ SCRIPT = """#!/bin/sh
 # Not run on hardware by rnn-export.
 set -eu
 cd "$(dirname "$0")/models/{name}/1"
-exec "${{TRTEXEC:-trtexec}}" {words} "$@"
+trtexec=${{TRTEXEC:-trtexec}}
+if ! command -v "$trtexec" >/dev/null; then
+  echo "$trtexec is not here: it comes with TensorRT. Put it on PATH, or name it with TRTEXEC." >&2
+  exit 1
+fi
+exec "$trtexec" {words} "$@"
 """
 
 

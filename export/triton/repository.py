@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -11,18 +10,20 @@ from pathlib import Path
 
 from rnn_export import atomic
 from rnn_export.bundle import CHECKSUM, Bundle, open_bundle
-from rnn_export.errors import ExportError
+from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import WIRES, Serving, config, data_file
 from rnn_export.export.triton.readme import readme
 from rnn_export.export.triton.wire import BYTES, Wire
-from rnn_export.runtime.backends import Array
+from rnn_export.runtime.backends import BACKENDS, Array, NotThere, open_session
 from rnn_export.spec import StreamSpec
 
 REPOSITORY = atomic.Kind("model repository of rnn-export", "launch")
 # Triton 2.51 crashed with a pool smaller than the requests in flight.
 FEWEST_REQUESTS = 1024
 USUAL_BATCH = 64
+# Triton's numbers are of 32 bits.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,23 @@ Written = tuple[Mapping[str, object], Mapping[str, bytes], tuple[str, ...]]
 def _python(bundle: Bundle, serving: Serving) -> Written:
     if not bundle.spec.digest:
         raise ExportError(f"{bundle.path} has no digest, without which no stream can move: export it again.")
+    _refuse_runtime_backend(bundle, serving)
     files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _whole(bundle).items()}
     files["1/model.py"] = _beside("model.py")
     left = ("the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says",)
     return config(bundle.spec, bundle.initial_states(), serving), files, left
+
+
+def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
+    """The server may have what is missing on this machine, but nothing that is missing in the bundle."""
+    if serving.runtime_backend == "auto":
+        return
+    try:
+        open_session(serving.runtime_backend, bundle, serving.precision, None, 1)
+    except NotThere as error:
+        raise ExportError(f"--runtime-backend {serving.runtime_backend} cannot run {bundle.path}: {error}") from error
+    except BackendUnavailable:
+        return
 
 
 def _whole(bundle: Bundle) -> dict[str, bytes]:
@@ -182,15 +196,15 @@ def _check(serving: Serving) -> None:
             f"the model cannot be called {serving.name!r}: its name is a folder and part of an address, so it has "
             "letters, digits, '_', '-' and '.' alone. Choose one with --name."
         )
-    if not (math.isfinite(serving.idle_s) and serving.idle_s >= 0.001):
-        raise ExportError(f"--idle {serving.idle_s}: give seconds, 0.001 or more.")
+    if not 0.001 <= serving.idle_s <= MOST:
+        raise ExportError(f"--idle {serving.idle_s}: give seconds from 0.001 to {MOST}.")
     for flag, number, least in (
         ("streams", serving.streams, 1),
         ("batch", serving.batch, 1),
         ("delay-us", serving.delay_us, 0),
     ):
-        if type(number) is not int or number < least:
-            raise ExportError(f"--{flag} {number!r}: give a whole number, {least} or more.")
+        if type(number) is not int or not least <= number <= MOST:
+            raise ExportError(f"--{flag} {number!r}: give a whole number from {least} to {MOST}.")
     if serving.batch > serving.streams:
         raise ExportError(
             f"--batch {serving.batch} is more than --streams {serving.streams}: no step can have more rows than there "
@@ -201,6 +215,8 @@ def _check(serving: Serving) -> None:
             f"--runtime-backend {serving.runtime_backend} is for --backend python, where our runtime runs: leave it "
             "out."
         )
+    if serving.runtime_backend not in ("auto", *BACKENDS):
+        raise ExportError(f"--runtime-backend {serving.runtime_backend}: choose auto or one of {', '.join(BACKENDS)}.")
 
 
 def _refuse_model(spec: StreamSpec, path: Path, serving: Serving) -> None:
@@ -237,8 +253,8 @@ def _refuse_other_models(path: Path, name: str) -> None:
     others = sorted(found.name for found in models.iterdir() if found.name != name) if models.is_dir() else []
     if others:
         raise ExportError(
-            f"{path} holds {', '.join(others)} beside {name!r}, and is replaced as a whole: write to another "
-            "directory. Triton serves several, with a --model-repository for each."
+            f"{path} holds {', '.join(others)}, and is replaced as a whole: write {name!r} to another directory. "
+            f"Triton serves several: {path / 'launch'} --model-repository=OTHER/models"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,8 @@ except ImportError as error:
 DOWN = 5.0
 # Seconds that a server may take to end a sequence; nobody waits for it.
 END = 30.0
+# Seconds that a channel may take to close: some never do.
+CLOSE = 1.0
 CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -46,11 +49,17 @@ class Endpoint:
 
     def __init__(self, address: str, name: str, seconds: float) -> None:
         self.address, self.name, self.seconds = address, name, seconds
-        self.channel = grpc.insecure_channel(address, CHANNEL)
-        self.stub = GRPCInferenceServiceStub(self.channel)
+        self.channels: list[Any] = []
+        self.connect()
         self.down_until = 0.0
         self.checked = False
         self.ending: set[Any] = set()
+
+    def connect(self) -> None:
+        """Use a fresh channel from now on: one in which the making of a call was interrupted may never answer again."""
+        # All of them are kept, since gRPC closes those that are dropped, and waits for that call.
+        self.channels.append(grpc.insecure_channel(self.address, CHANNEL))
+        self.stub = GRPCInferenceServiceStub(self.channels[-1])
 
     @property
     def down(self) -> bool:
@@ -95,7 +104,8 @@ class Endpoint:
                 raise SequenceLost(text)
             raise StreamError(f"{self.address} refused the frame: {text}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise self.fail(late or f"{self.seconds * 1e3:.0f} ms passed; is the server over capacity (--streams)?")
+            told = f"{self.seconds * 1e3:.0f} ms passed; is the server over capacity (--streams), or deadline_ms short?"
+            raise self.fail(late or told)
         # Whatever comes back at this address may serve something else.
         self.checked = False
         raise self.fail(f"{code.name}: {text}")
@@ -109,8 +119,12 @@ class Endpoint:
             future.add_done_callback(self.ending.discard)
 
     def close(self, deadline: float) -> None:
-        """Close the channel when all sequences have ended, or at `deadline` of the monotonic clock."""
+        """Close its channels when all sequences have ended, or at `deadline` of the monotonic clock."""
         with suppress(Exception):
             while self.ending and time.monotonic() < deadline:
                 time.sleep(0.002)
-            self.channel.close()
+            closing = [threading.Thread(target=channel.close, daemon=True) for channel in self.channels]
+            for thread in closing:
+                thread.start()
+            for thread in closing:
+                thread.join(CLOSE)

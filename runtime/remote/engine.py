@@ -27,9 +27,9 @@ class RemoteEngine(Engine):
         """Counts since it was loaded, of all its streams.
 
         frames: that were to be fed. moves: frames that found their sequence's server gone and went on to another.
-        reseeds: of them found that the server had let an idle sequence go. replays: frames that were fed again, for a
-        move or to fetch states. failures: frames that no server took. gap_s: the most seconds that a step with a move
-        or a reseed took.
+        reseeds: frames whose sequence the server had let go, idle for too long, and that began it again. replays:
+        frames that were fed again, for a move or to fetch states. failures: frames that no server took. gap_s: the most
+        seconds that a step with a move or a reseed took.
         """
         with self._session.lock:
             return dict(self._session.counts)
@@ -90,5 +90,7 @@ def _served(address: Address, endpoints: dict[str, Endpoint]) -> Served:
             raise BackendUnavailable(f"the servers of {address} differ: of {endpoint.address}, {difference}.")
         found, endpoint.checked = served, True
     if found is None:
-        raise BackendUnavailable(f"no server of {address} answers:{''.join(silent)}\nIs the model's name right?")
+        raise BackendUnavailable(
+            f"no server of {address} answers:{''.join(silent)}\nIs the model's name right, and each the port of gRPC?"
+        )
     return found

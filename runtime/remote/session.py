@@ -53,6 +53,8 @@ class RemoteSession:
                 waiting = [delivery for delivery in waiting if not delivery.done]
         except BaseException:
             # Nobody knows what was fed.
+            for endpoint in self.servers.endpoints.values():
+                endpoint.connect()
             for delivery in deliveries:
                 delivery.sequence.leave(self.servers.codec)
             raise

@@ -15,6 +15,7 @@ from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.golden import Golden, replay
 from rnn_export.runtime.parity import Tolerance
+from rnn_export.runtime.remote.endpoint import Endpoint
 
 from .graphs import IDS, MODELS, START, SUM, frames
 from .triton_stand_in import Fault, StandIn
@@ -316,12 +317,44 @@ def test_a_server_that_is_too_slow_is_said_to_be_and_the_frame_was_not_fed(serve
     with pytest.raises(StreamError) as caught:
         stream.step(xs[1])
     assert "no server could take the frame, and the stream is as before it." in str(caught.value)
-    assert f"{server.address}: 400 ms passed; is the server over capacity (--streams)?" in str(caught.value)
+    passed = "400 ms passed; is the server over capacity (--streams), or deadline_ms short?"
+    assert f"{server.address}: {passed}" in str(caught.value)
     server.delay = 0.0
     # Late requests of the old sequence come in between, and must not count.
     time.sleep(1.1)
     same(stream.step(xs[2]), xs[0] + xs[2])
     assert engine.metrics()["failures"] == 1
+
+
+def test_an_interrupt_in_the_making_of_a_call_hangs_nobody(serve, monkeypatch):
+    """Ctrl-C then leaves gRPC with a call that no thread will ever complete, and a channel that never closes."""
+    (server,) = serve(count=1)
+    engine = reach([server])
+    stream = engine.stream()
+    xs = frames(3, 3)
+    same(stream.step(xs[0]), xs[0])
+
+    begin, interrupted = grpc._channel._run_channel_spin_thread, []
+
+    def interrupt(state):
+        if state in interrupted:
+            interrupted.remove(state)
+            raise KeyboardInterrupt
+        begin(state)
+
+    monkeypatch.setattr(grpc._channel, "_run_channel_spin_thread", interrupt)
+    broken = Endpoint(server.address, "m", 1.0)
+    of_stream = engine._session.servers.endpoints[server.address]
+    for endpoint, call in ((of_stream, lambda: stream.step(xs[1])), (broken, lambda: broken.served(1.0))):
+        state = endpoint.channels[-1]._call_state
+        # The thread of the call before may still be there, and would take the next one.
+        wait_until(lambda state=state: not state.managed_calls)
+        interrupted.append(state)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    same(stream.step(xs[1]), xs[0] + xs[1])
+    broken.close(0.0)
+    assert engine.metrics()["moves"] == 0
 
 
 def test_where_no_server_is_left_each_is_named_and_a_later_step_goes_on(serve):

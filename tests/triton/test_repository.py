@@ -122,6 +122,23 @@ def test_launch_waits_for_the_plan(bundle, tmp_path):
     assert "--model-repository=" in told(launch, TRITONSERVER="/bin/echo")
 
 
+def test_a_program_that_is_not_there(bundle, tmp_path):
+    write_repository(bundle("lstm"), tmp_path / "repo", backend="tensorrt")
+    (tmp_path / "repo" / "models" / "lstm" / "1" / "model.plan").write_bytes(b"plan")
+    for script, name, program in (("launch", "TRITONSERVER", "tritonserver"), ("build", "TRTEXEC", "trtexec")):
+        for given in ({}, {name: f"/nowhere/{program}"}):
+            done = subprocess.run(
+                [tmp_path / "repo" / script],
+                env={"PATH": "/usr/bin:/bin", **given},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"{given.get(name, program)} is not here: ")
+            assert name in done.stderr
+
+
 def test_precisions(bundle, tmp_path):
     """What a bundle has several of is served in fp32, unless another one is asked for."""
     opened = open_bundle(bundle("sum"))
@@ -151,13 +168,20 @@ NO_STATE = Model(
         ({"name": "a/b"}, "cannot be called 'a/b'.*--name"),
         ({"name": ""}, "cannot be called ''"),
         ({"name": ".hidden"}, "cannot be called '.hidden'"),
-        ({"streams": 0}, "--streams 0: give a whole number, 1 or more"),
-        ({"batch": 0}, "--batch 0: give a whole number, 1 or more"),
-        ({"delay_us": -1}, "--delay-us -1: give a whole number, 0 or more"),
+        ({"streams": 0}, "--streams 0: give a whole number from 1 to 2147483647"),
+        ({"streams": 2**31}, "--streams 2147483648: give a whole number from 1"),
+        ({"batch": 0}, "--batch 0: give a whole number from 1 to"),
+        ({"delay_us": -1}, "--delay-us -1: give a whole number from 0 to"),
         ({"idle_s": 0}, "--idle 0: give seconds"),
         ({"idle_s": float("inf")}, "--idle inf: give seconds"),
+        ({"idle_s": 1e300}, r"--idle 1e\+300: give seconds from 0.001 to"),
         ({"streams": 8, "batch": 9}, "--batch 9 is more than --streams 8"),
         ({"backend": "onnxruntime", "runtime_backend": "native"}, "--runtime-backend native is for --backend python"),
+        ({"runtime_backend": "nativ"}, "--runtime-backend nativ: choose auto or one of tensorrt, native, onnxruntime"),
+        (
+            {"runtime_backend": "native"},
+            "--runtime-backend native cannot run .*: the bundle has no target 'c', only onnx",
+        ),
         ({"precision": "fp16"}, "has fp32 for --backend python, not fp16"),
     ],
 )
@@ -211,7 +235,7 @@ def test_a_repository_is_replaced_with_force_alone(bundle, tmp_path):
 def test_other_models_are_never_lost(bundle, tmp_path):
     write_repository(bundle("sum"), tmp_path / "repo")
     before = tree(tmp_path / "repo")
-    with pytest.raises(ExportError, match="holds sum beside 'tokens', and is replaced as a whole"):
+    with pytest.raises(ExportError, match="holds sum, and is replaced as a whole: write 'tokens' to another directory"):
         write_repository(bundle("tokens"), tmp_path / "repo", force=True)
     assert tree(tmp_path / "repo") == before
 

@@ -1,0 +1,75 @@
+"""`scripts/load`, as a shell calls it: from any folder, with numbers of streams, and with what it cannot do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rnn_export.cli import main
+
+from .test_cli import FACTORY
+
+LOAD = Path(__file__).parents[1] / "scripts" / "load.py"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("load")
+    (folder / "nets.py").write_text(FACTORY)
+    for name, more in (("net", ()), ("bidirectional", ("--sequence-only",))):
+        source, output = f"{folder}/nets.py:{name}", f"{folder}/{name}.rnnx"
+        made = CliRunner().invoke(main, ["export", source, "-o", output, "--steps", "16", *more])
+        assert made.exit_code == 0, made.output
+
+    def call(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, LOAD, *words]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+    return call
+
+
+def test_numbers_of_streams_are_tried_once_each_in_order(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "load.png"
+    words = ("--rate", "20", "--seconds", "0.2", "--streams", "8, 2,8", "--json", "--plot", str(picture))
+    done = run("net.rnnx", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [point["streams"] for point in found["points"]] == [2, 8]
+    assert found["at_least"] == found["points"][-1]["held"]
+    assert found["held_by"] == "one core"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_line_says_how_many_are_held(run: Run) -> None:
+    done = run("net.rnnx", "--rate", "5", "--seconds", "0.2", "--streams", "1")
+    assert done.returncode == 0, done.stderr
+    held = "at least 1" if " yes " in done.stdout else "no"
+    assert f"\none core holds {held} live stream of 5 frames/s (p99 < 200 ms), onnxruntime fp32 on cpu\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("net.rnnx",), 2, "this model has no sample rate: give --rate"),
+        (("net.rnnx", "--rate", "nan"), 2, "nan is no number"),
+        (("net.rnnx", "--rate", "inf"), 2, "inf is not in the range"),
+        (("net.rnnx", "--rate", "5", "--seconds", "nan"), 2, "nan is no number"),
+        (("net.rnnx", "--rate", "0.1", "--seconds", "1"), 2, "1 s is less than a step of a stream takes, 10 s"),
+        (("net.rnnx", "--rate", "5", "--streams", "0"), 2, "'0': give whole numbers from 1 to 1048576"),
+        (("net.rnnx", "--rate", "5", "--streams", "8,6²"), 2, "'8,6²': give whole numbers"),
+        (("net.rnnx", "--rate", "5", "--plot", "a.jpg"), 1, "error: a.jpg is of no known kind"),
+        (("bidirectional.rnnx", "--rate", "5"), 1, "error: this bundle cannot stream"),
+        (("nothing.rnnx", "--rate", "5"), 1, "error: nothing.rnnx does not exist"),
+    ],
+)
+def test_mistakes_on_the_command_line(run: Run, words: tuple[str, ...], code: int, message: str) -> None:
+    done = run(*words)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
