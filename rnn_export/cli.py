@@ -239,32 +239,29 @@ def run_command(bundle: str, recording: str, output: Path | None, as_json: bool,
     Raw values are little-endian, in the dtype of the input, one frame after the other; each output is printed as soon
     as its frame is there.
     """
+    from rnn_export import tables
     from rnn_export.runtime import load
     from rnn_export.runtime.feed import run_file, run_raw
 
     engine = load(bundle, **chosen)
     _say_passed_over(engine)
-    if recording == "-":
-        return run_raw(engine, sys.stdin.buffer, output, as_json)
-    from rnn_export import tables
-
-    with tables.progress("run", 1, not as_json) as stage:
-        stage(recording)
-        result = run_file(engine, recording, output, as_json)
-    if not as_json:
-        click.echo(_speed(result), err=True)
-    return result
+    try:
+        if recording == "-":
+            return run_raw(engine, sys.stdin.buffer, output, as_json)
+        with tables.progress("run", 1, not as_json) as stage:
+            stage(recording)
+            result = run_file(engine, recording, output, as_json)
+        if not as_json:
+            click.echo(tables.speed(result), err=True)
+        return result
+    finally:
+        if moved := tables.moved(engine):
+            click.echo(f"note: {moved}", err=True)
 
 
 def _say_passed_over(engine: Any) -> None:
     for reason in engine.passed_over:
         click.echo(f"note: {engine.backend} ({engine.precision}) runs, passed over was {reason}", err=True)
-
-
-def _speed(result: dict[str, Any]) -> str:
-    rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
-    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
-    return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
 
 
 @command

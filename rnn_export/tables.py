@@ -174,3 +174,20 @@ def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], Non
             begun[0] = True
 
         yield stage
+
+
+def speed(result: Mapping[str, Any]) -> str:
+    """What a run of a recording took, in a line."""
+    rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
+    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
+    return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
+
+
+def moved(engine: Any) -> str:
+    """Whether a stream on servers had to go from one to another; empty if not."""
+    told = engine.metrics() if engine.backend == "remote" else {"moves": 0}
+    if not told["moves"]:
+        return ""
+    times = "once" if told["moves"] == 1 else f"{told['moves']} times"
+    gap = f"{told['gap_s'] * 1e3:.0f} ms"
+    return f"{times} a server was lost or too slow, and the stream went on at another; the longest took {gap}"

@@ -230,10 +230,9 @@ class Batcher:
     def _step(self, chosen: list[Submission]) -> list[Any]:
         ids, spec = np.array([s.stream for s in chosen]), self.pool.spec
         x = {t.name: np.concatenate([s.rows[t.name] for s in chosen]) for t in spec.inputs}
-        fed = self.pool.frames(ids).tolist() if spec.delay else [0] * len(ids)
-        outputs = self.pool.step(ids, x)
+        outputs, fed = self.pool.round(ids, x)
         by_name = outputs if len(spec.outputs) > 1 else {spec.outputs[0].name: outputs}
-        return [_row(spec, by_name, row, frames) for row, frames in enumerate(fed)]
+        return [_row(spec, by_name, row, frames) for row, frames in enumerate(fed.tolist())]
 
     # --- the ends of a submission
 

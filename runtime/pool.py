@@ -146,6 +146,10 @@ class Pool:
         Any subset of the streams, in any order, each once. In the first `spec.delay` frames of a stream its rows are
         NaN, or 0 in whole numbers. With `out`, an array or a dict of them, the outputs are written there.
         """
+        return self.round(ids, x, out)[0]
+
+    def round(self, ids: Any, x: Any, out: Any = None) -> tuple[Any, Array]:
+        """What `step` gives, and how many frames each of `ids` had been fed before, (n,) int64."""
         with self._lock:
             start = time.perf_counter()
             now = self._sweep()
@@ -155,12 +159,12 @@ class Pool:
                 if out is not None:
                     self._rounds.check_out(out, len(slots))
                 if not len(slots):
-                    return self._rounds.outputs(None, out, ())
+                    return self._rounds.outputs(None, out, ()), np.zeros(0, np.int64)
                 given, turned = self._slots.step(slots, inputs)
             except StreamError:
                 self._counts["refused"] += 1
                 raise
-            frames = self._roster.frames[slots]
+            frames: Array = self._roster.frames[slots]
             self._roster.frames[slots] = frames + self.spec.chunk
             self._roster.last[slots] = now
             outputs = self._rounds.outputs(given, out, frames)
@@ -171,7 +175,7 @@ class Pool:
             self._roster.latency[bucket(took)][slots] += 1
             self._counts["rounds"] += 1
             self._counts["frames"] += len(slots) * self.spec.chunk
-            return outputs
+            return outputs, frames
 
     def frames(self, ids: Any) -> Array:
         """How many frames each of `ids` was fed, (n,) int64."""

@@ -47,8 +47,8 @@ class Gate:
 
     def __init__(self, pool: Pool) -> None:
         self.entered, self.opened, self.rounds = threading.Event(), threading.Event(), []
-        self.step = pool.step
-        pool.step = self.hold
+        self.step = pool.round
+        pool.round = self.hold
 
     def hold(self, ids, x):
         self.rounds.append(list(ids))

@@ -2,6 +2,7 @@
 
 import json
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,7 @@ from rnn_export.runtime.golden import FILE, Golden
 from rnn_export.runtime.parity import Tolerance
 
 from .graphs import STORED, SUM, frames
-from .triton_stand_in import StandIn
+from .triton_stand_in import Fault, StandIn
 
 
 @pytest.fixture
@@ -51,6 +52,24 @@ def test_run_streams_raw_values_through_a_server(server):
     result = json.loads(done.stdout)
     assert result["outputs"] == [{"y": row.tolist()} for row in np.cumsum(xs, 0)]
     assert (result["backend"], result["device"]) == ("remote", f"grpc://{server.address}")
+
+
+def test_run_says_that_the_stream_went_to_another_server(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("rnn_export.runtime.remote.delivery.rendezvous", lambda endpoints, sequence: endpoints)
+    xs = frames(20, 3)
+    np.save(tmp_path / "x.npy", xs)
+    other = StandIn(SUM, "bytes").start()
+    try:
+        server.faults = [Fault(grpc.StatusCode.UNAVAILABLE, "lost")]
+        address = f"grpc://{server.address},{other.address}/m"
+        done = invoke("run", address, tmp_path / "x.npy", "-o", tmp_path / "y.npy")
+    finally:
+        other.stop()
+    assert done.exit_code == 0, done.output
+    assert (
+        "note: once a server was lost or too slow, and the stream went on at another; the longest took" in done.stderr
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.cumsum(xs, 0))
 
 
 def test_run_says_what_an_address_lacks(tmp_path):
