@@ -22,7 +22,7 @@ from onnx.reference.op_run import OpRun
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.precision import FLOAT, MATRIX, MOVING, PRECISIONS
 from rnn_export.runtime.backends import Array, Slots, empty_state
-from rnn_export.runtime.backends.rows import MemorySlots
+from rnn_export.runtime.backends.rows import HostRows, turned_nan
 from rnn_export.spec import StreamSpec, sized
 
 DEVICE = "numeric (not run on hardware)"
@@ -70,7 +70,7 @@ class NumericSession:
         return NumericMemory(self, batch)
 
     def slots(self) -> Slots:
-        return MemorySlots(self, self.spec)
+        return NumericSlots(self)
 
     def held(self, name: str, state: Array) -> Array:
         """A state as the graph's own type holds it."""
@@ -106,6 +106,27 @@ class NumericMemory:
 
     def write(self, states: Mapping[str, Array]) -> None:
         self.states = {s.name: self.session.held(s.input, states[s.name]) for s in self.session.spec.states}
+
+
+class NumericSlots(HostRows):
+    """A pool's states in host memory; a round goes through the memory of a stream with as many rows."""
+
+    def __init__(self, session: NumericSession) -> None:
+        super().__init__(session.spec)
+        self.session, self.spec = session, session.spec
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        memory = self.session.memory(len(slots))
+        memory.write(self.read(slots))
+        for name, buffer in memory.inputs.items():
+            buffer[...] = inputs[name]
+        memory.step()
+        states = memory.read()
+        self.write(slots, states)
+        return dict(memory.outputs), turned_nan(self.spec, memory.outputs, states.values())
+
+    def release(self, slots: Array) -> None:
+        pass
 
 
 # --- the graph

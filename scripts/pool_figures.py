@@ -26,7 +26,8 @@ from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends import Array
-from rnn_export.runtime.backends.onnxruntime import OrtSession, OrtSlots
+from rnn_export.runtime.backends.onnxruntime import OrtSession
+from rnn_export.runtime.backends.onnxruntime_slots import OrtSlots
 from rnn_export.runtime.remote.engine import RemoteEngine
 from tests.triton.server import Server
 

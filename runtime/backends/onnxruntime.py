@@ -10,9 +10,8 @@ import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime.backends import Array, Artefacts, Slots, empty_state, target_row
-from rnn_export.runtime.backends.rows import HostRows, turned_nan
 from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.spec import BATCH, StreamSpec, sized
+from rnn_export.spec import StreamSpec
 
 try:
     import onnxruntime as ort
@@ -31,12 +30,6 @@ RUN_ERRORS = (
     native.NotImplemented,
     RuntimeError,
 )
-# Rows of a piece of a round.
-ROWS = 128
-# Rounds from one look for NaN in the states to the next, which costs a twelfth of a round: a prime, so that no streams
-# that take turns are passed over each time.
-LOOK = 17
-Pair = tuple[dict[str, Array], dict[str, Array]]
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -132,6 +125,8 @@ class OrtSession:
             from rnn_export.runtime.backends.cuda_slots import cuda_slots
 
             return cuda_slots(self)
+        from rnn_export.runtime.backends.onnxruntime_slots import OrtSlots
+
         return OrtSlots(self)
 
 
@@ -157,7 +152,7 @@ class OrtMemory:
             {name: self.place(array) for name, array in empty_state(session.spec, batch).items()} for _ in range(2)
         )
         self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
-        self.run_step, self.prepared = _direct(session.graph, self.bindings)
+        self.run_step, self.prepared = direct(session.graph, self.bindings)
 
     def place(self, array: Array) -> Any:
         """On the CPU an OrtValue shares the array's memory."""
@@ -209,152 +204,7 @@ class OrtMemory:
             value.update_inplace(np.ascontiguousarray(states[name]))
 
 
-class OrtSlots:
-    """A pool's states in host memory; a round runs in pieces, so that what one touches stays in a core's own cache.
-
-    The states of the last round stay in its pieces until anyone asks: the next round, if it is the same, finds them
-    there.
-    """
-
-    def __init__(self, session: OrtSession) -> None:
-        self.session, self.spec = session, session.spec
-        self.pool = HostRows(session.spec)
-        self.whole: list[_Piece] = []
-        # A round has one piece of fewer rows, so that these share memory for the states of `most`.
-        self.rests: dict[int, _Piece] = {}
-        self.most, self.shared = 0, _pair(session.spec, 0)
-        self.rounds = 0
-        self.slots: Array | None = None
-        self.round: list[tuple[slice, _Piece]] = []
-        self.outputs: dict[str, Array] = {}
-
-    @property
-    def nbytes(self) -> int:
-        pairs = (self.shared, *(piece.sets for piece in self.whole))
-        return self.pool.nbytes + sum(array.nbytes for pair in pairs for states in pair for array in states.values())
-
-    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
-        # The same array, as a pool gives it for the same round.
-        if slots is not self.slots:
-            self._settle()
-            self._begin(slots)
-        stepped = []
-        try:
-            for rows, piece in self.round:
-                piece.take(inputs, rows)
-                piece.step()
-                stepped.append(piece)
-                piece.give(self.outputs, rows)
-            self.rounds += 1
-            return self.outputs, turned_nan(self.spec, self.outputs, () if self.rounds % LOOK else self._states())
-        except BaseException:
-            for piece in stepped:
-                piece.back()
-            raise
-
-    def _states(self) -> list[Array]:
-        """Those of the last round."""
-        pieces = [piece.states for _, piece in self.round]
-        return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states]
-
-    def _begin(self, slots: Array) -> None:
-        n = len(slots)
-        for start in range(0, n, ROWS):
-            rows = slice(start, min(start + ROWS, n))
-            piece = self._piece(start // ROWS, rows.stop - start)
-            self.pool.gather(slots[rows], piece.states)
-            self.round.append((rows, piece))
-        self.slots = slots
-        self.outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
-
-    def _piece(self, number: int, n: int) -> _Piece:
-        if n == ROWS:
-            if number == len(self.whole):
-                self.whole.append(_Piece(self.session, n, _pair(self.spec, n)))
-            return self.whole[number]
-        if n > self.most:
-            self.most = min(2 * n, ROWS)
-            self.shared, self.rests = _pair(self.spec, self.most), {}
-        if n not in self.rests:
-            one, other = ({name: array[:n] for name, array in states.items()} for states in self.shared)
-            self.rests[n] = _Piece(self.session, n, (one, other))
-        return self.rests[n]
-
-    def _settle(self) -> None:
-        """The states of the last round back to where they belong."""
-        if self.slots is not None:
-            for rows, piece in self.round:
-                self.pool.write(self.slots[rows], piece.states)
-        self.slots, self.round = None, []
-
-    def grow(self, count: int) -> None:
-        self.pool.grow(count)
-
-    def read(self, slots: Array) -> dict[str, Array]:
-        self._settle()
-        return self.pool.read(slots)
-
-    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
-        self._settle()
-        self.pool.write(slots, states)
-
-    def release(self, slots: Array) -> None:
-        pass
-
-
-class _Piece:
-    """Buffers of `n` rows, bound to the step graph from either of two `sets` of states to the other."""
-
-    def __init__(self, session: OrtSession, n: int, sets: Pair) -> None:
-        graph, spec = session.graph, session.spec
-        self.inputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.inputs}
-        self.outputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
-        self.sets, self.now = sets, 0
-        bindings = []
-        for before, after in (self.sets, self.sets[::-1]):
-            binding = graph.io_binding()
-            for name, array in (self.inputs | {s.input: before[s.name] for s in spec.states}).items():
-                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-            for name, array in (self.outputs | {s.output: after[s.name] for s in spec.states}).items():
-                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-            bindings.append(binding)
-        self.run, self.prepared = _direct(graph, tuple(bindings))
-        self.places = {t.name: _place(t.axis(BATCH)) for t in (*spec.inputs, *spec.outputs)}
-
-    @property
-    def states(self) -> dict[str, Array]:
-        return self.sets[self.now]
-
-    def step(self) -> None:
-        try:
-            self.run(self.prepared[self.now], None)
-        except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the round: {error}") from error
-        self.now ^= 1
-
-    def back(self) -> None:
-        """As if the last step had not been."""
-        self.now ^= 1
-
-    def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.inputs.items():
-            buffer[...] = inputs[name][(*self.places[name], rows)]
-
-    def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.outputs.items():
-            outputs[name][(*self.places[name], rows)] = buffer
-
-
-def _pair(spec: StreamSpec, n: int) -> Pair:
-    return empty_state(spec, n), empty_state(spec, n)
-
-
-def _place(axis: int | None) -> tuple[slice, ...]:
-    """What comes before the batch in an index."""
-    return (slice(None),) * (axis or 0)
-
-
-def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+def direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """A bound run without the layer of Python around it, where this onnxruntime has it inside."""
     try:
         return session._sess.run_with_iobinding, tuple(binding._iobinding for binding in bindings)

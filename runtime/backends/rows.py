@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rnn_export.runtime.backends import Array, Session, empty_state
+from rnn_export.runtime.backends import Array, empty_state
 from rnn_export.runtime.ports import canonical
 from rnn_export.spec import StreamSpec
 
@@ -40,27 +40,6 @@ class HostRows:
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         for name, array in self.arrays.items():
             array[slots] = states[name]
-
-
-class MemorySlots(HostRows):
-    """A pool's states in host memory; a round goes through the memory of a stream with as many rows."""
-
-    def __init__(self, session: Session, spec: StreamSpec) -> None:
-        super().__init__(spec)
-        self.session, self.spec = session, spec
-
-    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
-        memory = self.session.memory(len(slots))
-        memory.write(self.read(slots))
-        for name, buffer in memory.inputs.items():
-            buffer[...] = inputs[name]
-        memory.step()
-        states = memory.read()
-        self.write(slots, states)
-        return dict(memory.outputs), turned_nan(self.spec, memory.outputs, states.values())
-
-    def release(self, slots: Array) -> None:
-        pass
 
 
 def turned_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
