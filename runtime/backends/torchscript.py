@@ -177,7 +177,7 @@ class TorchSlots:
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, given, strict=True)}
                 turned = turned_nan(self.spec, outputs, [])
                 for now in after:
-                    if now.is_floating_point() and bool((bad := now.isnan().flatten(1).any(1)).any()):
+                    if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         turned = bad.cpu().numpy() | (False if turned is None else turned)
                 for state, now in zip(self.states, after, strict=True):
                     state.index_copy_(0, rows, now)

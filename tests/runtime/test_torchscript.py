@@ -351,6 +351,17 @@ def test_a_pool_takes_frames_that_are_read_only(both):
     assert pool.frames(ids).tolist() == [2, 2]
 
 
+def test_a_pool_keeps_states_that_are_one_number(tmp_path):
+    class Previous(nn.Module):
+        def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            return h, x
+
+    pool = load(written(tmp_path / "m.rnnx", previous("float32"), Previous()), backend="torchscript").pool()
+    ids = [pool.open() for _ in range(3)]
+    pool.step(ids, np.array([1, 2, 3], np.float32))
+    assert pool.step(ids[::-1], np.zeros(3, np.float32)).tolist() == [3, 2, 1]
+
+
 def test_a_pool_sees_nan_in_a_state_and_keeps_states_on_an_error(tmp_path):
     path = written(tmp_path / "m.rnnx", SUM, Sum())
     pool = load(path, backend="torchscript").pool()
