@@ -352,10 +352,6 @@ def test_a_pool_takes_frames_that_are_read_only(both):
 
 
 def test_a_pool_keeps_states_that_are_one_number(tmp_path):
-    class Previous(nn.Module):
-        def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            return h, x
-
     pool = load(written(tmp_path / "m.rnnx", previous("float32"), Previous()), backend="torchscript").pool()
     ids = [pool.open() for _ in range(3)]
     pool.step(ids, np.array([1, 2, 3], np.float32))
