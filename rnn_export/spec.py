@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from rnn_export.errors import SpecError
@@ -33,6 +34,17 @@ class TensorSpec:
     def axis(self, symbol: str) -> int | None:
         """Where `symbol` stands in the shape, or None; `"time"` stands for `"time/N"` too."""
         return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
+
+    @cached_property
+    def canonical(self) -> tuple[int, ...]:
+        """The axes in the order batch, time if there is any, the rest."""
+        moving = [axis for axis in (self.axis(BATCH), self.axis(TIME)) if axis is not None]
+        return (*moving, *(axis for axis in range(len(self.shape)) if axis not in moving))
+
+    @cached_property
+    def in_graph(self) -> tuple[int, ...]:
+        """Where each axis of the shape stands in the canonical order."""
+        return tuple(self.canonical.index(axis) for axis in range(len(self.shape)))
 
     @property
     def every(self) -> int:

@@ -10,22 +10,17 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import TIME, StateSpec, StreamSpec, TensorSpec
 
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
     """A view with the batch on axis 0 and time, if there is any, on axis 1."""
-    batch, time = spec.axis(BATCH), spec.axis(TIME)
-    assert batch is not None
-    return np.moveaxis(array, batch, 0) if time is None else np.moveaxis(array, (batch, time), (0, 1))
+    return array.transpose(spec.canonical)
 
 
 def graph_layout(array: Array, spec: TensorSpec) -> Array:
     """The inverse of `canonical`, contiguous."""
-    batch, time = spec.axis(BATCH), spec.axis(TIME)
-    assert batch is not None
-    moved = np.moveaxis(array, 0, batch) if time is None else np.moveaxis(array, (0, 1), (batch, time))
-    return np.ascontiguousarray(moved)
+    return np.ascontiguousarray(array.transpose(spec.in_graph))
 
 
 def in_graph_layout(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:

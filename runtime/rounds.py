@@ -10,8 +10,8 @@ import numpy as np
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends import Array
-from rnn_export.runtime.ports import as_array, check_states, check_values
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
+from rnn_export.runtime.ports import as_array, canonical, check_states, check_values, graph_layout
+from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 
 class Rounds:
@@ -71,8 +71,9 @@ class Rounds:
         """What a caller gets of what a graph gave; `frames` is what each row was fed before. None stands for no row."""
         several, result = len(self._out) > 1, {}
         for name, port in self._out.items():
-            result[name] = np.empty((len(frames), *port.row), port.dtype)
-            if out is not None:
+            if out is None:
+                result[name] = np.empty((len(frames), *port.row), port.dtype)
+            else:
                 result[name] = out[name] if several else out
             if given is not None:
                 result[name][...] = port.from_graph(given[name])
@@ -99,16 +100,12 @@ class _Port:
         time, frames = tensor.axis(TIME), chunk // tensor.every
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
-        # Where each axis of the graph's layout stands in the canonical one: batch, time if there is any, the rest.
-        moving = [axis for axis in (tensor.axis(BATCH), time) if axis is not None]
-        self.canonical = (*moving, *(axis for axis in range(len(tensor.shape)) if axis not in moving))
-        self.graph = tuple(self.canonical.index(axis) for axis in range(len(tensor.shape)))
 
     def to_graph(self, value: Array) -> Array:
-        return np.ascontiguousarray(value.reshape(-1, *self.canonical_row).transpose(self.graph))
+        return graph_layout(value.reshape(-1, *self.canonical_row), self.tensor)
 
     def from_graph(self, given: Array) -> Array:
-        return given.transpose(self.canonical).reshape(-1, *self.row)
+        return canonical(given, self.tensor).reshape(-1, *self.row)
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
