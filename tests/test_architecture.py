@@ -33,7 +33,6 @@ OUTSIDE = {
 }
 BACKENDS = {
     "runtime/backends/onnxruntime.py": {"onnxruntime"},
-    "runtime/backends/onnxruntime_slots.py": {"onnxruntime"},
     "runtime/backends/torchscript.py": {"torch"},
     "runtime/backends/tensorrt.py": {"tensorrt", "cuda"},
     "runtime/prometheus.py": {"prometheus_client"},

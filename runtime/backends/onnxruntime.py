@@ -30,6 +30,7 @@ RUN_ERRORS = (
     native.NotImplemented,
     RuntimeError,
 )
+Pair = tuple[dict[str, Array], dict[str, Array]]
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
@@ -131,9 +132,14 @@ class OrtSession:
 
 
 class OrtMemory:
-    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse."""
+    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse.
 
-    def __init__(self, session: OrtSession, batch: int) -> None:
+    `sets` are the arrays for the states; None makes them.
+    """
+
+    what = "frame"
+
+    def __init__(self, session: OrtSession, batch: int, sets: Pair | None = None) -> None:
         self.session = session
         self.device, _, number = session.device.partition(":")
         self.number = int(number or 0)
@@ -143,16 +149,14 @@ class OrtMemory:
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Array] = {}
         if session.graph is not None:
-            self.bind_step(session, batch)
+            self.bind_step(session, batch, sets or pair(session.spec, batch))
 
-    def bind_step(self, session: OrtSession, batch: int) -> None:
+    def bind_step(self, session: OrtSession, batch: int, sets: Pair) -> None:
         self.inputs = {v.name: _buffer(v, batch) for v in session.graph.get_inputs()[: len(session.spec.inputs)]}
         self.outputs = {v.name: _buffer(v, batch) for v in session.graph.get_outputs()[: len(session.spec.outputs)]}
-        self.sets = tuple(
-            {name: self.place(array) for name, array in empty_state(session.spec, batch).items()} for _ in range(2)
-        )
+        self.sets = tuple({name: self.place(array) for name, array in states.items()} for states in sets)
         self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
-        self.run_step, self.prepared = direct(session.graph, self.bindings)
+        self.run_step, self.prepared = _direct(session.graph, self.bindings)
 
     def place(self, array: Array) -> Any:
         """On the CPU an OrtValue shares the array's memory."""
@@ -176,7 +180,7 @@ class OrtMemory:
         try:
             self.run_step(self.prepared[self.now], None)
         except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the frame: {error}") from error
+            raise StreamError(f"onnxruntime refused the {self.what}: {error}") from error
         self.now ^= 1
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -204,7 +208,12 @@ class OrtMemory:
             value.update_inplace(np.ascontiguousarray(states[name]))
 
 
-def direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+def pair(spec: StreamSpec, batch: int) -> Pair:
+    """Arrays for two sets of states, unset."""
+    return empty_state(spec, batch), empty_state(spec, batch)
+
+
+def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """A bound run without the layer of Python around it, where this onnxruntime has it inside."""
     try:
         return session._sess.run_with_iobinding, tuple(binding._iobinding for binding in bindings)

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 
-from rnn_export.errors import StreamError
-from rnn_export.runtime.backends import Array, empty_state
-from rnn_export.runtime.backends.onnxruntime import RUN_ERRORS, direct
+from rnn_export.runtime.backends import Array
+from rnn_export.runtime.backends.onnxruntime import OrtMemory, OrtSession, Pair, pair
 from rnn_export.runtime.backends.rows import HostRows, turned_nan
-from rnn_export.spec import BATCH, StreamSpec, sized
-
-if TYPE_CHECKING:
-    from rnn_export.runtime.backends.onnxruntime import OrtSession
+from rnn_export.spec import BATCH, sized
 
 # Rows of a piece of a round.
 ROWS = 128
 # Rounds from one look for NaN in the states to the next, which costs a twelfth of a round: a prime, so that no streams
 # that take turns are passed over each time.
 LOOK = 17
-Pair = tuple[dict[str, Array], dict[str, Array]]
 
 
 class OrtSlots:
@@ -38,7 +31,7 @@ class OrtSlots:
         self.whole: list[_Piece] = []
         # A round has one piece of fewer rows, so that these share memory for the states of `most`.
         self.rests: dict[int, _Piece] = {}
-        self.most, self.shared = 0, _pair(session.spec, 0)
+        self.most, self.shared = 0, pair(session.spec, 0)
         self.rounds = 0
         self.slots: Array | None = None
         self.round: list[tuple[slice, _Piece]] = []
@@ -46,7 +39,7 @@ class OrtSlots:
 
     @property
     def nbytes(self) -> int:
-        pairs = (self.shared, *(piece.sets for piece in self.whole))
+        pairs = (self.shared, *(piece.arrays for piece in self.whole))
         return self.pool.nbytes + sum(array.nbytes for pair in pairs for states in pair for array in states.values())
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
@@ -86,11 +79,11 @@ class OrtSlots:
     def _piece(self, number: int, n: int) -> _Piece:
         if n == ROWS:
             if number == len(self.whole):
-                self.whole.append(_Piece(self.session, n, _pair(self.spec, n)))
+                self.whole.append(_Piece(self.session, n, pair(self.spec, n)))
             return self.whole[number]
         if n > self.most:
             self.most = min(2 * n, ROWS)
-            self.shared, self.rests = _pair(self.spec, self.most), {}
+            self.shared, self.rests = pair(self.spec, self.most), {}
         if n not in self.rests:
             one, other = ({name: array[:n] for name, array in states.items()} for states in self.shared)
             self.rests[n] = _Piece(self.session, n, (one, other))
@@ -118,35 +111,19 @@ class OrtSlots:
         pass
 
 
-class _Piece:
-    """Buffers of `n` rows, bound to the step graph from either of two `sets` of states to the other."""
+class _Piece(OrtMemory):
+    """The memory of `n` rows, whose states are the arrays of either of two `arrays`."""
 
-    def __init__(self, session: OrtSession, n: int, sets: Pair) -> None:
-        graph, spec = session.graph, session.spec
-        self.inputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.inputs}
-        self.outputs = {t.name: np.zeros(sized(t.shape, n, spec.chunk), t.dtype) for t in spec.outputs}
-        self.sets, self.now = sets, 0
-        bindings = []
-        for before, after in (self.sets, self.sets[::-1]):
-            binding = graph.io_binding()
-            for name, array in (self.inputs | {s.input: before[s.name] for s in spec.states}).items():
-                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-            for name, array in (self.outputs | {s.output: after[s.name] for s in spec.states}).items():
-                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-            bindings.append(binding)
-        self.run, self.prepared = direct(graph, tuple(bindings))
-        self.places = {t.name: _place(t.axis(BATCH)) for t in (*spec.inputs, *spec.outputs)}
+    what = "round"
+
+    def __init__(self, session: OrtSession, n: int, arrays: Pair) -> None:
+        super().__init__(session, n, arrays)
+        self.arrays = arrays
+        self.places = {t.name: _place(t.axis(BATCH)) for t in (*session.spec.inputs, *session.spec.outputs)}
 
     @property
     def states(self) -> dict[str, Array]:
-        return self.sets[self.now]
-
-    def step(self) -> None:
-        try:
-            self.run(self.prepared[self.now], None)
-        except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the round: {error}") from error
-        self.now ^= 1
+        return self.arrays[self.now]
 
     def back(self) -> None:
         """As if the last step had not been."""
@@ -159,10 +136,6 @@ class _Piece:
     def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
         for name, buffer in self.outputs.items():
             outputs[name][(*self.places[name], rows)] = buffer
-
-
-def _pair(spec: StreamSpec, n: int) -> Pair:
-    return empty_state(spec, n), empty_state(spec, n)
 
 
 def _place(axis: int | None) -> tuple[slice, ...]:
