@@ -16,7 +16,8 @@ import numpy as np
 
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends import Array
-from rnn_export.runtime.device import Buffer, DeviceError
+from rnn_export.runtime.device import Buffer
+from rnn_export.runtime.device.calls import checked
 from rnn_export.runtime.device.cuda_rows import CudaRows
 from rnn_export.runtime.device.rows import copier, flagger
 
@@ -121,12 +122,7 @@ class CudaDevice:
         return self._call(name, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        code, *values = getattr(self._cuda, name)(*arguments)
-        if int(code):
-            _, text = self._cuda.cudaGetErrorString(code)
-            advice = f": {ADVICE[code.name]}" if code.name in ADVICE else ""
-            raise DeviceError(f"{name} gave {code.name} ({text.decode()}){advice}.")
-        return values[0] if values else None
+        return checked(self._cuda, name, arguments, "cudaGetErrorString", ADVICE)
 
     def _free_with(self, owner: Any, destroy: str, handle: Any) -> None:
         # At exit CUDA is gone before its handles.

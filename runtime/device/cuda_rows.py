@@ -10,7 +10,7 @@ import importlib
 import weakref
 from typing import Any
 
-from rnn_export.runtime.device import DeviceError
+from rnn_export.runtime.device.calls import checked
 from rnn_export.runtime.device.rows import grid, ptx
 
 ADVICE = {
@@ -40,9 +40,4 @@ class CudaRows:
         self._call("cuLaunchKernel", self._kernels[kernel], *blocks, *threads, 0, int(stream), arguments, 0)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        code, *values = getattr(self._cuda, name)(*arguments)
-        if int(code):
-            _, text = self._cuda.cuGetErrorString(code)
-            advice = f": {ADVICE[code.name]}" if code.name in ADVICE else ""
-            raise DeviceError(f"{name} gave {code.name} ({text.decode()}){advice}.")
-        return values[0] if values else None
+        return checked(self._cuda, name, arguments, "cuGetErrorString", ADVICE)
