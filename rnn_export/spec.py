@@ -147,6 +147,10 @@ class StreamSpec:
         """Whether the model takes sequences; if not, one call is one frame."""
         return any(t.axis(TIME) is not None for t in self.inputs)
 
+    def late(self, fed: int) -> int:
+        """How many frames of a step give no output yet, where `fed` frames went before it."""
+        return min(self.chunk, max(0, self.delay - fed))
+
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
         return not self.has_time or tensor.axis(TIME) is not None

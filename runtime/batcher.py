@@ -277,7 +277,7 @@ def _seconds(deadline_ms: float | None) -> float:
 
 def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> Any:
     """The output of one stream that was fed `frames` before, without what its delay leaves out."""
-    late = min(spec.chunk, max(0, spec.delay - frames))
+    late = spec.late(frames)
     if late and late == spec.chunk:
         return None
     given = {}

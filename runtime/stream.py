@@ -195,7 +195,7 @@ class Stream:
             port.check(out[port.name] if len(self._out) > 1 else out)
 
     def _give(self, out: Frames) -> Any:
-        late = max(0, min(self.spec.chunk, self.spec.delay - (self._frames - self.spec.chunk)))
+        late = self.spec.late(self._frames - self.spec.chunk)
         if late == self.spec.chunk:
             return None
         if out is not None:

@@ -21,6 +21,7 @@ from rnn_export.runtime.pool import Pool
 
 from .graphs import IDS, TABLE
 from .host_engine import HostEngine, host_session
+from .test_pool import NAMES, random_rows, row
 
 # Longer than any test may take: a round starts for another reason, or not at all.
 NEVER_MS = 3_600_000
@@ -83,43 +84,17 @@ def value(submission) -> float:
 # --- what comes out
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "sum",
-        "timed",
-        "chunked",
-        "time_major",
-        "stored",
-        "pair",
-        "delayed",
-        "delayed_chunked",
-        "fewer",
-        "fewer_delayed",
-        "fewer_delayed_less",
-        "mixed_by_step",
-        "tokens",
-        "previous_int64",
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_result_is_what_a_stream_s_step_gives(host, name):
     engine, rng = host(name), np.random.default_rng(5)
     spec, pool = engine.spec, engine.pool()
     alone = {}
 
-    def frame():
-        low = 0 if spec.inputs[0].name == "id" else -4
-        made = {}
-        for t in spec.inputs:
-            time = (spec.chunk,) if spec.chunk > 1 and spec.timed(t) else ()
-            made[t.name] = rng.integers(low, 5, (*time, *t.frame)).astype(t.dtype)
-        return made if len(made) > 1 else made[spec.inputs[0].name]
-
     with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
         # Streams of different ages, so that a round has some whose delay is over and some whose is not.
         for _ in range(6):
             alone[pool.open()] = engine.stream()
-            fed = {stream: frame() for stream in alone}
+            fed = {stream: row(random_rows(rng, spec, 1), 0) for stream in alone}
             given = {stream: batcher.submit(stream, x) for stream, x in fed.items()}
             for stream, x in fed.items():
                 want, y = alone[stream].step(x), given[stream].result(SOON)
