@@ -15,22 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export import __version__
-from rnn_export.atomic import is_bundle
 from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.atomic import is_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BundleError, ExportError
-from rnn_export.export.lowering import notes, rough_engines
-from rnn_export.export.order import Order
-from rnn_export.export.targets import find_writer
-from rnn_export.export.verify import verify
-from rnn_export.models.axes import TimeAxis
-from rnn_export.models.lift import StreamingModel, lift
-from rnn_export.models.signature import OutputRef
-from rnn_export.runtime import golden, recording
+from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.axes import TimeAxis
+from rnn_export.export.lift.program.signature import OutputRef
+from rnn_export.export.targets.registry import find_writer
+from rnn_export.export.targets.tensorrt.lowering import notes, rough_engines
+from rnn_export.export.verify.verification import verify
+from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
-from rnn_export.runtime.draft import Draft
-from rnn_export.runtime.golden import replay
-from rnn_export.runtime.parity import TOLERANCES, Tolerance
+from rnn_export.runtime.replay import golden
+from rnn_export.runtime.replay.drift import TOLERANCES, Tolerance
+from rnn_export.runtime.replay.golden import replay
 from rnn_export.spec import StateSpec, TensorSpec
+from rnn_export.target_options import Order
 from rnn_export.targets import Target, find_targets
 
 

@@ -1,7 +1,9 @@
-"""Recurrent cells and layers that read like their equations, and the lifting of any model into one pure step."""
+"""Recurrent cells and layers that read like their equations, and their weights in and out of files."""
 
+from typing import Any
+
+from rnn_export import moved
 from rnn_export.models.gru import CustomGRU, CustomGRUCell
-from rnn_export.models.lift import StreamingModel, lift
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
 from rnn_export.models.weights import load_weights, save_weights
@@ -13,8 +15,10 @@ __all__ = [
     "CustomLSTMCell",
     "SimpleRNN",
     "SimpleRNNCell",
-    "StreamingModel",
-    "lift",
     "load_weights",
     "save_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved.find(__name__, name)

@@ -1,3 +1,24 @@
 """Recurrent networks from PyTorch to the edge: one pure step, its states named, exported, verified and streamed."""
 
+from typing import TYPE_CHECKING
+
+from rnn_export.lazy import attributes
+
+if TYPE_CHECKING:
+    from rnn_export.export.api import export as export
+    from rnn_export.export.lift.api import lift
+    from rnn_export.runtime.engine import load
+    from rnn_export.runtime.serve.batcher import Batcher
+
 __version__ = "0.1.0"
+__all__ = ["Batcher", "__version__", "export", "lift", "load"]
+
+
+__getattr__ = attributes(
+    __name__,
+    {
+        "Batcher": "rnn_export.runtime.serve.batcher",
+        "lift": "rnn_export.export.lift.api",
+        "load": "rnn_export.runtime.engine",
+    },
+)

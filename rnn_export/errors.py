@@ -67,3 +67,24 @@ class DeadlineExceeded(StreamError):
 
 class BatcherStopped(StreamError):
     """A batcher takes no frames: it was closed, or its worker died."""
+
+
+class NotThere(BackendUnavailable):
+    """The bundle has nothing for a backend."""
+
+
+class Unavailable(BackendUnavailable):
+    """A BackendUnavailable whose `detail`, what is wrong, and `mend`, what to do, can be shown apart."""
+
+    def __init__(self, detail: str, mend: str) -> None:
+        super().__init__(f"{detail}: {mend}.")
+        self.detail, self.mend = detail, mend
+
+
+class DeviceError(RnnExportError):
+    """A call of the device failed. Backends catch it and say what they were about."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

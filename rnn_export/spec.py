@@ -12,6 +12,8 @@ from rnn_export.errors import SpecError
 
 BATCH = "batch"
 TIME = "time"
+# Under which an ONNX file holds the JSON of its contract, in `metadata_props`.
+METADATA_KEY = "rnn_export.spec"
 DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 Dim = int | str

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends import BACKENDS, Artefacts, NotThere, Session, open_session
+from rnn_export.errors import BackendUnavailable, NotThere, StreamError
+from rnn_export.runtime.backends.api import Artefacts, CountingSession, Session
+from rnn_export.runtime.backends.remote.address import is_address
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.ports import check_states
-from rnn_export.runtime.remote.address import is_address
+from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.stream import Stream, stream_class
 
 
@@ -40,9 +41,8 @@ def load(
     cannot run, an address cannot be read, or no server of it answers; there is no fall-back.
     """
     if is_address(path):
-        from rnn_export.runtime.remote.engine import open_remote
-
-        return open_remote(str(path), backend, precision, device, threads)
+        served, session = open_address(str(path), backend, precision, device, threads)
+        return Engine(served, "remote", session)
     return Engine.of(open_bundle(path), backend, precision, device, threads)
 
 
@@ -77,9 +77,8 @@ class Engine:
         if type(threads) is not int or threads < 1:
             raise BackendUnavailable(f"threads={threads!r}: a step needs an int of at least 1.")
         if is_address(backend):
-            from rnn_export.runtime.remote.engine import open_remote
-
-            return open_remote(backend, "auto", precision, device, threads, artefacts.spec)
+            served, session = open_address(backend, "auto", precision, device, threads, artefacts.spec)
+            return Engine(served, "remote", session)
         refused: list[tuple[str, BackendUnavailable]] = []
         for name in BACKENDS if backend == "auto" else (backend,):
             try:
@@ -114,6 +113,10 @@ class Engine:
         given = self._initial if states is None else check_states(self.spec, batch, states)
         rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
         return self._stream(self.spec, self._session, batch, rows)
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts that the backend keeps since it was loaded, such as moves between servers; empty where it has none."""
+        return self._session.metrics() if isinstance(self._session, CountingSession) else {}
 
     def pool(self, capacity: int = 1024, idle_timeout: float | None = None, on_nan: str = "reset") -> Pool:
         """Open a pool of independent streams that are stepped together.

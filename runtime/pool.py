@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import PoolFull, StreamError
-from rnn_export.runtime import roster
-from rnn_export.runtime.backends import Array, Session
-from rnn_export.runtime.health import Histogram, bucket, quantile_of
-from rnn_export.runtime.roster import Roster
+from rnn_export.runtime import slot_table
+from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.histogram import Histogram, bucket, quantile_of
 from rnn_export.runtime.rounds import Rounds
-from rnn_export.runtime.snapshot import Snapshot, pack, unpack
+from rnn_export.runtime.slot_table import Roster
+from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec
 
 ON_NAN = ("reset", "close", "keep")
@@ -81,7 +82,7 @@ class Pool:
             try:
                 self._set(np.array([slot]), start)
             except BaseException:
-                self._roster.drop(np.array([slot]), roster.CLOSED)
+                self._roster.drop(np.array([slot]), slot_table.CLOSED)
                 raise
             self._counts["opened"] += 1
             return stream
@@ -91,7 +92,7 @@ class Pool:
         with self._lock:
             self._sweep()
             slots = self._find(ids)
-            self._drop(slots, roster.CLOSED)
+            self._drop(slots, slot_table.CLOSED)
             self._counts["closed"] += len(slots)
 
     def reset(self, ids: Any) -> None:
@@ -258,7 +259,7 @@ class Pool:
         if self._on_nan == "reset":
             self._reset(slots)
         elif self._on_nan == "close":
-            self._drop(slots, roster.TURNED_NAN)
+            self._drop(slots, slot_table.TURNED_NAN)
             self._counts["closed"] += len(slots)
 
     def _sweep(self, every: float = 1 / 8) -> float:
@@ -266,7 +267,7 @@ class Pool:
         now = time.monotonic()
         if self._idle_timeout is not None and now >= self._swept + self._idle_timeout * every:
             idle = self._roster.idle(now - self._idle_timeout)
-            self._drop(idle, roster.IDLE)
+            self._drop(idle, slot_table.IDLE)
             self._counts["evicted"] += len(idle)
             self._swept = now
         return now
@@ -285,8 +286,8 @@ class Pool:
 def _check_options(spec: StreamSpec, capacity: int, idle_timeout: float | None, on_nan: str) -> None:
     if spec.sequence_only:
         raise StreamError("this bundle cannot stream, so it has no pool: the model needs whole sequences.")
-    if not isinstance(capacity, int | np.integer) or not 1 <= capacity <= 1 << roster.SLOT_BITS:
-        raise StreamError(f"capacity={capacity!r}: a pool has from 1 to 2**{roster.SLOT_BITS} streams.")
+    if not isinstance(capacity, int | np.integer) or not 1 <= capacity <= 1 << slot_table.SLOT_BITS:
+        raise StreamError(f"capacity={capacity!r}: a pool has from 1 to 2**{slot_table.SLOT_BITS} streams.")
     if idle_timeout is not None and not (isinstance(idle_timeout, int | float | np.number) and idle_timeout > 0):
         raise StreamError(f"idle_timeout={idle_timeout!r}: give seconds above 0, or None to close no stream.")
     if on_nan not in ON_NAN:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import SourceError
-from rnn_export.runtime.backends import Array
 from rnn_export.runtime.ports import exact_cast
 from rnn_export.spec import StreamSpec, TensorSpec
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.ports import as_array, canonical, check_states, check_values, graph_layout
+from rnn_export.layout import canonical, graph_layout
+from rnn_export.runtime.ports import as_array, check_states, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.runtime.backends import Array, CompiledSession, Memory, Session
-from rnn_export.runtime.ports import InputPort, OutputPort, as_array, canonical, check_values
-from rnn_export.runtime.snapshot import Snapshot, pack, unpack
+from rnn_export.layout import canonical
+from rnn_export.runtime.backends.api import CompiledSession, Memory, Session
+from rnn_export.runtime.ports import InputPort, OutputPort, as_array, check_values
+from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
 
 # Frames of one call of the sequence graph; bounds the memory of a long run.

@@ -27,14 +27,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import load_picture  # noqa: E402
 
-from rnn_export import plots  # noqa: E402
 from rnn_export.bundle import open_bundle  # noqa: E402
+from rnn_export.cli import plots  # noqa: E402
+from rnn_export.cli.options import finite  # noqa: E402
 from rnn_export.errors import RnnExportError, SourceError, StreamError  # noqa: E402
-from rnn_export.options import finite  # noqa: E402
 from rnn_export.runtime import Engine, load  # noqa: E402
-from rnn_export.runtime.bench.machine import describe, pinned  # noqa: E402
-from rnn_export.runtime.golden import FILE, Golden  # noqa: E402
+from rnn_export.runtime.bench.host import describe, pinned  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
+from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
 from rnn_export.spec import StreamSpec  # noqa: E402
 
 MOST = 2**20

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from rnn_export.plots import COLORS, FAINT, GREY, INK, duration, save
+from rnn_export.cli.plots import COLORS, FAINT, GREY, INK, duration, save
 
 LATE = "#B03A2E"
 

@@ -15,18 +15,18 @@ from segments import speech_segments
 from torch import nn
 from turns import in_turn
 
+from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
-from rnn_export.export.addition import graph_of
-from rnn_export.export.order import Order
+from rnn_export.export.add_target import graph_of
 from rnn_export.runtime import load
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.backends.native_memory import NativeMemory
-from rnn_export.runtime.bench.engines import Plain, candidates
+from rnn_export.runtime.backends.native.session import NativeMemory
+from rnn_export.runtime.bench.candidates import Plain, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
-from rnn_export.runtime.bench.weights import count_weights
-from rnn_export.runtime.golden import FILE, Golden
+from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.recording import read
+from rnn_export.runtime.replay.golden import FILE, Golden
+from rnn_export.target_options import Order
 from tests.parity.fixtures import FIXTURES
 
 Figures = Iterator[tuple[str, float]]

@@ -21,14 +21,13 @@ from native_speed import CELLS, Net, added
 from torch import nn
 from turns import in_turn
 
+from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.backends.onnxruntime import OrtSession
-from rnn_export.runtime.backends.onnxruntime_slots import OrtSlots
-from rnn_export.runtime.remote.engine import RemoteEngine
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession
+from rnn_export.runtime.backends.onnxruntime.slots import OrtSlots
 from tests.triton.server import Server
 
 Figures = Iterator[tuple[str, float]]
@@ -236,7 +235,7 @@ def failover() -> Figures:
         write_repository(bundle.path, Path(folder) / "repository", runtime_backend="onnxruntime")
         servers = [stack.enter_context(Server(Path(folder) / "repository")) for _ in range(2)]
         hosts = ",".join(server.grpc for server in servers)
-        engine = cast(RemoteEngine, load(f"grpc://{hosts}/net?deadline_ms=5000"))
+        engine = load(f"grpc://{hosts}/net?deadline_ms=5000")
         local = load(bundle.path, "onnxruntime")
         frames = np.random.default_rng(0).standard_normal((SESSIONS, 200, INPUTS)).astype(np.float32)
 

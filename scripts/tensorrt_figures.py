@@ -12,17 +12,17 @@ import model as silero
 import numpy as np
 from segments import speech_segments
 
-from rnn_export.export.graph import step_graph
-from rnn_export.export.lowering import lowered
-from rnn_export.export.numeric import numeric_session
-from rnn_export.export.order import Order
-from rnn_export.export.precision import typed
-from rnn_export.models import lift
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.backends.onnxruntime import graph_session
-from rnn_export.runtime.draft import Draft
+from rnn_export.arrays import Array
+from rnn_export.bundle.draft import Draft
+from rnn_export.export.graph.passes.mixed_precision import typed
+from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.api import lift
+from rnn_export.export.targets.tensorrt.half import numeric_session
+from rnn_export.export.targets.tensorrt.lowering import lowered
+from rnn_export.runtime.backends.onnxruntime.backend import graph_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.recording import read
+from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
 from tests.parity.cases import Case
 

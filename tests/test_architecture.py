@@ -1,137 +1,212 @@
-"""Who may import whom, what an import costs, and what no file may hold: read from the source, not from memory."""
+"""Who may import whom, what an import costs, and what no file may hold: read from the source, not from memory.
+
+The table of packages stands in CONTRIBUTING.md, and nowhere else.
+"""
 
 import ast
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "export", "runtime")
-COMMAND = tuple(
-    f"rnn_export/{name}.py" for name in ("cli", "building", "inspection", "options", "plots", "serving", "tables")
-)
-
-# What each part may import of the others ...
-INSIDE = {
-    "trunk": {"trunk"},
-    "models": {"trunk", "models"},
-    "runtime": {"trunk", "runtime"},
-    "export": {"trunk", "models", "runtime", "export"},
-    "command": {"trunk", "models", "runtime", "export", "command"},
-}
-# ... and of the world, besides the standard library. `runtime` has no torch and no onnx: a device has none.
-OUTSIDE = {
-    "trunk": {"numpy"},
-    "models": {"numpy", "torch", "safetensors"},
-    "runtime": {"numpy"},
-    "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "safetensors"},
-    "command": {"numpy", "click", "rich", "matplotlib"},
-}
-BACKENDS = {
-    "runtime/backends/onnxruntime.py": {"onnxruntime"},
-    "runtime/backends/torchscript.py": {"torch"},
-    "runtime/backends/tensorrt.py": {"tensorrt", "cuda"},
-    "runtime/prometheus.py": {"prometheus_client"},
-    "runtime/remote/endpoint.py": {"grpc", "tritonclient"},
-    "runtime/remote/wire.py": {"tritonclient"},
-    "export/targets/c/calibration.py": {"onnxruntime"},
-    "export/triton/pbtxt.py": {"google", "tritonclient"},
-    "export/triton/model.py": {"triton_python_backend_utils"},
-}
-SOURCES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for folder in ("rnn_export", *FOLDERS)
-    for path in (ROOT / folder).rglob("*.py")
-    if not any(parent.is_symlink() for parent in path.parents)
-)
-every_source = pytest.mark.parametrize("source", SOURCES)
+# The one door for imports by name, and the one for names of an earlier release.
+LAZY, MOVED = "rnn_export.lazy", "rnn_export.moved"
+# Whoever sees one of these loaded has waited for it.
+HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "click", "rich", "matplotlib", "tritonclient", "grpc"}
 
 
-def part(source: str) -> str:
-    if source in COMMAND:
-        return "command"
-    folder = source.split("/")[0]
-    return folder if folder in FOLDERS else "trunk"
+# --- the table
 
 
-def part_of(module: str) -> str:
-    """The part that `rnn_export.a.b` lies in."""
-    name = module.split(".")[1] if "." in module else ""
-    return part(f"{name}/" if name in FOLDERS else f"rnn_export/{name}.py")
+@dataclass(frozen=True)
+class Row:
+    """A package, or with `/*` each package below a folder apart; what it may import of ours, and of the world."""
+
+    folder: str
+    ours: frozenset[str]
+    world: frozenset[str]
+
+    def holds(self, folder: str) -> bool:
+        parent, star = self.folder.removesuffix("/*"), self.folder.endswith("/*")
+        return folder == parent or (star and folder.startswith(f"{parent}/"))
 
 
-def imports(source: str, lazy: bool = True) -> Iterator[str]:
-    """Modules that a file imports: all of them, or without those inside functions and `if TYPE_CHECKING`."""
-    waiting: list[ast.AST] = [ast.parse((ROOT / source).read_text())]
+@cache
+def table() -> tuple[Row, ...]:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| `([\w/*]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE)
+    return tuple(Row(f, *(frozenset(re.findall(r"`([\w/*]+)`", cell)) for cell in cells)) for f, *cells in rows)
+
+
+def row_of(folder: str) -> Row:
+    found = [row for row in table() if row.holds(folder)]
+    exact = [row for row in found if row.folder == folder] or found
+    assert len(exact) == 1, f"{folder} has {len(exact)} rows in the table of CONTRIBUTING.md"
+    return exact[0]
+
+
+# --- the source
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by the name that it is imported under."""
+    found = {}
+    for folder in ("rnn_export", *FOLDERS):
+        for path in (ROOT / folder).rglob("*.py"):
+            if not any(parent.is_symlink() for parent in path.parents):
+                name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                found[name if folder == "rnn_export" else f"rnn_export.{name}"] = path
+    return dict(sorted(found.items()))
+
+
+def folder_of(module: str) -> str:
+    return modules()[module].parent.relative_to(ROOT).as_posix()
+
+
+def module_of(name: str) -> str | None:
+    """The module that `rnn_export.a.b.name` lies in, or is."""
+    while name and name not in modules():
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def imports(path: Path, lazy: bool = True) -> Iterator[str]:
+    """What a file imports: all of it, or without what stands inside functions and `if TYPE_CHECKING`.
+
+    A module of ours named by a string is imported too: that is what `load_module` is for.
+    """
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            # `from rnn_export import tables` names the module behind the word import.
-            names = [f"{module}.{alias.name}" for alias in node.names]
-            yield from names if module == "rnn_export" else [module]
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif lazy and isinstance(node, ast.Constant) and node.value in modules():
+            yield str(node.value)
         later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if lazy or not (later or typing):
             waiting += ast.iter_child_nodes(node)
 
 
-def is_module(name: str) -> bool:
-    """Whether `rnn_export.name` is a file or a folder, and not a value such as `__version__`."""
-    path = ROOT / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").is_file()
+@cache
+def arrows() -> dict[str, dict[str, str]]:
+    """Folder -> folder that it imports -> one module that does so."""
+    found: dict[str, dict[str, str]] = {}
+    for module, path in modules().items():
+        # What only hands over names that stand elsewhere imports nothing: a package's own face, names of before.
+        if module in (MOVED, "rnn_export", "rnn_export.runtime"):
+            continue
+        for name in imports(path):
+            other = module_of(name) if name.split(".")[0] == "rnn_export" else None
+            if other and folder_of(other) != folder_of(module):
+                found.setdefault(folder_of(module), {})[folder_of(other)] = f"{module} -> {other}"
+    return found
 
 
-def test_every_part_has_files():
-    assert {part(source) for source in SOURCES} == set(INSIDE)
+# --- the rules
 
 
-@every_source
-def test_who_may_import_whom(source):
-    own = {m for m in imports(source) if m.split(".")[0] == "rnn_export"}
-    reached = {part_of(m) if is_module(m) else "trunk" for m in own}
-    assert reached <= INSIDE[part(source)]
+def test_every_folder_has_a_row_and_every_row_a_folder():
+    folders = {folder_of(module) for module in modules()}
+    assert {row_of(folder).folder for folder in folders} == {row.folder for row in table()}
+    assert len(table()) <= 25
 
 
-@every_source
-def test_what_a_part_needs(source):
-    world = {m.split(".")[0] for m in imports(source)} - sys.stdlib_module_names - {"rnn_export", "__future__"}
-    assert world <= OUTSIDE[part(source)] | BACKENDS.get(source, set())
+def test_the_table_goes_one_way():
+    """Whoever may be imported may not import back, by however many steps."""
+    below = {row.folder: set(row.ours) for row in table()}
+    while below:
+        free = {folder for folder, ours in below.items() if not ours & set(below)}
+        assert free, f"these import each other: {sorted(below)}"
+        below = {folder: ours for folder, ours in below.items() if folder not in free}
 
 
-def test_the_command_is_lazy():
-    """`--help` must not wait for what the command would need."""
-    early = {m for m in imports("rnn_export/cli.py", lazy=False) if m.split(".")[0] not in sys.stdlib_module_names}
-    assert early <= {"click", "rnn_export.__version__", "rnn_export.errors", "rnn_export.options"}
-    assert set(imports("rnn_export/options.py")) - sys.stdlib_module_names <= {"click", "__future__", "collections.abc"}
+def test_who_may_import_whom():
+    wrong = [
+        why
+        for folder, others in arrows().items()
+        for other, why in others.items()
+        if row_of(other).folder not in row_of(folder).ours
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("folder", ["rnn_export", *FOLDERS, "tests", "scripts"])
-def test_nobody_imports_a_second_copy(folder):
-    """A bare `import runtime` works from the root of the repository, and gives other classes of the same names."""
-    for path in (ROOT / folder).rglob("*.py"):
-        found = set(imports(path.relative_to(ROOT).as_posix()))
-        assert not {m for m in found if m.split(".")[0] in FOLDERS}, path
-        if folder not in ("tests", "scripts"):
-            assert not {m for m in found if m.startswith(".")}, path
+def test_no_two_packages_import_each_other():
+    both = [
+        f"{why}, {arrows()[b][a]}"
+        for a, others in arrows().items()
+        for b, why in others.items()
+        if a in arrows().get(b, ())
+    ]
+    assert not both
+
+
+def test_what_a_package_needs_of_the_world():
+    wrong = {}
+    for module, path in modules().items():
+        world = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"rnn_export", ""}
+        if extra := world - row_of(folder_of(module)).world:
+            wrong[module] = sorted(extra)
+    assert not wrong
+
+
+def test_imports_by_name_go_through_one_door():
+    door = [module for module, path in modules().items() if re.search(r"import_module|__import__", path.read_text())]
+    assert door == [LAZY]
+
+
+def test_names_of_an_earlier_release_are_used_by_nobody():
+    users = {m for m, path in modules().items() if f"{MOVED}" in set(imports(path)) and m != MOVED}
+    assert users == {"rnn_export.models", "rnn_export.runtime.batcher", "rnn_export.runtime.prometheus"}
+    places = [ROOT / folder for folder in ("tests", "scripts")]
+    sources = [*modules().values(), *(p for place in places for p in place.rglob("*.py") if p != Path(__file__))]
+    old = {"rnn_export.runtime.batcher", "rnn_export.runtime.prometheus", "rnn_export.models.lift"}
+    assert not [p for p in sources if p.name != "moved.py" and {m for n in imports(p) for m in old if n.startswith(m)}]
+
+
+@pytest.mark.parametrize("folder", sorted({folder_of(module) for module in modules()}))
+def test_what_an_import_loads(folder):
+    """In a fresh process, every module of a package: nothing that its row leaves out, at any distance."""
+    own = [module for module in modules() if folder_of(module) == folder]
+    # What only a server of Triton has.
+    server = "sys.modules['triton_python_backend_utils'] = types.ModuleType('utils')"
+    code = f"import sys, types\n{server}\nfor name in {own}: __import__(name)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    allowed, world, waiting = set(), set(), [row_of(folder)]
+    while waiting:
+        row = waiting.pop()
+        allowed.add(row.folder)
+        world |= row.world
+        waiting += [other for other in table() if other.folder in row.ours and other.folder not in allowed]
+    # A package is imported by way of those above it, whose own modules have to stay out.
+    above = {name.rpartition(".")[0] for name in loaded} | {"rnn_export"}
+    ours = [name for name in loaded if name in modules() and name not in above]
+    assert not [name for name in ours if row_of(folder_of(name)).folder not in allowed]
+    libraries = {name.split(".")[0] for name in loaded} & HEAVY
+    assert not libraries - world - ({"onnx", "onnx_ir"} if "torch" in libraries else set())
 
 
 @pytest.mark.parametrize(
     ("module", "left_out"),
     [
-        ("rnn_export.runtime", "torch onnx onnxruntime click rich"),
-        ("rnn_export.runtime.golden", "torch onnx onnxruntime click rich"),
-        ("rnn_export.runtime.bench.measure", "torch onnx onnxruntime click rich"),
+        ("rnn_export", "numpy torch onnx onnxruntime click rich"),
+        ("rnn_export.runtime.engine", "torch onnx onnxruntime click rich"),
         ("rnn_export.export", "torch onnx onnxruntime click rich"),
         ("rnn_export.export.triton.repository", "torch onnx onnxruntime click rich tritonclient"),
-        ("rnn_export.cli", "torch onnx onnxruntime numpy rich"),
-        ("rnn_export.bundle", "torch onnx onnxruntime click rich"),
+        ("rnn_export.cli.main", "torch onnx onnxruntime numpy rich"),
     ],
 )
 def test_what_an_import_leaves_out(module, left_out):
@@ -140,9 +215,17 @@ def test_what_an_import_leaves_out(module, left_out):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("source", [*SOURCES, *(p.relative_to(ROOT).as_posix() for p in ROOT.glob("scripts/**/*.py"))])
-def test_a_file_fits_in_the_head(source):
-    assert len((ROOT / source).read_text().splitlines()) <= 400
+def test_nobody_imports_a_second_copy():
+    """A bare `import runtime` works from the root of the repository, and gives other classes of the same names."""
+    places = [path for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    second = [p for p in [*modules().values(), *places] if {name.split(".")[0] for name in imports(p)} & set(FOLDERS)]
+    relative = [p for p in modules().values() if any(name.startswith(".") for name in imports(p))]
+    assert (second, relative) == ([], [])
+
+
+def test_a_file_fits_in_the_head():
+    sources = [*modules().values(), *ROOT.glob("scripts/**/*.py")]
+    assert not [path for path in sources if len(path.read_text().splitlines()) > 400]
 
 
 def tracked() -> list[Path]:
@@ -164,7 +247,7 @@ def tracked() -> list[Path]:
 )
 def test_no_file_holds(what, pattern):
     files = tracked()
-    assert len(files) > len(SOURCES)
+    assert len(files) > len(modules())
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in files

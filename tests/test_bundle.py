@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rnn_export import arrays, atomic
-from rnn_export.bundle import Bundle, FileRow, TargetRow, extend_bundle, open_bundle, write_bundle
+from rnn_export import arrays
+from rnn_export.bundle import Bundle, FileRow, TargetRow, atomic, extend_bundle, open_bundle, write_bundle
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from rnn_export import atomic
-from rnn_export.bundle import TargetRow, open_bundle, write_bundle
+from rnn_export.bundle import TargetRow, atomic, open_bundle, write_bundle
 from rnn_export.errors import BundleError
 from rnn_export.spec import StreamSpec, TensorSpec
 

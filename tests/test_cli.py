@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from rnn_export.bundle import open_bundle
-from rnn_export.cli import main
+from rnn_export.cli.main import main
 from rnn_export.models import save_weights
 
 FACTORY = """
@@ -384,7 +384,7 @@ def test_every_command_has_help_and_json(name: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom rnn_export.cli import main\n"
+        "import sys\nfrom rnn_export.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit(', '.join(sorted({'torch', 'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules))) or 0)"
     )
@@ -401,7 +401,7 @@ def test_what_a_factory_prints_goes_to_stderr(run: Run) -> None:
 
 def test_export_without_torch_says_what_to_install(folder: Path) -> None:
     code = (
-        "import sys\nsys.modules['torch'] = None\nfrom rnn_export.cli import main\n"
+        "import sys\nsys.modules['torch'] = None\nfrom rnn_export.cli.main import main\n"
         f"main(['inspect', {str(folder / 'nets.py:net')!r}, '--json'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

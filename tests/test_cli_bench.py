@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rnn_export import plots
-from rnn_export.cli import main
-from rnn_export.runtime.bench import machine, measure
+from rnn_export.cli import plots
+from rnn_export.cli.main import main
+from rnn_export.runtime.bench import host, measure
 
 from .test_cli import FACTORY, Run
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(measure, "Sweep", lambda caches: machine.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
     return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
 
 

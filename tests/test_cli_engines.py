@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_export.bundle import extend_bundle, open_bundle
-from rnn_export.cli import EXPORT_PACKAGES, main
-from rnn_export.runtime.build import engine, machine
+from rnn_export.cli.main import EXPORT_PACKAGES, main
+from rnn_export.runtime.backends.tensorrt import nvidia
+from rnn_export.runtime.build.tensorrt import engine
 from rnn_export.targets import TARGETS, table_rows
 
 from .test_cli import FACTORY, Run
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """On a machine without driver, Jetson or TensorRT, whatever this one has."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(machine, "_LIBRARY", "libcuda.so.none")
+    monkeypatch.setattr(nvidia, "_LIBRARY", "libcuda.so.none")
     monkeypatch.setattr(engine, "jetson", lambda: None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     return invoke
@@ -152,7 +153,7 @@ def built(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
     pytest.importorskip("tensorrt_rtx", reason=RTX)
     path = Path(shutil.copytree(kept, tmp_path_factory.mktemp("built") / "net.rnnx"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_LIBRARY", "libcuda.so.none")
+        patch.setattr(nvidia, "_LIBRARY", "libcuda.so.none")
         return path, invoke("build", path, "--target", "tensorrt-rtx", "--batch", "1:2:4")
 
 
@@ -304,7 +305,7 @@ def bare(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command where the export extra is not installed."""
     code = (
         f"import sys\nsys.modules.update(dict.fromkeys({EXPORT_PACKAGES}))\n"
-        f"from rnn_export.cli import main\nmain({[str(a) for a in arguments]})"
+        f"from rnn_export.cli.main import main\nmain({[str(a) for a in arguments]})"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

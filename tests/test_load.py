@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rnn_export.cli import main
+from rnn_export.cli.main import main
 
 from .test_cli import FACTORY
 

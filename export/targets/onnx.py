@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rnn_export.export.graph import BASE_OPSET, sequence_graph, step_graph
-from rnn_export.export.order import Order
-from rnn_export.models.lift import StreamingModel
-from rnn_export.runtime.backends import Artefacts
+from rnn_export.export.graph.step import BASE_OPSET, sequence_graph, step_graph
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.golden import Golden
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
+from rnn_export.target_options import Order
 from rnn_export.targets import Target
 
 

@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.errors import ExportError
-from rnn_export.export.order import Order
-from rnn_export.export.targets.plain import plain_step
-from rnn_export.models.lift import StreamingModel
-from rnn_export.models.signature import first_line
-from rnn_export.runtime.backends import Artefacts, folder
-from rnn_export.runtime.backends.torchscript import SPEC_FILE
+from rnn_export.errors import ExportError, first_line
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.targets.aten_step import plain_step
+from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.golden import Golden
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
+from rnn_export.target_options import Order
 from rnn_export.targets import Target
 
 

@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rnn_export.arrays import pack_arrays
+from rnn_export.arrays import Array, pack_arrays
 from rnn_export.export.triton.pbtxt import Word
 from rnn_export.export.triton.wire import BYTES, TENSORS, TYPES, Port, Wire, state_dims
-from rnn_export.runtime.backends import Array
 from rnn_export.spec import StateSpec, StreamSpec
 
 # The backend of Triton, by what a user asks for, and the kind of wire that it has.

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rnn_export import atomic
-from rnn_export.bundle import CHECKSUM, Bundle, open_bundle
-from rnn_export.errors import BackendUnavailable, ExportError
+from rnn_export.arrays import Array
+from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
+from rnn_export.errors import BackendUnavailable, ExportError, NotThere
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import WIRES, Serving, config, data_file
 from rnn_export.export.triton.readme import readme
 from rnn_export.export.triton.wire import BYTES, Wire
-from rnn_export.runtime.backends import BACKENDS, Array, NotThere, open_session
+from rnn_export.runtime.registry import BACKENDS, open_session
 from rnn_export.spec import StreamSpec
 
 REPOSITORY = atomic.Kind("model repository of rnn-export", "launch")
@@ -157,7 +157,7 @@ def _whole(bundle: Bundle) -> dict[str, bytes]:
 
 def _graph(bundle: Bundle, serving: Serving) -> Written:
     # onnx is needed for graphs alone.
-    from rnn_export.export.triton.movable import check_config, movable, state_kinds
+    from rnn_export.export.triton.state_io import check_config, movable, state_kinds
 
     graph = movable(_step(bundle, serving), bundle.spec)
     kinds = state_kinds(graph, bundle.spec)
@@ -176,8 +176,8 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
     name = row.file("step.onnx") if row else None
     if name is not None:
         return bundle.read(name)
-    from rnn_export.export.addition import graph_of
-    from rnn_export.export.order import Order
+    from rnn_export.export.add_target import graph_of
+    from rnn_export.target_options import Order
 
     added = graph_of(bundle, target, Order(serving.precision, batch=(1, serving.batch, serving.batch)))
     return added.files[str(added.row.file("step.onnx"))]

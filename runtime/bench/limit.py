@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.backends import Array
 from rnn_export.runtime.bench.shim import compile_shared
 
 # Bytes of a weight.

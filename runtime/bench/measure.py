@@ -12,12 +12,21 @@ import numpy as np
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
-from rnn_export.runtime.bench.engines import PLAIN, Candidate, Plain, Runner, candidates, open_engine, runner, verified
+from rnn_export.runtime.bench.candidates import (
+    PLAIN,
+    Candidate,
+    Plain,
+    Runner,
+    candidates,
+    open_engine,
+    runner,
+    verified,
+)
+from rnn_export.runtime.bench.host import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.limit import BYTES, Limit, Reader
-from rnn_export.runtime.bench.machine import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
-from rnn_export.runtime.bench.weights import count_weights
-from rnn_export.runtime.golden import FILE, Golden
+from rnn_export.runtime.bench.weight_count import count_weights
+from rnn_export.runtime.replay.golden import FILE, Golden
 
 SECONDS = 2.0
 LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu12")

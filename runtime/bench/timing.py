@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.runtime.backends import Array
+from rnn_export.arrays import Array
 
 PERCENTILES = (50, 90, 99)
 ROUNDS = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rnn_export.runtime.device import DeviceError
+from rnn_export.errors import DeviceError
 
 
 def checked(library: Any, name: str, arguments: tuple[Any, ...], string_of: str, advice: Mapping[str, str]) -> Any:

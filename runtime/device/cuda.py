@@ -6,7 +6,6 @@ Source: the CUDA Runtime API reference, "Memory Management", "Stream Management"
 from __future__ import annotations
 
 import ctypes
-import importlib
 import math
 import weakref
 from collections.abc import Callable
@@ -14,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.device import Buffer
+from rnn_export.lazy import load_module
+from rnn_export.runtime.device.api import Buffer
 from rnn_export.runtime.device.calls import checked
-from rnn_export.runtime.device.cuda_rows import CudaRows
-from rnn_export.runtime.device.rows import copier, flagger
+from rnn_export.runtime.device.cuda_kernels import CudaRows
+from rnn_export.runtime.device.kernels import copier, flagger
 
 # What helps, where the name of an error does not say it.
 ADVICE = {
@@ -35,7 +35,7 @@ ADVICE = {
 def cuda_runtime() -> Any:
     """cuda-python's binding of the CUDA runtime; raises BackendUnavailable where there is none."""
     try:
-        return importlib.import_module("cuda.bindings.runtime")
+        return load_module("cuda.bindings.runtime")
     except ImportError as error:
         raise BackendUnavailable(
             f"cuda-python is not here ({error}): pip install 'cuda-python>=12.6', and below 13 where the driver is of "

@@ -12,8 +12,8 @@ from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
-from rnn_export.runtime.build.library import Library
-from rnn_export.runtime.build.machine import Driver, Gpu
+from rnn_export.runtime.backends.tensorrt.library import Library
+from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 
 ORIN = Gpu("Orin", "8.7", 8 * 2**30)
 

@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from rnn_export.runtime import doctor
-from rnn_export.runtime.build.machine import Driver, Gpu, Unavailable
-from rnn_export.runtime.doctor import DOUBLE, PROBES, Finding, examine
+from rnn_export.cli import doctor
+from rnn_export.cli.doctor import DOUBLE, PROBES, Finding, examine
+from rnn_export.errors import Unavailable
+from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 
 from .test_machine import machine, tegra
 
@@ -257,6 +258,7 @@ def script(path: Path, text: str) -> None:
 
 def test_compilers(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": str(tmp_path)})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # zig may be a package
     missing = list(doctor._compilers())
     assert [(f.name, f.state) for f in missing] == [("gcc", "missing"), ("clang", "missing"), ("zig", "missing")]
     assert all(f.mend for f in missing)

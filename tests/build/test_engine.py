@@ -20,25 +20,25 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export import atomic
-from rnn_export.bundle import Bundle, extend_bundle, open_bundle
+from rnn_export.bundle import Bundle, atomic, extend_bundle, open_bundle
+from rnn_export.bundle.draft import Added
 from rnn_export.errors import (
     BackendUnavailable,
     BuildError,
     BundleError,
+    DeviceError,
     ExportError,
     ParityError,
     RnnExportError,
     StreamError,
 )
 from rnn_export.export import export
-from rnn_export.export.addition import graph_of
-from rnn_export.export.order import Order
+from rnn_export.export.add_target import graph_of
 from rnn_export.runtime import load
-from rnn_export.runtime.build.engine import Added, BuiltEngine, build_engine
-from rnn_export.runtime.build.library import find_library
-from rnn_export.runtime.build.machine import driver, jetson
-from rnn_export.runtime.device import DeviceError
+from rnn_export.runtime.backends.tensorrt.library import find_library
+from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
+from rnn_export.runtime.build.tensorrt.engine import BuiltEngine, build_engine
+from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Tagger  # noqa: TID252

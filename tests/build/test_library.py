@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_export.errors import BackendUnavailable, BuildError
-from rnn_export.runtime.build import library as module
-from rnn_export.runtime.build.library import BuildOrder, Library, find_library
-from rnn_export.runtime.build.log import BuilderLog
-from rnn_export.runtime.build.machine import Driver, Gpu, Jetson, Unavailable
+from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
+from rnn_export.runtime.backends.tensorrt import library as module
+from rnn_export.runtime.backends.tensorrt.library import BuildOrder, Library, find_library
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson
 
 from .fake_trt import ORIN, RANGE, Layer, Tensor, fake, half_lstm, library, products
 
@@ -411,7 +411,7 @@ def test_the_log_is_kept():
 
 
 def test_the_log_of_an_engine_that_runs_for_months_is_its_last_lines(monkeypatch):
-    monkeypatch.setattr("rnn_export.runtime.build.log.LINES", 3)
+    monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.log.LINES", 3)
     log = BuilderLog(fake("10.3"))
     for number in range(5):
         log.add("ERROR", str(number))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rnn_export.errors import BuildError, BundleError
-from rnn_export.runtime.build.recipe import Recipe
+from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 SPEC = StreamSpec(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rnn_export.export.graph import step_graph
+from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.api import lift
 from rnn_export.export.targets.c import batched as batched_module
 from rnn_export.export.targets.c import weights as weights_module
 from rnn_export.export.targets.c.batched import ROWS, batched
@@ -16,7 +17,6 @@ from rnn_export.export.targets.c.operators import translate
 from rnn_export.export.targets.c.program import Program
 from rnn_export.export.targets.c.step import prepared
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.models.lift import lift
 from rnn_export.runtime.build.native.glue import FILE, glue
 
 from ..native.models import MODELS, headed  # noqa: TID252

@@ -10,7 +10,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import BundleError, ExportError, LiftError, ParityError, RnnExportError, SourceError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.golden import FILE, Golden, replay
 
 from ..models.nets import LearnedStart, Several, Tagger  # noqa: TID252
 

@@ -15,10 +15,10 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.decompose import decompose
-from rnn_export.export.graph import step_graph
-from rnn_export.export.lint import RULES, Finding, lint, refuse, rules_of
-from rnn_export.models import lift
+from rnn_export.export.graph.passes.decompose import decompose
+from rnn_export.export.graph.step import step_graph
+from rnn_export.export.lift.api import lift
+from rnn_export.export.targets.tensorrt.lint import RULES, Finding, lint, refuse, rules_of
 from rnn_export.targets import TARGETS
 
 from ..parity.cases import CASES  # noqa: TID252

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.opset import at_opset
+from rnn_export.export.graph.passes.opset import at_opset
 from rnn_export.targets import TARGETS
 
 LOW, HIGH = TARGETS["onnx"].opsets

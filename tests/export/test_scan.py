@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export.export.graph import sequence_graph, step_graph
-from rnn_export.models import StreamingModel, lift
+from rnn_export.export.graph.step import sequence_graph, step_graph
+from rnn_export.export.lift.api import StreamingModel, lift
 
 from ..models.nets import GRUCellByIndex, Loop, Projected  # noqa: TID252
 

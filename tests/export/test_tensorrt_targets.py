@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from rnn_export.bundle import Bundle, write_bundle
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.addition import graph_of
-from rnn_export.export.lint import lint, rules_of
-from rnn_export.export.order import Order
-from rnn_export.export.precision import MATRIX
-from rnn_export.runtime.build.recipe import Recipe
-from rnn_export.runtime.golden import FILE, Golden
-from rnn_export.runtime.parity import TOLERANCES
+from rnn_export.export.add_target import graph_of
+from rnn_export.export.graph.passes.mixed_precision import MATRIX
+from rnn_export.export.targets.tensorrt.lint import lint, rules_of
+from rnn_export.runtime.build.tensorrt.recipe import Recipe
+from rnn_export.runtime.replay.drift import TOLERANCES
+from rnn_export.runtime.replay.golden import FILE, Golden
+from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
 
 from ..models.nets import TCN, Conv2dGRU, Features, Tagger  # noqa: TID252

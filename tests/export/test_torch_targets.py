@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from rnn_export.bundle import Bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BundleError, ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.order import Order
-from rnn_export.export.targets import WRITERS, find_writer, plain
-from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN, lift
-from rnn_export.runtime.draft import Draft
+from rnn_export.export.lift.api import lift
+from rnn_export.export.targets import aten_step
+from rnn_export.export.targets.registry import WRITERS, find_writer
+from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN
+from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Explicit, Ids, LearnedStart, Loop, Several, Tagger  # noqa: TID252
@@ -276,7 +278,7 @@ def test_a_pt2_file_that_is_none(several):
 
 
 def test_what_depends_on_weights_alone_is_computed():
-    step = plain.plain_step(lift(Tagger(nn.LSTM).eval(), (X,), chunk=3))
+    step = aten_step.plain_step(lift(Tagger(nn.LSTM).eval(), (X,), chunk=3))
     names = [str(n.target) for n in step.graph.nodes if n.op == "call_function"]
     assert all(n.op != "get_attr" or isinstance(getattr(step, n.target), torch.Tensor) for n in step.graph.nodes)
     assert sum(p.numel() for p in step.buffers()) == 4 * 6 + 6 + (4 * 6 * 12 + 8 * 6) + 6 * 3 + 3

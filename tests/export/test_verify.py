@@ -14,14 +14,14 @@ from onnx import numpy_helper
 from torch import nn
 
 from rnn_export.bundle import TargetRow
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
-from rnn_export.export.graph import sequence_graph, step_graph
-from rnn_export.export.verify import verify
-from rnn_export.models import StreamingModel, lift
-from rnn_export.runtime.draft import Draft
+from rnn_export.export.graph.step import sequence_graph, step_graph
+from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.verify.verification import verify
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.parity import TOLERANCES
+from rnn_export.runtime.replay.drift import TOLERANCES
 
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 

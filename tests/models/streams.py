@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_export.models import StreamingModel, lift
+from rnn_export.export.lift.api import StreamingModel, lift
 
 
 class Call(nn.Module):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from rnn_export.errors import LiftError
-from rnn_export.models import lift
+from rnn_export.export.lift.api import lift
 
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger
 

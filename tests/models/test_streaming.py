@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
-from rnn_export.models import lift
+from rnn_export.export.lift.api import lift
 
 from .nets import (
     TCN,

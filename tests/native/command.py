@@ -5,8 +5,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from rnn_export.bundle import open_bundle
-from rnn_export.cli import main
-from rnn_export.runtime.build.native.cpu import host_triple
+from rnn_export.cli.main import main
+from rnn_export.runtime.backends.native.cpu import host_triple
 
 TRIPLE = host_triple()
 ARM = "aarch64-linux-gnu"

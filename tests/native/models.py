@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle
-from rnn_export.runtime.backends import Array, folder
-from rnn_export.runtime.golden import FILE, Golden
-from rnn_export.runtime.ports import graph_layout
+from rnn_export.layout import graph_layout
+from rnn_export.runtime.backends.api import folder
+from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 from ..parity.cases import CASES  # noqa: TID252

@@ -12,7 +12,7 @@ import pytest
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.record import Record
+from rnn_export.runtime.backends.native.record import Record
 
 from .command import AARCH64, ARM, PLACE, TRIPLE, build, folders, refused, unchanged
 from .models import MODELS

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import ParityError
+from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native import toolchain
 from rnn_export.runtime.build.native.cross import CrossBuild, cross_build
 from rnn_export.runtime.build.native.machines import MACHINES, find_machine
-from rnn_export.runtime.build.native.record import Record, sources_sha256
 
 from .building import LINUX, build, changed
 from .needs import need

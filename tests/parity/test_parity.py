@@ -16,10 +16,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from rnn_export.export import export
-from rnn_export.export.decompose import decompose
-from rnn_export.models import CustomGRUCell, StreamingModel, lift
+from rnn_export.export.graph.passes.decompose import decompose
+from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.layout import canonical, graph_layout
+from rnn_export.models import CustomGRUCell
 from rnn_export.runtime.engine import Engine, load
-from rnn_export.runtime.ports import canonical, graph_layout
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import TensorSpec
 

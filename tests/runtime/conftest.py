@@ -66,8 +66,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaRuntime:
 def machine(monkeypatch: pytest.MonkeyPatch, cuda: CudaRuntime) -> Machine:
     """A machine that can run the engines which its `write` writes."""
     machine = Machine(cuda)
-    monkeypatch.setattr("rnn_export.runtime.build.machine.driver", machine.driver)
-    monkeypatch.setattr("rnn_export.runtime.build.library.find_library", machine.find_library)
+    monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.nvidia.driver", machine.driver)
+    monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.library.find_library", machine.find_library)
     return machine
 
 

@@ -8,13 +8,14 @@ import onnx
 import onnxruntime as ort
 
 from rnn_export.bundle import Bundle
+from rnn_export.errors import DeviceError
 from rnn_export.runtime import Engine
-from rnn_export.runtime.backends.engine_memory import TensorRTSession
-from rnn_export.runtime.device import ALIGNMENT, DeviceError
-from rnn_export.runtime.device.host import HostDevice
+from rnn_export.runtime.backends.tensorrt.session import TensorRTSession
+from rnn_export.runtime.device.api import ALIGNMENT
 from rnn_export.spec import StreamSpec
 
 from .graphs import Model
+from .host_device import HostDevice
 
 # ONNX Runtime takes numbers of TensorProto where numpy has no dtype.
 BFLOAT16 = 16

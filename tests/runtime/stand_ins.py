@@ -14,12 +14,12 @@ import numpy as np
 
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.backends.engine_values import decode, storage
-from rnn_export.runtime.build.library import Loaded
-from rnn_export.runtime.build.log import BuilderLog
-from rnn_export.runtime.device.host import HostBuffer
+from rnn_export.runtime.backends.tensorrt.library import Loaded
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.device.values import decode, storage
 
 from .graphs import SUM
+from .host_device import HostBuffer
 from .host_engine import BATCH, HostEngine
 
 ERRORS = {

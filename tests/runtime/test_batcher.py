@@ -16,8 +16,8 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import BatcherStopped, DeadlineExceeded, Overloaded, RoundBroken, StreamClosed, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.batcher import Batcher
 from rnn_export.runtime.pool import Pool
+from rnn_export.runtime.serve.batcher import Batcher
 
 from .graphs import IDS, TABLE
 from .host_engine import HostEngine, host_session

@@ -11,16 +11,16 @@ from ctypes.util import find_library
 import numpy as np
 import pytest
 
-from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends.engine_values import encode
-from rnn_export.runtime.build.machine import driver
-from rnn_export.runtime.device import ALIGNMENT, DeviceError
+from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
+from rnn_export.runtime.backends.tensorrt.nvidia import driver
+from rnn_export.runtime.device.api import ALIGNMENT
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.runtime.device.cuda_rows import CudaRows
-from rnn_export.runtime.device.host import HostDevice
-from rnn_export.runtime.device.rows import FLOATS, ptx
+from rnn_export.runtime.device.cuda_kernels import CudaRows
+from rnn_export.runtime.device.kernels import FLOATS, ptx
+from rnn_export.runtime.device.values import encode
 
 from .graphs import SUM, frames
+from .host_device import HostDevice
 from .host_engine import HostEngine, host_session
 
 ONES = np.ones((2, 3), np.float32)

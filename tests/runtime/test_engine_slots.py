@@ -14,14 +14,14 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, RoundBroken, StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.cuda_slots import OrtCudaSlots
-from rnn_export.runtime.backends.device_slots import MOVED, DeviceSlots
-from rnn_export.runtime.backends.onnxruntime import OrtSession, graph_session
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
+from rnn_export.runtime.backends.onnxruntime.cuda_slots import OrtCudaSlots
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.runtime.device.host import HostDevice
+from rnn_export.runtime.device.slots import MOVED, DeviceSlots
 from rnn_export.spec import TIME
 
 from .graphs import IDS, PAIR, SUM, TABLE, TIME_MAJOR, TOKENS, H, Model, X, Y, frames, previous, spec
+from .host_device import HostDevice
 from .host_engine import HostEngine, engine_in, host_session
 
 # Neither bound is a power of two, and a round of the lowest is padded too.

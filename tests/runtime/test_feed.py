@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rnn_export.cli.run_io import run_file
 from rnn_export.errors import SourceError
-from rnn_export.runtime.feed import run_file
 
 from .graphs import frames
 

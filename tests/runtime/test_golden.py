@@ -11,8 +11,8 @@ import pytest
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.golden import CHECKPOINTS, Golden, replay
-from rnn_export.runtime.parity import TOLERANCES, ParityReport, Tolerance, drift
+from rnn_export.runtime.replay.drift import TOLERANCES, ParityReport, Tolerance, drift
+from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden, replay
 from rnn_export.spec import StreamSpec
 
 from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames

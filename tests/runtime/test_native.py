@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, BundleError
 from rnn_export.runtime import Engine, Stream, load
-from rnn_export.runtime.backends import native
-from rnn_export.runtime.build.native import cpu
+from rnn_export.runtime.backends.native import backend
+from rnn_export.runtime.backends.native.cpu import Cpu, host_triple
+from rnn_export.runtime.backends.native.record import sources_sha256
 from rnn_export.runtime.build.native.compile import python_headers
 from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.runtime.build.native.cpu import Cpu, host_triple
-from rnn_export.runtime.build.native.record import sources_sha256
-from rnn_export.runtime.draft import Draft
 
 from .graphs import MODELS, SUM, TIMED, H, X, Y, frames, spec
 from .native_toys import ALONG_TIME, by_hand, draft, sources
@@ -111,7 +110,7 @@ def test_sources_that_are_not_compiled(compiled):
 
 
 def test_a_build_for_another_machine(compiled):
-    other = changed(compiled, {SO: None, "targets/c-fp32/build/riscv64-linux-gnu/native.so": b""})
+    other = changed(compiled, {SO: None, "targets/c-fp32/build/riscv64-linux-gnu/backend.so": b""})
     message = rf"is compiled for riscv64-linux-gnu, not for this machine, {TRIPLE}\. {MEND}"
     with pytest.raises(BackendUnavailable, match=message):
         Engine.of(other, "native")
@@ -119,13 +118,13 @@ def test_a_build_for_another_machine(compiled):
 
 def test_features_that_this_cpu_lacks(compiled, monkeypatch, tmp_path):
     lacking = changed(compiled, features=["avx512f", "avx512_vnni", "fma"])
-    monkeypatch.setattr(cpu, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fma"})))
+    monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fma"})))
     message = (
         rf"'c' \(fp32\) is compiled for avx512f, avx512_vnni, which this CPU \(An Old CPU\) does not have\. {MEND}"
     )
     with pytest.raises(BackendUnavailable, match=message):
         Engine.of(lacking, "native")
-    monkeypatch.setattr(cpu, "this_cpu", lambda: Cpu("", frozenset()))
+    monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("", frozenset()))
     with pytest.raises(BackendUnavailable, match="and /proc/cpuinfo does not say what this CPU has"):
         Engine.of(lacking, "native")
     check(Engine.of(changed(compiled, features=[]), "native"))
@@ -168,13 +167,13 @@ def test_a_folder_that_runs_nothing(compiled, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("native.so: failed to map segment from shared object")
 
-    monkeypatch.setattr(native, "_load", refuse)
+    monkeypatch.setattr(backend, "_load", refuse)
     with pytest.raises(BackendUnavailable, match="Set TMPDIR to a folder from which programs may be run"):
         Engine.of(compiled, "native")
 
 
 def test_auto_says_why_it_was_passed_over(native_bundle, monkeypatch):
-    monkeypatch.setattr(cpu, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fpu"})))
+    monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fpu"})))
     engine = load(native_bundle("sum"))
     assert engine.backend == "onnxruntime"
     (reason,) = engine.passed_over
@@ -186,16 +185,16 @@ def test_auto_says_why_it_was_passed_over(native_bundle, monkeypatch):
 
 def test_nothing_is_left_behind(compiled, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setattr(backend, "_loaded", {})
     check(Engine.of(compiled, "native"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_library_is_loaded_once(compiled):
-    before = dict(native._loaded)
+    before = dict(backend._loaded)
     engines = [Engine.of(compiled, "native") for _ in range(3)]
     assert len({id(engine._session.call) for engine in engines}) == 1
-    assert len(native._loaded) <= len(before) + 1
+    assert len(backend._loaded) <= len(before) + 1
 
 
 def test_two_models_of_one_name_do_not_meet(compiled):

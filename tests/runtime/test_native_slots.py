@@ -7,8 +7,8 @@ from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export.targets.c import weights
 from rnn_export.export.targets.c.batched import ROWS
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.native import open_session
-from rnn_export.runtime.backends.native_slots import ALIGNED
+from rnn_export.runtime.backends.native.backend import open_session
+from rnn_export.runtime.backends.native.slots import ALIGNED
 from rnn_export.runtime.build.native import compile as compile_module
 from rnn_export.spec import BATCH, DTYPES, sized
 

@@ -12,7 +12,7 @@ import pytest
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime import Engine, Stream, load
-from rnn_export.runtime.backends import native_memory
+from rnn_export.runtime.backends.native import session
 from rnn_export.runtime.build.native.compile import python_headers
 
 from .graphs import IDS, MODELS, SUM, TABLE, TOKENS, frames, spec, state, tensor
@@ -422,7 +422,7 @@ def test_a_stepper_that_is_bound_to_nothing(compiled):
 def test_frames_of_many_axes_go_through_python(tried):
     contract = spec("axes", [tensor("x", "batch", *[1] * 9)], [tensor("y", "batch", *[1] * 9)], [state("h", *[1] * 9)])
     engine = Engine.of(draft(sources("toy", contract, "    y[0] = s->h[0] += x[0];\n"), contract), "native")
-    assert native_memory.AXES == 8
+    assert session.AXES == 8
     stream, x = engine.stream(), np.ones([1] * 9, np.float32)
     assert [stream.step(x).item(), stream.step(x).item()] == [1, 2]
     assert len(tried) == 2

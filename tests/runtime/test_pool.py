@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
-from rnn_export.runtime import load, roster
-from rnn_export.runtime.backends.rows import has_nan
-from rnn_export.runtime.roster import Roster
+from rnn_export.runtime import load, slot_table
+from rnn_export.runtime.backends.host_rows import has_nan
+from rnn_export.runtime.slot_table import Roster
 from rnn_export.spec import StreamSpec
 
 from .graphs import IDS, START, WHOLE, frames
@@ -116,13 +116,13 @@ def test_what_is_no_id_is_no_stream(engine):
     pool, one = engine("sum").pool(), np.ones((1, 3), np.float32)
     a, b = pool.open(), pool.open()
     # Of slots that are free: the next ids there, and their negatives.
-    for number in (b + 1, -b - 1, 1 - a, 2 - a, -a, -a - (1 << roster.SLOT_BITS), 0, -1):
+    for number in (b + 1, -b - 1, 1 - a, 2 - a, -a, -a - (1 << slot_table.SLOT_BITS), 0, -1):
         for call in (pool.close, pool.reset, pool.states, pool.snapshot, pool.health, lambda i: pool.step([i], one)):
             with pytest.raises(StreamClosed, match=f"stream {number} is not one of this pool"):
                 call(number)
     pool.close(a)
     with pytest.raises(StreamClosed, match="is not one of this pool"):
-        pool.close(-a - (1 << roster.SLOT_BITS))
+        pool.close(-a - (1 << slot_table.SLOT_BITS))
     for call in (pool.close, pool.reset, lambda ids: pool.step(ids, one)):
         for ids in ([[b], [b, b]], True, [True], {b}, None, 2**70):
             with pytest.raises(StreamError, match="ids are a list of those that open"):
@@ -160,7 +160,7 @@ def test_slots_grow_with_their_values(engine):
     slots = [pool.metrics()["slots"]]
     others = [pool.open() for _ in range(999)]
     slots.append(pool.metrics()["slots"])
-    assert slots == [roster.FEWEST, 1000]
+    assert slots == [slot_table.FEWEST, 1000]
     np.testing.assert_array_equal(pool.states(first)["h"], np.full((1, 3), 7))
     y = pool.step([*others, first], np.ones((1000, 3), np.float32))
     np.testing.assert_array_equal(y, [[1] * 3] * 999 + [[8] * 3])
@@ -429,7 +429,7 @@ def test_an_old_id_stays_stale_however_often_its_slot_is_used():
     for _ in range(50):
         stream, slot = people.take(0.0)
         assert people.find([stream]).tolist() == [slot]
-        people.drop(np.array([slot]), roster.CLOSED)
+        people.drop(np.array([slot]), slot_table.CLOSED)
         old.append(stream)
     for stream in old:
         with pytest.raises(StreamClosed):
@@ -450,7 +450,7 @@ def test_a_roster_grows_whole_or_not_at_all(monkeypatch):
         people.grow(4)
     monkeypatch.undo()
     people.grow(4)
-    assert {getattr(people, name).shape[-1] for name in roster.TOLD} == {4}
+    assert {getattr(people, name).shape[-1] for name in slot_table.TOLD} == {4}
     ids = [people.take(0.0)[0] for _ in range(4)]
     assert people.ids == sorted(ids)
 

@@ -16,9 +16,9 @@ from hypothesis.stateful import (
 )
 
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
-from rnn_export.runtime import Engine, roster
-from rnn_export.runtime.backends import onnxruntime_slots
-from rnn_export.runtime.snapshot import Snapshot, pack
+from rnn_export.runtime import Engine, slot_table
+from rnn_export.runtime.backends.onnxruntime import slots
+from rnn_export.snapshot import Snapshot, pack
 
 from .graphs import IDS
 from .test_pool import assert_row, random_rows, row
@@ -301,8 +301,8 @@ class Streams(RuleBasedStateMachine):
 def test_whatever_the_order_of_calls(engine, name, monkeypatch):
     clock = [100.0]
     # Few streams are many then: slots grow often, and rounds have several pieces.
-    monkeypatch.setattr(roster, "FEWEST", 2)
-    monkeypatch.setattr(onnxruntime_slots, "ROWS", 3)
+    monkeypatch.setattr(slot_table, "FEWEST", 2)
+    monkeypatch.setattr(slots, "ROWS", 3)
     monkeypatch.setattr("rnn_export.runtime.pool.time.monotonic", lambda: clock[0])
 
     class Here(Streams):

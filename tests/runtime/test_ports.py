@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import StreamError
-from rnn_export.runtime.ports import (
-    InputPort,
-    OutputPort,
-    canonical,
-    check_values,
-    exact_cast,
-    frame_view,
-    graph_layout,
-)
+from rnn_export.layout import canonical, graph_layout
+from rnn_export.runtime.ports import InputPort, OutputPort, check_values, exact_cast, frame_view
 from rnn_export.spec import TensorSpec
 
 LAYOUTS = {

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rnn_export.errors import Overloaded, SourceError
 from rnn_export.runtime import load
-from rnn_export.runtime.batcher import Batcher
-from rnn_export.runtime.health import BOUNDS
+from rnn_export.runtime.histogram import BOUNDS
 from rnn_export.runtime.pool import Pool
-from rnn_export.runtime.prometheus import collector, serve
+from rnn_export.runtime.serve.batcher import Batcher
+from rnn_export.runtime.serve.prometheus import collector, serve
 
 ONE = np.ones(3, np.float32)
 

@@ -13,9 +13,9 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.golden import Golden, replay
-from rnn_export.runtime.parity import Tolerance
-from rnn_export.runtime.remote.endpoint import Endpoint
+from rnn_export.runtime.backends.remote.endpoint import Endpoint
+from rnn_export.runtime.replay.drift import Tolerance
+from rnn_export.runtime.replay.golden import Golden, replay
 
 from .graphs import IDS, MODELS, START, SUM, frames
 from .triton_stand_in import Fault, StandIn
@@ -425,7 +425,7 @@ def test_any_failure_of_a_server_is_a_reason_to_move(serve, code):
 def test_a_server_that_failed_is_asked_last_and_later_again(serve, monkeypatch):
     servers = serve()
     engine = reach(servers)
-    monkeypatch.setattr("rnn_export.runtime.remote.endpoint.DOWN", 0.3)
+    monkeypatch.setattr("rnn_export.runtime.backends.remote.endpoint.DOWN", 0.3)
     stream = engine.stream()
     stream.step(frames(1, 3)[0])
     first, _ = home(servers, stream)

@@ -5,7 +5,7 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime import load
-from rnn_export.runtime.remote.address import is_address, parse, rendezvous
+from rnn_export.runtime.backends.remote.address import is_address, parse, rendezvous
 
 
 def test_every_part_is_read():

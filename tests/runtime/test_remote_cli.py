@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rnn_export.cli import main
-from rnn_export.runtime.golden import FILE, Golden
-from rnn_export.runtime.parity import Tolerance
+from rnn_export.cli.main import main
+from rnn_export.runtime.replay.drift import Tolerance
+from rnn_export.runtime.replay.golden import FILE, Golden
 
 from .graphs import STORED, SUM, frames
 from .triton_stand_in import Fault, StandIn
@@ -55,7 +55,7 @@ def test_run_streams_raw_values_through_a_server(server):
 
 
 def test_run_says_that_the_stream_went_to_another_server(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("rnn_export.runtime.remote.delivery.rendezvous", lambda endpoints, sequence: endpoints)
+    monkeypatch.setattr("rnn_export.runtime.backends.remote.failover.rendezvous", lambda endpoints, sequence: endpoints)
     xs = frames(20, 3)
     np.save(tmp_path / "x.npy", xs)
     other = StandIn(SUM, "bytes").start()

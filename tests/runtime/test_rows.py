@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_export.runtime.device.rows import BLOCKS, FLOATS, copier, flagger, grid, ptx
+from rnn_export.runtime.device.kernels import BLOCKS, FLOATS, copier, flagger, grid, ptx
 from rnn_export.targets import HARDWARE
 
 KERNELS = {"gather_u32", "gather_u8", "scatter_u32", "scatter_u8", *(f"nan_{kind}" for kind in FLOATS)}

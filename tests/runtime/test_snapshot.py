@@ -12,7 +12,7 @@ import pytest
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.snapshot import CHECK, HEADER, MAGIC
+from rnn_export.snapshot import CHECK, HEADER, MAGIC
 
 from .graphs import MODELS, SUM, Model, frames
 

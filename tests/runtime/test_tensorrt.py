@@ -12,10 +12,10 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import Stream
-from rnn_export.runtime.backends.engine_values import decode, encode, storage
-from rnn_export.runtime.device.host import HostDevice
+from rnn_export.runtime.device.values import decode, encode, storage
 
 from .graphs import PAIR, SUM, H, Model, X, Y, previous, spec, state, tensor
+from .host_device import HostDevice
 from .host_engine import BUILD, HostEngine, engine_in, host_session
 
 # y = x + h, h' = h + 1: a step changes the state whatever it is fed.

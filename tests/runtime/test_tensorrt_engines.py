@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.tensorrt import LoadedEngine
-from rnn_export.runtime.device import DeviceError
-from rnn_export.runtime.golden import replay
+from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
+from rnn_export.runtime.replay.golden import replay
 
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
@@ -100,7 +99,7 @@ def test_no_driver_is_the_first_thing_said(machine, tmp_path, monkeypatch):
     def none() -> None:
         raise BackendUnavailable("the NVIDIA driver is not here: install it.")
 
-    monkeypatch.setattr("rnn_export.runtime.build.machine.driver", none)
+    monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.nvidia.driver", none)
     with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
     assert machine.asked == []
@@ -111,7 +110,7 @@ def test_no_library(machine, tmp_path, monkeypatch):
     def none(name: str) -> None:
         raise BackendUnavailable(f"{name} is not installed: pip install it.")
 
-    monkeypatch.setattr("rnn_export.runtime.build.library.find_library", none)
+    monkeypatch.setattr("rnn_export.runtime.backends.tensorrt.library.find_library", none)
     with pytest.raises(BackendUnavailable, match="tensorrt is not installed: pip install it"):
         load(machine.write(tmp_path / "m.rnnx"), backend="tensorrt")
 

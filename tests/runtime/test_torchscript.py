@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from rnn_export.bundle import TargetRow, open_bundle, write_bundle
-from rnn_export.cli import main
+from rnn_export.cli.main import main
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.golden import FILE, Golden, replay
 
 from ..models.nets import Ids, Several  # noqa: TID252
 from .graphs import CHUNKED, PAIR, SUM, TIME_MAJOR, TOKENS, Model, frames, previous, state

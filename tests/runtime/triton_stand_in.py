@@ -17,10 +17,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from rnn_export.export.triton.config import Serving, config
-from rnn_export.export.triton.movable import movable
 from rnn_export.export.triton.pbtxt import text
-from rnn_export.runtime.ports import canonical, graph_layout
-from rnn_export.runtime.snapshot import Snapshot, pack, unpack
+from rnn_export.export.triton.state_io import movable
+from rnn_export.layout import canonical, graph_layout
+from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import sized
 
 from .graphs import Model

@@ -11,12 +11,12 @@ from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.build.engine import build_engine
-from rnn_export.runtime.build.library import find_library
-from rnn_export.runtime.build.machine import driver, jetson, target_of
+from rnn_export.runtime.backends.tensorrt.library import find_library
+from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
+from rnn_export.runtime.build.tensorrt.engine import build_engine
 from rnn_export.runtime.device.cuda import cuda_runtime
-from rnn_export.runtime.golden import FILE, Golden, replay
-from rnn_export.runtime.parity import TOLERANCES, drift
+from rnn_export.runtime.replay.drift import TOLERANCES, drift
+from rnn_export.runtime.replay.golden import FILE, Golden, replay
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Tagger  # noqa: TID252

@@ -18,11 +18,11 @@ from rnn_export.errors import ExportError
 from rnn_export.export import export
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import Serving, config, data_file
-from rnn_export.export.triton.movable import check_config, movable
 from rnn_export.export.triton.repository import write_repository
+from rnn_export.export.triton.state_io import check_config, movable
 from rnn_export.export.triton.wire import TYPES, Wire
+from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime import load
-from rnn_export.runtime.ports import canonical, graph_layout
 from rnn_export.spec import DTYPES, StateSpec, StreamSpec
 
 from ..runtime.graphs import MODELS, START, frames, tensor  # noqa: TID252

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from rnn_export.cli import main
+from rnn_export.cli.main import main
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository

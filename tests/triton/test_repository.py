@@ -13,9 +13,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from rnn_export import atomic
-from rnn_export.bundle import open_bundle, write_bundle
-from rnn_export.cli import main
+from rnn_export.bundle import atomic, open_bundle, write_bundle
+from rnn_export.cli.main import main
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load

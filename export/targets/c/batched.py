@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rnn_export.errors import ExportError
+from rnn_export.errors import ExportError, first_line
 from rnn_export.export.targets.c.operators import statements
 from rnn_export.export.targets.c.program import Program, Tensor, shape_of
 from rnn_export.export.targets.c.step import prepared
-from rnn_export.models.signature import first_line
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 

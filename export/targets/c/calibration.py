@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c.step import prepared
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.ports import in_graph_layout
+from rnn_export.layout import in_graph_layout
 from rnn_export.spec import StreamSpec
 
 PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}

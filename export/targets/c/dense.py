@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c.program import Program
 from rnn_export.export.targets.c.weights import filled, number, tiled
-from rnn_export.runtime.backends import Array
 
 # Outputs of a tile.
 TILE = 64

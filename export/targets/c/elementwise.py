@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c.program import Program, Tensor, refusal, strides_of
 from rnn_export.export.targets.c.weights import number, whole
-from rnn_export.runtime.backends import Array
 
 Expression = Callable[..., str]
 

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c.dense import Operand, dense
 from rnn_export.export.targets.c.elementwise import stretch
 from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, strides_of
-from rnn_export.runtime.backends import Array
 
 
 def matmul(p: Program, node: ir.Node) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.backends import Array
 
 C_TYPES = {
     ir.DataType.FLOAT: "float",

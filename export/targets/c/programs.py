@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c.text import C_TYPES, FLAGS, Texts, plain, values
-from rnn_export.runtime.backends import Array
-from rnn_export.runtime.golden import Golden
-from rnn_export.runtime.ports import graph_layout
+from rnn_export.layout import graph_layout
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec, TensorSpec
 
 # Numbers of the golden vectors that a microcontroller has room for.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.export.decompose import DEFAULTS, DIRECTIONS
+from rnn_export.arrays import Array
+from rnn_export.export.graph.passes.decompose import DEFAULTS, DIRECTIONS
 from rnn_export.export.targets.c.dense import Operand, Product, dense
 from rnn_export.export.targets.c.program import Program, Tensor, refusal
-from rnn_export.runtime.backends import Array
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16

@@ -9,10 +9,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
-from rnn_export.errors import ExportError
-from rnn_export.export.decompose import DEFAULTS, decompose
+from rnn_export.errors import ExportError, first_line
+from rnn_export.export.graph.passes.decompose import DEFAULTS, decompose
 from rnn_export.export.targets.c.operators import refuse_unknown
-from rnn_export.models.signature import first_line
 from rnn_export.spec import BATCH
 
 # Constants that folding may make; it may start from any.

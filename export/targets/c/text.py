@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c.batched import ROWS, Batched
 from rnn_export.export.targets.c.program import Program, Tensor
 from rnn_export.export.targets.c.weights import Weights, checksum, number
-from rnn_export.runtime.backends import Array
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 

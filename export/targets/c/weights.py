@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnn_export.runtime.backends import Array
+from rnn_export.arrays import Array
 
 # Bytes that a source still holds as text; beyond it compilers become slow.
 EMBEDDED = 4 * 2**20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files as resources
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.c import programs
 from rnn_export.export.targets.c.batched import batched
 from rnn_export.export.targets.c.operators import translate
@@ -12,7 +13,6 @@ from rnn_export.export.targets.c.program import Program
 from rnn_export.export.targets.c.step import prepared
 from rnn_export.export.targets.c.text import Texts, initial_statements
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.backends import Array
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import StreamSpec
 

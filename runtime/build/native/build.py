@@ -8,21 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
+from rnn_export.bundle.draft import Added, Draft
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends import folder
-from rnn_export.runtime.build.engine import Added
+from rnn_export.runtime.backends.api import folder
+from rnn_export.runtime.backends.native.cpu import host_triple
+from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.runtime.build.native.cpu import host_triple
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
-from rnn_export.runtime.build.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.selftest import SelfTest
-from rnn_export.runtime.draft import Draft
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.golden import FILE as GOLDEN
-from rnn_export.runtime.golden import Golden, replay
-from rnn_export.runtime.parity import ParityReport
+from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.runtime.replay.golden import FILE as GOLDEN
+from rnn_export.runtime.replay.golden import Golden, replay
 
 TARGET = "c"
 

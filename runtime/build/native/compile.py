@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends.native import LIBRARY, RECORD
+from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
+from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
+from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
-from rnn_export.runtime.build.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
-from rnn_export.runtime.build.native.record import Record, sources_sha256
 from rnn_export.spec import StreamSpec
 
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -85,11 +85,6 @@ def python_headers() -> tuple[str, ...] | None:
     if not Path(folders[0], "Python.h").is_file() or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
     return tuple(dict.fromkeys(folders))
-
-
-def numpy_major() -> int:
-    """The major version of numpy, by which its binary interface goes."""
-    return int(np.__version__.split(".")[0])
 
 
 def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], list[str]]:

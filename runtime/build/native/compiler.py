@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnn_export.errors import BuildError
-from rnn_export.runtime.build.machine import Unavailable
+from rnn_export.errors import BuildError, Unavailable
 
 # gcc 12 and clang 14 by their own words; the linker's have no "error:".
 _ERROR = re.compile(r"\berror\b|undefined reference|undefined symbol|cannot find|No such file")

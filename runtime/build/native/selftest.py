@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnn_export.errors import BuildError, ParityError
-from rnn_export.runtime.build.native.cpu import this_cpu
+from rnn_export.runtime.backends.native.cpu import this_cpu
 from rnn_export.runtime.build.native.machines import Machine
 
 SECONDS = 600

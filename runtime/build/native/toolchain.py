@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rnn_export.errors import BuildError
-from rnn_export.runtime.build.machine import Unavailable
+from rnn_export.errors import BuildError, Unavailable
+from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.build.native.compiler import Compiler, zig
-from rnn_export.runtime.build.native.cpu import host_triple
 from rnn_export.runtime.build.native.machines import Machine
 
 # The compiler is here without the C library that its package recommends.

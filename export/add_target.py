@@ -1,0 +1,48 @@
+"""One target more for a bundle that is there already, from its step graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.draft import Added, Draft
+from rnn_export.errors import ExportError
+from rnn_export.export.targets.registry import StepWriter, find_writer
+from rnn_export.export.targets.tensorrt.lowering import notes
+from rnn_export.runtime.replay.golden import FILE, Golden, replay
+from rnn_export.target_options import Order
+from rnn_export.targets import find_target
+
+STEP = "step.onnx"
+
+
+def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str], None] = lambda stage: None) -> Added:
+    """Row and files of a target that is written from a step, once they do what the golden vectors of `bundle` say.
+
+    Raises ExportError or ParityError.
+    """
+    found = find_target(target, order.precision, order.opset)
+    if STEP not in bundle.files:
+        raise ExportError(
+            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again with "
+            "--target onnx."
+        )
+    order = replace(order, opset=order.opset or found.opset)
+    progress("graphs")
+    writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
+    written = writer.from_step(bundle.read(STEP), bundle.spec, initial, found, order)
+    row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
+    draft = Draft(bundle.spec, written, (row,), initial)
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    consequence = "Nothing was written."
+    if order.calibration is not None:
+        consequence += (
+            " The recording that it was calibrated on may be too quiet, too short or of another kind than the one the "
+            "bundle was verified on: take a typical one, or leave it out and scales are measured at each step."
+        )
+    for engine in writer.engines(draft, found, order):
+        replay(engine, golden, progress).raise_for_failure(consequence)
+    draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))
+    return Added(draft.targets[0], draft.files, notes(draft, found, order))

@@ -1,0 +1,1 @@
+"""Passes over one ONNX graph; each takes a model and gives another."""

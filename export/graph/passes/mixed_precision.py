@@ -1,0 +1,250 @@
+"""A step graph in half the bits: strongly typed, as TensorRT 10 asks for and TensorRT 11 takes alone.
+
+Which operators stay fp32 follows PyTorch's autocast (torch.amp, "CUDA Ops that can autocast to float32"), and so does
+the rule for the rest: an operator runs in the widest type of its inputs.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from rnn_export.arrays import Array
+from rnn_export.errors import ExportError
+from rnn_export.spec import METADATA_KEY, StreamSpec
+
+FLOAT = ir.DataType.FLOAT
+PRECISIONS = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
+
+# What reads weights; the hardware adds the products up.
+MATRIX = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
+# Sums of many terms, and what leaves the range of fp16 (6e-8 to 65504) for ordinary arguments: torch.amp's list in the
+# words of ONNX, and division, whose result has no bound.
+WIDE = {
+    *("ReduceSum", "ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"),
+    *("ReduceLogSumExp", "CumSum", "GlobalAveragePool", "AveragePool", "GlobalLpPool", "LpPool", "Softmax"),
+    *("LogSoftmax", "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
+    *("BatchNormalization", "LpNormalization", "MeanVarianceNormalization"),
+    *("Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Div", "Softplus", "Acos", "Asin", "Cosh", "Sinh", "Tan"),
+}
+# What moves values and computes none.
+MOVING = {
+    *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Concat", "Gather"),
+    *("GatherElements", "GatherND", "ScatterElements", "ScatterND", "Pad", "Expand", "Tile", "DepthToSpace"),
+    *("SpaceToDepth", "Shape", "Size"),
+}
+COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+RECURRENT = {"LSTM", "GRU", "RNN"}
+
+
+class Kind(enum.IntEnum):
+    """How a float value is carried; of several the largest wins."""
+
+    FREE = 0  # fp32 as it came, from outside or from the weights: whatever its reader needs
+    LOW = 1  # in the precision
+    WIDE = 2  # fp32 that must stay so: a state, or what an operator of WIDE gave
+
+
+def typed(graph: bytes, precision: str, state_precision: str = "fp32") -> bytes:
+    """A decomposed fp32 step graph as a strongly typed one in `precision`, with the contract that it carries.
+
+    Weights and products are in `precision`, and so is everything between them. In fp32 stay the operators of `WIDE`;
+    an operator that has `precision` in no form at the opset of the graph (Conv in bf16 before 22); whatever a value of
+    fp32 is added to or multiplied with, until the next product; and so the whole update of a state.
+
+    Inputs and outputs keep their dtype. States have `state_precision`: "fp32", or the precision itself. A state that
+    depends on nothing but itself, a counter, stays fp32: fp16 counts to 2048, bf16 to 256.
+
+    Raises ExportError where the graph is not such a one, where it is asked for something else, and where a weight does
+    not fit into `precision`.
+    """
+    if precision not in PRECISIONS or state_precision not in ("fp32", precision):
+        raise ExportError(
+            f"asked for precision {precision!r} with states in {state_precision!r}: the precision is one of "
+            f"{', '.join(PRECISIONS)}, and states are in fp32 or in the precision itself."
+        )
+    if precision == "fp32":
+        return graph
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)))
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _Typing(model, precision, state_precision).run()
+    common.RemoveUnusedNodesPass()(model)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return bytes(proto.SerializeToString())
+
+
+def spec_of(model: ir.Model) -> StreamSpec:
+    """The contract that a graph carries; raises ExportError if it has none."""
+    if METADATA_KEY not in model.metadata_props:
+        raise ExportError(f"the graph has no {METADATA_KEY!r} among its metadata: export it with rnn-export.")
+    return StreamSpec.from_json(json.loads(model.metadata_props[METADATA_KEY]))
+
+
+class _Typing:
+    """Goes through the nodes in order, and knows of each float value how it is carried."""
+
+    def __init__(self, model: ir.Model, precision: str, state_precision: str) -> None:
+        self.graph, self.opset = model.graph, model.opset_imports[""]
+        self.precision, self.low = precision, PRECISIONS[precision]
+        self.kinds: dict[ir.Value, Kind] = {}
+        self.copies: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        for value in (*self.graph.inputs, *self.graph.initializers.values()):
+            if value.dtype is FLOAT:
+                self.kinds[value] = Kind.FREE
+        by_name = {value.name: value for value in self.graph.inputs}
+        self.ends = dict.fromkeys((value.name for value in self.graph.outputs if value.dtype is FLOAT), FLOAT)
+        counters = self.counters(spec_of(model))
+        for state in spec_of(model).states:
+            if state.dtype == "float32":
+                low = state_precision != "fp32" and state.name not in counters
+                self.ends[state.output] = by_name[state.input].dtype = self.low if low else FLOAT
+                self.kinds[by_name[state.input]] = Kind.LOW if low else Kind.WIDE
+
+    def counters(self, spec: StreamSpec) -> set[str]:
+        """States of which the next value depends on the last one and on constants alone."""
+        sources = {value: {value.name} for value in self.graph.inputs}
+        for node in self.graph:
+            # What has only the size of another value does not depend on it.
+            read = [] if node.op_type == "Shape" else [sources.get(v, set()) for v in node.inputs if v is not None]
+            sources.update(dict.fromkeys(node.outputs, set().union(*read)))
+        found = {value.name: sources.get(value) for value in self.graph.outputs}
+        return {state.name for state in spec.states if found[state.output] == {state.input}}
+
+    def run(self) -> None:
+        for node in list(self.graph):
+            self.refuse_foreign(node)
+            self.write(node)
+        for i, value in enumerate(self.graph.outputs):
+            wanted = self.ends.get(value.name)
+            if wanted is not None and value.dtype is not wanted:
+                name, value.name = value.name, f"{value.name}.inside"
+                self.graph.outputs[i] = self.cast(value, wanted, name, None)
+
+    def refuse_foreign(self, node: ir.Node) -> None:
+        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        if node.op_type in RECURRENT or any(a.type in graphs for a in node.attributes.values()):
+            raise ExportError(
+                f"node {node.name!r} ({node.op_type}) cannot be typed: it has a loop or a graph of its own inside. "
+                "Decompose the step graph first, or take fp32."
+            )
+        for value in (*node.inputs, *node.outputs):
+            if value in self.kinds or value is None or value.dtype is None or value.dtype is FLOAT:
+                continue
+            if value.dtype.is_floating_point():
+                raise ExportError(
+                    f"node {node.name!r} ({node.op_type}) has {value.name!r} in {value.dtype.name.lower()}: "
+                    f"{self.precision} is written from an fp32 graph. Call model.float() before the export."
+                )
+
+    def write(self, node: ir.Node) -> None:
+        """Give the node inputs of one float type, and its outputs the type that follows."""
+        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+        symbols = {constraint.type_param_str for constraint in schema.type_constraints}
+        floats = [(i, value) for i, value in enumerate(node.inputs) if value in self.kinds and value is not None]
+        formals = _by_position(schema.inputs, len(node.inputs))
+        # Some inputs are float by definition: the scales of a Resize.
+        read = {i: value for i, value in floats if formals[i].type_str in symbols}
+        kind = self.kind(node, schema, list(read.values())) if read else Kind.WIDE
+        for i, value in floats:
+            if node.op_type != "Cast":
+                dtype = self.low if i in read and kind is Kind.LOW else FLOAT
+                node.replace_input_with(i, self.carried(value, dtype, node))
+        bound = {formals[i].type_str for i in read}
+        for formal, value in zip(_by_position(schema.outputs, len(node.outputs)), node.outputs, strict=True):
+            if value.dtype is FLOAT:
+                self.kinds[value] = kind if formal.type_str in bound else self.born(node)
+                value.dtype = self.low if self.kinds[value] is Kind.LOW else FLOAT
+
+    def kind(self, node: ir.Node, schema: onnx.defs.OpSchema, read: Sequence[ir.Value]) -> Kind:
+        """In what the node runs; FREE only if it moves values that are."""
+        widest = max(self.kinds[value] for value in read)
+        if node.op_type in WIDE or not self.has_low(schema):
+            return Kind.WIDE
+        table = node.op_type == "Gather" and read[0].const_value is not None
+        if node.op_type in MATRIX or table:
+            return Kind.LOW
+        if node.op_type in MOVING:
+            return widest
+        if node.op_type in COMPARING and widest is Kind.FREE:
+            return Kind.WIDE
+        return max(widest, Kind.LOW) if all(map(self.fits, read)) else Kind.WIDE
+
+    def has_low(self, schema: onnx.defs.OpSchema) -> bool:
+        """Whether the operator takes the precision wherever it takes fp32."""
+        text = f"tensor({self.low.name.lower()})"
+        allowed = [constraint.allowed_type_strs for constraint in schema.type_constraints]
+        return all(text in types for types in allowed if "tensor(float)" in types)
+
+    def fits(self, value: ir.Value) -> bool:
+        """Whether a constant is still one in the precision: no Inf, and no epsilon that becomes zero."""
+        if value.const_value is None:
+            return True
+        array = value.const_value.numpy()
+        low = self.rounded(array)
+        return bool(np.isfinite(low[np.isfinite(array)]).all() and (low.any() or not array.any()))
+
+    def born(self, node: ir.Node) -> Kind:
+        """How a float is carried that a node makes of something else: a whole number may be too large for fp16."""
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Cast" or source is None or source.dtype is ir.DataType.BOOL:
+            return Kind.FREE
+        return Kind.WIDE if self.kinds.get(source, Kind.WIDE) is Kind.WIDE else Kind.FREE
+
+    # --- values
+
+    def carried(self, value: ir.Value, dtype: ir.DataType, node: ir.Node) -> ir.Value:
+        """The value in `dtype`, for `node`."""
+        if value.dtype is dtype:
+            return value
+        if (value, dtype) not in self.copies:
+            name = f"{value.name}.{next(text for text, known in PRECISIONS.items() if known is dtype)}"
+            if value.const_value is None:
+                self.copies[value, dtype] = self.cast(value, dtype, name, node)
+            else:
+                self.copies[value, dtype] = self.weight(value, name, node)
+        return self.copies[value, dtype]
+
+    def cast(self, value: ir.Value, dtype: ir.DataType, name: str | None, before: ir.Node | None) -> ir.Value:
+        node = ir.node("Cast", [value], {"to": dtype}, name=f"cast {name}")
+        (result,) = node.outputs
+        result.name, result.dtype, result.shape = name, dtype, value.shape
+        if before is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(before, node)
+        return result
+
+    def weight(self, value: ir.Value, name: str, node: ir.Node) -> ir.Value:
+        assert value.const_value is not None
+        array = value.const_value.numpy()
+        low = self.rounded(array)
+        lost = np.isfinite(array) & ~np.isfinite(low)
+        if lost.any():
+            raise ExportError(
+                f"weight {value.name!r} of node {node.name!r} ({node.op_type}) holds {np.abs(array[lost]).max():.6g}, "
+                f"which would become Inf: {self.precision} ends at {LARGEST[self.precision]:.6g}. "
+                f"Take {'bf16 or ' if self.precision == 'fp16' else ''}fp32, or scale the weight."
+            )
+        made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.low))
+        made.const_value = ir.tensor(low, name=name)
+        self.graph.register_initializer(made)
+        return made
+
+    def rounded(self, array: Array) -> Array:
+        with np.errstate(over="ignore"):
+            low: Array = array.astype(self.low.numpy())
+        return low
+
+
+def _by_position(formals: Sequence[Any], count: int) -> list[Any]:
+    """One formal parameter for each of `count` arguments: the last may stand for many."""
+    return [formals[min(i, len(formals) - 1)] for i in range(count)]

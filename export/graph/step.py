@@ -1,0 +1,197 @@
+"""The two graphs of a stream, step and sequence, as ONNX with the same names and the contract inside."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common
+from onnxscript import opset18 as op
+from onnxscript import optimizer
+
+import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
+from rnn_export.errors import ExportError, LiftError, first_line
+from rnn_export.export.graph.passes.opset import at_opset
+from rnn_export.export.graph.sequence import scanned
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.program.fx import quiet
+from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
+
+BASE_OPSET = 18
+# Every target of an export is made of the same step, which takes torch seconds to translate.
+_steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
+
+
+def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
+    """`step.onnx`: exactly `spec.chunk` frames per call, dynamic batch; None for a model of whole sequences only."""
+    if model.spec.sequence_only:
+        return None
+    if opset != BASE_OPSET:
+        return _graph(model, model.spec.chunk, opset)
+    if model not in _steps:
+        _steps[model] = _graph(model, model.spec.chunk, opset)
+    return _steps[model]
+
+
+def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
+    """`sequence.onnx`: any number of frames per call; None where a call is one frame.
+
+    What a model drives itself frame after frame is a Scan over its step.
+    """
+    if not model.spec.has_time:
+        return None
+    if model.dynamic_time and not model.has_loop:
+        try:
+            return _graph(model, None, opset)
+        except LiftError:
+            # An operator that torch cannot write for any length.
+            if model.spec.sequence_only:
+                raise
+    step = step_graph(model, opset)
+    if step is None:
+        raise ExportError(
+            "the model drives its own loop over whole sequences, for which there is no ONNX operator without a step."
+        )
+    return _checked(scanned(onnx.load_from_string(step), model.spec), model.spec, None)
+
+
+def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
+    graph = _translated(model.program(frames), model.spec)
+    common.ClearMetadataAndDocStringPass()(graph)
+    with quiet():
+        optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
+    _name_dimensions(graph, model.spec, frames)
+    return _checked(at_opset(ir.to_proto(graph), opset), model.spec, frames)
+
+
+def _checked(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> bytes:
+    proto.producer_name = "rnn-export"
+    onnx.helper.set_model_props(proto, {METADATA_KEY: spec.dumps()})
+    onnx.checker.check_model(proto, full_check=True)
+    _refuse_frozen(proto, spec, frames)
+    return bytes(proto.SerializeToString())
+
+
+def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
+    ops = torch.ops.rnn_export
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=BASE_OPSET,
+                input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
+                output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
+                custom_translation_table={
+                    ops.lstm.default: _lstm,
+                    ops.lstm_projected.default: _lstm_projected,
+                    ops.gru.default: _gru,
+                    ops.rnn.default: _rnn,
+                },
+            )
+    except Exception as error:  # torch.onnx raises many kinds
+        raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
+    assert exported is not None
+    return exported.model
+
+
+def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
+    return op.LSTM(X, W, R, B, None, h, c, **_attributes(R, activations))
+
+
+def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, activations: str) -> Any:
+    """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
+    if W.shape[0] != 1 or not isinstance(X.shape[0], int):
+        raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
+    f, g, out = activations.split(",")
+    act: dict[str, Any] = {"Sigmoid": op.Sigmoid, "Tanh": op.Tanh, "Relu": op.Relu}
+    zero = _ints([0])
+    W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
+    Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)
+    h, c = op.Squeeze(h, zero), op.Squeeze(c, zero)
+    frames = []
+    for t in range(X.shape[0]):
+        x = op.Squeeze(op.Slice(X, _ints([t]), _ints([t + 1]), zero), zero)
+        gates = op.Add(op.Add(op.MatMul(x, W), Wb), op.Add(op.MatMul(h, R), Rb))
+        i, o, forget, candidate = op.Split(gates, axis=1, num_outputs=4)
+        c = op.Add(op.Mul(act[f](forget), c), op.Mul(act[f](i), act[g](candidate)))
+        h = op.MatMul(op.Mul(act[f](o), act[out](c)), P)
+        frames.append(op.Unsqueeze(h, _ints([0, 1])))
+    y = frames[0] if len(frames) == 1 else op.Concat(*frames, axis=0)
+    return y, op.Unsqueeze(h, zero), op.Unsqueeze(c, zero)
+
+
+def _ints(values: list[int]) -> Any:
+    return op.Constant(value_ints=values)
+
+
+def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before_reset: int) -> Any:
+    return op.GRU(X, W, R, B, None, h, linear_before_reset=linear_before_reset, **_attributes(R, activations))
+
+
+def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
+    return op.RNN(X, W, R, B, None, h, **_attributes(R, activations))
+
+
+def _attributes(R: Any, activations: str) -> dict[str, Any]:
+    directions, _, hidden = R.shape
+    names = activations.split(",") * directions
+    return {
+        "hidden_size": hidden,
+        "activations": names,
+        "direction": "forward" if directions == 1 else "bidirectional",
+    }
+
+
+def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:
+    """Call the two symbols by their names at every tensor they reach, and drop what torch noted there."""
+    names: dict[str, str] = {}
+    shapes = [t.shape for t in spec.inputs] + [s.shape for s in spec.states]
+    for value, shape in zip(graph.graph.inputs, shapes, strict=True):
+        assert value.shape is not None
+        for axis, dim in enumerate(shape):
+            symbol = value.shape[axis]
+            if isinstance(dim, str) and isinstance(symbol, ir.SymbolicDim) and symbol.value is not None:
+                names[symbol.value] = dim
+    values = [*graph.graph.inputs, *graph.graph.outputs, *(v for node in graph.graph for v in node.outputs)]
+    for value in values:
+        value.metadata_props.clear()
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+    # The size of a result that grows is an expression of torch's; the contract has its name.
+    results = [t.shape for t in spec.outputs] + [s.shape for s in spec.states]
+    for value, shape in zip(graph.graph.outputs, results, strict=True):
+        if value.shape is not None and len(value.shape) == len(shape):
+            value.shape = ir.Shape(
+                [
+                    d if isinstance(n, ir.SymbolicDim) and isinstance(d, str) else n
+                    for n, d in zip(value.shape, shape, strict=True)
+                ]
+            )
+
+
+def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
+    return dim if isinstance(dim, int) else names.get(dim.value or "", dim.value)
+
+
+def _refuse_frozen(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> None:
+    """No axis of an input or output may be anything but what the contract says."""
+    wanted = {
+        **{t.name: t.shape for t in (*spec.inputs, *spec.outputs)},
+        **{s.input: s.shape for s in spec.states},
+        **{s.output: s.shape for s in spec.states},
+    }
+    for value in (*proto.graph.input, *proto.graph.output):
+        shape = tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+        expected = wanted[value.name] if frames is None else sized(wanted[value.name], 0, frames)
+        expected = tuple(BATCH if d == BATCH else n for d, n in zip(wanted[value.name], expected, strict=True))
+        if shape != expected:
+            raise ExportError(
+                f"{value.name!r} was exported with shape {shape}, but the contract says {expected}: "
+                f"an axis that must be dynamic ({BATCH}, {TIME}) was frozen or moved by the model's own code."
+            )

@@ -1,0 +1,199 @@
+"""What a module remembers in itself between calls: buffers, which become states; anything else is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.axes import Noise
+from rnn_export.export.lift.program.signature import FlatModel
+
+Attributes = dict[str, Any]
+# A memory in a list may show only some calls later.
+CALLS = 4
+# Calls after which a count has done what it will.
+AHEAD = 10**6
+
+
+def adopt_memory(flat: FlatModel) -> None:
+    """Make states of the buffers that calls of the model change; `flat` must be a copy.
+
+    Raises LiftError, with the path of what was found, where the model remembers anything else.
+    """
+    tried, noise = copy.deepcopy(flat), Noise(flat)
+    try:
+        with torch.no_grad():
+            found = _changed_buffers(tried, noise)
+            _refuse_other_start(flat, found, noise)
+            flat.adopt(found)
+            _refuse_hidden(flat, tried, noise)
+    except LiftError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
+
+
+def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
+    return [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.declared)]
+
+
+def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
+    """By name, the first value of each buffer that changes, in the shape that it has from the first call on."""
+    first, before = _buffers(flat.model), _touched(flat.model)
+    shapes: dict[str, torch.Size] = {}
+    changed: dict[str, Tensor] = {}
+    for _ in range(CALLS):
+        flat.own(*_draw(flat, noise))
+        touched = _touched(flat.model)
+        for name, after in _buffers(flat.model).items():
+            if touched[name] == before[name] and _equal(first[name], after) and name not in changed:
+                continue
+            if after is None:
+                raise LiftError(f"buffer {name!r} is set to None by a call: a state must be a tensor of one shape.")
+            if shapes.setdefault(name, after.shape) != after.shape:
+                raise LiftError(
+                    f"buffer {name!r} changes its shape from call to call, from {tuple(shapes[name])} to "
+                    f"{tuple(after.shape)}: a state must keep its shape. Keep a fixed number of frames in it."
+                )
+            changed[name] = _first(name, first[name], after)
+    return changed
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor | None]:
+    """Every buffer by path, those that are None included; one that stands in several places once."""
+    found: dict[str, Tensor | None] = {}
+    seen = set()
+    for path, module in model.named_modules():
+        for name, value in module._buffers.items():
+            if value is None or id(value) not in seen:
+                found[f"{path}.{name}".lstrip(".")] = None if value is None else value.clone()
+                seen.add(id(value))
+    return found
+
+
+def _touched(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """By path, which tensor a buffer is and how often it was written to: a write may leave the value as it is."""
+    return {
+        f"{path}.{name}".lstrip("."): (id(value), value._version if isinstance(value, Tensor) else 0)
+        for path, module in model.named_modules()
+        for name, value in module._buffers.items()
+    }
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and bool(torch.equal(a, b))
+
+
+def _first(name: str, before: Tensor | None, after: Tensor) -> Tensor:
+    if before is None:
+        return torch.zeros_like(after)
+    try:
+        return before.expand_as(after).to(after.dtype).clone()
+    except RuntimeError:
+        raise LiftError(
+            f"buffer {name!r} is registered as {tuple(before.shape)} but is {tuple(after.shape)} after a call: a state "
+            "must keep its shape. Register it in the shape that it gets."
+        ) from None
+
+
+def _refuse_other_start(flat: FlatModel, found: Mapping[str, Tensor], noise: Noise) -> None:
+    """A buffer that is made by the first call must start as zeros, since that is what is written."""
+    born = [name for name, value in _buffers(flat.model).items() if value is None and name in found]
+    if not born:
+        return
+    tensors = _draw(flat, noise)
+    adopted = copy.deepcopy(flat)
+    adopted.adopt(found)
+    given, own = adopted(*tensors, *found.values()), copy.deepcopy(flat).own(*tensors)
+    if not all(_same(a, b) for a, b in zip(given, own, strict=False)):
+        raise LiftError(
+            f"{', '.join(map(repr, born))}: the first call makes this buffer, and not with zeros: register it with the "
+            "value that it starts from."
+        )
+
+
+def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
+    """With its buffers given, a model that was called before must do as one that was not."""
+    fresh, before = copy.deepcopy(flat), _attributes(flat.model)
+    after, kept = _attributes(tried.model), flat.states[len(flat.declared) :]
+    tried.adopt({leaf.name: leaf.example for leaf in kept})
+    # Near the values that they have, since not every value may be one.
+    near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in kept]
+    tensors = [*_draw(flat, noise), *near]
+    first = [t.clone() for t in fresh(*tensors)]
+    if any(bool(torch.isnan(t).any()) for t in first):
+        raise LiftError(
+            "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
+        )
+    same = all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True))
+    if same and not (counters := _counters(before, after)):
+        return
+    if same:
+        # What counts calls may count for nothing, or show much later.
+        _set_ahead(tried.model, counters)
+        if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
+            return
+    changed = [name for name in after if name not in flat.kept and not _same(before.get(name, ...), after[name])]
+    if not changed:
+        raise LiftError(
+            "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
+            "something between calls. Make eval mode deterministic; return what is remembered."
+        )
+    raise LiftError(
+        f"the model remembers {', '.join(map(repr, changed))} between calls, in a plain attribute, where no exporter "
+        "can follow it. Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it "
+        "as an argument, return its next value, and declare it: states={argument: output}."
+    )
+
+
+def _counters(before: Attributes, after: Attributes) -> list[str]:
+    """The numbers of Python's that calls change."""
+    return [n for n, v in after.items() if type(v) in (int, float) and n in before and before[n] != v]
+
+
+def _set_ahead(model: nn.Module, names: Sequence[str]) -> None:
+    for name in names:
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        setattr(module, last, getattr(module, last) + AHEAD)
+
+
+def _attributes(model: nn.Module) -> Attributes:
+    """What every module holds, by path."""
+    found: Attributes = {}
+    for path, module in model.named_modules():
+        for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                found[f"{path}.{name}".lstrip(".")] = _copied(value) if _is_plain(value) else ...
+    return found
+
+
+def _copied(value: Any) -> Any:
+    tensors = [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor)]
+    return copy.deepcopy(value, {id(t): t.detach().clone() for t in tensors})
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple | set | deque):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, Tensor | int | float | complex | str)
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, Sequence | deque) and isinstance(b, Sequence | deque) and not isinstance(a, str):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and a == b

@@ -1,0 +1,186 @@
+"""The graph of a model, for any batch and any number of frames: exported, and its own time loop rolled up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.axes import Axes, Noise, draw_states
+from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.unrolled import COPIES
+from rnn_export.export.lift.program.fx import DYNAMIC, Bounded, Frozen, busiest_place, flat_graph, fold
+from rnn_export.export.lift.program.signature import FlatModel
+
+# Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
+LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Lengths at which a model is exported before a bound is taken for its own.
+TRIES = 3
+
+
+class BatchFirst(nn.Module):
+    """The flat model with the batch on axis 0 of every state."""
+
+    def __init__(self, flat: FlatModel, axes: Axes) -> None:
+        super().__init__()
+        self.flat, self.axes = flat, axes
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
+        states = [layout.own(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
+        results = self.flat(*tensors[:inputs], *states)
+        after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
+        return (*results[:outputs], *after)
+
+
+def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
+    inputs = [
+        {b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC}
+        for b, t in zip(axes.input_batch, axes.input_time, strict=True)
+    ]
+    return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
+
+
+def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tuple[str, ...]]:
+    """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
+    flat, axes = module.flat, module.axes
+    if not axes.has_time:
+        return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
+    try:
+        return _of_any_length(module), True, ()
+    except Frozen as error:
+        if error.axis != dict(enumerate(axes.input_time)).get(error.port):
+            raise
+    samples, lengths = _unrolling(module)
+    short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
+    place = f"{busiest_place(short)}: the model loops over time in Python, and"
+    try:
+        clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+        rolled = roll(short, long, samples, lengths, clock)
+        fold(rolled)
+        return rolled, True, ()
+    except LiftError as error:
+        if not axes.causal:
+            raise LiftError(
+                f"{place} an output depends on later frames (the loop runs backwards, or what it takes looks ahead), "
+                "so it cannot stream."
+            ) from error
+        if not axes.states or not _moves_alike(module):
+            raise LiftError(
+                f"{place} {error} Keep the state of the loop in a registered buffer, or take it as an argument, return "
+                "it, and declare it: states={argument: output}."
+            ) from error
+        # One chunk of it is still a pure step.
+        graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
+        return graph, False, (f"lifted for {chunk} frames at a time: {error}",)
+
+
+def _moves_alike(module: BatchFirst) -> bool:
+    """Whether frame after frame, with the states fed back, gives what a call of several gives."""
+    flat, axes = module.flat, module.axes
+    whole = list(sample(flat, axes, 2, 4))
+    states, outputs = whole[len(flat.inputs) :], []
+    with torch.no_grad():
+        want = module(*whole)
+        for t in range(4):
+            pieces = [x if a is None else x.narrow(a, t, 1) for x, a in zip(whole, axes.input_time, strict=False)]
+            given = module(*pieces, *states)
+            outputs.append(given[: len(flat.outputs)])
+            states = list(given[len(flat.outputs) :])
+    for got, true, axis in zip(zip(*outputs, strict=True), want, axes.output_time, strict=False):
+        if not torch.allclose(got[-1] if axis is None else torch.cat(got, axis), true, 1e-3, 1e-4):
+            return False
+    return True
+
+
+def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
+    """The model as it is, for whole sequences of any length."""
+    if not axes.has_time:
+        raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
+    if flat.states or chunk > 1:
+        raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
+    module = BatchFirst(flat, axes)
+    return _of_any_length(module)
+
+
+def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
+    """For how many frames of the input each output of whole sequences has one."""
+    frames = 240
+    with torch.no_grad():
+        given = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
+    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*given, axes.output_time, strict=True)]
+    return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
+
+
+def _of_any_length(module: BatchFirst) -> fx.GraphModule:
+    """The graph, exported at a length that is in no other size of the model; raises LiftError where there is none."""
+    bounded, reason = [], ""
+    for frames in LENGTHS:
+        inputs = sample(module.flat, module.axes, 3, frames)
+        try:
+            with torch.no_grad():
+                module(*inputs)
+        except LiftError:
+            raise
+        except Exception as error:  # too short for a window of the model, or no multiple of its stride
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            continue
+        try:
+            return flat_graph(module, inputs, _dynamic(module.axes, True))
+        except Bounded as error:
+            # A single frame between two windows is taken for one that is repeated: not so with more of them.
+            bounded.append(error)
+            if len(bounded) == TRIES:
+                break
+    if bounded:
+        raise bounded[-1]
+    raise LiftError(
+        f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
+        "several inputs have time, all must have the same number of frames."
+    )
+
+
+def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
+    """Inputs of two lengths between which the model's own loop makes one turn more, and these lengths."""
+    shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
+    if shortest is None:
+        raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
+    stride = _stride(module, shortest)
+    turns = -(-shortest // stride) + COPIES
+    few, more = turns * stride, (turns + 1) * stride
+    return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
+
+
+def _stride(module: BatchFirst, shortest: int) -> int:
+    """How many frames more give one more frame of every output."""
+    axes = module.axes
+
+    def given(frames: int) -> list[int]:
+        with torch.no_grad():
+            outputs = module(*sample(module.flat, axes, 2, frames))
+        return [y.shape[t] for y, t in zip(outputs, axes.output_time, strict=False) if t is not None]
+
+    fewest = given(shortest)
+    more = (n for n in range(1, 65) if _runs(module, shortest + n))
+    found = (n for n in more if all(a > b for a, b in zip(given(shortest + n), fewest, strict=True)))
+    return next(found, 1)
+
+
+def _runs(module: BatchFirst, frames: int) -> bool:
+    try:
+        with torch.no_grad():
+            return all(t.numel() for t in module(*sample(module.flat, module.axes, 2, frames)))
+    except Exception:  # too short for a window of the model
+        return False
+
+
+def sample(flat: FlatModel, axes: Axes, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Noise inputs, and states with the batch first."""
+    noise = Noise(flat, seed)
+    inputs = [
+        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: frames})
+        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    ]
+    return (*inputs, *draw_states(flat, axes.states, noise, batch))

@@ -1,0 +1,315 @@
+"""A model as a function of flat, named tensors: (inputs..., states...) -> (outputs..., next states...)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rnn_export.errors import LiftError, first_line
+
+OutputRef = int | str
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One named tensor of a call, with its example value."""
+
+    name: str
+    example: Tensor
+
+
+class FlatModel(nn.Module):
+    """`model` called with flat tensors.
+
+    Attributes:
+        inputs: the named data leaves, in the order of forward's arguments.
+        states: the named leaves of the states, in the order they were declared.
+        outputs: the names of forward's first results; the next states follow in the order of `states`.
+        keys: for each of `outputs`, what `states` would call it.
+        made: the declared arguments that the example leaves out, so that the model makes their first value.
+        kept: the names of the model's buffers that are states, after the declared ones.
+        first: the outputs of the example call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Sequence[Any],
+        states: Mapping[str, OutputRef],
+        input_names: Sequence[str] | None,
+        output_names: Sequence[str] | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.refs = dict(states)
+        self.positional, self.arguments = _bind(model, example, self.refs)
+        result = self._example_result()
+        self._check_refs(result)
+        self.made = tuple(name for name in self.refs if self.arguments[name] is None)
+        for name in self.made:
+            # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
+            zeros = pytree.tree_map_only(Tensor, torch.zeros_like, _pick(result, self.refs[name], name))
+            self.arguments[name] = zeros
+        self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
+        self.states = _named(list(self.refs), self.arguments, None)
+        self.outputs = self._output_names(result, output_names)
+        self.keys = tuple(k for k, v in self._kept(result).items() for _ in _tensors(v))
+        self.first = tuple(t for _, t in self._data(result))
+        self.kept: tuple[str, ...] = ()
+        self._check_kept(result)
+
+    @property
+    def declared(self) -> tuple[Leaf, ...]:
+        """The states that are arguments of the model."""
+        return self.states[: len(self.states) - len(self.kept)]
+
+    def adopt(self, buffers: Mapping[str, Tensor]) -> None:
+        """Make states of `buffers` of the model, which are of the example's batch and may not exist yet."""
+        for name, value in buffers.items():
+            path, _, last = name.rpartition(".")
+            module = self.model.get_submodule(path)
+            if module._buffers[last] is None:
+                module._buffers[last] = value.clone()
+        self.kept = tuple(buffers)
+        self.states += tuple(Leaf(name, value) for name, value in buffers.items())
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Pure: the buffers that are states are arguments and results as well."""
+        if not self.kept:
+            return self._called(tensors, ())
+        count = len(tensors) - len(self.kept)
+        values = {f"model.{name}": t.clone() for name, t in zip(self.kept, tensors[count:], strict=True)}
+        results = torch.func.functional_call(_Own(self), values, tensors[:count])
+        return (*results, *values.values())
+
+    def own(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """As the user calls it: without the buffers, which the model keeps itself."""
+        return self._called(tensors, ())
+
+    def started_by_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do as `own` does, but leave the arguments in `made` to the model."""
+        return self._called(tensors, self.made)
+
+    def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
+        left = list(tensors)
+        called = {}
+        for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
+            leaves, tree = pytree.tree_flatten(self.arguments[name])
+            filled = [left.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            called[name] = pytree.tree_unflatten(filled, tree)
+        called.update(dict.fromkeys(left_out))
+        result = _call(self.model, self.positional, called)
+        after = [t for name in self.refs for _, t in self._after(result, name)]
+        return (*(t for _, t in self._data(result)), *after)
+
+    def _example_result(self) -> Any:
+        try:
+            # A copy, since a call may change what a module remembers.
+            with torch.no_grad():
+                return _call(copy.deepcopy(self.model), self.positional, self.arguments)
+        except LiftError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise LiftError(
+                f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def _data(self, result: Any) -> list[tuple[str, Tensor]]:
+        """The named tensors of a result that are not a next state."""
+        return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
+
+    def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
+        parts = self._kept(result).items()
+        leaves = [(f"{key}{_suffix(path)}", leaf) for key, v in parts for path, leaf in _leaves(v) if leaf is not None]
+        if not _is_ordered(result):
+            return leaves
+        return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
+
+    def _kept(self, result: Any) -> dict[OutputRef, Any]:
+        """The parts of a result that are not a next state."""
+        taken = {_key(result, ref) for ref in self.refs.values()}
+        return {key: value for key, value in _parts(result).items() if key not in taken}
+
+    def _after(self, result: Any, name: str) -> list[tuple[str, Tensor]]:
+        """The leaves of one next state in the order in which they are fed."""
+        back = _tensors(_pick(result, self.refs[name], name))
+        order = [path for path, _ in _tensors(self.arguments[name])]
+        # Dicts may come back in another order; tensors without common names are paired by position.
+        by_path = dict(back)
+        return [(path, by_path[path]) for path in order] if by_path.keys() == set(order) else back
+
+    def _output_names(self, result: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        leaves = self._data_leaves(result)
+        for name, leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                raise LiftError(
+                    f"{name!r} of what the model returns is a {type(leaf).__name__}: a stream gives tensors. Return "
+                    "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
+                )
+        if not leaves:
+            raise LiftError(
+                "the model returns nothing but its states: a stream needs an output. Return one more tensor."
+            )
+        return _renamed([name for name, _ in leaves], wanted, "output")
+
+    def _check_refs(self, result: Any) -> None:
+        """Every declared state is an output, and no output is two states."""
+        owners: dict[OutputRef, str] = {}
+        for name, ref in self.refs.items():
+            _pick(result, ref, name)
+            key = _key(result, ref)
+            assert key is not None
+            if key in owners:
+                raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
+            owners[key] = name
+
+    def _check_kept(self, result: Any) -> None:
+        """Every state comes back as it went in."""
+        for name in self.refs:
+            fed, back = _tensors(self.arguments[name]), self._after(result, name)
+            if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
+                raise LiftError(
+                    f"state {name!r} goes in as {_describe(fed)} but comes back as {_describe(back)}: it must come "
+                    "back in the shape and dtype that it is fed in. Is it the right output?"
+                )
+
+    def check_names(self) -> None:
+        """Raise LiftError where an output has the name of something that is fed."""
+        fed = {leaf.name for leaf in (*self.inputs, *self.states)}
+        for name in self.outputs:
+            if name in fed:
+                raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
+
+
+class _Own(nn.Module):
+    """The model alone, for `functional_call` to swap its buffers."""
+
+    def __init__(self, flat: FlatModel) -> None:
+        super().__init__()
+        self.model, self.flat = flat.model, (flat,)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return self.flat[0].own(*tensors)
+
+
+def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
+    named = {name: value for name, value in arguments.items() if name not in positional}
+    return model(*(arguments[name] for name in positional), **named)
+
+
+def _bind(
+    model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of forward's positional-only arguments, and the example by name; a state that it leaves out is None."""
+    signature = inspect.signature(model.forward)
+    parameters = signature.parameters
+    try:
+        bound = signature.bind_partial(*example)
+    except TypeError as error:
+        raise LiftError(
+            f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}."
+        ) from None
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
+        arguments[name] = pytree.tree_map_only(Tensor, torch.detach, value)
+        _check_example(name, value)
+    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
+    for name in refs:
+        if name not in named:
+            raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
+        arguments.setdefault(name, None)
+    if missing:
+        raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
+    if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
+        raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
+    return tuple(n for n in arguments if parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY), arguments
+
+
+def _check_example(name: str, value: Any) -> None:
+    for path, leaf in _leaves(value):
+        if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
+            raise LiftError(f"input {name + _suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
+        if isinstance(leaf, Tensor) and not leaf.numel():
+            raise LiftError(
+                f"input {name + _suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
+            )
+
+
+def _is_ordered(result: Any) -> bool:
+    """Whether the parts of a result have positions and no names."""
+    return isinstance(result, tuple | list) and not hasattr(result, "_fields")
+
+
+def _parts(result: Any) -> dict[OutputRef, Any]:
+    """What a model returns, by name or position."""
+    if isinstance(result, Mapping):
+        return dict(result)
+    if dataclasses.is_dataclass(result):
+        return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    if isinstance(result, tuple | list):
+        return dict(zip(getattr(result, "_fields", range(len(result))), result, strict=True))
+    return {"output": result}
+
+
+def _key(result: Any, ref: OutputRef) -> OutputRef | None:
+    """The key in `_parts(result)` that `ref` means, or None."""
+    keys = list(_parts(result))
+    if isinstance(ref, int) and isinstance(result, tuple | list):
+        return keys[ref] if -len(keys) <= ref < len(keys) else None
+    return ref if ref in keys and not isinstance(result, Tensor) else None
+
+
+def _pick(result: Any, ref: OutputRef, state: str) -> Any:
+    key = _key(result, ref)
+    if key is not None:
+        return _parts(result)[key]
+    has = (
+        "one tensor"
+        if isinstance(result, Tensor)
+        else f"{len(result)} values"
+        if _is_ordered(result)
+        else f"the keys {list(_parts(result))}"
+    )
+    raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
+
+
+def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
+    leaves = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
+    names = _renamed([name for name, _ in leaves], wanted, "input")
+    return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
+
+
+def _leaves(value: Any) -> list[tuple[Any, Any]]:
+    leaves: list[tuple[Any, Any]] = pytree.tree_flatten_with_path(value)[0]
+    return leaves
+
+
+def _tensors(value: Any) -> list[tuple[str, Tensor]]:
+    return [(_suffix(path), leaf) for path, leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _suffix(path: Sequence[Any]) -> str:
+    return "".join(f".{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path)
+
+
+def _describe(tensors: Sequence[tuple[str, Tensor]]) -> str:
+    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for _, t in tensors) or "nothing"
+
+
+def _renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tuple[str, ...]:
+    if wanted is None:
+        return tuple(names)
+    if len(wanted) != len(names):
+        raise LiftError(f"{what}_names has {len(wanted)} names, but the model has {len(names)} {what}s: {list(names)}.")
+    return tuple(wanted)

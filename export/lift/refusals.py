@@ -1,0 +1,109 @@
+"""What is wrong with a model before anything is lifted: its device, its mode, states that were not declared."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.axes import Axes, Noise
+from rnn_export.export.lift.program.fx import CannotFollow, export_program
+from rnn_export.export.lift.program.signature import FlatModel
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """A module around the model hides its arguments, or its code."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise LiftError(
+            "the model is a ScriptModule, whose code cannot be followed: give the nn.Module it was made from."
+        )
+    kind = type(model).__name__
+    for name, where in (
+        ("DataParallel", "module"),
+        ("DistributedDataParallel", "module"),
+        ("OptimizedModule", "_orig_mod"),
+    ):
+        if kind == name:
+            raise LiftError(f"the model is wrapped in a {kind}: give model.{where}, the module inside.")
+
+
+def refuse_other_device(model: nn.Module) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    elsewhere = next(((name, t.device) for name, t in tensors if t.device.type != "cpu"), None)
+    if elsewhere:
+        raise LiftError(f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.")
+
+
+def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
+    """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
+    if not any(m.training for m in model.modules()):
+        return
+    noise = Noise(flat)
+    tensors = [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.states)]
+    with torch.no_grad(), torch.random.fork_rng():
+        train, evaluated = copy.deepcopy(flat)(*tensors), copy.deepcopy(flat).eval()(*tensors)
+    if not all(torch.equal(a, b) for a, b in zip(train, evaluated, strict=True)):
+        kinds = sorted({type(m).__name__ for m in model.modules() if getattr(m, "p", 0) or getattr(m, "dropout", 0)})
+        raise LiftError(
+            f"the model is in train mode and gives other outputs there than in eval mode"
+            f"{' (' + ', '.join(kinds) + ')' if kinds else ''}: call model.eval() before export."
+        )
+
+
+def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
+    """An input that comes back in its own shape beside other outputs is a state in all likelihood."""
+    if len(flat.outputs) + len(flat.states) < 2:
+        return
+    for leaf in flat.inputs[1:]:
+        name, example = leaf.name.split(".")[0], leaf.example
+        same = [k for k, t in zip(flat.keys, flat.first, strict=True) if _alike(t, example)]
+        if name in plain or not same:
+            continue
+        # Inputs of one shape most often come back in their order, after any output of that shape.
+        alike = [other.name for other in flat.inputs[1:] if _alike(other.example, example)]
+        likely = same[max(0, min(len(same) - 1, alike.index(leaf.name) + len(same) - len(alike)))]
+        raise LiftError(
+            f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output "
+            f"{' or '.join(map(repr, dict.fromkeys(same)))}: it looks like a state. Declare where it comes back, in "
+            f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say "
+            f"that it is none, states={{{name!r}: None}} (--state {name}=none)."
+        )
+
+
+def refuse_decisions(flat: FlatModel) -> None:
+    """A decision by a value makes rows and frames depend on each other, whatever their axes."""
+    tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
+    with contextlib.suppress(CannotFollow):
+        export_program(flat, tensors, (tuple({} for _ in tensors),))
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def refuse_other_start(
+    flat: FlatModel, axes: Axes, values: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None
+) -> None:
+    """A state that the model makes itself when it gets none must be the one that it is given here instead."""
+    unsaid = [s.name for s in flat.declared if s.name.split(".")[0] in flat.made and s.name not in (initial or {})]
+    if not unsaid:
+        return
+    noise, batch = Noise(flat), 2
+    inputs = [
+        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: 5})
+        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    ]
+    rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]
+    states = [layout.own(r) for layout, r in zip(axes.states, rows, strict=True)]
+    with torch.no_grad():
+        given = flat(*inputs, *states)
+        made = copy.deepcopy(flat).started_by_model(*inputs, *states[: len(flat.declared)])
+    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, given, strict=False)):
+        raise LiftError(
+            f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
+            f"initial={{{unsaid[0]!r}: tensor}}, one row of it."
+        )

@@ -1,0 +1,108 @@
+"""One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of."""
+
+from __future__ import annotations
+
+import warnings
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import ExportError
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.layers.ops import PLAIN
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+
+TORCHS = ("aten", "prim", "prims")
+
+
+def plain_step(model: StreamingModel) -> fx.GraphModule:
+    """(inputs..., states...) -> (outputs..., next states...), for exactly `spec.chunk` frames and any batch.
+
+    Recurrent ops are written out, what depends on weights alone is computed. Raises ExportError on an op that is not
+    torch's own.
+    """
+    program = model.program(model.spec.chunk)
+    with warnings.catch_warnings():
+        # torch warns of its own use of LeafSpec.
+        warnings.simplefilter("ignore", FutureWarning)
+        program = program.run_decompositions(dict(PLAIN))
+    return _Plain(program.module(check_guards=False), model.spec).written()
+
+
+def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
+    """Zeros for every argument of the step."""
+    ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
+    return tuple(torch.zeros(sized(p.shape, batch, spec.chunk), dtype=getattr(torch, p.dtype)) for p in ports)
+
+
+class _Plain:
+    """Copies a graph node by node. A value is a node of the new graph, or the thing itself where it is constant."""
+
+    def __init__(self, module: nn.Module, spec: StreamSpec) -> None:
+        assert isinstance(module, fx.GraphModule)
+        self.module, self.root, self.graph = module, nn.Module(), fx.Graph()
+        self.names = iter([*(t.name for t in spec.inputs), *(s.input for s in spec.states)])
+        self.values: dict[fx.Node, Any] = {}
+        self.weights: dict[tuple[Any, ...], str] = {}
+
+    def written(self) -> fx.GraphModule:
+        with torch.no_grad():
+            for node in self.module.graph.nodes:
+                if not _is_guard(node):
+                    self.values[node] = self.value(node)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph)
+
+    def value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            made = self.graph.placeholder(next(self.names))
+            # As an argument it needs the name that is a word of Python and stands once.
+            made.target = made.name
+            return made
+        if node.op == "get_attr":
+            weight = attrgetter(str(node.target))(self.module)
+            if isinstance(weight, Tensor):
+                return weight.detach()
+            setattr(self.root, str(node.target), weight)
+        if node.op == "output":
+            results = torch.utils._pytree.tree_leaves(node.args[0])
+            return self.graph.output(tuple(self.argument(n.name, self.values[n]) for n in results))
+        _refuse_foreign(node)
+        if _is_pure(node) and not any(isinstance(self.values[n], fx.Node) for n in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        return self.graph.node_copy(node, lambda n: self.argument(n.name, self.values[n]))
+
+    def argument(self, name: str, value: Any) -> Any:
+        """A value as the argument of a node: a constant tensor is kept once, under the name of what first made it."""
+        if not isinstance(value, Tensor):
+            return value
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in self.weights:
+            # With a prefix, since an nn.Module has a `to`, a `half` and so on already.
+            self.weights[key] = f"w_{name}"
+            self.root.register_buffer(self.weights[key], value.clone(memory_format=torch.contiguous_format))
+        return self.graph.get_attr(self.weights[key])
+
+
+def _is_guard(node: fx.Node) -> bool:
+    """Whether the node only asserts, which is the runtime's affair."""
+    return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether the same arguments give the same result."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded not in node.target.tags
+    return getattr(node.target, "__module__", None) == "_operator"
+
+
+def _refuse_foreign(node: fx.Node) -> None:
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in TORCHS:
+        raise ExportError(
+            f"the step holds {node.target}, which is not one of torch's own operators, so no other program could "
+            "load it: write this part of the model in torch's operators, or leave the target out."
+        )

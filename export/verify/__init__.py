@@ -1,0 +1,1 @@
+"""Verification against the user's own module, before anything is written."""

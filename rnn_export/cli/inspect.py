@@ -1,0 +1,78 @@
+"""What is in a bundle, and what lifting finds in a model: shown, and given as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export.bundle import Bundle, TargetRow, open_bundle
+from rnn_export.cli import tables
+
+LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk", "sequence_only")
+
+
+def of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+    """Lift `model`, without any export; `options` are export's."""
+    from rnn_export.export.lift.api import lift
+
+    lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
+    parameters = {p.data_ptr(): p for p in model.parameters()}.values()
+    count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+    found = {kept.name: {"kind": kept.kind, "why": kept.why} for kept in lifted.origins}
+    if shown:
+        tables.contract(lifted.spec, found)
+        click.echo(f"{count:,} parameters, {size:,} bytes")
+        for note in lifted.notes:
+            click.echo(f"note: {note}")
+    return {
+        "spec": lifted.spec.to_json(),
+        "states": found,
+        "parameters": count,
+        "bytes": size,
+        "notes": list(lifted.notes),
+    }
+
+
+def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
+    """Open a bundle, every hash checked."""
+    bundle = open_bundle(path)
+    evidence = _evidence(bundle)
+    if shown:
+        tables.contract(bundle.spec)
+        tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
+        tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
+        if evidence:
+            tables.parity(evidence)
+        click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
+    return {
+        "spec": bundle.spec.to_json(),
+        "files": {row.path: row.bytes for row in bundle.files.values()},
+        "targets": [{**vars(t), "files": list(t.files)} for t in bundle.targets],
+        "producer": dict(bundle.producer),
+        "parity": evidence,
+    }
+
+
+def _shown(row: TargetRow) -> tuple[Any, ...]:
+    files = ", ".join(name.rsplit("/", 1)[-1] for name in row.files)
+    needs = ", ".join(f"{key} {_said(value)}" for key, value in row.requires.items() if key != "onnx_sha256")
+    return row.target, row.precision, row.opset or "", files, needs
+
+
+def _said(value: Any) -> str:
+    return " ".join(map(str, value)) or "any (portable)" if isinstance(value, list) else str(value)
+
+
+def _evidence(bundle: Bundle) -> dict[str, Any] | None:
+    """The report of the export; the format asks nothing of that file, so anything else is passed over."""
+    if "parity.json" not in bundle.files:
+        return None
+    try:
+        report = json.loads(bundle.read("parity.json"))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) and "drifts" in report else None

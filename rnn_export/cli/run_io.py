@@ -1,0 +1,137 @@
+"""Recordings and pipes through a stream, and its outputs into files: what `rnn-export run` does."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from rnn_export.arrays import Array, pack_arrays
+from rnn_export.errors import SourceError
+from rnn_export.runtime import recording
+from rnn_export.runtime.engine import Engine
+
+SUFFIXES = (".npy", ".npz", ".csv")
+
+
+def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) -> dict[str, Any]:
+    """Stream a recording; the outputs go to `output`, to stdout as CSV, or into the result where `as_json`."""
+    _check_output(engine, output)
+    inputs = recording.read(source, engine.spec)
+    rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
+    chunk, delay = engine.spec.chunk, engine.spec.delay
+    if frames // chunk * chunk <= delay:
+        raise SourceError(
+            f"{source} has {frames} frames, which give no output: a step takes {chunk}, "
+            f"and the first {delay} give none."
+        )
+    stream = engine.stream(batch=rows)
+    begin = time.perf_counter()
+    given = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
+    seconds = time.perf_counter() - begin
+    outputs = given if isinstance(given, Mapping) else {engine.spec.outputs[0].name: given}
+    if rows == 1:
+        outputs = {name: a[0] for name, a in outputs.items()}
+    result: dict[str, Any] = {
+        "backend": engine.backend,
+        "device": engine.device,
+        "frames": frames,
+        "rows": rows,
+        "left": frames % chunk,
+        "seconds": seconds,
+        "us_per_frame": seconds / frames * 1e6,
+        "real_time": _real_time(engine, frames, seconds),
+        "output": None if output is None else str(output),
+    }
+    if output is not None:
+        _save(output, outputs)
+    elif as_json:
+        result["outputs"] = {name: a.tolist() for name, a in outputs.items()}
+    else:
+        np.savetxt(sys.stdout, _lines(outputs, "stdout"), delimiter=",", fmt="%.9g")
+    return result
+
+
+def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool) -> dict[str, Any]:
+    """Stream raw frames as they come; each output is printed before the next frame is read."""
+    spec = engine.spec
+    if len(spec.inputs) > 1:
+        raise SourceError(
+            f"raw input has room for one input, but the model has {[t.name for t in spec.inputs]}: give an .npz."
+        )
+    if output is not None:
+        raise SourceError(f"raw input is printed as it comes: drop -o {output} and redirect stdout.")
+    (tensor,), stream = spec.inputs, engine.stream()
+    shape = (spec.chunk, *tensor.frame) if spec.chunk > 1 else tensor.frame
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    size = math.prod(shape) * dtype.itemsize
+    frames, outputs = 0, []
+    while raw := source.read(size):
+        if len(raw) < size:
+            raise SourceError(f"the input ends inside a frame: {len(raw)} of {size} bytes after {frames} frames.")
+        given = stream.step(np.frombuffer(raw, dtype).reshape(shape).astype(tensor.dtype))
+        frames += spec.chunk
+        if given is None:
+            continue
+        named = given if isinstance(given, Mapping) else {spec.outputs[0].name: given}
+        if as_json:
+            outputs.append({name: a.tolist() for name, a in named.items()})
+        else:
+            lines = {name: a if spec.chunk > 1 else a[None] for name, a in named.items()}
+            np.savetxt(sys.stdout, _lines(lines, "stdout"), delimiter=",", fmt="%.9g")
+            sys.stdout.flush()
+    return {"backend": engine.backend, "device": engine.device, "frames": frames, "outputs": outputs}
+
+
+def _real_time(engine: Engine, frames: int, seconds: float) -> float | None:
+    """Seconds of signal per second of work, where a frame is a number of samples of one signal."""
+    spec = engine.spec
+    if spec.sample_rate is None or len(spec.inputs) > 1 or len(spec.inputs[0].frame) > 1:
+        return None
+    return frames * math.prod(spec.inputs[0].frame) / spec.sample_rate / seconds
+
+
+def _check_output(engine: Engine, output: Path | None) -> None:
+    if output is None:
+        return
+    if output.suffix not in SUFFIXES:
+        raise SourceError(f"{output} is of no known kind: name a {', '.join(SUFFIXES)} file.")
+    if output.suffix == ".npy" and len(engine.spec.outputs) > 1:
+        raise SourceError(
+            f"{output} has room for one array, but the model has {len(engine.spec.outputs)} outputs: use .npz."
+        )
+    if not output.absolute().parent.is_dir():
+        raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
+
+
+def _lines(outputs: Mapping[str, Array], where: str) -> Array:
+    """One line a frame: the values of every output side by side."""
+    counts = {a.shape[0] for a in outputs.values() if a.ndim}
+    if len(counts) != 1:
+        raise SourceError(
+            f"{where} takes one line a frame, but the outputs have {sorted(counts)}: write an .npz with -o."
+        )
+    return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
+
+
+def _save(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Written whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
+            whole = Path(folder) / path.name
+            if path.suffix == ".npy":
+                np.save(whole, next(iter(outputs.values())))
+            elif path.suffix == ".npz":
+                whole.write_bytes(pack_arrays(outputs))
+            else:
+                np.savetxt(whole, _lines(outputs, str(path)), delimiter=",", fmt="%.9g")
+            os.replace(whole, path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be written: {error}") from error

@@ -1,0 +1,145 @@
+"""What a backend is. One small file each, found by name, imported when used.
+
+A backend module has one function, `open_session(artefacts, precision, device, threads) -> Session`, which raises
+`BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.bundle import TargetRow
+from rnn_export.errors import BackendUnavailable, NotThere
+from rnn_export.spec import StreamSpec
+
+
+class Artefacts(Protocol):
+    """What a backend reads: an open bundle, or one that is not written yet."""
+
+    @property
+    def spec(self) -> StreamSpec: ...
+    @property
+    def targets(self) -> Sequence[TargetRow]: ...
+    def read(self, name: str) -> bytes: ...
+    def initial_states(self) -> Mapping[str, Array]: ...
+
+
+class Session(Protocol):
+    """A loaded model, immutable and shared between threads; `batches` are the fewest and most rows of a stream."""
+
+    device: str
+    precision: str
+    has_sequence: bool
+    batches: tuple[int, int | None]
+
+    def memory(self, batch: int) -> Memory:
+        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
+
+    def slots(self) -> Slots:
+        """States for the streams of a pool; there is no room for any yet."""
+
+
+@runtime_checkable
+class CountingSession(Protocol):
+    """A session that counts what befalls its streams."""
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts since it was loaded."""
+
+
+@runtime_checkable
+class CompiledSession(Protocol):
+    """A session whose `run` is nothing but steps, so that it also takes the frames of a delay.
+
+    Where `stepper` is not None, it is a base class for streams: in place of a lock and of Python's step it has
+    `_enter`, `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that turns to `_any_step` where not simple.
+    """
+
+    stepper: type | None
+
+    def bind(self, stream: Any, memory: Any, x: Array | None, y: Array | None) -> None:
+        """Make `stream`, which is a `stepper`, one of `memory`; `x` and `y` are its frames where a step is simple."""
+
+
+class Memory(Protocol):
+    """The buffers of one stream: host arrays in the shapes of the graph, and states where the backend computes.
+
+    Where the model takes whole sequences only there is no step, and no buffers.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, Array]: ...
+    @property
+    def outputs(self) -> Mapping[str, Array]: ...
+
+    def step(self) -> None:
+        """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The same for a piece of a sequence, where the session has one: all (batch, time, ...), as `canonical` gives.
+
+        What has no time axis is (batch, ...): an output is then as of the last frame.
+        """
+
+    def read(self) -> dict[str, Array]:
+        """Copies of the states by name."""
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        """Set every state."""
+
+
+class Slots(Protocol):
+    """The states of a pool's streams, by slot, where the backend computes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the states of all slots."""
+
+    def grow(self, count: int) -> None:
+        """Make room for `count` slots; those that are there keep their values, the others are not set yet."""
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        """One step of the rows `slots` (n,), intp and all different, in the order of their frames.
+
+        `inputs` and the outputs that it gives have the layout of the graph with a batch of n; the outputs are good
+        until the next call. The second value tells which rows have a NaN in an output or a next state, bool (n,); None
+        where no row has. What is in a state alone may be told some rounds later. On an error the states stay, or it is
+        RoundBroken.
+        """
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        """Copies of the states of `slots` by name, each (n, ...)."""
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        """Set every state of `slots`, each (n, ...)."""
+
+    def release(self, slots: Array) -> None:
+        """The streams of `slots` are over."""
+
+
+def target_row(artefacts: Artefacts, target: str, precision: str | None) -> TargetRow:
+    """The row of `target` in `precision`, or in the first one there is; raises BackendUnavailable if there is none."""
+    rows = [row for row in artefacts.targets if row.target == target]
+    for row in rows:
+        if precision in (None, row.precision):
+            return row
+    if not rows:
+        has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
+        raise NotThere(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+    raise BackendUnavailable(
+        f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}."
+    )
+
+
+def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
+    """Arrays for the states of `batch` streams, unset."""
+    return {state.name: np.empty((batch, *state.row), state.dtype) for state in spec.states}
+
+
+def folder(target: str, precision: str) -> str:
+    """Where the files of a target and precision lie in the bundle."""
+    return f"targets/{target}-{precision}"

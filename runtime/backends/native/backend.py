@@ -1,0 +1,170 @@
+"""The step in C, compiled into the bundle for this machine: one call a step, and no library in between.
+
+Where the extension fits this Python, `Stream.step` is itself compiled; else it goes through ctypes, slower and with the
+same results. A step runs on one thread: for more of the machine, step more streams, each on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.machinery
+import importlib.util
+import mmap
+import sysconfig
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.bundle import TargetRow
+from rnn_export.errors import BackendUnavailable, BundleError, NotThere
+from rnn_export.runtime.backends.api import Artefacts, target_row
+from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
+from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
+from rnn_export.runtime.backends.native.session import FACE, Library, NativeSession
+
+LIBRARY, RECORD = "native.so", "build.json"
+PAGE = 2**21
+
+
+def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> NativeSession:
+    """Load the build of the target "c" for this machine, in fp32 where no precision is asked for and it is there.
+
+    `device` is None or "cpu". A step runs on one thread, so `threads` above 1 is refused, and "auto" goes on to a
+    backend that can use them.
+    """
+    if device not in (None, "cpu"):
+        raise BackendUnavailable(f"native has no device {device!r}: use 'cpu'.")
+    rows = [row.precision for row in artefacts.targets if row.target == "c"]
+    row = target_row(artefacts, "c", "fp32" if precision is None and "fp32" in rows else precision)
+    if threads > 1:
+        raise BackendUnavailable(
+            f"threads={threads}: a native step runs on one thread. Leave threads out, and step several streams at "
+            "once, each on a thread of its own."
+        )
+    record = _build_of(artefacts, row)
+    path = f"build/{record.triple}/{LIBRARY}"
+    try:
+        library = _load(artefacts.read(_file(row, path)), record)
+    except (OSError, ImportError, AttributeError) as error:
+        no_exec = "failed to map segment" in str(error)
+        mend = "Set TMPDIR to a folder from which programs may be run." if no_exec else _mend(row)
+        raise BackendUnavailable(f"{path} cannot be loaded: {error}. {mend}") from error
+    weights = _weights(artefacts, row, library)
+    return NativeSession(artefacts.spec, library, weights, row.precision)
+
+
+# --- what the bundle has
+
+
+def _file(row: TargetRow, end: str) -> str:
+    path = next((path for path in row.files if path.endswith(f"/{end}")), None)
+    if path is None:
+        raise BundleError(f"target 'c' ({row.precision}) has no {end} in the bundle. {_mend(row)}")
+    return path
+
+
+def _mend(row: TargetRow) -> str:
+    return f"Build it here: rnn-export build NAME.rnnx --target c --precision {row.precision} --rebuild."
+
+
+def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
+    """What is recorded of the build for this machine; raises BackendUnavailable where it does not run here."""
+    triple = host_triple()
+    ends = f"/{LIBRARY}"
+    found = sorted(path.removesuffix(ends).rsplit("/", 1)[-1] for path in row.files if path.endswith(ends))
+    if not found:
+        raise NotThere(f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_mend(row)}")
+    if triple not in found:
+        raise BackendUnavailable(
+            f"target 'c' ({row.precision}) is compiled for {', '.join(found)}, not for this machine, {triple}. "
+            f"{_mend(row)}"
+        )
+    path = _file(row, f"build/{triple}/{RECORD}")
+    record = Record.from_file(path, artefacts.read(path))
+    cpu = this_cpu()
+    if record.features and not cpu.features:
+        raise BackendUnavailable(
+            f"target 'c' ({row.precision}) is compiled for {', '.join(record.features)}, and /proc/cpuinfo does not "
+            "say what this CPU has."
+        )
+    if lacking := [word for word in record.features if word not in cpu.features]:
+        raise BackendUnavailable(
+            f"target 'c' ({row.precision}) is compiled for {', '.join(lacking)}, which this CPU ({cpu.model}) does not "
+            f"have. {_mend(row)}"
+        )
+    sources = {path: artefacts.read(path) for path in row.files if "/build/" not in path}
+    digest = sources_sha256(sources)
+    if record.sha256 != digest:
+        raise BackendUnavailable(
+            f"target 'c' ({row.precision}) was compiled from other sources than the bundle holds (sha256 "
+            f"{record.sha256[:12] or 'not recorded'}, not {digest[:12]}). {_mend(row)}"
+        )
+    return record
+
+
+def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | None:
+    """The weights in memory of their own, in large pages where the kernel gives them; None where they are code."""
+    wanted = int(library.call.rnn_weights_bytes())
+    if not wanted:
+        return None
+    path = _file(row, f"{row.requires['name']}.bin")
+    data = artefacts.read(path)
+    # Shared memory, mmap's default, has large pages seldom.
+    room = mmap.mmap(-1, len(data) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            room.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(room, np.uint8)
+    start = -whole.ctypes.data % PAGE
+    weights = whole[start : start + len(data)]
+    weights[:] = np.frombuffer(data, np.uint8)
+    weights.flags.writeable = False
+    if library.call.rnn_check(weights.ctypes.data, len(data)):
+        raise BackendUnavailable(
+            f"{path} has {len(data)} bytes that are not the weights of this step ({wanted} bytes). {_mend(row)}"
+        )
+    return weights
+
+
+# --- the library
+
+
+_loaded: dict[tuple[str, bool], Library] = {}
+_loading = Lock()
+
+
+def _load(data: bytes, record: Record) -> Library:
+    """The library of `data`, loaded once in a process, which never gives one back.
+
+    It is loaded from a file that only this process has written, so that what runs is what was verified.
+    """
+    fits = record.python == sysconfig.get_config_var("EXT_SUFFIX") and record.numpy == numpy_major()
+    key = hashlib.sha256(data).hexdigest(), fits
+    with _loading:
+        if key not in _loaded:
+            # glibc takes a library of the same name for the same library.
+            with tempfile.TemporaryDirectory(prefix="rnn-export-") as folder:
+                path = Path(folder, LIBRARY)
+                path.write_bytes(data)
+                stepper = _extension(str(path)) if fits else None
+                call = ctypes.CDLL(str(path))
+            for name, (result, arguments) in FACE.items():
+                function = getattr(call, name)
+                function.restype, function.argtypes = result, arguments
+            _loaded[key] = Library(call, stepper)
+        return _loaded[key]
+
+
+def _extension(path: str) -> type:
+    loader = importlib.machinery.ExtensionFileLoader("native", path)
+    spec = importlib.util.spec_from_file_location("native", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    stepper: type = module.Stepper
+    return stepper

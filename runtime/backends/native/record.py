@@ -1,0 +1,68 @@
+"""build.json: what is recorded of a compiled library, so that it is loaded where it runs and with its own sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from rnn_export.errors import BundleError
+
+# What is not compiled into the library, and may be added or change after it was.
+AROUND = ("golden.h", "main.c", "selftest.c")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `build/<triple>/build.json` says.
+
+    Attributes:
+        triple: the machine.
+        compiler: in one line.
+        flags: those that the code depends on.
+        features: what the code uses of a CPU, in the words of /proc/cpuinfo.
+        python: the EXT_SUFFIX of the Python that its extension is for; None where it has none.
+        numpy: the major version that the extension is for.
+        sha256: of the sources, as `sources_sha256` gives it.
+    """
+
+    triple: str
+    compiler: str
+    flags: tuple[str, ...]
+    features: tuple[str, ...]
+    python: str | None
+    numpy: int | None
+    sha256: str
+
+    def to_file(self) -> bytes:
+        """As the bytes of build.json."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+    @staticmethod
+    def from_file(path: str, raw: bytes) -> Record:
+        """Read what `to_file` wrote, with anything more left out; raises BundleError."""
+        try:
+            data: Any = json.loads(raw)
+            known = {field.name: data[field.name] for field in fields(Record)}
+        except (ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"{path} is no record of a build ({type(error).__name__}: {error}).") from error
+        return Record(**{**known, "flags": tuple(known["flags"]), "features": tuple(known["features"])})
+
+
+def sources_sha256(files: Mapping[str, bytes]) -> str:
+    """Of the step's C sources and weights in `files`; folders do not count, nor does what stands around a step."""
+    named = {path.rsplit("/", 1)[-1]: data for path, data in files.items()}
+    whole = hashlib.sha256()
+    for name in sorted(named):
+        if name.endswith((".c", ".h", ".bin")) and name not in AROUND:
+            whole.update(f"{name} {hashlib.sha256(named[name]).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def numpy_major() -> int:
+    """The major version of numpy, by which its binary interface goes."""
+    return int(np.__version__.split(".")[0])

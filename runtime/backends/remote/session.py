@@ -1,0 +1,190 @@
+"""The session of a remote engine: each row of its streams and pools is a sequence on one of the servers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import StreamError
+from rnn_export.layout import graph_layout
+from rnn_export.runtime.backends.host_rows import has_nan, turned_nan
+from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Servers
+from rnn_export.runtime.backends.remote.wire import Answer
+from rnn_export.spec import sized
+
+# Seconds that the end of a session waits for its sequences to end.
+GRACE = 0.5
+
+
+class RemoteSession:
+    """Servers of one model; a sequence whose states were not fetched for `snapshot_every` frames brings them along."""
+
+    has_sequence = False
+    batches: tuple[int, int | None] = (1, None)
+
+    def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
+        self.servers, self.device, self.snapshot_every = servers, device, snapshot_every
+        self.spec, self.precision = servers.served.spec, servers.served.precision
+        self.lock = threading.Lock()
+        self.counts: dict[str, Any] = {"frames": 0, "moves": 0, "reseeds": 0, "replays": 0, "failures": 0, "gap_s": 0.0}
+        self.ends = weakref.finalize(self, _close, servers)
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts since it was loaded, of all its streams.
+
+        frames: that were to be fed. moves: frames that found their sequence's server gone and went on to another.
+        reseeds: frames whose sequence the server had let go, idle for too long, and that began it again. replays:
+        frames that were fed again, for a move or to fetch states. failures: frames that no server took. gap_s: the most
+        seconds that a step with a move or a reseed took.
+        """
+        with self.lock:
+            return dict(self.counts)
+
+    def memory(self, batch: int) -> RemoteMemory:
+        return RemoteMemory(self, batch)
+
+    def slots(self) -> RemoteSlots:
+        return RemoteSlots(self)
+
+    def deliver(self, deliveries: list[Delivery]) -> list[Answer]:
+        """The answer to each, all on their way at once; raises StreamError, and then no sequence has moved on."""
+        begin, waiting = time.monotonic(), deliveries
+        try:
+            while waiting:
+                for delivery in waiting:
+                    delivery.send()
+                for delivery in waiting:
+                    delivery.receive()
+                waiting = [delivery for delivery in waiting if not delivery.done]
+        except BaseException:
+            # Nobody knows what was fed.
+            for endpoint in self.servers.endpoints.values():
+                endpoint.connect()
+            for delivery in deliveries:
+                delivery.sequence.leave(self.servers.codec)
+            raise
+        failed = [(row, d.error) for row, d in enumerate(deliveries) if d.error is not None]
+        self._count(deliveries, len(failed), time.monotonic() - begin)
+        if failed:
+            (row, error), more = failed[0], len(failed) - 1
+            where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
+            also = f" {more} more failed." if more else ""
+            raise StreamError(f"{where}{error}{also}") from error
+        for delivery in deliveries:
+            delivery.commit()
+        return [delivery.answer for delivery in deliveries if delivery.answer is not None]
+
+    def _count(self, deliveries: Iterable[Delivery], failures: int, seconds: float) -> None:
+        with self.lock:
+            counts = self.counts
+            counts["failures"] += failures
+            for delivery in deliveries:
+                counts["frames"] += delivery.frame is not None
+                counts["replays"] += delivery.again
+                counts["moves"] += bool(delivery.tried) and delivery.error is None
+                counts["reseeds"] += delivery.lost
+                if delivery.tried or delivery.lost:
+                    counts["gap_s"] = max(counts["gap_s"], seconds)
+
+
+class RemoteSlots:
+    """A sequence for each slot. Their states are fetched when someone asks, by feeding again what came since."""
+
+    def __init__(self, session: RemoteSession) -> None:
+        self.session, self.spec, self.servers = session, session.spec, session.servers
+        self.initial = {name: row.tobytes() for name, row in self.servers.served.initial.items()}
+        self.sequences: list[Sequence] = []
+        # Holds the session, whose channels are to be closed after this.
+        self.ends = weakref.finalize(self, _end, session, self.sequences)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the snapshots and frames that are kept here."""
+        return sum(
+            sum(a.nbytes for a in (s.seed or {}).values()) + sum(len(raw) for frame in s.fed for raw in frame)
+            for s in self.sequences
+        )
+
+    def grow(self, count: int) -> None:
+        self.sequences.extend(Sequence() for _ in range(count - len(self.sequences)))
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        frames = self.servers.codec.frames(inputs)
+        deliveries = []
+        for slot, frame in zip(slots, frames, strict=True):
+            sequence = self.sequences[slot]
+            due = len(sequence.fed) + 1 >= self.session.snapshot_every
+            deliveries.append(Delivery(self.servers, sequence, frame, due))
+        answers = self.session.deliver(deliveries)
+        outputs = {
+            t.name: graph_layout(np.concatenate([a.outputs[t.name] for a in answers]), t) for t in self.spec.outputs
+        }
+        turned = turned_nan(self.spec, outputs, ())
+        inside = np.array([any(map(has_nan, (a.states or {}).values())) for a in answers])
+        if inside.any():
+            turned = inside if turned is None else turned | inside
+        return outputs, turned
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        sequences = [self.sequences[slot] for slot in slots]
+        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.fed])
+        rows = {s.name: self.servers.served.initial[s.name][None] for s in self.spec.states}
+        return {
+            name: np.concatenate([row if s.seed is None else s.seed[name] for s in sequences])
+            for name, row in rows.items()
+        }
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for row, slot in enumerate(slots):
+            seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
+            plain = self.servers.codec.wire.starts_plain and all(
+                seed[name].tobytes() == initial for name, initial in self.initial.items()
+            )
+            self.sequences[slot].set(None if plain else seed)
+
+    def release(self, slots: Array) -> None:
+        for slot in slots:
+            self.sequences[slot].leave(self.servers.codec)
+            self.sequences[slot].set(None)
+
+
+class RemoteMemory:
+    """The rows of one stream, each a sequence."""
+
+    def __init__(self, session: RemoteSession, batch: int) -> None:
+        spec = session.spec
+        self.spec, self.rows, self.slots = spec, np.arange(batch), session.slots()
+        self.slots.grow(batch)
+        self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
+        self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
+
+    def step(self) -> None:
+        outputs, _ = self.slots.step(self.rows, self.inputs)
+        for name, value in outputs.items():
+            self.outputs[name][...] = value
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise StreamError("a server takes one frame at a time: step this stream.")
+
+    def read(self) -> dict[str, Array]:
+        return self.slots.read(self.rows)
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        self.slots.write(self.rows, states)
+
+
+def _end(session: RemoteSession, sequences: list[Sequence]) -> None:
+    for sequence in sequences:
+        sequence.leave(session.servers.codec)
+
+
+def _close(servers: Servers) -> None:
+    deadline = time.monotonic() + GRACE
+    for endpoint in servers.endpoints.values():
+        endpoint.close(deadline)

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX. Not run on hardware."""

@@ -1,0 +1,346 @@
+"""One adapter over TensorRT (8.5 to 11) and TensorRT-RTX: a graph goes in, an engine comes out, or the reason why not.
+
+What a library can do is asked of the library itself, never read from its version: its precisions, whether types come
+from the graph (strong typing), whether it builds without a GPU, how its memory is limited. No precision is lowered.
+
+TensorRT-RTX really builds in the tests; TensorRT 8.5, 8.6, 10 and 11 are stand-ins there, with the API of NVIDIA's
+bindings at those releases (github.com/NVIDIA/TensorRT, python/src): not run on hardware.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
+from rnn_export.lazy import load_module
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.backends.tensorrt.nvidia import Driver, driver, jetson
+
+Shape = tuple[int, ...]
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+_DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+_FLOATS = tuple(_DTYPES.values())
+_PRODUCTS = ("MATRIX_MULTIPLY", "FULLY_CONNECTED", "EINSUM", "CONVOLUTION", "DECONVOLUTION")
+# Layers that compute nothing, so that they have no precision to compute in.
+_COPIES = ("CAST", "IDENTITY", "SHAPE")
+_LOWEST = {"fp16": (5, 3), "bf16": (8, 0)}
+
+
+@dataclass(frozen=True)
+class BuildOrder:
+    """What to build.
+
+    Attributes:
+        precision: "fp32", "fp16" or "bf16": the one the graph is written in.
+        shapes: lowest, most likely and highest shape of every input with a dynamic axis, by name.
+        memory: bytes of scratch memory that the builder may plan with; None leaves it to the library.
+        compute: compute capabilities such as "8.6". TensorRT-RTX builds for them, or where there is none for all from
+            Ampere on; TensorRT builds for the GPU that is here, which must have one of them.
+        cache: the timing cache of an earlier build on this machine.
+    """
+
+    precision: str
+    shapes: Mapping[str, tuple[Shape, Shape, Shape]]
+    memory: int | None = None
+    compute: tuple[str, ...] = ()
+    cache: bytes | None = None
+
+
+class Loaded(NamedTuple):
+    """An `ICudaEngine`, and the log that it goes on writing to."""
+
+    engine: Any
+    log: BuilderLog
+
+
+@dataclass(frozen=True)
+class Built:
+    """A serialised engine, the builder's log, its timing cache (None where there is none) and the seconds it took."""
+
+    plan: bytes
+    log: str
+    cache: bytes | None
+    seconds: float
+
+
+def find_library(name: str) -> Library:
+    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what mends it.
+
+    No GPU is touched yet: `Library.build` and `Library.load` start the driver before anything that needs it.
+    """
+    if name not in MODULES:
+        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
+    try:
+        return Library(name, load_module(MODULES[name]))
+    except Exception as error:  # shared libraries that do not fit end in many kinds of error
+        reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
+        raise Unavailable(f"{TITLES[name]} {reason}", _install(name)) from error
+
+
+def is_installed(name: str) -> bool:
+    """Whether the Python module of the library `name` can be found, importable or not."""
+    return importlib.util.find_spec(MODULES[name]) is not None
+
+
+def _install(name: str) -> str:
+    if name == "tensorrt" and jetson():
+        return (
+            "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
+            "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
+        )
+    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
+
+
+class Library:
+    """TensorRT or TensorRT-RTX: `trt` is the imported module, `probe` starts the driver."""
+
+    def __init__(self, name: str, trt: Any, probe: Callable[[], Driver] = driver) -> None:
+        self.name, self.trt, self.probe = name, trt, probe
+        self.version = str(trt.__version__)
+        self.title = f"{TITLES[name]} {self.version}"
+        self.ahead = hasattr(trt, "ComputeCapability")
+        self.weak = hasattr(trt.BuilderFlag, "FP16")
+        self.strong_flag = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    # --- building
+
+    def build(self, graph: bytes, order: BuildOrder) -> Built:
+        """Build an engine from an ONNX graph without external data.
+
+        Raises BuildError where the graph, the order or the builder says no, with node, operator and reason as far as
+        there are any; BackendUnavailable where the library needs a driver and there is none.
+        """
+        self._check_order(order)
+        started, log = time.perf_counter(), BuilderLog(self.trt)
+        # The names of a second network of the same builder differ, and with them the bytes of its plan.
+        builder = self._start("Builder", log)
+        network = builder.create_network(self._network_flags())
+        self._parse(network, graph, log)
+        config = builder.create_builder_config()
+        self._check_products(network, order.precision)
+        if self.weak and not self.strong_flag:
+            self._type_layers(builder, network, config)
+        self._set_flags(config)
+        self._set_memory(config, order.memory)
+        self._set_compute(config, order.compute)
+        self._set_profile(builder, network, config, order.shapes, log)
+        self._set_cache(config, order.cache, log)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BuildError(f"{self.title} cannot build the engine: {log.failure(order.memory)}")
+        cache = None if self.ahead else bytes(config.get_timing_cache().serialize())
+        return Built(bytes(plan), log.text, cache, time.perf_counter() - started)
+
+    def _check_order(self, order: BuildOrder) -> None:
+        if not hasattr(self.trt.DataType, _DTYPES.get(order.precision, "")):
+            known = " or ".join(p for p, name in _DTYPES.items() if hasattr(self.trt.DataType, name))
+            raise BuildError(f"{self.title} has no {order.precision}: use --precision {known}.")
+        if order.memory is not None and order.memory < 1:
+            raise BuildError(f"the builder cannot work in {order.memory} bytes of memory: give it more, or no limit.")
+        if self.ahead:
+            self._check_known(order.compute)
+            computes = order.compute
+        else:
+            gpu = self.probe().gpus[0]
+            if order.compute and gpu.compute not in order.compute:
+                raise BuildError(
+                    f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
+                    f"capability {gpu.compute}, not {' or '.join(order.compute)}. Build it on that device, or where "
+                    "there are several GPUs choose one with CUDA_VISIBLE_DEVICES."
+                )
+            computes = (gpu.compute,)
+        lowest = _LOWEST.get(order.precision, (0, 0))
+        for compute in computes:
+            if tuple(map(int, compute.split("."))) < lowest:
+                raise BuildError(
+                    f"a GPU of compute capability {compute} does not compute in {order.precision}, which starts at "
+                    f"{'.'.join(map(str, lowest))}: export the bundle with another --precision."
+                )
+
+    def _check_known(self, computes: tuple[str, ...]) -> None:
+        """The library itself takes any number for a compute capability."""
+        numbers = [str(int(c)) for n, c in self.trt.ComputeCapability.__members__.items() if n.startswith("SM")]
+        known = [f"{number[:-1]}.{number[-1]}" for number in numbers]
+        for compute in computes:
+            if compute not in known:
+                raise BuildError(
+                    f"{self.title} does not build for compute capability {compute!r}, only for {', '.join(known)}: "
+                    "for other GPUs, Jetson among them, build with TensorRT on the device itself."
+                )
+
+    def _start(self, kind: str, log: BuilderLog) -> Any:
+        try:
+            return getattr(self.trt, kind)(log.logger)
+        except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
+            reason = log.errors() if log.lines else str(error)
+            raise BackendUnavailable(
+                f"{self.title} does not start here: {reason}. Run rnn-export doctor to see what is missing."
+            ) from error
+
+    def _network_flags(self) -> int:
+        flags = self.trt.NetworkDefinitionCreationFlag
+        if not self.weak:
+            return 0
+        return 1 << int(flags.STRONGLY_TYPED if self.strong_flag else flags.EXPLICIT_BATCH)
+
+    def _parse(self, network: Any, graph: bytes, log: BuilderLog) -> None:
+        parser = self.trt.OnnxParser(network, log.logger)
+        if hasattr(parser, "set_flag"):
+            # Without it InstanceNormalization is a plugin, which the engine would need at run time.
+            parser.set_flag(self.trt.OnnxParserFlag.NATIVE_INSTANCENORM)
+        if parser.parse(graph):
+            return
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = [self._refusal(error, log) for error in errors] or [log.errors()]
+        raise BuildError(
+            f"{self.title} cannot read the graph: {'; '.join(reasons)}. Export the bundle again for this target, or "
+            "change the model so that it does without."
+        )
+
+    def _refusal(self, error: Any, log: BuilderLog) -> str:
+        """Node, operator and reason; before TensorRT 10 only the log has the first two."""
+        op = error.node_operator() if hasattr(error, "node_operator") else ""
+        name = error.node_name() if hasattr(error, "node_name") else ""
+        said = re.search(rf'While parsing node number {error.node()} \[(\w+)(?: -> "([^"]*)")?', log.text)
+        op = op or (said[1] if said else "")
+        gives = f"giving {said[2]!r}" if said and said[2] else f"number {error.node()}"
+        node = f"node {name!r} ({op})" if name else f"node {op} {gives}"
+        return f"{node}: {error.desc()}" if op else str(error.desc())
+
+    def _check_products(self, network: Any, precision: str) -> None:
+        """Engines in fp32 that were asked for in fp16 have been shipped unnoticed: see what the graph really holds."""
+        kinds = [getattr(self.trt.LayerType, name, None) for name in _PRODUCTS]
+        found = {layer.get_output(0).dtype.name for layer in _layers(network) if layer.type in kinds}
+        if found and _DTYPES[precision] not in found:
+            raise BuildError(
+                f"{precision} was asked for, but the products of this graph are all in {', '.join(sorted(found))}: "
+                f"export the bundle with --precision {precision}."
+            )
+
+    def _type_layers(self, builder: Any, network: Any, config: Any) -> None:
+        """Hold a library without strong typing to the types of the graph, layer by layer."""
+        copies = [getattr(self.trt.LayerType, name, None) for name in _COPIES]
+        halves = False
+        for layer in _layers(network):
+            inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+            outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+            floats = [t.dtype for t in (*inputs, *outputs) if t is not None and t.dtype.name in _FLOATS]
+            if not floats:
+                continue
+            halves |= any(dtype.name == "HALF" for dtype in floats)
+            if layer.type not in copies:
+                layer.precision = floats[0]
+            for index, tensor in enumerate(outputs):
+                if tensor.dtype.name in _FLOATS:
+                    layer.set_output_type(index, tensor.dtype)
+        if halves and not builder.platform_has_fast_fp16:
+            raise BuildError(
+                f"the graph is in fp16, which this GPU does not compute in, says {self.title}: export the bundle with "
+                "--precision fp32."
+            )
+        if halves:
+            config.set_flag(self.trt.BuilderFlag.FP16)
+            config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+
+    def _set_flags(self, config: Any) -> None:
+        # On by default, and rounds the operands of fp32 products to 10 bits.
+        config.clear_flag(self.trt.BuilderFlag.TF32)
+        sharing = getattr(getattr(self.trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+        if sharing is not None and self.weak and not self.strong_flag:
+            # Without it a second context of the profile, for the odd steps, is refused; from 10 on it is always so.
+            config.set_preview_feature(sharing, True)
+        if hasattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            # TensorRT-RTX lets a stream be captured into a CUDA graph only with it.
+            config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+    def _set_memory(self, config: Any, memory: int | None) -> None:
+        if memory is None:
+            return
+        if hasattr(config, "set_memory_pool_limit"):
+            config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, memory)
+        else:
+            config.max_workspace_size = memory
+
+    def _set_compute(self, config: Any, computes: tuple[str, ...]) -> None:
+        if not self.ahead or not computes:
+            return
+        config.num_compute_capabilities = len(computes)
+        for index, compute in enumerate(computes):
+            number = getattr(self.trt.ComputeCapability, f"SM{compute.replace('.', '')}")
+            if not config.set_compute_capability(number, index):
+                raise BuildError(f"{self.title} refuses compute capability {compute} beside {', '.join(computes)}.")
+
+    def _set_profile(self, builder: Any, network: Any, config: Any, shapes: Mapping[str, Any], log: BuilderLog) -> None:
+        inputs = {t.name: tuple(t.shape) for t in (network.get_input(i) for i in range(network.num_inputs))}
+        if unknown := sorted(set(shapes) - set(inputs)):
+            raise BuildError(f"shapes were given for {unknown}, but the graph takes only {sorted(inputs)}.")
+        for name, dims in inputs.items():
+            _check_shapes(name, dims, shapes.get(name))
+        dynamic = [name for name, dims in inputs.items() if -1 in dims]
+        if not dynamic:
+            return
+        profile = builder.create_optimization_profile()
+        for name in dynamic:
+            profile.set_shape(name, *shapes[name])
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"{self.title} refuses the range of shapes {dict(shapes)}: {log.errors()}.")
+
+    def _set_cache(self, config: Any, cache: bytes | None, log: BuilderLog) -> None:
+        """Where an engine is built ahead of its GPU nothing is timed, and to ask for the cache would need a GPU."""
+        if self.ahead:
+            if cache:
+                log.add("WARNING", f"{self.title} times nothing while it builds: the timing cache is not used")
+            return
+        timing = config.create_timing_cache(cache or b"")
+        if timing is not None and config.set_timing_cache(timing, False):
+            return
+        log.add("WARNING", "the timing cache is of another GPU or library, so this build starts an empty one")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    # --- loading
+
+    def load(self, plan: bytes) -> Loaded:
+        """The engine of a plan; raises BackendUnavailable with the reason where it does not fit."""
+        self.probe()
+        log = BuilderLog(self.trt)
+        runtime = self._start("Runtime", log)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            reasons = [*self._invalidity(runtime, plan), log.errors()]
+            raise BackendUnavailable(
+                f"{self.title} cannot load this engine: {'; '.join(reasons)}. It is damaged, or was built by another "
+                "version or for another GPU: build it here with rnn-export build NAME.rnnx --target TARGET --rebuild."
+            )
+        return Loaded(engine, log)
+
+    def _invalidity(self, runtime: Any, plan: bytes) -> Iterator[str]:
+        if hasattr(runtime, "get_engine_validity"):
+            _, bits = runtime.get_engine_validity(plan)
+            for name, bit in self.trt.EngineInvalidityDiagnostics.__members__.items():
+                if int(bits) & int(bit):
+                    yield name
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(i) for i in range(network.num_layers))
+
+
+def _check_shapes(name: str, dims: Shape, shapes: tuple[Shape, Shape, Shape] | None) -> None:
+    if shapes is None:
+        if -1 in dims:
+            raise BuildError(f"input {name!r} has the shape {dims}: give the range of its dynamic axis.")
+        return
+    rising = all(len(s) == len(dims) for s in shapes) and all(
+        1 <= low <= likely <= high for low, likely, high in zip(*shapes, strict=True)
+    )
+    fits = rising and all(d in (-1, size) for s in shapes for d, size in zip(dims, s, strict=True))
+    if not fits:
+        raise BuildError(f"input {name!r} has the shape {dims}, which the range {shapes} does not fit.")

@@ -1,0 +1,1 @@
+"""TorchScript on torch, on the CPU or CUDA."""

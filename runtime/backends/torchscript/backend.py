@@ -1,0 +1,211 @@
+"""TorchScript on torch, on the CPU or CUDA: one call a step, the states left as tensors where it computes.
+
+torch has one pool of threads for the whole process, which no engine may turn up or down for the others. So `threads`
+above 1 is refused here, and 1 is no promise: `torch.set_num_threads` is the way, for all of the process.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.runtime.backends.api import Artefacts, Memory, Slots, empty_state, target_row
+from rnn_export.runtime.backends.host_rows import turned_nan
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+
+try:
+    import torch
+except ImportError as error:
+    raise BackendUnavailable(f"torch is not here ({error}): pip install torch, on a CPU or for your CUDA.") from error
+
+# The contract stands under this name among a file's extra files, as in the metadata of an ONNX graph.
+SPEC_FILE = "rnn_export.spec"
+
+
+def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
+    """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
+    row, spec = target_row(artefacts, "torchscript", precision), artefacts.spec
+    where = _device(device)
+    if threads > 1:
+        raise BackendUnavailable(
+            f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
+            f"its own: leave threads out and call torch.set_num_threads({threads})."
+        )
+    name = next((n for n in row.files if n.endswith("/step.pt")), None)
+    if name is None:
+        raise BundleError(
+            f"target 'torchscript' lists {', '.join(row.files)}, but no step.pt. Export the bundle again."
+        )
+    contract = {SPEC_FILE: ""}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        try:
+            load: Any = torch.jit.load
+            step = load(io.BytesIO(artefacts.read(name)), map_location=where, _extra_files=contract)
+        except (RuntimeError, ValueError) as error:
+            raise BackendUnavailable(f"torch {torch.__version__} cannot load {name}: {_cause(error)}") from error
+    written: str | bytes = contract[SPEC_FILE]
+    if (written.decode() if isinstance(written, bytes) else written) != spec.dumps():
+        raise BundleError(f"{name} was written for another contract than the bundle's. Export the bundle again.")
+    return TorchSession("torchscript", spec, step, where)
+
+
+def _device(device: str | None) -> torch.device:
+    named = re.fullmatch("cpu|cuda(?::([0-9]+))?", "cpu" if device is None else str(device))
+    if named is None:
+        raise BackendUnavailable(f"torchscript has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
+    if named.group(0) == "cpu":
+        return torch.device("cpu")
+    number = int(named.group(1) or 0)
+    with warnings.catch_warnings():
+        # Where the driver does not fit, torch warns and then counts no GPU.
+        warnings.simplefilter("ignore")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number >= count:
+        raise BackendUnavailable(
+            f"device {device!r} needs GPU {number}, but torch {torch.__version__} sees {count} of them here: "
+            "use 'cpu', or install a torch for CUDA and its driver."
+        )
+    return torch.device("cuda", number)
+
+
+class TorchSession:
+    """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
+
+    has_sequence = False
+    precision: str = "fp32"
+    batches: tuple[int, int | None] = (1, None)
+
+    def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
+        self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)
+        self._check()
+
+    def memory(self, batch: int) -> Memory:
+        return TorchMemory(self, batch)
+
+    def slots(self) -> Slots:
+        return TorchSlots(self)
+
+    def _check(self) -> None:
+        """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
+        spec, batch = self.spec, 2
+        states = [_host(s, batch, spec.chunk) for s in spec.states]
+        feeds = [*(_host(t, batch, spec.chunk) for t in spec.inputs), *states]
+        gives = [*(_host(t, batch, spec.chunk) for t in spec.outputs), *states]
+        try:
+            with torch.inference_mode():
+                given = self.call(*(torch.from_numpy(a).to(self.where) for a in feeds))
+            found = [(str(t.dtype).removeprefix("torch."), tuple(t.shape)) for t in given]
+        except Exception as error:  # torch raises many kinds
+            raise BackendUnavailable(f"the step cannot run on {self.device}: {_cause(error)}") from error
+        wanted = [(str(a.dtype), a.shape) for a in gives]
+        if found != wanted:
+            raise BundleError(f"the step gives {found}, but the contract says {wanted}. Export the bundle again.")
+
+
+class TorchMemory:
+    """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
+
+    def __init__(self, session: TorchSession, batch: int) -> None:
+        self.session, spec = session, session.spec
+        self.inputs: Mapping[str, Array] = {t.name: _host(t, batch, spec.chunk) for t in spec.inputs}
+        self.outputs: Mapping[str, Array] = {t.name: _host(t, batch, spec.chunk) for t in spec.outputs}
+        self.fed = [torch.from_numpy(a) for a in self.inputs.values()]
+        self.given = [torch.from_numpy(a) for a in self.outputs.values()]
+        self.states: list[torch.Tensor] = []
+
+    def step(self) -> None:
+        try:
+            with torch.inference_mode():
+                # A copy: a state may be a view of an input, whose buffer the next frame overwrites.
+                frame = [t.to(self.session.where, copy=True) for t in self.fed]
+                results = self.session.call(*frame, *self.states)
+                for buffer, result in zip(self.given, results, strict=False):
+                    buffer.copy_(result)
+        except Exception as error:  # torch raises many kinds
+            raise StreamError(f"{self.session.name} refused the frame: {_cause(error)}") from error
+        self.states = list(results[len(self.given) :])
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise NotImplementedError("has_sequence is False")
+
+    def read(self) -> dict[str, Array]:
+        return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        self.states = [
+            torch.from_numpy(np.array(states[s.name], order="C")).to(self.session.where)
+            for s in self.session.spec.states
+        ]
+
+
+class TorchSlots:
+    """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
+
+    def __init__(self, session: TorchSession) -> None:
+        self.session, self.spec, self.where = session, session.spec, session.where
+        self.states = self._tensors(empty_state(session.spec, 0))
+
+    def _tensors(self, arrays: Mapping[str, Array]) -> list[torch.Tensor]:
+        return [torch.from_numpy(np.array(arrays[s.name], order="C")).to(self.where) for s in self.spec.states]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self.states)
+
+    def grow(self, count: int) -> None:
+        room = self._tensors(empty_state(self.spec, count))
+        for after, before in zip(room, self.states, strict=True):
+            after[: len(before)] = before
+        self.states = room
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        try:
+            with torch.inference_mode():
+                rows = torch.from_numpy(slots).to(self.where)
+                # A copy: an output may be a view of an input, and an input a view of the caller's array, which may be
+                # read-only.
+                frame = [torch.from_numpy(inputs[t.name].copy()).to(self.where) for t in self.spec.inputs]
+                results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
+                given, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
+                outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, given, strict=True)}
+                turned = turned_nan(self.spec, outputs, [])
+                for now in after:
+                    if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
+                        turned = bad.cpu().numpy() | (False if turned is None else turned)
+                for state, now in zip(self.states, after, strict=True):
+                    state.index_copy_(0, rows, now)
+        except Exception as error:  # torch raises many kinds
+            raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
+        return outputs, turned
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        rows = torch.from_numpy(slots).to(self.where)
+        return {
+            s.name: t.index_select(0, rows).cpu().numpy() for s, t in zip(self.spec.states, self.states, strict=True)
+        }
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        rows = torch.from_numpy(slots).to(self.where)
+        for state, now in zip(self.states, self._tensors(states), strict=True):
+            state.index_copy_(0, rows, now)
+
+    def release(self, slots: Array) -> None:
+        pass
+
+
+def _host(port: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:
+    return np.zeros(sized(port.shape, batch, chunk), port.dtype)
+
+
+def _cause(error: Exception) -> str:
+    """TorchScript tells its whole stack; the reason is the last line of it, and of others the first."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "TorchScript" in lines[0] else 0]

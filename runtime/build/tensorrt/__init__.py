@@ -1,0 +1,1 @@
+"""The engine of a bundle's step, built on the machine that will run it."""

@@ -1,0 +1,154 @@
+"""The recipe of an engine: what a bundle carries, beside graph and golden vectors, to the machine that builds it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rnn_export.errors import BuildError, BundleError
+from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
+from rnn_export.spec import Dim, StreamSpec, sized
+from rnn_export.targets import TARGETS
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a target's engine is built from its graph.
+
+    Attributes:
+        target: the name of a row of the target table.
+        precision: of products and weights: "fp32", "fp16" or "bf16".
+        state_precision: of the states between two steps.
+        opset: of the graph.
+        onnx: the graph's file in the bundle.
+        sha256: of the graph, in lower-case hex.
+        batch: lowest, most likely and highest number of streams in one call.
+    """
+
+    target: str
+    precision: str
+    state_precision: str
+    opset: int
+    onnx: str
+    sha256: str
+    batch: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise BuildError(f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX of at least 1 that rises.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`."""
+        return {**asdict(self), "batch": list(self.batch)}
+
+    @staticmethod
+    def from_json(data: Any) -> Recipe:
+        """Read what `to_json` wrote; raises BundleError on anything missing, unknown or of the wrong type.
+
+        A field `trtexec` may stand there too: it is for people, and not read.
+        """
+        checks: Mapping[str, Callable[[Any], object]] = {
+            "target": _text,
+            "precision": PRECISIONS.__contains__,
+            "state_precision": PRECISIONS.__contains__,
+            "opset": _number,
+            "onnx": _text,
+            "sha256": lambda value: _text(value) and re.fullmatch("[0-9a-f]{64}", value),
+            "batch": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)),
+        }
+        if not isinstance(data, dict) or set(data) - {"trtexec"} != set(checks):
+            found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
+            raise BundleError(
+                f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. Export the bundle again."
+            )
+        for name, good in checks.items():
+            if not good(data[name]):
+                raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
+        fields = {name: data[name] for name in checks}
+        try:
+            return Recipe(**{**fields, "batch": tuple(data["batch"])})
+        except BuildError as error:
+            raise BundleError(f"{RECIPE}: {error} Export the bundle again.") from error
+
+    def to_file(self, spec: StreamSpec) -> bytes:
+        """As the file `recipe.json`, with the command line of `trtexec` for people."""
+        return json.dumps({**self.to_json(), "trtexec": self.trtexec(spec)}, indent=1).encode() + b"\n"
+
+    @staticmethod
+    def from_file(raw: bytes) -> Recipe:
+        """Read what `to_file` wrote; raises BundleError where it is no recipe."""
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise BundleError(f"{RECIPE} is not JSON: {error}. Export the bundle again.") from error
+        return Recipe.from_json(data)
+
+    def shapes(self, spec: StreamSpec) -> dict[str, tuple[Shape, Shape, Shape]]:
+        """Lowest, most likely and highest shape of every input and state of the step graph, by its name there."""
+        tensors: list[tuple[str, Sequence[Dim]]] = [(t.name, t.shape) for t in spec.inputs]
+        tensors += [(s.input, s.shape) for s in spec.states]
+        low, likely, high = self.batch
+        return {
+            name: (sized(shape, low, spec.chunk), sized(shape, likely, spec.chunk), sized(shape, high, spec.chunk))
+            for name, shape in tensors
+        }
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of scratch memory for the builder: a quarter of the smallest variant of a module, else None.
+
+        A Jetson shares its memory with everything else on it, and a builder without a limit plans with all of it.
+        """
+        row = TARGETS.get(self.target)
+        return min(row.memory) * 2**30 // 4 if row is not None and row.memory else None
+
+    def trtexec(self, spec: StreamSpec) -> str:
+        """The command line that builds the engine in the folder of the graph without this toolkit; not run on hardware.
+
+        It is written for the newest TensorRT of the target. Where that has no strong typing (before 10), trtexec may
+        compute in fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type. TensorRT-RTX has
+        a tool of its own, with the same names for graph, engine and shapes.
+
+        Source of the options: NVIDIA/TensorRT, samples/common/sampleOptions.cpp at 8.2.1 to 11.1.
+        """
+        row = TARGETS.get(self.target)
+        rtx = row is not None and row.library == "tensorrt-rtx"
+        newest = row.jetpacks[-1].tensorrt if row is not None and row.jetpacks else "10.0"
+        graph, shapes = self.onnx.rsplit("/", 1)[-1], self.shapes(spec)
+        words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={graph}", f"--saveEngine={ENGINE}"]
+        for index, flag in enumerate(("minShapes", "optShapes", "maxShapes")):
+            sizes = (f"{_quoted(name)}:{'x'.join(map(str, ranges[index]))}" for name, ranges in shapes.items())
+            words.append(f"--{flag}={','.join(sizes)}")
+        return shlex.join(words if rtx else [*words, *self._options(newest)])
+
+    def _options(self, tensorrt: str) -> list[str]:
+        version = tuple(int(part) for part in tensorrt.split(".")[:2])
+        typed = ["--stronglyTyped"]
+        if version < (10, 0):
+            typed = [] if self.precision == "fp32" else [f"--{self.precision}", "--precisionConstraints=obey"]
+        limit = []
+        if self.memory is not None:
+            mebibytes = self.memory // 2**20
+            limit = [f"--memPoolSize=workspace:{mebibytes}" if version >= (8, 4) else f"--workspace={mebibytes}"]
+        return [*typed, "--noTF32", *limit, "--skipInference" if version >= (8, 6) else "--buildOnly"]
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _quoted(name: str) -> str:
+    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
+    return f"'{name}'" if set(name) & set(":,") else name

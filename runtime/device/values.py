@@ -1,0 +1,53 @@
+"""Values between the contract's dtypes and an engine's: states in half precision, and int32 where there is no int64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import StreamError
+
+BFLOAT16 = "bfloat16"
+FLOATS = ("float64", "float32", "float16", BFLOAT16)
+
+
+def holds(kind: str, dtype: str, state: bool) -> bool:
+    """Whether an engine's tensor of `kind` may stand for one that the contract gives as `dtype`."""
+    return kind == dtype or (kind, dtype) == ("int32", "int64") or (state and kind in FLOATS and dtype in FLOATS)
+
+
+def storage(kind: str) -> np.dtype[Any]:
+    """The dtype of an array with the engine's bits; numpy has no bfloat16."""
+    return np.dtype("uint16" if kind == BFLOAT16 else kind)
+
+
+def encode(name: str, array: Array, kind: str) -> Array:
+    """`array` in the engine's bits, rounded to nearest; raises StreamError where a number is beyond the range."""
+    if kind == str(array.dtype):
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        bits = _bfloat16(array.astype(np.float32)) if kind == BFLOAT16 else array.astype(kind)
+    back = decode(bits, kind, array.dtype)
+    lost = np.isfinite(array) & ~np.isfinite(back) if array.dtype.kind == "f" else back != array
+    if lost.any():
+        raise StreamError(
+            f"{name!r} holds {array[lost][0]}, which is beyond the {kind} of this engine: nothing was fed, the state "
+            "is unchanged. Scale the model's values, or export it with --precision fp32 --state-precision fp32."
+        )
+    return bits
+
+
+def decode(bits: Array, kind: str, dtype: np.dtype[Any]) -> Array:
+    """The values of `bits` as `dtype`."""
+    if kind == BFLOAT16:
+        bits = (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.astype(dtype)
+
+
+def _bfloat16(array: Array) -> Array:
+    """The upper half of a float32, rounded to nearest, ties to even."""
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)

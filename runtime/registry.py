@@ -1,0 +1,38 @@
+"""The backends by name: imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rnn_export.errors import BackendUnavailable
+from rnn_export.lazy import load_module
+from rnn_export.runtime.backends.api import Artefacts, Session
+from rnn_export.spec import StreamSpec
+
+# Fastest first: this is the order in which "auto" tries them.
+BACKENDS: Mapping[str, str] = {
+    "tensorrt": "rnn_export.runtime.backends.tensorrt.backend",
+    "native": "rnn_export.runtime.backends.native.backend",
+    "onnxruntime": "rnn_export.runtime.backends.onnxruntime.backend",
+    "torchscript": "rnn_export.runtime.backends.torchscript.backend",
+}
+
+REMOTE = "rnn_export.runtime.backends.remote.backend"
+
+
+def open_address(
+    address: str, backend: str, precision: str | None, device: str | None, threads: int, spec: StreamSpec | None = None
+) -> tuple[Artefacts, Session]:
+    """What servers hold at `address` and a session on them; raises BackendUnavailable with the reason."""
+    found: tuple[Artefacts, Session] = load_module(REMOTE).open_address(
+        address, backend, precision, device, threads, spec
+    )
+    return found
+
+
+def open_session(name: str, artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> Session:
+    """Open a session of the backend `name`; raises BackendUnavailable with the reason."""
+    if name not in BACKENDS:
+        raise BackendUnavailable(f"there is no backend {name!r}: choose auto or one of {', '.join(BACKENDS)}.")
+    session: Session = load_module(BACKENDS[name]).open_session(artefacts, precision, device, threads)
+    return session

@@ -1,0 +1,1 @@
+"""Serving many callers from one pool: the batcher and its metrics."""

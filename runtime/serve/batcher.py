@@ -1,0 +1,288 @@
+"""A micro-batcher: callers that know nothing of each other share the rounds of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import BatcherStopped, Overloaded, RnnExportError, RoundBroken, StreamClosed, StreamError
+from rnn_export.runtime.histogram import Histogram
+from rnn_export.runtime.pool import Pool
+from rnn_export.runtime.rounds import Rounds
+from rnn_export.runtime.serve.submission import Submission
+from rnn_export.spec import StreamSpec
+
+
+class Batcher:
+    """Gathers frames from any number of threads and tasks into rounds of `pool`, run by a thread of its own.
+
+    A round takes at most one frame of a stream, the oldest first, so that a stream's frames keep their order. It starts
+    when `max_batch` streams have a frame, when every open stream has one, or when the oldest frame has waited for
+    `max_delay_ms`. Close it, or use it with `with` or `async with`, which run what waits.
+
+    Attributes:
+        wait: how long frames waited for their round.
+        latency: from submit to output.
+    """
+
+    def __init__(
+        self, pool: Pool, max_delay_ms: float = 2.0, max_batch: int | None = None, max_waiting: int = 4096
+    ) -> None:
+        """`max_batch` is of streams in a round, None for the pool's capacity; `max_waiting` of frames in the queue."""
+        max_batch = pool.capacity if max_batch is None else max_batch
+        if not (isinstance(max_delay_ms, int | float | np.number) and max_delay_ms >= 0):
+            raise StreamError(f"max_delay_ms={max_delay_ms!r}: give milliseconds, 0 for no delay.")
+        for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise StreamError(f"{name}={value!r}: give a whole number of at least 1.")
+        self.pool, self.max_delay_ms, self.max_batch, self.max_waiting = pool, max_delay_ms, max_batch, max_waiting
+        self.wait, self.latency = Histogram(), Histogram()
+        self._frame = Rounds(pool.spec).frame
+        self._counts = dict.fromkeys(("rounds", "frames", "failed", "refused", "late", "cancelled"), 0)
+        self._changed = threading.Condition()
+        # In the order of arrival; and how many frames of each stream are among them.
+        self._waiting: dict[Submission, None] = {}
+        self._streams: dict[int, int] = {}
+        # How many streams start a round, and when the worker looks next, as of its last look.
+        self._enough, self._alarm = 1, math.inf
+        self._closing = False
+        self._died: BaseException | None = None
+        self._worker = threading.Thread(target=self._work, name="rnn-export batcher", daemon=True)
+        self._worker.start()
+
+    def submit(self, stream: int, frame: Any, deadline_ms: float | None = None) -> Submission:
+        """Queue one frame of `stream`, an id of the pool, from any thread or task; it is copied.
+
+        The result is what `Stream.step` gives: the output without batch axis, or a dict by name; None while the
+        first `spec.delay` frames go by. It fails with StreamClosed where the stream is over, and with
+        DeadlineExceeded where no round takes it within `deadline_ms`: that frame is left out, later ones of the
+        stream are fed all the same. A deadline starts no round: one below `max_delay_ms` counts on others to.
+
+        Raises StreamError at once where the frame does not fit, Overloaded where `max_waiting` frames wait, and
+        BatcherStopped after `close`.
+        """
+        if not isinstance(stream, int | np.integer) or not 0 < stream < 1 << 63:
+            raise StreamError(f"{stream!r} is no id of a stream: give one that pool.open() gave.")
+        rows, seconds = self._frame(frame), _seconds(deadline_ms)
+        now = monotonic()
+        submission = Submission(int(stream), rows, now, now + seconds, self._leave)
+        with self._changed:
+            self._check_open()
+            if len(self._waiting) >= self.max_waiting:
+                self._counts["refused"] += 1
+                raise Overloaded(
+                    f"{len(self._waiting)} frames wait already, which is max_waiting: frames come faster than rounds "
+                    "take them. Drop this frame or send it later; serve fewer streams, or raise max_waiting if it was "
+                    "a burst."
+                )
+            self._waiting[submission] = None
+            self._streams[submission.stream] = self._streams.get(submission.stream, 0) + 1
+            if len(self._streams) >= self._enough or self._due_by(submission) < self._alarm:
+                self._changed.notify()
+        return submission
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain data: frames that wait, rounds, and what became of the frames.
+
+        Of those submitted: fed ("frames"), "late", "cancelled", "failed" with an error; "refused" ones were too many.
+        """
+        with self._changed:
+            counts = dict(self._counts)
+            mean = counts["frames"] / counts["rounds"] if counts["rounds"] else None
+            latencies = {"wait": self.wait.as_dict(), "latency": self.latency.as_dict()}
+            return {"waiting": len(self._waiting), **counts, "mean_batch": mean, **latencies}
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+        """Take no more frames, run those that wait (`drain`) or fail them, and end the worker.
+
+        Raises StreamError where that takes more than `timeout` seconds; what still waits has failed then.
+        """
+        if threading.current_thread() is self._worker:
+            raise StreamError("a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.")
+        with self._changed:
+            self._closing = True
+            dropped = [] if drain else self._claim([*self._waiting])
+            self._changed.notify()
+        self._fail(dropped, BatcherStopped("the batcher was closed before this frame's round: it was not fed."))
+        self._worker.join(timeout)
+        if self._worker.is_alive():
+            with self._changed:
+                left = self._claim([*self._waiting])
+            self._fail(left, BatcherStopped(f"the batcher was closed, and {timeout} s later this frame was not fed."))
+            raise StreamError(
+                f"the batcher did not end within {timeout} s: {len(left)} frames that waited were failed, and the "
+                "round at work ends by itself. Give it a longer timeout, or drain=False."
+            )
+
+    def __enter__(self) -> Batcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Batcher:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    # --- inside the lock
+
+    def _check_open(self) -> None:
+        if self._died is not None:
+            raise _stopped(self._died)
+        if self._closing:
+            raise BatcherStopped("the batcher is closed and takes no frames: open another on the same pool.")
+
+    def _due_by(self, submission: Submission) -> float:
+        return min(submission.since + self.max_delay_ms / 1e3, submission.deadline)
+
+    def _claim(self, picked: list[Submission]) -> list[Submission]:
+        """`picked` wait no longer; those of them that were not cancelled."""
+        claimed = []
+        for submission in picked:
+            del self._waiting[submission]
+            self._streams[submission.stream] -= 1
+            if not self._streams[submission.stream]:
+                del self._streams[submission.stream]
+            if submission.set_running_or_notify_cancel():
+                claimed.append(submission)
+            else:
+                self._counts["cancelled"] += 1
+        return claimed
+
+    def _ready(self, now: float) -> list[Submission]:
+        """The frames of the round that is to start now: none if it is not time yet."""
+        if not self._waiting:
+            return []
+        oldest = next(iter(self._waiting))
+        waited = now >= oldest.since + self.max_delay_ms / 1e3
+        if not (waited or self._closing or len(self._streams) >= self._enough):
+            return []
+        first: dict[int, Submission] = {}
+        for submission in self._waiting:
+            first.setdefault(submission.stream, submission)
+            if len(first) == self.max_batch:
+                break
+        return list(first.values())
+
+    # --- in the worker's thread
+
+    def _work(self) -> None:
+        late, chosen = list[Submission](), list[Submission]()
+        try:
+            while (turn := self._next()) is not None:
+                late, chosen = turn
+                for submission in late:
+                    submission.set_exception(submission.late(monotonic()))
+                if chosen:
+                    self._run(chosen, monotonic())
+        except BaseException as error:  # nobody may wait for a thread that is gone
+            with self._changed:
+                self._died = error
+                left = [s for s in (*late, *chosen) if not s.done()] + self._claim([*self._waiting])
+            self._fail(left, _stopped(error))
+
+    def _next(self) -> tuple[list[Submission], list[Submission]] | None:
+        """Wait for frames that are late or for those of a round; None when all is done."""
+        while True:
+            # The pool's lock may be another's for a whole round, in which submit must not wait.
+            streams = len(self.pool)
+            with self._changed:
+                now = monotonic()
+                late = self._claim([s for s in self._waiting if s.deadline <= now])
+                self._counts["late"] += len(late)
+                self._enough = max(1, min(self.max_batch, streams))
+                chosen = self._claim(self._ready(now))
+                if late or chosen:
+                    return late, chosen
+                if self._closing and not self._waiting:
+                    return None
+                self._alarm = min(map(self._due_by, self._waiting), default=math.inf)
+                self._changed.wait(min(self._alarm - now, threading.TIMEOUT_MAX))
+
+    def _run(self, chosen: list[Submission], start: float) -> None:
+        """One round; a frame that cannot be fed fails alone, unless others were fed before that was known."""
+        try:
+            results = self._step(chosen)
+        except RnnExportError as error:
+            if len(chosen) == 1 or isinstance(error, RoundBroken):
+                self._fail(chosen, error)
+                return
+            for fewer in _apart(chosen, error):
+                self._run(fewer, start)
+            return
+        since = np.array([s.since for s in chosen])
+        with self._changed:
+            self._counts["rounds"] += 1
+            self._counts["frames"] += len(chosen)
+            self.wait.add_each(start - since)
+            self.latency.add_each(monotonic() - since)
+        for submission, result in zip(chosen, results, strict=True):
+            submission.set_result(result)
+
+    def _step(self, chosen: list[Submission]) -> list[Any]:
+        ids, spec = np.array([s.stream for s in chosen]), self.pool.spec
+        x = {t.name: np.concatenate([s.rows[t.name] for s in chosen]) for t in spec.inputs}
+        outputs, fed = self.pool.round(ids, x)
+        by_name = outputs if len(spec.outputs) > 1 else {spec.outputs[0].name: outputs}
+        return [_row(spec, by_name, row, frames) for row, frames in enumerate(fed.tolist())]
+
+    # --- the ends of a submission
+
+    def _leave(self, submission: Submission) -> None:
+        with self._changed:
+            if submission in self._waiting:
+                self._claim([submission])
+
+    def _fail(self, claimed: list[Submission], error: Exception) -> None:
+        with self._changed:
+            self._counts["failed"] += len(claimed)
+        for submission in claimed:
+            submission.set_exception(error)
+
+
+def _apart(chosen: list[Submission], error: RnnExportError) -> list[list[Submission]]:
+    """A round that failed and fed nothing, as smaller ones: one for each stream that is over, or halves."""
+    if isinstance(error, StreamClosed):
+        rest = [s for s in chosen if s.stream not in error.ids]
+        over = [[s] for s in chosen if s.stream in error.ids]
+        return [*over, rest] if rest else over
+    half = len(chosen) // 2
+    return [chosen[:half], chosen[half:]]
+
+
+def _stopped(died: BaseException) -> BatcherStopped:
+    error = BatcherStopped(
+        f"the batcher's worker died of {type(died).__name__}: {died}. Frames that waited were not fed. Mend the cause "
+        "and open another batcher on the pool."
+    )
+    error.__cause__ = died
+    return error
+
+
+def _seconds(deadline_ms: float | None) -> float:
+    if deadline_ms is None:
+        return math.inf
+    if not isinstance(deadline_ms, int | float | np.number) or math.isnan(deadline_ms):
+        raise StreamError(f"deadline_ms={deadline_ms!r}: give milliseconds from now, or None for no deadline.")
+    return float(deadline_ms) / 1e3
+
+
+def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> Any:
+    """The output of one stream that was fed `frames` before, without what its delay leaves out."""
+    late = spec.late(frames)
+    if late and late == spec.chunk:
+        return None
+    given = {}
+    for tensor in spec.outputs:
+        value = outputs[tensor.name][row, ...]
+        # A copy: a view would keep the whole round for as long as one caller keeps its row.
+        given[tensor.name] = (value[late // tensor.every :] if late and spec.timed(tensor) else value).copy()
+    return given if len(given) > 1 else given[spec.outputs[0].name]

@@ -1,0 +1,168 @@
+"""Who is in a pool: which stream has which slot, since when, and what befell it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import StreamClosed, StreamError
+from rnn_export.runtime.histogram import BOUNDS
+
+# An id is the generation of its slot above the slot, so that no slot gives the same id twice.
+SLOT_BITS = 31
+SLOT = (1 << SLOT_BITS) - 1
+FEWEST = 64
+# With the generation of a slot where no stream is: more than any id has, of either sign.
+FREE = 1 << 33
+
+CLOSED, IDLE, TURNED_NAN = range(3)
+CAUSES = ("was closed", "was closed: no frame for more than idle_timeout", "was closed: a NaN came out of it")
+
+
+# Arrays with a value for each slot along their last axis.
+TOLD = ("generation", "last", "frames", "resets", "nan", "latency", "_turn", "_cause")
+
+
+class Roster:
+    """Slots of at most `limit` streams, and what is told of each.
+
+    Attributes:
+        generation: (slots,) of the stream that is there; where none is, of the next one, with FREE added.
+        last: (slots,) the time of its last frame in seconds; infinity where no stream is.
+        frames, resets, nan: (slots,) how often each befell it.
+        latency: (buckets, slots) how many of its rounds took how long; a round writes to one bucket, so to one row.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.free: list[int] = []
+        # Ids of another pool are strangers here.
+        self._base = 1 + secrets.randbits(30)
+        self.generation = np.zeros(0, np.int64)
+        self.last = np.zeros(0, np.float64)
+        self.frames = np.zeros(0, np.int64)
+        self.resets, self.nan = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+        self.latency = np.zeros((len(BOUNDS), 0), np.uint32)
+        # Where a slot stands in the round that is looked at, and why its last stream was closed.
+        self._turn, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
+        self._key: tuple[Any, ...] | None = None
+        self._slots = np.zeros(0, np.intp)
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is told of all slots."""
+        return sum(getattr(self, name).nbytes for name in TOLD)
+
+    def __len__(self) -> int:
+        return len(self.last) - len(self.free)
+
+    @property
+    def ids(self) -> list[int]:
+        """Of the open streams, in the order of their slots."""
+        slots = np.flatnonzero(np.isfinite(self.last))
+        ids: list[int] = (self.generation[slots] << SLOT_BITS | slots).tolist()
+        return ids
+
+    def wanted(self) -> int:
+        """How many slots there should be for one more stream: as many as there are, where one is free."""
+        count = len(self.last)
+        return count if self.free else min(max(FEWEST, 2 * count), self.limit)
+
+    def grow(self, count: int) -> None:
+        """Slots up to `count`."""
+        before = len(self.last)
+        # Where memory is short, none of them has grown.
+        grown = {}
+        for name in TOLD:
+            array = getattr(self, name)
+            more = np.zeros((*array.shape[:-1], count - before), array.dtype)
+            grown[name] = np.concatenate([array, more], -1)
+        vars(self).update(grown)
+        self.generation[before:], self.last[before:] = self._base + FREE, np.inf
+        self.free += range(count - 1, before - 1, -1)
+
+    def take(self, now: float) -> tuple[int, int]:
+        """An id and its slot, with nothing told of it yet."""
+        slot = self.free.pop()
+        self.generation[slot], self.last[slot] = self.generation[slot] - FREE, now
+        for told in (self.frames, self.resets, self.nan, self.latency):
+            told[..., slot] = 0
+        return int(self.generation[slot]) << SLOT_BITS | slot, slot
+
+    def drop(self, slots: Array, cause: int) -> None:
+        """The streams of `slots` are over."""
+        self._key = None
+        self.generation[slots] += 1 + FREE
+        self.last[slots], self._cause[slots] = np.inf, cause
+        self.free += slots.tolist()
+
+    def idle(self, before: float) -> Array:
+        """Slots of streams whose last step was earlier."""
+        return np.flatnonzero(self.last < before)
+
+    def holds(self, stream: Any) -> bool:
+        """Whether `stream` is the id of an open one."""
+        if not isinstance(stream, int | np.integer) or not 0 < stream < 2**63:
+            return False
+        return bool(self._known(np.array([stream], np.int64))[0])
+
+    def round(self, ids: Any) -> Array:
+        """As `find`; for the ids of the last round the same array again, as long as nobody goes."""
+        array = _array(ids)
+        key = array.shape, array.dtype, array.tobytes()
+        if key != self._key:
+            self._slots, self._key = self.find(ids), key
+        return self._slots
+
+    def find(self, ids: Any) -> Array:
+        """The slots of `ids`, all different; raises StreamClosed, or StreamError where they are no ids of streams."""
+        array = _array(ids)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            told = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
+            raise StreamError(f"ids are a list of those that open() gave, not {told}.")
+        array = array.astype(np.int64, copy=False)
+        known = self._known(array)
+        if not known.all():
+            raise self._stale(array[~known])
+        slots = (array & SLOT).astype(np.intp, copy=False)
+        order = np.arange(len(slots), dtype=np.int32)
+        self._turn[slots] = order
+        if (twice := self._turn[slots] != order).any():
+            raise StreamError(
+                f"stream {array[twice][0]} stands in the round twice: give each stream one frame a round."
+            )
+        return slots
+
+    def _known(self, ids: Array) -> Array:
+        slots = ids & SLOT
+        inside = slots < len(self.last)
+        if not inside.all():
+            generation = np.append(self.generation, -1)[np.where(inside, slots, -1).astype(np.intp)]
+        else:
+            generation = self.generation[slots]
+        known: Array = inside & (ids >> SLOT_BITS == generation)
+        return known
+
+    def _stale(self, ids: Array) -> StreamClosed:
+        first = int(ids[0])
+        slot, generation = first & SLOT, first >> SLOT_BITS
+        why = "is not one of this pool"
+        given = int(self.generation[slot]) % FREE if slot < len(self.last) else 0
+        if self._base <= generation < given:
+            latest = generation == given - 1
+            why = CAUSES[self._cause[slot]] if latest else "was closed"
+        more = f", and {len(ids) - 1} more are over or unknown" if len(ids) > 1 else ""
+        return StreamClosed(
+            f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",
+            tuple(int(i) for i in ids),
+        )
+
+
+def _array(ids: Any) -> Array:
+    try:
+        return np.asarray(ids)
+    except ValueError as error:  # lists of several lengths
+        raise StreamError(f"ids are a list of those that open() gave, not {repr(ids)[:60]}.") from error
