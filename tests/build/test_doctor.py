@@ -1,5 +1,6 @@
 """The doctor on this machine, and on machines where things are missing, broken or end their process."""
 
+import importlib.util
 import os
 import shutil
 import sys
