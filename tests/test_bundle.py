@@ -473,7 +473,7 @@ def test_an_interrupted_swap_is_undone_by_the_next_open(path: Path) -> None:
 
 WRITER = """
 import sys
-from rnn_export import atomic
+from rnn_export.bundle import atomic
 from rnn_export.bundle import write_bundle
 from rnn_export.errors import BundleError
 from rnn_export.spec import StreamSpec, TensorSpec
