@@ -1,10 +1,40 @@
+"""What a test costs, by the folder that it stands in."""
+
 import os
+from pathlib import Path
 
 import pytest
 
 # The nets are small: a second thread only waits for the first, and for long where the cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+TESTS = Path(__file__).parent
+# A mark and what stands under it, as the start of a path; the first that fits.
+COSTS = {
+    "server": ("triton/test_server", "triton/test_failover"),
+    "native": ("native/", "export/test_c_", "build/test_compiler"),
+    "export": (
+        "export/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
+        "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme", "test_load",
+        "test_packaging", "build/test_engine", "build/test_library",
+    ),
+}  # fmt: skip
+MARKS = {
+    "unit": "needs no export, no compiler and no server",
+    "export": "exports a model, or reads the bundle of one",
+    "native": "compiles C",
+    "server": "starts a server",
+    "slow": "takes seconds",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes seconds; leave out with -m 'not slow'")
+    for mark, what in MARKS.items():
+        config.addinivalue_line("markers", f"{mark}: {what}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(TESTS).as_posix()
+        costs = [mark for mark, starts in COSTS.items() if path.startswith(starts)]
+        item.add_marker(costs[0] if costs else "unit")

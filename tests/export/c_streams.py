@@ -4,11 +4,11 @@ import ctypes
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c.batched import ROWS
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.runtime.build.native.compile import FLAGS
@@ -16,6 +16,7 @@ from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StreamSpec, sized
 
+from ..zoo import store  # noqa: TID252
 from .c_sheet import LANES, Array, aligned, in_lanes, loaded
 
 FACE = """
@@ -33,13 +34,11 @@ WHERE = ctypes.c_void_p
 ALONE = "void {name}_rows({name}_state *const *states, size_t rows, const float *the_rows, const float *the_states, "
 
 
-def lifted(build, precision="fp32", scales=None) -> tuple[dict[str, bytes], StreamSpec]:
-    """Sources of a module of torch, under the name `net`, and their contract."""
-    module, example, options = build()
-    wanted = {"time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk"}
-    model = lift(module, example, **{k: v for k, v in options.items() if k in wanted})
-    initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-    return sources(step_graph(model), model.spec, initial, "net", precision, scales), model.spec
+def sources_of(name: str, precision: str = "fp32", scales: Any = None) -> tuple[dict[str, bytes], StreamSpec]:
+    """Sources of a net of the zoo, under the name `net`, and their contract."""
+    bundle = open_bundle(store.bundle(name))
+    step = bundle.read("step.onnx")
+    return sources(step, bundle.spec, bundle.initial_states(), "net", precision, scales), bundle.spec
 
 
 class Streams:

@@ -5,10 +5,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
-from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import lift
+from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c import batched as batched_module
 from rnn_export.export.targets.c import weights as weights_module
 from rnn_export.export.targets.c.batched import ROWS, batched
@@ -19,25 +17,19 @@ from rnn_export.export.targets.c.step import prepared
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.glue import FILE, glue
 
-from ..native.models import MODELS, headed  # noqa: TID252
+from ..native.models import MODELS  # noqa: TID252
 from ..native.needs import need  # noqa: TID252
 from ..native.quality import FAST, STRICT, lay_out, run, symbols  # noqa: TID252
-from ..parity.cases import CASES  # noqa: TID252
 from ..runtime.graphs import state, tensor  # noqa: TID252
+from ..zoo import store  # noqa: TID252
 from .c_models import X, Y, model, written
 from .c_sheet import lanes_of_this_cpu
-from .c_streams import ALONE, MAIN, POOL, Streams, lifted, main_of
+from .c_streams import ALONE, MAIN, POOL, Streams, main_of, sources_of
 
 STEPS = 4
 # Of the largest value: sums of rows that share their weights are made in another order. The longest are of 704 values.
 NEAR = 1e-6
 LONG = {"large": 2e-6}
-NETS = {
-    **MODELS,
-    **{case.name: case.build for case in CASES},
-    "lstm-of-40": lambda: headed(torch.nn.LSTM, 33, 40, 5),
-    "gru-of-40": lambda: headed(torch.nn.GRU, 33, 40, 70),
-}
 # In blocks of units and not, both resets, other cells, stacked, bidirectional over another axis, convolutions with
 # strides, groups and pads, norms, ids, batches that are not axis 0, several frames, starts that were learned.
 WORDS = """
@@ -57,7 +49,11 @@ def _compiler():
 
 @cache
 def files_of(name, precision="fp32"):
-    return lifted(NETS[name], precision)
+    return sources_of(in_zoo(name), precision)
+
+
+def in_zoo(name):
+    return f"{name}-in-c" if name in MODELS else name
 
 
 @cache
@@ -107,14 +103,13 @@ def test_narrow_weights_of_more_than_a_cell(name, precision):
 
 @pytest.mark.parametrize("name", ["lstm", "strided-valid-then-gru"])
 def test_scales_that_were_calibrated(name):
-    module, example, options = NETS[name]()
-    net = lift(module, example, **options)
-    initial = {n: np.asarray(value) for n, value in net.initial.items()}
+    bundle = open_bundle(store.bundle(in_zoo(name)))
     heard = {
-        t.name: np.random.default_rng(0).standard_normal((2, 40, *t.frame)).astype(np.float32) for t in net.spec.inputs
+        t.name: np.random.default_rng(0).standard_normal((2, 40, *t.frame)).astype(np.float32)
+        for t in bundle.spec.inputs
     }
-    known = scales(step_graph(net), net.spec, initial, heard)
-    files, spec = lifted(NETS[name], "int8", known)
+    known = scales(bundle.read("step.onnx"), bundle.spec, bundle.initial_states(), heard)
+    files, spec = sources_of(in_zoo(name), "int8", known)
     streams = Streams(files, "net", spec)
     # Each is a constant in both.
     alone, together = files["net.c"].decode().split("#ifdef NET_ROWS")

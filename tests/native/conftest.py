@@ -6,29 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.bundle import Bundle
+from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 
+from ..zoo import store  # noqa: TID252
 from .models import MODELS, Library, Written
 from .needs import need
 from .quality import FAST, STRICT, lay_out, run
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """The bundle of a model by name, with C in one precision, written once; in fp32 there is ONNX too."""
+def exported() -> Callable[..., Bundle]:
+    """The bundle of a model by name, with C in one precision; in fp32 there is ONNX too."""
     need("gcc|clang")
-    place = tmp_path_factory.mktemp("models")
-
-    @cache
-    def write(name: str, precision: str = "fp32") -> Bundle:
-        model, example, options = MODELS[name]()
-        path = place / precision / f"{name}.rnnx"
-        path.parent.mkdir(exist_ok=True)
-        targets = ("onnx", "c") if precision == "fp32" else ("c",)
-        return export(model, example, path, steps=64, targets=targets, precision=precision, force=True, **options)
-
-    return write
+    return cache(lambda name, precision="fp32": open_bundle(store.bundle(f"{name}-in-c", precision)))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export import export
 from rnn_export.runtime.engine import Engine, load
 
+from ..zoo import store  # noqa: TID252
 from .fixtures import FIXTURES, Array, Fixture, Reference, thai, thai_ids, thai_sentences, thai_words
 
 every_fixture = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda fixture: fixture.name)
@@ -21,18 +23,10 @@ every_sentence = pytest.mark.parametrize("sentence", thai_sentences(), ids=("t0"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Fixture], Engine]:
-    """Export a net once for all tests of it."""
-    done: dict[str, Engine] = {}
-
-    def get(fixture: Fixture) -> Engine:
-        if fixture.name not in done:
-            path = tmp_path_factory.mktemp("fixtures") / f"{fixture.name}.rnnx"
-            export(fixture.load(), fixture.example, path, steps=64, **fixture.options)
-            done[fixture.name] = load(path)
-        return done[fixture.name]
-
-    return get
+def engine() -> Callable[[Fixture], Engine]:
+    """Load a net once for all tests of it."""
+    named = cache(lambda name: load(store.bundle(name), backend="onnxruntime"))
+    return lambda fixture: named(fixture.name)
 
 
 def check(fixture: Fixture, reference: Reference, outputs: list[Array]) -> None:

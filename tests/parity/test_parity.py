@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+from rnn_export.bundle import open_bundle
 from rnn_export.export import export
 from rnn_export.export.graph.passes.decompose import decompose
 from rnn_export.export.lift.api import StreamingModel, lift
@@ -24,6 +24,7 @@ from rnn_export.runtime.engine import Engine, load
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import TensorSpec
 
+from ..zoo import store  # noqa: TID252
 from .cases import CASES, Case, Inputs
 
 # Said once by torch where nn.LSTM has a proj_size.
@@ -97,11 +98,10 @@ class Exported:
         }
 
 
-def exported_case(case: Case, folder: Path) -> Exported:
-    """Export a case into `folder`, and load it on every backend."""
+def exported_case(case: Case) -> Exported:
+    """The bundle of a case, loaded on every backend."""
     model, example, options = case.build()
-    path = folder / "case.rnnx"
-    bundle = export(model, example, path, steps=32, targets=("onnx", "torchscript", "c"), **options)
+    path = store.bundle(case.name)
     return Exported(
         case,
         model,
@@ -109,18 +109,18 @@ def exported_case(case: Case, folder: Path) -> Exported:
         load(path, backend="onnxruntime"),
         load(path, backend="torchscript"),
         load(path, backend="native"),
-        bundle.read("step.onnx"),
+        open_bundle(path).read("step.onnx"),
     )
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Exported]:
+def exported() -> Callable[[Case], Exported]:
     """Export a case once for all tests of it."""
     done: dict[str, Exported] = {}
 
     def get(case: Case) -> Exported:
         if case.name not in done:
-            done[case.name] = exported_case(case, tmp_path_factory.mktemp("parity"))
+            done[case.name] = exported_case(case)
         return done[case.name]
 
     return get

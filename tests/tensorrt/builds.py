@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +12,16 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
+from rnn_export.bundle import open_bundle
 from rnn_export.export.graph.passes.decompose import decompose
 from rnn_export.export.graph.passes.mixed_precision import typed
-from rnn_export.export.graph.step import step_graph
-from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.api import lift
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 
 from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252
 from ..parity.fixtures import FIXTURES, Fixture  # noqa: TID252
+from ..zoo import store  # noqa: TID252
 from .layers import Array
 from .network import LOG, Executor, Parsed, Refused, parse
 
@@ -50,15 +50,12 @@ ALL = (*CASES, *map(_of_a_third_party, FIXTURES))
 
 @dataclass(frozen=True)
 class Stream:
-    """A lifted case and its decomposed fp32 step graph."""
+    """A case, where its states start, and its decomposed fp32 step graph."""
 
     case: Case
-    lifted: StreamingModel
+    spec: StreamSpec
+    initial: Named
     graph: bytes
-
-    @property
-    def spec(self) -> StreamSpec:
-        return self.lifted.spec
 
     def feeds(self, steps: int = STEPS, rows: int = ROWS) -> list[Named]:
         """The inputs of each step, in the layout of the graph."""
@@ -81,7 +78,7 @@ class Stream:
         """Every output and every state, (rows, steps, ...), of a graph that is fed its own states."""
         first = self.spec.inputs[0]
         rows = canonical(feeds[0][first.name], first).shape[0]
-        states = {s.input: self.lifted.initial[s.name].expand(rows, *s.row).numpy() for s in self.spec.states}
+        states = {s.input: np.broadcast_to(self.initial[s.name], (rows, *s.row)) for s in self.spec.states}
         found: dict[str, list[Array]] = {}
         for feed in feeds:
             results = run({**feed, **states})
@@ -96,12 +93,10 @@ class Stream:
 @cache
 def stream_of(case: Case) -> Stream:
     """Raises Refused for a model of whole sequences only."""
-    model, example, options = case.build()
-    lifted = lift(model, example, **options)
-    graph = step_graph(lifted)
-    if graph is None:
+    bundle = open_bundle(store.bundle(case.name))
+    if bundle.spec.sequence_only:
         raise Refused(f"{case.name} is a model of whole sequences only: it has no step.")
-    return Stream(case, lifted, decompose(graph))
+    return Stream(case, bundle.spec, bundle.initial_states(), decompose(bundle.read("step.onnx")))
 
 
 def by_onnxruntime(graph: bytes) -> Run:
@@ -114,7 +109,8 @@ def by_onnxruntime(graph: bytes) -> Run:
 
 def by_module(stream: Stream) -> Run:
     """The lifted module in float64."""
-    spec, module = stream.spec, copy.deepcopy(stream.lifted.module).double()
+    model, example, options = stream.case.build()
+    spec, module = stream.spec, lift(model, example, **options).module.double()
     takes = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
 

@@ -4,13 +4,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
-from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 
 from ..native.needs import need  # noqa: TID252
 from ..runtime.graphs import MODELS  # noqa: TID252
+from ..zoo import store  # noqa: TID252
 from .server import Server
 
 BUNDLE = Callable[[str], Path]
@@ -27,12 +26,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> BUNDLE:
         path = place / f"{name}.rnnx"
         if name in MODELS:
             return MODELS[name].write(path)
-        torch.manual_seed(0)
-        model, example = torch.nn.LSTM(8, 16, 2).eval(), (torch.zeros(1, 1, 8),)
-        targets = {"lstm": ("onnx",), "lstm_in_c": ("onnx", "c")}[name]
-        if "c" in targets:
+        if name == "lstm_in_c":
             need("gcc|clang")
-        return export(model, example, path, input_names=["x"], output_names=["y"], steps=32, targets=targets).path
+        return store.bundle({"lstm": "two-layers-on-onnx", "lstm_in_c": "two-layers"}[name])
 
     return write
 
