@@ -69,7 +69,7 @@ def caught_by(mutation: Mutation) -> str:
             where = plant(mutation, root)
         except ValueError as error:
             return str(error)
-        tests = [test for test in mutation.tests.split() if (root / test).exists()]
+        tests = [word for word in mutation.tests.split() if not word.endswith(".py") or (root / word).exists()]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         begin = time.monotonic()

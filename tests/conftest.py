@@ -15,8 +15,8 @@ COSTS = {
     "native": ("native/", "export/test_c_", "build/test_compiler"),
     "export": (
         "export/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
-        "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme", "test_load",
-        "test_packaging", "build/test_engine", "build/test_library",
+        "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme",
+        "test_load", "test_packaging", "build/test_engine", "build/test_library",
     ),
 }  # fmt: skip
 MARKS = {
