@@ -1,0 +1,70 @@
+"""What a user imports: the same objects in whatever order, lazily, and names of the last release with a warning."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+LINES = (
+    "from rnn_export import export",
+    "import rnn_export.export",
+    "from rnn_export.export import export as function",
+    "from rnn_export.export.api import export as inner",
+    "import rnn_export.export.lift",
+    "from rnn_export import load, Batcher",
+)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Every order of two, since what counts is which of them loads the package first; torch makes each a second.
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(LINES[:3], 2)))
+def test_export_can_be_called_in_whatever_order_it_was_imported(first, second):
+    call = """
+from rnn_export import export
+try:
+    export(None, (), "nowhere/net.rnnx")
+except BaseException as error:
+    print(type(error).__name__)
+import rnn_export, rnn_export.export.api
+assert callable(rnn_export.export)
+assert rnn_export.export.export is rnn_export.export.api.export
+"""
+    assert run(f"{first}\n{second}\n{call}") == "BundleError\n"
+
+
+def test_nothing_is_loaded_before_it_is_used():
+    code = "; ".join(line for line in LINES if "inner" not in line and "function" not in line)
+    code = code.replace("from rnn_export import load, Batcher", "from rnn_export import load")
+    heavy = "{'torch', 'onnx', 'onnxruntime', 'rich', 'click'}"
+    assert run(f"import sys; {code}; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
+    assert run("import sys, rnn_export; print('numpy' in sys.modules)") == "False\n"
+
+
+def test_the_package_says_what_it_has():
+    code = "import rnn_export; print(*sorted(rnn_export.__all__))\nrnn_export.nothing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "Batcher __version__ export lift load\n"
+    assert "module 'rnn_export' has no attribute 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rnn_export.runtime.batcher.Batcher", "rnn_export.runtime.serve.batcher"),
+        ("rnn_export.runtime.prometheus.serve", "rnn_export.runtime.serve.prometheus"),
+        ("rnn_export.models.lift", "rnn_export.export.lift"),
+        ("rnn_export.models.StreamingModel", "rnn_export.export.lift"),
+    ],
+)
+def test_names_of_the_last_release_go_on_with_a_warning(old, new):
+    module, _, name = old.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"^{module}.{name} stands in {new} now"):
+        found = getattr(__import__(module, fromlist=[name]), name)
+    assert found is getattr(__import__(new, fromlist=[name]), name)
