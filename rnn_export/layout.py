@@ -20,6 +20,22 @@ def graph_layout(array: Array, spec: TensorSpec) -> Array:
     return np.ascontiguousarray(array.transpose(spec.in_graph))
 
 
+def to_graph(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs (rows, frames, ...) as one call of the graph takes them; one frame where the model has no time axis."""
+    return {t.name: graph_layout(inputs[t.name] if spec.has_time else inputs[t.name][:, 0], t) for t in spec.inputs}
+
+
+def from_graph(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Array:
+    """An input or output of one call of the graph as (rows, frames, ...), or (rows, ...) without a time axis."""
+    return canonical(array, tensor) if spec.has_time else canonical(array, tensor)[:, None]
+
+
+def late_rows(spec: StreamSpec, fed: Array) -> Array:
+    """`spec.late` for many streams at once: by stream, how many frames of its next step give no output."""
+    late: Array = np.clip(spec.delay - fed, 0, spec.chunk)
+    return late
+
+
 def in_graph_layout(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
     """The frames from `start` to `stop` of inputs (rows, frames, ...), as one call of the graph takes them."""
     pieces = {}
