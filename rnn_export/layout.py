@@ -34,13 +34,3 @@ def late_rows(spec: StreamSpec, fed: Array) -> Array:
     """`spec.late` for many streams at once: by stream, how many frames of its next step give no output."""
     late: Array = np.clip(spec.delay - fed, 0, spec.chunk)
     return late
-
-
-def in_graph_layout(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    """The frames from `start` to `stop` of inputs (rows, frames, ...), as one call of the graph takes them."""
-    pieces = {}
-    for tensor in spec.inputs:
-        piece = inputs[tensor.name]
-        piece = piece[:, start:stop] if spec.timed(tensor) else piece
-        pieces[tensor.name] = graph_layout(piece if spec.has_time else piece[:, 0], tensor)
-    return pieces

@@ -10,7 +10,8 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import BundleError, ExportError, LiftError, ParityError, RnnExportError, SourceError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.replay.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..models.nets import LearnedStart, Several, Tagger  # noqa: TID252
 
@@ -54,7 +55,7 @@ def test_the_golden_vectors_replay(written):
     engine = load(written)
     golden = Golden.from_arrays(open_bundle(written).arrays(FILE), engine.spec)
     assert (golden.rows, golden.frames) == (2, 40)
-    assert replay(engine, golden).ok
+    assert replay_golden(engine, golden).ok
 
 
 def test_the_golden_vectors_are_those_of_the_users_module(tmp_path):

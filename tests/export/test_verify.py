@@ -19,7 +19,7 @@ from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.api import StreamingModel, lift
-from rnn_export.export.verify.verification import verify
+from rnn_export.export.verify.verification import verify_model
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.drift import TOLERANCES
 
@@ -54,7 +54,7 @@ def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | 
     draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
     engine = Engine.of(draft, "onnxruntime")
     graph = reference or files["step.onnx"]
-    return verify(model, [engine], graph, None, 24, TOLERANCES["fp32"], lambda stage: None)
+    return verify_model(model, [engine], graph, None, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
 def weight_off(model: onnx.ModelProto) -> None:
@@ -190,7 +190,7 @@ def deep():
 
 def lifting_held(model: StreamingModel, recording=None):
     """What is held to the user's module before any graph is looked at."""
-    return verify(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
+    return verify_model(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
 @pytest.mark.parametrize(("name", "weight", "where"), SABOTAGED.values(), ids=SABOTAGED)
