@@ -142,11 +142,6 @@ class StreamSpec:
         return max(tensor.every for tensor in self.outputs)
 
     @property
-    def steps_without_output(self) -> int:
-        """Steps at the start of a stream that give no output at all."""
-        return self.delay // self.chunk
-
-    @property
     def settling_steps(self) -> int:
         """Steps at the start of a stream that give no output, or fewer frames than a step gives."""
         return -(-self.delay // self.chunk)

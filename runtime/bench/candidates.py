@@ -98,7 +98,7 @@ def runner(engine: Engine, candidate: Candidate, golden: Golden, name: str, erro
     spec, rows = engine.spec, engine.batches[0]
     stream = engine.stream(batch=rows)
     repeated = golden.of_rows(np.resize(np.arange(golden.rows), rows))
-    frames = [_own(spec, piece) for piece in ClosedLoop(spec, repeated.inputs).pieces()]
+    frames = [_own(spec, piece) for _, _, piece in ClosedLoop(spec, repeated.inputs).pieces()]
     out = None
     if not spec.has_delay:
         given = stream.step(frames[0])
@@ -132,7 +132,7 @@ class Plain:
         self.step = _by_hand(
             session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
-        self.frames = [only_value(to_graph(spec, piece)) for piece in self.loop.pieces()]
+        self.frames = [only_value(to_graph(spec, piece)) for _, _, piece in self.loop.pieces()]
 
     def reset(self) -> None:
         self.feed.update(self.initial)

@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.spec import StreamSpec
+
+Outputs = Mapping[str, Array | None]
 
 # Frames of NaN on each side of a piece.
 FILLER = 2
@@ -26,10 +28,10 @@ class Driver(Protocol):
 
     leaves_out_delay: bool
 
-    def step(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
+    def step(self, inputs: dict[str, Array]) -> Outputs:
         """Feed inputs (rows, frames, ...) and give outputs (rows, frames, ...).
 
-        A tensor without a time axis is (rows, ...); an output of that kind is None where no frame gave one yet.
+        A tensor without a time axis is (rows, ...); such an output is None where no frame gave one yet.
         """
 
     def states(self) -> Mapping[str, Array]:
@@ -78,13 +80,14 @@ class ClosedLoop:
         inputs = ((t, self.inputs[t.name]) for t in self.spec.inputs)
         return {t.name: array[:, start:stop] if self.spec.timed(t) else array for t, array in inputs}
 
-    def pieces(self, edges: Sequence[int] | None = None) -> Iterator[dict[str, Array]]:
-        """The inputs between each edge and the next; every whole step where `edges` is None."""
-        return (self.cut(start, stop) for start, stop in pairwise(self._edges(edges)))
+    def pieces(self, edges: Sequence[int] | None = None) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """Each edge and the next, and the inputs between them; every whole step where `edges` is None."""
+        edges = range(0, self.frames + 1, self.spec.chunk) if edges is None else edges
+        return ((start, stop, self.cut(start, stop)) for start, stop in pairwise(edges))
 
     def steps(
         self, driver: Driver, edges: Sequence[int] | None = None, nan_filler: bool = False
-    ) -> Iterator[tuple[int, dict[str, Array | None]]]:
+    ) -> Iterator[tuple[int, Outputs]]:
         """Feed one piece after the other; gives the frame that each ends at, and its outputs without the delay.
 
         Args:
@@ -92,12 +95,9 @@ class ClosedLoop:
             edges: the frames between which the pieces lie, in rising order; None for every whole step.
             nan_filler: each piece lies in a larger array of NaN, so that a read beyond its ends shows.
         """
-        for (start, stop), piece in zip(pairwise(self._edges(edges)), self.pieces(edges), strict=True):
+        for start, stop, piece in self.pieces(edges):
             outputs = driver.step(self._among_nan(piece) if nan_filler else piece)
-            if driver.leaves_out_delay:
-                yield stop, dict(outputs)
-            else:
-                yield stop, {t.name: self._valid(t, outputs[t.name], start, stop) for t in self.spec.outputs}
+            yield stop, outputs if driver.leaves_out_delay else self._without_delay(outputs, start, stop)
 
     def run(
         self,
@@ -121,22 +121,16 @@ class ClosedLoop:
             {name: np.stack(values, 1) for name, values in states.items()},
         )
 
-    def _edges(self, edges: Sequence[int] | None) -> Sequence[int]:
-        return range(0, self.frames + 1, self.spec.chunk) if edges is None else edges
+    def _without_delay(self, outputs: Outputs, start: int, stop: int) -> Outputs:
+        frames = stop - start
+        last = {n: None if self.spec.without_output(start, frames) else value for n, value in outputs.items()}
+        timed = {t.name: self.spec.valid(t, start, frames) for t in self.spec.outputs if self.spec.timed(t)}
+        return {n: value[:, timed[n]] if n in timed and value is not None else last[n] for n, value in outputs.items()}
 
-    def _valid(self, tensor: TensorSpec, value: Array | None, start: int, stop: int) -> Array | None:
-        if value is None or self.spec.timed(tensor):
-            return None if value is None else value[:, self.spec.valid(tensor, start, stop - start)]
-        return None if self.spec.without_output(start, stop - start) else value
-
-    def _among_nan(self, piece: Mapping[str, Array]) -> dict[str, Array]:
-        return {t.name: _surrounded(piece[t.name]) if self.spec.timed(t) else piece[t.name] for t in self.spec.inputs}
-
-
-def _surrounded(piece: Array) -> Array:
-    if piece.dtype.kind != "f":
+    def _among_nan(self, piece: dict[str, Array]) -> dict[str, Array]:
+        for tensor in self.spec.inputs:
+            frames = piece[tensor.name]
+            if self.spec.timed(tensor) and frames.dtype.kind == "f":
+                around = [(0, 0), (FILLER, FILLER), *[(0, 0)] * (frames.ndim - 2)]
+                piece[tensor.name] = np.pad(frames, around, constant_values=np.nan)[:, FILLER:-FILLER]
         return piece
-    rows, frames, *frame = piece.shape
-    room = np.full((rows, frames + 2 * FILLER, *frame), np.nan, piece.dtype)
-    room[:, FILLER:-FILLER] = piece
-    return room[:, FILLER:-FILLER]

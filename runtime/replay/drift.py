@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,9 +53,7 @@ class Drift:
     curve: tuple[tuple[int, float], ...]
 
 
-def drift(
-    check: str, tensor: str, got: Array, want: Array, steps: Array | Sequence[int], tolerance: Tolerance
-) -> Drift:
+def drift(check: str, tensor: str, got: Array, want: Array, steps: Array | range, tolerance: Tolerance) -> Drift:
     """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1. A NaN or Inf is always outside."""
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())

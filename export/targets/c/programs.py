@@ -190,8 +190,7 @@ def main(texts: Texts) -> str:
 
 def _delayed(spec: StreamSpec) -> Sequence[str]:
     """What of the first outputs is left out, and what is not."""
-    whole = spec.steps_without_output
-    rest = spec.late(whole * spec.chunk)
+    whole, rest = divmod(spec.delay, spec.chunk)
     lines = [f" * For the first {whole} steps it writes nothing."] * (whole > 0)
     return lines + [f" * Of what it writes first, {rest} frames of the input's time are of no value."] * (rest > 0)
 
