@@ -12,20 +12,20 @@ from rnn_export.spec import StreamSpec, TensorSpec
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
     """A view with the batch on axis 0 and time, if there is any, on axis 1."""
-    return array.transpose(spec.canonical)
+    return array.transpose(spec.canonical_axes)
 
 
 def graph_layout(array: Array, spec: TensorSpec) -> Array:
     """The inverse of `canonical`, contiguous."""
-    return np.ascontiguousarray(array.transpose(spec.in_graph))
+    return np.ascontiguousarray(array.transpose(spec.graph_axes))
 
 
-def to_graph(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def graph_inputs(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Inputs (rows, frames, ...) as one call of the graph takes them; one frame where the model has no time axis."""
     return {t.name: graph_layout(inputs[t.name] if spec.has_time else inputs[t.name][:, 0], t) for t in spec.inputs}
 
 
-def from_graph(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Array:
+def canonical_frames(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Array:
     """An input or output of one call of the graph as (rows, frames, ...), or (rows, ...) without a time axis."""
     return canonical(array, tensor) if spec.has_time else canonical(array, tensor)[:, None]
 

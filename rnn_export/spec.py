@@ -39,15 +39,15 @@ class TensorSpec:
         return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
 
     @cached_property
-    def canonical(self) -> tuple[int, ...]:
+    def canonical_axes(self) -> tuple[int, ...]:
         """The axes in the order batch, time if there is any, the rest."""
         moving = [axis for axis in (self.axis(BATCH), self.axis(TIME)) if axis is not None]
         return (*moving, *(axis for axis in range(len(self.shape)) if axis not in moving))
 
     @cached_property
-    def in_graph(self) -> tuple[int, ...]:
+    def graph_axes(self) -> tuple[int, ...]:
         """Where each axis of the shape stands in the canonical order."""
-        return tuple(self.canonical.index(axis) for axis in range(len(self.shape)))
+        return tuple(self.canonical_axes.index(axis) for axis in range(len(self.shape)))
 
     @property
     def every(self) -> int:
@@ -137,7 +137,7 @@ class StreamSpec:
         return f"the first {self.delay} frames give no output"
 
     @property
-    def stride(self) -> int:
+    def largest_every(self) -> int:
         """The fewest frames of the input for which every output has one."""
         return max(tensor.every for tensor in self.outputs)
 
@@ -147,23 +147,23 @@ class StreamSpec:
         return -(-self.delay // self.chunk)
 
     def late(self, fed: int, frames: int | None = None) -> int:
-        """How many of the next `frames` frames, one chunk if None, give no output, where `fed` frames went before."""
+        """After `fed` frames, how many of the next `frames` (one chunk if None) give no output."""
         return min(self.chunk if frames is None else frames, max(0, self.delay - fed))
 
     def settled(self, fed: int) -> bool:
-        """Whether every frame gives an output, where `fed` frames went before."""
+        """Whether the delay is over after `fed` frames, so that all that follow give an output."""
         return fed >= self.delay
 
     def without_output(self, fed: int, frames: int | None = None) -> bool:
-        """Whether none of the next `frames` frames, one chunk if None, gives an output."""
+        """After `fed` frames, whether none of the next `frames` (one chunk if None) gives an output."""
         return self.late(fed, frames) == (self.chunk if frames is None else frames)
 
     def valid(self, tensor: TensorSpec, fed: int, frames: int | None = None) -> slice:
-        """Which frames an output has of the next `frames` frames, one chunk if None: all but those of the delay."""
+        """Which frames of an output, of those for the next `frames` (one chunk if None), come after the delay."""
         return slice(self.late(fed, frames) // tensor.every if self.timed(tensor) else 0, None)
 
     def frames_out(self, tensor: TensorSpec, frames: int) -> int:
-        """How many frames the first `frames` frames of a stream give of an output."""
+        """How many frames of an output the first `frames` frames of a stream give."""
         return max(frames - self.delay, 0) // tensor.every
 
     def known_after(self, tensor: TensorSpec, start: int, stop: int) -> range:

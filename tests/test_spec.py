@@ -140,7 +140,7 @@ def test_which_frame_gives_an_output(every, chunk, delay, fed, frames):
     steps = [spec.late(n * spec.chunk) for n in range(delay * every + 1)]
     assert spec.settling_steps == sum(late > 0 for late in steps)
     assert spec.has_delay == (delay > 0)
-    assert spec.stride == every
+    assert spec.largest_every == every
     np.testing.assert_array_equal(late_rows(spec, np.array([0, fed, frames])), [spec.late(n) for n in (0, fed, frames)])
 
 

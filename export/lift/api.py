@@ -69,7 +69,7 @@ class StreamingModel:
 
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
-        some = 5 * self.spec.stride if frames is None else frames
+        some = 5 * self.spec.largest_every if frames is None else frames
         tensors, shapes = [], []
         noise = Noise(self.original)
         examples = {leaf.name: leaf.example for leaf in self.original.inputs}

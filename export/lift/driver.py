@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.layout import from_graph
+from rnn_export.layout import canonical_frames
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
 
@@ -39,4 +39,4 @@ def torch_driver(
 
 def inputs_of(spec: StreamSpec, tensors: Sequence[Tensor]) -> dict[str, Array]:
     """The inputs of one call of the graph, by name, as (rows, frames, ...)."""
-    return {t.name: from_graph(spec, t, value.numpy()) for t, value in zip(spec.inputs, tensors, strict=False)}
+    return {t.name: canonical_frames(spec, t, value.numpy()) for t, value in zip(spec.inputs, tensors, strict=False)}

@@ -11,7 +11,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BackendUnavailable, NotThere
-from rnn_export.layout import to_graph
+from rnn_export.layout import graph_inputs
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.registry import BACKENDS, open_session
@@ -132,7 +132,7 @@ class Plain:
         self.step = _by_hand(
             session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
-        self.frames = [only_value(to_graph(spec, piece)) for _, _, piece in self.loop.pieces()]
+        self.frames = [only_value(graph_inputs(spec, piece)) for _, _, piece in self.loop.pieces()]
 
     def reset(self) -> None:
         self.feed.update(self.initial)

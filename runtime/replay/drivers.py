@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.layout import from_graph, to_graph
+from rnn_export.layout import canonical_frames, graph_inputs
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
@@ -34,9 +34,9 @@ class StepDriver:
 
     def step(self, inputs: dict[str, Array]) -> dict[str, Array]:
         fed = {s.input: self._states[s.name] for s in self._ports}
-        given = self._call({**to_graph(self._spec, inputs), **fed})
+        given = self._call({**graph_inputs(self._spec, inputs), **fed})
         self._states = {s.name: given[s.output] for s in self._ports}
-        return {t.name: from_graph(self._spec, t, given[t.name]) for t in self._spec.outputs}
+        return {t.name: canonical_frames(self._spec, t, given[t.name]) for t in self._spec.outputs}
 
     def states(self) -> dict[str, Array]:
         return self._states
