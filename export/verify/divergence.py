@@ -29,7 +29,7 @@ def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: T
     for path, want in own.items():
         if path in streamed and (step := _first_divergence(streamed[path], want, tolerance)) is not None:
             kind = type(model.original.model.get_submodule(path)).__name__
-            return f"The first module whose output departs is {path!r} ({kind}), at its frame {step}. "
+            return f"The first module whose output diverges is {path!r} ({kind}), at its frame {step}. "
     return ""
 
 

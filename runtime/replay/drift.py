@@ -108,7 +108,7 @@ class ParityReport:
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))
         raise ParityError(
-            f"on {self.backend} the check {first.check!r} departs from the model: {first.tensor!r} is first outside "
+            f"on {self.backend} the check {first.check!r} diverges from the model: {first.tensor!r} is first outside "
             f"the tolerance at step {first.step} of {self.frames}; the largest error is {first.error:.3g} where "
             f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
         )

@@ -107,7 +107,7 @@ BROKEN = {
 def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, step):
     files = {**graphs, name: edited(graphs[name], edit)}
     message = (
-        rf"on onnxruntime the check '{check}' departs from the model: '{tensor}' is first outside the tolerance at "
+        rf"on onnxruntime the check '{check}' diverges from the model: '{tensor}' is first outside the tolerance at "
         rf"step {step} of 24; the largest error is .* is allowed\..*Nothing was written"
     )
     with pytest.raises(ParityError, match=message):
@@ -115,7 +115,7 @@ def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, ste
 
 
 def test_a_graph_that_only_the_reference_evaluator_sees_is_caught(lifted, graphs):
-    with pytest.raises(ParityError, match=r"the check 'onnx\.reference' departs from the model: 'output'"):
+    with pytest.raises(ParityError, match=r"the check 'onnx\.reference' diverges from the model: 'output'"):
         verified(lifted, graphs, reference=edited(graphs["step.onnx"], weight_off))
 
 
@@ -201,7 +201,7 @@ def test_a_wrong_lifted_module_is_caught_and_named(deep, name, weight, where):
         (kept,) = [t for n, t in module.state_dict().items() if n.endswith(weight)]
         kept.view(-1)[0] += 0.5
     message = (
-        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output departs is {where}\. "
+        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output diverges is {where}\. "
         "The lifted step, before any export, is not the model: .* Nothing was written"
     )
     with pytest.raises(ParityError, match=message):
@@ -244,7 +244,7 @@ class Loud(nn.Module):
 
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
-    """Net under the net: the module where the stream departs, and the first of its frames."""
+    """Net under the net: the module where the stream diverges, and the first of its frames."""
     model = Loud().eval()
     with torch.no_grad():
         model.net[0].weight.copy_(torch.eye(4) / 100)
@@ -254,7 +254,7 @@ def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
     quiet[:, 5] = 60
     first = 7 if chunk == 1 else 9
     with pytest.raises(
-        ParityError, match=rf"'lifted' .* departs is 'net\.1' \(LoudSum\), at its frame {first}\. .* did not see"
+        ParityError, match=rf"'lifted' .* diverges is 'net\.1' \(LoudSum\), at its frame {first}\. .* did not see"
     ):
         lifting_held(lifted, {"x": quiet})
 

@@ -144,7 +144,7 @@ def failure(engine: Engine, golden: Golden) -> str:
 
 def test_a_changed_weight_in_the_step_graph():
     message = failure(engine_of(TWINS, **{"step.onnx": _with_weight(2.001).files()["step.onnx"]}), twins_golden())
-    assert "on onnxruntime the check 'step' departs from the model: 'v' is first outside the tolerance at step 1" in (
+    assert "on onnxruntime the check 'step' diverges from the model: 'v' is first outside the tolerance at step 1" in (
         message
     )
     assert "Outside too: pool v, pool y, step y." in message
@@ -153,7 +153,7 @@ def test_a_changed_weight_in_the_step_graph():
 def test_a_changed_weight_in_the_sequence_graph_only():
     changed = _with_weight(2.001).files()["sequence.onnx"]
     message = failure(engine_of(TWINS, **{"sequence.onnx": changed}), twins_golden())
-    assert "the check 'whole' departs from the model: 'y' is first outside the tolerance at step 1 of 8" in message
+    assert "the check 'whole' diverges from the model: 'y' is first outside the tolerance at step 1 of 8" in message
     assert "Outside too: alone y, pieces v, pieces y, reset y, snapshot v, snapshot y, whole v." in message
 
 
@@ -170,7 +170,7 @@ def test_two_states_swapped(graph):
     )
     check = "step" if graph == "step.onnx" else "whole"
     message = failure(engine_of(TWINS, **{graph: crossed.files()[graph]}), twins_golden())
-    assert f"the check {check!r} departs from the model: " in message
+    assert f"the check {check!r} diverges from the model: " in message
     assert "Outside too: " in message
 
 
