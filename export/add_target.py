@@ -11,7 +11,8 @@ from rnn_export.bundle.draft import Added, Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.registry import StepWriter, find_writer
 from rnn_export.export.targets.tensorrt.lowering import notes
-from rnn_export.runtime.replay.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import Order
 from rnn_export.targets import find_target
 
@@ -43,6 +44,6 @@ def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str]
             "bundle was verified on: take a typical one, or leave it out and scales are measured at each step."
         )
     for engine in writer.engines(draft, found, order):
-        replay(engine, golden, progress).raise_for_failure(consequence)
+        replay_golden(engine, golden, progress).raise_for_failure(consequence)
     draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))
     return Added(draft.targets[0], draft.files, notes(draft, found, order))

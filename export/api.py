@@ -24,12 +24,12 @@ from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.tensorrt.lowering import notes, rough_engines
-from rnn_export.export.verify.verification import verify
+from rnn_export.export.verify.verification import verify_model
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.replay import golden
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import TOLERANCES, Tolerance
-from rnn_export.runtime.replay.golden import replay
 from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.target_options import Order
 from rnn_export.targets import Target, find_targets
@@ -131,8 +131,10 @@ def export(
     draft = _draft(lifted, orders)
     engines = [engine for row, its in orders for engine in find_writer(row.name).engines(draft, row, its)]
     step = draft.files.get("step.onnx")
-    report, vectors = verify(lifted, engines, step, heard, steps, tolerance, progress, precision)
-    rough = [replay(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)]
+    report, vectors = verify_model(lifted, engines, step, heard, steps, tolerance, progress, precision)
+    rough = [
+        replay_golden(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)
+    ]
     for row, its in orders:
         draft = draft.proven(row.name, precision, find_writer(row.name).proof(lifted.spec, its, vectors))
     progress("write")

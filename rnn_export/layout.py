@@ -12,19 +12,25 @@ from rnn_export.spec import StreamSpec, TensorSpec
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
     """A view with the batch on axis 0 and time, if there is any, on axis 1."""
-    return array.transpose(spec.canonical)
+    return array.transpose(spec.canonical_axes)
 
 
 def graph_layout(array: Array, spec: TensorSpec) -> Array:
     """The inverse of `canonical`, contiguous."""
-    return np.ascontiguousarray(array.transpose(spec.in_graph))
+    return np.ascontiguousarray(array.transpose(spec.graph_axes))
 
 
-def in_graph_layout(spec: StreamSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    """The frames from `start` to `stop` of inputs (rows, frames, ...), as one call of the graph takes them."""
-    pieces = {}
-    for tensor in spec.inputs:
-        piece = inputs[tensor.name]
-        piece = piece[:, start:stop] if spec.timed(tensor) else piece
-        pieces[tensor.name] = graph_layout(piece if spec.has_time else piece[:, 0], tensor)
-    return pieces
+def graph_inputs(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs (rows, frames, ...) as one call of the graph takes them; one frame where the model has no time axis."""
+    return {t.name: graph_layout(inputs[t.name] if spec.has_time else inputs[t.name][:, 0], t) for t in spec.inputs}
+
+
+def canonical_frames(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Array:
+    """An input or output of one call of the graph as (rows, frames, ...), or (rows, ...) without a time axis."""
+    return canonical(array, tensor) if spec.has_time else canonical(array, tensor)[:, None]
+
+
+def late_rows(spec: StreamSpec, fed: Array) -> Array:
+    """`spec.late` for many streams at once: by stream, how many frames of its next step give no output."""
+    late: Array = np.clip(spec.delay - fed, 0, spec.chunk)
+    return late

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -38,21 +39,25 @@ class TensorSpec:
         return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
 
     @cached_property
-    def canonical(self) -> tuple[int, ...]:
+    def canonical_axes(self) -> tuple[int, ...]:
         """The axes in the order batch, time if there is any, the rest."""
         moving = [axis for axis in (self.axis(BATCH), self.axis(TIME)) if axis is not None]
         return (*moving, *(axis for axis in range(len(self.shape)) if axis not in moving))
 
     @cached_property
-    def in_graph(self) -> tuple[int, ...]:
+    def graph_axes(self) -> tuple[int, ...]:
         """Where each axis of the shape stands in the canonical order."""
-        return tuple(self.canonical.index(axis) for axis in range(len(self.shape)))
+        return tuple(self.canonical_axes.index(axis) for axis in range(len(self.shape)))
 
     @property
     def every(self) -> int:
         """For how many frames of the input this has one."""
         axis = self.axis(TIME)
         return _every(self.shape[axis]) if axis is not None else 1
+
+    def frames_of(self, frames: int) -> int:
+        """How many frames this has where the input has `frames`."""
+        return frames // self.every
 
     @property
     def frame(self) -> tuple[int, ...]:
@@ -112,46 +117,59 @@ class StreamSpec:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        if not self.inputs or not self.outputs:
-            raise SpecError("a stream needs at least one input and one output.")
-        feeds = [t.name for t in self.inputs] + [s.input for s in self.states]
-        gives = [t.name for t in self.outputs] + [s.output for s in self.states]
-        for names in (feeds, gives, [s.name for s in self.states]):
-            doubled = sorted({n for n in names if names.count(n) > 1})
-            if doubled:
-                raise SpecError(f"names must be unique, but {', '.join(map(repr, doubled))} stand twice among {names}.")
-        for tensor in (*self.inputs, *self.outputs):
-            if tensor.shape.count(BATCH) != 1:
-                raise SpecError(f"{tensor.name!r} has shape {tensor.shape}: it needs exactly one 'batch' axis.")
-        if self.chunk < 1 or self.delay < 0:
-            raise SpecError(f"chunk is {self.chunk} and delay {self.delay}: chunk starts at 1, delay at 0.")
-        if self.digest and (len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef")):
-            raise SpecError(f"digest is {self.digest!r}, which is not a sha256 in lower-case hex.")
-        if self.sample_rate is not None and self.sample_rate < 1:
-            raise SpecError(f"sample_rate is {self.sample_rate}, but is in Hz and starts at 1.")
-        if self.chunk > 1 and not self.has_time:
-            raise SpecError(f"chunk is {self.chunk}, but no input has a time axis.")
-        for tensor in self.outputs:
-            if tensor.axis(TIME) is not None and not self.has_time:
-                raise SpecError(f"{tensor.name!r} has shape {tensor.shape}, but no input has a time axis.")
-            if not self.sequence_only and (self.chunk % tensor.every or self.delay % tensor.every):
-                raise SpecError(
-                    f"{tensor.name!r} has one frame for every {tensor.every} of the input, so chunk {self.chunk} and "
-                    f"delay {self.delay} must be multiples of {tensor.every}."
-                )
-        if any(tensor.every > 1 for tensor in self.inputs):
-            raise SpecError("an input has 'time', never 'time/N'.")
-        if self.sequence_only and (self.states or self.delay or self.chunk > 1 or not self.has_time):
-            raise SpecError("a sequence-only model has a time axis, and neither states nor delay nor chunks.")
+        for check in (_ports, _names, _numbers, _time_axes, _whole_sequences):
+            for contradiction in check(self):
+                raise SpecError(contradiction)
 
     @property
     def has_time(self) -> bool:
         """Whether the model takes sequences; if not, one call is one frame."""
         return any(t.axis(TIME) is not None for t in self.inputs)
 
-    def late(self, fed: int) -> int:
-        """How many frames of a step give no output yet, where `fed` frames went before it."""
-        return min(self.chunk, max(0, self.delay - fed))
+    @property
+    def has_delay(self) -> bool:
+        """Whether frames at the start of a stream give no output."""
+        return self.delay > 0
+
+    @property
+    def delay_note(self) -> str:
+        """The delay in words, for a message."""
+        return f"the first {self.delay} frames give no output"
+
+    @property
+    def largest_every(self) -> int:
+        """The fewest frames of the input for which every output has one."""
+        return max(tensor.every for tensor in self.outputs)
+
+    @property
+    def settling_steps(self) -> int:
+        """Steps at the start of a stream that give no output, or fewer frames than a step gives."""
+        return -(-self.delay // self.chunk)
+
+    def late(self, fed: int, frames: int | None = None) -> int:
+        """After `fed` frames, how many of the next `frames` (one chunk if None) give no output."""
+        return min(self.chunk if frames is None else frames, max(0, self.delay - fed))
+
+    def settled(self, fed: int) -> bool:
+        """Whether the delay is over after `fed` frames, so that all that follow give an output."""
+        return fed >= self.delay
+
+    def without_output(self, fed: int, frames: int | None = None) -> bool:
+        """After `fed` frames, whether none of the next `frames` (one chunk if None) gives an output."""
+        return self.late(fed, frames) == (self.chunk if frames is None else frames)
+
+    def valid(self, tensor: TensorSpec, fed: int, frames: int | None = None) -> slice:
+        """Which frames of an output, of those for the next `frames` (one chunk if None), come after the delay."""
+        return slice(self.late(fed, frames) // tensor.every if self.timed(tensor) else 0, None)
+
+    def frames_out(self, tensor: TensorSpec, frames: int) -> int:
+        """How many frames of an output the first `frames` frames of a stream give."""
+        return max(frames - self.delay, 0) // tensor.every
+
+    def known_after(self, tensor: TensorSpec, start: int, stop: int) -> range:
+        """For each frame of an output that the frames from `start` to `stop` give, how many had been fed by then."""
+        first, end = (self.delay + self.frames_out(tensor, n) * tensor.every for n in (start, stop))
+        return range(first + tensor.every, end + tensor.every, tensor.every)
 
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
@@ -190,6 +208,54 @@ class StreamSpec:
             states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
             **fields,
         )
+
+
+# --- what contradicts itself in a contract: one message each
+
+
+def _ports(spec: StreamSpec) -> Iterator[str]:
+    if not spec.inputs or not spec.outputs:
+        yield "a stream needs at least one input and one output."
+
+
+def _names(spec: StreamSpec) -> Iterator[str]:
+    feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+    gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+    for names in (feeds, gives, [s.name for s in spec.states]):
+        if doubled := sorted({n for n in names if names.count(n) > 1}):
+            yield f"names must be unique, but {', '.join(map(repr, doubled))} stand twice among {names}."
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.axis(BATCH) is None:
+            yield f"{tensor.name!r} has shape {tensor.shape}: it needs exactly one 'batch' axis."
+
+
+def _numbers(spec: StreamSpec) -> Iterator[str]:
+    if spec.chunk < 1 or spec.delay < 0:
+        yield f"chunk is {spec.chunk} and delay {spec.delay}: chunk starts at 1, delay at 0."
+    if spec.digest and not re.fullmatch("[0-9a-f]{64}", spec.digest):
+        yield f"digest is {spec.digest!r}, which is not a sha256 in lower-case hex."
+    if spec.sample_rate is not None and spec.sample_rate < 1:
+        yield f"sample_rate is {spec.sample_rate}, but is in Hz and starts at 1."
+
+
+def _time_axes(spec: StreamSpec) -> Iterator[str]:
+    if spec.chunk > 1 and not spec.has_time:
+        yield f"chunk is {spec.chunk}, but no input has a time axis."
+    for tensor in spec.outputs:
+        if tensor.axis(TIME) is not None and not spec.has_time:
+            yield f"{tensor.name!r} has shape {tensor.shape}, but no input has a time axis."
+        if not spec.sequence_only and (spec.chunk % tensor.every or spec.delay % tensor.every):
+            yield (
+                f"{tensor.name!r} has one frame for every {tensor.every} of the input, so chunk {spec.chunk} and "
+                f"delay {spec.delay} must be multiples of {tensor.every}."
+            )
+    if any(tensor.every > 1 for tensor in spec.inputs):
+        yield "an input has 'time', never 'time/N'."
+
+
+def _whole_sequences(spec: StreamSpec) -> Iterator[str]:
+    if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
+        yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
 
 
 def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:

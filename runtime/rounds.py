@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, graph_layout
+from rnn_export.layout import canonical, graph_layout, late_rows
 from rnn_export.runtime.ports import as_array, check_states, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
@@ -78,19 +78,19 @@ class Rounds:
                 result[name] = out[name] if several else out
             if given is not None:
                 result[name][...] = port.from_graph(given[name])
-            if self.spec.delay:
+            if self.spec.has_delay:
                 self._blank(result[name], port.tensor, frames)
         return result if several else next(iter(result.values()))
 
     def _blank(self, array: Array, tensor: TensorSpec, frames: Any) -> None:
         """What comes of a row before its delay is over is of no value."""
         chunk, value = self.spec.chunk, math.nan if array.dtype.kind == "f" else 0
-        late = np.clip(self.spec.delay - np.asarray(frames), 0, chunk)
+        late = late_rows(self.spec, np.asarray(frames))
         if not self.spec.timed(tensor) or array.ndim == len(tensor.frame) + 1:
             array[late == chunk] = value
             return
         for row in np.flatnonzero(late):
-            array[row, : late[row] // tensor.every] = value
+            array[row, : tensor.frames_of(late[row])] = value
 
 
 class _Port:
@@ -98,7 +98,7 @@ class _Port:
 
     def __init__(self, tensor: TensorSpec, chunk: int) -> None:
         self.tensor, self.dtype = tensor, np.dtype(tensor.dtype)
-        time, frames = tensor.axis(TIME), chunk // tensor.every
+        time, frames = tensor.axis(TIME), tensor.frames_of(chunk)
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
 

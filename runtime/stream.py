@@ -41,8 +41,8 @@ class Stream:
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
         self.spec, self.batch = spec, batch
         # A sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
-        first = 0 if isinstance(session, CompiledSession) else spec.delay
-        self._long_from = first if session.has_sequence else None
+        self._runs_delay = isinstance(session, CompiledSession)
+        self._has_sequence = session.has_sequence
         self._initial = initial
         self._memory: Memory = session.memory(batch)
         if spec.sequence_only:
@@ -57,7 +57,7 @@ class Stream:
         self._chunk = spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
         self._load = self._in[0].load if len(self._in) == 1 else None
-        self._view = self._out[0].view if len(self._out) == 1 and not spec.delay else None
+        self._view = self._out[0].view if len(self._out) == 1 and not spec.has_delay else None
         if isinstance(session, CompiledSession) and session.stepper is not None:
             simple = self._load is not None and self._view is not None
             session.bind(self, self._memory, *((self._in[0].view, self._view) if simple else (None, None)))
@@ -189,16 +189,17 @@ class Stream:
         return x
 
     def _check_out(self, out: Frames) -> None:
-        if self.spec.delay:
-            raise StreamError(f"out= cannot be used here: the first {self.spec.delay} frames give no output.")
+        if self.spec.has_delay:
+            raise StreamError(f"out= cannot be used here: {self.spec.delay_note}.")
         for port in self._out:
             if len(self._out) > 1 and (not isinstance(out, Mapping) or port.name not in out):
                 raise StreamError(f"out must be a dict with {[p.name for p in self._out]}.")
             port.check(out[port.name] if len(self._out) > 1 else out)
 
     def _give(self, out: Frames) -> Any:
-        late = self.spec.late(self._frames - self.spec.chunk)
-        if late == self.spec.chunk:
+        fed = self._frames - self._chunk
+        settled = self.spec.settled(fed)
+        if not settled and self.spec.without_output(fed):
             return None
         if out is not None:
             for port in self._out:
@@ -206,9 +207,9 @@ class Stream:
             return out
         rows = () if self.batch == 1 else (slice(None),)
         given = {
-            t.name: port.view[(*rows, slice(late // t.every, None))].copy()
-            if late and self.spec.timed(t)
-            else port.view.copy()
+            t.name: port.view.copy()
+            if settled or not self.spec.timed(t)
+            else port.view[(*rows, self.spec.valid(t, fed))].copy()
             for t, port in zip(self.spec.outputs, self._out, strict=True)
         }
         return given if len(given) > 1 else next(iter(given.values()))
@@ -256,15 +257,16 @@ class Stream:
             given = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
                 if self.spec.timed(tensor):
-                    outputs[tensor.name][:, start // tensor.every : stop // tensor.every] = given[tensor.name]
+                    outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = given[tensor.name]
                 else:
                     outputs[tensor.name][...] = given[tensor.name]
-        late = min(max(0, spec.delay - self._frames), whole)
+        fed = self._frames
         self._frames += whole
         self._pending = {n: inputs[n][:, whole:].copy() for n in timed} if whole < total else {}
-        last = {t.name: outputs[t.name] if late < whole else None for t in spec.outputs}
+        last = {t.name: None if spec.without_output(fed, whole) else outputs[t.name] for t in spec.outputs}
         return {
-            t.name: outputs[t.name][:, late // t.every :] if self.spec.timed(t) else last[t.name] for t in spec.outputs
+            t.name: outputs[t.name][:, spec.valid(t, fed, whole)] if spec.timed(t) else last[t.name]
+            for t in spec.outputs
         }
 
     def _blocks(self, whole: int) -> Iterator[tuple[int, int]]:
@@ -278,10 +280,10 @@ class Stream:
 
     def _is_long(self, start: int) -> bool:
         """Whether the frames from `start` on go through the memory's `run`."""
-        return self._long_from is not None and self._frames + start >= self._long_from
+        return self._has_sequence and (self._runs_delay or self.spec.settled(self._frames + start))
 
     def _room(self, tensor: TensorSpec, frames: int) -> Array:
-        time = (frames // tensor.every,) if self.spec.timed(tensor) else ()
+        time = (tensor.frames_of(frames),) if self.spec.timed(tensor) else ()
         return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
 
     def _by_step(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

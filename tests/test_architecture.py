@@ -175,6 +175,31 @@ def test_names_of_an_earlier_release_are_used_by_nobody():
     assert not [p for p in sources if p.name != "moved.py" and {m for n in imports(p) for m in old if n.startswith(m)}]
 
 
+# Who may say `.delay`, `.every` or `.late`; all others ask the contract's methods how many frames come when.
+FRAME_ARITHMETIC = {
+    "rnn_export/spec.py": "computes them",
+    "rnn_export/layout.py": "computes them for many rows at once",
+    "export/lift/contract.py": "finds them",
+    "export/lift/streaming/": "finds them",
+    "export/targets/c/": "writes them as constants",
+    "runtime/backends/remote/wire.py": "sends how many frames a stream was fed",
+    "runtime/replay/golden.py": "shows them",
+    "export/verify/inputs.py": "shows them",
+    "export/triton/readme.py": "shows them",
+    "rnn_export/cli/": "shows them",
+}
+
+
+def test_frames_delay_and_strides_are_computed_in_one_place():
+    saying = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("delay", "every", "late")
+    }
+    assert not {path for path in saying if not path.startswith(tuple(FRAME_ARITHMETIC))}
+
+
 @pytest.mark.parametrize("folder", sorted({folder_of(module) for module in modules()}))
 def test_what_an_import_loads(folder):
     """In a fresh process, every module of a package: nothing that its row leaves out, at any distance."""

@@ -5,11 +5,13 @@ import json
 import re
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_export.errors import SpecError
+from rnn_export.layout import late_rows
 from rnn_export.spec import BATCH, DTYPES, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 X = TensorSpec("x", "float32", ("batch", "time", 4))
@@ -111,6 +113,35 @@ def test_an_output_may_have_fewer_frames():
     assert StreamSpec.from_json(json.loads(spec.dumps())) == spec
     assert sized(every.shape, 3, 12) == (3, 2, 3)
     assert sized(Y.shape, 3, 12) == (3, 12, 2)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.integers(0, 40), st.integers(0, 40))
+def test_which_frame_gives_an_output(every, chunk, delay, fed, frames):
+    """Each method against a count of the frames one by one: frame n gives an output if n is late enough, and the last
+    of `every`."""
+    time = "time" if every == 1 else f"time/{every}"
+    tensor = replace(Y, shape=("batch", time, 2))
+    spec = replace(
+        SPEC, outputs=(tensor, replace(Y, name="z", shape=("batch", 2))), chunk=chunk * every, delay=delay * every
+    )
+    fed, frames = fed * every, frames * every
+    gives = [n for n in range(1, fed + frames + 1) if n > spec.delay and n % every == 0]
+    in_piece = [n for n in gives if n > fed]
+    assert spec.frames_out(tensor, fed) == len(gives) - len(in_piece)
+    assert list(spec.known_after(tensor, fed, fed + frames)) == in_piece
+    assert tensor.frames_of(frames) == frames // every
+    assert len(range(frames // every)[spec.valid(tensor, fed, frames)]) == len(in_piece)
+    assert spec.valid(spec.outputs[1], fed, frames) == slice(0, None)
+    assert spec.without_output(fed, frames) == (not in_piece)
+    assert spec.settled(fed) == (fed >= spec.delay)
+    assert spec.late(fed, frames) == sum(n <= spec.delay for n in range(fed + 1, fed + frames + 1))
+    assert spec.late(fed) == spec.late(fed, spec.chunk)
+    steps = [spec.late(n * spec.chunk) for n in range(delay * every + 1)]
+    assert spec.settling_steps == sum(late > 0 for late in steps)
+    assert spec.has_delay == (delay > 0)
+    assert spec.largest_every == every
+    np.testing.assert_array_equal(late_rows(spec, np.array([0, fed, frames])), [spec.late(n) for n in (0, fed, frames)])
 
 
 def test_a_sequence_only_model_has_neither_states_nor_steps():

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from rnn_export.arrays import Array
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes, Noise, TimeAxis, find_axes
 from rnn_export.export.lift.buffers import adopt_memory
 from rnn_export.export.lift.capture import BatchFirst, every_of, graph_of, sample, whole_graph
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
+from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.bare import as_model
 from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
 from rnn_export.export.lift.loops.rolling import RolledLoop
@@ -29,6 +32,7 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.streaming import Kept, Streamed, stream
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
@@ -65,7 +69,7 @@ class StreamingModel:
 
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
-        some = 5 * max(t.every for t in self.spec.outputs) if frames is None else frames
+        some = 5 * self.spec.largest_every if frames is None else frames
         tensors, shapes = [], []
         noise = Noise(self.original)
         examples = {leaf.name: leaf.example for leaf in self.original.inputs}
@@ -179,8 +183,8 @@ def _lifted(
     spec = replace(spec, digest=digest_of(spec, flat.model, values))
     if not spec.states:
         notes = (*notes, _anew(copied) or "this model has no state: each frame is computed from itself alone")
-    if spec.delay:
-        notes = (*notes, f"the first {spec.delay} frames give no output: the context of a convolution is not full yet")
+    if spec.has_delay:
+        notes = (*notes, f"{spec.delay_note}: the context of a convolution is not full yet")
     for node in module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -224,27 +228,25 @@ class _MovesByCall(LiftError):
 
 def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
-    spec, axes = lifted.spec, lifted.axes
-    frames = spec.chunk * max(1, -(-spec.delay // spec.chunk))
-    whole = list(sample(flat, axes, 2, 2 * frames, 3))
-    inputs = len(spec.inputs)
-    states = [
-        *whole[inputs:],
-        *(lifted.initial[s.name].expand(2, *s.row).clone() for s in spec.states[len(flat.states) :]),
-    ]
+    spec, own = lifted.spec, [leaf.name for leaf in flat.states]
+    frames = spec.chunk * max(1, spec.settling_steps)
+    drawn = sample(flat, lifted.axes, 2, 2 * frames, 3)
+    loop = ClosedLoop(spec, inputs_of(spec, drawn))
 
-    def part(start: int, length: int) -> list[Tensor]:
-        return [x if t is None else x.narrow(t, start, length) for x, t in zip(whole, axes.input_time, strict=False)]
+    def after(states: Mapping[str, Array], *edges: int) -> Mapping[str, Array]:
+        driver = torch_driver(spec, lifted.module, states)
+        loop.run(driver, edges)
+        return driver.states()
 
-    with torch.no_grad():
-        if spec.delay:
-            states = list(lifted.module(*part(0, frames), *states)[len(spec.outputs) :])
-            states = list(lifted.module(*part(0, frames), *states)[len(spec.outputs) :])
-        once = lifted.module(*part(0, 2 * frames), *states)[len(spec.outputs) :]
-        first = lifted.module(*part(0, frames), *states)[len(spec.outputs) :]
-        twice = lifted.module(*part(frames, frames), *first)[len(spec.outputs) :]
-    for state, a, b in zip(spec.states, once, twice, strict=True):
-        if state.name in flat.kept + tuple(s.name for s in flat.declared) and not torch.allclose(a, b, 1e-3, 1e-4):
+    states: Mapping[str, Array] = {
+        **{s.name: lifted.initial[s.name].expand(2, *s.row).contiguous().numpy() for s in spec.states},
+        **{name: value.numpy() for name, value in zip(own, drawn[len(spec.inputs) :], strict=True)},
+    }
+    if spec.has_delay:
+        states = after(after(states, 0, frames), 0, frames)
+    once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
+    for state in spec.states:
+        if state.name in own and not np.allclose(once[state.name], twice[state.name], 1e-3, 1e-4):
             raise _MovesByCall(
                 len(spec.states) > len(flat.states),
                 f"state {state.name!r} moves once per call, however many frames the call has: what comes out depends "

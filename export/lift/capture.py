@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes, Noise, draw_states
+from rnn_export.export.lift.contract import contract
+from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.fx import DYNAMIC, Bounded, Frozen, busiest_place, flat_graph, fold
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.streaming import Kept, Streamed
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
@@ -79,20 +84,14 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
 
 def _moves_alike(module: BatchFirst) -> bool:
     """Whether frame after frame, with the states fed back, gives what a call of several gives."""
-    flat, axes = module.flat, module.axes
-    whole = list(sample(flat, axes, 2, 4))
-    states, outputs = whole[len(flat.inputs) :], []
-    with torch.no_grad():
-        want = module(*whole)
-        for t in range(4):
-            pieces = [x if a is None else x.narrow(a, t, 1) for x, a in zip(whole, axes.input_time, strict=False)]
-            given = module(*pieces, *states)
-            outputs.append(given[: len(flat.outputs)])
-            states = list(given[len(flat.outputs) :])
-    for got, true, axis in zip(zip(*outputs, strict=True), want, axes.output_time, strict=False):
-        if not torch.allclose(got[-1] if axis is None else torch.cat(got, axis), true, 1e-3, 1e-4):
-            return False
-    return True
+    flat, drawn = module.flat, sample(module.flat, module.axes, 2, 4)
+    inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
+    states = [Kept(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
+    spec = contract(flat, module.axes, states, Streamed([], 0, [1] * len(flat.outputs)), None, 1, False)
+    start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
+    loop = ClosedLoop(spec, inputs_of(spec, inputs))
+    whole, by_frame = (loop.run(torch_driver(spec, module, start), edges).outputs for edges in ((0, 4), range(5)))
+    return all(np.allclose(by_frame[name], whole[name], 1e-3, 1e-4) for name in whole)
 
 
 def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:

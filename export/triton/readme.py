@@ -122,7 +122,7 @@ def _parts(spec: StreamSpec, serving: Serving, wire: Wire) -> Iterator[str]:
         yield f"| output | `{port.name}` | {port.dtype} | {_shape(port)} | {_output(port, spec)} |\n"
     yield BEHAVIOUR.rstrip("\n")
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
-    if spec.delay:
+    if spec.has_delay:
         yield f"- The outputs of a sequence's first {spec.delay} frames are of no value: the model has a delay.\n"
     yield LIMITS.format(
         streams=serving.streams,

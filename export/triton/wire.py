@@ -75,7 +75,7 @@ class Wire:
 
 def dims(tensor: TensorSpec, chunk: int) -> tuple[int, ...]:
     """The shape of one row of a step."""
-    time = () if tensor.axis(TIME) is None else (chunk // tensor.every,)
+    time = () if tensor.axis(TIME) is None else (tensor.frames_of(chunk),)
     return (*time, *tensor.frame) or (1,)
 
 

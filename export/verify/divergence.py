@@ -1,50 +1,39 @@
-"""Where a stream departs from the whole first: the outputs of every submodule of the model, and of its lifted form."""
+"""Where a stream first diverges from the whole: the outputs of every submodule of the model, and of its lifted form."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.arrays import Array
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
+from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.fx import paths_of
+from rnn_export.export.verify.reference import initial_states, own_calls, own_states
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Tolerance
 
 
-def first_departure(
-    model: StreamingModel, pieces: Sequence[Sequence[Array]], whole: Sequence[Sequence[Array]], tolerance: Tolerance
-) -> str:
-    """A sentence that names the first module whose output departs, and at which step; empty where none can be told.
+def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: Tolerance) -> str:
+    """A sentence that names the first module whose output diverges, and at which step; empty where none can be told.
 
     Args:
         model: what is wrong.
-        pieces: the inputs of each step, in the layout of the graph.
-        whole: the same as the user's module is called with them.
+        loop: the inputs on which it is.
         tolerance: of each output, relative to its largest magnitude.
     """
-    with torch.no_grad():
-        own, stream = _own(model, whole), _streamed(model, pieces)
+    own, streamed = _own_outputs(model, loop), _streamed_outputs(model, loop)
     for path, want in own.items():
-        if path in stream and (step := _departs(stream[path], want, tolerance)) is not None:
+        if path in streamed and (step := _first_divergence(streamed[path], want, tolerance)) is not None:
             kind = type(model.original.model.get_submodule(path)).__name__
-            return f"The first module whose output departs is {path or 'the model'!r} ({kind}), at its frame {step}. "
+            return f"The first module whose output diverges is {path!r} ({kind}), at its frame {step}. "
     return ""
 
 
-def _states(model: StreamingModel, batch: int) -> list[Tensor]:
-    return [model.initial[s.name].expand(batch, *s.row).contiguous() for s in model.spec.states]
-
-
-def _batch(model: StreamingModel, arrays: Sequence[Array]) -> int:
-    return int(arrays[0].shape[model.axes.input_batch[0]])
-
-
-def _own(model: StreamingModel, calls: Sequence[Sequence[Array]]) -> dict[str, list[Tensor]]:
+def _own_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tensor]]:
     """By path, the output of each call of the user's module; of modules that are called once in it."""
     flat = copy.deepcopy(model.original)
     found: dict[str, list[Tensor]] = {}
@@ -57,35 +46,34 @@ def _own(model: StreamingModel, calls: Sequence[Sequence[Array]]) -> dict[str, l
 
     for module in paths:
         module.register_forward_hook(keep)
-    states = _states(model, _batch(model, calls[0]))[: len(flat.states)]
-    for arrays in calls:
-        results = BatchFirst(flat, model.axes)(*map(torch.from_numpy, arrays), *states)
-        states = list(results[len(model.spec.outputs) :])
-    return {path: outputs for path, outputs in found.items() if len(outputs) == len(calls)}
+    driver = torch_driver(model.spec, BatchFirst(flat, model.axes), own_states(model, loop.rows), leaves_out_delay=True)
+    count = sum(1 for _ in loop.steps(driver, own_calls(model, loop)))
+    return {path: outputs for path, outputs in found.items() if len(outputs) == count}
 
 
-def _streamed(model: StreamingModel, steps: Sequence[Sequence[Array]]) -> dict[str, list[Tensor]]:
+def _streamed_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tensor]]:
     """By path, what the module's last node gives in each step."""
     last: dict[str, fx.Node] = {}
     for node in model.module.graph.nodes:
         if node.op in ("call_function", "call_module"):
-            last.update(dict.fromkeys(["", *paths_of(node)], node))
+            last.update(dict.fromkeys(filter(None, paths_of(node)), node))
     recorder = fx.Interpreter(model.module, garbage_collect_values=False)
     found: dict[str, list[Tensor]] = {path: [] for path in last}
-    states = _states(model, _batch(model, steps[0]))
-    for arrays in steps:
-        results = recorder.run(*map(torch.from_numpy, arrays), *states)
-        states = list(results[len(model.spec.outputs) :])
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = recorder.run(*tensors)
         for path, node in last.items():
             value = recorder.env[node]
             value = value[0] if isinstance(value, tuple | list) else value
             if isinstance(value, Tensor):
                 found[path].append(value.clone())
-    found[""] = []
-    return {path: values for path, values in found.items() if len(values) == len(steps)}
+        return results
+
+    count = sum(1 for _ in loop.steps(torch_driver(model.spec, step, initial_states(model, loop.rows))))
+    return {path: values for path, values in found.items() if len(values) == count}
 
 
-def _departs(given: list[Tensor], want: list[Tensor], tolerance: Tolerance) -> int | None:
+def _first_divergence(given: list[Tensor], want: list[Tensor], tolerance: Tolerance) -> int | None:
     """The first frame, from 1, at which the joined pieces are another value, however the two are laid side by side."""
     if len(given) == len(want) and all(a.shape == b.shape for a, b in zip(given, want, strict=True)):
         return _first(torch.stack(given), torch.stack(want), 0, tolerance)

@@ -200,14 +200,15 @@ def verify_command(
     from rnn_export.bundle import open_bundle
     from rnn_export.cli import tables
     from rnn_export.runtime.engine import Engine
-    from rnn_export.runtime.replay.golden import FILE, Golden, replay
+    from rnn_export.runtime.replay.checks import replay_golden
+    from rnn_export.runtime.replay.golden import FILE, Golden
 
     _refuse_server(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
     opened = open_bundle(bundle)
     engine = Engine.of(opened, backend, precision, device)
     _say_passed_over(engine)
     with tables.progress("verify", VERIFY_STAGES, not as_json) as stage:
-        report = replay(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
+        report = replay_golden(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
     if not as_json:
         tables.parity(report.to_json())
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")

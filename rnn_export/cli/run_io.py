@@ -26,11 +26,11 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     _check_output(engine, output)
     inputs = recording.read(source, engine.spec)
     rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
-    chunk, delay = engine.spec.chunk, engine.spec.delay
-    if frames // chunk * chunk <= delay:
+    chunk = engine.spec.chunk
+    if engine.spec.without_output(0, frames // chunk * chunk):
         raise SourceError(
             f"{source} has {frames} frames, which give no output: a step takes {chunk}, "
-            f"and the first {delay} give none."
+            f"and the first {engine.spec.delay} give none."
         )
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.errors import BackendUnavailable, NotThere
-from rnn_export.layout import canonical, in_graph_layout
+from rnn_export.layout import graph_inputs
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.registry import BACKENDS, open_session
-from rnn_export.runtime.replay.drift import ParityReport, drift
-from rnn_export.runtime.replay.golden import Golden, replay
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.runtime.replay.drivers import StepDriver, as_frame, only_value
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 
@@ -85,7 +88,7 @@ def open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
 
 def verified(engine: Engine, golden: Golden, name: str) -> float:
     """The largest relative error of the closed loop; raises ParityError where one is outside the tolerance."""
-    report = replay(engine, golden)
+    report = replay_golden(engine, golden)
     replace(report, backend=name).raise_for_failure(WRONG)
     return max(d.relative for d in report.drifts)
 
@@ -94,33 +97,21 @@ def runner(engine: Engine, candidate: Candidate, golden: Golden, name: str, erro
     """A stream of the fewest rows that the engine takes, on the frames of the golden vectors."""
     spec, rows = engine.spec, engine.batches[0]
     stream = engine.stream(batch=rows)
-    frames = [_value(frame) for frame in _frames(spec, golden, rows)]
-    settle = -(-spec.delay // spec.chunk)
+    repeated = golden.of_rows(np.resize(np.arange(golden.rows), rows))
+    frames = [_own(spec, piece) for _, _, piece in ClosedLoop(spec, repeated.inputs).pieces()]
     out = None
-    if not spec.delay:
+    if not spec.has_delay:
         given = stream.step(frames[0])
         out = {n: np.empty_like(a) for n, a in given.items()} if isinstance(given, Mapping) else np.empty_like(given)
-    subject = Subject(name, stream.step, frames, out, stream.reset, settle)
+    subject = Subject(name, stream.step, frames, out, stream.reset, spec.settling_steps)
     return Runner(candidate, subject, engine.device, rows, error)
 
 
-def _value(frame: dict[str, Any]) -> Any:
-    return frame if len(frame) > 1 else next(iter(frame.values()))
-
-
-def _frames(spec: StreamSpec, golden: Golden, rows: int) -> Iterator[dict[str, Any]]:
-    """What `Stream.step` takes, one step after the other, each an array of its own."""
-    for start in range(0, golden.frames - spec.chunk + 1, spec.chunk):
-        frame = {}
-        for tensor in spec.inputs:
-            piece = golden.inputs[tensor.name]
-            piece = piece[np.resize(np.arange(len(piece)), rows)]
-            if spec.timed(tensor):
-                piece = piece[:, start] if spec.chunk == 1 else piece[:, start : start + spec.chunk]
-            piece = piece[0] if rows == 1 else piece
-            # A number that comes as a frame is numpy's own, as an array gives it.
-            frame[tensor.name] = np.array(piece, order="C") if np.ndim(piece) else piece
-        yield frame
+def _own(spec: StreamSpec, inputs: Mapping[str, Array]) -> Any:
+    """One step as `Stream.step` takes it, each array of its own."""
+    # A number that comes as a frame is numpy's own, as an array gives it.
+    frame = {name: np.array(a, order="C") if np.ndim(a) else a for name, a in as_frame(spec, inputs).items()}
+    return only_value(frame)
 
 
 class Plain:
@@ -134,42 +125,34 @@ class Plain:
         session: Any = open_session("onnxruntime", bundle, candidate.precision, None, 1)
         spec, states = bundle.spec, bundle.initial_states()
         self.spec, self.count = spec, len(spec.outputs)
-        self.golden = golden.fitted(Engine(bundle, "onnxruntime", session))
+        self.golden = golden.fitted(Engine(bundle, "onnxruntime", session)).of_rows(slice(1))
+        self.loop = ClosedLoop(spec, self.golden.inputs)
         self.initial = {s.input: np.array(states[s.name][None], order="C") for s in spec.states}
         self.feed = dict(self.initial)
         self.step = _by_hand(
             session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
-        first = {name: array[:1] for name, array in self.golden.inputs.items()}
-        self.frames = [
-            _value(in_graph_layout(spec, first, start, start + spec.chunk))
-            for start in range(0, golden.frames, spec.chunk)
-        ]
+        self.frames = [only_value(graph_inputs(spec, piece)) for _, _, piece in self.loop.pieces()]
 
     def reset(self) -> None:
         self.feed.update(self.initial)
 
     def verified(self) -> float:
         """As `verified` of an engine, on one row, step by step."""
-        spec, golden = self.spec, self.golden
+        spec, golden, names = self.spec, self.golden, [t.name for t in self.spec.outputs]
         self.reset()
-        given = [self.step(frame)[: self.count] for frame in self.frames]
-        drifts = []
-        for tensor, values in zip(spec.outputs, zip(*given, strict=True), strict=True):
-            steps = [canonical(value, tensor) for value in values]
-            if not spec.timed(tensor):
-                got, want, at = steps[-1][:, None], golden.outputs[tensor.name][:1, None], golden.at[-1:]
-            else:
-                got = np.concatenate(steps, 1)[:, spec.delay // tensor.every :] if spec.has_time else np.stack(steps, 1)
-                want = golden.outputs[tensor.name][:1]
-                at = np.arange(spec.delay, golden.frames, tensor.every) + tensor.every
-            drifts.append(drift("step", tensor.name, got, want, at, golden.tolerance))
-        report = ParityReport(PLAIN, "cpu", golden.frames, 1, golden.tolerance, tuple(drifts))
+
+        def call(feed: dict[str, Array]) -> dict[str, Array]:
+            return dict(zip(names, self.step(only_value(feed)), strict=False))
+
+        trace = self.loop.run(StepDriver(spec, call, {}))
+        drifts = tuple(golden.output_drifts("step", spec, trace.outputs))
+        report = ParityReport(PLAIN, "cpu", golden.frames, 1, golden.tolerance, drifts)
         report.raise_for_failure(WRONG)
         return max(d.relative for d in drifts)
 
     def runner(self, candidate: Candidate, error: float) -> Runner:
-        subject = Subject(PLAIN, self.step, self.frames, None, self.reset, -(-self.spec.delay // self.spec.chunk))
+        subject = Subject(PLAIN, self.step, self.frames, None, self.reset, self.spec.settling_steps)
         return Runner(candidate, subject, "cpu", 1, error)
 
 

@@ -53,7 +53,7 @@ class Drift:
     curve: tuple[tuple[int, float], ...]
 
 
-def drift(check: str, tensor: str, got: Array, want: Array, steps: Array, tolerance: Tolerance) -> Drift:
+def drift(check: str, tensor: str, got: Array, want: Array, steps: Array | range, tolerance: Tolerance) -> Drift:
     """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1. A NaN or Inf is always outside."""
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())
@@ -108,7 +108,7 @@ class ParityReport:
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))
         raise ParityError(
-            f"on {self.backend} the check {first.check!r} departs from the model: {first.tensor!r} is first outside "
+            f"on {self.backend} the check {first.check!r} diverges from the model: {first.tensor!r} is first outside "
             f"the tolerance at step {first.step} of {self.frames}; the largest error is {first.error:.3g} where "
             f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
         )

@@ -1,8 +1,8 @@
-"""Golden vectors: what the model itself gave, and the closed loop that holds a backend to it, here or on the device."""
+"""Golden vectors: what the model itself gave, as a file, and how far from it outputs and states are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,14 +10,11 @@ import numpy as np
 from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import TOLERANCES, Drift, ParityReport, Tolerance, drift
-from rnn_export.runtime.stream import Stream
+from rnn_export.runtime.replay.drift import TOLERANCES, Drift, Tolerance, drift
 from rnn_export.spec import StreamSpec
 
 FILE = "golden.npz"
 CHECKPOINTS = 16
-# Streams of a pool that is checked, at least: more than C steps at once.
-POOLED = 9
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,40 @@ class Golden:
         low, high = engine.batches
         rows = np.resize(np.arange(self.rows), max(low, min(self.rows, high or self.rows)))
         tolerance = self.tolerance if engine.precision == self.precision else TOLERANCES[engine.precision]
+        return replace(self.of_rows(rows), tolerance=tolerance, precision=engine.precision)
+
+    def of_rows(self, rows: slice | Array) -> Golden:
+        """The same with these rows alone, in this order."""
         inputs, outputs, states = (
             {name: a[rows] for name, a in group.items()} for group in (self.inputs, self.outputs, self.states)
         )
-        return Golden(inputs, outputs, states, self.at, tolerance, engine.precision)
+        return replace(self, inputs=inputs, outputs=outputs, states=states)
+
+    def output_drifts(
+        self, check: str, spec: StreamSpec, outputs: Mapping[str, Array], start: int = 0, stop: int | None = None
+    ) -> Iterator[Drift]:
+        """How far `outputs` of the frames from `start` to `stop`, None for the last, are from these.
+
+        An output without a time axis is known as of the last frame alone.
+        """
+        stop = self.frames if stop is None else stop
+        for tensor in spec.outputs:
+            want = self.outputs[tensor.name]
+            if not spec.timed(tensor):
+                if stop < self.frames:
+                    continue
+                got, want, steps = outputs[tensor.name][:, None], want[:, None], range(stop, stop + 1)
+            elif spec.sequence_only:
+                got, steps = outputs[tensor.name], range(1, want.shape[1] + 1)
+            else:
+                part = slice(spec.frames_out(tensor, start), spec.frames_out(tensor, stop))
+                got, want, steps = outputs[tensor.name], want[:, part], spec.known_after(tensor, start, stop)
+            yield drift(check, tensor.name, got, want, steps, self.tolerance)
+
+    def state_drifts(self, check: str, states: Mapping[str, Array], at: slice = slice(None)) -> Iterator[Drift]:
+        """How far `states` (r, k, ...), those of the checkpoints `at`, are from these."""
+        for name, value in states.items():
+            yield drift(check, name, value, self.states[name][:, at], self.at[at], self.tolerance)
 
     def to_npz(self) -> bytes:
         """As the file `golden.npz`."""
@@ -92,23 +119,23 @@ class Golden:
         at = self.at
         if at.ndim != 1 or at.dtype.kind != "i" or not at.size or (np.diff(at, prepend=0) < 1).any():
             raise ValueError(f"its checkpoints are {at.dtype} {at.shape}, not rising numbers of frames")
-        if (at % spec.chunk).any() or self.frames <= spec.delay:
+        if (at % spec.chunk).any() or spec.without_output(0, self.frames):
             raise ValueError(f"its checkpoints {at.tolist()} do not fit a chunk of {spec.chunk} and delay {spec.delay}")
         if self.precision not in TOLERANCES:
             raise ValueError(f"its precision {self.precision!r} is none of {', '.join(TOLERANCES)}")
         rows = next(iter(self.inputs.values())).shape[:1]
         if rows in ((), (0,)):
             raise ValueError("its inputs have no rows")
-        for named, tensors, frames in (
-            (self.inputs, spec.inputs, self.frames),
-            (self.outputs, spec.outputs, self.frames - spec.delay),
-        ):
-            for tensor in tensors:
-                array = named[tensor.name]
-                # How many frames a whole sequence gives is the model's affair.
-                given = array.shape[1] if spec.sequence_only and array.ndim > 1 else frames // tensor.every
-                time = (given,) if spec.timed(tensor) else ()
-                _check_one(tensor.name, array, tensor.dtype, (*rows, *time, *tensor.frame))
+        for tensor in spec.inputs:
+            time = (self.frames,) if spec.timed(tensor) else ()
+            _check_one(tensor.name, self.inputs[tensor.name], tensor.dtype, (*rows, *time, *tensor.frame))
+        for tensor in spec.outputs:
+            array = self.outputs[tensor.name]
+            # How many frames a whole sequence gives is the model's affair.
+            any_length = spec.sequence_only and array.ndim > 1
+            frames = array.shape[1] if any_length else spec.frames_out(tensor, self.frames)
+            time = (frames,) if spec.timed(tensor) else ()
+            _check_one(tensor.name, array, tensor.dtype, (*rows, *time, *tensor.frame))
         for state in spec.states:
             _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
 
@@ -116,189 +143,3 @@ class Golden:
 def _check_one(name: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"{name!r} is {array.dtype} {array.shape}, not {dtype} {shape}")
-
-
-def replay(engine: Engine, golden: Golden, progress: Callable[[str], None] = lambda check: None) -> ParityReport:
-    """Drive `engine` over the golden vectors with the state fed back, in every way a user may.
-
-    Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
-    moved to a new stream in mid-stream; each row alone; and in a pool, in another order at each round. A model of whole
-    sequences only: the whole, and each row alone.
-    """
-    golden = golden.fitted(engine)
-    replayer = _Replay(engine, golden)
-    drifts = []
-    whole = (replayer.whole, replayer.alone)
-    stream = (
-        replayer.step,
-        replayer.whole,
-        replayer.pieces,
-        replayer.reset,
-        replayer.snapshot,
-        replayer.alone,
-        replayer.pool,
-    )
-    for check in whole if engine.spec.sequence_only else stream:
-        progress(check.__name__)
-        drifts += list(check())
-    return ParityReport(engine.backend, engine.device, golden.frames, golden.rows, golden.tolerance, tuple(drifts))
-
-
-class _Replay:
-    def __init__(self, engine: Engine, golden: Golden) -> None:
-        self.engine, self.spec, self.golden = engine, engine.spec, golden
-        self.random = np.random.default_rng(0)
-        self.half = max(golden.frames // 2 // self.spec.chunk, 1) * self.spec.chunk
-
-    def stream(self) -> Stream:
-        return self.engine.stream(batch=self.golden.rows)
-
-    def cut(self, start: int, stop: int) -> dict[str, Array]:
-        return {
-            t.name: self.golden.inputs[t.name][:, start:stop] if self.spec.timed(t) else self.golden.inputs[t.name]
-            for t in self.spec.inputs
-        }
-
-    def frame(self, at: int) -> dict[str, Array]:
-        """What a step from frame `at` on takes, of all rows."""
-        cut = self.cut(at, at + self.spec.chunk)
-        return {
-            t.name: cut[t.name][:, 0] if self.spec.timed(t) and self.spec.chunk == 1 else cut[t.name]
-            for t in self.spec.inputs
-        }
-
-    def run(self, stream: Stream, start: int, stop: int) -> dict[str, Array]:
-        return self.named(stream.run(self.cut(start, stop)))
-
-    def named(self, given: object) -> dict[str, Array]:
-        return given if isinstance(given, dict) else {self.spec.outputs[0].name: given}  # type: ignore[dict-item]
-
-    def step(self) -> Iterator[Drift]:
-        stream, chunk = self.stream(), self.spec.chunk
-        states: dict[str, list[Array]] = {s.name: [] for s in self.spec.states}
-        outputs: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
-        wanted = set(self.golden.at.tolist())
-        for at in range(0, self.golden.frames, chunk):
-            frame = {n: a[0] if self.golden.rows == 1 else a for n, a in self.frame(at).items()}
-            given = stream.step(frame if len(frame) > 1 else next(iter(frame.values())))
-            if given is not None:
-                for tensor in self.spec.outputs:
-                    value = self.named(given)[tensor.name]
-                    value = value[None] if self.golden.rows == 1 else value
-                    one = self.spec.timed(tensor) and chunk == tensor.every
-                    outputs[tensor.name].append(value[:, None] if one else value)
-            if at + chunk in wanted:
-                for name, value in stream.states.items():
-                    states[name].append(value)
-        given_outputs = {
-            t.name: np.concatenate(outputs[t.name], 1) if self.spec.timed(t) else outputs[t.name][-1]
-            for t in self.spec.outputs
-        }
-        for state in self.spec.states:
-            got = np.stack(states[state.name], 1)
-            yield drift("step", state.name, got, self.golden.states[state.name], self.golden.at, self.golden.tolerance)
-        yield from self.compare("step", given_outputs, 0, self.golden.frames)
-
-    def whole(self) -> Iterator[Drift]:
-        stream = self.stream()
-        yield from self.compare("whole", self.run(stream, 0, self.golden.frames), 0, self.golden.frames)
-        yield from self.ends("whole", stream.states)
-
-    def pieces(self) -> Iterator[Drift]:
-        stream, at, given = self.stream(), 0, []
-        while at < self.golden.frames:
-            size = min(int(self.random.integers(1, 2 + self.golden.frames // 4)), self.golden.frames - at)
-            given.append(self.named(stream.run(self.among_nan(at, at + size))))
-            at += size
-        joined = {
-            t.name: np.concatenate([g[t.name] for g in given], 1) if self.spec.timed(t) else given[-1][t.name]
-            for t in self.spec.outputs
-        }
-        yield from self.compare("pieces", joined, 0, self.golden.frames)
-        yield from self.ends("pieces", stream.states)
-
-    def among_nan(self, start: int, stop: int) -> dict[str, Array]:
-        """A piece that lies in a larger array of NaN, so that a read beyond its ends shows."""
-        cut = self.cut(start, stop)
-        for tensor in self.spec.inputs:
-            piece = cut[tensor.name]
-            if self.spec.timed(tensor) and piece.dtype.kind == "f":
-                room = np.full((piece.shape[0], piece.shape[1] + 4, *piece.shape[2:]), np.nan, piece.dtype)
-                room[:, 2:-2] = piece
-                cut[tensor.name] = room[:, 2:-2]
-        return cut
-
-    def reset(self) -> Iterator[Drift]:
-        stream = self.stream()
-        self.run(stream, 0, self.half)
-        stream.reset()
-        yield from self.compare("reset", self.run(stream, 0, self.half), 0, self.half)
-
-    def snapshot(self) -> Iterator[Drift]:
-        if self.half >= self.golden.frames:
-            return
-        first, second = self.stream(), self.stream()
-        self.run(first, 0, self.half)
-        second.restore(first.snapshot())
-        yield from self.compare(
-            "snapshot", self.run(second, self.half, self.golden.frames), self.half, self.golden.frames
-        )
-        yield from self.ends("snapshot", second.states)
-
-    def alone(self) -> Iterator[Drift]:
-        for row in range(self.golden.rows if self.golden.rows > 1 and self.engine.batches[0] == 1 else 0):
-            stream = self.engine.stream()
-            given = self.named(stream.run({n: a[row : row + 1] for n, a in self.cut(0, self.golden.frames).items()}))
-            yield from self.compare("alone", given, 0, self.golden.frames, row)
-
-    def pool(self) -> Iterator[Drift]:
-        rows, chunk = self.golden.rows, self.spec.chunk
-        source = np.resize(np.arange(rows), -(-POOLED // rows) * rows)
-        pool = self.engine.pool(len(source))
-        ids = np.array([pool.open() for _ in source])
-        rounds: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
-        for turn, at in enumerate(range(0, self.golden.frames, chunk)):
-            order = np.roll(np.arange(len(ids)), turn)
-            frame = {name: a[source[order]] for name, a in self.frame(at).items()}
-            outputs = self.named(pool.step(ids[order], frame if len(frame) > 1 else next(iter(frame.values()))))
-            for name, values in outputs.items():
-                rounds[name].append(values[np.argsort(order)])
-        given = {}
-        for tensor in self.spec.outputs:
-            given[tensor.name] = rounds[tensor.name][-1]
-            if self.spec.timed(tensor):
-                one = chunk == tensor.every
-                frames = [values[:, None] if one else values for values in rounds[tensor.name]]
-                given[tensor.name] = np.concatenate(frames, 1)[:, self.spec.delay // tensor.every :]
-        for first in range(0, len(ids), rows):
-            some = slice(first, first + rows)
-            yield from self.compare("pool", {n: a[some] for n, a in given.items()}, 0, self.golden.frames)
-            states = {s.name: np.concatenate([pool.states(i)[s.name] for i in ids[some]]) for s in self.spec.states}
-            yield from self.ends("pool", states)
-
-    # --- comparing
-
-    def compare(
-        self, check: str, given: Mapping[str, Array], start: int, stop: int, row: int | None = None
-    ) -> Iterator[Drift]:
-        """Outputs of the frames from `start` to `stop` against the golden ones, of one row or of all."""
-        for tensor in self.spec.outputs:
-            want = self.golden.outputs[tensor.name]
-            want = want if row is None else want[row : row + 1]
-            got = given[tensor.name]
-            if self.spec.timed(tensor) and self.spec.sequence_only:
-                yield drift(check, tensor.name, got, want, np.arange(want.shape[1]) + 1, self.golden.tolerance)
-            elif self.spec.timed(tensor):
-                late, every = self.spec.delay, tensor.every
-                first = min(max(start, late), stop)
-                want = want[:, max(first - late, 0) // every : max(stop - late, 0) // every]
-                frames = np.arange(first, stop, every) + every
-                yield drift(check, tensor.name, got, want, frames, self.golden.tolerance)
-            elif stop == self.golden.frames:
-                yield drift(check, tensor.name, got[:, None], want[:, None], self.golden.at[-1:], self.golden.tolerance)
-
-    def ends(self, check: str, states: Mapping[str, Array]) -> Iterator[Drift]:
-        """The states after the last frame."""
-        last = self.golden.at[-1:]
-        for name, value in states.items():
-            yield drift(check, name, value[:, None], self.golden.states[name][:, -1:], last, self.golden.tolerance)

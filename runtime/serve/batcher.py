@@ -180,7 +180,7 @@ class Batcher:
             while (turn := self._next()) is not None:
                 late, chosen = turn
                 for submission in late:
-                    submission.set_exception(submission.late(monotonic()))
+                    submission.set_exception(submission.overdue(monotonic()))
                 if chosen:
                     self._run(chosen, monotonic())
         except BaseException as error:  # nobody may wait for a thread that is gone
@@ -277,12 +277,13 @@ def _seconds(deadline_ms: float | None) -> float:
 
 def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> Any:
     """The output of one stream that was fed `frames` before, without what its delay leaves out."""
-    late = spec.late(frames)
-    if late and late == spec.chunk:
+    settled = spec.settled(frames)
+    if not settled and spec.without_output(frames):
         return None
     given = {}
     for tensor in spec.outputs:
         value = outputs[tensor.name][row, ...]
         # A copy: a view would keep the whole round for as long as one caller keeps its row.
-        given[tensor.name] = (value[late // tensor.every :] if late and spec.timed(tensor) else value).copy()
+        value = value if settled or not spec.timed(tensor) else value[spec.valid(tensor, frames)]
+        given[tensor.name] = value.copy()
     return given if len(given) > 1 else given[spec.outputs[0].name]

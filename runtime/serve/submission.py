@@ -40,7 +40,7 @@ class Submission(Future[Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()
 
-    def late(self, now: float) -> DeadlineExceeded:
+    def overdue(self, now: float) -> DeadlineExceeded:
         """What it fails with when its deadline is over."""
         waited = (now - self.since) * 1e3
         return DeadlineExceeded(

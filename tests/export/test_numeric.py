@@ -18,8 +18,9 @@ from rnn_export.export.graph.passes.opset import at_opset
 from rnn_export.export.targets.tensorrt.half import in_fp16, numeric_session
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import Tolerance
-from rnn_export.runtime.replay.golden import Golden, replay
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 from ..test_silero_example import clip, load_script, reference  # noqa: TID252
@@ -330,7 +331,7 @@ def test_golden_vectors_are_replayed_on_it():
     golden = Golden(inputs, outputs, states, np.arange(frames) + 1, Tolerance(1e-3, 1e-2))
     session = numeric_session(spec, typed(graph_of(name), "fp16"), "fp16")
     draft = Draft(spec, {}, (), {s: a[0] for s, a in initial(name, rows).items()})
-    report = replay(Engine(draft, "numeric", session), golden)
+    report = replay_golden(Engine(draft, "numeric", session), golden)
     report.raise_for_failure("")
     assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
     assert report.device == "numeric (not run on hardware)"

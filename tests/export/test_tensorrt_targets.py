@@ -271,7 +271,7 @@ def test_a_graph_that_is_added_is_held_to_the_golden_vectors(portable, tmp_path,
     files = {name: portable.read(name) for name in portable.files} | {FILE: wrong.to_npz()}
     said = {"spec": portable.spec, "producer": {}, "targets": portable.targets}
     bundle = write_bundle(tmp_path / "m.rnnx", files=files, **said)
-    with pytest.raises(ParityError, match=r"on tensorrt .* the check 'step' departs .* Nothing was written\."):
+    with pytest.raises(ParityError, match=r"on tensorrt .* the check 'step' diverges .* Nothing was written\."):
         graph_of(bundle, "tensorrt", Order(precision))
 
 
@@ -383,6 +383,6 @@ def test_the_advice_is_one_that_the_target_has(tmp_path):
 
 def test_a_tolerance_that_the_precision_cannot_keep(tmp_path):
     how = {"targets": ("tensorrt",), "precision": "fp16", "atol": 0.0, "rtol": 1e-5, "steps": STEPS}
-    with pytest.raises(ParityError, match=r"on tensorrt \(fp32 sums\) the check 'step' departs .* 0 \+ 1e-05 x .* is"):
+    with pytest.raises(ParityError, match=r"on tensorrt \(fp32 sums\) the check 'step' diverges .* 0 \+ 1e-05 x .* is"):
         export(tagger(), (X,), tmp_path / "m.rnnx", **how)
     assert not list(tmp_path.iterdir())

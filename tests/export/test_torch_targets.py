@@ -237,7 +237,7 @@ def test_a_wrong_file_is_named_and_nothing_is_written(tmp_path, monkeypatch, tar
     other = lift(Tagger(nn.LSTM, 2).eval(), (X,), chunk=2)
     module, write = find_writer(target), find_writer(target).write
     monkeypatch.setattr(module, "write", lambda model, *rest: write(replace(other, spec=model.spec), *rest))
-    message = rf"on {target} the check 'step' departs from the model: .* Nothing was written"
+    message = rf"on {target} the check 'step' diverges from the model: .* Nothing was written"
     with pytest.raises(ParityError, match=message):
         exported("nn.LSTM", tmp_path / "m.rnnx", targets=("onnx", target))
     assert not list(tmp_path.iterdir())

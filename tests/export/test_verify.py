@@ -19,7 +19,7 @@ from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.api import StreamingModel, lift
-from rnn_export.export.verify.verification import verify
+from rnn_export.export.verify.verification import verify_model
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.drift import TOLERANCES
 
@@ -54,7 +54,7 @@ def verified(model: StreamingModel, files: dict[str, bytes], reference: bytes | 
     draft = Draft(model.spec, files, (TargetRow("onnx", "fp32", 18, tuple(files), {}),), initial)
     engine = Engine.of(draft, "onnxruntime")
     graph = reference or files["step.onnx"]
-    return verify(model, [engine], graph, None, 24, TOLERANCES["fp32"], lambda stage: None)
+    return verify_model(model, [engine], graph, None, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
 def weight_off(model: onnx.ModelProto) -> None:
@@ -107,7 +107,7 @@ BROKEN = {
 def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, step):
     files = {**graphs, name: edited(graphs[name], edit)}
     message = (
-        rf"on onnxruntime the check '{check}' departs from the model: '{tensor}' is first outside the tolerance at "
+        rf"on onnxruntime the check '{check}' diverges from the model: '{tensor}' is first outside the tolerance at "
         rf"step {step} of 24; the largest error is .* is allowed\..*Nothing was written"
     )
     with pytest.raises(ParityError, match=message):
@@ -115,7 +115,7 @@ def test_a_broken_graph_is_caught(lifted, graphs, name, edit, check, tensor, ste
 
 
 def test_a_graph_that_only_the_reference_evaluator_sees_is_caught(lifted, graphs):
-    with pytest.raises(ParityError, match=r"the check 'onnx\.reference' departs from the model: 'output'"):
+    with pytest.raises(ParityError, match=r"the check 'onnx\.reference' diverges from the model: 'output'"):
         verified(lifted, graphs, reference=edited(graphs["step.onnx"], weight_off))
 
 
@@ -190,7 +190,7 @@ def deep():
 
 def lifting_held(model: StreamingModel, recording=None):
     """What is held to the user's module before any graph is looked at."""
-    return verify(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
+    return verify_model(model, [], None, recording, 24, TOLERANCES["fp32"], lambda stage: None)
 
 
 @pytest.mark.parametrize(("name", "weight", "where"), SABOTAGED.values(), ids=SABOTAGED)
@@ -201,7 +201,7 @@ def test_a_wrong_lifted_module_is_caught_and_named(deep, name, weight, where):
         (kept,) = [t for n, t in module.state_dict().items() if n.endswith(weight)]
         kept.view(-1)[0] += 0.5
     message = (
-        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output departs is {where}\. "
+        rf"on torch the check 'lifted' .* at step \d+ of 24; .* The first module whose output diverges is {where}\. "
         "The lifted step, before any export, is not the model: .* Nothing was written"
     )
     with pytest.raises(ParityError, match=message):
@@ -244,7 +244,7 @@ class Loud(nn.Module):
 
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
-    """Net under the net: the module where the stream departs, and the first of its frames."""
+    """Net under the net: the module where the stream diverges, and the first of its frames."""
     model = Loud().eval()
     with torch.no_grad():
         model.net[0].weight.copy_(torch.eye(4) / 100)
@@ -254,7 +254,7 @@ def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
     quiet[:, 5] = 60
     first = 7 if chunk == 1 else 9
     with pytest.raises(
-        ParityError, match=rf"'lifted' .* departs is 'net\.1' \(LoudSum\), at its frame {first}\. .* did not see"
+        ParityError, match=rf"'lifted' .* diverges is 'net\.1' \(LoudSum\), at its frame {first}\. .* did not see"
     ):
         lifting_held(lifted, {"x": quiet})
 

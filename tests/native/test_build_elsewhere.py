@@ -145,7 +145,7 @@ def test_a_self_test_that_fails(wrong: Path, triple: str, needed: tuple[str, ...
     need(*needed)
     before = (wrong / "manifest.json").read_bytes()
     said = refused(build(wrong, "--triple", triple), 3)
-    assert said.startswith(f"the self-test for {triple} on {runner} departs from the golden vectors: ")
+    assert said.startswith(f"the self-test for {triple} on {runner} diverges from the golden vectors: ")
     assert "FAIL" in said
     assert "the bundle is as it was" in said
     unchanged(wrong, before)
@@ -167,7 +167,7 @@ def test_sources_of_another_net(lstm: Path, wrong: Path) -> None:
     with pytest.raises(BackendUnavailable, match="was compiled from other sources than the bundle holds"):
         load(lstm, backend="native")
     said = refused(build(lstm, "--rebuild"), 3)
-    assert "departs from the model" in said
+    assert "diverges from the model" in said
     assert said.endswith("The bundle is as it was.")
     unchanged(lstm, before)
 

@@ -20,7 +20,7 @@ from .toys import SPEC, toy
 def test_a_self_test_that_fails(triple):
     with pytest.raises(
         ParityError,
-        match=rf"the self-test for {triple} on qemu-.* departs from the golden vectors: y: largest error 5\.0e-01 / "
+        match=rf"the self-test for {triple} on qemu-.* diverges from the golden vectors: y: largest error 5\.0e-01 / "
         r"h: largest error \S+ / FAIL\. .* the bundle is as it was",
     ):
         build(triple, toy(wrong=True))

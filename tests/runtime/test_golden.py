@@ -11,8 +11,9 @@ import pytest
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
 from rnn_export.runtime import Engine, load
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import TOLERANCES, ParityReport, Tolerance, drift
-from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden, replay
+from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
 from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames
@@ -63,7 +64,7 @@ def swapped(nodes: list[tuple], **names: str) -> list[tuple]:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_right_bundle_passes_every_check(model, rows):
     stages = []
-    report = replay(engine_of(model), golden_of(model, rows), stages.append)
+    report = replay_golden(engine_of(model), golden_of(model, rows), stages.append)
     assert report.ok
     assert stages == CHECKS
     assert [name for name, _ in report.checks()] == [c for c in CHECKS if rows > 1 or c != "alone"]
@@ -73,12 +74,12 @@ def test_a_right_bundle_passes_every_check(model, rows):
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_sequences_as_short_as_they_come(length):
-    assert replay(engine_of(SUM), golden_of(SUM, length=length)).ok
+    assert replay_golden(engine_of(SUM), golden_of(SUM, length=length)).ok
 
 
 def test_a_delay_longer_than_half_the_frames():
-    assert replay(engine_of(DELAYED), golden_of(DELAYED, length=3)).ok
-    assert replay(engine_of(DELAYED_CHUNKED), golden_of(DELAYED_CHUNKED, length=6)).ok
+    assert replay_golden(engine_of(DELAYED), golden_of(DELAYED, length=3)).ok
+    assert replay_golden(engine_of(DELAYED_CHUNKED), golden_of(DELAYED_CHUNKED, length=6)).ok
 
 
 def test_inputs_and_outputs_without_a_time_axis():
@@ -91,14 +92,14 @@ def test_inputs_and_outputs_without_a_time_axis():
         np.array([3, 6, 9]),
         EXACT,
     )
-    assert replay(engine_of(MIXED), golden).ok
+    assert replay_golden(engine_of(MIXED), golden).ok
 
 
 def test_checkpoints_are_thinned():
     golden = golden_of(TIMED, length=100).thinned()
     assert golden.frames == 100
     assert golden.states["h"].shape == (2, CHECKPOINTS, 3)
-    assert replay(engine_of(TIMED), golden).ok
+    assert replay_golden(engine_of(TIMED), golden).ok
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_the_vectors_fit_the_batch_of_an_engine(batches, rows):
     for group in ("inputs", "outputs", "states"):
         for name, array in getattr(fitted, group).items():
             np.testing.assert_array_equal(array, getattr(golden, group)[name][rows])
-    report = replay(engine, golden)
+    report = replay_golden(engine, golden)
     assert (report.ok, report.rows) == (True, len(rows))
     assert ("alone" in dict(report.checks())) == (len(rows) > 1 and batches[0] == 1)
 
@@ -125,15 +126,15 @@ def test_an_engine_of_another_precision_has_its_own_tolerance():
     own = replace(golden, precision="fp16")
     assert own.fitted(engine).tolerance == EXACT
     golden.outputs["y"][0, 3] += 0.02
-    assert replay(engine, golden).ok
-    assert not replay(engine, own).ok
+    assert replay_golden(engine, golden).ok
+    assert not replay_golden(engine, own).ok
 
 
 # --- what is wrong
 
 
 def failure(engine: Engine, golden: Golden) -> str:
-    report = replay(engine, golden)
+    report = replay_golden(engine, golden)
     assert not report.ok
     with pytest.raises(ParityError) as caught:
         report.raise_for_failure("Nothing was written.")
@@ -143,7 +144,7 @@ def failure(engine: Engine, golden: Golden) -> str:
 
 def test_a_changed_weight_in_the_step_graph():
     message = failure(engine_of(TWINS, **{"step.onnx": _with_weight(2.001).files()["step.onnx"]}), twins_golden())
-    assert "on onnxruntime the check 'step' departs from the model: 'v' is first outside the tolerance at step 1" in (
+    assert "on onnxruntime the check 'step' diverges from the model: 'v' is first outside the tolerance at step 1" in (
         message
     )
     assert "Outside too: pool v, pool y, step y." in message
@@ -152,7 +153,7 @@ def test_a_changed_weight_in_the_step_graph():
 def test_a_changed_weight_in_the_sequence_graph_only():
     changed = _with_weight(2.001).files()["sequence.onnx"]
     message = failure(engine_of(TWINS, **{"sequence.onnx": changed}), twins_golden())
-    assert "the check 'whole' departs from the model: 'y' is first outside the tolerance at step 1 of 8" in message
+    assert "the check 'whole' diverges from the model: 'y' is first outside the tolerance at step 1 of 8" in message
     assert "Outside too: alone y, pieces v, pieces y, reset y, snapshot v, snapshot y, whole v." in message
 
 
@@ -169,7 +170,7 @@ def test_two_states_swapped(graph):
     )
     check = "step" if graph == "step.onnx" else "whole"
     message = failure(engine_of(TWINS, **{graph: crossed.files()[graph]}), twins_golden())
-    assert f"the check {check!r} departs from the model: " in message
+    assert f"the check {check!r} diverges from the model: " in message
     assert "Outside too: " in message
 
 
@@ -205,7 +206,7 @@ def strict(report: ParityReport) -> dict:
 
 
 def test_a_report_is_strict_json():
-    data = strict(replay(engine_of(TIMED), golden_of(TIMED)))
+    data = strict(replay_golden(engine_of(TIMED), golden_of(TIMED)))
     assert data["ok"] is True
     assert data["tolerance"] == {"atol": 1e-6, "rtol": 1e-6}
     assert {d["check"] for d in data["drifts"]} == set(CHECKS)
@@ -264,7 +265,7 @@ def test_golden_vectors_survive_the_bundle(tmp_path):
     path = CHUNKED.write(tmp_path / "m.rnnx", **{"golden.npz": golden_of(CHUNKED).to_npz()})
     golden = Golden.from_arrays(open_bundle(path).arrays("golden.npz"), CHUNKED.spec)
     assert golden.tolerance == EXACT
-    assert replay(load(path), golden).ok
+    assert replay_golden(load(path), golden).ok
 
 
 def test_the_same_vectors_are_the_same_bytes():
@@ -308,4 +309,4 @@ def test_checkpoints_fall_on_chunks():
 def test_token_ids_are_replayed():
     ids = np.array([[0, 1, 2, 4], [4, 3, 2, 1]])
     sums = TABLE[ids].cumsum(1)
-    assert replay(engine_of(TOKENS), Golden({"id": ids}, {"y": sums}, {"h": sums}, np.arange(1, 5), EXACT)).ok
+    assert replay_golden(engine_of(TOKENS), Golden({"id": ids}, {"y": sums}, {"h": sums}, np.arange(1, 5), EXACT)).ok

@@ -14,8 +14,9 @@ import pytest
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import Tolerance
-from rnn_export.runtime.replay.golden import Golden, replay
+from rnn_export.runtime.replay.golden import Golden
 
 from .graphs import IDS, MODELS, START, SUM, frames
 from .triton_stand_in import Fault, StandIn
@@ -164,7 +165,7 @@ def test_golden_vectors_hold_for_a_server(serve):
     sums = np.cumsum(xs, 1)
     at = np.array([8, 24])
     golden = Golden({"x": xs}, {"y": sums}, {"h": sums[:, at - 1]}, at, Tolerance(0, 0))
-    report = replay(reach(serve()), golden)
+    report = replay_golden(reach(serve()), golden)
     report.raise_for_failure("no")
     assert report.backend == "remote"
 

@@ -16,7 +16,7 @@ from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
-from rnn_export.runtime.replay.golden import replay
+from rnn_export.runtime.replay.checks import replay_golden
 
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
@@ -217,7 +217,7 @@ def test_an_engine_on_a_machine_without_a_driver(tmp_path):
 
 @pytest.mark.parametrize("model", [SUM, TIMED, CHUNKED, DELAYED], ids=lambda m: m.spec.digest[:6])
 def test_the_golden_vectors_replay(tmp_path, model, machine):
-    report = replay(load(machine.write(tmp_path / "m.rnnx", model), backend="tensorrt"), golden_of(model))
+    report = replay_golden(load(machine.write(tmp_path / "m.rnnx", model), backend="tensorrt"), golden_of(model))
     assert report.ok
     assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
 

@@ -19,7 +19,8 @@ from rnn_export.cli.main import main
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.replay.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..models.nets import Ids, Several  # noqa: TID252
 from .graphs import CHUNKED, PAIR, SUM, TIME_MAJOR, TOKENS, Model, frames, previous, state
@@ -96,7 +97,7 @@ class Table(nn.Module):
 def test_the_golden_vectors_replay(both):
     bundle, engine = open_bundle(both), load(both, backend="torchscript")
     assert (engine.backend, engine.device) == ("torchscript", "cpu")
-    report = replay(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     assert report.ok
     assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
 
@@ -222,7 +223,7 @@ def test_a_gpu_that_is_not_there(both, device):
 def test_the_golden_vectors_replay_on_a_gpu(both):
     bundle, engine = open_bundle(both), load(both, backend="torchscript", device="cuda")
     assert engine.device == "cuda:0"
-    assert replay(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
+    assert replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
 
 
 def test_a_bundle_without_the_target(bundle):

@@ -15,8 +15,9 @@ from rnn_export.runtime.backends.tensorrt.library import find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
 from rnn_export.runtime.build.tensorrt.engine import build_engine
 from rnn_export.runtime.device.cuda import cuda_runtime
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import TOLERANCES, drift
-from rnn_export.runtime.replay.golden import FILE, Golden, replay
+from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Tagger  # noqa: TID252
@@ -62,7 +63,7 @@ def check_built(path: Path, target: str, precision: str) -> None:
     assert done.report is not None
     assert done.report.ok
     engine, bundle = load(path, backend="tensorrt", precision=precision), open_bundle(path)
-    report = replay(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     report.raise_for_failure("This engine is wrong.")
     assert (report.backend, report.device, engine.precision) == ("tensorrt", "cuda:0", precision)
     assert engine.batches == (BATCH[0], BATCH[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -11,7 +11,8 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c.step import prepared
-from rnn_export.layout import in_graph_layout
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
 
 PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}
@@ -39,15 +40,18 @@ def scales(
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     most: dict[str, list[float]] = {}
     names = [value.name for value in session.get_outputs()]
-    for feed in _feeds(spec, recording):
-        states = {s.input: initial[s.name][None] for s in spec.states}
-        for frame in feed:
-            given = {**frame, **states}
-            results = {**given, **dict(zip(names, session.run(None, given), strict=True))}
-            states = {s.input: results[s.output] for s in spec.states}
-            for key, sources in watched.items():
-                largest = max((float(np.abs(results[s]).max()) for s in sources if s in results), default=0.0)
-                most.setdefault(key, []).append(largest)
+
+    def call(feed: dict[str, Array]) -> dict[str, Array]:
+        results = {**feed, **dict(zip(names, session.run(None, feed), strict=True))}
+        for key, sources in watched.items():
+            largest = max((float(np.abs(results[s]).max()) for s in sources if s in results), default=0.0)
+            most.setdefault(key, []).append(largest)
+        return results
+
+    loop, start = ClosedLoop(spec, recording), {name: value[None] for name, value in initial.items()}
+    for row in range(loop.rows):
+        for _ in loop.of_rows(slice(row, row + 1)).steps(StepDriver(spec, call, start)):
+            pass
     if not most:
         raise ExportError(f"the recording to calibrate on has not one whole step of {spec.chunk} frames.")
     return {key: max(found) for key, found in most.items() if max(found) <= STEADY * float(np.median(found))}
@@ -73,12 +77,3 @@ def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
                 graph.graph.outputs.append(value)
                 given.add(value.name)
     return ir.to_proto(graph), watched
-
-
-def _feeds(spec: StreamSpec, recording: Mapping[str, Array]) -> Iterator[Iterator[dict[str, Array]]]:
-    """For each row of the recording, its steps in the layout of the graph."""
-    rows, frames = next(recording[t.name].shape[:2] for t in spec.inputs if spec.timed(t))
-    for row in range(rows):
-        alone = {name: array[row : row + 1] for name, array in recording.items()}
-        starts = range(0, frames - spec.chunk + 1, spec.chunk)
-        yield (in_graph_layout(spec, alone, start, start + spec.chunk) for start in starts)

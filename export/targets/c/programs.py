@@ -23,7 +23,7 @@ def golden_header(spec: StreamSpec, golden: Golden) -> str:
     last = fitting[-1] if fitting else 0
     frames = int(golden.at[last])
     steps = frames // spec.chunk
-    late = -(-spec.delay // spec.chunk)
+    late = spec.settling_steps
     lines = [
         "/* What the trained model itself gave. */",
         f"#define GOLDEN_STEPS {steps}",
@@ -40,7 +40,7 @@ def golden_header(spec: StreamSpec, golden: Golden) -> str:
     for i, tensor in enumerate(spec.outputs):
         whole = golden.outputs[tensor.name][:1]
         if spec.timed(tensor):
-            skipped = (late * spec.chunk - spec.delay) // tensor.every
+            skipped = spec.frames_out(tensor, late * spec.chunk)
             lines.append(
                 _array(f"golden_out{i}", _by_step(spec, tensor, whole[:, skipped:], late, steps), tensor.dtype)
             )
@@ -56,8 +56,8 @@ def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, first: int, st
     """(1, time, ...) as the arrays of the steps from `first` on, one after the other."""
     if not spec.timed(tensor):
         return np.concatenate([graph_layout(frames, tensor).reshape(-1)] * steps)
-    every = spec.chunk // tensor.every
-    pieces = [frames[:, s * every : (s + 1) * every] for s in range(max(steps - first, 0))]
+    size = tensor.frames_of(spec.chunk)
+    pieces = [frames[:, s * size : (s + 1) * size] for s in range(max(steps - first, 0))]
     if not spec.has_time:
         pieces = [piece[:, 0] for piece in pieces]
     return np.concatenate([graph_layout(p, tensor).reshape(-1) for p in pieces] or [np.zeros(1, tensor.dtype)])
@@ -175,12 +175,12 @@ def main(texts: Texts) -> str:
     arguments = [*(f"in{i}" for i in range(len(inputs))), *(f"out{i}" for i in range(len(outputs)))]
     late = ["        if (frames <= NAME_DELAY)", "            frames += NAME_CHUNK;"]
     late += ["        if (frames <= NAME_DELAY)", "            continue;"]
-    if texts.spec.delay:
+    if texts.spec.has_delay:
         lines.append("    unsigned long frames = 0;")
     lines += [
         f"    while ({read}) {{",
         f"        {name}_step(&state, {', '.join(arguments)});",
-        *(line.replace("NAME", name.upper()) for line in late if texts.spec.delay),
+        *(line.replace("NAME", name.upper()) for line in late if texts.spec.has_delay),
     ]
     write = " || ".join(f"fwrite(out{i}, sizeof out{i}, 1, stdout) != 1" for i in range(len(outputs)))
     lines += [f"        if ({write} || fflush(stdout))", "            return 1;", "    }"]

@@ -60,7 +60,7 @@ class BytesWire:
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
         # The server gives no outputs while a delay lasts; here the stream that counts the frames leaves them out.
-        self.starts_plain = not spec.delay
+        self.starts_plain = not spec.has_delay
 
     def seed(self, states: States | None) -> list[bytes]:
         data = b"" if states is None else pack(self.spec, 1, Snapshot(self.spec.delay, states, {}))

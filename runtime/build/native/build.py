@@ -19,9 +19,10 @@ from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE as GOLDEN
-from rnn_export.runtime.replay.golden import Golden, replay
+from rnn_export.runtime.replay.golden import Golden
 
 TARGET = "c"
 
@@ -115,7 +116,7 @@ def build_c(
         engine = Engine.of(
             Draft(bundle.spec, {**others, **compiled}, (row,), bundle.initial_states()), "native", row.precision
         )
-        report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
+        report = replay_golden(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
         report.raise_for_failure("The bundle is as it was.")
         compiled[f"{place}/build/{machine}/parity.json"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
         row = replace(row, files=(*others, *compiled))

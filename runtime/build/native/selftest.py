@@ -93,7 +93,7 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *
         return lines
     if done.returncode == 1 and "FAIL" in lines:
         raise ParityError(
-            f"{where} departs from the golden vectors: {_shown(_said(lines))} What was compiled does not do "
+            f"{where} diverges from the golden vectors: {_shown(_said(lines))} What was compiled does not do "
             "there what the model does: the bundle is as it was. Another compiler or --cpu may do better."
         )
     said = _said(lines) + [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

@@ -16,9 +16,10 @@ from rnn_export.runtime.backends.tensorrt.library import BuildOrder, Library, fi
 from rnn_export.runtime.backends.tensorrt.nvidia import Gpu, driver, jetson, target_of
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE as GOLDEN
-from rnn_export.runtime.replay.golden import Golden, replay
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.targets import TARGETS, Target, find_target
 
 CACHE, LOG, PROOF = "timing.cache", "build.log", "parity.json"
@@ -135,7 +136,7 @@ def build_engine(
     report = None
     if gpu:
         engine = Engine.of(Draft(bundle.spec, written, (row,), bundle.initial_states()), "tensorrt", row.precision)
-        report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
+        report = replay_golden(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
         report.raise_for_failure("The bundle is as it was.")
         written[f"{place}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
         row = replace(row, files=tuple(written))

@@ -1,0 +1,42 @@
+"""A torch module as what a closed loop drives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rnn_export.arrays import Array
+from rnn_export.layout import canonical_frames
+from rnn_export.runtime.replay.drivers import StepDriver
+from rnn_export.spec import StreamSpec
+
+
+def torch_driver(
+    spec: StreamSpec,
+    module: Callable[..., Sequence[Tensor]],
+    states: Mapping[str, Array],
+    leaves_out_delay: bool = False,
+) -> StepDriver:
+    """`module` takes (inputs..., states...) and gives (outputs..., next states...), all in the order of `spec`.
+
+    Args:
+        spec: the contract that the tensors follow.
+        module: called without gradients; it may raise whatever it likes.
+        states: by name, (rows, ...), those of the contract that `module` takes; it keeps the others itself.
+        leaves_out_delay: whether `module` leaves out the frames of the delay, as one does on whole sequences.
+    """
+    names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states if s.name in states)]
+
+    def call(feed: dict[str, Array]) -> dict[str, Array]:
+        with torch.no_grad():
+            results = module(*map(torch.from_numpy, feed.values()))
+        return {name: value.detach().numpy() for name, value in zip(names, results, strict=True)}
+
+    return StepDriver(spec, call, states, leaves_out_delay)
+
+
+def inputs_of(spec: StreamSpec, tensors: Sequence[Tensor]) -> dict[str, Array]:
+    """The inputs of one call of the graph, by name, as (rows, frames, ...)."""
+    return {t.name: canonical_frames(spec, t, value.numpy()) for t, value in zip(spec.inputs, tensors, strict=False)}

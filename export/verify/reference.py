@@ -1,0 +1,114 @@
+"""What the user's own module gives, called as the user calls it, and the lifted step in the same closed loop."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.errors import ExportError, RnnExportError, first_line
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.capture import BatchFirst
+from rnn_export.export.lift.driver import torch_driver
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
+from rnn_export.runtime.replay.drift import Drift, Tolerance, drift
+from rnn_export.runtime.replay.golden import Golden
+
+CONSEQUENCE = "Nothing was written."
+FAILS = "the model fails on what it is verified on"
+
+
+def golden_vectors(
+    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance
+) -> tuple[Golden, tuple[Drift, ...]]:
+    """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
+
+    The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
+    by the outputs, and by the states that both have.
+    """
+    spec, loop = model.spec, ClosedLoop(model.spec, inputs)
+    start = initial_states(model, loop.rows)
+    lifted = loop.run(torch_driver(spec, blamed(FAILS)(model.module), start))
+    own = own_trace(model, loop)
+    outputs = {t.name: own.outputs[t.name] for t in spec.outputs}
+    for tensor in filter(spec.timed, spec.outputs):
+        outputs[tensor.name] = outputs[tensor.name][:, : spec.frames_out(tensor, loop.frames)]
+    golden = Golden(inputs, outputs, lifted.states, np.arange(spec.chunk, loop.frames + 1, spec.chunk), tolerance)
+    drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
+    # Steps of several frames round up how late a state is: then the module's own has seen more.
+    for name, want in {} if spec.has_delay and spec.chunk > 1 else own.states.items():
+        last = slice(-want.shape[1], None)
+        drifts.append(drift("lifted", name, lifted.states[name][:, last], want, golden.at[last], tolerance))
+    return golden, tuple(drifts)
+
+
+def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
+    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last."""
+    traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
+    outputs, states = (
+        {name: np.concatenate([named[name] for named in group])[: loop.rows] for name in group[0]}
+        for group in ([t.outputs for t in traces], [t.states for t in traces])
+    )
+    return Trace(outputs, states)
+
+
+def _own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
+    spec, module = model.spec, copy.deepcopy(model.original)
+    driver = torch_driver(
+        spec, blamed(FAILS)(BatchFirst(module, model.axes)), own_states(model, loop.rows), leaves_out_delay=True
+    )
+    trace = loop.run(driver, own_calls(model, loop))
+    held = {name: _buffer_rows(module, model, name)[:, None] for name in _buffers(model)}
+    return Trace(trace.outputs, {**trace.states, **held})
+
+
+def own_calls(model: StreamingModel, loop: ClosedLoop) -> tuple[int, ...]:
+    """The frames between which the calls of the user's module lie: one for a whole sequence, else one a frame."""
+    return (0, loop.frames) if model.spec.has_time else tuple(range(loop.frames + 1))
+
+
+def own_states(model: StreamingModel, rows: int) -> dict[str, Array]:
+    """Where the states that the user's module takes and gives start; what it keeps in buffers is its own affair."""
+    explicit = {s.name for s in model.spec.states[: len(model.original.states)]}
+    return {name: value for name, value in initial_states(model, rows).items() if name in explicit}
+
+
+def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
+    """Where every state starts, (rows, ...)."""
+    return {s.name: model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states}
+
+
+def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
+    """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's."""
+    example = model.original.inputs[0].example
+    batch = example.shape[model.axes.input_batch[0]] if _buffers(model) else rows
+    for start in range(0, rows, batch):
+        yield np.arange(start, start + batch) % rows
+
+
+def _buffers(model: StreamingModel) -> list[str]:
+    return [s.name for s in model.origins if s.kind == "buffer"]
+
+
+def _buffer_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
+    """The rows that a buffer of the module holds now."""
+    index = [s.name for s in model.spec.states].index(name)
+    value = dict(module.model.named_buffers())[name]
+    # One that has no batch axis in the module is of one stream.
+    bare = value.dim() == len(model.spec.states[index].row)
+    return (value[None] if bare else model.axes.states[index].rows(value)).numpy()
+
+
+@contextlib.contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """An exception of somebody else's code as one line of ours; around a block, or a function."""
+    try:
+        yield
+    except RnnExportError:
+        raise
+    except Exception as error:  # the model and onnx.reference may raise anything
+        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. {CONSEQUENCE}") from error

@@ -1,0 +1,136 @@
+"""The closed loop: frames in, states fed back, outputs and states out, on anything that can be stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.spec import StreamSpec
+
+Outputs = Mapping[str, Array | None]
+
+# Frames of NaN on each side of a piece.
+FILLER = 2
+
+
+class Driver(Protocol):
+    """One stream, or several rows in lockstep, with its states in its own keeping.
+
+    Attributes:
+        leaves_out_delay: whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of
+            no value.
+    """
+
+    leaves_out_delay: bool
+
+    def step(self, inputs: dict[str, Array]) -> Outputs:
+        """Feed inputs (rows, frames, ...) and give outputs (rows, frames, ...).
+
+        A tensor without a time axis is (rows, ...); such an output is None where no frame gave one yet.
+        """
+
+    def states(self) -> Mapping[str, Array]:
+        """The states by name, (rows, ...)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a driver gave.
+
+    Attributes:
+        outputs: (rows, frames, ...), without the frames of the delay; (rows, ...) as of the last frame where an output
+            has no time axis, and left out where no frame gave one.
+        states: (rows, k, ...), as of after each of the k pieces that were asked for.
+    """
+
+    outputs: Mapping[str, Array]
+    states: Mapping[str, Array]
+
+    def of_rows(self, rows: slice) -> Trace:
+        """What these rows gave."""
+        return Trace(*({name: a[rows] for name, a in named.items()} for named in (self.outputs, self.states)))
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Inputs by name, (rows, frames, ...) or (rows, ...) without a time axis, to be fed to any driver in any pieces."""
+
+    spec: StreamSpec
+    inputs: Mapping[str, Array]
+
+    @property
+    def rows(self) -> int:
+        return int(next(iter(self.inputs.values())).shape[0])
+
+    @property
+    def frames(self) -> int:
+        return int(next(self.inputs[t.name].shape[1] for t in self.spec.inputs if self.spec.timed(t)))
+
+    def of_rows(self, rows: slice | Array) -> ClosedLoop:
+        """The same with these rows alone, in this order."""
+        return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()})
+
+    def cut(self, start: int, stop: int) -> dict[str, Array]:
+        """The frames from `start` to `stop`; an input without a time axis stays as it is."""
+        inputs = ((t, self.inputs[t.name]) for t in self.spec.inputs)
+        return {t.name: array[:, start:stop] if self.spec.timed(t) else array for t, array in inputs}
+
+    def pieces(self, edges: Sequence[int] | None = None) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """Each edge and the next, and the inputs between them; every whole step where `edges` is None."""
+        edges = range(0, self.frames + 1, self.spec.chunk) if edges is None else edges
+        return ((start, stop, self.cut(start, stop)) for start, stop in pairwise(edges))
+
+    def steps(
+        self, driver: Driver, edges: Sequence[int] | None = None, nan_filler: bool = False
+    ) -> Iterator[tuple[int, Outputs]]:
+        """Feed one piece after the other; gives the frame that each ends at, and its outputs without the delay.
+
+        Args:
+            driver: has been fed the frames before the first edge, and no others since its start.
+            edges: the frames between which the pieces lie, in rising order; None for every whole step.
+            nan_filler: each piece lies in a larger array of NaN, so that a read beyond its ends shows.
+        """
+        for start, stop, piece in self.pieces(edges):
+            outputs = driver.step(self._among_nan(piece) if nan_filler else piece)
+            yield stop, outputs if driver.leaves_out_delay else self._without_delay(outputs, start, stop)
+
+    def run(
+        self,
+        driver: Driver,
+        edges: Sequence[int] | None = None,
+        states_at: Collection[int] | None = None,
+        nan_filler: bool = False,
+    ) -> Trace:
+        """The pieces of `steps` joined; `states_at` are the frames after which states are read, None for each edge."""
+        outputs: dict[str, list[Array]] = {t.name: [] for t in self.spec.outputs}
+        states: dict[str, list[Array]] = {}
+        for stop, given in self.steps(driver, edges, nan_filler):
+            for name, value in given.items():
+                outputs[name] += [] if value is None else [value]
+            if states_at is None or stop in states_at:
+                for name, value in driver.states().items():
+                    states.setdefault(name, []).append(value)
+        timed = {t.name: self.spec.timed(t) for t in self.spec.outputs}
+        return Trace(
+            {name: np.concatenate(v, 1) if timed[name] else v[-1] for name, v in outputs.items() if v},
+            {name: np.stack(values, 1) for name, values in states.items()},
+        )
+
+    def _without_delay(self, outputs: Outputs, start: int, stop: int) -> Outputs:
+        frames = stop - start
+        last = {n: None if self.spec.without_output(start, frames) else value for n, value in outputs.items()}
+        timed = {t.name: self.spec.valid(t, start, frames) for t in self.spec.outputs if self.spec.timed(t)}
+        return {n: value[:, timed[n]] if n in timed and value is not None else last[n] for n, value in outputs.items()}
+
+    def _among_nan(self, piece: dict[str, Array]) -> dict[str, Array]:
+        for tensor in self.spec.inputs:
+            frames = piece[tensor.name]
+            if self.spec.timed(tensor) and frames.dtype.kind == "f":
+                around = [(0, 0), (FILLER, FILLER), *[(0, 0)] * (frames.ndim - 2)]
+                piece[tensor.name] = np.pad(frames, around, constant_values=np.nan)[:, FILLER:-FILLER]
+        return piece

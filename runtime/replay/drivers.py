@@ -1,0 +1,116 @@
+"""What a closed loop drives: a pure step, a stream of an engine, streams of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.layout import canonical_frames, graph_inputs
+from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.stream import Stream
+from rnn_export.spec import StreamSpec
+
+
+class StepDriver:
+    """A pure step: `call` takes inputs and states, and gives outputs and next states, in the layout of the graph.
+
+    `call` goes by the names of the graph; it may give more than the contract has. `states` are (rows, ...); those of
+    the contract that are not among them are the affair of `call`.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        call: Callable[[dict[str, Array]], Mapping[str, Array]],
+        states: Mapping[str, Array],
+        leaves_out_delay: bool = False,
+    ) -> None:
+        self.leaves_out_delay = leaves_out_delay
+        self._spec, self._call, self._states = spec, call, dict(states)
+        self._ports = [s for s in spec.states if s.name in states]
+
+    def step(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        fed = {s.input: self._states[s.name] for s in self._ports}
+        given = self._call({**graph_inputs(self._spec, inputs), **fed})
+        self._states = {s.name: given[s.output] for s in self._ports}
+        return {t.name: canonical_frames(self._spec, t, given[t.name]) for t in self._spec.outputs}
+
+    def states(self) -> dict[str, Array]:
+        return self._states
+
+
+class RunDriver:
+    """A stream, fed by `run`: pieces of any length."""
+
+    leaves_out_delay = True
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def step(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
+        return _by_name(self.stream.spec, self.stream.run(inputs))
+
+    def states(self) -> dict[str, Array]:
+        return self.stream.states
+
+
+class FrameDriver(RunDriver):
+    """A stream, fed by `step`: one chunk at a time."""
+
+    def step(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
+        spec, alone = self.stream.spec, self.stream.batch == 1
+        given = self.stream.step(only_value(as_frame(spec, inputs)))
+        if given is None:
+            rows = self.stream.batch
+            return {t.name: np.empty((rows, 0, *t.frame), t.dtype) if spec.timed(t) else None for t in spec.outputs}
+        outputs = _by_name(spec, given)
+        return with_time(spec, {name: value[None] if alone else value for name, value in outputs.items()})
+
+
+class PoolDriver:
+    """As many streams of a pool as there are rows, in another order at each round."""
+
+    leaves_out_delay = False
+
+    def __init__(self, engine: Engine, rows: int) -> None:
+        self._pool, self._turn = engine.pool(rows), 0
+        self._ids = np.array([self._pool.open() for _ in range(rows)])
+
+    def step(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        spec, order = self._pool.spec, np.roll(np.arange(len(self._ids)), self._turn)
+        self._turn += 1
+        frame = {name: a[order] for name, a in without_time(spec, inputs).items()}
+        outputs = _by_name(spec, self._pool.step(self._ids[order], only_value(frame)))
+        return with_time(spec, {name: values[np.argsort(order)] for name, values in outputs.items()})
+
+    def states(self) -> dict[str, Array]:
+        rows = [self._pool.states(stream) for stream in self._ids]
+        return {s.name: np.concatenate([states[s.name] for states in rows]) for s in self._pool.spec.states}
+
+
+def without_time(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """One chunk (rows, chunk, ...) as a step takes it: a chunk of one frame has no axis of time."""
+    return {t.name: inputs[t.name][:, 0] if spec.timed(t) and spec.chunk == 1 else inputs[t.name] for t in spec.inputs}
+
+
+def as_frame(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """One chunk (rows, chunk, ...) as `Stream.step` takes it: a single row has no axis of rows either."""
+    return {name: a[0] if len(a) == 1 else a for name, a in without_time(spec, inputs).items()}
+
+
+def with_time(spec: StreamSpec, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of one step as (rows, frames, ...): a single frame is given without an axis of time."""
+    one = {t.name for t in spec.outputs if spec.timed(t) and t.frames_of(spec.chunk) == 1}
+    return {name: value[:, None] if name in one else value for name, value in outputs.items()}
+
+
+def only_value(named: Mapping[str, Any]) -> Any:
+    """What a caller gives: the value itself where there is one, else a dict."""
+    return named if len(named) > 1 else next(iter(named.values()))
+
+
+def _by_name(spec: StreamSpec, given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {spec.outputs[0].name: given}
