@@ -13,7 +13,7 @@ from rnn_export.arrays import Array
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.program.fx import paths_of
-from rnn_export.runtime.replay.drift import Tolerance
+from rnn_export.precision import Tolerance
 
 
 def first_departure(

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, RnnExportError, SourceError, first_line
-from rnn_export.export.graph.passes.decompose import decompose
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.axes import Noise
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.verify.divergence import first_departure
 from rnn_export.layout import canonical, in_graph_layout
+from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import TOLERANCES, Drift, ParityReport, Tolerance, drift
+from rnn_export.runtime.replay.drift import Drift, ParityReport, drift
 from rnn_export.runtime.replay.golden import Golden, replay
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -312,7 +314,7 @@ def _torch_call(module: Callable[..., tuple[Tensor, ...]]) -> Call:
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
     """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph."""
     spec = model.spec
-    evaluator = ReferenceEvaluator(onnx.load_from_string(decompose(step_graph)))
+    evaluator = ReferenceEvaluator(onnx.load_from_string(rewrite(step_graph, DecomposeRecurrent())))
     names = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
 
     def call(arrays: list[Array]) -> list[Array]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.precision import Tolerance
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
-from rnn_export.runtime.replay.drift import Tolerance
 from rnn_export.runtime.replay.golden import Golden, replay
 
 from .graphs import IDS, MODELS, START, SUM, frames

@@ -13,13 +13,12 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from rnn_export.export.graph.passes.decompose import decompose
-from rnn_export.export.graph.passes.mixed_precision import typed
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 
+from ..export.rewriting import decompose, typed  # noqa: TID252
 from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252
 from ..parity.fixtures import FIXTURES, Fixture  # noqa: TID252
 from .layers import Array
