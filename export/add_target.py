@@ -13,13 +13,15 @@ from rnn_export.export.targets.registry import StepWriter, find_writer
 from rnn_export.export.targets.tensorrt.lowering import notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import find_target
 
 STEP = "step.onnx"
 
 
-def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str], None] = lambda stage: None) -> Added:
+def graph_of(
+    bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
+) -> Added:
     """Row and files of a target that is written from a step, once they do what the golden vectors of `bundle` say.
 
     Raises ExportError or ParityError.
@@ -45,5 +47,5 @@ def graph_of(bundle: Bundle, target: str, order: Order, progress: Callable[[str]
         )
     for engine in writer.engines(draft, found, order):
         replay_golden(engine, golden, progress).raise_for_failure(consequence)
-    draft = draft.proven(target, order.precision, writer.proof(bundle.spec, order, golden))
+    draft = draft.proven(target, order.precision, writer.golden_files(bundle.spec, order, golden))
     return Added(draft.targets[0], draft.files, notes(draft, found, order))

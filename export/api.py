@@ -23,15 +23,15 @@ from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
-from rnn_export.export.targets.tensorrt.lowering import notes, rough_engines
+from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
+from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import TOLERANCES, Tolerance
 from rnn_export.spec import StateSpec, TensorSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target, find_targets
 
 
@@ -106,7 +106,8 @@ def export(
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
     name = source_name(Path(path).name.removesuffix(".rnnx"))
-    order = Order(precision, state_precision or "fp32", opset, Order.batch if batch is None else batch, name)
+    streams = TargetOptions.batch if batch is None else batch
+    order = TargetOptions(precision, state_precision or "fp32", opset, streams, name)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
@@ -132,15 +133,14 @@ def export(
     engines = [engine for row, its in orders for engine in find_writer(row.name).engines(draft, row, its)]
     step = draft.files.get("step.onnx")
     report, vectors = verify_model(lifted, engines, step, heard, steps, tolerance, progress, precision)
-    rough = [
-        replay_golden(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)
-    ]
+    others = [engine for row, its in orders for engine in fp16_accumulate_engines(draft, row, its)]
+    fp16_accumulate = [replay_golden(engine, vectors, progress).to_json() for engine in others]
     for row, its in orders:
-        draft = draft.proven(row.name, precision, find_writer(row.name).proof(lifted.spec, its, vectors))
+        draft = draft.proven(row.name, precision, find_writer(row.name).golden_files(lifted.spec, its, vectors))
     progress("write")
     source = "noise" if data is None else "recording"
     said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]
-    evidence = {"source": source, "notes": said, **report.to_json(), "rough": rough}
+    evidence = {"source": source, "notes": said, **report.to_json(), "fp16_accumulate": fp16_accumulate}
     proof = {
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),
@@ -168,7 +168,7 @@ def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
             )
 
 
-def _draft(lifted: StreamingModel, orders: Sequence[tuple[Target, Order]]) -> Draft:
+def _draft(lifted: StreamingModel, orders: Sequence[tuple[Target, TargetOptions]]) -> Draft:
     files: dict[str, bytes] = {}
     rows = []
     for target, order in orders:

@@ -10,7 +10,7 @@ from rnn_export.errors import ExportError
 
 
 @dataclass(frozen=True)
-class Order:
+class TargetOptions:
     """How a target is written.
 
     Attributes:

@@ -8,20 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rnn_export.errors import ExportError
-
-# What a GPU computes in, by compute capability. For 8.6, 8.9 and 12.0 see NVIDIA's support matrix of TensorRT-RTX.
-HARDWARE = {
-    "5.3": ("fp32", "fp16"),
-    "6.2": ("fp32", "fp16"),
-    "7.2": ("fp32", "fp16", "int8"),
-    "8.6": ("fp32", "fp16", "bf16", "int8"),
-    "8.7": ("fp32", "fp16", "bf16", "int8"),
-    "8.9": ("fp32", "fp16", "bf16", "int8", "fp8"),
-    "11.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
-    "12.0": ("fp32", "fp16", "bf16", "int8", "fp8", "fp4"),
-}
-# The first version of `tensorrt` with a precision, where it is not in all: onnx-tensorrt, docs/operators.md of each.
-SINCE = {"bf16": "9.0"}
+from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS, precisions_of_gpu
 
 
 @dataclass(frozen=True)
@@ -45,7 +32,7 @@ class Target:
 
     Attributes:
         library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
-        since: the oldest version of `library` that must take the files, where no JetPack says it.
+        min_version: the oldest version of `library` that must take the files, where no JetPack says it.
         compute: compute capabilities of the GPUs; empty where any will do.
         jetpacks: the JetPacks that are served, the oldest first.
         memory: GiB of the variants of a module, shared by CPU and GPU.
@@ -58,7 +45,7 @@ class Target:
     precisions: tuple[str, ...]
     checked: str
     library: str | None = None
-    since: str = ""
+    min_version: str = ""
     compute: tuple[str, ...] = ()
     jetpacks: tuple[JetPack, ...] = ()
     memory: tuple[int, ...] = ()
@@ -73,23 +60,25 @@ class Target:
         """Whether this toolkit builds and runs an engine there; if not, the graph comes with a trtexec line."""
         return self.library is not None and (not self.jetpacks or any(j.builds for j in self.jetpacks))
 
-    def oldest(self, precision: str = "fp32") -> str:
+    def min_version_for(self, precision: str = "fp32") -> str:
         """The oldest version of `library` that must take a graph in `precision`: of a JetPack that builds, if one does.
 
         Empty where there is no library, or none of its versions has the precision.
         """
         return min((v for v in self._versions() if self._has(v, precision)), key=version_key, default="")
 
-    def lacks(self, precision: str) -> str:
-        """Why there is no such `precision`, by hardware and library; empty where neither is the reason."""
+    def unsupported_reason(self, precision: str) -> str:
+        """Why the row has no such `precision`, by hardware and library; empty where neither is the reason."""
         reasons = [
-            f"its GPU (compute capability {compute}) computes in {', '.join(HARDWARE[compute])}"
+            f"its GPU (compute capability {compute}) computes in {', '.join(precisions_of_gpu(compute))}"
             for compute in self.compute
-            if precision not in HARDWARE[compute]
+            if precision not in precisions_of_gpu(compute)
         ]
         versions = self._versions()
-        if versions and not self.oldest(precision):
-            reasons.append(f"its TensorRT {versions[-1]} has no {precision}, which came with {SINCE[precision]}")
+        if versions and not self.min_version_for(precision):
+            reasons.append(
+                f"its TensorRT {versions[-1]} has no {precision}, which came with {_first_tensorrt(precision)}"
+            )
         return ", and ".join(reasons)
 
     @property
@@ -100,7 +89,7 @@ class Target:
             notes.append(f"JetPack {without}: the ONNX graph and a trtexec line only, its Python is older than 3.10")
         for precision in self.precisions:
             first = next((j.name for j in self.jetpacks if self._has(j.tensorrt, precision)), None)
-            if precision in SINCE and first and self.jetpacks[0].name != first:
+            if _first_tensorrt(precision) and first and self.jetpacks[0].name != first:
                 notes.append(f"{precision} from JetPack {first} on")
         if self.builds and self.on_device:
             notes.append("an engine is built on the machine that runs it")
@@ -110,11 +99,16 @@ class Target:
 
     def _versions(self) -> list[str]:
         served = [j for j in self.jetpacks if j.builds] or self.jetpacks
-        return [j.tensorrt for j in served] or [self.since] * bool(self.since)
+        return [j.tensorrt for j in served] or [self.min_version] * bool(self.min_version)
 
     def _has(self, version: str, precision: str) -> bool:
-        since = SINCE.get(precision) if self.library == "tensorrt" else None
-        return since is None or version_key(version) >= version_key(since)
+        first = _first_tensorrt(precision) if self.library == "tensorrt" else ""
+        return not first or version_key(version) >= version_key(first)
+
+
+def _first_tensorrt(precision: str) -> str:
+    """The first version that has a precision where not all do; empty otherwise."""
+    return PRECISIONS[precision].tensorrt_since if precision in PRECISIONS else ""
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -156,7 +150,7 @@ def _jetson(
         summary=module,
         opset=opset,
         opsets=(13, highest),
-        precisions=tuple(p for p in ("fp32", "fp16", "bf16") if p in HARDWARE[compute]),
+        precisions=tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute)),
         checked=ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND,
         library="tensorrt",
         compute=(compute,),
@@ -205,20 +199,20 @@ TARGETS = {
             summary="a TensorRT engine for the GPU of the machine that builds it",
             opset=18,
             opsets=(13, 20),
-            precisions=("fp32", "fp16", "bf16"),
+            precisions=GRAPH_PRECISIONS,
             checked=ON_DEVICE,
             library="tensorrt",
-            since="10.0",
+            min_version="10.0",
         ),
         Target(
             name="tensorrt-rtx",
             summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
             opset=18,
             opsets=(13, 23),
-            precisions=("fp32", "fp16", "bf16"),
+            precisions=GRAPH_PRECISIONS,
             checked=ON_DEVICE,
             library="tensorrt-rtx",
-            since="1.0",
+            min_version="1.0",
             compute=("8.6", "8.9", "12.0"),
         ),
         _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, highest=13),
@@ -275,7 +269,7 @@ def find_target(name: str, precision: str, opset: int | None) -> Target:
         raise ExportError(f"there is no target {name!r}: {_nearest(name)}choose from {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if precision not in target.precisions:
-        why = target.lacks(precision)
+        why = target.unsupported_reason(precision)
         raise ExportError(
             f"target {name!r} is not written in {precision!r}: choose from {', '.join(target.precisions)}."
             + (f" The reason: {why}." if why else "")
@@ -285,7 +279,11 @@ def find_target(name: str, precision: str, opset: int | None) -> Target:
         if not low <= opset <= high:
             raise ExportError(
                 f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}."
-                + (f" Its oldest TensorRT, {target.oldest(precision)}, reads no later one." if target.jetpacks else "")
+                + (
+                    f" Its oldest TensorRT, {target.min_version_for(precision)}, reads no later one."
+                    if target.jetpacks
+                    else ""
+                )
             )
     return target
 

@@ -26,7 +26,7 @@ from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from tests.parity.fixtures import FIXTURES
 
 Figures = Iterator[tuple[str, float]]
@@ -72,7 +72,7 @@ def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...])
 def added(path: Path, precision: str, calibration: Any = None) -> None:
     """C in `precision`, in place of what the bundle has."""
     bundle = open_bundle(path)
-    added = graph_of(bundle, "c", Order(precision, name="net", calibration=calibration))
+    added = graph_of(bundle, "c", TargetOptions(precision, name="net", calibration=calibration))
     extend_bundle(bundle, added.row, added.files)
 
 

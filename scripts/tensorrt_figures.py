@@ -14,15 +14,16 @@ from segments import speech_segments
 
 from rnn_export.arrays import Array
 from rnn_export.bundle.draft import Draft
-from rnn_export.export.graph.passes.mixed_precision import typed
+from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
+from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.tensorrt.half import numeric_session
-from rnn_export.export.targets.tensorrt.lowering import lowered
+from rnn_export.export.targets.tensorrt.half import emulated_session
+from rnn_export.export.targets.tensorrt.lowering import lower_for_tensorrt
 from rnn_export.runtime.backends.onnxruntime.backend import graph_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.recording import read
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
 from tests.parity.cases import Case
 
@@ -83,7 +84,7 @@ def _is_built(case: Case, precision: str) -> bool:
     from tests.tensorrt.network import Refused
 
     try:
-        builds.build(builds.parse(typed(builds.stream_of(case).graph, precision)))
+        builds.build(builds.parse(rewrite(builds.stream_of(case).graph, ToMixedPrecision(precision))))
     except Refused:
         return False
     return True
@@ -104,8 +105,8 @@ def half() -> Figures:
     yield f"segments in fp32, speech.wav, {length:.1f} s, repeated to {SECONDS} s", len(_segments(want))
     for precision, sums, opset in WAYS:
         name = f"{precision}, opset {opset}, sums in {sums}"
-        graph = lowered(step, TARGET, Order(precision, opset=opset))
-        got = _probabilities(Engine(draft, "numeric", numeric_session(model.spec, graph, sums)), frames)
+        graph = lower_for_tensorrt(step, TARGET, TargetOptions(precision, opset=opset))
+        got = _probabilities(Engine(draft, "numeric", emulated_session(model.spec, graph, sums)), frames)
         yield f"{name}: error of the probability", float(np.abs(got - want).max())
         yield f"{name}: segments", len(_segments(got))
         yield f"{name}: the same segments", float(_segments(got) == _segments(want))

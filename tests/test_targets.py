@@ -4,7 +4,8 @@ import re
 import pytest
 
 from rnn_export.errors import ExportError
-from rnn_export.targets import HARDWARE, SINCE, TARGETS, find_target, find_targets, table_rows
+from rnn_export.precision import PRECISIONS, precisions_of_gpu
+from rnn_export.targets import TARGETS, find_target, find_targets, table_rows
 
 ENGINES = [name for name, row in TARGETS.items() if row.library]
 JETSONS = [name for name in ENGINES if name.startswith("jetson-")]
@@ -90,9 +91,9 @@ def test_the_names_that_people_ask_for_are_there():
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_row_has_the_precisions_that_its_hardware_and_its_tensorrt_have(name, precision):
     row = TARGETS[name]
-    hardware = all(precision in HARDWARE[compute] for compute in row.compute)
-    assert (precision in row.precisions) == (hardware and bool(row.oldest(precision)))
-    assert bool(row.lacks(precision)) == (precision not in row.precisions)
+    hardware = all(precision in precisions_of_gpu(compute) for compute in row.compute)
+    assert (precision in row.precisions) == (hardware and bool(row.min_version_for(precision)))
+    assert bool(row.unsupported_reason(precision)) == (precision not in row.precisions)
 
 
 @pytest.mark.parametrize("name", JETSONS)
@@ -124,7 +125,7 @@ def test_a_jetson_has_its_jetpacks_in_order_and_its_memory(name):
 )
 def test_what_a_row_must_serve(name, opset, fp32, bf16):
     row = TARGETS[name]
-    assert (row.opsets[1], row.oldest(), row.oldest("bf16")) == (opset, fp32, bf16)
+    assert (row.opsets[1], row.min_version_for(), row.min_version_for("bf16")) == (opset, fp32, bf16)
 
 
 @pytest.mark.parametrize("name", JETSONS)
@@ -139,7 +140,7 @@ def test_the_table_says_where_no_engine_is_built(name):
 def test_the_note_says_from_which_jetpack_on_there_is_a_precision():
     assert "bf16 from JetPack 6.1 on" in TARGETS["jetson-orin-nx"].note
     assert "bf16" not in TARGETS["jetson-thor"].note
-    assert set(SINCE) == {"bf16"}
+    assert [name for name, p in PRECISIONS.items() if p.tensorrt_since] == ["bf16"]
 
 
 def test_the_table_is_json():

@@ -5,129 +5,141 @@ Source of the operator's form: the ONNX operator reference, Scan (opset 11 and l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
+from rnn_export.errors import ExportError
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
 
 
-def scanned(step: ModelProto, spec: StreamSpec) -> ModelProto:
-    """Whole sequences of any number of steps; `step` takes `spec.chunk` frames."""
-    return _Scan(step, spec).model()
+class SequenceFromStep(InPlacePass):
+    """The graph for any number of steps of `spec.chunk` frames, of the graph of one; names and order stay.
+
+    Before: inputs and outputs are those of the contract. After: the same inputs and outputs, and the step in one Scan.
+    """
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+
+    def requires(self, model: ir.Model) -> None:
+        self._refuse_others(model)
+
+    def call(self, model: ir.Model) -> PassResult:
+        model.graph = _Scan(model.graph, self.spec).graph()
+        return PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        self._refuse_others(model)
+
+    def _refuse_others(self, model: ir.Model) -> None:
+        spec = self.spec
+        wanted = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+        wanted += [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+        found = [value.name for value in (*model.graph.inputs, *model.graph.outputs)]
+        if found != wanted:
+            raise ExportError(f"the step graph has the inputs and outputs {found}, but the contract says {wanted}.")
 
 
 class _Scan:
-    def __init__(self, step: ModelProto, spec: StreamSpec) -> None:
+    """Builds the outer graph around the step, which becomes the body: states first, then what goes by frames."""
+
+    def __init__(self, step: ir.Graph, spec: StreamSpec) -> None:
         self.step, self.spec = step, spec
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = list(step.graph.initializer)
+        self.nodes: list[ir.Node] = []
+        self.initializers = list(step.initializers.values())
         self.timed = [t for t in spec.inputs if t.axis(TIME) is not None]
+        self.shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
+        self.shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
 
-    def model(self) -> ModelProto:
-        spec, graph = self.spec, self.step.graph
-        rename = {n: f"step/{n}" for n in self._values(graph)}
-        kept = {i.name for i in graph.initializer} | {t.name for t in spec.inputs if t not in self.timed}
-        body = GraphProto()
-        body.CopyFrom(graph)
-        del body.initializer[:]
-        _rename(body, {a: b for a, b in rename.items() if a not in kept})
-        inputs, outputs = list(body.input), list(body.output)
-        by_name = dict(zip([v.name for v in graph.input], inputs, strict=True))
-        given = dict(zip([v.name for v in graph.output], outputs, strict=True))
-        del body.input[:]
-        del body.output[:]
-        body.input.extend([by_name[s.input] for s in spec.states] + [by_name[t.name] for t in self.timed])
-        body.output.extend([given[s.output] for s in spec.states] + [given[t.name] for t in spec.outputs])
-        body.name = "step"
-        feeds = [self._split(t) for t in self.timed]
-        results = [f"{t.name}/steps" for t in spec.outputs]
-        axes = [t.axis(TIME) or 0 for t in self.timed]
-        out_axes = [t.axis(TIME) or 0 for t in spec.outputs]
-        self.nodes.append(
-            helper.make_node(
-                "Scan",
-                [*(s.input for s in spec.states), *feeds],
-                [*(s.output for s in spec.states), *results],
-                name="steps",
-                body=body,
-                num_scan_inputs=len(feeds),
-                scan_input_axes=axes,
-                scan_output_axes=out_axes,
-            )
-        )
-        for tensor, name in zip(spec.outputs, results, strict=True):
-            self._join(tensor, name)
-        whole = helper.make_graph(
-            self.nodes,
-            "sequence",
-            [_value(v, self._shape(v.name)) for v in graph.input],
-            [_value(v, self._shape(v.name)) for v in graph.output],
-            self.initializers,
-        )
-        model = ModelProto()
-        model.CopyFrom(self.step)
-        model.graph.CopyFrom(whole)
-        return model
-
-    def _values(self, graph: GraphProto) -> Iterator[str]:
-        yield from (v.name for v in graph.input)
-        for node in graph.node:
-            yield from (n for n in node.output if n)
-
-    def _shape(self, name: str) -> tuple[int | str, ...]:
+    def graph(self) -> ir.Graph:
         spec = self.spec
-        shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
-        shapes |= {s.input: s.shape for s in spec.states} | {s.output: s.shape for s in spec.states}
-        return shapes[name]
+        inputs = {str(value.name): self.outside(value) for value in self.step.inputs}
+        outputs = {str(value.name): self.outside(value) for value in self.step.outputs}
+        frames = [self.split(tensor, inputs[tensor.name]) for tensor in self.timed]
+        scan = ir.node(
+            "Scan",
+            [*(inputs[s.input] for s in spec.states), *frames],
+            {
+                "body": self.body(inputs),
+                "num_scan_inputs": len(frames),
+                "scan_input_axes": [t.axis(TIME) or 0 for t in self.timed],
+                "scan_output_axes": [t.axis(TIME) or 0 for t in spec.outputs],
+            },
+            outputs=[
+                *(outputs[s.output] for s in spec.states),
+                *(ir.Value(name=f"{t.name}/steps") for t in spec.outputs),
+            ],
+            name="steps",
+        )
+        self.nodes.append(scan)
+        for tensor, steps in zip(spec.outputs, scan.outputs[len(spec.states) :], strict=True):
+            self.join(tensor, steps, outputs[tensor.name])
+        return ir.Graph(
+            list(inputs.values()),
+            list(outputs.values()),
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports=self.step.opset_imports,
+            name="sequence",
+        )
 
-    def _ints(self, name: str, values: list[int]) -> str:
-        self.initializers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
-        return name
+    def outside(self, value: ir.Value) -> ir.Value:
+        return ir.Value(name=value.name, type=value.type, shape=ir.Shape(self.shapes[str(value.name)]))
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
+    def body(self, outside: dict[str, ir.Value]) -> ir.Graph:
+        """The step, its values renamed; weights, and inputs without frames, are read from the graph around it."""
+        spec, nodes = self.spec, list(self.step)
+        inputs = {str(value.name): value for value in self.step.inputs}
+        outputs = {str(value.name): value for value in self.step.outputs}
+        starts = [*(inputs[s.input] for s in spec.states), *(inputs[t.name] for t in self.timed)]
+        ends = [*(outputs[s.output] for s in spec.states), *(outputs[t.name] for t in spec.outputs)]
+        for held in set(self.step.inputs) - set(starts):
+            held.replace_all_uses_with(outside[str(held.name)])
+        for part in (self.step.inputs, self.step.outputs, self.step.initializers):
+            part.clear()
+        self.step.remove(nodes)
+        for value in (*starts, *(value for node in nodes for value in node.outputs)):
+            if value.name:
+                value.name = f"step/{value.name}"
+        return ir.Graph(starts, ends, nodes=nodes, name="step")
 
-    def _sized(self, name: str, axis: int, middle: list[int], skip: int) -> str:
+    def node(self, op_type: str, inputs: list[ir.Value], output: ir.Value | str, **attributes: Any) -> ir.Value:
+        result = ir.Value(name=output) if isinstance(output, str) else output
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[result], name=result.name))
+        return result
+
+    def ints(self, name: str, values: list[int]) -> ir.Value:
+        tensor = ir.tensor(np.array(values, np.int64), name=name)
+        value = ir.Value(name=name, const_value=tensor)
+        self.initializers.append(value)
+        return value
+
+    def sizes(self, value: ir.Value, axis: int, middle: list[int], skip: int) -> ir.Value:
         """The shape of a value with `skip` sizes from `axis` on replaced by `middle`."""
-        shape = self._node("Shape", [name], f"{name}/shape")
-        zero = self._ints(f"{name}/zero", [0])
-        bounds = {"front": (zero, self._ints(f"{name}/axis", [axis]))}
-        bounds["back"] = (self._ints(f"{name}/behind", [axis + skip]), self._ints(f"{name}/end", [INT64_MAX]))
-        parts = {
-            part: self._node("Slice", [shape, start, stop, zero], f"{name}/{part}")
-            for part, (start, stop) in bounds.items()
-        }
-        middles = self._ints(f"{name}/middle", middle)
-        return self._node("Concat", [parts["front"], middles, parts["back"]], f"{name}/sizes", axis=0)
+        name = value.name
+        shape = self.node("Shape", [value], f"{name}/shape")
+        zero = self.ints(f"{name}/zero", [0])
+        front_end = self.ints(f"{name}/axis", [axis])
+        back_start, back_end = self.ints(f"{name}/behind", [axis + skip]), self.ints(f"{name}/end", [INT64_MAX])
+        front = self.node("Slice", [shape, zero, front_end, zero], f"{name}/front")
+        back = self.node("Slice", [shape, back_start, back_end, zero], f"{name}/back")
+        return self.node("Concat", [front, self.ints(f"{name}/middle", middle), back], f"{name}/sizes", axis=0)
 
-    def _split(self, tensor: TensorSpec) -> str:
+    def split(self, tensor: TensorSpec, value: ir.Value) -> ir.Value:
         """An input with its frames as (steps, chunk)."""
-        sizes = self._sized(tensor.name, tensor.axis(TIME) or 0, [-1, self.spec.chunk], 1)
-        return self._node("Reshape", [tensor.name, sizes], f"{tensor.name}/steps")
+        sizes = self.sizes(value, tensor.axis(TIME) or 0, [-1, self.spec.chunk], 1)
+        return self.node("Reshape", [value, sizes], f"{tensor.name}/steps")
 
-    def _join(self, tensor: TensorSpec, name: str) -> None:
+    def join(self, tensor: TensorSpec, steps: ir.Value, output: ir.Value) -> None:
         """An output of all steps as one sequence; one without time as of the last step."""
         axis = tensor.axis(TIME)
-        if axis is None:
-            last = self._ints(f"{name}/last", [-1])
-            one = self._node("Gather", [name, last], f"{name}/one", axis=0)
-            self._node("Squeeze", [one, self._ints(f"{name}/first", [0])], tensor.name)
+        if axis is not None:
+            self.node("Reshape", [steps, self.sizes(steps, axis, [-1], 2)], output)
             return
-        self._node("Reshape", [name, self._sized(name, axis, [-1], 2)], tensor.name)
-
-
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [names.get(n, n) for n in node.input]
-        node.output[:] = [names.get(n, n) for n in node.output]
-
-
-def _value(like: ValueInfoProto, shape: tuple[int | str, ...]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(like.name, like.type.tensor_type.elem_type, list(shape))
+        last = self.node("Gather", [steps, self.ints(f"{steps.name}/last", [-1])], f"{steps.name}/one", axis=0)
+        self.node("Squeeze", [last, self.ints(f"{steps.name}/first", [0])], output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -14,8 +13,10 @@ from onnxscript import optimizer
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, LiftError, first_line
-from rnn_export.export.graph.passes.opset import at_opset
-from rnn_export.export.graph.sequence import scanned
+from rnn_export.export.graph.passes.opset import ConvertOpset
+from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
+from rnn_export.export.graph.passes.recurrent import lstm_cell
+from rnn_export.export.graph.sequence import SequenceFromStep
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
@@ -55,24 +56,25 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
         raise ExportError(
             "the model drives its own loop over whole sequences, for which there is no ONNX operator without a step."
         )
-    return _checked(scanned(onnx.load_from_string(step), model.spec), model.spec, None)
+    return _written(apply(parse(step), SequenceFromStep(model.spec)), model.spec, None)
 
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = _translated(model.program(frames), model.spec)
-    common.ClearMetadataAndDocStringPass()(graph)
+    apply(graph, common.ClearMetadataAndDocStringPass())
     with quiet():
         optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
     _name_dimensions(graph, model.spec, frames)
-    return _checked(at_opset(ir.to_proto(graph), opset), model.spec, frames)
+    return _written(apply(graph, ConvertOpset(opset)), model.spec, frames)
 
 
-def _checked(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> bytes:
-    proto.producer_name = "rnn-export"
-    onnx.helper.set_model_props(proto, {METADATA_KEY: spec.dumps()})
-    onnx.checker.check_model(proto, full_check=True)
-    _refuse_frozen(proto, spec, frames)
-    return bytes(proto.SerializeToString())
+def _written(graph: ir.Model, spec: StreamSpec, frames: int | None) -> bytes:
+    graph.producer_name = "rnn-export"
+    graph.metadata_props.clear()
+    graph.metadata_props[METADATA_KEY] = spec.dumps()
+    serialised = serialise(graph, check=True)
+    _refuse_frozen(graph.graph, spec, frames)
+    return serialised
 
 
 def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
@@ -108,8 +110,6 @@ def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, acti
     """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
     if W.shape[0] != 1 or not isinstance(X.shape[0], int):
         raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
-    f, g, out = activations.split(",")
-    act: dict[str, Any] = {"Sigmoid": op.Sigmoid, "Tanh": op.Tanh, "Relu": op.Relu}
     zero = _ints([0])
     W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
     Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)
@@ -118,9 +118,8 @@ def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, acti
     for t in range(X.shape[0]):
         x = op.Squeeze(op.Slice(X, _ints([t]), _ints([t + 1]), zero), zero)
         gates = op.Add(op.Add(op.MatMul(x, W), Wb), op.Add(op.MatMul(h, R), Rb))
-        i, o, forget, candidate = op.Split(gates, axis=1, num_outputs=4)
-        c = op.Add(op.Mul(act[f](forget), c), op.Mul(act[f](i), act[g](candidate)))
-        h = op.MatMul(op.Mul(act[f](o), act[out](c)), P)
+        h, c = lstm_cell(op, op.Split(gates, axis=1, num_outputs=4), c, activations.split(","))
+        h = op.MatMul(h, P)
         frames.append(op.Unsqueeze(h, _ints([0, 1])))
     y = frames[0] if len(frames) == 1 else op.Concat(*frames, axis=0)
     return y, op.Unsqueeze(h, zero), op.Unsqueeze(c, zero)
@@ -179,19 +178,17 @@ def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | No
     return dim if isinstance(dim, int) else names.get(dim.value or "", dim.value)
 
 
-def _refuse_frozen(proto: onnx.ModelProto, spec: StreamSpec, frames: int | None) -> None:
+def _refuse_frozen(graph: ir.Graph, spec: StreamSpec, frames: int | None) -> None:
     """No axis of an input or output may be anything but what the contract says."""
-    wanted = {
-        **{t.name: t.shape for t in (*spec.inputs, *spec.outputs)},
-        **{s.input: s.shape for s in spec.states},
-        **{s.output: s.shape for s in spec.states},
-    }
-    for value in (*proto.graph.input, *proto.graph.output):
-        shape = tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
-        expected = wanted[value.name] if frames is None else sized(wanted[value.name], 0, frames)
-        expected = tuple(BATCH if d == BATCH else n for d, n in zip(wanted[value.name], expected, strict=True))
-        if shape != expected:
+    shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
+    shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
+    for value in (*graph.inputs, *graph.outputs):
+        contract = shapes[str(value.name)]
+        sizes = contract if frames is None else sized(contract, 0, frames)
+        expected = tuple(BATCH if dim == BATCH else size for dim, size in zip(contract, sizes, strict=True))
+        found = tuple(dim if isinstance(dim, int) else dim.value or 0 for dim in value.shape or ())
+        if found != expected:
             raise ExportError(
-                f"{value.name!r} was exported with shape {shape}, but the contract says {expected}: "
+                f"{value.name!r} was exported with shape {found}, but the contract says {expected}: "
                 f"an axis that must be dynamic ({BATCH}, {TIME}) was frozen or moved by the model's own code."
             )

@@ -10,27 +10,27 @@ from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 
-def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.onnx` and `sequence.onnx`, at the top of the bundle, where everybody looks for them."""
-    opset = BASE_OPSET if order.opset is None else order.opset
+    opset = BASE_OPSET if options.opset is None else options.opset
     graphs = {"step.onnx": step_graph(model, opset), "sequence.onnx": sequence_graph(model, opset)}
     return {name: graph for name, graph in graphs.items() if graph is not None}
 
 
-def requires(target: Target, order: Order) -> dict[str, Any]:
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
     """Nothing: any runtime of the row's opset will do."""
     return {}
 
 
-def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """ONNX Runtime's."""
-    return [Engine.of(artefacts, "onnxruntime", order.precision)]
+    return [Engine.of(artefacts, "onnxruntime", options.precision)]
 
 
-def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}

@@ -16,14 +16,14 @@ from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE, TorchSess
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 # torch notes in each node where it came from: paths and lines of the user's code, most of the file.
 KEPT = ("val", "tensor_meta")
 
 
-def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.pt2`: (inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     spec, batch = model.spec, torch.export.Dim("batch")
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
@@ -38,17 +38,17 @@ def write(model: StreamingModel, target: Target, order: Order) -> dict[str, byte
     program.example_inputs = None
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={SPEC_FILE: spec.dumps()})
-    return {f"{folder('pt2', order.precision)}/step.pt2": file.getvalue()}
+    return {f"{folder('pt2', options.precision)}/step.pt2": file.getvalue()}
 
 
-def requires(target: Target, order: Order) -> dict[str, Any]:
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
     """The torch that wrote the file; others read it as far as torch keeps its format."""
     return {"torch": torch.__version__}
 
 
-def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """On torch itself: what torch.export.load gives, called step by step."""
-    (name,) = target_row(artefacts, "pt2", order.precision).files
+    (name,) = target_row(artefacts, "pt2", options.precision).files
     try:
         step = torch.export.load(io.BytesIO(artefacts.read(name))).module()
     except Exception as error:  # torch.export raises many kinds
@@ -56,6 +56,6 @@ def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]
 
 
-def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}

@@ -16,7 +16,7 @@ from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS, Target
 
 WRITERS: Mapping[str, str] = {
@@ -31,16 +31,16 @@ WRITERS: Mapping[str, str] = {
 class Writer(Protocol):
     """A target's module."""
 
-    def write(self, model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+    def write(self, model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
         """The files by their path in the bundle; raises ExportError where the model cannot be said so."""
 
-    def requires(self, target: Target, order: Order) -> dict[str, Any]:
+    def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:
         """What a device needs to run the files, as it stands in the manifest's row."""
 
-    def engines(self, artefacts: Artefacts, target: Target, order: Order) -> Sequence[Engine]:
+    def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> Sequence[Engine]:
         """Engines on the files as they were written, to verify them."""
 
-    def proof(self, spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    def golden_files(self, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
         """Files that hold the golden vectors in the target's own form, once it is verified."""
 
 
@@ -48,7 +48,7 @@ class StepWriter(Writer, Protocol):
     """A target that can also be written from the step graph of a bundle."""
 
     def from_step(
-        self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
+        self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
         """The same files as `write`."""
 

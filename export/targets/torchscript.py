@@ -20,11 +20,11 @@ from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 
-def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     module, file = plain_step(model), io.BytesIO()
     _say_in_script(module)
@@ -37,20 +37,20 @@ def write(model: StreamingModel, target: Target, order: Order) -> dict[str, byte
         except Exception as error:  # the compiler has many kinds
             raise ExportError(f"the step cannot be said in TorchScript: {first_line(error)}") from error
         torch.jit.save(scripted, file, _extra_files={SPEC_FILE: model.spec.dumps()})
-    return {f"{folder('torchscript', order.precision)}/step.pt": file.getvalue()}
+    return {f"{folder('torchscript', options.precision)}/step.pt": file.getvalue()}
 
 
-def requires(target: Target, order: Order) -> dict[str, Any]:
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
     """The torch that wrote the file; an older LibTorch may not know its operators."""
     return {"torch": torch.__version__}
 
 
-def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """That of the backend of the same name."""
-    return [Engine.of(artefacts, "torchscript", order.precision)]
+    return [Engine.of(artefacts, "torchscript", options.precision)]
 
 
-def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}
 

@@ -177,9 +177,9 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
     if name is not None:
         return bundle.read(name)
     from rnn_export.export.add_target import graph_of
-    from rnn_export.target_options import Order
+    from rnn_export.target_options import TargetOptions
 
-    added = graph_of(bundle, target, Order(serving.precision, batch=(1, serving.batch, serving.batch)))
+    added = graph_of(bundle, target, TargetOptions(serving.precision, batch=(1, serving.batch, serving.batch)))
     return added.files[str(added.row.file("step.onnx"))]
 
 

@@ -13,8 +13,8 @@ from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.fx import paths_of
 from rnn_export.export.verify.reference import initial_states, own_calls, own_states
+from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.runtime.replay.drift import Tolerance
 
 
 def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: Tolerance) -> str:

@@ -14,8 +14,9 @@ from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
-from rnn_export.runtime.replay.drift import Drift, Tolerance, drift
+from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.runtime.replay.golden import Golden
 
 CONSEQUENCE = "Nothing was written."

@@ -10,15 +10,17 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.decompose import decompose
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
 from rnn_export.export.verify.reference import CONSEQUENCE, batches, blamed, golden_vectors, initial_states, own_trace
+from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.runtime.replay.drift import TOLERANCES, Drift, ParityReport, Tolerance
+from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
 
@@ -115,7 +117,7 @@ def _whole_sequences(
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
     """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph."""
     spec = model.spec
-    evaluator = ReferenceEvaluator(onnx.load_from_string(decompose(step_graph)))
+    evaluator = ReferenceEvaluator(onnx.load_from_string(rewrite(step_graph, DecomposeRecurrent())))
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
 
     @blamed("onnx.reference, the second opinion, cannot run the graph")

@@ -131,12 +131,12 @@ def _adding(
         from rnn_export.export.add_target import graph_of
         from rnn_export.runtime.build.native.names import source_name
         from rnn_export.runtime.recording import read
-        from rnn_export.target_options import Order
+        from rnn_export.target_options import TargetOptions
 
-        order = Order(
+        order = TargetOptions(
             precision,
             given["state_precision"] or "fp32",
-            batch=given["batch"] or Order.batch,
+            batch=given["batch"] or TargetOptions.batch,
             # A bundle that was renamed keeps the name that its C has.
             name=next((str(row.requires["name"]) for row in opened.targets if row.target == "c"), None)
             or source_name(opened.path.name.removesuffix(".rnnx")),

@@ -129,9 +129,9 @@ def export_command(
     if not as_json:
         tables.contract(bundle.spec)
         tables.parity(evidence)
-        for rough in evidence["rough"]:
-            tables.parity(rough)
-        if evidence["rough"]:
+        for report in evidence["fp16_accumulate"]:
+            tables.parity(report)
+        if evidence["fp16_accumulate"]:
             click.echo(
                 "note: a GPU may add up in fp16 as well; an engine is held to the model where it is built", err=True
             )

@@ -18,8 +18,6 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.bench.shim import compile_shared
 
-# Bytes of a weight.
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # The buffer is of whole kilobytes, and beyond all caches a larger one is read no slower.
 UNIT, LARGEST = 1024, 512 * 2**20
 # A sample is long beside the clock and short beside what disturbs it; a block is of many.

@@ -11,6 +11,7 @@ import numpy as np
 
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
 from rnn_export.runtime.bench.candidates import (
     PLAIN,
@@ -23,7 +24,7 @@ from rnn_export.runtime.bench.candidates import (
     verified,
 )
 from rnn_export.runtime.bench.host import Sweep, describe, pinned, preemptions
-from rnn_export.runtime.bench.limit import BYTES, Limit, Reader
+from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
 from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -148,7 +149,7 @@ def _limits(bundle: Bundle, found: Sequence[Runner]) -> tuple[Reader | None, dic
     precisions = dict.fromkeys(str(r.candidate.precision) for r in found if r.device == "cpu")
     try:
         reader = Reader()
-        return reader, {p: reader.limit(count * BYTES[p]) for p in precisions if p in BYTES}, None
+        return reader, {p: reader.limit(count * PRECISIONS[p].bits // 8) for p in precisions if p in PRECISIONS}, None
     except BackendUnavailable as error:
         return None, {}, f"not measured: {error}"
 

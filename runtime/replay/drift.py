@@ -9,30 +9,10 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError, ParityError
+from rnn_export.errors import ParityError
+from rnn_export.precision import Tolerance
 
 CURVE_POINTS = 32
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """An error is allowed up to atol + rtol * scale, with scale the largest magnitude that the tensor had so far."""
-
-    atol: float
-    rtol: float
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(value) and value >= 0 for value in (self.atol, self.rtol)):
-            raise ExportError(f"atol={self.atol} and rtol={self.rtol}: both must be finite and at least 0.")
-
-
-# Real nets with carried state are at 1e-7 to 2e-5 in fp32, up to 3e-2 in fp16, 2e-1 in bf16, 3e-1 in int8.
-TOLERANCES = {
-    "fp32": Tolerance(1e-6, 2e-5),
-    "fp16": Tolerance(1e-3, 3e-2),
-    "bf16": Tolerance(1e-2, 2e-1),
-    "int8": Tolerance(5e-2, 3e-1),
-}
 
 
 @dataclass(frozen=True)

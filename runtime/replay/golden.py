@@ -9,8 +9,9 @@ import numpy as np
 
 from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import BundleError, ExportError
+from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import TOLERANCES, Drift, Tolerance, drift
+from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.spec import StreamSpec
 
 FILE = "golden.npz"

@@ -38,7 +38,7 @@ from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.library import find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
 from rnn_export.runtime.build.tensorrt.engine import BuiltEngine, build_engine
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Tagger  # noqa: TID252
@@ -76,7 +76,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             return path
         shutil.copytree(write(), path)
         for target, precision in (named.split() for named in targets):
-            row, files, _ = graph_of(open_bundle(path), target, Order(precision))
+            row, files, _ = graph_of(open_bundle(path), target, TargetOptions(precision))
             extend_bundle(open_bundle(path), row, files)
         return path
 
@@ -95,7 +95,7 @@ def bundle(exported: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]
 
 
 def adding(target: str, precision: str = "fp32") -> Callable[[Bundle], Added]:
-    return lambda opened: graph_of(opened, target, Order(precision))
+    return lambda opened: graph_of(opened, target, TargetOptions(precision))
 
 
 def contents(path: Path) -> dict[Path, bytes | None]:

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.decompose import decompose
+
+from .rewriting import decompose
 
 B, I, H = 3, 4, 5  # noqa: E741
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.decompose import decompose
+from rnn_export.export.graph.passes.pipeline import parse
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.tensorrt.lint import RULES, Finding, lint, refuse, rules_of
+from rnn_export.export.targets.tensorrt.lint import Finding, lint, refuse
+from rnn_export.export.targets.tensorrt.parser_rules import RULES, parser_rules
 from rnn_export.targets import TARGETS
 
 from ..parity.cases import CASES  # noqa: TID252
+from .rewriting import decompose
 
 NANO, XAVIER, ORIN, TEN, RTX = "tensorrt-8.2", "tensorrt-8.5", "tensorrt-8.6", "tensorrt-10.0", "tensorrt-rtx-1.0"
 INT, TRUE = np.int64, np.array(True)
@@ -322,7 +325,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_what_breaks_a_rule_is_found(bad: Bad) -> None:
-    (finding,) = lint(bad.graph, RULES[bad.rules], bad.precision)
+    (finding,) = lint(parse(bad.graph), RULES[bad.rules], bad.precision)
     assert (finding.node, finding.op) == (bad.node, bad.op)
     message = rf"target 'jetson-x' does not take this graph:\n- node '{bad.node}' \({bad.op}\): .*{bad.message}"
     with pytest.raises(ExportError, match=message):
@@ -376,7 +379,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_keeps_the_rules_passes_and_rtx_builds_it(name: str) -> None:
-    assert lint(GOOD[name], RULES[RTX], "fp32") == []
+    assert lint(parse(GOOD[name]), RULES[RTX], "fp32") == []
     assert built_by_rtx(GOOD[name])
 
 
@@ -410,7 +413,7 @@ def step(name: str) -> bytes:
 @pytest.mark.parametrize("rules", [TEN, RTX])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_real_step_passes(name: str, rules: str) -> None:
-    assert lint(step(name), RULES[rules], "fp32") == []
+    assert lint(parse(step(name)), RULES[rules], "fp32") == []
 
 
 @pytest.mark.parametrize(("opset", "count"), [(18, 0), (22, 1)])
@@ -418,27 +421,27 @@ def test_an_operator_that_onnx_lacks_in_a_precision_may_stay_in_fp32(opset: int,
     """ONNX has Conv in bfloat16 from opset 22 on."""
     shape = [value("x", shape=["batch", 6, 9])]
     graph = one("Conv", ["x", "w"], w=np.ones((6, 6, 3), np.float32), inputs=shape, opset=opset)
-    assert [f.op for f in lint(graph, RULES[RTX], "bf16")] == ["Conv"] * count
-    assert [f.op for f in lint(graph, RULES[RTX], "fp16")] == ["Conv"]
+    assert [f.op for f in lint(parse(graph), RULES[RTX], "bf16")] == ["Conv"] * count
+    assert [f.op for f in lint(parse(graph), RULES[RTX], "fp16")] == ["Conv"]
 
 
 def test_the_end_of_a_slice_may_be_beyond_int32() -> None:
     bounds = {"s": np.array([0]), "e": np.array([np.iinfo(np.int64).max]), "a": np.array([1])}
-    assert lint(one("Slice", ["x", "s", "e", "a"], **bounds), RULES[NANO], "fp32") == []
+    assert lint(parse(one("Slice", ["x", "s", "e", "a"], **bounds)), RULES[NANO], "fp32") == []
 
 
 def test_bodies_are_read_too() -> None:
     graph = onnx.load_from_string(loop())
     (body,) = (a.g for a in graph.graph.node[0].attribute if a.name == "body")
     body.node[-1].op_type, body.node[-1].name = "Det", "deep"
-    (finding,) = lint(graph.SerializeToString(), RULES[TEN], "fp32")
+    (finding,) = lint(ir.from_proto(graph), RULES[TEN], "fp32")
     assert (finding.node, finding.op) == ("deep", "Det")
 
 
 def test_a_node_without_a_name_is_called_by_its_output() -> None:
     graph = onnx.load_from_string(one("Det", inputs=[value("x", shape=[6, 6])]))
     graph.graph.node[0].name = ""
-    assert [f.node for f in lint(graph.SerializeToString(), RULES[TEN], "fp32")] == ["y"]
+    assert [f.node for f in lint(ir.from_proto(graph), RULES[TEN], "fp32")] == ["y"]
 
 
 def test_the_first_eight_are_shown() -> None:
@@ -455,12 +458,12 @@ def test_the_first_eight_are_shown() -> None:
 @pytest.mark.parametrize("name", [name for name, row in TARGETS.items() if row.library])
 def test_a_row_says_what_its_rules_say(name: str) -> None:
     row = TARGETS[name]
-    rules = rules_of(row)
+    rules = parser_rules(row)
     low, high = row.opsets
     assert (low, high) == (13, min(rules.opset, TARGETS["onnx"].opsets[1]))
     assert row.opset == min(TARGETS["onnx"].opset, high)
     for precision in row.precisions:
-        assert precision in rules_of(row, precision).precisions
+        assert precision in parser_rules(row, precision).precisions
 
 
 @pytest.mark.parametrize(
@@ -476,4 +479,4 @@ def test_a_row_says_what_its_rules_say(name: str) -> None:
     ],
 )
 def test_the_rules_of_a_target_are_those_of_its_oldest_library(name: str, precision: str, rules: str) -> None:
-    assert rules_of(TARGETS[name], precision) is RULES[rules]
+    assert parser_rules(TARGETS[name], precision) is RULES[rules]

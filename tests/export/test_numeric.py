@@ -13,17 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, ExportError
-from rnn_export.export.graph.passes.mixed_precision import typed
-from rnn_export.export.graph.passes.opset import at_opset
-from rnn_export.export.targets.tensorrt.half import in_fp16, numeric_session
 from rnn_export.layout import canonical, graph_layout
+from rnn_export.precision import Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import Tolerance
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 from ..test_silero_example import clip, load_script, reference  # noqa: TID252
+from .rewriting import at_opset, typed
 from .test_precision import CASES, NAMES, graph_of, lifted, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")

@@ -7,8 +7,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.opset import at_opset
 from rnn_export.targets import TARGETS
+
+from .rewriting import at_opset
 
 LOW, HIGH = TARGETS["onnx"].opsets
 

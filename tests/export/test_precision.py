@@ -11,14 +11,13 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.decompose import decompose
-from rnn_export.export.graph.passes.mixed_precision import MATRIX, WIDE, typed
-from rnn_export.export.graph.passes.opset import at_opset
+from rnn_export.export.graph.passes.mixed_precision import MATRIX, WIDE
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec
 
 from ..parity.cases import CASES  # noqa: TID252
+from .rewriting import at_opset, decompose, typed
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 

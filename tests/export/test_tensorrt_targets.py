@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import ModelProto, TensorProto
@@ -20,11 +21,12 @@ from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.add_target import graph_of
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
-from rnn_export.export.targets.tensorrt.lint import lint, rules_of
+from rnn_export.export.targets.tensorrt.lint import lint
+from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
+from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
-from rnn_export.runtime.replay.drift import TOLERANCES
 from rnn_export.runtime.replay.golden import FILE, Golden
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
 
 from ..models.nets import TCN, Conv2dGRU, Features, Tagger  # noqa: TID252
@@ -97,7 +99,7 @@ def test_the_graph_is_one_that_the_target_reads(exported, kind, target, precisio
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", TARGETS[target].opset)]
     assert not {"LSTM", "GRU", "RNN", "Loop", "Scan", "If"} & {node.op_type for node in model.graph.node}
-    assert lint(model.SerializeToString(), rules_of(TARGETS[target], precision), precision) == []
+    assert lint(ir.from_proto(model), parser_rules(TARGETS[target], precision), precision) == []
 
 
 @every_kind_and_row
@@ -177,7 +179,7 @@ def test_every_target_has_its_checks_in_the_report(exported, kind, precision):
 @every_export
 def test_sums_in_fp16_are_shown_in_fp16_alone(exported, kind, precision):
     bundle = exported(kind, precision)
-    rough = report_of(bundle)["rough"]
+    rough = report_of(bundle)["fp16_accumulate"]
     shown = [(r["backend"], r["device"], r["ok"]) for r in rough]
     want = [(f"{row.target} (fp16 sums)", "numeric (not run on hardware)", True) for row in bundle.targets]
     assert shown == (want if precision == "fp16" else [])
@@ -207,7 +209,7 @@ def test_sums_in_fp16_do_not_decide(tmp_path):
     )
     report = report_of(bundle)
     assert report["ok"] is True
-    assert [r["ok"] for r in report["rough"]] == [False]
+    assert [r["ok"] for r in report["fp16_accumulate"]] == [False]
 
 
 def test_one_target_alone(tmp_path):
@@ -249,7 +251,7 @@ def portable(tmp_path_factory) -> Bundle:
 
 @every_row
 def test_added_later_it_is_the_same_graph(exported, portable, target, precision):
-    added = graph_of(portable, target, Order(precision, batch=BATCH))
+    added = graph_of(portable, target, TargetOptions(precision, batch=BATCH))
     assert added.row == exported("lstm", precision).target(target, precision)
     assert {name: exported("lstm", precision).read(name) for name in added.files} == dict(added.files)
 
@@ -272,12 +274,12 @@ def test_a_graph_that_is_added_is_held_to_the_golden_vectors(portable, tmp_path,
     said = {"spec": portable.spec, "producer": {}, "targets": portable.targets}
     bundle = write_bundle(tmp_path / "m.rnnx", files=files, **said)
     with pytest.raises(ParityError, match=r"on tensorrt .* the check 'step' diverges .* Nothing was written\."):
-        graph_of(bundle, "tensorrt", Order(precision))
+        graph_of(bundle, "tensorrt", TargetOptions(precision))
 
 
 def test_a_bundle_without_a_portable_graph_has_nothing_to_write_it_from(exported):
     with pytest.raises(ExportError, match=r"has no step\.onnx to write 'tensorrt' \(fp16\) from: export the bundle"):
-        graph_of(exported("lstm", "bf16"), "tensorrt", Order("fp16"))
+        graph_of(exported("lstm", "bf16"), "tensorrt", TargetOptions("fp16"))
 
 
 # --- what is refused
@@ -325,7 +327,7 @@ def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, message):
 @pytest.mark.parametrize("batch", [(1, 2), 4, (1, 2.5, 4), (1, "2", 4), (True, True, True)], ids=str)
 def test_a_batch_of_another_form_is_refused(batch):
     with pytest.raises(ExportError, match="batch"):
-        Order(batch=batch)
+        TargetOptions(batch=batch)
 
 
 def too_large() -> nn.Module:

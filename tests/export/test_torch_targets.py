@@ -21,7 +21,7 @@ from rnn_export.export.lift.api import lift
 from rnn_export.export.targets import aten_step
 from rnn_export.export.targets.registry import WRITERS, find_writer
 from rnn_export.models import CustomGRU, CustomLSTM, SimpleRNN
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
 
 from ..models.nets import Explicit, Ids, LearnedStart, Loop, Several, Tagger  # noqa: TID252
@@ -274,7 +274,7 @@ def test_an_op_that_is_not_torchs_is_refused(tmp_path, target):
 def test_a_pt2_file_that_is_none(several):
     draft = Draft(several.spec, {PATHS["pt2"]: b"none"}, several.targets, {})
     with pytest.raises(BundleError, match=r"targets/pt2-fp32/step\.pt2 cannot be loaded: "):
-        find_writer("pt2").engines(draft, TARGETS["pt2"], Order())
+        find_writer("pt2").engines(draft, TARGETS["pt2"], TargetOptions())
 
 
 def test_what_depends_on_weights_alone_is_computed():

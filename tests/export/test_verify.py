@@ -20,8 +20,8 @@ from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.verify.verification import verify_model
+from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import TOLERANCES
 
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from rnn_export.bundle import open_bundle
 from rnn_export.export import export
-from rnn_export.export.graph.passes.decompose import decompose
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.models import CustomGRUCell
@@ -24,6 +23,7 @@ from rnn_export.runtime.engine import Engine, load
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import TensorSpec
 
+from ..export.rewriting import decompose  # noqa: TID252
 from ..zoo import store  # noqa: TID252
 from .cases import CASES, Case, Inputs
 

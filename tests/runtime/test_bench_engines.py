@@ -11,9 +11,9 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
+from rnn_export.precision import Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench import allocations, candidates, host, measure
-from rnn_export.runtime.replay.drift import Tolerance
 from rnn_export.runtime.replay.golden import Golden
 
 from .graphs import LAST, MODELS

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.precision import Tolerance
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.remote.endpoint import Endpoint
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import Tolerance
 from rnn_export.runtime.replay.golden import Golden
 
 from .graphs import IDS, MODELS, START, SUM, frames

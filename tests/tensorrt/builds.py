@@ -13,12 +13,11 @@ import onnxruntime as ort
 import torch
 
 from rnn_export.bundle import open_bundle
-from rnn_export.export.graph.passes.decompose import decompose
-from rnn_export.export.graph.passes.mixed_precision import typed
 from rnn_export.export.lift.api import lift
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.spec import StreamSpec
 
+from ..export.rewriting import decompose, typed  # noqa: TID252
 from ..parity.cases import CASES, Case, Inputs, whole  # noqa: TID252
 from ..parity.fixtures import FIXTURES, Fixture  # noqa: TID252
 from ..zoo import store  # noqa: TID252

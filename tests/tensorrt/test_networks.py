@@ -18,9 +18,10 @@ from onnx import numpy_helper
 if importlib.util.find_spec("tensorrt_rtx") is None and not os.environ.get("CI"):
     pytest.skip("rtx: tensorrt_rtx is not here: pip install 'rnn-export[rtx]'", allow_module_level=True)
 
-from rnn_export.export.graph.passes.mixed_precision import typed
-from rnn_export.runtime.replay.drift import TOLERANCES, drift
+from rnn_export.precision import TOLERANCES
+from rnn_export.runtime.replay.drift import drift
 
+from ..export.rewriting import typed  # noqa: TID252
 from . import builds
 from .builds import ALL, BATCH, by_module, by_onnxruntime, by_tensorrt, error_of, stream_of
 from .network import Kind, parse

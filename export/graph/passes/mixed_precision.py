@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.pipeline import InferShapes
+from rnn_export.export.graph.passes.recurrent import RECURRENT
+from rnn_export.precision import PRECISIONS
 from rnn_export.spec import METADATA_KEY, StreamSpec
 
 FLOAT = ir.DataType.FLOAT
-PRECISIONS = {"fp32": FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-LARGEST = {"fp16": 65504.0, "bf16": 3.3895314e38}
+FLOAT_TYPES = {name: ir.DataType[p.onnx_type] for name, p in PRECISIONS.items() if p.onnx_type}
 
 # What reads weights; the hardware adds the products up.
 MATRIX = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
@@ -42,7 +44,6 @@ MOVING = {
     *("SpaceToDepth", "Shape", "Size"),
 }
 COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-RECURRENT = {"LSTM", "GRU", "RNN"}
 
 
 class Kind(enum.IntEnum):
@@ -53,7 +54,7 @@ class Kind(enum.IntEnum):
     WIDE = 2  # fp32 that must stay so: a state, or what an operator of WIDE gave
 
 
-def typed(graph: bytes, precision: str, state_precision: str = "fp32") -> bytes:
+class ToMixedPrecision(InPlacePass):
     """A decomposed fp32 step graph as a strongly typed one in `precision`, with the contract that it carries.
 
     Weights and products are in `precision`, and so is everything between them. In fp32 stay the operators of `WIDE`;
@@ -63,23 +64,51 @@ def typed(graph: bytes, precision: str, state_precision: str = "fp32") -> bytes:
     Inputs and outputs keep their dtype. States have `state_precision`: "fp32", or the precision itself. A state that
     depends on nothing but itself, a counter, stays fp32: fp16 counts to 2048, bf16 to 256.
 
-    Raises ExportError where the graph is not such a one, where it is asked for something else, and where a weight does
-    not fit into `precision`.
+    Before: the graph carries its contract. After: onnx.checker takes it, so no operator reads two types where ONNX
+    wants one. Raises ExportError where a node has a loop inside or a float that is not fp32, where something else is
+    asked for, and where a weight does not fit into `precision`.
     """
-    if precision not in PRECISIONS or state_precision not in ("fp32", precision):
+
+    def __init__(self, precision: str, state_precision: str = "fp32") -> None:
+        if precision not in FLOAT_TYPES or state_precision not in ("fp32", precision):
+            raise ExportError(
+                f"asked for precision {precision!r} with states in {state_precision!r}: the precision is one of "
+                f"{', '.join(FLOAT_TYPES)}, and states are in fp32 or in the precision itself."
+            )
+        self.precision, self.state_precision = precision, state_precision
+
+    def requires(self, model: ir.Model) -> None:
+        if self.precision != "fp32":
+            spec_of(model)
+
+    def call(self, model: ir.Model) -> PassResult:
+        if self.precision == "fp32":
+            return PassResult(model, modified=False)
+        InferShapes()(model)
+        for node in model.graph:
+            _refuse_foreign(node, self.precision)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        _Typing(model, self.precision, self.state_precision).run()
+        common.RemoveUnusedNodesPass()(model)
+        return PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def _refuse_foreign(node: ir.Node, precision: str) -> None:
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    if node.op_type in RECURRENT or any(a.type in graphs for a in node.attributes.values()):
         raise ExportError(
-            f"asked for precision {precision!r} with states in {state_precision!r}: the precision is one of "
-            f"{', '.join(PRECISIONS)}, and states are in fp32 or in the precision itself."
+            f"node {node.name!r} ({node.op_type}) cannot be typed: it has a loop or a graph of its own inside. "
+            "Decompose the step graph first, or take fp32."
         )
-    if precision == "fp32":
-        return graph
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)))
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _Typing(model, precision, state_precision).run()
-    common.RemoveUnusedNodesPass()(model)
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    return bytes(proto.SerializeToString())
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.dtype not in (None, FLOAT) and value.dtype.is_floating_point():
+            raise ExportError(
+                f"node {node.name!r} ({node.op_type}) has {value.name!r} in {value.dtype.name.lower()}: "
+                f"{precision} is written from an fp32 graph. Call model.float() before the export."
+            )
 
 
 def spec_of(model: ir.Model) -> StreamSpec:
@@ -94,7 +123,7 @@ class _Typing:
 
     def __init__(self, model: ir.Model, precision: str, state_precision: str) -> None:
         self.graph, self.opset = model.graph, model.opset_imports[""]
-        self.precision, self.low = precision, PRECISIONS[precision]
+        self.precision, self.low = precision, FLOAT_TYPES[precision]
         self.kinds: dict[ir.Value, Kind] = {}
         self.copies: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         for value in (*self.graph.inputs, *self.graph.initializers.values()):
@@ -121,29 +150,12 @@ class _Typing:
 
     def run(self) -> None:
         for node in list(self.graph):
-            self.refuse_foreign(node)
             self.write(node)
         for i, value in enumerate(self.graph.outputs):
             wanted = self.ends.get(value.name)
             if wanted is not None and value.dtype is not wanted:
                 name, value.name = value.name, f"{value.name}.inside"
                 self.graph.outputs[i] = self.cast(value, wanted, name, None)
-
-    def refuse_foreign(self, node: ir.Node) -> None:
-        graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        if node.op_type in RECURRENT or any(a.type in graphs for a in node.attributes.values()):
-            raise ExportError(
-                f"node {node.name!r} ({node.op_type}) cannot be typed: it has a loop or a graph of its own inside. "
-                "Decompose the step graph first, or take fp32."
-            )
-        for value in (*node.inputs, *node.outputs):
-            if value in self.kinds or value is None or value.dtype is None or value.dtype is FLOAT:
-                continue
-            if value.dtype.is_floating_point():
-                raise ExportError(
-                    f"node {node.name!r} ({node.op_type}) has {value.name!r} in {value.dtype.name.lower()}: "
-                    f"{self.precision} is written from an fp32 graph. Call model.float() before the export."
-                )
 
     def write(self, node: ir.Node) -> None:
         """Give the node inputs of one float type, and its outputs the type that follows."""
@@ -206,7 +218,7 @@ class _Typing:
         if value.dtype is dtype:
             return value
         if (value, dtype) not in self.copies:
-            name = f"{value.name}.{next(text for text, known in PRECISIONS.items() if known is dtype)}"
+            name = f"{value.name}.{next(text for text, known in FLOAT_TYPES.items() if known is dtype)}"
             if value.const_value is None:
                 self.copies[value, dtype] = self.cast(value, dtype, name, node)
             else:
@@ -231,7 +243,7 @@ class _Typing:
         if lost.any():
             raise ExportError(
                 f"weight {value.name!r} of node {node.name!r} ({node.op_type}) holds {np.abs(array[lost]).max():.6g}, "
-                f"which would become Inf: {self.precision} ends at {LARGEST[self.precision]:.6g}. "
+                f"which would become Inf: {self.precision} ends at {PRECISIONS[self.precision].largest:.6g}. "
                 f"Take {'bf16 or ' if self.precision == 'fp16' else ''}fp32, or scale the weight."
             )
         made = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.low))

@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.recurrent import RECURRENT
 from rnn_export.export.targets.c.step import prepared
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
 
-PRODUCTS = {"Gemm": 0, "MatMul": 0, "Conv": 0, "LSTM": 0, "GRU": 0, "RNN": 0}
-RECURRENT = ("LSTM", "GRU", "RNN")
+PRODUCTS = {"Gemm", "MatMul", "Conv", *RECURRENT}
 # What is at times louder than usual by more than this keeps a measured scale: a fixed one would silence the rest.
 STEADY = 4.0
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.decompose import DEFAULTS, DIRECTIONS
+from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
 from rnn_export.export.targets.c.dense import Operand, Product, dense
 from rnn_export.export.targets.c.program import Program, Tensor, refusal
 
@@ -56,7 +56,7 @@ def recurrent(p: Program, node: ir.Node) -> None:
         raise refusal(node, "its weights are computed")
     x, units = p.read(node, 0), R.shape[2]
     frames, rows, values = x.shape
-    directions = DIRECTIONS[node.attributes.get_string("direction", "forward")]
+    directions = directions_of(node)
     count = len(directions)
     B = np.zeros((count, 2 * R.shape[1]), np.float32) if B is None else B
     y = p.room("float", (frames, count, rows, units))
@@ -182,7 +182,7 @@ def _rnn(p: Program, step: Direction) -> None:
     values = step.rows * step.units
     sums = p.room("float", (step.rows, step.units))
     dense(p, sums.text, step.Wb + step.Rb, step.rows, step.from_x(), step.from_h())
-    names = step.node.attributes.get_strings("activations", DEFAULTS["RNN"])
+    names = activations_of(step.node)
     function = f"rnn_{names[0].lower()}"
     p.say(f"RNN_EACH({values}, rnn_store_part({step.h_next} + i, {function}(rnn_load_part({sums.text} + i, m)), m));")
 

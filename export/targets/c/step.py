@@ -10,7 +10,9 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph.passes.decompose import DEFAULTS, decompose
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.pipeline import rewrite
+from rnn_export.export.graph.passes.recurrent import DEFAULT_ACTIVATIONS, activations_of, directions_of
 from rnn_export.export.targets.c.operators import refuse_unknown
 from rnn_export.spec import BATCH
 
@@ -20,7 +22,7 @@ FOLDED = 2**22
 
 def prepared(step: bytes, batch: int = 1) -> ir.Model:
     """Raises ExportError where a shape does not follow from the graph, or an operator cannot be written."""
-    model = onnx.load_from_string(decompose(step, lambda node: not has_kernel(node)))
+    model = onnx.load_from_string(rewrite(step, DecomposeRecurrent(lambda node: not has_kernel(node))))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == BATCH:
@@ -57,9 +59,6 @@ def has_kernel(node: ir.Node) -> bool:
     attributes = node.attributes
     plain = not ({"clip", "layout", "input_forget"} & {a.name for a in attributes.values() if a.value})
     extra = any(i < len(node.inputs) and node.inputs[i] is not None for i in (4, 7))
-    count = 2 if attributes.get_string("direction", "forward") == "bidirectional" else 1
-    names = list(attributes.get_strings("activations", DEFAULTS[node.op_type] * count))
-    known = [DEFAULTS[node.op_type] * count]
-    if node.op_type == "RNN":
-        known.append(["Relu"] * count)
-    return plain and not extra and names in known
+    known = [DEFAULT_ACTIVATIONS[node.op_type], *([("Relu",)] if node.op_type == "RNN" else [])]
+    directions = len(directions_of(node))
+    return plain and not extra and activations_of(node) in [names * directions for names in known]

@@ -15,17 +15,17 @@ from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.c.calibration import scales
 from rnn_export.export.targets.c.programs import golden_header
 from rnn_export.export.targets.c.writer import sources
+from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import TOLERANCES
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 
-def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The sources of the step, and the library that this machine's compiler makes of them."""
     step = step_graph(model)
     if step is None:
@@ -35,7 +35,7 @@ def write(model: StreamingModel, target: Target, order: Order) -> dict[str, byte
 
 
 def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
+    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: TargetOptions
 ) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
     known = None if order.calibration is None else scales(step, spec, initial, order.calibration)
@@ -44,19 +44,19 @@ def from_step(
     return {f"{folder('c', order.precision)}/{name}": data for name, data in files.items()}
 
 
-def requires(target: Target, order: Order) -> dict[str, Any]:
+def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
     """The name that the sources go by, and how activations are scaled in int8."""
     if order.precision != "int8":
         return {"name": order.name}
     return {"name": order.name, "scales": "at run time" if order.calibration is None else "calibrated"}
 
 
-def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
     """That of the backend `native`."""
     return [Engine.of(artefacts, "native", order.precision)]
 
 
-def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """The golden vectors for the self-test."""
     if golden.precision != order.precision:
         golden = replace(golden, tolerance=TOLERANCES[order.precision])

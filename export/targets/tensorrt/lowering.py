@@ -8,131 +8,137 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.decompose import decompose
-from rnn_export.export.graph.passes.mixed_precision import MATRIX, typed
-from rnn_export.export.graph.passes.opset import at_opset
-from rnn_export.export.targets.tensorrt.half import numeric_session
-from rnn_export.export.targets.tensorrt.lint import lint, refuse, rules_of
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.mixed_precision import FLOAT, MATRIX, ToMixedPrecision
+from rnn_export.export.graph.passes.opset import ConvertOpset
+from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
+from rnn_export.export.targets.tensorrt.half import emulated_engine
+from rnn_export.export.targets.tensorrt.lint import lint, refuse
+from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.onnxruntime.backend import graph_session
 from rnn_export.runtime.backends.tensorrt.backend import RECIPE
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 
-def lowered(step: bytes, target: Target, order: Order) -> bytes:
-    """`step.onnx` as `target` reads it, at the opset and in the precisions of `order`.
+def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> bytes:
+    """`step.onnx` as `target` reads it, at the opset and in the precisions of `options`.
 
     Raises ExportError, with node and operator, where the opset or the target's TensorRT has no such thing.
     """
-    assert order.opset is not None
+    assert options.opset is not None
+    model = parse(step)
     try:
-        plain = at_opset(onnx.load_from_string(decompose(step)), order.opset)
+        apply(model, DecomposeRecurrent(), ConvertOpset(options.opset))
     except ExportError as error:
         raise ExportError(f"target {target.name!r} does not take this graph: {error}") from error
-    model = onnx.load_from_string(typed(plain.SerializeToString(), order.precision, order.state_precision))
-    _refuse_nothing_typed(model.graph, target, order)
-    for node in model.graph.node:
-        _say_defaults(node)
-    _count_from_the_front(model.graph)
-    onnx.checker.check_model(model, full_check=True)
-    graph = bytes(model.SerializeToString())
-    refuse(lint(graph, rules_of(target, order.precision), order.precision), target.name)
+    apply(model, ToMixedPrecision(options.precision, options.state_precision))
+    _refuse_nothing_typed(model.graph, target, options)
+    apply(model, SayConstantsOfSelu(), IndexFromTheFront())
+    graph = serialise(model, check=True)
+    refuse(lint(model, parser_rules(target, options.precision), options.precision), target.name)
     return graph
 
 
-def _refuse_nothing_typed(graph: onnx.GraphProto, target: Target, order: Order) -> None:
+def _refuse_nothing_typed(graph: ir.Graph, target: Target, options: TargetOptions) -> None:
     """An engine in a precision that none of its products has would be one of fp32 by another name."""
     products = list(_products(graph))
-    if order.precision != "fp32" and products and all(wide for _, wide in products):
+    if options.precision != "fp32" and products and all(wide for _, wide in products):
         names = " and ".join(sorted({op for op, _ in products}))
         raise ExportError(
-            f"target {target.name!r} in {order.precision} would be fp32 throughout: {names} has "
-            f"no {order.precision} form at opset {order.opset}. Choose --precision fp16."
+            f"target {target.name!r} in {options.precision} would be fp32 throughout: {names} has "
+            f"no {options.precision} form at opset {options.opset}. Choose --precision fp16."
         )
 
 
-def _products(graph: onnx.GraphProto) -> Iterator[tuple[str, bool]]:
+def _products(graph: ir.Graph) -> Iterator[tuple[str, bool]]:
     """The operator of each product, and whether its weights stayed in fp32."""
-    kinds = {i.name: i.data_type for i in graph.initializer}
-    for node in graph.node:
+    for node in graph:
         if node.op_type in MATRIX:
-            yield node.op_type, onnx.TensorProto.FLOAT in map(kinds.get, node.input)
+            weights = [value for value in node.inputs if value is not None and value.is_initializer()]
+            yield node.op_type, any(value.dtype is FLOAT for value in weights)
 
 
-def _say_defaults(node: NodeProto) -> None:
-    """TensorRT's parser has Selu's two numbers to four digits, which would be 4e-5 off."""
-    if node.op_type == "Selu":
+class SayConstantsOfSelu(InPlacePass):
+    """Write Selu's two numbers out: TensorRT's parser has them to four digits, which would be 4e-5 off."""
+
+    def call(self, model: ir.Model) -> PassResult:
         known = onnx.defs.get_schema("Selu").attributes
-        node.attribute.extend(known[name].default_value for name in ("alpha", "gamma") if not _has(node, name))
+        for node in (n for n in model.graph if n.op_type == "Selu"):
+            for name in ("alpha", "gamma"):
+                default = ir.AttrFloat32(name, onnx.helper.get_attribute_value(known[name].default_value))
+                node.attributes.setdefault(name, default)
+        return PassResult(model, modified=True)
 
 
-def _has(node: NodeProto, name: str) -> bool:
-    return any(attribute.name == name for attribute in node.attribute)
+class IndexFromTheFront(InPlacePass):
+    """A constant index of Gather from the end, as one from the front: TensorRT before 8.2 reads beyond the array."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        shaped = ir.convenience.create_value_mapping(with_shapes(model).graph)
+        for node in (n for n in model.graph if n.op_type == "Gather"):
+            source, index = node.inputs[0], node.inputs[1]
+            shape = shaped[str(source.name)].shape if source is not None else None
+            if shape is None or index is None or index.const_value is None:
+                continue
+            size, numbers = shape[node.attributes.get_int("axis", 0)], index.const_value.numpy()
+            if isinstance(size, int) and (numbers < 0).any():
+                name = f"{node.name or node.outputs[0].name}.index"
+                tensor = ir.tensor(np.where(numbers < 0, numbers + size, numbers), name=name)
+                value = ir.Value(name=name, const_value=tensor)
+                model.graph.register_initializer(value)
+                node.replace_input_with(1, value)
+        return PassResult(model, modified=True)
 
 
-def _count_from_the_front(graph: onnx.GraphProto) -> None:
-    """A constant index from the end, which TensorRT before 8.2 reads beyond the array, as one from the beginning."""
-    typed_values = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph)).graph
-    values = (*typed_values.value_info, *typed_values.input, *typed_values.output)
-    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Gather" and node.input[1] in constants and node.input[0] in sizes:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            size, index = sizes[node.input[0]][axis], constants[node.input[1]]
-            if size and (index < 0).any():
-                name = f"{node.name or node.output[0]}.index"
-                graph.initializer.append(onnx.numpy_helper.from_array(np.where(index < 0, index + size, index), name))
-                node.input[1] = name
-
-
-def files(step: bytes, spec: StreamSpec, target: Target, order: Order) -> dict[str, bytes]:
+def files(step: bytes, spec: StreamSpec, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.onnx` of the target, from the fp32 one of a bundle, and `recipe.json`, how an engine is made of it."""
-    assert order.opset is not None
-    graph, place = lowered(step, target, order), folder(target.name, order.precision)
+    assert options.opset is not None
+    graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
     name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
-    recipe = Recipe(target.name, order.precision, order.state_precision, order.opset, name, digest, order.batch)
+    recipe = Recipe(target.name, options.precision, options.state_precision, options.opset, name, digest, options.batch)
     return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
 
 
-def notes(artefacts: Artefacts, target: Target, order: Order) -> list[str]:
+def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
     """What a user should know of how the precision was written."""
-    if target.library is None or order.precision == "fp32":
+    if target.library is None or options.precision == "fp32":
         return []
-    graph = onnx.load_from_string(artefacts.read(f"{folder(target.name, order.precision)}/step.onnx")).graph
-    wide = {op for op, stayed in _products(graph) if stayed}
+    wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
     return [
-        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {order.precision} at opset "
-        f"{order.opset}"
+        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {options.precision} at "
+        f"opset {options.opset}"
     ][: len(wide)]
 
 
-def requires(target: Target, order: Order) -> dict[str, Any]:
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
     """The library that builds and runs the engine, and the range of its batch."""
-    return {"library": target.library, "batch": list(order.batch)}
+    return {"library": target.library, "batch": list(options.batch)}
 
 
-def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
-    """In fp32 ONNX Runtime's; below, what a GPU computes that adds products up in fp32."""
-    if order.precision != "fp32":
-        return [_numeric(artefacts, target, order, "fp32")]
-    graph = artefacts.read(f"{folder(target.name, order.precision)}/step.onnx")
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    """On ONNX Runtime: in fp32 the graph itself; below, what a GPU computes that adds products up in fp32."""
+    graph = _step(artefacts, target, options)
+    if options.precision != "fp32":
+        return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
     return [Engine(artefacts, f"{target.name} on onnxruntime", graph_session(artefacts.spec, {"step.onnx": graph}))]
 
 
-def rough_engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
+def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """What a GPU computes that adds products of fp16 up in fp16, as some of its kernels do."""
-    rough = target.library is not None and order.precision == "fp16"
-    return [_numeric(artefacts, target, order, "fp16")] if rough else []
+    if target.library is None or options.precision != "fp16":
+        return []
+    graph = _step(artefacts, target, options)
+    return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]
 
 
-def _numeric(artefacts: Artefacts, target: Target, order: Order, sums: str) -> Engine:
-    graph = artefacts.read(f"{folder(target.name, order.precision)}/step.onnx")
-    return Engine(artefacts, f"{target.name} ({sums} sums)", numeric_session(artefacts.spec, graph, sums))
+def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes:
+    return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.targets import Target, version_key
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
-class Rules:
+class ParserRules:
     """What one library, in one family of versions, reads.
 
     Attributes:
@@ -24,10 +23,10 @@ class Rules:
         opset: the highest opset.
         operators: of the default domain.
         dtypes: of tensors. float64 is in none: all of them make it float32 and say nothing.
-        constant: operator to the input that must be known when the engine is built.
-        floating: operators that take no integers, though ONNX allows them.
+        build_time_inputs: operator to the input that must be known when the engine is built.
+        float_only: operators that take no integers, though ONNX allows them.
         no_bool: operators that take no bool, though ONNX allows it.
-        wide: whether int64 is int64; otherwise it is clamped to int32, silently.
+        int64: whether int64 is int64; otherwise it is clamped to int32, silently.
         float_constants: operator to the inputs that are read as float32 when constant, whatever they are.
         exponents: whether the exponent of Pow may have another type than its base.
     """
@@ -36,17 +35,17 @@ class Rules:
     opset: int
     operators: frozenset[str]
     dtypes: frozenset[str]
-    constant: Mapping[str, int]
-    floating: frozenset[str] = frozenset({"Einsum", "Erf", "Gemm", "MatMul", "PRelu", "ReduceL2"})
+    build_time_inputs: Mapping[str, int]
+    float_only: frozenset[str] = frozenset({"Einsum", "Erf", "Gemm", "MatMul", "PRelu", "ReduceL2"})
     no_bool: frozenset[str] = frozenset()
-    wide: bool = True
+    int64: bool = True
     float_constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     exponents: bool = False
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """Those that a graph can be typed in."""
-        return tuple(precision for precision, dtype in DTYPES.items() if dtype in self.dtypes)
+        return tuple(name for name in GRAPH_PRECISIONS if PRECISIONS[name].dtype in self.dtypes)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -81,14 +80,14 @@ _AXES = {name: 1 for name in _8_2 if name.startswith("Reduce")}
 _AXES |= {"CumSum": 1, "OneHot": 1, "Squeeze": 1, "Unsqueeze": 1}
 _OLDER_AXES = {**_AXES, "Pad": 3, "Slice": 3}
 
-TENSORRT_8_2 = Rules(
+TENSORRT_8_2 = ParserRules(
     name="TensorRT 8.2",
     opset=13,
     operators=_8_2,
     dtypes=_names("float32 float16 int8 int32 int64 bool"),
-    constant={**_OLDER_AXES, "TopK": 1},
+    build_time_inputs={**_OLDER_AXES, "TopK": 1},
     no_bool=_names("Gather GatherElements GatherND Where"),
-    wide=False,
+    int64=False,
     float_constants={"Clip": (1, 2), "Pad": (2,)},
 )
 TENSORRT_8_5 = replace(
@@ -100,14 +99,14 @@ TENSORRT_8_5 = replace(
     no_bool=frozenset(),
     float_constants={},
 )
-TENSORRT_8_6 = replace(TENSORRT_8_5, name="TensorRT 8.6", operators=_8_6, constant=_OLDER_AXES)
+TENSORRT_8_6 = replace(TENSORRT_8_5, name="TensorRT 8.6", operators=_8_6, build_time_inputs=_OLDER_AXES)
 TENSORRT_10 = replace(
     TENSORRT_8_6,
     name="TensorRT 10",
     opset=20,
     operators=_10,
     dtypes=TENSORRT_8_6.dtypes | _names("bfloat16 float8e4m3fn int4"),
-    wide=True,
+    int64=True,
 )
 TENSORRT_11 = replace(
     TENSORRT_10,
@@ -115,7 +114,7 @@ TENSORRT_11 = replace(
     opset=24,
     operators=_10_15,
     dtypes=TENSORRT_10.dtypes | {"float4e2m1"},
-    constant=_AXES,
+    build_time_inputs=_AXES,
     exponents=True,
 )
 TENSORRT_RTX = replace(TENSORRT_11, name="TensorRT-RTX", operators=_RTX)
@@ -131,12 +130,12 @@ RULES = {
 }
 
 
-def rules_of(target: Target, precision: str = "fp32") -> Rules:
+def parser_rules(target: Target, precision: str = "fp32") -> ParserRules:
     """The rules of the oldest library that must take the target's graph in `precision`.
 
     Raises KeyError where the row has no library, or the library no such precision: `find_target` refuses that.
     """
-    oldest = version_key(target.oldest(precision) or "0")
+    oldest = version_key(target.min_version_for(precision) or "0")
     families = [key.removeprefix(f"{target.library}-") for key in RULES if key.rpartition("-")[0] == target.library]
     family = max((f for f in families if version_key(f) <= oldest), key=version_key, default="")
     return RULES[f"{target.library}-{family}"]

@@ -11,27 +11,27 @@ from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.tensorrt.lowering import engines, files, requires
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import Order
+from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
-__all__ = ["engines", "from_step", "proof", "requires", "write"]
+__all__ = ["engines", "from_step", "golden_files", "requires", "write"]
 
 
-def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
     step = step_graph(model)
     if step is None:
         raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
-    return files(step, model.spec, target, order)
+    return files(step, model.spec, target, options)
 
 
 def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
+    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
 ) -> dict[str, bytes]:
     """The same from the step graph of a bundle."""
-    return files(step, spec, target, order)
+    return files(step, spec, target, options)
 
 
-def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}

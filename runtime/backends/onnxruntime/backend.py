@@ -47,12 +47,12 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 
 
 def graph_session(
-    spec: StreamSpec, graphs: Mapping[str, bytes], device: str | None = None, threads: int = 1
+    spec: StreamSpec, graphs: Mapping[str, bytes], device: str | None = None, threads: int = 1, optimise: bool = True
 ) -> OrtSession:
-    """A session of `step.onnx`, of `sequence.onnx` or of both."""
+    """A session of `step.onnx`, of `sequence.onnx` or of both; without `optimise` each node runs as it was written."""
     provider, number = _provider(device)
     sessions = {
-        name: _session(graphs[name], provider, number, threads)
+        name: _session(graphs[name], provider, number, threads, optimise)
         for name in ("step.onnx", "sequence.onnx")
         if name in graphs
     }
@@ -84,7 +84,7 @@ def _provider(device: str | None) -> tuple[str, int]:
     return provider, int(named.group(2) or 0)
 
 
-def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
+def _session(graph: bytes, provider: str, number: int, threads: int, optimise: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -92,6 +92,8 @@ def _session(graph: bytes, provider: str, number: int, threads: int) -> Any:
     options.log_severity_level = 4
     # For the small tensors of a step the arena costs more than malloc.
     options.enable_cpu_mem_arena = False
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     chosen: Any = provider
     if provider == "CUDAExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
 from rnn_export.lazy import load_module
+from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, driver, jetson
 
@@ -26,12 +27,11 @@ Shape = tuple[int, ...]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
-_DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+_DTYPES = {name: PRECISIONS[name].tensorrt_type for name in GRAPH_PRECISIONS}
 _FLOATS = tuple(_DTYPES.values())
 _PRODUCTS = ("MATRIX_MULTIPLY", "FULLY_CONNECTED", "EINSUM", "CONVOLUTION", "DECONVOLUTION")
 # Layers that compute nothing, so that they have no precision to compute in.
 _COPIES = ("CAST", "IDENTITY", "SHAPE")
-_LOWEST = {"fp16": (5, 3), "bf16": (8, 0)}
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Library:
                     "there are several GPUs choose one with CUDA_VISIBLE_DEVICES."
                 )
             computes = (gpu.compute,)
-        lowest = _LOWEST.get(order.precision, (0, 0))
+        lowest = PRECISIONS[order.precision].compute
         for compute in computes:
             if tuple(map(int, compute.split("."))) < lowest:
                 raise BuildError(

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rnn_export.errors import BuildError, BundleError
+from rnn_export.precision import GRAPH_PRECISIONS
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.spec import Dim, StreamSpec, sized
 from rnn_export.targets import TARGETS
-
-PRECISIONS = ("fp32", "fp16", "bf16")
 
 Shape = tuple[int, ...]
 
@@ -57,8 +56,8 @@ class Recipe:
         """
         checks: Mapping[str, Callable[[Any], object]] = {
             "target": _text,
-            "precision": PRECISIONS.__contains__,
-            "state_precision": PRECISIONS.__contains__,
+            "precision": GRAPH_PRECISIONS.__contains__,
+            "state_precision": GRAPH_PRECISIONS.__contains__,
             "opset": _number,
             "onnx": _text,
             "sha256": lambda value: _text(value) and re.fullmatch("[0-9a-f]{64}", value),
