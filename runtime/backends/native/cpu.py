@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sysconfig
 from collections.abc import Set
 from pathlib import Path
@@ -66,14 +67,21 @@ class Cpu(NamedTuple):
 
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
-    """Read what the kernel says of the first core."""
+    """Read what the kernel says in `path`; the features are those of the first core."""
     try:
-        first = path.read_text(errors="replace").split("\n\n")[0]
+        text = path.read_text(errors="replace")
     except OSError:
-        first = ""
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    words = said.get("flags", said.get("Features", ""))
-    return Cpu(said.get("model name", said.get("Model", platform.machine())), frozenset(words.split()))
+        text = ""
+    words = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
+    return Cpu(_model(text), frozenset(words[1].split() if words else ()))
+
+
+def _model(text: str) -> str:
+    """Arm names no model, but numbers of the maker and the part."""
+    if named := re.search(r"^(?:model name|Model|Hardware)[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):
+        return named[1].strip()
+    numbers = re.findall(r"^CPU (implementer|part)[ \t]*:[ \t]*(\S+)$", text, re.MULTILINE)
+    return " ".join((platform.machine(), *(f"{what} {number}" for what, number in dict(numbers).items())))
 
 
 def features(macros: Set[str]) -> list[str]:
