@@ -11,6 +11,7 @@ from typing import Any
 
 from rnn_export.errors import BuildError, BundleError
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
+from rnn_export.runtime.build.tensorrt.trtexec import shape_flags
 from rnn_export.spec import Dim, StreamSpec, sized
 from rnn_export.targets import TARGETS
 
@@ -122,11 +123,8 @@ class Recipe:
         row = TARGETS.get(self.target)
         rtx = row is not None and row.library == "tensorrt-rtx"
         newest = row.jetpacks[-1].tensorrt if row is not None and row.jetpacks else "10.0"
-        graph, shapes = self.onnx.rsplit("/", 1)[-1], self.shapes(spec)
-        words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={graph}", f"--saveEngine={ENGINE}"]
-        for index, flag in enumerate(("minShapes", "optShapes", "maxShapes")):
-            sizes = (f"{_quoted(name)}:{'x'.join(map(str, ranges[index]))}" for name, ranges in shapes.items())
-            words.append(f"--{flag}={','.join(sizes)}")
+        files = [f"--onnx={self.onnx.rsplit('/', 1)[-1]}", f"--saveEngine={ENGINE}"]
+        words = ["tensorrt_rtx" if rtx else "trtexec", *files, *shape_flags(self.shapes(spec))]
         return shlex.join(words if rtx else [*words, *self._options(newest)])
 
     def _options(self, tensorrt: str) -> list[str]:
@@ -147,8 +145,3 @@ def _text(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return type(value) is int and value >= 1
-
-
-def _quoted(name: str) -> str:
-    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
-    return f"'{name}'" if set(name) & set(":,") else name
