@@ -18,7 +18,7 @@ from rnn_export.export.triton.wire import BYTES, Wire
 from rnn_export.runtime.registry import BACKENDS, open_session
 from rnn_export.spec import StreamSpec
 
-REPOSITORY = atomic.Kind("model repository of rnn-export", "launch")
+REPOSITORY = atomic.DirectoryKind("model repository of rnn-export", "launch")
 # Triton 2.51 crashed with a pool smaller than the requests in flight.
 FEWEST_REQUESTS = 1024
 USUAL_BATCH = 64

@@ -72,7 +72,7 @@ class Built:
 
 
 def find_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what mends it.
+    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what to do.
 
     No GPU is touched yet: `Library.build` and `Library.load` start the driver before anything that needs it.
     """
