@@ -25,6 +25,7 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.tensorrt.lowering import notes, rough_engines
 from rnn_export.export.verify.verification import verify
+from rnn_export.export.weight_count import count_weights
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.replay import golden
@@ -143,7 +144,7 @@ def export(
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),
     }
-    return draft.write(path, _producer(), proof, force)
+    return draft.write(path, _producer(), proof, None if step is None else count_weights(step), force)
 
 
 def _check_place(path: Path, force: bool) -> None:

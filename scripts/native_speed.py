@@ -23,7 +23,6 @@ from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.session import NativeMemory
 from rnn_export.runtime.bench.candidates import Plain, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
-from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import Order
@@ -106,7 +105,7 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     # They own what the calls have the addresses of.
     memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
     calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
-    limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
+    limit = Limit(reader, 4 * (bundle.weights or 0))
     taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3
     fp32 = taken["fp32"] / FRAMES

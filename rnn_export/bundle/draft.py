@@ -36,14 +36,27 @@ class Draft:
         return replace(self, files={**self.files, **files}, targets=rows)
 
     def write(
-        self, path: str | os.PathLike[str], producer: Mapping[str, str], proof: Mapping[str, bytes], force: bool
+        self,
+        path: str | os.PathLike[str],
+        producer: Mapping[str, str],
+        proof: Mapping[str, bytes],
+        weights: int | None,
+        force: bool,
     ) -> Bundle:
         """Write the bundle, with the files of its proof, in one atomic step."""
         stored = {s.name: self.initial[s.name] for s in self.spec.states if s.initial == "stored"}
         files = {**self.files, **proof}
         if stored:
             files[INITIAL_STATES] = pack_arrays(stored)
-        return write_bundle(path, spec=self.spec, producer=producer, files=files, targets=self.targets, force=force)
+        return write_bundle(
+            path,
+            spec=self.spec,
+            producer=producer,
+            files=files,
+            targets=self.targets,
+            weights=weights,
+            force=force,
+        )
 
 
 class Added(NamedTuple):
