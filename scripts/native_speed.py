@@ -18,7 +18,7 @@ from turns import in_turn
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
-from rnn_export.export.add_target import graph_of
+from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.session import NativeMemory
 from rnn_export.runtime.bench.candidates import Plain, candidates
@@ -71,8 +71,8 @@ def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...])
 def added(path: Path, precision: str, calibration: Any = None) -> None:
     """C in `precision`, in place of what the bundle has."""
     bundle = open_bundle(path)
-    added = graph_of(bundle, "c", Order(precision, name="net", calibration=calibration))
-    extend_bundle(bundle, added.row, added.files)
+    draft = add_target(bundle, "c", Order(precision, name="net", calibration=calibration))
+    extend_bundle(bundle, draft.targets[0], draft.files)
 
 
 def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:

@@ -3,25 +3,110 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
-from rnn_export.bundle.draft import Added, Draft
+from rnn_export.bundle import Bundle, TargetRow, extend_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
-from rnn_export.runtime.backends.tensorrt.library import BuildOrder, Library, find_library
+from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Built, Library, find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import Gpu, driver, jetson, target_of
+from rnn_export.runtime.build.source import Source, bundle_of, find_source, prove
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
-from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.drift import ParityReport
-from rnn_export.runtime.replay.golden import FILE as GOLDEN
-from rnn_export.runtime.replay.golden import Golden, replay
 from rnn_export.targets import TARGETS, Target, find_target
 
-CACHE, LOG, PROOF = "timing.cache", "build.log", "parity.json"
+CACHE, LOG = "timing.cache", "build.log"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built, where that is not left to the recipe and the target.
+
+    Attributes:
+        state_precision: what the states of the graph must be in; None takes them as they are.
+        batch: (fewest, usual, most) streams in one step, in place of the recipe's.
+        memory: bytes of scratch memory for the builder, in place of the recipe's.
+        compute: compute capabilities that TensorRT-RTX builds for, in place of all the target has; none of them makes
+            a portable engine, for every GPU from Ampere on.
+        rebuild: build an engine that is already there again.
+    """
+
+    state_precision: str | None = None
+    batch: tuple[int, int, int] | None = None
+    memory: int | None = None
+    compute: Sequence[str] | None = None
+    rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class EngineBuilder:
+    """What builds engines of `target` here.
+
+    Attributes:
+        target: with the compute capabilities that are built for.
+        library: None where the target's engines are built on another machine.
+        gpu: the one that will run the engine; None where it is built ahead of one that is not here.
+    """
+
+    target: Target
+    library: Library | None = None
+    gpu: Gpu | None = None
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What `build_engine` will do.
+
+    Attributes:
+        source: graph and recipe, and the engine that is there already.
+        builder: what builds it.
+        recipe: with the batch that was asked for.
+        memory: bytes of scratch memory for the builder; None leaves it to the library.
+        elsewhere: where no library builds it here: why, and how it is built.
+    """
+
+    source: Source
+    builder: EngineBuilder
+    recipe: Recipe
+    memory: int | None
+    elsewhere: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Of the target, in the bundle."""
+        return self.recipe.onnx.rpartition("/")[0]
+
+    def settings(self) -> BuilderSettings:
+        """What the library is told."""
+        row, files = self.source.row, self.source.files
+        shapes, cache = self.recipe.shapes(self.source.bundle.spec), files.get(row.file(CACHE) or "")
+        return BuilderSettings(row.precision, shapes, self.memory, self.builder.target.compute, cache)
+
+    def requires(self) -> dict[str, Any]:
+        """What the manifest will say that the target needs."""
+        library, gpu, batch = self.builder.library, self.builder.gpu, list(self.recipe.batch)
+        if library is None:
+            return {**self.source.row.requires, "batch": batch}
+        return {
+            "library": library.name,
+            "version": library.version,
+            "compute_capability": gpu.compute if gpu and not library.ahead else list(self.builder.target.compute),
+            "onnx_sha256": self.recipe.sha256,
+            "batch": batch,
+        }
+
+    def draft(self, built: Built | None) -> Draft:
+        """Graph, recipe and what was built of them."""
+        graph, recipe = self.recipe.onnx, self.recipe.to_file(self.source.bundle.spec)
+        files = {graph: self.source.files[graph], f"{self.folder}/{RECIPE}": recipe}
+        if built is not None:
+            files |= {f"{self.folder}/{ENGINE}": built.plan, f"{self.folder}/{LOG}": built.log.encode()}
+            if built.cache is not None:
+                files[f"{self.folder}/{CACHE}"] = built.cache
+        return self.source.draft(replace(self.source.row, files=tuple(files), requires=self.requires()), files)
 
 
 @dataclass(frozen=True)
@@ -47,128 +132,113 @@ class BuiltEngine:
 
 
 def build_engine(
-    path: str | os.PathLike[str],
+    given: Bundle | Draft,
     target: str,
     precision: str | None = None,
-    *,
-    state_precision: str | None = None,
-    batch: tuple[int, int, int] | None = None,
-    memory: int | None = None,
-    compute: Sequence[str] | None = None,
-    rebuild: bool = False,
-    add: Callable[[Bundle], Added] | None = None,
+    options: BuildOptions = BuildOptions(),
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BuiltEngine:
-    """Build the engine of `target` in the bundle `path`, verify it here and write it into the bundle, all at once.
+    """Build the engine of `target`, verify it here and write it into the bundle, all at once.
 
     Args:
-        path: the directory NAME.rnnx.
+        given: a bundle that has a graph for the target, or the draft of one, which is written with the engine.
         target: a target whose engine TensorRT or TensorRT-RTX builds.
-        precision: None takes the one that the bundle has for the target.
-        state_precision: what the states of the graph must be in; None takes them as they are.
-        batch: (fewest, usual, most) streams in one step, in place of the recipe's.
-        memory: bytes of scratch memory for the builder, in place of the recipe's.
-        compute: compute capabilities that TensorRT-RTX builds for, in place of all the target has; none of them makes
-            a portable engine, for every GPU from Ampere on.
-        rebuild: build an engine that is already there again.
-        add: makes what a target needs that the bundle has no graph for.
+        precision: None takes the one that there is for the target.
+        options: what is not left to the recipe.
         progress: called with the name of each stage.
 
     Raises BuildError, BackendUnavailable, DeviceError, StreamError, BundleError, ExportError or ParityError, and
     leaves the bundle as it was.
     """
-    bundle = open_bundle(path)
-    found = find_target(target, precision or "fp32", None)
-    row = _row(bundle, found, precision, add is not None)
+    plan = plan_engine(given, target, precision, options)
+    source, library, report, built = plan.source, plan.builder.library, None, None
+    if library is not None:
+        progress("build")
+        built = library.build(source.files[plan.recipe.onnx], plan.settings())
+    draft = plan.draft(built)
+    if plan.builder.gpu:
+        draft, report = prove(draft, "tensorrt", plan.folder, progress)
+    if library is not None:
+        progress("write")
+    (row,), size, seconds = draft.targets, len(built.plan) if built else 0, built.seconds if built else 0.0
+    bundle = extend_bundle(source.bundle, row, draft.files)
+    return BuiltEngine(bundle, row, size, seconds, report, plan.elsewhere, source.notes)
+
+
+def plan_engine(given: Bundle | Draft, target: str, precision: str | None, options: BuildOptions) -> EnginePlan:
+    """Find out what is to be built and what builds it here; raises what `build_engine` does before it builds."""
+    found = engine_target(target, precision)
+    source = find_source(given, target, precision)
+    if source is None:
+        raise _no_graph(given, target, precision)
+    builder = find_builder(found, options.compute)
+    row, recipe = source.row, _recipe(source)
+    if options.state_precision not in (None, recipe.state_precision):
+        raise BuildError(
+            f"the graph of {target!r} ({row.precision}) in {source.bundle.path} has states in "
+            f"{recipe.state_precision}, not in {options.state_precision}: export the bundle again with "
+            f"--state-precision {options.state_precision}."
+        )
+    if options.batch is not None:
+        recipe = replace(recipe, batch=options.batch)
+    memory = recipe.memory if options.memory is None else options.memory
+    if builder.library is None:
+        elsewhere = _elsewhere(source.bundle, found, recipe)
+        if not source.new:
+            asked = f" --batch {':'.join(map(str, options.batch))}" if options.batch and found.builds else ""
+            raise BuildError(elsewhere + asked)
+        return EnginePlan(source, builder, recipe, memory, elsewhere)
+    if row.file(ENGINE) and not options.rebuild:
+        raise BuildError(
+            f"{source.bundle.path} has an engine for {target} ({row.precision}): give --rebuild to build it again."
+        )
+    return EnginePlan(source, builder, recipe, memory)
+
+
+def engine_target(name: str, precision: str | None) -> Target:
+    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is none to build.
+
+    `precision` None stands for fp32.
+    """
+    target = find_target(name, precision or "fp32", None)
+    if target.library is None:
+        raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
+    return target
+
+
+def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
+    """What builds engines of `target` here, for the compute capabilities `compute` in place of all it has.
+
+    Raises BuildError, BackendUnavailable or DeviceError with what is missing.
+    """
     if compute is not None:
-        found = replace(found, compute=_computes(found, compute))
-    # What is missing is said before anything that takes long.
-    library = _library(found) if found.builds and (not found.jetpacks or _is_here(found)) else None
-    gpu = library and _gpu(library, found)
+        target = replace(target, compute=_computes(target, compute))
+    if not target.builds or (target.jetpacks and not _is_here(target)):
+        return EngineBuilder(target)
+    library = _library(target)
+    gpu = _gpu(library, target)
     if gpu:
         _refuse_without_cuda()
-    notes: Sequence[str] = ()
-    if new := row is None:
-        assert add is not None
-        row, files, notes = add(bundle)
-    else:
-        files = {name: bundle.read(name) for name in row.files}
-    recipe = _recipe(row, files)
-    if state_precision not in (None, recipe.state_precision):
-        raise BuildError(
-            f"the graph of {target!r} ({row.precision}) in {path} has states in {recipe.state_precision}, not in "
-            f"{state_precision}: export the bundle again with --state-precision {state_precision}."
-        )
-    recipe = recipe if batch is None else replace(recipe, batch=batch)
-    place = recipe.onnx.rpartition("/")[0]
-    written = {recipe.onnx: files[recipe.onnx], f"{place}/{RECIPE}": recipe.to_file(bundle.spec)}
-    if library is None:
-        reason = _elsewhere(bundle, found, recipe)
-        if not new:
-            raise BuildError(reason + (f" --batch {':'.join(map(str, batch))}" if batch and found.builds else ""))
-        row = replace(row, requires={**row.requires, "batch": list(recipe.batch)})
-        return BuiltEngine(extend_bundle(bundle, row, written), row, elsewhere=reason, notes=notes)
-    if row.file(ENGINE) and not rebuild:
-        raise BuildError(f"{path} has an engine for {target} ({row.precision}): give --rebuild to build it again.")
-    progress("build")
-    built = library.build(
-        files[recipe.onnx],
-        BuildOrder(
-            row.precision,
-            recipe.shapes(bundle.spec),
-            recipe.memory if memory is None else memory,
-            found.compute,
-            files.get(row.file(CACHE) or ""),
-        ),
+    return EngineBuilder(target, library, gpu)
+
+
+def _no_graph(given: Bundle | Draft, target: str, precision: str | None) -> BuildError:
+    has = ", ".join(f"{row.target} ({row.precision})" for row in given.targets) or "none"
+    wanted = f" --precision {precision}" if precision else ""
+    return BuildError(
+        f"{bundle_of(given).path} has no graph for {target!r}{f' in {precision}' if precision else ''}, only {has}: "
+        f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}."
     )
-    written |= {f"{place}/{ENGINE}": built.plan, f"{place}/{LOG}": built.log.encode()}
-    if built.cache is not None:
-        written[f"{place}/{CACHE}"] = built.cache
-    requires = {
-        "library": library.name,
-        "version": library.version,
-        "compute_capability": gpu.compute if gpu and not library.ahead else list(found.compute),
-        "onnx_sha256": recipe.sha256,
-        "batch": list(recipe.batch),
-    }
-    row = replace(row, files=tuple(written), requires=requires)
-    report = None
-    if gpu:
-        engine = Engine.of(Draft(bundle.spec, written, (row,), bundle.initial_states()), "tensorrt", row.precision)
-        report = replay(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
-        report.raise_for_failure("The bundle is as it was.")
-        written[f"{place}/{PROOF}"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
-        row = replace(row, files=tuple(written))
-    progress("write")
-    return BuiltEngine(extend_bundle(bundle, row, written), row, len(built.plan), built.seconds, report, notes=notes)
 
 
-def _row(bundle: Bundle, target: Target, precision: str | None, may_add: bool) -> TargetRow | None:
-    """The row of the target that the bundle has; None where it is to be added."""
-    if target.library is None:
-        raise BuildError(f"target {target.name!r} is complete when it is exported: there is nothing to build.")
-    rows = [r for r in bundle.targets if r.target == target.name and precision in (None, r.precision)]
-    if len(rows) > 1:
-        raise BuildError(
-            f"{bundle.path} has {target.name!r} in {', '.join(r.precision for r in rows)}: say which, --precision P."
-        )
-    if not rows and not may_add:
-        has = ", ".join(f"{r.target} ({r.precision})" for r in bundle.targets) or "none"
-        wanted = f" --precision {precision}" if precision else ""
-        raise BuildError(
-            f"{bundle.path} has no graph for {target.name!r}{f' in {precision}' if precision else ''}, only {has}: "
-            f"export it where torch is, rnn-export export SOURCE --target {target.name}{wanted}."
-        )
-    return rows[0] if rows else None
-
-
-def _recipe(row: TargetRow, files: Mapping[str, bytes]) -> Recipe:
+def _recipe(source: Source) -> Recipe:
     """That of the target, which must be of its graph."""
+    row = source.row
     found = row.file(RECIPE)
     if found is None:
         raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
-    recipe = Recipe.from_file(files[found])
-    digest = hashlib.sha256(files.get(recipe.onnx, b"")).hexdigest()
+    recipe = Recipe.from_file(source.files[found])
+    digest = hashlib.sha256(source.files.get(recipe.onnx, b"")).hexdigest()
     if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
         raise BuildError(
             f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
