@@ -60,36 +60,37 @@ def build(bundle: Path, target: str, precision: str | None, show: bool, choices:
 def _c(bundle: Bundle, precision: str | None, choices: BuildChoices, stage: Callable[[str], None]) -> BuiltC:
     """With the sources written first where there are none, or where they are calibrated again."""
     from rnn_export.runtime.build.native.build import Destination, build_c
-    from rnn_export.runtime.build.source import find_row
+    from rnn_export.runtime.build.origin import find_row
 
     row, destination = find_row(bundle, "c", precision), Destination(choices.triple, choices.cpu)
-    given: Bundle | Draft = bundle
+    origin: Bundle | Draft = bundle
     if row is not None and choices.calibrate is not None:
         destination.find()
         _check_rewrite(bundle, row, choices.rebuild)
     if (row is None or choices.calibrate is not None) and _can_write():
         # What is missing is said before anything that takes long.
         destination.find()
-        given = _added(bundle, "c", precision, choices, stage)
-    return build_c(given, precision, destination, choices.rebuild, stage)
+        origin = _added(bundle, "c", precision, choices, stage)
+    return build_c(origin, precision, destination, choices.rebuild, stage)
 
 
 def _engine(
     bundle: Bundle, target: str, precision: str | None, choices: BuildChoices, stage: Callable[[str], None]
 ) -> BuiltEngine:
     """With the graph written first where there is none."""
-    from rnn_export.runtime.build.source import find_row
-    from rnn_export.runtime.build.tensorrt.engine import BuildOptions, build_engine, engine_target, find_builder
+    from rnn_export.runtime.build.origin import find_row
+    from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
+    from rnn_export.runtime.build.tensorrt.engine import BuildOptions, build_engine
 
     found = engine_target(target, precision)
-    given: Bundle | Draft = bundle
+    origin: Bundle | Draft = bundle
     if find_row(bundle, target, precision) is None and _can_write():
         # What is missing is said before anything that takes long.
         find_builder(found, choices.compute)
-        given = _added(bundle, target, precision, choices, stage)
+        origin = _added(bundle, target, precision, choices, stage)
     limit = choices.memory and choices.memory * 2**20
     options = BuildOptions(choices.state_precision, choices.batch, limit, choices.compute, choices.rebuild)
-    return build_engine(given, target, precision, options, stage)
+    return build_engine(origin, target, precision, options, stage)
 
 
 def _can_write() -> bool:

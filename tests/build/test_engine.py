@@ -37,7 +37,7 @@ from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.library import find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
-from rnn_export.runtime.build.source import find_row
+from rnn_export.runtime.build.origin import find_row
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
 from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
@@ -235,7 +235,7 @@ def test_rtx_builds_an_engine_into_the_bundle(rtx, bundle, targets):
         load(path, backend="tensorrt")
 
 
-def test_rtx_builds_from_a_bundle_of_fp16_alone(rtx, tmp_path):
+def test_rtx_builds_from_a_on_disk_fp16_alone(rtx, tmp_path):
     path = tmp_path / "tagger.rnnx"
     exports(path, targets=["tensorrt-rtx"], precision="fp16", batch=(1, 2, 4))
     found = built(path, "tensorrt-rtx")

@@ -18,7 +18,7 @@ from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest
-from rnn_export.runtime.build.source import Source, bundle_of, find_source, prove
+from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
 from rnn_export.runtime.replay.drift import ParityReport
 
 TARGET = "c"
@@ -57,14 +57,14 @@ class CPlan:
     """What `build_c` will do.
 
     Attributes:
-        source: the C sources, and what is compiled of them already.
+        origin: the C sources, and what is compiled of them already.
         destination: what is compiled for.
         machine: the name of that.
         way: "reuse" takes what was compiled here when the sources were written, "compile" compiles for this machine,
             "cross" for another one.
     """
 
-    source: Source
+    origin: Origin
     destination: Destination
     machine: str
     way: Literal["reuse", "compile", "cross"]
@@ -72,12 +72,12 @@ class CPlan:
     @property
     def name(self) -> str:
         """That the sources go by."""
-        return str(self.source.row.requires["name"])
+        return str(self.origin.row.requires["name"])
 
     @property
     def folder(self) -> str:
         """Of the target, in the bundle."""
-        return folder(TARGET, self.source.row.precision)
+        return folder(TARGET, self.origin.row.precision)
 
     @property
     def build(self) -> str:
@@ -87,8 +87,13 @@ class CPlan:
     @property
     def sources(self) -> dict[str, bytes]:
         """By bare file name."""
-        built, files = f"{self.folder}/build/", self.source.files
+        built, files = f"{self.folder}/build/", self.origin.files
         return {path.rpartition("/")[2]: data for path, data in files.items() if not path.startswith(built)}
+
+    @property
+    def there(self) -> dict[str, bytes]:
+        """What is compiled for the machine already, by path in the bundle."""
+        return {path: data for path, data in self.origin.files.items() if path.startswith(f"{self.build}/")}
 
     def is_of_others(self, bundle: Bundle, path: str) -> bool:
         """Whether `path` of the bundle, as it is now, was compiled for another machine from these very sources."""
@@ -124,7 +129,7 @@ class BuiltC:
 
 
 def build_c(
-    given: Bundle | Draft,
+    bundle: Bundle | Draft,
     precision: str | None = None,
     destination: Destination = Destination(),
     rebuild: bool = False,
@@ -133,7 +138,7 @@ def build_c(
     """Compile the sources of the target `c`, prove what comes out, and write it into the bundle, all at once.
 
     Args:
-        given: a bundle that has C sources, or the draft of some, which are written with what is compiled of them: in
+        bundle: one that has C sources, or the draft of some, which are written with what is compiled of them: in
             place of those that are there, of which what was compiled goes too.
         precision: None takes the one that there is.
         destination: the machine.
@@ -142,50 +147,48 @@ def build_c(
 
     Raises BuildError, BackendUnavailable, BundleError, ExportError or ParityError, and leaves the bundle as it was.
     """
-    plan = plan_c(given, precision, destination, rebuild)
+    plan = plan_c(bundle, precision, destination, rebuild)
     progress("compile")
     compiled, selftest = _compile(plan)
-    others = {path: data for path, data in plan.source.files.items() if not path.startswith(f"{plan.build}/")}
+    others = {path: data for path, data in plan.origin.files.items() if path not in plan.there}
     files, report = {**others, **compiled}, None
-    draft = plan.source.draft(replace(plan.source.row, files=tuple(files)), files)
+    draft = plan.origin.draft(replace(plan.origin.row, files=tuple(files)), files)
     if destination.here:
         draft, report = prove(draft, "native", plan.build, progress)
     progress("write")
-    bundle = extend_bundle(plan.source.bundle, draft.targets[0], draft.files, plan.is_of_others)
-    (row,) = draft.targets
-    made = {path: data for path, data in draft.files.items() if path.startswith(f"{plan.build}/")}
-    path = f"{plan.build}/{RECORD}"
+    (row,), path = draft.targets, f"{plan.build}/{RECORD}"
+    written = extend_bundle(plan.origin.bundle, row, draft.files, plan.is_of_others)
+    made = {path: data for path, data in draft.files.items() if path not in others}
     record = Record.from_file(path, made[path])
-    return BuiltC(bundle, row, plan.machine, made, record, report, selftest, plan.source.notes)
+    return BuiltC(written, row, plan.machine, made, record, report, selftest, plan.origin.notes)
 
 
-def plan_c(given: Bundle | Draft, precision: str | None, destination: Destination, rebuild: bool) -> CPlan:
+def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destination, rebuild: bool) -> CPlan:
     """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
-    source = find_source(given, TARGET, precision)
-    if source is None:
+    origin = find_origin(bundle, TARGET, precision)
+    if origin is None:
         wanted = f" --precision {precision}" if precision else ""
         raise BuildError(
-            f"{bundle_of(given).path} has no C sources{f' in {precision}' if precision else ''}: write them where "
+            f"{on_disk(bundle).path} has no C sources{f' in {precision}' if precision else ''}: write them where "
             f"torch is, rnn-export export SOURCE --target c{wanted}."
         )
     machine = destination.find()
-    built = any(f"/build/{machine}/" in path for path in source.files)
-    if built and not source.new and not rebuild:
+    plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
+    if plan.there and not origin.new and not rebuild:
         raise BuildError(
-            f"{source.bundle.path} has c ({source.row.precision}) compiled for {machine}: give --rebuild to compile "
+            f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: give --rebuild to compile "
             "it again."
         )
-    if not destination.here:
-        return CPlan(source, destination, machine, "cross")
-    return CPlan(source, destination, machine, "reuse" if built and source.new and not destination.cpu else "compile")
+    reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
+    return replace(plan, way="reuse") if reuse else plan
 
 
 def _compile(plan: CPlan) -> tuple[dict[str, bytes], SelfTest | None]:
     """What is compiled, by path in the bundle; and for another machine what the self-test said."""
-    spec, selftest = plan.source.bundle.spec, None
+    spec, selftest = plan.origin.bundle.spec, None
     made: Mapping[str, bytes]
     if plan.way == "reuse":
-        return {path: data for path, data in plan.source.files.items() if path.startswith(f"{plan.build}/")}, None
+        return plan.there, None
     if plan.way == "compile":
         made = compile_native(plan.sources, plan.name, spec, march=plan.destination.cpu or "native")
     else:

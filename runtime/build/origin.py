@@ -1,4 +1,4 @@
-"""What is built, from where, and how what comes out is proved: the same for engines and for C."""
+"""What a build starts from, and how what comes out is proved: the same for engines and for C."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PARITY = "parity.json"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of one target, from a bundle or from a draft that is to be added to it.
+class Origin:
+    """The files of one target, from a bundle or from a draft.
 
     Attributes:
-        bundle: what the result is written into.
+        bundle: on disk, which the result is written into.
         row: of the target.
         files: contents by path.
         new: whether they come from a draft.
@@ -36,31 +36,37 @@ class Source:
 
     def draft(self, row: TargetRow, files: Mapping[str, bytes]) -> Draft:
         """What takes the place of the row in the bundle."""
-        return Draft(self.bundle.spec, files, (row,), self.bundle.initial_states(), self.bundle, self.notes)
+        return Draft(self.bundle.spec, files, (row,), self.bundle.initial_states(), self.bundle)
 
 
-def find_row(given: Bundle | Draft, target: str, precision: str | None) -> TargetRow | None:
-    """The row of `target`, of the only precision where `precision` is None; None where there is none.
+def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> TargetRow | None:
+    """The row of `target`, of its only precision where `precision` is None; None where there is none.
 
     Raises BuildError where there are several.
     """
-    rows = [row for row in given.targets if row.target == target and precision in (None, row.precision)]
+    rows = [row for row in bundle.targets if row.target == target and precision in (None, row.precision)]
     if len(rows) > 1:
-        raise BuildError(
-            f"{bundle_of(given).path} has {target!r} in {', '.join(row.precision for row in rows)}: say which, "
-            "--precision P."
-        )
+        precisions = ", ".join(row.precision for row in rows)
+        raise BuildError(f"{on_disk(bundle).path} has {target!r} in {precisions}: say which, --precision P.")
     return rows[0] if rows else None
 
 
-def find_source(given: Bundle | Draft, target: str, precision: str | None) -> Source | None:
+def find_origin(bundle: Bundle | Draft, target: str, precision: str | None) -> Origin | None:
     """What `find_row` finds, with its files."""
-    row = find_row(given, target, precision)
+    row = find_row(bundle, target, precision)
     if row is None:
         return None
-    files = {name: given.read(name) for name in row.files}
-    notes = given.notes if isinstance(given, Draft) else ()
-    return Source(bundle_of(given), row, files, isinstance(given, Draft), notes)
+    notes = bundle.notes if isinstance(bundle, Draft) else ()
+    files = {path: bundle.read(path) for path in row.files}
+    return Origin(on_disk(bundle), row, files, isinstance(bundle, Draft), notes)
+
+
+def on_disk(bundle: Bundle | Draft) -> Bundle:
+    """The bundle itself, or the one that a draft is to be added to; raises BuildError where a draft is of no bundle."""
+    found = bundle.base if isinstance(bundle, Draft) else bundle
+    if found is None:
+        raise BuildError("this draft is to become a bundle of its own: write it first, and build what it has then.")
+    return found
 
 
 def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], None]) -> tuple[Draft, ParityReport]:
@@ -68,17 +74,9 @@ def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], Non
 
     Gives the draft with the report as `parity.json` in `folder`, and the report; raises ParityError.
     """
-    (row,), bundle = draft.targets, bundle_of(draft)
+    (row,), bundle = draft.targets, on_disk(draft)
     engine = Engine.of(draft, backend, row.precision)
     report = replay(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec), progress)
     report.raise_for_failure("The bundle is as it was.")
     data = (json.dumps(report.to_json(), indent=1) + "\n").encode()
     return draft.with_files(row.target, row.precision, {f"{folder}/{PARITY}": data}), report
-
-
-def bundle_of(given: Bundle | Draft) -> Bundle:
-    """The bundle on disk: itself, or the one that a draft is to be added to; raises BuildError where there is none."""
-    bundle = given.base if isinstance(given, Draft) else given
-    if bundle is None:
-        raise BuildError("this draft is to become a bundle of its own: write it, and build what it has then.")
-    return bundle
