@@ -35,10 +35,10 @@ from rnn_export.errors import (
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.tensorrt.library import find_library
+from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
 from rnn_export.runtime.build.origin import find_row
-from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
+from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine, plan_engine
 from rnn_export.target_options import Order
 from rnn_export.targets import TARGETS
 
@@ -342,6 +342,30 @@ def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, versi
     assert (engine.backend, engine.precision, engine.batches) == ("tensorrt", precision, (1, 8))
     off = np.abs(streamed(path, "tensorrt") - streamed(path, "onnxruntime")).max()
     assert off < {"fp32": 1e-6, "fp16": 3e-3}[precision]
+
+
+def test_a_plan_says_what_will_be_built(bundle, device):
+    path, did = bundle("tensorrt fp16"), device()
+    options = BuildOptions(batch=(1, 2, 3), memory=2**20)
+    with refused(path, BuildError, "has no graph for 'tensorrt' in fp32"):
+        plan_engine(open_bundle(path), "tensorrt", "fp32", options)
+    plan = plan_engine(open_bundle(path), "tensorrt", None, options)
+    assert (plan.folder, plan.elsewhere, plan.origin.new) == ("targets/tensorrt-fp16", "", False)
+    shapes = {"x": (1, 1, 4), "rnn.l0.h": (1, 6), "rnn.l0.c": (1, 6)}
+    ranges = {name: tuple((batch, *shape[1:]) for batch in (1, 2, 3)) for name, shape in shapes.items()}
+    assert plan.settings() == BuilderSettings("fp16", ranges, 2**20, (), None)
+    assert plan.requires() == {
+        "library": "tensorrt",
+        "version": "10.3.0",
+        "compute_capability": "12.0",
+        "onnx_sha256": hashlib.sha256(file(open_bundle(path), "tensorrt-fp16", "step.onnx")).hexdigest(),
+        "batch": [1, 2, 3],
+    }
+    assert did.calls == []
+    draft = add_target(open_bundle(path), "jetson-orin-nano", Order())
+    there = plan_engine(draft, "jetson-orin-nano", None, BuildOptions())
+    assert there.elsewhere.startswith("an engine for jetson-orin-nano is built on that module, and this is no Jetson.")
+    assert (there.builder.library, there.origin.new, there.memory) == (None, True, 2**30)
 
 
 def test_the_profile_is_shared_where_tensorrt_has_to_be_told(bundle, device):
