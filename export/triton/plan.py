@@ -6,7 +6,7 @@ import shlex
 
 from rnn_export.export.triton.config import Serving
 from rnn_export.export.triton.wire import Port, Wire, state_dims
-from rnn_export.runtime.build.tensorrt.trtexec import shape_flags
+from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.spec import StreamSpec
 
 SCRIPT = """#!/bin/sh

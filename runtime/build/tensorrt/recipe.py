@@ -11,7 +11,6 @@ from typing import Any
 
 from rnn_export.errors import BuildError, BundleError
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
-from rnn_export.runtime.build.tensorrt.trtexec import shape_flags
 from rnn_export.spec import Dim, StreamSpec, sized
 from rnn_export.targets import TARGETS
 
@@ -137,6 +136,20 @@ class Recipe:
             mebibytes = self.memory // 2**20
             limit = [f"--memPoolSize=workspace:{mebibytes}" if version >= (8, 4) else f"--workspace={mebibytes}"]
         return [*typed, "--noTF32", *limit, "--skipInference" if version >= (8, 6) else "--buildOnly"]
+
+
+def shape_flags(shapes: Mapping[str, Sequence[Sequence[int]]]) -> list[str]:
+    """The words for trtexec of the (lowest, most likely, highest) shape of every input by name; a shell quotes them."""
+    flags = []
+    for index, flag in enumerate(("minShapes", "optShapes", "maxShapes")):
+        sizes = (f"{_quoted(name)}:{'x'.join(map(str, ranges[index]))}" for name, ranges in shapes.items())
+        flags.append(f"--{flag}={','.join(sizes)}")
+    return flags
+
+
+def _quoted(name: str) -> str:
+    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
+    return f"'{name}'" if set(name) & set(":,") else name
 
 
 def _text(value: Any) -> bool:
