@@ -32,7 +32,7 @@ class Draft:
     notes: Sequence[str] = ()
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file."""
+        """The contents of one file; raises KeyError where the draft has none of that name."""
         return self.files[name]
 
     def initial_states(self) -> Mapping[str, Array]:

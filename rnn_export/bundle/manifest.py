@@ -58,7 +58,7 @@ class TargetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What stands in manifest.json.
+    """The fields of manifest.json, read and checked.
 
     Attributes:
         spec: the contract of the stream.
@@ -77,7 +77,7 @@ class Manifest:
     extra: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data in the newest format."""
+        """Plain data for manifest.json in the newest format."""
         return {
             "format": FORMAT,
             "spec": self.spec.to_json(),

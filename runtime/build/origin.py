@@ -52,7 +52,7 @@ def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> Targ
 
 
 def find_origin(bundle: Bundle | Draft, target: str, precision: str | None) -> Origin | None:
-    """What `find_row` finds, with its files."""
+    """The row that `find_row` finds, with the contents of its files; None where there is none."""
     row = find_row(bundle, target, precision)
     if row is None:
         return None
@@ -62,7 +62,7 @@ def find_origin(bundle: Bundle | Draft, target: str, precision: str | None) -> O
 
 
 def on_disk(bundle: Bundle | Draft) -> Bundle:
-    """The bundle itself, or the one that a draft is to be added to; raises BuildError where a draft is of no bundle."""
+    """The bundle itself, or the one that a draft is to be added to; raises BuildError where it has none."""
     found = bundle.base if isinstance(bundle, Draft) else bundle
     if found is None:
         raise BuildError("this draft is to become a bundle of its own: write it first, and build what it has then.")

@@ -85,7 +85,7 @@ def _model(text: str) -> str:
 
 
 def features(macros: Set[str]) -> list[str]:
-    """What code may use that a compiler makes with `macros` defined."""
+    """Features, in the words of /proc/cpuinfo, that a compiler uses which defines `macros`."""
     if "__aarch64__" in macros:
         return [word for macro, word in _ARM if macro in macros]
     if "__arm__" in macros:
@@ -94,12 +94,12 @@ def features(macros: Set[str]) -> list[str]:
 
 
 def without(words: Set[str]) -> list[str]:
-    """Flags that keep a compiler for x86 from using what `words` name."""
+    """Flags that keep a compiler for x86 from using the features `words`."""
     return [f"-mno-{flag}" for _, word, flag in _X86 if word in words]
 
 
 def host_triple() -> str:
-    """Of this Python, which on a 64-bit kernel may be one of 32 bits: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
+    """The triple of this Python, which on a 64-bit kernel may be a 32-bit one: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
     parts = str(sysconfig.get_config_var("HOST_GNU_TYPE") or "").split("-")
     if len(parts) < 3:
         return f"{platform.machine()}-linux-gnu"

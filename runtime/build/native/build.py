@@ -54,7 +54,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class CPlan:
-    """What `build_c` will do.
+    """The sources to compile, for which machine and how, before `build_c` does it.
 
     Attributes:
         origin: the C sources, and what is compiled of them already.
@@ -71,12 +71,12 @@ class CPlan:
 
     @property
     def name(self) -> str:
-        """That the sources go by."""
+        """The identifier that the sources are named after."""
         return str(self.origin.row.requires["name"])
 
     @property
     def folder(self) -> str:
-        """Of the target, in the bundle."""
+        """The folder of the target in the bundle."""
         return folder(TARGET, self.origin.row.precision)
 
     @property
@@ -86,7 +86,7 @@ class CPlan:
 
     @property
     def sources(self) -> dict[str, bytes]:
-        """By bare file name."""
+        """The C sources and what belongs to them, by file name without folder."""
         built, files = f"{self.folder}/build/", self.origin.files
         return {path.rpartition("/")[2]: data for path, data in files.items() if not path.startswith(built)}
 
@@ -105,7 +105,7 @@ class CPlan:
 
 @dataclass(frozen=True)
 class BuiltC:
-    """What `build_c` did.
+    """The result of `build_c`.
 
     Attributes:
         bundle: as it is now.

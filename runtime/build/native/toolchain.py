@@ -28,11 +28,12 @@ class CrossCompiler(Compiler):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What of the command says for which machine it compiles."""
+        """The arguments of the command that choose the machine."""
         return self.command[self.command.index("cc") + 1 if self.zig else 1 :]
 
     @property
     def zig(self) -> bool:
+        """Whether it is zig, not gcc."""
         return "cc" in self.command
 
     def compile(self, arguments: Sequence[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """What builds engines of `target` here.
+    """The library that builds engines of `target` here, and the GPU that will run them.
 
     Attributes:
         target: with the compute capabilities that are built for.

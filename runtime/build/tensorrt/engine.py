@@ -42,12 +42,12 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What `build_engine` will do.
+    """The graph to build, by what and how, before `build_engine` does it.
 
     Attributes:
         origin: graph and recipe, and the engine that is there already.
         builder: what builds it.
-        recipe: with the batch that was asked for.
+        recipe: with the batch of the options, where they have one.
         memory: bytes of scratch memory for the builder; None leaves it to the library.
     """
 
@@ -58,24 +58,24 @@ class EnginePlan:
 
     @property
     def elsewhere(self) -> str:
-        """Where no library builds it here: why, and how it is built; else empty."""
+        """Why the engine is not built on this machine, and how it is; empty where it is built here."""
         if self.builder.library:
             return ""
         return elsewhere(self.builder.target, self.recipe, self.origin.bundle.spec, self.origin.bundle.path.name)
 
     @property
     def folder(self) -> str:
-        """Of the target, in the bundle."""
+        """The folder of the target in the bundle."""
         return self.recipe.onnx.rpartition("/")[0]
 
     def settings(self) -> BuilderSettings:
-        """What the library is told."""
+        """Precision, shapes, memory, GPUs and timing cache for the library."""
         row, files = self.origin.row, self.origin.files
         shapes, cache = self.recipe.shapes(self.origin.bundle.spec), files.get(row.file(CACHE) or "")
         return BuilderSettings(row.precision, shapes, self.memory, self.builder.target.compute, cache)
 
     def requires(self) -> dict[str, Any]:
-        """What the manifest will say that the target needs."""
+        """The `requires` of the target's row in the manifest."""
         library, gpu, batch = self.builder.library, self.builder.gpu, list(self.recipe.batch)
         if library is None:
             return {**self.origin.row.requires, "batch": batch}
@@ -88,7 +88,7 @@ class EnginePlan:
         }
 
     def draft(self, built: Built | None) -> Draft:
-        """Graph, recipe and what was built of them."""
+        """The target with its graph, its recipe and the engine that was built of them."""
         graph, recipe = self.recipe.onnx, self.recipe.to_file(self.origin.bundle.spec)
         files = {graph: self.origin.files[graph], f"{self.folder}/{RECIPE}": recipe}
         if built is not None:
@@ -100,7 +100,7 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What `build_engine` did.
+    """The result of `build_engine`.
 
     Attributes:
         bundle: as it is now.
