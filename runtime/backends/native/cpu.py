@@ -99,7 +99,7 @@ def without(words: Set[str]) -> list[str]:
 
 
 def host_triple() -> str:
-    """The triple of this Python, which on a 64-bit kernel may be a 32-bit one: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
+    """The triple of this Python, 32 bits though its kernel may have 64: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
     parts = str(sysconfig.get_config_var("HOST_GNU_TYPE") or "").split("-")
     if len(parts) < 3:
         return f"{platform.machine()}-linux-gnu"
