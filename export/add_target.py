@@ -49,5 +49,5 @@ def add_target(
         )
     for engine in writer.engines(draft, found, order):
         replay(engine, golden, progress).raise_for_failure(consequence)
-    draft = draft.with_files(target, order.precision, writer.self_test_files(bundle.spec, order, golden))
+    draft = draft.with_files(target, order.precision, writer.proof(bundle.spec, order, golden))
     return replace(draft, notes=notes(draft, found, order))

@@ -135,7 +135,7 @@ def export(
     report, vectors = verify(lifted, engines, step, heard, steps, tolerance, progress, precision)
     rough = [replay(e, vectors, progress).to_json() for row, its in orders for e in rough_engines(draft, row, its)]
     for row, its in orders:
-        draft = draft.with_files(row.name, precision, find_writer(row.name).self_test_files(lifted.spec, its, vectors))
+        draft = draft.with_files(row.name, precision, find_writer(row.name).proof(lifted.spec, its, vectors))
     progress("write")
     source = "noise" if data is None else "recording"
     said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]

@@ -56,6 +56,6 @@ def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]
 
 
-def self_test_files(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}

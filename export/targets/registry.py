@@ -40,7 +40,7 @@ class Writer(Protocol):
     def engines(self, artefacts: Artefacts, target: Target, order: Order) -> Sequence[Engine]:
         """Engines on the files as they were written, to verify them."""
 
-    def self_test_files(self, spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+    def proof(self, spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
         """Files that hold the golden vectors in the target's own form, once it is verified."""
 
 

@@ -50,7 +50,7 @@ def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     return [Engine.of(artefacts, "torchscript", order.precision)]
 
 
-def self_test_files(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}
 

@@ -56,7 +56,7 @@ def engines(artefacts: Artefacts, target: Target, order: Order) -> list[Engine]:
     return [Engine.of(artefacts, "native", order.precision)]
 
 
-def self_test_files(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
     """The golden vectors for the self-test."""
     if golden.precision != order.precision:
         golden = replace(golden, tolerance=TOLERANCES[order.precision])

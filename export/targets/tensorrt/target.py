@@ -14,7 +14,7 @@ from rnn_export.spec import StreamSpec
 from rnn_export.target_options import Order
 from rnn_export.targets import Target
 
-__all__ = ["engines", "from_step", "requires", "self_test_files", "write"]
+__all__ = ["engines", "from_step", "proof", "requires", "write"]
 
 
 def write(model: StreamingModel, target: Target, order: Order) -> dict[str, bytes]:
@@ -32,6 +32,6 @@ def from_step(
     return files(step, spec, target, order)
 
 
-def self_test_files(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
+def proof(spec: StreamSpec, order: Order, golden: Golden) -> dict[str, bytes]:
     """None: the bundle's own golden vectors are for it."""
     return {}
