@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.bundle.draft import Added, Draft
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.registry import StepWriter, find_writer
 from rnn_export.export.targets.tensorrt.lowering import notes
@@ -19,12 +19,15 @@ from rnn_export.targets import find_target
 STEP = "step.onnx"
 
 
-def graph_of(
+def add_target(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
-) -> Added:
-    """Row and files of a target that is written from a step, once they do what the golden vectors of `bundle` say.
+) -> Draft:
+    """A draft, to be added to `bundle`, of a target that is written from a step; it is held to the golden vectors.
 
-    Raises ExportError or ParityError.
+    Nothing is written: that is for `build_engine` and `build_c`, or `extend_bundle` where there is nothing to build.
+
+    Raises ExportError where the bundle has no step or the target does not take it, ParityError where the target does
+    something else than the model.
     """
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
@@ -37,7 +40,7 @@ def graph_of(
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
     written = writer.from_step(bundle.read(STEP), bundle.spec, initial, found, order)
     row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
-    draft = Draft(bundle.spec, written, (row,), initial)
+    draft = Draft(bundle.spec, written, (row,), initial, bundle)
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     consequence = "Nothing was written."
     if order.calibration is not None:
@@ -47,5 +50,5 @@ def graph_of(
         )
     for engine in writer.engines(draft, found, order):
         replay_golden(engine, golden, progress).raise_for_failure(consequence)
-    draft = draft.proven(target, order.precision, writer.golden_files(bundle.spec, order, golden))
-    return Added(draft.targets[0], draft.files, notes(draft, found, order))
+    draft = draft.with_files(target, order.precision, writer.golden_files(bundle.spec, order, golden))
+    return replace(draft, notes=notes(draft, found, order))

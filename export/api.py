@@ -25,6 +25,7 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
+from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
@@ -136,7 +137,7 @@ def export(
     others = [engine for row, its in orders for engine in fp16_accumulate_engines(draft, row, its)]
     fp16_accumulate = [replay_golden(engine, vectors, progress).to_json() for engine in others]
     for row, its in orders:
-        draft = draft.proven(row.name, precision, find_writer(row.name).golden_files(lifted.spec, its, vectors))
+        draft = draft.with_files(row.name, precision, find_writer(row.name).golden_files(lifted.spec, its, vectors))
     progress("write")
     source = "noise" if data is None else "recording"
     said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]
@@ -145,7 +146,7 @@ def export(
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),
     }
-    return draft.write(path, _producer(), proof, force)
+    return draft.write(path, _producer(), proof, None if step is None else count_weights(step), force)
 
 
 def _check_place(path: Path, force: bool) -> None:

@@ -1,7 +1,6 @@
 """Weights in and out of files: safetensors both ways, torch checkpoints in; never a pickle that could run code."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from rnn_export.errors import SourceError
+from rnn_export.files import save_atomically
 
 AnyPath = str | os.PathLike[str]
 
@@ -31,10 +31,8 @@ def save_weights(module: nn.Module, path: AnyPath) -> None:
     if others:
         raise SourceError(f"{path} cannot be written: {', '.join(others)} of the module is no dense tensor.")
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder) / path.name
-            save_model(module, str(whole))
-            os.replace(whole, path)
+        with save_atomically(path) as place:
+            save_model(module, str(place))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise SourceError(f"{path} cannot be written: {error}") from error
 

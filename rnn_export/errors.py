@@ -74,11 +74,11 @@ class NotThere(BackendUnavailable):
 
 
 class Unavailable(BackendUnavailable):
-    """A BackendUnavailable whose `detail`, what is wrong, and `mend`, what to do, can be shown apart."""
+    """A BackendUnavailable whose `detail`, what is wrong, and `fix`, what to do, can be shown apart."""
 
-    def __init__(self, detail: str, mend: str) -> None:
-        super().__init__(f"{detail}: {mend}.")
-        self.detail, self.mend = detail, mend
+    def __init__(self, detail: str, fix: str) -> None:
+        super().__init__(f"{detail}: {fix}.")
+        self.detail, self.fix = detail, fix
 
 
 class DeviceError(RnnExportError):

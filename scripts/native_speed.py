@@ -18,12 +18,11 @@ from turns import in_turn
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
-from rnn_export.export.add_target import graph_of
+from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.session import NativeMemory
 from rnn_export.runtime.bench.candidates import Plain, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
-from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
@@ -72,8 +71,8 @@ def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...])
 def added(path: Path, precision: str, calibration: Any = None) -> None:
     """C in `precision`, in place of what the bundle has."""
     bundle = open_bundle(path)
-    added = graph_of(bundle, "c", TargetOptions(precision, name="net", calibration=calibration))
-    extend_bundle(bundle, added.row, added.files)
+    draft = add_target(bundle, "c", TargetOptions(precision, name="net", calibration=calibration))
+    extend_bundle(bundle, draft.targets[0], draft.files)
 
 
 def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
@@ -106,7 +105,7 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     # They own what the calls have the addresses of.
     memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
     calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
-    limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
+    limit = Limit(reader, 4 * (bundle.weights or 0))
     taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3
     fp32 = taken["fp32"] / FRAMES

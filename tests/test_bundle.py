@@ -303,12 +303,12 @@ def test_unsafe_paths_are_refused_by_reader_and_writer(path: Path, name: str) ->
 
 Edit = Callable[[dict[str, Any]], Any]
 WRONG: list[tuple[Edit, str]] = [
-    (lambda m: m.update(format=2), "written by a newer rnn-export: format 2, this one reads 1: upgrade"),
-    (lambda m: [m.pop(key) for key in list(m)] and m.update(format=3), "written by a newer rnn-export: format 3"),
-    (lambda m: m.update(format=0), "manifest.json cannot be used: format is 0, not 1"),
-    (lambda m: m.update(format=True), "format is True, not 1"),
-    (lambda m: m.update(format="1"), "format is '1', not 1"),
-    (lambda m: m.pop("format"), "format is None, not 1"),
+    (lambda m: m.update(format=3), "written by a newer rnn-export: format 3, this one reads 2: upgrade"),
+    (lambda m: [m.pop(key) for key in list(m)] and m.update(format=4), "written by a newer rnn-export: format 4"),
+    (lambda m: m.update(format=0), "manifest.json cannot be used: format is 0, not 1 to 2"),
+    (lambda m: m.update(format=True), "format is True, not 1 to 2"),
+    (lambda m: m.update(format="1"), "format is '1', not 1 to 2"),
+    (lambda m: m.pop("format"), "format is None, not 1 to 2"),
     (lambda m: m.update(more=1), r"the manifest must have exactly the fields .* but has .*'more'"),
     (lambda m: m.pop("producer"), "the manifest must have exactly the fields"),
     (lambda m: m.update(files={}), "the manifest has files = {}, which is of the wrong type"),

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from rnn_export.bundle import extend_bundle, open_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
 from rnn_export.runtime.backends.tensorrt import nvidia
-from rnn_export.runtime.build.tensorrt import engine
+from rnn_export.runtime.build.tensorrt import builder
 from rnn_export.targets import TARGETS, table_rows
 
 from .test_cli import FACTORY, Run
@@ -37,7 +37,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """On a machine without driver, Jetson or TensorRT, whatever this one has."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(nvidia, "_LIBRARY", "libcuda.so.none")
-    monkeypatch.setattr(engine, "jetson", lambda: None)
+    monkeypatch.setattr(builder, "jetson", lambda: None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     return invoke
 

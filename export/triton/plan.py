@@ -6,6 +6,7 @@ import shlex
 
 from rnn_export.export.triton.config import Serving
 from rnn_export.export.triton.wire import Port, Wire, state_dims
+from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.spec import StreamSpec
 
 SCRIPT = """#!/bin/sh
@@ -26,14 +27,7 @@ exec "$trtexec" {words} "$@"
 def build_script(spec: StreamSpec, serving: Serving, wire: Wire) -> str:
     """A shell script that writes model.plan beside model.onnx, for 1 to `serving.batch` rows."""
     ports = [*wire.inputs, *(Port(s.input, s.dtype, state_dims(s)) for s in spec.states)]
+    batches = (1, max(1, serving.batch // 2), serving.batch)
+    shapes = {port.name: tuple((batch, *port.dims) for batch in batches) for port in ports}
     words = ["--onnx=model.onnx", "--saveEngine=model.plan", "--stronglyTyped", "--noTF32", "--skipInference"]
-    usual = max(1, serving.batch // 2)
-    for flag, batch in (("minShapes", 1), ("optShapes", usual), ("maxShapes", serving.batch)):
-        shapes = (f"{_quoted(port.name)}:{'x'.join(map(str, (batch, *port.dims)))}" for port in ports)
-        words.append(f"--{flag}={','.join(shapes)}")
-    return SCRIPT.format(name=serving.name, words=" ".join(map(shlex.quote, words)))
-
-
-def _quoted(name: str) -> str:
-    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
-    return f"'{name}'" if set(name) & set(":,") else name
+    return SCRIPT.format(name=serving.name, words=shlex.join([*words, *shape_flags(shapes)]))

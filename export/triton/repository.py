@@ -18,7 +18,7 @@ from rnn_export.export.triton.wire import BYTES, Wire
 from rnn_export.runtime.registry import BACKENDS, open_session
 from rnn_export.spec import StreamSpec
 
-REPOSITORY = atomic.Kind("model repository of rnn-export", "launch")
+REPOSITORY = atomic.DirectoryKind("model repository of rnn-export", "launch")
 # Triton 2.51 crashed with a pool smaller than the requests in flight.
 FEWEST_REQUESTS = 1024
 USUAL_BATCH = 64
@@ -176,11 +176,11 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
     name = row.file("step.onnx") if row else None
     if name is not None:
         return bundle.read(name)
-    from rnn_export.export.add_target import graph_of
+    from rnn_export.export.add_target import add_target
     from rnn_export.target_options import TargetOptions
 
-    added = graph_of(bundle, target, TargetOptions(serving.precision, batch=(1, serving.batch, serving.batch)))
-    return added.files[str(added.row.file("step.onnx"))]
+    draft = add_target(bundle, target, TargetOptions(serving.precision, batch=(1, serving.batch, serving.batch)))
+    return draft.read(str(draft.targets[0].file("step.onnx")))
 
 
 def _initial_files(spec: StreamSpec, initial: Mapping[str, Array]) -> dict[str, bytes]:

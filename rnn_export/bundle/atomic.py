@@ -26,18 +26,18 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Kind:
+class DirectoryKind:
     """What a directory is called, and the file by which it is known: one that lacks it is never replaced."""
 
     name: str
-    mark: str
+    marker: str
 
-    def stands_at(self, path: Path) -> bool:
+    def is_at(self, path: Path) -> bool:
         """Whether `path` is such a directory, sound or not."""
-        return (path / self.mark).is_file()
+        return (path / self.marker).is_file()
 
 
-BUNDLE = Kind("bundle", MANIFEST)
+BUNDLE = DirectoryKind("bundle", MANIFEST)
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -83,7 +83,7 @@ def remove(tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
 
 
-def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind: Kind = BUNDLE) -> None:
+def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind: DirectoryKind = BUNDLE) -> None:
     """Make the directory `path` hold exactly `files`; killed at any moment, the old or the new one is complete.
 
     A file that begins with `#!` may be executed.
@@ -91,28 +91,28 @@ def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind:
     Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
     """
     with locked(path.parent) as alone:
-        _bring_back(path, kind)
+        _restore_backup(path, kind)
         _refuse_to_clobber(path, force, kind)
-        _sweep(path, _stale(path) if alone else [], kind)
+        _clean_up(path, _leftovers(path) if alone else [], kind)
         new = _temporary(path)
         try:
             _fill(new, files)
             _swap_in(new, path, force, kind)
         finally:
-            _bring_back(path, kind)
-            _sweep(path, [new], kind)
+            _restore_backup(path, kind)
+            _clean_up(path, [new], kind)
 
 
 def recover(path: Path) -> None:
     """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
-    if not os.path.lexists(path) and is_bundle(_aside(path)):
+    if not os.path.lexists(path) and is_bundle(_backup_path(path)):
         with locked(path.parent):
-            _bring_back(path, BUNDLE)
+            _restore_backup(path, BUNDLE)
 
 
 def is_bundle(path: Path) -> bool:
     """Whether `path` is a directory with a manifest, sound or not."""
-    return BUNDLE.stands_at(path)
+    return BUNDLE.is_at(path)
 
 
 def open_regular(root: Path, name: str) -> BinaryIO:
@@ -152,44 +152,44 @@ def _fill(root: Path, files: Mapping[str, bytes]) -> None:
         _fsync_directory(root / folder)
 
 
-def _swap_in(new: Path, path: Path, force: bool, kind: Kind) -> None:
+def _swap_in(new: Path, path: Path, force: bool, kind: DirectoryKind) -> None:
     _refuse_to_clobber(path, force, kind)
     if not os.path.lexists(path):
         rename(new, path)
     elif not exchange(new, path):
-        rename(path, _aside(path))
+        rename(path, _backup_path(path))
         rename(new, path)
     # The old directory is deleted next: the new one must be on the disk by then.
     _fsync_directory(path.parent)
 
 
-def _refuse_to_clobber(path: Path, force: bool, kind: Kind) -> None:
+def _refuse_to_clobber(path: Path, force: bool, kind: DirectoryKind) -> None:
     if not os.path.lexists(path):
         return
-    if not kind.stands_at(path):
+    if not kind.is_at(path):
         raise BundleError(
-            f"{path} exists and is no {kind.name} (no {kind.mark} in it), so it is never replaced: move it away."
+            f"{path} exists and is no {kind.name} (no {kind.marker} in it), so it is never replaced: move it away."
         )
     if not force:
         raise BundleError(f"{path} exists: choose another name, or replace it with --force (force=True).")
 
 
-def _bring_back(path: Path, kind: Kind) -> None:
-    if not os.path.lexists(path) and kind.stands_at(_aside(path)):
-        rename(_aside(path), path)
+def _restore_backup(path: Path, kind: DirectoryKind) -> None:
+    if not os.path.lexists(path) and kind.is_at(_backup_path(path)):
+        rename(_backup_path(path), path)
 
 
-def _sweep(path: Path, leftovers: Iterable[Path], kind: Kind) -> None:
+def _clean_up(path: Path, leftovers: Iterable[Path], kind: DirectoryKind) -> None:
     for leftover in leftovers:
         remove(leftover)
-    if kind.stands_at(path) and kind.stands_at(_aside(path)):
+    if kind.is_at(path) and kind.is_at(_backup_path(path)):
         # Half deleted under its own name, it could still be taken for the old bundle.
         trash = _temporary(path)
-        rename(_aside(path), trash)
+        rename(_backup_path(path), trash)
         remove(trash)
 
 
-def _aside(path: Path) -> Path:
+def _backup_path(path: Path) -> Path:
     return path.parent / f".{path.name}.old"
 
 
@@ -197,7 +197,7 @@ def _temporary(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
 
 
-def _stale(path: Path) -> list[Path]:
+def _leftovers(path: Path) -> list[Path]:
     temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
     return [path.parent / name for name in os.listdir(path.parent) if temporary.fullmatch(name)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from rnn_export.arrays import Array, pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
@@ -14,21 +13,34 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """The same face as an open bundle."""
+    """Files in memory that an engine opens as it opens those of a bundle.
+
+    Attributes:
+        spec: the contract of the stream.
+        files: contents by path.
+        targets: the rows that `files` are of.
+        initial: one row, without the batch axis, of every state by name.
+        base: the bundle that the targets are to be added to; None where the draft becomes a bundle of its own.
+        notes: what a user should know of how the targets were written.
+    """
 
     spec: StreamSpec
     files: Mapping[str, bytes]
     targets: tuple[TargetRow, ...]
     initial: Mapping[str, Array]
+    base: Bundle | None = None
+    notes: Sequence[str] = ()
 
     def read(self, name: str) -> bytes:
+        """The contents of one file; raises KeyError where the draft has none of that name."""
         return self.files[name]
 
     def initial_states(self) -> Mapping[str, Array]:
+        """One row of every state, by name."""
         return self.initial
 
-    def proven(self, target: str, precision: str, files: Mapping[str, bytes]) -> Draft:
-        """With `files` more of one target."""
+    def with_files(self, target: str, precision: str, files: Mapping[str, bytes]) -> Draft:
+        """The same with `files` more, which are of one target."""
         rows = tuple(
             replace(row, files=(*row.files, *files)) if (row.target, row.precision) == (target, precision) else row
             for row in self.targets
@@ -36,19 +48,24 @@ class Draft:
         return replace(self, files={**self.files, **files}, targets=rows)
 
     def write(
-        self, path: str | os.PathLike[str], producer: Mapping[str, str], proof: Mapping[str, bytes], force: bool
+        self,
+        path: str | os.PathLike[str],
+        producer: Mapping[str, str],
+        evidence: Mapping[str, bytes],
+        weights: int | None,
+        force: bool,
     ) -> Bundle:
-        """Write the bundle, with the files of its proof, in one atomic step."""
+        """Write a bundle of its own, with the files that prove it, in one atomic step; see `write_bundle`."""
         stored = {s.name: self.initial[s.name] for s in self.spec.states if s.initial == "stored"}
-        files = {**self.files, **proof}
+        files = {**self.files, **evidence}
         if stored:
             files[INITIAL_STATES] = pack_arrays(stored)
-        return write_bundle(path, spec=self.spec, producer=producer, files=files, targets=self.targets, force=force)
-
-
-class Added(NamedTuple):
-    """Row and files of a target that a bundle had no graph for, and what a user should know of how it was written."""
-
-    row: TargetRow
-    files: Mapping[str, bytes]
-    notes: Sequence[str] = ()
+        return write_bundle(
+            path,
+            spec=self.spec,
+            producer=producer,
+            files=files,
+            targets=self.targets,
+            weights=weights,
+            force=force,
+        )

@@ -105,7 +105,7 @@ def _driver() -> Iterator[Finding]:
         found = driver()
     except Unavailable as error:
         state: Literal["missing", "broken"] = "missing" if "is not here" in error.detail else "broken"
-        yield Finding("NVIDIA driver", state, error.detail, error.mend)
+        yield Finding("NVIDIA driver", state, error.detail, error.fix)
         return
     yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {found.version}")
     for number, gpu in enumerate(found.gpus):
@@ -118,13 +118,13 @@ def _library(name: str) -> Iterator[Finding]:
     try:
         library = find_library(name)
     except Unavailable as error:
-        yield Finding(title, "broken" if is_installed(name) else "missing", error.detail, error.mend)
+        yield Finding(title, "broken" if is_installed(name) else "missing", error.detail, error.fix)
         return
     if not library.ahead:
         try:
             library.probe()
         except Unavailable as error:
-            yield Finding(title, "broken", f"{library.version} needs the NVIDIA driver: {error.detail}", error.mend)
+            yield Finding(title, "broken", f"{library.version} needs the NVIDIA driver: {error.detail}", error.fix)
             return
     library.trt.Builder(BuilderLog(library.trt).logger)
     yield Finding(title, "ok", f"{library.version}, builds {'without a GPU' if library.ahead else 'for this GPU'}")
@@ -232,7 +232,7 @@ def _jetson(root: Path) -> Iterator[Finding]:
     try:
         yield Finding("Jetson", "ok", f"{found.model}, target {target_of(found)}")
     except Unavailable as error:
-        yield Finding("Jetson", "broken", error.detail, error.mend)
+        yield Finding("Jetson", "broken", error.detail, error.fix)
     if found.jetpack is None:
         detail = f"no package nvidia-jetpack, and L4T {found.l4t} is of no JetPack known here"
         yield Finding("JetPack", "missing", detail, "sudo apt install nvidia-jetpack")
@@ -245,7 +245,7 @@ def _compilers() -> Iterator[Finding]:
         try:
             yield Finding("CC", "ok", f"{find_compiler().title}; it goes before all others")
         except Unavailable as error:
-            yield Finding("CC", "broken", error.detail, error.mend)
+            yield Finding("CC", "broken", error.detail, error.fix)
     for name, version, mend in (
         ("gcc", "--version", "sudo apt install gcc"),
         ("clang", "--version", "sudo apt install clang"),

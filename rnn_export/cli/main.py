@@ -177,7 +177,7 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
     """
     from rnn_export.cli import build
 
-    return build.build(bundle, target, precision, not as_json, **given)
+    return build.build(bundle, target, precision, not as_json, build.BuildChoices(**given))
 
 
 @command

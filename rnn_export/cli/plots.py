@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.errors import SourceError
+from rnn_export.files import save_atomically
 
 # From the palette of Okabe and Ito, told apart by every eye.
 COLORS = {"native": "#D55E00", "onnxruntime": "#0072B2", "torchscript": "#009E73", "tensorrt": "#CC79A7"}
@@ -61,10 +61,8 @@ def bench(path: Path, result: Mapping[str, Any]) -> None:
 def save(figure: Any, path: Path) -> None:
     """Write a figure as a whole or not at all; raises SourceError where it cannot be."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder) / path.name
-            figure.savefig(whole, format="png")
-            os.replace(whole, path)
+        with save_atomically(path) as place:
+            figure.savefig(place, format="png")
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error.strerror or error}.") from error
 

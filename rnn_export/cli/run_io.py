@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 
 from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import SourceError
+from rnn_export.files import save_atomically
 from rnn_export.runtime import recording
 from rnn_export.runtime.engine import Engine
 
@@ -124,14 +123,12 @@ def _lines(outputs: Mapping[str, Array], where: str) -> Array:
 def _save(path: Path, outputs: Mapping[str, Array]) -> None:
     """Written whole or not at all."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder) / path.name
+        with save_atomically(path) as place:
             if path.suffix == ".npy":
-                np.save(whole, next(iter(outputs.values())))
+                np.save(place, next(iter(outputs.values())))
             elif path.suffix == ".npz":
-                whole.write_bytes(pack_arrays(outputs))
+                place.write_bytes(pack_arrays(outputs))
             else:
-                np.savetxt(whole, _lines(outputs, str(path)), delimiter=",", fmt="%.9g")
-            os.replace(whole, path)
+                np.savetxt(place, _lines(outputs, str(path)), delimiter=",", fmt="%.9g")
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error}") from error

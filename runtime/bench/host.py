@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.backends.native.cpu import this_cpu
 
 CORES = "sys/devices/system/cpu"
 MIB = 2**20
@@ -48,7 +49,7 @@ def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
     `root` is where its file system starts.
     """
     return {
-        "cpu": _cpu(_text(root / "proc/cpuinfo")),
+        "cpu": this_cpu(root / "proc/cpuinfo").model,
         "core": core,
         "cores": os.cpu_count(),
         "caches": _caches(root / CORES / f"cpu{core}" / "cache"),
@@ -64,14 +65,6 @@ def preemptions() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-
-
-def _cpu(info: str) -> str:
-    """Arm names no model, but numbers of the maker and the part."""
-    if named := re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", info, re.MULTILINE):
-        return named[1].strip()
-    numbers = re.findall(r"^CPU (implementer|part)\s*:\s*(\S+)$", info, re.MULTILINE)
-    return f"{platform.machine()} {' '.join(f'{what} {n}' for what, n in dict(numbers).items())}".strip()
 
 
 def _caches(folder: Path) -> dict[str, int]:

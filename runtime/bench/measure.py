@@ -26,7 +26,6 @@ from rnn_export.runtime.bench.candidates import (
 from rnn_export.runtime.bench.host import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
-from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 SECONDS = 2.0
@@ -140,16 +139,18 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _limits(bundle: Bundle, found: Sequence[Runner]) -> tuple[Reader | None, dict[str, Limit], str | None]:
     """By precision, of what runs on the CPU; and why there is none."""
-    graph = next((p for row in bundle.targets if row.target == "onnx" for p in [row.file("step.onnx")] if p), None)
-    if graph is None:
-        return None, {}, "not measured: the bundle has no ONNX step that its weights could be counted in"
-    count = count_weights(bundle.read(graph))
-    if not count:
+    if bundle.weights is None:
+        return None, {}, "not measured: the bundle does not say how many weights a step reads"
+    if not bundle.weights:
         return None, {}, "not measured: the step has no weights"
     precisions = dict.fromkeys(str(r.candidate.precision) for r in found if r.device == "cpu")
     try:
         reader = Reader()
-        return reader, {p: reader.limit(count * PRECISIONS[p].bits // 8) for p in precisions if p in PRECISIONS}, None
+        return (
+            reader,
+            {p: reader.limit(bundle.weights * PRECISIONS[p].bits // 8) for p in precisions if p in PRECISIONS},
+            None,
+        )
     except BackendUnavailable as error:
         return None, {}, f"not measured: {error}"
 

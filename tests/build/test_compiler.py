@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import sysconfig
@@ -165,7 +166,10 @@ def test_the_words_of_the_kernel(tmp_path):
     assert this_cpu(file) == Cpu("A CPU: fast", frozenset({"fpu", "avx2", "fma"}))
     file.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd0c\n")
     assert this_cpu(file).features == {"fp", "asimd", "asimddp"}
-    assert this_cpu(tmp_path / "none").features == frozenset()
+    assert this_cpu(file).model == f"{platform.machine()} part 0xd0c"
+    file.write_text("processor\t: 0\nFeatures\t: fp\nCPU part\t: 0xd08\n\nHardware\t:\nModel\t\t: Raspberry Pi 4\n")
+    assert this_cpu(file) == Cpu("Raspberry Pi 4", frozenset({"fp"}))
+    assert this_cpu(tmp_path / "none") == Cpu(platform.machine(), frozenset())
 
 
 def test_features_of_macros():

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from rnn_export.bundle import Bundle, atomic, extend_bundle, open_bundle
-from rnn_export.bundle.draft import Added
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import (
     BackendUnavailable,
     BuildError,
@@ -33,11 +33,12 @@ from rnn_export.errors import (
     StreamError,
 )
 from rnn_export.export import export
-from rnn_export.export.add_target import graph_of
+from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.tensorrt.library import find_library
+from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, find_library
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson
-from rnn_export.runtime.build.tensorrt.engine import BuiltEngine, build_engine
+from rnn_export.runtime.build.origin import find_row
+from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine, plan_engine
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
 
@@ -76,8 +77,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             return path
         shutil.copytree(write(), path)
         for target, precision in (named.split() for named in targets):
-            row, files, _ = graph_of(open_bundle(path), target, TargetOptions(precision))
-            extend_bundle(open_bundle(path), row, files)
+            draft = add_target(open_bundle(path), target, TargetOptions(precision))
+            extend_bundle(open_bundle(path), draft.targets[0], draft.files)
         return path
 
     write()
@@ -94,8 +95,23 @@ def bundle(exported: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]
     return copy
 
 
-def adding(target: str, precision: str = "fp32") -> Callable[[Bundle], Added]:
-    return lambda opened: graph_of(opened, target, TargetOptions(precision))
+def adding(target: str, precision: str = "fp32") -> Callable[[Bundle], Draft]:
+    return lambda opened: add_target(opened, target, TargetOptions(precision))
+
+
+def built(
+    path: Path,
+    target: str,
+    precision: str | None = None,
+    *,
+    add: Callable[[Bundle], Draft] | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+    **options: object,
+) -> BuiltEngine:
+    """As the command does it: a graph that the bundle lacks is a draft until its engine is there."""
+    bundle = open_bundle(path)
+    given = add(bundle) if add and find_row(bundle, target, precision) is None else bundle
+    return build_engine(given, target, precision, BuildOptions(**options), progress)
 
 
 def contents(path: Path) -> dict[Path, bytes | None]:
@@ -197,7 +213,7 @@ def rtx() -> str:
 def test_rtx_builds_an_engine_into_the_bundle(rtx, bundle, targets):
     path, precision = bundle(*targets), "fp16" if targets else "fp32"
     before, stages = streamed(path, "onnxruntime"), []
-    found = build_engine(path, "tensorrt-rtx", precision, progress=stages.append)
+    found = built(path, "tensorrt-rtx", precision, progress=stages.append)
     opened = open_bundle(path)
     graph, plan = (file(opened, f"tensorrt-rtx-{precision}", name) for name in ("step.onnx", "step.engine"))
     assert (found.bundle, found.row) == (opened, opened.target("tensorrt-rtx", precision))
@@ -219,21 +235,21 @@ def test_rtx_builds_an_engine_into_the_bundle(rtx, bundle, targets):
         load(path, backend="tensorrt")
 
 
-def test_rtx_builds_from_a_bundle_of_fp16_alone(rtx, tmp_path):
+def test_rtx_builds_from_a_on_disk_fp16_alone(rtx, tmp_path):
     path = tmp_path / "tagger.rnnx"
     exports(path, targets=["tensorrt-rtx"], precision="fp16", batch=(1, 2, 4))
-    found = build_engine(path, "tensorrt-rtx")
+    found = built(path, "tensorrt-rtx")
     assert (found.row.precision, found.row.requires["batch"]) == ("fp16", [1, 2, 4])
     assert open_bundle(path).targets == (found.row,)
 
 
 def test_another_batch_than_exported_and_a_second_build(rtx, bundle):
     path = bundle()
-    first = build_engine(path, "tensorrt-rtx")
+    first = built(path, "tensorrt-rtx")
     advice = r"tagger\.rnnx has an engine for tensorrt-rtx \(fp32\): give --rebuild to build it again\.$"
     with refused(path, BuildError, advice):
-        build_engine(path, "tensorrt-rtx", batch=(2, 2, 4))
-    again = build_engine(path, "tensorrt-rtx", batch=(2, 2, 4), rebuild=True)
+        built(path, "tensorrt-rtx", batch=(2, 2, 4))
+    again = built(path, "tensorrt-rtx", batch=(2, 2, 4), rebuild=True)
     recipe = json.loads(file(again.bundle, "tensorrt-rtx-fp32", "recipe.json"))
     assert (recipe["batch"], again.row.requires["batch"]) == ([2, 2, 4], [2, 2, 4])
     assert "--maxShapes=x:4x1x4," in recipe["trtexec"]
@@ -246,8 +262,8 @@ def test_a_graph_and_its_engine_are_written_at_once(rtx, bundle, monkeypatch):
     path, writes, write = bundle(), [], atomic.replace_directory
     monkeypatch.setattr(atomic, "replace_directory", lambda *given: (writes.append(given[0]), write(*given)))
     with refused(path, BuildError, r"no graph for 'tensorrt-rtx' in fp16, only onnx \(fp32\), tensorrt-rtx \(fp32\): "):
-        build_engine(path, "tensorrt-rtx", "fp16")
-    found = build_engine(path, "tensorrt-rtx", "fp16", add=adding("tensorrt-rtx", "fp16"))
+        built(path, "tensorrt-rtx", "fp16")
+    found = built(path, "tensorrt-rtx", "fp16", add=adding("tensorrt-rtx", "fp16"))
     assert names(found) == {"step.onnx", "recipe.json", "step.engine", "build.log"}
     assert [(row.target, row.precision) for row in open_bundle(path).targets] == [
         ("onnx", "fp32"),
@@ -260,8 +276,8 @@ def test_a_graph_and_its_engine_are_written_at_once(rtx, bundle, monkeypatch):
 @pytest.mark.parametrize("compute", [("8.9",), ("12.0", "8.6"), ()], ids=["one", "two", "portable"])
 def test_rtx_builds_for_the_gpus_that_are_asked_for(rtx, bundle, compute):
     path = bundle()
-    plan = file(build_engine(path, "tensorrt-rtx").bundle, "tensorrt-rtx-fp32", "step.engine")
-    found = build_engine(path, "tensorrt-rtx", compute=compute, rebuild=True)
+    plan = file(built(path, "tensorrt-rtx").bundle, "tensorrt-rtx-fp32", "step.engine")
+    found = built(path, "tensorrt-rtx", compute=compute, rebuild=True)
     assert found.row.requires["compute_capability"] == list(compute)
     assert file(found.bundle, "tensorrt-rtx-fp32", "step.engine") != plan
 
@@ -285,9 +301,9 @@ def test_rtx_asks_for_cuda_python_only_where_the_engine_runs(rtx, bundle, gpu, m
     path = bundle()
     if runs:
         with refused(path, BackendUnavailable, "cuda-python is not here"):
-            build_engine(path, "tensorrt-rtx", compute=compute)
+            built(path, "tensorrt-rtx", compute=compute)
     else:
-        assert build_engine(path, "tensorrt-rtx", compute=compute).report is None
+        assert built(path, "tensorrt-rtx", compute=compute).report is None
 
 
 # --- the whole path on a device
@@ -305,7 +321,7 @@ DEVICES = {
 def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, version, compute, precision):
     path, stages = bundle(f"{target} {precision}"), []
     did = device(board, version)
-    found = build_engine(path, target, progress=stages.append)
+    found = built(path, target, progress=stages.append)
     place, opened = f"{target}-{precision}", open_bundle(path)
     graph = file(opened, place, "step.onnx")
     assert done(did, "parse") == [(graph,)]
@@ -328,9 +344,33 @@ def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, versi
     assert off < {"fp32": 1e-6, "fp16": 3e-3}[precision]
 
 
+def test_a_plan_says_what_will_be_built(bundle, device):
+    path, did = bundle("tensorrt fp16"), device()
+    options = BuildOptions(batch=(1, 2, 3), memory=2**20)
+    with refused(path, BuildError, "has no graph for 'tensorrt' in fp32"):
+        plan_engine(open_bundle(path), "tensorrt", "fp32", options)
+    plan = plan_engine(open_bundle(path), "tensorrt", None, options)
+    assert (plan.folder, plan.elsewhere, plan.origin.new) == ("targets/tensorrt-fp16", "", False)
+    shapes = {"x": (1, 1, 4), "rnn.l0.h": (1, 6), "rnn.l0.c": (1, 6)}
+    ranges = {name: tuple((batch, *shape[1:]) for batch in (1, 2, 3)) for name, shape in shapes.items()}
+    assert plan.settings() == BuilderSettings("fp16", ranges, 2**20, (), None)
+    assert plan.requires() == {
+        "library": "tensorrt",
+        "version": "10.3.0",
+        "compute_capability": "12.0",
+        "onnx_sha256": hashlib.sha256(file(open_bundle(path), "tensorrt-fp16", "step.onnx")).hexdigest(),
+        "batch": [1, 2, 3],
+    }
+    assert did.calls == []
+    draft = add_target(open_bundle(path), "jetson-orin-nano", TargetOptions())
+    there = plan_engine(draft, "jetson-orin-nano", None, BuildOptions())
+    assert there.elsewhere.startswith("an engine for jetson-orin-nano is built on that module, and this is no Jetson.")
+    assert (there.builder.library, there.origin.new, there.memory) == (None, True, 2**30)
+
+
 def test_the_profile_is_shared_where_tensorrt_has_to_be_told(bundle, device):
     path, did = bundle("jetson-orin-nano fp32"), device(NANO, "8.6")
-    build_engine(path, "jetson-orin-nano")
+    built(path, "jetson-orin-nano")
     assert done(did, "preview") == [("PROFILE_SHARING_0806", True)]
     did.calls = [call for call in did.calls if call[0] != "preview"]
     with pytest.raises(StreamError, match="TensorRT made no execution context"):
@@ -340,7 +380,7 @@ def test_the_profile_is_shared_where_tensorrt_has_to_be_told(bundle, device):
 @pytest.mark.parametrize(("batch", "rows"), [((1, 1, 1), 1), ((1, 2, 16), 2), ((4, 4, 8), 4)], ids=str)
 def test_the_golden_vectors_fit_any_batch(bundle, device, batch, rows):
     path, did = bundle("tensorrt fp32"), device()
-    found = build_engine(path, "tensorrt", batch=batch)
+    found = built(path, "tensorrt", batch=batch)
     assert found.report.rows == rows
     assert batch_of(did) == batch == tuple(found.row.requires["batch"])
     assert load(path, backend="tensorrt").batches == (batch[0], batch[2])
@@ -348,17 +388,17 @@ def test_the_golden_vectors_fit_any_batch(bundle, device, batch, rows):
 
 def test_a_stream_of_more_rows_than_the_engine_takes(bundle, device):
     path, _ = bundle("tensorrt fp32"), device()
-    build_engine(path, "tensorrt")
+    built(path, "tensorrt")
     advice = r"batch=9: the engine was built for 1 to 8 streams .*rnn-export build .* --batch 1:9:9 --rebuild\."
     with refused(path, StreamError, advice):
         load(path, backend="tensorrt").stream(batch=9)
-    build_engine(path, "tensorrt", batch=(1, 9, 9), rebuild=True)
+    built(path, "tensorrt", batch=(1, 9, 9), rebuild=True)
     assert load(path, backend="tensorrt").stream(batch=9).batch == 9
 
 
 def test_the_timing_cache_goes_from_build_to_build(bundle, device):
     path, did = bundle("tensorrt fp32"), device(known_cache=b"+timed")
-    first, again = (build_engine(path, "tensorrt", rebuild=rebuild) for rebuild in (False, True))
+    first, again = (built(path, "tensorrt", rebuild=rebuild) for rebuild in (False, True))
     assert file(again.bundle, "tensorrt-fp32", "timing.cache") == b"+timed+timed"
     assert done(did, "cache") == [(b"", False), (b"+timed", False)]
     assert names(again) == names(first)
@@ -375,14 +415,14 @@ def test_the_timing_cache_goes_from_build_to_build(bundle, device):
 )
 def test_the_builder_gets_its_limit_of_memory(bundle, device, target, board, asked, given):
     did = device(board)
-    build_engine(bundle(f"{target} fp32"), target, memory=asked)
+    built(bundle(f"{target} fp32"), target, memory=asked)
     assert done(did, "limit") == given
 
 
 def test_a_graph_is_added_built_and_proved_at_once(bundle, device):
     path, _ = bundle(), device(NANO)
     add = adding("jetson-orin-nano", "fp16")
-    found = build_engine(path, "jetson-orin-nano", "fp16", add=lambda opened: add(opened)._replace(notes=["of Conv"]))
+    found = built(path, "jetson-orin-nano", "fp16", add=lambda opened: replace(add(opened), notes=["of Conv"]))
     assert (found.report.ok, found.notes) == (True, ["of Conv"])
     assert load(path).precision == "fp16"
 
@@ -390,9 +430,9 @@ def test_a_graph_is_added_built_and_proved_at_once(bundle, device):
 def test_precisions_have_an_engine_each(bundle, device):
     path, _ = bundle("tensorrt fp32", "tensorrt fp16"), device()
     with refused(path, BuildError, r"has 'tensorrt' in fp32, fp16: say which, --precision P\.$"):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     for precision in ("fp32", "fp16"):
-        build_engine(path, "tensorrt", precision)
+        built(path, "tensorrt", precision)
     assert {load(path, backend="tensorrt", precision=p).precision for p in ("fp32", "fp16")} == {"fp32", "fp16"}
 
 
@@ -408,11 +448,11 @@ def _with_other_weights(graph: bytes) -> bytes:
 def test_an_engine_that_computes_something_else(bundle, device, rebuild, cuda):
     path, did = bundle("tensorrt fp32"), device()
     if rebuild:
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     did.engine = lambda plan: CudaEngine(HostEngine(_with_other_weights(plan), batch_of(did)), cuda)
     message = r"on tensorrt the check 'step' diverges .* at step 1 of 24; .*The bundle is as it was\.$"
     with refused(path, ParityError, message):
-        build_engine(path, "tensorrt", rebuild=rebuild)
+        built(path, "tensorrt", rebuild=rebuild)
 
 
 # --- what cannot be built on any machine
@@ -439,12 +479,12 @@ def test_what_no_machine_can_build(bundle, device, on, target, precision, kind, 
     if on == "device":
         device(NANO)
     with refused(path, kind, message):
-        build_engine(path, target, precision)
+        built(path, target, precision)
 
 
 def test_a_bundle_that_is_not_there(tmp_path):
     with pytest.raises(BundleError, match="does not exist"):
-        build_engine(tmp_path / "no.rnnx", "tensorrt")
+        built(tmp_path / "no.rnnx", "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -461,7 +501,7 @@ def test_a_bundle_that_is_not_there(tmp_path):
 def test_compute_capabilities_that_cannot_be(bundle, target, compute, message):
     path = bundle("tensorrt fp32")
     with refused(path, BuildError, message):
-        build_engine(path, target, compute=compute)
+        built(path, target, compute=compute)
 
 
 def test_an_operator_that_the_target_lacks(tmp_path, device):
@@ -471,7 +511,7 @@ def test_an_operator_that_the_target_lacks(tmp_path, device):
     path = odd.write(tmp_path / "bundles" / "odd.rnnx")
     before = contents(path)
     with pytest.raises(ExportError, match=r"'jetson-orin-nano' does not take this graph:\n- node .*\(Hardmax\)"):
-        build_engine(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
+        built(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
     assert contents(path) == before
 
 
@@ -491,7 +531,7 @@ def test_no_library(bundle, device, monkeypatch, target, module, board, message)
     device(board)
     monkeypatch.setitem(sys.modules, module, None)
     with refused(path, BackendUnavailable, message):
-        build_engine(path, target)
+        built(path, target)
 
 
 NO_DRIVER = r"the NVIDIA driver is not here \(libcuda\.so\.1: cannot open .*\): install NVIDIA's driver"
@@ -508,7 +548,7 @@ def test_no_driver_comes_before_what_cuda_python_says(bundle, device, monkeypatc
     else:
         cuda.fails["cudaSetDevice"] = beside
     with refused(path, BackendUnavailable, NO_DRIVER):
-        build_engine(path, target)
+        built(path, target)
     assert did.calls == []
 
 
@@ -516,7 +556,7 @@ def test_no_cuda_python_beside_a_gpu(bundle, device, monkeypatch):
     path, did = bundle("tensorrt fp32"), device()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with refused(path, BackendUnavailable, r"cuda-python is not here .*pip install 'cuda-python>=12\.6'"):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     assert did.calls == []
 
 
@@ -524,7 +564,7 @@ def test_a_gpu_that_cuda_python_cannot_use(bundle, device, cuda):
     path, did = bundle("tensorrt fp32"), device()
     cuda.fails["cudaStreamCreateWithFlags"] = "cudaErrorMemoryAllocation"
     with refused(path, DeviceError, "cudaErrorMemoryAllocation .*the GPU has no memory left"):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     assert did.calls == []
 
 
@@ -532,7 +572,7 @@ def test_a_library_without_strong_typing_for_a_desktop(bundle, device):
     path, did = bundle("tensorrt fp32"), device(version="8.6")
     message = r"'tensorrt' needs tensorrt 10\.0 or later, whose networks are strongly typed, but 8\.6\.0 is here\.$"
     with refused(path, BuildError, message):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     assert did.calls == []
 
 
@@ -549,7 +589,7 @@ def test_a_jetson_builds_its_own_engine(bundle, device, board, what):
         "rnn-export build tagger.rnnx --target jetson-orin-nano --precision fp16$"
     )
     with refused(path, BuildError, message):
-        build_engine(path, "jetson-orin-nano")
+        built(path, "jetson-orin-nano")
     assert did.calls == []
 
 
@@ -561,24 +601,24 @@ def test_an_old_jetson_is_built_for_by_hand(bundle, target):
         rf"Copy tagger\.rnnx/targets/{target}-fp16/step\.onnx there and run, in its folder: trtexec --onnx=step\.onnx "
     )
     with refused(path, BuildError, message):
-        build_engine(path, target)
+        built(path, target)
 
 
 @pytest.mark.parametrize("target", ["jetson-orin-nano", "jetson-thor", *BY_HAND])
 def test_the_graph_for_a_jetson_is_written_elsewhere(bundle, target):
     path = bundle()
-    found = build_engine(path, target, "fp16", add=adding(target, "fp16"))
+    found = built(path, target, "fp16", add=adding(target, "fp16"))
     assert names(found) == {"step.onnx", "recipe.json"}
     assert (found.bundle, found.row) == (open_bundle(path), open_bundle(path).target(target, "fp16"))
     assert (found.bytes, found.seconds, found.report) == (0, 0.0, None)
     assert found.elsewhere.startswith(f"an engine for {target} is built ")
     with refused(path, BuildError, f"^an engine for {target} is built "):
-        build_engine(path, target, add=adding(target))
+        built(path, target, add=adding(target))
 
 
 def test_a_graph_written_elsewhere_has_the_batch_that_was_asked_for(bundle):
     path = bundle()
-    found = build_engine(path, "jetson-orin-nano", batch=(1, 2, 4), add=adding("jetson-orin-nano"))
+    found = built(path, "jetson-orin-nano", batch=(1, 2, 4), add=adding("jetson-orin-nano"))
     recipe = json.loads(file(found.bundle, "jetson-orin-nano-fp32", "recipe.json"))
     assert (recipe["batch"], found.row.requires["batch"]) == ([1, 2, 4], [1, 2, 4])
 
@@ -588,13 +628,13 @@ def test_on_an_old_jetson_the_library_does_not_matter(bundle, root):
     path = bundle("jetson-xavier-nx fp16")
     machine(root, "NVIDIA Jetson Xavier NX Developer Kit", tegra(35, "2.1"))
     with refused(path, BuildError, "an engine for jetson-xavier-nx is built by hand: .* trtexec --onnx"):
-        build_engine(path, "jetson-xavier-nx")
+        built(path, "jetson-xavier-nx")
 
 
 def test_on_a_jetson_of_unknown_model_the_target_is_taken_at_its_word(bundle, device):
     """The advice of `target_of` is to name the module with --target."""
     path, _ = bundle("jetson-orin-nano fp32"), device("Forecr Orin board")
-    assert build_engine(path, "jetson-orin-nano").report.ok
+    assert built(path, "jetson-orin-nano").report.ok
 
 
 # --- builds that fail
@@ -618,7 +658,7 @@ def test_a_builder_that_gives_no_engine(bundle, device, changes, message, new):
     path = bundle(*[] if new else ["jetson-orin-nano fp32"])
     device(NANO, **changes)
     with refused(path, BuildError, message):
-        build_engine(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
+        built(path, "jetson-orin-nano", add=adding("jetson-orin-nano"))
 
 
 BATCHES = [(8, 1, 1), (1, 9, 8), (0, 1, 8), (-1, -1, -1)]
@@ -628,14 +668,14 @@ BATCHES = [(8, 1, 1), (1, 9, 8), (0, 1, 8), (-1, -1, -1)]
 def test_a_batch_that_does_not_rise(bundle, device, batch):
     path, did = bundle("tensorrt fp32"), device()
     with refused(path, BuildError, f"batch {':'.join(map(str, batch))} is no MIN:OPT:MAX of at least 1 that rises"):
-        build_engine(path, "tensorrt", batch=batch)
+        built(path, "tensorrt", batch=batch)
     assert did.calls == []
 
 
 def test_memory_that_is_none(bundle, device):
     path, did = bundle("tensorrt fp32"), device()
     with refused(path, BuildError, "the builder cannot work in 0 bytes of memory"):
-        build_engine(path, "tensorrt", memory=0)
+        built(path, "tensorrt", memory=0)
     assert did.calls == []
 
 
@@ -644,7 +684,7 @@ def test_an_engine_that_its_own_machine_cannot_load(bundle, device):
     did = device(says=[("ERROR", "plan header: magic tag does not match")])
     did.engine = None
     with refused(path, BackendUnavailable, r"cannot be loaded: TensorRT 10\.3\.0 cannot load .*magic tag"):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -655,7 +695,7 @@ def test_an_engine_that_does_not_run_here(bundle, device, cuda, call, message):
     path, _ = bundle("tensorrt fp32"), device()
     cuda.fails[call] = "cudaErrorMemoryAllocation"
     with refused(path, RnnExportError, message):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
 
 
 # --- bundles that are not what they should be
@@ -703,16 +743,16 @@ def test_a_recipe_that_does_not_fit(bundle, device, name, change, kind, message)
     recipe = json.loads(file(open_bundle(path), "tensorrt-fp32", "recipe.json"))
     spoil(path, **{name: change(recipe)})
     with refused(path, kind, message):
-        build_engine(path, "tensorrt")
+        built(path, "tensorrt")
     assert did.calls == []
 
 
 def test_an_engine_cut_short(bundle, device):
     path, _ = bundle("tensorrt fp32"), device()
-    size = build_engine(path, "tensorrt").bytes
+    size = built(path, "tensorrt").bytes
     with (path / "targets/tensorrt-fp32/step.engine").open("r+b") as engine:
         engine.truncate(size // 2)
     message = rf"'targets/tensorrt-fp32/step\.engine' has {size // 2} bytes where manifest\.json says {size}"
-    for call in (lambda: build_engine(path, "tensorrt", rebuild=True), lambda: load(path, backend="tensorrt")):
+    for call in (lambda: built(path, "tensorrt", rebuild=True), lambda: load(path, backend="tensorrt")):
         with refused(path, BundleError, message):
             call()

@@ -10,13 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
 from rnn_export.runtime.backends.tensorrt import library as module
-from rnn_export.runtime.backends.tensorrt.library import BuildOrder, Library, find_library
+from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson
 
 from .fake_trt import ORIN, RANGE, Layer, Tensor, fake, half_lstm, library, products
 
-FP16 = BuildOrder("fp16", RANGE)
+FP16 = BuilderSettings("fp16", RANGE)
 HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
 
 
@@ -85,7 +85,7 @@ def spread(low: int, likely: int, high: int, H: int = 8):
 
 @pytest.mark.parametrize("precision", KINDS)
 def test_rtx_builds(rtx, precision):
-    built = rtx.build(gru(precision), BuildOrder(precision, {}))
+    built = rtx.build(gru(precision), BuilderSettings(precision, {}))
     assert len(built.plan) > 1000
     assert 0 < built.seconds < 60
     assert "[INFO] Engine generation completed" in built.log
@@ -96,26 +96,26 @@ def test_rtx_builds(rtx, precision):
 
 @pytest.mark.parametrize("batch", [(1, 1, 8), (4, 4, 4)], ids=str)
 def test_rtx_builds_for_a_range_of_batches(rtx, batch):
-    assert rtx.build(gru(batch="batch"), BuildOrder("fp32", spread(*batch))).plan
+    assert rtx.build(gru(batch="batch"), BuilderSettings("fp32", spread(*batch))).plan
 
 
 @pytest.mark.parametrize("compute", [(), ("8.6",), ("8.9",), ("12.0",), ("8.6", "8.9", "12.0")], ids=str)
 def test_rtx_builds_for_compute_capabilities(rtx, compute):
-    built = rtx.build(gru("fp16"), BuildOrder("fp16", {}, compute=compute))
-    portable = rtx.build(gru("fp16"), BuildOrder("fp16", {}))
+    built = rtx.build(gru("fp16"), BuilderSettings("fp16", {}, compute=compute))
+    portable = rtx.build(gru("fp16"), BuilderSettings("fp16", {}))
     assert (built.plan == portable.plan) == (compute == ())
 
 
 def test_rtx_plans_are_the_same_bytes(rtx):
-    order = BuildOrder("fp16", spread(1, 1, 8))
+    order = BuilderSettings("fp16", spread(1, 1, 8))
     graph = gru("fp16", "batch")
     assert len({rtx.build(graph, order).plan for _ in range(3)}) == 1
 
 
 def test_rtx_does_not_round_fp32_to_tf32(rtx, monkeypatch):
-    exact = rtx.build(gru(H=64), BuildOrder("fp32", {})).plan
+    exact = rtx.build(gru(H=64), BuilderSettings("fp32", {})).plan
     monkeypatch.setattr(Library, "_set_flags", lambda self, config: config.set_flag(self.trt.BuilderFlag.TF32))
-    assert rtx.build(gru(H=64), BuildOrder("fp32", {})).plan != exact
+    assert rtx.build(gru(H=64), BuilderSettings("fp32", {})).plan != exact
 
 
 def test_rtx_engines_can_be_captured_into_a_cuda_graph(rtx, monkeypatch):
@@ -127,60 +127,60 @@ def test_rtx_engines_can_be_captured_into_a_cuda_graph(rtx, monkeypatch):
         seen.append([config.get_flag(getattr(rtx.trt.BuilderFlag, n)) for n in ("REQUIRE_USER_ALLOCATION", "TF32")])
 
     monkeypatch.setattr(Library, "_set_flags", record)
-    rtx.build(gru(), BuildOrder("fp32", {}))
+    rtx.build(gru(), BuilderSettings("fp32", {}))
     assert seen == [[True, False]]
 
 
 @pytest.mark.parametrize("compute", ["8.7", "9.0", "11.0", "86", "nonsense"])
 def test_rtx_refuses_a_gpu_that_it_does_not_know(rtx, compute):
     with pytest.raises(BuildError, match=f"does not build for compute capability '{compute}', only for 7.5, 8.0, 8.6"):
-        rtx.build(gru(), BuildOrder("fp32", {}, compute=("8.6", compute)))
+        rtx.build(gru(), BuilderSettings("fp32", {}, compute=("8.6", compute)))
 
 
 def test_rtx_refuses_bf16_before_ampere(rtx):
     with pytest.raises(BuildError, match=r"capability 7.5 does not compute in bf16, which starts at 8.0"):
-        rtx.build(gru("bf16"), BuildOrder("bf16", {}, compute=("7.5",)))
+        rtx.build(gru("bf16"), BuilderSettings("bf16", {}, compute=("7.5",)))
 
 
 def test_rtx_says_why_the_builder_gave_nothing(rtx):
     with pytest.raises(BuildError, match=r"cannot build the engine: .*Turing.*FP32 GEMM is not supported"):
-        rtx.build(gru(), BuildOrder("fp32", {}, compute=("7.5",)))
+        rtx.build(gru(), BuilderSettings("fp32", {}, compute=("7.5",)))
 
 
 def test_rtx_names_the_node_that_it_refuses(rtx):
     with pytest.raises(BuildError, match=r"cannot read the graph: node 'rnn.l0' \(LSTM\): .*[Cc]oupled input/forget"):
-        rtx.build(lstm(input_forget=1), BuildOrder("fp32", {}))
+        rtx.build(lstm(input_forget=1), BuilderSettings("fp32", {}))
 
 
 def test_rtx_refuses_what_is_no_graph(rtx):
     with pytest.raises(BuildError, match=r"cannot read the graph: .*Failed to parse the ONNX model"):
-        rtx.build(b"junk", BuildOrder("fp32", {}))
+        rtx.build(b"junk", BuilderSettings("fp32", {}))
 
 
 def test_rtx_needs_a_range_for_a_dynamic_axis(rtx):
     with pytest.raises(BuildError, match=re.escape("input 'x' has the shape (-1, 8): give the range")):
-        rtx.build(gru(batch="batch"), BuildOrder("fp32", {}))
+        rtx.build(gru(batch="batch"), BuilderSettings("fp32", {}))
 
 
 @pytest.mark.parametrize("asked", ["fp32", "fp16"])
 def test_rtx_does_not_build_another_precision_than_was_asked_for(rtx, asked):
     other, found = ("fp16", "HALF") if asked == "fp32" else ("fp32", "FLOAT")
     with pytest.raises(BuildError, match=f"{asked} was asked for, but the products of this graph are all in {found}"):
-        rtx.build(gru(other), BuildOrder(asked, {}))
+        rtx.build(gru(other), BuilderSettings(asked, {}))
 
 
 def test_rtx_says_that_a_timing_cache_is_not_used(rtx):
-    built = rtx.build(gru(), BuildOrder("fp32", {}, cache=b"of another builder"))
+    built = rtx.build(gru(), BuilderSettings("fp32", {}, cache=b"of another builder"))
     assert "[WARNING] TensorRT-RTX" in built.log
     assert "the timing cache is not used" in built.log
 
 
 def test_rtx_takes_a_limit_of_memory(rtx):
-    assert rtx.build(gru(), BuildOrder("fp32", {}, memory=64 * 2**20)).plan
+    assert rtx.build(gru(), BuilderSettings("fp32", {}, memory=64 * 2**20)).plan
 
 
 def test_rtx_loads_nothing_without_a_driver(rtx):
-    plan = rtx.build(gru(), BuildOrder("fp32", {})).plan
+    plan = rtx.build(gru(), BuilderSettings("fp32", {})).plan
     with pytest.raises(BackendUnavailable, match="the NVIDIA driver is not here"):
         Library("tensorrt-rtx", rtx.trt, no_driver).load(plan)
 
@@ -188,7 +188,7 @@ def test_rtx_loads_nothing_without_a_driver(rtx):
 @pytest.mark.parametrize(("cut", "reason"), [(100, "plan.header.size == blobSize failed"), (None, "cudaError 35")])
 def test_rtx_says_why_it_does_not_load(rtx, cut, reason):
     """Past the probe, on a machine without a GPU: the library gives None and its log the reason."""
-    plan = rtx.build(gru(), BuildOrder("fp32", {})).plan[:cut]
+    plan = rtx.build(gru(), BuilderSettings("fp32", {})).plan[:cut]
     with pytest.raises(BackendUnavailable, match=f"cannot load this engine: .*{reason}.*--rebuild"):
         Library("tensorrt-rtx", rtx.trt, lambda: HERE).load(plan)
 

@@ -91,7 +91,7 @@ def test_no_driver():
     with pytest.raises(BackendUnavailable, match=r"driver is not here \(libcuda.so.1: cannot.*--gpus all") as error:
         driver(load)
     assert isinstance(error.value, Unavailable)
-    assert error.value.mend.startswith("install NVIDIA's driver")
+    assert error.value.fix.startswith("install NVIDIA's driver")
 
 
 def test_no_driver_on_this_machine_or_a_gpu():

@@ -9,6 +9,7 @@ from torch import nn
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BundleError, ExportError, LiftError, ParityError, RnnExportError, SourceError
 from rnn_export.export import export
+from rnn_export.export.weight_count import count_weights
 from rnn_export.runtime import load
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -40,6 +41,7 @@ def test_the_bundle_holds_graphs_and_proof(written):
         {"step.onnx", "sequence.onnx"},
     )
     assert set(bundle.producer) == {"rnn-export", "torch", "onnx", "numpy"}
+    assert bundle.weights == count_weights(bundle.read("step.onnx")) > 4 * 6 * (4 + 6)
 
 
 def test_the_report_says_what_was_checked(written):

@@ -16,10 +16,10 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from rnn_export.bundle import Bundle, write_bundle
+from rnn_export.bundle import Bundle, open_bundle, write_bundle
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
-from rnn_export.export.add_target import graph_of
+from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
@@ -251,9 +251,10 @@ def portable(tmp_path_factory) -> Bundle:
 
 @every_row
 def test_added_later_it_is_the_same_graph(exported, portable, target, precision):
-    added = graph_of(portable, target, TargetOptions(precision, batch=BATCH))
-    assert added.row == exported("lstm", precision).target(target, precision)
-    assert {name: exported("lstm", precision).read(name) for name in added.files} == dict(added.files)
+    draft = add_target(portable, target, TargetOptions(precision, batch=BATCH))
+    assert draft.targets == (exported("lstm", precision).target(target, precision),)
+    assert {name: exported("lstm", precision).read(name) for name in draft.files} == dict(draft.files)
+    assert (draft.base, portable) == (portable, open_bundle(portable.path))
 
 
 @pytest.mark.parametrize("precision", TYPES)
@@ -274,12 +275,12 @@ def test_a_graph_that_is_added_is_held_to_the_golden_vectors(portable, tmp_path,
     said = {"spec": portable.spec, "producer": {}, "targets": portable.targets}
     bundle = write_bundle(tmp_path / "m.rnnx", files=files, **said)
     with pytest.raises(ParityError, match=r"on tensorrt .* the check 'step' diverges .* Nothing was written\."):
-        graph_of(bundle, "tensorrt", TargetOptions(precision))
+        add_target(bundle, "tensorrt", TargetOptions(precision))
 
 
 def test_a_bundle_without_a_portable_graph_has_nothing_to_write_it_from(exported):
     with pytest.raises(ExportError, match=r"has no step\.onnx to write 'tensorrt' \(fp16\) from: export the bundle"):
-        graph_of(exported("lstm", "bf16"), "tensorrt", TargetOptions("fp16"))
+        add_target(exported("lstm", "bf16"), "tensorrt", TargetOptions("fp16"))
 
 
 # --- what is refused

@@ -16,7 +16,7 @@ from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, ParityError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.build import build_c
+from rnn_export.runtime.build.native.build import Destination, build_c
 
 from .command import AARCH64, ARM, CORTEX_M, PLACE, TRIPLE, build, folders, invoke, refused, unchanged
 from .models import MODELS
@@ -150,7 +150,7 @@ def test_a_self_test_that_fails(wrong: Path, triple: str, needed: tuple[str, ...
     assert "the bundle is as it was" in said
     unchanged(wrong, before)
     with pytest.raises(ParityError, match=f"the self-test for {triple}"):
-        build_c(wrong, triple=triple)
+        build_c(open_bundle(wrong), destination=Destination(triple))
     unchanged(wrong, before)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rnn_export.bundle import open_bundle
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native.build import build_c
 
@@ -101,7 +102,7 @@ def test_without_the_export_extra(lstm: Path, plain: Path, recording: Path, monk
     )
     assert build(lstm, "--rebuild").exit_code == 0
     with pytest.raises(BuildError, match="has no C sources in bf16"):
-        build_c(lstm, "bf16")
+        build_c(open_bundle(lstm), "bf16")
 
 
 def test_scales_are_not_written_without_the_export_extra(

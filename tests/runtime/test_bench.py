@@ -7,18 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.bench import allocations, host, timing
 from rnn_export.runtime.bench.limit import SOURCE, Reader
 from rnn_export.runtime.bench.shim import compile_shared
 from rnn_export.runtime.bench.timing import Stopwatch, Subject
-from rnn_export.runtime.bench.weight_count import count_weights
-
-from .graphs import MODELS, TABLE
 
 
 def subject(step: Callable[..., object], frames: list[object], **more: object) -> Subject:
@@ -178,26 +173,6 @@ def test_a_sweep_is_larger_than_the_caches_within_reason(caches, mib):
 
 
 # --- the limit
-
-
-def test_weights_are_counted_without_onnx():
-    numbers = {"w": np.zeros((3, 5), np.float32), "half": np.zeros(7, np.float16), "axes": np.zeros(9, np.int64)}
-    table = {"table": np.zeros((100, 3), np.float32), "both": np.zeros((2, 3), np.float32)}
-    nodes = [
-        onnx.helper.make_node("Gather", ["table", "id"], ["row"]),
-        onnx.helper.make_node("Gather", ["both", "id"], ["other"]),
-        onnx.helper.make_node("MatMul", ["row", "both"], ["y"]),
-        onnx.helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(11, np.float32), "c")),
-    ]
-    initializers = [numpy_helper.from_array(a, name) for name, a in {**numbers, **table}.items()]
-    graph = onnx.helper.make_graph(nodes, "g", [], [], initializers)
-    assert count_weights(onnx.helper.make_model(graph).SerializeToString()) == 15 + 7 + 6 + 11
-    assert count_weights(b"") == 0
-
-
-def test_weights_of_a_table_that_is_looked_up_in_count_for_nothing():
-    assert TABLE.size > 0
-    assert count_weights(MODELS["tokens"].files()["step.onnx"]) == 0
 
 
 @pytest.mark.usefixtures("compiler")

@@ -50,6 +50,13 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return write
 
 
+def test_a_bundle_that_does_not_say_its_weights_has_no_limit(proven):
+    bundle = open_bundle(proven("sum"))
+    message = "not measured: the bundle does not say how many weights a step reads"
+    assert measure._limits(bundle, []) == (None, {}, message)
+    assert measure._limits(replace(bundle, weights=0), []) == (None, {}, "not measured: the step has no weights")
+
+
 @pytest.mark.usefixtures("compiler")
 def test_every_call_of_malloc_counts(proven, monkeypatch):
     path = proven("sum")
@@ -145,7 +152,7 @@ def test_what_cannot_be_timed_is_said_before_anything_is(proven, tmp_path):
 def test_a_bench_without_a_compiler_says_what_is_missing(proven, monkeypatch):
     monkeypatch.setenv("CC", "no-such-cc")
     monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
-    monkeypatch.setattr(measure, "count_weights", lambda model: 100)
+    monkeypatch.setattr(measure, "open_bundle", lambda path: replace(open_bundle(path), weights=100))
     stages: list[str] = []
     found = measure.bench(proven("sum"), ["onnxruntime", "torchscript"], steps=20, seconds=1e-3, progress=stages.append)
     assert stages == ["open and verify", "read limit", "warm caches", "cold caches", "allocations"]

@@ -60,7 +60,7 @@ def check_near(got: np.ndarray, want: np.ndarray, precision: str) -> None:
 
 def check_built(path: Path, target: str, precision: str) -> None:
     """Build the engine, which is held to the golden vectors as it is, and hold it to them again as `verify` does."""
-    done = build_engine(path, target, precision)
+    done = build_engine(open_bundle(path), target, precision)
     assert done.report is not None
     assert done.report.ok
     engine, bundle = load(path, backend="tensorrt", precision=precision), open_bundle(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sysconfig
 from collections.abc import Set
 from pathlib import Path
@@ -66,18 +67,25 @@ class Cpu(NamedTuple):
 
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
-    """Read what the kernel says of the first core."""
+    """Read what the kernel says in `path`; the features are those of the first core."""
     try:
-        first = path.read_text(errors="replace").split("\n\n")[0]
+        text = path.read_text(errors="replace")
     except OSError:
-        first = ""
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    words = said.get("flags", said.get("Features", ""))
-    return Cpu(said.get("model name", said.get("Model", platform.machine())), frozenset(words.split()))
+        text = ""
+    words = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
+    return Cpu(_model(text), frozenset(words[1].split() if words else ()))
+
+
+def _model(text: str) -> str:
+    """Arm names no model, but numbers of the maker and the part."""
+    if named := re.search(r"^(?:model name|Model|Hardware)[ \t]*:[ \t]*(.+)$", text, re.MULTILINE):
+        return named[1].strip()
+    numbers = re.findall(r"^CPU (implementer|part)[ \t]*:[ \t]*(\S+)$", text, re.MULTILINE)
+    return " ".join((platform.machine(), *(f"{what} {number}" for what, number in dict(numbers).items())))
 
 
 def features(macros: Set[str]) -> list[str]:
-    """What code may use that a compiler makes with `macros` defined."""
+    """Features, in the words of /proc/cpuinfo, that a compiler uses which defines `macros`."""
     if "__aarch64__" in macros:
         return [word for macro, word in _ARM if macro in macros]
     if "__arm__" in macros:
@@ -86,12 +94,12 @@ def features(macros: Set[str]) -> list[str]:
 
 
 def without(words: Set[str]) -> list[str]:
-    """Flags that keep a compiler for x86 from using what `words` name."""
+    """Flags that keep a compiler for x86 from using the features `words`."""
     return [f"-mno-{flag}" for _, word, flag in _X86 if word in words]
 
 
 def host_triple() -> str:
-    """Of this Python, which on a 64-bit kernel may be one of 32 bits: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
+    """The triple of this Python, 32 bits though its kernel may have 64: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
     parts = str(sysconfig.get_config_var("HOST_GNU_TYPE") or "").split("-")
     if len(parts) < 3:
         return f"{platform.machine()}-linux-gnu"

@@ -12,13 +12,13 @@ import numpy as np
 
 from rnn_export.errors import BundleError
 
-# What is not compiled into the library, and may be added or change after it was.
+# Not compiled into the library: these may be added or change after it was.
 AROUND = ("golden.h", "main.c", "selftest.c")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What `build/<triple>/build.json` says.
+    """How a library was compiled: the fields of `build/<triple>/build.json`.
 
     Attributes:
         triple: the machine.
@@ -54,7 +54,7 @@ class Record:
 
 
 def sources_sha256(files: Mapping[str, bytes]) -> str:
-    """Of the step's C sources and weights in `files`; folders do not count, nor does what stands around a step."""
+    """The sha256 of the C sources and weights in `files`, by file name without folder; `AROUND` is left out."""
     named = {path.rsplit("/", 1)[-1]: data for path, data in files.items()}
     whole = hashlib.sha256()
     for name in sorted(named):

@@ -35,8 +35,8 @@ _COPIES = ("CAST", "IDENTITY", "SHAPE")
 
 
 @dataclass(frozen=True)
-class BuildOrder:
-    """What to build.
+class BuilderSettings:
+    """What a builder is told beside the graph.
 
     Attributes:
         precision: "fp32", "fp16" or "bf16": the one the graph is written in.
@@ -72,7 +72,7 @@ class Built:
 
 
 def find_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what mends it.
+    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what to do.
 
     No GPU is touched yet: `Library.build` and `Library.load` start the driver before anything that needs it.
     """
@@ -112,56 +112,58 @@ class Library:
 
     # --- building
 
-    def build(self, graph: bytes, order: BuildOrder) -> Built:
+    def build(self, graph: bytes, settings: BuilderSettings) -> Built:
         """Build an engine from an ONNX graph without external data.
 
-        Raises BuildError where the graph, the order or the builder says no, with node, operator and reason as far as
+        Raises BuildError where graph, settings or builder say no, with node, operator and reason as far as
         there are any; BackendUnavailable where the library needs a driver and there is none.
         """
-        self._check_order(order)
+        self._check_settings(settings)
         started, log = time.perf_counter(), BuilderLog(self.trt)
         # The names of a second network of the same builder differ, and with them the bytes of its plan.
         builder = self._start("Builder", log)
         network = builder.create_network(self._network_flags())
         self._parse(network, graph, log)
         config = builder.create_builder_config()
-        self._check_products(network, order.precision)
+        self._check_products(network, settings.precision)
         if self.weak and not self.strong_flag:
             self._type_layers(builder, network, config)
         self._set_flags(config)
-        self._set_memory(config, order.memory)
-        self._set_compute(config, order.compute)
-        self._set_profile(builder, network, config, order.shapes, log)
-        self._set_cache(config, order.cache, log)
+        self._set_memory(config, settings.memory)
+        self._set_compute(config, settings.compute)
+        self._set_profile(builder, network, config, settings.shapes, log)
+        self._set_cache(config, settings.cache, log)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise BuildError(f"{self.title} cannot build the engine: {log.failure(order.memory)}")
+            raise BuildError(f"{self.title} cannot build the engine: {log.failure(settings.memory)}")
         cache = None if self.ahead else bytes(config.get_timing_cache().serialize())
         return Built(bytes(plan), log.text, cache, time.perf_counter() - started)
 
-    def _check_order(self, order: BuildOrder) -> None:
-        if not hasattr(self.trt.DataType, _DTYPES.get(order.precision, "")):
+    def _check_settings(self, settings: BuilderSettings) -> None:
+        if not hasattr(self.trt.DataType, _DTYPES.get(settings.precision, "")):
             known = " or ".join(p for p, name in _DTYPES.items() if hasattr(self.trt.DataType, name))
-            raise BuildError(f"{self.title} has no {order.precision}: use --precision {known}.")
-        if order.memory is not None and order.memory < 1:
-            raise BuildError(f"the builder cannot work in {order.memory} bytes of memory: give it more, or no limit.")
+            raise BuildError(f"{self.title} has no {settings.precision}: use --precision {known}.")
+        if settings.memory is not None and settings.memory < 1:
+            raise BuildError(
+                f"the builder cannot work in {settings.memory} bytes of memory: give it more, or no limit."
+            )
         if self.ahead:
-            self._check_known(order.compute)
-            computes = order.compute
+            self._check_known(settings.compute)
+            computes = settings.compute
         else:
             gpu = self.probe().gpus[0]
-            if order.compute and gpu.compute not in order.compute:
+            if settings.compute and gpu.compute not in settings.compute:
                 raise BuildError(
                     f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
-                    f"capability {gpu.compute}, not {' or '.join(order.compute)}. Build it on that device, or where "
+                    f"capability {gpu.compute}, not {' or '.join(settings.compute)}. Build it on that device, or where "
                     "there are several GPUs choose one with CUDA_VISIBLE_DEVICES."
                 )
             computes = (gpu.compute,)
-        lowest = PRECISIONS[order.precision].compute
+        lowest = PRECISIONS[settings.precision].compute
         for compute in computes:
             if tuple(map(int, compute.split("."))) < lowest:
                 raise BuildError(
-                    f"a GPU of compute capability {compute} does not compute in {order.precision}, which starts at "
+                    f"a GPU of compute capability {compute} does not compute in {settings.precision}, which starts at "
                     f"{'.'.join(map(str, lowest))}: export the bundle with another --precision."
                 )
 

@@ -34,7 +34,7 @@ class BuilderLog:
 
     @property
     def text(self) -> str:
-        """The whole, a line each."""
+        """All lines that were kept, with their levels."""
         return "".join(f"[{level}] {line}\n" for level, line in self.lines)
 
     def errors(self) -> str:

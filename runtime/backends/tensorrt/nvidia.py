@@ -24,7 +24,7 @@ _INSTALL = (
     "install NVIDIA's driver and reboot (Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack); "
     "a container has to be started with --gpus all, on a Jetson with --runtime nvidia"
 )
-_MENDS = {
+_FIXES = {
     34: "the libcuda found is the toolkit's stub: take its folder 'stubs' out of LD_LIBRARY_PATH",
     100: "check that nvidia-smi lists a GPU, that CUDA_VISIBLE_DEVICES does not hide it, and that a container has it",
     803: "the driver was updated while its old kernel module still runs: reboot",
@@ -106,7 +106,7 @@ def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     _check(cuda, "cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(number)))
     gpus = tuple(_gpu(cuda, index) for index in range(number.value))
     if not gpus:
-        raise Unavailable(f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _MENDS[100])
+        raise Unavailable(f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _FIXES[100])
     return Driver(version, gpus)
 
 
@@ -135,7 +135,7 @@ def _check(cuda: Any, call: str, code: int) -> None:
     reason = text.value.decode() if named and text.value else "an error it has no name for"
     raise Unavailable(
         f"the NVIDIA driver does not work: {call} gave {code}, {reason}",
-        _MENDS.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot"),
+        _FIXES.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot"),
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
-from rnn_export.bundle.draft import Added, Draft
+from rnn_export.bundle import Bundle, TargetRow, extend_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.api import folder
+from rnn_export.runtime.backends.native.backend import RECORD
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.compile import compile_native
@@ -18,18 +18,94 @@ from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest
-from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
 from rnn_export.runtime.replay.drift import ParityReport
-from rnn_export.runtime.replay.golden import FILE as GOLDEN
-from rnn_export.runtime.replay.golden import Golden
 
 TARGET = "c"
 
 
 @dataclass(frozen=True)
+class Destination:
+    """The machine that C is compiled for.
+
+    Attributes:
+        triple: None is this one, else a row of `machines.MACHINES`.
+        cpu: what its compiler calls the CPU; None is this very CPU here, and elsewhere the least that the triple means.
+    """
+
+    triple: str | None = None
+    cpu: str | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether what is compiled for it is run in this process."""
+        return self.triple is None or (self.triple == host_triple() and self.cpu is None)
+
+    def find(self) -> str:
+        """Its name, which is its folder in `build/` too.
+
+        Raises BuildError where no such machine is known, BackendUnavailable where it is this one and has no compiler.
+        """
+        if not self.here:
+            return find_machine(str(self.triple), self.cpu).triple
+        find_compiler()
+        return host_triple()
+
+
+@dataclass(frozen=True)
+class CPlan:
+    """The sources to compile, for which machine and how, before `build_c` does it.
+
+    Attributes:
+        origin: the C sources, and what is compiled of them already.
+        destination: what is compiled for.
+        machine: the name of that.
+        way: "reuse" takes what was compiled here when the sources were written, "compile" compiles for this machine,
+            "cross" for another one.
+    """
+
+    origin: Origin
+    destination: Destination
+    machine: str
+    way: Literal["reuse", "compile", "cross"]
+
+    @property
+    def name(self) -> str:
+        """The identifier that the sources are named after."""
+        return str(self.origin.row.requires["name"])
+
+    @property
+    def folder(self) -> str:
+        """The folder of the target in the bundle."""
+        return folder(TARGET, self.origin.row.precision)
+
+    @property
+    def build(self) -> str:
+        """The folder of what is compiled for the machine, in the bundle."""
+        return f"{self.folder}/build/{self.machine}"
+
+    @property
+    def sources(self) -> dict[str, bytes]:
+        """The C sources and what belongs to them, by file name without folder."""
+        built, files = f"{self.folder}/build/", self.origin.files
+        return {path.rpartition("/")[2]: data for path, data in files.items() if not path.startswith(built)}
+
+    @property
+    def there(self) -> dict[str, bytes]:
+        """What is compiled for the machine already, by path in the bundle."""
+        return {path: data for path, data in self.origin.files.items() if path.startswith(f"{self.build}/")}
+
+    def is_of_others(self, bundle: Bundle, path: str) -> bool:
+        """Whether `path` of the bundle, as it is now, was compiled for another machine from these very sources."""
+        if path.startswith(f"{self.build}/") or not path.startswith(f"{self.folder}/build/"):
+            return False
+        now = {p: bundle.read(p) for p in bundle.files if p.startswith(f"{self.folder}/") and "/build/" not in p}
+        return sources_sha256(now) == sources_sha256(self.sources)
+
+
+@dataclass(frozen=True)
 class BuiltC:
-    """What `build_c` did.
+    """The result of `build_c`.
 
     Attributes:
         bundle: as it is now.
@@ -53,112 +129,69 @@ class BuiltC:
 
 
 def build_c(
-    path: str | os.PathLike[str],
+    bundle: Bundle | Draft,
     precision: str | None = None,
-    *,
-    triple: str | None = None,
-    cpu: str | None = None,
+    destination: Destination = Destination(),
     rebuild: bool = False,
-    rewrite: bool = False,
-    add: Callable[[Bundle], Added] | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BuiltC:
-    """Compile the sources of the target `c` in the bundle `path`, prove what comes out, and write it into the bundle.
+    """Compile the sources of the target `c`, prove what comes out, and write it into the bundle, all at once.
 
     Args:
-        path: the directory NAME.rnnx.
-        precision: None takes the one that the bundle has.
-        triple: the machine: None is this one, else a row of `machines.MACHINES`.
-        cpu: what its compiler calls the CPU; None is this very CPU here, and elsewhere the least that the triple means.
+        bundle: one that has C sources, or the draft of some, which are written with what is compiled of them: in
+            place of those that are there, of which what was compiled goes too.
+        precision: None takes the one that there is.
+        destination: the machine.
         rebuild: compile what is there for the machine already again.
-        rewrite: with `rebuild`, also write the sources that are there again, and drop what was compiled of them.
-        add: makes the sources where the bundle has none.
         progress: called with the name of each stage.
 
     Raises BuildError, BackendUnavailable, BundleError, ExportError or ParityError, and leaves the bundle as it was.
     """
-    bundle = open_bundle(path)
-    row = _row(bundle, precision, add is not None)
-    here = triple is None or (triple == host_triple() and cpu is None)
-    machine = host_triple() if here else find_machine(str(triple), cpu).triple
-    if here:
-        find_compiler()
-    if rewrite and row is not None:
-        _check_rewrite(bundle, row, rebuild, add is not None)
-        row = None
-    notes: Sequence[str] = ()
-    new = row is None
-    held: Mapping[str, bytes]
-    if row is None:
-        assert add is not None
-        row, held, notes = add(bundle)
-    else:
-        held = {name: bundle.read(name) for name in row.files}
-    place, name = folder(TARGET, row.precision), str(row.requires["name"])
-    sources = {n.rpartition("/")[2]: data for n, data in held.items() if not n.startswith(f"{place}/build/")}
-    there = {n.removeprefix(f"{place}/"): data for n, data in held.items() if n.startswith(f"{place}/build/{machine}/")}
-    if there and not new and not rebuild:
-        raise BuildError(f"{path} has c ({row.precision}) compiled for {machine}: give --rebuild to compile it again.")
+    plan = plan_c(bundle, precision, destination, rebuild)
     progress("compile")
-    selftest, report = None, None
-    made: Mapping[str, bytes]
-    if here and new and there and cpu is None:
-        made = there
-    elif here:
-        made = compile_native(sources, name, bundle.spec, march=cpu or "native")
-    else:
-        done = cross_build(sources, name, bundle.spec, str(triple), cpu)
-        made, selftest = done.files, done.selftest
-    compiled = {f"{place}/{n}": data for n, data in made.items()}
-    others = {n: data for n, data in held.items() if not n.startswith(f"{place}/build/{machine}/")}
-    row = replace(row, files=(*others, *compiled))
-    if here:
-        engine = Engine.of(
-            Draft(bundle.spec, {**others, **compiled}, (row,), bundle.initial_states()), "native", row.precision
-        )
-        report = replay_golden(engine, Golden.from_arrays(bundle.arrays(GOLDEN), bundle.spec), progress)
-        report.raise_for_failure("The bundle is as it was.")
-        compiled[f"{place}/build/{machine}/parity.json"] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
-        row = replace(row, files=(*others, *compiled))
+    compiled, selftest = _compile(plan)
+    others = {path: data for path, data in plan.origin.files.items() if path not in plan.there}
+    files, report = {**others, **compiled}, None
+    draft = plan.origin.draft(replace(plan.origin.row, files=tuple(files)), files)
+    if destination.here:
+        draft, report = prove(draft, "native", plan.build, progress)
     progress("write")
-    build = f"{place}/build/{machine}/build.json"
-    record = Record.from_file(build, compiled[build])
-    digest = sources_sha256(sources)
-
-    def of_others(now: Bundle, name: str) -> bool:
-        """Whether a file was compiled meanwhile for another machine, from these very sources."""
-        since = {n: now.read(n) for n in now.files if n.startswith(f"{place}/") and "/build/" not in n}
-        mine = name.startswith(f"{place}/build/{machine}/") or not name.startswith(f"{place}/build/")
-        return not mine and sources_sha256(since) == digest
-
-    written = extend_bundle(bundle, row, {**others, **compiled}, of_others)
-    return BuiltC(written, row, machine, compiled, record, report, selftest, notes)
+    (row,), path = draft.targets, f"{plan.build}/{RECORD}"
+    written = extend_bundle(plan.origin.bundle, row, draft.files, plan.is_of_others)
+    made = {path: data for path, data in draft.files.items() if path not in others}
+    record = Record.from_file(path, made[path])
+    return BuiltC(written, row, plan.machine, made, record, report, selftest, plan.origin.notes)
 
 
-def _row(bundle: Bundle, precision: str | None, may_add: bool) -> TargetRow | None:
-    """The row of the sources; None where they are to be written."""
-    rows = [row for row in bundle.targets if row.target == TARGET and precision in (None, row.precision)]
-    if len(rows) > 1:
-        raise BuildError(
-            f"{bundle.path} has 'c' in {', '.join(row.precision for row in rows)}: say which, --precision P."
-        )
-    if not rows and not may_add:
+def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destination, rebuild: bool) -> CPlan:
+    """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
+    origin = find_origin(bundle, TARGET, precision)
+    if origin is None:
         wanted = f" --precision {precision}" if precision else ""
         raise BuildError(
-            f"{bundle.path} has no C sources{f' in {precision}' if precision else ''}: write them where torch is, "
-            f"rnn-export export SOURCE --target c{wanted}."
+            f"{on_disk(bundle).path} has no C sources{f' in {precision}' if precision else ''}: write them where "
+            f"torch is, rnn-export export SOURCE --target c{wanted}."
         )
-    return rows[0] if rows else None
+    machine = destination.find()
+    plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
+    if plan.there and not origin.new and not rebuild:
+        raise BuildError(
+            f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: give --rebuild to compile "
+            "it again."
+        )
+    reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
+    return replace(plan, way="reuse") if reuse else plan
 
 
-def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool, may_add: bool) -> None:
-    if not may_add:
-        raise BuildError(
-            f"{bundle.path} has c ({row.precision}), and its sources are written again only where the export extra is: "
-            "pip install 'rnn-export[export,cpu]'."
-        )
-    if not rebuild:
-        raise BuildError(
-            f"{bundle.path} has c ({row.precision}): give --rebuild to write it again; what is compiled for other "
-            "machines is dropped then."
-        )
+def _compile(plan: CPlan) -> tuple[dict[str, bytes], SelfTest | None]:
+    """What is compiled, by path in the bundle; and for another machine what the self-test said."""
+    spec, selftest = plan.origin.bundle.spec, None
+    made: Mapping[str, bytes]
+    if plan.way == "reuse":
+        return plan.there, None
+    if plan.way == "compile":
+        made = compile_native(plan.sources, plan.name, spec, march=plan.destination.cpu or "native")
+    else:
+        done = cross_build(plan.sources, plan.name, spec, str(plan.destination.triple), plan.destination.cpu)
+        made, selftest = done.files, done.selftest
+    return {f"{plan.folder}/{path}": data for path, data in made.items()}, selftest

@@ -17,7 +17,7 @@ from rnn_export.errors import BuildError, Unavailable
 
 # gcc 12 and clang 14 by their own words; the linker's have no "error:".
 _ERROR = re.compile(r"\berror\b|undefined reference|undefined symbol|cannot find|No such file")
-MEND = "sudo apt install gcc, or pip install ziglang, which needs no root"
+FIX = "sudo apt install gcc, or pip install ziglang, which needs no root"
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def find_compiler(name: str | None = None) -> Compiler:
         command = _zig() if asked == "zig" else tuple(shlex.split(asked))
         said = _version(command)
         if not isinstance(said, Compiler):
-            mend = "name another one" if name else "set CC to a compiler, or unset it"
-            raise Unavailable(f"{who}, {asked!r}, {said}", mend)
+            fix = "name another one" if name else "set CC to a compiler, or unset it"
+            raise Unavailable(f"{who}, {asked!r}, {said}", fix)
         return said
     tried = []
     for command in (("gcc",), ("clang",), _zig()):
@@ -80,7 +80,7 @@ def find_compiler(name: str | None = None) -> Compiler:
         if isinstance(said, Compiler):
             return said
         tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {said}")
-    raise Unavailable(f"no C compiler is here: {', '.join(tried)}", MEND)
+    raise Unavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
 
 
 def zig() -> tuple[str, ...]:

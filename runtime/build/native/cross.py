@@ -32,7 +32,7 @@ _MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")
 
 @dataclass(frozen=True)
 class CrossBuild:
-    """What `cross_build` made.
+    """A library for another machine, how it was compiled, and what its self-test said.
 
     Attributes:
         triple: the machine, and the name of its folder in `build/`.

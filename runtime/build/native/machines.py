@@ -21,7 +21,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Machine:
-    """One row.
+    """A machine that C is compiled for elsewhere, and how.
 
     Attributes:
         triple: its name here and in a bundle's `build/<triple>/`; a Cortex-M goes by the name of its CPU.
@@ -47,6 +47,7 @@ class Machine:
 
     @property
     def emulator_package(self) -> str:
+        """The package of Debian and Ubuntu that brings the emulator."""
         return "qemu-system-arm" if self.bare else "qemu-user"
 
 

@@ -21,7 +21,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a self-test said.
+    """The result of a self-test, or the reason why it did not run.
 
     Attributes:
         ran: what it ran on, or None where nothing here can run it.

@@ -28,22 +28,23 @@ class CrossCompiler(Compiler):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What of the command says for which machine it compiles."""
+        """The arguments of the command that choose the machine."""
         return self.command[self.command.index("cc") + 1 if self.zig else 1 :]
 
     @property
     def zig(self) -> bool:
+        """Whether it is zig, not gcc."""
         return "cc" in self.command
 
     def compile(self, arguments: Sequence[str], folder: Path) -> None:
-        """Run it in `folder`; raises BuildError with its first error, and what to install where that mends it."""
+        """Run it in `folder`; raises BuildError with its first error, and what to install where that helps."""
         try:
             super().compile(arguments, folder)
         except BuildError as error:
             if not _NO_LIBRARY.search(str(error)):
                 raise
             raise BuildError(
-                f"{error}. The C library of {self.machine.triple} is missing: {_mend(self.machine)}."
+                f"{error}. The C library of {self.machine.triple} is missing: {_fix(self.machine)}."
             ) from error
 
     @property
@@ -89,10 +90,10 @@ def _gcc(program: str, machine: Machine) -> CrossCompiler:
 
 
 def _missing(what: str, machine: Machine) -> Unavailable:
-    return Unavailable(f"no compiler for {machine.triple} is here, {what}", _mend(machine))
+    return Unavailable(f"no compiler for {machine.triple} is here, {what}", _fix(machine))
 
 
-def _mend(machine: Machine) -> str:
+def _fix(machine: Machine) -> str:
     packages = "gcc" if machine.triple == host_triple() else machine.packages
     debian = f"sudo apt install {packages} (Debian, Ubuntu)" if packages else ""
     zig = "pip install ziglang, which needs no root" if machine.zig else ""

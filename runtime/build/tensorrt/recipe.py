@@ -121,11 +121,8 @@ class Recipe:
         row = TARGETS.get(self.target)
         rtx = row is not None and row.library == "tensorrt-rtx"
         newest = row.jetpacks[-1].tensorrt if row is not None and row.jetpacks else "10.0"
-        graph, shapes = self.onnx.rsplit("/", 1)[-1], self.shapes(spec)
-        words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={graph}", f"--saveEngine={ENGINE}"]
-        for index, flag in enumerate(("minShapes", "optShapes", "maxShapes")):
-            sizes = (f"{_quoted(name)}:{'x'.join(map(str, ranges[index]))}" for name, ranges in shapes.items())
-            words.append(f"--{flag}={','.join(sizes)}")
+        files = [f"--onnx={self.onnx.rsplit('/', 1)[-1]}", f"--saveEngine={ENGINE}"]
+        words = ["tensorrt_rtx" if rtx else "trtexec", *files, *shape_flags(self.shapes(spec))]
         return shlex.join(words if rtx else [*words, *self._options(newest)])
 
     def _options(self, tensorrt: str) -> list[str]:
@@ -140,14 +137,23 @@ class Recipe:
         return [*typed, "--noTF32", *limit, "--skipInference" if version >= (8, 6) else "--buildOnly"]
 
 
+def shape_flags(shapes: Mapping[str, Sequence[Sequence[int]]]) -> list[str]:
+    """The words for trtexec of the (lowest, most likely, highest) shape of every input by name; a shell quotes them."""
+    flags = []
+    for index, flag in enumerate(("minShapes", "optShapes", "maxShapes")):
+        sizes = (f"{_quoted(name)}:{'x'.join(map(str, ranges[index]))}" for name, ranges in shapes.items())
+        flags.append(f"--{flag}={','.join(sizes)}")
+    return flags
+
+
+def _quoted(name: str) -> str:
+    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
+    return f"'{name}'" if set(name) & set(":,") else name
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
 def _number(value: Any) -> bool:
     return type(value) is int and value >= 1
-
-
-def _quoted(name: str) -> str:
-    """A name as trtexec reads it: it splits at `:` and `,` outside of single quotes."""
-    return f"'{name}'" if set(name) & set(":,") else name

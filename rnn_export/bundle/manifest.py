@@ -1,0 +1,192 @@
+"""manifest.json: what a bundle says of itself, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rnn_export.bundle.atomic import MANIFEST
+from rnn_export.errors import BundleError, SpecError
+from rnn_export.spec import StreamSpec
+
+FORMAT, OLDEST = 2, 1
+CHECKSUM = "manifest.sha256"
+
+Types = Mapping[str, type | tuple[type, ...]]
+
+FIELDS: Types = {
+    "format": int,
+    "spec": dict,
+    "producer": dict,
+    "weights": (int, type(None)),
+    "files": list,
+    "targets": list,
+    "extra": dict,
+}
+# What a manifest of format 1 lacks, and what stands for it.
+SINCE_2: Mapping[str, Any] = {"weights": None, "extra": {}}
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """What the manifest says of one file; `path` is relative, with `/` between its parts."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """One target in one precision: its files, its opset if it has one, and what it requires of a device."""
+
+    target: str
+    precision: str
+    opset: int | None
+    files: tuple[str, ...]
+    requires: Mapping[str, Any]
+
+    def file(self, name: str) -> str | None:
+        """The path of its file of that name; None where it has none."""
+        return next((path for path in self.files if path.rsplit("/", 1)[-1] == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The fields of manifest.json, read and checked.
+
+    Attributes:
+        spec: the contract of the stream.
+        producer: versions by name of what made the bundle.
+        weights: how many weights a step reads, rows that it looks up left out; None where nobody counted them.
+        files: a row for each file, by path.
+        targets: a row for each target and precision.
+        extra: what others keep here, by name: a reader ignores what it does not know.
+    """
+
+    spec: StreamSpec
+    producer: Mapping[str, str]
+    weights: int | None
+    files: Mapping[str, FileRow]
+    targets: tuple[TargetRow, ...]
+    extra: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for manifest.json in the newest format."""
+        return {
+            "format": FORMAT,
+            "spec": self.spec.to_json(),
+            "producer": dict(self.producer),
+            "weights": self.weights,
+            "files": [vars(row) for row in self.files.values()],
+            "targets": [{**vars(row), "requires": dict(row.requires)} for row in self.targets],
+            "extra": dict(self.extra),
+        }
+
+
+def write_manifest(path: Path, manifest: Manifest) -> bytes:
+    """The bytes of the manifest of the bundle `path`; raises BundleError where it has something that JSON has not."""
+    try:
+        return json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path}: this cannot be written as {MANIFEST}: {error}.") from error
+
+
+def read_manifest(path: Path, raw: bytes) -> Manifest:
+    """What the manifest of the bundle `path` says, of this format or an older one; raises BundleError."""
+    try:
+        data = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        data = _of_newest_format(path, data)
+        spec = StreamSpec.from_json(data["spec"])
+        if not all(isinstance(version, str) for version in data["producer"].values()):
+            raise ValueError(f"producer is {data['producer']}, not versions by name")
+        if data["weights"] is not None and data["weights"] < 0:
+            raise ValueError(f"weights is {data['weights']}, which is no number of weights")
+        files = [_file_row(row) for row in data["files"]]
+        _check_tree([row.path for row in files])
+        targets = [_target_row(row, {row.path for row in files}) for row in data["targets"]]
+        _refuse_doubles([f"{row.target}-{row.precision}" for row in targets], "target")
+    except (SpecError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: {MANIFEST} cannot be used: {error}. Export the bundle again.") from error
+    return Manifest(
+        spec=spec,
+        producer=data["producer"],
+        weights=data["weights"],
+        files={row.path: row for row in files},
+        targets=tuple(targets),
+        extra=data["extra"],
+    )
+
+
+def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
+    """With the fields of the newest format, where it has exactly those of its own."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if type(found) is int and found > FORMAT:
+        raise BundleError(f"{path}: written by a newer rnn-export: format {found}, this one reads {FORMAT}: upgrade.")
+    if type(found) is not int or found < OLDEST:
+        raise ValueError(f"format is {found!r}, not {OLDEST} to {FORMAT}")
+    _fields(data, "the manifest", {k: v for k, v in FIELDS.items() if found == FORMAT or k not in SINCE_2})
+    return {**SINCE_2, **data}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_doubles([key for key, _ in pairs], "field")
+    return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is not a number that JSON has")
+    return float(text)
+
+
+def _refuse_doubles(names: Iterable[str], what: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{what} {name!r} stands there twice")
+
+
+def _fields(data: Any, what: str, types: Types) -> None:
+    if not isinstance(data, dict) or set(data) != set(types):
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{what} must have exactly the fields {sorted(types)}, but has {found}")
+    for key, kind in types.items():
+        if not isinstance(data[key], kind) or isinstance(data[key], bool):
+            raise ValueError(f"{what} has {key} = {data[key]!r}, which is of the wrong type")
+
+
+def _file_row(data: Any) -> FileRow:
+    _fields(data, "a file row", {"path": str, "sha256": str, "bytes": int})
+    row = FileRow(**data)
+    if row.bytes < 0 or len(row.sha256) != 64 or set(row.sha256) - set("0123456789abcdef"):
+        raise ValueError(f"file {row.path!r} has size {row.bytes} and sha256 {row.sha256!r}, which cannot be")
+    return row
+
+
+def _target_row(data: Any, files: set[str]) -> TargetRow:
+    types: Types = {"target": str, "precision": str, "opset": (int, type(None)), "files": list, "requires": dict}
+    _fields(data, "a target row", types)
+    for name in data["files"]:
+        if not isinstance(name, str) or name not in files:
+            raise ValueError(f"target {data['target']!r} lists the file {name!r}, which has no file row")
+    return TargetRow(**{**data, "files": tuple(data["files"])})
+
+
+def _check_tree(paths: Sequence[str]) -> None:
+    _refuse_doubles(paths, "file")
+    taken = {*paths, MANIFEST, CHECKSUM}
+    for path in paths:
+        parts = path.split("/")
+        unsafe = any(part in ("", ".", "..") for part in parts) or "\\" in path or path[1:2] == ":"
+        if unsafe or not path.isprintable():
+            raise ValueError(f"file {path!r} is not a plain relative path inside the bundle (a/b.onnx)")
+        if path in (MANIFEST, CHECKSUM):
+            raise ValueError(f"file {path!r} is the format's own and has no file row")
+        for folder in map("/".join, (parts[:n] for n in range(1, len(parts)))):
+            if folder in taken:
+                raise ValueError(f"{folder!r} is a file and cannot hold {path!r}")

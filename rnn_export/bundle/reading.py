@@ -1,0 +1,161 @@
+"""A bundle opened: every byte of it is held to the manifest, now and again when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from rnn_export import arrays
+from rnn_export.arrays import Array, unpack_arrays
+from rnn_export.bundle import atomic
+from rnn_export.bundle.atomic import MANIFEST
+from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest
+from rnn_export.errors import BundleError
+from rnn_export.spec import StateSpec
+
+INITIAL_STATES = "initial_states.npz"
+MANIFEST_LIMIT = 16 * 2**20
+
+_DAMAGED = "damaged, or replaced meanwhile. Open the bundle again; if that fails, copy or export it again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Manifest):
+    """An open bundle. Every read is verified against the manifest again, so what is used is what was checked."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        """Read one file; raises BundleError if it is not in the manifest or no longer what the manifest says."""
+        if name not in self.files:
+            raise BundleError(f"{self.path}: the bundle has no file {name!r}; it has {', '.join(sorted(self.files))}.")
+        row = self.files[name]
+        with _open_sized(self.path, row) as file:
+            data = file.read(row.bytes + 1)
+        _check_hash(self.path, row, hashlib.sha256(data).hexdigest())
+        return data
+
+    def arrays(self, name: str) -> dict[str, Array]:
+        """Read the arrays of an `.npz` file; raises BundleError on pickles, damage or over `arrays.LIMIT` bytes."""
+        raw = self.read(name)
+        try:
+            return unpack_arrays(raw)
+        except Exception as error:  # zip, zlib, lzma and numpy's header parser each have their own
+            raise BundleError(
+                f"{self.path}: {name!r} is no usable .npz file: {error}. Export the bundle again."
+            ) from error
+
+    def target(self, target: str, precision: str) -> TargetRow | None:
+        """Find the row of one target and precision, or None."""
+        return next((row for row in self.targets if (row.target, row.precision) == (target, precision)), None)
+
+    def initial_states(self) -> dict[str, Array]:
+        """Give one row (shape `state.row`, no batch axis) for every state by name: zeros or the stored value."""
+        some_stored = any(state.initial == "stored" for state in self.spec.states)
+        stored = self.arrays(INITIAL_STATES) if some_stored else {}
+        return {state.name: _initial(self.path, state, stored) for state in self.spec.states}
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle with every hash and size checked; raises BundleError naming the file that is wrong."""
+    path = Path(path)
+    while True:
+        try:
+            place = Path(os.path.realpath(path))
+            seen = _identity(place)
+            atomic.recover(place)
+            return _open(path)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except BundleError:
+            # A writer that swapped in a new bundle meanwhile is no damage.
+            if _identity(place) == seen:
+                raise
+
+
+def _open(path: Path) -> Bundle:
+    if not os.path.lexists(path):
+        raise BundleError(f"{path} does not exist: check the name, or make it with `rnn-export export`.")
+    if not path.is_dir():
+        raise BundleError(f"{path} is not a directory, but a bundle is one: give the NAME.rnnx directory itself.")
+    if not os.path.lexists(path / MANIFEST):
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}. Export it again if it should be one.")
+    raw = _read_bounded(path, MANIFEST)
+    if _read_bounded(path, CHECKSUM) != checksum(raw):
+        raise BundleError(
+            f"{path}: {MANIFEST} does not match {CHECKSUM}: the bundle is damaged. Copy or export it again."
+        )
+    bundle = Bundle(path=path, **vars(read_manifest(path, raw)))
+    for row in bundle.files.values():
+        digest = hashlib.sha256()
+        with _open_sized(path, row) as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        _check_hash(path, row, digest.hexdigest())
+    return bundle
+
+
+def _identity(place: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.lstat(place)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def checksum(raw: bytes) -> bytes:
+    """What manifest.sha256 holds of the bytes of manifest.json."""
+    return f"{hashlib.sha256(raw).hexdigest()}\n".encode()
+
+
+def _read_bounded(path: Path, name: str) -> bytes:
+    with atomic.open_regular(path, name) as file:
+        raw = file.read(MANIFEST_LIMIT + 1)
+    if len(raw) > MANIFEST_LIMIT:
+        raise BundleError(
+            f"{path}: {name} is larger than {MANIFEST_LIMIT} bytes, which no bundle needs: it is not read."
+        )
+    return raw
+
+
+def _open_sized(path: Path, row: FileRow) -> BinaryIO:
+    file = atomic.open_regular(path, row.path)
+    size = os.fstat(file.fileno()).st_size
+    if size != row.bytes:
+        file.close()
+        raise BundleError(f"{path}: {row.path!r} has {size} bytes where {MANIFEST} says {row.bytes}: {_DAMAGED}")
+    return file
+
+
+def _check_hash(path: Path, row: FileRow, digest: str) -> None:
+    if digest != row.sha256:
+        raise BundleError(f"{path}: {row.path!r} has another sha256 than {MANIFEST} says: {_DAMAGED}")
+
+
+def _initial(path: Path, state: StateSpec, stored: Mapping[str, Array]) -> Array:
+    dtype = np.dtype(state.dtype)
+    if state.initial == "zeros":
+        if math.prod(state.row) * dtype.itemsize > arrays.LIMIT:
+            raise BundleError(
+                f"{path}: state {state.name!r} of shape {state.row} is over {arrays.LIMIT} bytes a stream."
+            )
+        return np.zeros(state.row, dtype)
+    if state.name not in stored:
+        raise BundleError(
+            f"{path}: state {state.name!r} starts from a stored value, but {INITIAL_STATES} has none for it. "
+            "Export the bundle again."
+        )
+    value = stored[state.name]
+    if value.shape != state.row or value.dtype != dtype:
+        raise BundleError(
+            f"{path}: {INITIAL_STATES} has {value.dtype} {value.shape} for state {state.name!r}, "
+            f"which must be {dtype} {state.row}. Export the bundle again."
+        )
+    return value

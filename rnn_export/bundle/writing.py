@@ -1,0 +1,97 @@
+"""A bundle written, or a target added to it: each in one atomic step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rnn_export.bundle import atomic
+from rnn_export.bundle.atomic import MANIFEST
+from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest, write_manifest
+from rnn_export.bundle.reading import Bundle, checksum, open_bundle
+from rnn_export.errors import BundleError
+from rnn_export.spec import StreamSpec
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    *,
+    spec: StreamSpec,
+    producer: Mapping[str, str],
+    files: Mapping[str, bytes],
+    targets: Sequence[TargetRow],
+    weights: int | None = None,
+    extra: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Write a bundle in one atomic step: killed at any moment, the old bundle, the new one or none stands there.
+
+    `path` is the directory `NAME.rnnx`: its parent must exist, a symlink is followed. `files` are the contents by
+    relative path; the manifest, whose other fields are as in `Manifest`, and its checksum are added.
+    `force` replaces a bundle that stands at `path`; anything else is never replaced.
+
+    Raises BundleError if the bundle contradicts itself, `path` is taken, or the file system refuses.
+    """
+    path = Path(path)
+    rows = {name: FileRow(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    manifest = Manifest(
+        spec=spec, producer=producer, weights=weights, files=rows, targets=tuple(targets), extra=extra or {}
+    )
+    raw = write_manifest(path, manifest)
+    bundle = Bundle(path=path, **vars(read_manifest(path, raw)))
+    place = Path(os.path.realpath(path))
+    if not place.parent.is_dir():
+        raise BundleError(f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.")
+    try:
+        atomic.replace_directory(place, {**files, MANIFEST: raw, CHECKSUM: checksum(raw)}, force)
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written: {error.strerror or error}. Check space and permissions."
+        ) from error
+    return bundle
+
+
+def extend_bundle(
+    bundle: Bundle,
+    row: TargetRow,
+    files: Mapping[str, bytes],
+    keep: Callable[[Bundle, str], bool] = lambda bundle, name: False,
+) -> Bundle:
+    """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
+
+    What others have added to it since `bundle` was opened stays: of this row, what `keep` says of the bundle as it is
+    now and the path of a file.
+    One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
+    """
+    try:
+        with atomic.locked(Path(os.path.realpath(bundle.path)).parent):
+            return _extended(bundle, row, files, keep)
+    except OSError as error:
+        raise BundleError(f"{bundle.path} cannot be written: {error.strerror or error}.") from error
+
+
+def _extended(
+    before: Bundle, row: TargetRow, files: Mapping[str, bytes], keep: Callable[[Bundle, str], bool]
+) -> Bundle:
+    bundle = open_bundle(before.path)
+    if bundle.spec != before.spec:
+        raise BundleError(f"{bundle.path} was replaced by another model's bundle meanwhile: nothing was written.")
+    replaced = bundle.target(row.target, row.precision)
+    others = [known for known in bundle.targets if known != replaced]
+    old = set(replaced.files if replaced else ())
+    of_others = sorted(name for name in old - set(files) if keep(bundle, name))
+    gone = old - set(of_others) - {name for known in others for name in known.files}
+    return write_bundle(
+        bundle.path,
+        spec=bundle.spec,
+        producer=bundle.producer,
+        files={**{name: bundle.read(name) for name in bundle.files if name not in gone}, **files},
+        targets=[*others, replace(row, files=(*row.files, *of_others))],
+        weights=bundle.weights,
+        extra=bundle.extra,
+        force=True,
+    )

@@ -1,0 +1,83 @@
+"""What a build starts from, and how what comes out is proved: the same for engines and for C."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.draft import Draft
+from rnn_export.errors import BuildError
+from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.runtime.replay.golden import FILE, Golden
+
+PARITY = "parity.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The files of one target, from a bundle or from a draft.
+
+    Attributes:
+        bundle: on disk, which the result is written into.
+        row: of the target.
+        files: contents by path.
+        new: whether they come from a draft.
+        notes: of the draft.
+    """
+
+    bundle: Bundle
+    row: TargetRow
+    files: Mapping[str, bytes]
+    new: bool
+    notes: Sequence[str] = ()
+
+    def draft(self, row: TargetRow, files: Mapping[str, bytes]) -> Draft:
+        """What takes the place of the row in the bundle."""
+        return Draft(self.bundle.spec, files, (row,), self.bundle.initial_states(), self.bundle)
+
+
+def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> TargetRow | None:
+    """The row of `target`, of its only precision where `precision` is None; None where there is none.
+
+    Raises BuildError where there are several.
+    """
+    rows = [row for row in bundle.targets if row.target == target and precision in (None, row.precision)]
+    if len(rows) > 1:
+        precisions = ", ".join(row.precision for row in rows)
+        raise BuildError(f"{on_disk(bundle).path} has {target!r} in {precisions}: say which, --precision P.")
+    return rows[0] if rows else None
+
+
+def find_origin(bundle: Bundle | Draft, target: str, precision: str | None) -> Origin | None:
+    """The row that `find_row` finds, with the contents of its files; None where there is none."""
+    row = find_row(bundle, target, precision)
+    if row is None:
+        return None
+    notes = bundle.notes if isinstance(bundle, Draft) else ()
+    files = {path: bundle.read(path) for path in row.files}
+    return Origin(on_disk(bundle), row, files, isinstance(bundle, Draft), notes)
+
+
+def on_disk(bundle: Bundle | Draft) -> Bundle:
+    """The bundle itself, or the one that a draft is to be added to; raises BuildError where it has none."""
+    found = bundle.base if isinstance(bundle, Draft) else bundle
+    if found is None:
+        raise BuildError("this draft is to become a bundle of its own: write it first, and build what it has then.")
+    return found
+
+
+def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], None]) -> tuple[Draft, ParityReport]:
+    """Run the one target of `draft` on `backend` over the golden vectors of the bundle that it is to be added to.
+
+    Gives the draft with the report as `parity.json` in `folder`, and the report; raises ParityError.
+    """
+    (row,), bundle = draft.targets, on_disk(draft)
+    engine = Engine.of(draft, backend, row.precision)
+    report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec), progress)
+    report.raise_for_failure("The bundle is as it was.")
+    data = (json.dumps(report.to_json(), indent=1) + "\n").encode()
+    return draft.with_files(row.target, row.precision, {f"{folder}/{PARITY}": data}), report

@@ -1,0 +1,124 @@
+"""What builds the engines of a target on this machine, and where that is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rnn_export.errors import BackendUnavailable, BuildError
+from rnn_export.runtime.backends.tensorrt.library import Library, find_library
+from rnn_export.runtime.backends.tensorrt.nvidia import Gpu, driver, jetson, target_of
+from rnn_export.runtime.build.tensorrt.recipe import Recipe
+from rnn_export.spec import StreamSpec
+from rnn_export.targets import TARGETS, Target, find_target
+
+
+@dataclass(frozen=True)
+class EngineBuilder:
+    """The library that builds engines of `target` here, and the GPU that will run them.
+
+    Attributes:
+        target: with the compute capabilities that are built for.
+        library: None where the target's engines are built on another machine.
+        gpu: the one that will run the engine; None where it is built ahead of one that is not here.
+    """
+
+    target: Target
+    library: Library | None = None
+    gpu: Gpu | None = None
+
+
+def engine_target(name: str, precision: str | None) -> Target:
+    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is none to build.
+
+    `precision` None stands for fp32.
+    """
+    target = find_target(name, precision or "fp32", None)
+    if target.library is None:
+        raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
+    return target
+
+
+def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
+    """What builds engines of `target` here, for the compute capabilities `compute` in place of all it has.
+
+    Raises BuildError, BackendUnavailable or DeviceError with what is missing.
+    """
+    if compute is not None:
+        target = replace(target, compute=_computes(target, compute))
+    if not target.builds or (target.jetpacks and not _is_here(target)):
+        return EngineBuilder(target)
+    library = _library(target)
+    gpu = _gpu(library, target)
+    if gpu:
+        _refuse_without_cuda()
+    return EngineBuilder(target, library, gpu)
+
+
+def elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -> str:
+    """Why the engine of `recipe` is not built on this machine, and how it is, from the bundle `name`."""
+    if not target.builds:
+        old = ", ".join(map(str, target.jetpacks))
+        return (
+            f"an engine for {target.name} is built by hand: it has JetPack {old}, whose Python is older than this "
+            f"toolkit needs. Copy {name}/{recipe.onnx} there and run, in its folder: {recipe.trtexec(spec)}"
+        )
+    board = jetson()
+    what = "no Jetson" if board is None else f"a {board.model}"
+    command = f"rnn-export build {name} --target {target.name} --precision {recipe.precision}"
+    return (
+        f"an engine for {target.name} is built on that module, and this is {what}. Copy {name} there and run: {command}"
+    )
+
+
+def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
+    if target.library != "tensorrt-rtx":
+        raise BuildError(
+            f"an engine for {target.name!r} is of the GPU that it is built on: leave the compute capability out."
+        )
+    if unknown := sorted(set(compute) - set(target.compute)):
+        raise BuildError(
+            f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "
+            f"but {', '.join(unknown)} was asked for."
+        )
+    return tuple(dict.fromkeys(compute))
+
+
+def _is_here(target: Target) -> bool:
+    """Whether this machine is the Jetson that `target` is; a board of unknown model is what it is said to be."""
+    board = jetson()
+    if board is None:
+        return False
+    try:
+        return target_of(board) == target.name
+    except BackendUnavailable:
+        return True
+
+
+def _library(target: Target) -> Library:
+    library = find_library(str(target.library))
+    if library.weak and not library.strong_flag and not target.jetpacks:
+        raise BuildError(
+            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly typed, "
+            f"but {library.version} is here."
+        )
+    return library
+
+
+def _gpu(library: Library, target: Target) -> Gpu | None:
+    """The GPU that will run the engine; None where it is built ahead of one that is not here."""
+    try:
+        gpu = driver().gpus[0]
+    except BackendUnavailable:
+        if library.ahead:
+            return None
+        raise
+    runs = target.compute or TARGETS[target.name].compute
+    return gpu if not library.ahead or gpu.compute in runs else None
+
+
+def _refuse_without_cuda() -> None:
+    """What runs the engine to verify it must be here before the minutes of a build."""
+    from rnn_export.runtime.device.cuda import CudaDevice
+
+    CudaDevice(0)

@@ -1,0 +1,130 @@
+"""Bundles of every format that was ever written: they are read, run, extended, and their snapshots go on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rnn_export.bundle import FORMAT, Bundle, TargetRow, extend_bundle, open_bundle
+from rnn_export.runtime import load
+from rnn_export.runtime.build.native.build import build_c
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
+
+from .test_bundle import forge, refused, write
+
+FORMAT_1 = Path(__file__).parent / "data/format1"
+DIGEST = "51cb0a07ba2ba87faafead19161aba4f47ef142ed0e557cffa72f3ae6507b2dd"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FORMAT_1 / "lstm.rnnx", tmp_path / "lstm.rnnx"))
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
+    return data
+
+
+def goes_on(path: Path) -> None:
+    """A stream restored from the snapshot of the first release does what its own stream did then."""
+    stream = load(path, backend="onnxruntime").stream()
+    stream.restore((FORMAT_1 / "snapshot.bin").read_bytes())
+    with np.load(FORMAT_1 / "io.npz") as then:
+        np.testing.assert_allclose(stream.run(then["x"]), then["y"], rtol=1e-5, atol=1e-6)
+
+
+def added(bundle: Bundle) -> Bundle:
+    return extend_bundle(
+        bundle,
+        TargetRow("pt2", "fp32", None, ("targets/pt2-fp32/step.pt2",), {}),
+        {"targets/pt2-fp32/step.pt2": b"step"},
+    )
+
+
+# --- format 1
+
+
+def test_format_1_is_read(old: Path) -> None:
+    assert manifest(old)["format"] == 1
+    bundle = open_bundle(old)
+    assert (bundle.weights, bundle.extra) == (None, {})
+    assert [(row.target, row.precision) for row in bundle.targets] == [("onnx", "fp32"), ("c", "fp32")]
+    assert bundle.spec.digest == DIGEST
+    assert bundle.producer["rnn-export"] == "0.1.0"
+    engine = load(old, backend="onnxruntime")
+    assert replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
+    goes_on(old)
+
+
+def test_a_bundle_of_format_1_that_is_extended_is_of_this_format(old: Path) -> None:
+    before = open_bundle(old)
+    bundle = added(before)
+    assert manifest(old)["format"] == FORMAT == 2
+    assert bundle == open_bundle(old)
+    assert (bundle.spec, bundle.producer, bundle.weights) == (before.spec, before.producer, None)
+    assert {name: bundle.files[name] for name in before.files} == before.files
+    goes_on(old)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not here")
+def test_the_sources_of_format_1_are_compiled_as_they_are(old: Path) -> None:
+    done = build_c(open_bundle(old))
+    assert done.report is not None
+    assert done.report.ok
+    assert load(old).backend == "native"
+    goes_on(old)
+
+
+def test_format_1_has_its_own_fields_alone(old: Path) -> None:
+    forge(old, lambda m: m.update(weights=5))
+    fields = r"the manifest must have exactly the fields \['files', 'format', 'producer', 'spec', 'targets'\]"
+    with refused(f"{fields}, but has .*'weights'"):
+        open_bundle(old)
+
+
+# --- format 2
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write(tmp_path / "vad.rnnx", weights=7, extra={"example.org/region": ["eu", None]})
+    return tmp_path / "vad.rnnx"
+
+
+def test_what_a_reader_does_not_know_stays(path: Path) -> None:
+    bundle = open_bundle(path)
+    assert (bundle.weights, bundle.extra) == (7, {"example.org/region": ["eu", None]})
+    again = added(bundle)
+    assert again == open_bundle(path)
+    assert (again.weights, again.extra) == (bundle.weights, bundle.extra)
+
+
+WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda m: m.pop("weights"), r"exactly the fields \['extra', .*'weights'\], but has"),
+    (lambda m: m.pop("extra"), r"exactly the fields \['extra', .*'weights'\], but has"),
+    (lambda m: m.update(weights=-1), "weights is -1, which is no number of weights"),
+    (lambda m: m.update(weights=True), "the manifest has weights = True, which is of the wrong type"),
+    (lambda m: m.update(weights=1.5), "the manifest has weights = 1.5, which is of the wrong type"),
+    (lambda m: m.update(extra=[]), r"the manifest has extra = \[\], which is of the wrong type"),
+    (lambda m: m.update(format=1), "exactly the fields .* but has .*'extra'"),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), WRONG, ids=[str(number) for number in range(len(WRONG))])
+def test_wrong_manifests_of_format_2(path: Path, edit: Callable[[dict[str, Any]], Any], message: str) -> None:
+    forge(path, edit)
+    with refused(message):
+        open_bundle(path)
+
+
+def test_what_is_no_json_is_not_written(path: Path) -> None:
+    before = open_bundle(path)
+    with refused("cannot be written as manifest.json: Out of range float values"):
+        write(path, extra={"a": float("nan")}, force=True)
+    assert open_bundle(path) == before
