@@ -6,16 +6,17 @@ import math
 
 import numpy as np
 
+from rnn_export.runtime.build.native.c_types import C_TYPES
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 FILE = "rnn_glue.c"
 
-# How a NaN is told, by dtype; C has no float16, and a step takes its bits.
+# How a NaN is told, by dtype.
 _NAN = {
-    "float16": ("uint16_t", "(x[i] & 0x7fff) > 0x7c00"),
-    "float32": ("float", "x[i] != x[i]"),
-    "float64": ("double", "x[i] != x[i]"),
+    "float16": "(x[i] & 0x7fff) > 0x7c00",
+    "float32": "x[i] != x[i]",
+    "float64": "x[i] != x[i]",
 }
 _HAS_NAN = """\
 static int rnn_nan_{dtype}(const {kind} *x, size_t n)
@@ -183,8 +184,8 @@ def glue(name: str, spec: StreamSpec) -> str:
         arguments=", ".join(arguments),
         several=", ".join(several),
         nan="".join(
-            _HAS_NAN.format(dtype=dtype, kind=kind, test=test)
-            for dtype, (kind, test) in _NAN.items()
+            _HAS_NAN.format(dtype=dtype, kind=C_TYPES[dtype], test=test)
+            for dtype, test in _NAN.items()
             if any(dtype == used for used, _, _ in values)
         ),
         found="\n".join(found),
