@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.export.targets.c.literals import float_literal
 from rnn_export.export.targets.c.program import Program
-from rnn_export.export.targets.c.weights import filled, number, tiled
+from rnn_export.export.targets.c.weights import filled, tiled
 
 # Outputs of a tile.
 TILE = 64
@@ -93,7 +94,7 @@ class Product:
         self.x8, self.scales = p.room("int8_t", (rows * row,)).text, p.room("float", (2 * rows,)).text
         for place, (part, start) in enumerate(zip(self.parts, (0, _up(x.k)), strict=False)):
             function = "rnn_rows_i16" if self.fine else "rnn_rows_i8"
-            known = number(p.scale(part.name) / 127)
+            known = float_literal(p.scale(part.name) / 127)
             p.say(
                 f"{function}({part.text}, {part.k}, {part.apart}, {rows}, {known}, {self.x8} + {start}, {row}, "
                 f"{self.scales} + {place});"

@@ -8,16 +8,15 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.arrays import Array
+from rnn_export.export.targets.c.literals import float_literal, scalar_literal
 from rnn_export.export.targets.c.program import Program, Tensor, refusal, strides_of
-from rnn_export.export.targets.c.weights import number, whole
 
 Expression = Callable[..., str]
 
 
 def _of(node: ir.Node, name: str, default: float) -> str:
     attribute = node.attributes.get(name)
-    return number(float(np.float32(default if attribute is None else attribute.as_float())))
+    return float_literal(float(np.float32(default if attribute is None else attribute.as_float())))
 
 
 def _selu(node: ir.Node) -> Expression:
@@ -55,7 +54,7 @@ UNARY: dict[str, Callable[[ir.Node], Expression]] = {
     "Softsign": lambda node: lambda x: f"{x} / (1.0f + rnn_abs({x}))",
     "Mish": lambda node: lambda x: f"{x} * rnn_tanh(rnn_softplus({x}))",
     "HardSwish": lambda node: (
-        lambda x: f"{x} * rnn_min(rnn_max({x} * {number(1 / 6)} + 0.5f, rnn_all(0.0f)), rnn_all(1.0f))"
+        lambda x: f"{x} * rnn_min(rnn_max({x} * {float_literal(1 / 6)} + 0.5f, rnn_all(0.0f)), rnn_all(1.0f))"
     ),
     "HardSigmoid": _hard_sigmoid,
     "Selu": _selu,
@@ -178,7 +177,7 @@ def clip(p: Program, node: ir.Node) -> None:
         wide = x.kind == "float"
         for limit, function, sign in ((low, "rnn_max", "<"), (high, "rnn_min", ">")):
             if limit is not None:
-                text = literal(limit, x.kind)
+                text = scalar_literal(limit)
                 a = f"{function}({a}, rnn_all({text}))" if wide else f"(({a}) {sign} {text} ? {text} : ({a}))"
         return a
 
@@ -195,12 +194,6 @@ def cast(p: Program, node: ir.Node) -> None:
 
 def sign(p: Program, node: ir.Node) -> None:
     _emit(p, node, [p.read(node, 0)], lambda a: f"({a} > 0) - ({a} < 0)", single=True)
-
-
-def literal(value: Array, kind: str) -> str:
-    """A single constant in C."""
-    item = value.reshape(-1)[0].item()
-    return number(item) if kind == "float" else whole(int(item))
 
 
 def _emit(
@@ -247,7 +240,7 @@ def stretch(
         for j, (tensor, step, start) in enumerate(zip(tensors, inner, starts[1:], strict=True)):
             names.append("abcdefgh"[j] if j < 8 else f"a{j}")
             if tensor.array is not None and tensor.size == 1:
-                value = f"rnn_all({literal(tensor.array, 'float')})"
+                value = f"rnn_all({scalar_literal(tensor.array)})"
             elif step:
                 value = f"rnn_load_part({tensor.text}{start} + i, m)"
             else:

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.export.targets.c.elementwise import literal, stretch
+from rnn_export.export.targets.c.elementwise import stretch
+from rnn_export.export.targets.c.literals import scalar_literal
 from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, shape_of, strides_of
 
 
@@ -138,7 +139,7 @@ def pad(p: Program, node: ir.Node) -> None:
     if mode == "reflect" and any(int(pads[i]) >= x.shape[a] for i, a in enumerate(2 * chosen)):
         raise refusal(node, f"it mirrors {pads.tolist()} values of {list(x.shape)}, which are not so many")
     y = p.make(node)
-    filler = "0" if value is None else literal(value, x.kind)
+    filler = "0" if value is None else scalar_literal(value)
     with ExitStack() as loops:
         names = [f"n{a}" for a in range(rank)]
         for name, size in zip(names, y.shape, strict=True):
@@ -162,7 +163,7 @@ def pad(p: Program, node: ir.Node) -> None:
 def filled(p: Program, node: ir.Node) -> None:
     """ConstantOfShape that was too large to be folded."""
     value, y = node.attributes.get("value"), p.make(node)
-    item = "0" if value is None else literal(value.as_tensor().numpy(), y.kind)
+    item = "0" if value is None else scalar_literal(value.as_tensor().numpy())
     p.say(f"for (int i = 0; i < {y.size}; i++)")
     p.say(f"    {y.text}[i] = {item};")
 

@@ -12,13 +12,9 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c.weights import Weights
+from rnn_export.runtime.build.native.c_types import C_TYPES, SIZES
 
-C_TYPES = {
-    ir.DataType.FLOAT: "float",
-    ir.DataType.INT64: "int64_t",
-    ir.DataType.INT32: "int32_t",
-    ir.DataType.BOOL: "uint8_t",
-}
+DTYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 # Floats; so that every tensor in the scratch starts on a cache line.
 LINE = 16
 END = 1 << 30
@@ -157,12 +153,12 @@ class Program:
 
     def kind(self, value: ir.Value) -> str:
         assert value.dtype is not None
-        if value.dtype not in C_TYPES:
+        if value.dtype not in DTYPES:
             raise ExportError(
                 f"{value.name!r} is {value.dtype.name.lower()}, which is not written in C: "
                 "a step has float32, int64, int32 and bool."
             )
-        return C_TYPES[value.dtype]
+        return C_TYPES[value.dtype.numpy().name]
 
     def declarations(self) -> tuple[list[str], int]:
         """The rooms laid out so that those used at different times share memory, and the bytes of them all."""
@@ -174,8 +170,7 @@ class Program:
                 lines.append(f"float *const {name} = scratch + {room.offset};")
             else:
                 lines.append(f"{kind} {name}[{room}];")
-        sizes = {"int64_t": 8, "int32_t": 4, "uint8_t": 1, "int8_t": 1, "uint32_t": 4}
-        others = sum(sizes[kind] * room for _, kind, room in self.names if isinstance(room, int))
+        others = sum(SIZES[kind] * room for _, kind, room in self.names if isinstance(room, int))
         return lines, 4 * floats + others
 
 

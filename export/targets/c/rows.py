@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.export.targets.c.literals import float_literal
 from rnn_export.export.targets.c.moving import copy
 from rnn_export.export.targets.c.program import Program, Tensor, position, refusal, strides_of
-from rnn_export.export.targets.c.weights import number
 
 # Start, how a value goes in, and what becomes of the result of n values.
 REDUCTIONS = {
@@ -87,7 +87,7 @@ def layer_norm(p: Program, node: ir.Node) -> None:
     n, shape = math.prod(x.shape[axis:]), x.shape[axis:]
     scale = np.broadcast_to(scale, shape)
     bias = np.zeros(shape, np.float32) if bias is None else np.broadcast_to(bias, shape)
-    epsilon = number(node.attributes.get_float("epsilon", 1e-5))
+    epsilon = float_literal(node.attributes.get_float("epsilon", 1e-5))
     y = p.make(node)
     with p.loop("r", x.size // n):
         names = f"{p.weights.plain(scale)}, {p.weights.plain(bias)}"

@@ -13,7 +13,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.c.calibration import scales
-from rnn_export.export.targets.c.programs import golden_header
+from rnn_export.export.targets.c.golden_header import golden_header
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.build.native.compile import compile_native

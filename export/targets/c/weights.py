@@ -9,18 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.export.targets.c.literals import array_literal
+from rnn_export.runtime.build.native.c_types import C_TYPES
 
 # Bytes that a source still holds as text; beyond it compilers become slow.
 EMBEDDED = 4 * 2**20
 LINE = 64
-KINDS = {
-    "float32": "float",
-    "int64": "int64_t",
-    "int32": "int32_t",
-    "bool": "uint8_t",
-    "int8": "int8_t",
-    "uint32": "uint32_t",
-}
 
 
 @dataclass
@@ -70,19 +64,19 @@ class Weights:
     def definitions(self) -> str:
         """What defines the names of the step's arrays in the source."""
         if self.embedded:
-            return "\n".join(_literal(f"W{i}", a) for i, a in enumerate(self.own) if a.size)
+            return "\n".join(_definition(f"W{i}", a) for i, a in enumerate(self.own) if a.size)
         lines, offset = [], 0
         for i, array in enumerate(self.own):
             if not array.size:
                 continue
-            kind = KINDS[array.dtype.name]
+            kind = C_TYPES[array.dtype.name]
             lines.append(f"#define W{i} ((const {kind} *)(const void *)(weights + {offset}))")
             offset += array.nbytes + -array.nbytes % LINE
         return "\n".join(lines)
 
     def further_definitions(self) -> str:
         """The same of those that are none of the step's."""
-        return "\n".join(_literal(f"W{i}", self.arrays[i]) for i in sorted(self.further))
+        return "\n".join(_definition(f"W{i}", self.arrays[i]) for i in sorted(self.further))
 
 
 def checksum(blob: bytes) -> int:
@@ -90,25 +84,9 @@ def checksum(blob: bytes) -> int:
     return zlib.crc32(blob)
 
 
-def _literal(name: str, array: Array) -> str:
-    kind = KINDS[array.dtype.name]
-    values = [number(v) for v in array.tolist()] if kind == "float" else [whole(int(v)) for v in array.tolist()]
-    rows = [", ".join(values[i : i + 12]) for i in range(0, len(values), 12)]
-    return f"static const {kind} {name}[{len(values)}] RNN_ALIGNED = {{\n" + ",\n".join(rows) + "};"
-
-
-def number(value: float) -> str:
-    """A float of C's that reads back as the same bits."""
-    if np.isnan(value):
-        return "0.0f / 0.0f"
-    if np.isinf(value):
-        return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
-    return f"{float(f'{value:.9g}')!r}f"
-
-
-def whole(value: int) -> str:
-    """A whole number of C's, which has no literal for the least of them."""
-    return "INT64_MIN" if value == -(2**63) else str(value)
+def _definition(name: str, array: Array) -> str:
+    values = array_literal(array)
+    return f"static const {C_TYPES[array.dtype.name]} {name}[{array.size}] RNN_ALIGNED = {{\n{values}}};"
 
 
 def tiled(matrix: Array) -> Array:

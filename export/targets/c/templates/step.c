@@ -1,0 +1,80 @@
+/* Written by rnn-export: see $name.h. */
+#include "$name.h"
+
+#include <string.h>
+//@if uses_libm
+
+#include <math.h>
+//@end
+
+#include "kernels.h"
+
+$weights
+
+//@if weights_file
+int name_check(const void *weights, size_t bytes)
+{
+    /* CRC-32 of IEEE 802.3. */
+    const unsigned char *byte = weights;
+    uint32_t sum = 0xffffffffu;
+    if (bytes != ${weights_bytes}u)
+        return 1;
+    if ((uintptr_t)weights % 64)
+        return 3;
+    for (size_t i = 0; i < bytes; i++) {
+        sum ^= byte[i];
+        for (int bit = 0; bit < 8; bit++)
+            sum = (sum >> 1) ^ (0xedb88320u & (0u - (sum & 1u)));
+    }
+    return sum == 0x${weights_sum}u ? 0 : 2;
+}
+
+void name_init(name_state *state, const void *given)
+{
+    const char *const weights = given;
+$init
+    state->weights = weights;
+}
+//@end
+//@unless weights_file
+void name_init(name_state *state)
+{
+$init
+}
+//@end
+
+void name_step(name_state *state, $parameters)
+{
+//@if step_reads_weights
+    const char *const weights = state->weights;
+//@end
+//@if memoryless
+    (void)state;
+//@end
+$step
+}
+
+void name_run(name_state *state, $parameters, size_t steps)
+{
+    for (size_t s = 0; s < steps; s++)
+        name_step(state, $steps_of_run);
+}
+//@if batch
+
+#ifdef NAME_ROWS
+//@if batch_weights
+$batch_weights
+
+//@end
+void name_rows(name_state *const *states, size_t rows, $parameters)
+{
+//@if batch_reads_weights
+    const char *const weights = states[0]->weights;
+//@end
+//@if batch_memoryless
+    (void)states;
+//@end
+$batch
+}
+#endif
+//@end
