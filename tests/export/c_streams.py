@@ -9,7 +9,7 @@ import numpy as np
 
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.c.batched import ROWS
+from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.flags import FLAGS

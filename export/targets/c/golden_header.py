@@ -58,7 +58,7 @@ def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) ->
     pieces = [frames[:, s * every : (s + 1) * every] for s in range(steps)]
     if not spec.has_time:
         pieces = [piece[:, 0] for piece in pieces]
-    return np.concatenate([graph_layout(p, tensor).reshape(-1) for p in pieces] or [np.zeros(1, tensor.dtype)])
+    return np.concatenate([graph_layout(piece, tensor).reshape(-1) for piece in pieces] or [np.zeros(1, tensor.dtype)])
 
 
 def _array(port: str, i: int, array: Array, dtype: str) -> Values:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import indent
 
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c.batched import ROWS, Batched
-from rnn_export.export.targets.c.program import Program, Tensor
-from rnn_export.export.targets.c.weights import Weights, checksum
+from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.c_types import C_TYPES
 from rnn_export.runtime.build.native.flags import FLAGS
 from rnn_export.runtime.build.native.names import identifiers
@@ -19,119 +21,86 @@ from rnn_export.runtime.build.native.template import Values
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
 
 
-def template_values(
-    spec: StreamSpec, program: Program, results: Sequence[Tensor], start: Sequence[str], batched: Batched | str
-) -> Values:
-    """By key of the templates.
-
-    Args:
-        spec: the contract of the step.
-        program: what it computes.
-        results: where the outputs and then the next states lie.
-        start: the statements that set a state to the start.
-        batched: the step of several streams, or why there is none.
-
-    Weights that nothing names are forgotten.
-    """
-    declarations, stack = program.declarations()
-    states = _states(spec)
-    step = [f"    {line}" for line in declarations] + program.statements + _results(spec, states, results)
-    rows, stack_of_rows = ([], 0) if isinstance(batched, str) else batched.body()
-    weights = program.weights
-    weights.keep("\n".join([*start, *step]), "\n".join(rows))
-    large, blob = not weights.embedded, weights.blob()
-    step_reads, batch_reads = (large and any("W" in line for line in lines) for lines in (step, rows))
-    ports = [_port(spec, program, i) for i in range(len(spec.inputs) + len(spec.outputs))]
-    whole, rest = divmod(spec.delay, spec.chunk)
-    return {
-        "precision": program.precision,
-        "digest": spec.digest,
-        "chunk": spec.chunk,
-        "delay": spec.delay,
-        "silent_steps": whole,
-        "silent_frames": rest,
-        "sample_rate": spec.sample_rate,
-        "macs": program.macs,
-        "flags": " ".join(FLAGS),
-        "uses_libm": bool(program.libm),
-        "weights_file": large,
-        "weights": weights.definitions(),
-        "weights_bytes": len(blob),
-        "weights_sum": f"{checksum(blob) ^ 0xFFFFFFFF:08x}",
-        "memoryless": not states and not large,
-        "states": states,
-        "init": "\n".join(start),
-        "step": "\n".join(step),
-        "stack": stack,
-        "step_reads_weights": step_reads,
-        "rows": ROWS,
-        "batch": "\n".join(rows),
-        "no_batch": printable(batched) if isinstance(batched, str) else "",
-        "batch_stack": stack_of_rows,
-        "batch_weights": weights.further_definitions(),
-        "batch_reads_weights": batch_reads,
-        "batch_memoryless": not states and not batch_reads,
-        **_lists_of(ports),
-    }
-
-
-def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> list[str]:
+def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
     """What sets a state to the start, one row of every state being `initial`."""
     lines = []
     for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):
         value = np.asarray(initial[state.name])
         if value.any():
-            source = weights.plain(value.astype(np.bool_) if state.dtype == "bool" else value)
-            lines.append(f"    memcpy(state->{member}, {source}, sizeof state->{member});")
+            source = weights.name_of(value.astype(np.bool_) if state.dtype == "bool" else value)
+            lines.append(f"memcpy(state->{member}, {source}, sizeof state->{member});")
         else:
-            lines.append(f"    memset(state->{member}, 0, sizeof state->{member});")
-    return lines or ["    memset(state, 0, sizeof *state);"]
+            lines.append(f"memset(state->{member}, 0, sizeof state->{member});")
+    return _block(lines or ["memset(state, 0, sizeof *state);"])
 
 
-def _port(spec: StreamSpec, program: Program, index: int) -> Values:
-    """An input, or after them an output: `array` is its name in the source, `parameter` that in the header."""
-    tensors = [*spec.inputs, *spec.outputs]
-    tensor, parameter = tensors[index], identifiers([t.name for t in tensors])[index]
-    way, i = ("in", index) if index < len(spec.inputs) else ("out", index - len(spec.inputs))
-    shape = _row_shape(spec, tensor)
-    axes = [str(d) for a, d in enumerate(tensor.shape) if a != tensor.axis(BATCH)]
+def template_values(
+    spec: StreamSpec, init: str, code: CodeBuilder, results: Sequence[CTensor], batch: BatchStep | str
+) -> Values:
+    """By key of the templates.
+
+    Args:
+        spec: the contract of the step.
+        init: the statements that set a state to the start.
+        code: what the step computes.
+        results: where the outputs and then the next states lie.
+        batch: the step of several streams, or why there is none.
+
+    Weights that nothing names are forgotten.
+    """
+    declarations, stack = code.declarations()
+    parts = [_block(declarations), *code.statements, _block(_write_results(spec, results))]
+    step = "\n".join(filter(None, parts))
+    batch_values = _no_batch(batch) if isinstance(batch, str) else _batch(batch)
+    batch_text = "\n".join(str(value) for value in batch_values.values())
+    weights, states = code.weights, _states(spec)
+    weights.keep(f"{init}\n{step}", batch_text)
+    blob = weights.blob()
+    silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
     return {
-        "way": way,
-        "i": i,
-        "array": f"{way}{i}",
-        "parameter": parameter,
-        "macro": parameter.upper(),
-        "label": printable(tensor.name),
-        "type": C_TYPES[tensor.dtype],
-        "dtype": tensor.dtype,
-        "shape": _tuple(shape),
-        "size": math.prod(shape),
-        "axes": f", of ({', '.join(axes)})" if any(TIME in a for a in axes) else "",
-        "timed": spec.timed(tensor),
-        "table_rows": program.tables.get(f"{way}{i}"),
+        "precision": code.precision,
+        "digest": spec.digest,
+        "chunk": spec.chunk,
+        "delay": spec.delay,
+        "silent_steps": silent_steps,
+        "silent_frames": silent_frames,
+        "sample_rate": spec.sample_rate,
+        "macs": code.macs,
+        "flags": " ".join(FLAGS),
+        "uses_libm": code.uses_libm,
+        "weights": weights.definitions(),
+        "weights_file": not weights.embedded,
+        "weights_bytes": len(blob),
+        "weights_sum": f"{zlib.crc32(blob) ^ 0xFFFFFFFF:08x}",
+        "states": states,
+        "memoryless": not states and weights.embedded,
+        "init": init,
+        "step": step,
+        "stack": stack,
+        "step_reads_weights": weights.reads_file(step),
+        **batch_values,
+        "batch_weights": weights.batch_definitions(),
+        "batch_reads_weights": weights.reads_file(batch_text),
+        "batch_memoryless": not states and not weights.reads_file(batch_text),
+        **_port_values(list(_ports(spec, code))),
     }
 
 
-def _lists_of(ports: Sequence[Values]) -> Values:
-    """The ports, and where C has them in a row: as parameters, arguments, and in conditions."""
-    inputs, outputs = ([p for p in ports if p["way"] == way] for way in ("in", "out"))
-    typed = [f"{'const ' if p['way'] == 'in' else ''}{p['type']} *" for p in ports]
+def _batch(batch: BatchStep) -> Values:
+    declarations, stack = batch.code.declarations()
     return {
-        "ports": ports,
-        "inputs": inputs,
-        "outputs": outputs,
-        "public_parameters": ", ".join(f"{kind}{p['parameter']}" for kind, p in zip(typed, ports, strict=True)),
-        "parameters": ", ".join(f"{kind}{p['array']}" for kind, p in zip(typed, ports, strict=True)),
-        "steps_of_run": ", ".join(f"{p['array']} + s * {p['size']}" for p in ports),
-        "golden_step": ", ".join(
-            [*(f"golden_{p['array']} + s * {p['size']}" for p in inputs), *(p["array"] for p in outputs)]
-        ),
-        "buffers": ", ".join(p["array"] for p in ports),
-        "values_read": ", ".join(f"{p['size']} {p['type']} of {p['label']}" for p in inputs),
-        "values_written": ", ".join(f"{p['size']} {p['type']} of {p['label']}" for p in outputs),
-        "read_inputs": " && ".join(f"fread({p['array']}, sizeof {p['array']}, 1, stdin) == 1" for p in inputs),
-        "write_failed": " || ".join(f"fwrite({p['array']}, sizeof {p['array']}, 1, stdout) != 1" for p in outputs),
+        "batch": True,
+        "rows": ROWS,
+        "batch_stack": stack,
+        "batch_declarations": _block(declarations),
+        "batch_gather": _block(batch.gather(), 2),
+        "batch_statements": "\n".join(batch.code.statements),
+        "batch_scatter": _block(batch.scatter(), 2),
     }
+
+
+def _no_batch(reason: str) -> Values:
+    return {"batch": False, "no_batch": printable(reason)}
 
 
 def _states(spec: StreamSpec) -> list[Values]:
@@ -148,26 +117,74 @@ def _states(spec: StreamSpec) -> list[Values]:
     ]
 
 
-def _results(spec: StreamSpec, states: Sequence[Values], results: Sequence[Tensor]) -> list[str]:
+def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
+    """The inputs and then the outputs: `array` is the name in the source, `parameter` that in the header."""
+    tensors = [*(("in", i, t) for i, t in enumerate(spec.inputs)), *(("out", i, t) for i, t in enumerate(spec.outputs))]
+    parameters = identifiers([tensor.name for _, _, tensor in tensors])
+    for parameter, (way, i, tensor) in zip(parameters, tensors, strict=True):
+        shape, axes = _without_batch(tensor, sized(tensor.shape, 1, spec.chunk)), _without_batch(tensor, tensor.shape)
+        yield {
+            "way": way,
+            "i": i,
+            "array": f"{way}{i}",
+            "parameter": parameter,
+            "macro": parameter.upper(),
+            "label": printable(tensor.name),
+            "dtype": tensor.dtype,
+            "type": C_TYPES[tensor.dtype],
+            "const": "const " if way == "in" else "",
+            "shape": _tuple(shape),
+            "size": math.prod(shape),
+            "axes": f", of ({', '.join(map(str, axes))})" if any(TIME in str(axis) for axis in axes) else "",
+            "timed": spec.timed(tensor),
+            "table_rows": code.table_rows.get(f"{way}{i}"),
+        }
+
+
+def _port_values(ports: Sequence[Values]) -> Values:
+    """The ports, and what C says of all of them in one line."""
+    inputs, outputs = ([port for port in ports if port["way"] == way] for way in ("in", "out"))
+
+    def each(text: str, of: Iterable[Values], separator: str = ", ") -> str:
+        return separator.join(text.format_map(port) for port in of)
+
+    return {
+        "ports": ports,
+        "inputs": inputs,
+        "outputs": outputs,
+        "public_parameters": each("{const}{type} *{parameter}", ports),
+        "parameters": each("{const}{type} *{array}", ports),
+        "buffers": each("{array}", ports),
+        "steps_of_run": each("{array} + s * {size}", ports),
+        "golden_step": f"{each('golden_{array} + s * {size}', inputs)}, {each('{array}', outputs)}",
+        "values_read": each("{size} {type} of {label}", inputs),
+        "values_written": each("{size} {type} of {label}", outputs),
+        "read_inputs": each("fread({array}, sizeof {array}, 1, stdin) == 1", inputs, " && "),
+        "write_failed": each("fwrite({array}, sizeof {array}, 1, stdout) != 1", outputs, " || "),
+    }
+
+
+def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str]:
     """What writes the outputs and then the next states."""
-    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{state['member']}" for state in states)]
-    return [
-        f"    memcpy({target}, {result.text}, {result.size} * sizeof({result.kind}));"
-        for target, result in zip(targets, results, strict=True)
-        if result.text != target
-    ]
+    members = identifiers([s.name for s in spec.states])
+    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
+    for target, result in zip(targets, results, strict=True):
+        if result.address != target:
+            yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
 
 
-def _row_shape(spec: StreamSpec, tensor: TensorSpec) -> tuple[int, ...]:
-    """Of one step of one stream, without the batch axis."""
-    batch = tensor.axis(BATCH)
-    return tuple(d for a, d in enumerate(sized(tensor.shape, 1, spec.chunk)) if a != batch)
+def printable(text: str) -> str:
+    """As it can stand in a comment and in a string of C."""
+    return re.sub(r"[^\w .,:/+()\[\]-]", "_", text)
 
 
-def printable(name: str) -> str:
-    """A name of the contract as it can stand in a comment and in a string of C."""
-    return re.sub(r"[^\w .,:/+()\[\]-]", "_", name)
+def _block(lines: Iterable[str], depth: int = 1) -> str:
+    return indent("\n".join(lines), "    " * depth)
 
 
-def _tuple(shape: Sequence[int]) -> str:
+def _without_batch(tensor: TensorSpec, shape: Sequence[int | str]) -> tuple[int | str, ...]:
+    return tuple(size for axis, size in enumerate(shape) if axis != tensor.axis(BATCH))
+
+
+def _tuple(shape: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"

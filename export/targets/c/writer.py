@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c.batched import batched
-from rnn_export.export.targets.c.operators import translate
-from rnn_export.export.targets.c.program import Program
-from rnn_export.export.targets.c.step import prepared
+from rnn_export.export.targets.c.batch_step import write_batch_step
+from rnn_export.export.targets.c.code_builder import CodeBuilder
+from rnn_export.export.targets.c.operators import write_step
+from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.template_values import initial_statements, template_values
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.names import identifiers
@@ -34,15 +34,15 @@ def sources(
 
     Raises ExportError that names node and operator where one cannot be written.
     """
-    graph = prepared(step)
+    graph = static_graph(step)
     weights = Weights()
-    start = initial_statements(spec, initial, weights)
-    program = Program(weights, precision, dict(scales or {}))
-    given = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
+    init = initial_statements(spec, initial, weights)
+    code = CodeBuilder(weights, precision, scales)
+    addresses = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
-    given |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
-    results = translate(graph, program, given)
-    values = template_values(spec, program, results, start, batched(step, spec, program))
+    addresses |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
+    results = write_step(graph, code, addresses)
+    values = template_values(spec, init, code, results, write_batch_step(step, spec, code))
     templates = {f"{name}.h": "step.h", f"{name}.c": "step.c"}
     templates |= {file: file for file in ("main.c", "selftest.c", "CMakeLists.txt")}
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}

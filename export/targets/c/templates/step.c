@@ -74,7 +74,17 @@ void name_rows(name_state *const *states, size_t rows, $parameters)
 //@if batch_memoryless
     (void)states;
 //@end
-$batch
+$batch_declarations
+    for (size_t r = 0; r < $rows; r++) {
+        const size_t row = r < rows ? r : 0;
+$batch_gather
+    }
+//@if batch_statements
+$batch_statements
+//@end
+    for (size_t r = 0; r < rows; r++) {
+$batch_scatter
+    }
 }
 #endif
 //@end

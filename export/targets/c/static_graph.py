@@ -18,7 +18,7 @@ from rnn_export.spec import BATCH
 FOLDED = 2**22
 
 
-def prepared(step: bytes, batch: int = 1) -> ir.Model:
+def static_graph(step: bytes, batch: int = 1) -> ir.Model:
     """Raises ExportError where a shape does not follow from the graph, or an operator cannot be written."""
     model = onnx.load_from_string(decompose(step, lambda node: not has_kernel(node)))
     for value in (*model.graph.input, *model.graph.output):
