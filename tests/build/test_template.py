@@ -9,23 +9,23 @@ HEADER = """\
 #ifndef NAME_H
 //@if delay
 #define NAME_DELAY $delay
-//@end
+//@end delay
 //@unless delay
 /* no delay */
-//@end
+//@end delay
 //@each ports
 //@if table_rows
 #define NAME_${macro}_ROWS $table_rows
-//@end
+//@end table_rows
     float $type$i[$size]; /* $label of $name */
-//@end
+//@end ports
 //@include more.c
 #endif
 """
 MORE = """\
 //@if delay
 void name_more(name_state *state, filename_t *file);
-//@end
+//@end delay
 """
 
 
@@ -33,7 +33,7 @@ void name_more(name_state *state, filename_t *file);
 def _files(tmp_path, monkeypatch):
     (tmp_path / "header.h").write_text(HEADER)
     (tmp_path / "more.c").write_text(MORE)
-    (tmp_path / "CMakeLists.txt").write_text("#@if libm\nlink($name $${m})\n#@end\n")
+    (tmp_path / "CMakeLists.txt").write_text("#@if libm\nlink($name $${m})\n#@end libm\n")
     monkeypatch.setattr(template, "files", lambda package: tmp_path / package)
 
 

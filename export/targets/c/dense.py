@@ -47,10 +47,10 @@ class Product:
         self,
         code: CodeBuilder,
         bias: Array,
+        rows: int,
         x: Operand,
         h: Operand | None = None,
         *,
-        rows: int = 1,
         block: int | None = None,
         wide: bool = False,
     ) -> None:
@@ -97,19 +97,6 @@ class Product:
             source = f"{operand.address}, {operand.k}, {operand.row_stride}, {rows}"
             scale = float_literal(code.scale_of(operand.name) / 127)
             code.emit(f"{function}({source}, {scale}, {self.quantized} + {start}, {row}, {self.scales} + {i});")
-
-
-def emit_product(
-    code: CodeBuilder,
-    y: str,
-    bias: Array,
-    rows: int,
-    x: Operand,
-    h: Operand | None = None,
-    wide: bool = False,
-) -> None:
-    """Write a product as a whole."""
-    Product(code, bias, x, h, rows=rows, wide=wide).emit(y)
 
 
 # --- matrices as a precision stores them

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, emit_product
+from rnn_export.export.targets.c.dense import Operand, Product
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.shapes import strides_of
 
@@ -25,13 +25,13 @@ def matmul(code: CodeBuilder, node: ir.Node) -> None:
         x, y = code.read(node, 0), code.new_output(node)
         k, n = right.shape
         operand = Operand(np.ascontiguousarray(right.T), x.address, k, str(a.name))
-        emit_product(code, y.address, _fused_bias(code, node, n, y), x.size // k, operand)
+        Product(code, _fused_bias(code, node, n, y), x.size // k, operand).emit(y.address)
         return
     left = code.tensor_of(a).constant
     x = code.read(node, 1)
     if left is not None and left.ndim == 2 and x.shape[-2:] == (left.shape[1], 1):
         (n, k), y = left.shape, code.new_output(node)
-        emit_product(code, y.address, np.zeros(n, np.float32), x.size // k, Operand(left, x.address, k, str(b.name)))
+        Product(code, np.zeros(n, np.float32), x.size // k, Operand(left, x.address, k, str(b.name))).emit(y.address)
         return
     _matmul_of_computed(code, node)
 
@@ -97,7 +97,7 @@ def gemm(code: CodeBuilder, node: ir.Node) -> None:
     if added is not None and added.constant is not None and added.size in (1, n) and added.shape[:-1] in ((), (1,)):
         bias, added = bias + np.float32(beta) * added.constant.reshape(-1), None
     target = y if added is None else code.alloc("float", (rows, n))
-    emit_product(code, target.address, bias, rows, Operand(np.ascontiguousarray(matrix), x.address, k, str(a.name)))
+    Product(code, bias, rows, Operand(np.ascontiguousarray(matrix), x.address, k, str(a.name))).emit(target.address)
     if added is not None:
         factor = "" if beta == 1.0 else f"{beta!r}f * "
         broadcast(code, y, [target, code.with_address(added)], f"{{a}} + {factor}{{b}}")

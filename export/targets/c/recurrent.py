@@ -15,7 +15,7 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.decompose import DEFAULTS, DIRECTIONS
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, Product, emit_product
+from rnn_export.export.targets.c.dense import Operand, Product
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16
@@ -140,10 +140,10 @@ def _lstm(code: CodeBuilder, step: Direction) -> None:
     units, rows, bias, x, h = step.units, step.rows, step.Wb + step.Rb, step.from_x(), step.from_h()
     if not step.in_blocks:
         gates = code.alloc("float", (rows, 4 * units)).address
-        emit_product(code, gates, bias, rows, x, h)
+        Product(code, bias, rows, x, h).emit(gates)
         code.emit(f"rnn_lstm({gates}, {units}, {rows}, {units}, {step.c}, {step.h_next});")
         return
-    product = Product(code, _by_block(bias, 4), _in_blocks(x, 4), _in_blocks(h, 4), rows=rows, block=4 * BLOCK)
+    product = Product(code, _by_block(bias, 4), rows, _in_blocks(x, 4), _in_blocks(h, 4), block=4 * BLOCK)
     gates = code.alloc("float", (rows, 4 * BLOCK)).address
     with code.loop("u", units // BLOCK):
         product.emit(gates, "u")
@@ -158,12 +158,12 @@ def _gru(code: CodeBuilder, step: Direction) -> None:
     units, rows, x, h = step.units, step.rows, step.from_x(), step.from_h()
     if not step.in_blocks:
         from_x, from_h = (code.alloc("float", (rows, 3 * units)).address for _ in range(2))
-        emit_product(code, from_x, step.Wb, rows, x)
-        emit_product(code, from_h, step.Rb, rows, h)
+        Product(code, step.Wb, rows, x).emit(from_x)
+        Product(code, step.Rb, rows, h).emit(from_h)
         code.emit(f"rnn_gru({from_x}, {from_h}, {units}, {rows}, {units}, {step.h}, {step.h_next});")
         return
     products = [
-        Product(code, _by_block(bias, 3), _in_blocks(operand, 3), rows=rows, block=3 * BLOCK)
+        Product(code, _by_block(bias, 3), rows, _in_blocks(operand, 3), block=3 * BLOCK)
         for operand, bias in ((x, step.Wb), (h, step.Rb))
     ]
     from_x, from_h = (code.alloc("float", (rows, 3 * BLOCK)).address for _ in products)
@@ -178,19 +178,19 @@ def _gru_reset_before_product(code: CodeBuilder, step: Direction) -> None:
     """The candidate's product takes what the reset gate leaves of the state."""
     units, rows = step.units, step.rows
     from_x, from_h = (code.alloc("float", (rows, gates * units)).address for gates in (3, 2))
-    emit_product(code, from_x, step.Wb, rows, step.from_x())
-    emit_product(code, from_h, step.Rb[: 2 * units], rows, step.from_h(gates=2))
+    Product(code, step.Wb, rows, step.from_x()).emit(from_x)
+    Product(code, step.Rb[: 2 * units], rows, step.from_h(gates=2)).emit(from_h)
     reset, candidate = (code.alloc("float", (rows, units)).address for _ in range(2))
     code.emit(f"rnn_gru_reset({from_x}, {from_h}, {units}, {rows}, {step.h}, {reset});")
     left = Operand(step.R[2 * units :], reset, units, f"{step.node.name}.h")
-    emit_product(code, candidate, step.Rb[2 * units :], rows, left)
+    Product(code, step.Rb[2 * units :], rows, left).emit(candidate)
     gates = f"{from_x}, {from_h}, {candidate}"
     code.emit(f"rnn_gru_after_reset({gates}, {units}, {rows}, {step.h}, {step.h_next});")
 
 
 def _rnn(code: CodeBuilder, step: Direction) -> None:
     sums = code.alloc("float", (step.rows, step.units)).address
-    emit_product(code, sums, step.Wb + step.Rb, step.rows, step.from_x(), step.from_h())
+    Product(code, step.Wb + step.Rb, step.rows, step.from_x(), step.from_h()).emit(sums)
     activation = step.node.attributes.get_strings("activations", DEFAULTS["RNN"])[0].lower()
     value = f"rnn_{activation}(rnn_load_part({sums} + i, m))"
     code.emit(f"RNN_EACH({step.rows * step.units}, rnn_store_part({step.h_next} + i, {value}, m));")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, emit_product
+from rnn_export.export.targets.c.dense import Operand, Product
 from rnn_export.export.targets.c.shapes import index_expression, strides_of
 
 
@@ -38,13 +38,8 @@ class SlidingWindow:
             x.shape[2:], y.shape[2:], window, strides, dilations, attributes.get_ints("pads", [0] * 2 * rank)
         )
 
-    @property
-    def place_variables(self) -> list[str]:
-        return [f"l{axis}" for axis in range(len(self.window))]
-
-    @property
-    def window_variables(self) -> list[str]:
-        return [f"k{axis}" for axis in range(len(self.window))]
+    def variables(self, letter: str) -> list[str]:
+        return [f"{letter}{axis}" for axis in range(len(self.window))]
 
     def index(self, axis: int) -> str:
         """Where a value of a window lies along an axis; the image ends at 0 and at its size."""
@@ -77,10 +72,10 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
         operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, str(name.name))
         start = group * outputs * places
         if places == 1 and 1 in (images, groups):
-            emit_product(code, f"({y.address} + {start})", bias[of_group], rows, operand, wide=True)
+            Product(code, bias[of_group], rows, operand, wide=True).emit(f"({y.address} + {start})")
             continue
         by_place = code.alloc("float", (rows, outputs))
-        emit_product(code, by_place.address, bias[of_group], rows, operand, wide=True)
+        Product(code, bias[of_group], rows, operand, wide=True).emit(by_place.address)
         with code.loops(["m", "o", "l"], [images, outputs, places]):
             target = index_expression(["m", "o", "l"], [len(weight) * places, places, 1])
             code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
@@ -96,7 +91,7 @@ def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequenc
         return x.address, sliding.strides[0]
     if moves_by_one and sliding.sizes == sliding.window:
         return x.address, math.prod(images[1:])
-    variables = ["m", *sliding.place_variables, "c", *sliding.window_variables]
+    variables = ["m", *sliding.variables("l"), "c", *sliding.variables("k")]
     shape = [images[0], *sliding.places, x.shape[0], *sliding.window]
     values = x.shape[0] * math.prod(sliding.window)
     patches = code.alloc("float", (math.prod(shape) // values, values))
@@ -130,13 +125,13 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
     indices = [sliding.index(axis) for axis in range(len(sliding.window))]
     inside = " && ".join(f"{i} >= 0 && {i} < {size}" for i, size in zip(indices, sliding.sizes, strict=True))
     read = f"{x.address}[c * {math.prod(sliding.sizes)} + {index_expression(indices, strides_of(sliding.sizes))}]"
-    target = index_expression(["c", *sliding.place_variables], [math.prod(sliding.places), *strides_of(sliding.places)])
+    target = index_expression(["c", *sliding.variables("l")], [math.prod(sliding.places), *strides_of(sliding.places)])
     count = "count" if counted else str(math.prod(sliding.window))
-    with code.loops(["c", *sliding.place_variables], [x.shape[0] * x.shape[1], *sliding.places]):
+    with code.loops(["c", *sliding.variables("l")], [x.shape[0] * x.shape[1], *sliding.places]):
         code.emit(f"float sum = {'-1.0f / 0.0f' if largest else '0.0f'};")
         if counted:
             code.emit("int count = 0;")
-        with code.loops(sliding.window_variables, sliding.window):
+        with code.loops(sliding.variables("k"), sliding.window):
             code.emit(f"if ({inside}) {{")
             code.emit(
                 f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if largest else f'sum + {read}'};"

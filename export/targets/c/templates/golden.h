@@ -8,7 +8,7 @@
 //@each arrays
 //@if last
 #define GOLDEN_LAST$i
-//@end
+//@end last
 static const $type golden_$port$i[$size] = {
 $values};
-//@end
+//@end arrays

@@ -15,5 +15,5 @@
 //@if narrow
 //@include kernels/narrow.h
 
-//@end
+//@end narrow
 #endif

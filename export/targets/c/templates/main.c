@@ -2,10 +2,10 @@
  * writes to stdout for each $values_written. Written by rnn-export.
 //@if silent_steps
  * For the first $silent_steps steps it writes nothing.
-//@end
+//@end silent_steps
 //@if silent_frames
  * Of what it writes first, $silent_frames frames of the input's time are of no value.
-//@end
+//@end silent_frames
  */
 #include "$name.h"
 
@@ -17,14 +17,14 @@ int main(int argc, char **argv)
     static name_state state;
 //@each inputs
     static $type in$i[$size];
-//@end
+//@end inputs
 //@each outputs
     static $type out$i[$size];
-//@end
+//@end outputs
 //@include templates/start.c
 //@if delay
     unsigned long frames = 0;
-//@end
+//@end delay
     while ($read_inputs) {
         name_step(&state, $buffers);
 //@if delay
@@ -32,7 +32,7 @@ int main(int argc, char **argv)
             frames += NAME_CHUNK;
         if (frames <= NAME_DELAY)
             continue;
-//@end
+//@end delay
         if ($write_failed || fflush(stdout))
             return 1;
     }

@@ -34,10 +34,10 @@ int main(int argc, char **argv)
 //@each outputs
     static $type out$i[$size];
     comparison of_out$i = {0.0, 0.0, 0};
-//@end
+//@end outputs
 //@each states
     comparison of_state$i = {0.0, 0.0, 0};
-//@end
+//@end states
 //@include templates/start.c
     for (int s = 0; s < GOLDEN_STEPS; s++) {
         name_step(&state, $golden_step);
@@ -47,8 +47,8 @@ int main(int argc, char **argv)
 //@if timed
         for (int j = 0; j < $size; j++)
             compare(&of_out$i, (double)out$i[j], (double)golden_out$i[(s - GOLDEN_LATE) * $size + j]);
-//@end
-//@end
+//@end timed
+//@end outputs
     }
 //@each outputs
 //@unless timed
@@ -56,18 +56,18 @@ int main(int argc, char **argv)
     for (int j = 0; j < $size; j++)
         compare(&of_out$i, (double)out$i[j], (double)golden_out$i[j]);
 #endif
-//@end
-//@end
+//@end timed
+//@end outputs
 //@each states
     for (int j = 0; j < $size; j++)
         compare(&of_state$i, (double)state.$member[j], (double)golden_state$i[j]);
-//@end
+//@end states
 //@each outputs
     wrong |= said("$label", of_out$i);
-//@end
+//@end outputs
 //@each states
     wrong |= said("$label", of_state$i);
-//@end
+//@end states
     puts(wrong ? "FAIL" : "PASS");
     return wrong;
 }

@@ -2,7 +2,7 @@
     (void)argc;
     (void)argv;
     name_init(&state);
-//@end
+//@end weights_file
 //@if weights_file
 #ifdef NAME_WEIGHTS_EMBEDDED
     (void)argc;
@@ -20,4 +20,4 @@
         return 2;
     }
     name_init(&state, name_weights);
-//@end
+//@end weights_file

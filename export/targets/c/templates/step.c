@@ -5,7 +5,7 @@
 //@if uses_libm
 
 #include <math.h>
-//@end
+//@end uses_libm
 
 #include "kernels.h"
 
@@ -35,22 +35,22 @@ void name_init(name_state *state, const void *given)
 $init
     state->weights = weights;
 }
-//@end
+//@end weights_file
 //@unless weights_file
 void name_init(name_state *state)
 {
 $init
 }
-//@end
+//@end weights_file
 
 void name_step(name_state *state, $parameters)
 {
 //@if step_reads_weights
     const char *const weights = state->weights;
-//@end
+//@end step_reads_weights
 //@if memoryless
     (void)state;
-//@end
+//@end memoryless
 $step
 }
 
@@ -65,15 +65,15 @@ void name_run(name_state *state, $parameters, size_t steps)
 //@if batch_weights
 $batch_weights
 
-//@end
+//@end batch_weights
 void name_rows(name_state *const *states, size_t rows, $parameters)
 {
 //@if batch_reads_weights
     const char *const weights = states[0]->weights;
-//@end
+//@end batch_reads_weights
 //@if batch_memoryless
     (void)states;
-//@end
+//@end batch_memoryless
 $batch_declarations
     for (size_t r = 0; r < $rows; r++) {
         const size_t row = r < rows ? r : 0;
@@ -81,10 +81,10 @@ $batch_gather
     }
 //@if batch_statements
 $batch_statements
-//@end
+//@end batch_statements
     for (size_t r = 0; r < rows; r++) {
 $batch_scatter
     }
 }
 #endif
-//@end
+//@end batch

@@ -22,7 +22,7 @@ extern "C" {
 //@if sample_rate
 /** Hz of the signal. */
 #define NAME_SAMPLE_RATE $sample_rate
-//@end
+//@end sample_rate
 /** Multiply-adds of a step. */
 #define NAME_MACS $macs
 /** Bytes of the stack that a step needs for its tensors. */
@@ -30,27 +30,27 @@ extern "C" {
 //@if weights_file
 /** Bytes of $name.bin, which belongs at an address that is a multiple of 64. */
 #define NAME_WEIGHTS_BYTES $weights_bytes
-//@end
+//@end weights_file
 //@each ports
 /** Values of $label in one step. */
 #define NAME_${macro}_SIZE $size
 //@if table_rows
 /** Rows of the table that $label counts; beyond, the nearest is taken. */
 #define NAME_${macro}_ROWS $table_rows
-//@end
-//@end
+//@end table_rows
+//@end ports
 
 /** The memory of one stream. */
 typedef struct {
 //@if weights_file
     const void *weights; /**< as given to init */
-//@end
+//@end weights_file
 //@each states
     $type $member[$size]; /**< $label $shape */
-//@end
+//@end states
 //@if memoryless
     char none; /**< the model keeps nothing */
-//@end
+//@end memoryless
 } name_state;
 
 /** Bytes of the memory of one stream. */
@@ -63,18 +63,18 @@ int name_check(const void *weights, size_t bytes);
 
 /** Set a stream to the start; it reads `weights` as long as it lives. */
 void name_init(name_state *state, const void *weights);
-//@end
+//@end weights_file
 //@unless weights_file
 /** Set a stream to the start. */
 void name_init(name_state *state);
-//@end
+//@end weights_file
 
 /** Feed one step, and write its outputs after the last input was read: an output may be an input.
  *
  *  @param state the memory of the stream, changed
 //@each ports
  *  @param[$way] $parameter $label: $shape, $dtype$axes
-//@end
+//@end ports
  */
 void name_step(name_state *state, $public_parameters);
 
@@ -83,13 +83,13 @@ void name_step(name_state *state, $public_parameters);
  *  @param state the memory of the stream, changed
 //@each ports
  *  @param[$way] $parameter $label: steps x $shape, $dtype$axes
-//@end
+//@end ports
  */
 void name_run(name_state *state, $public_parameters, size_t steps);
 
 //@unless batch
 /* There is no name_rows: $no_batch */
-//@end
+//@end batch
 //@if batch
 #ifdef NAME_ROWS
 /** Streams that name_rows feeds at once. */
@@ -102,11 +102,11 @@ void name_run(name_state *state, $public_parameters, size_t steps);
  *  @param states the memory of each stream, distinct, changed
 //@each ports
  *  @param[$way] $parameter $label: rows x $shape, $dtype$axes
-//@end
+//@end ports
  */
 void name_rows(name_state *const *states, size_t rows, $public_parameters);
 #endif
-//@end
+//@end batch
 
 #ifdef __cplusplus
 }

@@ -5,4 +5,4 @@ extern const unsigned char name_weights[];
 static unsigned char name_weights[NAME_WEIGHTS_BYTES] __attribute__((aligned(64)));
 #endif
 
-//@end
+//@end weights_file
