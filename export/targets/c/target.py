@@ -38,8 +38,8 @@ def from_step(
     step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: Order
 ) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
-    known = None if order.calibration is None else scales(step, spec, initial, order.calibration)
-    files = sources(step, spec, initial, order.name, order.precision, known)
+    calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
+    files = sources(step, spec, initial, order.name, order.precision, calibrated)
     files |= compile_native(files, order.name, spec)
     return {f"{folder('c', order.precision)}/{name}": data for name, data in files.items()}
 

@@ -18,7 +18,7 @@ from rnn_export.runtime.build.native.c_types import C_TYPES
 from rnn_export.runtime.build.native.flags import FLAGS
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.runtime.build.native.template import Values
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
+from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
 def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
@@ -51,8 +51,8 @@ def template_values(
     declarations, stack = code.declarations()
     parts = [_block(declarations), *code.statements, _block(_write_results(spec, results))]
     step = "\n".join(filter(None, parts))
-    batch_values = _no_batch(batch) if isinstance(batch, str) else _batch(batch)
-    batch_text = "\n".join(str(value) for value in batch_values.values())
+    batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
+    batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
     weights, states = code.weights, _states(spec)
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
@@ -99,22 +99,9 @@ def _batch(batch: BatchStep) -> Values:
     }
 
 
-def _no_batch(reason: str) -> Values:
-    return {"batch": False, "no_batch": printable(reason)}
-
-
 def _states(spec: StreamSpec) -> list[Values]:
-    return [
-        {
-            "i": i,
-            "member": member,
-            "label": printable(state.name),
-            "type": C_TYPES[state.dtype],
-            "shape": _tuple(state.row),
-            "size": math.prod(state.row),
-        }
-        for i, (member, state) in enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
-    ]
+    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    return [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
 
 
 def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
@@ -122,23 +109,26 @@ def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
     tensors = [*(("in", i, t) for i, t in enumerate(spec.inputs)), *(("out", i, t) for i, t in enumerate(spec.outputs))]
     parameters = identifiers([tensor.name for _, _, tensor in tensors])
     for parameter, (way, i, tensor) in zip(parameters, tensors, strict=True):
-        shape, axes = _without_batch(tensor, sized(tensor.shape, 1, spec.chunk)), _without_batch(tensor, tensor.shape)
+        sizes = sized(tensor.shape, 1, spec.chunk)
+        shape = [size for axis, size in enumerate(sizes) if axis != tensor.axis(BATCH)]
+        axes = [str(size) for axis, size in enumerate(tensor.shape) if axis != tensor.axis(BATCH)]
         yield {
             "way": way,
             "i": i,
             "array": f"{way}{i}",
             "parameter": parameter,
             "macro": parameter.upper(),
-            "label": printable(tensor.name),
-            "dtype": tensor.dtype,
-            "type": C_TYPES[tensor.dtype],
             "const": "const " if way == "in" else "",
-            "shape": _tuple(shape),
-            "size": math.prod(shape),
-            "axes": f", of ({', '.join(map(str, axes))})" if any(TIME in str(axis) for axis in axes) else "",
+            **_array(tensor, shape),
+            "axes": f", of ({', '.join(axes)})" if any(TIME in axis for axis in axes) else "",
             "timed": spec.timed(tensor),
             "table_rows": code.table_rows.get(f"{way}{i}"),
         }
+
+
+def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
+    type_, size = C_TYPES[of.dtype], math.prod(shape)
+    return {"label": printable(of.name), "dtype": of.dtype, "type": type_, "shape": _tuple(shape), "size": size}
 
 
 def _port_values(ports: Sequence[Values]) -> Values:
@@ -182,9 +172,5 @@ def _block(lines: Iterable[str], depth: int = 1) -> str:
     return indent("\n".join(lines), "    " * depth)
 
 
-def _without_batch(tensor: TensorSpec, shape: Sequence[int | str]) -> tuple[int | str, ...]:
-    return tuple(size for axis, size in enumerate(shape) if axis != tensor.axis(BATCH))
-
-
-def _tuple(shape: Sequence[int | str]) -> str:
+def _tuple(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
