@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import open_bundle
-from rnn_export.export.targets.c.batched import ROWS
+from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.build.native.compile import FLAGS
 from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.flags import FLAGS
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StreamSpec, sized
 

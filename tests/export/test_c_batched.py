@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.export.targets.c import batched as batched_module
+from rnn_export.export.targets.c import batch_step as batch_step_module
 from rnn_export.export.targets.c import weights as weights_module
-from rnn_export.export.targets.c.batched import ROWS, batched
+from rnn_export.export.targets.c.batch_step import ROWS, write_batch_step
 from rnn_export.export.targets.c.calibration import scales
-from rnn_export.export.targets.c.operators import translate
-from rnn_export.export.targets.c.program import Program
-from rnn_export.export.targets.c.step import prepared
+from rnn_export.export.targets.c.code_builder import CodeBuilder
+from rnn_export.export.targets.c.operators import write_step
+from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.glue import FILE, glue
 
@@ -191,7 +191,7 @@ def test_a_constant_of_the_batch_is_compiled_with_it_alone(large, monkeypatch):
     assert f"[{3 * ROWS}]" not in alone
     assert ("hand.bin" in files) is large
     compare(Streams(files, "hand", made.spec))
-    monkeypatch.setattr(batched_module, "BYTES", 0)
+    monkeypatch.setattr(batch_step_module, "MAX_BYTES", 0)
     without = written(made)
     refused(without)
     assert without.get("hand.bin") == files.get("hand.bin")
@@ -299,7 +299,7 @@ def test_outputs_that_do_not_follow_the_batch():
 
 
 def test_too_much_stack(monkeypatch):
-    monkeypatch.setattr(batched_module, "BYTES", 64)
+    monkeypatch.setattr(batch_step_module, "MAX_BYTES", 64)
     said = refused(grown()[1])
     assert f"a batch of {ROWS} takes " in said
     assert "each may be 64 at most" in said
@@ -308,10 +308,11 @@ def test_too_much_stack(monkeypatch):
 def test_scales_that_the_batch_would_not_have():
     made = model([("MatMul", ["x", "w"], ["y"], {})], [], [X], [Y], w=np.ones((3, 3), np.float32))
     graph = made.graph(made.step, 1)
-    alone = Program(Weights(), "int8")
-    translate(prepared(graph), alone, {"x": "in0"})
-    alone.asked.append(0.5)
-    assert batched(graph, made.spec, alone) == f"the calibrated scales of a batch of {ROWS} are not those of one stream"
+    alone = CodeBuilder(Weights(), "int8")
+    write_step(static_graph(graph), alone, {"x": "in0"})
+    alone.scales_used.append(0.5)
+    reason = f"the calibrated scales of a batch of {ROWS} are not those of one stream"
+    assert write_batch_step(graph, made.spec, alone) == reason
 
 
 def test_inputs_that_have_the_names_of_parameters():

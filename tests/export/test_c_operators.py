@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from rnn_export.export.targets.c import step as step_module
+from rnn_export.export.targets.c import static_graph as static_graph_module
 from rnn_export.export.targets.c.operators import OPERATORS
 
 from .c_cases import FAMILIES, cases_of
@@ -67,7 +67,7 @@ VALUES = [
 
 
 def test_a_constant_that_is_too_large_to_be_folded(monkeypatch):
-    monkeypatch.setattr(step_module, "FOLDED", 0)
+    monkeypatch.setattr(static_graph_module, "FOLDED", 0)
     cases = [case("ConstantOfShape", [2, 3], **({} if v is None else {"value": v})) for v in VALUES]
     sheet = Sheet([*cases, case("Relu", floats(3))])
     assert sheet.written()["sheet.c"].count(b"for (int i = 0; i < 6; i++)") == len(cases)

@@ -127,6 +127,12 @@ def test_whole_numbers_are_not_multiplied_as_matrices():
     assert said.endswith("(ReduceSum) cannot be written in C: it is written for float32 alone, not for int64_t.")
 
 
+def test_what_has_a_form_for_floats_alone_is_refused_for_whole_numbers():
+    ids = tensor("x", "batch", 3, dtype="int64"), tensor("y", "batch", 3, dtype="int64")
+    said = refused([("Relu", ["x"], ["y"], {})], inputs=ids[:1], outputs=ids[1:])
+    assert said.endswith("(Relu) cannot be written in C: it has no form for int64_t.")
+
+
 def test_shapes_that_depend_on_values_are_refused():
     many = tensor("n", "batch", dtype="int64")
     nodes = [

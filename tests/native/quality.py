@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
-FAST = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+from rnn_export.runtime.build.native.flags import FLAGS, STANDARD
+
+STRICT = (*STANDARD, "-pedantic", "-Wall", "-Wextra", "-Werror")
+FAST = FLAGS
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 VALGRIND = ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=all")
 CPP = {"gcc": "g++", "clang": "clang++"}

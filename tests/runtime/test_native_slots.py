@@ -5,7 +5,7 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.export.targets.c import weights
-from rnn_export.export.targets.c.batched import ROWS
+from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.backend import open_session
 from rnn_export.runtime.backends.native.slots import ALIGNED

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.recurrent import RECURRENT
-from rnn_export.export.targets.c.step import prepared
+from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
@@ -59,7 +59,7 @@ def scales(
 
 def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
     """The prepared step that also gives what its products read; and by name of an operand, the values it comes from."""
-    graph = prepared(step)
+    graph = static_graph(step)
     watched: dict[str, list[str]] = {}
     given = {value.name for value in (*graph.graph.inputs, *graph.graph.outputs)}
     for node in graph.graph:

@@ -1,282 +1,218 @@
-"""Operators that treat every value alike, with ONNX's rules for shapes that are stretched."""
+"""Operators that treat every value alike, with ONNX's rules of broadcasting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.arrays import Array
-from rnn_export.export.targets.c.program import Program, Tensor, refusal, strides_of
-from rnn_export.export.targets.c.weights import number, whole
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.literals import float_literal, scalar_literal
+from rnn_export.export.targets.c.shapes import strides_of
 
-Expression = Callable[..., str]
-
-
-def _of(node: ir.Node, name: str, default: float) -> str:
-    attribute = node.attributes.get(name)
-    return number(float(np.float32(default if attribute is None else attribute.as_float())))
-
-
-def _selu(node: ir.Node) -> Expression:
-    alpha, gamma = _of(node, "alpha", 1.67326319217681884765625), _of(node, "gamma", 1.05070102214813232421875)
-    return lambda x: f"{gamma} * RNN_IF({x} < 0.0f, {alpha} * rnn_em1({x}), {x})"
-
-
-def _gelu(node: ir.Node) -> Expression:
-    if node.attributes.get_string("approximate", "none") == "tanh":
-        inner = "0.797884561f * ({x} + 0.044715f * {x} * {x} * {x})"
-        return lambda x: f"0.5f * {x} * (1.0f + rnn_tanh({inner.format(x=x)}))"
-    return lambda x: f"0.5f * {x} * (1.0f + rnn_erf({x} * 0.707106781f))"
-
-
-def _hard_sigmoid(node: ir.Node) -> Expression:
-    alpha, beta = _of(node, "alpha", 0.2), _of(node, "beta", 0.5)
-    return lambda x: f"rnn_min(rnn_max({alpha} * {x} + {beta}, rnn_all(0.0f)), rnn_all(1.0f))"
-
-
-# Of float vectors, which are plain names in the expression.
-UNARY: dict[str, Callable[[ir.Node], Expression]] = {
-    "Relu": lambda node: lambda x: f"rnn_relu({x})",
-    "Sigmoid": lambda node: lambda x: f"rnn_sigmoid({x})",
-    "Tanh": lambda node: lambda x: f"rnn_tanh({x})",
-    "Exp": lambda node: lambda x: f"rnn_exp({x})",
-    "Log": lambda node: lambda x: f"rnn_log({x})",
-    "Sqrt": lambda node: lambda x: f"rnn_sqrt({x})",
-    "Abs": lambda node: lambda x: f"rnn_abs({x})",
-    "Neg": lambda node: lambda x: f"-{x}",
-    "Reciprocal": lambda node: lambda x: f"1.0f / {x}",
-    "Erf": lambda node: lambda x: f"rnn_erf({x})",
-    "Floor": lambda node: lambda x: f"rnn_floor({x})",
-    "Ceil": lambda node: lambda x: f"-rnn_floor(-{x})",
-    "Softplus": lambda node: lambda x: f"rnn_softplus({x})",
-    "Softsign": lambda node: lambda x: f"{x} / (1.0f + rnn_abs({x}))",
-    "Mish": lambda node: lambda x: f"{x} * rnn_tanh(rnn_softplus({x}))",
-    "HardSwish": lambda node: (
-        lambda x: f"{x} * rnn_min(rnn_max({x} * {number(1 / 6)} + 0.5f, rnn_all(0.0f)), rnn_all(1.0f))"
-    ),
-    "HardSigmoid": _hard_sigmoid,
-    "Selu": _selu,
-    "Gelu": _gelu,
-    "Elu": lambda node: lambda x: f"RNN_IF({x} < 0.0f, {_of(node, 'alpha', 1.0)} * rnn_em1({x}), {x})",
-    "Celu": lambda node: (
-        lambda x: f"RNN_IF({x} < 0.0f, {_of(node, 'alpha', 1.0)} * rnn_em1({x} / {_of(node, 'alpha', 1.0)}), {x})"
-    ),
-    "LeakyRelu": lambda node: lambda x: f"RNN_IF({x} < 0.0f, {_of(node, 'alpha', 0.01)} * {x}, {x})",
-    "ThresholdedRelu": lambda node: lambda x: f"RNN_IF({x} > {_of(node, 'alpha', 1.0)}, {x}, rnn_all(0.0f))",
-}
-
-
-def _between(sign: str) -> Expression:
-    return lambda a, b: f"{a} {sign} {b}"
-
-
-def _called(function: str) -> Expression:
-    return lambda *arguments: f"{function}({', '.join(arguments)})"
-
-
-ARITHMETIC = {name: _between(sign) for name, sign in (("Add", "+"), ("Sub", "-"), ("Mul", "*"))}
-COMPARING = (
-    *(("And", "&&"), ("Or", "||"), ("Equal", "==")),
-    *(("Less", "<"), ("LessOrEqual", "<="), ("Greater", ">"), ("GreaterOrEqual", ">=")),
-)
-BINARY: dict[str, Expression] = {
+# Formulas of C, in which {a}, {b} and {c} are a value of each input, and other names are attributes.
+ARITHMETIC = {"Add": "{a} + {b}", "Sub": "{a} - {b}", "Mul": "{a} * {b}"}
+# Of vectors of floats.
+VECTOR = {
     **ARITHMETIC,
-    "Div": _between("/"),
+    "Div": "{a} / {b}",
     # A NaN of either stays one.
-    "Max": lambda a, b: f"RNN_IF(({a} < {b}) | ({b} != {b}), {b}, {a})",
-    "Min": lambda a, b: f"RNN_IF(({a} > {b}) | ({b} != {b}), {b}, {a})",
-    "PRelu": lambda a, b: f"RNN_IF({a} < 0.0f, {b} * {a}, {a})",
+    "Max": "RNN_IF(({a} < {b}) | ({b} != {b}), {b}, {a})",
+    "Min": "RNN_IF(({a} > {b}) | ({b} != {b}), {b}, {a})",
+    "Neg": "-{a}",
+    "Abs": "rnn_abs({a})",
+    "Reciprocal": "1.0f / {a}",
+    "Floor": "rnn_floor({a})",
+    "Ceil": "-rnn_floor(-{a})",
+    "Sqrt": "rnn_sqrt({a})",
+    "Exp": "rnn_exp({a})",
+    "Log": "rnn_log({a})",
+    "Erf": "rnn_erf({a})",
+    "Tanh": "rnn_tanh({a})",
+    "Sigmoid": "rnn_sigmoid({a})",
+    "HardSigmoid": "rnn_min(rnn_max({alpha} * {a} + {beta}, rnn_all(0.0f)), rnn_all(1.0f))",
+    "HardSwish": "{a} * rnn_min(rnn_max({a} * 0.166666667f + 0.5f, rnn_all(0.0f)), rnn_all(1.0f))",
+    "Softplus": "rnn_softplus({a})",
+    "Softsign": "{a} / (1.0f + rnn_abs({a}))",
+    "Mish": "{a} * rnn_tanh(rnn_softplus({a}))",
+    "Gelu": "0.5f * {a} * (1.0f + rnn_erf({a} * 0.707106781f))",
+    "Relu": "rnn_relu({a})",
+    "PRelu": "RNN_IF({a} < 0.0f, {b} * {a}, {a})",
+    "LeakyRelu": "RNN_IF({a} < 0.0f, {alpha} * {a}, {a})",
+    "ThresholdedRelu": "RNN_IF({a} > {alpha}, {a}, rnn_all(0.0f))",
+    "Elu": "RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a}), {a})",
+    "Celu": "RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a} / {alpha}), {a})",
+    "Selu": "{gamma} * RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a}), {a})",
 }
-# Of single values, which is all that whole numbers and truth have.
-SINGLE: dict[str, Expression] = {
+GELU_BY_TANH = "0.5f * {a} * (1.0f + rnn_tanh(0.797884561f * ({a} + 0.044715f * {a} * {a} * {a})))"
+# Attributes that a node may leave out, by the ONNX operator reference.
+DEFAULTS = {
+    "Celu": {"alpha": 1.0},
+    "Elu": {"alpha": 1.0},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "LeakyRelu": {"alpha": 0.01},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "ThresholdedRelu": {"alpha": 1.0},
+}
+# Of single values, which is all that integers and booleans have.
+SCALAR = {
     **ARITHMETIC,
-    **{name: _between(sign) for name, sign in COMPARING},
     # Nothing is divided by zero: a step cannot fail.
-    "Div": lambda a, b: f"{b} ? {a} / {b} : 0",
-    "Max": lambda a, b: f"{a} > {b} ? {a} : {b}",
-    "Min": lambda a, b: f"{a} < {b} ? {a} : {b}",
-    "Neg": lambda a: f"-{a}",
-    "Abs": lambda a: f"{a} < 0 ? -{a} : {a}",
-    "Not": lambda a: f"!{a}",
-    "Xor": lambda a, b: f"!{a} != !{b}",
-    "Where": lambda c, a, b: f"{c} ? {a} : {b}",
+    "Div": "{b} ? {a} / {b} : 0",
+    "Max": "{a} > {b} ? {a} : {b}",
+    "Min": "{a} < {b} ? {a} : {b}",
+    "Neg": "-{a}",
+    "Abs": "{a} < 0 ? -{a} : {a}",
+    "Not": "!{a}",
+    "And": "{a} && {b}",
+    "Or": "{a} || {b}",
+    "Xor": "!{a} != !{b}",
+    "Equal": "{a} == {b}",
+    "Less": "{a} < {b}",
+    "LessOrEqual": "{a} <= {b}",
+    "Greater": "{a} > {b}",
+    "GreaterOrEqual": "{a} >= {b}",
 }
 # The host's mathematical library has these; a microcontroller may have none.
-LIBRARY: dict[str, Expression] = {
-    **{name: _called(f"{name.lower()}f") for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh")},
-    "Pow": _called("powf"),
-    "Round": _called("rintf"),
+LIBRARY = {
+    **{name: f"{name.lower()}f({{a}})" for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh")},
+    "Pow": "powf({a}, {b})",
+    "Round": "rintf({a})",
 }
-POWERS: dict[float, Expression] = {
-    2.0: lambda x: f"{x} * {x}",
-    3.0: lambda x: f"{x} * {x} * {x}",
-    0.5: lambda x: f"rnn_sqrt({x})",
-    1.0: lambda x: x,
-    -1.0: lambda x: f"1.0f / {x}",
-    -0.5: lambda x: f"1.0f / rnn_sqrt({x})",
+POWERS = {
+    2.0: "{a} * {a}",
+    3.0: "{a} * {a} * {a}",
+    0.5: "rnn_sqrt({a})",
+    1.0: "{a}",
+    -1.0: "1.0f / {a}",
+    -0.5: "1.0f / rnn_sqrt({a})",
 }
 
 
-def unary(p: Program, node: ir.Node) -> None:
-    _emit(p, node, [p.read(node, 0)], UNARY[node.op_type](node))
+def by_formula(code: CodeBuilder, node: ir.Node) -> None:
+    """An operator that has a formula; one of two values takes any number of inputs, pair by pair."""
+    tensors = code.read_all(node)
+    floats = tensors[0].c_type == "float" and code.c_type(node.outputs[0]) == "float"
+    formula = (VECTOR if floats else SCALAR).get(node.op_type)
+    if formula is None:
+        raise refusal(node, f"it has no form for {tensors[0].c_type}")
+    if node.op_type == "Gelu" and node.attributes.get_string("approximate", "none") == "tanh":
+        formula = GELU_BY_TANH
+    for name, default in DEFAULTS.get(node.op_type, {}).items():
+        value = float(np.float32(node.attributes.get_float(name, default)))
+        formula = formula.replace(f"{{{name}}}", float_literal(value))
+    while len(tensors) > 2:
+        pair = tensors[:2]
+        result = code.alloc(pair[0].c_type, np.broadcast_shapes(*(t.shape for t in pair)))
+        broadcast(code, result, pair, formula)
+        tensors = [result, *tensors[2:]]
+    if len(tensors) == 1 and "{b}" in formula:
+        formula = "{a}"
+    broadcast(code, code.new_output(node), tensors, formula)
 
 
-def several(p: Program, node: ir.Node) -> None:
-    """An operator of two inputs, or of one or more where it takes any number."""
-    tensors = [p.read(node, i) for i in range(len(node.inputs))]
-    table = BINARY if tensors[0].kind == "float" and p.kind(node.outputs[0]) == "float" else SINGLE
-    if node.op_type not in table:
-        raise refusal(node, f"it has no form for {tensors[0].kind}")
-    pair = table[node.op_type]
-    if len(tensors) == 1:
-        _emit(p, node, tensors, pair if node.op_type == "Not" else lambda a: a)
-        return
-    total = tensors[0]
-    for i, tensor in enumerate(tensors[1:], 1):
-        last = i == len(tensors) - 1
-        total = _emit(p, node, [total, tensor], pair, last)
-
-
-def negated(p: Program, node: ir.Node) -> None:
-    """Neg and Abs, which whole numbers have too."""
-    x = p.read(node, 0)
-    _emit(p, node, [x], UNARY[node.op_type](node) if x.kind == "float" else SINGLE[node.op_type])
-
-
-def power(p: Program, node: ir.Node) -> None:
+def power(code: CodeBuilder, node: ir.Node) -> None:
     """Squares, roots and the like are written out; other exponents need powf."""
-    exponent = p.get(node.inputs[1]).array if node.inputs[1] is not None else None
-    x = p.read(node, 0)
-    if exponent is not None and x.kind == "float" and len(set(exponent.reshape(-1).tolist())) == 1:
-        written = POWERS.get(float(exponent.reshape(-1)[0]))
-        if written is not None:
-            _emit(p, node, [x], written)
+    exponent = code.tensor_of(node.inputs[1]).constant if node.inputs[1] is not None else None
+    x = code.read(node, 0)
+    if exponent is not None and x.c_type == "float" and len(set(exponent.reshape(-1).tolist())) == 1:
+        formula = POWERS.get(float(exponent.reshape(-1)[0]))
+        if formula is not None:
+            broadcast(code, code.new_output(node), [x], formula)
             return
-    library(p, node)
+    library(code, node)
 
 
-def library(p: Program, node: ir.Node) -> None:
-    """What is left to the host's libm."""
-    tensors = [p.read(node, i) for i in range(len(node.inputs))]
-    if any(t.kind != "float" for t in tensors):
+def library(code: CodeBuilder, node: ir.Node) -> None:
+    """What the host's libm computes."""
+    tensors = code.read_all(node)
+    if any(t.c_type != "float" for t in tensors):
         raise refusal(node, "it is written for float32 alone")
-    p.libm.add(node.op_type)
-    _emit(p, node, tensors, LIBRARY[node.op_type], single=True)
+    code.uses_libm = True
+    broadcast(code, code.new_output(node), tensors, LIBRARY[node.op_type], scalar=True)
 
 
-def where(p: Program, node: ir.Node) -> None:
-    _emit(p, node, [p.read(node, i) for i in range(3)], SINGLE["Where"], single=True)
+def where(code: CodeBuilder, node: ir.Node) -> None:
+    tensors = code.read_all(node)
+    broadcast(code, code.new_output(node), tensors, "{a} ? {b} : {c}", scalar=True)
 
 
-def clip(p: Program, node: ir.Node) -> None:
-    x, low, high = p.read(node, 0), p.constant(node, 1), p.constant(node, 2)
-
-    def limited(a: str) -> str:
-        wide = x.kind == "float"
-        for limit, function, sign in ((low, "rnn_max", "<"), (high, "rnn_min", ">")):
-            if limit is not None:
-                text = literal(limit, x.kind)
-                a = f"{function}({a}, rnn_all({text}))" if wide else f"(({a}) {sign} {text} ? {text} : ({a}))"
-        return a
-
-    _emit(p, node, [x], limited, single=x.kind != "float")
-
-
-def cast(p: Program, node: ir.Node) -> None:
-    x, kind = p.read(node, 0), p.kind(node.outputs[0])
-    if kind == x.kind:
-        p.alias(node, x)
-        return
-    _emit(p, node, [x], (lambda a: f"{a} != 0") if kind == "uint8_t" else (lambda a: f"({kind}){a}"), single=True)
-
-
-def sign(p: Program, node: ir.Node) -> None:
-    _emit(p, node, [p.read(node, 0)], lambda a: f"({a} > 0) - ({a} < 0)", single=True)
-
-
-def literal(value: Array, kind: str) -> str:
-    """A single constant in C."""
-    item = value.reshape(-1)[0].item()
-    return number(item) if kind == "float" else whole(int(item))
-
-
-def _emit(
-    p: Program,
-    node: ir.Node,
-    tensors: Sequence[Tensor],
-    expression: Expression,
-    last: bool = True,
-    single: bool | None = None,
-) -> Tensor:
-    """The loops of one operator; `last` says that they give the node's output, and not something on the way."""
-    shape = np.broadcast_shapes(*(t.shape for t in tensors))
-    result = p.make(node) if last else p.room(tensors[0].kind, shape)
-    if single is None:
-        single = result.kind != "float" or any(t.kind != "float" for t in tensors)
-    stretch(p, result, tensors, expression, single)
-    return result
-
-
-def stretch(
-    p: Program, result: Tensor, tensors: Sequence[Tensor], expression: Expression, single: bool = False
-) -> None:
-    """result[i] = expression(tensors[i]...) with every tensor stretched to the shape of the result."""
-    dims, strides = collapsed(result.shape, [t.shape for t in tensors])
-    inner = [s[-1] for s in strides]
-    with ExitStack() as loops:
-        starts = [""] * (len(tensors) + 1)
-        every = strides_of(dims)
-        for axis, count in enumerate(dims[:-1]):
-            variable = f"n{axis}"
-            loops.enter_context(p.loop(variable, count))
-            for j, stride in enumerate([every[axis], *(s[axis] for s in strides)]):
-                starts[j] += f" + {variable} * {stride}" if stride else ""
-        if single:
-            read = [
-                f"{t.text}[{'i' if step else '0'}{start}]"
-                for t, step, start in zip(tensors, inner, starts[1:], strict=True)
-            ]
-            p.say(f"for (int i = 0; i < {dims[-1]}; i++)")
-            p.say(f"    {result.text}[i{starts[0]}] = ({result.kind})({expression(*read)});")
-            return
-        p.say(f"RNN_EACH({dims[-1]}, {{")
-        names = []
-        for j, (tensor, step, start) in enumerate(zip(tensors, inner, starts[1:], strict=True)):
-            names.append("abcdefgh"[j] if j < 8 else f"a{j}")
-            if tensor.array is not None and tensor.size == 1:
-                value = f"rnn_all({literal(tensor.array, 'float')})"
-            elif step:
-                value = f"rnn_load_part({tensor.text}{start} + i, m)"
-            else:
-                value = f"rnn_all({tensor.text}[0{start}])"
-            p.say(f"    const rnn_v {names[-1]} = {value};")
-        p.say(f"    rnn_store_part({result.text}{starts[0]} + i, {expression(*names)}, m);")
-        p.say("});")
-
-
-def collapsed(shape: Sequence[int], shapes: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """The fewest loops over `shape`, and for each of `shapes` its stride in each, 0 where it is stretched."""
-    rank = len(shape)
-    strides = []
-    for own in shapes:
-        full = (1,) * (rank - len(own)) + tuple(own)
-        strides.append([0 if size == 1 else step for size, step in zip(full, strides_of(full), strict=True)])
-    axes = [axis for axis in range(rank) if shape[axis] != 1] or [rank - 1] * bool(rank)
-    dims: list[int] = []
-    joined: list[list[int]] = [[] for _ in shapes]
-    for axis in axes:
-        size = shape[axis]
-        if dims and all(j[-1] == s[axis] * size for j, s in zip(joined, strides, strict=True)):
-            dims[-1] *= size
-            for j, s in zip(joined, strides, strict=True):
-                j[-1] = s[axis]
+def clip(code: CodeBuilder, node: ir.Node) -> None:
+    x, formula = code.read(node, 0), "{a}"
+    for index, function, sign in ((1, "rnn_max", "<"), (2, "rnn_min", ">")):
+        limit = code.constant(node, index)
+        if limit is None:
+            continue
+        bound = scalar_literal(limit)
+        if x.c_type == "float":
+            formula = f"{function}({formula}, rnn_all({bound}))"
         else:
-            dims.append(size)
-            for j, s in zip(joined, strides, strict=True):
-                j.append(s[axis])
-    if not dims:
-        return [1], [[0] for _ in shapes]
-    return dims, joined
+            formula = f"(({formula}) {sign} {bound} ? {bound} : ({formula}))"
+    broadcast(code, code.new_output(node), [x], formula)
+
+
+def cast(code: CodeBuilder, node: ir.Node) -> None:
+    x, c_type = code.read(node, 0), code.c_type(node.outputs[0])
+    if c_type == x.c_type:
+        code.set_view(node, x)
+        return
+    broadcast(code, code.new_output(node), [x], "{a} != 0" if c_type == "uint8_t" else f"({c_type}){{a}}")
+
+
+def sign(code: CodeBuilder, node: ir.Node) -> None:
+    x = code.read(node, 0)
+    broadcast(code, code.new_output(node), [x], "({a} > 0) - ({a} < 0)", scalar=True)
+
+
+def broadcast(
+    code: CodeBuilder, result: CTensor, tensors: Sequence[CTensor], formula: str, scalar: bool = False
+) -> None:
+    """Write result[i] = formula(tensors[i]...), every tensor broadcast to the shape of the result.
+
+    `scalar`: value by value even where all are floats.
+    """
+    counts, strides = merged_loops([result.shape, *(t.shape for t in tensors)])
+    outer = [f"n{axis}" for axis in range(len(counts) - 1)]
+    starts = ["".join(f" + {n} * {s}" for n, s in zip(outer, each, strict=False) if s) for each in strides]
+    steps = [each[-1] for each in strides[1:]]
+    with code.loops(outer, counts[:-1]):
+        if scalar or any(t.c_type != "float" for t in (result, *tensors)):
+            values = [
+                f"{t.address}[{'i' if step else '0'}{start}]"
+                for t, step, start in zip(tensors, steps, starts[1:], strict=True)
+            ]
+            value = formula.format(**dict(zip("abc", values, strict=False)))
+            code.emit(f"for (int i = 0; i < {counts[-1]}; i++)")
+            code.emit(f"    {result.address}[i{starts[0]}] = ({result.c_type})({value});")
+            return
+        code.emit(f"RNN_EACH({counts[-1]}, {{")
+        for name, tensor, step, start in zip("abc", tensors, steps, starts[1:], strict=False):
+            if tensor.constant is not None and tensor.size == 1:
+                value = f"rnn_all({scalar_literal(tensor.constant)})"
+            elif step:
+                value = f"rnn_load_part({tensor.address}{start} + i, m)"
+            else:
+                value = f"rnn_all({tensor.address}[0{start}])"
+            code.emit(f"    const rnn_v {name} = {value};")
+        code.emit(f"    rnn_store_part({result.address}{starts[0]} + i, {formula.format(a='a', b='b', c='c')}, m);")
+        code.emit("});")
+
+
+def merged_loops(shapes: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """The counts of the fewest loops over the first of `shapes`, and for each its stride in each, 0 where broadcast."""
+    rank = len(shapes[0])
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    strides = [[0 if n == 1 else s for n, s in zip(shape, strides_of(shape), strict=True)] for shape in padded]
+    counts: list[int] = []
+    merged: list[list[int]] = [[] for _ in shapes]
+    for axis, count in enumerate(shapes[0]):
+        if count == 1:
+            continue
+        if counts and all(m[-1] == s[axis] * count for m, s in zip(merged, strides, strict=True)):
+            count *= counts.pop()
+            merged = [m[:-1] for m in merged]
+        counts.append(count)
+        for m, s in zip(merged, strides, strict=True):
+            m.append(s[axis])
+    return (counts, merged) if counts else ([1], [[0] for _ in shapes])

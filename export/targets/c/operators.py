@@ -1,4 +1,4 @@
-"""Which operators can be written in C, and by what; and a whole graph as a program."""
+"""Which operators can be written in C, and by what; and a whole graph as statements."""
 
 from __future__ import annotations
 
@@ -8,83 +8,77 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.c import elementwise, matrix, moving, recurrent, rows
-from rnn_export.export.targets.c.program import END, Program, Tensor, shape_of
+from rnn_export.export.targets.c import data_movement, elementwise, matrix, recurrent, reductions, windows
+from rnn_export.export.targets.c.code_builder import END, CodeBuilder, CTensor
+from rnn_export.export.targets.c.shapes import shape_of
 
-Emitter = Callable[[Program, ir.Node], None]
-
-OPERATORS: Mapping[str, Emitter] = {
-    **dict.fromkeys(elementwise.UNARY, elementwise.unary),
-    **dict.fromkeys(elementwise.SINGLE, elementwise.several),
-    **dict.fromkeys(elementwise.BINARY, elementwise.several),
+OPERATORS: Mapping[str, Callable[[CodeBuilder, ir.Node], None]] = {
+    **dict.fromkeys((*elementwise.VECTOR, *elementwise.SCALAR), elementwise.by_formula),
     **dict.fromkeys(elementwise.LIBRARY, elementwise.library),
-    "Neg": elementwise.negated,
-    "Abs": elementwise.negated,
     "Pow": elementwise.power,
     "Where": elementwise.where,
     "Clip": elementwise.clip,
     "Cast": elementwise.cast,
     "Sign": elementwise.sign,
-    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"), moving.reshaped),
-    "Transpose": moving.transpose,
-    "Concat": moving.concat,
-    "Split": moving.split,
-    "Slice": moving.slice_,
-    "Gather": moving.gather,
-    "Expand": moving.expand,
-    "Tile": moving.tile,
-    "Pad": moving.pad,
-    "ConstantOfShape": moving.filled,
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"), data_movement.reshape),
+    "Transpose": data_movement.transpose,
+    "Concat": data_movement.concat,
+    "Split": data_movement.split,
+    "Slice": data_movement.slice_,
+    "Gather": data_movement.gather,
+    "Expand": data_movement.expand,
+    "Tile": data_movement.tile,
+    "Pad": data_movement.pad,
+    "ConstantOfShape": data_movement.constant_of_shape,
     "MatMul": matrix.matmul,
     "Gemm": matrix.gemm,
-    "Conv": matrix.conv,
-    **dict.fromkeys(rows.REDUCTIONS, rows.reduction),
-    "Softmax": rows.softmax,
-    "LogSoftmax": rows.softmax,
-    "LayerNormalization": rows.layer_norm,
-    "BatchNormalization": rows.channel_norm,
-    "MaxPool": rows.pool,
-    "AveragePool": rows.pool,
+    "Conv": windows.conv,
+    "MaxPool": windows.pool,
+    "AveragePool": windows.pool,
+    **dict.fromkeys(reductions.REDUCTIONS, reductions.reduce),
+    "Softmax": reductions.softmax,
+    "LogSoftmax": reductions.softmax,
+    "LayerNormalization": reductions.layer_norm,
+    "BatchNormalization": reductions.batch_norm,
     **dict.fromkeys(recurrent.CELLS, recurrent.recurrent),
 }
 
 
-def translate(model: ir.Model, program: Program, given: Mapping[str, str]) -> list[Tensor]:
-    """Fill `program` with the statements of `model`, and give its outputs; `given` are the addresses of its inputs.
+def write_step(model: ir.Model, code: CodeBuilder, addresses: Mapping[str, str]) -> list[CTensor]:
+    """Write the nodes of `model`, and give its outputs; its inputs lie at `addresses`, by name.
 
+    The first outputs may be written in turn where inputs lie, and then the states, `state->...`, where they were.
     Raises ExportError that names node and operator where one cannot be written.
     """
     for value in model.graph.inputs:
-        program.tensors[value] = Tensor(given[str(value.name)], program.kind(value), shape_of(value))
-    results = statements(model, program)
-    return settled(program, results, [text for text in given.values() if text.startswith("state->")])
+        code.tensors[value] = CTensor(addresses[str(value.name)], code.c_type(value), shape_of(value))
+    results = write_nodes(model, code)
+    return _copy_overwritten(code, results, [a for a in addresses.values() if a.startswith("state->")])
 
 
-def statements(model: ir.Model, program: Program) -> list[Tensor]:
-    """The same where `program` has the inputs, and no output is written over one of them."""
-    for number, node in enumerate(model.graph):
-        program.now = number
-        if node not in program.done:
-            OPERATORS[node.op_type](program, node)
-    program.now = END
-    return [program.addressed(program.get(value)) for value in model.graph.outputs]
+def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
+    """The same where `code` has the inputs, and no output is written over one of them."""
+    for index, node in enumerate(model.graph):
+        code.node_index = index
+        if node not in code.fused:
+            OPERATORS[node.op_type](code, node)
+    code.node_index = END
+    return [code.with_address(code.tensor_of(value)) for value in model.graph.outputs]
 
 
-def settled(p: Program, results: Sequence[Tensor], states: Sequence[str]) -> list[Tensor]:
-    """The results so that each can be written after those before it: outputs, which may lie where the inputs do, and
-    then `states`. What one of them would overwrite, and a later one still reads, is copied first.
-    """
+def _copy_overwritten(code: CodeBuilder, results: Sequence[CTensor], states: Sequence[str]) -> list[CTensor]:
+    """The results, copied where one that is written before them would overwrite what they lie in."""
     outputs = len(results) - len(states)
-    kept = []
+    safe = []
     for i, result in enumerate(results):
-        source = re.match(r"\(*(in\d+|state->\w+)", result.text)
+        source = re.match(r"\(*(in\d+|state->\w+)", result.address)
         overwritten = outputs + states.index(source[1]) if source and source[1] in states else 0
-        if source and (overwritten < i or (overwritten == i and result.text != source[1])):
-            copied = p.room(result.kind, result.shape)
-            moving.copy(p, copied, 0, result, 0, [(result.size, 1, 1)])
+        if source and (overwritten < i or (overwritten == i and result.address != source[1])):
+            copied = code.alloc(result.c_type, result.shape)
+            data_movement.copy_strided(code, copied, 0, result, 0, [(result.size, 1, 1)])
             result = copied
-        kept.append(result)
-    return kept
+        safe.append(result)
+    return safe
 
 
 def refuse_unknown(nodes: Sequence[ir.Node] | ir.Graph) -> None:

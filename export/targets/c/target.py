@@ -13,7 +13,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.c.calibration import scales
-from rnn_export.export.targets.c.programs import golden_header
+from rnn_export.export.targets.c.golden_header import golden_header
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.backends.api import Artefacts, folder
@@ -38,8 +38,8 @@ def from_step(
     step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: TargetOptions
 ) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
-    known = None if order.calibration is None else scales(step, spec, initial, order.calibration)
-    files = sources(step, spec, initial, order.name, order.precision, known)
+    calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
+    files = sources(step, spec, initial, order.name, order.precision, calibrated)
     files |= compile_native(files, order.name, spec)
     return {f"{folder('c', order.precision)}/{name}": data for name, data in files.items()}
 

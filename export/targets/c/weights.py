@@ -3,123 +3,102 @@
 from __future__ import annotations
 
 import re
-import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.export.targets.c.literals import array_literal
+from rnn_export.export.targets.c.shapes import round_up
+from rnn_export.runtime.build.native.c_types import C_TYPES
 
 # Bytes that a source still holds as text; beyond it compilers become slow.
 EMBEDDED = 4 * 2**20
-LINE = 64
-KINDS = {
-    "float32": "float",
-    "int64": "int64_t",
-    "int32": "int32_t",
-    "bool": "uint8_t",
-    "int8": "int8_t",
-    "uint32": "uint32_t",
-}
+CACHE_LINE = 64
+# Outputs of a tile, and what their number is filled up to a multiple of.
+TILE, LANES = 64, 16
 
 
 @dataclass
 class Weights:
-    """Arrays in the order they were asked for, each under a name of C's; equal ones are one.
+    """Arrays in the order they were asked for, each under a name in C; equal ones are one.
 
-    Those of `further` are none of the step's: they stand in the source, where only what names them is compiled too.
+    Those of `batch_only` are read by the step of several streams alone: they stand in the source, where they are
+    compiled with it.
     """
 
     arrays: list[Array] = field(default_factory=list)
-    known: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    further: set[int] = field(default_factory=set)
+    names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    batch_only: set[int] = field(default_factory=set)
 
-    def plain(self, array: Array | None) -> str:
+    def name_of(self, array: Array | None) -> str:
         """The name of an array, flat."""
         assert array is not None
         flat = np.ascontiguousarray(array).reshape(-1)
         key = (flat.dtype.name, flat.tobytes())
-        if key not in self.known:
-            self.known[key] = f"W{len(self.arrays)}"
+        if key not in self.names:
+            self.names[key] = f"W{len(self.arrays)}"
             self.arrays.append(flat)
-        return self.known[key]
+        return self.names[key]
 
-    def keep(self, step: str, more: str = "") -> None:
-        """Forget what neither text names; the others keep their names, and what only `more` names is `further`."""
-        own, others = ({int(name[1:]) for name in re.findall(r"\bW\d+\b", text)} for text in (step, more))
-        self.arrays = [a if i in own | others else a[:0] for i, a in enumerate(self.arrays)]
-        self.further = others - own
+    def keep(self, step: str, batch: str) -> None:
+        """Forget the arrays that neither text names; the others keep their names."""
+        in_step, in_batch = _named(step), _named(batch)
+        self.arrays = [a if i in in_step | in_batch else a[:0] for i, a in enumerate(self.arrays)]
+        self.batch_only = in_batch - in_step
+
+    def reads_file(self, text: str) -> bool:
+        """Whether statements read what lies in the file."""
+        return not self.embedded and bool(_named(text) - self.batch_only)
 
     @property
-    def own(self) -> list[Array]:
+    def of_step(self) -> list[Array]:
         """Those of the step, each in its place, where the others are empty."""
-        return [a[:0] if i in self.further else a for i, a in enumerate(self.arrays)]
-
-    @property
-    def size(self) -> int:
-        return sum(a.nbytes for a in self.own)
+        return [a[:0] if i in self.batch_only else a for i, a in enumerate(self.arrays)]
 
     @property
     def embedded(self) -> bool:
-        return self.size <= EMBEDDED
+        return sum(a.nbytes for a in self.of_step) <= EMBEDDED
 
     def blob(self) -> bytes:
         """The arrays of the step, each on a cache line."""
-        return b"".join(a.tobytes() + bytes(-a.nbytes % LINE) for a in self.own)
+        return b"".join(a.tobytes().ljust(round_up(a.nbytes, CACHE_LINE), b"\0") for a in self.of_step)
 
     def definitions(self) -> str:
         """What defines the names of the step's arrays in the source."""
         if self.embedded:
-            return "\n".join(_literal(f"W{i}", a) for i, a in enumerate(self.own) if a.size)
+            return "\n".join(_definition(f"W{i}", a) for i, a in enumerate(self.of_step) if a.size)
         lines, offset = [], 0
-        for i, array in enumerate(self.own):
-            if not array.size:
-                continue
-            kind = KINDS[array.dtype.name]
-            lines.append(f"#define W{i} ((const {kind} *)(const void *)(weights + {offset}))")
-            offset += array.nbytes + -array.nbytes % LINE
+        for i, array in enumerate(self.of_step):
+            if array.size:
+                c_type = C_TYPES[array.dtype.name]
+                lines.append(f"#define W{i} ((const {c_type} *)(const void *)(weights + {offset}))")
+                offset += round_up(array.nbytes, CACHE_LINE)
         return "\n".join(lines)
 
-    def further_definitions(self) -> str:
-        """The same of those that are none of the step's."""
-        return "\n".join(_literal(f"W{i}", self.arrays[i]) for i in sorted(self.further))
+    def batch_definitions(self) -> str:
+        """The same of those that the step of several streams alone reads."""
+        return "\n".join(_definition(f"W{i}", self.arrays[i]) for i in sorted(self.batch_only))
 
 
-def checksum(blob: bytes) -> int:
-    """CRC-32 as zlib and IEEE 802.3 have it."""
-    return zlib.crc32(blob)
+def _named(text: str) -> set[int]:
+    """The arrays that a text of C names."""
+    return {int(name[1:]) for name in re.findall(r"\bW\d+\b", text)}
 
 
-def _literal(name: str, array: Array) -> str:
-    kind = KINDS[array.dtype.name]
-    values = [number(v) for v in array.tolist()] if kind == "float" else [whole(int(v)) for v in array.tolist()]
-    rows = [", ".join(values[i : i + 12]) for i in range(0, len(values), 12)]
-    return f"static const {kind} {name}[{len(values)}] RNN_ALIGNED = {{\n" + ",\n".join(rows) + "};"
+def _definition(name: str, array: Array) -> str:
+    values = array_literal(array)
+    return f"static const {C_TYPES[array.dtype.name]} {name}[{array.size}] RNN_ALIGNED = {{\n{values}}};"
 
 
-def number(value: float) -> str:
-    """A float of C's that reads back as the same bits."""
-    if np.isnan(value):
-        return "0.0f / 0.0f"
-    if np.isinf(value):
-        return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
-    return f"{float(f'{value:.9g}')!r}f"
-
-
-def whole(value: int) -> str:
-    """A whole number of C's, which has no literal for the least of them."""
-    return "INT64_MIN" if value == -(2**63) else str(value)
-
-
-def tiled(matrix: Array) -> Array:
-    """(outputs, k) as tiles of 64 outputs, [tile][k][output], the outputs filled up with zeros to a multiple of 16."""
+def tiled_matrix(matrix: Array) -> Array:
+    """(outputs, k) as tiles of `TILE` outputs, [tile][k][output], the outputs filled up with zeros."""
     n, k = matrix.shape
-    full = np.zeros((-(-n // 16) * 16, k), matrix.dtype)
+    full = np.zeros((round_up(n, LANES), k), matrix.dtype)
     full[:n] = matrix
-    tiles = [full[i : i + 64].T.reshape(-1) for i in range(0, len(full), 64)]
-    return np.concatenate(tiles)
+    return np.concatenate([full[i : i + TILE].T.reshape(-1) for i in range(0, len(full), TILE)])
 
 
-def filled(bias: Array) -> Array:
-    """(outputs,) with zeros up to a multiple of 16."""
-    return np.concatenate([bias, np.zeros(-len(bias) % 16, bias.dtype)])
+def tiled_vector(vector: Array) -> Array:
+    """(outputs,), filled up with zeros as those of a tiled matrix are."""
+    return np.pad(vector, (0, round_up(len(vector), LANES) - len(vector)))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files as resources
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c import programs
-from rnn_export.export.targets.c.batched import batched
-from rnn_export.export.targets.c.operators import translate
-from rnn_export.export.targets.c.program import Program
-from rnn_export.export.targets.c.step import prepared
-from rnn_export.export.targets.c.text import Texts, initial_statements
+from rnn_export.export.targets.c.batch_step import write_batch_step
+from rnn_export.export.targets.c.code_builder import CodeBuilder
+from rnn_export.export.targets.c.operators import write_step
+from rnn_export.export.targets.c.static_graph import static_graph
+from rnn_export.export.targets.c.template_values import initial_statements, template_values
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.native.template import render
 from rnn_export.spec import StreamSpec
 
-KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
+PACKAGE = "rnn_export.export.targets.c"
 NARROW = ("bf16", "int8")
 
 
@@ -35,38 +34,23 @@ def sources(
 
     Raises ExportError that names node and operator where one cannot be written.
     """
-    graph = prepared(step)
+    graph = static_graph(step)
     weights = Weights()
-    start = initial_statements(spec, initial, weights)
-    program = Program(weights, precision, dict(scales or {}))
-    given = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
+    init = initial_statements(spec, initial, weights)
+    code = CodeBuilder(weights, precision, scales)
+    addresses = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
-    given |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
-    results = translate(graph, program, given)
-    texts = Texts(name, spec, program, results, start, precision, batched(step, spec, program))
-    source, stack, stack_of_rows = texts.source()
-    written = {
-        f"{name}.h": texts.header(stack, stack_of_rows),
-        f"{name}.c": source,
-        "kernels.h": kernels(precision),
-        "main.c": programs.main(texts),
-        "selftest.c": programs.selftest(texts),
-        "CMakeLists.txt": programs.cmake(texts),
-    }
-    files = {path: text.encode() for path, text in written.items()}
-    if texts.large:
-        files[f"{name}.bin"] = weights.blob()
-    return files
+    addresses |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
+    results = write_step(graph, code, addresses)
+    values = template_values(spec, init, code, results, write_batch_step(step, spec, code))
+    templates = {f"{name}.h": "step.h", f"{name}.c": "step.c"}
+    templates |= {file: file for file in ("main.c", "selftest.c", "CMakeLists.txt")}
+    files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
+    files["kernels.h"] = kernels(precision)
+    written = {file: text.encode() for file, text in files.items()}
+    return written if weights.embedded else {**written, f"{name}.bin": weights.blob()}
 
 
 def kernels(precision: str) -> str:
     """The functions that a step is made of, as one header."""
-    parts = [
-        "/* What steps written by rnn-export are made of. */",
-        "#ifndef RNN_KERNELS_H",
-        "#define RNN_KERNELS_H",
-        "",
-    ]
-    folder = resources("rnn_export.export.targets.c").joinpath("kernels")
-    parts += [folder.joinpath(f"{kernel}.h").read_text() for kernel in (*KERNELS, *("narrow",) * (precision in NARROW))]
-    return "\n".join([*parts, "#endif", ""])
+    return render(PACKAGE, "templates/kernels.h", "kernels", {"narrow": precision in NARROW})

@@ -15,11 +15,10 @@ from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
+from rnn_export.runtime.build.native.flags import FLAGS, LINK
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.spec import StreamSpec
 
-FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-LINK = ("-shared", "-fPIC", "-fvisibility=hidden", "-s")
 STEPPER = "stepper.c"
 
 

@@ -15,18 +15,14 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.native.compile import FLAGS, LINK
+from rnn_export.runtime.build.native.flags import BARE, FLAGS, LINK, STANDARD
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
 from rnn_export.runtime.build.native.toolchain import CrossCompiler, find_cross
 from rnn_export.spec import StreamSpec
 
-STRICT = ("-std=c99",)
-# A program takes of a static library what it calls.
 STACK = 2**20 - 2**12  # of bare/mps2.ld, what the self-test itself takes left out
-# Unrolled by -O3 a step takes up to twice the flash.
-BARE = ("-O2", "-ffunction-sections", "-fdata-sections")
 _MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")
 
 
@@ -118,7 +114,7 @@ def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
     folder, name = sources.folder, sources.name
     _lay_out(folder)
     objects = [f"{name}.o"]
-    compiler.compile([*STRICT, *FLAGS, *BARE, "-c", sources.c, "-o", objects[0]], folder)
+    compiler.compile([*STANDARD, *FLAGS, *BARE, "-c", sources.c, "-o", objects[0]], folder)
     if sources.weights:
         objects.append(f"{name}_weights.o")
         symbol = [f"-DWEIGHTS={name}_weights", f'-DFILE="{sources.bin}"']
@@ -130,7 +126,7 @@ def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
     if isinstance(runner, str) or board is None:
         return library, SelfTest(None, str(runner), flash=constant)
     embedded = [f"-D{name.upper()}_WEIGHTS_EMBEDDED"] * sources.weights
-    compiler.compile([*STRICT, *FLAGS, *embedded, "-c", "selftest.c", "-o", "selftest.o"], folder)
+    compiler.compile([*STANDARD, *FLAGS, *embedded, "-c", "selftest.c", "-o", "selftest.o"], folder)
     parts = ["bare/startup.c", "bare/measure.c", "selftest.o", library, "-lm", "-o", "selftest"]
     layout = ["-nostartfiles", "-T", "bare/mps2.ld", f"-Wl,--defsym=psram={board.psram}", f"-Wl,--wrap={name}_step"]
     compiler.compile(["-O2", "-I.", *_measuring(sources), "-Wl,--gc-sections", *layout, *parts], folder)

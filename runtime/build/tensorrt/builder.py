@@ -99,8 +99,8 @@ def _library(target: Target) -> Library:
     library = find_library(str(target.library))
     if library.weak and not library.strong_flag and not target.jetpacks:
         raise BuildError(
-            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly typed, "
-            f"but {library.version} is here."
+            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
+            f"typed, but {library.version} is here."
         )
     return library
 

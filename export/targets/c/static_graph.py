@@ -1,4 +1,4 @@
-"""The step graph as the C writer takes it: of a fixed batch, every shape a number, what is constant computed."""
+"""The step graph as the C writer takes it: a fixed batch, a number for every size, and constants computed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from rnn_export.spec import BATCH
 FOLDED = 2**22
 
 
-def prepared(step: bytes, batch: int = 1) -> ir.Model:
-    """Raises ExportError where a shape does not follow from the graph, or an operator cannot be written."""
+def static_graph(step: bytes, batch: int = 1) -> ir.Model:
+    """The step graph of so many streams.
+
+    Raises ExportError where a shape does not follow from the graph, or an operator cannot be written.
+    """
     model = onnx.load_from_string(rewrite(step, DecomposeRecurrent(lambda node: not has_kernel(node))))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -29,21 +32,21 @@ def prepared(step: bytes, batch: int = 1) -> ir.Model:
                 dim.dim_value = batch
     del model.graph.value_info[:]
     graph = ir.from_proto(model)
-    before = logging.root.manager.disable
+    disabled = logging.root.manager.disable
     # It warns of each node that it does not fold.
     logging.disable(logging.WARNING)
     try:
         optimizer.optimize_ir(graph, onnx_shape_inference=True, input_size_limit=2**40, output_size_limit=FOLDED)
     finally:
-        logging.disable(before)
+        logging.disable(disabled)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     common.RemoveUnusedNodesPass()(graph)
     refuse_unknown(graph.graph)
     try:
-        known = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise ExportError(f"the shapes of the step do not fit a batch of {batch}: {first_line(error)}.") from error
-    result = ir.from_proto(known)
+    result = ir.from_proto(inferred)
     for node in result.graph:
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static() or value.dtype is None):

@@ -1,0 +1,103 @@
+"""The step of several streams at once, which share each reading of the weights: the same graph for a batch of them.
+
+Their inputs and states are gathered into dense memory before it, and what it gives is scattered after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rnn_export.errors import ExportError, first_line
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.operators import write_nodes
+from rnn_export.export.targets.c.shapes import shape_of
+from rnn_export.export.targets.c.static_graph import static_graph
+from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
+
+# Streams of a batch: 16 take twice as long as 8, and a batch that is not full takes as long as a full one.
+ROWS = 8
+# What its tensors may take of a thread's stack, and what constants of its own may take in the source.
+MAX_BYTES = 512 * 2**10
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """The step of `ROWS` streams, or of fewer: `rows` in C.
+
+    Attributes:
+        code: what it computes, with the weights of the step of one.
+        gathered: where the inputs and then the states are gathered.
+        results: the outputs and then the next states.
+    """
+
+    spec: StreamSpec
+    code: CodeBuilder
+    gathered: Sequence[CTensor]
+    results: Sequence[CTensor]
+
+    def gather(self) -> Iterator[str]:
+        """Statements that copy the inputs and the state of `row` to place `r`."""
+        for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):
+            yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
+        for member, tensor in self._states(self.gathered):
+            size = tensor.size // ROWS
+            yield f"memcpy({tensor.address} + r * {size}, states[row]->{member}, sizeof states[row]->{member});"
+
+    def scatter(self) -> Iterator[str]:
+        """Statements that copy from place `r` to the outputs and the state of that row."""
+        for i, (spec, tensor) in enumerate(zip(self.spec.outputs, self.results, strict=False)):
+            yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
+        for member, tensor in self._states(self.results):
+            size = tensor.size // ROWS
+            yield f"memcpy(states[r]->{member}, {tensor.address} + r * {size}, sizeof states[r]->{member});"
+
+    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, CTensor]]:
+        """Each state by its member, with its tensor: the last of `tensors`."""
+        states = self.spec.states
+        yield from zip(identifiers([s.name for s in states]), tensors[len(tensors) - len(states) :], strict=True)
+
+    def _copy(self, spec: TensorSpec, tensor: CTensor, port: str, row: str, scatter: bool) -> str:
+        """Between row `r` of `tensor` and `row` of `port`: in pieces where the batch is not axis 0."""
+        shape, axis = sized(spec.shape, 1, self.spec.chunk), spec.axis(BATCH) or 0
+        pieces, size = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        one, batch, loop = f"{port} + {row} * {size}", f"{tensor.address} + r * {size}", ""
+        if pieces > 1:
+            loop = f"for (size_t o = 0; o < {pieces}; o++)\n    "
+            one, batch = f"{port} + ({row} * {pieces} + o) * {size}", f"{tensor.address} + (o * {ROWS} + r) * {size}"
+        target, source = (one, batch) if scatter else (batch, one)
+        return f"{loop}memcpy({target}, {source}, {size} * sizeof({tensor.c_type}));"
+
+
+def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> BatchStep | str:
+    """The step of `ROWS` streams beside that of one, `alone`; or why it is not written, in a line.
+
+    Weights that both have are one.
+    """
+    shared = len(alone.weights.arrays)
+    code = CodeBuilder(alone.weights, alone.precision, alone.scales)
+    try:
+        graph = static_graph(step, ROWS)
+        values = {str(value.name): value for value in graph.graph.inputs}
+        names = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+        gathered = [code.alloc(code.c_type(values[name]), shape_of(values[name])) for name in names]
+        code.tensors |= dict(zip(map(values.__getitem__, names), gathered, strict=True))
+        results = write_nodes(graph, code)
+    except ExportError as error:
+        return first_line(error)
+    outputs: list[TensorSpec | StateSpec] = [*spec.outputs, *spec.states]
+    expected, found = [sized(t.shape, ROWS, spec.chunk) for t in outputs], [result.shape for result in results]
+    if found != expected:
+        return f"a batch of {ROWS} gives {list(map(list, found))}, not {list(map(list, expected))}"
+    if code.scales_used != alone.scales_used:
+        return f"the calibrated scales of a batch of {ROWS} are not those of one stream"
+    _, stack = code.declarations()
+    constants = sum(array.nbytes for array in alone.weights.arrays[shared:])
+    if max(stack, constants) > MAX_BYTES:
+        return (
+            f"a batch of {ROWS} takes {stack} bytes of stack and {constants} of constants of its own, and each may be "
+            f"{MAX_BYTES} at most"
+        )
+    return BatchStep(spec, code, gathered, results)

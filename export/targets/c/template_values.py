@@ -1,0 +1,176 @@
+"""What the templates of a step are filled in with."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import indent
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.weights import Weights
+from rnn_export.runtime.build.native.c_types import C_TYPES
+from rnn_export.runtime.build.native.flags import FLAGS
+from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.native.template import Values
+from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
+
+
+def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
+    """What sets a state to the start, one row of every state being `initial`."""
+    lines = []
+    for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):
+        value = np.asarray(initial[state.name])
+        if value.any():
+            source = weights.name_of(value.astype(np.bool_) if state.dtype == "bool" else value)
+            lines.append(f"memcpy(state->{member}, {source}, sizeof state->{member});")
+        else:
+            lines.append(f"memset(state->{member}, 0, sizeof state->{member});")
+    return _block(lines or ["memset(state, 0, sizeof *state);"])
+
+
+def template_values(
+    spec: StreamSpec, init: str, code: CodeBuilder, results: Sequence[CTensor], batch: BatchStep | str
+) -> Values:
+    """By key of the templates.
+
+    Args:
+        spec: the contract of the step.
+        init: the statements that set a state to the start.
+        code: what the step computes.
+        results: where the outputs and then the next states lie.
+        batch: the step of several streams, or why there is none.
+
+    Weights that nothing names are forgotten.
+    """
+    declarations, stack = code.declarations()
+    parts = [_block(declarations), *code.statements, _block(_write_results(spec, results))]
+    step = "\n".join(filter(None, parts))
+    batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
+    batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
+    weights, states = code.weights, _states(spec)
+    weights.keep(f"{init}\n{step}", batch_text)
+    blob = weights.blob()
+    silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
+    return {
+        "precision": code.precision,
+        "digest": spec.digest,
+        "chunk": spec.chunk,
+        "delay": spec.delay,
+        "silent_steps": silent_steps,
+        "silent_frames": silent_frames,
+        "sample_rate": spec.sample_rate,
+        "macs": code.macs,
+        "flags": " ".join(FLAGS),
+        "uses_libm": code.uses_libm,
+        "weights": weights.definitions(),
+        "weights_file": not weights.embedded,
+        "weights_bytes": len(blob),
+        "weights_sum": f"{zlib.crc32(blob) ^ 0xFFFFFFFF:08x}",
+        "states": states,
+        "memoryless": not states and weights.embedded,
+        "init": init,
+        "step": step,
+        "stack": stack,
+        "step_reads_weights": weights.reads_file(step),
+        **batch_values,
+        "batch_weights": weights.batch_definitions(),
+        "batch_reads_weights": weights.reads_file(batch_text),
+        "batch_memoryless": not states and not weights.reads_file(batch_text),
+        **_port_values(list(_ports(spec, code))),
+    }
+
+
+def _batch(batch: BatchStep) -> Values:
+    declarations, stack = batch.code.declarations()
+    return {
+        "batch": True,
+        "rows": ROWS,
+        "batch_stack": stack,
+        "batch_declarations": _block(declarations),
+        "batch_gather": _block(batch.gather(), 2),
+        "batch_statements": "\n".join(batch.code.statements),
+        "batch_scatter": _block(batch.scatter(), 2),
+    }
+
+
+def _states(spec: StreamSpec) -> list[Values]:
+    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    return [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
+
+
+def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
+    """The inputs and then the outputs: `array` is the name in the source, `parameter` that in the header."""
+    tensors = [*(("in", i, t) for i, t in enumerate(spec.inputs)), *(("out", i, t) for i, t in enumerate(spec.outputs))]
+    parameters = identifiers([tensor.name for _, _, tensor in tensors])
+    for parameter, (way, i, tensor) in zip(parameters, tensors, strict=True):
+        sizes = sized(tensor.shape, 1, spec.chunk)
+        shape = [size for axis, size in enumerate(sizes) if axis != tensor.axis(BATCH)]
+        axes = [str(size) for axis, size in enumerate(tensor.shape) if axis != tensor.axis(BATCH)]
+        yield {
+            "way": way,
+            "i": i,
+            "array": f"{way}{i}",
+            "parameter": parameter,
+            "macro": parameter.upper(),
+            "const": "const " if way == "in" else "",
+            **_array(tensor, shape),
+            "axes": f", of ({', '.join(axes)})" if any(TIME in axis for axis in axes) else "",
+            "timed": spec.timed(tensor),
+            "table_rows": code.table_rows.get(f"{way}{i}"),
+        }
+
+
+def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
+    type_, size = C_TYPES[of.dtype], math.prod(shape)
+    return {"label": printable(of.name), "dtype": of.dtype, "type": type_, "shape": _tuple(shape), "size": size}
+
+
+def _port_values(ports: Sequence[Values]) -> Values:
+    """The ports, and what C says of all of them in one line."""
+    inputs, outputs = ([port for port in ports if port["way"] == way] for way in ("in", "out"))
+
+    def each(text: str, of: Iterable[Values], separator: str = ", ") -> str:
+        return separator.join(text.format_map(port) for port in of)
+
+    return {
+        "ports": ports,
+        "inputs": inputs,
+        "outputs": outputs,
+        "public_parameters": each("{const}{type} *{parameter}", ports),
+        "parameters": each("{const}{type} *{array}", ports),
+        "buffers": each("{array}", ports),
+        "steps_of_run": each("{array} + s * {size}", ports),
+        "golden_step": f"{each('golden_{array} + s * {size}', inputs)}, {each('{array}', outputs)}",
+        "values_read": each("{size} {type} of {label}", inputs),
+        "values_written": each("{size} {type} of {label}", outputs),
+        "read_inputs": each("fread({array}, sizeof {array}, 1, stdin) == 1", inputs, " && "),
+        "write_failed": each("fwrite({array}, sizeof {array}, 1, stdout) != 1", outputs, " || "),
+    }
+
+
+def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str]:
+    """What writes the outputs and then the next states."""
+    members = identifiers([s.name for s in spec.states])
+    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
+    for target, result in zip(targets, results, strict=True):
+        if result.address != target:
+            yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
+
+
+def printable(text: str) -> str:
+    """As it can stand in a comment and in a string of C."""
+    return re.sub(r"[^\w .,:/+()\[\]-]", "_", text)
+
+
+def _block(lines: Iterable[str], depth: int = 1) -> str:
+    return indent("\n".join(lines), "    " * depth)
+
+
+def _tuple(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"

@@ -1,0 +1,90 @@
+/* Written by rnn-export: see $name.h. */
+#include "$name.h"
+
+#include <string.h>
+//@if uses_libm
+
+#include <math.h>
+//@end uses_libm
+
+#include "kernels.h"
+
+$weights
+
+//@if weights_file
+int name_check(const void *weights, size_t bytes)
+{
+    /* CRC-32 of IEEE 802.3. */
+    const unsigned char *byte = weights;
+    uint32_t sum = 0xffffffffu;
+    if (bytes != ${weights_bytes}u)
+        return 1;
+    if ((uintptr_t)weights % 64)
+        return 3;
+    for (size_t i = 0; i < bytes; i++) {
+        sum ^= byte[i];
+        for (int bit = 0; bit < 8; bit++)
+            sum = (sum >> 1) ^ (0xedb88320u & (0u - (sum & 1u)));
+    }
+    return sum == 0x${weights_sum}u ? 0 : 2;
+}
+
+void name_init(name_state *state, const void *given)
+{
+    const char *const weights = given;
+$init
+    state->weights = weights;
+}
+//@end weights_file
+//@unless weights_file
+void name_init(name_state *state)
+{
+$init
+}
+//@end weights_file
+
+void name_step(name_state *state, $parameters)
+{
+//@if step_reads_weights
+    const char *const weights = state->weights;
+//@end step_reads_weights
+//@if memoryless
+    (void)state;
+//@end memoryless
+$step
+}
+
+void name_run(name_state *state, $parameters, size_t steps)
+{
+    for (size_t s = 0; s < steps; s++)
+        name_step(state, $steps_of_run);
+}
+//@if batch
+
+#ifdef NAME_ROWS
+//@if batch_weights
+$batch_weights
+
+//@end batch_weights
+void name_rows(name_state *const *states, size_t rows, $parameters)
+{
+//@if batch_reads_weights
+    const char *const weights = states[0]->weights;
+//@end batch_reads_weights
+//@if batch_memoryless
+    (void)states;
+//@end batch_memoryless
+$batch_declarations
+    for (size_t r = 0; r < $rows; r++) {
+        const size_t row = r < rows ? r : 0;
+$batch_gather
+    }
+//@if batch_statements
+$batch_statements
+//@end batch_statements
+    for (size_t r = 0; r < rows; r++) {
+$batch_scatter
+    }
+}
+#endif
+//@end batch

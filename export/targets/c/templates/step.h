@@ -1,0 +1,115 @@
+/** @file $name.h
+ *  A step of a recurrent network, its state kept by the caller: by rnn-export, in $precision.
+ *
+ *  No allocation, no library, no global that changes: any number of streams, each with its own state.
+ */
+#ifndef NAME_H
+#define NAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** The contract that the model was exported with. */
+#define NAME_DIGEST "$digest"
+/** Frames in one step. */
+#define NAME_CHUNK $chunk
+/** Frames at the start of a stream that give no output: what a step writes until then is of no value. */
+#define NAME_DELAY $delay
+//@if sample_rate
+/** Hz of the signal. */
+#define NAME_SAMPLE_RATE $sample_rate
+//@end sample_rate
+/** Multiply-adds of a step. */
+#define NAME_MACS $macs
+/** Bytes of the stack that a step needs for its tensors. */
+#define NAME_STACK_BYTES $stack
+//@if weights_file
+/** Bytes of $name.bin, which belongs at an address that is a multiple of 64. */
+#define NAME_WEIGHTS_BYTES $weights_bytes
+//@end weights_file
+//@each ports
+/** Values of $label in one step. */
+#define NAME_${macro}_SIZE $size
+//@if table_rows
+/** Rows of the table that $label counts; beyond, the nearest is taken. */
+#define NAME_${macro}_ROWS $table_rows
+//@end table_rows
+//@end ports
+
+/** The memory of one stream. */
+typedef struct {
+//@if weights_file
+    const void *weights; /**< as given to init */
+//@end weights_file
+//@each states
+    $type $member[$size]; /**< $label $shape */
+//@end states
+//@if memoryless
+    char none; /**< the model keeps nothing */
+//@end memoryless
+} name_state;
+
+/** Bytes of the memory of one stream. */
+#define NAME_STATE_BYTES sizeof(name_state)
+
+//@if weights_file
+/** Whether `weights`, the content of $name.bin, is whole: 0, or 1 if its size is wrong, 2 if its
+ *  checksum is, 3 if its address is no multiple of 64. */
+int name_check(const void *weights, size_t bytes);
+
+/** Set a stream to the start; it reads `weights` as long as it lives. */
+void name_init(name_state *state, const void *weights);
+//@end weights_file
+//@unless weights_file
+/** Set a stream to the start. */
+void name_init(name_state *state);
+//@end weights_file
+
+/** Feed one step, and write its outputs after the last input was read: an output may be an input.
+ *
+ *  @param state the memory of the stream, changed
+//@each ports
+ *  @param[$way] $parameter $label: $shape, $dtype$axes
+//@end ports
+ */
+void name_step(name_state *state, $public_parameters);
+
+/** The same for `steps` steps, one after the other.
+ *
+ *  @param state the memory of the stream, changed
+//@each ports
+ *  @param[$way] $parameter $label: steps x $shape, $dtype$axes
+//@end ports
+ */
+void name_run(name_state *state, $public_parameters, size_t steps);
+
+//@unless batch
+/* There is no name_rows: $no_batch */
+//@end batch
+//@if batch
+#ifdef NAME_ROWS
+/** Streams that name_rows feeds at once. */
+#define NAME_ROWS_COUNT $rows
+/** Bytes of the stack that it needs for its tensors. */
+#define NAME_ROWS_STACK_BYTES $batch_stack
+
+/** Feed a step to each of 1 to $rows streams, which share the reading of weights. Few take as long.
+ *
+ *  @param states the memory of each stream, distinct, changed
+//@each ports
+ *  @param[$way] $parameter $label: rows x $shape, $dtype$axes
+//@end ports
+ */
+void name_rows(name_state *const *states, size_t rows, $public_parameters);
+#endif
+//@end batch
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,142 @@
+"""Operators that slide a window over images: convolutions and pools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.dense import Operand, Product
+from rnn_export.export.targets.c.shapes import index_expression, strides_of
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """For each axis of an image: its size, the places of a window, the window's size, and how it goes over the image.
+
+    In C, the variables l0, l1 ... count the places, and k0, k1 ... the values of a window. `pads` are those before
+    every axis, and then those after.
+    """
+
+    sizes: Sequence[int]
+    places: Sequence[int]
+    window: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    pads: Sequence[int]
+
+    @staticmethod
+    def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> SlidingWindow:
+        """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
+        rank, attributes = len(window), node.attributes
+        strides, dilations = (attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
+        return SlidingWindow(
+            x.shape[2:], y.shape[2:], window, strides, dilations, attributes.get_ints("pads", [0] * 2 * rank)
+        )
+
+    def variables(self, letter: str) -> list[str]:
+        return [f"{letter}{axis}" for axis in range(len(self.window))]
+
+    def index(self, axis: int) -> str:
+        """Where a value of a window lies along an axis; the image ends at 0 and at its size."""
+        return f"(l{axis} * {self.strides[axis]} + k{axis} * {self.dilations[axis]} - {self.pads[axis]})"
+
+    def last(self, axis: int) -> int:
+        """The largest `index`."""
+        place, value = self.places[axis] - 1, self.window[axis] - 1
+        return place * self.strides[axis] + value * self.dilations[axis] - self.pads[axis]
+
+
+def conv(code: CodeBuilder, node: ir.Node) -> None:
+    """Each place of the output is a row: what its window holds, times the kernels."""
+    weight, bias = code.constant(node, 1), code.constant(node, 2)
+    assert weight is not None
+    x, groups, name = code.read(node, 0), node.attributes.get_int("group", 1), node.inputs[0]
+    assert name is not None
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise refusal(node, "its padding is computed (auto_pad)")
+    y = code.new_output(node)
+    sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
+    images, places = x.shape[0], math.prod(sliding.places)
+    outputs, channels = len(weight) // groups, weight.shape[1]
+    rows, values = images * places, channels * math.prod(sliding.window)
+    for group in range(groups):
+        of_group = slice(group * outputs, (group + 1) * outputs)
+        source = x.view(group * channels * math.prod(sliding.sizes), (channels, *sliding.sizes))
+        address, row_stride = _rows(code, sliding, source, x.shape)
+        operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, str(name.name))
+        start = group * outputs * places
+        if places == 1 and 1 in (images, groups):
+            Product(code, bias[of_group], rows, operand, wide=True).emit(f"({y.address} + {start})")
+            continue
+        by_place = code.alloc("float", (rows, outputs))
+        Product(code, bias[of_group], rows, operand, wide=True).emit(by_place.address)
+        with code.loops(["m", "o", "l"], [images, outputs, places]):
+            target = index_expression(["m", "o", "l"], [len(weight) * places, places, 1])
+            code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
+
+
+def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequence[int]) -> tuple[str, int]:
+    """The address of a row for each place, and the values from one to the next: x itself where it has them in a row.
+
+    x is (channels, *sizes) in `images` (images, all channels, *sizes).
+    """
+    moves_by_one = not any(sliding.pads) and list(sliding.dilations) == [1] * len(sliding.window)
+    if moves_by_one and images[0] == 1 and x.shape[0] == len(sliding.window) == 1:
+        return x.address, sliding.strides[0]
+    if moves_by_one and sliding.sizes == sliding.window:
+        return x.address, math.prod(images[1:])
+    variables = ["m", *sliding.variables("l"), "c", *sliding.variables("k")]
+    shape = [images[0], *sliding.places, x.shape[0], *sliding.window]
+    values = x.shape[0] * math.prod(sliding.window)
+    patches = code.alloc("float", (math.prod(shape) // values, values))
+    terms, inside = [f"m * {math.prod(images[1:])}", f"c * {math.prod(sliding.sizes)}"], []
+    for axis, (size, stride) in enumerate(zip(sliding.sizes, strides_of(sliding.sizes), strict=True)):
+        index = sliding.index(axis)
+        if sliding.pads[axis]:
+            inside.append(f"{index} >= 0")
+        if sliding.last(axis) >= size:
+            inside.append(f"{index} < {size}")
+        terms.append(f"{index} * {stride}")
+    read = f"{x.address}[{' + '.join(terms)}]"
+    with code.loops(variables, shape):
+        value = f"{' && '.join(inside)} ? {read} : 0.0f" if inside else read
+        code.emit(f"{patches.address}[{index_expression(variables, strides_of(shape))}] = {value};")
+    return patches.address, values
+
+
+def pool(code: CodeBuilder, node: ir.Node) -> None:
+    """MaxPool and AveragePool."""
+    x = code.read(node, 0)
+    computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if computed or node.attributes.get_int("ceil_mode", 0) == 1:
+        raise refusal(node, "its padding is computed (auto_pad or ceil_mode)")
+    if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+        raise refusal(node, "its indices are an output too")
+    largest = node.op_type == "MaxPool"
+    counted = not largest and not node.attributes.get_int("count_include_pad", 0)
+    y = code.new_output(node)
+    sliding = SlidingWindow.of(node, x, y, node.attributes.get_ints("kernel_shape"))
+    indices = [sliding.index(axis) for axis in range(len(sliding.window))]
+    inside = " && ".join(f"{i} >= 0 && {i} < {size}" for i, size in zip(indices, sliding.sizes, strict=True))
+    read = f"{x.address}[c * {math.prod(sliding.sizes)} + {index_expression(indices, strides_of(sliding.sizes))}]"
+    target = index_expression(["c", *sliding.variables("l")], [math.prod(sliding.places), *strides_of(sliding.places)])
+    count = "count" if counted else str(math.prod(sliding.window))
+    with code.loops(["c", *sliding.variables("l")], [x.shape[0] * x.shape[1], *sliding.places]):
+        code.emit(f"float sum = {'-1.0f / 0.0f' if largest else '0.0f'};")
+        if counted:
+            code.emit("int count = 0;")
+        with code.loops(sliding.variables("k"), sliding.window):
+            code.emit(f"if ({inside}) {{")
+            code.emit(
+                f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if largest else f'sum + {read}'};"
+            )
+            if counted:
+                code.emit("    count++;")
+            code.emit("}")
+        code.emit(f"{y.address}[{target}] = {'sum' if largest else f'sum / (float){count}'};")

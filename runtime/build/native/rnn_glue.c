@@ -1,0 +1,138 @@
+/* The same face for every model: every symbol of this library. */
+#include "$name.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RNN_EXPORT __attribute__((visibility("default")))
+/* Streams that are stepped at once; fewer than so many of them are stepped one after the other, which takes less. */
+#define RNN_FEWEST 6
+#ifdef NAME_ROWS_COUNT
+#define RNN_AT_ONCE NAME_ROWS_COUNT
+#else
+#define RNN_AT_ONCE 1
+#endif
+#define RNN_IS(what, yes) typedef char rnn_##what[(yes) ? 1 : -1]
+
+//@each ports
+RNN_IS(name_${macro}_has_the_size_of_the_contract, NAME_${macro}_SIZE == $size);
+//@end ports
+//@each states
+RNN_IS(${member}_has_the_size_of_the_contract, sizeof(((name_state *)0)->$member) == $bytes);
+//@end states
+
+//@each nan
+static int rnn_nan_$dtype(const $type *x, size_t n)
+{
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) bad |= $test;
+    return bad;
+}
+//@end nan
+
+static const size_t rnn_offsets[] = {${offsets}0};
+static const size_t rnn_in_bytes[] = {$in_bytes};
+static const size_t rnn_out_bytes[] = {$out_bytes};
+
+RNN_EXPORT size_t rnn_state_bytes(void) { return sizeof(name_state); }
+RNN_EXPORT size_t rnn_state_offset(size_t i) { return rnn_offsets[i]; }
+RNN_EXPORT size_t rnn_macs(void) { return NAME_MACS; }
+
+#ifdef NAME_WEIGHTS_BYTES
+RNN_EXPORT size_t rnn_weights_bytes(void) { return NAME_WEIGHTS_BYTES; }
+RNN_EXPORT int rnn_check(const void *weights, size_t bytes) { return name_check(weights, bytes); }
+RNN_EXPORT void rnn_init(void *state, const void *weights) { name_init(state, weights); }
+#else
+RNN_EXPORT size_t rnn_weights_bytes(void) { return 0; }
+RNN_EXPORT int rnn_check(const void *weights, size_t bytes) { (void)weights; return bytes != 0; }
+RNN_EXPORT void rnn_init(void *state, const void *weights) { (void)weights; name_init(state); }
+#endif
+
+/* Of an input that is an index into a table: the rows of the table, from -rows to rows - 1; else 0. */
+RNN_EXPORT size_t rnn_input_rows(size_t i)
+{
+    switch (i) {
+//@each inputs
+#ifdef NAME_${macro}_ROWS
+    case $i: return NAME_${macro}_ROWS;
+#endif
+//@end inputs
+    default: return 0;
+    }
+}
+
+RNN_EXPORT void rnn_step(void *state, const void *const *in, void *const *out) { name_step(state, $arguments); }
+
+RNN_EXPORT void rnn_run(void *state, const void *const *in, void *const *out, size_t steps)
+{
+    name_run(state, $arguments, steps);
+}
+
+/* Whether an output or the state of a stream has a NaN. */
+static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row)
+{
+    int found = 0;
+    (void)mine, (void)out, (void)row;
+//@each float_outputs
+    found |= rnn_nan_$dtype((const void *)((const char *)out[$i] + row * rnn_out_bytes[$i]), $size);
+//@end float_outputs
+//@each float_states
+    found |= rnn_nan_$dtype(mine->$member, $size);
+//@end float_states
+    return (uint8_t)found;
+}
+
+/* One step of `rows` streams, whose states lie `stride` bytes apart, in this order or in that of `slots`; each array
+ * has a step of every row, row after row. Says in `bad`, if it is not NULL, which turned NaN, and gives how many.
+ */
+static size_t rnn_each(char *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
+                       size_t rows, uint8_t *bad)
+{
+    const void *from[$n_in];
+    void *to[$n_out];
+    size_t turned = 0;
+    for (size_t row = 0, count; row < rows; row += count) {
+        name_state *at[RNN_AT_ONCE];
+        count = rows - row < RNN_AT_ONCE ? rows - row : RNN_AT_ONCE;
+        if (count < RNN_FEWEST) count = 1;
+        for (size_t i = 0; i < count; i++)
+            at[i] = (void *)(states + (slots ? (size_t)slots[row + i] : row + i) * stride);
+        for (size_t i = 0; i < $n_in; i++) from[i] = (const char *)in[i] + row * rnn_in_bytes[i];
+        for (size_t i = 0; i < $n_out; i++) to[i] = (char *)out[i] + row * rnn_out_bytes[i];
+#ifdef NAME_ROWS_COUNT
+        if (count > 1) name_rows(at, count, $row_arguments);
+        else
+#endif
+        rnn_step(at[0], from, to);
+        for (size_t i = 0; bad && i < count; i++) {
+            bad[row + i] = rnn_turned(at[i], out, row + i);
+            turned += bad[row + i];
+        }
+    }
+    return turned;
+}
+
+/* `rows` streams, whose states lie `stride` bytes apart; each array has `steps` steps of every row, row after row. */
+RNN_EXPORT void rnn_rows(void *state, size_t stride, const void *const *in, void *const *out, size_t rows, size_t steps)
+{
+    const void *from[$n_in];
+    void *to[$n_out];
+    if (steps == 1) {
+        rnn_each(state, stride, NULL, in, out, rows, NULL);
+        return;
+    }
+    for (size_t row = 0; row < rows; row++) {
+        for (size_t i = 0; i < $n_in; i++) from[i] = (const char *)in[i] + row * steps * rnn_in_bytes[i];
+        for (size_t i = 0; i < $n_out; i++) to[i] = (char *)out[i] + row * steps * rnn_out_bytes[i];
+        rnn_run((char *)state + row * stride, from, to, steps);
+    }
+}
+
+/* One step of the streams whose states are `slots` strides from `states` on. Says in `bad` which of them have a NaN in
+ * an output or in their state now, and gives how many.
+ */
+RNN_EXPORT size_t rnn_pool(void *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
+                           size_t rows, uint8_t *bad)
+{
+    return rnn_each(states, stride, slots, in, out, rows, bad);
+}
