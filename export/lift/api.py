@@ -17,7 +17,7 @@ from rnn_export.export.lift.capture import BatchFirst, every_of, graph_of, sampl
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.layers.bare import as_model
 from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
-from rnn_export.export.lift.loops.rolling import RolledLoop
+from rnn_export.export.lift.loops.rolled import RolledLoop
 from rnn_export.export.lift.program.fx import DYNAMIC, export_program
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.refusals import (

@@ -57,8 +57,8 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
     short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
     place = f"{busiest_place(short)}: the model loops over time in Python, and"
     try:
-        clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
-        rolled = roll(short, long, samples, lengths, clock)
+        length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+        rolled = roll(short, long, samples, lengths, length_input)
         fold(rolled)
         return rolled, True, ()
     except LiftError as error:
