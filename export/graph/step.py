@@ -17,7 +17,7 @@ from rnn_export.errors import ExportError, LiftError, first_line
 from rnn_export.export.graph.passes.opset import at_opset
 from rnn_export.export.graph.sequence import scanned
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.program.fx import quiet
+from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 
 BASE_OPSET = 18

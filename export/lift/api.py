@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import LiftError, first_line
+from rnn_export.errors import LiftError, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, Noise, TimeAxis, find_axes
 from rnn_export.export.lift.buffers import adopt_memory
 from rnn_export.export.lift.capture import BatchFirst, every_of, graph_of, sample, whole_graph
@@ -18,8 +18,8 @@ from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.layers.bare import as_model
 from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
 from rnn_export.export.lift.loops.rolled import RolledLoop
-from rnn_export.export.lift.program.fx import DYNAMIC, export_program
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
+from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_states,
@@ -117,9 +117,9 @@ def lift(
     flat.check_names()
     try:
         return _lifted(flat, time_axis, initial, sample_rate, chunk, sequence_only)
-    except _MovesByCall as error:
+    except StateMovesByCall as error:
         # What looked like time is another axis, where nothing but the call itself moves the memory.
-        if time_axis != "auto" or error.others or chunk > 1:
+        if time_axis != "auto" or error.has_others or chunk > 1:
             raise
         return _lifted(flat, None, initial, sample_rate, chunk, sequence_only)
 
@@ -214,14 +214,6 @@ def _copied(model: nn.Module) -> nn.Module:
         raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
 
 
-class _MovesByCall(LiftError):
-    """A state moves once per call; `others`: the model has states of its frames besides."""
-
-    def __init__(self, others: bool, message: str) -> None:
-        super().__init__(message)
-        self.others = others
-
-
 def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
     spec, axes = lifted.spec, lifted.axes
@@ -245,7 +237,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
         twice = lifted.module(*part(frames, frames), *first)[len(spec.outputs) :]
     for state, a, b in zip(spec.states, once, twice, strict=True):
         if state.name in flat.kept + tuple(s.name for s in flat.declared) and not torch.allclose(a, b, 1e-3, 1e-4):
-            raise _MovesByCall(
+            raise StateMovesByCall(
                 len(spec.states) > len(flat.states),
                 f"state {state.name!r} moves once per call, however many frames the call has: what comes out depends "
                 "on how the sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame "

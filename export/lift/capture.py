@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import LiftError, first_line
+from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes, Noise, draw_states
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.program.fx import DYNAMIC, Bounded, Frozen, busiest_place, flat_graph, fold
+from rnn_export.export.lift.program.flat_graph import flat_graph, fold
+from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import DYNAMIC
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
@@ -50,7 +52,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
         return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
     try:
         return _of_any_length(module), True, ()
-    except Frozen as error:
+    except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
     samples, lengths = _unrolling(module)
@@ -129,7 +131,7 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
             continue
         try:
             return flat_graph(module, inputs, _dynamic(module.axes, True))
-        except Bounded as error:
+        except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
             if len(bounded) == TRIES:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes, Noise
-from rnn_export.export.lift.program.fx import CannotFollow, export_program
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import export_program
 
 
 def refuse_wrappers(model: nn.Module) -> None:
@@ -77,7 +77,7 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
 def refuse_decisions(flat: FlatModel) -> None:
     """A decision by a value makes rows and frames depend on each other, whatever their axes."""
     tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
-    with contextlib.suppress(CannotFollow):
+    with contextlib.suppress(TraceFailed):
         export_program(flat, tensors, (tuple({} for _ in tensors),))
 
 

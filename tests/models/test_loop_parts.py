@@ -26,7 +26,8 @@ from rnn_export.export.lift.loops.operands import (
 from rnn_export.export.lift.loops.references import Part, Ref, node_at, resolve, value_at
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import Unrolled
-from rnn_export.export.lift.program.fx import aten, flat_graph, placeholders, results
+from rnn_export.export.lift.program.flat_graph import flat_graph
+from rnn_export.export.lift.program.fx import aten, placeholders, results
 
 from .streams import Call
 
