@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError, StateMovesByCall, first_line
-from rnn_export.export.lift.axes import Axes, Noise, TimeAxis, find_axes
+from rnn_export.export.lift.axes import Axes, TimeAxis, find_axes
 from rnn_export.export.lift.buffers import adopt_memory
 from rnn_export.export.lift.capture import BatchFirst, every_of, graph_of, sample, whole_graph
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.layers.bare import as_model
 from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
 from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (

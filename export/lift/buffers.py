@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.axes import Noise
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
 
 Attributes = dict[str, Any]

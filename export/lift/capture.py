@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
-from rnn_export.export.lift.axes import Axes, Noise, draw_states
+from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
+from rnn_export.export.lift.noise import Noise, draw_states
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
@@ -31,7 +32,7 @@ class BatchFirst(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
-        states = [layout.own(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
+        states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
         results = self.flat(*tensors[:inputs], *states)
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
         return (*results[:outputs], *after)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, TraceFailed
-from rnn_export.export.lift.axes import Axes, Noise
+from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
 
@@ -98,7 +99,7 @@ def refuse_other_start(
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
     ]
     rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]
-    states = [layout.own(r) for layout, r in zip(axes.states, rows, strict=True)]
+    states = [layout.tensor(r) for layout, r in zip(axes.states, rows, strict=True)]
     with torch.no_grad():
         given = flat(*inputs, *states)
         made = copy.deepcopy(flat).started_by_model(*inputs, *states[: len(flat.declared)])

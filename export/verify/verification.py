@@ -17,8 +17,8 @@ from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, RnnExportError, SourceError, first_line
 from rnn_export.export.graph.passes.decompose import decompose
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.axes import Noise
 from rnn_export.export.lift.capture import BatchFirst
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.verify.divergence import first_departure
 from rnn_export.layout import canonical, in_graph_layout
