@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,13 +47,28 @@ def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
     return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
 
 
-def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tuple[str, ...]]:
-    """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
+@dataclass(frozen=True)
+class Capture:
+    """The graph of a model.
+
+    Attributes:
+        module: (inputs..., states...) -> (outputs..., next states...), for any batch.
+        dynamic_time: whether it takes any number of frames; if not, one chunk.
+        notes: what a user should know of it.
+    """
+
+    module: fx.GraphModule
+    dynamic_time: bool
+    notes: tuple[str, ...] = ()
+
+
+def capture(module: BatchFirst, chunk: int) -> Capture:
+    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be."""
     flat, axes = module.flat, module.axes
     if not axes.has_time:
-        return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
+        return Capture(flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False)
     try:
-        return _of_any_length(module), True, ()
+        return Capture(_of_any_length(module), True)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
@@ -63,7 +79,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
         length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
         rolled = roll(short, long, samples, lengths, length_input)
         fold(rolled)
-        return rolled, True, ()
+        return Capture(rolled, True)
     except LiftError as error:
         if not axes.causal:
             raise LiftError(
@@ -77,7 +93,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
             ) from error
         # One chunk of it is still a pure step.
         graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
-        return graph, False, (f"lifted for {chunk} frames at a time: {error}",)
+        return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))
 
 
 def _moves_alike(module: BatchFirst) -> bool:
@@ -98,22 +114,21 @@ def _moves_alike(module: BatchFirst) -> bool:
     return True
 
 
-def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
-    """The model as it is, for whole sequences of any length."""
+def capture_sequence(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
+    """The model as it is, for whole sequences of any length; raises LiftError where it has states or no time axis."""
     if not axes.has_time:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
     if flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
-    module = BatchFirst(flat, axes)
-    return _of_any_length(module)
+    return _of_any_length(BatchFirst(flat, axes))
 
 
-def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
+def output_strides(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
     """For how many frames of the input each output of whole sequences has one."""
     frames = 240
     with torch.no_grad():
-        given = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
-    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*given, axes.output_time, strict=True)]
+        results = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
+    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, axes.output_time, strict=True)]
     return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
 
 
@@ -146,13 +161,13 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
 
 
 def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
-    """Inputs of two lengths between which the model's own loop makes one turn more, and these lengths."""
+    """Inputs of two lengths between which the model's own loop makes one iteration more, and these lengths."""
     shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    turns = -(-shortest // stride) + COPIES
-    few, more = turns * stride, (turns + 1) * stride
+    iterations = -(-shortest // stride) + COPIES
+    few, more = iterations * stride, (iterations + 1) * stride
     return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
 
 
@@ -160,14 +175,14 @@ def _stride(module: BatchFirst, shortest: int) -> int:
     """How many frames more give one more frame of every output."""
     axes = module.axes
 
-    def given(frames: int) -> list[int]:
+    def lengths(frames: int) -> list[int]:
         with torch.no_grad():
             outputs = module(*sample(module.flat, axes, 2, frames))
         return [y.shape[t] for y, t in zip(outputs, axes.output_time, strict=False) if t is not None]
 
-    fewest = given(shortest)
+    fewest = lengths(shortest)
     more = (n for n in range(1, 65) if _runs(module, shortest + n))
-    found = (n for n in more if all(a > b for a, b in zip(given(shortest + n), fewest, strict=True)))
+    found = (n for n in more if all(a > b for a, b in zip(lengths(shortest + n), fewest, strict=True)))
     return next(found, 1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.streaming import Kept, Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
@@ -22,8 +23,8 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
         rows = layout.example_rows(leaf.example)
-        if leaf.name in flat.kept:
-            if not torch.equal(rows, rows[:1].expand_as(rows)):
+        if leaf.name in flat.buffer_states:
+            if not same(rows, rows[:1].expand_as(rows), EXACT):
                 raise LiftError(
                     f"buffer {leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
                     "reset the model before export."
@@ -69,7 +70,7 @@ def contract(
     outputs = [
         TensorSpec(name, dtype_of(name, t), shape(t.shape, b, time, every))
         for name, t, b, time, every in zip(
-            flat.outputs, flat.first, axes.output_batch, axes.output_time, found.every, strict=True
+            flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, found.every, strict=True
         )
     ]
     kept = [

@@ -51,6 +51,6 @@ def draw_states(model: FlatModel, states: Sequence[StateLayout], noise: Noise, b
     for leaf, layout in zip(model.states, states, strict=True):
         rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
         fresh = noise.like(rows.contiguous(), {})
-        near = leaf.name in model.kept and rows.is_floating_point()
+        near = leaf.name in model.buffer_states and rows.is_floating_point()
         drawn.append(rows + fresh.abs() if near else fresh)
     return drawn
