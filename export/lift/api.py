@@ -16,7 +16,8 @@ from rnn_export.export.lift.buffers import buffers_to_states
 from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides, sample
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
-from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
+from rnn_export.export.lift.layers.lifted_layers import Stack
+from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.loops.rolled import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_axis import BatchAxes
-from rnn_export.export.lift.layers.opaque import LAYERS
+from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.probe import Assignment, Probe, changed_axes
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 
