@@ -12,12 +12,10 @@ from rnn_export.export.lift.loops.operands import (
     Argument,
     BodyValue,
     Carry,
-    DelayedScan,
     Invariant,
     LiteralValue,
     Local,
     Place,
-    Precomputed,
     Scan,
     classify,
     is_known_early,
@@ -72,7 +70,7 @@ OPERANDS = {
     ),
     "made by the copy before": (
         argument([START_REF, *[OWN] * 3], [None, *(Place(k, 3) for k in (1, 2, 3))], early=(3,)),
-        Precomputed(VALUE, START_REF),
+        Carry(VALUE, 1, (START_REF,)),
     ),
     "one from outside": (argument([START_REF] * 4), Invariant(START_REF)),
     "one frame from outside": (argument([frame(2)] * 4), Invariant(frame(2))),
@@ -87,7 +85,7 @@ OPERANDS = {
     ),
     "the frame before": (
         argument([START_REF, *(frame(k) for k in range(3))]),
-        DelayedScan(Scan(Ref(X), (Part("select", 1, 0),)), 1, (START_REF,)),
+        Carry(Scan(Ref(X), (Part("select", 1, 0),)), 1, (START_REF,)),
     ),
     "another value in one copy": (argument([OWN] * 4, [Place(k, 3 + (k == 2)) for k in range(4)]), None),
     "a start that is not of the first copy": (
@@ -115,9 +113,8 @@ def test_what_an_argument_is(given, operand):
 def test_what_an_operand_reads_from_outside():
     scan = Scan(Ref(X), (Part("select", 1, 0),))
     assert sources_of(Carry(VALUE, 2, (OLDER_REF, START_REF))) == (OLDER_REF, START_REF)
-    assert sources_of(Precomputed(VALUE, START_REF)) == (START_REF,)
     assert sources_of(scan) == (Ref(X),)
-    assert sources_of(DelayedScan(scan, 1, (START_REF,))) == (START_REF, Ref(X))
+    assert sources_of(Carry(scan, 1, (START_REF,))) == (START_REF, Ref(X))
     assert sources_of(Invariant(frame(2))) == (frame(2),)
     assert sources_of(LiteralValue(None)) == sources_of(Local(VALUE)) == ()
 

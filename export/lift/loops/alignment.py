@@ -94,24 +94,16 @@ def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], o
 # --- what is used of each loop ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class LoopResults:
-    """What the rest of a graph takes from a loop, in the order of the results of its call."""
+    """What the rest of a graph takes from a loop: values of every frame, joined, and values of the last frame."""
 
-    def __init__(self) -> None:
-        self.joins: dict[Join, int] = {}
-        self.last: dict[BodyValue, int] = {}
+    joins: Sequence[Join]
+    last: Sequence[BodyValue]
 
-    def add_join(self, join: Join) -> None:
-        self.joins.setdefault(join, len(self.joins))
-
-    def add_last(self, value: BodyValue) -> None:
-        self.last.setdefault(value, len(self.last))
-
-    def index_of_join(self, join: Join) -> int:
-        return self.joins[join]
-
-    def index_of_last(self, value: BodyValue) -> int:
-        return len(self.joins) + self.last[value]
+    def index(self, result: Join | BodyValue) -> int:
+        """Which result of the loop's call it is."""
+        return self.joins.index(result) if isinstance(result, Join) else len(self.joins) + self.last.index(result)
 
 
 def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
@@ -119,24 +111,27 @@ def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
 
     Raises LiftError where that is a single frame other than the last.
     """
-    found = [LoopResults() for _ in alignment.loops]
+    # Dicts, since the same may be taken in several places.
+    found: list[dict[Join | BodyValue, None]] = [{} for _ in alignment.loops]
 
-    def add_last(ref: Ref) -> None:
+    def take(ref: Ref) -> None:
         if (source := alignment.value_of(ref)) is not None:
             loop, value = source
             if alignment.loops[loop].places[ref.base].copy != len(alignment.loops[loop].copies) - 1:
                 raise cannot_roll("a single frame of it is used elsewhere")
-            found[loop].add_last(value)
+            found[loop][value] = None
 
     for node in graph.nodes:
         if node in alignment.owners:
             continue
         if (join := alignment.join_of(node)) is not None:
-            found[join[0]].add_join(join[1])
+            found[join[0]][join[1]] = None
         elif not only_takes(node):
             for argument in node.all_input_nodes:
-                add_last(resolve(argument))
-    operands = (o for loop in alignment.loops for row in loop.operands for o in row)
-    for ref in (ref for operand in operands for ref in sources_of(operand)):
-        add_last(ref)
-    return found
+                take(resolve(argument))
+    for ref in [ref for loop in alignment.loops for row in loop.operands for o in row for ref in sources_of(o)]:
+        take(ref)
+    return [
+        LoopResults([r for r in taken if isinstance(r, Join)], [r for r in taken if isinstance(r, BodyValue)])
+        for taken in found
+    ]

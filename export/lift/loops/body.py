@@ -11,22 +11,9 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.alignment import LoopResults, cannot_roll
 from rnn_export.export.lift.loops.copies import Loop
-from rnn_export.export.lift.loops.operands import (
-    BodyValue,
-    Carry,
-    DelayedScan,
-    Invariant,
-    LiteralValue,
-    Local,
-    Operand,
-    Precomputed,
-    Scan,
-)
+from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.references import Ref, node_at
 from rnn_export.export.lift.loops.rolled import RolledLoop
-
-# What is remembered from frame to frame: a value of the body, or the frame of a sequence.
-Memory = BodyValue | Scan
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,7 @@ class BodyInputs:
 
     invariants: Sequence[Ref]
     scans: Sequence[Scan]
-    memory: Mapping[Memory, Sequence[Ref]]
+    memory: Mapping[BodyValue | Scan, Sequence[Ref]]
 
     @property
     def refs(self) -> tuple[Ref, ...]:
@@ -54,15 +41,7 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool]) -> B
     """What the body of `loop` takes; raises LiftError where one value starts differently in two places."""
     invariants: dict[Ref, None] = {}
     scans: dict[Scan, None] = {}
-    memory: dict[Memory, Sequence[Ref]] = {}
-
-    def remember(key: Memory, initial: Sequence[Ref]) -> None:
-        known = memory.setdefault(key, initial)
-        for a, b in zip(known, initial, strict=False):
-            if a.path != b.path or not same_value(a.base, b.base):
-                raise cannot_roll("one value of it starts differently in two places")
-        if len(initial) > len(known):
-            memory[key] = initial
+    memory: dict[BodyValue | Scan, Sequence[Ref]] = {}
 
     for j, row in enumerate(loop.operands):
         for operand in row:
@@ -71,15 +50,16 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool]) -> B
                     invariants[ref] = None
                 case Scan():
                     scans[operand] = None
-                case DelayedScan(scan, _, initial):
-                    scans[scan] = None
-                    remember(scan, initial[::-1])
-                case Precomputed(value, ref):
-                    remember(value, (ref,))
                 # What is precomputed takes values of its own frame where it says those of the frame before.
-                case Carry(value, _, initial) if j not in loop.precomputed:
-                    # The first copy takes the oldest.
-                    remember(value, initial[::-1])
+                case Carry(value, _, oldest_first) if j not in loop.precomputed:
+                    if isinstance(value, Scan):
+                        scans[value] = None
+                    initial = oldest_first[::-1]
+                    known = memory.setdefault(value, initial)
+                    for a, b in zip(known, initial, strict=False):
+                        if a.path != b.path or not same_value(a.base, b.base):
+                            raise cannot_roll("one value of it starts differently in two places")
+                    memory[value] = max(known, initial, key=len)
     return BodyInputs(list(invariants), list(scans), memory)
 
 
@@ -94,10 +74,10 @@ def body_module(loop: Loop, inputs: BodyInputs, results: LoopResults, owner: nn.
     }
     nodes: dict[int, fx.Node] = {}
 
-    def made(value: Memory) -> fx.Node:
+    def made(value: BodyValue | Scan) -> fx.Node:
         return frames[value] if isinstance(value, Scan) else node_at(graph, nodes[value.node], value.path)
 
-    def read(operand: Operand, early: bool) -> Any:
+    def read(operand: Operand, precomputed: bool) -> Any:
         match operand:
             case LiteralValue(value):
                 return value
@@ -105,11 +85,7 @@ def body_module(loop: Loop, inputs: BodyInputs, results: LoopResults, owner: nn.
                 return invariants[ref]
             case Scan():
                 return frames[operand]
-            case DelayedScan(scan, depth, _):
-                return memory[scan][depth - 1]
-            case Precomputed(value, _):
-                return memory[value][0]
-            case Carry(value, depth, _) if not early:
+            case Carry(value, depth) if not precomputed:
                 return memory[value][depth - 1]
             case Carry(value) | Local(value):
                 return made(value)

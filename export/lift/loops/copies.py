@@ -8,7 +8,7 @@ copy takes in place of those values is where its memory starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,15 +56,17 @@ class Loop:
     """
 
     copies: list[Copy]
-    operands: list[list[Operand]]
+    operands: list[list[Operand]] = field(default_factory=list)
 
     @cached_property
     def places(self) -> Mapping[fx.Node, Place]:
-        return _places(self.copies)
+        """Where each node of the graph stands in the loop."""
+        return {n: Place(k, j) for k, copy in enumerate(self.copies) for j, n in enumerate(copy) if n is not None}
 
     @cached_property
     def precomputed(self) -> frozenset[int]:
-        return _precomputed(self.copies)
+        """The nodes that the first copy lacks: each copy makes them at its end, for the next."""
+        return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
 
     def join_of(self, node: fx.Node) -> Join | None:
         """The value that `node` joins over all copies; None if it does something else."""
@@ -91,10 +93,10 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
                 forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
             ):
                 continue
-            for copies in _copies(graph, start, first_size, size):
-                operands = _operands(graph, copies)
-                if operands is not None and _gives_frames_or_last(loop := Loop(copies, operands)):
-                    yield loop
+            for loop in map(Loop, _copies(graph, start, first_size, size)):
+                operands = _operands(graph, loop)
+                if operands is not None and _gives_frames_or_last(loop):
+                    yield replace(loop, operands=operands)
 
 
 def _gives_frames_or_last(loop: Loop) -> bool:
@@ -149,45 +151,30 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]
     return copy, used
 
 
-def _operands(graph: Unrolled, copies: list[Copy]) -> list[list[Operand]] | None:
+def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     """The arguments of every node of the body; None where the copies are not of one body."""
-    places, precomputed = _places(copies), _precomputed(copies)
     operands = []
-    for j in range(len(copies[0])):
-        rows = {k: leaves_of(node) for k, copy in enumerate(copies) if (node := copy[j]) is not None}
-        merged = []
+    for j in range(len(loop.copies[0])):
+        rows = {k: leaves_of(node) for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
+        row = []
         for leaves in zip(*rows.values(), strict=True):
-            operand = _operand(graph, tuple(rows), leaves, places, precomputed)
-            if operand is None or (j in precomputed and not is_known_early(operand, precomputed)):
+            operand = _operand(graph, loop, tuple(rows), leaves)
+            if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
-            merged.append(operand)
-        operands.append(merged)
+            row.append(operand)
+        operands.append(row)
     return operands
 
 
-def _operand(
-    graph: Unrolled,
-    copies: tuple[int, ...],
-    leaves: tuple[Any, ...],
-    places: Mapping[fx.Node, Place],
-    precomputed: frozenset[int],
-) -> Operand | None:
+def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
     first = leaves[0]
     if not isinstance(first, fx.Node):
         return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
     refs = tuple(map(resolve, leaves))
-    return classify(Argument(copies, refs, tuple(places.get(r.base) for r in refs), precomputed, graph.same_value))
+    places = tuple(loop.places.get(ref.base) for ref in refs)
+    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value))
 
 
 def leaves_of(node: fx.Node) -> list[Any]:
     """The arguments of `node`, out of their lists."""
     return list(pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None))
-
-
-def _places(copies: Sequence[Copy]) -> dict[fx.Node, Place]:
-    return {n: Place(k, j) for k, copy in enumerate(copies) for j, n in enumerate(copy) if n is not None}
-
-
-def _precomputed(copies: Sequence[Copy]) -> frozenset[int]:
-    """What the first copy lacks, since its memory is there already: made for the next frame, at the end of each."""
-    return frozenset(j for j, node in enumerate(copies[0]) if node is None)

@@ -46,23 +46,6 @@ class Local:
 
 
 @dataclass(frozen=True)
-class Carry:
-    """A value of `depth` copies before; `initial` in the first copies, oldest first, empty if none of them asks."""
-
-    value: BodyValue
-    depth: int
-    initial: tuple[Ref, ...]
-
-
-@dataclass(frozen=True)
-class Precomputed:
-    """A value of the same copy that the copy before can make already; the first copy takes `initial` from outside."""
-
-    value: BodyValue
-    initial: Ref
-
-
-@dataclass(frozen=True)
 class Scan:
     """Frame k of `sequence` in copy k; `frame` takes frame 0: first along the axis of frames, then what is left."""
 
@@ -71,14 +54,18 @@ class Scan:
 
     @property
     def axis(self) -> int:
+        """The axis of frames."""
         return self.frame[0].axis
 
 
 @dataclass(frozen=True)
-class DelayedScan:
-    """The frame of `depth` copies before; `initial` in the first copies."""
+class Carry:
+    """A value of `depth` copies before, or a frame that such a copy takes; `initial` in the first copies, oldest first.
 
-    scan: Scan
+    `initial` is empty where the first copies have no such argument.
+    """
+
+    value: BodyValue | Scan
     depth: int
     initial: tuple[Ref, ...]
 
@@ -90,21 +77,17 @@ class Invariant:
     ref: Ref
 
 
-Operand = LiteralValue | Local | Carry | Precomputed | Scan | DelayedScan | Invariant
+Operand = LiteralValue | Local | Carry | Scan | Invariant
 
 
 def sources_of(operand: Operand) -> tuple[Ref, ...]:
     """The values from outside the loop that an operand reads."""
     match operand:
-        case Carry(initial=initial):
-            return initial
-        case Precomputed(initial=initial):
-            return (initial,)
-        case Scan(sequence=sequence):
+        case Carry(value, _, initial):
+            return (*initial, value.sequence) if isinstance(value, Scan) else initial
+        case Scan(sequence):
             return (sequence,)
-        case DelayedScan(scan=scan, initial=initial):
-            return (*initial, scan.sequence)
-        case Invariant(ref=ref):
+        case Invariant(ref):
             return (ref,)
     return ()
 
@@ -112,13 +95,11 @@ def sources_of(operand: Operand) -> tuple[Ref, ...]:
 def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
     """Whether the copy before has the operand at its end, `precomputed` being the nodes that it can make by then."""
     match operand:
-        case LiteralValue() | Invariant():
-            return True
-        case Carry(depth=depth):
+        case Carry(_, depth):
             return depth == 1
-        case Local(value=value):
+        case Local(value):
             return value.node in precomputed
-    return False
+    return not isinstance(operand, Scan)
 
 
 # --- the rules ----------------------------------------------------------------------------------------------------
@@ -171,12 +152,13 @@ def _local(argument: Argument) -> Local | None:
     return None
 
 
-def _precomputed(argument: Argument) -> Precomputed | None:
+def _precomputed(argument: Argument) -> Carry | None:
+    """A value of the same copy that the copy before can make already, as the first copy shows, which lacks the node."""
     if not argument.begins_in_first or argument.places[0] is not None:
         return None
     match argument.value_from(1):
         case (0, value) if value.node in argument.precomputed:
-            return Precomputed(value, argument.refs[0])
+            return Carry(value, 1, argument.refs[:1])
     return None
 
 
@@ -199,14 +181,14 @@ def _scan(argument: Argument) -> Scan | None:
     return _frames(argument.refs)
 
 
-def _delayed_scan(argument: Argument) -> DelayedScan | None:
+def _delayed_scan(argument: Argument) -> Carry | None:
     if not (argument.is_outside and argument.begins_in_first) or argument.has_one_base:
         return None
     refs = argument.refs
     for depth in range(1, len(refs) - 2):
         one_base = len({ref.base for ref in refs[depth:]}) == 1
         if one_base and (scan := _frames(refs[depth:])) is not None:
-            return DelayedScan(scan, depth, refs[:depth])
+            return Carry(scan, depth, refs[:depth])
     return None
 
 

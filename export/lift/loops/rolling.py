@@ -97,7 +97,7 @@ class _Emitter:
         if node not in self.emitted:
             if (join := self.alignment.join_of(node)) is not None:
                 loop, value = join
-                self.emitted[node] = self._result(loop, self.used[loop].index_of_join(value), node)
+                self.emitted[node] = self._result(loop, self.used[loop].index(value), node)
             else:
                 args, kwargs = pytree.tree_map(self._argument, self._arguments(node), is_leaf=lambda x: x is None)
                 self.emitted[node] = self.new.create_node(node.op, node.target, args, kwargs, node.name)
@@ -145,7 +145,7 @@ class _Emitter:
         if source is None:
             return None
         loop, value = source
-        return self._result(loop, self.used[loop].index_of_last(value), like)
+        return self._result(loop, self.used[loop].index(value), like)
 
     def _result(self, loop: int, index: int, like: fx.Node) -> fx.Node:
         new = self.new.call_function(operator.getitem, (self._call(loop), index))
