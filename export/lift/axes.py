@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.batch_axis import find_batch
-from rnn_export.export.lift.probe import Assignment, Probe
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe
+from rnn_export.export.lift.batch_search import find_batch
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
-from rnn_export.export.lift.state_layout import StateLayout
-from rnn_export.export.lift.time_axis import find_time
+from rnn_export.export.lift.row_layout import RowLayout
+from rnn_export.export.lift.time_search import find_time
 
 TimeAxis = str | int | None | Mapping[str, int | None]
 
@@ -24,7 +24,7 @@ class Axes:
 
     input_batch: tuple[int, ...]
     input_time: tuple[int | None, ...]
-    states: tuple[StateLayout, ...]
+    states: tuple[RowLayout, ...]
     output_batch: tuple[int, ...]
     output_time: tuple[int | None, ...]
     causal: bool = True
@@ -36,8 +36,8 @@ class Axes:
 
 
 def find_axes(model: FlatModel, time_axis: TimeAxis) -> Axes:
-    """Probe `model`, which must be a copy that may be run at will; raises LiftError where no axis is certain."""
-    probe, said = Probe(model), _said_time(model, time_axis)
+    """AxisProbe `model`, which must be a copy that may be run at will; raises LiftError where no axis is certain."""
+    probe, said = AxisProbe(model), _said_time(model, time_axis)
     batch = find_batch(probe, said)
     time = find_time(probe, batch, said)
     return Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.state_layout import StateLayout
+from rnn_export.export.lift.row_layout import RowLayout
 
 # With so many values an example shows its range.
 FEW = 8
@@ -45,7 +45,7 @@ class Noise:
         return normal.abs() if values.min() >= 0 and values.any() else normal
 
 
-def draw_states(model: FlatModel, states: Sequence[StateLayout], noise: Noise, batch: int) -> list[Tensor]:
+def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
     """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
     drawn = []
     for leaf, layout in zip(model.states, states, strict=True):

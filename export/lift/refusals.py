@@ -105,9 +105,9 @@ def refuse_other_start(
     rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]
     states = [layout.tensor(r) for layout, r in zip(axes.states, rows, strict=True)]
     with torch.no_grad():
-        given = flat(*inputs, *states)
-        made = copy.deepcopy(flat).call_with_default_states(*inputs, *states[: len(flat.declared)])
-    if not all(same(a, b, START) for a, b in zip(made, given, strict=False)):
+        from_values = flat(*inputs, *states)
+        by_model = copy.deepcopy(flat).call_with_default_states(*inputs, *states[: len(flat.declared)])
+    if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
             f"initial={{{unsaid[0]!r}: tensor}}, one row of it."

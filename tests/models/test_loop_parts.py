@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.alignment import align, results_of
 from rnn_export.export.lift.loops.body import body_inputs, body_module
 from rnn_export.export.lift.loops.copies import Loop, loops_at
 from rnn_export.export.lift.loops.operands import (
@@ -23,6 +22,7 @@ from rnn_export.export.lift.loops.operands import (
 )
 from rnn_export.export.lift.loops.references import Part, Ref, node_at, resolve, value_at
 from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.two_lengths import align, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
 from rnn_export.export.lift.program.flat_graph import flat_graph
 from rnn_export.export.lift.program.fx import aten, placeholders, results

@@ -9,11 +9,11 @@ from typing import Any
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.loops.alignment import LoopResults, cannot_roll
 from rnn_export.export.lift.loops.copies import Loop
 from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.references import Ref, node_at
 from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.alignment import Alignment, LoopResults, align, cannot_roll, results_of
 from rnn_export.export.lift.loops.body import body_inputs, body_module
 from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value_at
+from rnn_export.export.lift.loops.two_lengths import Alignment, LoopResults, align, cannot_roll, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
 from rnn_export.export.lift.program.fx import aten, placeholders, results
 

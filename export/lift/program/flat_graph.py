@@ -79,10 +79,10 @@ def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
     for node in graph.nodes:
         if node.target in (aten.unbind.int, aten.split.Tensor):
-            given = named_args(node)
-            size = given["self"].meta["val"].shape[given["dim"]]
-            found = [axes[str(n)] for n in size.node.expr.free_symbols if str(n) in axes] if _is_open(size) else []
-            for port, axis in found:
+            arguments = named_args(node)
+            size = arguments["self"].meta["val"].shape[arguments["dim"]]
+            symbols = size.node.expr.free_symbols if _is_open(size) else ()
+            for port, axis in [axes[str(n)] for n in symbols if str(n) in axes]:
                 raise FrozenAxis(
                     f"{place_of(node)}: axis {axis} of input {port} must be of any size, but the code takes its "
                     "entries apart, as many as there were.",

@@ -61,8 +61,8 @@ def placeholders(graph: fx.Graph) -> list[fx.Node]:
 
 def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
     """The results of `graph`, in order."""
-    given: Any = graph.output_node().args[0]
-    return tuple(given)
+    values: Any = graph.output_node().args[0]
+    return tuple(values)
 
 
 def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:

@@ -10,13 +10,13 @@ from torch import Tensor
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.noise import Noise, draw_states
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.state_layout import StateLayout
+from rnn_export.export.lift.row_layout import RowLayout
 
 # For each input, or each output, an axis; None for no axis.
 Assignment = tuple[int | None, ...]
 
 
-class Probe:
+class AxisProbe:
     """Runs `model`, which must be a copy that may be run at will.
 
     `failure` is why the last run gave nothing. Raises LiftError where the model fails on its example.
@@ -29,12 +29,12 @@ class Probe:
         if self._call([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
             raise LiftError(f"the model fails on its own example inputs: {self.failure}")
 
-    def draw(self, batch: int, sizes: Sequence[Mapping[int, int]], states: Sequence[StateLayout]) -> list[Tensor]:
+    def draw(self, batch: int, sizes: Sequence[Mapping[int, int]], states: Sequence[RowLayout]) -> list[Tensor]:
         """Noise: for each input with `sizes` along some axes, and for the states (B, *row)."""
         drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, sizes, strict=True)]
         return [*drawn, *draw_states(self.model, states, self.noise, batch)]
 
-    def run(self, states: Sequence[StateLayout], tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    def run(self, states: Sequence[RowLayout], tensors: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs, and next states (B, *row); None where the model fails, or a state comes back in another shape."""
         inputs, outputs = len(self.inputs), len(self.model.outputs)
         fed = [layout.tensor(rows) for layout, rows in zip(states, tensors[inputs:], strict=True)]

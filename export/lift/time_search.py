@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.batch_axis import BatchAxes
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
+from rnn_export.export.lift.batch_search import BatchAxes
 from rnn_export.export.lift.layers.replacement import LAYERS
-from rnn_export.export.lift.probe import Assignment, Probe, changed_axes
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 
 # A longer example is tried in parts.
@@ -43,7 +43,7 @@ class TimeCandidate:
         return 0 if self.causal and self.remembers else 1 if self.has_output_time else 2
 
 
-def find_time(probe: Probe, batch: BatchAxes, said: Assignment | None) -> TimeCandidate:
+def find_time(probe: AxisProbe, batch: BatchAxes, said: Assignment | None) -> TimeCandidate:
     """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
 
     Raises LiftError where `said` cannot be time, several axes could be, or the last frame alone may be put out.
@@ -51,7 +51,7 @@ def find_time(probe: Probe, batch: BatchAxes, said: Assignment | None) -> TimeCa
     none = TimeCandidate((None,) * len(batch.inputs), (None,) * len(batch.outputs), False)
     if said == none.inputs:
         return none
-    search = _Search(probe, batch)
+    search = TimeSearch(probe, batch)
     if said is not None:
         found = search.candidate(said, True)
         if found is None:
@@ -73,10 +73,10 @@ def find_time(probe: Probe, batch: BatchAxes, said: Assignment | None) -> TimeCa
     return best[0]
 
 
-class _Search:
+class TimeSearch:
     """Runs the model at several lengths, the batch being known."""
 
-    def __init__(self, probe: Probe, batch: BatchAxes) -> None:
+    def __init__(self, probe: AxisProbe, batch: BatchAxes) -> None:
         self.probe, self.batch = probe, batch
         self.whole_example = False
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.probe import Assignment, Probe, changed_axes
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
-from rnn_export.export.lift.state_layout import StateLayout, layouts
+from rnn_export.export.lift.row_layout import RowLayout, layouts
 
 # Rows are exchanged so often before a value is said not to depend on them.
 TRIES = 8
@@ -25,11 +25,11 @@ class BatchAxes:
     """Where the batch stands in each input, state and output."""
 
     inputs: tuple[int, ...]
-    states: tuple[StateLayout, ...]
+    states: tuple[RowLayout, ...]
     outputs: tuple[int, ...]
 
 
-def find_batch(probe: Probe, time: Assignment | None) -> BatchAxes:
+def find_batch(probe: AxisProbe, time: Assignment | None) -> BatchAxes:
     """The first candidate that is a batch; `time` are the axes that are known to be time.
 
     Raises LiftError with the candidates that were tried.
@@ -50,7 +50,7 @@ def find_batch(probe: Probe, time: Assignment | None) -> BatchAxes:
     )
 
 
-def _candidates(probe: Probe, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[StateLayout, ...]]]:
+def _candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[RowLayout, ...]]]:
     taken = time or (None,) * len(probe.inputs)
     by_input = [[a for a in range(leaf.example.dim()) if a != t] for leaf, t in zip(probe.inputs, taken, strict=True)]
     # States of one shape are laid out alike: one choice for all of them keeps the search small.
@@ -68,7 +68,7 @@ def _candidates(probe: Probe, time: Assignment | None) -> Iterator[tuple[tuple[i
             yield inputs, tuple(layout[tuple(s.example.shape), s.name in declared] for s in probe.states)
 
 
-def _tried(probe: Probe, inputs: tuple[int, ...], states: tuple[StateLayout, ...]) -> BatchAxes | None:
+def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, ...]) -> BatchAxes | None:
     """The candidate with the batch axes of the outputs; None where it is no batch."""
     two, three = (probe.draw(n, [{a: n} for a in inputs], states) for n in (2, 3))
     few, many = probe.run(states, two), probe.run(states, three)
@@ -85,7 +85,9 @@ def _tried(probe: Probe, inputs: tuple[int, ...], states: tuple[StateLayout, ...
     return found if all(_changes_alone(probe, found, row, three, many) for row in (0, 2)) else None
 
 
-def _changes_alone(probe: Probe, batch: BatchAxes, row: int, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
+def _changes_alone(
+    probe: AxisProbe, batch: BatchAxes, row: int, fed: Sequence[Tensor], results: Sequence[Tensor]
+) -> bool:
     """Whether another row `row` of the three that are `fed` changes that row of `results`, and no other."""
     rows = (0,) * len(batch.states)
     one, others = torch.tensor([row]), torch.tensor([r for r in range(3) if r != row])

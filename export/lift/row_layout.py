@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class StateLayout:
+class RowLayout:
     """B streams in a model's own tensor.
 
     Attributes:
@@ -41,9 +41,9 @@ class StateLayout:
         return example[None] if self.added else self.rows(example)
 
 
-def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[StateLayout]:
+def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
     """Every way in which `example` can hold the state of `batch` streams, the plain ones first."""
     sizes = list(enumerate(example.shape))
-    yield from (StateLayout(axis) for axis, size in sizes if size == batch)
-    yield from (StateLayout(0, added=count) for count in range(1, added + 1))
-    yield from (StateLayout(axis, size // batch) for axis, size in sizes if size > batch and size % batch == 0)
+    yield from (RowLayout(axis) for axis, size in sizes if size == batch)
+    yield from (RowLayout(0, added=count) for count in range(1, added + 1))
+    yield from (RowLayout(axis, size // batch) for axis, size in sizes if size > batch and size % batch == 0)
