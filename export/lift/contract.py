@@ -65,17 +65,17 @@ def contract(
         symbol = TIME if every == 1 else f"{TIME}/{every}"
         return tuple(BATCH if a == batch else symbol if a == time else int(n) for a, n in enumerate(sizes))
 
-    inputs = [
+    inputs = tuple(
         TensorSpec(leaf.name, dtype_of(leaf.name, leaf.example), shape(leaf.example.shape, b, t))
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    ]
-    outputs = [
+    )
+    outputs = tuple(
         TensorSpec(name, dtype_of(name, t), shape(t.shape, b, time, every))
         for name, t, b, time, every in zip(
             flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True
         )
-    ]
-    state_specs = [
+    )
+    state_specs = tuple(
         StateSpec(
             s.name,
             s.name,
@@ -85,16 +85,9 @@ def contract(
             "stored" if bool(s.initial.any()) else "zeros",
         )
         for s in states
-    ]
-    return StreamSpec(
-        tuple(inputs),
-        tuple(outputs),
-        tuple(state_specs),
-        chunk,
-        streamed.delay,
-        sample_rate,
-        sequence_only=sequence_only,
     )
+    delay = streamed.delay
+    return StreamSpec(inputs, outputs, state_specs, chunk, delay, sample_rate, sequence_only=sequence_only)
 
 
 def dtype_of(name: str, tensor: Tensor) -> str:
