@@ -85,6 +85,36 @@ class DeviceError(RnnExportError):
     """A call of the device failed. Backends catch it and say what they were about."""
 
 
+# --- internal: told apart inside of lifting; for a user each is a LiftError -----------------------------------------
+
+
+class FrozenAxis(LiftError):
+    """torch.export made a number of an axis that must be of any size: `axis` of input `port`."""
+
+    def __init__(self, message: str, port: int, axis: int) -> None:
+        super().__init__(message)
+        self.port, self.axis = port, axis
+
+
+class BoundedAxis(LiftError):
+    """The code does something else where an axis that must be of any size is longer than some number."""
+
+
+class TraceFailed(LiftError):
+    """torch.export fails, and says why in words of its own."""
+
+
+class StateMovesByCall(LiftError):
+    """A state moves once per call; `has_others`: the model has states of its frames besides."""
+
+    def __init__(self, has_others: bool, message: str) -> None:
+        super().__init__(message)
+        self.has_others = has_others
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

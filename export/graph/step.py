@@ -18,7 +18,7 @@ from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.export.graph.passes.recurrent import lstm_cell
 from rnn_export.export.graph.sequence import SequenceFromStep
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.program.fx import quiet
+from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 
 BASE_OPSET = 18

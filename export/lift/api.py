@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.arrays import Array
-from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.axes import Axes, Noise, TimeAxis, find_axes
-from rnn_export.export.lift.buffers import adopt_memory
-from rnn_export.export.lift.capture import BatchFirst, every_of, graph_of, sample, whole_graph
+from rnn_export.errors import LiftError, StateMovesByCall, first_line
+from rnn_export.export.lift.axes import Axes, TimeAxis, find_axes
+from rnn_export.export.lift.buffers import buffers_to_states
+from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides, sample
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.layers.bare import as_model
-from rnn_export.export.lift.layers.opaque import Stack, replace_recurrent
-from rnn_export.export.lift.loops.rolling import RolledLoop
-from rnn_export.export.lift.program.fx import DYNAMIC, export_program
+from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
+from rnn_export.export.lift.layers.lifted_layers import Stack
+from rnn_export.export.lift.layers.replacement import replace_recurrent
+from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
+from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_states,
@@ -99,99 +101,144 @@ def lift(
 
     Raises LiftError with what was found, where, and what to do.
     """
+    options = _Options(time_axis, initial, sample_rate, chunk, sequence_only)
+    flat = _flat_model(model, example_inputs, states, input_names, output_names, options)
+    try:
+        return _lifted(flat, options)
+    except StateMovesByCall as error:
+        # What looked like time is another axis, where nothing but the call itself moves the memory.
+        if time_axis != "auto" or error.has_others or chunk > 1:
+            raise
+        return _lifted(flat, replace(options, time_axis=None))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `lift` is asked for besides names and states."""
+
+    time_axis: TimeAxis
+    initial: Mapping[str, Tensor] | None
+    sample_rate: int | None
+    chunk: int
+    sequence_only: bool
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What running a model tells.
+
+    Attributes:
+        flat: a copy in which the buffers that calls change are states, and recurrent layers opaque operators.
+        axes: where batch and time stand.
+        states: the states that are arguments and buffers.
+    """
+
+    flat: FlatModel
+    axes: Axes
+    states: tuple[Kept, ...]
+
+
+def _flat_model(
+    model: nn.Module,
+    example: Sequence[Any] | Tensor,
+    states: Mapping[str, OutputRef | None] | None,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    options: _Options,
+) -> FlatModel:
+    """A copy of the user's model, called with flat tensors; what is wrong before anything is lifted is refused."""
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
-    if isinstance(example_inputs, Tensor):
-        example_inputs = (example_inputs,)
-    if type(chunk) is not int or chunk < 1:
-        raise LiftError(f"chunk is {chunk!r}: it must be an int of at least 1.")
+    if type(options.chunk) is not int or options.chunk < 1:
+        raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     refuse_wrappers(model)
     refuse_other_device(model)
     model = _copied(model)
-    root, example, known, names = (
-        (model, tuple(example_inputs), None, None) if states is not None else as_model(model, tuple(example_inputs))
-    )
-    declared = {name: ref for name, ref in (states or known or {}).items() if ref is not None}
-    plain = [name for name, ref in (states or {}).items() if ref is None]
-    flat = FlatModel(root, example, declared, input_names or names, output_names)
+    example = (example,) if isinstance(example, Tensor) else tuple(example)
+    call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
+    declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
+    flat = FlatModel(call.model, call.example, declared, input_names or call.input_names, output_names)
     refuse_train_mode(model, flat)
     flat.eval()
-    if not sequence_only and (states is None or states):
-        refuse_forgotten_states(flat, plain)
+    if not options.sequence_only and (states is None or states):
+        refuse_forgotten_states(flat, [name for name, ref in (states or {}).items() if ref is None])
     flat.check_names()
-    try:
-        return _lifted(flat, time_axis, initial, sample_rate, chunk, sequence_only)
-    except _MovesByCall as error:
-        # What looked like time is another axis, where nothing but the call itself moves the memory.
-        if time_axis != "auto" or error.others or chunk > 1:
-            raise
-        return _lifted(flat, None, initial, sample_rate, chunk, sequence_only)
+    return flat
 
 
-def _lifted(
-    flat: FlatModel,
-    time_axis: TimeAxis,
-    initial: Mapping[str, Tensor] | None,
-    sample_rate: int | None,
-    chunk: int,
-    sequence_only: bool,
-) -> StreamingModel:
-    copied = copy.deepcopy(flat)
-    adopt_memory(copied)
-    copied.check_names()
-    try:
-        axes = find_axes(copied, time_axis)
-    except LiftError:
-        refuse_decisions(copied)
-        raise
-    if chunk > 1 and not axes.has_time:
-        raise LiftError(
-            f"chunk={chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1."
-        )
-    values = initial_rows(copied, axes, initial)
-    refuse_other_start(copied, axes, values, initial)
-    origins = [
-        Kept(leaf.name, values[leaf.name], *(_BUFFER if leaf.name in copied.kept else _ARGUMENT))
-        for leaf in copied.states
-    ]
-    copied.model = replace_recurrent(copied.model)
-    if sequence_only:
-        module = whole_graph(copied, axes, chunk)
-        spec = contract(copied, axes, (), Streamed([], 0, every_of(module, copied, axes)), sample_rate, 1, True)
-        spec = replace(spec, digest=digest_of(spec, flat.model, {}))
-        return StreamingModel(spec, flat, axes, module, True, {}, (), (_WHOLE,))
-    module, dynamic_time, notes = graph_of(BatchFirst(copied, axes), chunk)
-    found = Streamed([], 0, [1] * len(copied.outputs))
-    if dynamic_time:
-        found = stream(
-            module,
-            copied.model,
-            lambda batch, frames, seed: list(sample(copied, axes, batch, frames, seed)),
-            axes.input_time,
-            len(copied.outputs),
-            axes.output_time,
-            chunk,
-        )
-        if not axes.causal:
-            raise LiftError(
-                "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
-                f"sequence), so it cannot stream. {_INSTEAD}"
-            )
-    origins += found.states
-    values = {**values, **{s.name: s.initial for s in found.states}}
-    spec = contract(copied, axes, origins, found, sample_rate, chunk, False)
-    spec = replace(spec, digest=digest_of(spec, flat.model, values))
-    if not spec.states:
-        notes = (*notes, _anew(copied) or "this model has no state: each frame is computed from itself alone")
-    if spec.has_delay:
-        notes = (*notes, f"{spec.delay_note}: the context of a convolution is not full yet")
-    for node in module.graph.nodes:
+def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
+    probed = _probed(flat, options)
+    if options.sequence_only:
+        return _whole_sequences(flat, probed, options)
+    captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    streamed = _streamed(probed, captured, options.chunk)
+    states = (*probed.states, *streamed.states)
+    initial = {s.name: s.initial for s in states}
+    spec = contract(probed.flat, probed.axes, states, streamed, options.sample_rate, options.chunk, False)
+    spec = replace(spec, digest=digest_of(spec, flat.model, initial))
+    notes = (*captured.notes, *_notes(spec, probed.flat))
+    for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    lifted = StreamingModel(spec, flat, axes, module, dynamic_time, values, tuple(origins), notes)
-    if dynamic_time:
-        _refuse_memory_by_call(lifted, copied)
+    lifted = StreamingModel(spec, flat, probed.axes, captured.module, captured.dynamic_time, initial, states, notes)
+    if captured.dynamic_time:
+        _refuse_memory_by_call(lifted, probed.flat)
     return lifted
+
+
+def _probed(flat: FlatModel, options: _Options) -> Probed:
+    """Run a copy of the model to find its buffers and axes, and where its states start."""
+    flat = copy.deepcopy(flat)
+    buffers_to_states(flat)
+    flat.check_names()
+    try:
+        axes = find_axes(flat, options.time_axis)
+    except LiftError:
+        refuse_decisions(flat)
+        raise
+    if options.chunk > 1 and not axes.has_time:
+        raise LiftError(
+            f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1."
+        )
+    initial = initial_rows(flat, axes, options.initial)
+    refuse_other_start(flat, axes, initial, options.initial)
+    states = tuple(
+        Kept(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
+        for leaf in flat.states
+    )
+    flat.model = replace_recurrent(flat.model)
+    return Probed(flat, axes, states)
+
+
+def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
+    """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
+    flat, axes = probed.flat, probed.axes
+    if not captured.dynamic_time:
+        return Streamed([], 0, [1] * len(flat.outputs))
+    streamed = stream(
+        captured.module,
+        flat.model,
+        lambda batch, frames, seed: list(sample(flat, axes, batch, frames, seed)),
+        axes.input_time,
+        len(flat.outputs),
+        axes.output_time,
+        chunk,
+    )
+    if not axes.causal:
+        raise LiftError(
+            "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
+            f"sequence), so it cannot stream. {_INSTEAD}"
+        )
+    return streamed
+
+
+def _whole_sequences(flat: FlatModel, probed: Probed, options: _Options) -> StreamingModel:
+    """The model without a step, for whole sequences."""
+    module = capture_sequence(probed.flat, probed.axes, options.chunk)
+    strides = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
+    spec = contract(probed.flat, probed.axes, (), strides, options.sample_rate, 1, True)
+    spec = replace(spec, digest=digest_of(spec, flat.model, {}))
+    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
 
 
 _BUFFER = ("buffer", "a buffer that a call of the model changes")
@@ -200,12 +247,15 @@ _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_onl
 _INSTEAD = "Export whole sequences only: sequence_only=True (--sequence-only)."
 
 
-def _anew(flat: FlatModel) -> str:
-    """What to know of recurrent layers in a model that takes one frame per call and keeps nothing."""
-    layers = [path for path, module in flat.model.named_modules() if isinstance(module, Stack)]
-    if not layers:
-        return ""
-    return f"{', '.join(layers)}: starts anew at each call, since the model takes one frame per call and keeps no state"
+def _notes(spec: StreamSpec, flat: FlatModel) -> Iterator[str]:
+    """What a user should know of a contract."""
+    layers = ", ".join(path for path, module in flat.model.named_modules() if isinstance(module, Stack))
+    if not spec.states and layers:
+        yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
+    elif not spec.states:
+        yield "this model has no state: each frame is computed from itself alone"
+    if spec.has_delay:
+        yield f"{spec.delay_note}: the context of a convolution is not full yet"
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -216,14 +266,6 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, {id(t): t.detach().clone() for t in made})
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
-
-
-class _MovesByCall(LiftError):
-    """A state moves once per call; `others`: the model has states of its frames besides."""
-
-    def __init__(self, others: bool, message: str) -> None:
-        super().__init__(message)
-        self.others = others
 
 
 def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
@@ -247,7 +289,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
     for state in spec.states:
         if state.name in own and not np.allclose(once[state.name], twice[state.name], 1e-3, 1e-4):
-            raise _MovesByCall(
+            raise StateMovesByCall(
                 len(spec.states) > len(flat.states),
                 f"state {state.name!r} moves once per call, however many frames the call has: what comes out depends "
                 "on how the sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame "

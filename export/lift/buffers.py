@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.axes import Noise
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import EXACT, MEMORY, Tolerance, same
 from rnn_export.export.lift.program.signature import FlatModel
 
 Attributes = dict[str, Any]
@@ -21,18 +22,18 @@ CALLS = 4
 AHEAD = 10**6
 
 
-def adopt_memory(flat: FlatModel) -> None:
+def buffers_to_states(flat: FlatModel) -> None:
     """Make states of the buffers that calls of the model change; `flat` must be a copy.
 
     Raises LiftError, with the path of what was found, where the model remembers anything else.
     """
-    tried, noise = copy.deepcopy(flat), Noise(flat)
+    called, noise = copy.deepcopy(flat), Noise(flat)
     try:
         with torch.no_grad():
-            found = _changed_buffers(tried, noise)
-            _refuse_other_start(flat, found, noise)
-            flat.adopt(found)
-            _refuse_hidden(flat, tried, noise)
+            changed = _call_and_compare(called, noise)
+            _refuse_other_start(flat, changed, noise)
+            flat.add_buffer_states(changed)
+            _refuse_hidden(flat, called, noise)
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -43,16 +44,16 @@ def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
     return [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.declared)]
 
 
-def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
-    """By name, the first value of each buffer that changes, in the shape that it has from the first call on."""
-    first, before = _buffers(flat.model), _touched(flat.model)
+def _call_and_compare(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
+    """Call the model, and give by name the first value of each buffer that changes, in the shape that calls give it."""
+    first, before = _buffers(flat.model), _versions(flat.model)
     shapes: dict[str, torch.Size] = {}
     changed: dict[str, Tensor] = {}
     for _ in range(CALLS):
-        flat.own(*_draw(flat, noise))
-        touched = _touched(flat.model)
+        flat.call_stateful(*_draw(flat, noise))
+        versions = _versions(flat.model)
         for name, after in _buffers(flat.model).items():
-            if touched[name] == before[name] and _equal(first[name], after) and name not in changed:
+            if versions[name] == before[name] and _same(first[name], after, EXACT) and name not in changed:
                 continue
             if after is None:
                 raise LiftError(f"buffer {name!r} is set to None by a call: a state must be a tensor of one shape.")
@@ -61,7 +62,7 @@ def _changed_buffers(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
                     f"buffer {name!r} changes its shape from call to call, from {tuple(shapes[name])} to "
                     f"{tuple(after.shape)}: a state must keep its shape. Keep a fixed number of frames in it."
                 )
-            changed[name] = _first(name, first[name], after)
+            changed[name] = _first_value(name, first[name], after)
     return changed
 
 
@@ -77,7 +78,7 @@ def _buffers(model: nn.Module) -> dict[str, Tensor | None]:
     return found
 
 
-def _touched(model: nn.Module) -> dict[str, tuple[int, int]]:
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
     """By path, which tensor a buffer is and how often it was written to: a write may leave the value as it is."""
     return {
         f"{path}.{name}".lstrip("."): (id(value), value._version if isinstance(value, Tensor) else 0)
@@ -86,13 +87,7 @@ def _touched(model: nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and bool(torch.equal(a, b))
-
-
-def _first(name: str, before: Tensor | None, after: Tensor) -> Tensor:
+def _first_value(name: str, before: Tensor | None, after: Tensor) -> Tensor:
     if before is None:
         return torch.zeros_like(after)
     try:
@@ -104,44 +99,48 @@ def _first(name: str, before: Tensor | None, after: Tensor) -> Tensor:
         ) from None
 
 
-def _refuse_other_start(flat: FlatModel, found: Mapping[str, Tensor], noise: Noise) -> None:
+def _refuse_other_start(flat: FlatModel, changed: Mapping[str, Tensor], noise: Noise) -> None:
     """A buffer that is made by the first call must start as zeros, since that is what is written."""
-    born = [name for name, value in _buffers(flat.model).items() if value is None and name in found]
+    born = [name for name, value in _buffers(flat.model).items() if value is None and name in changed]
     if not born:
         return
     tensors = _draw(flat, noise)
-    adopted = copy.deepcopy(flat)
-    adopted.adopt(found)
-    given, own = adopted(*tensors, *found.values()), copy.deepcopy(flat).own(*tensors)
-    if not all(_same(a, b) for a, b in zip(given, own, strict=False)):
+    pure = copy.deepcopy(flat)
+    pure.add_buffer_states(changed)
+    from_zeros, first_call = pure(*tensors, *changed.values()), copy.deepcopy(flat).call_stateful(*tensors)
+    if not all(_same(a, b) for a, b in zip(from_zeros, first_call, strict=False)):
         raise LiftError(
             f"{', '.join(map(repr, born))}: the first call makes this buffer, and not with zeros: register it with the "
             "value that it starts from."
         )
 
 
-def _refuse_hidden(flat: FlatModel, tried: FlatModel, noise: Noise) -> None:
-    """With its buffers given, a model that was called before must do as one that was not."""
+def _refuse_hidden(flat: FlatModel, called: FlatModel, noise: Noise) -> None:
+    """With its buffers given, the model that was called before must do as one that was not."""
     fresh, before = copy.deepcopy(flat), _attributes(flat.model)
-    after, kept = _attributes(tried.model), flat.states[len(flat.declared) :]
-    tried.adopt({leaf.name: leaf.example for leaf in kept})
+    after, buffers = _attributes(called.model), flat.states[len(flat.declared) :]
+    called.add_buffer_states({leaf.name: leaf.example for leaf in buffers})
     # Near the values that they have, since not every value may be one.
-    near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in kept]
+    near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in buffers]
     tensors = [*_draw(flat, noise), *near]
-    first = [t.clone() for t in fresh(*tensors)]
-    if any(bool(torch.isnan(t).any()) for t in first):
+    expected = [t.clone() for t in fresh(*tensors)]
+    if any(bool(torch.isnan(t).any()) for t in expected):
         raise LiftError(
             "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
         )
-    same = all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True))
-    if same and not (counters := _counters(before, after)):
-        return
-    if same:
+
+    def does_the_same() -> bool:
+        return all(_same(a, b) for a, b in zip(expected, called(*tensors), strict=True))
+
+    if does_the_same():
+        counters = _counters(before, after)
         # What counts calls may count for nothing, or show much later.
-        _set_ahead(tried.model, counters)
-        if all(_same(a, b) for a, b in zip(first, tried(*tensors), strict=True)):
+        _set_ahead(called.model, counters)
+        if not counters or does_the_same():
             return
-    changed = [name for name in after if name not in flat.kept and not _same(before.get(name, ...), after[name])]
+    changed = [
+        name for name in after if name not in flat.buffer_states and not _same(before.get(name, ...), after[name])
+    ]
     if not changed:
         raise LiftError(
             "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
@@ -189,9 +188,10 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, Tensor | int | float | complex | str)
 
 
-def _same(a: object, b: object) -> bool:
+def _same(a: object, b: object, tolerance: Tolerance = MEMORY) -> bool:
+    """Whether two attributes hold the same."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
+        return same(a, b, tolerance)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, Sequence | deque) and isinstance(b, Sequence | deque) and not isinstance(a, str):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.axes import Axes, Noise, draw_states
+from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
+from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.program.fx import DYNAMIC, Bounded, Frozen, busiest_place, flat_graph, fold
+from rnn_export.export.lift.noise import Noise, draw_states
+from rnn_export.export.lift.program.flat_graph import flat_graph, fold
+from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import Kept, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -34,7 +38,7 @@ class BatchFirst(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
-        states = [layout.own(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
+        states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
         results = self.flat(*tensors[:inputs], *states)
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
         return (*results[:outputs], *after)
@@ -48,24 +52,39 @@ def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
     return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
 
 
-def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tuple[str, ...]]:
-    """The lifted model with dynamic batch, and dynamic time where the model has a time axis that can be."""
+@dataclass(frozen=True)
+class Capture:
+    """The graph of a model.
+
+    Attributes:
+        module: (inputs..., states...) -> (outputs..., next states...), for any batch.
+        dynamic_time: whether it takes any number of frames; if not, one chunk.
+        notes: what a user should know of it.
+    """
+
+    module: fx.GraphModule
+    dynamic_time: bool
+    notes: tuple[str, ...] = ()
+
+
+def capture(module: BatchFirst, chunk: int) -> Capture:
+    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be."""
     flat, axes = module.flat, module.axes
     if not axes.has_time:
-        return flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False, ()
+        return Capture(flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False)
     try:
-        return _of_any_length(module), True, ()
-    except Frozen as error:
+        return Capture(_of_any_length(module), True)
+    except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
     samples, lengths = _unrolling(module)
     short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
     place = f"{busiest_place(short)}: the model loops over time in Python, and"
     try:
-        clock = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
-        rolled = roll(short, long, samples, lengths, clock)
+        length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+        rolled = roll(short, long, samples, lengths, length_input)
         fold(rolled)
-        return rolled, True, ()
+        return Capture(rolled, True)
     except LiftError as error:
         if not axes.causal:
             raise LiftError(
@@ -79,7 +98,7 @@ def graph_of(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, bool, tupl
             ) from error
         # One chunk of it is still a pure step.
         graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
-        return graph, False, (f"lifted for {chunk} frames at a time: {error}",)
+        return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))
 
 
 def _moves_alike(module: BatchFirst) -> bool:
@@ -94,22 +113,21 @@ def _moves_alike(module: BatchFirst) -> bool:
     return all(np.allclose(by_frame[name], whole[name], 1e-3, 1e-4) for name in whole)
 
 
-def whole_graph(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
-    """The model as it is, for whole sequences of any length."""
+def capture_sequence(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
+    """The model as it is, for whole sequences of any length; raises LiftError where it has states or no time axis."""
     if not axes.has_time:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
     if flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
-    module = BatchFirst(flat, axes)
-    return _of_any_length(module)
+    return _of_any_length(BatchFirst(flat, axes))
 
 
-def every_of(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
+def output_strides(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
     """For how many frames of the input each output of whole sequences has one."""
     frames = 240
     with torch.no_grad():
-        given = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
-    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*given, axes.output_time, strict=True)]
+        results = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
+    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, axes.output_time, strict=True)]
     return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
 
 
@@ -128,7 +146,7 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
             continue
         try:
             return flat_graph(module, inputs, _dynamic(module.axes, True))
-        except Bounded as error:
+        except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
             if len(bounded) == TRIES:
@@ -142,13 +160,13 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
 
 
 def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
-    """Inputs of two lengths between which the model's own loop makes one turn more, and these lengths."""
+    """Inputs of two lengths between which the model's own loop makes one iteration more, and these lengths."""
     shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    turns = -(-shortest // stride) + COPIES
-    few, more = turns * stride, (turns + 1) * stride
+    iterations = -(-shortest // stride) + COPIES
+    few, more = iterations * stride, (iterations + 1) * stride
     return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
 
 
@@ -156,14 +174,14 @@ def _stride(module: BatchFirst, shortest: int) -> int:
     """How many frames more give one more frame of every output."""
     axes = module.axes
 
-    def given(frames: int) -> list[int]:
+    def lengths(frames: int) -> list[int]:
         with torch.no_grad():
             outputs = module(*sample(module.flat, axes, 2, frames))
         return [y.shape[t] for y, t in zip(outputs, axes.output_time, strict=False) if t is not None]
 
-    fewest = given(shortest)
+    fewest = lengths(shortest)
     more = (n for n in range(1, 65) if _runs(module, shortest + n))
-    found = (n for n in more if all(a > b for a, b in zip(given(shortest + n), fewest, strict=True)))
+    found = (n for n in more if all(a > b for a, b in zip(lengths(shortest + n), fewest, strict=True)))
     return next(found, 1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.streaming import Kept, Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
@@ -18,12 +19,12 @@ from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, Ten
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """The row that each state of the model starts from: `initial`, else zeros, or what a buffer holds."""
-    given = dict(initial or {})
+    declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
         rows = layout.example_rows(leaf.example)
-        if leaf.name in flat.kept:
-            if not torch.equal(rows, rows[:1].expand_as(rows)):
+        if leaf.name in flat.buffer_states:
+            if not same(rows, rows[:1].expand_as(rows), EXACT):
                 raise LiftError(
                     f"buffer {leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
                     "reset the model before export."
@@ -32,7 +33,7 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
         else:
             usual = torch.zeros_like(rows[0])
         try:
-            value = torch.as_tensor(given.pop(leaf.name, usual), dtype=usual.dtype)
+            value = torch.as_tensor(declared.pop(leaf.name, usual), dtype=usual.dtype)
         except (TypeError, ValueError, RuntimeError) as error:
             raise LiftError(f"initial[{leaf.name!r}] cannot be read as a tensor: {first_line(error)}") from None
         axis = layout.axis
@@ -44,8 +45,8 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
                 f"{tuple(usual.shape)}."
             )
         values[leaf.name] = value.detach().clone()
-    if given:
-        raise LiftError(f"initial names {sorted(given)}, but the states of the model are {list(values)}.")
+    if declared:
+        raise LiftError(f"initial names {sorted(declared)}, but the states of the model are {list(values)}.")
     return values
 
 
@@ -53,26 +54,28 @@ def contract(
     flat: FlatModel,
     axes: Axes,
     states: Sequence[Kept],
-    found: Streamed,
+    streamed: Streamed,
     sample_rate: int | None,
     chunk: int,
     sequence_only: bool,
 ) -> StreamSpec:
+    """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
+
     def shape(sizes: Sequence[int], batch: int, time: int | None, every: int = 1) -> tuple[Dim, ...]:
         symbol = TIME if every == 1 else f"{TIME}/{every}"
         return tuple(BATCH if a == batch else symbol if a == time else int(n) for a, n in enumerate(sizes))
 
-    inputs = [
+    inputs = tuple(
         TensorSpec(leaf.name, dtype_of(leaf.name, leaf.example), shape(leaf.example.shape, b, t))
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    ]
-    outputs = [
+    )
+    outputs = tuple(
         TensorSpec(name, dtype_of(name, t), shape(t.shape, b, time, every))
         for name, t, b, time, every in zip(
-            flat.outputs, flat.first, axes.output_batch, axes.output_time, found.every, strict=True
+            flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True
         )
-    ]
-    kept = [
+    )
+    state_specs = tuple(
         StateSpec(
             s.name,
             s.name,
@@ -82,10 +85,9 @@ def contract(
             "stored" if bool(s.initial.any()) else "zeros",
         )
         for s in states
-    ]
-    return StreamSpec(
-        tuple(inputs), tuple(outputs), tuple(kept), chunk, found.delay, sample_rate, sequence_only=sequence_only
     )
+    delay = streamed.delay
+    return StreamSpec(inputs, outputs, state_specs, chunk, delay, sample_rate, sequence_only=sequence_only)
 
 
 def dtype_of(name: str, tensor: Tensor) -> str:

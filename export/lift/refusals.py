@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import LiftError
-from rnn_export.export.lift.axes import Axes, Noise
-from rnn_export.export.lift.program.fx import CannotFollow, export_program
+from rnn_export.errors import LiftError, TraceFailed
+from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import EXACT, START, same
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import export_program
 
 
 def refuse_wrappers(model: nn.Module) -> None:
@@ -46,7 +48,7 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     tensors = [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.states)]
     with torch.no_grad(), torch.random.fork_rng():
         train, evaluated = copy.deepcopy(flat)(*tensors), copy.deepcopy(flat).eval()(*tensors)
-    if not all(torch.equal(a, b) for a, b in zip(train, evaluated, strict=True)):
+    if not all(same(a, b, EXACT) for a, b in zip(train, evaluated, strict=True)):
         kinds = sorted({type(m).__name__ for m in model.modules() if getattr(m, "p", 0) or getattr(m, "dropout", 0)})
         raise LiftError(
             f"the model is in train mode and gives other outputs there than in eval mode"
@@ -60,28 +62,30 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
         return
     for leaf in flat.inputs[1:]:
         name, example = leaf.name.split(".")[0], leaf.example
-        same = [k for k, t in zip(flat.keys, flat.first, strict=True) if _alike(t, example)]
-        if name in plain or not same:
+        results = zip(flat.output_keys, flat.example_outputs, strict=True)
+        returned = [key for key, output in results if _is_alike(output, example)]
+        if name in plain or not returned:
             continue
         # Inputs of one shape most often come back in their order, after any output of that shape.
-        alike = [other.name for other in flat.inputs[1:] if _alike(other.example, example)]
-        likely = same[max(0, min(len(same) - 1, alike.index(leaf.name) + len(same) - len(alike)))]
+        alike = [other.name for other in flat.inputs[1:] if _is_alike(other.example, example)]
+        likely = returned[max(0, min(len(returned) - 1, alike.index(leaf.name) + len(returned) - len(alike)))]
+        keys = " or ".join(map(repr, dict.fromkeys(returned)))
         raise LiftError(
-            f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output "
-            f"{' or '.join(map(repr, dict.fromkeys(same)))}: it looks like a state. Declare where it comes back, in "
-            f"the order of the model most likely states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say "
-            f"that it is none, states={{{name!r}: None}} (--state {name}=none)."
+            f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {keys}: it looks like "
+            "a state. Declare where it comes back, in the order of the model most likely "
+            f"states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say that it is none, "
+            f"states={{{name!r}: None}} (--state {name}=none)."
         )
 
 
 def refuse_decisions(flat: FlatModel) -> None:
     """A decision by a value makes rows and frames depend on each other, whatever their axes."""
     tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
-    with contextlib.suppress(CannotFollow):
+    with contextlib.suppress(TraceFailed):
         export_program(flat, tensors, (tuple({} for _ in tensors),))
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def _is_alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
 
 
@@ -89,7 +93,8 @@ def refuse_other_start(
     flat: FlatModel, axes: Axes, values: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None
 ) -> None:
     """A state that the model makes itself when it gets none must be the one that it is given here instead."""
-    unsaid = [s.name for s in flat.declared if s.name.split(".")[0] in flat.made and s.name not in (initial or {})]
+    defaulted = [s.name for s in flat.declared if s.name.split(".")[0] in flat.defaulted_states]
+    unsaid = [name for name in defaulted if name not in (initial or {})]
     if not unsaid:
         return
     noise, batch = Noise(flat), 2
@@ -98,11 +103,11 @@ def refuse_other_start(
         for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
     ]
     rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]
-    states = [layout.own(r) for layout, r in zip(axes.states, rows, strict=True)]
+    states = [layout.tensor(r) for layout, r in zip(axes.states, rows, strict=True)]
     with torch.no_grad():
-        given = flat(*inputs, *states)
-        made = copy.deepcopy(flat).started_by_model(*inputs, *states[: len(flat.declared)])
-    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(made, given, strict=False)):
+        from_values = flat(*inputs, *states)
+        by_model = copy.deepcopy(flat).call_with_default_states(*inputs, *states[: len(flat.declared)])
+    if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "
             f"initial={{{unsaid[0]!r}: tensor}}, one row of it."

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import ExportError
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.layers.ops import PLAIN
+from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 TORCHS = ("aten", "prim", "prims")
@@ -27,7 +27,7 @@ def plain_step(model: StreamingModel) -> fx.GraphModule:
     with warnings.catch_warnings():
         # torch warns of its own use of LeafSpec.
         warnings.simplefilter("ignore", FutureWarning)
-        program = program.run_decompositions(dict(PLAIN))
+        program = program.run_decompositions(dict(DECOMPOSITIONS))
     return _Plain(program.module(check_guards=False), model.spec).written()
 
 

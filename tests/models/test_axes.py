@@ -4,6 +4,10 @@ from torch import nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.axis_probe import AxisProbe
+from rnn_export.export.lift.batch_search import find_batch
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.time_search import TimeCandidate, TimeSearch
 
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger
 
@@ -209,3 +213,34 @@ def test_a_models_own_loop_has_dynamic_time():
     assert lifted.spec.inputs[0].shape == ("batch", "time", 4)
     assert lifted.dynamic_time
     assert not lifted.notes
+
+
+def test_time_is_the_axis_whose_frames_know_of_earlier_ones():
+    """Then any axis that an output shares with an input; last, one that no output has."""
+    inputs, outputs = (1,), (1,)
+    best = TimeCandidate(inputs, outputs, remembers=True)
+    middle = [
+        TimeCandidate(inputs, outputs),
+        TimeCandidate(inputs, outputs, causal=False),
+        TimeCandidate(inputs, outputs, causal=False, remembers=True),
+    ]
+    last = TimeCandidate(inputs, (None,), has_output_time=False)
+    assert [c.rank for c in (best, *middle, last)] == [0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("forward", "found"),
+    [
+        (lambda self, x: self.linear(x), (True, False)),
+        (lambda self, x: torch.cumsum(x, 1), (True, True)),
+        (lambda self, x: x - x.mean(1, keepdim=True), (False, True)),
+        (lambda self, x: x.flip(1), (False, True)),
+    ],
+    ids=["frame by frame", "of the past", "of the mean", "of the future"],
+)
+def test_what_a_candidate_knows(forward, found):
+    model = FlatModel(Call(forward, linear=nn.Linear(4, 4)), (torch.randn(2, 6, 4),), {}, None, None)
+    search = TimeSearch(probe := AxisProbe(model), find_batch(probe, (1,)))
+    candidate = search.candidate((1,), False)
+    assert (candidate.inputs, candidate.outputs, candidate.has_output_time) == ((1,), (1,), True)
+    assert (candidate.causal, search._remembers(candidate)) == found

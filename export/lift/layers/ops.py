@@ -23,51 +23,46 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
-def plain_lstm(
+def unrolled_lstm(
     X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """X (T, B, I), W (D, 4H, I), R (D, 4H, H), B (D, 8H), states (D, B, H) -> Y (T, D, B, H), Y_h, Y_c (D, B, H).
 
     Gates in the order i, o, f, c; `activations` is "f,g,h": gates, candidate, output.
     """
-    f, g, h = (ACTIVATIONS[name] for name in activations.split(","))
-
-    def make(d: int) -> Step:
-        def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            H, C = states
-            i, o, forget, c = (x + F.linear(H, R[d], B[d].chunk(2)[1])).chunk(4, -1)
-            C = f(forget) * C + f(i) * g(c)
-            return f(o) * h(C), C
-
-        return step
-
-    Y, (Y_h, Y_c) = _run(X, W, B, (initial_h, initial_c), make)
-    return Y, Y_h, Y_c
+    return _lstm(X, W, R, B, None, initial_h, initial_c, activations)
 
 
-def plain_lstm_projected(
+def unrolled_lstm_projected(
     X: Tensor, W: Tensor, R: Tensor, B: Tensor, P: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `plain_lstm`, with the output of each step projected by P (D, N, H): h (D, B, N), c (D, B, H), R (D, 4H, N).
+    """As `unrolled_lstm`, with each output projected by P (D, N, H): h (D, B, N), c (D, B, H), R (D, 4H, N).
 
     Source: Sak et al. 2014, as torch.nn.LSTM has it with proj_size=N; ONNX has no operator for it.
     """
-    f, g, h = (ACTIVATIONS[name] for name in activations.split(","))
+    return _lstm(X, W, R, B, P, initial_h, initial_c, activations)
+
+
+def _lstm(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, P: Tensor | None, h: Tensor, c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    f, g, out = (ACTIVATIONS[name] for name in activations.split(","))
 
     def make(d: int) -> Step:
         def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             H, C = states
-            i, o, forget, c = (x + F.linear(H, R[d], B[d].chunk(2)[1])).chunk(4, -1)
-            C = f(forget) * C + f(i) * g(c)
-            return F.linear(f(o) * h(C), P[d]), C
+            i, o, forget, candidate = (x + F.linear(H, R[d], B[d].chunk(2)[1])).chunk(4, -1)
+            C = f(forget) * C + f(i) * g(candidate)
+            H = f(o) * out(C)
+            return (H if P is None else F.linear(H, P[d])), C
 
         return step
 
-    Y, (Y_h, Y_c) = _run(X, W, B, (initial_h, initial_c), make)
+    Y, (Y_h, Y_c) = _run(X, W, B, (h, c), make)
     return Y, Y_h, Y_c
 
 
-def plain_gru(
+def unrolled_gru(
     X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
 ) -> tuple[Tensor, Tensor]:
     """X (T, B, I), W (D, 3H, I), R (D, 3H, H), B (D, 6H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H).
@@ -94,7 +89,9 @@ def plain_gru(
     return Y, Y_h
 
 
-def plain_rnn(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
+def unrolled_rnn(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str
+) -> tuple[Tensor, Tensor]:
     """X (T, B, I), W (D, H, I), R (D, H, H), B (D, 2H), initial_h (D, B, H) -> Y (T, D, B, H), Y_h (D, B, H)."""
     f = ACTIVATIONS[activations]
 
@@ -122,17 +119,17 @@ def _run(
     return torch.stack(outputs, 1), [torch.stack(rows) for rows in zip(*finals, strict=True)]
 
 
-lstm = torch.library.custom_op("rnn_export::lstm", plain_lstm, mutates_args=())
-lstm_projected = torch.library.custom_op("rnn_export::lstm_projected", plain_lstm_projected, mutates_args=())
-gru = torch.library.custom_op("rnn_export::gru", plain_gru, mutates_args=())
-rnn = torch.library.custom_op("rnn_export::rnn", plain_rnn, mutates_args=())
+lstm = torch.library.custom_op("rnn_export::lstm", unrolled_lstm, mutates_args=())
+lstm_projected = torch.library.custom_op("rnn_export::lstm_projected", unrolled_lstm_projected, mutates_args=())
+gru = torch.library.custom_op("rnn_export::gru", unrolled_gru, mutates_args=())
+rnn = torch.library.custom_op("rnn_export::rnn", unrolled_rnn, mutates_args=())
 
-# Each opaque op with the same in torch's own operators, unrolled over time.
-PLAIN: dict[Any, Callable[..., Any]] = {
-    torch.ops.rnn_export.lstm.default: plain_lstm,
-    torch.ops.rnn_export.lstm_projected.default: plain_lstm_projected,
-    torch.ops.rnn_export.gru.default: plain_gru,
-    torch.ops.rnn_export.rnn.default: plain_rnn,
+# Each opaque op in torch's own operators, unrolled over time.
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.rnn_export.lstm.default: unrolled_lstm,
+    torch.ops.rnn_export.lstm_projected.default: unrolled_lstm_projected,
+    torch.ops.rnn_export.gru.default: unrolled_gru,
+    torch.ops.rnn_export.rnn.default: unrolled_rnn,
 }
 
 

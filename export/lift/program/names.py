@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from rnn_export.export.lift.layers.bare import LayerModel
-from rnn_export.export.lift.layers.opaque import Stack
+from rnn_export.export.lift.layers.bare_layers import LayerModel
+from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.program.fx import path_of, paths_of
 
 # The state operands of each recurrent op: position among the arguments, letter, position among the results.

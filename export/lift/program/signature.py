@@ -33,10 +33,10 @@ class FlatModel(nn.Module):
         inputs: the named data leaves, in the order of forward's arguments.
         states: the named leaves of the states, in the order they were declared.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
-        keys: for each of `outputs`, what `states` would call it.
-        made: the declared arguments that the example leaves out, so that the model makes their first value.
-        kept: the names of the model's buffers that are states, after the declared ones.
-        first: the outputs of the example call.
+        output_keys: for each of `outputs`, what `states` would call it.
+        defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        buffer_states: the names of the model's buffers that are states, after the declared ones.
+        example_outputs: the outputs of the example call.
     """
 
     def __init__(
@@ -53,50 +53,50 @@ class FlatModel(nn.Module):
         self.positional, self.arguments = _bind(model, example, self.refs)
         result = self._example_result()
         self._check_refs(result)
-        self.made = tuple(name for name in self.refs if self.arguments[name] is None)
-        for name in self.made:
+        self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
+        for name in self.defaulted_states:
             # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
             zeros = pytree.tree_map_only(Tensor, torch.zeros_like, _pick(result, self.refs[name], name))
             self.arguments[name] = zeros
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
-        self.keys = tuple(k for k, v in self._kept(result).items() for _ in _tensors(v))
-        self.first = tuple(t for _, t in self._data(result))
-        self.kept: tuple[str, ...] = ()
-        self._check_kept(result)
+        self.output_keys = tuple(k for k, v in self._data_parts(result).items() for _ in _tensors(v))
+        self.example_outputs = tuple(t for _, t in self._data(result))
+        self.buffer_states: tuple[str, ...] = ()
+        self._check_states_come_back(result)
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
-        return self.states[: len(self.states) - len(self.kept)]
+        return self.states[: len(self.states) - len(self.buffer_states)]
 
-    def adopt(self, buffers: Mapping[str, Tensor]) -> None:
+    def add_buffer_states(self, buffers: Mapping[str, Tensor]) -> None:
         """Make states of `buffers` of the model, which are of the example's batch and may not exist yet."""
         for name, value in buffers.items():
             path, _, last = name.rpartition(".")
             module = self.model.get_submodule(path)
             if module._buffers[last] is None:
                 module._buffers[last] = value.clone()
-        self.kept = tuple(buffers)
+        self.buffer_states = tuple(buffers)
         self.states += tuple(Leaf(name, value) for name, value in buffers.items())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the buffers that are states are arguments and results as well."""
-        if not self.kept:
+        if not self.buffer_states:
             return self._called(tensors, ())
-        count = len(tensors) - len(self.kept)
-        values = {f"model.{name}": t.clone() for name, t in zip(self.kept, tensors[count:], strict=True)}
-        results = torch.func.functional_call(_Own(self), values, tensors[:count])
+        count = len(tensors) - len(self.buffer_states)
+        values = {f"model.{name}": t.clone() for name, t in zip(self.buffer_states, tensors[count:], strict=True)}
+        results = torch.func.functional_call(_StatefulCall(self), values, tensors[:count])
         return (*results, *values.values())
 
-    def own(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def call_stateful(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """As the user calls it: without the buffers, which the model keeps itself."""
         return self._called(tensors, ())
 
-    def started_by_model(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Do as `own` does, but leave the arguments in `made` to the model."""
-        return self._called(tensors, self.made)
+    def call_with_default_states(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """As `call_stateful`, but the model itself makes `defaulted_states`."""
+        return self._called(tensors, self.defaulted_states)
 
     def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
         left = list(tensors)
@@ -127,13 +127,13 @@ class FlatModel(nn.Module):
         return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
 
     def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
-        parts = self._kept(result).items()
+        parts = self._data_parts(result).items()
         leaves = [(f"{key}{_suffix(path)}", leaf) for key, v in parts for path, leaf in _leaves(v) if leaf is not None]
         if not _is_ordered(result):
             return leaves
         return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
 
-    def _kept(self, result: Any) -> dict[OutputRef, Any]:
+    def _data_parts(self, result: Any) -> dict[OutputRef, Any]:
         """The parts of a result that are not a next state."""
         taken = {_key(result, ref) for ref in self.refs.values()}
         return {key: value for key, value in _parts(result).items() if key not in taken}
@@ -171,7 +171,7 @@ class FlatModel(nn.Module):
                 raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
             owners[key] = name
 
-    def _check_kept(self, result: Any) -> None:
+    def _check_states_come_back(self, result: Any) -> None:
         """Every state comes back as it went in."""
         for name in self.refs:
             fed, back = _tensors(self.arguments[name]), self._after(result, name)
@@ -189,7 +189,7 @@ class FlatModel(nn.Module):
                 raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
 
 
-class _Own(nn.Module):
+class _StatefulCall(nn.Module):
     """The model alone, for `functional_call` to swap its buffers."""
 
     def __init__(self, flat: FlatModel) -> None:
@@ -197,7 +197,7 @@ class _Own(nn.Module):
         self.model, self.flat = flat.model, (flat,)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return self.flat[0].own(*tensors)
+        return self.flat[0].call_stateful(*tensors)
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.rolling import RolledLoop
+from rnn_export.export.lift.loops.rolled import RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.program.names import OPS
 from rnn_export.export.lift.streaming.frames import Info, Last, Refused, Timed, positive

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from rnn_export.export.lift.layers.opaque import known_class
+from rnn_export.export.lift.layers.replacement import known_class
 from rnn_export.models.gru import CustomGRUCell
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
 from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
@@ -60,25 +61,38 @@ class HiddenCellModel(nn.Module):
         return output, h, c
 
 
-def as_model(
-    module: nn.Module, example: Sequence[Any]
-) -> tuple[nn.Module, tuple[Any, ...], dict[str, int] | None, tuple[str, ...] | None]:
-    """A known layer or cell as a model with its states named: (model, example inputs, states, input names).
+@dataclass(frozen=True)
+class Wrapped:
+    """A model and how it is called.
 
-    Layers called without a state, and every other module, keep their states to themselves: states is None.
+    Attributes:
+        model: the layer as a model, or a module that is none as it is.
+        example: its example inputs.
+        states: for each argument that is a state, the result that is its next value; None for what keeps its states.
+        input_names: names for the other arguments; None for those of forward.
     """
+
+    model: nn.Module
+    example: tuple[Any, ...]
+    states: Mapping[str, int] | None = None
+    input_names: tuple[str, ...] | None = None
+
+
+def wrap_bare_layer(module: nn.Module, example: Sequence[Any]) -> Wrapped:
+    """A known layer or cell as a model with its states named; any other module as it is."""
     cls = known_class(module)
     if cls is None or not example or not isinstance(example[0], Tensor):
-        return module, tuple(example), None, None
-    name = (next(iter(inspect.signature(module.forward).parameters)),)
+        return Wrapped(module, tuple(example))
+    names = (next(iter(inspect.signature(module.forward).parameters)),)
     x = example[0]
-    given = [t for hx in example[1:] if hx is not None for t in (hx if isinstance(hx, tuple | list) else (hx,))]
+    states = [t for hx in example[1:] if hx is not None for t in (hx if isinstance(hx, tuple | list) else (hx,))]
     is_cell = issubclass(cls, nn.RNNCellBase | SimpleRNNCell | CustomGRUCell | CustomLSTMCell) and cls is not SimpleRNN
-    if not given and not is_cell:
-        return LayerModel(module), (x,), None, name
-    two = issubclass(cls, nn.LSTM | nn.LSTMCell | CustomLSTM | CustomLSTMCell)
-    if not given:
+    if not states and not is_cell:
+        return Wrapped(LayerModel(module), (x,), None, names)
+    has_c = issubclass(cls, nn.LSTM | nn.LSTMCell | CustomLSTM | CustomLSTMCell)
+    if not states:
         zeros = x.new_zeros(*x.shape[:-1], int(module.hidden_size))  # type: ignore[arg-type]
-        given = [zeros, zeros] if two else [zeros]
-    model: nn.Module = HiddenCellModel(module) if two else HiddenModel(module)
-    return model, (x, *given), {"h": 1, "c": 2} if two else {"h": 1}, name
+        states = [zeros, zeros] if has_c else [zeros]
+    if has_c:
+        return Wrapped(HiddenCellModel(module), (x, *states), {"h": 1, "c": 2}, names)
+    return Wrapped(HiddenModel(module), (x, *states), {"h": 1}, names)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """B streams in a model's own tensor.
 
     Attributes:
@@ -22,14 +22,14 @@ class Layout:
     inner: int = 1
     added: int = 0
 
-    def rows(self, own: Tensor) -> Tensor:
+    def rows(self, tensor: Tensor) -> Tensor:
         """(B, *row) from the model's own tensor."""
         if self.added:
-            return own.reshape(own.shape[0], *own.shape[self.added :])
-        moved = own.movedim(self.axis, 0)
+            return tensor.reshape(tensor.shape[0], *tensor.shape[self.added :])
+        moved = tensor.movedim(self.axis, 0)
         return moved if self.inner == 1 else moved.reshape(-1, self.inner, *moved.shape[1:])
 
-    def own(self, rows: Tensor) -> Tensor:
+    def tensor(self, rows: Tensor) -> Tensor:
         """The model's own tensor from (B, *row)."""
         if self.added:
             return rows.reshape(rows.shape[0], *(1,) * (self.added - 1), *rows.shape[1:])
@@ -41,9 +41,9 @@ class Layout:
         return example[None] if self.added else self.rows(example)
 
 
-def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[Layout]:
+def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
     """Every way in which `example` can hold the state of `batch` streams, the plain ones first."""
     sizes = list(enumerate(example.shape))
-    yield from (Layout(axis) for axis, size in sizes if size == batch)
-    yield from (Layout(0, added=count) for count in range(1, added + 1))
-    yield from (Layout(axis, size // batch) for axis, size in sizes if size > batch and size % batch == 0)
+    yield from (RowLayout(axis) for axis, size in sizes if size == batch)
+    yield from (RowLayout(0, added=count) for count in range(1, added + 1))
+    yield from (RowLayout(axis, size // batch) for axis, size in sizes if size > batch and size % batch == 0)

@@ -1,0 +1,109 @@
+"""Which axes are the batch: those along which the size can change, with rows that do not know of each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
+from rnn_export.export.lift.program.compare import INDEPENDENCE, same
+from rnn_export.export.lift.row_layout import RowLayout, layouts
+
+# Rows are exchanged so often before a value is said not to depend on them.
+TRIES = 8
+# Lines of an error message.
+TRIED = 4
+
+
+@dataclass(frozen=True)
+class BatchAxes:
+    """Where the batch stands in each input, state and output."""
+
+    inputs: tuple[int, ...]
+    states: tuple[RowLayout, ...]
+    outputs: tuple[int, ...]
+
+
+def find_batch(probe: AxisProbe, time: Assignment | None) -> BatchAxes:
+    """The first candidate that is a batch; `time` are the axes that are known to be time.
+
+    Raises LiftError with the candidates that were tried.
+    """
+    tried = []
+    for inputs, states in _candidates(probe, time):
+        probe.failure = "rows depend on each other, or not every output and state has them"
+        found = _tried(probe, inputs, states)
+        if found is not None:
+            return found
+        line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
+        tried += [] if line in tried else [line]
+    shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*probe.inputs, *probe.states))
+    raise LiftError(
+        f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
+        "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
+        "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"])
+    )
+
+
+def _candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[tuple[tuple[int, ...], tuple[RowLayout, ...]]]:
+    taken = time or (None,) * len(probe.inputs)
+    by_input = [[a for a in range(leaf.example.dim()) if a != t] for leaf, t in zip(probe.inputs, taken, strict=True)]
+    # States of one shape are laid out alike: one choice for all of them keeps the search small.
+    declared = {s.name for s in probe.model.declared}
+    kinds = sorted({(tuple(s.example.shape), s.name in declared) for s in probe.states})
+    for inputs in sorted(itertools.product(*by_input), key=lambda c: (len(set(c)), sum(c))):
+        sizes = {leaf.example.shape[a] for leaf, a in zip(probe.inputs, inputs, strict=True)}
+        if len(sizes) != 1:
+            continue
+        (batch,) = sizes
+        by_kind = [list(layouts(torch.empty(shape), batch, 0 if known else 4)) for shape, known in kinds]
+        choices = itertools.product(*by_kind)
+        for choice in sorted(choices, key=lambda c: len({*inputs, *(x.axis for x in c if not x.added)})):
+            layout = dict(zip(kinds, choice, strict=True))
+            yield inputs, tuple(layout[tuple(s.example.shape), s.name in declared] for s in probe.states)
+
+
+def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, ...]) -> BatchAxes | None:
+    """The candidate with the batch axes of the outputs; None where it is no batch."""
+    two, three = (probe.draw(n, [{a: n} for a in inputs], states) for n in (2, 3))
+    few, many = probe.run(states, two), probe.run(states, three)
+    if few is None or many is None:
+        return None
+    grown = [changed_axes(a, b) for a, b in zip(few, many, strict=True)][: len(probe.model.outputs)]
+    if any(len(axes) != 1 for axes in grown):
+        return None
+    outputs = tuple(axis for (axis,) in grown)
+    if any(t.shape[axis] != 3 for t, axis in zip(many, outputs, strict=False)):
+        return None
+    found = BatchAxes(inputs, states, outputs)
+    # Where rows write over each other, the last one wins: it is changed too.
+    return found if all(_changes_alone(probe, found, row, three, many) for row in (0, 2)) else None
+
+
+def _changes_alone(
+    probe: AxisProbe, batch: BatchAxes, row: int, fed: Sequence[Tensor], results: Sequence[Tensor]
+) -> bool:
+    """Whether another row `row` of the three that are `fed` changes that row of `results`, and no other."""
+    rows = (0,) * len(batch.states)
+    one, others = torch.tensor([row]), torch.tensor([r for r in range(3) if r != row])
+    # A value that noise seldom moves may need several tries.
+    for _ in range(TRIES):
+        drawn = probe.draw(3, [{a: 3} for a in batch.inputs], batch.states)
+        mixed = [
+            old.index_copy(axis, one, new.narrow(axis, row, 1))
+            for old, new, axis in zip(fed, drawn, (*batch.inputs, *rows), strict=True)
+        ]
+        after = probe.run(batch.states, mixed)
+        if after is None:
+            return False
+        pairs = list(zip(results, after, (*batch.outputs, *rows), strict=True))
+        if not all(same(a.index_select(x, others), b.index_select(x, others), INDEPENDENCE) for a, b, x in pairs):
+            return False
+        if not all(same(a.index_select(x, one), b.index_select(x, one), INDEPENDENCE) for a, b, x in pairs):
+            return True
+    return False

@@ -1,0 +1,141 @@
+"""Every known recurrent layer and cell, swapped for its lifted form with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.layers.lifted_layers import (
+    LiftedCell,
+    LiftedCustomCell,
+    LiftedCustomLayer,
+    LiftedLayer,
+    LiftedSimpleRNN,
+    LiftedSimpleRNNCell,
+    OnnxWeights,
+    Stack,
+)
+from rnn_export.models.gru import CustomGRU, CustomGRUCell
+from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
+from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
+
+LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
+
+
+def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity: str, suffix: str = "") -> OnnxWeights:
+    w_ih, w_hh = (getattr(module, name + suffix) for name in ("weight_ih", "weight_hh"))
+    zero = w_ih.new_zeros(w_ih.shape[0])
+    biases = [getattr(module, name + suffix) if module.bias else zero for name in ("bias_ih", "bias_hh")]
+    # torch's rows are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
+    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}[kind]
+
+    def rows(w: Tensor) -> Tensor:
+        gates = w.detach().chunk(len(order))
+        return torch.cat([gates[k] for k in order])
+
+    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": nonlinearity.capitalize()}[kind]
+    projection = getattr(module, "weight_hr" + suffix) if getattr(module, "proj_size", 0) else None
+    return OnnxWeights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1, projection)
+
+
+def _torch_layer(module: nn.RNNBase) -> Stack:
+    kind = module.mode.split("_")[0].lower()
+    nonlinearity = getattr(module, "nonlinearity", "tanh")
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    layers = [
+        [_torch_weights(module, kind, nonlinearity, f"_l{i}{direction}") for direction in directions]
+        for i in range(module.num_layers)
+    ]
+    return LiftedLayer(layers, module.batch_first)
+
+
+def _torch_cell(module: nn.RNNCellBase) -> Stack:
+    kind = "lstm" if isinstance(module, nn.LSTMCell) else "gru" if isinstance(module, nn.GRUCell) else "rnn"
+    return LiftedCell([[_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))]])
+
+
+def _gru_weights(cell: CustomGRUCell) -> OnnxWeights:
+    H = cell.hidden_size
+    # ONNX has h' = (1 - z) candidate + z h: its z is 1 minus ours, sigma(-a) = 1 - sigma(a).
+    wz, rz = -cell.Wz[:, :-H], -cell.Wz[:, -H:]
+    wr, rr = cell.Wr[:, :-H], cell.Wr[:, -H:]
+    rh, wh = cell.Wh[:, :H], cell.Wh[:, H:]
+    zero = torch.zeros_like(cell.bh)
+    recurrent_bias = zero if cell.bhh is None else cell.bhh
+    B = torch.cat([-cell.bz, cell.br, cell.bh, zero, zero, recurrent_bias])
+    return OnnxWeights(
+        "gru", torch.cat([wz, wr, wh]), torch.cat([rz, rr, rh]), B, "Sigmoid,Tanh", int(cell.reset_after)
+    )
+
+
+def _lstm_weights(cell: CustomLSTMCell) -> OnnxWeights:
+    gates = [(cell.Wi, cell.bi), (cell.Wo, cell.bo), (cell.Wf, cell.bf), (cell.Wc, cell.bc)]
+    W, R = torch.tensor_split(torch.cat([w for w, _ in gates]), (cell.input_size,), 1)
+    b = torch.cat([bias for _, bias in gates])
+    return OnnxWeights("lstm", W, R, torch.cat([b, torch.zeros_like(b)]), f"Sigmoid,{cell.candidate.capitalize()},Tanh")
+
+
+def _simple_weights(cell: SimpleRNNCell) -> OnnxWeights:
+    B = torch.cat([cell.bh, torch.zeros_like(cell.bh)])
+    return OnnxWeights("rnn", cell.Wxh, cell.Whh, B, cell.nonlinearity.capitalize())
+
+
+LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
+    nn.RNN: _torch_layer,
+    nn.GRU: _torch_layer,
+    nn.LSTM: _torch_layer,
+    nn.RNNCell: _torch_cell,
+    nn.GRUCell: _torch_cell,
+    nn.LSTMCell: _torch_cell,
+    SimpleRNN: lambda m: LiftedSimpleRNN([[_simple_weights(m)]], m.Why, m.by),
+    SimpleRNNCell: lambda m: LiftedSimpleRNNCell([[_simple_weights(m)]], m.Why, m.by),
+    CustomGRU: lambda m: LiftedCustomLayer([[_gru_weights(c)] for c in m.cells]),
+    CustomGRUCell: lambda m: LiftedCustomCell([[_gru_weights(m)]]),
+    CustomLSTM: lambda m: LiftedCustomLayer([[_lstm_weights(c)] for c in m.cells]),
+    CustomLSTMCell: lambda m: LiftedCustomCell([[_lstm_weights(m)]]),
+}
+
+
+def known_class(module: nn.Module) -> type[nn.Module] | None:
+    """The recurrent class whose forward this module runs, or None; a subclass with a forward of its own is not it."""
+    if "forward" in vars(module):
+        return None
+    for cls in type(module).__mro__:
+        if cls in LIFTED:
+            return cls if type(module).forward is cls.forward else None
+    return None
+
+
+def replace_recurrent(module: nn.Module) -> nn.Module:
+    """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
+
+    A module that stands in several places is one module afterwards too.
+
+    Raises LiftError, with the layer's path, where a layer has no lifted form.
+    """
+    return _replaced(module, "", {})
+
+
+def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in done:
+        return done[module]
+    cls = known_class(module)
+    if cls is None and isinstance(module, nn.RNNBase):
+        raise LiftError(
+            f"{path or 'the model'}: {type(module).__name__} has a forward of its own around torch's {module.mode}, "
+            "where its state cannot be followed: hold the torch layer as a member and call it."
+        )
+    if cls is not None:
+        try:
+            done[module] = LIFTED[cls](module).stand_in_for(module)
+        except LiftError as error:
+            raise LiftError(f"{path or 'the model'}: {error}") from None
+        return done[module]
+    done[module] = module
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _replaced(child, f"{path}.{name}" if path else name, done)
+    return module

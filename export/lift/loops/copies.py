@@ -1,0 +1,180 @@
+"""Copies of one body in an unrolled graph.
+
+Exported at a fixed length, a Python loop over the frames stands in the graph as so many copies of its body. Copies
+that differ only in the frame that they take, and in taking the values of the copy before, are one body; what the first
+copy takes in place of those values is where its memory starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from rnn_export.export.lift.loops.operands import (
+    Argument,
+    BodyValue,
+    LiteralValue,
+    Operand,
+    Place,
+    classify,
+    is_known_early,
+)
+from rnn_export.export.lift.loops.references import only_takes, resolve
+from rnn_export.export.lift.loops.unrolled import COPIES, Unrolled
+from rnn_export.export.lift.program.fx import args_of, aten
+
+# Nodes that the first copy may lack.
+MISSING = 16
+JOINS = {aten.stack.default: torch.stack, aten.cat.default: torch.cat}
+
+Copy = list[fx.Node | None]
+
+
+@dataclass(frozen=True)
+class Join:
+    """A value of every copy, joined by `torch.stack` or `torch.cat` along `dim`."""
+
+    value: BodyValue
+    join: Callable[..., Any]
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A body and its copies.
+
+    Attributes:
+        copies: `copies[k][j]` is node j of copy k; None where the first copy needs none, since its memory is there
+            already, or the last one has no use for it.
+        operands: `operands[j]` are the arguments of node j.
+    """
+
+    copies: list[Copy]
+    operands: list[list[Operand]] = field(default_factory=list)
+
+    @cached_property
+    def places(self) -> Mapping[fx.Node, Place]:
+        """Where each node of the graph stands in the loop."""
+        return {n: Place(k, j) for k, copy in enumerate(self.copies) for j, n in enumerate(copy) if n is not None}
+
+    @cached_property
+    def precomputed(self) -> frozenset[int]:
+        """The nodes that the first copy lacks: each copy makes them at its end, for the next."""
+        return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
+
+    def join_of(self, node: fx.Node) -> Join | None:
+        """The value that `node` joins over all copies; None if it does something else."""
+        if node.target not in JOINS or not isinstance(args_of(node)[0], list | tuple):
+            return None
+        refs = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
+        first = self.places.get(refs[0].base) if refs else None
+        if first is None or len({ref.path for ref in refs}) > 1:
+            return None
+        if [self.places.get(ref.base) for ref in refs] != [Place(k, first.node) for k in range(len(self.copies))]:
+            return None
+        dim = int(args_of(node)[1]) if len(node.args) > 1 else 0
+        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim)
+
+
+def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
+    """The loops that begin with token `start`, the shortest body first."""
+    forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
+    for missing in range(MISSING + 1):
+        for first_size in range(1, longest - missing + 1):
+            second, size = start + first_size, first_size + missing
+            body = forms[second : second + size]
+            if len(body) < size or any(
+                forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
+            ):
+                continue
+            for loop in map(Loop, _copies(graph, start, first_size, size)):
+                operands = _operands(graph, loop)
+                if operands is not None and _gives_frames_or_last(loop):
+                    yield replace(loop, operands=operands)
+
+
+def _gives_frames_or_last(loop: Loop) -> bool:
+    """Whether all that is used of the loop is one value of every frame, or of the last."""
+    left = [(place, user) for node, place in loop.places.items() for user in _users(node) if user not in loop.places]
+    last = len(loop.copies) - 1
+    return all(place.copy == last or loop.join_of(user) for place, user in left)
+
+
+def _users(node: fx.Node) -> Iterator[fx.Node]:
+    """The users of `node`, or of a part of it."""
+    for user in node.users:
+        if only_takes(user):
+            yield from _users(user)
+        else:
+            yield user
+
+
+def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator[list[Copy]]:
+    """The copies of a body of `size` tokens, of which the first one has only `first_size`.
+
+    What follows a loop may look like the beginning of one more: so with the last one, and without it.
+    """
+    at = start + first_size
+    body = graph.tokens[at : at + size]
+    first, used = _copy(graph, body, start)
+    if used != first_size or first_size + first.count(None) != size:
+        return
+    copies = [first]
+    while at < len(graph.tokens):
+        copy, used = _copy(graph, body, at)
+        if not used:
+            break
+        copies.append(copy)
+        at += used
+        if None in copy:
+            break
+    if len(copies) >= COPIES:
+        yield copies
+    if len(copies) > COPIES and None in copies[-1]:
+        yield copies[:-1]
+
+
+def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]:
+    """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are."""
+    copy: Copy = []
+    used = 0
+    for node in body:
+        there = at + used < len(graph.tokens) and graph.forms[at + used] == graph.forms[graph.index[node]]
+        copy.append(graph.tokens[at + used] if there else None)
+        used += there
+    return copy, used
+
+
+def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
+    """The arguments of every node of the body; None where the copies are not of one body."""
+    operands = []
+    for j in range(len(loop.copies[0])):
+        rows = {k: leaves_of(node) for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
+        row = []
+        for leaves in zip(*rows.values(), strict=True):
+            operand = _operand(graph, loop, tuple(rows), leaves)
+            if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
+                return None
+            row.append(operand)
+        operands.append(row)
+    return operands
+
+
+def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
+    first = leaves[0]
+    if not isinstance(first, fx.Node):
+        return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
+    refs = tuple(map(resolve, leaves))
+    places = tuple(loop.places.get(ref.base) for ref in refs)
+    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value))
+
+
+def leaves_of(node: fx.Node) -> list[Any]:
+    """The arguments of `node`, out of their lists."""
+    return list(pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None))

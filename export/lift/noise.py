@@ -1,0 +1,56 @@
+"""Seeded inputs and states to try a model on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.row_layout import RowLayout
+
+# With so many values an example shows its range.
+FEW = 8
+
+
+class Noise:
+    """Seeded tensors like the examples: floats in their range, ids below the rows of every embedding."""
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        rows = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+        self.rows = min(rows, default=None)
+
+    def like(self, example: Tensor, sizes: Mapping[int, int]) -> Tensor:
+        """A tensor like `example`, but with `sizes[axis]` along each given axis."""
+        return self.shaped(example, [sizes.get(axis, size) for axis, size in enumerate(example.shape)])
+
+    def shaped(self, example: Tensor, shape: Sequence[int]) -> Tensor:
+        """A tensor of the kind of `example` in another shape."""
+        if example.is_floating_point():
+            return self._floats(example.detach().double().flatten(), shape).to(example)
+        if example.dtype == torch.bool:
+            return torch.randint(2, shape, generator=self.generator).to(example)
+        rows = self.rows or max(int(example.max()) + 1, 1)
+        return torch.randint(rows, shape, generator=self.generator).to(example)
+
+    def _floats(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Values between those of the example; where it says nothing, normal ones of its size and sign."""
+        if len(torch.unique(values)) > FEW:
+            low, high = (values[torch.randint(len(values), shape, generator=self.generator)] for _ in range(2))
+            return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        size = float(values.abs().max()) or 1.0
+        normal = size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return normal.abs() if values.min() >= 0 and values.any() else normal
+
+
+def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
+    """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
+    drawn = []
+    for leaf, layout in zip(model.states, states, strict=True):
+        rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
+        fresh = noise.like(rows.contiguous(), {})
+        near = leaf.name in model.buffer_states and rows.is_floating_point()
+        drawn.append(rows + fresh.abs() if near else fresh)
+    return drawn

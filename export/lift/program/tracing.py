@@ -1,0 +1,77 @@
+"""`torch.export` of a module, quietly, and what it refuses in the words of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.export.lift.program.fx import is_foreign
+
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch and the exporters from logging and warning about themselves; what matters ends in an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        sink = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
+    except LiftError:
+        raise
+    except Exception as error:  # torch.export raises many kinds, and those of the user's code
+        raise _lift_error(error) from error
+
+
+def _lift_error(error: Exception) -> LiftError:
+    """What torch says, in the user's words where there are any."""
+    text, place = str(error), _line_of(error)
+    fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
+    if fixed is not None:
+        port, axis, size = map(int, fixed.groups())
+        return FrozenAxis(
+            f"axis {axis} of input {port} must be of any size, but the code makes a number of it (it was {size}): by "
+            "len(x), where x.shape[0] is meant, by int(), or a size written out.",
+            port,
+            axis,
+        )
+    if "fake tensor in the exported program constant" in text:
+        return LiftError(
+            f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
+            "torch.no_grad() where no gradient is wanted."
+        )
+    if "data-dependent" in text:
+        return LiftError(
+            f"data-dependent control flow{place}: the code takes a decision by the value of a tensor (if, while, or a "
+            "number made of one), which no graph can do. Compute both and choose with torch.where."
+        )
+    return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
+
+
+def _line_of(error: Exception) -> str:
+    """The last line of the user's code that the error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in frames if not is_foreign(f.filename)]
+    return f" at {lines[-1]}" if lines else ""

@@ -1,0 +1,178 @@
+"""Which axes are time: of any length, with frames that know of earlier ones and, in a stream, of no later one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
+from rnn_export.export.lift.batch_search import BatchAxes
+from rnn_export.export.lift.layers.replacement import LAYERS
+from rnn_export.export.lift.program.compare import INDEPENDENCE, same
+
+# A longer example is tried in parts.
+LONG = 64
+
+
+@dataclass(frozen=True)
+class TimeCandidate:
+    """Axes that may be time.
+
+    Attributes:
+        inputs: for each input, the axis.
+        outputs: for each output, the axis that grows with it.
+        has_output_time: whether an output has time, or the user says that this is it.
+        causal: whether no output depends on later frames than its own.
+        remembers: whether an output depends on earlier frames than its own.
+    """
+
+    inputs: Assignment
+    outputs: Assignment
+    has_output_time: bool = True
+    causal: bool = True
+    remembers: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The lowest is time: what is merely computed entry by entry may be anything."""
+        return 0 if self.causal and self.remembers else 1 if self.has_output_time else 2
+
+
+def find_time(probe: AxisProbe, batch: BatchAxes, said: Assignment | None) -> TimeCandidate:
+    """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
+
+    Raises LiftError where `said` cannot be time, several axes could be, or the last frame alone may be put out.
+    """
+    none = TimeCandidate((None,) * len(batch.inputs), (None,) * len(batch.outputs), False)
+    if said == none.inputs:
+        return none
+    search = TimeSearch(probe, batch)
+    if said is not None:
+        found = search.candidate(said, True)
+        if found is None:
+            raise LiftError(f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}")
+        return found
+    best = search.best()
+    found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)
+    if not best:
+        return none
+    if not best[0].has_output_time:
+        if not any(isinstance(m, LAYERS) for m in probe.model.modules()):
+            return none
+        raise LiftError(
+            f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
+            f"frame, say which axis is time: {found_axes}. If one call is one frame: time_axis=None."
+        )
+    if len(best) > 1:
+        raise LiftError(f"more than one axis could be time: {found_axes}. Say which.")
+    return best[0]
+
+
+class TimeSearch:
+    """Runs the model at several lengths, the batch being known."""
+
+    def __init__(self, probe: AxisProbe, batch: BatchAxes) -> None:
+        self.probe, self.batch = probe, batch
+        self.whole_example = False
+
+    def best(self) -> list[TimeCandidate]:
+        """The candidates of the lowest rank, the causal ones first."""
+        found = [c for axes in self._choices() if (c := self.candidate(axes, False)) is not None]
+        if sum(c.has_output_time for c in found) > 1:
+            found = [replace(c, remembers=self._remembers(c)) if c.has_output_time and c.causal else c for c in found]
+        found.sort(key=lambda c: (c.rank, not c.causal))
+        return [c for c in found if c.rank == found[0].rank]
+
+    def candidate(self, inputs: Assignment, said: bool) -> TimeCandidate | None:
+        """What `inputs` are as time axes; None where the model takes no other length along them."""
+        outputs = self._outputs(inputs)
+        if outputs is None and not self.whole_example:
+            # Parts of the example may be too short for the model.
+            self.whole_example = True
+            outputs = self._outputs(inputs)
+        if outputs is None:
+            return None
+        has_output_time = said or any(axis is not None for axis in outputs)
+        found = TimeCandidate(inputs, outputs, has_output_time)
+        return replace(found, causal=self._is_causal(found)) if has_output_time else found
+
+    def _choices(self) -> Iterator[Assignment]:
+        by_input = [
+            [*(a for a in range(leaf.example.dim()) if a != b), None]
+            for leaf, b in zip(self.probe.inputs, self.batch.inputs, strict=True)
+        ]
+        for choice in itertools.product(*by_input):
+            if any(axis is not None for axis in choice):
+                yield choice
+
+    def _draw(self, inputs: Assignment, multiple: int) -> list[Tensor]:
+        """Noise with batch 2, and `multiple` times the example's length along time."""
+        sizes = [
+            {b: 2} if t is None else {b: 2, t: multiple * self._length(leaf.example.shape[t])}
+            for leaf, b, t in zip(self.probe.inputs, self.batch.inputs, inputs, strict=True)
+        ]
+        return self.probe.draw(2, sizes, self.batch.states)
+
+    def _length(self, size: int) -> int:
+        """The length of the example, or where that is long a part of it."""
+        part = next(n for n in range(LONG, 0, -1) if size % n == 0)
+        return part if size > LONG and part > LONG // 2 and not self.whole_example else size
+
+    def _run(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
+        return self.probe.run(self.batch.states, tensors)
+
+    def _outputs(self, inputs: Assignment) -> Assignment | None:
+        """For each output, the axis that grows with `inputs`; None where the model fails or several axes grow."""
+        runs = []
+        for multiple in (1, 2, 3):
+            results = self._run(self._draw(inputs, multiple))
+            if results is None:
+                return None
+            runs.append(results)
+        grown = [changed_axes(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(self.batch.outputs)]
+        return None if any(len(axes) > 1 for axes in grown) else tuple(axes[0] if axes else None for axes in grown)
+
+    def _is_causal(self, candidate: TimeCandidate) -> bool:
+        """Whether the outputs of the first two thirds are those of a call that ends there."""
+        whole = self._draw(candidate.inputs, 3)
+        head = [
+            t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2).contiguous()
+            for t, x in zip(whole, self._axes(candidate), strict=True)
+        ]
+        long, short = self._run(whole), self._run(head)
+        if long is None or short is None:
+            # Nothing is known: what follows the graph will see.
+            return True
+        return all(
+            x is None or same(a.narrow(x, 0, b.shape[x]), b, INDEPENDENCE)
+            for a, b, x in zip(long, short, candidate.outputs, strict=False)
+        )
+
+    def _remembers(self, candidate: TimeCandidate) -> bool:
+        """Whether another first third changes the outputs after it."""
+        whole, other = self._draw(candidate.inputs, 3), self._draw(candidate.inputs, 3)
+        mixed = [
+            a if x is None else torch.cat([b.narrow(x, 0, a.shape[x] // 3), _after_third(a, x)], x)
+            for a, b, x in zip(whole, other, self._axes(candidate), strict=True)
+        ]
+        before, after = self._run(whole), self._run(mixed)
+        if before is None or after is None:
+            return False
+        return any(
+            x is not None and not same(_after_third(a, x), _after_third(b, x), INDEPENDENCE)
+            for a, b, x in zip(before, after, candidate.outputs, strict=False)
+        )
+
+    def _axes(self, candidate: TimeCandidate) -> Assignment:
+        """The time axis of everything that goes in; states have none."""
+        return (*candidate.inputs, *(None for _ in self.batch.states))
+
+
+def _after_third(tensor: Tensor, axis: int) -> Tensor:
+    third = tensor.shape[axis] // 3
+    return tensor.narrow(axis, third, tensor.shape[axis] - third)
