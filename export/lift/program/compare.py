@@ -1,0 +1,72 @@
+"""Equality of tensors in lifting: one function, and a named tolerance for each question that is put to numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Entries a and b are the same where |a - b| <= atol * scale + rtol * |b|.
+
+    Attributes:
+        rtol: relative to each entry of b.
+        atol: absolute.
+        smallest_scale: None leaves the scale at 1; else it is the largest finite |b| of the tensor, or this if that is
+            smaller.
+        equal_nan: whether NaN is the same as NaN.
+    """
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    smallest_scale: float | None = None
+    equal_nan: bool = False
+
+
+EXACT = Tolerance()
+"""Bit for bit: values that nothing was computed for anew."""
+
+LOCALITY = Tolerance(atol=1e-5, smallest_scale=1e-3, equal_nan=True)
+"""Whether entries of an operator's result move when some of its frames are exchanged. Sums over an axis of another
+length, or in another order, round differently: by far less than any exchanged frame moves them."""
+
+INITIAL_ROWS = Tolerance(rtol=1e-6, atol=1e-7)
+"""Whether all rows of a batch start from one value: each is the same computation, at another place of a tensor."""
+
+INDEPENDENCE = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0)
+"""Whether an output of the whole model depends on other rows or frames: the same sums in batches of other sizes."""
+
+MEMORY = Tolerance(rtol=1e-5, atol=1e-6, equal_nan=True)
+"""Whether a call of the model changed what one of its attributes holds."""
+
+START = Tolerance(rtol=1e-5, atol=1e-6)
+"""Whether the model, called without its states, starts from the values that stand in for them."""
+
+CLOSED_LOOP = Tolerance(rtol=1e-3, atol=1e-4)
+"""Whether several calls of one frame equal one call of several frames: rounding adds up over the frames, but a state
+that moves once per call is off by far more."""
+
+
+def same(a: Any, b: Any, tolerance: Tolerance = EXACT) -> bool:
+    """Whether two tensors have one shape, and entries that are the same within `tolerance`; dtypes are not compared."""
+    return not bool(differing(a, b, tolerance).any())
+
+
+def differing(a: Any, b: Any, tolerance: Tolerance = EXACT) -> Tensor:
+    """Where two tensors of one shape differ, in bool, in their shape; a single True where shapes differ.
+
+    Numbers that are not floating point are the same only where they are equal, whatever the tolerance.
+    """
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
+        return torch.ones(1, dtype=torch.bool)
+    if not (a.is_floating_point() and b.is_floating_point()):
+        return torch.ne(a, b)
+    a, b, atol = a.detach().double(), b.detach().double(), tolerance.atol
+    if tolerance.smallest_scale is not None:
+        largest = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
+        atol *= max(largest, tolerance.smallest_scale)
+    return ~torch.isclose(a, b, rtol=tolerance.rtol, atol=atol, equal_nan=tolerance.equal_nan)
