@@ -28,7 +28,8 @@ from rnn_export.export.lift.refusals import (
     refuse_train_mode,
     refuse_wrappers,
 )
-from rnn_export.export.lift.streaming import Kept, Streamed, stream
+from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
+from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
@@ -53,7 +54,7 @@ class StreamingModel:
     module: fx.GraphModule
     dynamic_time: bool
     initial: Mapping[str, Tensor]
-    origins: tuple[Kept, ...] = ()
+    origins: tuple[LiftedState, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -147,7 +148,7 @@ def _lifted(
     values = initial_rows(copied, axes, initial)
     refuse_other_start(copied, axes, values, initial)
     origins = [
-        Kept(leaf.name, values[leaf.name], *(_BUFFER if leaf.name in copied.kept else _ARGUMENT))
+        LiftedState(leaf.name, values[leaf.name], *(_BUFFER if leaf.name in copied.kept else _ARGUMENT))
         for leaf in copied.states
     ]
     copied.model = replace_recurrent(copied.model)
@@ -164,9 +165,9 @@ def _lifted(
             copied.model,
             lambda batch, frames, seed: list(sample(copied, axes, batch, frames, seed)),
             axes.input_time,
-            len(copied.outputs),
             axes.output_time,
             chunk,
+            RULES,
         )
         if not axes.causal:
             raise LiftError(
