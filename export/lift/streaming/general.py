@@ -45,7 +45,7 @@ TAKE_SIZES = {
 
 
 def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """What is known of a number, a value of frames, or one without."""
     if not isinstance(context.runs.base[node], Tensor | tuple | list):
         return None
     return frame_by_frame(context, node) if context.timed_arguments(node) else without_frames(context, node)

@@ -13,25 +13,26 @@ from rnn_export.export.lift.dependence import FrameLayout
 class TimeAxisInfo:
     """A value that has frames.
 
-    A step takes `chunk` frames of the input and brings chunk * rate new frames of this value. In step s (from 0) the
-    value holds, in order, its frames
+    A step takes `chunk` frames of the input and brings n = chunk * rate new frames of the value. In step s, counted
+    from 0, the value holds its frames
 
-        s * chunk * rate - lag - history  <=  j  <  (s + 1) * chunk * rate - lag.
+        s * n - lag - history  <=  j  <  (s + 1) * n - lag
 
-    So a frame is `lag` steps of its own rate late. Frames j < 0 do not exist: with lag > 0 the first lag frames of a
-    stream are none of the sequence, and make the delay at its end. With lag < 0 frames are known ahead of their time,
-    and the first -lag of them before the stream begins, as those of a padding on the left are.
+    in order; with one frame a step and no history, that is frame s - lag. Frames j < 0 do not exist: with lag > 0 a
+    stream begins with `lag` frames that are none of the sequence, and at an output they are its delay. With lag < 0
+    the first -lag frames are known before the stream begins, as the zeros of a padding on the left are.
 
-    Of an input of rate 1 and lag 0, by what it goes through:
+    What becomes of an input x of rate 1 and lag 0:
 
-        F.pad(x, (2, 0))                           lag -2   its two zeros stand before the stream begins
-        conv of size 3 on that padding             lag  0   keeps a history of 2 frames
-        conv of size 3 on x                        lag  2   keeps a history of 2, frame 0 ends with frame 2 of x
-        conv of size 4, stride 2, on that padding  lag  0   rate 1/2, history 2
-        x[:, 4:]                                   lag  4   frame 0 is frame 4 of x
-        x[:, 2:][:, ::2]                           lag  1   rate 1/2, frame 0 is frame 2 of x
-        conv_transpose of size 4, stride 2         lag  0   rate 2, history 1, whose frames overlap the next
-        x[:, 4:] + conv of size 3 on x             lag  4   the convolution waits for 2 frames: its slack
+        value                                    rate  lag  because
+        F.pad(x, (2, 0))                         1     -2   its two zeros stand before the stream begins
+        conv of size 3 on that padding           1      0   it keeps a history of 2 frames
+        conv of size 3 on x                      1      2   it keeps a history of 2; its frame 0 needs frame 2 of x
+        conv of size 4, stride 2, on the padding 1/2    0   it keeps a history of 2 frames
+        x[:, 4:]                                 1      4   its frame 0 is frame 4 of x
+        x[:, 4:][:, ::2]                         1/2    2   its frame 0 is frame 4 of x, which is two of its own late
+        conv_transpose of size 4, stride 2       2      0   it keeps a history of 1, whose frames add to the next
+        x[:, 4:] + conv of size 3 on x           1      4   the convolution waits for 2 frames, its slack
 
     Attributes:
         layout: where the frames stand.
@@ -49,7 +50,6 @@ class TimeAxisInfo:
     slack: int = 0
 
     def __post_init__(self) -> None:
-        assert self.rate > 0
         assert self.slack >= 0
         assert self.lag is not None or self.history == self.slack == 0
 

@@ -4,17 +4,16 @@ from rnn_export.export.lift.streaming.registry import rules_of
 from rnn_export.export.lift.streaming.rules import (
     cuts,
     joins,
-    lengths,
     loops,
     padding,
+    python,
     recurrent,
     reshapes,
-    results,
     transposed,
     windows,
 )
 
-FAMILIES = (cuts, joins, lengths, loops, padding, recurrent, reshapes, results, transposed, windows)
+FAMILIES = (cuts, joins, loops, padding, python, recurrent, reshapes, transposed, windows)
 RULES = rules_of(FAMILIES)
 
 __all__ = ["FAMILIES", "RULES"]

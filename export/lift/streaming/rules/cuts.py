@@ -25,7 +25,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(aten.slice.Tensor, reach=_reach)
 def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """A cut that begins at a frame moves the start of the sequence; one of the newest frame has no frames."""
     value, dim = args_of(node)[:2]
     if not context.has_time_along(value, dim):
         return general(context, node)
@@ -78,7 +78,7 @@ def _in_both(context: StreamingContext, node: fx.Node, index: int, usual: int) -
 
 @rule(aten.select.int)
 def select(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """A frame alone must be the newest one."""
     value, dim, _ = args_of(node)
     if not context.has_time_along(value, dim):
         return general(context, node)

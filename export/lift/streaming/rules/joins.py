@@ -28,7 +28,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(aten.cat.default, reach=_reach)
 def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """What stands before the sequence is padding, or its past that the model keeps itself."""
     parts, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
     axis = dim % context.rank(node)
     if not any(context.time_axis(n) == axis for n in parts):

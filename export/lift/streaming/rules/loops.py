@@ -21,7 +21,7 @@ from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo
 
 @rule(RolledLoop, takes_unsupported=True)
 def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """A loop starts each step from states, one for each variable that it carries."""
     loop = context.module.get_submodule(str(node.target))
     assert isinstance(loop, RolledLoop)
     args = args_of(node)

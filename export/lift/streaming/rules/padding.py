@@ -19,7 +19,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(aten.pad.default, aten.constant_pad_nd.default, reach=_reach)
 def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """Padding with a constant moves the start of the sequence; on the right it looks ahead."""
     value, pads, *rest = args_of(node)
     axis = context.time_axis(value)
     if axis is None:

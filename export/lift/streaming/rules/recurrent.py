@@ -19,7 +19,7 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo
 
 @rule(*OPS, takes_unsupported=True)
 def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """Over time a layer starts each step from states; over another axis it is an operator like others."""
     x, directions = args_of(node)[0], context.runs.base[args_of(node)[1]].shape[0]
     if context.time_axis(x) != 0:
         return context.unsupported_argument(node) or general(context, node)

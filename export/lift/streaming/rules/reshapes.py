@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 @rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default)
 def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """Frame by frame, at any number of frames."""
     has_frames = bool(context.timed_arguments(node))
     info = general(context, node)
     if has_frames and isinstance(info, TimeAxisInfo):

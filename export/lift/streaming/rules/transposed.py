@@ -25,7 +25,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(*TRANSPOSED_AXES, reach=_reach)
 def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """The frames that a step makes are added up with what the steps before make of the same frames."""
     value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
     axis = context.time_axis(value)
     place = -1 if axis is None else axis - (context.rank(value) - axes)

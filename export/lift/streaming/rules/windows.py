@@ -49,7 +49,7 @@ def _reach(node: fx.Node) -> Reach:
 
 @rule(*WINDOWED_AXES, reach=_reach)
 def window(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """A convolution or a pool, its padding over time apart."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
     axis = context.time_axis(value)
     place = -1 if axis is None else axis - (context.rank(value) - axes)
@@ -65,7 +65,7 @@ def window(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 @rule(aten.unfold.default, reach=lambda node: Reach(sum(map(abs, args_of(node)[1:])), args_of(node)[3]))
 def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """See Rule."""
+    """Windows as a new axis, which stay together."""
     value, dim, size, stride = args_of(node)
     if not context.has_time_along(value, dim):
         return general(context, node)

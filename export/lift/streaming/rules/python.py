@@ -1,4 +1,4 @@
-"""Numbers made of the length of the sequence."""
+"""Python's own operators: on numbers made of the length of the sequence, and on results of several values."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def _divisor(node: fx.Node) -> Reach:
 def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A number of pieces of the sequence: their size is a stride."""
     return general(context, node)
+
+
+@rule(operator.getitem)
+def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """What is known of one result of an operator that gives several."""
+    source, index = args_of(node)
+    infos = context.info.get(source)
+    return infos[index] if isinstance(infos, list) else general(context, node)
