@@ -33,7 +33,8 @@ from rnn_export.export.lift.refusals import (
     refuse_train_mode,
     refuse_wrappers,
 )
-from rnn_export.export.lift.streaming import Kept, Streamed, stream
+from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
+from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
@@ -59,7 +60,7 @@ class StreamingModel:
     module: fx.GraphModule
     dynamic_time: bool
     initial: Mapping[str, Tensor]
-    origins: tuple[Kept, ...] = ()
+    origins: tuple[LiftedState, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -135,7 +136,7 @@ class Probed:
 
     flat: FlatModel
     axes: Axes
-    states: tuple[Kept, ...]
+    states: tuple[LiftedState, ...]
 
 
 def _flat_model(
@@ -203,7 +204,7 @@ def _probed(flat: FlatModel, options: _Options) -> Probed:
     initial = initial_rows(flat, axes, options.initial)
     refuse_other_start(flat, axes, initial, options.initial)
     states = tuple(
-        Kept(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
+        LiftedState(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
         for leaf in flat.states
     )
     flat.model = replace_recurrent(flat.model)
@@ -220,9 +221,9 @@ def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
         flat.model,
         lambda batch, frames, seed: list(sample(flat, axes, batch, frames, seed)),
         axes.input_time,
-        len(flat.outputs),
         axes.output_time,
         chunk,
+        RULES,
     )
     if not axes.causal:
         raise LiftError(

@@ -20,7 +20,7 @@ from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC
-from rnn_export.export.lift.streaming import Kept, Streamed
+from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
@@ -105,7 +105,7 @@ def _moves_alike(module: BatchFirst) -> bool:
     """Whether frame after frame, with the states fed back, gives what a call of several gives."""
     flat, drawn = module.flat, sample(module.flat, module.axes, 2, 4)
     inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
-    states = [Kept(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
+    states = [LiftedState(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
     spec = contract(flat, module.axes, states, Streamed([], 0, [1] * len(flat.outputs)), None, 1, False)
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
     loop = ClosedLoop(spec, inputs_of(spec, inputs))

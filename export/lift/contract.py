@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.streaming import Kept, Streamed
+from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 
 
@@ -53,7 +53,7 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
 def contract(
     flat: FlatModel,
     axes: Axes,
-    states: Sequence[Kept],
+    states: Sequence[LiftedState],
     streamed: Streamed,
     sample_rate: int | None,
     chunk: int,

@@ -1,12 +1,22 @@
 """What moves frames, becomes a stream: its past in states, its delay told; and what a stream cannot have is refused."""
 
+from fractions import Fraction
+from types import ModuleType
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.dependence import Dependence, FrameLayout, NotFrameLocal, frame_dependence
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.registry import receptive_field, rule, rules_of
+from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.streaming.runs import record
+from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, Unsupported
 
 from .nets import (
     TCN,
@@ -357,3 +367,114 @@ def test_what_is_refused_can_be_taken_as_whole_sequences():
         lift(nn.GRUCell(4, 5).eval(), (X[:, 0],), sequence_only=True)
     with pytest.raises(LiftError, match="sequence_only: whole sequences have neither states"):
         lift(model, (X,), time_axis=1, sequence_only=True, chunk=2)
+
+
+# --- a rule alone --------------------------------------------------------------------------------------------------
+
+
+def one_call(operator, *args) -> tuple[StreamingContext, fx.Node]:
+    """A graph of one call on x (B, 4, T), and its node."""
+    graph = fx.Graph()
+    node = graph.call_function(operator, (graph.placeholder("x"), *args))
+    graph.output((node,))
+    module = fx.GraphModule(nn.Module(), graph)
+
+    def sample(batch: int, frames: int, seed: int) -> list[Tensor]:
+        return [torch.randn(batch, 4, frames, generator=torch.Generator().manual_seed(seed))]
+
+    runs = record(module, sample, *receptive_field(graph, RULES))
+    return StreamingContext(module, nn.Module(), runs, [TimeAxisInfo(FrameLayout(2))], 1), node
+
+
+def info(lag: int, stride: int = 1) -> TimeAxisInfo:
+    return TimeAxisInfo(FrameLayout(2), Fraction(1, stride), lag)
+
+
+# By operator and arguments: what is known of the result, and the frames that a state keeps.
+RULES_ALONE = {
+    "padding": (aten.constant_pad_nd.default, ([2, 0],), info(-2), None),
+    "padding of channels": (aten.constant_pad_nd.default, ([0, 0, 2, 0],), info(0), None),
+    "a cut": (aten.slice.Tensor, (-1, 4, 2**63 - 1), info(4), None),
+    "every other frame": (aten.slice.Tensor, (2, 2, 2**63 - 1, 2), info(1, 2), None),
+    "the newest frame": (aten.select.int, (2, -1), LastFrame(Fraction(0)), None),
+    "a window": (aten.max_pool1d.default, ([3], [1]), info(2), 2),
+    "a window with a stride": (aten.max_pool1d.default, ([4], [2]), info(1, 2), 2),
+    "windows side by side": (aten.max_pool1d.default, ([2],), info(0, 2), None),
+}
+
+
+@pytest.mark.parametrize(("operator", "args", "result", "kept"), RULES_ALONE.values(), ids=RULES_ALONE)
+def test_a_rule_alone(operator, args, result, kept):
+    context, node = one_call(operator, *args)
+    assert RULES[operator](context, node) == result
+    assert [s.initial.shape for s in context.states.found] == ([] if kept is None else [(4, kept)])
+    assert [(s.name, s.kind) for s in context.states.found] == ([] if kept is None else [("frames", "frames")])
+
+
+def test_a_rule_alone_refuses():
+    context, node = one_call(aten.constant_pad_nd.default, [2, 1])
+    assert RULES[node.target](context, node) == info(-2)
+    assert context.lookahead == ["the model looks 1 frames ahead (padding on the right)"]
+    context, node = one_call(aten.select.int, 2, 0)
+    with pytest.raises(LiftError, match=r"^the model: it takes frame 0 of the sequence alone"):
+        RULES[node.target](context, node)
+
+
+def test_an_operator_has_one_rule():
+    def family(name: str) -> ModuleType:
+        module = ModuleType(name)
+        module.rule = rule(aten.relu.default)(lambda context, node: Unsupported(LiftError("no")))
+        return module
+
+    one = family("one")
+    assert rules_of([one, one]) == {aten.relu.default: one.rule}
+    with pytest.raises(ValueError, match=r"aten\.relu\.default has two rules: <lambda>, <lambda>"):
+        rules_of([one, family("two")])
+
+
+def test_lags_as_they_are_written_down():
+    """The examples of TimeAxisInfo, and its invariants."""
+    x, padded = info(0), info(-2)
+    assert padded.windowed(3, 1) == (info(0), 2)
+    assert x.windowed(3, 1) == (info(2), 2)
+    assert padded.windowed(4, 2) == (info(0, 2), 2)
+    assert info(4).windowed(1, 2) == (info(2, 2), 0)
+    assert info(1).windowed(1, 2) == (info(0, 2), -1)
+    assert x.expanded(2, 1) == TimeAxisInfo(FrameLayout(2), Fraction(2), 1)
+    waited = info(2).delayed(2)
+    assert (waited.lag, waited.slack, waited.least_lag) == (4, 2, 2)
+    bands = TimeAxisInfo(FrameLayout(1, 1, 3), Fraction(1, 2), 2, 1, 1)
+    assert bands.by_entry() == TimeAxisInfo(FrameLayout(1), Fraction(3, 2), 6, 3, 3)
+    assert bands.input_lag == bands.by_entry().input_lag == 4
+    for wrong in ({"slack": -1}, {"lag": None, "history": 1}):
+        with pytest.raises(AssertionError):
+            TimeAxisInfo(FrameLayout(1), **wrong)
+
+
+# --- which frames a value depends on --------------------------------------------------------------------------------
+
+DEPENDENCES = {
+    "frame by frame": (aten.relu.default, (), FrameLayout(2)),
+    "time moved": (aten.permute.default, ([2, 0, 1],), FrameLayout(0)),
+    "time and batch as one axis": (lambda x: x.mT.reshape(-1, 4), (), FrameLayout(0, 2, 1)),
+    "time and channels as one axis": (lambda x: x.mT.reshape(2, -1), (), FrameLayout(1, 1, 4)),
+    "the last frame": (lambda x: 2 * x[..., -1], (), Dependence.LAST_FRAME),
+    "no frame": (aten.zeros_like.default, (), FrameLayout(2)),
+    "a number": (lambda x: torch.ones(2), (), Dependence.NONE),
+    "a sum over time": (aten.cumsum.default, (2,), None),
+    "all frames": (aten.amax.default, ([2],), None),
+    "a flip": (aten.flip.default, ([2],), None),
+    "a product of frames": (lambda x: x.mT @ x, (), None),
+}
+
+
+@pytest.mark.parametrize(("operator", "args", "answer"), DEPENDENCES.values(), ids=DEPENDENCES)
+def test_which_frames_a_result_depends_on(operator, args, answer):
+    context, node = one_call(operator, *args)
+    (x,) = context.inputs
+    question = node, context.runs.base, context.runs.longer, {x: FrameLayout(2)}
+    if answer is None:
+        with pytest.raises(NotFrameLocal):
+            frame_dependence(*question)
+    else:
+        assert frame_dependence(*question) == [answer]

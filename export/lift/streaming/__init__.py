@@ -1,17 +1,17 @@
 """The pass that makes a graph of whole sequences one that takes them piece by piece, with what it remembers outside.
 
 Every value over time is a stream of frames. Frame j of it can be known `lag` frames after frame j of the input went in:
-padding on the left makes frames known earlier, a window that ends later makes them late. A window over frames keeps the
-frames before it in a state; values that meet are brought to the same lag; what begins with frames that do not exist
-yet is held still until they do. At the end the lag of the outputs is the delay of the stream, and an output that is
-longer than its lag allows has seen the future.
+padding on the left makes frames known earlier, a window that ends later makes them late (see `time_axis`). A window
+over frames keeps the frames before it in a state; values that meet are brought to the same lag; what begins with frames
+that do not exist yet is held still until they do. At the end the lag of the outputs is the delay of the stream, and an
+output that is longer than its lag allows has seen the future.
 
-What an operator does along time is not looked up in a table: its value is computed with one frame exchanged, and it
-works frame by frame if no other frame of the result changes. Only windows, padding, cuts, joins and recurrences are
-known by name.
+What an operator does along time is not looked up in a table: `export.lift.dependence` is asked. Only operators that
+move frames, or carry a state over them, have a rule: a function of the context and a node, in the file of its family
+under `rules`.
 """
 
 from rnn_export.export.lift.streaming.passes import Streamed, stream
-from rnn_export.export.lift.streaming.states import Kept
+from rnn_export.export.lift.streaming.states import LiftedState
 
-__all__ = ["Kept", "Streamed", "stream"]
+__all__ = ["LiftedState", "Streamed", "stream"]

@@ -1,70 +1,121 @@
-"""Operators with a window over their last axes, and how many frames a graph of them looks back."""
+"""What the rules of a pass read and write."""
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.program.fx import args_of, aten, named_args
-
-# Over how many axes the window goes.
-WINDOWS: dict[Any, int] = {
-    aten.conv1d.default: 1,
-    aten.conv1d.padding: 1,
-    aten.conv2d.default: 2,
-    aten.conv2d.padding: 2,
-    aten.conv3d.default: 3,
-    aten.avg_pool1d.default: 1,
-    aten.avg_pool2d.default: 2,
-    aten.max_pool1d.default: 1,
-    aten.max_pool2d.default: 2,
-}
-# The same the other way round: each frame becomes several, which overlap.
-TRANSPOSED: dict[Any, int] = {
-    aten.conv_transpose1d.default: 1,
-    aten.conv_transpose2d.input: 2,
-}
-MOVES = (aten.pad.default, aten.constant_pad_nd.default, aten.slice.Tensor, aten.cat.default, aten.unfold.default)
-# A number above is an end, not a size.
-HUGE = 2**20
+from rnn_export.export.lift.program.fx import aten, depends_on, place_of, placeholders, values_of
+from rnn_export.export.lift.program.names import Names
+from rnn_export.export.lift.streaming.runs import RecordedRuns
+from rnn_export.export.lift.streaming.states import States
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
 
 
-def context_of(graph: fx.Graph) -> tuple[int, int]:
-    """A number of frames that every stride divides, and at least as many as one frame of a result depends on."""
-    unit, context = 1, 1
-    for node in graph.nodes:
-        stride = 1
-        if node.target is operator.floordiv and type(args_of(node)[1]) is int:
-            stride = max(args_of(node)[1], 1)
-        if node.target in WINDOWS:
-            size, stride = _window(node)
-            context += size * unit
-        elif node.target in TRANSPOSED:
-            context += _window(node)[0] * unit
-        elif node.target in MOVES:
-            numbers = [n for n in _numbers(node) if abs(n) < HUGE]
-            context += sum(map(abs, numbers)) * unit
-            if node.target is aten.unfold.default:
-                stride = args_of(node)[3]
-            elif node.target is aten.slice.Tensor and len(node.args) > 4:
-                stride = args_of(node)[4]
-        unit *= stride
-    return unit, context
+class StreamingContext:
+    """A graph of whole sequences that becomes one of a stream, and what is known of its nodes.
 
+    Attributes:
+        module: (inputs..., states...) -> (outputs..., next states...).
+        graph: its graph.
+        chunk: frames of the input in one step.
+        runs: the value of every node in runs on noise.
+        info: by node, what is known of its frames; those of the inputs are there from the beginning.
+        inputs: the nodes of the inputs.
+        own_states: the nodes of the states that the model has itself.
+        from_input: the nodes with the values of inputs in them.
+        from_states: those with the values of the model's own states.
+        names: for new states.
+        states: those that the pass adds.
+        length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
+        lookahead: where the model looks ahead, in words.
+    """
 
-def _window(node: fx.Node) -> tuple[int, int]:
-    """The largest size and stride of a window."""
-    given = named_args(node)
-    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else given["kernel_size"]
-    strides = given.get("stride") or sizes
-    return max(sizes) * max(given.get("dilation") or [1]), max(strides)
+    def __init__(
+        self, module: fx.GraphModule, model: nn.Module, runs: RecordedRuns, inputs: Sequence[Info], chunk: int
+    ) -> None:
+        """`model` names layers by their paths; `inputs` is what is known of each input."""
+        self.module, self.graph, self.runs, self.chunk = module, module.graph, runs, chunk
+        nodes = placeholders(self.graph)
+        self.inputs, self.own_states = nodes[: len(inputs)], nodes[len(inputs) :]
+        self.from_input = depends_on(self.graph, self.inputs)
+        self.from_states = depends_on(self.graph, self.own_states)
+        self.info: dict[fx.Node, NodeInfo] = dict(zip(self.inputs, inputs, strict=True))
+        self.names = Names(model)
+        self.names.given.update(n.name for n in self.inputs)
+        self.states = States(self.graph, self.names, runs)
+        self.length_of_piece: dict[fx.Node, fx.Node] = {}
+        self.lookahead: list[str] = []
 
+    # --- what is known of a node
 
-def _numbers(node: fx.Node) -> list[int]:
-    parts = [a if isinstance(a, list | tuple) else [a] for a in args_of(node)]
-    values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "placeholder"]
-    frames = [value.shape for value in values if isinstance(value, Tensor)]
-    joined = [max((d for d in shape if isinstance(d, int)), default=0) for shape in frames]
-    return [n for part in parts for n in part if type(n) is int] + (joined if node.target is aten.cat.default else [])
+    def rank(self, node: fx.Node) -> int:
+        """The number of axes of a tensor."""
+        value: Tensor = self.runs.base[node]
+        return value.dim()
+
+    def timed(self, node: fx.Node) -> TimeAxisInfo:
+        """The info of a value that has frames."""
+        info = self.info[node]
+        assert isinstance(info, TimeAxisInfo)
+        return info
+
+    def is_timed(self, node: Any) -> bool:
+        return isinstance(node, fx.Node) and isinstance(self.info.get(node), TimeAxisInfo)
+
+    def time_axis(self, node: Any) -> int | None:
+        """The axis of time of a value in which nothing else stands in that axis before it."""
+        if not self.is_timed(node):
+            return None
+        layout = self.timed(node).layout
+        return layout.axis if layout.batch_factor == 1 else None
+
+    def has_time_along(self, node: Any, dim: int) -> bool:
+        """Whether axis `dim` of a tensor, which may count from the end, is its axis of time."""
+        axis = self.time_axis(node)
+        return axis is not None and axis == dim % self.rank(node)
+
+    def frames_in(self, node: fx.Node) -> int:
+        """The number of frames of a value in the base run."""
+        return self.timed(node).layout.frames_in(self.runs.base[node])
+
+    def timed_arguments(self, node: fx.Node) -> list[fx.Node]:
+        return [n for n in dict.fromkeys(node.all_input_nodes) if self.is_timed(n)]
+
+    def last_frame_of_arguments(self, node: fx.Node) -> LastFrame | None:
+        """The latest of the arguments that are values as of the newest frame; None without one."""
+        found = [i for n in node.all_input_nodes if isinstance(i := self.info.get(n), LastFrame)]
+        return max(found, key=lambda i: i.input_lag, default=None)
+
+    def unsupported_argument(self, node: fx.Node) -> Unsupported | None:
+        """The first argument whose values `node` takes although a stream cannot have them."""
+        return next((i for n in values_of(node) if isinstance(i := self.info.get(n), Unsupported)), None)
+
+    def is_computed(self, node: Any) -> bool:
+        """Whether a value depends on the input, other than by way of a state."""
+        moves = isinstance(self.info.get(node), TimeAxisInfo | LastFrame | Unsupported)
+        return moves or (node in self.from_input and node not in self.from_states)
+
+    def note_lookahead(self, node: fx.Node, frames: int, how: str) -> None:
+        self.lookahead.append(f"{place_of(node)} looks {frames} frames ahead ({how})")
+
+    # --- new nodes
+
+    def insert(self, before: fx.Node, operator: Any, *args: Any) -> fx.Node:
+        """A call of `operator` before a node."""
+        with self.graph.inserting_before(before):
+            return self.graph.call_function(operator, args)
+
+    def stand_in(self, new: fx.Node, like: fx.Node, info: Info) -> fx.Node:
+        """Give a new node the recorded values and the place of `like`: over a whole sequence it is the same."""
+        self.info[new] = info
+        new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+        for run in self.runs.all:
+            run[new] = run[like]
+        return new
+
+    def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
+        """`value` under another info."""
+        return self.stand_in(self.insert(before, aten.alias.default, value), value, info)

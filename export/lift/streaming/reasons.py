@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.program.fx import place_of
+
+# By words in the name of an operator, the first that fits.
 REASONS = (
     (("cumsum", "cumprod"), "a running sum over time: keep it in a buffer that each frame adds to"),
     (
@@ -23,11 +27,21 @@ REASONS = (
 )
 
 
+LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
+
+
+def refusal(node: fx.Node, reason: str) -> LiftError:
+    """The error that says where in the model, and why."""
+    return LiftError(f"{place_of(node)}: {reason}")
+
+
 def name_of(node: fx.Node) -> str:
+    """The name of an operator, as PyTorch's users know it."""
     return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
-def reason_of(node: fx.Node) -> str:
+def why_not_frame_local(node: fx.Node) -> str:
+    """The reason for an operator whose frames depend on others."""
     name = name_of(node)
     known = next((why for words, why in REASONS if any(w in name for w in words)), "it mixes frames over time")
     return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."

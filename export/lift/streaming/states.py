@@ -1,18 +1,33 @@
-"""The states that a pass finds: what each is, and how its rows stand in a value of the graph."""
+"""The states that the pass adds to a graph: their inputs, their next values, and what holds them still at first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
+import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.dependence import RowsMixed, batch_layout
+from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.names import Names
+from rnn_export.export.lift.streaming.reasons import refusal
+from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
+from rnn_export.export.lift.streaming.state_layout import StateLayout
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A state that was found: its name, the row that it starts from, what kind it is and why it is there."""
+class LiftedState:
+    """A state that lifting found.
+
+    Attributes:
+        name: by the path of the module that it belongs to.
+        initial: the row that every stream starts from, without a batch axis.
+        kind: what it is, in a word: "layer", "loop", "frames", "counter", "buffer", "argument".
+        why: why it is there, in words.
+    """
 
     name: str
     initial: Tensor
@@ -21,59 +36,112 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Where the rows of B streams stand in a value, with `inner` others behind (major) or before each (not major).
-
-    The row of one stream leaves out `lead` axes of size 1 before the batch.
-    """
-
-    axis: int
-    inner: int
-    major: bool
-    lead: int
-
-    def rows(self, value: Tensor, batch: int) -> Tensor:
-        """(B, inner, ...) or, with none merged, (B, ...)."""
-        moved = value.reshape(value.shape[self.lead :]).movedim(self.axis - self.lead, 0)
-        if self.inner == 1:
-            return moved
-        split = (batch, self.inner) if self.major else (self.inner, batch)
-        shaped = moved.reshape(*split, *moved.shape[1:])
-        return shaped if self.major else shaped.transpose(0, 1)
-
-    def own_nodes(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
-        """The value from the state (B, ...), at the graph's insertion point."""
-        rest = [n for a, n in enumerate(like.shape) if a != self.axis and a >= self.lead]
-        axis = self.axis - self.lead
-        if self.inner != 1:
-            if not self.major:
-                state = graph.call_function(aten.transpose.int, (state, 0, 1))
-            state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
-        if axis:
-            order = [*range(1, axis + 1), 0, *range(axis + 1, len(rest) + 1)]
-            state = graph.call_function(aten.permute.default, (state, order))
-        for _ in range(self.lead):
-            state = graph.call_function(aten.unsqueeze.default, (state, 0))
-        return state
-
-    def row_nodes(self, graph: fx.Graph, value: fx.Node, row: Sequence[int]) -> fx.Node:
-        """The inverse of `own_nodes`; `row` is the shape of one stream's state."""
-        for _ in range(self.lead):
-            value = graph.call_function(aten.squeeze.dim, (value, 0))
-        axis = self.axis - self.lead
-        if axis:
-            rank = len(row) + (1 if self.inner == 1 else 0)
-            order = [axis, *(a for a in range(rank) if a != axis)]
-            value = graph.call_function(aten.permute.default, (value, order))
-        if self.inner == 1:
-            return value
-        shape = [-1, *row] if self.major else [self.inner, -1, *row[1:]]
-        value = graph.call_function(aten.reshape.default, (value, shape))
-        return value if self.major else graph.call_function(aten.transpose.int, (value, 0, 1))
+class _Added:
+    state: LiftedState
+    layout: StateLayout
+    input: fx.Node
 
 
-def matching(moved: Tensor, few: Tensor, axis: int) -> int:
-    """The axis of `moved` that is the batch axis of `few`, a value or a part of one with the same number of axes."""
-    if moved.dim() == few.dim():
-        return axis
-    return next(a for a in range(moved.dim()) if moved.shape[a] == few.shape[axis])
+class States:
+    """New states of one graph, in the order of its new inputs."""
+
+    def __init__(self, graph: fx.Graph, names: Names, runs: RecordedRuns) -> None:
+        self.graph, self.names, self.runs = graph, names, runs
+        self.found: list[LiftedState] = []
+        self._next: dict[str, fx.Node] = {}  # by name
+        self._added: dict[fx.Node, _Added] = {}  # by the state in the layout of the graph
+        self._last_input = placeholders(graph)[-1]
+        self._counter: tuple[str, fx.Node] | None = None  # of frames seen: name and input
+        self._warm_up = Fraction(0)
+
+    def add(
+        self,
+        name: str,
+        layout_of: fx.Node,
+        initial: fx.Node | tuple[Tensor, Tensor],
+        before: fx.Node,
+        kind: str,
+        why: str,
+    ) -> fx.Node:
+        """The value of a new state, in the layout of the graph.
+
+        Args:
+            name: of the state.
+            layout_of: a node whose rows stand where those of the initial value do.
+            initial: what it starts from for batches of BATCH and of OTHER_BATCH, or the node with that value.
+            before: where in the graph it is read.
+            kind: see LiftedState.
+            why: see LiftedState.
+
+        Raises LiftError where rows start from different values, or cannot be told apart.
+        """
+        if isinstance(initial, fx.Node):
+            initial = self.runs.base[initial], self.runs.other_batch[initial]
+        value, other = initial
+        layout = self._layout(layout_of, value, other)
+        rows, others = layout.rows(value, BATCH), layout.rows(other, OTHER_BATCH)
+        row = rows[0]
+        if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in (rows, others)):
+            raise LiftError(
+                f"{name}: its initial value differs between the rows of a batch, so no row can start alone. "
+                "Use one learned vector for all rows."
+            )
+        state = LiftedState(name, row.detach().clone(), kind, why)
+        added = self._new_input(f"state_{len(self.found)}", state)
+        with self.graph.inserting_before(before):
+            own = self.graph.call_function(aten.alias.default, (layout.value_of(self.graph, added, value),))
+        self._added[own] = _Added(state, layout, added)
+        return own
+
+    def _new_input(self, node_name: str, state: LiftedState) -> fx.Node:
+        with self.graph.inserting_after(self._last_input):
+            self._last_input = self.graph.placeholder(node_name)
+        self.found.append(state)
+        return self._last_input
+
+    def _layout(self, layout_of: fx.Node, value: Tensor, other: Tensor) -> StateLayout:
+        axes = [a for a in range(value.dim()) if value.shape[a] != other.shape[a]]
+        if len(axes) != 1:
+            raise refusal(
+                layout_of,
+                "a value that is kept from frame to frame has no batch axis, so all streams of a batch would share it: "
+                "make it in the shape of the batch, x.new_zeros(x.shape[0], ...).",
+            )
+        before, after = self.runs.base[layout_of], self.runs.other_row[layout_of]
+        try:
+            return StateLayout.of(value, batch_layout(value, axes[0], BATCH, before, after))
+        except RowsMixed:
+            reason = "the rows of the batch are mixed with others in a way that cannot be told apart."
+            raise refusal(layout_of, reason) from None
+
+    def set_next(self, own: fx.Node, value: fx.Node, input_lag: Fraction = Fraction(0)) -> None:
+        """`value` is the next value of the state `own`, once `input_lag` frames of the input went in."""
+        added = self._added[own]
+        # All of it stands before the next node of the graph, in order.
+        with self.graph.inserting_before(value.next):
+            new = added.layout.state_of(self.graph, value, added.state.initial.shape)
+            self._next[added.state.name] = self.held(new, added.input, added.state.initial.dim() + 1, input_lag)
+
+    def held(self, new: fx.Node, old: fx.Node, rank: int, input_lag: Fraction) -> fx.Node:
+        """`new` once `input_lag` frames of the input went in, and `old` before; at the graph's insertion point."""
+        if input_lag <= 0:
+            return new
+        return self.graph.call_function(aten.where.self, (self.after_frames(input_lag, rank), new, old))
+
+    def after_frames(self, input_lag: Fraction, rank: int) -> fx.Node:
+        """Whether `input_lag` frames of the input went in, (B, 1, ...) of `rank` axes; at the insertion point."""
+        if self._counter is None:
+            why = "frames seen, until the context is full"
+            state = LiftedState(self.names.unused("warm_up"), torch.zeros(1), "counter", why)
+            self._counter = state.name, self._new_input("warm_up", state)
+        self._warm_up = max(self._warm_up, input_lag)
+        ready = self.graph.call_function(aten.ge.Scalar, (self._counter[1], float(input_lag)))
+        return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
+
+    def next_values(self, chunk: int) -> list[fx.Node]:
+        """The next value of every state, after a step of `chunk` frames; at the graph's insertion point."""
+        if self._counter is not None:
+            name, seen = self._counter
+            more = self.graph.call_function(aten.add.Tensor, (seen, float(chunk)))
+            self._next[name] = self.graph.call_function(aten.clamp.default, (more, None, float(self._warm_up)))
+        return [self._next[s.name] for s in self.found]

@@ -1,0 +1,110 @@
+"""Whether an operator works frame by frame, answered by a trial: nothing is looked up in a table.
+
+Its arguments are changed in one frame, and then in every other frame but that one: a frame of the result may change in
+the first case only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.dependence.layouts import Dependence, FrameDependence, FrameLayout
+from rnn_export.export.lift.program.compare import LOCALITY, differing
+
+
+class NotFrameLocal(Exception):
+    """Frames of a result depend on others than their own."""
+
+
+def frame_dependence(
+    node: fx.Node, base: Mapping[Any, Any], longer: Mapping[Any, Any], layouts: Mapping[fx.Node, FrameLayout]
+) -> list[FrameDependence]:
+    """What each result of the operator `node` depends on; one that gives no tuple has one result.
+
+    Args:
+        node: the call of an operator.
+        base: the values of a run, by node.
+        longer: those of a run over more frames.
+        layouts: where the frames of its arguments stand; all have as many.
+
+    Raises NotFrameLocal.
+    """
+    probe = _Probe(node, base, layouts)
+    answers: list[FrameDependence] = []
+    for i, (value, other) in enumerate(zip(_results(base[node]), _results(longer[node]), strict=True)):
+        growing = [a for a in range(value.dim()) if value.shape[a] != other.shape[a]]
+        if len(growing) > 1:
+            raise NotFrameLocal
+        answers.append(probe.layout(i, growing[0], value.shape[growing[0]]) if growing else probe.without_frames(i))
+    return answers
+
+
+class _Probe:
+    """One operator, and where its results change with some frames of its arguments."""
+
+    def __init__(self, node: fx.Node, values: Mapping[Any, Any], layouts: Mapping[fx.Node, FrameLayout]) -> None:
+        self.node, self.values, self.layouts = node, values, layouts
+        argument, layout = next(iter(layouts.items()))
+        self.frames, self.usual_factor = layout.frames_in(values[argument]), layout.batch_factor
+        self.tried = sorted({self.frames // 3, self.frames // 2, self.frames - 1})
+        self.by_own = [self._changed([t]) for t in self.tried]
+        self.by_others = [self._changed([f for f in range(self.frames) if f != t]) for t in self.tried]
+
+    def _changed(self, which: Sequence[int]) -> list[Tensor]:
+        """Where each result changes if the frames `which` of every argument become others."""
+        order = list(range(self.frames))
+        for f in which:
+            order[f] = (f + self.frames // 2 + 1) % self.frames
+        new = {n: _rearranged(self.values[n], layout, order, which) for n, layout in self.layouts.items()}
+        args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), lambda n: new.get(n, self.values[n]))
+        assert callable(self.node.target)
+        with torch.no_grad():
+            results = self.node.target(*args, **kwargs)
+        pairs = zip(_results(results), _results(self.values[self.node]), strict=True)
+        return [differing(a, b, LOCALITY) for a, b in pairs]
+
+    def without_frames(self, result: int) -> Dependence:
+        if bool(self.by_others[-1][result].any()):
+            raise NotFrameLocal
+        return Dependence.LAST_FRAME if bool(self.by_own[-1][result].any()) else Dependence.NONE
+
+    def layout(self, result: int, axis: int, size: int) -> FrameLayout:
+        """Where the frames stand in a result that grows with them along `axis`."""
+        if size % self.frames:
+            raise NotFrameLocal
+        rest = size // self.frames
+        factors = [n for n in range(1, rest + 1) if rest % n == 0]
+        # Values that are all alike tell nothing: then the frames stand as they stood before.
+        for factor in sorted(factors, key=lambda n: n != self.usual_factor):
+            layout = FrameLayout(axis, factor, rest // factor)
+            if all(
+                self._frames(own[result], layout) <= {t} and t not in self._frames(others[result], layout)
+                for t, own, others in zip(self.tried, self.by_own, self.by_others, strict=True)
+            ):
+                return layout
+        raise NotFrameLocal
+
+    def _frames(self, changed: Tensor, layout: FrameLayout) -> set[int]:
+        """The frames of a result with an entry that changed."""
+        if changed.dim() <= layout.axis:
+            return set(range(self.frames))
+        by_frame = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
+        return set(by_frame.nonzero().flatten().tolist())
+
+
+def _results(value: Any) -> Sequence[Any]:
+    return [value] if isinstance(value, Tensor) else value
+
+
+def _rearranged(value: Tensor, layout: FrameLayout, order: Sequence[int], moved: Sequence[int]) -> Tensor:
+    """`value` with its frames in another order, those of `moved` twice as far from zero."""
+    frames = layout.split(value).index_select(layout.axis + 1, torch.tensor(order))
+    if value.is_floating_point():
+        scale = torch.ones(len(order), dtype=value.dtype)
+        scale[list(moved)] = 2
+        frames = frames * scale.reshape([-1, *(1,) * (frames.dim() - layout.axis - 2)])
+    return frames.reshape(value.shape)

@@ -1,0 +1,88 @@
+"""Values brought to one lag and one history, by states that keep the frames of earlier steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.program.fx import END, aten
+from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.reasons import refusal
+from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
+
+
+def align(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node], lag: int | None) -> int:
+    """Bring `arguments` of `node` to `lag` and to one history, which is given back."""
+    delayed = [delay_to(context, n, lag, node) for n in arguments]
+    histories = [i.history for n in delayed if (i := context.timed(n)).lag is not None]
+    history = min(histories) if histories and len(histories) == len(delayed) else 0
+    for old, new in zip(arguments, delayed, strict=True):
+        trimmed = trim(context, new, history, node) if context.timed(new).lag is not None else new
+        if trimmed is not old:
+            node.replace_input_with(old, trimmed)
+    return history
+
+
+def trim(context: StreamingContext, value: fx.Node, history: int, before: fx.Node) -> fx.Node:
+    """`value` with only `history` frames of the past at its front."""
+    info = context.timed(value)
+    if info.history == history:
+        return value
+    start = (info.history - history) * info.layout.frame_size
+    cut = context.insert(before, aten.slice.Tensor, value, info.layout.axis, start, END)
+    return context.stand_in(cut, value, replace(info, history=history))
+
+
+def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before: fx.Node) -> fx.Node:
+    """`value` with a lag of `lag` at least; as it is where its frames are all alike."""
+    info = context.timed(value)
+    if lag is None or info.lag is None or info.lag == lag:
+        return value
+    frames = lag - info.lag
+    if info.layout.batch_factor != 1:
+        raise refusal(before, "frames of different lags meet where time and batch are one axis.")
+    if info.history >= frames:
+        source, delayed = value, replace(info.delayed(frames), history=info.history - frames)
+    else:
+        value = trim(context, value, 0, before)
+        delayed = context.timed(value).delayed(frames)
+        why = f"frames that wait {frames} frames for others"
+        source = keep_history(context, value, frames, before, "delay", why)
+    end = -frames * info.layout.frame_size
+    cut = context.insert(before, aten.slice.Tensor, source, info.layout.axis, 0, end)
+    return context.stand_in(cut, value, delayed)
+
+
+def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) -> fx.Node:
+    """`value` without a history, at a lag of whole steps, at least 0: what carries a state is held still that long."""
+    info = context.timed(value)
+    step = context.chunk * info.rate
+    lag = 0 if info.lag is None else max(int(math.ceil(info.lag / step) * step), 0)
+    return trim(context, delay_to(context, value, lag, before), 0, before)
+
+
+def keep_history(
+    context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str
+) -> fx.Node:
+    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name."""
+    info, runs = context.timed(value), context.runs
+    initial = tuple(_history_at_start(run[value], info, frames) for run in (runs.base, runs.other_batch))
+    own = context.states.add(context.names.kept(before, what), value, (initial[0], initial[1]), before, "frames", why)
+    axis = info.layout.axis
+    joined = context.insert(before, aten.cat.default, [own, value], axis)
+    newest = context.insert(before, aten.slice.Tensor, joined, axis, -frames * info.layout.frame_size, END)
+    context.states.set_next(own, newest)
+    return joined
+
+
+def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int) -> Tensor:
+    """The `frames` frames before those of the first step: the ones ahead of their time, behind zeros for the rest."""
+    axis, size = info.layout.axis, info.layout.frame_size
+    start, end = (max(n * size, 0) for n in (-(info.lag or 0) - frames, -(info.lag or 0)))
+    known = whole.narrow(axis, start, end - start)
+    missing = [frames * size - (end - start) if a == axis else n for a, n in enumerate(whole.shape)]
+    return torch.cat([whole.new_zeros(missing), known], axis)

@@ -1,0 +1,131 @@
+"""The rule of every operator that has none of its own: it works frame by frame, or it cannot stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.dependence import (
+    Dependence,
+    FrameDependence,
+    FrameLayout,
+    NotFrameLocal,
+    frame_dependence,
+)
+from rnn_export.export.lift.program.compare import same
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.streaming.alignment import align
+from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.reasons import LAST_FRAME_FOR_ALL, name_of, refusal, why_not_frame_local
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo
+
+# These take the length of the sequence as a size, which a piece has too.
+TAKE_SIZES = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.zeros.default,
+    aten.ones.default,
+    aten.full.default,
+    aten.empty.memory_format,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.new_empty.default,
+    aten.slice.Tensor,
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.repeat.default,
+    aten.unflatten.int,
+}
+
+
+def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """What is known of a number, a value of frames, or one without."""
+    if not isinstance(context.runs.base[node], Tensor | tuple | list):
+        return None
+    return frame_by_frame(context, node) if context.timed_arguments(node) else without_frames(context, node)
+
+
+def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Of an operator with frames among its arguments: all are brought to one lag, and so is the result."""
+    _refuse_length(context, node)
+    arguments = _with_as_many_frames(context, node)
+    if context.last_frame_of_arguments(node):
+        raise refusal(node, LAST_FRAME_FOR_ALL)
+    dependences = _dependences(context, node, arguments)
+    infos = [context.timed(n) for n in arguments]
+    if len({i.rate for i in infos}) > 1:
+        raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
+    history = align(context, node, arguments, _lag(infos))
+    results = [result_info(d, infos, history) for d in dependences]
+    return results[0] if isinstance(context.runs.base[node], Tensor) else results
+
+
+def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.Node]:
+    """The arguments of `node` with frames; frames of several entries may meet as many frames of one."""
+    arguments = context.timed_arguments(node)
+    if len({context.frames_in(n) for n in arguments}) > 1:
+        for value in arguments:
+            if context.timed(value).layout.batch_factor == 1:
+                node.replace_input_with(value, context.alias(value, context.timed(value).by_entry(), node))
+        arguments = context.timed_arguments(node)
+        if len({context.frames_in(n) for n in arguments}) > 1:
+            raise refusal(node, f"{name_of(node)} takes values of different lengths over time.")
+    return arguments
+
+
+def _dependences(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node]) -> list[FrameDependence]:
+    layouts = {n: context.timed(n).layout for n in arguments}
+    try:
+        return frame_dependence(node, context.runs.base, context.runs.longer, layouts)
+    except NotFrameLocal:
+        raise refusal(node, why_not_frame_local(node)) from None
+
+
+def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
+    return max((i.lag for i in arguments if i.lag is not None), default=None)
+
+
+def result_info(dependence: FrameDependence, arguments: Sequence[TimeAxisInfo], history: int) -> Info:
+    """What is known of a result whose arguments, of one rate, are brought to the lag of the latest and to `history`."""
+    if dependence is Dependence.NONE:
+        return None
+    if dependence is Dependence.LAST_FRAME:
+        return LastFrame(max(i.input_lag for i in arguments))
+    assert isinstance(dependence, FrameLayout)
+    lag = _lag(arguments)
+    slack = 0 if lag is None else lag - max(i.least_lag for i in arguments if i.lag is not None)
+    return TimeAxisInfo(dependence, arguments[0].rate, lag, history, slack)
+
+
+def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Of an operator that takes no frames: its result is as of the newest frame, or the same at any time."""
+    value, longer = context.runs.base[node], context.runs.longer[node]
+    last = context.last_frame_of_arguments(node)
+    if not isinstance(value, Tensor):
+        return [last] * len(value)
+    growing = [a for a in range(value.dim()) if value.shape[a] != longer.shape[a]]
+    if not growing:
+        _refuse_length(context, node)
+        return last
+    if last:
+        raise refusal(node, LAST_FRAME_FOR_ALL)
+    axis = growing[0]
+    if len(growing) > 1 or not same(value, value.narrow(axis, 0, 1).expand_as(value)):
+        raise refusal(
+            node,
+            "positions over time: this value is another one at each frame, and starts again with each piece of a "
+            "stream. Count the frames in a buffer, and compute it from that.",
+        )
+    rate = Fraction(longer.shape[axis] - value.shape[axis], context.runs.longer_frames - context.runs.frames)
+    return TimeAxisInfo(FrameLayout(axis), rate, None)
+
+
+def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
+    if node.target not in TAKE_SIZES and any(context.runs.grows(n) for n in node.all_input_nodes):
+        raise refusal(node, f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none.")

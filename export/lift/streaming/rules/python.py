@@ -1,0 +1,44 @@
+"""Python's own operators: on numbers made of the length of the sequence, and on results of several values."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.program.fx import args_of
+from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.registry import Reach, rule
+from rnn_export.export.lift.streaming.time_axis import NodeInfo
+
+
+@rule(operator.add, operator.sub)
+def constant_part(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A length and a constant, which a piece does not have: of a piece it is the length alone."""
+    if isinstance(context.runs.base[node], Tensor):
+        return general(context, node)
+    growing = [n for n in node.all_input_nodes if context.runs.grows(n)]
+    if len(growing) == 1 and (node.target is operator.add or args_of(node)[0] is growing[0]):
+        # Not yet: other nodes are still tried with the numbers of whole sequences.
+        context.length_of_piece[node] = growing[0]
+    return None
+
+
+def _divisor(node: fx.Node) -> Reach:
+    number = args_of(node)[1]
+    return Reach(stride=max(number, 1) if type(number) is int else 1)
+
+
+@rule(operator.floordiv, reach=_divisor)
+def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A number of pieces of the sequence: their size is a stride."""
+    return general(context, node)
+
+
+@rule(operator.getitem)
+def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """What is known of one result of an operator that gives several."""
+    source, index = args_of(node)
+    infos = context.info.get(source)
+    return infos[index] if isinstance(infos, list) else general(context, node)

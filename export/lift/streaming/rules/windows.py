@@ -1,0 +1,124 @@
+"""Convolutions, pools and `unfold` over time: windows, whose earlier frames are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from rnn_export.export.lift.program.fx import args_of, aten, named_args
+from rnn_export.export.lift.streaming.alignment import keep_history, trim
+from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.reasons import name_of, refusal
+from rnn_export.export.lift.streaming.registry import Reach, rule
+from rnn_export.export.lift.streaming.sequence_start import pad_start
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
+
+# Over how many of the last axes the window goes.
+WINDOWED_AXES: dict[Any, int] = {
+    aten.conv1d.default: 1,
+    aten.conv1d.padding: 1,
+    aten.conv2d.default: 2,
+    aten.conv2d.padding: 2,
+    aten.conv3d.default: 3,
+    aten.avg_pool1d.default: 1,
+    aten.avg_pool2d.default: 2,
+    aten.max_pool1d.default: 1,
+    aten.max_pool2d.default: 2,
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window over `size` frames, every `stride`, of a sequence with `left` and `right` zeros around it."""
+
+    size: int
+    stride: int
+    left: int = 0
+    right: int = 0
+
+
+def _reach(node: fx.Node) -> Reach:
+    """The largest size and stride over all axes."""
+    given = named_args(node)
+    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else given["kernel_size"]
+    return Reach(max(sizes) * max(given.get("dilation") or [1]), max(given.get("stride") or sizes))
+
+
+@rule(*WINDOWED_AXES, reach=_reach)
+def window(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A convolution or a pool, its padding over time apart."""
+    value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
+    axis = context.time_axis(value)
+    place = -1 if axis is None else axis - (context.rank(value) - axes)
+    if place < 0:
+        return general(context, node)
+    found = _window(context, node, place)
+    if found.left or found.right:
+        if "weight" not in named_args(node):
+            raise refusal(node, f"{name_of(node)} pads over time at both ends: pad on the left, before it.")
+        _take_out_padding(node, place, axes)
+    return _slide(context, node, found)
+
+
+@rule(aten.unfold.default, reach=lambda node: Reach(sum(map(abs, args_of(node)[1:])), args_of(node)[3]))
+def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Windows as a new axis, which stay together."""
+    value, dim, size, stride = args_of(node)
+    if not context.has_time_along(value, dim):
+        return general(context, node)
+    return _slide(context, node, Window(int(size), int(stride)))
+
+
+def _slide(context: StreamingContext, node: fx.Node, window: Window) -> TimeAxisInfo:
+    """Keep the frames that a window over the first argument of `node` has of the steps before."""
+    if window.right:
+        context.note_lookahead(node, window.right, "padding on the right")
+    value = args_of(node)[0]
+    value = context.alias(value, context.timed(value).by_entry().moving(), node)
+    if window.left:
+        value = pad_start(context, value, window.left, 0.0, node)
+    info = context.timed(value)
+    result, history = info.windowed(window.size, window.stride)
+    if history > info.history:
+        why = f"the {history} frames before each window of {window.size}"
+        value = keep_history(context, trim(context, value, 0, node), history, node, "frames", why)
+    else:
+        value = trim(context, value, history, node)
+    node.update_arg(0, value)
+    return result
+
+
+def _window(context: StreamingContext, node: fx.Node, place: int) -> Window:
+    """The window of a convolution or pool over the axis that is the one of number `place` of its axes."""
+    given = named_args(node)
+
+    def along_time(name: str, usual: int) -> int:
+        values = given.get(name)
+        return usual if not values else int(values[place] if len(values) > 1 else values[0])
+
+    if "weight" in given:
+        kernel, usual_stride = context.runs.base[given["weight"]].shape[2 + place], 1
+    else:
+        kernel = usual_stride = along_time("kernel_size", 1)
+    size = along_time("dilation", 1) * (kernel - 1) + 1
+    stride = along_time("stride", usual_stride)
+    if isinstance(given.get("padding"), str):
+        total = size - 1 if given["padding"] == "same" else 0
+        return Window(size, stride, total // 2, total - total // 2)
+    return Window(size, stride, along_time("padding", 0), along_time("padding", 0))
+
+
+def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
+    """Make `node` a convolution without padding over time."""
+    given = named_args(node)
+    pads = given["padding"]
+    if isinstance(pads, str):
+        if axes > 1:
+            raise refusal(node, 'padding="same" in several axes, one of them time: give the numbers.')
+        node.target, pads = aten.conv1d.default, [0]
+    pads = [*(pads if len(pads) == axes else pads * axes)]
+    pads[place] = 0
+    node.args = tuple({**given, "padding": pads}.values())

@@ -1,0 +1,73 @@
+"""The values of every node of a graph in four runs on noise: what the rules read sizes and values from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.program.fx import Recorder
+
+BATCH, OTHER_BATCH = 2, 3
+# Frames beyond the receptive field.
+MARGIN = 8
+
+# (batch, frames, seed) to all inputs of a graph.
+Sample = Callable[[int, int, int], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class RecordedRuns:
+    """Values by node.
+
+    Attributes:
+        frames: of the input in each run but the longer one.
+        longer_frames: in that one.
+        base: of a batch of BATCH.
+        longer: the same over more frames.
+        other_batch: the same for a batch of OTHER_BATCH.
+        other_row: the same as `base`, with another first row.
+    """
+
+    frames: int
+    longer_frames: int
+    base: dict[fx.Node, Any]
+    longer: dict[fx.Node, Any]
+    other_batch: dict[fx.Node, Any]
+    other_row: dict[fx.Node, Any]
+
+    @property
+    def all(self) -> tuple[dict[fx.Node, Any], ...]:
+        return self.base, self.longer, self.other_batch, self.other_row
+
+    def grows(self, node: fx.Node) -> bool:
+        """Whether `node` is a number that grows with the length of the sequence."""
+        value = self.base.get(node)
+        return isinstance(value, int) and value != self.longer[node]
+
+
+def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int) -> RecordedRuns:
+    """The runs of `module`, over a multiple of `unit` frames beyond `receptive_field`.
+
+    Raises LiftError where the model does not take that many.
+    """
+    frames = unit * (math.ceil(receptive_field / unit) + MARGIN)
+    base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
+    new, other_batch = sample(BATCH, frames, 2), sample(OTHER_BATCH, frames, 1)
+    other_row = [_with_first_row(b, n, o) for b, n, o in zip(base, new, other_batch, strict=True)]
+    try:
+        runs = [Recorder(module).values(tensors) for tensors in (base, longer, other_batch, other_row)]
+    except Exception as error:  # a length that the model does not take may raise anything
+        raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
+    return RecordedRuns(frames, frames + unit, *runs)
+
+
+def _with_first_row(value: Tensor, new: Tensor, other_batch: Tensor) -> Tensor:
+    """`value` with the first row of `new`; `other_batch` shows along which axis the rows stand."""
+    axis = next(a for a in range(value.dim()) if value.shape[a] != other_batch.shape[a])
+    return torch.cat([new.narrow(axis, 0, 1), value.narrow(axis, 1, value.shape[axis] - 1)], axis)

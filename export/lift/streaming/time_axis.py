@@ -1,0 +1,114 @@
+"""Where time stands in a value, and which of its frames a step has: the signs of lag, history and slack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.dependence import FrameLayout
+
+
+@dataclass(frozen=True)
+class TimeAxisInfo:
+    """A value that has frames.
+
+    A step takes `chunk` frames of the input and brings n = chunk * rate new frames of the value. In step s, counted
+    from 0, the value holds its frames
+
+        s * n - lag - history  <=  j  <  (s + 1) * n - lag
+
+    in order; with one frame a step and no history, that is frame s - lag. Frames j < 0 do not exist: with lag > 0 a
+    stream begins with `lag` frames that are none of the sequence, and at an output they are its delay. With lag < 0
+    the first -lag frames are known before the stream begins, as the zeros of a padding on the left are.
+
+    What becomes of an input x of rate 1 and lag 0:
+
+        value                                    rate  lag  because
+        F.pad(x, (2, 0))                         1     -2   its two zeros stand before the stream begins
+        conv of size 3 on that padding           1      0   it keeps a history of 2 frames
+        conv of size 3 on x                      1      2   it keeps a history of 2; its frame 0 needs frame 2 of x
+        conv of size 4, stride 2, on the padding 1/2    0   it keeps a history of 2 frames
+        x[:, 4:]                                 1      4   its frame 0 is frame 4 of x
+        x[:, 4:][:, ::2]                         1/2    2   its frame 0 is frame 4 of x, which is two of its own late
+        conv_transpose of size 4, stride 2       2      0   it keeps a history of 1, whose frames add to the next
+        x[:, 4:] + conv of size 3 on x           1      4   the convolution waits for 2 frames, its slack
+
+    Attributes:
+        layout: where the frames stand.
+        rate: frames for each frame of the input.
+        lag: how late its frames are; None for a value whose frames are all alike, at any time.
+        history: frames at the front of each step that the step before had too. Negative for the argument of a window
+            with a stride that leaves out the first frames of a step.
+        slack: how much of the lag is waiting alone, for others or for a whole step.
+    """
+
+    layout: FrameLayout
+    rate: Fraction = Fraction(1)
+    lag: int | None = 0
+    history: int = 0
+    slack: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.slack >= 0
+        assert self.lag is not None or self.history == self.slack == 0
+
+    @property
+    def least_lag(self) -> int:
+        """The lag that it would have without waiting."""
+        return (self.lag or 0) - self.slack
+
+    @property
+    def input_lag(self) -> Fraction:
+        """The lag in frames of the input."""
+        return Fraction(self.lag or 0) / self.rate
+
+    def by_entry(self) -> TimeAxisInfo:
+        """The same value with every entry of a frame, along its axis, taken as a frame of its own."""
+        size = self.layout.frame_size
+        return TimeAxisInfo(
+            replace(self.layout, frame_size=1),
+            self.rate * size,
+            None if self.lag is None else self.lag * size,
+            self.history * size,
+            self.slack * size,
+        )
+
+    def moving(self) -> TimeAxisInfo:
+        """The same value, its frames no longer taken to be all alike."""
+        return replace(self, lag=self.lag or 0)
+
+    def delayed(self, frames: int) -> TimeAxisInfo:
+        """After waiting for `frames` frames."""
+        return replace(self, lag=(self.lag or 0) + frames, slack=self.slack + frames)
+
+    def windowed(self, size: int, stride: int) -> tuple[TimeAxisInfo, int]:
+        """The result of a window over `size` frames, every `stride`; and the history that it needs of this value."""
+        lag, least = (((n + size - 1) // stride) for n in (self.lag or 0, self.least_lag))
+        result = replace(self, rate=self.rate / stride, lag=lag, history=0, slack=lag - least)
+        return result, stride * lag - (self.lag or 0)
+
+    def expanded(self, stride: int, cut: int) -> TimeAxisInfo:
+        """The result of making `stride` frames of each, without the first `cut` of the sequence."""
+        lag = (self.lag or 0) * stride + cut
+        return replace(self, rate=self.rate * stride, lag=lag, history=0, slack=self.slack * stride)
+
+
+@dataclass(frozen=True)
+class LastFrame:
+    """A value as of the newest frame, which is `input_lag` frames of the input late."""
+
+    input_lag: Fraction
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A value that a stream cannot have: an error only where it is used."""
+
+    error: LiftError
+
+
+# Of one value; None where it depends on no frame.
+Info = TimeAxisInfo | LastFrame | Unsupported | None
+# Of a node, by result where it has several.
+NodeInfo = Info | list[Info]
