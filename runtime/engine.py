@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BackendUnavailable, NotThere, StreamError
+from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
 from rnn_export.runtime.backends.api import Artefacts, CountingSession, Session
 from rnn_export.runtime.backends.remote.address import is_address
 from rnn_export.runtime.pool import Pool
@@ -89,7 +89,7 @@ class Engine:
                 refused.append((name, error))
                 continue
             engine = Engine(artefacts, name, session)
-            engine.passed_over = tuple(f"{n}: {error}" for n, error in refused if not isinstance(error, NotThere))
+            engine.passed_over = tuple(f"{n}: {error}" for n, error in refused if not isinstance(error, NotInBundle))
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, NotThere
+from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.spec import StreamSpec
 
 
@@ -129,7 +129,7 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
             return row
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotThere(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     raise BackendUnavailable(
         f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}."
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.errors import BackendUnavailable, NotThere
+from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.layout import canonical, in_graph_layout
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
@@ -75,7 +75,7 @@ def open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
         has = ", ".join(sorted({row.target for row in bundle.targets}))
-        raise NotThere(
+        raise NotInBundle(
             f"the bundle has no target {candidate.target!r}, only {has}: export it with --target {candidate.target}."
         )
     # A bundle of this row alone, since two of TensorRT's may be of one precision.

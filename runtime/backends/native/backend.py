@@ -21,7 +21,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, BundleError, NotThere
+from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
@@ -78,7 +78,7 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     ends = f"/{LIBRARY}"
     found = sorted(path.removesuffix(ends).rsplit("/", 1)[-1] for path in row.files if path.endswith(ends))
     if not found:
-        raise NotThere(f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_mend(row)}")
+        raise NotInBundle(f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_mend(row)}")
     if triple not in found:
         raise BackendUnavailable(
             f"target 'c' ({row.precision}) is compiled for {', '.join(found)}, not for this machine, {triple}. "

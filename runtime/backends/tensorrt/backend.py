@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, DeviceError, NotThere
+from rnn_export.errors import BackendUnavailable, DeviceError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.backends.tensorrt.session import Shape, TensorRTSession
 from rnn_export.runtime.device.api import Device
@@ -56,7 +56,7 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     rows = [row for row in artefacts.targets if row.file(ENGINE) or row.file(RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotThere(
+        raise NotInBundle(
             f"the bundle has no target for TensorRT, only {has}: export it with --target tensorrt, and build it here."
         )
     wanted = [row for row in rows if precision in (None, row.precision)]
@@ -68,7 +68,7 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     built = [row for row in wanted if row.file(ENGINE)]
     if not built:
         row = wanted[0]
-        raise NotThere(
+        raise NotInBundle(
             f"target {row.target!r} ({row.precision}) has no engine yet: build it on its machine with `{_build(row)}`."
         )
     return built
