@@ -20,7 +20,7 @@ from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.add_target import graph_of
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.native.session import NativeMemory
+from rnn_export.runtime.backends.native.buffers import NativeBuffers
 from rnn_export.runtime.bench.candidates import Plain, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.weight_count import count_weights
@@ -104,8 +104,8 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     outputs = np.zeros((1, FRAMES, 1), np.float32)
     precisions = [row.precision for row in bundle.targets if row.target == "c"]
     # They own what the calls have the addresses of.
-    memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
-    calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
+    memories = {p: cast(NativeBuffers, load(bundle.path, "native", p)._session.stream_buffers(1)) for p in precisions}
+    calls: dict[str, Callable[[], Any]] = {p: m.call_of([frames], [outputs], FRAMES) for p, m in memories.items()}
     limit = Limit(reader, 4 * count_weights(bundle.read("step.onnx")))
     taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3

@@ -138,7 +138,7 @@ class Plain:
         self.initial = {s.input: np.array(states[s.name][None], order="C") for s in spec.states}
         self.feed = dict(self.initial)
         self.step = _by_hand(
-            session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
+            session.graphs.step.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
         first = {name: array[:1] for name, array in self.golden.inputs.items()}
         self.frames = [

@@ -22,8 +22,8 @@ from rnn_export.runtime.bench.candidates import (
     runner,
     verified,
 )
-from rnn_export.runtime.bench.host import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.limit import BYTES, Limit, Reader
+from rnn_export.runtime.bench.this_machine import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
 from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.replay.golden import FILE, Golden

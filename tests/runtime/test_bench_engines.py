@@ -12,7 +12,7 @@ import pytest
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.bench import allocations, candidates, host, measure
+from rnn_export.runtime.bench import allocations, candidates, measure, this_machine
 from rnn_export.runtime.replay.drift import Tolerance
 from rnn_export.runtime.replay.golden import Golden
 
@@ -64,7 +64,7 @@ def test_every_call_of_malloc_counts(proven, monkeypatch):
 
 @pytest.mark.usefixtures("compiler")
 def test_a_native_step_is_timed_beside_the_others_and_allocates_nothing(proven, monkeypatch):
-    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     path = proven("sum")
     with_native(path, by_hand("sum", MODELS["sum"]), "sum")
     found = measure.bench(path, ["native", "onnxruntime"], steps=50, seconds=1e-3)
@@ -144,7 +144,7 @@ def test_what_cannot_be_timed_is_said_before_anything_is(proven, tmp_path):
 
 def test_a_bench_without_a_compiler_says_what_is_missing(proven, monkeypatch):
     monkeypatch.setenv("CC", "no-such-cc")
-    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     monkeypatch.setattr(measure, "count_weights", lambda model: 100)
     stages: list[str] = []
     found = measure.bench(proven("sum"), ["onnxruntime", "torchscript"], steps=20, seconds=1e-3, progress=stages.append)

@@ -22,8 +22,8 @@ from onnx.reference.op_run import OpRun
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, MATRIX, MOVING, PRECISIONS
-from rnn_export.runtime.backends.api import Slots, empty_state
-from rnn_export.runtime.backends.host_rows import HostRows, turned_nan
+from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, empty_state
+from rnn_export.runtime.backends.host_states import HostStates, rows_with_nan
 from rnn_export.spec import StreamSpec, sized
 
 DEVICE = "numeric (not run on hardware)"
@@ -51,12 +51,10 @@ def numeric_session(spec: StreamSpec, graph: bytes, accumulate: str) -> NumericS
     return NumericSession(spec, graph, accumulate)
 
 
-class NumericSession:
+class NumericSession(Session):
     """The graph with its roundings written out, on onnx.reference."""
 
     device = DEVICE
-    has_sequence = False
-    batches: tuple[int, int | None] = (1, None)
 
     def __init__(self, spec: StreamSpec, graph: bytes, accumulate: str) -> None:
         self.spec = spec
@@ -67,10 +65,10 @@ class NumericSession:
         ours = [ToFLOAT16, ToBFLOAT16, Sigmoid, Conv, ConvTranspose, HalfMatMul, HalfGemm, HalfConv, HalfConvTranspose]
         self.evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=ours)
 
-    def memory(self, batch: int) -> NumericMemory:
+    def stream_buffers(self, batch: int) -> NumericMemory:
         return NumericMemory(self, batch)
 
-    def slots(self) -> Slots:
+    def state_store(self) -> StateStore:
         return NumericSlots(self)
 
     def held(self, name: str, state: Array) -> Array:
@@ -78,7 +76,7 @@ class NumericSession:
         return _rounded(state, self.narrow[name]) if name in self.narrow else state.copy()
 
 
-class NumericMemory:
+class NumericMemory(StreamBuffers):
     """The buffers and states of one stream."""
 
     def __init__(self, session: NumericSession, batch: int) -> None:
@@ -109,7 +107,7 @@ class NumericMemory:
         self.states = {s.name: self.session.held(s.input, states[s.name]) for s in self.session.spec.states}
 
 
-class NumericSlots(HostRows):
+class NumericSlots(HostStates, StateStore):
     """A pool's states in host memory; a round goes through the memory of a stream with as many rows."""
 
     def __init__(self, session: NumericSession) -> None:
@@ -117,17 +115,14 @@ class NumericSlots(HostRows):
         self.session, self.spec = session, session.spec
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
-        memory = self.session.memory(len(slots))
+        memory = self.session.stream_buffers(len(slots))
         memory.write(self.read(slots))
         for name, buffer in memory.inputs.items():
             buffer[...] = inputs[name]
         memory.step()
         states = memory.read()
         self.write(slots, states)
-        return dict(memory.outputs), turned_nan(self.spec, memory.outputs, states.values())
-
-    def release(self, slots: Array) -> None:
-        pass
+        return dict(memory.outputs), rows_with_nan(self.spec, memory.outputs, states.values())
 
 
 # --- the graph

@@ -95,30 +95,30 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     from rnn_export.runtime.backends.tensorrt.library import find_library
 
     engine_of = f"the engine of {row.target!r} ({row.precision})"
-    mend = f"Build it again here: `{_build(row)} --rebuild`."
+    fix = f"Build it again here: `{_build(row)} --rebuild`."
     needed = ("library", "version", "compute_capability", "onnx_sha256")
     if missing := [key for key in needed if key not in row.requires]:
-        raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {mend}")
+        raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {fix}")
     name, version, capability, digest = (row.requires[key] for key in needed)
     capabilities = [capability] if isinstance(capability, str) else capability
     # Of a portable engine the list is empty.
     if capabilities and gpu.compute not in capabilities:
         raise BackendUnavailable(
             f"{engine_of} was built for compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) "
-            f"has {gpu.compute}. {mend}"
+            f"has {gpu.compute}. {fix}"
         )
     graph = row.file(GRAPH)
     found = hashlib.sha256(artefacts.read(graph)).hexdigest() if graph else "none"
     if found != digest:
         raise BackendUnavailable(
             f"{engine_of} was built from another {GRAPH} than the bundle holds (sha256 {digest[:12]}, not "
-            f"{found[:12]}). {mend}"
+            f"{found[:12]}). {fix}"
         )
     library = find_library(name)
     if library.version != version:
         raise BackendUnavailable(
             f"{engine_of} was built by {name} {version}, but this machine has {library.version}, and an engine runs "
-            f"on its own version only. {mend}"
+            f"on its own version only. {fix}"
         )
     try:
         # It makes the GPU the current one, where the engine's weights go.
