@@ -21,7 +21,7 @@ from rnn_export.export import export
 from rnn_export.export.add_target import graph_of
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.buffers import NativeBuffers
-from rnn_export.runtime.bench.candidates import Plain, candidates
+from rnn_export.runtime.bench.candidates import OrtBaseline, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.bench.weight_count import count_weights
 from rnn_export.runtime.recording import read
@@ -94,7 +94,7 @@ def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
 
 def _by_dict(bundle: Bundle) -> Callable[[], Any]:
     (onnx,) = candidates(bundle, ["onnxruntime"])
-    plain = Plain(bundle, onnx, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    plain = OrtBaseline(bundle, onnx, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     return lambda: plain.step(plain.frames[0])
 
 

@@ -22,7 +22,7 @@ from rnn_export.targets import TARGETS
 
 # The target that a backend runs; TensorRT's are all those that are built with a library of it.
 TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript"}
-PLAIN = "onnxruntime run(dict)"
+BASELINE = "onnxruntime run(dict)"
 WRONG = "It was not timed: a bench of a wrong engine says nothing."
 
 
@@ -123,7 +123,7 @@ def _frames(spec: StreamSpec, golden: Golden, rows: int) -> Iterator[dict[str, A
         yield frame
 
 
-class Plain:
+class OrtBaseline:
     """ONNX Runtime as one writes it without this toolkit: `run(None, {...})`, the states handed on from call to call.
 
     The session is the backend's: one thread and no arena, with which ONNX Runtime is faster than as it comes. The
@@ -164,12 +164,12 @@ class Plain:
                 want = golden.outputs[tensor.name][:1]
                 at = np.arange(spec.delay, golden.frames, tensor.every) + tensor.every
             drifts.append(drift("step", tensor.name, got, want, at, golden.tolerance))
-        report = ParityReport(PLAIN, "cpu", golden.frames, 1, golden.tolerance, tuple(drifts))
+        report = ParityReport(BASELINE, "cpu", golden.frames, 1, golden.tolerance, tuple(drifts))
         report.raise_for_failure(WRONG)
         return max(d.relative for d in drifts)
 
     def runner(self, candidate: Candidate, error: float) -> Runner:
-        subject = Subject(PLAIN, self.step, self.frames, None, self.reset, -(-self.spec.delay // self.spec.chunk))
+        subject = Subject(BASELINE, self.step, self.frames, None, self.reset, -(-self.spec.delay // self.spec.chunk))
         return Runner(candidate, subject, "cpu", 1, error)
 
 
