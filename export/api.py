@@ -18,6 +18,7 @@ from rnn_export import __version__
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.atomic import is_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.choices import Precision
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
@@ -48,8 +49,8 @@ def export(
     output_names: Sequence[str] | None = None,
     sample_rate: int | None = None,
     targets: Sequence[str] = ("onnx",),
-    precision: str = "fp32",
-    state_precision: str | None = None,
+    precision: Precision = "fp32",
+    state_precision: Precision | None = None,
     opset: int | None = None,
     batch: tuple[int, int, int] | None = None,
     chunk: int = 1,

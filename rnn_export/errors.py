@@ -1,5 +1,7 @@
 """One family of errors. Each message says what was found, why it cannot work and what to do next."""
 
+# --- public: what a user catches
+
 
 class RnnExportError(Exception):
     """The root of every error that this toolkit raises on purpose."""
@@ -69,12 +71,15 @@ class BatcherStopped(StreamError):
     """A batcher takes no frames: it was closed, or its worker died."""
 
 
-class NotThere(BackendUnavailable):
-    """The bundle has nothing for a backend."""
+# --- internal: raised and caught inside, or shown to a user as one of the classes above
 
 
-class Unavailable(BackendUnavailable):
-    """A BackendUnavailable whose `detail`, what is wrong, and `fix`, what to do, can be shown apart."""
+class NotInBundle(BackendUnavailable):
+    """The bundle has no files for a backend, so the backend was never a choice."""
+
+
+class ToolUnavailable(BackendUnavailable):
+    """A compiler, driver or library of this machine cannot be used: `detail` is what is wrong, `fix` what to do."""
 
     def __init__(self, detail: str, fix: str) -> None:
         super().__init__(f"{detail}: {fix}.")
@@ -82,10 +87,7 @@ class Unavailable(BackendUnavailable):
 
 
 class DeviceError(RnnExportError):
-    """A call of the device failed. Backends catch it and say what they were about."""
-
-
-# --- internal: told apart inside of lifting; for a user each is a LiftError -----------------------------------------
+    """A call of a GPU's runtime or driver failed; a backend catches it and says what it was doing."""
 
 
 class FrozenAxis(LiftError):
@@ -110,9 +112,6 @@ class StateMovesByCall(LiftError):
     def __init__(self, has_others: bool, message: str) -> None:
         super().__init__(message)
         self.has_others = has_others
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def first_line(error: BaseException) -> str:

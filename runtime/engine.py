@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Generic, cast
 
 import numpy as np
+import numpy.typing as npt
 
+from rnn_export.arrays import Array
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BackendUnavailable, NotThere, StreamError
-from rnn_export.runtime.backends.api import Artefacts, CountingSession, Session
+from rnn_export.choices import BackendName, OnNan, Precision, ServerAddress
+from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
+from rnn_export.runtime.backends.api import Artefacts, Session
 from rnn_export.runtime.backends.remote.address import is_address
+from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.pool import Pool
-from rnn_export.runtime.ports import check_states
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.stream import Stream, stream_class
+from rnn_export.runtime.types import Y
 
 
 def load(
     path: str | os.PathLike[str],
-    backend: str = "auto",
-    precision: str | None = None,
+    backend: BackendName | ServerAddress = "auto",
+    precision: Precision | None = None,
     device: str | None = None,
     threads: int = 1,
 ) -> Engine:
@@ -32,7 +36,7 @@ def load(
             one or several servers. "?deadline_ms=1000&snapshot_every=16" are the milliseconds that a server may take
             for a frame, and the frames after which the states are fetched, so that another server can go on.
         backend: "tensorrt", "native", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and
-            this machine support; or the address of servers that run this very bundle.
+            this machine support; or the `ServerAddress` of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
@@ -46,7 +50,7 @@ def load(
     return Engine.of(open_bundle(path), backend, precision, device, threads)
 
 
-class Engine:
+class Engine(Generic[Y]):
     """A loaded model. Any number of threads may open streams from it.
 
     Attributes:
@@ -55,14 +59,14 @@ class Engine:
         device: where it runs: "cpu", "cuda:0".
         precision: "fp32" and so on.
         batches: the fewest and most rows that a stream of it may have; None where there is no most.
-        passed_over: with "auto", why backends that the bundle has something for cannot run here.
+        skipped_backends: with "auto", the backends that the bundle has files for and that cannot run here, and why.
     """
 
     def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device
         self.precision, self.batches = session.precision, session.batches
-        self.passed_over: tuple[str, ...] = ()
-        self._session, self._stream = session, stream_class(session)
+        self.skipped_backends: tuple[str, ...] = ()
+        self._session, self._stream_class = session, stream_class(self.spec, session)
         self._initial = artefacts.initial_states()
 
     @staticmethod
@@ -89,12 +93,29 @@ class Engine:
                 refused.append((name, error))
                 continue
             engine = Engine(artefacts, name, session)
-            engine.passed_over = tuple(f"{n}: {error}" for n, error in refused if not isinstance(error, NotThere))
+            engine.skipped_backends = tuple(
+                f"{n}: {error}" for n, error in refused if not isinstance(error, NotInBundle)
+            )
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
 
-    def stream(self, batch: int = 1, states: Mapping[str, Any] | None = None) -> Stream:
+    def with_one_output(self) -> Engine[Array]:
+        """This engine, typed: its streams and pools give arrays. Raises StreamError where the model has several."""
+        if len(self.spec.outputs) != 1:
+            raise StreamError(f"the model has the outputs {self._output_names()}: use with_named_outputs().")
+        return cast("Engine[Array]", self)
+
+    def with_named_outputs(self) -> Engine[dict[str, Array]]:
+        """This engine, typed: its streams and pools give dicts. Raises StreamError where the model has one output."""
+        if len(self.spec.outputs) == 1:
+            raise StreamError(f"the model has one output, {self._output_names()}: use with_one_output().")
+        return cast("Engine[dict[str, Array]]", self)
+
+    def _output_names(self) -> str:
+        return ", ".join(tensor.name for tensor in self.spec.outputs)
+
+    def stream(self, batch: int = 1, states: Mapping[str, npt.ArrayLike] | None = None) -> Stream[Y]:
         """Open a stream of `batch` rows in lockstep, from the model's initial states or from `states`.
 
         Each of `states` is (batch, ...), or one row without the batch axis for every row; all must be given.
@@ -110,15 +131,15 @@ class Engine:
                 f"batch={batch}: the engine was built for {low} to {high} streams in one step. Build it for more: "
                 f"rnn-export build NAME.rnnx --target T --batch {fits} --rebuild."
             )
-        given = self._initial if states is None else check_states(self.spec, batch, states)
-        rows = {s.name: np.broadcast_to(given[s.name], (batch, *s.row)) for s in self.spec.states}
-        return self._stream(self.spec, self._session, batch, rows)
+        chosen = self._initial if states is None else check_states(self.spec, batch, states)
+        rows = {s.name: np.broadcast_to(chosen[s.name], (batch, *s.row)) for s in self.spec.states}
+        return self._stream_class(self.spec, self._session, batch, rows)
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, float]:
         """Counts that the backend keeps since it was loaded, such as moves between servers; empty where it has none."""
-        return self._session.metrics() if isinstance(self._session, CountingSession) else {}
+        return self._session.metrics()
 
-    def pool(self, capacity: int = 1024, idle_timeout: float | None = None, on_nan: str = "reset") -> Pool:
+    def pool(self, capacity: int = 1024, idle_timeout: float | None = None, on_nan: OnNan = "reset") -> Pool[Y]:
         """Open a pool of independent streams that are stepped together.
 
         Args:

@@ -8,6 +8,7 @@ from bisect import bisect_left
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.runtime.types import Latencies
 
 # Upper bounds of the buckets in seconds, each twice the one before, from 15 us to 0.25 s; the last bucket is open.
 BOUNDS = (*(2.0**exponent for exponent in range(-16, -1)), math.inf)
@@ -54,11 +55,11 @@ class Histogram:
         self.total_s += float(seconds.sum())
 
     def quantile(self, q: float) -> float | None:
-        """As `quantile_of` its counts."""
+        """`quantile_of` its counts."""
         return quantile_of(self.counts, q)
 
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain data: count, p50_ms, p99_ms, mean_ms; None where nothing is counted."""
+    def as_dict(self) -> Latencies:
+        """Plain data."""
         count = int(self.counts.sum())
         p50, p99 = self.quantile(0.5), self.quantile(0.99)
         mean = self.total_s / count if count else None

@@ -5,24 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from rnn_export.arrays import Array
+from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.histogram import Histogram, bucket, quantile_of
 from rnn_export.runtime.rounds import Rounds
-from rnn_export.runtime.slot_table import Roster
+from rnn_export.runtime.slot_table import SlotTable
+from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec
 
-ON_NAN = ("reset", "close", "keep")
+ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
 
 
-class Pool:
+class Pool(Generic[Y]):
     """Streams by id, each with a state of its own; any subset is stepped at once. Opened with `engine.pool()`.
 
     The frames of n streams are an input with n rows, (n, ...), or (n, chunk, ...) where the spec's chunk is above 1.
@@ -43,23 +46,21 @@ class Pool:
         initial: Mapping[str, Array],
         capacity: int,
         idle_timeout: float | None,
-        on_nan: str,
+        on_nan: OnNan,
     ) -> None:
         _check_options(spec, capacity, idle_timeout, on_nan)
         self.spec, self.capacity = spec, int(capacity)
         self.latency = Histogram()
-        self._rounds, self._slots, self._roster = Rounds(spec), session.slots(), Roster(self.capacity)
+        self._rounds, self._store, self._table = Rounds(spec), session.state_store(), SlotTable(self.capacity)
         self._initial = {s.name: np.broadcast_to(initial[s.name], (1, *s.row)) for s in spec.states}
         self._idle_timeout, self._on_nan = idle_timeout, on_nan
         self._swept = time.monotonic()
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(
-            ("opened", "closed", "evicted", "rounds", "frames", "nan", "reset", "refused", "full"), 0
-        )
+        self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
     # --- streams
 
-    def open(self, states: Mapping[str, Any] | None = None, snapshot: bytes | None = None) -> int:
+    def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
         """A new stream from the model's initial states, from `states` (one row each) or from a `snapshot`; its id.
 
         The id is above 0, below 2**63, and no other stream of this pool ever has it. Raises PoolFull where `capacity`
@@ -74,20 +75,20 @@ class Pool:
             start = self._unpacked(snapshot)
         with self._lock:
             now = self._sweep()
-            if len(self._roster) == self.capacity:
+            if len(self._table) == self.capacity:
                 self._sweep(every=0)
-            if not self._roster.free:
+            if not self._table.free:
                 self._grow()
-            stream, slot = self._roster.take(now)
+            stream, slot = self._table.take(now)
             try:
                 self._set(np.array([slot]), start)
             except BaseException:
-                self._roster.drop(np.array([slot]), slot_table.CLOSED)
+                self._table.drop(np.array([slot]), slot_table.CLOSED)
                 raise
             self._counts["opened"] += 1
             return stream
 
-    def close(self, ids: Any) -> None:
+    def close(self, ids: int | Ids) -> None:
         """The streams `ids` (one or several) are over; their slots are free."""
         with self._lock:
             self._sweep()
@@ -95,7 +96,7 @@ class Pool:
             self._drop(slots, slot_table.CLOSED)
             self._counts["closed"] += len(slots)
 
-    def reset(self, ids: Any) -> None:
+    def reset(self, ids: int | Ids) -> None:
         """Back to the model's initial states, for `ids` (one or several)."""
         with self._lock:
             self._sweep()
@@ -105,15 +106,15 @@ class Pool:
         """Copies of the states of one stream by name, each (1, ...)."""
         with self._lock:
             self._sweep()
-            return self._slots.read(self._one(stream))
+            return self._store.read(self._one(stream))
 
     def snapshot(self, stream: int) -> bytes:
         """The memory of one stream as bytes, for `restore` or `open` of any pool, or for a Stream of one row."""
         with self._lock:
             self._sweep()
             slots = self._one(stream)
-            frames = int(self._roster.frames[slots[0]])
-            return pack(self.spec, 1, Snapshot(frames, self._slots.read(slots), {}))
+            frames = int(self._table.frames[slots[0]])
+            return pack(self.spec, 1, Snapshot(frames, self._store.read(slots), {}))
 
     def restore(self, stream: int, snapshot: bytes) -> None:
         """Let one stream go on from where `snapshot` was taken, here or of a Stream of one row."""
@@ -127,21 +128,21 @@ class Pool:
         """The open streams."""
         with self._lock:
             self._sweep()
-            return self._roster.ids
+            return self._table.ids
 
     def __len__(self) -> int:
         with self._lock:
             self._sweep()
-            return len(self._roster)
+            return len(self._table)
 
-    def __contains__(self, stream: Any) -> bool:
+    def __contains__(self, stream: object) -> bool:
         with self._lock:
             self._sweep()
-            return self._roster.holds(stream)
+            return self._table.holds(stream)
 
     # --- a round
 
-    def step(self, ids: Any, x: Any, out: Any = None) -> Any:
+    def step(self, ids: Ids, x: Frames, out: Y | None = None) -> Y:
         """Feed each of `ids` its frame, row i of `x` to stream ids[i], and give the outputs in the same rows.
 
         Any subset of the streams, in any order, each once. In the first `spec.delay` frames of a stream its rows are
@@ -149,68 +150,68 @@ class Pool:
         """
         return self.round(ids, x, out)[0]
 
-    def round(self, ids: Any, x: Any, out: Any = None) -> tuple[Any, Array]:
+    def round(self, ids: Ids, x: Frames, out: Y | None = None) -> tuple[Y, Array]:
         """What `step` gives, and how many frames each of `ids` had been fed before, (n,) int64."""
         with self._lock:
             start = time.perf_counter()
             now = self._sweep()
             try:
-                slots = self._roster.round(ids)
+                slots = self._table.round(ids)
                 inputs = self._rounds.inputs(ids, x, len(slots))
                 if out is not None:
                     self._rounds.check_out(out, len(slots))
                 if not len(slots):
                     return self._rounds.outputs(None, out, ()), np.zeros(0, np.int64)
-                given, turned = self._slots.step(slots, inputs)
+                results, nan_rows = self._store.step(slots, inputs)
             except StreamError:
                 self._counts["refused"] += 1
                 raise
-            frames: Array = self._roster.frames[slots]
-            self._roster.frames[slots] = frames + self.spec.chunk
-            self._roster.last[slots] = now
-            outputs = self._rounds.outputs(given, out, frames)
-            if turned is not None:
-                self._turned(slots[turned])
+            frames: Array = self._table.frames[slots]
+            self._table.frames[slots] = frames + self.spec.chunk
+            self._table.last[slots] = now
+            outputs = self._rounds.outputs(results, out, frames)
+            if nan_rows is not None:
+                self._found_nan(slots[nan_rows])
             took = time.perf_counter() - start
             self.latency.add(took)
-            self._roster.latency[bucket(took)][slots] += 1
+            self._table.latency[bucket(took)][slots] += 1
             self._counts["rounds"] += 1
             self._counts["frames"] += len(slots) * self.spec.chunk
             return outputs, frames
 
-    def frames(self, ids: Any) -> Array:
+    def frames(self, ids: int | Ids) -> Array:
         """How many frames each of `ids` was fed, (n,) int64."""
         with self._lock:
             self._sweep()
-            frames: Array = self._roster.frames[self._find(ids)]
+            frames: Array = self._table.frames[self._find(ids)]
             return frames
 
     # --- health
 
-    def health(self, stream: int) -> dict[str, Any]:
-        """Of one stream: frames, seconds since its last frame, resets, NaNs, and latency of its rounds in ms."""
+    def health(self, stream: int) -> StreamHealth:
+        """What became of one stream, and how long its rounds took."""
         with self._lock:
             now = self._sweep()
-            (slot,), told = self._one(stream), self._roster
-            p50, p99 = (quantile_of(told.latency[:, slot], q) for q in (0.5, 0.99))
+            (slot,), table = self._one(stream), self._table
+            p50, p99 = (quantile_of(table.latency[:, slot], q) for q in (0.5, 0.99))
             return {
-                "frames": int(told.frames[slot]),
-                "idle_s": now - float(told.last[slot]),
-                "resets": int(told.resets[slot]),
-                "nan": int(told.nan[slot]),
+                "frames": int(table.frames[slot]),
+                "idle_s": now - float(table.last[slot]),
+                "resets": int(table.resets[slot]),
+                "nan": int(table.nan[slot]),
                 "p50_ms": None if p50 is None else p50 * 1e3,
                 "p99_ms": None if p99 is None else p99 * 1e3,
             }
 
-    def metrics(self) -> dict[str, Any]:
-        """Of the pool, as plain data: streams, slots and their bytes, counts since it was made, latency of rounds."""
+    def metrics(self) -> PoolMetrics:
+        """Streams, slots and their bytes, counts since it was opened, and how long rounds took."""
         with self._lock:
             self._sweep()
             return {
                 "capacity": self.capacity,
-                "open": len(self._roster),
-                "slots": len(self._roster.last),
-                "nbytes": self._slots.nbytes + self._roster.nbytes,
+                "open": len(self._table),
+                "slots": len(self._table.last),
+                "nbytes": self._store.nbytes + self._table.nbytes,
                 **self._counts,
                 "round": self.latency.as_dict(),
             }
@@ -218,7 +219,7 @@ class Pool:
     # --- inside the lock
 
     def _find(self, ids: Any) -> Array:
-        return self._roster.find([ids] if isinstance(ids, int | np.integer) else ids)
+        return self._table.find([ids] if isinstance(ids, int | np.integer) else ids)
 
     def _one(self, stream: Any) -> Array:
         if not isinstance(stream, int | np.integer):
@@ -226,47 +227,47 @@ class Pool:
         return self._find(stream)
 
     def _grow(self) -> None:
-        count = self._roster.wanted()
-        if count == len(self._roster.last):
+        count = self._table.count_for_one_more()
+        if count == len(self._table.last):
             self._counts["full"] += 1
             raise PoolFull(
                 f"the pool has {self.capacity} streams open, which is its capacity: close some, let idle ones go with "
                 "idle_timeout=, or make it larger with capacity=."
             )
-        self._slots.grow(count)
-        self._roster.grow(count)
+        self._store.grow(count)
+        self._table.grow(count)
 
     def _set(self, slots: Array, start: Snapshot) -> None:
-        self._slots.write(slots, start.states)
-        self._roster.frames[slots] = start.frames
+        self._store.write(slots, start.states)
+        self._table.frames[slots] = start.frames
 
     def _reset(self, slots: Array) -> None:
         if not len(slots):
             return
         rows = {s.name: np.broadcast_to(self._initial[s.name], (len(slots), *s.row)) for s in self.spec.states}
         self._set(slots, Snapshot(0, rows, {}))
-        self._roster.resets[slots] += 1
+        self._table.resets[slots] += 1
         self._counts["reset"] += len(slots)
 
     def _drop(self, slots: Array, cause: int) -> None:
         if len(slots):
-            self._slots.release(slots)
-            self._roster.drop(slots, cause)
+            self._store.release(slots)
+            self._table.drop(slots, cause)
 
-    def _turned(self, slots: Array) -> None:
+    def _found_nan(self, slots: Array) -> None:
         self._counts["nan"] += len(slots)
-        self._roster.nan[slots] += 1
+        self._table.nan[slots] += 1
         if self._on_nan == "reset":
             self._reset(slots)
         elif self._on_nan == "close":
-            self._drop(slots, slot_table.TURNED_NAN)
+            self._drop(slots, slot_table.NAN)
             self._counts["closed"] += len(slots)
 
     def _sweep(self, every: float = 1 / 8) -> float:
         """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds."""
         now = time.monotonic()
         if self._idle_timeout is not None and now >= self._swept + self._idle_timeout * every:
-            idle = self._roster.idle(now - self._idle_timeout)
+            idle = self._table.idle(now - self._idle_timeout)
             self._drop(idle, slot_table.IDLE)
             self._counts["evicted"] += len(idle)
             self._swept = now

@@ -14,7 +14,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import SourceError
-from rnn_export.runtime.ports import exact_cast
+from rnn_export.runtime.frame_io import exact_cast
 from rnn_export.spec import StreamSpec, TensorSpec
 
 Source = str | os.PathLike[str] | Array | Mapping[str, Any]
@@ -132,12 +132,12 @@ def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict
 def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Array:
     dtype, frame = np.dtype(tensor.dtype), tensor.frame
     try:
-        given = np.asarray(value)
+        found = np.asarray(value)
     except ValueError as error:
         raise SourceError(f"{what} is no array: {error}.") from None
-    array = exact_cast(given, dtype)
+    array = exact_cast(found, dtype)
     if array is None:
-        raise SourceError(f"{what} is {given.dtype} with values that {dtype} does not have: convert it first.")
+        raise SourceError(f"{what} is {found.dtype} with values that {dtype} does not have: convert it first.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise SourceError(f"{what} holds NaN or Inf.")
     if not spec.timed(tensor):

@@ -1,4 +1,7 @@
-"""The frames of a round: from the rows that a caller gives to what a graph takes, and back."""
+"""The frames of a round: from the rows that a caller gives to what a graph takes, and back.
+
+Model repositories written by earlier releases import `Rounds` from here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout, late_rows
-from rnn_export.runtime.ports import as_array, check_states, check_values
+from rnn_export.runtime.frame_io import as_array, check_states, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 
@@ -20,12 +23,12 @@ class Rounds:
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
-        self._in = {t.name: _Port(t, spec.chunk) for t in spec.inputs}
-        self._out = {t.name: _Port(t, spec.chunk) for t in spec.outputs}
+        self._in = {t.name: _RowLayout(t, spec.chunk) for t in spec.inputs}
+        self._out = {t.name: _RowLayout(t, spec.chunk) for t in spec.outputs}
 
-    def states(self, given: Any) -> dict[str, Array]:
+    def states(self, states: Any) -> dict[str, Array]:
         """The states of one stream as (1, ...); raises StreamError where one is missing, unknown or does not fit."""
-        return check_states(self.spec, 1, given)
+        return check_states(self.spec, 1, states)
 
     def frame(self, x: Any) -> dict[str, Array]:
         """The frame of one stream by name, each a copy (1, ...); raises StreamError where it cannot be fed."""
@@ -36,15 +39,15 @@ class Rounds:
 
     def inputs(self, ids: Any, x: Any, n: int) -> dict[str, Array]:
         """Every input in the layout of the graph with a batch of n; raises StreamError where a row cannot be fed."""
-        fed = {}
+        inputs = {}
         for name, value in self._by_name(x).items():
-            port, shape = self._in[name], (n, *self._in[name].row)
-            if type(value) is not np.ndarray or value.dtype is not port.dtype or value.shape != shape:
-                value = _rows(name, value, shape, port.dtype)
-            if port.dtype.kind == "f":
+            layout, shape = self._in[name], (n, *self._in[name].row)
+            if type(value) is not np.ndarray or value.dtype is not layout.dtype or value.shape != shape:
+                value = _rows(name, value, shape, layout.dtype)
+            if layout.dtype.kind == "f":
                 _check_finite(name, value, ids)
-            fed[name] = port.to_graph(value)
-        return fed
+            inputs[name] = layout.to_graph(value)
+        return inputs
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
         if not isinstance(x, Mapping):
@@ -60,27 +63,27 @@ class Rounds:
         several = len(self._out) > 1
         if several and (not isinstance(out, Mapping) or set(out) != set(self._out)):
             raise StreamError(f"out must be a dict with {list(self._out)}.")
-        for name, port in self._out.items():
-            array, shape = out[name] if several else out, (n, *port.row)
-            if type(array) is not np.ndarray or array.dtype != port.dtype or array.shape != shape:
+        for name, layout in self._out.items():
+            array, shape = out[name] if several else out, (n, *layout.row)
+            if type(array) is not np.ndarray or array.dtype != layout.dtype or array.shape != shape:
                 found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-                raise StreamError(f"out for {name!r} is {found}, but must be an array of {port.dtype} {shape}.")
+                raise StreamError(f"out for {name!r} is {found}, but must be an array of {layout.dtype} {shape}.")
             if not array.flags.writeable:
                 raise StreamError(f"out for {name!r} is read-only.")
 
-    def outputs(self, given: Mapping[str, Array] | None, out: Any, frames: Sequence[int] | Array) -> Any:
-        """What a caller gets of what a graph gave; `frames` is what each row was fed before. None stands for no row."""
-        several, result = len(self._out) > 1, {}
-        for name, port in self._out.items():
+    def outputs(self, results: Mapping[str, Array] | None, out: Any, frames: Sequence[int] | Array) -> Any:
+        """What a caller gets of a graph's results, None for no row; `frames` is how many each row was fed before."""
+        several, outputs = len(self._out) > 1, {}
+        for name, layout in self._out.items():
             if out is None:
-                result[name] = np.empty((len(frames), *port.row), port.dtype)
+                outputs[name] = np.empty((len(frames), *layout.row), layout.dtype)
             else:
-                result[name] = out[name] if several else out
-            if given is not None:
-                result[name][...] = port.from_graph(given[name])
+                outputs[name] = out[name] if several else out
+            if results is not None:
+                outputs[name][...] = layout.from_graph(results[name])
             if self.spec.has_delay:
-                self._blank(result[name], port.tensor, frames)
-        return result if several else next(iter(result.values()))
+                self._blank(outputs[name], layout.tensor, frames)
+        return outputs if several else next(iter(outputs.values()))
 
     def _blank(self, array: Array, tensor: TensorSpec, frames: Any) -> None:
         """What comes of a row before its delay is over is of no value."""
@@ -93,7 +96,7 @@ class Rounds:
             array[row, : tensor.frames_of(late[row])] = value
 
 
-class _Port:
+class _RowLayout:
     """One tensor: the shape that one stream has in a round, with no axis for one frame, and the way to the graph's."""
 
     def __init__(self, tensor: TensorSpec, chunk: int) -> None:
@@ -105,8 +108,8 @@ class _Port:
     def to_graph(self, value: Array) -> Array:
         return graph_layout(value.reshape(-1, *self.canonical_row), self.tensor)
 
-    def from_graph(self, given: Array) -> Array:
-        return canonical(given, self.tensor).reshape(-1, *self.row)
+    def from_graph(self, result: Array) -> Array:
+        return canonical(result, self.tensor).reshape(-1, *self.row)
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

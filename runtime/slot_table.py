@@ -1,4 +1,4 @@
-"""Who is in a pool: which stream has which slot, since when, and what befell it."""
+"""Which stream of a pool has which slot, and the statistics of each."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ FEWEST = 64
 # With the generation of a slot where no stream is: more than any id has, of either sign.
 FREE = 1 << 33
 
-CLOSED, IDLE, TURNED_NAN = range(3)
+CLOSED, IDLE, NAN = range(3)
 CAUSES = ("was closed", "was closed: no frame for more than idle_timeout", "was closed: a NaN came out of it")
 
 
-# Arrays with a value for each slot along their last axis.
-TOLD = ("generation", "last", "frames", "resets", "nan", "latency", "_turn", "_cause")
+# The columns: arrays with a value for each slot along their last axis.
+COLUMNS = ("generation", "last", "frames", "resets", "nan", "latency", "_position", "_cause")
 
 
-class Roster:
-    """Slots of at most `limit` streams, and what is told of each.
+class SlotTable:
+    """Slots of at most `limit` streams, and the statistics of the stream in each.
 
     Attributes:
         generation: (slots,) of the stream that is there; where none is, of the next one, with FREE added.
         last: (slots,) the time of its last frame in seconds; infinity where no stream is.
-        frames, resets, nan: (slots,) how often each befell it.
+        frames, resets, nan: (slots,) that it was fed, and how often it was reset and gave a NaN.
         latency: (buckets, slots) how many of its rounds took how long; a round writes to one bucket, so to one row.
     """
 
@@ -47,14 +47,14 @@ class Roster:
         self.resets, self.nan = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
         self.latency = np.zeros((len(BOUNDS), 0), np.uint32)
         # Where a slot stands in the round that is looked at, and why its last stream was closed.
-        self._turn, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
+        self._position, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
         self._key: tuple[Any, ...] | None = None
         self._slots = np.zeros(0, np.intp)
 
     @property
     def nbytes(self) -> int:
-        """Of what is told of all slots."""
-        return sum(getattr(self, name).nbytes for name in TOLD)
+        """Of the whole table."""
+        return sum(getattr(self, name).nbytes for name in COLUMNS)
 
     def __len__(self) -> int:
         return len(self.last) - len(self.free)
@@ -66,7 +66,7 @@ class Roster:
         ids: list[int] = (self.generation[slots] << SLOT_BITS | slots).tolist()
         return ids
 
-    def wanted(self) -> int:
+    def count_for_one_more(self) -> int:
         """How many slots there should be for one more stream: as many as there are, where one is free."""
         count = len(self.last)
         return count if self.free else min(max(FEWEST, 2 * count), self.limit)
@@ -76,7 +76,7 @@ class Roster:
         before = len(self.last)
         # Where memory is short, none of them has grown.
         grown = {}
-        for name in TOLD:
+        for name in COLUMNS:
             array = getattr(self, name)
             more = np.zeros((*array.shape[:-1], count - before), array.dtype)
             grown[name] = np.concatenate([array, more], -1)
@@ -85,11 +85,11 @@ class Roster:
         self.free += range(count - 1, before - 1, -1)
 
     def take(self, now: float) -> tuple[int, int]:
-        """An id and its slot, with nothing told of it yet."""
+        """A new id and its slot, its statistics at zero."""
         slot = self.free.pop()
         self.generation[slot], self.last[slot] = self.generation[slot] - FREE, now
-        for told in (self.frames, self.resets, self.nan, self.latency):
-            told[..., slot] = 0
+        for column in (self.frames, self.resets, self.nan, self.latency):
+            column[..., slot] = 0
         return int(self.generation[slot]) << SLOT_BITS | slot, slot
 
     def drop(self, slots: Array, cause: int) -> None:
@@ -121,16 +121,16 @@ class Roster:
         """The slots of `ids`, all different; raises StreamClosed, or StreamError where they are no ids of streams."""
         array = _array(ids)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            told = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
-            raise StreamError(f"ids are a list of those that open() gave, not {told}.")
+            found = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else repr(ids)[:60]
+            raise StreamError(f"ids are a list of those that open() gave, not {found}.")
         array = array.astype(np.int64, copy=False)
         known = self._known(array)
         if not known.all():
             raise self._stale(array[~known])
         slots = (array & SLOT).astype(np.intp, copy=False)
         order = np.arange(len(slots), dtype=np.int32)
-        self._turn[slots] = order
-        if (twice := self._turn[slots] != order).any():
+        self._position[slots] = order
+        if (twice := self._position[slots] != order).any():
             raise StreamError(
                 f"stream {array[twice][0]} stands in the round twice: give each stream one frame a round."
             )
@@ -150,9 +150,9 @@ class Roster:
         first = int(ids[0])
         slot, generation = first & SLOT, first >> SLOT_BITS
         why = "is not one of this pool"
-        given = int(self.generation[slot]) % FREE if slot < len(self.last) else 0
-        if self._base <= generation < given:
-            latest = generation == given - 1
+        current = int(self.generation[slot]) % FREE if slot < len(self.last) else 0
+        if self._base <= generation < current:
+            latest = generation == current - 1
             why = CAUSES[self._cause[slot]] if latest else "was closed"
         more = f", and {len(ids) - 1} more are over or unknown" if len(ids) > 1 else ""
         return StreamClosed(

@@ -1,29 +1,36 @@
-"""A stream: cheap, owns one state, belongs to one thread at a time."""
+"""A stream: cheap, owns one state, belongs to one thread at a time.
+
+A step of a small model takes less time than a few lines of Python, so `Stream` is made to have none of them where it
+can: a session may bring a compiled type with the same `step` (`Session.stepper`). `stream_class` then derives a class
+from that type first and `Stream` second. The type's `step` does the whole of a simple step and calls `_any_step`,
+Python's, for everything else; its `_enter` and `_leave` stand for the lock, `_advance` for the buffers' step, and
+`_frames` and `_pending` are members of its struct. Compiled bundles hold these names, so they stay. Without such a type
+they are plain attributes, set in `__init__`.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, NoReturn, overload
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
-from rnn_export.runtime.backends.api import CompiledSession, Memory, Session
-from rnn_export.runtime.ports import InputPort, OutputPort, as_array, check_values
+from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.frame_io import FrameInput, FrameOutput, as_array, check_values
+from rnn_export.runtime.types import Frames, Y
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
 
 # Frames of one call of the sequence graph; bounds the memory of a long run.
 BLOCK = 4096
 
-Frames = Any
 
-
-class Stream:
+class Stream(Generic[Y]):
     """One stream, or `batch` streams in lockstep, stepped with the state kept.
 
     A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
@@ -33,7 +40,6 @@ class Stream:
     what it was before.
     """
 
-    # A lock's and the memory's methods, or those of a compiled base class.
     _enter: Callable[[bool], bool]
     _leave: Callable[[], None]
     _advance: Callable[[], None]
@@ -41,35 +47,35 @@ class Stream:
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
         self.spec, self.batch = spec, batch
         # A sequence graph does not wait for a context to fill, so the first frames of a delay go through the step.
-        self._runs_delay = isinstance(session, CompiledSession)
-        self._has_sequence = session.has_sequence
+        self._sequence_graph_runs_delay = session.run_is_steps
+        self._has_sequence_graph = session.has_sequence
         self._initial = initial
-        self._memory: Memory = session.memory(batch)
-        if spec.sequence_only:
-            # Attributes, so that a stream need not ask.
-            self.step = self._cannot_stream  # type: ignore[method-assign]
-            self.snapshot = self._cannot_stream  # type: ignore[method-assign]
-            self.restore = self._cannot_stream  # type: ignore[method-assign]
-        self._in = [InputPort(t, self._memory.inputs[t.name]) for t in spec.inputs if t.name in self._memory.inputs]
-        self._out = [
-            OutputPort(t, self._memory.outputs[t.name]) for t in spec.outputs if t.name in self._memory.outputs
-        ]
+        self._buffers = session.stream_buffers(batch)
+        # Where the model takes whole sequences only there are none.
+        ins, outs = self._buffers.inputs, self._buffers.outputs
+        self._inputs = [FrameInput(t, ins[t.name]) for t in spec.inputs if t.name in ins]
+        self._outputs = [FrameOutput(t, outs[t.name]) for t in spec.outputs if t.name in outs]
         self._chunk = spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
-        self._load = self._in[0].load if len(self._in) == 1 else None
-        self._view = self._out[0].view if len(self._out) == 1 and not spec.has_delay else None
-        if isinstance(session, CompiledSession) and session.stepper is not None:
-            simple = self._load is not None and self._view is not None
-            session.bind(self, self._memory, *((self._in[0].view, self._view) if simple else (None, None)))
-        else:
+        self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
+        self._output_view = self._outputs[0].view if len(self._outputs) == 1 and not spec.has_delay else None
+        if session.stepper is None:
             turn = threading.Lock()
-            self._enter, self._leave, self._advance = turn.acquire, turn.release, self._memory.step
+            self._enter, self._leave, self._advance = turn.acquire, turn.release, self._buffers.step
+        else:
+            simple = self._load_input is not None and self._output_view is not None
+            session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
         self._set(Snapshot(0, initial, {}))
 
-    def step(self, x: Frames, out: Frames = None) -> Any:
+    @overload
+    def step(self, x: Frames, out: None = None) -> Y | None: ...
+    @overload
+    def step(self, x: Frames, out: Y) -> Y: ...
+    def step(self, x: Any, out: Any = None) -> Any:
         """Feed one frame (one chunk of them) and give the output, in `out` where given.
 
-        Gives None, or fewer frames of a chunk, while the first `spec.delay` frames go by.
+        The output has the form of a frame: (...) or (batch, ...), and (chunk, ...) or (batch, chunk, ...) where the
+        chunk is above 1. It is None, or has fewer frames of a chunk, while the first `spec.delay` frames go by.
         """
         if not self._enter(False):
             raise self._busy()
@@ -79,25 +85,30 @@ class Stream:
                 raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
             if out is not None:
                 self._check_out(out)
-            if self._load is not None:
-                self._load(x)
+            if self._load_input is not None:
+                self._load_input(x)
             else:
                 self._load_all(x)
             self._advance()
             self._frames += self._chunk
-            if self._view is not None:
+            if self._output_view is not None:
                 if out is None:
-                    return self._view.copy()
-                out[...] = self._view
+                    return self._output_view.copy()
+                out[...] = self._output_view
                 return out
             return self._give(out)
         finally:
             self._leave()
 
-    # What a compiled `step` turns to.
     _any_step = step
 
-    def run(self, xs: Frames) -> Any:
+    @overload
+    def run(self: Stream[Array], xs: Frames) -> Array | None: ...
+    @overload
+    def run(self: Stream[dict[str, Array]], xs: Frames) -> dict[str, Array | None]: ...
+    @overload
+    def run(self, xs: Frames) -> Array | dict[str, Array | None] | None: ...
+    def run(self, xs: Any) -> Any:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
 
         An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
@@ -105,14 +116,14 @@ class Stream:
         gave one yet. A bundle that takes whole sequences only takes one of them at each call.
         """
         with self._alone():
-            inputs, bare = self._sequence(xs)
+            inputs, batch_axis_omitted = self._sequence(xs)
             before = self._get()
             try:
                 outputs = self._run(inputs)
             except BaseException:
                 self._set(before)
                 raise
-            if bare:
+            if batch_axis_omitted:
                 outputs = {name: None if a is None else a[0] for name, a in outputs.items()}
             return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -120,18 +131,12 @@ class Stream:
     def states(self) -> dict[str, Array]:
         """Copies of the states by name, each (batch, ...)."""
         with self._alone():
-            return self._memory.read()
+            return self._buffers.read()
 
     def reset(self) -> None:
         """Back to the states that the stream was opened with."""
         with self._alone():
             self._set(Snapshot(0, self._initial, {}))
-
-    def _cannot_stream(self, *_: Any, **__: Any) -> Any:
-        raise StreamError(
-            "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
-            "Give each of them to run(xs)."
-        )
 
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""
@@ -162,10 +167,10 @@ class Stream:
     # --- memory
 
     def _get(self) -> Snapshot:
-        return Snapshot(self._frames, self._memory.read(), self._pending)
+        return Snapshot(self._frames, self._buffers.read(), self._pending)
 
     def _set(self, snapshot: Snapshot) -> None:
-        self._memory.write(snapshot.states)
+        self._buffers.write(snapshot.states)
         self._frames = snapshot.frames
         self._pending = dict(snapshot.pending)
 
@@ -173,8 +178,8 @@ class Stream:
 
     def _load_all(self, x: Frames) -> None:
         values = self._by_name(x)
-        for port in self._in:
-            port.load(values[port.name])
+        for tensor in self._inputs:
+            tensor.load(values[tensor.name])
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
@@ -188,115 +193,140 @@ class Stream:
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x
 
-    def _check_out(self, out: Frames) -> None:
+    def _check_out(self, out: Any) -> None:
         if self.spec.has_delay:
             raise StreamError(f"out= cannot be used here: {self.spec.delay_note}.")
-        for port in self._out:
-            if len(self._out) > 1 and (not isinstance(out, Mapping) or port.name not in out):
-                raise StreamError(f"out must be a dict with {[p.name for p in self._out]}.")
-            port.check(out[port.name] if len(self._out) > 1 else out)
+        for tensor in self._outputs:
+            if len(self._outputs) > 1 and (not isinstance(out, Mapping) or tensor.name not in out):
+                raise StreamError(f"out must be a dict with {[t.name for t in self._outputs]}.")
+            tensor.check(out[tensor.name] if len(self._outputs) > 1 else out)
 
-    def _give(self, out: Frames) -> Any:
-        fed = self._frames - self._chunk
-        settled = self.spec.settled(fed)
-        if not settled and self.spec.without_output(fed):
+    def _give(self, out: Any) -> Any:
+        before = self._frames - self.spec.chunk
+        settled = self.spec.settled(before)
+        if not settled and self.spec.without_output(before):
             return None
         if out is not None:
-            for port in self._out:
-                out[port.name][...] = port.view
+            for output in self._outputs:
+                out[output.name][...] = output.view
             return out
         rows = () if self.batch == 1 else (slice(None),)
-        given = {
-            t.name: port.view.copy()
-            if settled or not self.spec.timed(t)
-            else port.view[(*rows, self.spec.valid(t, fed))].copy()
-            for t, port in zip(self.spec.outputs, self._out, strict=True)
-        }
-        return given if len(given) > 1 else next(iter(given.values()))
+        results = {}
+        for tensor, output in zip(self.spec.outputs, self._outputs, strict=True):
+            whole = settled or not self.spec.timed(tensor)
+            results[tensor.name] = output.view[... if whole else (*rows, self.spec.valid(tensor, before))].copy()
+        return results if len(results) > 1 else next(iter(results.values()))
 
     # --- a run
 
     def _sequence(self, xs: Frames) -> tuple[dict[str, Array], bool]:
         """Checked inputs in canonical form, and whether the caller left the batch axis out."""
-        spec, given = self.spec, self._by_name(xs)
-        values = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in spec.inputs}
-        timed = [t for t in spec.inputs if self.spec.timed(t)]
+        spec, by_name = self.spec, self._by_name(xs)
+        values = {t.name: as_array(t.name, by_name[t.name], np.dtype(t.dtype)) for t in spec.inputs}
+        timed = [t for t in spec.inputs if spec.timed(t)]
         rank = {values[t.name].ndim - len(t.frame) for t in timed}
         if not rank <= {1, 2} or len(rank) != 1:
             found = ", ".join(f"{t.name} {values[t.name].shape}" for t in timed)
             raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.")
-        bare = rank == {1}
-        if bare and self.batch != 1:
+        batch_axis_omitted = rank == {1}
+        if batch_axis_omitted and self.batch != 1:
             raise StreamError(
                 f"this stream has {self.batch} rows: a run takes (batch, time, ...) with a batch of {self.batch}."
             )
-        times = {values[t.name].shape[0 if bare else 1] for t in timed}
+        times = {values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
         if len(times) != 1:
             raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
         (time,) = times
         inputs = {}
         for tensor in spec.inputs:
-            rows = () if bare else (self.batch,)
+            rows = () if batch_axis_omitted else (self.batch,)
             shape = (*rows, *((time,) if tensor in timed else ()), *tensor.frame)
             checked = check_values(tensor.name, values[tensor.name], shape, np.dtype(tensor.dtype))
-            inputs[tensor.name] = checked[None] if bare else checked
-        return inputs, bare
+            inputs[tensor.name] = checked[None] if batch_axis_omitted else checked
+        return inputs, batch_axis_omitted
 
-    def _run(self, inputs: dict[str, Array]) -> dict[str, Array | None]:
+    def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
         spec = self.spec
-        if spec.sequence_only:
-            return dict(self._memory.run(inputs))
-        timed = [t.name for t in spec.inputs if self.spec.timed(t)]
+        timed = [t.name for t in spec.inputs if spec.timed(t)]
         if self._pending:
             inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
-        whole = total - total % spec.chunk
-        outputs = {t.name: self._room(t, whole) for t in spec.outputs}
-        for start, stop in self._blocks(whole):
-            drive = self._memory.run if self._is_long(start) else self._by_step
-            given = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
+        # Those of whole chunks; the others wait.
+        count = total - total % spec.chunk
+        outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
+        for start, stop in self._blocks(count):
+            drive = self._buffers.run if self._by_sequence_graph(start) else self._by_step
+            results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
-                if self.spec.timed(tensor):
-                    outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = given[tensor.name]
+                if spec.timed(tensor):
+                    outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = results[tensor.name]
                 else:
-                    outputs[tensor.name][...] = given[tensor.name]
-        fed = self._frames
-        self._frames += whole
-        self._pending = {n: inputs[n][:, whole:].copy() for n in timed} if whole < total else {}
-        last = {t.name: None if spec.without_output(fed, whole) else outputs[t.name] for t in spec.outputs}
+                    outputs[tensor.name][...] = results[tensor.name]
+        before = self._frames
+        self._frames += count
+        self._pending = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
+        last = {t.name: None if spec.without_output(before, count) else outputs[t.name] for t in spec.outputs}
         return {
-            t.name: outputs[t.name][:, spec.valid(t, fed, whole)] if spec.timed(t) else last[t.name]
+            t.name: outputs[t.name][:, spec.valid(t, before, count)] if spec.timed(t) else last[t.name]
             for t in spec.outputs
         }
 
-    def _blocks(self, whole: int) -> Iterator[tuple[int, int]]:
-        """Start and stop of each call for `whole` frames."""
+    def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
+        """Start and stop of each call for `count` frames."""
         chunk, start = self.spec.chunk, 0
-        while start < whole:
-            size = max(BLOCK // chunk, 1) * chunk if self._is_long(start) else chunk
-            stop = min(start + size, whole)
+        while start < count:
+            size = max(BLOCK // chunk, 1) * chunk if self._by_sequence_graph(start) else chunk
+            stop = min(start + size, count)
             yield start, stop
             start = stop
 
-    def _is_long(self, start: int) -> bool:
-        """Whether the frames from `start` on go through the memory's `run`."""
-        return self._has_sequence and (self._runs_delay or self.spec.settled(self._frames + start))
+    def _by_sequence_graph(self, start: int) -> bool:
+        """Whether the frames from `start` on go through the buffers' `run`."""
+        return self._has_sequence_graph and (self._sequence_graph_runs_delay or self.spec.settled(self._frames + start))
 
-    def _room(self, tensor: TensorSpec, frames: int) -> Array:
+    def _zeros(self, tensor: TensorSpec, frames: int) -> Array:
         time = (tensor.frames_of(frames),) if self.spec.timed(tensor) else ()
         return np.zeros((self.batch, *time, *tensor.frame), tensor.dtype)
 
     def _by_step(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         for tensor in self.spec.inputs:
-            buffer = canonical(self._memory.inputs[tensor.name], tensor)
+            buffer = canonical(self._buffers.inputs[tensor.name], tensor)
             buffer[...] = inputs[tensor.name].reshape(buffer.shape)
-        self._memory.step()
-        given = {t.name: canonical(self._memory.outputs[t.name], t) for t in self.spec.outputs}
-        return given if self.spec.has_time else {name: a[:, None] for name, a in given.items()}
+        self._buffers.step()
+        results = {t.name: canonical(self._buffers.outputs[t.name], t) for t in self.spec.outputs}
+        return results if self.spec.has_time else {name: a[:, None] for name, a in results.items()}
 
 
-def stream_class(session: Session) -> type[Stream]:
-    """`Stream`, on the compiled base of the session where it has one."""
-    if not isinstance(session, CompiledSession) or session.stepper is None:
+class SequenceStream(Stream[Y]):
+    """A stream of a model that takes whole sequences only: it runs each of them, and has no step."""
+
+    def step(self, x: Frames, out: object = None) -> NoReturn:
+        """Raise StreamError."""
+        raise _no_step()
+
+    def snapshot(self) -> NoReturn:
+        """Raise StreamError."""
+        raise _no_step()
+
+    def restore(self, snapshot: bytes) -> NoReturn:
+        """Raise StreamError."""
+        raise _no_step()
+
+    def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
+        return self._buffers.run(inputs)
+
+
+def _no_step() -> StreamError:
+    return StreamError(
+        "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
+        "Give each of them to run(xs)."
+    )
+
+
+def stream_class(spec: StreamSpec, session: Session) -> type[Stream[Any]]:
+    """The class of a session's streams: see above."""
+    if spec.sequence_only:
+        return SequenceStream
+    if session.stepper is None:
         return Stream
     return type("Stream", (session.stepper, Stream), {"__doc__": Stream.__doc__, "__module__": Stream.__module__})

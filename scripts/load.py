@@ -32,7 +32,7 @@ from rnn_export.cli import plots  # noqa: E402
 from rnn_export.cli.options import finite  # noqa: E402
 from rnn_export.errors import RnnExportError, SourceError, StreamError  # noqa: E402
 from rnn_export.runtime import Engine, load  # noqa: E402
-from rnn_export.runtime.bench.host import describe, pinned  # noqa: E402
+from rnn_export.runtime.bench.this_machine import describe, pinned  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
 from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
 from rnn_export.spec import StreamSpec  # noqa: E402

@@ -20,8 +20,8 @@ from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.native.session import NativeMemory
-from rnn_export.runtime.bench.candidates import Plain, candidates
+from rnn_export.runtime.backends.native.buffers import NativeBuffers
+from rnn_export.runtime.bench.candidates import OrtBaseline, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -93,7 +93,7 @@ def _from_python(title: str, bundle: Bundle, inputs: int) -> Figures:
 
 def _by_dict(bundle: Bundle) -> Callable[[], Any]:
     (onnx,) = candidates(bundle, ["onnxruntime"])
-    plain = Plain(bundle, onnx, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    plain = OrtBaseline(bundle, onnx, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     return lambda: plain.step(plain.frames[0])
 
 
@@ -103,8 +103,8 @@ def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
     outputs = np.zeros((1, FRAMES, 1), np.float32)
     precisions = [row.precision for row in bundle.targets if row.target == "c"]
     # They own what the calls have the addresses of.
-    memories = {p: cast(NativeMemory, load(bundle.path, "native", p)._session.memory(1)) for p in precisions}
-    calls: dict[str, Callable[[], Any]] = {p: m._call([frames], [outputs], FRAMES) for p, m in memories.items()}
+    memories = {p: cast(NativeBuffers, load(bundle.path, "native", p)._session.stream_buffers(1)) for p in precisions}
+    calls: dict[str, Callable[[], Any]] = {p: m.call_of([frames], [outputs], FRAMES) for p, m in memories.items()}
     limit = Limit(reader, 4 * (bundle.weights or 0))
     taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3

@@ -27,7 +27,7 @@ from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession
-from rnn_export.runtime.backends.onnxruntime.slots import OrtSlots
+from rnn_export.runtime.backends.onnxruntime.state_store import OrtStateStore
 from tests.triton.server import Server
 
 Figures = Iterator[tuple[str, float]]
@@ -83,7 +83,7 @@ def _bundle(cell: type[nn.RNNBase], path: Path) -> Bundle:
 
 def bare(engine: Engine, frames: Array) -> Callable[[], Any]:
     """The graph on rows that are there already."""
-    graph = cast(OrtSession, engine._session).graph
+    graph = cast(OrtSession, engine._session).graphs.step
     inputs = {v.name: np.zeros((len(frames), HIDDEN), np.float32) for v in graph.get_inputs()}
     inputs[engine.spec.inputs[0].name] = frames[None]
     return lambda: graph.run(None, inputs)
@@ -128,9 +128,9 @@ class Parts:
     def __init__(self, engine: Engine) -> None:
         self.pool, self.moving, self.whole, self.turn = engine.pool(OPEN), 0.0, 0.0, 0
         self.ids = np.random.default_rng(0).permutation([self.pool.open() for _ in range(OPEN)]).reshape(-1, STREAMS)
-        slots = cast(OrtSlots, self.pool._slots)
-        slots.pool.gather = self._timed(slots.pool.gather)  # type: ignore[method-assign]
-        slots.pool.write = self._timed(slots.pool.write)  # type: ignore[method-assign]
+        store = cast(OrtStateStore, self.pool._store)
+        store.states.gather = self._timed(store.states.gather)  # type: ignore[method-assign]
+        store.states.write = self._timed(store.states.write)  # type: ignore[method-assign]
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> None:

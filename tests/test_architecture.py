@@ -152,6 +152,18 @@ def test_no_two_packages_import_each_other():
     assert not both
 
 
+def test_no_circle_of_modules():
+    graph = {
+        module: {m for name in imports(path) if (m := module_of(name)) and m != module and m != "rnn_export"}
+        for module, path in modules().items()
+        if module not in (MOVED, "rnn_export")
+    }
+    while graph:
+        free = {module for module, others in graph.items() if not others & set(graph)}
+        assert free, f"these import each other: {sorted(graph)}"
+        graph = {module: others for module, others in graph.items() if module not in free}
+
+
 def test_what_a_package_needs_of_the_world():
     wrong = {}
     for module, path in modules().items():

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from rnn_export.cli import plots
 from rnn_export.cli.main import main
-from rnn_export.runtime.bench import host, measure
+from rnn_export.runtime.bench import measure, this_machine
 
 from .test_cli import FACTORY, Run
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     return lambda *arguments, **more: CliRunner().invoke(main, [str(a) for a in arguments], **more)
 
 

@@ -280,7 +280,7 @@ def test_states_of_a_graph_that_is_there_are_not_changed(run: Run, built: tuple[
 def test_a_build_that_cannot_be_is_json_too(run: Run, bundle: Path) -> None:
     result = run("build", bundle, "--target", "tensorrt", "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"error": "Unavailable", "message": result.stderr[len("error: ") : -1]}
+    assert json.loads(result.stdout) == {"error": "ToolUnavailable", "message": result.stderr[len("error: ") : -1]}
 
 
 def test_of_two_precisions_one_must_be_said(run: Run, bundle: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
-from rnn_export.errors import BackendUnavailable, ExportError, NotThere
+from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import WIRES, Serving, config, data_file
 from rnn_export.export.triton.readme import readme
@@ -138,7 +138,7 @@ def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
         return
     try:
         open_session(serving.runtime_backend, bundle, serving.precision, None, 1)
-    except NotThere as error:
+    except NotInBundle as error:
         raise ExportError(f"--runtime-backend {serving.runtime_backend} cannot run {bundle.path}: {error}") from error
     except BackendUnavailable:
         return

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from rnn_export.errors import Unavailable
+from rnn_export.errors import ToolUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
@@ -103,7 +103,7 @@ def _ending(code: int) -> str:
 def _driver() -> Iterator[Finding]:
     try:
         found = driver()
-    except Unavailable as error:
+    except ToolUnavailable as error:
         state: Literal["missing", "broken"] = "missing" if "is not here" in error.detail else "broken"
         yield Finding("NVIDIA driver", state, error.detail, error.fix)
         return
@@ -117,13 +117,13 @@ def _library(name: str) -> Iterator[Finding]:
     title = TITLES[name]
     try:
         library = find_library(name)
-    except Unavailable as error:
+    except ToolUnavailable as error:
         yield Finding(title, "broken" if is_installed(name) else "missing", error.detail, error.fix)
         return
     if not library.ahead:
         try:
             library.probe()
-        except Unavailable as error:
+        except ToolUnavailable as error:
             yield Finding(title, "broken", f"{library.version} needs the NVIDIA driver: {error.detail}", error.fix)
             return
     library.trt.Builder(BuilderLog(library.trt).logger)
@@ -147,7 +147,7 @@ def _cuda_python() -> Iterator[Finding]:
 def _driver_major() -> int | None:
     try:
         return int(driver().version.split(".")[0])
-    except Unavailable:
+    except ToolUnavailable:
         return None
 
 
@@ -231,7 +231,7 @@ def _jetson(root: Path) -> Iterator[Finding]:
         return
     try:
         yield Finding("Jetson", "ok", f"{found.model}, target {target_of(found)}")
-    except Unavailable as error:
+    except ToolUnavailable as error:
         yield Finding("Jetson", "broken", error.detail, error.fix)
     if found.jetpack is None:
         detail = f"no package nvidia-jetpack, and L4T {found.l4t} is of no JetPack known here"
@@ -244,7 +244,7 @@ def _compilers() -> Iterator[Finding]:
     if os.environ.get("CC", "").strip():
         try:
             yield Finding("CC", "ok", f"{find_compiler().title}; it goes before all others")
-        except Unavailable as error:
+        except ToolUnavailable as error:
             yield Finding("CC", "broken", error.detail, error.fix)
     for name, version, mend in (
         ("gcc", "--version", "sudo apt install gcc"),

@@ -206,7 +206,7 @@ def verify_command(
     _refuse_server(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
     opened = open_bundle(bundle)
     engine = Engine.of(opened, backend, precision, device)
-    _say_passed_over(engine)
+    _say_skipped(engine)
     with tables.progress("verify", VERIFY_STAGES, not as_json) as stage:
         report = replay_golden(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
     if not as_json:
@@ -245,7 +245,7 @@ def run_command(bundle: str, recording: str, output: Path | None, as_json: bool,
     from rnn_export.runtime import load
 
     engine = load(bundle, **chosen)
-    _say_passed_over(engine)
+    _say_skipped(engine)
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
@@ -260,8 +260,8 @@ def run_command(bundle: str, recording: str, output: Path | None, as_json: bool,
             click.echo(f"note: {moved}", err=True)
 
 
-def _say_passed_over(engine: Any) -> None:
-    for reason in engine.passed_over:
+def _say_skipped(engine: Any) -> None:
+    for reason in engine.skipped_backends:
         click.echo(f"note: {engine.backend} ({engine.precision}) runs, passed over was {reason}", err=True)
 
 

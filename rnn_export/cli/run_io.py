@@ -33,7 +33,7 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         )
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
-    given = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
+    given: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
     seconds = time.perf_counter() - begin
     outputs = given if isinstance(given, Mapping) else {engine.spec.outputs[0].name: given}
     if rows == 1:

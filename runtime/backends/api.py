@@ -6,14 +6,15 @@ A backend module has one function, `open_session(artefacts, precision, device, t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, NotThere
+from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.spec import StreamSpec
 
 
@@ -28,54 +29,53 @@ class Artefacts(Protocol):
     def initial_states(self) -> Mapping[str, Array]: ...
 
 
-class Session(Protocol):
-    """A loaded model, immutable and shared between threads; `batches` are the fewest and most rows of a stream."""
+class Session(ABC):
+    """A loaded model, immutable and shared between threads.
 
-    device: str
-    precision: str
-    has_sequence: bool
-    batches: tuple[int, int | None]
-
-    def memory(self, batch: int) -> Memory:
-        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
-
-    def slots(self) -> Slots:
-        """States for the streams of a pool; there is no room for any yet."""
-
-
-@runtime_checkable
-class CountingSession(Protocol):
-    """A session that counts what befalls its streams."""
-
-    def metrics(self) -> dict[str, Any]:
-        """Counts since it was loaded."""
-
-
-@runtime_checkable
-class CompiledSession(Protocol):
-    """A session whose `run` is nothing but steps, so that it also takes the frames of a delay.
-
-    Where `stepper` is not None, it is a base class for streams: in place of a lock and of Python's step it has
-    `_enter`, `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that turns to `_any_step` where not simple.
+    Attributes:
+        device: where it computes: "cpu", "cuda:0".
+        precision: "fp32" and so on.
+        has_sequence: whether its `StreamBuffers` can `run`.
+        run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
+        batches: the fewest and most rows of a stream; None where there is no most.
+        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_enter`,
+            `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
     """
 
-    stepper: type | None
+    device: str
+    precision: str = "fp32"
+    has_sequence: bool = False
+    run_is_steps: bool = False
+    batches: tuple[int, int | None] = (1, None)
+    stepper: type | None = None
 
-    def bind(self, stream: Any, memory: Any, x: Array | None, y: Array | None) -> None:
-        """Make `stream`, which is a `stepper`, one of `memory`; `x` and `y` are its frames where a step is simple."""
+    @abstractmethod
+    def stream_buffers(self, batch: int) -> StreamBuffers:
+        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
+
+    @abstractmethod
+    def state_store(self) -> StateStore:
+        """States for the streams of a pool; there is no room for any yet."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since it was loaded, where it keeps any."""
+        return {}
+
+    def bind(self, stream: Any, buffers: Any, x: Array | None, y: Array | None) -> None:
+        """Tie `stream`, a `stepper`, to its buffers; `x` and `y` are its frames where a step is simple, else None."""
+        raise NotImplementedError("stepper is None")
 
 
-class Memory(Protocol):
+class StreamBuffers(ABC):
     """The buffers of one stream: host arrays in the shapes of the graph, and states where the backend computes.
 
     Where the model takes whole sequences only there is no step, and no buffers.
     """
 
-    @property
-    def inputs(self) -> Mapping[str, Array]: ...
-    @property
-    def outputs(self) -> Mapping[str, Array]: ...
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
 
+    @abstractmethod
     def step(self) -> None:
         """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
 
@@ -84,24 +84,30 @@ class Memory(Protocol):
 
         What has no time axis is (batch, ...): an output is then as of the last frame.
         """
+        raise NotImplementedError("has_sequence is False")
 
+    @abstractmethod
     def read(self) -> dict[str, Array]:
-        """Copies of the states by name."""
+        """Copies of the states by name, each (batch, ...)."""
 
+    @abstractmethod
     def write(self, states: Mapping[str, Array]) -> None:
-        """Set every state."""
+        """Set every state, each (batch, ...)."""
 
 
-class Slots(Protocol):
-    """The states of a pool's streams, by slot, where the backend computes."""
+class StateStore(ABC):
+    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too."""
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Of the states of all slots."""
 
+    @abstractmethod
     def grow(self, count: int) -> None:
         """Make room for `count` slots; those that are there keep their values, the others are not set yet."""
 
+    @abstractmethod
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         """One step of the rows `slots` (n,), intp and all different, in the order of their frames.
 
@@ -111,13 +117,15 @@ class Slots(Protocol):
         RoundBroken.
         """
 
+    @abstractmethod
     def read(self, slots: Array) -> dict[str, Array]:
         """Copies of the states of `slots` by name, each (n, ...)."""
 
+    @abstractmethod
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         """Set every state of `slots`, each (n, ...)."""
 
-    def release(self, slots: Array) -> None:
+    def release(self, slots: Array) -> None:  # noqa: B027 - most have nothing to give back
         """The streams of `slots` are over."""
 
 
@@ -129,7 +137,7 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
             return row
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotThere(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     raise BackendUnavailable(
         f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}."
     )

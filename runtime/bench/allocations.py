@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable
+from rnn_export.runtime.bench.runners import runners
 from rnn_export.runtime.bench.shim import compile_shared
 from rnn_export.runtime.bench.timing import Subject
 
@@ -85,9 +87,6 @@ def count_all(bundle: Path, core: int, backends: Sequence[str]) -> dict[str, flo
 
 def child(bundle: str, core: str, backends: str, library: str) -> None:
     """In that process: print what it counts."""
-    from rnn_export.bundle import open_bundle
-    from rnn_export.runtime.bench.measure import runners
-
     os.sched_setaffinity(0, {int(core)})
     counter = ctypes.CDLL(library).rnn_allocations
     counter.restype = ctypes.c_ulonglong

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.errors import BackendUnavailable, NotThere
+from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.layout import graph_inputs
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
@@ -25,7 +25,7 @@ from rnn_export.targets import TARGETS
 
 # The target that a backend runs; TensorRT's are all those that are built with a library of it.
 TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript"}
-PLAIN = "onnxruntime run(dict)"
+BASELINE = "onnxruntime run(dict)"
 WRONG = "It was not timed: a bench of a wrong engine says nothing."
 
 
@@ -78,7 +78,7 @@ def open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
         has = ", ".join(sorted({row.target for row in bundle.targets}))
-        raise NotThere(
+        raise NotInBundle(
             f"the bundle has no target {candidate.target!r}, only {has}: export it with --target {candidate.target}."
         )
     # A bundle of this row alone, since two of TensorRT's may be of one precision.
@@ -114,7 +114,7 @@ def _own(spec: StreamSpec, inputs: Mapping[str, Array]) -> Any:
     return only_value(frame)
 
 
-class Plain:
+class OrtBaseline:
     """ONNX Runtime as one writes it without this toolkit: `run(None, {...})`, the states handed on from call to call.
 
     The session is the backend's: one thread and no arena, with which ONNX Runtime is faster than as it comes. The
@@ -130,7 +130,7 @@ class Plain:
         self.initial = {s.input: np.array(states[s.name][None], order="C") for s in spec.states}
         self.feed = dict(self.initial)
         self.step = _by_hand(
-            session.graph.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
+            session.graphs.step.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
         )
         self.frames = [only_value(graph_inputs(spec, piece)) for _, _, piece in self.loop.pieces()]
 
@@ -147,12 +147,12 @@ class Plain:
 
         trace = self.loop.run(StepDriver(spec, call, {}))
         drifts = tuple(golden.output_drifts("step", spec, trace.outputs))
-        report = ParityReport(PLAIN, "cpu", golden.frames, 1, golden.tolerance, drifts)
+        report = ParityReport(BASELINE, "cpu", golden.frames, 1, golden.tolerance, drifts)
         report.raise_for_failure(WRONG)
         return max(d.relative for d in drifts)
 
     def runner(self, candidate: Candidate, error: float) -> Runner:
-        subject = Subject(PLAIN, self.step, self.frames, None, self.reset, self.spec.settling_steps)
+        subject = Subject(BASELINE, self.step, self.frames, None, self.reset, self.spec.settling_steps)
         return Runner(candidate, subject, "cpu", 1, error)
 
 

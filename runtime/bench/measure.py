@@ -13,20 +13,11 @@ from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
-from rnn_export.runtime.bench.candidates import (
-    PLAIN,
-    Candidate,
-    Plain,
-    Runner,
-    candidates,
-    open_engine,
-    runner,
-    verified,
-)
-from rnn_export.runtime.bench.host import Sweep, describe, pinned, preemptions
+from rnn_export.runtime.bench.candidates import BASELINE, Runner, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
+from rnn_export.runtime.bench.runners import runners
+from rnn_export.runtime.bench.this_machine import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
-from rnn_export.runtime.replay.golden import FILE, Golden
 
 SECONDS = 2.0
 LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu12")
@@ -97,38 +88,6 @@ def bench(
     }
 
 
-def runners(
-    bundle: Bundle, backends: Sequence[str], verify: bool = True
-) -> tuple[list[Runner], list[dict[str, str | None]]]:
-    """What can be timed here, ONNX Runtime's own run at the end, and what cannot, with the reason."""
-    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
-    found, skipped = [], []
-    for candidate in candidates(bundle, backends):
-        try:
-            engine = open_engine(bundle, candidate)
-        except BackendUnavailable as error:
-            skipped.append({"backend": candidate.backend, "precision": candidate.precision, "reason": str(error)})
-            continue
-        name = _name(candidate)
-        off = verified(engine, golden, name) if verify else 0.0
-        found.append(runner(engine, candidate, golden, name, off))
-    if not found:
-        reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
-        raise BackendUnavailable(f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}")
-    for candidate in candidates(bundle, ["onnxruntime"])[:1]:
-        try:
-            plain = Plain(bundle, candidate, golden)
-        except BackendUnavailable as error:
-            skipped.append({"backend": PLAIN, "precision": candidate.precision, "reason": str(error)})
-            continue
-        found.append(plain.runner(candidate, plain.verified() if verify else 0.0))
-    return found, skipped
-
-
-def _name(candidate: Candidate) -> str:
-    return f"{candidate.target if candidate.backend == 'tensorrt' else candidate.backend} {candidate.precision}"
-
-
 def _versions() -> Iterator[tuple[str, str]]:
     for name in LIBRARIES:
         try:
@@ -186,8 +145,8 @@ def _row(found: Runner, watch: Stopwatch, chilled: float, kept: float, allocatio
 
 def _compare(rows: Sequence[dict[str, Any]], limits: dict[str, Limit]) -> None:
     """How many times as fast as ONNX Runtime's own run, and how many times the limit: None where one is not there."""
-    plain = next((row["p50"] for row in rows if row["name"] == PLAIN), None)
+    baseline = next((row["p50"] for row in rows if row["name"] == BASELINE), None)
     for row in rows:
         limit = limits.get(row["precision"]) if row["device"] == "cpu" else None
-        row["times_as_fast"] = plain / row["p50"] if plain and row["p50"] else None
+        row["times_as_fast"] = baseline / row["p50"] if baseline and row["p50"] else None
         row["times_the_limit"] = row["p50"] / limit.us if limit else None

@@ -20,7 +20,7 @@ class Buffer(Protocol):
     def nbytes(self) -> int: ...
 
 
-class Graph(Protocol):
+class CapturedGraph(Protocol):
     """Captured work; addresses are those of its capture."""
 
     def launch(self) -> None:
@@ -67,10 +67,10 @@ class Device(Protocol):
     def flag_nan(self, flags: Buffer, from_: Buffer, count: int, nbytes: int, kind: str) -> None:
         """Queue 1 into each byte of `flags` for which of the first `count` rows of `from_` has a NaN; others stay.
 
-        A row has `nbytes`, of the dtype `kind`, which is one of `rows.FLOATS`.
+        A row has `nbytes`, of the dtype `kind`, which is one of `values.FLOATS`.
         """
 
-    def capture(self, work: Callable[[], None]) -> Graph:
+    def capture(self, work: Callable[[], None]) -> CapturedGraph:
         """Call `work` once and keep what it queues, which does not run, as a graph."""
 
     def synchronize(self) -> None:

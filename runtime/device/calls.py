@@ -13,6 +13,6 @@ def checked(library: Any, name: str, arguments: tuple[Any, ...], string_of: str,
     code, *values = getattr(library, name)(*arguments)
     if int(code):
         _, text = getattr(library, string_of)(code)
-        mend = f": {advice[code.name]}" if code.name in advice else ""
-        raise DeviceError(f"{name} gave {code.name} ({text.decode()}){mend}.")
+        fix = f": {advice[code.name]}" if code.name in advice else ""
+        raise DeviceError(f"{name} gave {code.name} ({text.decode()}){fix}.")
     return values[0] if values else None

@@ -18,7 +18,7 @@ from rnn_export.errors import BackendUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.runtime.device.api import Buffer
 from rnn_export.runtime.device.calls import checked
-from rnn_export.runtime.device.cuda_kernels import CudaRows
+from rnn_export.runtime.device.cuda_kernels import CudaKernels
 from rnn_export.runtime.device.kernels import copier, flagger
 
 # What helps, where the name of an error does not say it.
@@ -48,7 +48,7 @@ class CudaDevice:
 
     def __init__(self, number: int = 0) -> None:
         self._cuda, self._number, self.name = cuda_runtime(), number, f"cuda:{number}"
-        self._rows: CudaRows | None = None
+        self._kernels: CudaKernels | None = None
         # The default stream cannot be captured, and waits for every other one.
         self.stream = self._here("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
         self._free_with(self, "cudaStreamDestroy", self.stream)
@@ -91,9 +91,9 @@ class CudaDevice:
 
     def _launch(self, kernel: str, units: int, count: int, *buffers: Buffer) -> None:
         self._call("cudaSetDevice", self._number)
-        if self._rows is None:
-            self._rows = CudaRows()
-        self._rows.launch(self.stream, kernel, count, units, *(buffer.pointer for buffer in buffers))
+        if self._kernels is None:
+            self._kernels = CudaKernels()
+        self._kernels.launch(self.stream, kernel, count, units, *(buffer.pointer for buffer in buffers))
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
         # Others, and the garbage collector on this thread, go on allocating and freeing meanwhile.

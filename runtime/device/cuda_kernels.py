@@ -21,7 +21,7 @@ ADVICE = {
 }
 
 
-class CudaRows:
+class CudaKernels:
     """The kernels as the current GPU has them."""
 
     def __init__(self) -> None:

@@ -91,7 +91,7 @@ AGAIN = """    add.u32 %j, %j, %step;
     bra next;"""
 
 # The bits of a float: its unsigned type, its size in bytes and its infinity.
-FLOATS = {
+FLOAT_BITS = {
     "float64": ("u64", 8, 0x7FF0000000000000),
     "float32": ("u32", 4, 0x7F800000),
     "float16": ("u16", 2, 0x7C00),
@@ -115,7 +115,7 @@ def ptx() -> str:
         FLAG.format(
             kind=kind, type=bits, size=size, magnitude=hex(2 ** (8 * size - 1) - 1), infinity=hex(infinity), **loop
         )
-        for kind, (bits, size, infinity) in FLOATS.items()
+        for kind, (bits, size, infinity) in FLOAT_BITS.items()
     ]
     return "".join((HEADER, *copies, *flags))
 
@@ -127,7 +127,7 @@ def copier(verb: str, nbytes: int) -> tuple[str, int]:
 
 def flagger(kind: str, nbytes: int) -> tuple[str, int]:
     """The kernel that looks for NaN in rows of `nbytes` of the dtype `kind`, and how many of its units are in one."""
-    return f"nan_{kind}", nbytes // FLOATS[kind][1]
+    return f"nan_{kind}", nbytes // FLOAT_BITS[kind][1]
 
 
 def grid(count: int, units: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

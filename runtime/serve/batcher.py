@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 from time import monotonic
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from rnn_export.runtime.histogram import Histogram
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.serve.submission import Submission
+from rnn_export.runtime.types import BatcherCounts, BatcherMetrics, Frames, Y
 from rnn_export.spec import StreamSpec
 
 
-class Batcher:
+class Batcher(Generic[Y]):
     """Gathers frames from any number of threads and tasks into rounds of `pool`, run by a thread of its own.
 
     A round takes at most one frame of a stream, the oldest first, so that a stream's frames keep their order. It starts
@@ -32,7 +33,7 @@ class Batcher:
     """
 
     def __init__(
-        self, pool: Pool, max_delay_ms: float = 2.0, max_batch: int | None = None, max_waiting: int = 4096
+        self, pool: Pool[Y], max_delay_ms: float = 2.0, max_batch: int | None = None, max_waiting: int = 4096
     ) -> None:
         """`max_batch` is of streams in a round, None for the pool's capacity; `max_waiting` of frames in the queue."""
         max_batch = pool.capacity if max_batch is None else max_batch
@@ -44,10 +45,10 @@ class Batcher:
         self.pool, self.max_delay_ms, self.max_batch, self.max_waiting = pool, max_delay_ms, max_batch, max_waiting
         self.wait, self.latency = Histogram(), Histogram()
         self._frame = Rounds(pool.spec).frame
-        self._counts = dict.fromkeys(("rounds", "frames", "failed", "refused", "late", "cancelled"), 0)
+        self._counts = BatcherCounts(rounds=0, frames=0, failed=0, refused=0, late=0, cancelled=0)
         self._changed = threading.Condition()
         # In the order of arrival; and how many frames of each stream are among them.
-        self._waiting: dict[Submission, None] = {}
+        self._waiting: dict[Submission[Y], None] = {}
         self._streams: dict[int, int] = {}
         # How many streams start a round, and when the worker looks next, as of its last look.
         self._enough, self._alarm = 1, math.inf
@@ -56,7 +57,7 @@ class Batcher:
         self._worker = threading.Thread(target=self._work, name="rnn-export batcher", daemon=True)
         self._worker.start()
 
-    def submit(self, stream: int, frame: Any, deadline_ms: float | None = None) -> Submission:
+    def submit(self, stream: int, frame: Frames, deadline_ms: float | None = None) -> Submission[Y]:
         """Queue one frame of `stream`, an id of the pool, from any thread or task; it is copied.
 
         The result is what `Stream.step` gives: the output without batch axis, or a dict by name; None while the
@@ -71,7 +72,7 @@ class Batcher:
             raise StreamError(f"{stream!r} is no id of a stream: give one that pool.open() gave.")
         rows, seconds = self._frame(frame), _seconds(deadline_ms)
         now = monotonic()
-        submission = Submission(int(stream), rows, now, now + seconds, self._leave)
+        submission: Submission[Y] = Submission(int(stream), rows, now, now + seconds, self._leave)
         with self._changed:
             self._check_open()
             if len(self._waiting) >= self.max_waiting:
@@ -87,16 +88,17 @@ class Batcher:
                 self._changed.notify()
         return submission
 
-    def metrics(self) -> dict[str, Any]:
-        """Plain data: frames that wait, rounds, and what became of the frames.
-
-        Of those submitted: fed ("frames"), "late", "cancelled", "failed" with an error; "refused" ones were too many.
-        """
+    def metrics(self) -> BatcherMetrics:
+        """Frames that wait, rounds, and what became of the frames; see `BatcherMetrics`."""
         with self._changed:
-            counts = dict(self._counts)
-            mean = counts["frames"] / counts["rounds"] if counts["rounds"] else None
-            latencies = {"wait": self.wait.as_dict(), "latency": self.latency.as_dict()}
-            return {"waiting": len(self._waiting), **counts, "mean_batch": mean, **latencies}
+            counts = self._counts
+            return {
+                "waiting": len(self._waiting),
+                **counts,
+                "mean_batch": counts["frames"] / counts["rounds"] if counts["rounds"] else None,
+                "wait": self.wait.as_dict(),
+                "latency": self.latency.as_dict(),
+            }
 
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Take no more frames, run those that wait (`drain`) or fail them, and end the worker.
@@ -120,13 +122,13 @@ class Batcher:
                 "round at work ends by itself. Give it a longer timeout, or drain=False."
             )
 
-    def __enter__(self) -> Batcher:
+    def __enter__(self) -> Batcher[Y]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Batcher:
+    async def __aenter__(self) -> Batcher[Y]:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,10 +142,10 @@ class Batcher:
         if self._closing:
             raise BatcherStopped("the batcher is closed and takes no frames: open another on the same pool.")
 
-    def _due_by(self, submission: Submission) -> float:
+    def _due_by(self, submission: Submission[Y]) -> float:
         return min(submission.since + self.max_delay_ms / 1e3, submission.deadline)
 
-    def _claim(self, picked: list[Submission]) -> list[Submission]:
+    def _claim(self, picked: list[Submission[Y]]) -> list[Submission[Y]]:
         """`picked` wait no longer; those of them that were not cancelled."""
         claimed = []
         for submission in picked:
@@ -157,7 +159,7 @@ class Batcher:
                 self._counts["cancelled"] += 1
         return claimed
 
-    def _ready(self, now: float) -> list[Submission]:
+    def _ready(self, now: float) -> list[Submission[Y]]:
         """The frames of the round that is to start now: none if it is not time yet."""
         if not self._waiting:
             return []
@@ -165,7 +167,7 @@ class Batcher:
         waited = now >= oldest.since + self.max_delay_ms / 1e3
         if not (waited or self._closing or len(self._streams) >= self._enough):
             return []
-        first: dict[int, Submission] = {}
+        first: dict[int, Submission[Y]] = {}
         for submission in self._waiting:
             first.setdefault(submission.stream, submission)
             if len(first) == self.max_batch:
@@ -175,7 +177,7 @@ class Batcher:
     # --- in the worker's thread
 
     def _work(self) -> None:
-        late, chosen = list[Submission](), list[Submission]()
+        late, chosen = list[Submission[Y]](), list[Submission[Y]]()
         try:
             while (turn := self._next()) is not None:
                 late, chosen = turn
@@ -189,7 +191,7 @@ class Batcher:
                 left = [s for s in (*late, *chosen) if not s.done()] + self._claim([*self._waiting])
             self._fail(left, _stopped(error))
 
-    def _next(self) -> tuple[list[Submission], list[Submission]] | None:
+    def _next(self) -> tuple[list[Submission[Y]], list[Submission[Y]]] | None:
         """Wait for frames that are late or for those of a round; None when all is done."""
         while True:
             # The pool's lock may be another's for a whole round, in which submit must not wait.
@@ -207,7 +209,7 @@ class Batcher:
                 self._alarm = min(map(self._due_by, self._waiting), default=math.inf)
                 self._changed.wait(min(self._alarm - now, threading.TIMEOUT_MAX))
 
-    def _run(self, chosen: list[Submission], start: float) -> None:
+    def _run(self, chosen: list[Submission[Y]], start: float) -> None:
         """One round; a frame that cannot be fed fails alone, unless others were fed before that was known."""
         try:
             results = self._step(chosen)
@@ -227,28 +229,28 @@ class Batcher:
         for submission, result in zip(chosen, results, strict=True):
             submission.set_result(result)
 
-    def _step(self, chosen: list[Submission]) -> list[Any]:
+    def _step(self, chosen: list[Submission[Y]]) -> list[Any]:
         ids, spec = np.array([s.stream for s in chosen]), self.pool.spec
         x = {t.name: np.concatenate([s.rows[t.name] for s in chosen]) for t in spec.inputs}
         outputs, fed = self.pool.round(ids, x)
-        by_name = outputs if len(spec.outputs) > 1 else {spec.outputs[0].name: outputs}
+        by_name: Any = outputs if isinstance(outputs, dict) else {spec.outputs[0].name: outputs}
         return [_row(spec, by_name, row, frames) for row, frames in enumerate(fed.tolist())]
 
     # --- the ends of a submission
 
-    def _leave(self, submission: Submission) -> None:
+    def _leave(self, submission: Submission[Y]) -> None:
         with self._changed:
             if submission in self._waiting:
                 self._claim([submission])
 
-    def _fail(self, claimed: list[Submission], error: Exception) -> None:
+    def _fail(self, claimed: list[Submission[Y]], error: Exception) -> None:
         with self._changed:
             self._counts["failed"] += len(claimed)
         for submission in claimed:
             submission.set_exception(error)
 
 
-def _apart(chosen: list[Submission], error: RnnExportError) -> list[list[Submission]]:
+def _apart(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Submission[Y]]]:
     """A round that failed and fed nothing, as smaller ones: one for each stream that is over, or halves."""
     if isinstance(error, StreamClosed):
         rest = [s for s in chosen if s.stream not in error.ids]
@@ -280,10 +282,10 @@ def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> 
     settled = spec.settled(frames)
     if not settled and spec.without_output(frames):
         return None
-    given = {}
+    results = {}
     for tensor in spec.outputs:
         value = outputs[tensor.name][row, ...]
         # A copy: a view would keep the whole round for as long as one caller keeps its row.
         value = value if settled or not spec.timed(tensor) else value[spec.valid(tensor, frames)]
-        given[tensor.name] = value.copy()
-    return given if len(given) > 1 else given[spec.outputs[0].name]
+        results[tensor.name] = value.copy()
+    return results if len(results) > 1 else results[spec.outputs[0].name]

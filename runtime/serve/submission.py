@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Generic
 
 from rnn_export.arrays import Array
 from rnn_export.errors import DeadlineExceeded
+from rnn_export.runtime.types import Y
 
 
-class Submission(Future[Any]):
+class Submission(Future[Y | None], Generic[Y]):
     """A frame of `stream`: `await` it, or ask its `result(timeout)`, for what `Stream.step` would give.
 
     Cancelled before its round, by `cancel()` or with the task that awaits it, the frame is not fed. `since` and
@@ -24,7 +25,7 @@ class Submission(Future[Any]):
         rows: dict[str, Array],
         since: float,
         deadline: float,
-        leave: Callable[[Submission], None],
+        leave: Callable[[Submission[Y]], None],
     ) -> None:
         super().__init__()
         self.stream, self.rows, self.since, self.deadline = stream, rows, since, deadline
@@ -37,7 +38,7 @@ class Submission(Future[Any]):
             self._leave(self)
         return cancelled
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, Y | None]:
         return asyncio.wrap_future(self).__await__()
 
     def overdue(self, now: float) -> DeadlineExceeded:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnn_export.cli import doctor
-from rnn_export.errors import BackendUnavailable, BuildError, BundleError, Unavailable
+from rnn_export.errors import BackendUnavailable, BuildError, BundleError, ToolUnavailable
 from rnn_export.runtime.backends.native import cpu
 from rnn_export.runtime.backends.native.cpu import Cpu, features, host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
@@ -126,7 +126,7 @@ def test_a_compiler_that_does_not_run_is_passed_over(path):
 def test_no_compiler(path):
     script(path / "gcc", "exit 7")
     with pytest.raises(
-        Unavailable,
+        ToolUnavailable,
         match=r"no C compiler is here: gcc does not run \(.* exit status 7\.\), clang is not fo"
         r"und, zig is not found: sudo apt install gcc, or pip install ziglang",
     ):
@@ -140,9 +140,9 @@ def test_cc_goes_before_all(path, monkeypatch):
     assert find_compiler() == Compiler((str(path / "mine"), "--flag"), "mine --flag")
     assert find_compiler("gcc").title == "gcc 1"
     monkeypatch.setenv("CC", "none")
-    with pytest.raises(Unavailable, match="CC, 'none', is not found: set CC to a compiler, or unset it"):
+    with pytest.raises(ToolUnavailable, match="CC, 'none', is not found: set CC to a compiler, or unset it"):
         find_compiler()
-    with pytest.raises(Unavailable, match="the compiler asked for, 'tcc', is not found: name another one"):
+    with pytest.raises(ToolUnavailable, match="the compiler asked for, 'tcc', is not found: name another one"):
         find_compiler("tcc")
 
 

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from rnn_export.cli import doctor
 from rnn_export.cli.doctor import DOUBLE, PROBES, Finding, examine
-from rnn_export.errors import Unavailable
+from rnn_export.errors import ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 
 from .test_machine import machine, tegra
@@ -221,7 +221,7 @@ def test_the_gpus_are_listed(monkeypatch):
 
 def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
     def broken():
-        raise Unavailable("the NVIDIA driver does not work: cuInit gave 999", "reboot")
+        raise ToolUnavailable("the NVIDIA driver does not work: cuInit gave 999", "reboot")
 
     monkeypatch.setattr(doctor, "driver", broken)
     assert [f.state for f in doctor._driver()] == ["broken"]

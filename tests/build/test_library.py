@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
+from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
 from rnn_export.runtime.backends.tensorrt import library as module
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
@@ -21,7 +21,7 @@ HERE = Driver("13.0", (Gpu("GeForce RTX 4090", "8.9", 24 * 2**30),))
 
 
 def no_driver() -> Driver:
-    raise Unavailable("the NVIDIA driver is not here (libcuda.so.1)", "install it")
+    raise ToolUnavailable("the NVIDIA driver is not here (libcuda.so.1)", "install it")
 
 
 # --- TensorRT-RTX, for real

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rnn_export.errors import BackendUnavailable, Unavailable
+from rnn_export.errors import BackendUnavailable, ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu, Jetson, driver, jetson, target_of
 from rnn_export.targets import TARGETS
 
@@ -90,7 +90,7 @@ def test_no_driver():
 
     with pytest.raises(BackendUnavailable, match=r"driver is not here \(libcuda.so.1: cannot.*--gpus all") as error:
         driver(load)
-    assert isinstance(error.value, Unavailable)
+    assert isinstance(error.value, ToolUnavailable)
     assert error.value.fix.startswith("install NVIDIA's driver")
 
 

@@ -57,7 +57,7 @@ def product(a: Any, b: Any, precision: str, accumulate: str, op: str = "MatMul",
         (TensorSpec("y", "float32", ("batch", *(d.dim_value for d in shape[1:]))),),
         (),
     )
-    memory = numeric_session(spec, model.SerializeToString(), accumulate).memory(1)
+    memory = numeric_session(spec, model.SerializeToString(), accumulate).stream_buffers(1)
     memory.inputs["x"][...] = a
     memory.step()
     return memory.outputs["y"]
@@ -209,7 +209,7 @@ def loop_of_executor(
 ) -> list[dict[str, Array]]:
     spec = lifted(name).spec
     rows = len(next(iter(inputs.values())))
-    memory, given = numeric_session(spec, graph, accumulate).memory(rows), []
+    memory, given = numeric_session(spec, graph, accumulate).stream_buffers(rows), []
     memory.write(initial(name, rows))
     for at in range(steps):
         for key, value in feed(spec, inputs, at * spec.chunk).items():
@@ -346,7 +346,7 @@ def test_a_state_is_kept_in_the_type_of_the_graph(precision):
     value = {s.name: np.full((1, *s.row), 1.2345678, np.float32) for s in spec.states}
     narrow = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
     for states, expected in (("fp32", np.float32(1.2345678)), (precision, narrow(1.2345678))):
-        memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), precision, states), "fp32").memory(1)
+        memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), precision, states), "fp32").stream_buffers(1)
         memory.write(value)
         for array in memory.read().values():
             assert array.dtype == np.float32
@@ -355,7 +355,7 @@ def test_a_state_is_kept_in_the_type_of_the_graph(precision):
 
 def test_what_is_read_is_a_copy():
     spec = lifted("nn.LSTM-1").spec
-    memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), "fp16"), "fp32").memory(1)
+    memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), "fp16"), "fp32").stream_buffers(1)
     memory.write(initial("nn.LSTM-1", 1))
     memory.read()["l0.h"][...] = 7
     assert not memory.read()["l0.h"].any()

@@ -41,7 +41,7 @@ def test_the_first_c_of_a_bundle(plain: Path) -> None:
     assert made.exit_code == 0, made.output
     assert f"built c (fp32) for {TRIPLE}: " in made.stdout
     engine = load(plain)
-    assert (engine.backend, engine.passed_over) == ("native", ())
+    assert (engine.backend, engine.skipped_backends) == ("native", ())
     assert open_bundle(plain).target("c", "fp32").requires == {"name": "net"}
 
 

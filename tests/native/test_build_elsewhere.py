@@ -106,7 +106,7 @@ def test_a_library_for_another_machine_is_not_loaded_here(lstm: Path) -> None:
         load(lstm, backend="native")
     assert str(caught.value) == reason
     engine = load(lstm)
-    assert (engine.backend, engine.passed_over) == ("onnxruntime", (f"native: {reason}",))
+    assert (engine.backend, engine.skipped_backends) == ("onnxruntime", (f"native: {reason}",))
     np.save(lstm.parent / "x.npy", np.zeros((4, 8), np.float32))
     said = invoke("run", lstm, lstm.parent / "x.npy")
     assert said.exit_code == 0, said.output

@@ -248,7 +248,7 @@ def test_a_round_starts_when_the_oldest_frame_has_waited_long_enough(host):
 def test_submit_does_not_wait_for_a_round_that_runs(host, whose):
     """The pool is locked during a round: an event loop that submits must go on."""
     pool = host("sum").pool()
-    ids, step = [pool.open() for _ in range(3)], pool._slots.step
+    ids, step = [pool.open() for _ in range(3)], pool._store.step
     entered, opened = threading.Event(), threading.Event()
 
     def hold(*round_):
@@ -256,7 +256,7 @@ def test_submit_does_not_wait_for_a_round_that_runs(host, whose):
         assert opened.wait(SOON)
         return step(*round_)
 
-    pool._slots.step = hold
+    pool._store.step = hold
     with Batcher(pool, max_delay_ms=0) as batcher, ThreadPoolExecutor(1) as thread:
         first = (
             batcher.submit(ids[0], ONE) if whose == "the batcher's" else thread.submit(pool.step, ids[:1], ONE[None])
@@ -383,7 +383,7 @@ def test_no_frame_is_fed_again_where_a_round_broke(bundle):
 def test_a_stream_that_turns_nan_fails_alone(host):
     pool = host("sum").pool(on_nan="close")
     a, b = pool.open(), pool.open()
-    pool._slots.write(pool._roster.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
+    pool._store.write(pool._table.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
     with Batcher(pool, max_delay_ms=NEVER_MS) as batcher:
         first = [batcher.submit(a, ONE), batcher.submit(b, ONE)]
         assert value(first[0]) == 1

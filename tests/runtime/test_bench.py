@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.bench import allocations, host, timing
+from rnn_export.runtime.bench import allocations, this_machine, timing
 from rnn_export.runtime.bench.limit import SOURCE, Reader
 from rnn_export.runtime.bench.shim import compile_shared
 from rnn_export.runtime.bench.timing import Stopwatch, Subject
@@ -106,7 +106,7 @@ def test_collections_wait_and_come_back():
 def test_pinning_ends_with_the_bench():
     before = os.sched_getaffinity(0)
 
-    @host.pinned(None)
+    @this_machine.pinned(None)
     def fails():
         raise KeyError(os.sched_getaffinity(0))
 
@@ -114,19 +114,19 @@ def test_pinning_ends_with_the_bench():
         fails()
     assert error.value.args == ({max(before)},)
     assert os.sched_getaffinity(0) == before
-    with host.pinned(min(before)) as core:
+    with this_machine.pinned(min(before)) as core:
         assert os.sched_getaffinity(0) == {core} == {min(before)}
 
 
 def test_a_core_that_is_not_there_is_refused():
     with pytest.raises(BackendUnavailable, match="core 9999 is none of those that this process may use: "):
-        host.pinned(9999).__enter__()
+        this_machine.pinned(9999).__enter__()
 
 
 def test_a_system_that_pins_nothing_is_refused(monkeypatch):
     monkeypatch.delattr(os, "sched_setaffinity")
     with pytest.raises(BackendUnavailable, match=r"pins no process to a core .*run the bench on Linux"):
-        host.pinned(None).__enter__()
+        this_machine.pinned(None).__enter__()
 
 
 def write(root: Path, **files: str) -> Path:
@@ -152,21 +152,21 @@ def test_a_machine_says_what_it_is(tmp_path):
         f"{cache}2__type": "Unified\n",
         "sys__devices__system__cpu__cpu3__cpufreq__scaling_governor": "powersave\n",
     }
-    found = host.describe(3, write(tmp_path, **files))
+    found = this_machine.describe(3, write(tmp_path, **files))
     assert (found["cpu"], found["core"], found["governor"]) == ("A CPU @ 3 GHz", 3, "powersave")
     assert found["caches"] == {"L1": 32 * 2**10, "L2": 2**20}
 
 
 def test_an_arm_has_numbers_and_a_bare_machine_nothing(tmp_path):
     info = "CPU implementer\t: 0x41\nCPU part\t: 0xd0c\n" * 2
-    assert host.describe(0, write(tmp_path, proc__cpuinfo=info))["cpu"].endswith("implementer 0x41 part 0xd0c")
-    found = host.describe(0, tmp_path / "bare")
+    assert this_machine.describe(0, write(tmp_path, proc__cpuinfo=info))["cpu"].endswith("implementer 0x41 part 0xd0c")
+    found = this_machine.describe(0, tmp_path / "bare")
     assert (found["caches"], found["governor"]) == ({}, None)
 
 
 @pytest.mark.parametrize(("caches", "mib"), [({}, 64), ({"L2": 2**20, "L3": 48 * 2**20}, 96), ({"L3": 2**30}, 512)])
 def test_a_sweep_is_larger_than_the_caches_within_reason(caches, mib):
-    sweep = host.Sweep(caches)
+    sweep = this_machine.Sweep(caches)
     sweep()
     assert sweep.bytes == sweep.buffer.nbytes == mib * 2**20
     assert sweep.buffer[0] == sweep.buffer[-1] == 1

@@ -13,7 +13,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
 from rnn_export.precision import Tolerance
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.bench import allocations, candidates, host, measure
+from rnn_export.runtime.bench import allocations, candidates, measure, runners, this_machine
 from rnn_export.runtime.replay.golden import Golden
 
 from .graphs import LAST, MODELS
@@ -61,9 +61,9 @@ def test_a_bundle_that_does_not_say_its_weights_has_no_limit(proven):
 def test_every_call_of_malloc_counts(proven, monkeypatch):
     path = proven("sum")
     found = allocations.count_all(path, max(os.sched_getaffinity(0)), ["onnxruntime"])
-    assert set(found) == {"onnxruntime fp32", candidates.PLAIN}
+    assert set(found) == {"onnxruntime fp32", candidates.BASELINE}
     # The output is a new array at least, and `run` makes a list, arrays and C++ values around them.
-    assert found[candidates.PLAIN] > found["onnxruntime fp32"] > 0
+    assert found[candidates.BASELINE] > found["onnxruntime fp32"] > 0
     monkeypatch.setattr(allocations, "_CHILD", "raise SystemExit('no luck')")
     with pytest.raises(BackendUnavailable, match="the process that counts them failed: no luck"):
         allocations.count_all(path, 0, [])
@@ -71,11 +71,11 @@ def test_every_call_of_malloc_counts(proven, monkeypatch):
 
 @pytest.mark.usefixtures("compiler")
 def test_a_native_step_is_timed_beside_the_others_and_allocates_nothing(proven, monkeypatch):
-    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     path = proven("sum")
     with_native(path, by_hand("sum", MODELS["sum"]), "sum")
     found = measure.bench(path, ["native", "onnxruntime"], steps=50, seconds=1e-3)
-    assert [row["name"] for row in found["engines"]] == ["native fp32", "onnxruntime fp32", candidates.PLAIN]
+    assert [row["name"] for row in found["engines"]] == ["native fp32", "onnxruntime fp32", candidates.BASELINE]
     native = found["engines"][0]
     assert native["error"] == 0
     if Path(sysconfig.get_path("include"), "Python.h").is_file():
@@ -86,15 +86,15 @@ def test_a_native_step_is_timed_beside_the_others_and_allocates_nothing(proven, 
 def test_onnxruntimes_own_run_does_what_a_stream_does(proven, name):
     bundle = open_bundle(proven(name))
     golden = Golden.from_arrays(bundle.arrays("golden.npz"), bundle.spec)
-    plain = candidates.Plain(bundle, candidates.candidates(bundle, ["onnxruntime"])[0], golden)
-    assert plain.verified() == 0
-    assert plain.verified() == 0, "a reset brings it back"
+    baseline = candidates.OrtBaseline(bundle, candidates.candidates(bundle, ["onnxruntime"])[0], golden)
+    assert baseline.verified() == 0
+    assert baseline.verified() == 0, "a reset brings it back"
 
 
 @pytest.mark.parametrize("name", STREAMING)
 def test_every_kind_of_frame_can_be_timed(proven, name):
-    found, skipped = measure.runners(open_bundle(proven(name)), ["onnxruntime"])
-    assert ([r.subject.name for r in found], skipped) == (["onnxruntime fp32", candidates.PLAIN], [])
+    found, skipped = runners.runners(open_bundle(proven(name)), ["onnxruntime"])
+    assert ([r.subject.name for r in found], skipped) == (["onnxruntime fp32", candidates.BASELINE], [])
     for one in found:
         one.subject.reset()
         one.subject.run(one.subject.settle + 30)
@@ -113,7 +113,7 @@ def test_a_wrong_engine_is_not_timed(proven):
     bundle = open_bundle(path)
     golden = Golden.from_arrays(bundle.arrays("golden.npz"), bundle.spec)
     with pytest.raises(ParityError, match=r"on onnxruntime run\(dict\) .* It was not timed"):
-        candidates.Plain(bundle, candidates.candidates(bundle, ["onnxruntime"])[0], golden).verified()
+        candidates.OrtBaseline(bundle, candidates.candidates(bundle, ["onnxruntime"])[0], golden).verified()
 
 
 def test_rows_of_a_bundle_go_to_their_backends(proven):
@@ -151,7 +151,7 @@ def test_what_cannot_be_timed_is_said_before_anything_is(proven, tmp_path):
 
 def test_a_bench_without_a_compiler_says_what_is_missing(proven, monkeypatch):
     monkeypatch.setenv("CC", "no-such-cc")
-    monkeypatch.setattr(measure, "Sweep", lambda caches: host.Sweep({}))
+    monkeypatch.setattr(measure, "Sweep", lambda caches: this_machine.Sweep({}))
     monkeypatch.setattr(measure, "open_bundle", lambda path: replace(open_bundle(path), weights=100))
     stages: list[str] = []
     found = measure.bench(proven("sum"), ["onnxruntime", "torchscript"], steps=20, seconds=1e-3, progress=stages.append)
@@ -161,7 +161,7 @@ def test_a_bench_without_a_compiler_says_what_is_missing(proven, monkeypatch):
     assert found["allocations_missing"].startswith("not counted: ")
     assert "no-such-cc" in found["limit_missing"]
     ours, plain = found["engines"]
-    assert (ours["name"], plain["name"]) == ("onnxruntime fp32", candidates.PLAIN)
+    assert (ours["name"], plain["name"]) == ("onnxruntime fp32", candidates.BASELINE)
     assert ours["times_as_fast"] == pytest.approx(plain["p50"] / ours["p50"])
     assert plain["times_as_fast"] == 1
     assert ours["times_the_limit"] is ours["allocations"] is None

@@ -15,8 +15,8 @@ from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
 from rnn_export.runtime.backends.tensorrt.nvidia import driver
 from rnn_export.runtime.device.api import ALIGNMENT
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.runtime.device.cuda_kernels import CudaRows
-from rnn_export.runtime.device.kernels import FLOATS, ptx
+from rnn_export.runtime.device.cuda_kernels import CudaKernels
+from rnn_export.runtime.device.kernels import FLOAT_BITS, ptx
 from rnn_export.runtime.device.values import encode
 
 from .graphs import SUM, frames
@@ -141,7 +141,7 @@ def test_rows_are_gathered_and_scattered(rows_device, nbytes):
     np.testing.assert_array_equal(from_device(device, pool, many), want)
 
 
-@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("kind", FLOAT_BITS)
 def test_rows_with_a_nan_are_flagged(rows_device, kind):
     values = np.random.default_rng(0).standard_normal((8, 300)).astype(np.float32)
     for row, value in enumerate((np.nan, np.inf, -np.nan, -np.inf, 0, -0.0)):
@@ -217,7 +217,7 @@ def test_the_host_refuses_rows_that_are_not_there():
 
 
 def test_a_stream_on_cuda_gives_back_all_it_held(cuda):
-    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(2)
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(2)
     memory.write({"h": np.zeros((2, 3), np.float32)})
     xs = frames(5, 2, 3)
     for x, want in zip(xs, xs.cumsum(0), strict=True):
@@ -277,11 +277,11 @@ def test_a_gpu_without_room_for_the_stream(cuda):
     session = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice)
     cuda.fails = {"cudaMalloc": "cudaErrorMemoryAllocation"}
     with pytest.raises(StreamError, match=r"tensorrt cannot open a stream of 8 rows: cudaMalloc gave .*fewer rows"):
-        session.memory(8)
+        session.stream_buffers(8)
 
 
 def test_a_step_that_cannot_be_captured(cuda):
-    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(1)
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(1)
     cuda.fails = {"cudaStreamEndCapture": "cudaErrorStreamCaptureInvalidated"}
     message = (
         "tensorrt cannot capture the step as a CUDA graph: cudaStreamEndCapture gave .*work that no CUDA graph can"
@@ -291,7 +291,7 @@ def test_a_step_that_cannot_be_captured(cuda):
 
 
 def test_a_launch_that_fails_leaves_the_state(cuda):
-    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).memory(1)
+    memory = host_session(SUM.spec, HostEngine(SUM.files()["step.onnx"]), CudaDevice).stream_buffers(1)
     memory.write({"h": np.full((1, 3), 4, np.float32)})
     for call in ("cudaGraphLaunch", "cudaStreamSynchronize"):
         cuda.fails = {call: "cudaErrorLaunchFailure"}
@@ -319,7 +319,7 @@ def test_the_real_cuda_python_takes_the_arguments_of_a_launch():
     stream = pytest.importorskip("cuda.bindings.runtime").cudaStream_t(5)
     if find_library("cuda"):
         pytest.skip("there is a driver")
-    rows = CudaRows.__new__(CudaRows)
+    rows = CudaKernels.__new__(CudaKernels)
     rows._cuda, rows._kernels = driver, {"gather_u32": driver.CUfunction(1)}
     with pytest.raises(RuntimeError, match="NVIDIA driver"):
         rows.launch(stream, "gather_u32", 3, 4, 256, 512, 768)

@@ -15,9 +15,9 @@ import pytest
 from rnn_export.errors import BackendUnavailable, RoundBroken, StreamError
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
-from rnn_export.runtime.backends.onnxruntime.cuda_slots import OrtCudaSlots
+from rnn_export.runtime.backends.onnxruntime.cuda_state_store import OrtCudaStateStore
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.runtime.device.slots import MOVED, DeviceSlots
+from rnn_export.runtime.device.state_store import TRANSFERRED, DeviceStateStore
 from rnn_export.spec import TIME
 
 from .graphs import IDS, PAIR, SUM, TABLE, TIME_MAJOR, TOKENS, H, Model, X, Y, frames, previous, spec
@@ -27,14 +27,15 @@ from .host_engine import HostEngine, engine_in, host_session
 # Neither bound is a power of two, and a round of the lowest is padded too.
 PROFILE = (3, 4, 11)
 Values = dict[str, np.ndarray]
-Opens = Callable[..., DeviceSlots]
+Opens = Callable[..., DeviceStateStore]
 
 
-def open_slots(kind: str, model: Model, batch: tuple[int, int, int] = PROFILE) -> DeviceSlots:
+def open_slots(kind: str, model: Model, batch: tuple[int, int, int] = PROFILE) -> DeviceStateStore:
     graph = model.files()["step.onnx"]
     if kind == "onnxruntime":
-        return OrtCudaSlots(graph_session(model.spec, {"step.onnx": graph}), HostDevice(), "cpu", 0)
-    return host_session(model.spec, HostEngine(graph, batch), HostDevice if kind == "host" else CudaDevice).slots()
+        return OrtCudaStateStore(graph_session(model.spec, {"step.onnx": graph}).graphs, HostDevice(), "cpu", 0)
+    open_device = HostDevice if kind == "host" else CudaDevice
+    return host_session(model.spec, HostEngine(graph, batch), open_device).state_store()
 
 
 @pytest.fixture(params=["host", "cuda", "onnxruntime"])
@@ -45,16 +46,16 @@ def opens(request: pytest.FixtureRequest) -> Opens:
     return lambda model, *batch: open_slots(request.param, model, *batch)
 
 
-def host_slots(model: Model, batch: tuple[int, int, int] = PROFILE) -> tuple[DeviceSlots, HostEngine, HostDevice]:
+def host_slots(model: Model, batch: tuple[int, int, int] = PROFILE) -> tuple[DeviceStateStore, HostEngine, HostDevice]:
     engine, device = HostEngine(model.files()["step.onnx"], batch), HostDevice()
-    return host_session(model.spec, engine, lambda: device).slots(), engine, device
+    return host_session(model.spec, engine, lambda: device).state_store(), engine, device
 
 
 def zeros(model: Model, n: int) -> Values:
     return {s.name: np.zeros((n, *s.row), s.dtype) for s in model.spec.states}
 
 
-def filled(slots: DeviceSlots, count: int) -> DeviceSlots:
+def filled(slots: DeviceStateStore, count: int) -> DeviceStateStore:
     """With room for `count` streams, whose states are all zeros."""
     slots.grow(count)
     slots.write(np.arange(count), {s.name: np.zeros((count, *s.row), s.dtype) for s in slots.spec.states})
@@ -159,7 +160,7 @@ def test_no_stream_is_no_step(opens):
 
 
 def test_many_states_are_moved_in_pieces(opens):
-    slots, count = opens(SUM), 2 * MOVED + 88
+    slots, count = opens(SUM), 2 * TRANSFERRED + 88
     slots.grow(count)
     values, order = frames(count, 3), np.random.default_rng(0).permutation(count)
     slots.write(order, {"h": values})
@@ -170,7 +171,7 @@ def test_many_states_are_moved_in_pieces(opens):
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_half_precision_states(kind):
     engine = engine_in(SUM, kind)
-    slots = filled(host_session(SUM.spec, engine).slots(), 5)
+    slots = filled(host_session(SUM.spec, engine).state_store(), 5)
     assert slots.nbytes == 5 * 3 * 2
     x = np.full((3, 3), 1 + 2**-9, np.float32)
     ids = np.array([4, 0, 2])
@@ -219,8 +220,8 @@ def test_padding_is_put_where_no_stream_is(opens):
     """Not where its row is put: a GPU may compute the same row twice and not bit for bit the same."""
     slots = filled(opens(SUM), 9)
     slots.step(np.array([7, 2, 5]), {"x": np.ones((3, 3), np.float32)})
-    assert slots.buckets[4].take.tolist() == [7, 2, 5, 7]
-    assert slots.buckets[4].put.tolist() == [7, 2, 5, 9]
+    assert slots.batches[4].take.tolist() == [7, 2, 5, 7]
+    assert slots.batches[4].put.tolist() == [7, 2, 5, 9]
 
 
 # --- NaN
@@ -274,7 +275,7 @@ def test_the_order_of_a_graph():
     slots, _, device = host_slots(SUM)
     filled(slots, 9)
     slots.step(np.arange(2), {"x": np.ones((2, 3), np.float32)})
-    (bucket,) = slots.buckets.values()
+    (bucket,) = slots.batches.values()
     buffers = {
         "pool": slots.pool["h"],
         "before": bucket.before["h"],
@@ -282,8 +283,8 @@ def test_the_order_of_a_graph():
         "take": bucket.rows_before,
         "put": bucket.rows_after,
         "flags": bucket.flags,
-        "x": bucket.fed[0].buffer,
-        "y": bucket.given[0].buffer,
+        "x": bucket.inputs[0].buffer,
+        "y": bucket.outputs[0].buffer,
     }
     names = {buffer.pointer: name for name, buffer in buffers.items()}
     (graph,) = captured(device)
@@ -306,9 +307,9 @@ def test_rounds_of_a_size_share_a_bucket():
     filled(slots, 40)
     sizes = {1: [3], 2: [3], 3: [4], 4: [4], 5: [8], 8: [8], 9: [11], 11: [11], 12: [3, 11], 26: [4, 11]}
     for n, buckets in sizes.items():
-        slots.buckets.clear()
+        slots.batches.clear()
         slots.step(np.arange(n), {"x": np.zeros((n, 3), np.float32)})
-        assert sorted(slots.buckets) == buckets
+        assert sorted(slots.batches) == buckets
         device.calls.clear()
         slots.step(np.arange(n), {"x": np.zeros((n, 3), np.float32)})
         assert [call[0] for call in device.calls] == ["launch", "synchronize"] * -(-n // 11)
@@ -375,7 +376,7 @@ def test_an_error_in_a_later_piece_says_how_far_the_round_came():
 
 def test_what_can_be_refused_is_refused_before_the_first_piece():
     engine = HostEngine(previous("int32").files()["step.onnx"], (1, 2, 4))
-    slots = filled(host_session(previous("int64").spec, engine).slots(), 10)
+    slots = filled(host_session(previous("int64").spec, engine).state_store(), 10)
     x = np.arange(10)
     slots.step(np.arange(10), {"x": x})
     with pytest.raises(StreamError, match=f"'x' holds {2**40}, which is beyond the int32 of this engine: nothing was"):
@@ -437,28 +438,29 @@ def test_slots_on_cuda_give_back_all_they_held(cuda):
 
 def cuda_session() -> OrtSession:
     """Of the CPU, which says that it is of CUDA."""
-    graph = graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).graph
-    return OrtSession(SUM.spec, graph, None, "cuda:0")
+    graphs = graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).graphs
+    return OrtSession(replace(graphs, device="cuda:0"))
 
 
 def test_a_session_on_cuda_keeps_its_slots_there(cuda):
-    slots = cuda_session().slots()
-    assert isinstance(slots, OrtCudaSlots)
+    slots = cuda_session().state_store()
+    assert isinstance(slots, OrtCudaStateStore)
     assert (slots.memory, slots.number, slots.device.name) == ("cuda", 0, "cuda:0")
-    assert not isinstance(graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).slots(), DeviceSlots)
+    on_cpu = graph_session(SUM.spec, {"step.onnx": SUM.files()["step.onnx"]}).state_store()
+    assert not isinstance(on_cpu, DeviceStateStore)
 
 
 def test_a_session_on_cuda_without_cuda_python(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     message = r"cuda-python is not here .*: pip install 'cuda-python>=12.6'"
     with pytest.raises(BackendUnavailable, match=message):
-        cuda_session().slots()
+        cuda_session().state_store()
 
 
 def test_a_session_on_cuda_whose_gpu_fails(cuda):
     cuda.fails = {"cudaStreamCreateWithFlags": "cudaErrorMemoryAllocation"}
     with pytest.raises(StreamError, match="onnxruntime cannot open a pool: cudaStreamCreateWithFlags gave"):
-        cuda_session().slots()
+        cuda_session().state_store()
 
 
 @pytest.mark.gpu

@@ -56,7 +56,7 @@ def test_an_engine_says_what_it_is(compiled):
     engine = Engine.of(compiled)
     assert (engine.backend, engine.device, engine.precision, engine.batches) == ("native", "cpu", "fp32", (1, None))
     assert isinstance(engine.stream(), Stream)
-    assert engine.passed_over == ()
+    assert engine.skipped_backends == ()
     check(engine)
     check(Engine.of(compiled, "native", "fp32", "cpu", 1))
 
@@ -65,7 +65,7 @@ def test_auto_takes_it_before_onnxruntime(native_bundle):
     assert load(native_bundle("sum")).backend == "native"
     threaded = load(native_bundle("sum"), threads=2)
     assert threaded.backend == "onnxruntime"
-    assert threaded.passed_over == (
+    assert threaded.skipped_backends == (
         "native: threads=2: a native step runs on one thread. Leave threads out, and step several streams at once, "
         "each on a thread of its own.",
     )
@@ -98,7 +98,7 @@ def test_options_that_are_not_there(compiled, options, message):
 def test_a_bundle_without_c(bundle):
     with pytest.raises(BackendUnavailable, match="the bundle has no target 'c', only onnx: export it with --target c"):
         load(bundle("sum"), backend="native")
-    assert load(bundle("sum")).passed_over == ()
+    assert load(bundle("sum")).skipped_backends == ()
 
 
 def test_sources_that_are_not_compiled(compiled):
@@ -110,7 +110,7 @@ def test_sources_that_are_not_compiled(compiled):
 
 
 def test_a_build_for_another_machine(compiled):
-    other = changed(compiled, {SO: None, "targets/c-fp32/build/riscv64-linux-gnu/backend.so": b""})
+    other = changed(compiled, {SO: None, "targets/c-fp32/build/riscv64-linux-gnu/native.so": b""})
     message = rf"is compiled for riscv64-linux-gnu, not for this machine, {TRIPLE}\. {MEND}"
     with pytest.raises(BackendUnavailable, match=message):
         Engine.of(other, "native")
@@ -176,7 +176,7 @@ def test_auto_says_why_it_was_passed_over(native_bundle, monkeypatch):
     monkeypatch.setattr(backend, "this_cpu", lambda: Cpu("An Old CPU", frozenset({"fpu"})))
     engine = load(native_bundle("sum"))
     assert engine.backend == "onnxruntime"
-    (reason,) = engine.passed_over
+    (reason,) = engine.skipped_backends
     assert reason.startswith("native: target 'c' (fp32) is compiled for ")
 
 
@@ -193,7 +193,7 @@ def test_nothing_is_left_behind(compiled, tmp_path, monkeypatch):
 def test_a_library_is_loaded_once(compiled):
     before = dict(backend._loaded)
     engines = [Engine.of(compiled, "native") for _ in range(3)]
-    assert len({id(engine._session.call) for engine in engines}) == 1
+    assert len({id(engine._session.compiled.call) for engine in engines}) == 1
     assert len(backend._loaded) <= len(before) + 1
 
 
@@ -303,17 +303,17 @@ def test_weights_are_shared_by_all_streams(compiled, count, extension):
         pytest.skip("Python.h is not here")
     values = np.arange(1, count + 1, dtype=np.float32)
     engine = Engine.of(draft(weighted(values), WEIGHTED, extension=extension), "native")
-    session = engine._session
-    assert session.weights.ctypes.data % 2**21 == 0
-    assert not session.weights.flags.writeable
-    np.testing.assert_array_equal(session.weights.view(np.float32), values)
+    weights = engine._session.compiled.weights
+    assert weights.ctypes.data % 2**21 == 0
+    assert not weights.flags.writeable
+    np.testing.assert_array_equal(weights.view(np.float32), values)
     one, other = engine.stream(), engine.stream(batch=2)
     np.testing.assert_array_equal(one.step(ONES), [1, 2, 3])
     np.testing.assert_array_equal(other.step(np.stack([ONES, 2 * ONES])), [[1, 2, 3], [2, 4, 6]])
     one.reset()
     np.testing.assert_array_equal(one.step(ONES), [1, 2, 3])
     for stream in (one, other):
-        assert ctypes.c_void_p.from_address(stream._memory.place[0]).value == session.weights.ctypes.data
+        assert ctypes.c_void_p.from_address(stream._buffers.place[0]).value == weights.ctypes.data
 
 
 def test_weights_outlive_the_engine(compiled):

@@ -8,7 +8,7 @@ from rnn_export.export.targets.c import weights
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.backend import open_session
-from rnn_export.runtime.backends.native.slots import ALIGNED
+from rnn_export.runtime.backends.native.state_store import ALIGNED
 from rnn_export.runtime.build.native import compile as compile_module
 from rnn_export.spec import BATCH, DTYPES, sized
 
@@ -51,9 +51,9 @@ def test_the_writer_knows_them():
 @pytest.mark.parametrize("name", MODELS)
 def test_each_is_as_if_alone(session, name):
     its, random = session(name), np.random.default_rng(0)
-    spec, slots = its.spec, its.slots()
+    spec, slots = its.spec, its.state_store()
     slots.grow(STREAMS)
-    alone = [its.memory(1) for _ in range(STREAMS)]
+    alone = [its.stream_buffers(1) for _ in range(STREAMS)]
     for count in COUNTS:
         chosen = random.permutation(STREAMS)[:count].astype(np.intp)
         fed = frames_of(its, count, random)
@@ -94,7 +94,7 @@ def test_rows_in_lockstep_too(native_bundle, name, batch):
 
 
 def test_slots_keep_their_values_as_room_grows(session):
-    slots = session("stored").slots()
+    slots = session("stored").state_store()
     slots.grow(3)
     np.testing.assert_array_equal(slots.read(np.arange(3))["h"], [START] * 3)
     slots.write(np.array([2, 0]), {"h": np.array([[7, 8, 9], [4, 5, 6]], np.float32)})
@@ -107,7 +107,7 @@ def test_slots_keep_their_values_as_room_grows(session):
 
 
 def test_what_is_read_is_a_copy(session):
-    slots = session("sum").slots()
+    slots = session("sum").state_store()
     slots.grow(2)
     before = slots.read(np.array([0, 1]))
     slots.step(np.array([1]), {"x": np.ones((1, 3), np.float32)})
@@ -119,14 +119,14 @@ def test_what_is_read_is_a_copy(session):
 @pytest.mark.parametrize("name", ["sum", "pair", "previous_bool"])
 def test_a_stream_takes_its_state_and_little_more(session, name):
     its = session(name)
-    slots, size = its.slots(), sum(np.dtype(s.dtype).itemsize * int(np.prod(s.row)) for s in its.spec.states)
+    slots, size = its.state_store(), sum(np.dtype(s.dtype).itemsize * int(np.prod(s.row)) for s in its.spec.states)
     before = slots.nbytes
     slots.grow(1000)
     assert size * 1000 <= slots.nbytes - before <= (size + ALIGNED) * 1000
 
 
 def test_outputs_are_not_written_again(session):
-    slots = session("sum").slots()
+    slots = session("sum").state_store()
     slots.grow(1)
     ones = {"x": np.ones((1, 3), np.float32)}
     first, _ = slots.step(np.array([0]), ones)
@@ -141,7 +141,7 @@ def test_outputs_are_not_written_again(session):
 @pytest.mark.parametrize("count", COUNTS)
 def test_which_rows_turned_nan(session, dtype, count):
     """The state of a stream that hears NaN is one at once, its output a step later."""
-    slots = session(f"previous_{dtype}").slots()
+    slots = session(f"previous_{dtype}").state_store()
     slots.grow(STREAMS)
     chosen = np.arange(STREAMS)[::-1][:count].astype(np.intp)
     x = np.arange(count).astype(dtype)
@@ -160,7 +160,7 @@ def test_which_rows_turned_nan(session, dtype, count):
 
 
 def test_infinity_is_a_number(session):
-    slots = session("previous_float32").slots()
+    slots = session("previous_float32").state_store()
     slots.grow(1)
     assert slots.step(np.array([0]), {"x": np.array([np.inf], np.float32)})[1] is None
 
@@ -168,7 +168,7 @@ def test_infinity_is_a_number(session):
 @pytest.mark.parametrize("name", ["tokens", "tokens_timed"])
 def test_an_index_out_of_its_table_feeds_nobody(session, name):
     its, random = session(name), np.random.default_rng(0)
-    slots = its.slots()
+    slots = its.state_store()
     slots.grow(9)
     fed = frames_of(its, 9, random)
     slots.step(np.arange(9), fed)
@@ -183,10 +183,10 @@ def test_a_library_of_before(compiler, monkeypatch):
     own = compile_module.glue
     monkeypatch.setattr(compile_module, "glue", lambda *a: own(*a).replace("rnn_pool", "rnn_of_old"))
     session = open_session(draft(by_hand("sum", SUM), SUM.spec, name="sum"), None, None, 1)
-    session.memory(1).step()
+    session.stream_buffers(1).step()
     message = r"Build it here: rnn-export build NAME\.rnnx --target c --precision fp32 --rebuild\."
     with pytest.raises(BackendUnavailable, match=message):
-        session.slots()
+        session.state_store()
 
 
 # --- large weights
@@ -200,7 +200,7 @@ def test_weights_beside_the_code(compiler, monkeypatch):
     made = model(nodes, [state("h", 3)], w=w)
     files = written(made)
     assert "hand.bin" in files
-    slots = open_session(draft(files, made.spec, name="hand"), None, None, 1).slots()
+    slots = open_session(draft(files, made.spec, name="hand"), None, None, 1).state_store()
     slots.grow(2)
     slots.grow(30)
     x = np.random.default_rng(0).integers(-3, 4, (30, 3)).astype(np.float32)

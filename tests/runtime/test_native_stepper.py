@@ -376,7 +376,7 @@ def test_many_streams_leave_nothing(compiled):
 
 def test_a_bound_step_keeps_its_stream(compiled):
     stream = compiled("sum").stream()
-    memory, step = weakref.ref(stream._memory), stream.step
+    memory, step = weakref.ref(stream._buffers), stream.step
     gc.disable()
     try:
         del stream
@@ -389,7 +389,7 @@ def test_a_bound_step_keeps_its_stream(compiled):
 
 def test_a_stream_that_holds_itself_is_collected(compiled):
     stream = compiled("sum").stream()
-    stream.me, memory = stream, weakref.ref(stream._memory)
+    stream.me, memory = stream, weakref.ref(stream._buffers)
     del stream
     gc.collect()
     assert memory() is None
@@ -397,7 +397,7 @@ def test_a_stream_that_holds_itself_is_collected(compiled):
 
 def test_a_memory_that_holds_its_stream_is_collected(compiled):
     stream = compiled("sum").stream()
-    stream._memory.stream, memory = stream, weakref.ref(stream._memory)
+    stream._buffers.stream, memory = stream, weakref.ref(stream._buffers)
     del stream
     gc.collect()
     assert memory() is None

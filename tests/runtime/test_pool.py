@@ -8,8 +8,8 @@ import pytest
 
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import load, slot_table
-from rnn_export.runtime.backends.host_rows import has_nan
-from rnn_export.runtime.slot_table import Roster
+from rnn_export.runtime.backends.host_states import has_nan
+from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.spec import StreamSpec
 
 from .graphs import IDS, START, WHOLE, frames
@@ -239,8 +239,8 @@ def test_a_stream_that_turns_nan_harms_no_other(engine, policy):
 
 def _force(pool, stream: int, value: float) -> None:
     """States from outside are checked, so one turns NaN from the inside only."""
-    slots = pool._roster.find([stream])
-    pool._slots.write(slots, {"h": np.full((1, 3), value, np.float32)})
+    slots = pool._table.find([stream])
+    pool._store.write(slots, {"h": np.full((1, 3), value, np.float32)})
 
 
 def test_a_bad_frame_is_fed_to_nobody(engine):
@@ -423,7 +423,7 @@ def test_a_stream_costs_no_more_than_its_states_and_128_bytes(engine):
 
 
 def test_an_old_id_stays_stale_however_often_its_slot_is_used():
-    people = Roster(1)
+    people = SlotTable(1)
     people.grow(1)
     old = []
     for _ in range(50):
@@ -437,7 +437,7 @@ def test_an_old_id_stays_stale_however_often_its_slot_is_used():
 
 
 def test_a_roster_grows_whole_or_not_at_all(monkeypatch):
-    people, concatenate = Roster(8), np.concatenate
+    people, concatenate = SlotTable(8), np.concatenate
     people.grow(2)
 
     def short(arrays, axis):

@@ -69,7 +69,7 @@ def same(got, want):
 
 def home(server_list, stream):
     """The servers' order for the only sequence of a stream."""
-    (sequence,) = stream._memory.slots.sequences
+    (sequence,) = stream._buffers.slots.sequences
     by_address = {server.address: server for server in server_list}
     first = by_address[sequence.home.address]
     return first, next(s for s in server_list if s is not first)

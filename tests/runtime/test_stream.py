@@ -265,7 +265,7 @@ def test_a_step_allocates_nothing_but_its_output(engine, with_out, outputs):
 @pytest.mark.parametrize("name", ["sum", "pair"])
 def test_a_closed_stream_gives_its_memory_back_at_once(engine, name):
     stream = engine(name).stream()
-    memory = weakref.ref(stream._memory)
+    memory = weakref.ref(stream._buffers)
     gc.disable()
     try:
         del stream

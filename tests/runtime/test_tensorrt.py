@@ -29,7 +29,7 @@ COUNT = Model(
 def opened(model: Model, batch: int = 1):
     """Engine, memory and device of one stream."""
     engine, device = HostEngine(model.files()["step.onnx"]), HostDevice()
-    return engine, host_session(model.spec, engine, lambda: device).memory(batch), device
+    return engine, host_session(model.spec, engine, lambda: device).stream_buffers(batch), device
 
 
 def stream_of(model: Model, engine: HostEngine, batch: int = 1) -> Stream:
@@ -38,8 +38,8 @@ def stream_of(model: Model, engine: HostEngine, batch: int = 1) -> Stream:
 
 
 def names(memory, calls: list[tuple]) -> list[tuple]:
-    """Calls with names for addresses: a port's, or a state's and the number of its set."""
-    known = {p.buffer.pointer: p.name for p in (*memory.fed, *memory.given)}
+    """Calls with names for addresses: a tensor's, or a state's and the number of its set."""
+    known = {t.buffer.pointer: t.name for t in (*memory.staged_inputs, *memory.staged_outputs)}
     known |= {b.pointer: f"{name}{i}" for i, each in enumerate(memory.sets) for name, b in each.items()}
 
     def named(part: object) -> object:
@@ -120,7 +120,7 @@ def test_each_stream_has_a_queue_of_its_own():
     session = host_session(
         SUM.spec, HostEngine(SUM.files()["step.onnx"]), lambda: devices.append(HostDevice()) or devices[-1]
     )
-    memories = [session.memory(1), session.memory(4)]
+    memories = [session.stream_buffers(1), session.stream_buffers(4)]
     assert [m.device for m in memories] == devices
     assert len(set(map(id, devices))) == 2
 

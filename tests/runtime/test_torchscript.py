@@ -363,7 +363,7 @@ def test_a_pool_sees_nan_in_a_state_and_keeps_states_on_an_error(tmp_path):
     path = written(tmp_path / "m.rnnx", SUM, Sum())
     pool = load(path, backend="torchscript").pool()
     a, b = pool.open(), pool.open()
-    pool._slots.write(pool._roster.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
+    pool._store.write(pool._table.find([b]), {"h": np.full((1, 3), np.nan, np.float32)})
     pool.step([a, b], np.ones((2, 3), np.float32))
     assert (pool.metrics()["nan"], pool.health(b)["resets"]) == (1, 1)
     np.testing.assert_array_equal(pool.step([b, a], np.ones((2, 3), np.float32)), [[1] * 3, [2] * 3])

@@ -209,7 +209,7 @@ def test_a_bad_frame_is_refused_and_the_stream_goes_on(serve: Serve, local: Engi
     engine = load(address(serve()))
     stream, xs = engine.stream(), signal(0, 10)
     given = [stream.step(x) for x in xs[:5]]
-    slots = stream._memory.slots
+    slots = stream._buffers.slots
     with pytest.raises(StreamError, match=r"refused the frame: .*NaN or Inf"):
         slots.step(np.array([0]), {"x": np.full((1, 1, IN), np.nan, np.float32)})
     given += [stream.step(x) for x in xs[5:]]

@@ -16,16 +16,18 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, BundleError, NotThere
+from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.backends.native.session import FACE, Library, NativeSession
+from rnn_export.runtime.backends.native.session import NativeSession
+from rnn_export.runtime.backends.native.step import FACE, CompiledStep
 
 LIBRARY, RECORD = "native.so", "build.json"
 PAGE = 2**21
@@ -52,10 +54,10 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
         library = _load(artefacts.read(_file(row, path)), record)
     except (OSError, ImportError, AttributeError) as error:
         no_exec = "failed to map segment" in str(error)
-        mend = "Set TMPDIR to a folder from which programs may be run." if no_exec else _mend(row)
-        raise BackendUnavailable(f"{path} cannot be loaded: {error}. {mend}") from error
+        fix = "Set TMPDIR to a folder from which programs may be run." if no_exec else _rebuild(row)
+        raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}") from error
     weights = _weights(artefacts, row, library)
-    return NativeSession(artefacts.spec, library, weights, row.precision)
+    return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
 
 
 # --- what the bundle has
@@ -64,11 +66,11 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 def _file(row: TargetRow, end: str) -> str:
     path = next((path for path in row.files if path.endswith(f"/{end}")), None)
     if path is None:
-        raise BundleError(f"target 'c' ({row.precision}) has no {end} in the bundle. {_mend(row)}")
+        raise BundleError(f"target 'c' ({row.precision}) has no {end} in the bundle. {_rebuild(row)}")
     return path
 
 
-def _mend(row: TargetRow) -> str:
+def _rebuild(row: TargetRow) -> str:
     return f"Build it here: rnn-export build NAME.rnnx --target c --precision {row.precision} --rebuild."
 
 
@@ -78,11 +80,13 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     ends = f"/{LIBRARY}"
     found = sorted(path.removesuffix(ends).rsplit("/", 1)[-1] for path in row.files if path.endswith(ends))
     if not found:
-        raise NotThere(f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_mend(row)}")
+        raise NotInBundle(
+            f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_rebuild(row)}"
+        )
     if triple not in found:
         raise BackendUnavailable(
             f"target 'c' ({row.precision}) is compiled for {', '.join(found)}, not for this machine, {triple}. "
-            f"{_mend(row)}"
+            f"{_rebuild(row)}"
         )
     path = _file(row, f"build/{triple}/{RECORD}")
     record = Record.from_file(path, artefacts.read(path))
@@ -95,43 +99,50 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     if lacking := [word for word in record.features if word not in cpu.features]:
         raise BackendUnavailable(
             f"target 'c' ({row.precision}) is compiled for {', '.join(lacking)}, which this CPU ({cpu.model}) does not "
-            f"have. {_mend(row)}"
+            f"have. {_rebuild(row)}"
         )
     sources = {path: artefacts.read(path) for path in row.files if "/build/" not in path}
     digest = sources_sha256(sources)
     if record.sha256 != digest:
         raise BackendUnavailable(
             f"target 'c' ({row.precision}) was compiled from other sources than the bundle holds (sha256 "
-            f"{record.sha256[:12] or 'not recorded'}, not {digest[:12]}). {_mend(row)}"
+            f"{record.sha256[:12] or 'not recorded'}, not {digest[:12]}). {_rebuild(row)}"
         )
     return record
 
 
 def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | None:
     """The weights in memory of their own, in large pages where the kernel gives them; None where they are code."""
-    wanted = int(library.call.rnn_weights_bytes())
-    if not wanted:
+    nbytes = int(library.call.rnn_weights_bytes())
+    if not nbytes:
         return None
     path = _file(row, f"{row.requires['name']}.bin")
     data = artefacts.read(path)
     # Shared memory, mmap's default, has large pages seldom.
-    room = mmap.mmap(-1, len(data) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = mmap.mmap(-1, len(data) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
-            room.madvise(mmap.MADV_HUGEPAGE)
-    whole = np.frombuffer(room, np.uint8)
-    start = -whole.ctypes.data % PAGE
-    weights = whole[start : start + len(data)]
+            block.madvise(mmap.MADV_HUGEPAGE)
+    pages = np.frombuffer(block, np.uint8)
+    start = -pages.ctypes.data % PAGE
+    weights = pages[start : start + len(data)]
     weights[:] = np.frombuffer(data, np.uint8)
     weights.flags.writeable = False
     if library.call.rnn_check(weights.ctypes.data, len(data)):
         raise BackendUnavailable(
-            f"{path} has {len(data)} bytes that are not the weights of this step ({wanted} bytes). {_mend(row)}"
+            f"{path} has {len(data)} bytes that are not the weights of this step ({nbytes} bytes). {_rebuild(row)}"
         )
     return weights
 
 
 # --- the library
+
+
+class Library(NamedTuple):
+    """A loaded library: its functions, as in `FACE`, and the base class of streams where it fits this Python."""
+
+    call: Any
+    stepper: type | None
 
 
 _loaded: dict[tuple[str, bool], Library] = {}

@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPU or CUDA: everything bound once, the states swapped between two sets of buffers at each step."""
+"""ONNX Runtime on CPU or CUDA: the bundle's graphs as a session."""
 
 from __future__ import annotations
 
@@ -6,33 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from rnn_export.arrays import Array
-from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.backends.api import Artefacts, Slots, empty_state, target_row
+from rnn_export.errors import BackendUnavailable, BundleError
+from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
+from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers
+from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
+from rnn_export.runtime.backends.onnxruntime.state_store import OrtStateStore
 from rnn_export.spec import StreamSpec
-
-try:
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as native
-except ImportError as error:
-    raise BackendUnavailable(
-        f"onnxruntime is not here ({error}): pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA."
-    ) from error
-
-# What ONNX Runtime raises has no common base; a bound run raises a bare RuntimeError.
-RUN_ERRORS = (
-    native.Fail,
-    native.InvalidArgument,
-    native.RuntimeException,
-    native.EPFail,
-    native.NotImplemented,
-    RuntimeError,
-)
-Pair = tuple[dict[str, Array], dict[str, Array]]
-LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
 
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
@@ -59,16 +38,16 @@ def graph_session(
     for name, session in sessions.items():
         _check_names(name, session, spec)
     device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
-    return OrtSession(spec, sessions.get("step.onnx"), sessions.get("sequence.onnx"), device)
+    return OrtSession(Graphs(spec, sessions.get("step.onnx"), sessions.get("sequence.onnx"), device))
 
 
 def _check_names(graph: str, session: Any, spec: StreamSpec) -> None:
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
-    for what, values, wanted in (("takes", session.get_inputs(), feeds), ("gives", session.get_outputs(), gives)):
+    for what, values, expected in (("takes", session.get_inputs(), feeds), ("gives", session.get_outputs(), gives)):
         names = [value.name for value in values]
-        if names != wanted:
-            raise BundleError(f"{graph} {what} {names}, but the contract says {wanted}. Export the bundle again.")
+        if names != expected:
+            raise BundleError(f"{graph} {what} {names}, but the contract says {expected}. Export the bundle again.")
 
 
 def _provider(device: str | None) -> tuple[str, int]:
@@ -111,120 +90,19 @@ def _session(graph: bytes, provider: str, number: int, threads: int, optimise: b
     return session
 
 
-class OrtSession:
+class OrtSession(Session):
     """The step graph and the sequence graph, where there is one."""
 
-    precision: str = "fp32"
-    batches: tuple[int, int | None] = (1, None)
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
+        self.has_sequence = graphs.sequence is not None
 
-    def __init__(self, spec: StreamSpec, step: Any, sequence: Any, device: str) -> None:
-        self.spec, self.graph, self.sequence, self.device = spec, step, sequence, device
-        self.has_sequence = sequence is not None
+    def stream_buffers(self, batch: int) -> OrtBuffers:
+        return OrtBuffers(self.graphs, batch)
 
-    def memory(self, batch: int) -> OrtMemory:
-        return OrtMemory(self, batch)
+    def state_store(self) -> StateStore:
+        if self.device == "cpu":
+            return OrtStateStore(self.graphs)
+        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
 
-    def slots(self) -> Slots:
-        if self.device != "cpu":
-            from rnn_export.runtime.backends.onnxruntime.cuda_slots import cuda_slots
-
-            return cuda_slots(self)
-        from rnn_export.runtime.backends.onnxruntime.slots import OrtSlots
-
-        return OrtSlots(self)
-
-
-class OrtMemory:
-    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse.
-
-    `sets` are the arrays for the states; None makes them.
-    """
-
-    what = "frame"
-
-    def __init__(self, session: OrtSession, batch: int, sets: Pair | None = None) -> None:
-        self.session = session
-        self.device, _, number = session.device.partition(":")
-        self.number = int(number or 0)
-        self.names = [t.name for t in session.spec.outputs]
-        self.now = 0
-        self.sets: tuple[dict[str, Any], ...] = ({}, {})
-        self.inputs: dict[str, Array] = {}
-        self.outputs: dict[str, Array] = {}
-        if session.graph is not None:
-            self.bind_step(session, batch, sets or pair(session.spec, batch))
-
-    def bind_step(self, session: OrtSession, batch: int, sets: Pair) -> None:
-        self.inputs = {v.name: _buffer(v, batch) for v in session.graph.get_inputs()[: len(session.spec.inputs)]}
-        self.outputs = {v.name: _buffer(v, batch) for v in session.graph.get_outputs()[: len(session.spec.outputs)]}
-        self.sets = tuple({name: self.place(array) for name, array in states.items()} for states in sets)
-        self.bindings = tuple(self.bind(self.sets[i], self.sets[1 - i]) for i in range(2))
-        self.run_step, self.prepared = _direct(session.graph, self.bindings)
-
-    def place(self, array: Array) -> Any:
-        """On the CPU an OrtValue shares the array's memory."""
-        return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.number)
-
-    def bind(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
-        binding = self.session.graph.io_binding()
-        for name, array in self.inputs.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in self.outputs.items():
-            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        self.bind_states(binding, before, after)
-        return binding
-
-    def bind_states(self, binding: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        for state in self.session.spec.states:
-            binding.bind_ortvalue_input(state.input, before[state.name])
-            binding.bind_ortvalue_output(state.output, after[state.name])
-
-    def step(self) -> None:
-        try:
-            self.run_step(self.prepared[self.now], None)
-        except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the {self.what}: {error}") from error
-        self.now ^= 1
-
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        binding = self.session.sequence.io_binding()
-        # The binding does not keep what it reads.
-        fed = {t.name: graph_layout(inputs[t.name], t) for t in self.session.spec.inputs}
-        for name, array in fed.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name in self.names:
-            binding.bind_output(name, "cpu")
-        self.bind_states(binding, self.sets[self.now], self.sets[1 - self.now])
-        try:
-            self.session.sequence.run_with_iobinding(binding)
-        except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the sequence: {error}") from error
-        self.now ^= 1
-        given = zip(self.session.spec.outputs, binding.copy_outputs_to_cpu(), strict=False)
-        return {tensor.name: canonical(array, tensor) for tensor, array in given}
-
-    def read(self) -> dict[str, Array]:
-        return {name: np.array(value.numpy()) for name, value in self.sets[self.now].items()}
-
-    def write(self, states: Mapping[str, Array]) -> None:
-        for name, value in self.sets[self.now].items():
-            value.update_inplace(np.ascontiguousarray(states[name]))
-
-
-def pair(spec: StreamSpec, batch: int) -> Pair:
-    """Arrays for two sets of states, unset."""
-    return empty_state(spec, batch), empty_state(spec, batch)
-
-
-def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """A bound run without the layer of Python around it, where this onnxruntime has it inside."""
-    try:
-        return session._sess.run_with_iobinding, tuple(binding._iobinding for binding in bindings)
-    except AttributeError:
-        return session.run_with_iobinding, bindings
-
-
-def _buffer(value: Any, batch: int) -> Array:
-    kinds = {"tensor(float)": "float32", "tensor(double)": "float64"}
-    dtype = kinds.get(value.type, value.type.removeprefix("tensor(").removesuffix(")"))
-    return np.zeros([d if isinstance(d, int) else batch for d in value.shape], dtype)
+        return cuda_state_store(self.graphs)

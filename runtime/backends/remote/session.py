@@ -13,7 +13,8 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import graph_layout
-from rnn_export.runtime.backends.host_rows import has_nan, turned_nan
+from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
+from rnn_export.runtime.backends.host_states import has_nan, rows_with_nan
 from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Servers
 from rnn_export.runtime.backends.remote.wire import Answer
 from rnn_export.spec import sized
@@ -22,11 +23,8 @@ from rnn_export.spec import sized
 GRACE = 0.5
 
 
-class RemoteSession:
+class RemoteSession(Session):
     """Servers of one model; a sequence whose states were not fetched for `snapshot_every` frames brings them along."""
-
-    has_sequence = False
-    batches: tuple[int, int | None] = (1, None)
 
     def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
         self.servers, self.device, self.snapshot_every = servers, device, snapshot_every
@@ -46,10 +44,10 @@ class RemoteSession:
         with self.lock:
             return dict(self.counts)
 
-    def memory(self, batch: int) -> RemoteMemory:
+    def stream_buffers(self, batch: int) -> RemoteMemory:
         return RemoteMemory(self, batch)
 
-    def slots(self) -> RemoteSlots:
+    def state_store(self) -> RemoteSlots:
         return RemoteSlots(self)
 
     def deliver(self, deliveries: list[Delivery]) -> list[Answer]:
@@ -93,7 +91,7 @@ class RemoteSession:
                     counts["gap_s"] = max(counts["gap_s"], seconds)
 
 
-class RemoteSlots:
+class RemoteSlots(StateStore):
     """A sequence for each slot. Their states are fetched when someone asks, by feeding again what came since."""
 
     def __init__(self, session: RemoteSession) -> None:
@@ -125,7 +123,7 @@ class RemoteSlots:
         outputs = {
             t.name: graph_layout(np.concatenate([a.outputs[t.name] for a in answers]), t) for t in self.spec.outputs
         }
-        turned = turned_nan(self.spec, outputs, ())
+        turned = rows_with_nan(self.spec, outputs, ())
         inside = np.array([any(map(has_nan, (a.states or {}).values())) for a in answers])
         if inside.any():
             turned = inside if turned is None else turned | inside
@@ -154,12 +152,12 @@ class RemoteSlots:
             self.sequences[slot].set(None)
 
 
-class RemoteMemory:
+class RemoteMemory(StreamBuffers):
     """The rows of one stream, each a sequence."""
 
     def __init__(self, session: RemoteSession, batch: int) -> None:
         spec = session.spec
-        self.spec, self.rows, self.slots = spec, np.arange(batch), session.slots()
+        self.spec, self.rows, self.slots = spec, np.arange(batch), session.state_store()
         self.slots.grow(batch)
         self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, DeviceError, NotThere
+from rnn_export.errors import BackendUnavailable, DeviceError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.backends.tensorrt.session import Shape, TensorRTSession
 from rnn_export.runtime.device.api import Device
@@ -56,7 +56,7 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     rows = [row for row in artefacts.targets if row.file(ENGINE) or row.file(RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotThere(
+        raise NotInBundle(
             f"the bundle has no target for TensorRT, only {has}: export it with --target tensorrt, and build it here."
         )
     wanted = [row for row in rows if precision in (None, row.precision)]
@@ -68,7 +68,7 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     built = [row for row in wanted if row.file(ENGINE)]
     if not built:
         row = wanted[0]
-        raise NotThere(
+        raise NotInBundle(
             f"target {row.target!r} ({row.precision}) has no engine yet: build it on its machine with `{_build(row)}`."
         )
     return built
@@ -95,30 +95,30 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     from rnn_export.runtime.backends.tensorrt.library import find_library
 
     engine_of = f"the engine of {row.target!r} ({row.precision})"
-    mend = f"Build it again here: `{_build(row)} --rebuild`."
+    fix = f"Build it again here: `{_build(row)} --rebuild`."
     needed = ("library", "version", "compute_capability", "onnx_sha256")
     if missing := [key for key in needed if key not in row.requires]:
-        raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {mend}")
+        raise BackendUnavailable(f"{engine_of} does not say its {', '.join(missing)}. {fix}")
     name, version, capability, digest = (row.requires[key] for key in needed)
     capabilities = [capability] if isinstance(capability, str) else capability
     # Of a portable engine the list is empty.
     if capabilities and gpu.compute not in capabilities:
         raise BackendUnavailable(
             f"{engine_of} was built for compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) "
-            f"has {gpu.compute}. {mend}"
+            f"has {gpu.compute}. {fix}"
         )
     graph = row.file(GRAPH)
     found = hashlib.sha256(artefacts.read(graph)).hexdigest() if graph else "none"
     if found != digest:
         raise BackendUnavailable(
             f"{engine_of} was built from another {GRAPH} than the bundle holds (sha256 {digest[:12]}, not "
-            f"{found[:12]}). {mend}"
+            f"{found[:12]}). {fix}"
         )
     library = find_library(name)
     if library.version != version:
         raise BackendUnavailable(
             f"{engine_of} was built by {name} {version}, but this machine has {library.version}, and an engine runs "
-            f"on its own version only. {mend}"
+            f"on its own version only. {fix}"
         )
     try:
         # It makes the GPU the current one, where the engine's weights go.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rnn_export.errors import BackendUnavailable, BuildError, Unavailable
+from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
@@ -82,7 +82,7 @@ def find_library(name: str) -> Library:
         return Library(name, load_module(MODULES[name]))
     except Exception as error:  # shared libraries that do not fit end in many kinds of error
         reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
-        raise Unavailable(f"{TITLES[name]} {reason}", _install(name)) from error
+        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
 
 
 def is_installed(name: str) -> bool:

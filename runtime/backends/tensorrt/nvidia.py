@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnn_export.errors import Unavailable
+from rnn_export.errors import ToolUnavailable
 
 _LIBRARY = "libcuda.so.1"
 _CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
@@ -98,7 +98,7 @@ def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     try:
         cuda = load(_LIBRARY)
     except OSError as error:
-        raise Unavailable(f"the NVIDIA driver is not here ({error})", _INSTALL) from error
+        raise ToolUnavailable(f"the NVIDIA driver is not here ({error})", _INSTALL) from error
     number = ctypes.c_int()
     _check(cuda, "cuInit", cuda.cuInit(0))
     _check(cuda, "cuDriverGetVersion", cuda.cuDriverGetVersion(ctypes.byref(number)))
@@ -106,7 +106,7 @@ def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     _check(cuda, "cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(number)))
     gpus = tuple(_gpu(cuda, index) for index in range(number.value))
     if not gpus:
-        raise Unavailable(f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _FIXES[100])
+        raise ToolUnavailable(f"the NVIDIA driver runs (CUDA {version}), but shows no GPU", _FIXES[100])
     return Driver(version, gpus)
 
 
@@ -133,7 +133,7 @@ def _check(cuda: Any, call: str, code: int) -> None:
     text = ctypes.c_char_p()
     named = cuda.cuGetErrorName(code, ctypes.byref(text)) == 0 and text.value
     reason = text.value.decode() if named and text.value else "an error it has no name for"
-    raise Unavailable(
+    raise ToolUnavailable(
         f"the NVIDIA driver does not work: {call} gave {code}, {reason}",
         _FIXES.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot"),
     )
@@ -172,7 +172,7 @@ def target_of(jetson: Jetson) -> str:
     for pattern, target in _MODULES:
         if re.search(pattern, jetson.model.lower()):
             return target
-    raise Unavailable(
+    raise ToolUnavailable(
         f"this Jetson calls itself {jetson.model!r}, which is none of {', '.join(t for _, t in _MODULES)}",
         "name the module that it carries with --target",
     )

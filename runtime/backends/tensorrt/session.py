@@ -1,4 +1,4 @@
-"""A step engine and the memory of its streams: all on the device, one launch a frame, nothing of TensorRT's own."""
+"""A step engine, its streams and its pools: states on the device, one launch a frame, nothing of TensorRT's own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
-from rnn_export.runtime.backends.tensorrt.slots import TensorRTSlots
-from rnn_export.runtime.device.api import Buffer, Device, Graph
-from rnn_export.runtime.device.ports import Port, saying
+from rnn_export.runtime.backends.api import Session, StreamBuffers
+from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
+from rnn_export.runtime.device.staging import StagedTensor, as_stream_error
+from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
 from rnn_export.runtime.device.values import decode, encode, holds, storage
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
@@ -45,15 +46,13 @@ class StepEngine(Protocol):
         """The lowest, best and highest shape of an input."""
 
 
-class TensorRTSession:
+class TensorRTSession(Session):
     """An engine of the step, shared between threads; each stream has a queue of its own on the device.
 
     `open_device` opens such a queue, `device` is its name, and `build` the command that builds the engine.
 
     Raises BackendUnavailable where the engine is not of the contract.
     """
-
-    has_sequence = False
 
     def __init__(
         self,
@@ -69,30 +68,30 @@ class TensorRTSession:
         _check_contract(spec, engine, build)
         tensor = spec.inputs[0]
         low, _, high = (shape[tensor.axis(BATCH) or 0] for shape in engine.profile(tensor.name))
-        self.batches: tuple[int, int | None] = low, high
+        self.batches = low, high
 
-    def memory(self, batch: int) -> TensorRTMemory:
-        with saying(f"tensorrt cannot open a stream of {batch} rows"):
-            return TensorRTMemory(self, batch)
+    def stream_buffers(self, batch: int) -> TensorRTBuffers:
+        with as_stream_error(f"tensorrt cannot open a stream of {batch} rows"):
+            return TensorRTBuffers(self, batch)
 
-    def slots(self) -> TensorRTSlots:
-        with saying("tensorrt cannot open a pool"):
-            return TensorRTSlots(self)
+    def state_store(self) -> TensorRTStateStore:
+        with as_stream_error("tensorrt cannot open a pool"):
+            return TensorRTStateStore(self)
 
     def bound(
         self,
         batch: int,
-        fed: Iterable[Port],
-        given: Iterable[Port],
+        inputs: Iterable[StagedTensor],
+        outputs: Iterable[StagedTensor],
         before: Mapping[str, Buffer],
         after: Mapping[str, Buffer],
     ) -> StepContext:
         """A context for a step of `batch` rows, from the states `before` to those `after`."""
         context = self.engine.context()
-        for port in fed:
-            context.set_batch(port.name, port.host.shape)
-        for port in (*fed, *given):
-            context.bind(port.name, port.buffer.pointer)
+        for tensor in inputs:
+            context.set_batch(tensor.name, tensor.host.shape)
+        for tensor in (*inputs, *outputs):
+            context.bind(tensor.name, tensor.buffer.pointer)
         for state in self.spec.states:
             context.set_batch(state.input, (batch, *state.row))
             context.bind(state.input, before[state.name].pointer)
@@ -100,7 +99,7 @@ class TensorRTSession:
         return context
 
 
-class TensorRTMemory:
+class TensorRTBuffers(StreamBuffers):
     """Even steps read the first set of states and write the second, odd steps reverse; each is one captured graph.
 
     A graph holds its addresses (https://docs.nvidia.com/deeplearning/tensorrt, "CUDA Graphs"), so there is one for
@@ -112,38 +111,38 @@ class TensorRTMemory:
         # Before the contexts, whose memory is on the thread's current GPU.
         self.device = session.open_device()
         self.states, self.batch = {s.name: (s, engine.dtype(s.input)) for s in spec.states}, batch
-        self.fed = [Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.inputs]
-        self.given = [Port(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in spec.outputs]
-        self.inputs: Mapping[str, Array] = {port.name: port.host for port in self.fed}
-        self.outputs: Mapping[str, Array] = {port.name: port.host for port in self.given}
-        self.sets = (self._room(), self._room())
-        ports = self.fed, self.given
-        self.contexts = [session.bound(batch, *ports, *sets) for sets in (self.sets, self.sets[::-1])]
-        self.graphs: list[Graph] = []
+        self.staged_inputs = [self._staged(t, engine.dtype(t.name), spec.chunk) for t in spec.inputs]
+        self.staged_outputs = [self._staged(t, engine.dtype(t.name), spec.chunk) for t in spec.outputs]
+        self.inputs = {tensor.name: tensor.host for tensor in self.staged_inputs}
+        self.outputs = {tensor.name: tensor.host for tensor in self.staged_outputs}
+        self.sets = (self._allocate(), self._allocate())
+        staged = self.staged_inputs, self.staged_outputs
+        self.contexts = [session.bound(batch, *staged, *sets) for sets in (self.sets, self.sets[::-1])]
+        self.graphs: list[CapturedGraph] = []
         # The first `write` goes to the other set.
         self.now = 1
 
-    def _room(self) -> dict[str, Buffer]:
+    def _staged(self, tensor: TensorSpec, kind: str, chunk: int) -> StagedTensor:
+        return StagedTensor(self.device, tensor, kind, self.batch, chunk)
+
+    def _allocate(self) -> dict[str, Buffer]:
         return {n: self.device.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
 
     def step(self) -> None:
-        for port in self.fed:
-            port.encode()
+        for tensor in self.staged_inputs:
+            tensor.encode()
         try:
             self.graphs[self.now].launch()
             self.device.synchronize()
         except DeviceError as error:
             raise StreamError(f"tensorrt refused the frame: {error}") from error
-        for port in self.given:
-            port.decode()
+        for tensor in self.staged_outputs:
+            tensor.decode()
         self.now ^= 1
-
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        raise NotImplementedError("has_sequence is False")
 
     def read(self) -> dict[str, Array]:
         raw = {n: np.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
-        with saying("tensorrt cannot read the states"):
+        with as_stream_error("tensorrt cannot read the states"):
             for name, buffer in self.sets[self.now].items():
                 self.device.download(raw[name], buffer)
             self.device.synchronize()
@@ -151,23 +150,23 @@ class TensorRTMemory:
 
     def write(self, states: Mapping[str, Array]) -> None:
         raw = {n: encode(n, np.asarray(states[n], order="C"), kind) for n, (_, kind) in self.states.items()}
-        with saying("tensorrt cannot set the states"):
+        with as_stream_error("tensorrt cannot set the states"):
             # The other set, so that an error leaves the states as they were.
             for name, buffer in self.sets[1 - self.now].items():
                 self.device.upload(buffer, raw[name])
             self.device.synchronize()
         self.now ^= 1
         if not self.graphs:
-            with saying("tensorrt cannot capture the step as a CUDA graph"):
+            with as_stream_error("tensorrt cannot capture the step as a CUDA graph"):
                 self.graphs = self._capture()
 
-    def _capture(self) -> list[Graph]:
+    def _capture(self) -> list[CapturedGraph]:
         """The even and the odd step as graphs; the states are afterwards what they were.
 
         A step outside a graph comes first, since an engine sets itself up for its shapes in its first enqueue, which
         no graph can hold (the same source). Captured work does not run.
         """
-        saved = self._room()
+        saved = self._allocate()
         for name, buffer in self.sets[self.now].items():
             self.device.copy(saved[name], buffer)
         for direction in (0, 1):
@@ -180,33 +179,49 @@ class TensorRTMemory:
         return graphs
 
     def _work(self, direction: int) -> None:
-        for port in self.fed:
-            self.device.upload(port.buffer, port.pinned)
+        for tensor in self.staged_inputs:
+            self.device.upload(tensor.buffer, tensor.pinned)
         self.contexts[direction].enqueue(self.device.stream)
-        for port in self.given:
-            self.device.download(port.pinned, port.buffer)
+        for tensor in self.staged_outputs:
+            self.device.download(tensor.pinned, tensor.buffer)
+
+
+class TensorRTStateStore(DeviceStateStore):
+    """A round is one launch: each batch has a context that is never bound again, and a graph until the pool grows."""
+
+    backend, captured = "tensorrt", True
+
+    def __init__(self, session: TensorRTSession) -> None:
+        self.session = session
+        # Before the contexts, whose memory is on the thread's current GPU.
+        device = session.open_device()
+        super().__init__(session.spec, device, session.engine.dtype, session.batches)
+
+    def bind(self, batch: PaddedBatch) -> Callable[[], None]:
+        context = self.session.bound(batch.size, batch.inputs, batch.outputs, batch.before, batch.after)
+        return partial(context.enqueue, self.device.stream)
 
 
 def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:
     feeds: dict[str, TensorSpec | StateSpec] = {t.name: t for t in spec.inputs} | {s.input: s for s in spec.states}
     gives: dict[str, TensorSpec | StateSpec] = {t.name: t for t in spec.outputs} | {s.output: s for s in spec.states}
-    mend = f"Build it again: `{build} --rebuild`."
-    for what, found, wanted in (("takes", engine.inputs, feeds), ("gives", engine.outputs, gives)):
-        if set(found) != set(wanted):
+    fix = f"Build it again: `{build} --rebuild`."
+    for what, found, expected in (("takes", engine.inputs, feeds), ("gives", engine.outputs, gives)):
+        if set(found) != set(expected):
             raise BackendUnavailable(
-                f"the engine {what} {sorted(found)}, but the contract says {sorted(wanted)}. {mend}"
+                f"the engine {what} {sorted(found)}, but the contract says {sorted(expected)}. {fix}"
             )
-        for name, port in wanted.items():
+        for name, port in expected.items():
             kind, shape = engine.dtype(name), engine.shape(name)
             need = sized(port.shape, -1, spec.chunk)
             fits = len(shape) == len(need) and all(f == n or -1 in (f, n) for f, n in zip(shape, need, strict=True))
             if not fits or not holds(kind, port.dtype, isinstance(port, StateSpec)):
                 raise BackendUnavailable(
-                    f"the engine {what} {name!r} as {kind} {shape}, but the contract says {port.dtype} {need}. {mend}"
+                    f"the engine {what} {name!r} as {kind} {shape}, but the contract says {port.dtype} {need}. {fix}"
                 )
     for state in spec.states:
         before, after = engine.dtype(state.input), engine.dtype(state.output)
         if before != after:
             raise BackendUnavailable(
-                f"the engine takes state {state.name!r} as {before} and gives it as {after}. {mend}"
+                f"the engine takes state {state.name!r} as {before} and gives it as {after}. {fix}"
             )

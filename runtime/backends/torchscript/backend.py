@@ -16,8 +16,8 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends.api import Artefacts, Memory, Slots, empty_state, target_row
-from rnn_export.runtime.backends.host_rows import turned_nan
+from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, StreamBuffers, empty_state, target_row
+from rnn_export.runtime.backends.host_states import rows_with_nan
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 try:
@@ -76,22 +76,18 @@ def _device(device: str | None) -> torch.device:
     return torch.device("cuda", number)
 
 
-class TorchSession:
+class TorchSession(Session):
     """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
-
-    has_sequence = False
-    precision: str = "fp32"
-    batches: tuple[int, int | None] = (1, None)
 
     def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
         self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)
         self._check()
 
-    def memory(self, batch: int) -> Memory:
-        return TorchMemory(self, batch)
+    def stream_buffers(self, batch: int) -> StreamBuffers:
+        return TorchBuffers(self, batch)
 
-    def slots(self) -> Slots:
-        return TorchSlots(self)
+    def state_store(self) -> StateStore:
+        return TorchStateStore(self)
 
     def _check(self) -> None:
         """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
@@ -101,40 +97,37 @@ class TorchSession:
         gives = [*(_host(t, batch, spec.chunk) for t in spec.outputs), *states]
         try:
             with torch.inference_mode():
-                given = self.call(*(torch.from_numpy(a).to(self.where) for a in feeds))
-            found = [(str(t.dtype).removeprefix("torch."), tuple(t.shape)) for t in given]
+                results = self.call(*(torch.from_numpy(a).to(self.where) for a in feeds))
+            found = [(str(t.dtype).removeprefix("torch."), tuple(t.shape)) for t in results]
         except Exception as error:  # torch raises many kinds
             raise BackendUnavailable(f"the step cannot run on {self.device}: {_cause(error)}") from error
-        wanted = [(str(a.dtype), a.shape) for a in gives]
-        if found != wanted:
-            raise BundleError(f"the step gives {found}, but the contract says {wanted}. Export the bundle again.")
+        expected = [(str(a.dtype), a.shape) for a in gives]
+        if found != expected:
+            raise BundleError(f"the step gives {found}, but the contract says {expected}. Export the bundle again.")
 
 
-class TorchMemory:
+class TorchBuffers(StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
         self.session, spec = session, session.spec
-        self.inputs: Mapping[str, Array] = {t.name: _host(t, batch, spec.chunk) for t in spec.inputs}
-        self.outputs: Mapping[str, Array] = {t.name: _host(t, batch, spec.chunk) for t in spec.outputs}
-        self.fed = [torch.from_numpy(a) for a in self.inputs.values()]
-        self.given = [torch.from_numpy(a) for a in self.outputs.values()]
+        self.inputs = {t.name: _host(t, batch, spec.chunk) for t in spec.inputs}
+        self.outputs = {t.name: _host(t, batch, spec.chunk) for t in spec.outputs}
+        self.frame = [torch.from_numpy(a) for a in self.inputs.values()]
+        self.results = [torch.from_numpy(a) for a in self.outputs.values()]
         self.states: list[torch.Tensor] = []
 
     def step(self) -> None:
         try:
             with torch.inference_mode():
                 # A copy: a state may be a view of an input, whose buffer the next frame overwrites.
-                frame = [t.to(self.session.where, copy=True) for t in self.fed]
+                frame = [t.to(self.session.where, copy=True) for t in self.frame]
                 results = self.session.call(*frame, *self.states)
-                for buffer, result in zip(self.given, results, strict=False):
+                for buffer, result in zip(self.results, results, strict=False):
                     buffer.copy_(result)
         except Exception as error:  # torch raises many kinds
             raise StreamError(f"{self.session.name} refused the frame: {_cause(error)}") from error
-        self.states = list(results[len(self.given) :])
-
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        raise NotImplementedError("has_sequence is False")
+        self.states = list(results[len(self.results) :])
 
     def read(self) -> dict[str, Array]:
         return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
@@ -146,7 +139,7 @@ class TorchMemory:
         ]
 
 
-class TorchSlots:
+class TorchStateStore(StateStore):
     """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
 
     def __init__(self, session: TorchSession) -> None:
@@ -161,10 +154,10 @@ class TorchSlots:
         return sum(state.nbytes for state in self.states)
 
     def grow(self, count: int) -> None:
-        room = self._tensors(empty_state(self.spec, count))
-        for after, before in zip(room, self.states, strict=True):
+        grown = self._tensors(empty_state(self.spec, count))
+        for after, before in zip(grown, self.states, strict=True):
             after[: len(before)] = before
-        self.states = room
+        self.states = grown
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         try:
@@ -174,17 +167,17 @@ class TorchSlots:
                 # read-only.
                 frame = [torch.from_numpy(inputs[t.name].copy()).to(self.where) for t in self.spec.inputs]
                 results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
-                given, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
-                outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, given, strict=True)}
-                turned = turned_nan(self.spec, outputs, [])
+                ys, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
+                outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, ys, strict=True)}
+                nan_rows = rows_with_nan(self.spec, outputs, [])
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
-                        turned = bad.cpu().numpy() | (False if turned is None else turned)
+                        nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
                 for state, now in zip(self.states, after, strict=True):
                     state.index_copy_(0, rows, now)
         except Exception as error:  # torch raises many kinds
             raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
-        return outputs, turned
+        return outputs, nan_rows
 
     def read(self, slots: Array) -> dict[str, Array]:
         rows = torch.from_numpy(slots).to(self.where)
@@ -197,12 +190,9 @@ class TorchSlots:
         for state, now in zip(self.states, self._tensors(states), strict=True):
             state.index_copy_(0, rows, now)
 
-    def release(self, slots: Array) -> None:
-        pass
 
-
-def _host(port: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:
-    return np.zeros(sized(port.shape, batch, chunk), port.dtype)
+def _host(tensor: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:
+    return np.zeros(sized(tensor.shape, batch, chunk), tensor.dtype)
 
 
 def _cause(error: Exception) -> str:

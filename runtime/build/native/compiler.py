@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnn_export.errors import BuildError, Unavailable
+from rnn_export.errors import BuildError, ToolUnavailable
 
 # gcc 12 and clang 14 by their own words; the linker's have no "error:".
 _ERROR = re.compile(r"\berror\b|undefined reference|undefined symbol|cannot find|No such file")
@@ -63,7 +63,7 @@ class Compiler:
 def find_compiler(name: str | None = None) -> Compiler:
     """Find the one that `name` says (a program, or a whole command), else $CC, else gcc, clang or zig.
 
-    Raises Unavailable with what was looked for.
+    Raises ToolUnavailable with what was looked for.
     """
     asked = name or os.environ.get("CC", "").strip()
     if asked:
@@ -72,7 +72,7 @@ def find_compiler(name: str | None = None) -> Compiler:
         said = _version(command)
         if not isinstance(said, Compiler):
             fix = "name another one" if name else "set CC to a compiler, or unset it"
-            raise Unavailable(f"{who}, {asked!r}, {said}", fix)
+            raise ToolUnavailable(f"{who}, {asked!r}, {said}", fix)
         return said
     tried = []
     for command in (("gcc",), ("clang",), _zig()):
@@ -80,7 +80,7 @@ def find_compiler(name: str | None = None) -> Compiler:
         if isinstance(said, Compiler):
             return said
         tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {said}")
-    raise Unavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
+    raise ToolUnavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
 
 
 def zig() -> tuple[str, ...]:

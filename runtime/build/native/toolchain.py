@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rnn_export.errors import BuildError, Unavailable
+from rnn_export.errors import BuildError, ToolUnavailable
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.build.native.compiler import Compiler, zig
 from rnn_export.runtime.build.native.machines import Machine
@@ -68,7 +68,7 @@ class CrossCompiler(Compiler):
 
 
 def find_cross(machine: Machine) -> CrossCompiler:
-    """Find gcc for `machine`, or zig where it knows it; raises Unavailable that names what to install."""
+    """Find gcc for `machine`, or zig where it knows it; raises ToolUnavailable that names what to install."""
     if program := shutil.which(machine.gcc):
         return _gcc(program, machine)
     command = zig() if machine.zig else ()
@@ -89,8 +89,8 @@ def _gcc(program: str, machine: Machine) -> CrossCompiler:
     return found
 
 
-def _missing(what: str, machine: Machine) -> Unavailable:
-    return Unavailable(f"no compiler for {machine.triple} is here, {what}", _fix(machine))
+def _missing(what: str, machine: Machine) -> ToolUnavailable:
+    return ToolUnavailable(f"no compiler for {machine.triple} is here, {what}", _fix(machine))
 
 
 def _fix(machine: Machine) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.ports import InputPort, OutputPort, check_values, exact_cast, frame_view
+from rnn_export.runtime.frame_io import FrameInput, FrameOutput, check_values, exact_cast, frame_view
 from rnn_export.spec import TensorSpec
 
 LAYOUTS = {
@@ -42,17 +42,17 @@ def test_a_frame_has_no_axis_of_one_row_or_one_frame(buffer, wanted):
 @pytest.mark.parametrize("graph", [(1,), (1, 1)])
 def test_a_scalar_frame_is_a_view_too(graph):
     buffer = np.zeros(graph, np.int64)
-    port = InputPort(TensorSpec("x", "int64", ("batch", "time")[: len(graph)]), buffer)
+    port = FrameInput(TensorSpec("x", "int64", ("batch", "time")[: len(graph)]), buffer)
     port.load(7)
     assert buffer.item() == 7
 
 
 def test_a_frame_is_laid_out_as_the_graph_wants():
     buffer = np.zeros((2, 3, 1), np.float32)
-    port = InputPort(TensorSpec("x", "float32", (2, "time", "batch")), buffer)
+    port = FrameInput(TensorSpec("x", "float32", (2, "time", "batch")), buffer)
     port.load(np.arange(6, dtype=np.float32).reshape(3, 2))
     np.testing.assert_array_equal(buffer[:, :, 0], [[0, 2, 4], [1, 3, 5]])
-    assert OutputPort(TensorSpec("y", "float32", (2, "time", "batch")), buffer).view.shape == (3, 2)
+    assert FrameOutput(TensorSpec("y", "float32", (2, "time", "batch")), buffer).view.shape == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The face of a bound buffer: one frame without the axes that a caller does not think of, checked on the way in."""
+"""Frames in and out of bound buffers: without the axes that a caller leaves out, checked on the way in."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _where(array: Array) -> str:
     return f"index {first}" if first else "its only value"
 
 
-class InputPort:
+class FrameInput:
     """Takes frames into a bound buffer."""
 
     def __init__(self, spec: TensorSpec, buffer: Array) -> None:
@@ -120,7 +120,7 @@ def _loader(name: str, view: Array, flat: Array) -> Callable[[Any], None]:
     return load
 
 
-class OutputPort:
+class FrameOutput:
     """Gives frames out of a bound buffer."""
 
     def __init__(self, spec: TensorSpec, buffer: Array) -> None:

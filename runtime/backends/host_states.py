@@ -1,4 +1,4 @@
-"""Rows of many streams in host memory: a pool's states, the gathering of a round, and the look for NaN."""
+"""The states of many streams in host memory, gathered for a round and scattered after it, and the search for NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rnn_export.runtime.backends.api import empty_state
 from rnn_export.spec import StreamSpec
 
 
-class HostRows:
+class HostStates:
     """Every state of every slot, one array (slots, ...) by name."""
 
     def __init__(self, spec: StreamSpec) -> None:
@@ -43,13 +43,13 @@ class HostRows:
             array[slots] = states[name]
 
 
-def turned_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
+def rows_with_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
     """Which rows have a NaN in an output, in the layout of the graph, or in one of `states` (n, ...); None if none."""
-    bad = [canonical(outputs[t.name], t) for t in spec.outputs if has_nan(outputs[t.name])]
-    bad += [state for state in states if has_nan(state)]
-    if not bad:
+    arrays = [canonical(outputs[t.name], t) for t in spec.outputs if has_nan(outputs[t.name])]
+    arrays += [state for state in states if has_nan(state)]
+    if not arrays:
         return None
-    rows: Array = np.logical_or.reduce([np.isnan(array).reshape(len(array), -1).any(1) for array in bad])
+    rows: Array = np.logical_or.reduce([np.isnan(array).reshape(len(array), -1).any(1) for array in arrays])
     return rows
 
 

@@ -1,0 +1,26 @@
+"""ONNX Runtime itself, or why it is not here, and what it raises."""
+
+from __future__ import annotations
+
+from rnn_export.errors import BackendUnavailable
+
+try:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+except ImportError as error:
+    raise BackendUnavailable(
+        f"onnxruntime is not here ({error}): pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA."
+    ) from error
+
+__all__ = ["LOAD_ERRORS", "RUN_ERRORS", "ort"]
+
+# They have no common base; a bound run raises a bare RuntimeError.
+RUN_ERRORS = (
+    native.Fail,
+    native.InvalidArgument,
+    native.RuntimeException,
+    native.EPFail,
+    native.NotImplemented,
+    RuntimeError,
+)
+LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)

@@ -1,0 +1,127 @@
+"""What goes into streams and pools and what comes out, as types.
+
+A model has one output or several: `Engine.with_one_output()` and `Engine.with_named_outputs()` say which, once, and
+everything opened from there is typed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from rnn_export.arrays import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # What a step gives: an array for one output, a dict by name for several.
+    Y = TypeVar("Y", bound=Array | dict[str, Array], default=Array | dict[str, Array])
+else:
+    from typing import TypeVar
+
+    Y = TypeVar("Y")
+
+Frames: TypeAlias = "npt.ArrayLike | Mapping[str, npt.ArrayLike]"
+"""One input's frames, or those of every input by name."""
+
+Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+"""Of streams of a pool, (n,), as `Pool.open` gave them."""
+
+
+class Latencies(TypedDict):
+    """Of a histogram, in milliseconds; None where nothing is counted."""
+
+    count: int
+    p50_ms: float | None
+    p99_ms: float | None
+    mean_ms: float | None
+
+
+class StreamHealth(TypedDict):
+    """Of one stream of a pool.
+
+    Attributes:
+        frames: that it was fed.
+        idle_s: seconds since the last of them.
+        resets, nan: how often it was reset, and how often a NaN came out of it.
+        p50_ms, p99_ms: of the rounds that it was in; None before its first.
+    """
+
+    frames: int
+    idle_s: float
+    resets: int
+    nan: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class PoolCounts(TypedDict):
+    """Of a pool since it was opened.
+
+    Attributes:
+        opened, closed, evicted: streams; those evicted were idle for too long.
+        rounds, frames: that were stepped, and those fed in them.
+        nan, reset: steps of one stream that gave a NaN, and resets, by the caller or for a NaN.
+        refused, full: rounds that were refused, and streams that were not opened at capacity.
+    """
+
+    opened: int
+    closed: int
+    evicted: int
+    rounds: int
+    frames: int
+    nan: int
+    reset: int
+    refused: int
+    full: int
+
+
+class PoolMetrics(PoolCounts):
+    """Of a pool.
+
+    Attributes:
+        capacity, open: streams that may be open, and that are.
+        slots, nbytes: streams that there is memory for, and that memory in bytes.
+        round: how long rounds took.
+    """
+
+    capacity: int
+    open: int
+    slots: int
+    nbytes: int
+    round: Latencies
+
+
+class BatcherCounts(TypedDict):
+    """Of a batcher since it was made.
+
+    Attributes:
+        rounds, frames: that it ran, and those fed in them.
+        failed, late, cancelled: frames that were submitted and not fed: for an error, a deadline, by the caller.
+        refused: frames that were not taken, for too many waited.
+    """
+
+    rounds: int
+    frames: int
+    failed: int
+    refused: int
+    late: int
+    cancelled: int
+
+
+class BatcherMetrics(BatcherCounts):
+    """Of a batcher.
+
+    Attributes:
+        waiting: frames that wait for a round.
+        mean_batch: streams in a round; None before the first.
+        wait, latency: from submit to the start of the round, and to the output.
+    """
+
+    waiting: int
+    mean_batch: float | None
+    wait: Latencies
+    latency: Latencies
