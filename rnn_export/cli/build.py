@@ -1,59 +1,119 @@
-"""What the command `build` does and shows: an engine of TensorRT's, or C compiled for a machine."""
+"""`rnn-export build`: an engine of TensorRT's, or C compiled for a machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_export.cli import tables
+from rnn_export.cli.command import EXPORT_PACKAGES, command
+from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
 from rnn_export.errors import BuildError
-from rnn_export.runtime.build.native.build import BuiltC, build_c
-from rnn_export.runtime.build.tensorrt.engine import BuiltEngine, build_engine
+
+if TYPE_CHECKING:
+    from rnn_export.runtime.build.native.build import BuiltC
+    from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
 
 STAGES = 9
-WRITING = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 # Options that one kind of target has and the other has not.
 OF_C = ("triple", "cpu", "calibrate")
 OF_ENGINES = ("batch", "state_precision", "memory", "compute")
 
 
-def build(bundle: Path, target: str, precision: str | None, show: bool, **given: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BuildChoices:
+    """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
+
+    batch: tuple[int, int, int] | None
+    state_precision: str | None
+    memory: int | None
+    compute: tuple[str, ...] | None
+    triple: str | None
+    cpu: str | None
+    calibrate: Path | None
+    rebuild: bool
+
+
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="What to build for: c, tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
+@click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
+@click.option("--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
+@click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
+@click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
+@click.option(
+    "--compute",
+    type=compute_capabilities,
+    metavar="CC[,CC]|portable",
+    help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
+)
+@click.option("--triple", help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, ...  [default: this one]")
+@click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
+@calibrate_option
+@click.option("--rebuild", is_flag=True, help="Build again what is there already.")
+def build_command(
+    bundle: Path,
+    target: str,
+    precision: str | None,
+    batch: tuple[int, int, int] | None,
+    state_precision: str | None,
+    memory: int | None,
+    compute: tuple[str, ...] | None,
+    triple: str | None,
+    cpu: str | None,
+    calibrate: Path | None,
+    rebuild: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
+
+    An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
+    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
+    """
+    choices = BuildChoices(batch, state_precision, memory, compute, triple, cpu, calibrate, rebuild)
+    return build(bundle, target, precision, not as_json, choices)
+
+
+def build(bundle: Path, target: str, precision: str | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
     """Build, show it, and give it as plain data."""
+    from rnn_export.runtime.build.native.build import build_c
+    from rnn_export.runtime.build.tensorrt.engine import build_engine
+
     foreign = OF_ENGINES if target == "c" else OF_C
-    if wrong := [name for name in foreign if given[name] is not None]:
+    if wrong := [name for name in foreign if getattr(choices, name) is not None]:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
         raise BuildError(f"{flags} {verb} not go with --target {target}: leave {what} out.")
-    if given["calibrate"] is not None and precision != "int8":
+    if choices.calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     with tables.progress("build", STAGES, show) as stage:
-        add = _adding(target, precision or "fp32", given, stage)
+        add = _adding(target, precision or "fp32", choices, stage)
         if target == "c":
             compiled = build_c(
                 bundle,
                 precision,
-                triple=given["triple"],
-                cpu=given["cpu"],
-                rebuild=given["rebuild"],
-                rewrite=given["calibrate"] is not None,
+                triple=choices.triple,
+                cpu=choices.cpu,
+                rebuild=choices.rebuild,
+                rewrite=choices.calibrate is not None,
                 add=add,
                 progress=stage,
             )
         else:
-            limit = given["memory"] and given["memory"] * 2**20
+            limit = choices.memory and choices.memory * 2**20
             engine = build_engine(
                 bundle,
                 target,
                 precision,
-                state_precision=given["state_precision"],
-                batch=given["batch"],
-                compute=given["compute"],
-                rebuild=given["rebuild"],
+                state_precision=choices.state_precision,
+                batch=choices.batch,
+                compute=choices.compute,
+                rebuild=choices.rebuild,
                 memory=limit,
                 add=add,
                 progress=stage,
@@ -121,10 +181,10 @@ def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
 
 
 def _adding(
-    target: str, precision: str, given: dict[str, Any], stage: Callable[[str], None]
+    target: str, precision: str, choices: BuildChoices, stage: Callable[[str], None]
 ) -> Callable[[Any], Any] | None:
     """What writes the graph or the sources that a bundle lacks, where the export extra is."""
-    if not all(map(find_spec, WRITING)):
+    if not all(map(find_spec, EXPORT_PACKAGES)):
         return None
 
     def add(opened: Any) -> Any:
@@ -135,12 +195,12 @@ def _adding(
 
         order = Order(
             precision,
-            given["state_precision"] or "fp32",
-            batch=given["batch"] or Order.batch,
+            choices.state_precision or "fp32",
+            batch=choices.batch or Order.batch,
             # A bundle that was renamed keeps the name that its C has.
             name=next((str(row.requires["name"]) for row in opened.targets if row.target == "c"), None)
             or source_name(opened.path.name.removesuffix(".rnnx")),
-            calibration=None if given["calibrate"] is None else read(given["calibrate"], opened.spec),
+            calibration=None if choices.calibrate is None else read(choices.calibrate, opened.spec),
         )
         return graph_of(opened, target, order, stage)
 
