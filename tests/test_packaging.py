@@ -44,7 +44,8 @@ def sources() -> set[str]:
 
 def data() -> set[str]:
     """Every file beside the modules that code is made of, C and what links it, by the path that it has in the wheel."""
-    files = (p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.suffix in (".c", ".h", ".S", ".ld", ".sh"))
+    suffixes = (".c", ".h", ".S", ".ld", ".sh", ".template")
+    files = (p for f in FOLDERS for p in (ROOT / f).rglob("*") if p.suffix in suffixes)
     return {"rnn_export/py.typed"} | {f"rnn_export/{p.relative_to(ROOT).as_posix()}" for p in files}
 
 

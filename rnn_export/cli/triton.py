@@ -92,7 +92,7 @@ def triton_command(
             tables.note(
                 "Triton's own definition did not read config.pbtxt: it comes with pip install 'rnn-export[remote]'"
             )
-        for step in written.left:
+        for step in written.remaining:
             tables.note(f"still to do: {step}")
         click.echo(
             f"wrote {output}: start it with {output / 'launch'}, call it with grpc://127.0.0.1:8001/{serving.name}"
@@ -104,5 +104,5 @@ def triton_command(
         "inputs": [vars(tensor) for tensor in wire.inputs],
         "outputs": [vars(tensor) for tensor in wire.outputs],
         "config_checked": written.checked,
-        "left": list(written.left),
+        "left": list(written.remaining),
     }
