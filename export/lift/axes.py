@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from rnn_export.export.lift.layers.opaque import LAYERS
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.state_layout import Layout, layouts
 
-TimeAxis = str | int | None | Mapping[str, int | None]
+TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 Assignment = tuple[int | None, ...]
 # A longer example is tried in parts.
 LONG = 64

@@ -10,6 +10,7 @@ from typing import Any
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
+from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, ExportError, NotThere
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import config, data_file
@@ -59,7 +60,7 @@ def write_repository(
     *,
     backend: str = "python",
     name: str | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     streams: int = 256,
     batch: int | None = None,
     idle_s: float = 60.0,

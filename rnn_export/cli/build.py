@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.command import EXPORT_PACKAGES, command
 from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
@@ -30,7 +31,7 @@ class BuildChoices:
     """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
 
     batch: tuple[int, int, int] | None
-    state_precision: str | None
+    state_precision: Precision | None
     memory: int | None
     compute: tuple[str, ...] | None
     triple: str | None
@@ -59,9 +60,9 @@ class BuildChoices:
 def build_command(
     bundle: Path,
     target: str,
-    precision: str | None,
+    precision: Precision | None,
     batch: tuple[int, int, int] | None,
-    state_precision: str | None,
+    state_precision: Precision | None,
     memory: int | None,
     compute: tuple[str, ...] | None,
     triple: str | None,
@@ -79,7 +80,7 @@ def build_command(
     return build(bundle, target, precision, not as_json, choices)
 
 
-def build(bundle: Path, target: str, precision: str | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
+def build(bundle: Path, target: str, precision: Precision | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
     """Build, show it, and give it as plain data."""
     from rnn_export.runtime.build.native.build import build_c
     from rnn_export.runtime.build.tensorrt.engine import build_engine

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.command import command
 from rnn_export.cli.options import ExportChoices, batch_range, calibrate_option, source_options
@@ -50,8 +51,8 @@ def export_command(
     source: str,
     output: Path,
     targets: tuple[str, ...],
-    precision: str | None,
-    state_precision: str | None,
+    precision: Precision | None,
+    state_precision: Precision | None,
     batch: tuple[int, int, int] | None,
     weights: Path | None,
     time_axis: tuple[str, ...],

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import Precision
+
 
 @dataclass(frozen=True)
 class ExportChoices:
@@ -22,8 +24,8 @@ class ExportChoices:
     chunk: int | None
     sequence_only: bool | None
     targets: tuple[str, ...] | None = None
-    precision: str | None = None
-    state_precision: str | None = None
+    precision: Precision | None = None
+    state_precision: Precision | None = None
     batch: tuple[int, int, int] | None = None
     data: Path | None = None
     calibrate: Path | None = None

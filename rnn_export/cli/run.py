@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.command import command
 
@@ -23,8 +24,8 @@ def run_command(
     bundle: str,
     recording: str,
     output: Path | None,
-    backend: str,
-    precision: str | None,
+    backend: BackendName | ServerAddress,
+    precision: Precision | None,
     device: str | None,
     as_json: bool,
 ) -> dict[str, Any]:

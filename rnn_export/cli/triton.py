@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.command import command
 from rnn_export.cli.options import finite
@@ -49,7 +50,7 @@ def triton_command(
     output: Path,
     backend: str,
     name: str | None,
-    precision: str | None,
+    precision: Precision | None,
     streams: int,
     batch: int | None,
     idle_s: float,

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.command import command, refuse_address
 
@@ -23,7 +24,7 @@ STAGES = 7
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 def verify_command(
-    bundle: str, backend: str, precision: str | None, device: str | None, as_json: bool
+    bundle: str, backend: BackendName | ServerAddress, precision: Precision | None, device: str | None, as_json: bool
 ) -> dict[str, Any]:
     """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did.
 

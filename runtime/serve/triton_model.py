@@ -10,10 +10,11 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from rnn_export.choices import BackendName, Precision
 from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, StreamError
 from rnn_export.runtime.backends.remote.wire import SEED, SNAPSHOT
 from rnn_export.runtime.engine import load
@@ -34,7 +35,8 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         bundle = Path(args["model_repository"], args["model_version"], f"{args['model_name']}.rnnx")
-        engine = load(bundle, parameters["rnn_export.runtime_backend"], parameters["rnn_export.precision"])
+        backend = cast(BackendName, parameters["rnn_export.runtime_backend"])
+        engine = load(bundle, backend, cast(Precision, parameters["rnn_export.precision"]))
         if engine.spec.dumps() != parameters["rnn_export.spec"]:
             raise BundleError(f"{bundle} is of another model than config.pbtxt: write the repository again.")
         low, high = engine.batches

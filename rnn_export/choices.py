@@ -1,0 +1,17 @@
+"""The words that arguments take, as types: a checker refuses a misspelt one before anything runs."""
+
+from __future__ import annotations
+
+from typing import Literal, NewType, TypeAlias
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+"""Of weights and arithmetic."""
+
+BackendName: TypeAlias = Literal["auto", "tensorrt", "native", "onnxruntime", "torchscript"]
+"""What computes a step; "auto" takes the fastest that a bundle and a machine support."""
+
+OnNan: TypeAlias = Literal["reset", "close", "keep"]
+"""What becomes of a stream of a pool with a NaN in an output or a next state."""
+
+ServerAddress = NewType("ServerAddress", str)
+"""Servers in the place of a backend: ServerAddress("grpc://HOST:PORT,HOST:PORT/NAME")."""
