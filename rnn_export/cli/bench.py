@@ -29,14 +29,9 @@ STAGES = 5
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
 def bench_command(
-    bundle: str,
-    backends: tuple[str, ...],
-    steps: int | None,
-    seconds: float,
-    core: int | None,
-    plot: Path | None,
+    bundle: str, backends: tuple[str, ...], steps: int | None, seconds: float, core: int | None, plot: Path | None,
     as_json: bool,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Time a step of BUNDLE on every backend and precision that runs here, in turn, on one core.
 
     Each engine is held to the golden vectors first, and then steps on their frames. Beside them stand ONNX Runtime's

@@ -58,19 +58,10 @@ class BuildChoices:
 @calibrate_option
 @click.option("--rebuild", is_flag=True, help="Build again what is there already.")
 def build_command(
-    bundle: Path,
-    target: str,
-    precision: Precision | None,
-    batch: tuple[int, int, int] | None,
-    state_precision: Precision | None,
-    memory: int | None,
-    compute: tuple[str, ...] | None,
-    triple: str | None,
-    cpu: str | None,
-    calibrate: Path | None,
-    rebuild: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+    bundle: Path, target: str, precision: Precision | None, batch: tuple[int, int, int] | None,
+    state_precision: Precision | None, memory: int | None, compute: tuple[str, ...] | None, triple: str | None,
+    cpu: str | None, calibrate: Path | None, rebuild: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
 
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.

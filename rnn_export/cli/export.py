@@ -48,48 +48,21 @@ STAGES = 12
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export_command(
-    source: str,
-    output: Path,
-    targets: tuple[str, ...],
-    precision: Precision | None,
-    state_precision: Precision | None,
-    batch: tuple[int, int, int] | None,
-    weights: Path | None,
-    time_axis: tuple[str, ...],
-    states: tuple[tuple[str, Any], ...],
-    chunk: int | None,
-    data: Path | None,
-    calibrate: Path | None,
-    sample_rate: int | None,
-    steps: int | None,
-    atol: float | None,
-    rtol: float | None,
-    opset: int | None,
-    sequence_only: bool,
-    force: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+    source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
+    batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
+    states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
+    sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
+    sequence_only: bool, force: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop."""
     from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 
     choices = ExportChoices(
-        time_axis,
-        states,
-        chunk,
-        sequence_only or None,
-        targets=targets or None,
-        precision=precision,
-        state_precision=state_precision,
-        batch=batch,
-        data=data,
-        calibrate=calibrate,
-        sample_rate=sample_rate,
-        steps=steps,
-        atol=atol,
-        rtol=rtol,
-        opset=opset,
-    )
+        time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
+        state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
+        steps=steps, atol=atol, rtol=rtol, opset=opset,
+    )  # fmt: skip
     with tables.progress("export", STAGES, not as_json) as stage:
         model, example, options = read_source(source, weights, choices)
         bundle = export(model, example, output, force=force, progress=stage, **options)

@@ -24,14 +24,9 @@ LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sam
 @source_options
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 def inspect_command(
-    what: str,
-    weights: Path | None,
-    time_axis: tuple[str, ...],
-    states: tuple[tuple[str, Any], ...],
-    chunk: int | None,
-    sequence_only: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+    what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
+    sequence_only: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
 
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why

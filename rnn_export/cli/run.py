@@ -21,14 +21,9 @@ from rnn_export.cli.command import command
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 def run_command(
-    bundle: str,
-    recording: str,
-    output: Path | None,
-    backend: BackendName | ServerAddress,
-    precision: Precision | None,
-    device: str | None,
-    as_json: bool,
-) -> dict[str, Any]:
+    bundle: str, recording: str, output: Path | None, backend: BackendName | ServerAddress, precision: Precision | None,
+    device: str | None, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
 
     ADDRESS is grpc://HOST:PORT,HOST:PORT/NAME, a model that `rnn-export triton` wrote, on one or several servers. The

@@ -46,19 +46,9 @@ from rnn_export.cli.options import finite
 @click.option("--runtime-backend", default="auto", show_default=True, help="Which of ours the python backend runs.")
 @click.option("--force", is_flag=True, help="Replace a repository of this model that is already there.")
 def triton_command(
-    bundle: Path,
-    output: Path,
-    backend: str,
-    name: str | None,
-    precision: Precision | None,
-    streams: int,
-    batch: int | None,
-    idle_s: float,
-    delay_us: int,
-    runtime_backend: str,
-    force: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+    bundle: Path, output: Path, backend: str, name: str | None, precision: Precision | None, streams: int,
+    batch: int | None, idle_s: float, delay_us: int, runtime_backend: str, force: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Write a model repository for NVIDIA Triton: BUNDLE served to thousands of streams.
 
     Each sequence of the server is a stream with its own state, and the frames of several share a step. How it is
@@ -67,18 +57,9 @@ def triton_command(
     from rnn_export.export.triton.repository import write_repository
 
     written = write_repository(
-        bundle,
-        output,
-        backend=backend,
-        name=name,
-        precision=precision,
-        streams=streams,
-        batch=batch,
-        idle_s=idle_s,
-        delay_us=delay_us,
-        runtime_backend=runtime_backend,
-        force=force,
-    )
+        bundle, output, backend=backend, name=name, precision=precision, streams=streams, batch=batch, idle_s=idle_s,
+        delay_us=delay_us, runtime_backend=runtime_backend, force=force,
+    )  # fmt: skip
     serving, wire = written.serving, written.wire
     if not as_json:
         tables.table(
