@@ -36,6 +36,9 @@ from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target, find_targets
 
+# A target, and what is asked of it.
+Choice = tuple[Target, TargetOptions]
+
 
 def export(
     model: nn.Module,
@@ -95,21 +98,14 @@ def export(
     nothing.
     """
     _check_place(Path(path), force)
-    rows = find_targets(targets, precision, opset)
+    choices = _choices(targets, precision, state_precision, opset, batch, Path(path))
     if sequence_only and tuple(targets) != ("onnx",):
         raise ExportError(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
         )
-    for name, value in (("steps", steps), ("chunk", chunk), ("sample_rate", 1 if sample_rate is None else sample_rate)):
-        if type(value) is not int or value < 1:
-            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
-    if (batch is not None or state_precision is not None) and not any(row.library for row in rows):
-        raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
+    _check_counts({"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate})
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
-    name = source_name(Path(path).name.removesuffix(".rnnx"))
-    streams = TargetOptions.batch if batch is None else batch
-    order = TargetOptions(precision, state_precision or "fp32", opset, streams, name)
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
@@ -126,23 +122,27 @@ def export(
         sequence_only=sequence_only,
     )
     _refuse_other_floats(lifted, precision)
-    heard = None if data is None else recording.read(data, lifted.spec)
+    recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
-        order = replace(order, calibration=recording.read(calibrate, lifted.spec))
+        calibration = recording.read(calibrate, lifted.spec)
+        choices = [(target, replace(options, calibration=calibration)) for target, options in choices]
     progress("graphs")
-    orders = [(row, replace(order, opset=row.opset if opset is None or row.opset is None else opset)) for row in rows]
-    draft = _draft(lifted, orders)
-    engines = [engine for row, its in orders for engine in find_writer(row.name).engines(draft, row, its)]
+    draft = _draft(lifted, choices)
+    engines = [e for target, options in choices for e in find_writer(target.name).engines(draft, target, options)]
     step = draft.files.get("step.onnx")
-    report, vectors = verify_model(lifted, engines, step, heard, steps, tolerance, progress, precision)
-    others = [engine for row, its in orders for engine in fp16_accumulate_engines(draft, row, its)]
-    fp16_accumulate = [replay_golden(engine, vectors, progress).to_json() for engine in others]
-    for row, its in orders:
-        draft = draft.with_files(row.name, precision, find_writer(row.name).golden_files(lifted.spec, its, vectors))
+    report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
+    others = [e for target, options in choices for e in fp16_accumulate_engines(draft, target, options)]
+    evidence = {
+        "source": "noise" if data is None else "recording",
+        "notes": [*lifted.notes, *(n for target, options in choices for n in notes(draft, target, options))],
+        **report.to_json(),
+        "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
+    }
+    for target, options in choices:
+        draft = draft.with_files(
+            target.name, precision, find_writer(target.name).golden_files(lifted.spec, options, vectors)
+        )
     progress("write")
-    source = "noise" if data is None else "recording"
-    said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]
-    evidence = {"source": source, "notes": said, **report.to_json(), "fp16_accumulate": fp16_accumulate}
     proof = {
         "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
         golden.FILE: vectors.thinned().to_npz(),
@@ -159,6 +159,33 @@ def _check_place(path: Path, force: bool) -> None:
         raise BundleError(f"{path} cannot be written: the directory {path.absolute().parent} does not exist.")
 
 
+def _choices(
+    names: Sequence[str],
+    precision: Precision,
+    state_precision: Precision | None,
+    opset: int | None,
+    batch: tuple[int, int, int] | None,
+    path: Path,
+) -> list[Choice]:
+    """The targets by name, each with its options; raises ExportError where they do not go together."""
+    targets = find_targets(names, precision, opset)
+    if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
+        raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
+    options = TargetOptions(
+        precision,
+        state_precision or "fp32",
+        batch=TargetOptions.batch if batch is None else batch,
+        name=source_name(path.name.removesuffix(".rnnx")),
+    )
+    return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
+
+
+def _check_counts(counts: Mapping[str, int]) -> None:
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
+
+
 def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
     spec = lifted.spec
     tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
@@ -170,14 +197,15 @@ def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
             )
 
 
-def _draft(lifted: StreamingModel, orders: Sequence[tuple[Target, TargetOptions]]) -> Draft:
+def _draft(lifted: StreamingModel, choices: Sequence[Choice]) -> Draft:
+    """All targets, written as each has its options; nothing of it is verified."""
     files: dict[str, bytes] = {}
     rows = []
-    for target, order in orders:
+    for target, options in choices:
         writer = find_writer(target.name)
-        written = writer.write(lifted, target, order)
-        requires = writer.requires(target, order)
-        rows.append(TargetRow(target.name, order.precision, order.opset, tuple(written), requires))
+        written = writer.write(lifted, target, options)
+        requires = writer.requires(target, options)
+        rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
     return Draft(lifted.spec, files, tuple(rows), initial)

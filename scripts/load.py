@@ -307,8 +307,8 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     console.print(table)
     frames, time = f"{result['frames_per_second']:g} frames/s", plots.duration(result["frame_ms"] * 1e3)
     where = f"{result['backend']} {result['precision']} on {result['device']}"
-    said = f"{load_picture.holds(result)} of {frames} (p99 < {time}), {where}"
-    console.print(f"\n{said}", highlight=False, soft_wrap=True)
+    verdict = f"{load_picture.holds(result)} of {frames} (p99 < {time}), {where}"
+    console.print(f"\n{verdict}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

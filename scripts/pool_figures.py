@@ -249,13 +249,13 @@ def failover() -> Figures:
 
         with ThreadPoolExecutor(SESSIONS) as threads:
             errors = list(threads.map(session, range(SESSIONS)))
-        told = engine.metrics()
+        counts = engine.metrics()
     yield "sessions", SESSIONS
-    yield "moved to the other server", told["moves"]
-    yield "lost frames", told["failures"]
+    yield "moved to the other server", counts["moves"]
+    yield "lost frames", counts["failures"]
     yield "wrong sessions, above 2e-6", sum(error > 2e-6 for error in errors)
     yield "largest error", max(errors)
-    yield "worst gap, ms", told["gap_s"] * 1e3
+    yield "worst gap, ms", counts["gap_s"] * 1e3
 
 
 # --- live streams

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from rnn_export.bundle import open_bundle
-from rnn_export.cli.main import main
+from rnn_export.cli.main import COMMANDS, main
+from rnn_export.cli.options import ExportChoices
+from rnn_export.export.api import export
 from rnn_export.models import save_weights
 
 FACTORY = """
@@ -376,10 +380,21 @@ def test_a_terminal_sees_a_bar_on_stderr(folder: Path, bundle: Path) -> None:
     os.close(parent)
 
 
-@pytest.mark.parametrize("name", ["export", "verify", "run", "inspect"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_json(name: str) -> None:
     text = CliRunner().invoke(main, [name, "--help"]).output
     assert "--json" in text
+    assert f"\n  {name} " in CliRunner().invoke(main, ["--help"]).output
+
+
+def test_a_command_that_there_is_not() -> None:
+    result = CliRunner().invoke(main, ["exprot"])
+    assert result.exit_code == 2
+    assert "No such command 'exprot'" in result.stderr
+
+
+def test_what_the_command_line_chooses_are_keywords_of_export() -> None:
+    assert {field.name for field in fields(ExportChoices)} < set(signature(export).parameters)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe
@@ -12,7 +13,7 @@ from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.row_layout import RowLayout
 from rnn_export.export.lift.time_search import find_time
 
-TimeAxis = str | int | None | Mapping[str, int | None]
+TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 
 
 @dataclass(frozen=True)

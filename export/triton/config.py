@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from rnn_export.arrays import Array, pack_arrays
-from rnn_export.export.triton.pbtxt import Word
-from rnn_export.export.triton.wire import BYTES, TENSORS, TYPES, Port, Wire, state_dims
+from rnn_export.export.triton.pbtxt import EnumName
+from rnn_export.export.triton.serving import Serving
+from rnn_export.runtime.backends.remote.wire import BYTES, TYPES, WireFormat, WireTensor, state_dims
 from rnn_export.spec import StateSpec, StreamSpec
-
-# The backend of Triton, by what a user asks for, and the kind of wire that it has.
-WIRES = {"python": BYTES, "onnxruntime": TENSORS, "tensorrt": TENSORS}
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How a model is served.
-
-    Attributes:
-        name: of the model.
-        backend: of Triton's: "python", "onnxruntime" or "tensorrt".
-        precision: of what runs there.
-        streams: the most sequences that are open at a time; more wait.
-        batch: the most of them in one step.
-        idle_s: seconds without a frame after which a sequence is over.
-        delay_us: microseconds that a frame waits for others to share its step.
-        runtime_backend: which backend of ours runs in the python backend.
-    """
-
-    name: str
-    backend: str
-    precision: str
-    streams: int
-    batch: int
-    idle_s: float
-    delay_us: int
-    runtime_backend: str = "auto"
 
 
 def config(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
     """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it."""
-    wire = Wire.of(spec, WIRES[serving.backend])
+    wire = WireFormat.of(spec, serving.wire_kind)
     message: dict[str, Any] = {"name": serving.name}
     if serving.backend == "tensorrt":
         message["platform"] = "tensorrt_plan"
@@ -54,13 +26,13 @@ def config(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> 
         message["backend"] = serving.backend
     message |= {
         "max_batch_size": serving.batch,
-        "input": [_io(port) for port in wire.inputs],
-        "output": [_io(port) for port in wire.outputs],
+        "input": [_tensor(tensor) for tensor in wire.inputs],
+        "output": [_tensor(tensor) for tensor in wire.outputs],
         "sequence_batching": _sequences(spec, initial, serving),
     }
     if wire.kind == BYTES:
         # Where there are GPUs, Triton would start one process on each, and each would have a pool of its own.
-        message["instance_group"] = {"kind": Word("KIND_CPU"), "count": 1}
+        message["instance_group"] = {"kind": EnumName("KIND_CPU"), "count": 1}
     parameters = _parameters(spec, initial, serving, wire)
     message["parameters"] = [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()]
     return message
@@ -71,8 +43,8 @@ def data_file(state: StateSpec) -> str:
     return f"{quote(state.name, safe='')}.raw"
 
 
-def _io(port: Port) -> dict[str, Any]:
-    return {"name": port.name, "data_type": Word(TYPES[port.dtype]), "dims": list(port.dims)}
+def _tensor(tensor: WireTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": EnumName(TYPES[tensor.dtype]), "dims": list(tensor.dims)}
 
 
 def _sequences(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
@@ -85,7 +57,7 @@ def _sequences(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving)
         },
     }
     # The python backend takes `state` without a word and gives zeros; the others want no control that no graph has.
-    if WIRES[serving.backend] == BYTES:
+    if serving.wire_kind == BYTES:
         message["control_input"] = _controls()
     else:
         message["state"] = [_state(state, initial[state.name]) for state in spec.states]
@@ -93,17 +65,17 @@ def _sequences(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving)
 
 
 def _controls() -> list[dict[str, Any]]:
-    told = [
-        {"name": name, "control": {"kind": Word(f"CONTROL_SEQUENCE_{name}"), "int32_false_true": [0, 1]}}
+    flags = [
+        {"name": name, "control": {"kind": EnumName(f"CONTROL_SEQUENCE_{name}"), "int32_false_true": [0, 1]}}
         for name in ("START", "READY", "END")
     ]
-    corrid = {"kind": Word("CONTROL_SEQUENCE_CORRID"), "data_type": Word("TYPE_UINT64")}
-    return [*told, {"name": "CORRID", "control": corrid}]
+    corrid = {"kind": EnumName("CONTROL_SEQUENCE_CORRID"), "data_type": EnumName("TYPE_UINT64")}
+    return [*flags, {"name": "CORRID", "control": corrid}]
 
 
 def _state(state: StateSpec, initial: Array) -> dict[str, Any]:
     """Triton takes memory as it comes where a state has no initial value, so every one has."""
-    form = {"data_type": Word(TYPES[str(initial.dtype)]), "dims": list(state_dims(state))}
+    form = {"data_type": EnumName(TYPES[str(initial.dtype)]), "dims": list(state_dims(state))}
     value: dict[str, Any] = {"data_file": data_file(state)} if np.any(initial) else {"zero_data": True}
     return {
         "input_name": state.input,
@@ -113,15 +85,15 @@ def _state(state: StateSpec, initial: Array) -> dict[str, Any]:
     }
 
 
-def _parameters(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving, wire: Wire) -> dict[str, str]:
-    found = {
+def _parameters(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving, wire: WireFormat) -> dict[str, str]:
+    parameters = {
         "rnn_export.spec": spec.dumps(),
         "rnn_export.wire": wire.kind,
         "rnn_export.backend": serving.backend,
         "rnn_export.precision": serving.precision,
     }
     if wire.kind == BYTES:
-        found["rnn_export.runtime_backend"] = serving.runtime_backend
+        parameters["rnn_export.runtime_backend"] = serving.runtime_backend
     if stored := {s.name: initial[s.name].astype(s.dtype) for s in spec.states if np.any(initial[s.name])}:
-        found["rnn_export.initial_states"] = base64.b64encode(pack_arrays(stored)).decode()
-    return found
+        parameters["rnn_export.initial_states"] = base64.b64encode(pack_arrays(stored)).decode()
+    return parameters

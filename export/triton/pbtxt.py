@@ -9,7 +9,7 @@ from typing import Any
 from rnn_export.errors import ExportError
 
 
-class Word(str):
+class EnumName(str):
     """The name of a value of an enumeration: written without quotes."""
 
 
@@ -39,19 +39,19 @@ def check(config: str) -> bool:
 
 def _lines(message: Mapping[str, Any]) -> Iterator[str]:
     for key, value in message.items():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Mapping):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
                 yield f"{key} {{"
-                yield from (f"  {line}" for line in _lines(one))
+                yield from (f"  {line}" for line in _lines(item))
                 yield "}"
             else:
-                yield f"{key}: {_value(one)}"
+                yield f"{key}: {_value(item)}"
 
 
 def _value(value: str | int | float) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return _quoted(value) if isinstance(value, str) and not isinstance(value, Word) else str(value)
+    return _quoted(value) if isinstance(value, str) and not isinstance(value, EnumName) else str(value)
 
 
 def _quoted(value: str) -> str:

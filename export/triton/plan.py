@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from rnn_export.export.triton.config import Serving
-from rnn_export.export.triton.wire import Port, Wire, state_dims
+from rnn_export.export.triton.serving import Serving
+from rnn_export.runtime.backends.remote.wire import WireFormat, WireTensor, state_dims
 from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.spec import StreamSpec
 
@@ -24,9 +24,9 @@ exec "$trtexec" {words} "$@"
 """
 
 
-def build_script(spec: StreamSpec, serving: Serving, wire: Wire) -> str:
+def build_script(spec: StreamSpec, serving: Serving, wire: WireFormat) -> str:
     """A shell script that writes model.plan beside model.onnx, for 1 to `serving.batch` rows."""
-    ports = [*wire.inputs, *(Port(s.input, s.dtype, state_dims(s)) for s in spec.states)]
+    ports = [*wire.inputs, *(WireTensor(s.input, s.dtype, state_dims(s)) for s in spec.states)]
     batches = (1, max(1, serving.batch // 2), serving.batch)
     shapes = {port.name: tuple((batch, *port.dims) for batch in batches) for port in ports}
     words = ["--onnx=model.onnx", "--saveEngine=model.plan", "--stronglyTyped", "--noTF32", "--skipInference"]

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnn_export.export.triton.config import Serving
-from rnn_export.export.triton.wire import BYTES, SEED, SNAPSHOT, Port, Wire, seed, snap
+from rnn_export.export.triton.serving import Serving
+from rnn_export.runtime.backends.remote.wire import (
+    BYTES,
+    SEED,
+    SNAPSHOT,
+    WireFormat,
+    WireTensor,
+    seed_name,
+    snapshot_name,
+)
 from rnn_export.spec import StreamSpec
 
 NEEDS = {
@@ -104,22 +112,22 @@ LIMITS = """
 {tried}"""
 
 
-def readme(spec: StreamSpec, serving: Serving, wire: Wire) -> str:
-    """The text, in Markdown."""
+def readme(spec: StreamSpec, serving: Serving, wire: WireFormat) -> str:
+    """The README.md of a model served as `serving` says: how it is started and called, and its limits."""
     return "".join(_parts(spec, serving, wire))
 
 
-def _parts(spec: StreamSpec, serving: Serving, wire: Wire) -> Iterator[str]:
+def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str]:
     yield f"# {serving.name}, served by Triton\n\n"
     yield "Written by `rnn-export triton`: a model repository, `models/`, for NVIDIA Triton Inference Server and its "
     yield f"{serving.backend} backend.\nEach sequence of the server is a stream, whose state stays there between "
     yield f"requests. Digest {spec.digest[:12]}, {serving.precision}.\n"
     gpus = "--gpus all " if serving.backend == "tensorrt" else ""
     yield START.format(needs=NEEDS[serving.backend], name=serving.name, gpus=gpus)
-    for port in wire.inputs:
-        yield f"| input | `{port.name}` | {port.dtype} | {_shape(port)} | {_input(port, spec, wire)} |\n"
-    for port in wire.outputs:
-        yield f"| output | `{port.name}` | {port.dtype} | {_shape(port)} | {_output(port, spec)} |\n"
+    for tensor in wire.inputs:
+        yield f"| input | `{tensor.name}` | {tensor.dtype} | {_shape(tensor)} | {_input(tensor, spec, wire)} |\n"
+    for tensor in wire.outputs:
+        yield f"| output | `{tensor.name}` | {tensor.dtype} | {_shape(tensor)} | {_output(tensor, spec)} |\n"
     yield BEHAVIOUR.rstrip("\n")
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
@@ -133,19 +141,19 @@ def _parts(spec: StreamSpec, serving: Serving, wire: Wire) -> Iterator[str]:
     )
 
 
-def _shape(port: Port) -> str:
-    return "(" + ", ".join(map(str, (1, *port.dims))) + ")"
+def _shape(tensor: WireTensor) -> str:
+    return "(" + ", ".join(map(str, (1, *tensor.dims))) + ")"
 
 
-def _input(port: Port, spec: StreamSpec, wire: Wire) -> str:
-    if port.name == SEED:
+def _input(tensor: WireTensor, spec: StreamSpec, wire: WireFormat) -> str:
+    if tensor.name == SEED:
         return "empty, or a snapshot" if wire.kind == BYTES else "above 0.5: begin from the seeds"
-    if port.name in map(seed, spec.states):
+    if tensor.name in map(seed_name, spec.states):
         return "a state to begin from"
     return f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
 
 
-def _output(port: Port, spec: StreamSpec) -> str:
-    if port.name == SNAPSHOT:
+def _output(tensor: WireTensor, spec: StreamSpec) -> str:
+    if tensor.name == SNAPSHOT:
         return "the memory after this step"
-    return "the state after this step" if port.name in map(snap, spec.states) else ""
+    return "the state after this step" if tensor.name in map(snapshot_name, spec.states) else ""

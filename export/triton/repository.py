@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
+from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import WIRES, Serving, config, data_file
+from rnn_export.export.triton.config import config, data_file
 from rnn_export.export.triton.readme import readme
-from rnn_export.export.triton.wire import BYTES, Wire
-from rnn_export.runtime.registry import BACKENDS, open_session
+from rnn_export.export.triton.serving import Serving
+from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat
+from rnn_export.runtime.registry import open_session
 from rnn_export.spec import StreamSpec
 
 REPOSITORY = atomic.DirectoryKind("model repository of rnn-export", "launch")
 # Triton 2.51 crashed with a pool smaller than the requests in flight.
 FEWEST_REQUESTS = 1024
 USUAL_BATCH = 64
-# Triton's numbers are of 32 bits.
-MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,23 @@ class Repository:
         serving: how the model is served.
         wire: what goes over the wire.
         checked: whether Triton's own definition read the config; False where tritonclient is not here.
-        left: what is still to be done before it can be served.
+        remaining: what is still to be done before it can be served.
     """
 
     path: Path
     serving: Serving
-    wire: Wire
+    wire: WireFormat
     checked: bool
-    left: tuple[str, ...]
+    remaining: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What stands in the folder of a model: its config as a message, its other files, and what is still to be done."""
+
+    config: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    remaining: tuple[str, ...]
 
 
 def write_repository(
@@ -51,7 +60,7 @@ def write_repository(
     *,
     backend: str = "python",
     name: str | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     streams: int = 256,
     batch: int | None = None,
     idle_s: float = 60.0,
@@ -87,49 +96,55 @@ def write_repository(
         delay_us=delay_us,
         runtime_backend=runtime_backend,
     )
-    _check(serving)
-    _refuse_model(opened.spec, opened.path, serving)
+    serving.check()
+    _refuse_model(opened.spec, opened.path)
+    wire = WireFormat.of(opened.spec, serving.wire_kind)
     serving = replace(serving, precision=_precision(opened, serving))
     _refuse_other_models(path, serving.name)
-    message, files, left = _python(opened, serving) if WIRES[backend] == BYTES else _graph(opened, serving)
-    text = pbtxt.text(message)
+    model = _for_our_runtime(opened, serving) if wire.kind == BYTES else _for_graphs(opened, serving)
+    text = pbtxt.text(model.config)
     checked = pbtxt.check(text)
-    wire = Wire.of(opened.spec, WIRES[backend])
-    here = f"models/{serving.name}"
-    requests = str(max(FEWEST_REQUESTS, 1 << (streams - 1).bit_length()))
+    files = {f"models/{serving.name}/{name}": data for name, data in model.files.items()}
+    files[f"models/{serving.name}/config.pbtxt"] = text.encode()
+    _write(path, files | _scripts(opened.spec, serving, wire), force)
+    return Repository(path, serving, wire, checked, model.remaining)
+
+
+def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, bytes]:
+    """What stands beside the models."""
+    requests = max(FEWEST_REQUESTS, 1 << (serving.streams - 1).bit_length())
+    files = {
+        "launch": _beside("launch.sh").replace(b"@REQUESTS@", str(requests).encode()),
+        "README.md": readme(spec, serving, wire).encode(),
+    }
+    if serving.backend == "tensorrt":
+        from rnn_export.export.triton.plan import build_script
+
+        files["build"] = build_script(spec, serving, wire).encode()
+    return files
+
+
+def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
         raise ExportError(f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.")
-    whole = {
-        **{f"{here}/{file}": data for file, data in files.items()},
-        f"{here}/config.pbtxt": text.encode(),
-        "launch": _beside("launch.sh").replace(b"@REQUESTS@", requests.encode()),
-        "README.md": readme(opened.spec, serving, wire).encode(),
-    }
-    if backend == "tensorrt":
-        from rnn_export.export.triton.plan import build_script
-
-        whole["build"] = build_script(opened.spec, serving, wire).encode()
     try:
-        atomic.replace_directory(place, whole, force, REPOSITORY)
+        atomic.replace_directory(place, files, force, REPOSITORY)
     except OSError as error:
         raise ExportError(
             f"{path} cannot be written: {error.strerror or error}. Check space and permissions."
         ) from error
-    return Repository(path, serving, wire, checked, left)
 
 
-Written = tuple[Mapping[str, object], Mapping[str, bytes], tuple[str, ...]]
-
-
-def _python(bundle: Bundle, serving: Serving) -> Written:
+def _for_our_runtime(bundle: Bundle, serving: Serving) -> _Model:
+    """The whole bundle, which our own runtime runs in Triton's python backend."""
     if not bundle.spec.digest:
         raise ExportError(f"{bundle.path} has no digest, without which no stream can move: export it again.")
     _refuse_runtime_backend(bundle, serving)
-    files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _whole(bundle).items()}
-    files["1/model.py"] = _beside("model.py")
-    left = ("the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says",)
-    return config(bundle.spec, bundle.initial_states(), serving), files, left
+    files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _all_files(bundle).items()}
+    files["1/model.py"] = _beside("model.py.template")
+    remaining = "the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says"
+    return _Model(config(bundle.spec, bundle.initial_states(), serving), files, (remaining,))
 
 
 def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
@@ -144,7 +159,7 @@ def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
         return
 
 
-def _whole(bundle: Bundle) -> dict[str, bytes]:
+def _all_files(bundle: Bundle) -> dict[str, bytes]:
     """Every file of the bundle, all of one writing."""
     files = {name: bundle.read(name) for name in bundle.files}
     for name in (atomic.MANIFEST, CHECKSUM):
@@ -155,18 +170,19 @@ def _whole(bundle: Bundle) -> dict[str, bytes]:
     return files
 
 
-def _graph(bundle: Bundle, serving: Serving) -> Written:
+def _for_graphs(bundle: Bundle, serving: Serving) -> _Model:
+    """The step as a graph, which Triton's own backends run, keeping its states."""
     # onnx is needed for graphs alone.
-    from rnn_export.export.triton.state_io import check_config, movable, state_kinds
+    from rnn_export.export.triton.state_io import add_state_io, check_config, state_dtypes
 
-    graph = movable(_step(bundle, serving), bundle.spec)
-    kinds = state_kinds(graph, bundle.spec)
-    initial = {name: row.astype(kinds[name]) for name, row in bundle.initial_states().items()}
+    graph = add_state_io(_step(bundle, serving), bundle.spec)
+    dtypes = state_dtypes(graph, bundle.spec)
+    initial = {name: row.astype(dtypes[name]) for name, row in bundle.initial_states().items()}
     message = config(bundle.spec, initial, serving)
     check_config(message, graph)
     files = {"1/model.onnx": graph, **_initial_files(bundle.spec, initial)}
-    left = ("1/model.plan is built where it will run: start ./build there",) if serving.backend == "tensorrt" else ()
-    return message, files, left
+    plan = ("1/model.plan is built where it will run: start ./build there",) if serving.backend == "tensorrt" else ()
+    return _Model(message, files, plan)
 
 
 def _step(bundle: Bundle, serving: Serving) -> bytes:
@@ -188,38 +204,7 @@ def _initial_files(spec: StreamSpec, initial: Mapping[str, Array]) -> dict[str, 
     return {f"initial_state/{data_file(s)}": initial[s.name].tobytes() for s in stored}
 
 
-def _check(serving: Serving) -> None:
-    if serving.backend not in WIRES:
-        raise ExportError(f"Triton's backend is one of {', '.join(WIRES)}, not {serving.backend!r}.")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", serving.name):
-        raise ExportError(
-            f"the model cannot be called {serving.name!r}: its name is a folder and part of an address, so it has "
-            "letters, digits, '_', '-' and '.' alone. Choose one with --name."
-        )
-    if not 0.001 <= serving.idle_s <= MOST:
-        raise ExportError(f"--idle {serving.idle_s}: give seconds from 0.001 to {MOST}.")
-    for flag, number, least in (
-        ("streams", serving.streams, 1),
-        ("batch", serving.batch, 1),
-        ("delay-us", serving.delay_us, 0),
-    ):
-        if type(number) is not int or not least <= number <= MOST:
-            raise ExportError(f"--{flag} {number!r}: give a whole number from {least} to {MOST}.")
-    if serving.batch > serving.streams:
-        raise ExportError(
-            f"--batch {serving.batch} is more than --streams {serving.streams}: no step can have more rows than there "
-            "are streams. Choose a smaller batch or more streams."
-        )
-    if serving.runtime_backend != "auto" and serving.backend != "python":
-        raise ExportError(
-            f"--runtime-backend {serving.runtime_backend} is for --backend python, where our runtime runs: leave it "
-            "out."
-        )
-    if serving.runtime_backend not in ("auto", *BACKENDS):
-        raise ExportError(f"--runtime-backend {serving.runtime_backend}: choose auto or one of {', '.join(BACKENDS)}.")
-
-
-def _refuse_model(spec: StreamSpec, path: Path, serving: Serving) -> None:
+def _refuse_model(spec: StreamSpec, path: Path) -> None:
     if spec.sequence_only:
         raise ExportError(f"{path} cannot stream, for the model needs whole sequences: there is no step to serve.")
     if not spec.states:
@@ -227,16 +212,15 @@ def _refuse_model(spec: StreamSpec, path: Path, serving: Serving) -> None:
             f"{path} has no state, so its frames are no sequences: serve its step.onnx as any other model of Triton's "
             "onnxruntime backend."
         )
-    Wire.of(spec, WIRES[serving.backend])
 
 
 def _precision(bundle: Bundle, serving: Serving) -> str:
     """The one asked for, where the bundle has it or a graph can be written in it; else fp32, or the only one."""
-    wanted = {"python": None, "onnxruntime": "onnx", "tensorrt": "tensorrt"}[serving.backend]
-    rows = [row for row in bundle.targets if wanted in (None, row.target)]
+    target = {"python": None, "onnxruntime": "onnx", "tensorrt": "tensorrt"}[serving.backend]
+    rows = [row for row in bundle.targets if target in (None, row.target)]
     has = list(dict.fromkeys(row.precision for row in rows))
     if serving.precision:
-        if serving.precision not in has and wanted != "tensorrt":
+        if serving.precision not in has and target != "tensorrt":
             raise ExportError(
                 f"{bundle.path} has {', '.join(has) or 'nothing'} for --backend {serving.backend}, not "
                 f"{serving.precision}."

@@ -1,4 +1,4 @@
-"""What the command `build` does and shows: an engine of TensorRT's, or C compiled for a machine."""
+"""`rnn-export build`: an engine of TensorRT's, or C compiled for a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import click
 
 from rnn_export.bundle import Bundle, TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.choices import Precision
 from rnn_export.cli import tables
+from rnn_export.cli.command import EXPORT_PACKAGES, command
+from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
 from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
 
 STAGES = 9
-WRITING = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 # Options that one kind of target has and the other has not.
 OF_C = ("triple", "cpu", "calibrate")
 OF_ENGINES = ("batch", "state_precision", "memory", "compute")
@@ -31,7 +33,7 @@ class BuildChoices:
     """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
 
     batch: tuple[int, int, int] | None
-    state_precision: str | None
+    state_precision: Precision | None
     memory: int | None
     compute: tuple[str, ...] | None
     triple: str | None
@@ -40,7 +42,38 @@ class BuildChoices:
     rebuild: bool
 
 
-def build(bundle: Path, target: str, precision: str | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="What to build for: c, tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
+@click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
+@click.option("--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
+@click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
+@click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
+@click.option(
+    "--compute",
+    type=compute_capabilities,
+    metavar="CC[,CC]|portable",
+    help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
+)
+@click.option("--triple", help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, ...  [default: this one]")
+@click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
+@calibrate_option
+@click.option("--rebuild", is_flag=True, help="Build again what is there already.")
+def build_command(
+    bundle: Path, target: str, precision: Precision | None, batch: tuple[int, int, int] | None,
+    state_precision: Precision | None, memory: int | None, compute: tuple[str, ...] | None, triple: str | None,
+    cpu: str | None, calibrate: Path | None, rebuild: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
+
+    An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
+    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
+    """
+    choices = BuildChoices(batch, state_precision, memory, compute, triple, cpu, calibrate, rebuild)
+    return build(bundle, target, precision, not as_json, choices)
+
+
+def build(bundle: Path, target: str, precision: Precision | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
     """Build, show it, and give it as plain data."""
     foreign = OF_ENGINES if target == "c" else OF_C
     if wrong := [name for name in foreign if getattr(choices, name) is not None]:
@@ -95,7 +128,7 @@ def _engine(
 
 def _can_write() -> bool:
     """Whether the export extra is here."""
-    return all(map(find_spec, WRITING))
+    return all(map(find_spec, EXPORT_PACKAGES))
 
 
 def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:

@@ -1,44 +1,72 @@
-"""What is in a bundle, and what lifting finds in a model: shown, and given as plain data."""
+"""`rnn-export inspect`: what is in a bundle, or what lifting finds in a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_export.bundle import Bundle, TargetRow, open_bundle
 from rnn_export.cli import tables
+from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.options import ExportChoices, source_options
+
+if TYPE_CHECKING:
+    from rnn_export.bundle import Bundle, TargetRow
 
 LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk", "sequence_only")
 
 
-def of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+@command
+@click.argument("what", metavar="BUNDLE|SOURCE")
+@source_options
+@click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
+def inspect_command(
+    what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
+    sequence_only: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
+
+    Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
+    it is one, the delay, parameters and bytes.
+    """
+    refuse_address(what)
+    if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
+        return _of_bundle(Path(what), not as_json)
+    from rnn_export.cli.source import read_source
+
+    choices = ExportChoices(time_axis, states, chunk, sequence_only or None)
+    return _of_model(*read_source(what, weights, choices), not as_json)
+
+
+def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
     """Lift `model`, without any export; `options` are export's."""
     from rnn_export.export.lift.api import lift
 
     lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
     parameters = {p.data_ptr(): p for p in model.parameters()}.values()
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
-    found = {kept.name: {"kind": kept.kind, "why": kept.why} for kept in lifted.origins}
+    origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}
     if shown:
-        tables.contract(lifted.spec, found)
+        tables.contract(lifted.spec, origins)
         click.echo(f"{count:,} parameters, {size:,} bytes")
         for note in lifted.notes:
             click.echo(f"note: {note}")
     return {
         "spec": lifted.spec.to_json(),
-        "states": found,
+        "states": origins,
         "parameters": count,
         "bytes": size,
         "notes": list(lifted.notes),
     }
 
 
-def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
+def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     """Open a bundle, every hash checked."""
+    from rnn_export.bundle import open_bundle
+
     bundle = open_bundle(path)
     evidence = _evidence(bundle)
     if shown:
@@ -59,11 +87,11 @@ def of_bundle(path: Path, shown: bool) -> dict[str, Any]:
 
 def _shown(row: TargetRow) -> tuple[Any, ...]:
     files = ", ".join(name.rsplit("/", 1)[-1] for name in row.files)
-    needs = ", ".join(f"{key} {_said(value)}" for key, value in row.requires.items() if key != "onnx_sha256")
+    needs = ", ".join(f"{key} {_words(value)}" for key, value in row.requires.items() if key != "onnx_sha256")
     return row.target, row.precision, row.opset or "", files, needs
 
 
-def _said(value: Any) -> str:
+def _words(value: Any) -> str:
     return " ".join(map(str, value)) or "any (portable)" if isinstance(value, list) else str(value)
 
 

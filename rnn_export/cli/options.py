@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rnn_export.choices import Precision
 
-def pair(text: str) -> tuple[str, Any]:
+
+@dataclass(frozen=True)
+class ExportChoices:
+    """Keywords of `rnn_export.export.export` that stand on the command line; None and () are those that do not.
+
+    `time_axis` holds the words of --time-axis, and `states` an (argument, output) for each --state.
+    """
+
+    time_axis: tuple[str, ...]
+    states: tuple[tuple[str, Any], ...]
+    chunk: int | None
+    sequence_only: bool | None
+    targets: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    state_precision: Precision | None = None
+    batch: tuple[int, int, int] | None = None
+    data: Path | None = None
+    calibrate: Path | None = None
+    sample_rate: int | None = None
+    steps: int | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    opset: int | None = None
+
+    def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`options` of a SOURCE, with those of the command line in their place."""
+        chosen = {key: value for key, value in vars(self).items() if value is not None}
+        del chosen["states"], chosen["time_axis"]
+        if self.states:
+            chosen["states"] = dict(self.states)
+            if len(chosen["states"]) < len(self.states):
+                raise click.BadParameter("a state is declared twice.", param_hint="--state")
+        if self.time_axis:
+            one = len(self.time_axis) == 1 and "=" not in self.time_axis[0]
+            chosen["time_axis"] = word_or_number(self.time_axis[0]) if one else dict(map(name_value, self.time_axis))
+        return {**options, **chosen}
+
+
+def name_value(text: str) -> tuple[str, Any]:
     """NAME=VALUE, where VALUE is a number, "none" or a word."""
     name, _, value = text.partition("=")
     if not name or not value:
         raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
-    return name, number(value)
+    return name, word_or_number(value)
 
 
-def number(text: str) -> Any:
+def word_or_number(text: str) -> str | int | None:
+    """A whole number, None for "none", or else the word itself."""
     if text == "none":
         return None
     return int(text) if text.removeprefix("-").isdigit() else text
@@ -30,7 +71,8 @@ def finite(context: click.Context, parameter: click.Parameter, value: float) -> 
     return value
 
 
-def batch(text: str) -> tuple[int, int, int]:
+def batch_range(text: str) -> tuple[int, int, int]:
+    """MIN:OPT:MAX, or one number for all three."""
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
         raise click.BadParameter(f"{text!r} is neither MIN:OPT:MAX nor one number.")
@@ -38,7 +80,8 @@ def batch(text: str) -> tuple[int, int, int]:
     return low, usual, high
 
 
-def compute(text: str) -> tuple[str, ...]:
+def compute_capabilities(text: str) -> tuple[str, ...]:
+    """Numbers like 8.6 with commas between them; none of them for "portable"."""
     return () if text == "portable" else tuple(text.split(","))
 
 
@@ -49,7 +92,7 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--state",
             "states",
-            type=pair,
+            type=name_value,
             multiple=True,
             metavar="ARG=OUT",
             help="A state passed explicitly: argument of forward = output it comes back as (index or name), or none.",

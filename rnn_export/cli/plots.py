@@ -163,8 +163,8 @@ def _key(figure: Any, height: float, limits: bool) -> None:
         Line2D([], [], color="white", marker="D", markersize=6.5, markeredgecolor=GREY, label="with cold caches"),
     ]
     if limits:
-        said = "limit: every weight read once"
-        marks.append(Line2D([], [], color=LIMIT, linewidth=1.6, linestyle=(0, (4, 2)), label=said))
+        label = "limit: every weight read once"
+        marks.append(Line2D([], [], color=LIMIT, linewidth=1.6, linestyle=(0, (4, 2)), label=label))
     figure.legend(
         handles=marks, loc="lower center", bbox_to_anchor=(0.5, 0.16 / height), ncols=len(marks), frameon=False,
         fontsize=10, labelcolor=GREY, handletextpad=0.7, columnspacing=2.2,

@@ -33,12 +33,12 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         )
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
-    given: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
+    result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
     seconds = time.perf_counter() - begin
-    outputs = given if isinstance(given, Mapping) else {engine.spec.outputs[0].name: given}
+    outputs = _by_name(engine, result)
     if rows == 1:
         outputs = {name: a[0] for name, a in outputs.items()}
-    result: dict[str, Any] = {
+    report: dict[str, Any] = {
         "backend": engine.backend,
         "device": engine.device,
         "frames": frames,
@@ -52,10 +52,10 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     if output is not None:
         _save(output, outputs)
     elif as_json:
-        result["outputs"] = {name: a.tolist() for name, a in outputs.items()}
+        report["outputs"] = {name: a.tolist() for name, a in outputs.items()}
     else:
         np.savetxt(sys.stdout, _lines(outputs, "stdout"), delimiter=",", fmt="%.9g")
-    return result
+    return report
 
 
 def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
     while raw := source.read(size):
         if len(raw) < size:
             raise SourceError(f"the input ends inside a frame: {len(raw)} of {size} bytes after {frames} frames.")
-        given = stream.step(np.frombuffer(raw, dtype).reshape(shape).astype(tensor.dtype))
+        result: Any = stream.step(np.frombuffer(raw, dtype).reshape(shape).astype(tensor.dtype))
         frames += spec.chunk
-        if given is None:
+        if result is None:
             continue
-        named = given if isinstance(given, Mapping) else {spec.outputs[0].name: given}
+        named = _by_name(engine, result)
         if as_json:
             outputs.append({name: a.tolist() for name, a in named.items()})
         else:
@@ -87,6 +87,10 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
             np.savetxt(sys.stdout, _lines(lines, "stdout"), delimiter=",", fmt="%.9g")
             sys.stdout.flush()
     return {"backend": engine.backend, "device": engine.device, "frames": frames, "outputs": outputs}
+
+
+def _by_name(engine: Engine, result: Array | Mapping[str, Array]) -> Mapping[str, Array]:
+    return result if isinstance(result, Mapping) else {engine.spec.outputs[0].name: result}
 
 
 def _real_time(engine: Engine, frames: int, seconds: float) -> float | None:
@@ -110,12 +114,12 @@ def _check_output(engine: Engine, output: Path | None) -> None:
         raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
 
 
-def _lines(outputs: Mapping[str, Array], where: str) -> Array:
+def _lines(outputs: Mapping[str, Array], file: str) -> Array:
     """One line a frame: the values of every output side by side."""
     counts = {a.shape[0] for a in outputs.values() if a.ndim}
     if len(counts) != 1:
         raise SourceError(
-            f"{where} takes one line a frame, but the outputs have {sorted(counts)}: write an .npz with -o."
+            f"{file} takes one line a frame, but the outputs have {sorted(counts)}: write an .npz with -o."
         )
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,10 +14,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rnn_export.cli.options import ExportChoices
 from rnn_export.errors import SourceError
+from rnn_export.export.api import export
 from rnn_export.lazy import load_module
+from rnn_export.models.weights import load_weights
 
 Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+def read_source(source: str, weights: Path | None, choices: ExportChoices) -> Source:
+    """The model with its weights, its example, and its options of `export` with those of the command line over them.
+
+    Raises SourceError where the source, its weights or its options cannot be used.
+    """
+    model, example, options = load_source(source)
+    if weights is not None:
+        load_weights(model, weights)
+    options = choices.over(options)
+    known = set(inspect.signature(export).parameters) - {"model", "example_inputs", "path", "force", "progress"}
+    if unknown := sorted(set(options) - known):
+        raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
+    return model, example, options
 
 
 def load_source(source: str) -> Source:

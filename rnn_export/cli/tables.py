@@ -8,17 +8,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rnn_export.runtime.engine import Engine
     from rnn_export.spec import StreamSpec
+
+
+def note(text: str) -> None:
+    """Print a line that is worth knowing on stderr."""
+    click.echo(f"note: {text}", err=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print one table on stdout."""
+    from rich import box
+    from rich.table import Table
+
     shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         shown.add_column(column, overflow="fold")
@@ -29,6 +37,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def _stdout() -> Console:
     """Where stdout is no terminal there is no width to keep to."""
+    from rich.console import Console
+
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
@@ -163,15 +173,18 @@ def _bytes(dtype: str, row: Sequence[int]) -> int:
 @contextmanager
 def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
     """A bar on stderr, where it is a terminal; the caller names each stage as it begins."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(what, total=total)
-        begun = [False]
+        started = [False]
 
         def stage(name: str) -> None:
-            bar.update(task, description=f"{what}: {name}", advance=float(begun[0]))
-            begun[0] = True
+            bar.update(task, description=f"{what}: {name}", advance=float(started[0]))
+            started[0] = True
 
         yield stage
 
@@ -183,11 +196,16 @@ def speed(result: Mapping[str, Any]) -> str:
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
 
 
-def moved(engine: Any) -> str:
-    """Whether a stream on servers had to go from one to another; empty if not."""
-    told = engine.metrics() if engine.backend == "remote" else {"moves": 0}
-    if not told["moves"]:
-        return ""
-    times = "once" if told["moves"] == 1 else f"{told['moves']} times"
-    gap = f"{told['gap_s'] * 1e3:.0f} ms"
-    return f"{times} a server was lost or too slow, and the stream went on at another; the longest took {gap}"
+def skipped_backends(engine: Engine) -> None:
+    """Note why the fastest backends that the bundle has something for do not run here."""
+    for reason in engine.skipped_backends:
+        note(f"{engine.backend} ({engine.precision}) runs, passed over was {reason}")
+
+
+def moves(engine: Engine) -> None:
+    """Note whether a stream on servers had to go from one to another."""
+    counts = engine.metrics() if engine.backend == "remote" else {"moves": 0}
+    if counts["moves"]:
+        times = "once" if counts["moves"] == 1 else f"{counts['moves']} times"
+        gap = f"{counts['gap_s'] * 1e3:.0f} ms"
+        note(f"{times} a server was lost or too slow, and the stream went on at another; the longest took {gap}")

@@ -1,4 +1,4 @@
-"""What the command `triton` does and shows: a model repository, and what is still to be done with it."""
+"""`rnn-export triton`: a model repository for NVIDIA Triton, and what is still to be done with it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,75 @@ from typing import Any
 
 import click
 
+from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.export.triton.repository import write_repository
+from rnn_export.cli.command import command
+from rnn_export.cli.options import finite
 
 
-def serve(bundle: Path, output: Path, show: bool, **given: Any) -> dict[str, Any]:
-    """Write the repository, show it, and give it as plain data; `given` are options of `write_repository`."""
-    written = write_repository(bundle, output, **given)
+@command
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model repository to write.")
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime", "tensorrt"]),
+    default="python",
+    show_default=True,
+    help="Triton's backend: python runs rnn-export's own runtime.",
+)
+@click.option("--name", help="Of the model.  [default: that of BUNDLE]")
+@click.option("--precision", help="Which precision, where the bundle has several.  [default: fp32, or its only one]")
+@click.option("--streams", type=click.IntRange(1), default=256, show_default=True, help="The most streams at a time.")
+@click.option("--batch", type=click.IntRange(1), help="The most of them in one step.  [default: 64, at most --streams]")
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(0.001),
+    callback=finite,
+    default=60.0,
+    show_default=True,
+    help="Seconds without a frame after which a stream is over.",
+)
+@click.option(
+    "--delay-us",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Microseconds that a frame waits for others to share its step.",
+)
+@click.option("--runtime-backend", default="auto", show_default=True, help="Which of ours the python backend runs.")
+@click.option("--force", is_flag=True, help="Replace a repository of this model that is already there.")
+def triton_command(
+    bundle: Path, output: Path, backend: str, name: str | None, precision: Precision | None, streams: int,
+    batch: int | None, idle_s: float, delay_us: int, runtime_backend: str, force: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a model repository for NVIDIA Triton: BUNDLE served to thousands of streams.
+
+    Each sequence of the server is a stream with its own state, and the frames of several share a step. How it is
+    started and called stands in its README.md; `rnn-export run grpc://HOST:PORT/NAME INPUT` streams through it.
+    """
+    from rnn_export.export.triton.repository import write_repository
+
+    written = write_repository(
+        bundle, output, backend=backend, name=name, precision=precision, streams=streams, batch=batch, idle_s=idle_s,
+        delay_us=delay_us, runtime_backend=runtime_backend, force=force,
+    )  # fmt: skip
     serving, wire = written.serving, written.wire
-    if show:
-        rows = [("input", p.name, p.dtype, p.dims) for p in wire.inputs]
-        rows += [("output", p.name, p.dtype, p.dims) for p in wire.outputs]
+    if not as_json:
         tables.table(
             f"{serving.name} on Triton's {serving.backend} backend ({serving.precision})",
             ("kind", "name", "dtype", "row"),
-            rows,
+            [
+                *(("input", tensor.name, tensor.dtype, tensor.dims) for tensor in wire.inputs),
+                *(("output", tensor.name, tensor.dtype, tensor.dims) for tensor in wire.outputs),
+            ],
         )
         if not written.checked:
-            unread = "Triton's own definition did not read config.pbtxt: it comes with pip install 'rnn-export[remote]'"
-            click.echo(f"note: {unread}", err=True)
-        for left in written.left:
-            click.echo(f"note: still to do: {left}", err=True)
+            tables.note(
+                "Triton's own definition did not read config.pbtxt: it comes with pip install 'rnn-export[remote]'"
+            )
+        for step in written.remaining:
+            tables.note(f"still to do: {step}")
         click.echo(
             f"wrote {output}: start it with {output / 'launch'}, call it with grpc://127.0.0.1:8001/{serving.name}"
         )
@@ -35,8 +83,8 @@ def serve(bundle: Path, output: Path, show: bool, **given: Any) -> dict[str, Any
         "repository": str(output),
         **vars(serving),
         "wire": wire.kind,
-        "inputs": [vars(port) for port in wire.inputs],
-        "outputs": [vars(port) for port in wire.outputs],
+        "inputs": [vars(tensor) for tensor in wire.inputs],
+        "outputs": [vars(tensor) for tensor in wire.outputs],
         "config_checked": written.checked,
-        "left": list(written.left),
+        "left": list(written.remaining),
     }

@@ -13,8 +13,9 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from rnn_export.cli import doctor
-from rnn_export.cli.doctor import DOUBLE, PROBES, Finding, examine
+from rnn_export.cli import diagnosis, probes
+from rnn_export.cli.diagnosis import examine
+from rnn_export.cli.probes import DOUBLE, PROBES, Finding
 from rnn_export.errors import ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 
@@ -36,11 +37,11 @@ def test_everything_is_looked_at(here):
     assert wanted <= set(here)
 
 
-def test_what_is_not_ok_has_a_mend(here):
+def test_what_is_not_ok_has_a_fix(here):
     for finding in here.values():
         assert finding.state in STATES
         assert finding.detail
-        assert bool(finding.mend) == (finding.state != "ok"), finding
+        assert bool(finding.fix) == (finding.state != "ok"), finding
 
 
 def test_what_the_tests_themselves_use_is_ok(here):
@@ -94,7 +95,7 @@ def bare(monkeypatch, tmp_path):
 
 
 def alone(probe: str) -> list[Finding]:
-    return doctor._alone(probe)
+    return probes.run_probe(probe)
 
 
 NOTHING = {
@@ -111,7 +112,7 @@ def test_on_a_bare_machine_it_is_missing(bare, probe):
     (finding,) = alone(probe)
     assert (finding.name, finding.state) == (PROBES[probe].name, "missing")
     assert "not installed" in finding.detail
-    assert finding.mend.startswith(NOTHING[probe])
+    assert finding.fix.startswith(NOTHING[probe])
 
 
 @pytest.mark.parametrize("probe", ["onnxruntime CPU", "onnxruntime CUDA"])
@@ -149,13 +150,13 @@ def test_what_is_broken_is_found_and_survived(package, probe, text, detail):
     (finding,) = alone(probe)
     assert (finding.name, finding.state) == (PROBES[probe].name, "broken")
     assert detail in finding.detail
-    assert finding.mend
+    assert finding.fix
 
 
 def test_a_probe_that_hangs(package, monkeypatch):
-    monkeypatch.setattr(doctor, "SECONDS", 1)
+    monkeypatch.setattr(probes, "SECONDS", 1)
     package("torch", "import time; time.sleep(60)")
-    assert alone("torch") == [Finding("torch", "broken", "gives no answer in 1 s", PROBES["torch"].mend)]
+    assert alone("torch") == [Finding("torch", "broken", "gives no answer in 1 s", PROBES["torch"].fix)]
 
 
 def test_a_probe_that_chatters(package):
@@ -192,7 +193,7 @@ def test_a_provider_is_asked_for_a_session_and_a_sum(package, given, factor, sta
     package("onnxruntime", ORT.format(given=given, factor=factor))
     (finding,) = alone("onnxruntime CUDA")
     assert (finding.state, finding.detail) == (state, detail)
-    assert bool(finding.mend) == (state != "ok")
+    assert bool(finding.fix) == (state != "ok")
 
 
 @pytest.mark.parametrize(
@@ -201,18 +202,18 @@ def test_a_provider_is_asked_for_a_session_and_a_sum(package, given, factor, sta
 def test_cuda_python_must_not_be_newer_than_the_driver(monkeypatch, driver, cuda, state):
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(__version__=cuda))
-    monkeypatch.setattr(doctor, "driver", lambda: Driver(driver, ()))
-    (finding,) = doctor._cuda_python()
+    monkeypatch.setattr(probes, "driver", lambda: Driver(driver, ()))
+    (finding,) = probes._cuda_python()
     assert finding.state == state
     if state == "broken":
         assert "too new for a driver of CUDA 12" in finding.detail
-        assert finding.mend == "pip install 'cuda-python>=12.6,<13'"
+        assert finding.fix == "pip install 'cuda-python>=12.6,<13'"
 
 
 def test_the_gpus_are_listed(monkeypatch):
     found = Driver("12.6", (Gpu("Orin", "8.7", 8 * 2**30), Gpu("B", "12.0", 2**30)))
-    monkeypatch.setattr(doctor, "driver", lambda: found)
-    assert list(doctor._driver()) == [
+    monkeypatch.setattr(probes, "driver", lambda: found)
+    assert list(probes._driver()) == [
         Finding("NVIDIA driver", "ok", "runs CUDA up to 12.6"),
         Finding("GPU 0", "ok", "Orin, compute capability 8.7, 8.0 GiB"),
         Finding("GPU 1", "ok", "B, compute capability 12.0, 1.0 GiB"),
@@ -223,8 +224,8 @@ def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
     def broken():
         raise ToolUnavailable("the NVIDIA driver does not work: cuInit gave 999", "reboot")
 
-    monkeypatch.setattr(doctor, "driver", broken)
-    assert [f.state for f in doctor._driver()] == ["broken"]
+    monkeypatch.setattr(probes, "driver", broken)
+    assert [f.state for f in probes._driver()] == ["broken"]
 
 
 # --- Jetson, compilers, headers
@@ -232,21 +233,21 @@ def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
 
 def test_a_jetson(tmp_path):
     root = machine(tmp_path, "NVIDIA Jetson Orin Nano", tegra(36, "4.3"), nvidia_jetpack="6.2+b77")
-    assert list(doctor._jetson(root)) == [
+    assert list(diagnosis._jetson(root)) == [
         Finding("Jetson", "ok", "NVIDIA Jetson Orin Nano, target jetson-orin-nano"),
         Finding("JetPack", "ok", "6.2, L4T 36.4.3"),
     ]
 
 
 def test_a_jetson_that_is_not_known(tmp_path):
-    first, second = doctor._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
+    first, second = diagnosis._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
     assert (first.state, second.state) == ("broken", "missing")
-    assert "--target" in first.mend
-    assert second.mend == "sudo apt install nvidia-jetpack"
+    assert "--target" in first.fix
+    assert second.fix == "sudo apt install nvidia-jetpack"
 
 
 def test_another_machine_has_no_lines_about_jetson(tmp_path):
-    assert list(doctor._jetson(tmp_path)) == []
+    assert list(diagnosis._jetson(tmp_path)) == []
 
 
 SHELL = shutil.which("sh")
@@ -260,21 +261,21 @@ def script(path: Path, text: str) -> None:
 def test_compilers(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": str(tmp_path)})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # zig may be a package
-    missing = list(doctor._compilers())
+    missing = list(diagnosis._compilers())
     assert [(f.name, f.state) for f in missing] == [("gcc", "missing"), ("clang", "missing"), ("zig", "missing")]
-    assert all(f.mend for f in missing)
+    assert all(f.fix for f in missing)
     script(tmp_path / "gcc", "echo gcc 99; echo more")
     script(tmp_path / "clang", "exit 1")
     script(tmp_path / "zig", '[ "$1" = version ] && echo 0.15')
-    gcc, clang, zig = doctor._compilers()
+    gcc, clang, zig = diagnosis._compilers()
     assert (gcc, zig) == (Finding("gcc", "ok", "gcc 99"), Finding("zig", "ok", "0.15"))
-    assert (clang.state, clang.mend) == ("broken", "sudo apt install clang (again)")
+    assert (clang.state, clang.fix) == ("broken", "sudo apt install clang (again)")
 
 
 def test_headers(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    finding = doctor._headers()
+    finding = diagnosis._headers()
     assert finding.state == "missing"
-    assert finding.mend == f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    assert finding.fix == f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
     (tmp_path / "Python.h").touch()
-    assert doctor._headers() == Finding("Python headers", "ok", str(tmp_path))
+    assert diagnosis._headers() == Finding("Python headers", "ok", str(tmp_path))

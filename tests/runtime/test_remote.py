@@ -71,7 +71,7 @@ def home(server_list, stream):
     """The servers' order for the only sequence of a stream."""
     (sequence,) = stream._buffers.slots.sequences
     by_address = {server.address: server for server in server_list}
-    first = by_address[sequence.home.address]
+    first = by_address[sequence.endpoint.address]
     return first, next(s for s in server_list if s is not first)
 
 
@@ -346,7 +346,7 @@ def test_an_interrupt_in_the_making_of_a_call_hangs_nobody(serve, monkeypatch):
     monkeypatch.setattr(grpc._channel, "_run_channel_spin_thread", interrupt)
     broken = Endpoint(server.address, "m", 1.0)
     of_stream = engine._session.servers.endpoints[server.address]
-    for endpoint, call in ((of_stream, lambda: stream.step(xs[1])), (broken, lambda: broken.served(1.0))):
+    for endpoint, call in ((of_stream, lambda: stream.step(xs[1])), (broken, lambda: broken.fetch_model(1.0))):
         state = endpoint.channels[-1]._call_state
         # The thread of the call before may still be there, and would take the next one.
         wait_until(lambda state=state: not state.managed_calls)

@@ -16,9 +16,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-from rnn_export.export.triton.config import Serving, config
+from rnn_export.export.triton.config import config
 from rnn_export.export.triton.pbtxt import text
-from rnn_export.export.triton.state_io import movable
+from rnn_export.export.triton.serving import Serving
+from rnn_export.export.triton.state_io import add_state_io
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import sized
@@ -51,7 +52,7 @@ class StandIn(GRPCInferenceServiceServicer):
         quiet = ort.SessionOptions()
         quiet.log_severity_level = 4
         graph = model.files()["step.onnx"]
-        graph = movable(graph, model.spec) if wire == "tensors" else graph
+        graph = add_state_io(graph, model.spec) if wire == "tensors" else graph
         self.session = ort.InferenceSession(graph, quiet, providers=["CPUExecutionProvider"])
         self.sequences: dict[int, dict[str, np.ndarray]] = {}
         self.requests: list[tuple[int, bool, bool, bool, bool]] = []

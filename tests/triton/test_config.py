@@ -17,12 +17,13 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import ExportError
 from rnn_export.export import export
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import Serving, config, data_file
+from rnn_export.export.triton.config import config, data_file
 from rnn_export.export.triton.repository import write_repository
-from rnn_export.export.triton.state_io import check_config, movable
-from rnn_export.export.triton.wire import TYPES, Wire
+from rnn_export.export.triton.serving import Serving
+from rnn_export.export.triton.state_io import add_state_io, check_config
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime import load
+from rnn_export.runtime.backends.remote.wire import TYPES, WireFormat
 from rnn_export.spec import DTYPES, StateSpec, StreamSpec
 
 from ..runtime.graphs import MODELS, START, frames, tensor  # noqa: TID252
@@ -240,7 +241,7 @@ def test_states_of_half_precision_are_seeded_in_single(tmp_path):
 )
 def test_a_config_of_another_graph_is_refused(change):
     model = MODELS["sum"]
-    graph = movable(model.files()["step.onnx"], model.spec)
+    graph = add_state_io(model.files()["step.onnx"], model.spec)
     message = config(model.spec, {"h": np.zeros(3, np.float32)}, replace(SERVING, backend="onnxruntime"))
     check_config(message, graph)
     change(message)
@@ -250,7 +251,7 @@ def test_a_config_of_another_graph_is_refused(change):
 
 def test_a_graph_of_another_model_is_refused():
     with pytest.raises(ExportError, match=r"takes \['a', 'b', 's', 'p'\].*but the contract says \['x', 'h'\]"):
-        movable(MODELS["pair"].files()["step.onnx"], MODELS["sum"].spec)
+        add_state_io(MODELS["pair"].files()["step.onnx"], MODELS["sum"].spec)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int16"])
@@ -272,7 +273,7 @@ def test_states_that_no_graph_can_begin_from(dtype, bundle, tmp_path):
 )
 def test_names_that_are_taken(kind, changes):
     with pytest.raises(ExportError, match="is a name that the served one needs for itself"):
-        Wire.of(replace(MODELS["sum"].spec, **changes), kind)
+        WireFormat.of(replace(MODELS["sum"].spec, **changes), kind)
 
 
 # --- the movable graph, in ONNX Runtime
@@ -310,7 +311,7 @@ class Kept:
 
 def graph_of(name, bundle):
     opened = open_bundle(bundle(name))
-    return movable(opened.read("step.onnx"), opened.spec), opened
+    return add_state_io(opened.read("step.onnx"), opened.spec), opened
 
 
 def noise(spec, shapes, rng):

@@ -47,18 +47,25 @@ def test_the_python_backend_gets_the_whole_bundle_and_our_model(bundle, tmp_path
     assert tree(place / "1" / "lstm.rnnx") == tree(bundle("lstm"))
     x = frames(5, 8)
     np.testing.assert_array_equal(load(place / "1" / "lstm.rnnx").stream().run(x), load(bundle("lstm")).stream().run(x))
-    assert (place / "1" / "model.py").read_bytes() == (ROOT / "export/triton/model.py").read_bytes()
+    assert (place / "1" / "model.py").read_bytes() == (ROOT / "export/triton/model.py.template").read_bytes()
+
+
+def imports(source: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(source)))
+    found = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    found |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    return {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
 
 
 def test_the_model_needs_numpy_and_the_runtime_alone():
     """What else it imported would have to be in the Python of every server."""
-    nodes = list(ast.walk(ast.parse((ROOT / "export/triton/model.py").read_text())))
-    found = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
-    found |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    written = (ROOT / "export/triton/model.py.template").read_text()
+    assert len(written.splitlines()) <= 10
+    assert imports(written) == {"rnn_export.runtime.serve.triton_model"}
+    found = imports((ROOT / "runtime/serve/triton_model.py").read_text())
     ours = {name for name in found if name.startswith("rnn_export")}
-    assert ours == {"rnn_export.errors", "rnn_export.runtime", "rnn_export.runtime.rounds"}
-    foreign = {name for name in found - ours if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign == {"numpy", "triton_python_backend_utils"}
+    assert {name.split(".")[1] for name in ours} == {"choices", "errors", "runtime"}
+    assert found - ours == {"numpy", "triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize(("streams", "requests"), [(256, "1024"), (1024, "1024"), (3000, "4096")])

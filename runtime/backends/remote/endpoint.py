@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, StreamError
-from rnn_export.runtime.backends.remote.server_config import Served, read_config
+from rnn_export.runtime.backends.remote.server_config import ServedModel, read_config
 
 try:
     import grpc
@@ -32,7 +32,7 @@ CHANNEL = [
     # Another engine's channel to a server that came back would still be waiting.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-# Triton's word to a sequence that it does not have, or no longer has.
+# What Triton says of a sequence that it does not have, or no longer has.
 LOST = "must specify the START flag"
 
 
@@ -71,17 +71,17 @@ class Endpoint:
         self.down_until = time.monotonic() + DOWN
         return EndpointFailed(reason)
 
-    def served(self, seconds: float) -> Served:
-        """What it serves, asked for; raises EndpointFailed, or BackendUnavailable where that is not ours."""
+    def fetch_model(self, seconds: float) -> ServedModel:
+        """What it serves; raises EndpointFailed, or BackendUnavailable where rnn-export did not write that."""
         future = self.stub.ModelConfig.future(pb.ModelConfigRequest(name=self.name), timeout=seconds)
         return read_config(self.name, self.receive(future, f"{seconds * 1e3:.0f} ms passed without an answer").config)
 
-    def check(self, served: Served) -> None:
+    def check(self, model: ServedModel) -> None:
         """Raise EndpointFailed unless it serves the same as the others do."""
         if self.checked:
             return
         try:
-            difference = served.difference(self.served(self.seconds))
+            difference = model.difference(self.fetch_model(self.seconds))
         except (BackendUnavailable, StreamError) as error:
             difference = str(error)
         if difference:
@@ -92,7 +92,7 @@ class Endpoint:
         """A future for `receive`."""
         return self.stub.ModelInfer.future(request, timeout=self.seconds)
 
-    def receive(self, future: Any, late: str | None = None) -> Any:
+    def receive(self, future: Any, timeout_reason: str | None = None) -> Any:
         """The answer; raises EndpointFailed, SequenceLost, or StreamError where the model refused the frame."""
         code = future.code()
         if code is grpc.StatusCode.OK:
@@ -104,8 +104,8 @@ class Endpoint:
                 raise SequenceLost(text)
             raise StreamError(f"{self.address} refused the frame: {text}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            told = f"{self.seconds * 1e3:.0f} ms passed; is the server over capacity (--streams), or deadline_ms short?"
-            raise self.fail(late or told)
+            slow = f"{self.seconds * 1e3:.0f} ms passed; is the server over capacity (--streams), or deadline_ms short?"
+            raise self.fail(timeout_reason or slow)
         # Whatever comes back at this address may serve something else.
         self.checked = False
         raise self.fail(f"{code.name}: {text}")

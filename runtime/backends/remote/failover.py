@@ -8,9 +8,9 @@ from typing import Any
 
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends.remote.address import rendezvous
+from rnn_export.runtime.backends.remote.codec import Answer, Codec, Frame, States
 from rnn_export.runtime.backends.remote.endpoint import Endpoint, EndpointFailed, SequenceLost
-from rnn_export.runtime.backends.remote.server_config import Served
-from rnn_export.runtime.backends.remote.wire import Answer, Codec, Frame, States
+from rnn_export.runtime.backends.remote.server_config import ServedModel
 
 SYSTEM = random.SystemRandom()
 
@@ -25,42 +25,49 @@ class Sequence:
     """A stream as its client knows it.
 
     Attributes:
-        seed: states (1, ...) by name of its last snapshot; None stands for the model's initial ones.
-        fed: the frames since.
-        id: of the sequence on `home`.
-        begun: whether `home` may hold something under this id.
-        live: whether what it holds is surely `seed` and `fed`.
+        checkpoint: states (1, ...) by name, last fetched; None stands for the model's initial ones.
+        replay_log: the frames since.
+        id: of the sequence on `endpoint`.
+        endpoint: the server that it is on.
+        opened: whether `endpoint` may hold something under this id.
+        in_step: whether what it holds is surely `checkpoint` and `replay_log`.
     """
 
-    seed: States | None = None
-    fed: list[Frame] = field(default_factory=list)
+    checkpoint: States | None = None
+    replay_log: list[Frame] = field(default_factory=list)
     id: int = field(default_factory=fresh_id)
-    home: Endpoint | None = None
-    begun: bool = False
-    live: bool = False
+    endpoint: Endpoint | None = None
+    opened: bool = False
+    in_step: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Of what the client holds of it."""
+        states = sum(state.nbytes for state in (self.checkpoint or {}).values())
+        return states + sum(len(raw) for frame in self.replay_log for raw in frame)
 
     def leave(self, codec: Codec) -> None:
         """End it on its server. A request that is still under way there will meet nobody: the next id is another."""
-        if self.begun and self.home is not None:
-            self.home.end(codec.request(self.id, codec.silence, start=False, end=True))
-        self.id, self.home, self.begun, self.live = fresh_id(), None, False, False
+        if self.opened and self.endpoint is not None:
+            self.endpoint.end(codec.request(self.id, codec.silence, start=False, end=True))
+        self.id, self.endpoint, self.opened, self.in_step = fresh_id(), None, False, False
 
-    def set(self, seed: States | None) -> None:
-        """Go on from `seed`."""
-        self.seed, self.fed, self.live = seed, [], False
+    def set(self, checkpoint: States | None) -> None:
+        """Go on from `checkpoint`."""
+        self.checkpoint, self.replay_log, self.in_step = checkpoint, [], False
 
 
 @dataclass(frozen=True)
 class Servers:
     """The servers of one model, all alike."""
 
-    served: Served
+    model: ServedModel
     codec: Codec
     endpoints: dict[str, Endpoint]
 
-    def best(self, sequence: int, tried: dict[str, str]) -> Endpoint | None:
-        """The server for a sequence, by its id, among those not `tried`; one that is down only if there is no other."""
-        order = [self.endpoints[a] for a in rendezvous(list(self.endpoints), sequence) if a not in tried]
+    def choose(self, sequence: int, failed: dict[str, str]) -> Endpoint | None:
+        """The server for a sequence, by its id, among those not `failed`; one that is down if there is no other."""
+        order = [self.endpoints[a] for a in rendezvous(list(self.endpoints), sequence) if a not in failed]
         return min(order, key=lambda endpoint: endpoint.down, default=None)
 
 
@@ -68,21 +75,29 @@ class Delivery:
     """The next frame of one sequence on its way, after those that its server has to be fed again.
 
     Without a frame the sequence stays where it is, and only its states are asked for.
+
+    Attributes:
+        frames: what is to be fed; `position` is the place of the next one.
+        starts: whether the next request begins the sequence, from its checkpoint.
+        failed: by address, why a server did not take the frame.
+        reseeded: whether the server had lost the sequence, which began there again.
+        replayed: how many frames were fed again.
+        answer, error: how it ended; None until it did.
     """
 
-    def __init__(self, servers: Servers, sequence: Sequence, frame: Frame | None, asks: bool) -> None:
-        self.servers, self.sequence, self.frame, self.asks = servers, sequence, frame, asks
-        self.frames = sequence.fed if frame is None else [*sequence.fed, frame]
-        goes_on = sequence.live and frame is not None
-        self.at, self.start = (len(sequence.fed) if goes_on else 0), not goes_on
-        self.tried: dict[str, str] = {}
-        self.lost = self.again = 0
+    def __init__(self, servers: Servers, sequence: Sequence, frame: Frame | None, wants_states: bool) -> None:
+        self.servers, self.sequence, self.frame, self.wants_states = servers, sequence, frame, wants_states
+        self.frames = sequence.replay_log if frame is None else [*sequence.replay_log, frame]
+        goes_on = sequence.in_step and frame is not None
+        self.position, self.starts = (len(sequence.replay_log) if goes_on else 0), not goes_on
+        self.failed: dict[str, str] = {}
+        self.reseeded, self.replayed = False, 0
         self.future: Any = None
         self.answer: Answer | None = None
         self.error: StreamError | None = None
-        sequence.live = False
-        if sequence.home is None or (self.start and sequence.home.down):
-            self._settle()
+        sequence.in_step = False
+        if sequence.endpoint is None or (self.starts and sequence.endpoint.down):
+            self._choose_server()
 
     @property
     def done(self) -> bool:
@@ -90,44 +105,44 @@ class Delivery:
 
     @property
     def _last(self) -> bool:
-        return self.at == len(self.frames) - 1
+        return self.position == len(self.frames) - 1
 
     def send(self) -> None:
         """Send the next request, to whichever server there is."""
         sequence, codec, self.future = self.sequence, self.servers.codec, None
-        while sequence.home is not None:
+        while sequence.endpoint is not None:
             try:
-                sequence.home.check(self.servers.served)
+                sequence.endpoint.check(self.servers.model)
                 break
             except EndpointFailed as failure:
                 self._move(str(failure))
         else:
             return
-        self.future = sequence.home.send(
+        self.future = sequence.endpoint.send(
             codec.request(
                 sequence.id,
-                self.frames[self.at],
-                start=self.start,
-                seed=sequence.seed if self.start else None,
-                asks=self.asks and self._last,
+                self.frames[self.position],
+                start=self.starts,
+                seed=sequence.checkpoint if self.starts else None,
+                wants_states=self.wants_states and self._last,
             )
         )
-        sequence.begun = True
-        self.again += self.frame is None or not self._last
+        sequence.opened = True
+        self.replayed += self.frame is None or not self._last
 
     def receive(self) -> None:
         """Wait for the answer, and see what is next."""
         if self.future is None:
             return
-        home = self.sequence.home
-        assert home is not None
+        endpoint = self.sequence.endpoint
+        assert endpoint is not None
         try:
-            response = home.receive(self.future)
+            response = endpoint.receive(self.future)
             if self._last:
-                self.answer = self.servers.codec.answer(response, self.asks)
-            self.at, self.start = self.at + 1, False
+                self.answer = self.servers.codec.answer(response, self.wants_states)
+            self.position, self.starts = self.position + 1, False
         except SequenceLost as lost:
-            self._begin_again(str(lost))
+            self._reseed(str(lost))
         except EndpointFailed as failure:
             self._move(str(failure))
         except StreamError as refusal:
@@ -136,29 +151,29 @@ class Delivery:
     def commit(self) -> None:
         """The sequence as it is now that the frame was fed."""
         assert self.answer is not None
-        sequence, sequence.live = self.sequence, True
+        sequence, sequence.in_step = self.sequence, True
         if self.answer.states is not None:
-            sequence.seed, sequence.fed = self.answer.states, []
+            sequence.checkpoint, sequence.replay_log = self.answer.states, []
         else:
-            sequence.fed = self.frames
+            sequence.replay_log = self.frames
 
-    def _begin_again(self, reason: str) -> None:
-        if self.start or self.lost:
+    def _reseed(self, reason: str) -> None:
+        if self.starts or self.reseeded:
             self._move(f"it lost the sequence again ({reason})")
             return
-        self.lost, self.at, self.start = 1, 0, True
+        self.reseeded, self.position, self.starts = True, 0, True
 
     def _move(self, reason: str) -> None:
-        assert self.sequence.home is not None
-        self.tried[self.sequence.home.address] = reason
-        self._settle()
+        assert self.sequence.endpoint is not None
+        self.failed[self.sequence.endpoint.address] = reason
+        self._choose_server()
 
-    def _settle(self) -> None:
-        """Choose a server and begin there from the seed."""
+    def _choose_server(self) -> None:
+        """Choose a server and begin there from the checkpoint."""
         sequence = self.sequence
         sequence.leave(self.servers.codec)
-        self.at, self.start, self.lost = 0, True, 0
-        sequence.home = self.servers.best(sequence.id, self.tried)
-        if sequence.home is None:
-            told = "".join(f"\n  {address}: {reason}" for address, reason in self.tried.items())
-            self.error = StreamError(f"no server could take the frame, and the stream is as before it.{told}")
+        self.position, self.starts, self.reseeded = 0, True, False
+        sequence.endpoint = self.servers.choose(sequence.id, self.failed)
+        if sequence.endpoint is None:
+            reasons = "".join(f"\n  {address}: {reason}" for address, reason in self.failed.items())
+            self.error = StreamError(f"no server could take the frame, and the stream is as before it.{reasons}")

@@ -14,17 +14,26 @@ import numpy as np
 
 from rnn_export.arrays import Array, unpack_arrays
 from rnn_export.bundle import TargetRow
-from rnn_export.errors import BackendUnavailable, SpecError
-from rnn_export.runtime.backends.remote.wire import WIRES, Codec, check_shapes, input_shapes
+from rnn_export.errors import BackendUnavailable, ExportError, SpecError
+from rnn_export.runtime.backends.remote.codec import CODECS, Codec, check_shapes, input_shapes
+from rnn_export.runtime.backends.remote.wire import WireFormat
 from rnn_export.spec import StreamSpec
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model on a server; `initial` is one row of each state by name, `shapes` those of a request's inputs."""
+class ServedModel:
+    """What a server says of a model, in the place of a bundle.
+
+    Attributes:
+        spec: the contract.
+        kind: the form in which states travel, of `wire`.
+        precision: of what runs there.
+        initial: one row of each state by name.
+        shapes: of every input in a request of one row.
+    """
 
     spec: StreamSpec
-    wire: str
+    kind: str
     precision: str
     initial: Mapping[str, Array]
     shapes: Mapping[str, tuple[int, ...]]
@@ -38,43 +47,44 @@ class Served:
 
     def codec(self, name: str) -> Codec:
         """Requests for it as the model `name`."""
-        return Codec(name, self.spec, WIRES[self.wire](self.spec), self.shapes)
+        return Codec(name, self.spec, self.kind, self.shapes)
 
-    def difference(self, other: Served) -> str:
+    def difference(self, other: ServedModel) -> str:
         """Why a sequence cannot move from here to `other`; empty where it can."""
         if self.spec != other.spec:
             return (
                 f"it serves another model: its digest starts with {other.spec.digest[:12]}, not {self.spec.digest[:12]}"
             )
-        here, there = ((s.precision, s.wire, dict(s.shapes)) for s in (self, other))
+        here, there = ((s.precision, s.kind, dict(s.shapes)) for s in (self, other))
         return "" if here == there else f"it serves this model as {there}, not as {here}"
 
 
-def read_config(name: str, config: Any) -> Served:
+def read_config(name: str, config: Any) -> ServedModel:
     """What a ModelConfig says; raises BackendUnavailable where `rnn-export triton` did not write it."""
-    given = {key: value.string_value for key, value in config.parameters.items()}
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
     needed = ("rnn_export.spec", "rnn_export.wire", "rnn_export.precision")
-    if missing := [key for key in needed if key not in given]:
+    if missing := [key for key in needed if key not in parameters]:
         raise BackendUnavailable(
             f"the model {name!r} there was not written by rnn-export triton: its config has no parameter "
             f"{', '.join(missing)}. Write its repository with rnn-export triton NAME.rnnx -o REPO."
         )
-    wire = given["rnn_export.wire"]
-    if wire not in WIRES:
+    kind = parameters["rnn_export.wire"]
+    if kind not in CODECS:
         raise BackendUnavailable(
-            f"the model {name!r} there talks {wire!r}, and this client only {', '.join(WIRES)}: update the older one."
+            f"the model {name!r} there talks {kind!r}, and this client only {', '.join(CODECS)}: update the older one."
         )
     try:
-        spec = StreamSpec.from_json(json.loads(given["rnn_export.spec"]))
-        initial = _initial(spec, given.get("rnn_export.initial_states"))
-    except (ValueError, KeyError, SpecError, binascii.Error, zipfile.BadZipFile) as error:
+        spec = StreamSpec.from_json(json.loads(parameters["rnn_export.spec"]))
+        initial = _initial(spec, parameters.get("rnn_export.initial_states"))
+        wire = WireFormat.of(spec, kind)
+    except (ValueError, KeyError, SpecError, ExportError, binascii.Error, zipfile.BadZipFile) as error:
         raise BackendUnavailable(
             f"the parameters of the model {name!r} there cannot be read: {error}. Write its repository again with "
             "rnn-export triton."
         ) from error
     shapes = input_shapes(config)
-    check_shapes(spec, WIRES[wire](spec), shapes)
-    return Served(spec, wire, given["rnn_export.precision"], initial, shapes)
+    check_shapes(wire, shapes)
+    return ServedModel(spec, kind, parameters["rnn_export.precision"], initial, shapes)
 
 
 def _initial(spec: StreamSpec, text: str | None) -> dict[str, Array]:

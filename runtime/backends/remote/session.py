@@ -15,8 +15,8 @@ from rnn_export.errors import StreamError
 from rnn_export.layout import graph_layout
 from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
 from rnn_export.runtime.backends.host_states import has_nan, rows_with_nan
+from rnn_export.runtime.backends.remote.codec import Answer
 from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Servers
-from rnn_export.runtime.backends.remote.wire import Answer
 from rnn_export.spec import sized
 
 # Seconds that the end of a session waits for its sequences to end.
@@ -28,7 +28,7 @@ class RemoteSession(Session):
 
     def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
         self.servers, self.device, self.snapshot_every = servers, device, snapshot_every
-        self.spec, self.precision = servers.served.spec, servers.served.precision
+        self.spec, self.precision = servers.model.spec, servers.model.precision
         self.lock = threading.Lock()
         self.counts: dict[str, Any] = {"frames": 0, "moves": 0, "reseeds": 0, "replays": 0, "failures": 0, "gap_s": 0.0}
         self.ends = weakref.finalize(self, _close, servers)
@@ -84,10 +84,10 @@ class RemoteSession(Session):
             counts["failures"] += failures
             for delivery in deliveries:
                 counts["frames"] += delivery.frame is not None
-                counts["replays"] += delivery.again
-                counts["moves"] += bool(delivery.tried) and delivery.error is None
-                counts["reseeds"] += delivery.lost
-                if delivery.tried or delivery.lost:
+                counts["replays"] += delivery.replayed
+                counts["moves"] += bool(delivery.failed) and delivery.error is None
+                counts["reseeds"] += delivery.reseeded
+                if delivery.failed or delivery.reseeded:
                     counts["gap_s"] = max(counts["gap_s"], seconds)
 
 
@@ -96,7 +96,7 @@ class RemoteSlots(StateStore):
 
     def __init__(self, session: RemoteSession) -> None:
         self.session, self.spec, self.servers = session, session.spec, session.servers
-        self.initial = {name: row.tobytes() for name, row in self.servers.served.initial.items()}
+        self.initial = {name: row.tobytes() for name, row in self.servers.model.initial.items()}
         self.sequences: list[Sequence] = []
         # Holds the session, whose channels are to be closed after this.
         self.ends = weakref.finalize(self, _end, session, self.sequences)
@@ -104,10 +104,7 @@ class RemoteSlots(StateStore):
     @property
     def nbytes(self) -> int:
         """Of the snapshots and frames that are kept here."""
-        return sum(
-            sum(a.nbytes for a in (s.seed or {}).values()) + sum(len(raw) for frame in s.fed for raw in frame)
-            for s in self.sequences
-        )
+        return sum(sequence.nbytes for sequence in self.sequences)
 
     def grow(self, count: int) -> None:
         self.sequences.extend(Sequence() for _ in range(count - len(self.sequences)))
@@ -117,7 +114,7 @@ class RemoteSlots(StateStore):
         deliveries = []
         for slot, frame in zip(slots, frames, strict=True):
             sequence = self.sequences[slot]
-            due = len(sequence.fed) + 1 >= self.session.snapshot_every
+            due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
             deliveries.append(Delivery(self.servers, sequence, frame, due))
         answers = self.session.deliver(deliveries)
         outputs = {
@@ -131,20 +128,20 @@ class RemoteSlots(StateStore):
 
     def read(self, slots: Array) -> dict[str, Array]:
         sequences = [self.sequences[slot] for slot in slots]
-        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.fed])
-        rows = {s.name: self.servers.served.initial[s.name][None] for s in self.spec.states}
+        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.replay_log])
+        rows = {s.name: self.servers.model.initial[s.name][None] for s in self.spec.states}
         return {
-            name: np.concatenate([row if s.seed is None else s.seed[name] for s in sequences])
+            name: np.concatenate([row if s.checkpoint is None else s.checkpoint[name] for s in sequences])
             for name, row in rows.items()
         }
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         for row, slot in enumerate(slots):
             seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
-            plain = self.servers.codec.wire.starts_plain and all(
+            at_start = self.servers.codec.state_codec.starts_without_seed and all(
                 seed[name].tobytes() == initial for name, initial in self.initial.items()
             )
-            self.sequences[slot].set(None if plain else seed)
+            self.sequences[slot].set(None if at_start else seed)
 
     def release(self, slots: Array) -> None:
         for slot in slots:

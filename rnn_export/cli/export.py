@@ -1,0 +1,80 @@
+"""`rnn-export export`: from the model of a SOURCE to a verified bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export.choices import Precision
+from rnn_export.cli import tables
+from rnn_export.cli.command import command
+from rnn_export.cli.options import ExportChoices, batch_range, calibrate_option, source_options
+
+STAGES = 12
+
+
+@command
+@click.argument("source")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle to write, NAME.rnnx.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, c, tensorrt, tensorrt-rtx, "
+    "jetson-orin-nano and so on; may be repeated.  [default: onnx]",
+)
+@click.option(
+    "--precision", help="Precision: fp32, or fp16 or bf16 for TensorRT, or bf16 or int8 for C.  [default: fp32]"
+)
+@click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
+@click.option(
+    "--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]"
+)
+@source_options
+@click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
+@calibrate_option
+@click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
+@click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
+@click.option(
+    "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"
+)
+@click.option("--opset", type=int, help="Opset, where a target has ONNX.  [default: the target's own]")
+@click.option(
+    "--sequence-only", is_flag=True, help="For a model that needs whole sequences: the bundle cannot stream then."
+)
+@click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+def export_command(
+    source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
+    batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
+    states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
+    sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
+    sequence_only: bool, force: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop."""
+    from rnn_export.cli.source import read_source
+    from rnn_export.export.api import export
+
+    choices = ExportChoices(
+        time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
+        state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
+        steps=steps, atol=atol, rtol=rtol, opset=opset,
+    )  # fmt: skip
+    with tables.progress("export", STAGES, not as_json) as stage:
+        model, example, options = read_source(source, weights, choices)
+        bundle = export(model, example, output, force=force, progress=stage, **options)
+    evidence = json.loads(bundle.read("parity.json"))
+    if not as_json:
+        tables.contract(bundle.spec)
+        tables.parity(evidence)
+        for report in evidence["fp16_accumulate"]:
+            tables.parity(report)
+        if evidence["fp16_accumulate"]:
+            tables.note("a GPU may add up in fp16 as well; an engine is held to the model where it is built")
+        for note in evidence["notes"]:
+            tables.note(note)
+        click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
+    return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}

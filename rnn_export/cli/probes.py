@@ -1,0 +1,218 @@
+"""What loads native code, tried in a process of its own: what ends that process is a finding, not the end of doctor."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+
+from rnn_export.errors import ToolUnavailable
+from rnn_export.lazy import load_module
+from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.backends.tensorrt.nvidia import driver
+
+SECONDS = 120
+
+# y = x + x on one float32, opset 13, as ONNX: no onnx is needed to try a provider.
+DOUBLE = bytes.fromhex(
+    "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a0208014204"
+    "0a00100d"
+)
+
+_CHILD = """
+import json, sys
+names = json.loads(sys.argv[1])
+sys.path[:] = names
+from rnn_export.cli import probes
+probes.answer(sys.argv[2])
+"""
+
+State = Literal["ok", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `fix` is None where it is "ok", else the command or step that puts it right."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str | None = None
+
+    @staticmethod
+    def of(name: str, state: State, error: ToolUnavailable) -> Finding:
+        """What an error says of it."""
+        return Finding(name, state, error.detail, error.fix)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`look` runs in a process of its own; `fix` helps where that does not come back."""
+
+    name: str
+    look: Callable[[], Iterator[Finding]]
+    fix: str
+
+    def finding(self, state: State, detail: str) -> Finding:
+        """One of it; what is not "ok" has its fix."""
+        return Finding(self.name, state, detail, None if state == "ok" else self.fix)
+
+
+def run_probe(key: str) -> list[Finding]:
+    """Run the probe `key` of PROBES in a process of its own; never raises."""
+    probe, command = PROBES[key], [sys.executable, "-c", _CHILD, json.dumps(sys.path), key]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return [probe.finding("broken", f"gives no answer in {SECONDS} s")]
+    except OSError as error:
+        fix = "free memory, or raise ulimit -u"
+        return [Finding(probe.name, "broken", f"no process can be started: {error}", fix)]
+    try:
+        return [Finding(**finding) for finding in json.loads(done.stdout.splitlines()[-1])]
+    except (IndexError, ValueError, TypeError):
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return [probe.finding("broken", f"ends its process with {_ending(done.returncode)} ({last})")]
+
+
+def answer(key: str) -> None:
+    """In the process of a probe: print what it finds."""
+    try:
+        findings = list(PROBES[key].look())
+    except Exception as error:  # whatever native code answers with is a finding
+        findings = [PROBES[key].finding("broken", f"{type(error).__name__}: {error}")]
+    print(json.dumps([asdict(finding) for finding in findings]))  # noqa: T201
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _driver() -> Iterator[Finding]:
+    try:
+        found = driver()
+    except ToolUnavailable as error:
+        yield Finding.of("NVIDIA driver", "missing" if "is not here" in error.detail else "broken", error)
+        return
+    yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {found.version}")
+    for number, gpu in enumerate(found.gpus):
+        detail = f"{gpu.name}, compute capability {gpu.compute}, {gpu.memory / 2**30:.1f} GiB"
+        yield Finding(f"GPU {number}", "ok", detail)
+
+
+def _tensorrt(name: str) -> Iterator[Finding]:
+    title = TITLES[name]
+    try:
+        library = find_library(name)
+    except ToolUnavailable as error:
+        yield Finding.of(title, "broken" if is_installed(name) else "missing", error)
+        return
+    if not library.ahead:
+        try:
+            library.probe()
+        except ToolUnavailable as error:
+            needs = ToolUnavailable(f"{library.version} needs the NVIDIA driver: {error.detail}", error.fix)
+            yield Finding.of(title, "broken", needs)
+            return
+    library.trt.Builder(BuilderLog(library.trt).logger)
+    yield Finding(title, "ok", f"{library.version}, builds {'without a GPU' if library.ahead else 'for this GPU'}")
+
+
+def _cuda_python() -> Iterator[Finding]:
+    name, major = "cuda-python", _driver_major()
+    newest = "" if major is None else f",<{major + 1}"
+    fix = f"pip install 'cuda-python>=12.6{newest}'"
+    try:
+        version = str(load_module("cuda.bindings").__version__)
+    except ModuleNotFoundError:
+        yield Finding(name, "missing", "not installed; TensorRT engines run through it", fix)
+        return
+    load_module("cuda.bindings.runtime")
+    if major is not None and int(version.split(".")[0]) > major:
+        yield Finding(name, "broken", f"{version} is too new for a driver of CUDA {major}", fix)
+        return
+    yield Finding(name, "ok", version)
+
+
+def _driver_major() -> int | None:
+    try:
+        return int(driver().version.split(".")[0])
+    except ToolUnavailable:
+        return None
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    probe = PROBES["onnxruntime"]
+    if find_spec("onnxruntime") is None:
+        yield probe.finding("missing", "not installed")
+        return
+    yield probe.finding("ok", str(load_module("onnxruntime").__version__))
+
+
+def _provider(kind: str) -> Iterator[Finding]:
+    if find_spec("onnxruntime") is None:
+        return
+    ort, provider = load_module("onnxruntime"), f"{kind}ExecutionProvider"
+    probe = PROBES[f"onnxruntime {kind}"]
+    if provider not in ort.get_available_providers():
+        yield probe.finding("missing", f"onnxruntime {ort.__version__} is built without it")
+        return
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if kind != "CPU":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = ort.InferenceSession(DOUBLE, options, providers=[provider])
+    yield probe.finding(*_computes(session, provider))
+
+
+def _computes(session: Any, provider: str) -> tuple[State, str]:
+    # The list of providers says what was compiled in, and a session may be a CPU session without a word.
+    if session.get_providers()[0] != provider:
+        return "broken", f"gives a session on {', '.join(session.get_providers())}"
+    (doubled,) = session.run(None, {"x": np.array([1.5], np.float32)})
+    if doubled.tolist() != [3.0]:
+        return "broken", f"says that 1.5 + 1.5 is {doubled.tolist()}"
+    return "ok", "makes a session and computes"
+
+
+def _torch() -> Iterator[Finding]:
+    probe = PROBES["torch"]
+    if find_spec("torch") is None:
+        yield probe.finding("missing", "not installed; only exporting and the backend torchscript need it")
+        return
+    torch = load_module("torch")
+    yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
+
+
+PROBES = {
+    "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
+    "tensorrt": Probe(
+        "TensorRT", partial(_tensorrt, "tensorrt"), "pip install --force-reinstall 'rnn-export[tensorrt]'"
+    ),
+    "tensorrt-rtx": Probe(
+        "TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), "pip install --force-reinstall 'rnn-export[rtx]'"
+    ),
+    "cuda-python": Probe("cuda-python", _cuda_python, "pip install --force-reinstall cuda-python"),
+    "onnxruntime": Probe("onnxruntime", _onnxruntime, "pip install 'rnn-export[cpu]'"),
+    "onnxruntime CPU": Probe("onnxruntime CPU", partial(_provider, "CPU"), "pip install --force-reinstall onnxruntime"),
+    "onnxruntime CUDA": Probe(
+        "onnxruntime CUDA",
+        partial(_provider, "CUDA"),
+        "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
+    ),
+    "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
+}

@@ -1,0 +1,51 @@
+"""`rnn-export run`: a recording or a pipe streamed through a bundle, or through servers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export.choices import BackendName, Precision, ServerAddress
+from rnn_export.cli import tables
+from rnn_export.cli.command import command
+
+
+@command
+@click.argument("bundle", metavar="BUNDLE|ADDRESS", type=click.Path())
+@click.argument("recording", metavar="INPUT")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help=".npy, .npz or .csv; without it, CSV on stdout.")
+@click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
+@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
+def run_command(
+    bundle: str, recording: str, output: Path | None, backend: BackendName | ServerAddress, precision: Precision | None,
+    device: str | None, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
+
+    ADDRESS is grpc://HOST:PORT,HOST:PORT/NAME, a model that `rnn-export triton` wrote, on one or several servers. The
+    stream goes on at another server when one fails or takes too long: behind NAME, ?deadline_ms=1000&snapshot_every=16
+    are the milliseconds that a frame may take, and the frames after which the states are fetched for that.
+
+    Raw values are little-endian, in the dtype of the input, one frame after the other; each output is printed as soon
+    as its frame is there.
+    """
+    from rnn_export.cli.run_io import run_file, run_raw
+    from rnn_export.runtime.engine import load
+
+    engine = load(bundle, backend, precision, device)
+    tables.skipped_backends(engine)
+    try:
+        if recording == "-":
+            return run_raw(engine, sys.stdin.buffer, output, as_json)
+        with tables.progress("run", 1, not as_json) as stage:
+            stage(recording)
+            result = run_file(engine, recording, output, as_json)
+        if not as_json:
+            click.echo(tables.speed(result), err=True)
+        return result
+    finally:
+        tables.moves(engine)

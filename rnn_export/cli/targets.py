@@ -1,0 +1,19 @@
+"""`rnn-export targets`: what can be written, and for which device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rnn_export.cli import tables
+from rnn_export.cli.command import command
+
+
+@command
+def targets_command(as_json: bool) -> dict[str, Any]:
+    """What can be written, for which device, at which opset and in which precisions."""
+    from rnn_export.targets import table_rows
+
+    rows = table_rows()
+    if not as_json:
+        tables.targets(rows)
+    return {"targets": rows}

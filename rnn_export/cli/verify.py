@@ -1,0 +1,47 @@
+"""`rnn-export verify`: the golden vectors of a bundle, replayed on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rnn_export.choices import BackendName, Precision, ServerAddress
+from rnn_export.cli import tables
+from rnn_export.cli.command import command, refuse_address
+
+STAGES = 7
+
+
+@command
+@click.argument("bundle", type=click.Path())
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="Which backend to hold to the golden vectors; or servers that run BUNDLE, grpc://HOST:PORT/NAME.",
+)
+@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
+def verify_command(
+    bundle: str, backend: BackendName | ServerAddress, precision: Precision | None, device: str | None, as_json: bool
+) -> dict[str, Any]:
+    """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did.
+
+    With the address of servers as --backend, the proof that they do.
+    """
+    from rnn_export.bundle import open_bundle
+    from rnn_export.runtime.engine import Engine
+    from rnn_export.runtime.replay.checks import replay_golden
+    from rnn_export.runtime.replay.golden import FILE, Golden
+
+    refuse_address(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
+    opened = open_bundle(bundle)
+    engine = Engine.of(opened, backend, precision, device)
+    tables.skipped_backends(engine)
+    with tables.progress("verify", STAGES, not as_json) as stage:
+        report = replay_golden(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
+    if not as_json:
+        tables.parity(report.to_json())
+    report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
+    return report.to_json()
