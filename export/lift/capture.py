@@ -37,6 +37,7 @@ class BatchFirst(nn.Module):
         self.flat, self.axes = flat, axes
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
         states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
         results = self.flat(*tensors[:inputs], *states)

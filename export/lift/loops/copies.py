@@ -155,15 +155,20 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     """The arguments of every node of the body; None where the copies are not of one body."""
     operands = []
     for j in range(len(loop.copies[0])):
-        rows = {k: leaves_of(node) for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
+        nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
         row = []
-        for leaves in zip(*rows.values(), strict=True):
-            operand = _operand(graph, loop, tuple(rows), leaves)
+        for leaves in zip(*map(_leaves, nodes.values()), strict=True):
+            operand = _operand(graph, loop, tuple(nodes), leaves)
             if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
             row.append(operand)
         operands.append(row)
     return operands
+
+
+def _leaves(node: fx.Node) -> list[Any]:
+    """The arguments of `node`, out of their lists."""
+    return list(pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None))
 
 
 def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
@@ -173,8 +178,3 @@ def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple
     refs = tuple(map(resolve, leaves))
     places = tuple(loop.places.get(ref.base) for ref in refs)
     return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value))
-
-
-def leaves_of(node: fx.Node) -> list[Any]:
-    """The arguments of `node`, out of their lists."""
-    return list(pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None))

@@ -107,7 +107,7 @@ def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a node of the body over the copies that have the node.
+    """One argument of a node of the body, over the copies that have the node.
 
     Attributes:
         copies: the numbers of these copies, ascending.
@@ -123,8 +123,9 @@ class Argument:
     precomputed: frozenset[int]
     same_value: Callable[[fx.Node, fx.Node], bool]
 
-    @cached_property
+    @property
     def is_outside(self) -> bool:
+        """Whether every copy takes it from outside the loop."""
         return all(place is None for place in self.places)
 
     @cached_property
@@ -134,6 +135,7 @@ class Argument:
 
     @property
     def begins_in_first(self) -> bool:
+        """Whether the first copy has the node."""
         return self.copies[0] == 0
 
     def value_from(self, start: int) -> tuple[int, BodyValue] | None:
@@ -163,6 +165,7 @@ def _precomputed(argument: Argument) -> Carry | None:
 
 
 def _carry(argument: Argument) -> Carry | None:
+    """A value of as many copies before as there are copies that begin with something from outside."""
     head = argument.places.count(None)
     found = argument.value_from(head) if len(argument.copies) - head > 1 else None
     if found is None or found[0] < 1 or (head and not (argument.begins_in_first and found[0] == head)):
@@ -182,6 +185,7 @@ def _scan(argument: Argument) -> Scan | None:
 
 
 def _delayed_scan(argument: Argument) -> Carry | None:
+    """The frame that a copy before takes, after as many copies that take something else from outside."""
     if not (argument.is_outside and argument.begins_in_first) or argument.has_one_base:
         return None
     refs = argument.refs
@@ -207,14 +211,8 @@ def _frames(refs: Sequence[Ref]) -> Scan | None:
     return Scan(Ref(refs[0].base, paths[0][:i]), paths[0][i:])
 
 
-RULES: tuple[Callable[[Argument], Operand | None], ...] = (
-    _local,
-    _precomputed,
-    _carry,
-    _invariant,
-    _scan,
-    _delayed_scan,
-)
+Rule = Callable[[Argument], Operand | None]
+RULES: tuple[Rule, ...] = (_local, _precomputed, _carry, _invariant, _scan, _delayed_scan)
 
 
 def classify(argument: Argument) -> Operand | None:
