@@ -31,7 +31,7 @@ def test_the_others_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         [command, "export", "detector.py:factory", "-o", "detector.rnnx"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    for word in ("rnn.l0.h", "lifted", "pieces", "onnx.reference"):
+    for word in ("rnn.l0.h", "lifted", "chunked", "onnx.reference"):
         assert word in done.stdout
         assert word in README
     random = np.random.default_rng(0)

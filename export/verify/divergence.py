@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.fx import paths_of
-from rnn_export.export.verify.reference import initial_states, own_calls, own_states
+from rnn_export.export.verify.reference import initial_states, own_calls, own_driver
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -46,8 +45,7 @@ def _own_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tens
 
     for module in paths:
         module.register_forward_hook(keep)
-    driver = torch_driver(model.spec, BatchFirst(flat, model.axes), own_states(model, loop.rows), leaves_out_delay=True)
-    count = sum(1 for _ in loop.steps(driver, own_calls(model, loop)))
+    count = sum(1 for _ in loop.steps(own_driver(model, flat, loop.rows), own_calls(model, loop)))
     return {path: outputs for path, outputs in found.items() if len(outputs) == count}
 
 

@@ -17,6 +17,7 @@ from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
+from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
 
 CONSEQUENCE = "Nothing was written."
@@ -35,9 +36,8 @@ def golden_vectors(
     start = initial_states(model, loop.rows)
     lifted = loop.run(torch_driver(spec, blamed(FAILS)(model.module), start))
     own = own_trace(model, loop)
-    outputs = {t.name: own.outputs[t.name] for t in spec.outputs}
-    for tensor in filter(spec.timed, spec.outputs):
-        outputs[tensor.name] = outputs[tensor.name][:, : spec.frames_out(tensor, loop.frames)]
+    ends = {t.name: spec.frames_out(t, loop.frames) for t in spec.outputs if spec.timed(t)}
+    outputs = {name: value[:, : ends[name]] if name in ends else value for name, value in own.outputs.items()}
     golden = Golden(inputs, outputs, lifted.states, np.arange(spec.chunk, loop.frames + 1, spec.chunk), tolerance)
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # Steps of several frames round up how late a state is: then the module's own has seen more.
@@ -58,11 +58,8 @@ def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
 
 
 def _own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
-    spec, module = model.spec, copy.deepcopy(model.original)
-    driver = torch_driver(
-        spec, blamed(FAILS)(BatchFirst(module, model.axes)), own_states(model, loop.rows), leaves_out_delay=True
-    )
-    trace = loop.run(driver, own_calls(model, loop))
+    module = copy.deepcopy(model.original)
+    trace = loop.run(own_driver(model, module, loop.rows), own_calls(model, loop))
     held = {name: _buffer_rows(module, model, name)[:, None] for name in _buffers(model)}
     return Trace(trace.outputs, {**trace.states, **held})
 
@@ -72,10 +69,12 @@ def own_calls(model: StreamingModel, loop: ClosedLoop) -> tuple[int, ...]:
     return (0, loop.frames) if model.spec.has_time else tuple(range(loop.frames + 1))
 
 
-def own_states(model: StreamingModel, rows: int) -> dict[str, Array]:
-    """Where the states that the user's module takes and gives start; what it keeps in buffers is its own affair."""
-    explicit = {s.name for s in model.spec.states[: len(model.original.states)]}
-    return {name: value for name, value in initial_states(model, rows).items() if name in explicit}
+def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDriver:
+    """`module`, a copy of the user's, with the states that it takes and gives; its buffers are its own affair."""
+    start = initial_states(model, rows)
+    own = {s.name: start[s.name] for s in model.spec.states[: len(module.states)]}
+    call = blamed(FAILS)(BatchFirst(module, model.axes))
+    return torch_driver(model.spec, call, own, leaves_out_delay=True)
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:

@@ -117,13 +117,13 @@ def _pool(check: _Check) -> Iterator[Drift]:
         yield from check.everything(trace.of_rows(slice(first, first + rows)))
 
 
-WHOLE_SEQUENCES = {"whole": _sequence, "alone": _batch_invariance}
+WHOLE_SEQUENCES = {"sequence": _sequence, "batch-invariance": _batch_invariance}
 STREAMS = {
     "step": _step,
-    "whole": _sequence,
-    "pieces": _chunked,
+    "sequence": _sequence,
+    "chunked": _chunked,
     "reset": _reset,
     "snapshot": _snapshot,
-    "alone": _batch_invariance,
+    "batch-invariance": _batch_invariance,
     "pool": _pool,
 }

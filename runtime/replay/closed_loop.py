@@ -31,7 +31,7 @@ class Driver(Protocol):
     def step(self, inputs: dict[str, Array]) -> Outputs:
         """Feed inputs (rows, frames, ...) and give outputs (rows, frames, ...).
 
-        A tensor without a time axis is (rows, ...); such an output is None where no frame gave one yet.
+        A tensor without a time axis is (rows, ...). An output is None, or left out, where no frame gave one yet.
         """
 
     def states(self) -> Mapping[str, Array]:
@@ -44,7 +44,7 @@ class Trace:
 
     Attributes:
         outputs: (rows, frames, ...), without the frames of the delay; (rows, ...) as of the last frame where an output
-            has no time axis, and left out where no frame gave one.
+            has no time axis. One that no frame gave is left out.
         states: (rows, k, ...), as of after each of the k pieces that were asked for.
     """
 

@@ -63,10 +63,7 @@ class FrameDriver(RunDriver):
     def step(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
         spec, alone = self.stream.spec, self.stream.batch == 1
         given = self.stream.step(only_value(as_frame(spec, inputs)))
-        if given is None:
-            rows = self.stream.batch
-            return {t.name: np.empty((rows, 0, *t.frame), t.dtype) if spec.timed(t) else None for t in spec.outputs}
-        outputs = _by_name(spec, given)
+        outputs = {} if given is None else _by_name(spec, given)
         return with_time(spec, {name: value[None] if alone else value for name, value in outputs.items()})
 
 

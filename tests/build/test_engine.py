@@ -337,7 +337,7 @@ def test_an_engine_is_built_proved_and_runs(bundle, device, target, board, versi
     assert json.loads(file(opened, place, "parity.json")) == found.report.to_json()
     report = found.report
     assert (report.ok, report.backend, report.device, report.rows) == (True, "tensorrt", "cuda:0", 2)
-    assert stages == ["build", "step", "whole", "pieces", "reset", "snapshot", "alone", "pool", "write"]
+    assert stages == ["build", "step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool", "write"]
     engine = load(path)
     assert (engine.backend, engine.precision, engine.batches) == ("tensorrt", precision, (1, 8))
     off = np.abs(streamed(path, "tensorrt") - streamed(path, "onnxruntime")).max()

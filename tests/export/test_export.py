@@ -48,7 +48,7 @@ def test_the_report_says_what_was_checked(written):
     report = json.loads(open_bundle(written).read("parity.json"))
     assert (report["ok"], report["source"], report["frames"], report["rows"]) == (True, "noise", 40, 2)
     checks = {(d["check"], d["tensor"]) for d in report["drifts"]}
-    assert {("lifted", "output"), ("step", "rnn.l0.h"), ("whole", "output"), ("onnx.reference", "output")} <= checks
+    assert {("lifted", "output"), ("step", "rnn.l0.h"), ("sequence", "output"), ("onnx.reference", "output")} <= checks
     assert all(d["step"] is None and d["scale"] > 0 and d["relative"] < 1e-5 for d in report["drifts"])
     assert "rnn_export" not in json.dumps(report["notes"])
 

@@ -331,7 +331,15 @@ def test_golden_vectors_are_replayed_on_it():
     draft = Draft(spec, {}, (), {s: a[0] for s, a in initial(name, rows).items()})
     report = replay_golden(Engine(draft, "numeric", session), golden)
     report.raise_for_failure("")
-    assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
+    assert {d.check for d in report.drifts} == {
+        "step",
+        "sequence",
+        "chunked",
+        "reset",
+        "snapshot",
+        "batch-invariance",
+        "pool",
+    }
     assert report.device == "numeric (not run on hardware)"
 
 

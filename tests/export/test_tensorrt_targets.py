@@ -37,7 +37,7 @@ ENGINES = [name for name, row in TARGETS.items() if row.library]
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 BATCH = (1, 4, 16)
 STEPS = 8
-CHECKS = ["step", "whole", "pieces", "reset", "snapshot", "alone", "pool"]
+CHECKS = ["step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool"]
 ROWS = [(name, precision) for name in ENGINES for precision in TARGETS[name].precisions]
 every_row = pytest.mark.parametrize(("target", "precision"), ROWS)
 # Beside the LSTM, a GRU for a row of each family of versions.

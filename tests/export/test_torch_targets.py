@@ -188,7 +188,7 @@ def test_a_row_each_and_one_report_of_all(several):
     report = json.loads(several.read("parity.json"))
     assert (report["backend"], report["ok"]) == ("onnxruntime, torchscript, pt2", True)
     checks = {d["check"] for d in report["drifts"]}
-    ways = ("step", "whole", "pieces", "reset", "snapshot", "alone", "pool")
+    ways = ("step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool")
     for name in ("onnxruntime", "torchscript", "pt2"):
         assert {f"{name}.{way}" for way in ways} <= checks
     assert {"lifted", "onnx.reference"} <= checks
@@ -201,7 +201,7 @@ def test_one_target_alone(tmp_path, target):
     assert set(bundle.files) == {PATHS[target], "golden.npz", "parity.json"}
     report = json.loads(bundle.read("parity.json"))
     assert report["backend"] == target
-    assert {d["check"] for d in report["drifts"]} >= {"lifted", "step", "whole", "alone"}
+    assert {d["check"] for d in report["drifts"]} >= {"lifted", "step", "sequence", "batch-invariance"}
     assert "onnx.reference" not in {d["check"] for d in report["drifts"]}
 
 

@@ -87,7 +87,7 @@ def test_the_graphs_as_they_are_pass(lifted, graphs):
     report, golden = verified(lifted, graphs)
     assert report.ok
     assert [name for name, _ in report.checks()] == [
-        "lifted", "step", "whole", "pieces", "reset", "snapshot", "alone", "pool", "onnx.reference",
+        "lifted", "step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool", "onnx.reference",
     ]  # fmt: skip
     assert (golden.frames, golden.rows) == (24, 2)
     assert max(d.relative for d in report.drifts) < 2e-6
@@ -98,8 +98,8 @@ BROKEN = {
     "step NaN": ("step.onnx", bias_nan, "step", "output", "1"),
     "step states swapped": ("step.onnx", states_swapped, "step", r"rnn\.l0\.[hc]", "1"),
     "step state stuck": ("step.onnx", state_stuck, "step", r"rnn\.l0\.c", "1"),
-    "sequence weight": ("sequence.onnx", weight_off, "whole", "output", "[2-5]"),
-    "sequence states swapped": ("sequence.onnx", states_swapped, "whole", r"rnn\.l0\.[hc]", "24"),
+    "sequence weight": ("sequence.onnx", weight_off, "sequence", "output", "[2-5]"),
+    "sequence states swapped": ("sequence.onnx", states_swapped, "sequence", r"rnn\.l0\.[hc]", "24"),
 }
 
 

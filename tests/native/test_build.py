@@ -83,7 +83,7 @@ def test_calibrated(lstm: Path, recording: Path) -> None:
     data = json.loads(made.stdout)
     assert data["requires"] == {"name": "lstm", "scales": "calibrated"}
     checks = {drift["check"] for drift in data["parity"]["drifts"]}
-    assert {"step", "whole", "pieces", "reset", "snapshot"} <= checks
+    assert {"step", "sequence", "chunked", "reset", "snapshot"} <= checks
     assert load(lstm, precision="int8").backend == "native"
 
 

@@ -20,7 +20,7 @@ from rnn_export.spec import StreamSpec
 from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames
 
 EXACT = Tolerance(1e-6, 1e-6)
-CHECKS = ["step", "whole", "pieces", "reset", "snapshot", "alone", "pool"]
+CHECKS = ["step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool"]
 
 
 class Draft:
@@ -68,7 +68,7 @@ def test_a_right_bundle_passes_every_check(model, rows):
     report = replay_golden(engine_of(model), golden_of(model, rows), stages.append)
     assert report.ok
     assert stages == CHECKS
-    assert [name for name, _ in report.checks()] == [c for c in CHECKS if rows > 1 or c != "alone"]
+    assert [name for name, _ in report.checks()] == [c for c in CHECKS if rows > 1 or c != "batch-invariance"]
     assert (report.backend, report.device, report.frames, report.rows) == ("onnxruntime", "cpu", 12, rows)
     report.raise_for_failure("Nothing follows.")
 
@@ -117,7 +117,7 @@ def test_the_vectors_fit_the_batch_of_an_engine(batches, rows):
             np.testing.assert_array_equal(array, getattr(golden, group)[name][rows])
     report = replay_golden(engine, golden)
     assert (report.ok, report.rows) == (True, len(rows))
-    assert ("alone" in dict(report.checks())) == (len(rows) > 1 and batches[0] == 1)
+    assert ("batch-invariance" in dict(report.checks())) == (len(rows) > 1 and batches[0] == 1)
 
 
 def test_an_engine_of_another_precision_has_its_own_tolerance():
@@ -154,8 +154,10 @@ def test_a_changed_weight_in_the_step_graph():
 def test_a_changed_weight_in_the_sequence_graph_only():
     changed = _with_weight(2.001).files()["sequence.onnx"]
     message = failure(engine_of(TWINS, **{"sequence.onnx": changed}), twins_golden())
-    assert "the check 'whole' diverges from the model: 'y' is first outside the tolerance at step 1 of 8" in message
-    assert "Outside too: alone y, pieces v, pieces y, reset y, snapshot v, snapshot y, whole v." in message
+    assert "the check 'sequence' diverges from the model: 'y' is first outside the tolerance at step 1 of 8" in message
+    assert (
+        "Outside too: batch-invariance y, chunked v, chunked y, reset y, sequence v, snapshot v, snapshot y." in message
+    )
 
 
 def _with_weight(value: float) -> Model:
@@ -169,7 +171,7 @@ def test_two_states_swapped(graph):
         step=swapped(TWINS.step, **{"u.next": "v.next", "v.next": "u.next"}),
         sequence=swapped(TWINS.sequence, **{"u.next": "v.next", "v.next": "u.next"}),
     )
-    check = "step" if graph == "step.onnx" else "whole"
+    check = "step" if graph == "step.onnx" else "sequence"
     message = failure(engine_of(TWINS, **{graph: crossed.files()[graph]}), twins_golden())
     assert f"the check {check!r} diverges from the model: " in message
     assert "Outside too: " in message
@@ -211,7 +213,7 @@ def test_a_report_is_strict_json():
     assert data["ok"] is True
     assert data["tolerance"] == {"atol": 1e-6, "rtol": 1e-6}
     assert {d["check"] for d in data["drifts"]} == set(CHECKS)
-    assert all(d["curve"][-1][0] == 12 for d in data["drifts"] if d["check"] == "whole")
+    assert all(d["curve"][-1][0] == 12 for d in data["drifts"] if d["check"] == "sequence")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

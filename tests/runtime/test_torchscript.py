@@ -99,7 +99,15 @@ def test_the_golden_vectors_replay(both):
     assert (engine.backend, engine.device) == ("torchscript", "cpu")
     report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
     assert report.ok
-    assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
+    assert {d.check for d in report.drifts} == {
+        "step",
+        "sequence",
+        "chunked",
+        "reset",
+        "snapshot",
+        "batch-invariance",
+        "pool",
+    }
 
 
 def test_auto_takes_onnxruntime_where_it_can(both):
