@@ -175,9 +175,9 @@ def build_command(bundle: Path, target: str, precision: str | None, as_json: boo
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
     Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
     """
-    from rnn_export.cli import build
+    from rnn_export.cli import build, building
 
-    return build.build(bundle, target, precision, not as_json, build.BuildChoices(**given))
+    return build.build(bundle, target, precision, not as_json, building.BuildChoices(**given))
 
 
 @command
