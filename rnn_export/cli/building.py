@@ -1,0 +1,102 @@
+"""A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.draft import Draft
+from rnn_export.choices import Precision
+from rnn_export.cli.command import EXPORT_PACKAGES
+from rnn_export.errors import BuildError
+from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
+from rnn_export.runtime.build.native.names import source_name
+from rnn_export.runtime.build.origin import find_row
+from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
+from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
+from rnn_export.runtime.recording import read
+from rnn_export.target_options import TargetOptions
+
+
+@dataclass(frozen=True)
+class BuildChoices:
+    """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
+
+    batch: tuple[int, int, int] | None
+    state_precision: Precision | None
+    memory: int | None
+    compute: tuple[str, ...] | None
+    triple: str | None
+    cpu: str | None
+    calibrate: Path | None
+    rebuild: bool
+
+
+def build_c_target(
+    bundle: Bundle, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+) -> BuiltC:
+    """Compile C, with the sources written first where there are none, or where they are calibrated again."""
+    row, destination = find_row(bundle, "c", precision), Destination(choices.triple, choices.cpu)
+    origin: Bundle | Draft = bundle
+    if row is not None and choices.calibrate is not None:
+        destination.find()
+        _check_rewrite(bundle, row, choices.rebuild)
+    if (row is None or choices.calibrate is not None) and _can_write():
+        # What is missing is said before anything that takes long.
+        destination.find()
+        origin = _added(bundle, "c", precision, choices, stage)
+    return build_c(origin, precision, destination, choices.rebuild, stage)
+
+
+def build_engine_target(
+    bundle: Bundle, target: str, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+) -> BuiltEngine:
+    """Build an engine, with the graph written first where there is none."""
+    found = engine_target(target, precision)
+    origin: Bundle | Draft = bundle
+    if find_row(bundle, target, precision) is None and _can_write():
+        # What is missing is said before anything that takes long.
+        find_builder(found, choices.compute)
+        origin = _added(bundle, target, precision, choices, stage)
+    limit = choices.memory and choices.memory * 2**20
+    options = BuildOptions(choices.state_precision, choices.batch, limit, choices.compute, choices.rebuild)
+    return build_engine(origin, target, precision, options, stage)
+
+
+def _can_write() -> bool:
+    """Whether the export extra is here."""
+    return all(map(find_spec, EXPORT_PACKAGES))
+
+
+def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
+    if not _can_write():
+        raise BuildError(
+            f"{bundle.path} has c ({row.precision}), and its sources are written again only where the export extra is: "
+            "pip install 'rnn-export[export,cpu]'."
+        )
+    if not rebuild:
+        raise BuildError(
+            f"{bundle.path} has c ({row.precision}): give --rebuild to write it again; what is compiled for other "
+            "machines is dropped then."
+        )
+
+
+def _added(
+    bundle: Bundle, target: str, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+) -> Draft:
+    """The graph or the sources that the bundle lacks."""
+    from rnn_export.export.add_target import add_target
+
+    order = TargetOptions(
+        precision or "fp32",
+        choices.state_precision or "fp32",
+        batch=choices.batch or TargetOptions.batch,
+        # A bundle that was renamed keeps the name that its C has.
+        name=next((str(row.requires["name"]) for row in bundle.targets if row.target == "c"), None)
+        or source_name(bundle.path.name.removesuffix(".rnnx")),
+        calibration=None if choices.calibrate is None else read(choices.calibrate, bundle.spec),
+    )
+    return add_target(bundle, target, order, stage)
