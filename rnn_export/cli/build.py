@@ -27,7 +27,7 @@ OF_ENGINES = ("batch", "state_precision", "memory", "compute")
 
 
 @dataclass(frozen=True)
-class BuildChoices:
+class BuildFlags:
     """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
 
     batch: tuple[int, int, int] | None
@@ -67,45 +67,48 @@ def build_command(
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
     Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
     """
-    choices = BuildChoices(batch, state_precision, memory, compute, triple, cpu, calibrate, rebuild)
-    return build(bundle, target, precision, not as_json, choices)
+    flags = BuildFlags(
+        batch=batch, state_precision=state_precision, memory=memory, compute=compute, triple=triple, cpu=cpu,
+        calibrate=calibrate, rebuild=rebuild,
+    )  # fmt: skip
+    return build(bundle, target, precision, not as_json, flags)
 
 
-def build(bundle: Path, target: str, precision: Precision | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
+def build(bundle: Path, target: str, precision: Precision | None, show: bool, flags: BuildFlags) -> dict[str, Any]:
     """Build, show it, and give it as plain data."""
     from rnn_export.runtime.build.native.build import build_c
     from rnn_export.runtime.build.tensorrt.engine import build_engine
 
     foreign = OF_ENGINES if target == "c" else OF_C
-    if wrong := [name for name in foreign if getattr(choices, name) is not None]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+    if wrong := [name for name in foreign if getattr(flags, name) is not None]:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
-        raise BuildError(f"{flags} {verb} not go with --target {target}: leave {what} out.")
-    if choices.calibrate is not None and precision != "int8":
+        raise BuildError(f"{names} {verb} not go with --target {target}: leave {what} out.")
+    if flags.calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     with tables.progress("build", STAGES, show) as stage:
-        add = _adding(target, precision or "fp32", choices, stage)
+        add = _adding(target, precision or "fp32", flags, stage)
         if target == "c":
             compiled = build_c(
                 bundle,
                 precision,
-                triple=choices.triple,
-                cpu=choices.cpu,
-                rebuild=choices.rebuild,
-                rewrite=choices.calibrate is not None,
+                triple=flags.triple,
+                cpu=flags.cpu,
+                rebuild=flags.rebuild,
+                rewrite=flags.calibrate is not None,
                 add=add,
                 progress=stage,
             )
         else:
-            limit = choices.memory and choices.memory * 2**20
+            limit = flags.memory and flags.memory * 2**20
             engine = build_engine(
                 bundle,
                 target,
                 precision,
-                state_precision=choices.state_precision,
-                batch=choices.batch,
-                compute=choices.compute,
-                rebuild=choices.rebuild,
+                state_precision=flags.state_precision,
+                batch=flags.batch,
+                compute=flags.compute,
+                rebuild=flags.rebuild,
                 memory=limit,
                 add=add,
                 progress=stage,
@@ -173,7 +176,7 @@ def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
 
 
 def _adding(
-    target: str, precision: str, choices: BuildChoices, stage: Callable[[str], None]
+    target: str, precision: str, flags: BuildFlags, stage: Callable[[str], None]
 ) -> Callable[[Any], Any] | None:
     """What writes the graph or the sources that a bundle lacks, where the export extra is."""
     if not all(map(find_spec, EXPORT_PACKAGES)):
@@ -187,12 +190,12 @@ def _adding(
 
         order = Order(
             precision,
-            choices.state_precision or "fp32",
-            batch=choices.batch or Order.batch,
+            flags.state_precision or "fp32",
+            batch=flags.batch or Order.batch,
             # A bundle that was renamed keeps the name that its C has.
             name=next((str(row.requires["name"]) for row in opened.targets if row.target == "c"), None)
             or source_name(opened.path.name.removesuffix(".rnnx")),
-            calibration=None if choices.calibrate is None else read(choices.calibrate, opened.spec),
+            calibration=None if flags.calibrate is None else read(flags.calibrate, opened.spec),
         )
         return graph_of(opened, target, order, stage)
 
