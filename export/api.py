@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export import __version__
+from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.atomic import is_bundle
 from rnn_export.bundle.draft import Draft
@@ -26,7 +27,6 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
-from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
@@ -36,8 +36,8 @@ from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target, find_targets
 
-# A target, and what is asked of it.
-Choice = tuple[Target, TargetOptions]
+# Targets, each with what is asked of it.
+Plan = Sequence[tuple[Target, TargetOptions]]
 
 
 def export(
@@ -98,7 +98,7 @@ def export(
     nothing.
     """
     _check_place(Path(path), force)
-    choices = _choices(targets, precision, state_precision, opset, batch, Path(path))
+    plan = _plan(targets, precision, state_precision, opset, batch, Path(path))
     if sequence_only and tuple(targets) != ("onnx",):
         raise ExportError(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
@@ -125,29 +125,13 @@ def export(
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)
-        choices = [(target, replace(options, calibration=calibration)) for target, options in choices]
+        plan = [(target, replace(options, calibration=calibration)) for target, options in plan]
     progress("graphs")
-    draft = _draft(lifted, choices)
-    engines = [e for target, options in choices for e in find_writer(target.name).engines(draft, target, options)]
-    step = draft.files.get("step.onnx")
-    report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
-    others = [e for target, options in choices for e in fp16_accumulate_engines(draft, target, options)]
-    evidence = {
-        "source": "noise" if data is None else "recording",
-        "notes": [*lifted.notes, *(n for target, options in choices for n in notes(draft, target, options))],
-        **report.to_json(),
-        "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
-    }
-    for target, options in choices:
-        draft = draft.with_files(
-            target.name, precision, find_writer(target.name).golden_files(lifted.spec, options, vectors)
-        )
+    draft = _draft(lifted, plan)
+    draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
     progress("write")
-    proof = {
-        "parity.json": (json.dumps(evidence, indent=1) + "\n").encode(),
-        golden.FILE: vectors.thinned().to_npz(),
-    }
-    return draft.write(path, _producer(), proof, None if step is None else count_weights(step), force)
+    step = draft.files.get("step.onnx")
+    return draft.write(path, _producer(), evidence, None if step is None else count_weights(step), force)
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -159,14 +143,14 @@ def _check_place(path: Path, force: bool) -> None:
         raise BundleError(f"{path} cannot be written: the directory {path.absolute().parent} does not exist.")
 
 
-def _choices(
+def _plan(
     names: Sequence[str],
     precision: Precision,
     state_precision: Precision | None,
     opset: int | None,
     batch: tuple[int, int, int] | None,
     path: Path,
-) -> list[Choice]:
+) -> Plan:
     """The targets by name, each with its options; raises ExportError where they do not go together."""
     targets = find_targets(names, precision, opset)
     if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
@@ -197,11 +181,11 @@ def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
             )
 
 
-def _draft(lifted: StreamingModel, choices: Sequence[Choice]) -> Draft:
+def _draft(lifted: StreamingModel, plan: Plan) -> Draft:
     """All targets, written as each has its options; nothing of it is verified."""
     files: dict[str, bytes] = {}
     rows = []
-    for target, options in choices:
+    for target, options in plan:
         writer = find_writer(target.name)
         written = writer.write(lifted, target, options)
         requires = writer.requires(target, options)
@@ -209,6 +193,33 @@ def _draft(lifted: StreamingModel, choices: Sequence[Choice]) -> Draft:
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
     return Draft(lifted.spec, files, tuple(rows), initial)
+
+
+def _verified(
+    lifted: StreamingModel,
+    draft: Draft,
+    plan: Plan,
+    recorded: Mapping[str, Array] | None,
+    steps: int,
+    tolerance: Tolerance,
+    progress: Callable[[str], None],
+) -> tuple[Draft, dict[str, bytes]]:
+    """`draft` with the self-tests of its targets, and the files that are the evidence; raises ParityError."""
+    writers = [(find_writer(target.name), target, options) for target, options in plan]
+    engines = [engine for writer, target, options in writers for engine in writer.engines(draft, target, options)]
+    step, precision = draft.files.get("step.onnx"), plan[0][1].precision
+    report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
+    others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
+    evidence = {
+        "source": "noise" if recorded is None else "recording",
+        "notes": [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))],
+        **report.to_json(),
+        "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
+    }
+    for writer, target, options in writers:
+        draft = draft.with_files(target.name, precision, writer.golden_files(lifted.spec, options, vectors))
+    text = json.dumps(evidence, indent=1) + "\n"
+    return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
 
 
 def _producer() -> dict[str, str]:

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import COMMANDS, main
-from rnn_export.cli.options import ExportChoices
+from rnn_export.cli.options import ExportFlags
 from rnn_export.export.api import export
 from rnn_export.models import save_weights
 
@@ -394,7 +394,7 @@ def test_a_command_that_there_is_not() -> None:
 
 
 def test_what_the_command_line_chooses_are_keywords_of_export() -> None:
-    assert {field.name for field in fields(ExportChoices)} < set(signature(export).parameters)
+    assert {field.name for field in fields(ExportFlags)} < set(signature(export).parameters)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,10 +22,9 @@ BASE_OPSET = 18
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
-    _keep_torchlib()
     ops = torch.ops.rnn_export
     try:
-        with quiet():
+        with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
                 program,
                 (),
@@ -46,15 +46,30 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     return exported.model
 
 
-@cache
-def _keep_torchlib() -> None:
-    """Let torch keep its 500 translations: it reads their sources anew at each export, which takes 0.3 s."""
-    with suppress(ImportError, AttributeError):
-        # Private to torch; where it is not so any more, an export takes longer.
+@contextmanager
+def _torchlib_read_once() -> Iterator[None]:
+    """Torch reads the sources of its 500 translations anew at each export, 0.3 s; in here it is given those it had.
+
+    What gives them is private to torch: where it is not so any more, an export takes longer.
+    """
+    try:
         from torch.onnx._internal.exporter import _registration
 
-        apis: Any = _registration.onnxscript_apis
-        apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
+        apis: Any = vars(_registration)["onnxscript_apis"]
+        original = apis.get_torchlib_ops
+    except (ImportError, KeyError, AttributeError):
+        yield
+        return
+    try:
+        apis.get_torchlib_ops = lambda: _torchlib(original)
+        yield
+    finally:
+        apis.get_torchlib_ops = original
+
+
+@cache
+def _torchlib(read: Callable[[], Any]) -> Any:
+    return read()
 
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:

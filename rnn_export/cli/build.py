@@ -15,7 +15,7 @@ from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
     from rnn_export.choices import Precision
-    from rnn_export.cli.building import BuildChoices
+    from rnn_export.cli.building import BuildFlags
     from rnn_export.runtime.build.native.build import BuiltC
     from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
 
@@ -52,29 +52,32 @@ def build_command(
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
     Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
     """
-    from rnn_export.cli.building import BuildChoices
+    from rnn_export.cli.building import BuildFlags
 
-    choices = BuildChoices(batch, state_precision, memory, compute, triple, cpu, calibrate, rebuild)
-    return build(bundle, target, precision, not as_json, choices)
+    flags = BuildFlags(
+        batch=batch, state_precision=state_precision, memory=memory, compute=compute, triple=triple, cpu=cpu,
+        calibrate=calibrate, rebuild=rebuild,
+    )  # fmt: skip
+    return build(bundle, target, precision, not as_json, flags)
 
 
-def build(bundle: Path, target: str, precision: Precision | None, show: bool, choices: BuildChoices) -> dict[str, Any]:
+def build(bundle: Path, target: str, precision: Precision | None, show: bool, flags: BuildFlags) -> dict[str, Any]:
     """Build, show it, and give it as plain data."""
     from rnn_export.bundle import open_bundle
     from rnn_export.cli.building import build_c_target, build_engine_target
 
     foreign = OF_ENGINES if target == "c" else OF_C
-    if wrong := [name for name in foreign if getattr(choices, name) is not None]:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+    if wrong := [name for name in foreign if getattr(flags, name) is not None]:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
-        raise BuildError(f"{flags} {verb} not go with --target {target}: leave {what} out.")
-    if choices.calibrate is not None and precision != "int8":
+        raise BuildError(f"{names} {verb} not go with --target {target}: leave {what} out.")
+    if flags.calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     with tables.progress("build", STAGES, show) as stage:
         if target == "c":
-            compiled = build_c_target(open_bundle(bundle), precision, choices, stage)
+            compiled = build_c_target(open_bundle(bundle), precision, flags, stage)
         else:
-            engine = build_engine_target(open_bundle(bundle), target, precision, choices, stage)
+            engine = build_engine_target(open_bundle(bundle), target, precision, flags, stage)
     return _of_c(compiled, show) if target == "c" else _of_engine(engine, bundle, show)
 
 

@@ -22,7 +22,7 @@ from rnn_export.target_options import TargetOptions
 
 
 @dataclass(frozen=True)
-class BuildChoices:
+class BuildFlags:
     """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
 
     batch: tuple[int, int, int] | None
@@ -36,33 +36,33 @@ class BuildChoices:
 
 
 def build_c_target(
-    bundle: Bundle, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+    bundle: Bundle, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
 ) -> BuiltC:
     """Compile C, with the sources written first where there are none, or where they are calibrated again."""
-    row, destination = find_row(bundle, "c", precision), Destination(choices.triple, choices.cpu)
+    row, destination = find_row(bundle, "c", precision), Destination(flags.triple, flags.cpu)
     origin: Bundle | Draft = bundle
-    if row is not None and choices.calibrate is not None:
+    if row is not None and flags.calibrate is not None:
         destination.find()
-        _check_rewrite(bundle, row, choices.rebuild)
-    if (row is None or choices.calibrate is not None) and _can_write():
+        _check_rewrite(bundle, row, flags.rebuild)
+    if (row is None or flags.calibrate is not None) and _can_write():
         # What is missing is said before anything that takes long.
         destination.find()
-        origin = _added(bundle, "c", precision, choices, stage)
-    return build_c(origin, precision, destination, choices.rebuild, stage)
+        origin = _added(bundle, "c", precision, flags, stage)
+    return build_c(origin, precision, destination, flags.rebuild, stage)
 
 
 def build_engine_target(
-    bundle: Bundle, target: str, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+    bundle: Bundle, target: str, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
 ) -> BuiltEngine:
     """Build an engine, with the graph written first where there is none."""
     found = engine_target(target, precision)
     origin: Bundle | Draft = bundle
     if find_row(bundle, target, precision) is None and _can_write():
         # What is missing is said before anything that takes long.
-        find_builder(found, choices.compute)
-        origin = _added(bundle, target, precision, choices, stage)
-    limit = choices.memory and choices.memory * 2**20
-    options = BuildOptions(choices.state_precision, choices.batch, limit, choices.compute, choices.rebuild)
+        find_builder(found, flags.compute)
+        origin = _added(bundle, target, precision, flags, stage)
+    limit = flags.memory and flags.memory * 2**20
+    options = BuildOptions(flags.state_precision, flags.batch, limit, flags.compute, flags.rebuild)
     return build_engine(origin, target, precision, options, stage)
 
 
@@ -85,18 +85,18 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
 
 
 def _added(
-    bundle: Bundle, target: str, precision: Precision | None, choices: BuildChoices, stage: Callable[[str], None]
+    bundle: Bundle, target: str, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
 ) -> Draft:
     """The graph or the sources that the bundle lacks."""
     from rnn_export.export.add_target import add_target
 
     order = TargetOptions(
         precision or "fp32",
-        choices.state_precision or "fp32",
-        batch=choices.batch or TargetOptions.batch,
+        flags.state_precision or "fp32",
+        batch=flags.batch or TargetOptions.batch,
         # A bundle that was renamed keeps the name that its C has.
         name=next((str(row.requires["name"]) for row in bundle.targets if row.target == "c"), None)
         or source_name(bundle.path.name.removesuffix(".rnnx")),
-        calibration=None if choices.calibrate is None else read(choices.calibrate, bundle.spec),
+        calibration=None if flags.calibrate is None else read(flags.calibrate, bundle.spec),
     )
     return add_target(bundle, target, order, stage)

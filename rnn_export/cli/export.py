@@ -11,7 +11,7 @@ import click
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.command import command
-from rnn_export.cli.options import ExportChoices, batch_range, calibrate_option, source_options
+from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 
 STAGES = 12
 
@@ -58,13 +58,13 @@ def export_command(
     from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 
-    choices = ExportChoices(
+    flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset,
     )  # fmt: skip
     with tables.progress("export", STAGES, not as_json) as stage:
-        model, example, options = read_source(source, weights, choices)
+        model, example, options = read_source(source, weights, flags)
         bundle = export(model, example, output, force=force, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:

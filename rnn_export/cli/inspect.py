@@ -11,7 +11,7 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.command import command, refuse_address
-from rnn_export.cli.options import ExportChoices, source_options
+from rnn_export.cli.options import ExportFlags, source_options
 
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
@@ -37,8 +37,8 @@ def inspect_command(
         return _of_bundle(Path(what), not as_json)
     from rnn_export.cli.source import read_source
 
-    choices = ExportChoices(time_axis, states, chunk, sequence_only or None)
-    return _of_model(*read_source(what, weights, choices), not as_json)
+    flags = ExportFlags(time_axis, states, chunk, sequence_only or None)
+    return _of_model(*read_source(what, weights, flags), not as_json)
 
 
 def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rnn_export.choices import Precision
 
 
 @dataclass(frozen=True)
-class ExportChoices:
+class ExportFlags:
     """Keywords of `rnn_export.export.export` that stand on the command line; None and () are those that do not.
 
     `time_axis` holds the words of --time-axis, and `states` an (argument, output) for each --state.

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rnn_export.cli.options import ExportChoices
+from rnn_export.cli.options import ExportFlags
 from rnn_export.errors import SourceError
 from rnn_export.export.api import export
 from rnn_export.lazy import load_module
@@ -23,7 +23,7 @@ from rnn_export.models.weights import load_weights
 Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
-def read_source(source: str, weights: Path | None, choices: ExportChoices) -> Source:
+def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source:
     """The model with its weights, its example, and its options of `export` with those of the command line over them.
 
     Raises SourceError where the source, its weights or its options cannot be used.
@@ -31,7 +31,7 @@ def read_source(source: str, weights: Path | None, choices: ExportChoices) -> So
     model, example, options = load_source(source)
     if weights is not None:
         load_weights(model, weights)
-    options = choices.over(options)
+    options = flags.over(options)
     known = set(inspect.signature(export).parameters) - {"model", "example_inputs", "path", "force", "progress"}
     if unknown := sorted(set(options) - known):
         raise SourceError(f"{source} gives the options {unknown}, but export knows {sorted(known)}.")
