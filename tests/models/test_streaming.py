@@ -123,6 +123,18 @@ STREAMS = {
     "strided, two strides a chunk": (StridedCausal(), SOUND, {"chunk": 4}, 0),
     "strided, then a GRU": (StridedValidGRU(), X.repeat(1, 2, 1), {"chunk": 4}, 4),
     "strided, then a GRU, long chunk": (StridedValidGRU(), X.repeat(1, 2, 1), {"chunk": 8}, 8),
+    "up and down": (
+        Call(lambda s, x: s.d(left(s.u(x)[..., :-2], 2)), u=nn.ConvTranspose1d(4, 4, 4, 2), d=conv(4, stride=2)),
+        SOUND,
+        {},
+        0,
+    ),
+    "down and up": (
+        Call(lambda s, x: s.u(s.d(left(x, 2)))[..., :-2], u=nn.ConvTranspose1d(4, 4, 4, 2), d=conv(4, stride=2)),
+        SOUND,
+        {"chunk": 2},
+        0,
+    ),
     "in two axes": (Conv2dGRU(), IMAGE, {}, 0),
     "max pool": (Call(lambda s, x: F.max_pool1d(x, 2)), SOUND, {"chunk": 2, "time_axis": 2}, 0),
     "average pool": (Call(lambda s, x: s.g(F.avg_pool1d(x, 2).mT)[0], g=gru()), SOUND, {"chunk": 2}, 0),

@@ -44,8 +44,8 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
         raise refusal(node, "it puts frames before the sequence that are computed from the input.")
     info, fill = context.timed(value).by_entry(), 0.0
     if front:
-        frames = torch.cat([context.runs.base[n] for n in front], axis)
-        fill = float(frames.detach().flatten()[0])
+        frames = torch.cat([context.runs.base[n] for n in front], axis).detach()
+        fill = float(frames.flatten()[0])
         if (info.lag or 0) > 0 and float(frames.min()) != float(frames.max()):
             raise refusal(node, "it puts frames that are not all the same before a sequence that is late.")
     node.target, node.args = aten.alias.default, (value,)

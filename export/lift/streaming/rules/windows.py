@@ -48,19 +48,19 @@ def _reach(node: fx.Node) -> Reach:
 
 
 @rule(*WINDOWED_AXES, reach=_reach)
-def window(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """A convolution or a pool, its padding over time apart."""
+def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A window, behind padding of its own over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
     axis = context.time_axis(value)
     place = -1 if axis is None else axis - (context.rank(value) - axes)
     if place < 0:
         return general(context, node)
-    found = _window(context, node, place)
-    if found.left or found.right:
+    window = _window(context, node, place)
+    if window.left or window.right:
         if "weight" not in named_args(node):
             raise refusal(node, f"{name_of(node)} pads over time at both ends: pad on the left, before it.")
         _take_out_padding(node, place, axes)
-    return _slide(context, node, found)
+    return _slide(context, node, window)
 
 
 @rule(aten.unfold.default, reach=lambda node: Reach(sum(map(abs, args_of(node)[1:])), args_of(node)[3]))
