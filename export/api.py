@@ -27,6 +27,7 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer
 from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
+from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
