@@ -55,7 +55,7 @@ def find_builder(target: Target, compute: Sequence[str] | None = None) -> Engine
     return EngineBuilder(target, library, gpu)
 
 
-def elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -> str:
+def why_elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -> str:
     """Why the engine of `recipe` is not built on this machine, and how it is, from the bundle `name`."""
     if not target.builds:
         old = ", ".join(map(str, target.jetpacks))

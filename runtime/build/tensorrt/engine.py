@@ -13,7 +13,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Built
 from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
-from rnn_export.runtime.build.tensorrt.builder import EngineBuilder, elsewhere, engine_target, find_builder
+from rnn_export.runtime.build.tensorrt.builder import EngineBuilder, engine_target, find_builder, why_elsewhere
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.drift import ParityReport
 
@@ -61,7 +61,7 @@ class EnginePlan:
         """Why the engine is not built on this machine, and how it is; empty where it is built here."""
         if self.builder.library:
             return ""
-        return elsewhere(self.builder.target, self.recipe, self.origin.bundle.spec, self.origin.bundle.path.name)
+        return why_elsewhere(self.builder.target, self.recipe, self.origin.bundle.spec, self.origin.bundle.path.name)
 
     @property
     def folder(self) -> str:
