@@ -1,5 +1,6 @@
 """Steps in C as a whole: their states, their names, their weights."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,8 @@ def test_any_name_will_do(large, monkeypatch):
     made = model(nodes, states, inputs, three=np.array([1, 2, 3], np.float32))
     files = written(made)
     assert ("hand.bin" in files) is large
+    texts = [data for file, data in files.items() if file != "hand.bin"]
+    assert re.findall(rb"(?://|#)@\w+|\b(?:name|NAME)_|\$\w+", b"".join(texts)) == []
     step = compiled(files, "hand", made.spec)
     feed = {name: np.full((1, 3), k, np.float32) for k, name in enumerate(NAMES)}
     for k in range(2):

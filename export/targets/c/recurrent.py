@@ -56,7 +56,8 @@ class Direction:
 
     def from_h(self, gates: int | None = None) -> Operand:
         """With the matrix of the first `gates` gates, or of all."""
-        return Operand(self.R[: gates and gates * self.units], self.h, self.units, f"{self.node.name}.h")
+        matrix = self.R if gates is None else self.R[: gates * self.units]
+        return Operand(matrix, self.h, self.units, f"{self.node.name}.h")
 
 
 def recurrent(code: CodeBuilder, node: ir.Node) -> None:
