@@ -202,8 +202,8 @@ class Stream(Generic[Y]):
             tensor.check(out[tensor.name] if len(self._outputs) > 1 else out)
 
     def _give(self, out: Any) -> Any:
-        late = self.spec.late(self._frames - self.spec.chunk)
-        if late == self.spec.chunk:
+        silent = self.spec.late(self._frames - self.spec.chunk)
+        if silent == self.spec.chunk:
             return None
         if out is not None:
             for output in self._outputs:
@@ -212,7 +212,7 @@ class Stream(Generic[Y]):
         rows = () if self.batch == 1 else (slice(None),)
         results = {}
         for tensor, output in zip(self.spec.outputs, self._outputs, strict=True):
-            left = (*rows, slice(late // tensor.every, None)) if late and self.spec.timed(tensor) else ...
+            left = (*rows, slice(silent // tensor.every, None)) if silent and self.spec.timed(tensor) else ...
             results[tensor.name] = output.view[left].copy()
         return results if len(results) > 1 else next(iter(results.values()))
 
@@ -261,11 +261,13 @@ class Stream(Generic[Y]):
                     outputs[tensor.name][:, start // tensor.every : stop // tensor.every] = results[tensor.name]
                 else:
                     outputs[tensor.name][...] = results[tensor.name]
-        late = min(max(0, spec.delay - self._frames), count)
+        silent = min(max(0, spec.delay - self._frames), count)
         self._frames += count
         self._pending = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
-        last = {t.name: outputs[t.name] if late < count else None for t in spec.outputs}
-        return {t.name: outputs[t.name][:, late // t.every :] if spec.timed(t) else last[t.name] for t in spec.outputs}
+        last = {t.name: outputs[t.name] if silent < count else None for t in spec.outputs}
+        return {
+            t.name: outputs[t.name][:, silent // t.every :] if spec.timed(t) else last[t.name] for t in spec.outputs
+        }
 
     def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
         """Start and stop of each call for `count` frames."""
@@ -297,15 +299,15 @@ class SequenceStream(Stream[Y]):
     """A stream of a model that takes whole sequences only: it runs each of them, and has no step."""
 
     def step(self, x: Frames, out: object = None) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def snapshot(self) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def restore(self, snapshot: bytes) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
