@@ -55,11 +55,11 @@ class Histogram:
         self.total_s += float(seconds.sum())
 
     def quantile(self, q: float) -> float | None:
-        """`quantile_of` its counts."""
+        """The latency in seconds that a share `q` (0 to 1) of all stays below; None where none is counted."""
         return quantile_of(self.counts, q)
 
     def as_dict(self) -> Latencies:
-        """Plain data."""
+        """Count, median, 99th percentile and mean, in milliseconds."""
         count = int(self.counts.sum())
         p50, p99 = self.quantile(0.5), self.quantile(0.99)
         mean = self.total_s / count if count else None

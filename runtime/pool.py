@@ -125,7 +125,7 @@ class Pool(Generic[Y]):
 
     @property
     def ids(self) -> list[int]:
-        """The open streams."""
+        """Of the open streams, in the order of their slots."""
         with self._lock:
             self._sweep()
             return self._table.ids

@@ -74,7 +74,7 @@ def _is_number(field: str) -> bool:
 
 
 def _wav(path: Path, spec: StreamSpec) -> Array:
-    """Mono PCM, scaled to [-1, 1)."""
+    """Mono PCM of 8 to 32 bits, scaled to [-1, 1) in float32."""
     if spec.sample_rate is None:
         raise SourceError(
             f"{path} is sound, but the model has no sample rate to hold it to: export it with its sample_rate."

@@ -86,14 +86,14 @@ class Rounds:
         return outputs if several else next(iter(outputs.values()))
 
     def _blank(self, array: Array, tensor: TensorSpec, frames: Any) -> None:
-        """What comes of a row before its delay is over is of no value."""
+        """NaN, or 0 in whole numbers, for the frames of a row that its delay leaves without output."""
         chunk, value = self.spec.chunk, math.nan if array.dtype.kind == "f" else 0
-        late = late_rows(self.spec, np.asarray(frames))
+        silent = late_rows(self.spec, np.asarray(frames))
         if not self.spec.timed(tensor) or array.ndim == len(tensor.frame) + 1:
-            array[late == chunk] = value
+            array[silent == chunk] = value
             return
-        for row in np.flatnonzero(late):
-            array[row, : tensor.frames_of(late[row])] = value
+        for row in np.flatnonzero(silent):
+            array[row, : tensor.frames_of(silent[row])] = value
 
 
 class _RowLayout:

@@ -53,7 +53,7 @@ class SlotTable:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole table."""
+        """Of all columns, in bytes."""
         return sum(getattr(self, name).nbytes for name in COLUMNS)
 
     def __len__(self) -> int:
@@ -72,9 +72,8 @@ class SlotTable:
         return count if self.free else min(max(FEWEST, 2 * count), self.limit)
 
     def grow(self, count: int) -> None:
-        """Slots up to `count`."""
+        """Add slots up to `count`, all free; where memory is short, none."""
         before = len(self.last)
-        # Where memory is short, none of them has grown.
         grown = {}
         for name in COLUMNS:
             array = getattr(self, name)
@@ -93,7 +92,7 @@ class SlotTable:
         return int(self.generation[slot]) << SLOT_BITS | slot, slot
 
     def drop(self, slots: Array, cause: int) -> None:
-        """The streams of `slots` are over."""
+        """Free `slots`, whose streams are over for `cause`: CLOSED, IDLE or NAN."""
         self._key = None
         self.generation[slots] += 1 + FREE
         self.last[slots], self._cause[slots] = np.inf, cause

@@ -301,15 +301,15 @@ class SequenceStream(Stream[Y]):
     """A stream of a model that takes whole sequences only: it runs each of them, and has no step."""
 
     def step(self, x: Frames, out: object = None) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def snapshot(self) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def restore(self, snapshot: bytes) -> NoReturn:
-        """Raise StreamError."""
+        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:

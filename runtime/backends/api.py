@@ -101,7 +101,7 @@ class StateStore(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Of the states of all slots."""
+        """Bytes that the states of all slots take."""
 
     @abstractmethod
     def grow(self, count: int) -> None:
@@ -126,7 +126,7 @@ class StateStore(ABC):
         """Set every state of `slots`, each (n, ...)."""
 
     def release(self, slots: Array) -> None:  # noqa: B027 - most have nothing to give back
-        """The streams of `slots` are over."""
+        """Forget the streams of `slots`, which are over."""
 
 
 def target_row(artefacts: Artefacts, target: str, precision: str | None) -> TargetRow:

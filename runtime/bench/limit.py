@@ -119,8 +119,8 @@ class Limit:
     def __init__(self, reader: Reader, nbytes: int) -> None:
         self.reader, self.nbytes = reader, nbytes
         self.size = min(max(1, -(-nbytes // UNIT)) * UNIT, LARGEST)
-        self.room = reader.library.room(self.size)
-        if not self.room:
+        self.buffer = reader.library.room(self.size)
+        if not self.buffer:
             raise BackendUnavailable(f"no room for {self.size:,} bytes")
         first = max(1.0, float(self._read(1, 5).min()))
         self.passes = max(1, math.ceil(SAMPLE_NS / first))
@@ -128,22 +128,22 @@ class Limit:
         self.taken: list[Array] = []
 
     def __del__(self) -> None:
-        self.reader.free(self.room)
+        self.reader.free(self.buffer)
 
     def block(self) -> None:
         self.taken.append(self._read(self.passes, self.samples))
 
     def _read(self, passes: int, samples: int) -> Array:
         ns = np.empty(samples)
-        self.reader.library.read_all(self.room, self.size, passes, samples, ns.ctypes.data)
+        self.reader.library.read_all(self.buffer, self.size, passes, samples, ns.ctypes.data)
         return ns
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second, the median."""
+        """Bytes that this core reads in a second, the median of all samples."""
         return self.size / float(np.median(np.concatenate(self.taken))) * 1e9
 
     @property
     def us(self) -> float:
-        """How long a step takes at least."""
+        """µs that a step takes at least: the time to read its weights once."""
         return self.nbytes / self.bandwidth * 1e6

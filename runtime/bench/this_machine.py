@@ -68,7 +68,7 @@ def preemptions() -> int:
 
 
 def _caches(folder: Path) -> dict[str, int]:
-    """Those that data goes through."""
+    """The sizes in bytes of the caches that data goes through, by level."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     found = {}
     for cache in sorted(folder.glob("index*")):

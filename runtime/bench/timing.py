@@ -98,8 +98,8 @@ class Stopwatch:
         call = _pilot(subject)
         self.group = group_of(call, empty)
         rounds = rounds_of(steps)
-        wanted = seconds * 1e9 / call if steps is None else steps
-        count = max(1, math.ceil(wanted / rounds / self.group))
+        calls = seconds * 1e9 / call if steps is None else steps
+        count = max(1, math.ceil(calls / rounds / self.group))
         # A number of calls that was asked for is kept, whatever it is.
         count = min(count, SAMPLES // ROUNDS) if steps is None else count
         frames = itertools.cycle(subject.frames)
@@ -121,7 +121,7 @@ class Stopwatch:
 
     @property
     def samples(self) -> Array:
-        """µs a call."""
+        """µs a call, the clock's own time taken off: one value a sample."""
         return np.maximum(np.array(self.raw) - self.overhead, 0) / self.group / 1e3
 
 
@@ -192,7 +192,7 @@ def _timed(step: Callable[..., Any], pieces: Sequence[Sequence[Any]], out: Any) 
 
 
 def _empty(pieces: Sequence[Sequence[Any]]) -> list[int]:
-    """The same with nothing in it."""
+    """As `_timed` with no call: the clock's and the loop's own time in ns."""
     clock, times = time.perf_counter_ns, []
     for piece in pieces:
         begin = clock()

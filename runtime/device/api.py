@@ -24,7 +24,7 @@ class CapturedGraph(Protocol):
     """Captured work; addresses are those of its capture."""
 
     def launch(self) -> None:
-        """Queue all of it in one call."""
+        """Queue all of the captured work in one call."""
 
 
 class Device(Protocol):
@@ -44,10 +44,10 @@ class Device(Protocol):
         """Zeros in host memory that the device reads and writes directly, so that a graph may hold the copy."""
 
     def upload(self, to: Buffer, from_: Array) -> None:
-        """Queue a copy from the host."""
+        """Queue a copy of `from_` from the host."""
 
     def download(self, to: Array, from_: Buffer) -> None:
-        """Queue a copy to the host."""
+        """Queue a copy of `from_` to the host."""
 
     def copy(self, to: Buffer, from_: Buffer) -> None:
         """Queue a copy that stays on the device, to the start of `to`, which may be larger."""

@@ -130,7 +130,7 @@ class CudaDevice:
 
 
 class CudaBuffer:
-    """Memory of a GPU."""
+    """Memory of a GPU, by cudaMalloc: its address and size in bytes."""
 
     def __init__(self, pointer: int, nbytes: int) -> None:
         self.pointer, self.nbytes = pointer, nbytes

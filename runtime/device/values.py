@@ -40,7 +40,7 @@ def encode(name: str, array: Array, kind: str) -> Array:
 
 
 def decode(bits: Array, kind: str, dtype: np.dtype[Any]) -> Array:
-    """The values of `bits` as `dtype`."""
+    """The values of `bits`, which are of an engine's dtype `kind`, as `dtype`."""
     if kind == BFLOAT16:
         bits = (bits.astype(np.uint32) << 16).view(np.float32)
     return bits.astype(dtype)

@@ -177,33 +177,33 @@ class Batcher(Generic[Y]):
     # --- in the worker's thread
 
     def _work(self) -> None:
-        late, chosen = list[Submission[Y]](), list[Submission[Y]]()
+        expired, chosen = list[Submission[Y]](), list[Submission[Y]]()
         try:
             while (turn := self._next()) is not None:
-                late, chosen = turn
-                for submission in late:
-                    submission.set_exception(submission.overdue(monotonic()))
+                expired, chosen = turn
+                for submission in expired:
+                    submission.set_exception(submission.expired(monotonic()))
                 if chosen:
                     self._run(chosen, monotonic())
         except BaseException as error:  # nobody may wait for a thread that is gone
             with self._changed:
                 self._died = error
-                left = [s for s in (*late, *chosen) if not s.done()] + self._claim([*self._waiting])
+                left = [s for s in (*expired, *chosen) if not s.done()] + self._claim([*self._waiting])
             self._fail(left, _stopped(error))
 
     def _next(self) -> tuple[list[Submission[Y]], list[Submission[Y]]] | None:
-        """Wait for frames that are late or for those of a round; None when all is done."""
+        """Wait for frames that expire or for those of a round; None when all is done."""
         while True:
             # The pool's lock may be another's for a whole round, in which submit must not wait.
             streams = len(self.pool)
             with self._changed:
                 now = monotonic()
-                late = self._claim([s for s in self._waiting if s.deadline <= now])
-                self._counts["late"] += len(late)
+                expired = self._claim([s for s in self._waiting if s.deadline <= now])
+                self._counts["late"] += len(expired)
                 self._enough = max(1, min(self.max_batch, streams))
                 chosen = self._claim(self._ready(now))
-                if late or chosen:
-                    return late, chosen
+                if expired or chosen:
+                    return expired, chosen
                 if self._closing and not self._waiting:
                     return None
                 self._alarm = min(map(self._due_by, self._waiting), default=math.inf)

@@ -58,7 +58,7 @@ class Figures:
         self.pool, self.batcher, self.name = pool, batcher, name
 
     def collect(self) -> Iterator[Metric]:
-        """Every figure as of now."""
+        """Every gauge, counter and histogram, as of now."""
         yield from self._plain(self.pool.metrics(), POOL_GAUGES, POOL_COUNTERS)
         yield self._histogram("pool_round_seconds", "How long a round took.", self.pool.latency)
         if self.batcher is not None:
@@ -72,16 +72,16 @@ class Figures:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for family, table in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
-            for key, (name, told) in table.items():
-                yield family(f"{self.name}_{name}", told, value=values[key])
+            for key, (name, text) in table.items():
+                yield family(f"{self.name}_{name}", text, value=values[key])
 
-    def _histogram(self, name: str, told: str, histogram: Histogram) -> Metric:
+    def _histogram(self, name: str, text: str, histogram: Histogram) -> Metric:
         from prometheus_client.core import HistogramMetricFamily
 
         reached = np.cumsum(histogram.counts).tolist()
         bounds = ["+Inf" if math.isinf(bound) else repr(bound) for bound in BOUNDS]
         buckets = list(zip(bounds, reached, strict=True))
-        return HistogramMetricFamily(f"{self.name}_{name}", told, buckets=buckets, sum_value=histogram.total_s)
+        return HistogramMetricFamily(f"{self.name}_{name}", text, buckets=buckets, sum_value=histogram.total_s)
 
 
 class Endpoint:
@@ -92,7 +92,7 @@ class Endpoint:
         self._server, self._thread = server, thread
 
     def close(self) -> None:
-        """Free the port."""
+        """Stop the server and free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -41,7 +41,7 @@ class Submission(Future[Y | None], Generic[Y]):
     def __await__(self) -> Generator[Any, None, Y | None]:
         return asyncio.wrap_future(self).__await__()
 
-    def overdue(self, now: float) -> DeadlineExceeded:
+    def expired(self, now: float) -> DeadlineExceeded:
         """What it fails with when its deadline is over."""
         waited = (now - self.since) * 1e3
         return DeadlineExceeded(

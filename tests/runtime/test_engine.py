@@ -5,15 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle, write_bundle
+from rnn_export.choices import BackendName
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime import Engine, Stream, load
+from rnn_export.runtime.registry import BACKENDS
+from rnn_export.runtime.stream import SequenceStream
 
-from .graphs import MODELS, PAIR, START, SUM
+from .graphs import MODELS, PAIR, START, SUM, WHOLE
 
 
 def test_an_engine_says_what_it_is(bundle):
@@ -21,6 +25,25 @@ def test_an_engine_says_what_it_is(bundle):
     assert isinstance(model, Engine)
     assert (model.backend, model.device, model.spec) == ("onnxruntime", "cpu", SUM.spec)
     assert isinstance(model.stream(), Stream)
+
+
+def test_the_type_of_backends_names_all_of_them():
+    assert get_args(BackendName) == ("auto", *BACKENDS)
+
+
+def test_an_engine_says_once_how_many_outputs_there_are(bundle):
+    one, several = load(bundle("sum")), load(bundle("pair"))
+    assert one.with_one_output() is one
+    assert several.with_named_outputs() is several
+    with pytest.raises(StreamError, match=r"the model has the outputs sum, dot: use with_named_outputs\(\)"):
+        several.with_one_output()
+    with pytest.raises(StreamError, match=r"the model has one output, y: use with_one_output\(\)"):
+        one.with_named_outputs()
+
+
+def test_a_model_of_whole_sequences_has_streams_of_its_own(bundle, tmp_path):
+    assert type(load(WHOLE.write(tmp_path / "whole.rnnx")).stream()) is SequenceStream
+    assert not isinstance(load(bundle("sum")).stream(), SequenceStream)
 
 
 @pytest.mark.parametrize(

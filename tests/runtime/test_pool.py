@@ -436,7 +436,7 @@ def test_an_old_id_stays_stale_however_often_its_slot_is_used():
             people.find([stream])
 
 
-def test_a_roster_grows_whole_or_not_at_all(monkeypatch):
+def test_a_slot_table_grows_whole_or_not_at_all(monkeypatch):
     people, concatenate = SlotTable(8), np.concatenate
     people.grow(2)
 
@@ -450,7 +450,7 @@ def test_a_roster_grows_whole_or_not_at_all(monkeypatch):
         people.grow(4)
     monkeypatch.undo()
     people.grow(4)
-    assert {getattr(people, name).shape[-1] for name in slot_table.TOLD} == {4}
+    assert {getattr(people, name).shape[-1] for name in slot_table.COLUMNS} == {4}
     ids = [people.take(0.0)[0] for _ in range(4)]
     assert people.ids == sorted(ids)
 

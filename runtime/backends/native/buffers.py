@@ -86,7 +86,7 @@ def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> 
 
 
 def _by_time(array: Array, tensor: TensorSpec, spec: StreamSpec) -> Array:
-    """The inverse, of an output."""
+    """(batch, steps, what a step gives) as (batch, time, ...); without a time axis, as of the last step."""
     if not spec.timed(tensor):
         return array[:, -1]
     if not spec.has_time:
@@ -96,6 +96,6 @@ def _by_time(array: Array, tensor: TensorSpec, spec: StreamSpec) -> Array:
 
 
 def _time_axis(tensor: TensorSpec) -> int:
-    """Where time stands in a row."""
+    """Which axis of a row is time."""
     batch, time = tensor.axis(BATCH) or 0, tensor.axis(TIME) or 0
     return time - (batch < time)

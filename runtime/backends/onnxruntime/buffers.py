@@ -35,7 +35,7 @@ class OrtBuffers(StreamBuffers):
     `sets` are the arrays for the states; None makes them.
     """
 
-    fed = "frame"
+    unit = "frame"
 
     def __init__(self, graphs: Graphs, batch: int, sets: StatePair | None = None) -> None:
         self.graphs, self.spec = graphs, graphs.spec
@@ -77,7 +77,7 @@ class OrtBuffers(StreamBuffers):
         try:
             self.run_step(self.prepared[self.now], None)
         except RUN_ERRORS as error:
-            raise StreamError(f"onnxruntime refused the {self.fed}: {error}") from error
+            raise StreamError(f"onnxruntime refused the {self.unit}: {error}") from error
         self.now ^= 1
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -65,7 +65,7 @@ class OrtStateStore(StateStore):
             raise
 
     def _last_states(self) -> list[Array]:
-        """Those of the last round."""
+        """The next states of the last round, each (n, ...), in the order of the contract."""
         pieces = [piece.states for _, piece in self.round]
         return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states]
 
@@ -114,7 +114,7 @@ class OrtStateStore(StateStore):
 class _Piece(OrtBuffers):
     """The buffers of `n` rows, whose states are the arrays of either of `pair`."""
 
-    fed = "round"
+    unit = "round"
 
     def __init__(self, graphs: Graphs, n: int, pair: StatePair) -> None:
         super().__init__(graphs, n, pair)

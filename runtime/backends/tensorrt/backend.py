@@ -182,7 +182,7 @@ class LoadedEngine:
 
 
 class LoadedContext:
-    """`raw` is an IExecutionContext."""
+    """`raw` is an IExecutionContext of TensorRT, or of TensorRT-RTX, which writes to `log`."""
 
     def __init__(self, raw: Any, log: BuilderLog) -> None:
         self.raw, self.log = raw, log

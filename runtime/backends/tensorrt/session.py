@@ -24,13 +24,13 @@ class StepContext(Protocol):
     """One execution of an engine: what it is bound to. Raises DeviceError on what does not fit."""
 
     def bind(self, name: str, pointer: int) -> None:
-        """The address of a tensor."""
+        """Let the tensor `name` lie at the address `pointer` of the device."""
 
     def set_batch(self, name: str, shape: Shape) -> None:
-        """The whole shape of an input."""
+        """Set the whole shape of the input `name`, the batch in it."""
 
     def enqueue(self, stream: Any) -> None:
-        """Queue the step."""
+        """Queue the step on `stream`."""
 
 
 class StepEngine(Protocol):
