@@ -8,7 +8,13 @@ Both are answered by trials on values that were recorded from the model: what is
 nothing but its own frame or row of the result.
 """
 
-from rnn_export.export.lift.dependence.layouts import BatchLayout, Dependence, FrameDependence, FrameLayout
+from rnn_export.export.lift.dependence.layouts import (
+    BatchLayout,
+    Dependence,
+    FrameDependence,
+    FrameLayout,
+    growing_axes,
+)
 from rnn_export.export.lift.dependence.probe import NotFrameLocal, frame_dependence
 from rnn_export.export.lift.dependence.rows import RowsMixed, batch_layout
 
@@ -21,4 +27,5 @@ __all__ = [
     "RowsMixed",
     "batch_layout",
     "frame_dependence",
+    "growing_axes",
 ]

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+def growing_axes(value: Tensor, other: Tensor) -> list[int]:
+    """The axes along which the sizes of a value differ between two runs of other lengths, or of other batches."""
+    return [a for a, (m, n) in enumerate(zip(value.shape, other.shape, strict=True)) if m != n]
+
+
 @dataclass(frozen=True)
 class FrameLayout:
     """Where the frames of a value stand: one of its axes is (batch_factor, frames, frame_size), merged.

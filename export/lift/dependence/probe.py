@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.layouts import Dependence, FrameDependence, FrameLayout
+from rnn_export.export.lift.dependence.layouts import Dependence, FrameDependence, FrameLayout, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
 
 
@@ -36,7 +36,7 @@ def frame_dependence(
     probe = _Probe(node, base, layouts)
     answers: list[FrameDependence] = []
     for i, (value, other) in enumerate(zip(_results(base[node]), _results(longer[node]), strict=True)):
-        growing = [a for a in range(value.dim()) if value.shape[a] != other.shape[a]]
+        growing = growing_axes(value, other)
         if len(growing) > 1:
             raise NotFrameLocal
         answers.append(probe.layout(i, growing[0], value.shape[growing[0]]) if growing else probe.without_frames(i))

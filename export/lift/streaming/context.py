@@ -77,6 +77,16 @@ class StreamingContext:
         axis = self.time_axis(node)
         return axis is not None and axis == dim % self.rank(node)
 
+    def time_among_last(self, node: fx.Node, axes: int) -> int | None:
+        """Which of the last `axes` axes of a tensor is its axis of time; None for another one."""
+        axis = self.time_axis(node)
+        place = -1 if axis is None else axis - (self.rank(node) - axes)
+        return place if place >= 0 else None
+
+    def is_moving(self, node: fx.Node) -> bool:
+        """Whether a value changes with the frames of the input."""
+        return isinstance(self.info.get(node), TimeAxisInfo | LastFrame)
+
     def frames_in(self, node: fx.Node) -> int:
         """The number of frames of a value in the base run."""
         return self.timed(node).layout.frames_in(self.runs.base[node])
@@ -95,7 +105,7 @@ class StreamingContext:
 
     def is_computed(self, node: Any) -> bool:
         """Whether a value depends on the input, other than by way of a state."""
-        moves = isinstance(self.info.get(node), TimeAxisInfo | LastFrame | Unsupported)
+        moves = self.is_moving(node) or isinstance(self.info.get(node), Unsupported)
         return moves or (node in self.from_input and node not in self.from_states)
 
     def note_lookahead(self, node: fx.Node, frames: int, how: str) -> None:

@@ -13,6 +13,7 @@ from rnn_export.export.lift.dependence import (
     FrameLayout,
     NotFrameLocal,
     frame_dependence,
+    growing_axes,
 )
 from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import aten
@@ -109,7 +110,7 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
     last = context.last_frame_of_arguments(node)
     if not isinstance(value, Tensor):
         return [last] * len(value)
-    growing = [a for a in range(value.dim()) if value.shape[a] != longer.shape[a]]
+    growing = growing_axes(value, longer)
     if not growing:
         _refuse_length(context, node)
         return last

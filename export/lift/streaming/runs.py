@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.dependence import growing_axes
 from rnn_export.export.lift.program.fx import Recorder
 
 BATCH, OTHER_BATCH = 2, 3
@@ -69,5 +70,5 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
 
 def _with_first_row(value: Tensor, new: Tensor, other_batch: Tensor) -> Tensor:
     """`value` with the first row of `new`; `other_batch` shows along which axis the rows stand."""
-    axis = next(a for a in range(value.dim()) if value.shape[a] != other_batch.shape[a])
+    axis = growing_axes(value, other_batch)[0]
     return torch.cat([new.narrow(axis, 0, 1), value.narrow(axis, 1, value.shape[axis] - 1)], axis)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from rnn_export.export.lift.dependence import growing_axes
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext
@@ -50,15 +51,14 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
 def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of the frames that do not exist yet."""
     settled = delay_to_step(context, value, before)
-    shape, other = (run[settled].shape for run in (context.runs.base, context.runs.other_batch))
-    axes = [a for a, (m, n) in enumerate(zip(shape, other, strict=True)) if m != n]
-    if len(axes) != 1 or shape[axes[0]] != BATCH:
+    value_of_base = context.runs.base[settled]
+    axes = growing_axes(value_of_base, context.runs.other_batch[settled])
+    if len(axes) != 1 or value_of_base.shape[axes[0]] != BATCH:
         raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
-    info, rank = context.timed(settled), len(shape)
+    info, rank = context.timed(settled), context.rank(settled)
+    sizes = [-1 if a == axes[0] else 1 for a in range(rank)]
     with context.graph.inserting_before(before):
         ready = context.states.after_frames(info.input_lag, rank)
-        ready = context.graph.call_function(
-            aten.reshape.default, (ready, [-1 if a == axes[0] else 1 for a in range(rank)])
-        )
+        ready = context.graph.call_function(aten.reshape.default, (ready, sizes))
         filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
     return context.stand_in(filled, settled, info)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import RowsMixed, batch_layout
+from rnn_export.export.lift.dependence import RowsMixed, batch_layout, growing_axes
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import aten, placeholders
 from rnn_export.export.lift.program.names import Names
@@ -100,7 +100,7 @@ class States:
         return self._last_input
 
     def _layout(self, layout_of: fx.Node, value: Tensor, other: Tensor) -> StateLayout:
-        axes = [a for a in range(value.dim()) if value.shape[a] != other.shape[a]]
+        axes = growing_axes(value, other)
         if len(axes) != 1:
             raise refusal(
                 layout_of,

@@ -15,14 +15,12 @@ from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.registry import Reach, rule
 from rnn_export.export.lift.streaming.sequence_start import shift_start
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 
 def _reach(node: fx.Node) -> Reach:
-    shapes = [
-        v.shape for n in node.all_input_nodes if n.op != "placeholder" and isinstance(v := n.meta.get("val"), Tensor)
-    ]
-    largest = [max((d for d in shape if isinstance(d, int)), default=0) for shape in shapes]
+    values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "placeholder"]
+    largest = [max((n for n in v.shape if isinstance(n, int)), default=0) for v in values if isinstance(v, Tensor)]
     return Reach(sum(largest) + sum(abs(n) for n in args_of(node)[1:]))
 
 
@@ -60,7 +58,7 @@ def _place_of_sequence(context: StreamingContext, node: fx.Node, parts: Sequence
     """Which part is the sequence; the others must be there without it."""
     timed = [i for i, n in enumerate(parts) if context.time_axis(n) == axis]
     others = [n for i, n in enumerate(parts) if i not in timed]
-    if len(timed) != 1 or any(isinstance(context.info.get(n), TimeAxisInfo | LastFrame) for n in others):
+    if len(timed) != 1 or any(context.is_moving(n) for n in others):
         raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
     return timed[0]
 

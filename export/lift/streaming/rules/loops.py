@@ -16,7 +16,7 @@ from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.registry import rule
 from rnn_export.export.lift.streaming.rules.recurrent import refuse_computed, result_of
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported
 
 
 @rule(RolledLoop, takes_unsupported=True)
@@ -51,7 +51,7 @@ def _refuse_other_time(
     context: StreamingContext, node: fx.Node, loop: RolledLoop, outside: Sequence[fx.Node], frames: Sequence[fx.Node]
 ) -> None:
     """Raise LiftError unless the loop runs over the frames of the input, all at one rate, and takes no others."""
-    if any(isinstance(context.info.get(n), TimeAxisInfo | LastFrame) for n in outside):
+    if any(context.is_moving(n) for n in outside):
         raise refusal(node, "its loop over time takes the whole sequence at each frame.")
     for x, path in zip(frames, loop.scans, strict=True):
         if context.time_axis(x) != path[0][1] or context.timed(x).layout.frame_size != 1:

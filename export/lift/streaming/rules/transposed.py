@@ -27,9 +27,8 @@ def _reach(node: fx.Node) -> Reach:
 def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """The frames that a step makes are added up with what the steps before make of the same frames."""
     value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
-    axis = context.time_axis(value)
-    place = -1 if axis is None else axis - (context.rank(value) - axes)
-    if axis is None or place < 0:
+    place = context.time_among_last(value, axes)
+    if place is None:
         return general(context, node)
     names = ("stride", "padding", "output_padding", "dilation")
     numbers = {name: [*given[name]] * (axes if len(given[name]) == 1 else 1) for name in names}
@@ -46,5 +45,5 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
     expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
     end = stride - size if size > stride else END
-    node.target, node.args = aten.slice.Tensor, (expanded, axis, history * stride, end)
+    node.target, node.args = aten.slice.Tensor, (expanded, info.layout.axis, history * stride, end)
     return info.expanded(stride, cut)

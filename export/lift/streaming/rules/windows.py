@@ -51,9 +51,8 @@ def _reach(node: fx.Node) -> Reach:
 def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, behind padding of its own over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
-    axis = context.time_axis(value)
-    place = -1 if axis is None else axis - (context.rank(value) - axes)
-    if place < 0:
+    place = context.time_among_last(value, axes)
+    if place is None:
         return general(context, node)
     window = _window(context, node, place)
     if window.left or window.right:
