@@ -55,7 +55,7 @@ DEFAULTS = {
     "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
     "ThresholdedRelu": {"alpha": 1.0},
 }
-# Of single values, which is all that integers and booleans have.
+# Of single values: all that integers and booleans have, and floats where there is none of vectors.
 SCALAR = {
     **ARITHMETIC,
     # Nothing is divided by zero: a step cannot fail.
@@ -64,6 +64,7 @@ SCALAR = {
     "Min": "{a} < {b} ? {a} : {b}",
     "Neg": "-{a}",
     "Abs": "{a} < 0 ? -{a} : {a}",
+    "Sign": "({a} > 0) - ({a} < 0)",
     "Not": "!{a}",
     "And": "{a} && {b}",
     "Or": "{a} || {b}",
@@ -73,6 +74,7 @@ SCALAR = {
     "LessOrEqual": "{a} <= {b}",
     "Greater": "{a} > {b}",
     "GreaterOrEqual": "{a} >= {b}",
+    "Where": "{a} ? {b} : {c}",
 }
 # The host's mathematical library has these; a microcontroller may have none.
 LIBRARY = {
@@ -91,10 +93,11 @@ POWERS = {
 
 
 def by_formula(code: CodeBuilder, node: ir.Node) -> None:
-    """An operator that has a formula; one of two values takes any number of inputs, pair by pair."""
+    """An operator that has a formula; one of {a} and {b} takes any number of inputs, pair by pair."""
     tensors = code.read_all(node)
     floats = tensors[0].c_type == "float" and code.c_type(node.outputs[0]) == "float"
-    formula = (VECTOR if floats else SCALAR).get(node.op_type)
+    scalar = not floats or node.op_type not in VECTOR
+    formula = (SCALAR if scalar else VECTOR).get(node.op_type)
     if formula is None:
         raise refusal(node, f"it has no form for {tensors[0].c_type}")
     if node.op_type == "Gelu" and node.attributes.get_string("approximate", "none") == "tanh":
@@ -102,14 +105,14 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
     for name, default in DEFAULTS.get(node.op_type, {}).items():
         value = float(np.float32(node.attributes.get_float(name, default)))
         formula = formula.replace(f"{{{name}}}", float_literal(value))
-    while len(tensors) > 2:
+    while len(tensors) > 2 and "{c}" not in formula:
         pair = tensors[:2]
         result = code.alloc(pair[0].c_type, np.broadcast_shapes(*(t.shape for t in pair)))
         broadcast(code, result, pair, formula)
         tensors = [result, *tensors[2:]]
     if len(tensors) == 1 and "{b}" in formula:
         formula = "{a}"
-    broadcast(code, code.new_output(node), tensors, formula)
+    broadcast(code, code.new_output(node), tensors, formula, scalar)
 
 
 def power(code: CodeBuilder, node: ir.Node) -> None:
@@ -133,11 +136,6 @@ def library(code: CodeBuilder, node: ir.Node) -> None:
     broadcast(code, code.new_output(node), tensors, LIBRARY[node.op_type], scalar=True)
 
 
-def where(code: CodeBuilder, node: ir.Node) -> None:
-    tensors = code.read_all(node)
-    broadcast(code, code.new_output(node), tensors, "{a} ? {b} : {c}", scalar=True)
-
-
 def clip(code: CodeBuilder, node: ir.Node) -> None:
     x, formula = code.read(node, 0), "{a}"
     for index, function, sign in ((1, "rnn_max", "<"), (2, "rnn_min", ">")):
@@ -158,11 +156,6 @@ def cast(code: CodeBuilder, node: ir.Node) -> None:
         code.set_view(node, x)
         return
     broadcast(code, code.new_output(node), [x], "{a} != 0" if c_type == "uint8_t" else f"({c_type}){{a}}")
-
-
-def sign(code: CodeBuilder, node: ir.Node) -> None:
-    x = code.read(node, 0)
-    broadcast(code, code.new_output(node), [x], "({a} > 0) - ({a} < 0)", scalar=True)
 
 
 def broadcast(

@@ -11,7 +11,7 @@ from rnn_export.arrays import Array
 from rnn_export.export.targets.c.literals import array_literal
 from rnn_export.layout import graph_layout
 from rnn_export.runtime.build.native.c_types import C_TYPES
-from rnn_export.runtime.build.native.template import Values, render
+from rnn_export.runtime.build.native.template import render
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -30,24 +30,25 @@ def golden_header(spec: StreamSpec, golden: Golden) -> str:
         "late": min(late, steps),
         "atol": repr(golden.tolerance.atol),
         "rtol": repr(golden.tolerance.rtol),
-        "arrays": list(_arrays(spec, golden, last, steps, late)),
+        "arrays": "\n".join(_arrays(spec, golden, last, steps, late)),
     }
     return render("rnn_export.export.targets.c", "templates/golden.h", "golden", values)
 
 
-def _arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late: int) -> Iterator[Values]:
+def _arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late: int) -> Iterator[str]:
     """Inputs of `steps` steps, outputs of those after the first `late`, and the states at the checkpoint `last`."""
     for i, tensor in enumerate(spec.inputs):
-        yield _array("in", i, _by_step(spec, tensor, golden.inputs[tensor.name][:1], steps), tensor.dtype)
+        yield _array(f"in{i}", _by_step(spec, tensor, golden.inputs[tensor.name][:1], steps), tensor.dtype)
     for i, tensor in enumerate(spec.outputs):
         frames = golden.outputs[tensor.name][:1]
         if spec.timed(tensor):
             skipped = spec.frames_out(tensor, late * spec.chunk)
-            yield _array("out", i, _by_step(spec, tensor, frames[:, skipped:], steps - late), tensor.dtype)
+            yield _array(f"out{i}", _by_step(spec, tensor, frames[:, skipped:], steps - late), tensor.dtype)
         elif golden.at[last] == golden.frames:
-            yield {**_array("out", i, frames, tensor.dtype), "last": True}
+            yield f"#define GOLDEN_LAST{i}"
+            yield _array(f"out{i}", frames, tensor.dtype)
     for i, state in enumerate(spec.states):
-        yield _array("state", i, golden.states[state.name][:1, last], state.dtype)
+        yield _array(f"state{i}", golden.states[state.name][:1, last], state.dtype)
 
 
 def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:
@@ -61,12 +62,5 @@ def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) ->
     return np.concatenate([graph_layout(piece, tensor).reshape(-1) for piece in pieces] or [np.zeros(1, tensor.dtype)])
 
 
-def _array(port: str, i: int, array: Array, dtype: str) -> Values:
-    return {
-        "port": port,
-        "i": i,
-        "type": C_TYPES[dtype],
-        "size": array.size,
-        "values": array_literal(array),
-        "last": False,
-    }
+def _array(name: str, array: Array, dtype: str) -> str:
+    return f"static const {C_TYPES[dtype]} golden_{name}[{array.size}] = {{\n{array_literal(array)}}};"

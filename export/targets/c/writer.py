@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files as resources
 
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.batch_step import write_batch_step
@@ -16,6 +17,7 @@ from rnn_export.runtime.build.native.template import render
 from rnn_export.spec import StreamSpec
 
 PACKAGE = "rnn_export.export.targets.c"
+KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
 
 
@@ -53,4 +55,6 @@ def sources(
 
 def kernels(precision: str) -> str:
     """The functions that a step is made of, as one header."""
-    return render(PACKAGE, "templates/kernels.h", "kernels", {"narrow": precision in NARROW})
+    names = [*KERNELS, *(["narrow"] if precision in NARROW else [])]
+    parts = [resources(PACKAGE).joinpath(f"kernels/{name}.h").read_text() for name in names]
+    return render(PACKAGE, "templates/kernels.h", "kernels", {"kernels": "\n".join(parts)})

@@ -5,10 +5,4 @@
 /* An error may reach GOLDEN_ATOL + GOLDEN_RTOL * (the largest magnitude so far). */
 #define GOLDEN_ATOL $atol
 #define GOLDEN_RTOL $rtol
-//@each arrays
-//@if last
-#define GOLDEN_LAST$i
-//@end last
-static const $type golden_$port$i[$size] = {
-$values};
-//@end arrays
+$arrays
