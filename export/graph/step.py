@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
-import torch
 from onnx_ir.passes import common
-from onnxscript import opset18 as op
 from onnxscript import optimizer
 
-import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
-from rnn_export.errors import ExportError, LiftError, first_line
+from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
-from rnn_export.export.graph.passes.recurrent import lstm_cell
 from rnn_export.export.graph.sequence import SequenceFromStep
+from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 
-BASE_OPSET = 18
 # Every target of an export is made of the same step, which takes torch seconds to translate.
 _steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
 
@@ -60,7 +55,7 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
 
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
-    graph = _translated(model.program(frames), model.spec)
+    graph = translate(model.program(frames), model.spec)
     apply(graph, common.ClearMetadataAndDocStringPass())
     with quiet():
         optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
@@ -75,76 +70,6 @@ def _written(graph: ir.Model, spec: StreamSpec, frames: int | None) -> bytes:
     serialised = serialise(graph, check=True)
     _refuse_frozen(graph.graph, spec, frames)
     return serialised
-
-
-def _translated(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
-    ops = torch.ops.rnn_export
-    try:
-        with quiet():
-            exported = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                verbose=False,
-                opset_version=BASE_OPSET,
-                input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
-                output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
-                custom_translation_table={
-                    ops.lstm.default: _lstm,
-                    ops.lstm_projected.default: _lstm_projected,
-                    ops.gru.default: _gru,
-                    ops.rnn.default: _rnn,
-                },
-            )
-    except Exception as error:  # torch.onnx raises many kinds
-        raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
-    assert exported is not None
-    return exported.model
-
-
-def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
-    return op.LSTM(X, W, R, B, None, h, c, **_attributes(R, activations))
-
-
-def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, activations: str) -> Any:
-    """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
-    if W.shape[0] != 1 or not isinstance(X.shape[0], int):
-        raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
-    zero = _ints([0])
-    W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
-    Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)
-    h, c = op.Squeeze(h, zero), op.Squeeze(c, zero)
-    frames = []
-    for t in range(X.shape[0]):
-        x = op.Squeeze(op.Slice(X, _ints([t]), _ints([t + 1]), zero), zero)
-        gates = op.Add(op.Add(op.MatMul(x, W), Wb), op.Add(op.MatMul(h, R), Rb))
-        h, c = lstm_cell(op, op.Split(gates, axis=1, num_outputs=4), c, activations.split(","))
-        h = op.MatMul(h, P)
-        frames.append(op.Unsqueeze(h, _ints([0, 1])))
-    y = frames[0] if len(frames) == 1 else op.Concat(*frames, axis=0)
-    return y, op.Unsqueeze(h, zero), op.Unsqueeze(c, zero)
-
-
-def _ints(values: list[int]) -> Any:
-    return op.Constant(value_ints=values)
-
-
-def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before_reset: int) -> Any:
-    return op.GRU(X, W, R, B, None, h, linear_before_reset=linear_before_reset, **_attributes(R, activations))
-
-
-def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
-    return op.RNN(X, W, R, B, None, h, **_attributes(R, activations))
-
-
-def _attributes(R: Any, activations: str) -> dict[str, Any]:
-    directions, _, hidden = R.shape
-    names = activations.split(",") * directions
-    return {
-        "hidden_size": hidden,
-        "activations": names,
-        "direction": "forward" if directions == 1 else "bidirectional",
-    }
 
 
 def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:

@@ -1,0 +1,103 @@
+"""From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset18 as op
+
+import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
+from rnn_export.errors import ExportError, first_line
+from rnn_export.export.graph.passes.recurrent import lstm_cell
+from rnn_export.export.lift.program.fx import quiet
+from rnn_export.spec import StreamSpec
+
+BASE_OPSET = 18
+
+
+def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
+    """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
+    _keep_torchlib()
+    ops = torch.ops.rnn_export
+    try:
+        with quiet():
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=BASE_OPSET,
+                input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
+                output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
+                custom_translation_table={
+                    ops.lstm.default: _lstm,
+                    ops.lstm_projected.default: _lstm_projected,
+                    ops.gru.default: _gru,
+                    ops.rnn.default: _rnn,
+                },
+            )
+    except Exception as error:  # torch.onnx raises many kinds
+        raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
+    assert exported is not None
+    return exported.model
+
+
+@cache
+def _keep_torchlib() -> None:
+    """Let torch keep its 500 translations: it reads their sources anew at each export, which takes 0.3 s."""
+    with suppress(ImportError, AttributeError):
+        # Private to torch; where it is not so any more, an export takes longer.
+        from torch.onnx._internal.exporter import _registration
+
+        registration: Any = _registration
+        library = registration.onnxscript_apis
+        library.get_torchlib_ops = cache(library.get_torchlib_ops)
+
+
+def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
+    return op.LSTM(X, W, R, B, None, h, c, **_attributes(R, activations))
+
+
+def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, activations: str) -> Any:
+    """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
+    if W.shape[0] != 1 or not isinstance(X.shape[0], int):
+        raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
+    zero = _ints([0])
+    W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
+    Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)
+    h, c = op.Squeeze(h, zero), op.Squeeze(c, zero)
+    frames = []
+    for t in range(X.shape[0]):
+        x = op.Squeeze(op.Slice(X, _ints([t]), _ints([t + 1]), zero), zero)
+        gates = op.Add(op.Add(op.MatMul(x, W), Wb), op.Add(op.MatMul(h, R), Rb))
+        h, c = lstm_cell(op, op.Split(gates, axis=1, num_outputs=4), c, activations.split(","))
+        h = op.MatMul(h, P)
+        frames.append(op.Unsqueeze(h, _ints([0, 1])))
+    y = frames[0] if len(frames) == 1 else op.Concat(*frames, axis=0)
+    return y, op.Unsqueeze(h, zero), op.Unsqueeze(c, zero)
+
+
+def _ints(values: list[int]) -> Any:
+    return op.Constant(value_ints=values)
+
+
+def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before_reset: int) -> Any:
+    return op.GRU(X, W, R, B, None, h, linear_before_reset=linear_before_reset, **_attributes(R, activations))
+
+
+def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
+    return op.RNN(X, W, R, B, None, h, **_attributes(R, activations))
+
+
+def _attributes(R: Any, activations: str) -> dict[str, Any]:
+    directions, _, hidden = R.shape
+    names = activations.split(",") * directions
+    return {
+        "hidden_size": hidden,
+        "activations": names,
+        "direction": "forward" if directions == 1 else "bidirectional",
+    }
