@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, ExportError
-from rnn_export.export.targets.tensorrt.half import in_fp16, numeric_session
+from rnn_export.export.graph.passes.pipeline import rewrite
+from rnn_export.export.graph.passes.rounding import WriteOutRoundings
+from rnn_export.export.targets.tensorrt.half import emulated_engine, emulated_session
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.precision import Tolerance
-from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden, replay
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
@@ -36,7 +37,7 @@ TOLERANCE = {"fp16": 1e-2, "bf16": 5e-2}
 
 
 def product(a: Any, b: Any, precision: str, accumulate: str, op: str = "MatMul", **attributes: Any) -> Array:
-    """`op` of x (1, K) and a weight, or of x (1, C, L) and a kernel, by the executor."""
+    """`op` of x (1, K) and a weight, or of x (1, C, L) and a kernel, as it is emulated."""
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     kind = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
     graph = helper.make_graph(
@@ -57,7 +58,7 @@ def product(a: Any, b: Any, precision: str, accumulate: str, op: str = "MatMul",
         (TensorSpec("y", "float32", ("batch", *(d.dim_value for d in shape[1:]))),),
         (),
     )
-    memory = numeric_session(spec, model.SerializeToString(), accumulate).memory(1)
+    memory = emulated_session(spec, model.SerializeToString(), accumulate).memory(1)
     memory.inputs["x"][...] = a
     memory.step()
     return memory.outputs["y"]
@@ -101,6 +102,23 @@ def test_a_product_is_rounded_where_it_is_said(a, b, precision, accumulate, expe
         assert product(a, b, precision, accumulate, "Gemm").tolist() == [[float(expected)]]
         kernel = np.asarray(b).reshape(1, -1, 1)
         assert product(np.asarray(a)[:, :, None], kernel, precision, accumulate, "Conv").item() == float(expected)
+
+
+def in_fp16(a: Array, b: Array) -> Array:
+    """The product of two arrays of any rank, summed up in fp16, on ONNX Runtime."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", "x", "l", to=TensorProto.FLOAT16), helper.make_node("MatMul", "lw", "z")],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, a.shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT16, None)],
+        [numpy_helper.from_array(b.astype(np.float16), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(rewrite(model.SerializeToString(), WriteOutRoundings("fp16")), options)
+    (y,) = session.run(None, {"x": a.astype(np.float32)})
+    return y
 
 
 def one_by_one(a: Array, b: Array) -> Array:
@@ -209,7 +227,7 @@ def loop_of_executor(
 ) -> list[dict[str, Array]]:
     spec = lifted(name).spec
     rows = len(next(iter(inputs.values())))
-    memory, given = numeric_session(spec, graph, accumulate).memory(rows), []
+    memory, given = emulated_session(spec, graph, accumulate).memory(rows), []
     memory.write(initial(name, rows))
     for at in range(steps):
         for key, value in feed(spec, inputs, at * spec.chunk).items():
@@ -327,9 +345,8 @@ def test_golden_vectors_are_replayed_on_it():
     }
     states = {s.name: np.stack([step[s.output] for step in loop], 1) for s in spec.states}
     golden = Golden(inputs, outputs, states, np.arange(frames) + 1, Tolerance(1e-3, 1e-2))
-    session = numeric_session(spec, typed(graph_of(name), "fp16"), "fp16")
     draft = Draft(spec, {}, (), {s: a[0] for s, a in initial(name, rows).items()})
-    report = replay(Engine(draft, "numeric", session), golden)
+    report = replay(emulated_engine(draft, "numeric", typed(graph_of(name), "fp16"), "fp16"), golden)
     report.raise_for_failure("")
     assert {d.check for d in report.drifts} == {"step", "whole", "pieces", "reset", "snapshot", "alone", "pool"}
     assert report.device == "numeric (not run on hardware)"
@@ -337,25 +354,32 @@ def test_golden_vectors_are_replayed_on_it():
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_session_says_in_what_it_computes(precision):
-    assert numeric_session(lifted("ids").spec, typed(graph_of("ids"), precision), "fp32").precision == precision
+    assert emulated_session(lifted("ids").spec, typed(graph_of("ids"), precision), "fp32").precision == precision
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_state_is_kept_in_the_type_of_the_graph(precision):
+def test_a_state_enters_the_step_in_the_type_of_the_graph(precision):
     spec = lifted("nn.LSTM-1").spec
-    value = {s.name: np.full((1, *s.row), 1.2345678, np.float32) for s in spec.states}
     narrow = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
-    for states, expected in (("fp32", np.float32(1.2345678)), (precision, narrow(1.2345678))):
-        memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), precision, states), "fp32").memory(1)
-        memory.write(value)
-        for array in memory.read().values():
-            assert array.dtype == np.float32
-            assert (array == np.float32(expected)).all()
+    value, rounded = np.float32(1.2345678), np.float32(narrow(1.2345678))
+
+    def after(states: str, start: np.float32) -> dict[str, Array]:
+        memory = emulated_session(spec, typed(graph_of("nn.LSTM-1"), precision, states), "fp32").memory(1)
+        memory.write({s.name: np.full((1, *s.row), start, np.float32) for s in spec.states})
+        memory.inputs[spec.inputs[0].name][...] = 0.5
+        memory.step()
+        return memory.read()
+
+    for name, state in after(precision, value).items():
+        assert state.dtype == np.float32
+        np.testing.assert_array_equal(state, after(precision, rounded)[name])
+        np.testing.assert_array_equal(state, state.astype(narrow).astype(np.float32))
+    assert not np.array_equal(after("fp32", value)["l0.c"], after("fp32", rounded)["l0.c"])
 
 
 def test_what_is_read_is_a_copy():
     spec = lifted("nn.LSTM-1").spec
-    memory = numeric_session(spec, typed(graph_of("nn.LSTM-1"), "fp16"), "fp32").memory(1)
+    memory = emulated_session(spec, typed(graph_of("nn.LSTM-1"), "fp16"), "fp32").memory(1)
     memory.write(initial("nn.LSTM-1", 1))
     memory.read()["l0.h"][...] = 7
     assert not memory.read()["l0.h"].any()
@@ -367,9 +391,9 @@ def test_what_is_read_is_a_copy():
 def test_other_sums_are_refused():
     graph = typed(graph_of("nn.LSTM-1"), "bf16")
     with pytest.raises(ExportError, match=r"accumulate is 'bf16': sums are in fp32 or in fp16"):
-        numeric_session(lifted("nn.LSTM-1").spec, graph, "bf16")
+        emulated_session(lifted("nn.LSTM-1").spec, graph, "bf16")
     with pytest.raises(ExportError, match=r"\(Gemm\) is in bfloat16, .* tensor cores .* Take accumulate='fp32'"):
-        numeric_session(lifted("nn.LSTM-1").spec, graph, "fp16")
+        emulated_session(lifted("nn.LSTM-1").spec, graph, "fp16")
 
 
 def test_a_product_without_such_a_sum_is_refused():
@@ -383,18 +407,12 @@ def test_a_product_without_such_a_sum_is_refused():
     with pytest.raises(
         ExportError, match=r"'the_Einsum' \(Einsum\) cannot be summed up in fp16 here, only Conv, ConvT"
     ):
-        numeric_session(spec, graph, "fp16")
-    numeric_session(spec, graph, "fp32")
+        emulated_session(spec, graph, "fp16")
+    emulated_session(spec, graph, "fp32")
 
 
 def test_whole_sequences_are_refused():
     tensor = TensorSpec("x", "float32", ("batch", "time", 4))
     spec = StreamSpec((tensor,), (TensorSpec("y", "float32", ("batch", "time", 4)),), (), sequence_only=True)
     with pytest.raises(BackendUnavailable, match="computes steps, and a model of whole sequences only has none"):
-        numeric_session(spec, b"", "fp32")
-
-
-@pytest.mark.parametrize(("attributes", "message"), [({"auto_pad": "SAME_UPPER"}, "padded by SAME_UPPER")])
-def test_convolutions_that_are_not_known_are_refused(attributes, message):
-    with pytest.raises(ExportError, match=message):
-        product(drawn(1, 4, 9), drawn(6, 4, 3), "fp16", "fp32", "Conv", **attributes)
+        emulated_session(spec, b"", "fp32")

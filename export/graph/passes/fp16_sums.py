@@ -58,7 +58,7 @@ class _Writer:
 
     def constant(self, array: Array) -> ir.Value:
         name = f"{self.node.name}.fp16_sums.{len(self.weights)}"
-        value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+        value = ir.Value(name=name, const_value=ir.tensor(np.array(array, order="C"), name=name))
         self.weights.append(value)
         return value
 
@@ -69,13 +69,17 @@ class _Writer:
         """The sum of a[k] * b[k] over k, axis 0 of both; the rest is broadcast."""
         first = [self.op("Gather", value, self.constant(np.array(0, np.int64)), axis=0) for value in (a, b)]
         zeros = self.op("ConstantOfShape", self.op("Shape", self.op("Mul", *first)))
-        total, one, other = (ir.Value(name=f"{self.node.name}.{n}", type=ir.TensorType(FLOAT)) for n in "sab")
-        product = ir.node("Mul", [one, other])
-        added = ir.node("Add", [total, product.outputs[0]])
-        down = ir.node("Cast", [added.outputs[0]], {"to": FLOAT16})
-        back = ir.node("Cast", [down.outputs[0]], {"to": FLOAT})
-        back.outputs[0].type = ir.TensorType(FLOAT)
-        body = ir.Graph([total, one, other], back.outputs, nodes=[product, added, down, back], name="fp16 sum")
+        total, one, other, product, wide, narrow, result = (
+            ir.Value(name=f"{self.node.name}.{name}", type=ir.TensorType(FLOAT16 if name == "narrow" else FLOAT))
+            for name in ("total", "one", "other", "product", "wide", "narrow", "result")
+        )
+        nodes = [
+            ir.node("Mul", [one, other], outputs=[product]),
+            ir.node("Add", [total, product], outputs=[wide]),
+            ir.node("Cast", [wide], {"to": FLOAT16}, outputs=[narrow]),
+            ir.node("Cast", [narrow], {"to": FLOAT}, outputs=[result]),
+        ]
+        body = ir.Graph([total, one, other], [result], nodes=nodes, name="fp16 sum")
         return self.op("Scan", zeros, a, b, body=body, num_scan_inputs=2)
 
     def terms_first(self, value: ir.Value, axis: int) -> ir.Value:

@@ -9,10 +9,16 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError, PassBase, PassError, PassResult, Sequential
 
+from rnn_export.errors import ExportError
+
 
 def parse(graph: bytes) -> ir.Model:
-    """The model of a serialised `ModelProto`."""
-    return ir.from_proto(onnx.load_from_string(graph))
+    """The model of a serialised `ModelProto`; raises ExportError where it holds what onnx_ir cannot read."""
+    proto = onnx.load_from_string(graph)
+    for node in proto.graph.node:
+        if any(attribute.type == onnx.AttributeProto.SPARSE_TENSOR for attribute in node.attribute):
+            raise ExportError(f"node {node.name!r} ({node.op_type}) holds a sparse tensor: make it a dense one.")
+    return ir.from_proto(proto)
 
 
 def serialise(model: ir.Model, check: bool = False) -> bytes:
