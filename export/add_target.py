@@ -9,7 +9,7 @@ from typing import cast
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Added, Draft
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.registry import StepWriter, find_writer
+from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files
 from rnn_export.export.targets.tensorrt.lowering import notes
 from rnn_export.runtime.replay.golden import FILE, Golden, replay
 from rnn_export.target_options import TargetOptions
@@ -46,5 +46,5 @@ def graph_of(
         )
     for engine in writer.engines(draft, found, order):
         replay(engine, golden, progress).raise_for_failure(consequence)
-    draft = draft.proven(target, order.precision, writer.golden_files(bundle.spec, order, golden))
+    draft = draft.proven(target, order.precision, golden_files(target, bundle.spec, order, golden))
     return Added(draft.targets[0], draft.files, notes(draft, found, order))

@@ -22,7 +22,7 @@ from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
-from rnn_export.export.targets.registry import find_writer
+from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify
 from rnn_export.precision import TOLERANCES, Tolerance
@@ -136,7 +136,7 @@ def export(
     others = [engine for row, its in orders for engine in fp16_accumulate_engines(draft, row, its)]
     fp16_accumulate = [replay(engine, vectors, progress).to_json() for engine in others]
     for row, its in orders:
-        draft = draft.proven(row.name, precision, find_writer(row.name).golden_files(lifted.spec, its, vectors))
+        draft = draft.proven(row.name, precision, golden_files(row.name, lifted.spec, its, vectors))
     progress("write")
     source = "noise" if data is None else "recording"
     said = [*lifted.notes, *(note for row, its in orders for note in notes(draft, row, its))]
