@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
@@ -114,7 +113,7 @@ class _Scan:
         return result
 
     def ints(self, name: str, values: list[int]) -> ir.Value:
-        tensor = ir.tensor(np.array(values, np.int64), name=name)
+        tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
         value = ir.Value(name=name, const_value=tensor)
         self.initializers.append(value)
         return value

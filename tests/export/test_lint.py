@@ -281,9 +281,6 @@ BAD = {
         "TensorRT-RTX has no string",
         rtx=True,
     ),
-    "sparse": Bad(
-        one("Constant", (), sparse_value=SPARSE, inputs=[]), RTX, "Constant", "has no sparse constants", rtx=True
-    ),
     # RTX builds it, with another shape.
     "layout": Bad(recurrent("GRU", layout=1), RTX, "GRU", "layout=1 builds, and its output has another shape"),
     "input_forget": Bad(recurrent("LSTM", input_forget=1), RTX, "LSTM", "has no input_forget=1", rtx=True),
@@ -428,6 +425,12 @@ def test_an_operator_that_onnx_lacks_in_a_precision_may_stay_in_fp32(opset: int,
 def test_the_end_of_a_slice_may_be_beyond_int32() -> None:
     bounds = {"s": np.array([0]), "e": np.array([np.iinfo(np.int64).max]), "a": np.array([1])}
     assert lint(parse(one("Slice", ["x", "s", "e", "a"], **bounds)), RULES[NANO], "fp32") == []
+
+
+def test_a_sparse_constant_is_refused_before_any_rule() -> None:
+    graph = one("Constant", (), sparse_value=SPARSE, inputs=[])
+    with pytest.raises(ExportError, match=r"node 'n' \(Constant\) holds a sparse tensor: make it a dense one"):
+        parse(graph)
 
 
 def test_bodies_are_read_too() -> None:

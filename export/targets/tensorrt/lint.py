@@ -191,8 +191,6 @@ class _Linter:
         reduction = attributes.get_string("reduction", "none")
         if op in ("ScatterElements", "ScatterND") and reduction != "none":
             yield _found(node, f"{self.rules.name} has no reduction {reduction!r}", REWRITE)
-        if op == "Constant" and "sparse_value" in attributes:
-            yield _found(node, f"{self.rules.name} has no sparse constants", "make it a dense one")
 
     def recurrent(self, node: ir.Node) -> Iterator[Finding]:
         if node.op_type not in RECURRENT:

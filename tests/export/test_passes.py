@@ -1,0 +1,108 @@
+"""How passes run: conditions are checked, what they raise arrives as it was, and bytes stay bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes import InPlacePass, PassResult
+
+from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
+from rnn_export.export.graph.passes.pipeline import InferShapes, apply, parse, rewrite, serialise
+from rnn_export.export.graph.sequence import SequenceFromStep
+from rnn_export.spec import StreamSpec, TensorSpec
+
+
+def graph() -> bytes:
+    """y = relu(x) + 1 of (batch, 4), its weights large and small in turn."""
+    weights = {"big": np.ones((4, 400), np.float32), "one": np.float32(1), "sum": np.ones((400, 4), np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "big"], ["a"]),
+        helper.make_node("Add", ["a", "one"], ["b"]),
+        helper.make_node("MatMul", ["b", "sum"], ["y"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+class Conditional(InPlacePass):
+    """Fails at one point."""
+
+    def __init__(self, point: str, error: Exception) -> None:
+        self.point, self.error = point, error
+
+    def reach(self, point: str) -> None:
+        if point == self.point:
+            raise self.error
+
+    def requires(self, model: ir.Model) -> None:
+        self.reach("requires")
+
+    def call(self, model: ir.Model) -> PassResult:
+        self.reach("call")
+        return PassResult(model, modified=False)
+
+    def ensures(self, model: ir.Model) -> None:
+        self.reach("ensures")
+
+
+@pytest.mark.parametrize("point", ["requires", "call", "ensures"])
+@pytest.mark.parametrize("error", [ExportError("node 'n' is bad"), ZeroDivisionError("a fault")])
+def test_what_a_pass_raises_arrives_as_it_was(point: str, error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)) as caught:
+        apply(parse(graph()), InferShapes(), Conditional(point, error))
+    assert caught.value is error
+
+
+def test_a_pass_that_nothing_stops_returns_the_model() -> None:
+    model = parse(graph())
+    assert apply(model, Conditional("never", ExportError(""))) is model
+
+
+def test_a_graph_that_no_pass_changes_keeps_its_bytes() -> None:
+    once = serialise(parse(graph()))
+    assert rewrite(once, Conditional("never", ExportError(""))) == once
+    assert serialise(parse(once), check=True) == once
+
+
+def test_inferred_shapes_are_written_and_weights_keep_their_order() -> None:
+    model = apply(parse(graph()), InferShapes())
+    assert list(model.graph.initializers) == ["big", "one", "sum"]
+    assert [str(value.shape) for node in model.graph for value in node.outputs] == ["[batch,400]"] * 2 + ["[batch,4]"]
+
+
+def test_what_is_not_decomposed_in_spite_of_all_is_a_fault() -> None:
+    node = helper.make_node("RNN", ["x", "W", "R", "", "", "h"], ["y"], name="rnn", hidden_size=2)
+    weights = {"W": np.ones((1, 2, 4), np.float32), "R": np.ones((1, 2, 2), np.float32)}
+    made = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 4]), ("h", [1, 3, 2]))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = parse(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+    assert {n.op_type for n in apply(model.clone(), DecomposeRecurrent()).graph} >= {"Gemm", "Tanh"}
+    with pytest.raises(ExportError, match=r"node 'rnn' \(RNN\) cannot be decomposed: it is still there"):
+        DecomposeRecurrent().ensures(model)
+
+
+def test_mixed_precision_needs_the_contract_in_the_graph() -> None:
+    with pytest.raises(ExportError, match=r"the graph has no 'rnn_export\.spec' among its metadata"):
+        apply(parse(graph()), ToMixedPrecision("fp16"))
+
+
+def test_a_sequence_needs_the_step_of_its_contract() -> None:
+    tensor = TensorSpec("x", "float32", ("batch", "time", 4))
+    spec = StreamSpec((tensor,), (TensorSpec("z", "float32", ("batch", "time", 4)),), ())
+    with pytest.raises(ExportError, match=r"inputs and outputs \['x', 'y'\], but the contract says \['x', 'z'\]"):
+        apply(parse(graph()), SequenceFromStep(spec))
