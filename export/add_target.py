@@ -9,7 +9,7 @@ from typing import cast
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.registry import StepWriter, find_writer
+from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files
 from rnn_export.export.targets.tensorrt.lowering import notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -50,5 +50,5 @@ def add_target(
         )
     for engine in writer.engines(draft, found, order):
         replay_golden(engine, golden, progress).raise_for_failure(consequence)
-    draft = draft.with_files(target, order.precision, writer.golden_files(bundle.spec, order, golden))
+    draft = draft.with_files(target, order.precision, golden_files(target, bundle.spec, order, golden))
     return replace(draft, notes=notes(draft, found, order))

@@ -24,7 +24,7 @@ from rnn_export.errors import BundleError, ExportError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
-from rnn_export.export.targets.registry import find_writer
+from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.export.weight_count import count_weights
@@ -206,8 +206,7 @@ def _verified(
     progress: Callable[[str], None],
 ) -> tuple[Draft, dict[str, bytes]]:
     """`draft` with the self-tests of its targets, and the files that are the evidence; raises ParityError."""
-    writers = [(find_writer(target.name), target, options) for target, options in plan]
-    engines = [engine for writer, target, options in writers for engine in writer.engines(draft, target, options)]
+    engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     step, precision = draft.files.get("step.onnx"), plan[0][1].precision
     report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
     others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
@@ -217,8 +216,8 @@ def _verified(
         **report.to_json(),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
-    for writer, target, options in writers:
-        draft = draft.with_files(target.name, precision, writer.golden_files(lifted.spec, options, vectors))
+    for target, options in plan:
+        draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
 

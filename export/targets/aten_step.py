@@ -17,7 +17,7 @@ from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 TORCHS = ("aten", "prim", "prims")
 
 
-def plain_step(model: StreamingModel) -> fx.GraphModule:
+def aten_step(model: StreamingModel) -> fx.GraphModule:
     """(inputs..., states...) -> (outputs..., next states...), for exactly `spec.chunk` frames and any batch.
 
     Recurrent ops are written out, what depends on weights alone is computed. Raises ExportError on an op that is not
@@ -28,7 +28,7 @@ def plain_step(model: StreamingModel) -> fx.GraphModule:
         # torch warns of its own use of LeafSpec.
         warnings.simplefilter("ignore", FutureWarning)
         program = program.run_decompositions(dict(DECOMPOSITIONS))
-    return _Plain(program.module(check_guards=False), model.spec).written()
+    return _AtenGraph(program.module(check_guards=False), model.spec).written()
 
 
 def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
@@ -37,7 +37,7 @@ def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(sized(p.shape, batch, spec.chunk), dtype=getattr(torch, p.dtype)) for p in ports)
 
 
-class _Plain:
+class _AtenGraph:
     """Copies a graph node by node. A value is a node of the new graph, or the thing itself where it is constant."""
 
     def __init__(self, module: nn.Module, spec: StreamSpec) -> None:

@@ -9,8 +9,6 @@ from rnn_export.export.graph.translation import BASE_OPSET
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
@@ -30,8 +28,3 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """ONNX Runtime's."""
     return [Engine.of(artefacts, "onnxruntime", options.precision)]
-
-
-def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """None: the bundle's own golden vectors are for it."""
-    return {}

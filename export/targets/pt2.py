@@ -10,12 +10,11 @@ from torch import fx
 
 from rnn_export.errors import BundleError, ExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.targets.aten_step import example, plain_step
+from rnn_export.export.targets.aten_step import aten_step, example
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE, TorchSession
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, StateSpec, TensorSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
@@ -29,7 +28,7 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
     shapes = [{port.shape.index(BATCH): batch} for port in ports]
     try:
-        program = torch.export.export(plain_step(model), example(spec, 3), dynamic_shapes=(*shapes,), strict=False)
+        program = torch.export.export(aten_step(model), example(spec, 3), dynamic_shapes=(*shapes,), strict=False)
     except Exception as error:  # torch.export raises many kinds
         raise ExportError(f"torch.export cannot follow the step: {first_line(error)}") from error
     for module in program.graph_module.modules():
@@ -54,8 +53,3 @@ def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> lis
     except Exception as error:  # torch.export raises many kinds
         raise BundleError(f"{name} cannot be loaded: {first_line(error)}") from error
     return [Engine(artefacts, "pt2", TorchSession("pt2", artefacts.spec, step, torch.device("cpu")))]
-
-
-def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """None: the bundle's own golden vectors are for it."""
-    return {}

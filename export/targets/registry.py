@@ -1,7 +1,7 @@
 """What writes a target's files, and what they are verified on. One small file each, found by name, imported when used.
 
-A target's module has the functions of `Writer`. What it is, and in which precisions, stands in its row in
-`rnn_export.targets`.
+A target's module has the functions of `Writer`, and `golden_files` where its programs need the vectors in another form.
+What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ class Writer(Protocol):
     def engines(self, artefacts: Artefacts, target: Target, options: TargetOptions) -> Sequence[Engine]:
         """Engines on the files as they were written, to verify them."""
 
-    def golden_files(self, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
-        """Files that hold the golden vectors in the target's own form, once it is verified."""
-
 
 class StepWriter(Writer, Protocol):
     """A target that can also be written from the step graph of a bundle."""
@@ -51,6 +48,13 @@ class StepWriter(Writer, Protocol):
         self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
         """The same files as `write`."""
+
+
+def golden_files(target: str, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
+    """The golden vectors in the target's own form, once it is verified; none where those of the bundle will do."""
+    write = getattr(find_writer(target), "golden_files", None)
+    files: dict[str, bytes] = {} if write is None else write(spec, options, golden)
+    return files
 
 
 def find_writer(target: str) -> Writer:

@@ -14,19 +14,17 @@ from torch import fx
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.targets.aten_step import plain_step
+from rnn_export.export.targets.aten_step import aten_step
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
-    module, file = plain_step(model), io.BytesIO()
+    module, file = aten_step(model), io.BytesIO()
     _say_in_script(module)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
@@ -48,11 +46,6 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """That of the backend of the same name."""
     return [Engine.of(artefacts, "torchscript", options.precision)]
-
-
-def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """None: the bundle's own golden vectors are for it."""
-    return {}
 
 
 def _say_in_script(module: fx.GraphModule) -> None:

@@ -278,7 +278,7 @@ def test_a_pt2_file_that_is_none(several):
 
 
 def test_what_depends_on_weights_alone_is_computed():
-    step = aten_step.plain_step(lift(Tagger(nn.LSTM).eval(), (X,), chunk=3))
+    step = aten_step.aten_step(lift(Tagger(nn.LSTM).eval(), (X,), chunk=3))
     names = [str(n.target) for n in step.graph.nodes if n.op == "call_function"]
     assert all(n.op != "get_attr" or isinstance(getattr(step, n.target), torch.Tensor) for n in step.graph.nodes)
     assert sum(p.numel() for p in step.buffers()) == 4 * 6 + 6 + (4 * 6 * 12 + 8 * 6) + 6 * 3 + 3

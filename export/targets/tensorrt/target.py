@@ -9,12 +9,11 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.tensorrt.lowering import engines, files, requires
-from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
-__all__ = ["engines", "from_step", "golden_files", "requires", "write"]
+__all__ = ["engines", "from_step", "requires", "write"]
 
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
@@ -30,8 +29,3 @@ def from_step(
 ) -> dict[str, bytes]:
     """The same from the step graph of a bundle."""
     return files(step, spec, target, options)
-
-
-def golden_files(spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
-    """None: the bundle's own golden vectors are for it."""
-    return {}
