@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle, write_bundle
-from rnn_export.choices import BackendName
+from rnn_export.choices import BackendName, Precision
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.registry import BACKENDS
+from rnn_export.runtime.replay.drift import TOLERANCES
 from rnn_export.runtime.stream import SequenceStream
 
 from .graphs import MODELS, PAIR, START, SUM, WHOLE
@@ -27,8 +28,9 @@ def test_an_engine_says_what_it_is(bundle):
     assert isinstance(model.stream(), Stream)
 
 
-def test_the_type_of_backends_names_all_of_them():
+def test_the_types_of_words_name_all_of_them():
     assert get_args(BackendName) == ("auto", *BACKENDS)
+    assert get_args(Precision) == tuple(TOLERANCES)
 
 
 def test_an_engine_says_once_how_many_outputs_there_are(bundle):

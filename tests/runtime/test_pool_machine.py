@@ -198,10 +198,10 @@ class Streams(RuleBasedStateMachine):
                 self.turned(stream)
 
     def rooms(self, n: int):
-        given = self.engine.stream(batch=max(n, 1))
-        for port in given._out:
-            shape = port.view.shape if n > 1 else (1, *port.view.shape)
-            yield np.zeros((n, *shape[1:]), port.view.dtype)
+        alone = self.engine.stream(batch=max(n, 1))
+        for output in alone._outputs:
+            shape = output.view.shape if n > 1 else (1, *output.view.shape)
+            yield np.zeros((n, *shape[1:]), output.view.dtype)
 
     def turned(self, stream: int) -> None:
         self.told["nan"] += 1
