@@ -12,7 +12,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence import RowsMixed, batch_layout, growing_axes
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import aten, placeholders
-from rnn_export.export.lift.program.names import Names
+from rnn_export.export.lift.streaming.names import Names
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
 from rnn_export.export.lift.streaming.state_layout import StateLayout

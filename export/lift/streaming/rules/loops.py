@@ -10,9 +10,9 @@ from torch import fx
 
 from rnn_export.export.lift.loops.rolled import RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
-from rnn_export.export.lift.program.names import OPS
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.names import OPS
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.registry import rule
 from rnn_export.export.lift.streaming.rules.recurrent import refuse_computed, result_of

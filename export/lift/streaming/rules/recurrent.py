@@ -9,10 +9,10 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.fx import args_of
-from rnn_export.export.lift.program.names import OPS
 from rnn_export.export.lift.streaming.alignment import delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.names import OPS
 from rnn_export.export.lift.streaming.registry import rule
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo
 
