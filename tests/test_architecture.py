@@ -290,3 +290,28 @@ def test_no_file_holds(what, pattern):
         if re.search(pattern, line)
     ]
     assert not found, what
+
+
+# --- the pages that describe all this
+
+
+def test_the_picture_names_every_room_and_no_other():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = {row.folder.removesuffix("/*") for row in table()}
+    assert not [room for room in rooms if room not in text and room.rpartition("/")[2] + "/" not in text]
+    named = set(re.findall(r"`((?:rnn_export|models|export|runtime|tests)/[\w/.]+)`", text))
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_a_stage_has_the_call_that_the_page_names():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| \w+ \| `([\w.]+)`[^|]*\| `([\w/.]+)`", text, re.MULTILINE)
+    assert len(rows) >= 7
+    assert not [(call, place) for call, place in rows if f"def {call.rpartition('.')[2]}(" not in (ROOT / place).read_text()]
+
+
+def test_every_word_of_the_lexicon_has_one_meaning():
+    words = re.findall(r"^- \*\*(.+?)\*\*", (ROOT / "docs/lexicon.md").read_text(), re.MULTILINE)
+    assert len(words) > 100
+    assert sorted(words) == sorted(set(words))
