@@ -212,6 +212,18 @@ def test_frames_delay_and_strides_are_computed_in_one_place():
     assert not {path for path in saying if not path.startswith(tuple(FRAME_ARITHMETIC))}
 
 
+def test_every_error_stands_in_errors():
+    """One family, one file: whoever catches an error finds what else there is to catch. A signal is no error."""
+    places = {
+        module
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(re.search(r"(Error|Unavailable)$", ast.unparse(b)) for b in node.bases)
+    }
+    assert places == {"rnn_export.errors"}
+
+
 @pytest.mark.parametrize("folder", sorted({folder_of(module) for module in modules()}))
 def test_what_an_import_loads(folder):
     """In a fresh process, every module of a package: nothing that its row leaves out, at any distance."""
@@ -308,7 +320,9 @@ def test_a_stage_has_the_call_that_the_page_names():
     text = (ROOT / "docs/architecture.md").read_text()
     rows = re.findall(r"^\| \w+ \| `([\w.]+)`[^|]*\| `([\w/.]+)`", text, re.MULTILINE)
     assert len(rows) >= 7
-    assert not [(call, place) for call, place in rows if f"def {call.rpartition('.')[2]}(" not in (ROOT / place).read_text()]
+    assert not [
+        (call, place) for call, place in rows if f"def {call.rpartition('.')[2]}(" not in (ROOT / place).read_text()
+    ]
 
 
 def test_every_word_of_the_lexicon_has_one_meaning():
