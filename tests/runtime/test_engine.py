@@ -13,9 +13,9 @@ import pytest
 from rnn_export.bundle import TargetRow, open_bundle, write_bundle
 from rnn_export.choices import BackendName, Precision
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.registry import BACKENDS
-from rnn_export.runtime.replay.drift import TOLERANCES
 from rnn_export.runtime.stream import SequenceStream
 
 from .graphs import MODELS, PAIR, START, SUM, WHOLE
