@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
-    "Relu": torch.relu,
-}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Relu": torch.relu}
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
