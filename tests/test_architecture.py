@@ -308,7 +308,9 @@ def test_a_stage_has_the_call_that_the_page_names():
     text = (ROOT / "docs/architecture.md").read_text()
     rows = re.findall(r"^\| \w+ \| `([\w.]+)`[^|]*\| `([\w/.]+)`", text, re.MULTILINE)
     assert len(rows) >= 7
-    assert not [(call, place) for call, place in rows if f"def {call.rpartition('.')[2]}(" not in (ROOT / place).read_text()]
+    assert not [
+        (call, place) for call, place in rows if f"def {call.rpartition('.')[2]}(" not in (ROOT / place).read_text()
+    ]
 
 
 def test_every_word_of_the_lexicon_has_one_meaning():

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence import (
+from rnn_export.export.lift.dependence.frames import (
     Dependence,
     FrameDependence,
     FrameLayout,

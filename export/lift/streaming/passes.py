@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import FrameLayout
+from rnn_export.export.lift.dependence.frames import FrameLayout
 from rnn_export.export.lift.program.fx import results
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.general import general

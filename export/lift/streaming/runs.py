@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.dependence import growing_axes
+from rnn_export.export.lift.dependence.frames import growing_axes
 from rnn_export.export.lift.program.fx import Recorder
 
 BATCH, OTHER_BATCH = 2, 3

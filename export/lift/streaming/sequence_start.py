@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from rnn_export.export.lift.dependence import growing_axes
+from rnn_export.export.lift.dependence.frames import growing_axes
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence import BatchLayout
+from rnn_export.export.lift.dependence.rows import BatchLayout
 from rnn_export.export.lift.program.fx import aten
 
 

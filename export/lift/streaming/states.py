@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import RowsMixed, batch_layout, growing_axes
+from rnn_export.export.lift.dependence.frames import growing_axes
+from rnn_export.export.lift.dependence.rows import RowsMixed, batch_layout
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import aten, placeholders
 from rnn_export.export.lift.streaming.names import Names

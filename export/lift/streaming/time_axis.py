@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import FrameLayout
+from rnn_export.export.lift.dependence.frames import FrameLayout
 
 
 @dataclass(frozen=True)
