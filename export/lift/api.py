@@ -21,7 +21,7 @@ from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program

@@ -37,7 +37,8 @@ class FrameLayout:
 
     def split(self, value: Tensor) -> Tensor:
         """`value` with the frames in an axis alone: axis + 1."""
-        return value.unflatten(self.axis, (self.batch_factor, self.frames_in(value), self.frame_size))
+        sizes = (self.batch_factor, self.frames_in(value), self.frame_size)
+        return value.reshape(*value.shape[: self.axis], *sizes, *value.shape[self.axis + 1 :])
 
 
 class Dependence(enum.Enum):

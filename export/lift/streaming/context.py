@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.program.fx import aten, depends_on, place_of, placeholders, values_of
-from rnn_export.export.lift.streaming.names import Names
 from rnn_export.export.lift.streaming.runs import RecordedRuns
-from rnn_export.export.lift.streaming.states import States
+from rnn_export.export.lift.streaming.states import Names, States
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
 
 

@@ -2,21 +2,128 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.frames import growing_axes
-from rnn_export.export.lift.dependence.rows import RowsMixed, batch_layout
+from rnn_export.export.lift.dependence.rows import BatchLayout, RowsMixed, batch_layout
+from rnn_export.export.lift.layers.bare_layers import LayerModel
+from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.program.fx import aten, placeholders
-from rnn_export.export.lift.streaming.names import Names
+from rnn_export.export.lift.program.fx import aten, path_of, paths_of, placeholders
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
-from rnn_export.export.lift.streaming.state_layout import StateLayout
+
+# The state operands of each recurrent op: position among the arguments, letter, position among the results.
+OPS: dict[Any, tuple[tuple[int, str, int], ...]] = {
+    torch.ops.rnn_export.lstm.default: ((4, "h", 1), (5, "c", 2)),
+    torch.ops.rnn_export.lstm_projected.default: ((5, "h", 1), (6, "c", 2)),
+    torch.ops.rnn_export.gru.default: ((4, "h", 1),),
+    torch.ops.rnn_export.rnn.default: ((4, "h", 1),),
+}
+
+
+class Names:
+    """Gives every state a name that no other has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = model.named_modules(remove_duplicate=False)
+        self.stacks = {path: module for path, module in modules if isinstance(module, Stack)}
+        # A bare layer's states are named as if it were the model.
+        self.nameless = ("", "layer") if isinstance(model, LayerModel) else ("",)
+        self.seen = Counter[str]()
+        self.given = set[str]()
+
+    def layer(self, node: fx.Node) -> str:
+        """The path of the layer that a recurrent op is, and its place in the stack."""
+        path = next((p for p in reversed(paths_of(node)) if p in self.stacks), None)
+        if path is None:
+            return self.unused(path_of(node))
+        call, layer = divmod(self.seen[path], len(self.stacks[path].layers))
+        self.seen[path] += 1
+        called = [f"call{call}"] if call else []
+        return ".".join([*([] if path in self.nameless else [path]), *called, f"l{layer}"])
+
+    def kept(self, node: fx.Node, what: str) -> str:
+        """The name of something, `what`, that is kept for `node`."""
+        return self.unused(".".join([*filter(None, [path_of(node)]), what]))
+
+    def unused(self, name: str) -> str:
+        """`name`, or where it is taken `name` with a call in it."""
+        path, _, last = name.rpartition(".")
+        call, found = 0, name
+        while found in self.given:
+            call += 1
+            found = ".".join([*filter(None, [path]), f"call{call}", last])
+        self.given.add(found)
+        return found
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """The layout of a value whose rows are states.
+
+    Attributes:
+        batch: where the batch stands in the value.
+        lead: axes of size 1 before the batch, which a state leaves out.
+    """
+
+    batch: BatchLayout
+    lead: int
+
+    @classmethod
+    def of(cls, value: Tensor, batch: BatchLayout) -> StateLayout:
+        return cls(batch, batch.axis if all(n == 1 for n in value.shape[: batch.axis]) else 0)
+
+    @property
+    def _batch_axis(self) -> int:
+        return self.batch.axis - self.lead
+
+    def rows(self, value: Tensor, batch: int) -> Tensor:
+        """(B, factor, ...) or, where a stream has one row alone, (B, ...)."""
+        moved = value.reshape(value.shape[self.lead :]).movedim(self._batch_axis, 0)
+        if self.batch.factor == 1:
+            return moved
+        sizes = (batch, self.batch.factor) if self.batch.batch_major else (self.batch.factor, batch)
+        rows = moved.reshape(*sizes, *moved.shape[1:])
+        return rows if self.batch.batch_major else rows.transpose(0, 1)
+
+    def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
+        """The value in this layout, sizes as in `like`, from the state (B, ...); at the graph's insertion point."""
+        rest = [n for a, n in enumerate(like.shape) if a != self.batch.axis and a >= self.lead]
+        axis = self._batch_axis
+        if self.batch.factor != 1:
+            if not self.batch.batch_major:
+                state = graph.call_function(aten.transpose.int, (state, 0, 1))
+            state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
+        if axis:
+            order = [*range(1, axis + 1), 0, *range(axis + 1, len(rest) + 1)]
+            state = graph.call_function(aten.permute.default, (state, order))
+        for _ in range(self.lead):
+            state = graph.call_function(aten.unsqueeze.default, (state, 0))
+        return state
+
+    def state_of(self, graph: fx.Graph, value: fx.Node, row: Sequence[int]) -> fx.Node:
+        """The inverse of `value_of`; `row` is the shape of one stream's state."""
+        for _ in range(self.lead):
+            value = graph.call_function(aten.squeeze.dim, (value, 0))
+        axis = self._batch_axis
+        if axis:
+            rank = len(row) + (1 if self.batch.factor == 1 else 0)
+            order = [axis, *(a for a in range(rank) if a != axis)]
+            value = graph.call_function(aten.permute.default, (value, order))
+        if self.batch.factor == 1:
+            return value
+        sizes = [-1, *row] if self.batch.batch_major else [self.batch.factor, -1, *row[1:]]
+        value = graph.call_function(aten.reshape.default, (value, sizes))
+        return value if self.batch.batch_major else graph.call_function(aten.transpose.int, (value, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten
+from rnn_export.export.lift.streaming.alignment import shift_start
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.sequence_start import shift_start
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo
 
 # A number above is an end, not a size.
