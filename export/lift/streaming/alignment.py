@@ -1,4 +1,4 @@
-"""Values brought to one lag and one history, by states that keep the frames of earlier steps."""
+"""Values brought to one lag and one history, by states that keep earlier frames; frames put before a sequence."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
     else:
         value = trim(context, value, 0, before)
         delayed = context.timed(value).delayed(frames)
-        why = f"frames that wait {frames} frames for others"
-        source = keep_history(context, value, frames, before, "delay", why)
+        source = keep_history(context, value, frames, before, "delay", f"frames that wait {frames} frames for others")
     end = -frames * info.layout.frame_size
     cut = context.insert(before, aten.slice.Tensor, source, info.layout.axis, 0, end)
     return context.stand_in(cut, value, delayed)
@@ -91,14 +90,9 @@ def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int) -> Tensor:
 
 
 def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, frames: int, fill: float) -> TimeAxisInfo:
-    """Of `node`, which repeats its first argument: `frames` more of them, `fill`, stand before the sequence.
+    """`frames` more frames of `fill` stand before the sequence that `node` repeats, of `info`; negative: are cut off.
 
-    Args:
-        context: of the pass.
-        node: whose argument is written anew where the frames of `fill` are not there ahead of their time.
-        info: of its argument.
-        frames: negative for frames that are cut off.
-        fill: what each entry of the new frames is.
+    The argument of `node` is written anew where these frames are not there ahead of their time.
     """
     if frames > 0 and (info.lag or 0) > 0:
         filled = _fill_missing(context, args_of(node)[0], fill, node)
@@ -125,14 +119,13 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
 def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of the frames that do not exist yet."""
     settled = delay_to_step(context, value, before)
-    value_of_base = context.runs.base[settled]
-    axes = growing_axes(value_of_base, context.runs.other_batch[settled])
-    if len(axes) != 1 or value_of_base.shape[axes[0]] != BATCH:
+    whole = context.runs.base[settled]
+    axes = growing_axes(whole, context.runs.other_batch[settled])
+    if len(axes) != 1 or whole.shape[axes[0]] != BATCH:
         raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
-    info, rank = context.timed(settled), context.rank(settled)
-    sizes = [-1 if a == axes[0] else 1 for a in range(rank)]
+    info, sizes = context.timed(settled), [-1 if a == axes[0] else 1 for a in range(whole.dim())]
     with context.graph.inserting_before(before):
-        ready = context.states.after_frames(info.input_lag, rank)
+        ready = context.states.after_frames(info.input_lag, whole.dim())
         ready = context.graph.call_function(aten.reshape.default, (ready, sizes))
         filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
     return context.stand_in(filled, settled, info)

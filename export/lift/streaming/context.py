@@ -18,16 +18,10 @@ class StreamingContext:
 
     Attributes:
         module: (inputs..., states...) -> (outputs..., next states...).
-        graph: its graph.
         chunk: frames of the input in one step.
-        runs: the value of every node in runs on noise.
         info: by node, what is known of its frames; those of the inputs are there from the beginning.
-        inputs: the nodes of the inputs.
-        own_states: the nodes of the states that the model has itself.
-        from_input: the nodes with the values of inputs in them.
-        from_states: those with the values of the model's own states.
-        names: for new states.
-        states: those that the pass adds.
+        own_states: the nodes of the states that the model has itself; `states` are those that the pass adds.
+        from_input: the nodes with the values of inputs in them, not only their shapes; so `from_states`.
         length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
         lookahead: where the model looks ahead, in words.
     """
@@ -51,7 +45,6 @@ class StreamingContext:
     # --- what is known of a node
 
     def rank(self, node: fx.Node) -> int:
-        """The number of axes of a tensor."""
         value: Tensor = self.runs.base[node]
         return value.dim()
 

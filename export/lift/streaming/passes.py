@@ -1,4 +1,4 @@
-"""The pass itself: one node after the other, each by its rule."""
+"""The pass itself: one node after the other, each by its rule, then the outputs brought to one delay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from torch import fx, nn
 
@@ -25,13 +24,7 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, Time
 
 @dataclass(frozen=True)
 class Streamed:
-    """What the pass found.
-
-    Attributes:
-        states: in the order of the graph's new inputs.
-        delay: frames of the input before the first output.
-        every: by output, for how many frames of the input it has one.
-    """
+    """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one."""
 
     states: list[LiftedState]
     delay: int
@@ -47,19 +40,10 @@ def stream(
     chunk: int,
     rules: Rules,
 ) -> Streamed:
-    """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place.
+    """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place for steps of `chunk` frames.
 
-    Args:
-        module: a graph for sequences of any length.
-        model: the model with its layers replaced, to know a stack of layers from its path.
-        sample: (batch, frames, seed) to noise for all of its inputs.
-        input_time: the time axis of each data input.
-        output_time: the time axis of each output.
-        chunk: frames of the input in one step.
-        rules: by operator, of those that do not work frame by frame.
-
-    Raises LiftError, with module path and source line, where a result depends on later frames, or on earlier ones in a
-    way that cannot be kept in a state.
+    `model`, whose layers are replaced, tells a stack of layers from its path. Raises LiftError, with module path and
+    source line, where a result depends on later frames, or on earlier ones in a way that cannot be kept in a state.
     """
     runs = record(module, sample, *receptive_field(module.graph, rules))
     inputs = [None if axis is None else TimeAxisInfo(FrameLayout(axis)) for axis in input_time]
@@ -70,31 +54,23 @@ def stream(
     for node in results(context.graph):
         if isinstance(info := context.info.get(node), Unsupported):
             raise info.error
-    delay, strides = finish(context, output_time)
-    return Streamed(context.states.found, delay, strides)
+    return Streamed(context.states.found, *_finish(context, output_time))
 
 
 def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo:
-    rule = rules.get(_operator(context, node))
-    if rule is None or not rule.takes_unsupported:
-        unsupported = context.unsupported_argument(node)
-        if unsupported is not None:
-            return unsupported
+    is_module = node.op == "call_module"
+    rule = rules.get(type(context.module.get_submodule(str(node.target))) if is_module else node.target)
+    unsupported = context.unsupported_argument(node)
+    if unsupported is not None and not (rule and rule.takes_unsupported):
+        return unsupported
     try:
         return (rule or general)(context, node)
     except LiftError as error:
         return Unsupported(error)
 
 
-def _operator(context: StreamingContext, node: fx.Node) -> Any:
-    return type(context.module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-
-
-def finish(context: StreamingContext, output_time: Sequence[int | None]) -> tuple[int, list[int]]:
-    """Write the end of the graph, whose first results are outputs with these time axes; their delay and strides.
-
-    Raises LiftError where an output needs later frames, or the chunk is no multiple of the model's strides.
-    """
+def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> tuple[int, list[int]]:
+    """Write the end of the graph, whose first results are outputs with these time axes; their delay and strides."""
     given = results(context.graph)
     outputs, own_next = given[: len(output_time)], given[len(output_time) :]
     for node in outputs:

@@ -24,15 +24,8 @@ Sample = Callable[[int, int, int], list[Tensor]]
 
 @dataclass(frozen=True)
 class RecordedRuns:
-    """Values by node.
-
-    Attributes:
-        frames: of the input in each run but the longer one.
-        longer_frames: in that one.
-        base: of a batch of BATCH.
-        longer: the same over more frames.
-        other_batch: the same for a batch of OTHER_BATCH.
-        other_row: the same as `base`, with another first row.
+    """Values by node: of a batch of BATCH over `frames`, the same over `longer_frames`, the same for a batch of
+    OTHER_BATCH, and the same as `base` with another first row.
     """
 
     frames: int
@@ -53,10 +46,7 @@ class RecordedRuns:
 
 
 def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int) -> RecordedRuns:
-    """The runs of `module`, over a multiple of `unit` frames beyond `receptive_field`.
-
-    Raises LiftError where the model does not take that many.
-    """
+    """Run `module` over a multiple of `unit` frames beyond `receptive_field`; LiftError where it does not take them."""
     frames = unit * (math.ceil(receptive_field / unit) + MARGIN)
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     new, other_batch = sample(BATCH, frames, 2), sample(OTHER_BATCH, frames, 1)

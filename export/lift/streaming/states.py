@@ -1,4 +1,4 @@
-"""The states that the pass adds to a graph: their inputs, their next values, and what holds them still at first."""
+"""The states that the pass adds to a graph: names, layouts, inputs, next values, and what holds them still at first."""
 
 from __future__ import annotations
 
@@ -30,8 +30,13 @@ OPS: dict[Any, tuple[tuple[int, str, int], ...]] = {
 }
 
 
+def dotted(*parts: str) -> str:
+    """A path of the parts that are not empty."""
+    return ".".join(filter(None, parts))
+
+
 class Names:
-    """Gives every state a name that no other has."""
+    """Gives every state a name that no other has: by module path, `rnn.l0.h`, `conv.frames`; then `rnn.call1.l0.h`."""
 
     def __init__(self, model: nn.Module) -> None:
         modules = model.named_modules(remove_duplicate=False)
@@ -48,12 +53,10 @@ class Names:
             return self.unused(path_of(node))
         call, layer = divmod(self.seen[path], len(self.stacks[path].layers))
         self.seen[path] += 1
-        called = [f"call{call}"] if call else []
-        return ".".join([*([] if path in self.nameless else [path]), *called, f"l{layer}"])
+        return dotted("" if path in self.nameless else path, f"call{call}" if call else "", f"l{layer}")
 
     def kept(self, node: fx.Node, what: str) -> str:
-        """The name of something, `what`, that is kept for `node`."""
-        return self.unused(".".join([*filter(None, [path_of(node)]), what]))
+        return self.unused(dotted(path_of(node), what))
 
     def unused(self, name: str) -> str:
         """`name`, or where it is taken `name` with a call in it."""
@@ -61,19 +64,14 @@ class Names:
         call, found = 0, name
         while found in self.given:
             call += 1
-            found = ".".join([*filter(None, [path]), f"call{call}", last])
+            found = dotted(path, f"call{call}", last)
         self.given.add(found)
         return found
 
 
 @dataclass(frozen=True)
 class StateLayout:
-    """The layout of a value whose rows are states.
-
-    Attributes:
-        batch: where the batch stands in the value.
-        lead: axes of size 1 before the batch, which a state leaves out.
-    """
+    """The layout of a value whose rows are states, which leave out `lead` axes of size 1 before the batch."""
 
     batch: BatchLayout
     lead: int
@@ -91,19 +89,18 @@ class StateLayout:
         moved = value.reshape(value.shape[self.lead :]).movedim(self._batch_axis, 0)
         if self.batch.factor == 1:
             return moved
-        sizes = (batch, self.batch.factor) if self.batch.batch_major else (self.batch.factor, batch)
-        rows = moved.reshape(*sizes, *moved.shape[1:])
-        return rows if self.batch.batch_major else rows.transpose(0, 1)
+        if self.batch.batch_major:
+            return moved.reshape(batch, self.batch.factor, *moved.shape[1:])
+        return moved.reshape(self.batch.factor, batch, *moved.shape[1:]).transpose(0, 1)
 
     def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
         """The value in this layout, sizes as in `like`, from the state (B, ...); at the graph's insertion point."""
         rest = [n for a, n in enumerate(like.shape) if a != self.batch.axis and a >= self.lead]
-        axis = self._batch_axis
         if self.batch.factor != 1:
             if not self.batch.batch_major:
                 state = graph.call_function(aten.transpose.int, (state, 0, 1))
             state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
-        if axis:
+        if axis := self._batch_axis:
             order = [*range(1, axis + 1), 0, *range(axis + 1, len(rest) + 1)]
             state = graph.call_function(aten.permute.default, (state, order))
         for _ in range(self.lead):
@@ -114,8 +111,7 @@ class StateLayout:
         """The inverse of `value_of`; `row` is the shape of one stream's state."""
         for _ in range(self.lead):
             value = graph.call_function(aten.squeeze.dim, (value, 0))
-        axis = self._batch_axis
-        if axis:
+        if axis := self._batch_axis:
             rank = len(row) + (1 if self.batch.factor == 1 else 0)
             order = [axis, *(a for a in range(rank) if a != axis)]
             value = graph.call_function(aten.permute.default, (value, order))
@@ -163,33 +159,18 @@ class States:
         self._warm_up = Fraction(0)
 
     def add(
-        self,
-        name: str,
-        layout_of: fx.Node,
-        initial: fx.Node | tuple[Tensor, Tensor],
-        before: fx.Node,
-        kind: str,
-        why: str,
+        self, name: str, layout_of: fx.Node, initial: tuple[Tensor, Tensor], before: fx.Node, kind: str, why: str
     ) -> fx.Node:
-        """The value of a new state, in the layout of the graph.
+        """The value of a new state, in the layout of the graph, read `before` a node.
 
-        Args:
-            name: of the state.
-            layout_of: a node whose rows stand where those of the initial value do.
-            initial: what it starts from for batches of BATCH and of OTHER_BATCH, or the node with that value.
-            before: where in the graph it is read.
-            kind: see LiftedState.
-            why: see LiftedState.
-
+        `initial` is what it starts from for batches of BATCH and of OTHER_BATCH, with rows where `layout_of` has them.
         Raises LiftError where rows start from different values, or cannot be told apart.
         """
-        if isinstance(initial, fx.Node):
-            initial = self.runs.base[initial], self.runs.other_batch[initial]
         value, other = initial
         layout = self._layout(layout_of, value, other)
-        rows, others = layout.rows(value, BATCH), layout.rows(other, OTHER_BATCH)
-        row = rows[0]
-        if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in (rows, others)):
+        rows = layout.rows(value, BATCH), layout.rows(other, OTHER_BATCH)
+        row = rows[0][0]
+        if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in rows):
             raise LiftError(
                 f"{name}: its initial value differs between the rows of a batch, so no row can start alone. "
                 "Use one learned vector for all rows."

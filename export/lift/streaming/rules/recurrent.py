@@ -17,7 +17,7 @@ from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.registry import rule
-from rnn_export.export.lift.streaming.states import OPS
+from rnn_export.export.lift.streaming.states import OPS, dotted
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported
 
 
@@ -45,7 +45,8 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
         if operand not in context.from_states:
             name = context.names.unused(f"{path}.{letter}")
             why = f"the {letter} of a layer that is called without it, or with one made in forward"
-            own = context.states.add(name, x, operand, node, "layer", why)
+            initial = context.runs.base[operand], context.runs.other_batch[operand]
+            own = context.states.add(name, x, initial, node, "layer", why)
             node.update_arg(argument, own)
             context.states.set_next(own, _result_of(context, node, index), info.input_lag)
     of_states = [LastFrame(info.input_lag)] * (len(context.runs.base[node]) - 1)
@@ -146,5 +147,4 @@ def _memory_name(
         if len(user.all_input_nodes) > 1 or user.op == "output":
             break
         node = user
-    path = path_of(next(iter(memory.users), memory))
-    return ".".join([*filter(None, [path]), "state"]), "state"
+    return dotted(path_of(next(iter(memory.users), memory)), "state"), "state"
