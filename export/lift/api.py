@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
@@ -73,16 +75,15 @@ class StreamingModel:
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
         some = 5 * self.spec.largest_every if frames is None else frames
+        dynamic = (BATCH, TIME) if frames is None else (BATCH,)
+        noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, shapes = [], []
-        noise = Noise(self.original)
-        examples = {leaf.name: leaf.example for leaf in self.original.inputs}
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
-            drawn = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.shaped(drawn, sized(tensor.shape, 3, some)))
-            dynamic = (BATCH,) if frames is not None else (BATCH, TIME)
+            like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
+            tensors.append(noise.shaped(like, sized(tensor.shape, 3, some)))
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
-        return export_program(self.module, tuple(tensors), tuple(shapes))
+        return export_program(self.module, tensors, tuple(shapes))
 
 
 def lift(
@@ -125,14 +126,8 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What running a model tells.
-
-    Attributes:
-        flat: a copy in which the buffers that calls change are states, and recurrent layers opaque operators.
-        axes: where batch and time stand.
-        states: the states that are arguments and buffers.
-    """
+class _Probed:
+    """A copy in which the buffers that calls change are states, and recurrent layers opaque operators."""
 
     flat: FlatModel
     axes: Axes
@@ -187,7 +182,7 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     return lifted
 
 
-def _probed(flat: FlatModel, options: _Options) -> Probed:
+def _probed(flat: FlatModel, options: _Options) -> _Probed:
     """Run a copy of the model to find its buffers and axes, and where its states start."""
     flat = copy.deepcopy(flat)
     buffers_to_states(flat)
@@ -208,23 +203,16 @@ def _probed(flat: FlatModel, options: _Options) -> Probed:
         for leaf in flat.states
     )
     flat.model = replace_recurrent(flat.model)
-    return Probed(flat, axes, states)
+    return _Probed(flat, axes, states)
 
 
-def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
+def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
     flat, axes = probed.flat, probed.axes
     if not captured.dynamic_time:
         return Streamed([], 0, [1] * len(flat.outputs))
-    streamed = stream(
-        captured.module,
-        flat.model,
-        lambda batch, frames, seed: list(sample(flat, axes, batch, frames, seed)),
-        axes.input_time,
-        axes.output_time,
-        chunk,
-        RULES,
-    )
+    draw = partial(sample, flat, axes)
+    streamed = stream(captured.module, flat.model, draw, axes.input_time, axes.output_time, chunk, RULES)
     if not axes.causal:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
@@ -233,8 +221,7 @@ def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
     return streamed
 
 
-def _whole_sequences(flat: FlatModel, probed: Probed, options: _Options) -> StreamingModel:
-    """The model without a step, for whole sequences."""
+def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     module = capture_sequence(probed.flat, probed.axes, options.chunk)
     strides = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
     spec = contract(probed.flat, probed.axes, (), strides, options.sample_rate, 1, True)
@@ -288,11 +275,11 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     if spec.has_delay:
         states = after(after(states, 0, frames), 0, frames)
     once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
-    for state in spec.states:
-        if state.name in own and not np.allclose(once[state.name], twice[state.name], 1e-3, 1e-4):
+    for name in own:
+        if not np.allclose(once[name], twice[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol):
             raise StateMovesByCall(
-                len(spec.states) > len(flat.states),
-                f"state {state.name!r} moves once per call, however many frames the call has: what comes out depends "
+                len(spec.states) > len(own),
+                f"state {name!r} moves once per call, however many frames the call has: what comes out depends "
                 "on how the sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame "
                 "move it.",
             )

@@ -16,6 +16,7 @@ from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.noise import Noise, draw_states
+from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
@@ -46,22 +47,14 @@ class BatchFirst(nn.Module):
 
 
 def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
-    inputs = [
-        {b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC}
-        for b, t in zip(axes.input_batch, axes.input_time, strict=True)
-    ]
+    pairs = zip(axes.input_batch, axes.input_time, strict=True)
+    inputs = [{b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC} for b, t in pairs]
     return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """The graph of a model.
-
-    Attributes:
-        module: (inputs..., states...) -> (outputs..., next states...), for any batch.
-        dynamic_time: whether it takes any number of frames; if not, one chunk.
-        notes: what a user should know of it.
-    """
+    """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk."""
 
     module: fx.GraphModule
     dynamic_time: bool
@@ -111,7 +104,7 @@ def _moves_alike(module: BatchFirst) -> bool:
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
     loop = ClosedLoop(spec, inputs_of(spec, inputs))
     whole, by_frame = (loop.run(torch_driver(spec, module, start), edges).outputs for edges in ((0, 4), range(5)))
-    return all(np.allclose(by_frame[name], whole[name], 1e-3, 1e-4) for name in whole)
+    return all(np.allclose(by_frame[name], whole[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol) for name in whole)
 
 
 def capture_sequence(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
@@ -166,8 +159,8 @@ def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tens
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    iterations = -(-shortest // stride) + COPIES
-    few, more = iterations * stride, (iterations + 1) * stride
+    few = (-(-shortest // stride) + COPIES) * stride
+    more = few + stride
     return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
 
 
@@ -197,8 +190,6 @@ def _runs(module: BatchFirst, frames: int) -> bool:
 def sample(flat: FlatModel, axes: Axes, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Noise inputs, and states with the batch first."""
     noise = Noise(flat, seed)
-    inputs = [
-        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: frames})
-        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    ]
+    sizes = axes.input_sizes(batch, frames)
+    inputs = [noise.like(leaf.example, size) for leaf, size in zip(flat.inputs, sizes, strict=True)]
     return (*inputs, *draw_states(flat, axes.states, noise, batch))

@@ -58,8 +58,12 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     arguments = _with_as_many_frames(context, node)
     if context.last_frame_of_arguments(node):
         raise refusal(node, LAST_FRAME_FOR_ALL)
-    dependences = _dependences(context, node, arguments)
     infos = [context.timed(n) for n in arguments]
+    try:
+        layouts = {n: i.layout for n, i in zip(arguments, infos, strict=True)}
+        dependences = frame_dependence(node, context.runs.base, context.runs.longer, layouts)
+    except NotFrameLocal:
+        raise refusal(node, why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
     history = align(context, node, arguments, _lag(infos))
@@ -78,14 +82,6 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
         if len({context.frames_in(n) for n in arguments}) > 1:
             raise refusal(node, f"{name_of(node)} takes values of different lengths over time.")
     return arguments
-
-
-def _dependences(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node]) -> list[FrameDependence]:
-    layouts = {n: context.timed(n).layout for n in arguments}
-    try:
-        return frame_dependence(node, context.runs.base, context.runs.longer, layouts)
-    except NotFrameLocal:
-        raise refusal(node, why_not_frame_local(node)) from None
 
 
 def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:

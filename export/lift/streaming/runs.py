@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ BATCH, OTHER_BATCH = 2, 3
 MARGIN = 8
 
 # (batch, frames, seed) to all inputs of a graph.
-Sample = Callable[[int, int, int], list[Tensor]]
+Sample = Callable[[int, int, int], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
