@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout
 from rnn_export.export.lift.batch_search import find_batch
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
-from rnn_export.export.lift.row_layout import RowLayout
 from rnn_export.export.lift.time_search import find_time
 
 TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
