@@ -6,13 +6,13 @@ from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
 from rnn_export.models.init import (
+    Cell,
     Device,
     TorchGate,
     assign,
     check_sizes,
     check_state,
     check_torch,
-    draw_uniform,
     first_state,
     gate,
     parameter,
@@ -22,7 +22,7 @@ from rnn_export.models.init import (
 )
 
 
-class CustomGRUCell(nn.Module):
+class CustomGRUCell(Cell):
     """One step of a GRU (Cho et al. 2014, arXiv:1406.1078).
 
         r  = σ(Wr [x, h] + br)
@@ -53,19 +53,13 @@ class CustomGRUCell(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.reset_after = reset_after
+        self.input_size, self.hidden_size, self.reset_after = input_size, hidden_size, reset_after
         self.Wr, self.br = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.Wz, self.bz = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.Wh, self.bh = gate(hidden_size, hidden_size + input_size, device, dtype)
         self.bhh: nn.Parameter | None
         self.register_parameter("bhh", parameter(hidden_size, device=device, dtype=dtype) if reset_after else None)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`x` (batch, input), `h` (batch, hidden) -> `h'` (batch, hidden); or all without batch.
@@ -107,10 +101,8 @@ class CustomGRU(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.reset_after = reset_after
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.num_layers, self.reset_after = num_layers, reset_after
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(
             CustomGRUCell(size, hidden_size, reset_after, device=device, dtype=dtype) for size in sizes

@@ -35,11 +35,16 @@ def gate(rows: int, columns: int, device: Device, dtype: torch.dtype | None) -> 
     return parameter(rows, columns, device=device, dtype=dtype), parameter(rows, device=device, dtype=dtype)
 
 
-def draw_uniform(module: nn.Module, hidden_size: int) -> None:
-    """Draw every parameter from U(-1/√hidden_size, 1/√hidden_size), as torch does: no gate starts saturated."""
-    bound = 1 / math.sqrt(hidden_size)
-    for weight in module.parameters():
-        nn.init.uniform_(weight, -bound, bound)
+class Cell(nn.Module):
+    """One step of a recurrent network, with parameters that are drawn as torch's own are."""
+
+    hidden_size: int
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√hidden, 1/√hidden): no gate starts saturated."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
 
 
 def check_state(name: str, state: Tensor, x: Tensor, hidden_size: int) -> None:

@@ -6,13 +6,13 @@ from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
 from rnn_export.models.init import (
+    Cell,
     Device,
     assign,
     check_choice,
     check_sizes,
     check_state,
     check_torch,
-    draw_uniform,
     first_state,
     gate,
     read_gates,
@@ -21,7 +21,7 @@ from rnn_export.models.init import (
 )
 
 
-class CustomLSTMCell(nn.Module):
+class CustomLSTMCell(Cell):
     """One step of an LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
         f  = σ(Wf [x, h] + bf)
@@ -50,18 +50,12 @@ class CustomLSTMCell(nn.Module):
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size)
         check_choice("candidate", candidate, ("tanh", "sigmoid"))
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.candidate = candidate
+        self.input_size, self.hidden_size, self.candidate = input_size, hidden_size, candidate
         self.Wf, self.bf = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.Wi, self.bi = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.Wo, self.bo = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.Wc, self.bc = gate(hidden_size, input_size + hidden_size, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """`x` (batch, input), `h` and `c` (batch, hidden) -> `h'` and `c'` (batch, hidden); or all without batch.
@@ -103,10 +97,8 @@ class CustomLSTM(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.candidate = candidate
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.num_layers, self.candidate = num_layers, candidate
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(
             CustomLSTMCell(size, hidden_size, candidate, device=device, dtype=dtype) for size in sizes

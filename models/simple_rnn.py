@@ -6,6 +6,7 @@ from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
 from rnn_export.models.init import (
+    Cell,
     Device,
     TorchGate,
     assign,
@@ -13,7 +14,6 @@ from rnn_export.models.init import (
     check_sizes,
     check_state,
     check_torch,
-    draw_uniform,
     gate,
     parameter,
     read_gates,
@@ -21,7 +21,7 @@ from rnn_export.models.init import (
 )
 
 
-class SimpleRNNCell(nn.Module):
+class SimpleRNNCell(Cell):
     """One step of Elman's network (1990), with its readout.
 
         h' = φ(Wxh x + Whh h + bh)      φ = tanh, or relu
@@ -47,18 +47,12 @@ class SimpleRNNCell(nn.Module):
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
         check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.output_size = output_size
-        self.nonlinearity = nonlinearity
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.output_size, self.nonlinearity = output_size, nonlinearity
         self.Wxh, self.bh = gate(hidden_size, input_size, device, dtype)
         self.Whh = parameter(hidden_size, hidden_size, device=device, dtype=dtype)
         self.Why, self.by = gate(output_size, hidden_size, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """`x` (batch, input), `h` (batch, hidden) -> `y` (batch, output), `h'` (batch, hidden); or all without batch.

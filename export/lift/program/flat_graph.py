@@ -81,18 +81,10 @@ def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
         if node.target in (aten.unbind.int, aten.split.Tensor):
             arguments = named_args(node)
             size = arguments["self"].meta["val"].shape[arguments["dim"]]
-            symbols = size.node.expr.free_symbols if _is_open(size) else ()
+            symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
             for port, axis in [axes[str(n)] for n in symbols if str(n) in axes]:
-                raise FrozenAxis(
-                    f"{place_of(node)}: axis {axis} of input {port} must be of any size, but the code takes its "
-                    "entries apart, as many as there were.",
-                    port,
-                    axis,
-                )
-
-
-def _is_open(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+                what = f"axis {axis} of input {port} must be of any size, but the code takes its entries apart"
+                raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis)
 
 
 def fold(module: fx.GraphModule) -> None:
@@ -150,9 +142,8 @@ def _free_constants(graph: fx.Graph) -> None:
             continue
         with graph.inserting_before(node):
             dims = [n if isinstance(n, int) else _size_of(graph, sizes[str(n)], n) for n in shape]
-            filled = graph.call_function(
-                aten.full.default, (dims, FILLS[node.target]), {"dtype": node.meta["val"].dtype}
-            )
+            dtype = {"dtype": node.meta["val"].dtype}
+            filled = graph.call_function(aten.full.default, (dims, FILLS[node.target]), dtype)
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)

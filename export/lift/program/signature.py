@@ -31,12 +31,10 @@ class FlatModel(nn.Module):
 
     Attributes:
         inputs: the named data leaves, in the order of forward's arguments.
-        states: the named leaves of the states, in the order they were declared.
+        states: the named leaves of the states: those declared, in that order, then the `buffer_states` of the model.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
-        buffer_states: the names of the model's buffers that are states, after the declared ones.
-        example_outputs: the outputs of the example call.
     """
 
     def __init__(
@@ -274,13 +272,8 @@ def _pick(result: Any, ref: OutputRef, state: str) -> Any:
     key = _key(result, ref)
     if key is not None:
         return _parts(result)[key]
-    has = (
-        "one tensor"
-        if isinstance(result, Tensor)
-        else f"{len(result)} values"
-        if _is_ordered(result)
-        else f"the keys {list(_parts(result))}"
-    )
+    has = f"{len(result)} values" if _is_ordered(result) else f"the keys {list(_parts(result))}"
+    has = "one tensor" if isinstance(result, Tensor) else has
     raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
 
 
