@@ -8,6 +8,7 @@ from rnn_export.errors import LiftError
 from rnn_export.models.init import (
     Cell,
     Device,
+    Dtype,
     TorchGate,
     assign,
     check_sizes,
@@ -37,9 +38,7 @@ class CustomGRUCell(Cell):
     Parameters: Wr, Wz (hidden, input + hidden); Wh (hidden, hidden + input), the state's columns first;
     br, bz, bh and, with `reset_after` only, bhh (hidden).
 
-    Raises:
-        SpecError: a size is below 1.
-
+    Raises SpecError where a size is below 1.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class CustomGRUCell(Cell):
         reset_after: bool = False,
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size)
@@ -84,9 +83,7 @@ class CustomGRUCell(Cell):
 class CustomGRU(nn.Module):
     """Layers of `CustomGRUCell` run over time, each on the output of the one below; they lie in `cells`.
 
-    Raises:
-        SpecError: a size is below 1.
-
+    Raises SpecError where a size is below 1.
     """
 
     def __init__(
@@ -97,7 +94,7 @@ class CustomGRU(nn.Module):
         reset_after: bool = False,
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -135,9 +132,7 @@ class CustomGRU(nn.Module):
 
         torch has h' = (1 - z)∘h~ + z∘h, so its update gate is taken over negated: σ(-a) = 1 - σ(a).
 
-        Raises:
-            LiftError: `gru` is bidirectional, batch-first, or has dropout at work.
-
+        Raises LiftError where `gru` is bidirectional, batch-first, or has dropout at work.
         """
         check_torch(gru, nn.GRU)
         W = gru.all_weights[0][0]
@@ -150,9 +145,7 @@ class CustomGRU(nn.Module):
     def to_torch(self) -> nn.GRU:
         """Build the torch layer that equals this one, time-major.
 
-        Raises:
-            LiftError: without `reset_after`, a form that torch does not have.
-
+        Raises LiftError without `reset_after`, a form that torch does not have.
         """
         if not self.reset_after:
             raise LiftError(

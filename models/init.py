@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rnn_export.errors import LiftError, SpecError
 
 Device = torch.device | str | None
+Dtype = torch.dtype | None
 
 
 def check_sizes(**sizes: int) -> None:
@@ -25,12 +26,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
 
 
-def parameter(*shape: int, device: Device, dtype: torch.dtype | None) -> nn.Parameter:
+def parameter(*shape: int, device: Device, dtype: Dtype) -> nn.Parameter:
     """Return an unfilled parameter."""
     return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
 
-def gate(rows: int, columns: int, device: Device, dtype: torch.dtype | None) -> tuple[nn.Parameter, nn.Parameter]:
+def gate(rows: int, columns: int, device: Device, dtype: Dtype) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the unfilled weight (rows, columns) and bias (rows) of one gate."""
     return parameter(rows, columns, device=device, dtype=dtype), parameter(rows, device=device, dtype=dtype)
 

@@ -8,6 +8,7 @@ from rnn_export.errors import LiftError
 from rnn_export.models.init import (
     Cell,
     Device,
+    Dtype,
     assign,
     check_choice,
     check_sizes,
@@ -33,19 +34,11 @@ class CustomLSTMCell(Cell):
 
     Parameters: Wf, Wi, Wo, Wc (hidden, input + hidden); bf, bi, bo, bc (hidden).
 
-    Raises:
-        SpecError: a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
-
+    Raises SpecError where a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        candidate: str = "tanh",
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        self, input_size: int, hidden_size: int, candidate: str = "tanh", *, device: Device = None, dtype: Dtype = None
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size)
@@ -80,9 +73,7 @@ class CustomLSTMCell(Cell):
 class CustomLSTM(nn.Module):
     """Layers of `CustomLSTMCell` run over time, each on the output of the one below; they lie in `cells`.
 
-    Raises:
-        SpecError: a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
-
+    Raises SpecError where a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
     """
 
     def __init__(
@@ -93,7 +84,7 @@ class CustomLSTM(nn.Module):
         candidate: str = "tanh",
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -135,9 +126,7 @@ class CustomLSTM(nn.Module):
     def from_torch(cls, lstm: nn.LSTM) -> "CustomLSTM":
         """Build the equal of `lstm`, on its device and in its dtype.
 
-        Raises:
-            LiftError: `lstm` is bidirectional, batch-first, has a projection, or dropout at work.
-
+        Raises LiftError where `lstm` is bidirectional, batch-first, has a projection, or dropout at work.
         """
         check_torch(lstm, nn.LSTM)
         W = lstm.all_weights[0][0]
@@ -150,9 +139,7 @@ class CustomLSTM(nn.Module):
     def to_torch(self) -> nn.LSTM:
         """Build the torch layer that equals this one, time-major.
 
-        Raises:
-            LiftError: the candidate is a sigmoid, which torch does not have.
-
+        Raises LiftError where the candidate is a sigmoid, which torch does not have.
         """
         if self.candidate != "tanh":
             raise LiftError(

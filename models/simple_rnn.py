@@ -8,6 +8,7 @@ from rnn_export.errors import LiftError
 from rnn_export.models.init import (
     Cell,
     Device,
+    Dtype,
     TorchGate,
     assign,
     check_choice,
@@ -29,9 +30,7 @@ class SimpleRNNCell(Cell):
 
     Parameters: Wxh (hidden, input), Whh (hidden, hidden), bh (hidden), Why (output, hidden), by (output).
 
-    Raises:
-        SpecError: a size is below 1, or `nonlinearity` is neither "tanh" nor "relu".
-
+    Raises SpecError where a size is below 1, or `nonlinearity` is neither "tanh" nor "relu".
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class SimpleRNNCell(Cell):
         nonlinearity: str = "tanh",
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
@@ -93,9 +92,7 @@ class SimpleRNN(SimpleRNNCell):
     def from_torch(cls, rnn: nn.RNN, head: nn.Linear) -> "SimpleRNN":
         """Build the equal of `head(rnn(x, h)[0])`, on its device and in its dtype.
 
-        Raises:
-            LiftError: the layer is bidirectional, batch-first or deeper than one, or the head does not fit it.
-
+        Raises LiftError where the layer is bidirectional, batch-first or deeper than one, or the head does not fit it.
         """
         check_torch(rnn, nn.RNN)
         if rnn.num_layers > 1:

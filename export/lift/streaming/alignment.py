@@ -12,9 +12,8 @@ from torch import Tensor, fx
 from rnn_export.export.lift.dependence.frames import growing_axes
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.runs import BATCH
-from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 
 def align(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node], lag: int | None) -> int:

@@ -13,13 +13,11 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.frames import FrameLayout
 from rnn_export.export.lift.program.fx import SAME, args_of, results
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.context import Rules, StreamingContext, receptive_field
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import Rules, receptive_field
 from rnn_export.export.lift.streaming.runs import Sample, record
 from rnn_export.export.lift.streaming.states import LiftedState
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported
+from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
 
 
 @dataclass(frozen=True)

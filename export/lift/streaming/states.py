@@ -18,8 +18,8 @@ from rnn_export.export.lift.layers.bare_layers import LayerModel
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import aten, path_of, paths_of, placeholders
-from rnn_export.export.lift.streaming.reasons import refusal
 from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
+from rnn_export.export.lift.streaming.time_axis import refusal
 
 # The state operands of each recurrent op: position among the arguments, letter, position among the results.
 OPS: dict[Any, tuple[tuple[int, str, int], ...]] = {

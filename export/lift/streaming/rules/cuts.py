@@ -8,11 +8,9 @@ from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
 
 # A number above is an end, not a size.
 HUGE = 2**20

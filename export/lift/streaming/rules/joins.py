@@ -10,11 +10,9 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start, trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.time_axis import NodeInfo
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
 
 
 def _join_reach(node: fx.Node) -> Reach:

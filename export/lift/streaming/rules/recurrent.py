@@ -13,12 +13,10 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import rule
 from rnn_export.export.lift.streaming.states import OPS, dotted
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported, refusal
 
 
 @rule(*OPS, takes_unsupported=True)

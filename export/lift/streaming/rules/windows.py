@@ -9,11 +9,9 @@ from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
 from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import name_of, refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
 
 # Over how many of the last axes the window goes.
 WINDOWED_AXES: dict[Any, int] = {
