@@ -103,8 +103,8 @@ def lift(
 
     Raises LiftError with what was found, where, and what to do.
     """
-    options = _Options(time_axis, initial, sample_rate, chunk, sequence_only)
-    flat = _flat_model(model, example_inputs, states, input_names, output_names, options)
+    options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
+    flat = _flat_model(model, example_inputs, options)
     try:
         return _lifted(flat, options)
     except StateMovesByCall as error:
@@ -116,10 +116,13 @@ def lift(
 
 @dataclass(frozen=True)
 class _Options:
-    """What `lift` is asked for besides names and states."""
+    """What `lift` is asked for."""
 
     time_axis: TimeAxis
+    states: Mapping[str, OutputRef | None] | None
     initial: Mapping[str, Tensor] | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
     sample_rate: int | None
     chunk: int
     sequence_only: bool
@@ -134,14 +137,7 @@ class _Probed:
     states: tuple[LiftedState, ...]
 
 
-def _flat_model(
-    model: nn.Module,
-    example: Sequence[Any] | Tensor,
-    states: Mapping[str, OutputRef | None] | None,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
-    options: _Options,
-) -> FlatModel:
+def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Options) -> FlatModel:
     """A copy of the user's model, called with flat tensors; what is wrong before anything is lifted is refused."""
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
@@ -149,11 +145,11 @@ def _flat_model(
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     refuse_wrappers(model)
     refuse_other_device(model)
-    model = _copied(model)
+    model, states = _copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
-    flat = FlatModel(call.model, call.example, declared, input_names or call.input_names, output_names)
+    flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
@@ -168,11 +164,10 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
         return _whole_sequences(flat, probed, options)
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     streamed = _streamed(probed, captured, options.chunk)
-    states = (*probed.states, *streamed.states)
-    initial = {s.name: s.initial for s in states}
-    spec = contract(probed.flat, probed.axes, states, streamed, options.sample_rate, options.chunk, False)
+    initial = {s.name: s.initial for s in streamed.states}
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    notes = (*captured.notes, *_notes(spec, probed.flat))
+    notes, states = (*captured.notes, *_notes(spec, probed.flat)), tuple(streamed.states)
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -210,7 +205,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
     flat, axes = probed.flat, probed.axes
     if not captured.dynamic_time:
-        return Streamed([], 0, [1] * len(flat.outputs))
+        return Streamed(probed.states, 0, [1] * len(flat.outputs))
     draw = partial(sample, flat, axes)
     streamed = stream(captured.module, flat.model, draw, axes.input_time, axes.output_time, chunk, RULES)
     if not axes.causal:
@@ -218,13 +213,13 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
             f"sequence), so it cannot stream. {_INSTEAD}"
         )
-    return streamed
+    return replace(streamed, states=[*probed.states, *streamed.states])
 
 
 def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     module = capture_sequence(probed.flat, probed.axes, options.chunk)
-    strides = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
-    spec = contract(probed.flat, probed.axes, (), strides, options.sample_rate, 1, True)
+    streamed = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
 

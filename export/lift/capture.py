@@ -101,7 +101,7 @@ def _moves_alike(module: BatchFirst) -> bool:
     flat, drawn = module.flat, sample(module.flat, module.axes, 2, 4)
     inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
     states = [LiftedState(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
-    spec = contract(flat, module.axes, states, Streamed([], 0, [1] * len(flat.outputs)), None, 1, False)
+    spec = contract(flat, module.axes, Streamed(states, 0, [1] * len(flat.outputs)), None, 1, False)
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
     loop = ClosedLoop(spec, inputs_of(spec, inputs))
     whole, by_frame = (loop.run(torch_driver(spec, module, start), edges).outputs for edges in ((0, 4), range(5)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.streaming import LiftedState, Streamed
+from rnn_export.export.lift.streaming import Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 
 
@@ -46,13 +46,7 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
 
 
 def contract(
-    flat: FlatModel,
-    axes: Axes,
-    states: Sequence[LiftedState],
-    streamed: Streamed,
-    sample_rate: int | None,
-    chunk: int,
-    sequence_only: bool,
+    flat: FlatModel, axes: Axes, streamed: Streamed, sample_rate: int | None, chunk: int, sequence_only: bool
 ) -> StreamSpec:
     """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
 
@@ -70,8 +64,8 @@ def contract(
     given = zip(flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True)
     inputs = tuple(tensor(leaf.name, leaf.example, batch, time) for leaf, batch, time in fed)
     outputs = tuple(tensor(*output) for output in given)
-    own = tuple(state(s.name, s.initial) for s in states)
-    return StreamSpec(inputs, outputs, own, chunk, streamed.delay, sample_rate, sequence_only=sequence_only)
+    states = tuple(state(s.name, s.initial) for s in streamed.states)
+    return StreamSpec(inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only=sequence_only)
 
 
 def _dtype_of(name: str, tensor: Tensor) -> str:

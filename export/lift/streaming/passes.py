@@ -24,7 +24,7 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, Time
 class Streamed:
     """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one."""
 
-    states: list[LiftedState]
+    states: Sequence[LiftedState]
     delay: int
     every: list[int]
 
