@@ -5,25 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
-from rnn_export.models.init import (
-    Cell,
-    Device,
-    Dtype,
-    TorchGate,
-    assign,
-    check_sizes,
-    check_state,
-    check_torch,
-    first_state,
-    gate,
-    parameter,
-    read_gates,
-    torch_gate,
-    write_gates,
-)
+from rnn_export.models import init
+from rnn_export.models.init import Device, Dtype
 
 
-class CustomGRUCell(Cell):
+class CustomGRUCell(init.Cell):
     """One step of a GRU (Cho et al. 2014, arXiv:1406.1078).
 
         r  = σ(Wr [x, h] + br)
@@ -51,13 +37,13 @@ class CustomGRUCell(Cell):
         dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size)
         self.input_size, self.hidden_size, self.reset_after = input_size, hidden_size, reset_after
-        self.Wr, self.br = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wz, self.bz = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wh, self.bh = gate(hidden_size, hidden_size + input_size, device, dtype)
+        self.Wr, self.br = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wz, self.bz = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wh, self.bh = init.gate(hidden_size, hidden_size + input_size, device, dtype)
         self.bhh: nn.Parameter | None
-        self.register_parameter("bhh", parameter(hidden_size, device=device, dtype=dtype) if reset_after else None)
+        self.register_parameter("bhh", init.parameter(hidden_size, device=device, dtype=dtype) if reset_after else None)
         self.reset_parameters()
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -65,7 +51,7 @@ class CustomGRUCell(Cell):
 
         Raises ValueError where the shape of `h` does not go with that of `x`.
         """
-        check_state("h", h, x, self.hidden_size)
+        init.check_state("h", h, x, self.hidden_size)
         xh = torch.cat([x, h], -1)
         r = torch.sigmoid(linear(xh, self.Wr, self.br))
         z = torch.sigmoid(linear(xh, self.Wz, self.bz))
@@ -97,7 +83,7 @@ class CustomGRU(nn.Module):
         dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.reset_after = num_layers, reset_after
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
@@ -111,7 +97,7 @@ class CustomGRU(nn.Module):
 
         `h_0` is not written to. Raises ValueError where `x` is not 3-D or `h_0` does not go with it.
         """
-        start = first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
+        start = init.first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
         last: list[Tensor] = []
         for layer, cell in enumerate(self.cells):
             h = start[layer]
@@ -134,12 +120,12 @@ class CustomGRU(nn.Module):
 
         Raises LiftError where `gru` is bidirectional, batch-first, or has dropout at work.
         """
-        check_torch(gru, nn.GRU)
+        init.check_torch(gru, nn.GRU)
         W = gru.all_weights[0][0]
         ours = cls(gru.input_size, gru.hidden_size, gru.num_layers, True, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(ours.cells):
-            r, z, n = read_gates(gru, layer)
-            assign(cell, Wr=r.xh, br=r.b, Wz=-z.xh, bz=-z.b, Wh=n.hx, bh=n.bx, bhh=n.bh)
+            r, z, n = init.read_gates(gru, layer)
+            init.assign(cell, Wr=r.xh, br=r.b, Wz=-z.xh, bz=-z.b, Wh=n.hx, bh=n.bx, bhh=n.bh)
         return ours.train(gru.training)
 
     def to_torch(self) -> nn.GRU:
@@ -155,13 +141,13 @@ class CustomGRU(nn.Module):
         W = self.cells[0].get_parameter("Wr")
         gru = nn.GRU(self.input_size, self.hidden_size, self.num_layers, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(self.cells):
-            write_gates(gru, layer, _torch_gates(**dict(cell.named_parameters())))
+            init.write_gates(gru, layer, _torch_gates(**dict(cell.named_parameters())))
         return gru.train(self.training)
 
 
 def _torch_gates(
     Wr: Tensor, br: Tensor, Wz: Tensor, bz: Tensor, Wh: Tensor, bh: Tensor, bhh: Tensor
-) -> list[TorchGate]:
+) -> list[init.TorchGate]:
     hidden, columns = Wr.shape
-    n = TorchGate(Wh[:, hidden:], Wh[:, :hidden], bh, bhh)
-    return [torch_gate(Wr, br, columns - hidden), torch_gate(-Wz, -bz, columns - hidden), n]
+    n = init.TorchGate(Wh[:, hidden:], Wh[:, :hidden], bh, bhh)
+    return [init.torch_gate(Wr, br, columns - hidden), init.torch_gate(-Wz, -bz, columns - hidden), n]

@@ -143,5 +143,6 @@ def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
 def _why_not_frame_local(node: fx.Node) -> str:
     """The reason for an operator whose frames depend on others."""
     name = name_of(node)
-    known = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
-    return f"{next(known, 'it mixes frames over time')} ({name}), so it cannot stream. Use past frames only, kept in a state."
+    fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
+    known = next(fitting, "it mixes frames over time")
+    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."
