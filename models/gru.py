@@ -138,16 +138,10 @@ class CustomGRU(nn.Module):
                 "nn.GRU resets after the product, this layer before it: no weights make them equal. "
                 "Train with reset_after=True, or export this layer as it is."
             )
-        W = self.cells[0].get_parameter("Wr")
-        gru = nn.GRU(self.input_size, self.hidden_size, self.num_layers, device=W.device, dtype=W.dtype)
+        H, W = self.hidden_size, self.cells[0].get_parameter("Wr")
+        gru = nn.GRU(self.input_size, H, self.num_layers, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(self.cells):
-            init.write_gates(gru, layer, _torch_gates(**dict(cell.named_parameters())))
+            Wr, br, Wz, bz, Wh, bh, bhh = map(cell.get_parameter, ("Wr", "br", "Wz", "bz", "Wh", "bh", "bhh"))
+            r, z = (init.torch_gate(w, b, w.shape[1] - H) for w, b in ((Wr, br), (-Wz, -bz)))
+            init.write_gates(gru, layer, [r, z, init.TorchGate(Wh[:, H:], Wh[:, :H], bh, bhh)])
         return gru.train(self.training)
-
-
-def _torch_gates(
-    Wr: Tensor, br: Tensor, Wz: Tensor, bz: Tensor, Wh: Tensor, bh: Tensor, bhh: Tensor
-) -> list[init.TorchGate]:
-    hidden, columns = Wr.shape
-    n = init.TorchGate(Wh[:, hidden:], Wh[:, :hidden], bh, bhh)
-    return [init.torch_gate(Wr, br, columns - hidden), init.torch_gate(-Wz, -bz, columns - hidden), n]

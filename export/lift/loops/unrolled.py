@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import Recorder, args_of, aten, depends_on, placeholders
+from rnn_export.export.lift.program.fx import args_of, aten, depends_on, placeholders, recorded
 
 # Copies that must be seen in the shorter graph.
 COPIES = 4
@@ -29,7 +29,7 @@ class Unrolled:
     ) -> None:
         _stack_written_frames(module.graph)
         self.module, self.graph = module, module.graph
-        self.values = Recorder(module).values(sample)
+        self.values = recorded(module, sample)
         moving = depends_on(self.graph, placeholders(self.graph))
         self.tokens = [
             node

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.dependence.frames import growing_axes
-from rnn_export.export.lift.program.fx import Recorder
+from rnn_export.export.lift.program.fx import recorded
 
 BATCH, OTHER_BATCH = 2, 3
 # Frames beyond the receptive field.
@@ -52,7 +52,7 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
     new, other_batch = sample(BATCH, frames, 2), sample(OTHER_BATCH, frames, 1)
     other_row = [_with_first_row(b, n, o) for b, n, o in zip(base, new, other_batch, strict=True)]
     try:
-        runs = [Recorder(module).values(tensors) for tensors in (base, longer, other_batch, other_row)]
+        runs = [recorded(module, tensors) for tensors in (base, longer, other_batch, other_row)]
     except Exception as error:  # a length that the model does not take may raise anything
         raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
     return RecordedRuns(frames, frames + unit, *runs)
