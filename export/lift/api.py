@@ -211,7 +211,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not axes.causal:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
-            f"sequence), so it cannot stream. {_INSTEAD}"
+            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
         )
     return replace(streamed, states=[*probed.states, *streamed.states])
 
@@ -227,7 +227,6 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
 _BUFFER = ("buffer", "a buffer that a call of the model changes")
 _ARGUMENT = ("argument", "an argument that comes back, as declared")
 _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
-_INSTEAD = "Export whole sequences only: sequence_only=True (--sequence-only)."
 
 
 def _notes(spec: StreamSpec, flat: FlatModel) -> Iterator[str]:

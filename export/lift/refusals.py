@@ -100,7 +100,8 @@ def refuse_other_start(
     states = [layout.tensor(r) for layout, r in zip(axes.states, rows, strict=True)]
     with torch.no_grad():
         from_values = flat(*inputs, *states)
-        by_model = copy.deepcopy(flat).call_with_default_states(*inputs, *states[: len(flat.declared)])
+        declared = states[: len(flat.declared)]
+        by_model = copy.deepcopy(flat).call_stateful(*inputs, *declared, left_out=flat.defaulted_states)
     if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "

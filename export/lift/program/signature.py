@@ -82,21 +82,14 @@ class FlatModel(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the buffers that are states are arguments and results as well."""
         if not self.buffer_states:
-            return self._called(tensors, ())
+            return self.call_stateful(*tensors)
         count = len(tensors) - len(self.buffer_states)
         values = {f"model.{name}": t.clone() for name, t in zip(self.buffer_states, tensors[count:], strict=True)}
         results = torch.func.functional_call(_StatefulCall(self), values, tensors[:count])
         return (*results, *values.values())
 
-    def call_stateful(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """As the user calls it: without the buffers, which the model keeps itself."""
-        return self._called(tensors, ())
-
-    def call_with_default_states(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """As `call_stateful`, but the model itself makes `defaulted_states`."""
-        return self._called(tensors, self.defaulted_states)
-
-    def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
+    def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
+        """As the user calls it: without the buffers, which the model keeps itself, and the arguments `left_out`."""
         left = list(tensors)
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:

@@ -124,13 +124,9 @@ class StateLayout:
 
 @dataclass(frozen=True)
 class LiftedState:
-    """A state that lifting found.
+    """A state that lifting found: `initial` is the row that every stream starts from, without a batch axis.
 
-    Attributes:
-        name: by the path of the module that it belongs to.
-        initial: the row that every stream starts from, without a batch axis.
-        kind: what it is, in a word: "layer", "loop", "frames", "counter", "buffer", "argument".
-        why: why it is there, in words.
+    `kind` is what it is, "layer", "loop", "frames", "counter", "buffer" or "argument", and `why` why it is there.
     """
 
     name: str
