@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import LiftError, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, find_axes
 from rnn_export.export.lift.buffers import buffers_to_states
-from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides, sample
+from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
@@ -206,7 +205,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     flat, axes = probed.flat, probed.axes
     if not captured.dynamic_time:
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
-    draw = partial(sample, flat, axes)
+    draw = BatchFirst(flat, axes).sample
     streamed = stream(captured.module, flat.model, draw, axes.input_time, axes.output_time, chunk, RULES)
     if not axes.causal:
         raise LiftError(
@@ -217,8 +216,9 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
 
 
 def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
-    module = capture_sequence(probed.flat, probed.axes, options.chunk)
-    streamed = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
+    model = BatchFirst(probed.flat, probed.axes)
+    module = capture_sequence(model, options.chunk)
+    streamed = Streamed([], 0, output_strides(module, model))
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
@@ -254,7 +254,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
     spec, own = lifted.spec, [leaf.name for leaf in flat.states]
     frames = spec.chunk * max(1, spec.settling_steps)
-    drawn = sample(flat, lifted.axes, 2, 2 * frames, 3)
+    drawn = BatchFirst(flat, lifted.axes).sample(2, 2 * frames, 3)
     loop = ClosedLoop(spec, inputs_of(spec, drawn))
 
     def after(states: Mapping[str, Array], *edges: int) -> Mapping[str, Array]:
