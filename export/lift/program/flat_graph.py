@@ -11,23 +11,16 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, place_of, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
 from rnn_export.export.lift.program.tracing import export_program, quiet
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
-GUARDS = {
-    aten._assert_scalar.default,
-    aten._assert_tensor_metadata.default,
-    aten.sym_constrain_range_for_size.default,
-    aten.sym_constrain_range.default,
-}
+GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_for_size sym_constrain_range")
 FILLS: Mapping[Any, float] = {
-    aten.new_zeros.default: 0,
-    aten.new_ones.default: 1,
-    aten.zeros_like.default: 0,
-    aten.ones_like.default: 1,
+    **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
+    **dict.fromkeys(overloads("new_ones ones_like"), 1),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,27 +19,18 @@ _OURS = tuple(
     f"{folder}/" for folder in (Path(__file__).resolve().parents[1], Path(str(models.__file__)).resolve().parent)
 )
 END = 2**63 - 1
+
+
+def overloads(names: str) -> set[Any]:
+    """Operators of aten by name, each with its overload if that is not the default one."""
+    return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
+
+
 # What these make depends on the shape of their argument, not on its values.
-SHAPE_ONLY = {
-    aten.sym_size.int,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-    aten.new_empty.default,
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.empty_like.default,
-}
+SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
 # What these make has the values of their first argument.
-VALUES_OF_FIRST = {
-    aten.type_as.default,
-    aten.expand_as.default,
-    aten.view_as.default,
-    aten.reshape_as.default,
-    aten.to.other,
-}
-SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default}
+VALUES_OF_FIRST = overloads("type_as expand_as view_as reshape_as to.other")
+SAME = overloads("detach alias lift_fresh_copy")
 
 
 def args_of(node: fx.Node) -> list[Any]:

@@ -16,32 +16,16 @@ from rnn_export.export.lift.dependence.frames import (
     growing_axes,
 )
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.fx import overloads
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, name_of, refusal
 
 # These take the length of the sequence as a size, which a piece has too.
-TAKE_SIZES = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.expand.default,
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.empty.memory_format,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-    aten.new_empty.default,
-    aten.slice.Tensor,
-    aten.arange.default,
-    aten.arange.start,
-    aten.arange.start_step,
-    aten.repeat.default,
-    aten.unflatten.int,
-}
+TAKE_SIZES = overloads(
+    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
+    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
+)
 # By words in the name of an operator, the first that fits.
 REASONS = {
     "cumsum cumprod": "a running sum over time: keep it in a buffer that each frame adds to",
