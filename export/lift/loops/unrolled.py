@@ -31,13 +31,8 @@ class Unrolled:
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
         moving = depends_on(self.graph, placeholders(self.graph))
-        self.tokens = [
-            node
-            for node in self.graph.nodes
-            if node.op == "call_function"
-            and not only_takes(node)
-            and (node in moving or (with_constants and self._is_computed(node)))
-        ]
+        computing = [node for node in self.graph.nodes if node.op == "call_function" and not only_takes(node)]
+        self.tokens = [n for n in computing if n in moving or (with_constants and self._is_computed(n))]
         if sort_by_frame:
             newest = _newest_frames(self.graph, moving)
             self.tokens.sort(key=lambda node: newest[node])
