@@ -5,24 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
-from rnn_export.models.init import (
-    Device,
-    TorchGate,
-    assign,
-    check_sizes,
-    check_state,
-    check_torch,
-    draw_uniform,
-    first_state,
-    gate,
-    parameter,
-    read_gates,
-    torch_gate,
-    write_gates,
-)
+from rnn_export.models import init
+from rnn_export.models.init import Device, Dtype
 
 
-class CustomGRUCell(nn.Module):
+class CustomGRUCell(init.Cell):
     """One step of a GRU (Cho et al. 2014, arXiv:1406.1078).
 
         r  = σ(Wr [x, h] + br)
@@ -37,9 +24,7 @@ class CustomGRUCell(nn.Module):
     Parameters: Wr, Wz (hidden, input + hidden); Wh (hidden, hidden + input), the state's columns first;
     br, bz, bh and, with `reset_after` only, bhh (hidden).
 
-    Raises:
-        SpecError: a size is below 1.
-
+    Raises SpecError where a size is below 1.
     """
 
     def __init__(
@@ -49,30 +34,24 @@ class CustomGRUCell(nn.Module):
         reset_after: bool = False,
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.reset_after = reset_after
-        self.Wr, self.br = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wz, self.bz = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wh, self.bh = gate(hidden_size, hidden_size + input_size, device, dtype)
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size)
+        self.input_size, self.hidden_size, self.reset_after = input_size, hidden_size, reset_after
+        self.Wr, self.br = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wz, self.bz = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wh, self.bh = init.gate(hidden_size, hidden_size + input_size, device, dtype)
         self.bhh: nn.Parameter | None
-        self.register_parameter("bhh", parameter(hidden_size, device=device, dtype=dtype) if reset_after else None)
+        self.register_parameter("bhh", init.parameter(hidden_size, device=device, dtype=dtype) if reset_after else None)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """`x` (batch, input), `h` (batch, hidden) -> `h'` (batch, hidden); or all without batch.
 
         Raises ValueError where the shape of `h` does not go with that of `x`.
         """
-        check_state("h", h, x, self.hidden_size)
+        init.check_state("h", h, x, self.hidden_size)
         xh = torch.cat([x, h], -1)
         r = torch.sigmoid(linear(xh, self.Wr, self.br))
         z = torch.sigmoid(linear(xh, self.Wz, self.bz))
@@ -90,9 +69,7 @@ class CustomGRUCell(nn.Module):
 class CustomGRU(nn.Module):
     """Layers of `CustomGRUCell` run over time, each on the output of the one below; they lie in `cells`.
 
-    Raises:
-        SpecError: a size is below 1.
-
+    Raises SpecError where a size is below 1.
     """
 
     def __init__(
@@ -103,14 +80,12 @@ class CustomGRU(nn.Module):
         reset_after: bool = False,
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.reset_after = reset_after
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.num_layers, self.reset_after = num_layers, reset_after
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(
             CustomGRUCell(size, hidden_size, reset_after, device=device, dtype=dtype) for size in sizes
@@ -122,7 +97,7 @@ class CustomGRU(nn.Module):
 
         `h_0` is not written to. Raises ValueError where `x` is not 3-D or `h_0` does not go with it.
         """
-        start = first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
+        start = init.first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
         last: list[Tensor] = []
         for layer, cell in enumerate(self.cells):
             h = start[layer]
@@ -143,40 +118,30 @@ class CustomGRU(nn.Module):
 
         torch has h' = (1 - z)∘h~ + z∘h, so its update gate is taken over negated: σ(-a) = 1 - σ(a).
 
-        Raises:
-            LiftError: `gru` is bidirectional, batch-first, or has dropout at work.
-
+        Raises LiftError where `gru` is bidirectional, batch-first, or has dropout at work.
         """
-        check_torch(gru, nn.GRU)
+        init.check_torch(gru, nn.GRU)
         W = gru.all_weights[0][0]
         ours = cls(gru.input_size, gru.hidden_size, gru.num_layers, True, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(ours.cells):
-            r, z, n = read_gates(gru, layer)
-            assign(cell, Wr=r.xh, br=r.b, Wz=-z.xh, bz=-z.b, Wh=n.hx, bh=n.bx, bhh=n.bh)
+            r, z, n = init.read_gates(gru, layer)
+            init.assign(cell, Wr=r.xh, br=r.b, Wz=-z.xh, bz=-z.b, Wh=n.hx, bh=n.bx, bhh=n.bh)
         return ours.train(gru.training)
 
     def to_torch(self) -> nn.GRU:
         """Build the torch layer that equals this one, time-major.
 
-        Raises:
-            LiftError: without `reset_after`, a form that torch does not have.
-
+        Raises LiftError without `reset_after`, a form that torch does not have.
         """
         if not self.reset_after:
             raise LiftError(
                 "nn.GRU resets after the product, this layer before it: no weights make them equal. "
                 "Train with reset_after=True, or export this layer as it is."
             )
-        W = self.cells[0].get_parameter("Wr")
-        gru = nn.GRU(self.input_size, self.hidden_size, self.num_layers, device=W.device, dtype=W.dtype)
+        H, W = self.hidden_size, self.cells[0].get_parameter("Wr")
+        gru = nn.GRU(self.input_size, H, self.num_layers, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(self.cells):
-            write_gates(gru, layer, _torch_gates(**dict(cell.named_parameters())))
+            Wr, br, Wz, bz, Wh, bh, bhh = map(cell.get_parameter, ("Wr", "br", "Wz", "bz", "Wh", "bh", "bhh"))
+            r, z = (init.torch_gate(w, b, w.shape[1] - H) for w, b in ((Wr, br), (-Wz, -bz)))
+            init.write_gates(gru, layer, [r, z, init.TorchGate(Wh[:, H:], Wh[:, :H], bh, bhh)])
         return gru.train(self.training)
-
-
-def _torch_gates(
-    Wr: Tensor, br: Tensor, Wz: Tensor, bz: Tensor, Wh: Tensor, bh: Tensor, bhh: Tensor
-) -> list[TorchGate]:
-    hidden, columns = Wr.shape
-    n = TorchGate(Wh[:, hidden:], Wh[:, :hidden], bh, bhh)
-    return [torch_gate(Wr, br, columns - hidden), torch_gate(-Wz, -bz, columns - hidden), n]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rnn_export.errors import LiftError, SpecError
 
 Device = torch.device | str | None
+Dtype = torch.dtype | None
 
 
 def check_sizes(**sizes: int) -> None:
@@ -25,21 +26,26 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise SpecError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, choices))}.")
 
 
-def parameter(*shape: int, device: Device, dtype: torch.dtype | None) -> nn.Parameter:
+def parameter(*shape: int, device: Device, dtype: Dtype) -> nn.Parameter:
     """Return an unfilled parameter."""
     return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
 
-def gate(rows: int, columns: int, device: Device, dtype: torch.dtype | None) -> tuple[nn.Parameter, nn.Parameter]:
+def gate(rows: int, columns: int, device: Device, dtype: Dtype) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the unfilled weight (rows, columns) and bias (rows) of one gate."""
     return parameter(rows, columns, device=device, dtype=dtype), parameter(rows, device=device, dtype=dtype)
 
 
-def draw_uniform(module: nn.Module, hidden_size: int) -> None:
-    """Draw every parameter from U(-1/√hidden_size, 1/√hidden_size), as torch does: no gate starts saturated."""
-    bound = 1 / math.sqrt(hidden_size)
-    for weight in module.parameters():
-        nn.init.uniform_(weight, -bound, bound)
+class Cell(nn.Module):
+    """One step of a recurrent network, with parameters that are drawn as torch's own are."""
+
+    hidden_size: int
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√hidden, 1/√hidden): no gate starts saturated."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
 
 
 def check_state(name: str, state: Tensor, x: Tensor, hidden_size: int) -> None:

@@ -5,23 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
-from rnn_export.models.init import (
-    Device,
-    assign,
-    check_choice,
-    check_sizes,
-    check_state,
-    check_torch,
-    draw_uniform,
-    first_state,
-    gate,
-    read_gates,
-    torch_gate,
-    write_gates,
-)
+from rnn_export.models import init
+from rnn_export.models.init import Device, Dtype
 
 
-class CustomLSTMCell(nn.Module):
+class CustomLSTMCell(init.Cell):
     """One step of an LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000).
 
         f  = σ(Wf [x, h] + bf)
@@ -33,43 +21,29 @@ class CustomLSTMCell(nn.Module):
 
     Parameters: Wf, Wi, Wo, Wc (hidden, input + hidden); bf, bi, bo, bc (hidden).
 
-    Raises:
-        SpecError: a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
-
+    Raises SpecError where a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        candidate: str = "tanh",
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        self, input_size: int, hidden_size: int, candidate: str = "tanh", *, device: Device = None, dtype: Dtype = None
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
-        check_choice("candidate", candidate, ("tanh", "sigmoid"))
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.candidate = candidate
-        self.Wf, self.bf = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wi, self.bi = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wo, self.bo = gate(hidden_size, input_size + hidden_size, device, dtype)
-        self.Wc, self.bc = gate(hidden_size, input_size + hidden_size, device, dtype)
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size)
+        init.check_choice("candidate", candidate, ("tanh", "sigmoid"))
+        self.input_size, self.hidden_size, self.candidate = input_size, hidden_size, candidate
+        self.Wf, self.bf = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wi, self.bi = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wo, self.bo = init.gate(hidden_size, input_size + hidden_size, device, dtype)
+        self.Wc, self.bc = init.gate(hidden_size, input_size + hidden_size, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """`x` (batch, input), `h` and `c` (batch, hidden) -> `h'` and `c'` (batch, hidden); or all without batch.
 
         Raises ValueError where the shape of `h` or `c` does not go with that of `x`.
         """
-        check_state("h", h, x, self.hidden_size)
-        check_state("c", c, x, self.hidden_size)
+        init.check_state("h", h, x, self.hidden_size)
+        init.check_state("c", c, x, self.hidden_size)
         xh = torch.cat([x, h], -1)
         f = torch.sigmoid(linear(xh, self.Wf, self.bf))
         i = torch.sigmoid(linear(xh, self.Wi, self.bi))
@@ -86,9 +60,7 @@ class CustomLSTMCell(nn.Module):
 class CustomLSTM(nn.Module):
     """Layers of `CustomLSTMCell` run over time, each on the output of the one below; they lie in `cells`.
 
-    Raises:
-        SpecError: a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
-
+    Raises SpecError where a size is below 1, or `candidate` is neither "tanh" nor "sigmoid".
     """
 
     def __init__(
@@ -99,14 +71,12 @@ class CustomLSTM(nn.Module):
         candidate: str = "tanh",
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.candidate = candidate
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.num_layers, self.candidate = num_layers, candidate
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(
             CustomLSTMCell(size, hidden_size, candidate, device=device, dtype=dtype) for size in sizes
@@ -121,8 +91,8 @@ class CustomLSTM(nn.Module):
         """
         if (h_0 is None) != (c_0 is None):
             raise ValueError("only one of h_0 and c_0 is given: give both, or none for zeros.")
-        h_start = first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
-        c_start = first_state("c_0", c_0, x, self.num_layers, self.hidden_size)
+        h_start = init.first_state("h_0", h_0, x, self.num_layers, self.hidden_size)
+        c_start = init.first_state("c_0", c_0, x, self.num_layers, self.hidden_size)
         last_h: list[Tensor] = []
         last_c: list[Tensor] = []
         for layer, cell in enumerate(self.cells):
@@ -143,24 +113,20 @@ class CustomLSTM(nn.Module):
     def from_torch(cls, lstm: nn.LSTM) -> "CustomLSTM":
         """Build the equal of `lstm`, on its device and in its dtype.
 
-        Raises:
-            LiftError: `lstm` is bidirectional, batch-first, has a projection, or dropout at work.
-
+        Raises LiftError where `lstm` is bidirectional, batch-first, has a projection, or dropout at work.
         """
-        check_torch(lstm, nn.LSTM)
+        init.check_torch(lstm, nn.LSTM)
         W = lstm.all_weights[0][0]
         ours = cls(lstm.input_size, lstm.hidden_size, lstm.num_layers, device=W.device, dtype=W.dtype)
         for layer, cell in enumerate(ours.cells):
-            i, f, c, o = read_gates(lstm, layer)
-            assign(cell, Wf=f.xh, bf=f.b, Wi=i.xh, bi=i.b, Wo=o.xh, bo=o.b, Wc=c.xh, bc=c.b)
+            i, f, c, o = init.read_gates(lstm, layer)
+            init.assign(cell, Wf=f.xh, bf=f.b, Wi=i.xh, bi=i.b, Wo=o.xh, bo=o.b, Wc=c.xh, bc=c.b)
         return ours.train(lstm.training)
 
     def to_torch(self) -> nn.LSTM:
         """Build the torch layer that equals this one, time-major.
 
-        Raises:
-            LiftError: the candidate is a sigmoid, which torch does not have.
-
+        Raises LiftError where the candidate is a sigmoid, which torch does not have.
         """
         if self.candidate != "tanh":
             raise LiftError(
@@ -171,5 +137,5 @@ class CustomLSTM(nn.Module):
         for layer, cell in enumerate(self.cells):
             gates = [(cell.get_parameter(f"W{k}"), cell.get_parameter(f"b{k}")) for k in "ifco"]
             columns = gates[0][0].shape[1] - self.hidden_size
-            write_gates(lstm, layer, [torch_gate(W, b, columns) for W, b in gates])
+            init.write_gates(lstm, layer, [init.torch_gate(W, b, columns) for W, b in gates])
         return lstm.train(self.training)

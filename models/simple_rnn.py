@@ -5,23 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnn_export.errors import LiftError
-from rnn_export.models.init import (
-    Device,
-    TorchGate,
-    assign,
-    check_choice,
-    check_sizes,
-    check_state,
-    check_torch,
-    draw_uniform,
-    gate,
-    parameter,
-    read_gates,
-    write_gates,
-)
+from rnn_export.models import init
+from rnn_export.models.init import Device, Dtype
 
 
-class SimpleRNNCell(nn.Module):
+class SimpleRNNCell(init.Cell):
     """One step of Elman's network (1990), with its readout.
 
         h' = φ(Wxh x + Whh h + bh)      φ = tanh, or relu
@@ -29,9 +17,7 @@ class SimpleRNNCell(nn.Module):
 
     Parameters: Wxh (hidden, input), Whh (hidden, hidden), bh (hidden), Why (output, hidden), by (output).
 
-    Raises:
-        SpecError: a size is below 1, or `nonlinearity` is neither "tanh" nor "relu".
-
+    Raises SpecError where a size is below 1, or `nonlinearity` is neither "tanh" nor "relu".
     """
 
     def __init__(
@@ -42,30 +28,24 @@ class SimpleRNNCell(nn.Module):
         nonlinearity: str = "tanh",
         *,
         device: Device = None,
-        dtype: torch.dtype | None = None,
+        dtype: Dtype = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
-        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.output_size = output_size
-        self.nonlinearity = nonlinearity
-        self.Wxh, self.bh = gate(hidden_size, input_size, device, dtype)
-        self.Whh = parameter(hidden_size, hidden_size, device=device, dtype=dtype)
-        self.Why, self.by = gate(output_size, hidden_size, device, dtype)
+        init.check_sizes(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
+        init.check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.output_size, self.nonlinearity = output_size, nonlinearity
+        self.Wxh, self.bh = init.gate(hidden_size, input_size, device, dtype)
+        self.Whh = init.parameter(hidden_size, hidden_size, device=device, dtype=dtype)
+        self.Why, self.by = init.gate(output_size, hidden_size, device, dtype)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√hidden, 1/√hidden)."""
-        draw_uniform(self, self.hidden_size)
 
     def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """`x` (batch, input), `h` (batch, hidden) -> `y` (batch, output), `h'` (batch, hidden); or all without batch.
 
         Raises ValueError where the shape of `h` does not go with that of `x`.
         """
-        check_state("h", h, x, self.hidden_size)
+        init.check_state("h", h, x, self.hidden_size)
         a = linear(x, self.Wxh, self.bh) + linear(h, self.Whh)
         h = torch.tanh(a) if self.nonlinearity == "tanh" else torch.relu(a)
         return linear(h, self.Why, self.by), h
@@ -99,11 +79,9 @@ class SimpleRNN(SimpleRNNCell):
     def from_torch(cls, rnn: nn.RNN, head: nn.Linear) -> "SimpleRNN":
         """Build the equal of `head(rnn(x, h)[0])`, on its device and in its dtype.
 
-        Raises:
-            LiftError: the layer is bidirectional, batch-first or deeper than one, or the head does not fit it.
-
+        Raises LiftError where the layer is bidirectional, batch-first or deeper than one, or the head does not fit it.
         """
-        check_torch(rnn, nn.RNN)
+        init.check_torch(rnn, nn.RNN)
         if rnn.num_layers > 1:
             raise LiftError(f"num_layers is {rnn.num_layers}, but a SimpleRNN has one layer: stack one for each.")
         if head.in_features != rnn.hidden_size:
@@ -115,9 +93,9 @@ class SimpleRNN(SimpleRNNCell):
                 "bring both together with .to()."
             )
         ours = cls(rnn.input_size, rnn.hidden_size, head.out_features, rnn.nonlinearity, device=W.device, dtype=W.dtype)
-        (g,) = read_gates(rnn, 0)
+        (g,) = init.read_gates(rnn, 0)
         by = torch.zeros_like(ours.by) if head.bias is None else head.bias
-        assign(ours, Wxh=g.Wx, Whh=g.Wh, bh=g.b, Why=head.weight, by=by)
+        init.assign(ours, Wxh=g.Wx, Whh=g.Wh, bh=g.b, Why=head.weight, by=by)
         return ours.train(rnn.training)
 
     def to_torch(self) -> tuple[nn.RNN, nn.Linear]:
@@ -125,6 +103,6 @@ class SimpleRNN(SimpleRNNCell):
         device, dtype = self.Wxh.device, self.Wxh.dtype
         rnn = nn.RNN(self.input_size, self.hidden_size, nonlinearity=self.nonlinearity, device=device, dtype=dtype)
         head = nn.Linear(self.hidden_size, self.output_size, device=device, dtype=dtype)
-        write_gates(rnn, 0, [TorchGate(self.Wxh, self.Whh, self.bh, torch.zeros_like(self.bh))])
-        assign(head, weight=self.Why, bias=self.by)
+        init.write_gates(rnn, 0, [init.TorchGate(self.Wxh, self.Whh, self.bh, torch.zeros_like(self.bh))])
+        init.assign(head, weight=self.Why, bias=self.by)
         return rnn.train(self.training), head.train(self.training)

@@ -20,9 +20,7 @@ def save_weights(module: nn.Module, path: AnyPath) -> None:
 
     Tensors that share memory (tied weights) are written once, as safetensors asks.
 
-    Raises:
-        SourceError: another suffix, a place that cannot be written, or a state that is not all dense tensors.
-
+    Raises SourceError where `path` has another suffix or cannot be written, or a tensor of `module` is not dense.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -44,10 +42,8 @@ def load_weights(module: nn.Module, path: AnyPath) -> None:
     Of tensors that share memory one is enough. Values are cast to the module's dtype and device.
     On any error the module is what it was before.
 
-    Raises:
-        SourceError: the file is missing, of another kind, unreadable or holds more than tensors; or its tensors are not
-            the module's, in which case all missing, unexpected and unfitting keys are named.
-
+    Raises SourceError where the file is missing, of another kind, unreadable or holds more than tensors; or its tensors
+    are not the module's, in which case all missing, unexpected and unfitting keys are named.
     """
     path = Path(path)
     found = _read(path)

@@ -15,14 +15,15 @@ from rnn_export.arrays import Array
 from rnn_export.errors import LiftError, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, find_axes
 from rnn_export.export.lift.buffers import buffers_to_states
-from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides, sample
+from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
@@ -73,16 +74,15 @@ class StreamingModel:
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
         some = 5 * self.spec.largest_every if frames is None else frames
+        dynamic = (BATCH, TIME) if frames is None else (BATCH,)
+        noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, shapes = [], []
-        noise = Noise(self.original)
-        examples = {leaf.name: leaf.example for leaf in self.original.inputs}
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
-            drawn = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.shaped(drawn, sized(tensor.shape, 3, some)))
-            dynamic = (BATCH,) if frames is not None else (BATCH, TIME)
+            like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
+            tensors.append(noise.shaped(like, sized(tensor.shape, 3, some)))
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
-        return export_program(self.module, tuple(tensors), tuple(shapes))
+        return export_program(self.module, tensors, tuple(shapes))
 
 
 def lift(
@@ -102,8 +102,8 @@ def lift(
 
     Raises LiftError with what was found, where, and what to do.
     """
-    options = _Options(time_axis, initial, sample_rate, chunk, sequence_only)
-    flat = _flat_model(model, example_inputs, states, input_names, output_names, options)
+    options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
+    flat = _flat_model(model, example_inputs, options)
     try:
         return _lifted(flat, options)
     except StateMovesByCall as error:
@@ -115,38 +115,28 @@ def lift(
 
 @dataclass(frozen=True)
 class _Options:
-    """What `lift` is asked for besides names and states."""
+    """What `lift` is asked for."""
 
     time_axis: TimeAxis
+    states: Mapping[str, OutputRef | None] | None
     initial: Mapping[str, Tensor] | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
     sample_rate: int | None
     chunk: int
     sequence_only: bool
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What running a model tells.
-
-    Attributes:
-        flat: a copy in which the buffers that calls change are states, and recurrent layers opaque operators.
-        axes: where batch and time stand.
-        states: the states that are arguments and buffers.
-    """
+class _Probed:
+    """A copy in which the buffers that calls change are states, and recurrent layers opaque operators."""
 
     flat: FlatModel
     axes: Axes
     states: tuple[LiftedState, ...]
 
 
-def _flat_model(
-    model: nn.Module,
-    example: Sequence[Any] | Tensor,
-    states: Mapping[str, OutputRef | None] | None,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
-    options: _Options,
-) -> FlatModel:
+def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Options) -> FlatModel:
     """A copy of the user's model, called with flat tensors; what is wrong before anything is lifted is refused."""
     if not isinstance(model, nn.Module):
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
@@ -154,11 +144,11 @@ def _flat_model(
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     refuse_wrappers(model)
     refuse_other_device(model)
-    model = _copied(model)
+    model, states = _copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
-    flat = FlatModel(call.model, call.example, declared, input_names or call.input_names, output_names)
+    flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
@@ -173,11 +163,10 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
         return _whole_sequences(flat, probed, options)
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     streamed = _streamed(probed, captured, options.chunk)
-    states = (*probed.states, *streamed.states)
-    initial = {s.name: s.initial for s in states}
-    spec = contract(probed.flat, probed.axes, states, streamed, options.sample_rate, options.chunk, False)
+    initial = {s.name: s.initial for s in streamed.states}
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    notes = (*captured.notes, *_notes(spec, probed.flat))
+    notes, states = (*captured.notes, *_notes(spec, probed.flat)), tuple(streamed.states)
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -187,7 +176,7 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     return lifted
 
 
-def _probed(flat: FlatModel, options: _Options) -> Probed:
+def _probed(flat: FlatModel, options: _Options) -> _Probed:
     """Run a copy of the model to find its buffers and axes, and where its states start."""
     flat = copy.deepcopy(flat)
     buffers_to_states(flat)
@@ -208,36 +197,29 @@ def _probed(flat: FlatModel, options: _Options) -> Probed:
         for leaf in flat.states
     )
     flat.model = replace_recurrent(flat.model)
-    return Probed(flat, axes, states)
+    return _Probed(flat, axes, states)
 
 
-def _streamed(probed: Probed, captured: Capture, chunk: int) -> Streamed:
+def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
     flat, axes = probed.flat, probed.axes
     if not captured.dynamic_time:
-        return Streamed([], 0, [1] * len(flat.outputs))
-    streamed = stream(
-        captured.module,
-        flat.model,
-        lambda batch, frames, seed: list(sample(flat, axes, batch, frames, seed)),
-        axes.input_time,
-        axes.output_time,
-        chunk,
-        RULES,
-    )
+        return Streamed(probed.states, 0, [1] * len(flat.outputs))
+    draw = BatchFirst(flat, axes).sample
+    streamed = stream(captured.module, flat.model, draw, axes.input_time, axes.output_time, chunk, RULES)
     if not axes.causal:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
-            f"sequence), so it cannot stream. {_INSTEAD}"
+            "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
         )
-    return streamed
+    return replace(streamed, states=[*probed.states, *streamed.states])
 
 
-def _whole_sequences(flat: FlatModel, probed: Probed, options: _Options) -> StreamingModel:
-    """The model without a step, for whole sequences."""
-    module = capture_sequence(probed.flat, probed.axes, options.chunk)
-    strides = Streamed([], 0, output_strides(module, probed.flat, probed.axes))
-    spec = contract(probed.flat, probed.axes, (), strides, options.sample_rate, 1, True)
+def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+    model = BatchFirst(probed.flat, probed.axes)
+    module = capture_sequence(model, options.chunk)
+    streamed = Streamed([], 0, output_strides(module, model))
+    spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
 
@@ -245,7 +227,6 @@ def _whole_sequences(flat: FlatModel, probed: Probed, options: _Options) -> Stre
 _BUFFER = ("buffer", "a buffer that a call of the model changes")
 _ARGUMENT = ("argument", "an argument that comes back, as declared")
 _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
-_INSTEAD = "Export whole sequences only: sequence_only=True (--sequence-only)."
 
 
 def _notes(spec: StreamSpec, flat: FlatModel) -> Iterator[str]:
@@ -273,7 +254,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
     spec, own = lifted.spec, [leaf.name for leaf in flat.states]
     frames = spec.chunk * max(1, spec.settling_steps)
-    drawn = sample(flat, lifted.axes, 2, 2 * frames, 3)
+    drawn = BatchFirst(flat, lifted.axes).sample(2, 2 * frames, 3)
     loop = ClosedLoop(spec, inputs_of(spec, drawn))
 
     def after(states: Mapping[str, Array], *edges: int) -> Mapping[str, Array]:
@@ -288,11 +269,11 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     if spec.has_delay:
         states = after(after(states, 0, frames), 0, frames)
     once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
-    for state in spec.states:
-        if state.name in own and not np.allclose(once[state.name], twice[state.name], 1e-3, 1e-4):
+    for name in own:
+        if not np.allclose(once[name], twice[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol):
             raise StateMovesByCall(
-                len(spec.states) > len(flat.states),
-                f"state {state.name!r} moves once per call, however many frames the call has: what comes out depends "
+                len(spec.states) > len(own),
+                f"state {name!r} moves once per call, however many frames the call has: what comes out depends "
                 "on how the sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame "
                 "move it.",
             )

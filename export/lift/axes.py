@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout
 from rnn_export.export.lift.batch_search import find_batch
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
-from rnn_export.export.lift.row_layout import RowLayout
 from rnn_export.export.lift.time_search import find_time
 
 TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
@@ -35,9 +34,14 @@ class Axes:
         """Whether a call takes several frames."""
         return any(axis is not None for axis in self.input_time)
 
+    def input_sizes(self, batch: int, frames: int) -> list[dict[int, int]]:
+        """By input, its sizes along its axes of batch and time."""
+        axes = zip(self.input_batch, self.input_time, strict=True)
+        return [{b: batch} if t is None else {b: batch, t: frames} for b, t in axes]
+
 
 def find_axes(model: FlatModel, time_axis: TimeAxis) -> Axes:
-    """AxisProbe `model`, which must be a copy that may be run at will; raises LiftError where no axis is certain."""
+    """Probe `model`, which must be a copy that may be run at will; raises LiftError where no axis is certain."""
     probe, said = AxisProbe(model), _said_time(model, time_axis)
     batch = find_batch(probe, said)
     time = find_time(probe, batch, said)

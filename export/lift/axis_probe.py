@@ -1,16 +1,55 @@
-"""A model run on noise of other sizes, to see what its axes do."""
+"""A model run on noise of other sizes, to see what its axes do, its states laid out as it has them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.noise import Noise, draw_states
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.row_layout import RowLayout
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How a model lays out a state of rows (B, *row): along `axis`, B * inner long where each stream has several rows.
+
+    Rows of a tensor without a batch axis have `added` axes before its own, the batch and ones behind it.
+    """
+
+    axis: int
+    inner: int = 1
+    added: int = 0
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """(B, *row) from the model's own tensor."""
+        if self.added:
+            return tensor.reshape(tensor.shape[0], *tensor.shape[self.added :])
+        moved = tensor.movedim(self.axis, 0)
+        return moved if self.inner == 1 else moved.reshape(-1, self.inner, *moved.shape[1:])
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        """The model's own tensor from (B, *row)."""
+        if self.added:
+            return rows.reshape(rows.shape[0], *(1,) * (self.added - 1), *rows.shape[1:])
+        merged = rows if self.inner == 1 else rows.reshape(-1, *rows.shape[2:])
+        return merged.movedim(0, self.axis)
+
+    def example_rows(self, example: Tensor) -> Tensor:
+        """(B, *row) from an example value, which has the axes of one stream only where `added`."""
+        return example[None] if self.added else self.rows(example)
+
+
+def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
+    """Every way in which `example` can hold the state of `batch` streams, the plain ones first."""
+    sizes = list(enumerate(example.shape))
+    yield from (RowLayout(axis) for axis, size in sizes if size == batch)
+    yield from (RowLayout(0, added=count) for count in range(1, added + 1))
+    yield from (RowLayout(axis, size // batch) for axis, size in sizes if size > batch and size % batch == 0)
+
 
 # For each input, or each output, an axis; None for no axis.
 Assignment = tuple[int | None, ...]
@@ -65,3 +104,14 @@ def changed_axes(a: Tensor, b: Tensor) -> list[int]:
     if a.dim() != b.dim():
         return [-1, -1]
     return [axis for axis in range(a.dim()) if a.shape[axis] != b.shape[axis]]
+
+
+def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
+    """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
+    drawn = []
+    for leaf, layout in zip(model.states, states, strict=True):
+        rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
+        fresh = noise.like(rows.contiguous(), {})
+        near = leaf.name in model.buffer_states and rows.is_floating_point()
+        drawn.append(rows + fresh.abs() if near else fresh)
+    return drawn

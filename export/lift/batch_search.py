@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, layouts
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
-from rnn_export.export.lift.row_layout import RowLayout, layouts
 
 # Rows are exchanged so often before a value is said not to depend on them.
 TRIES = 8

@@ -133,14 +133,12 @@ def _refuse_hidden(flat: FlatModel, called: FlatModel, noise: Noise) -> None:
         return all(_same(a, b) for a, b in zip(expected, called(*tensors), strict=True))
 
     if does_the_same():
-        counters = _counters(before, after)
         # What counts calls may count for nothing, or show much later.
+        counters = [n for n, v in after.items() if type(v) in (int, float) and n in before and before[n] != v]
         _set_ahead(called.model, counters)
         if not counters or does_the_same():
             return
-    changed = [
-        name for name in after if name not in flat.buffer_states and not _same(before.get(name, ...), after[name])
-    ]
+    changed = [n for n in after if n not in flat.buffer_states and not _same(before.get(n, ...), after[n])]
     if not changed:
         raise LiftError(
             "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
@@ -151,11 +149,6 @@ def _refuse_hidden(flat: FlatModel, called: FlatModel, noise: Noise) -> None:
         "can follow it. Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it "
         "as an argument, return its next value, and declare it: states={argument: output}."
     )
-
-
-def _counters(before: Attributes, after: Attributes) -> list[str]:
-    """The numbers of Python's that calls change."""
-    return [n for n, v in after.items() if type(v) in (int, float) and n in before and before[n] != v]
 
 
 def _set_ahead(model: nn.Module, names: Sequence[str]) -> None:

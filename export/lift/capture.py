@@ -11,11 +11,13 @@ from torch import Tensor, fx, nn
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.noise import Noise, draw_states
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
@@ -44,24 +46,22 @@ class BatchFirst(nn.Module):
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
         return (*results[:outputs], *after)
 
+    def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
+        """Noise inputs, and states (B, *row)."""
+        noise, sizes = Noise(self.flat, seed), self.axes.input_sizes(batch, frames)
+        inputs = [noise.like(leaf.example, size) for leaf, size in zip(self.flat.inputs, sizes, strict=True)]
+        return (*inputs, *draw_states(self.flat, self.axes.states, noise, batch))
 
-def _dynamic(axes: Axes, time: bool) -> tuple[Any, ...]:
-    inputs = [
-        {b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC}
-        for b, t in zip(axes.input_batch, axes.input_time, strict=True)
-    ]
-    return ((*inputs, *({0: DYNAMIC} for _ in axes.states)),)
+    def dynamic(self, time: bool) -> tuple[Any, ...]:
+        """The axes of any size, as torch.export takes them: the batch, and `time`."""
+        pairs = zip(self.axes.input_batch, self.axes.input_time, strict=True)
+        inputs = [{b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC} for b, t in pairs]
+        return ((*inputs, *({0: DYNAMIC} for _ in self.axes.states)),)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """The graph of a model.
-
-    Attributes:
-        module: (inputs..., states...) -> (outputs..., next states...), for any batch.
-        dynamic_time: whether it takes any number of frames; if not, one chunk.
-        notes: what a user should know of it.
-    """
+    """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk."""
 
     module: fx.GraphModule
     dynamic_time: bool
@@ -70,16 +70,16 @@ class Capture:
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
     """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be."""
-    flat, axes = module.flat, module.axes
+    axes = module.axes
     if not axes.has_time:
-        return Capture(flat_graph(module, sample(flat, axes, 3, 1), _dynamic(axes, False)), False)
+        return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
     try:
         return Capture(_of_any_length(module), True)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
     samples, lengths = _unrolling(module)
-    short, long = (flat_graph(module, some, _dynamic(axes, False), False) for some in samples)
+    short, long = (flat_graph(module, some, module.dynamic(False), False) for some in samples)
     place = f"{busiest_place(short)}: the model loops over time in Python, and"
     try:
         length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
@@ -98,37 +98,38 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
                 "it, and declare it: states={argument: output}."
             ) from error
         # One chunk of it is still a pure step.
-        graph = flat_graph(module, sample(flat, axes, 3, chunk), _dynamic(axes, False))
+        graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
         return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))
 
 
 def _moves_alike(module: BatchFirst) -> bool:
     """Whether frame after frame, with the states fed back, gives what a call of several gives."""
-    flat, drawn = module.flat, sample(module.flat, module.axes, 2, 4)
+    flat, drawn = module.flat, module.sample(2, 4)
     inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
     states = [LiftedState(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
-    spec = contract(flat, module.axes, states, Streamed([], 0, [1] * len(flat.outputs)), None, 1, False)
+    spec = contract(flat, module.axes, Streamed(states, 0, [1] * len(flat.outputs)), None, 1, False)
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
     loop = ClosedLoop(spec, inputs_of(spec, inputs))
     whole, by_frame = (loop.run(torch_driver(spec, module, start), edges).outputs for edges in ((0, 4), range(5)))
-    return all(np.allclose(by_frame[name], whole[name], 1e-3, 1e-4) for name in whole)
+    return all(np.allclose(by_frame[name], whole[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol) for name in whole)
 
 
-def capture_sequence(flat: FlatModel, axes: Axes, chunk: int) -> fx.GraphModule:
+def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
     """The model as it is, for whole sequences of any length; raises LiftError where it has states or no time axis."""
-    if not axes.has_time:
+    if not module.axes.has_time:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
-    if flat.states or chunk > 1:
+    if module.flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
-    return _of_any_length(BatchFirst(flat, axes))
+    return _of_any_length(module)
 
 
-def output_strides(module: fx.GraphModule, flat: FlatModel, axes: Axes) -> list[int]:
+def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
     """For how many frames of the input each output of whole sequences has one."""
     frames = 240
     with torch.no_grad():
-        results = [module(*sample(flat, axes, 1, n)) for n in (frames, 2 * frames)]
-    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, axes.output_time, strict=True)]
+        results = [graph(*module.sample(1, n)) for n in (frames, 2 * frames)]
+    times = module.axes.output_time
+    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
     return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
 
 
@@ -136,7 +137,7 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
     """The graph, exported at a length that is in no other size of the model; raises LiftError where there is none."""
     bounded, reason = [], ""
     for frames in LENGTHS:
-        inputs = sample(module.flat, module.axes, 3, frames)
+        inputs = module.sample(3, frames)
         try:
             with torch.no_grad():
                 module(*inputs)
@@ -146,7 +147,7 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            return flat_graph(module, inputs, _dynamic(module.axes, True))
+            return flat_graph(module, inputs, module.dynamic(True))
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
@@ -166,19 +167,18 @@ def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tens
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    iterations = -(-shortest // stride) + COPIES
-    few, more = iterations * stride, (iterations + 1) * stride
-    return (sample(module.flat, module.axes, 3, few), sample(module.flat, module.axes, 3, more)), (few, more)
+    few = (-(-shortest // stride) + COPIES) * stride
+    more = few + stride
+    return (module.sample(3, few), module.sample(3, more)), (few, more)
 
 
 def _stride(module: BatchFirst, shortest: int) -> int:
     """How many frames more give one more frame of every output."""
-    axes = module.axes
 
     def lengths(frames: int) -> list[int]:
         with torch.no_grad():
-            outputs = module(*sample(module.flat, axes, 2, frames))
-        return [y.shape[t] for y, t in zip(outputs, axes.output_time, strict=False) if t is not None]
+            outputs = module(*module.sample(2, frames))
+        return [y.shape[t] for y, t in zip(outputs, module.axes.output_time, strict=False) if t is not None]
 
     fewest = lengths(shortest)
     more = (n for n in range(1, 65) if _runs(module, shortest + n))
@@ -189,16 +189,6 @@ def _stride(module: BatchFirst, shortest: int) -> int:
 def _runs(module: BatchFirst, frames: int) -> bool:
     try:
         with torch.no_grad():
-            return all(t.numel() for t in module(*sample(module.flat, module.axes, 2, frames)))
+            return all(t.numel() for t in module(*module.sample(2, frames)))
     except Exception:  # too short for a window of the model
         return False
-
-
-def sample(flat: FlatModel, axes: Axes, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Noise inputs, and states with the batch first."""
-    noise = Noise(flat, seed)
-    inputs = [
-        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: frames})
-        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    ]
-    return (*inputs, *draw_states(flat, axes.states, noise, batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.streaming import LiftedState, Streamed
+from rnn_export.export.lift.streaming import Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
 
 
@@ -22,16 +22,13 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
     declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
-        rows = layout.example_rows(leaf.example)
-        if leaf.name in flat.buffer_states:
-            if not same(rows, rows[:1].expand_as(rows), EXACT):
-                raise LiftError(
-                    f"buffer {leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
-                    "reset the model before export."
-                )
-            usual = rows[0]
-        else:
-            usual = torch.zeros_like(rows[0])
+        rows, is_buffer = layout.example_rows(leaf.example), leaf.name in flat.buffer_states
+        if is_buffer and not same(rows, rows[:1].expand_as(rows), EXACT):
+            raise LiftError(
+                f"buffer {leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
+                "reset the model before export."
+            )
+        usual = rows[0] if is_buffer else torch.zeros_like(rows[0])
         try:
             value = torch.as_tensor(declared.pop(leaf.name, usual), dtype=usual.dtype)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -40,10 +37,8 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
         if value.shape != usual.shape and value.dim() == leaf.example.dim() and value.shape[axis] == 1:
             value = value.select(axis, 0)
         if value.shape != usual.shape:
-            raise LiftError(
-                f"initial[{leaf.name!r}] has shape {tuple(value.shape)}, but one row of the state has "
-                f"{tuple(usual.shape)}."
-            )
+            shapes = f"shape {tuple(value.shape)}, but one row of the state has {tuple(usual.shape)}"
+            raise LiftError(f"initial[{leaf.name!r}] has {shapes}.")
         values[leaf.name] = value.detach().clone()
     if declared:
         raise LiftError(f"initial names {sorted(declared)}, but the states of the model are {list(values)}.")
@@ -51,47 +46,29 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
 
 
 def contract(
-    flat: FlatModel,
-    axes: Axes,
-    states: Sequence[LiftedState],
-    streamed: Streamed,
-    sample_rate: int | None,
-    chunk: int,
-    sequence_only: bool,
+    flat: FlatModel, axes: Axes, streamed: Streamed, sample_rate: int | None, chunk: int, sequence_only: bool
 ) -> StreamSpec:
     """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
 
-    def shape(sizes: Sequence[int], batch: int, time: int | None, every: int = 1) -> tuple[Dim, ...]:
+    def tensor(name: str, example: Tensor, batch: int, time: int | None, every: int = 1) -> TensorSpec:
         symbol = TIME if every == 1 else f"{TIME}/{every}"
-        return tuple(BATCH if a == batch else symbol if a == time else int(n) for a, n in enumerate(sizes))
+        sizes = enumerate(example.shape)
+        shape: list[Dim] = [BATCH if a == batch else symbol if a == time else int(n) for a, n in sizes]
+        return TensorSpec(name, _dtype_of(name, example), tuple(shape))
 
-    inputs = tuple(
-        TensorSpec(leaf.name, dtype_of(leaf.name, leaf.example), shape(leaf.example.shape, b, t))
-        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    )
-    outputs = tuple(
-        TensorSpec(name, dtype_of(name, t), shape(t.shape, b, time, every))
-        for name, t, b, time, every in zip(
-            flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True
-        )
-    )
-    state_specs = tuple(
-        StateSpec(
-            s.name,
-            s.name,
-            f"{s.name}.next",
-            dtype_of(s.name, s.initial),
-            (BATCH, *s.initial.shape),
-            "stored" if bool(s.initial.any()) else "zeros",
-        )
-        for s in states
-    )
-    delay = streamed.delay
-    return StreamSpec(inputs, outputs, state_specs, chunk, delay, sample_rate, sequence_only=sequence_only)
+    def state(name: str, initial: Tensor) -> StateSpec:
+        dtype, shape = _dtype_of(name, initial), (BATCH, *initial.shape)
+        return StateSpec(name, name, f"{name}.next", dtype, shape, "stored" if bool(initial.any()) else "zeros")
+
+    fed = zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
+    given = zip(flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True)
+    inputs = tuple(tensor(leaf.name, leaf.example, batch, time) for leaf, batch, time in fed)
+    outputs = tuple(tensor(*output) for output in given)
+    states = tuple(state(s.name, s.initial) for s in streamed.states)
+    return StreamSpec(inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only=sequence_only)
 
 
-def dtype_of(name: str, tensor: Tensor) -> str:
-    """The dtype of `name` in the words of the contract; raises LiftError where it has none."""
+def _dtype_of(name: str, tensor: Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_complex():
         raise LiftError(f"{name!r} is {dtype}: keep its real and its imaginary part as two tensors.")

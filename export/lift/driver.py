@@ -21,11 +21,8 @@ def torch_driver(
 ) -> StepDriver:
     """`module` takes (inputs..., states...) and gives (outputs..., next states...), all in the order of `spec`.
 
-    Args:
-        spec: the contract that the tensors follow.
-        module: called without gradients; it may raise whatever it likes.
-        states: by name, (rows, ...), those of the contract that `module` takes; it keeps the others itself.
-        leaves_out_delay: whether `module` leaves out the frames of the delay, as one does on whole sequences.
+    `states` are those of the contract that it takes, by name, (rows, ...); it keeps the others itself. Whoever takes
+    whole sequences leaves out the frames of the delay.
     """
     names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states if s.name in states)]
 

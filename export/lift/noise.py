@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.row_layout import RowLayout
-
 # With so many values an example shows its range.
 FEW = 8
 
@@ -43,14 +40,3 @@ class Noise:
         size = float(values.abs().max()) or 1.0
         normal = size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
         return normal.abs() if values.min() >= 0 and values.any() else normal
-
-
-def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
-    """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
-    drawn = []
-    for leaf, layout in zip(model.states, states, strict=True):
-        rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
-        fresh = noise.like(rows.contiguous(), {})
-        near = leaf.name in model.buffer_states and rows.is_floating_point()
-        drawn.append(rows + fresh.abs() if near else fresh)
-    return drawn

@@ -24,13 +24,9 @@ def refuse_wrappers(model: nn.Module) -> None:
             "the model is a ScriptModule, whose code cannot be followed: give the nn.Module it was made from."
         )
     kind = type(model).__name__
-    for name, where in (
-        ("DataParallel", "module"),
-        ("DistributedDataParallel", "module"),
-        ("OptimizedModule", "_orig_mod"),
-    ):
-        if kind == name:
-            raise LiftError(f"the model is wrapped in a {kind}: give model.{where}, the module inside.")
+    inside = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}.get(kind)
+    if inside is not None:
+        raise LiftError(f"the model is wrapped in a {kind}: give model.{inside}, the module inside.")
 
 
 def refuse_other_device(model: nn.Module) -> None:
@@ -98,15 +94,14 @@ def refuse_other_start(
     if not unsaid:
         return
     noise, batch = Noise(flat), 2
-    inputs = [
-        noise.like(leaf.example, {b: batch} if t is None else {b: batch, t: 5})
-        for leaf, b, t in zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    ]
+    sizes = axes.input_sizes(batch, 5)
+    inputs = [noise.like(leaf.example, size) for leaf, size in zip(flat.inputs, sizes, strict=True)]
     rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]
     states = [layout.tensor(r) for layout, r in zip(axes.states, rows, strict=True)]
     with torch.no_grad():
         from_values = flat(*inputs, *states)
-        by_model = copy.deepcopy(flat).call_with_default_states(*inputs, *states[: len(flat.declared)])
+        declared = states[: len(flat.declared)]
+        by_model = copy.deepcopy(flat).call_stateful(*inputs, *declared, left_out=flat.defaulted_states)
     if not all(same(a, b, START) for a, b in zip(by_model, from_values, strict=False)):
         raise LiftError(
             f"called without {', '.join(map(repr, unsaid))}, the model starts from other values than zeros: say which, "

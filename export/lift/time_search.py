@@ -21,14 +21,10 @@ LONG = 64
 
 @dataclass(frozen=True)
 class TimeCandidate:
-    """Axes that may be time.
+    """Axes that may be time: for each input one, and for each output the axis that grows with it.
 
-    Attributes:
-        inputs: for each input, the axis.
-        outputs: for each output, the axis that grows with it.
-        has_output_time: whether an output has time, or the user says that this is it.
-        causal: whether no output depends on later frames than its own.
-        remembers: whether an output depends on earlier frames than its own.
+    `has_output_time`: an output has time, or the user says that this is it. `causal`: no output depends on later frames
+    than its own. `remembers`: an output depends on earlier ones.
     """
 
     inputs: Assignment
@@ -102,13 +98,9 @@ class TimeSearch:
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
     def _choices(self) -> Iterator[Assignment]:
-        by_input = [
-            [*(a for a in range(leaf.example.dim()) if a != b), None]
-            for leaf, b in zip(self.probe.inputs, self.batch.inputs, strict=True)
-        ]
-        for choice in itertools.product(*by_input):
-            if any(axis is not None for axis in choice):
-                yield choice
+        pairs = zip(self.probe.inputs, self.batch.inputs, strict=True)
+        by_input = [[*(a for a in range(leaf.example.dim()) if a != b), None] for leaf, b in pairs]
+        return (choice for choice in itertools.product(*by_input) if any(axis is not None for axis in choice))
 
     def _draw(self, inputs: Assignment, multiple: int) -> list[Tensor]:
         """Noise with batch 2, and `multiple` times the example's length along time."""

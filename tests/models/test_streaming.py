@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.dependence import Dependence, FrameLayout, NotFrameLocal, frame_dependence
+from rnn_export.export.lift.dependence.frames import Dependence, FrameLayout, NotFrameLocal, frame_dependence
 from rnn_export.export.lift.program.fx import aten
-from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.registry import receptive_field, rule, rules_of
+from rnn_export.export.lift.streaming.context import StreamingContext, receptive_field, rule, rules_of
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import record
 from rnn_export.export.lift.streaming.time_axis import LastFrame, TimeAxisInfo, Unsupported

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from rnn_export.export.lift.dependence.layouts import BatchLayout
 from rnn_export.export.lift.program.compare import LOCALITY, differing
 
 
@@ -12,26 +13,29 @@ class RowsMixed(Exception):
     """The rows of the batch are merged with others in no order that can be told."""
 
 
+@dataclass(frozen=True)
+class BatchLayout:
+    """Where the rows of B streams stand in a value: its axis `axis` is (B, factor), merged, or (factor, B).
+
+    `factor` counts the rows of each stream, of bands for example; `batch_major` says that it is (B, factor).
+    """
+
+    axis: int
+    factor: int
+    batch_major: bool
+
+
 def batch_layout(value: Tensor, axis: int, batch: int, before: Tensor, after: Tensor) -> BatchLayout:
-    """The layout of `value`, which has the rows of `batch` streams along `axis`.
+    """The layout of `value`, whose size along `axis` grows with the number of streams, here `batch`.
 
-    Args:
-        value: of the layout in question.
-        axis: whose size grows with the batch.
-        batch: the number of streams.
-        before: a value of one run in that layout, or of one axis more.
-        after: the same where the first stream has another input.
-
-    Raises RowsMixed.
+    `before` is a value of one run in that layout, or of one axis more, and `after` the same where the first stream has
+    another input. Raises RowsMixed.
     """
     factor = value.shape[axis] // batch
     if factor == 1:
         return BatchLayout(axis, 1, True)
     moved = differing(after, before, LOCALITY)
-    if moved.dim() != value.dim():
-        axis_of_moved = next(a for a in range(moved.dim()) if moved.shape[a] == value.shape[axis])
-    else:
-        axis_of_moved = axis
+    axis_of_moved = axis if moved.dim() == value.dim() else list(moved.shape).index(value.shape[axis])
     places = moved.movedim(axis_of_moved, 0).flatten(1).any(1)
     size = int(places.shape[0])
     of_first_stream = set(places.nonzero().flatten().tolist())

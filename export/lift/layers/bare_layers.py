@@ -54,22 +54,15 @@ class HiddenCellModel(nn.Module):
         after = self.module(x, h, c) if self.separate else self.module(x, (h, c))
         if len(after) == 3:
             output, h, c = after
-        elif isinstance(after[1], tuple):
-            output, (h, c) = after
         else:
-            output, (h, c) = after[0], after
+            output, (h, c) = after if isinstance(after[1], tuple) else (after[0], after)
         return output, h, c
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model and how it is called.
-
-    Attributes:
-        model: the layer as a model, or a module that is none as it is.
-        example: its example inputs.
-        states: for each argument that is a state, the result that is its next value; None for what keeps its states.
-        input_names: names for the other arguments; None for those of forward.
+    """A model, its example inputs, the result that is the next value of each argument that is a state, and names for
+    the other arguments; None for those of forward.
     """
 
     model: nn.Module

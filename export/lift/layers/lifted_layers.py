@@ -10,7 +10,7 @@ T time, B batch, D directions, L layers, I input, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,14 @@ class OpaqueLayer(nn.Module):
         super().__init__()
         first = directions[0]
         self.kind, self.activations = first.kind, first.activations
-        self.linear_before_reset = first.linear_before_reset
-        self.directions = len(directions)
-        self.W, self.R, self.B = (
-            nn.Parameter(torch.stack([getattr(w, name).detach() for w in directions]), requires_grad=False)
-            for name in "WRB"
-        )
-        projections = [w.P.detach() for w in directions if w.P is not None]
-        self.P = nn.Parameter(torch.stack(projections), requires_grad=False) if projections else None
+        self.linear_before_reset, self.directions = first.linear_before_reset, len(directions)
+
+        def stacked(weights: Sequence[Tensor]) -> nn.Parameter:
+            return nn.Parameter(torch.stack([w.detach() for w in weights]), requires_grad=False)
+
+        self.W, self.R, self.B = (stacked([getattr(w, name) for w in directions]) for name in "WRB")
+        projections = [w.P for w in directions if w.P is not None]
+        self.P = stacked(projections) if projections else None
 
     def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         if self.P is not None:
@@ -107,15 +107,10 @@ class Stack(nn.Module):
                 raise
             return getattr(replaced[0], name)
 
-    def opaque_layers(self) -> Iterator[OpaqueLayer]:
-        """Each layer, from the input upwards."""
-        for layer in self.layers:
-            assert isinstance(layer, OpaqueLayer)
-            yield layer
-
     def run(self, x: Tensor, states: States | None) -> tuple[Tensor, States]:
         after = []
-        for i, layer in enumerate(self.opaque_layers()):
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, OpaqueLayer)
             D = layer.directions
             before = layer.zeros(x) if states is None else tuple(s[i * D : (i + 1) * D] for s in states)
             x, ends = layer(x, before)
@@ -145,8 +140,7 @@ class LiftedCell(Stack):
     """nn.RNNCell, nn.GRUCell, nn.LSTMCell: forward(input (B, I), hx=None) -> h or (h, c), each (B, H)."""
 
     def forward(self, input: Tensor, hx: Tensor | States | None = None) -> Tensor | States:  # noqa: A002
-        states = (hx,) if isinstance(hx, Tensor) else hx
-        after = _frame(self, input, states)
+        after = _frame(self, input, (hx,) if isinstance(hx, Tensor) else hx)
         return after if len(after) > 1 else after[0]
 
 
@@ -154,8 +148,7 @@ class LiftedCustomLayer(Stack):
     """CustomGRU, CustomLSTM: forward(x (T, B, I), h_0=None[, c_0=None]) -> (output, h_n[, c_n])."""
 
     def forward(self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None) -> States:
-        states = None if h_0 is None else (h_0,) if c_0 is None else (h_0, c_0)
-        y, after = self.run(x, states)
+        y, after = self.run(x, None if h_0 is None else (h_0,) if c_0 is None else (h_0, c_0))
         return y, *after
 
 

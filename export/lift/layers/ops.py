@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
-    "Relu": torch.relu,
-}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Relu": torch.relu}
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
@@ -133,34 +129,17 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def _shapes(X: Tensor, initial_h: Tensor) -> Tensor:
-    # Without this check export would keep a batch symbol of its own for the state.
-    torch._check(X.shape[1] == initial_h.shape[1])  # type: ignore[no-untyped-call]
-    D, B, H = initial_h.shape
-    return X.new_empty(X.shape[0], D, B, H)
+def _fake(first: int, states: int) -> Callable[..., tuple[Tensor, ...]]:
+    """The shapes of what an op gives whose `states` are its arguments from number `first` on."""
+
+    def fake(X: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        initial = others[first - 1 : first - 1 + states]
+        # Without this check export would keep a batch symbol of its own for the state.
+        torch._check(X.shape[1] == initial[0].shape[1])  # type: ignore[no-untyped-call]
+        return X.new_empty(X.shape[0], *initial[0].shape), *map(torch.empty_like, initial)
+
+    return fake
 
 
-@lstm.register_fake
-def _(
-    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _shapes(X, initial_h), torch.empty_like(initial_h), torch.empty_like(initial_c)
-
-
-@gru.register_fake
-def _(
-    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
-) -> tuple[Tensor, Tensor]:
-    return _shapes(X, initial_h), torch.empty_like(initial_h)
-
-
-@rnn.register_fake
-def _(X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str) -> tuple[Tensor, Tensor]:
-    return _shapes(X, initial_h), torch.empty_like(initial_h)
-
-
-@lstm_projected.register_fake
-def _(
-    X: Tensor, W: Tensor, R: Tensor, B: Tensor, P: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _shapes(X, initial_h), torch.empty_like(initial_h), torch.empty_like(initial_c)
+for _op, _first, _states in ((lstm, 4, 2), (lstm_projected, 5, 2), (gru, 4, 1), (rnn, 4, 1)):
+    _op.register_fake(_fake(_first, _states))

@@ -25,7 +25,7 @@ from rnn_export.models.simple_rnn import SimpleRNN, SimpleRNNCell
 LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
 
 
-def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity: str, suffix: str = "") -> OnnxWeights:
+def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, suffix: str = "") -> OnnxWeights:
     w_ih, w_hh = (getattr(module, name + suffix) for name in ("weight_ih", "weight_hh"))
     zero = w_ih.new_zeros(w_ih.shape[0])
     biases = [getattr(module, name + suffix) if module.bias else zero for name in ("bias_ih", "bias_hh")]
@@ -36,39 +36,31 @@ def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, nonlinearity:
         gates = w.detach().chunk(len(order))
         return torch.cat([gates[k] for k in order])
 
-    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": nonlinearity.capitalize()}[kind]
+    plain = getattr(module, "nonlinearity", "tanh").capitalize()
+    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": plain}[kind]
     projection = getattr(module, "weight_hr" + suffix) if getattr(module, "proj_size", 0) else None
     return OnnxWeights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1, projection)
 
 
 def _torch_layer(module: nn.RNNBase) -> Stack:
     kind = module.mode.split("_")[0].lower()
-    nonlinearity = getattr(module, "nonlinearity", "tanh")
     directions = ("", "_reverse") if module.bidirectional else ("",)
-    layers = [
-        [_torch_weights(module, kind, nonlinearity, f"_l{i}{direction}") for direction in directions]
-        for i in range(module.num_layers)
-    ]
+    layers = [[_torch_weights(module, kind, f"_l{i}{d}") for d in directions] for i in range(module.num_layers)]
     return LiftedLayer(layers, module.batch_first)
 
 
 def _torch_cell(module: nn.RNNCellBase) -> Stack:
     kind = "lstm" if isinstance(module, nn.LSTMCell) else "gru" if isinstance(module, nn.GRUCell) else "rnn"
-    return LiftedCell([[_torch_weights(module, kind, getattr(module, "nonlinearity", "tanh"))]])
+    return LiftedCell([[_torch_weights(module, kind)]])
 
 
 def _gru_weights(cell: CustomGRUCell) -> OnnxWeights:
-    H = cell.hidden_size
+    H, zero = cell.hidden_size, torch.zeros_like(cell.bh)
     # ONNX has h' = (1 - z) candidate + z h: its z is 1 minus ours, sigma(-a) = 1 - sigma(a).
-    wz, rz = -cell.Wz[:, :-H], -cell.Wz[:, -H:]
-    wr, rr = cell.Wr[:, :-H], cell.Wr[:, -H:]
-    rh, wh = cell.Wh[:, :H], cell.Wh[:, H:]
-    zero = torch.zeros_like(cell.bh)
-    recurrent_bias = zero if cell.bhh is None else cell.bhh
-    B = torch.cat([-cell.bz, cell.br, cell.bh, zero, zero, recurrent_bias])
-    return OnnxWeights(
-        "gru", torch.cat([wz, wr, wh]), torch.cat([rz, rr, rh]), B, "Sigmoid,Tanh", int(cell.reset_after)
-    )
+    W = torch.cat([-cell.Wz[:, :-H], cell.Wr[:, :-H], cell.Wh[:, H:]])
+    R = torch.cat([-cell.Wz[:, -H:], cell.Wr[:, -H:], cell.Wh[:, :H]])
+    B = torch.cat([-cell.bz, cell.br, cell.bh, zero, zero, zero if cell.bhh is None else cell.bhh])
+    return OnnxWeights("gru", W, R, B, "Sigmoid,Tanh", int(cell.reset_after))
 
 
 def _lstm_weights(cell: CustomLSTMCell) -> OnnxWeights:
@@ -84,12 +76,8 @@ def _simple_weights(cell: SimpleRNNCell) -> OnnxWeights:
 
 
 LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
-    nn.RNN: _torch_layer,
-    nn.GRU: _torch_layer,
-    nn.LSTM: _torch_layer,
-    nn.RNNCell: _torch_cell,
-    nn.GRUCell: _torch_cell,
-    nn.LSTMCell: _torch_cell,
+    **dict.fromkeys((nn.RNN, nn.GRU, nn.LSTM), _torch_layer),
+    **dict.fromkeys((nn.RNNCell, nn.GRUCell, nn.LSTMCell), _torch_cell),
     SimpleRNN: lambda m: LiftedSimpleRNN([[_simple_weights(m)]], m.Why, m.by),
     SimpleRNNCell: lambda m: LiftedSimpleRNNCell([[_simple_weights(m)]], m.Why, m.by),
     CustomGRU: lambda m: LiftedCustomLayer([[_gru_weights(c)] for c in m.cells]),
@@ -112,9 +100,8 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
 def replace_recurrent(module: nn.Module) -> nn.Module:
     """Swap every known recurrent layer below `module`, in place, and give the module, or its own lifted form.
 
-    A module that stands in several places is one module afterwards too.
-
-    Raises LiftError, with the layer's path, where a layer has no lifted form.
+    A module that stands in several places is one module afterwards too. Raises LiftError, with the layer's path, where
+    a layer has no lifted form.
     """
     return _replaced(module, "", {})
 

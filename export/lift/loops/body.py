@@ -1,30 +1,25 @@
-"""The body of a loop as a module: what it takes, and the graph of one frame."""
+"""The body of a loop as a graph of one frame, what it takes, and the module that drives it over the frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.loops.copies import Loop
+from rnn_export.export.lift.loops.copies import Join, Loop
 from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
-from rnn_export.export.lift.loops.references import Ref, node_at
-from rnn_export.export.lift.loops.rolled import RolledLoop
+from rnn_export.export.lift.loops.references import Path, Ref, node_at, value_at
 from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class BodyInputs:
-    """What the body of a loop takes.
-
-    Attributes:
-        invariants: the same at every frame.
-        scans: what it takes a frame of.
-        memory: for each that is remembered, what it was 1, 2, ... frames before the first.
-    """
+    """What the body of a loop takes; `memory` says what each value was 1, 2, ... frames before the first."""
 
     invariants: Sequence[Ref]
     scans: Sequence[Scan]
@@ -42,7 +37,6 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool]) -> B
     invariants: dict[Ref, None] = {}
     scans: dict[Scan, None] = {}
     memory: dict[BodyValue | Scan, Sequence[Ref]] = {}
-
     for j, row in enumerate(loop.operands):
         for operand in row:
             match operand:
@@ -103,5 +97,37 @@ def body_module(loop: Loop, inputs: BodyInputs, results: LoopResults, owner: nn.
     joined = [made(join.value) for join in results.joins]
     last = [made(value) for value in results.last]
     graph.output((*after, *joined, *last))
-    joins = [(join.join, join.dim) for join in results.joins]
-    return RolledLoop(fx.GraphModule(owner, graph), [scan.frame for scan in inputs.scans], len(after), joins)
+    return RolledLoop(fx.GraphModule(owner, graph), [scan.frame for scan in inputs.scans], len(after), results.joins)
+
+
+class RolledLoop(nn.Module):
+    """forward(invariants..., sequences..., initial memory...) -> (joined frames..., last frame's values..., memory...).
+
+    Attributes:
+        body: (invariants..., frames..., memory...) -> (next memory..., values to join..., values of the last frame...).
+        scans: for each sequence, how frame 0 is taken of it; the first part is along the axis of frames.
+        memories: how many tensors the body carries from frame to frame.
+        joins: how each of the values to join is joined.
+    """
+
+    def __init__(self, body: fx.GraphModule, scans: Sequence[Path], memories: int, joins: Sequence[Join]) -> None:
+        super().__init__()
+        self.body, self.scans, self.memories, self.joins = body, tuple(scans), memories, tuple(joins)
+
+    def parts_of(self, args: Sequence[T]) -> tuple[Sequence[T], Sequence[T], Sequence[T]]:
+        """Of the arguments of a call, the invariants, the sequences and the memory."""
+        memory = len(args) - self.memories
+        sequences = memory - len(self.scans)
+        return args[:sequences], args[sequences:memory], args[memory:]
+
+    def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        invariants, sequences, memory = self.parts_of(args)
+        by_frame: list[tuple[Tensor, ...]] = []
+        for k in range(sequences[0].shape[self.scans[0][0].axis]):
+            paths = [(first._replace(entry=k), *rest) for first, *rest in self.scans]
+            frames = [value_at(x, path) for x, path in zip(sequences, paths, strict=True)]
+            results = self.body(*invariants, *frames, *memory)
+            memory = results[: self.memories]
+            by_frame.append(results[self.memories :])
+        joined = [j.join([frame[i] for frame in by_frame], j.dim) for i, j in enumerate(self.joins)]
+        return (*joined, *by_frame[-1][len(self.joins) :], *memory)

@@ -47,12 +47,9 @@ class Join:
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """A body and its copies.
+    """A body and its copies: `copies[k][j]` is node j of copy k, and `operands[j]` are its arguments.
 
-    Attributes:
-        copies: `copies[k][j]` is node j of copy k; None where the first copy needs none, since its memory is there
-            already, or the last one has no use for it.
-        operands: `operands[j]` are the arguments of node j.
+    A node is None where the first copy needs none, since its memory is there already, or the last has no use for it.
     """
 
     copies: list[Copy]
@@ -157,18 +154,14 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     for j in range(len(loop.copies[0])):
         nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
         row = []
-        for leaves in zip(*map(_leaves, nodes.values()), strict=True):
+        arguments = [pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in nodes.values()]
+        for leaves in zip(*arguments, strict=True):
             operand = _operand(graph, loop, tuple(nodes), leaves)
             if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
             row.append(operand)
         operands.append(row)
     return operands
-
-
-def _leaves(node: fx.Node) -> list[Any]:
-    """The arguments of `node`, out of their lists."""
-    return list(pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None))
 
 
 def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:

@@ -54,7 +54,6 @@ class Scan:
 
     @property
     def axis(self) -> int:
-        """The axis of frames."""
         return self.frame[0].axis
 
 
@@ -107,14 +106,10 @@ def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a node of the body, over the copies that have the node.
+    """One argument of a node of the body, over the copies that have the node: their numbers, ascending, the argument in
+    each, and where it stands in the loop, None outside of it.
 
-    Attributes:
-        copies: the numbers of these copies, ascending.
-        refs: the argument in each.
-        places: where it stands in the loop; None outside of it.
-        precomputed: the nodes that the first copy lacks.
-        same_value: whether two nodes outside are the same value.
+    `precomputed` are the nodes that the first copy lacks; `same_value` tells whether two nodes outside are one value.
     """
 
     copies: tuple[int, ...]
@@ -135,7 +130,6 @@ class Argument:
 
     @property
     def begins_in_first(self) -> bool:
-        """Whether the first copy has the node."""
         return self.copies[0] == 0
 
     def value_from(self, start: int) -> tuple[int, BodyValue] | None:
@@ -201,7 +195,7 @@ def _frames(refs: Sequence[Ref]) -> Scan | None:
     paths = [ref.path for ref in refs]
     if len({len(path) for path in paths}) > 1:
         return None
-    moving = [i for i in range(len(paths[0])) if len({path[i] for path in paths}) > 1]
+    moving = [i for i, parts in enumerate(zip(*paths, strict=True)) if len(set(parts)) > 1]
     if len(moving) != 1:
         return None
     (i,) = moving

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import fx
 
-from rnn_export.export.lift.program.fx import args_of, aten, is_item
+from rnn_export.export.lift.program.fx import args_of, aten
 
 
 class Part(NamedTuple):
@@ -35,7 +35,7 @@ class Ref:
 
 def resolve(node: fx.Node) -> Ref:
     """The value of `node`, seen through nodes that only take a part."""
-    if is_item(node):
+    if node.target is operator.getitem:
         inner, index = args_of(node)
         assert isinstance(inner, fx.Node)
         source = inner.args[0] if inner.args else None
@@ -68,13 +68,11 @@ def only_takes(node: fx.Node) -> bool:
 
 def value_at(value: Any, path: Path) -> Any:
     """What `path` takes of a value."""
-    for part in path:
-        if part.kind == "item":
-            value = value[part.entry]
-        elif part.kind == "select":
-            value = value.select(part.axis, part.entry)
+    for kind, axis, entry in path:
+        if kind == "item":
+            value = value[entry]
         else:
-            value = value.narrow(part.axis, part.entry, 1)
+            value = value.select(axis, entry) if kind == "select" else value.narrow(axis, entry, 1)
     return value
 
 

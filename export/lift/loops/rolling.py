@@ -13,8 +13,10 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.body import body_inputs, body_module
+from rnn_export.export.lift.loops.copies import Join
+from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value_at
-from rnn_export.export.lift.loops.two_lengths import Alignment, LoopResults, align, cannot_roll, results_of
+from rnn_export.export.lift.loops.two_lengths import Alignment, align, cannot_roll, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
 from rnn_export.export.lift.program.fx import aten, placeholders, results
 
@@ -26,27 +28,19 @@ def roll(
     lengths: tuple[int, int],
     length_input: tuple[int, int],
 ) -> fx.GraphModule:
-    """One graph for any length from the graphs of one model at two lengths.
+    """One graph for any length from the graphs of one model at two `lengths`, with `samples` of the inputs of both.
 
-    Args:
-        short: the graph at `lengths[0]` frames.
-        long: the graph at `lengths[1]`, at which the loop makes at least one iteration more.
-        samples: inputs of both.
-        lengths: frames of each.
-        length_input: an input, and its axis, whose size is the length.
-
-    Raises LiftError where a loop cannot be rolled up.
+    In `long` the loop makes at least one iteration more. `length_input` is an input, and its axis, whose size is the
+    length. Raises LiftError where a loop cannot be rolled up.
     """
     # The first copy computes with a memory that may be constant: it is whole if that counts, and else lacks nodes.
     for with_constants, sort_by_frame in ((True, False), (True, True), (False, False), (False, True)):
-        graphs = [
+        here, there = (
             Unrolled(module, sample, with_constants, sort_by_frame)
             for module, sample in zip((short, long), samples, strict=True)
-        ]
+        )
         try:
-            alignment = align(graphs[0], graphs[1], lengths)
-            used = results_of(graphs[0].graph, alignment)
-            return _Emitter(graphs[0], alignment, used, lengths, length_input).emit()
+            return _Emitter(here, align(here, there, lengths), lengths, length_input).emit()
         except LiftError as error:
             reason = error
     raise reason
@@ -63,14 +57,9 @@ class _Emitter:
     """Writes the new graph: every node outside of loops as it is, every loop as one call."""
 
     def __init__(
-        self,
-        graph: Unrolled,
-        alignment: Alignment,
-        used: Sequence[LoopResults],
-        lengths: tuple[int, int],
-        length_input: tuple[int, int],
+        self, graph: Unrolled, alignment: Alignment, lengths: tuple[int, int], length_input: tuple[int, int]
     ) -> None:
-        self.old, self.alignment, self.used = graph, alignment, used
+        self.old, self.alignment, self.used = graph, alignment, results_of(graph.graph, alignment)
         self.lengths, self.length_input = lengths, length_input
         self.new = fx.Graph()
         self.emitted: dict[fx.Node, fx.Node] = {}
@@ -90,14 +79,12 @@ class _Emitter:
 
     def _value(self, node: fx.Node) -> fx.Node:
         """`node` of the old graph in the new one."""
-        last = self._last(resolve(node), node)
-        return self._node(node) if last is None else last
+        return self._last(resolve(node), node) or self._node(node)
 
     def _node(self, node: fx.Node) -> fx.Node:
         if node not in self.emitted:
             if (join := self.alignment.join_of(node)) is not None:
-                loop, value = join
-                self.emitted[node] = self._result(loop, self.used[loop].index(value), node)
+                self.emitted[node] = self._result(*join, node)
             else:
                 args, kwargs = pytree.tree_map(self._argument, self._arguments(node), is_leaf=lambda x: x is None)
                 self.emitted[node] = self.new.create_node(node.op, node.target, args, kwargs, node.name)
@@ -118,8 +105,7 @@ class _Emitter:
         there, other_tree = pytree.tree_flatten((other.args, other.kwargs), is_leaf=lambda x: x is None)
         if len(here) != len(there) or str(tree) != str(other_tree):
             raise cannot_roll("its frames are not computed alike")
-        leaves = [self._number(a, b) for a, b in zip(here, there, strict=True)]
-        args, kwargs = pytree.tree_unflatten(leaves, tree)
+        args, kwargs = pytree.tree_unflatten([self._number(a, b) for a, b in zip(here, there, strict=True)], tree)
         return args, kwargs
 
     def _number(self, a: Any, b: Any) -> Any:
@@ -142,12 +128,10 @@ class _Emitter:
     def _last(self, ref: Ref, like: fx.Node) -> fx.Node | None:
         """The value of a loop that `ref` is, as of the last frame; None for what is outside of loops."""
         source = self.alignment.value_of(ref)
-        if source is None:
-            return None
-        loop, value = source
-        return self._result(loop, self.used[loop].index(value), like)
+        return None if source is None else self._result(*source, like)
 
-    def _result(self, loop: int, index: int, like: fx.Node) -> fx.Node:
+    def _result(self, loop: int, value: Join | BodyValue, like: fx.Node) -> fx.Node:
+        index = self.used[loop].index(value)
         new = self.new.call_function(operator.getitem, (self._call(loop), index))
         new.meta = dict(like.meta)
         return new
@@ -162,13 +146,10 @@ class _Emitter:
                 sequence = value_at(self.old.values[scan.sequence.base], scan.sequence.path)
                 if sequence.shape[scan.axis] != len(loop.copies):
                     raise cannot_roll("it does not run over all frames")
-            name = f"loop{index}"
-            self.bodies[name] = body_module(loop, inputs, self.used[index], self.old.module)
-            args = tuple(self._loop_argument(ref) for ref in inputs.refs)
-            self.calls[index] = self.new.create_node("call_module", name, args)
+            self.bodies[f"loop{index}"] = body_module(loop, inputs, self.used[index], self.old.module)
+            args = tuple(
+                self._last(ref, ref.base) or node_at(self.new, self._node(ref.base), ref.path) for ref in inputs.refs
+            )
+            self.calls[index] = self.new.create_node("call_module", f"loop{index}", args)
             self.calls[index].meta = dict(next(n for n in loop.copies[0] if n is not None).meta)
         return self.calls[index]
-
-    def _loop_argument(self, ref: Ref) -> fx.Node:
-        last = self._last(ref, ref.base)
-        return node_at(self.new, self._node(ref.base), ref.path) if last is None else last

@@ -16,12 +16,9 @@ from rnn_export.export.lift.loops.unrolled import Unrolled
 
 @dataclass(frozen=True)
 class Alignment:
-    """What two lengths of one graph tell of the shorter one.
+    """What two lengths of one graph tell of the shorter one: its loops in order, and which of them owns a node.
 
-    Attributes:
-        loops: in the order of the graph.
-        owners: for each node in a loop, which loop.
-        counterparts: for each node outside of loops, the node of the longer graph that does the same.
+    `counterparts` has for each node outside of loops the node of the longer graph that does the same.
     """
 
     loops: Sequence[Loop]
@@ -107,10 +104,7 @@ class LoopResults:
 
 
 def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
-    """By loop, what the graph and the other loops take of it.
-
-    Raises LiftError where that is a single frame other than the last.
-    """
+    """By loop, what is taken of it elsewhere; raises LiftError where that is a single frame other than the last."""
     # Dicts, since the same may be taken in several places.
     found: list[dict[Join | BodyValue, None]] = [{} for _ in alignment.loops]
 

@@ -10,44 +10,29 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import Recorder, args_of, aten, depends_on, placeholders
+from rnn_export.export.lift.program.fx import args_of, aten, depends_on, placeholders, recorded
 
 # Copies that must be seen in the shorter graph.
 COPIES = 4
 
 
 class Unrolled:
-    """A graph and the nodes of it that compute something: its tokens.
+    """A graph and its tokens, the nodes that do more than take a part, in order.
 
-    Attributes:
-        tokens: every node that does more than take a part, in order.
-        index: the place of each in `tokens`.
-        forms: for each token, what two copies of a node have in common at least.
-        values: of every node, on the sample.
+    `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
+    of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
+    sorts the tokens by the newest frame that they know.
     """
 
     def __init__(
         self, module: fx.GraphModule, sample: Sequence[Tensor], with_constants: bool, sort_by_frame: bool
     ) -> None:
-        """Read `module`.
-
-        Args:
-            module: the graph; a sequence that is written frame by frame becomes a stack in it.
-            sample: its inputs.
-            with_constants: whether what is computed of constants alone is a token too.
-            sort_by_frame: whether tokens are sorted by the newest frame that they know.
-        """
         _stack_written_frames(module.graph)
         self.module, self.graph = module, module.graph
-        self.values = Recorder(module).values(sample)
+        self.values = recorded(module, sample)
         moving = depends_on(self.graph, placeholders(self.graph))
-        self.tokens = [
-            node
-            for node in self.graph.nodes
-            if node.op == "call_function"
-            and not only_takes(node)
-            and (node in moving or (with_constants and self._is_computed(node)))
-        ]
+        computing = [node for node in self.graph.nodes if node.op == "call_function" and not only_takes(node)]
+        self.tokens = [n for n in computing if n in moving or (with_constants and self._is_computed(n))]
         if sort_by_frame:
             newest = _newest_frames(self.graph, moving)
             self.tokens.sort(key=lambda node: newest[node])
@@ -105,17 +90,14 @@ def _stack_written_frames(graph: fx.Graph) -> None:
         if any(user.target is last.target and user.args[0] is last for user in last.users):
             continue
         frames: dict[int, Any] = {}
-        node: Any = last
-        dim = None
+        node, dim = last, args_of(last)[2]
         while isinstance(node, fx.Node) and node.target is last.target:
-            _, frame, axis, index, *end = args_of(node)
-            width = end[0] - index if end else 1
-            if width != 1 or dim not in (None, axis):
+            source, frame, axis, index, *end = args_of(node)
+            if axis != dim or (end and end[0] - index != 1):
                 break
-            dim = axis
             frames.setdefault(index, frame)
-            node = args_of(node)[0]
-        if dim is None or sorted(frames) != list(range(last.meta["val"].shape[dim])):
+            node = source
+        if not frames or sorted(frames) != list(range(last.meta["val"].shape[dim])):
             continue
         join = aten.stack.default if last.target is aten.select_scatter.default else aten.cat.default
         with graph.inserting_before(last):

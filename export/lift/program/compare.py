@@ -13,12 +13,7 @@ from torch import Tensor
 class Tolerance:
     """Entries a and b are the same where |a - b| <= atol * scale + rtol * |b|.
 
-    Attributes:
-        rtol: relative to each entry of b.
-        atol: absolute.
-        smallest_scale: None leaves the scale at 1; else it is the largest finite |b| of the tensor, or this if that is
-            smaller.
-        equal_nan: whether NaN is the same as NaN.
+    With `smallest_scale` None the scale is 1; else it is the largest finite |b| of the tensor, or this if that is less.
     """
 
     rtol: float = 0.0

@@ -11,23 +11,16 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, place_of, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
 from rnn_export.export.lift.program.tracing import export_program, quiet
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
-GUARDS = {
-    aten._assert_scalar.default,
-    aten._assert_tensor_metadata.default,
-    aten.sym_constrain_range_for_size.default,
-    aten.sym_constrain_range.default,
-}
+GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_for_size sym_constrain_range")
 FILLS: Mapping[Any, float] = {
-    aten.new_zeros.default: 0,
-    aten.new_ones.default: 1,
-    aten.zeros_like.default: 0,
-    aten.ones_like.default: 1,
+    **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
+    **dict.fromkeys(overloads("new_ones ones_like"), 1),
 }
 
 
@@ -81,18 +74,10 @@ def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
         if node.target in (aten.unbind.int, aten.split.Tensor):
             arguments = named_args(node)
             size = arguments["self"].meta["val"].shape[arguments["dim"]]
-            symbols = size.node.expr.free_symbols if _is_open(size) else ()
+            symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
             for port, axis in [axes[str(n)] for n in symbols if str(n) in axes]:
-                raise FrozenAxis(
-                    f"{place_of(node)}: axis {axis} of input {port} must be of any size, but the code takes its "
-                    "entries apart, as many as there were.",
-                    port,
-                    axis,
-                )
-
-
-def _is_open(size: Any) -> bool:
-    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+                what = f"axis {axis} of input {port} must be of any size, but the code takes its entries apart"
+                raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis)
 
 
 def fold(module: fx.GraphModule) -> None:
@@ -150,9 +135,8 @@ def _free_constants(graph: fx.Graph) -> None:
             continue
         with graph.inserting_before(node):
             dims = [n if isinstance(n, int) else _size_of(graph, sizes[str(n)], n) for n in shape]
-            filled = graph.call_function(
-                aten.full.default, (dims, FILLS[node.target]), {"dtype": node.meta["val"].dtype}
-            )
+            dtype = {"dtype": node.meta["val"].dtype}
+            filled = graph.call_function(aten.full.default, (dims, FILLS[node.target]), dtype)
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)

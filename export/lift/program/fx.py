@@ -19,27 +19,18 @@ _OURS = tuple(
     f"{folder}/" for folder in (Path(__file__).resolve().parents[1], Path(str(models.__file__)).resolve().parent)
 )
 END = 2**63 - 1
+
+
+def overloads(names: str) -> set[Any]:
+    """Operators of aten by name, each with its overload if that is not the default one."""
+    return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
+
+
 # What these make depends on the shape of their argument, not on its values.
-SHAPE_ONLY = {
-    aten.sym_size.int,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-    aten.new_empty.default,
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.empty_like.default,
-}
+SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
 # What these make has the values of their first argument.
-VALUES_OF_FIRST = {
-    aten.type_as.default,
-    aten.expand_as.default,
-    aten.view_as.default,
-    aten.reshape_as.default,
-    aten.to.other,
-}
-SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default}
+VALUES_OF_FIRST = overloads("type_as expand_as view_as reshape_as to.other")
+SAME = overloads("detach alias lift_fresh_copy")
 
 
 def args_of(node: fx.Node) -> list[Any]:
@@ -55,12 +46,10 @@ def named_args(node: fx.Node) -> dict[str, Any]:
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
-    """The inputs of `graph`, in order."""
     return [n for n in graph.nodes if n.op == "placeholder"]
 
 
 def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
-    """The results of `graph`, in order."""
     values: Any = graph.output_node().args[0]
     return tuple(values)
 
@@ -69,7 +58,7 @@ def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
     """The nodes with the values of `sources` in them, not only their shapes."""
     reached = set(sources)
     for node in graph.nodes:
-        if any(n in reached for n in values_of(node)):
+        if not reached.isdisjoint(values_of(node)):
             reached.add(node)
     return reached
 
@@ -81,21 +70,17 @@ def values_of(node: fx.Node) -> list[fx.Node]:
     return node.all_input_nodes[:1] if node.target in VALUES_OF_FIRST else node.all_input_nodes
 
 
-class Recorder(fx.Interpreter):
-    """Runs a graph and keeps the value of every node."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=False)
-
-    def values(self, sample: Sequence[Tensor]) -> dict[fx.Node, Any]:
-        with torch.no_grad():
-            self.run(*sample)
-        return dict(self.env)
+def recorded(module: fx.GraphModule, sample: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """The value of every node of a graph in a run on `sample`."""
+    interpreter = fx.Interpreter(module, garbage_collect_values=False)
+    with torch.no_grad():
+        interpreter.run(*sample)
+    return dict(interpreter.env)
 
 
 def path_of(node: fx.Node) -> str:
     """The path of the module that `node` stands in, as the user knows it; "" is the model itself."""
-    return next(iter(reversed(paths_of(node))), "")
+    return ["", *paths_of(node)][-1]
 
 
 def paths_of(node: fx.Node) -> list[str]:
@@ -126,11 +111,6 @@ def _source_lines(trace: str) -> Iterator[str]:
             file = name.removeprefix('File "').removesuffix('"')
             if not is_foreign(file):
                 yield f"{file.rpartition('/')[2]}:{rest.split(',')[0]}"
-
-
-def is_item(node: Any) -> bool:
-    """Whether `node` takes one of several results."""
-    return isinstance(node, fx.Node) and node.target is operator.getitem
 
 
 def is_foreign(file: str) -> bool:

@@ -31,12 +31,10 @@ class FlatModel(nn.Module):
 
     Attributes:
         inputs: the named data leaves, in the order of forward's arguments.
-        states: the named leaves of the states, in the order they were declared.
+        states: the named leaves of the states: those declared, in that order, then the `buffer_states` of the model.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
-        buffer_states: the names of the model's buffers that are states, after the declared ones.
-        example_outputs: the outputs of the example call.
     """
 
     def __init__(
@@ -84,21 +82,14 @@ class FlatModel(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the buffers that are states are arguments and results as well."""
         if not self.buffer_states:
-            return self._called(tensors, ())
+            return self.call_stateful(*tensors)
         count = len(tensors) - len(self.buffer_states)
         values = {f"model.{name}": t.clone() for name, t in zip(self.buffer_states, tensors[count:], strict=True)}
         results = torch.func.functional_call(_StatefulCall(self), values, tensors[:count])
         return (*results, *values.values())
 
-    def call_stateful(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """As the user calls it: without the buffers, which the model keeps itself."""
-        return self._called(tensors, ())
-
-    def call_with_default_states(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """As `call_stateful`, but the model itself makes `defaulted_states`."""
-        return self._called(tensors, self.defaulted_states)
-
-    def _called(self, tensors: Sequence[Tensor], left_out: Sequence[str]) -> tuple[Tensor, ...]:
+    def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
+        """As the user calls it: without the buffers, which the model keeps itself, and the arguments `left_out`."""
         left = list(tensors)
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
@@ -274,13 +265,8 @@ def _pick(result: Any, ref: OutputRef, state: str) -> Any:
     key = _key(result, ref)
     if key is not None:
         return _parts(result)[key]
-    has = (
-        "one tensor"
-        if isinstance(result, Tensor)
-        else f"{len(result)} values"
-        if _is_ordered(result)
-        else f"the keys {list(_parts(result))}"
-    )
+    has = f"{len(result)} values" if _is_ordered(result) else f"the keys {list(_parts(result))}"
+    has = "one tensor" if isinstance(result, Tensor) else has
     raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
 
 

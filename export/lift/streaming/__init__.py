@@ -6,9 +6,8 @@ over frames keeps the frames before it in a state; values that meet are brought 
 that do not exist yet is held still until they do. At the end the lag of the outputs is the delay of the stream, and an
 output that is longer than its lag allows has seen the future.
 
-What an operator does along time is not looked up in a table: `export.lift.dependence` is asked. Only operators that
-move frames, or carry a state over them, have a rule: a function of the context and a node, in the file of its family
-under `rules`.
+What an operator does along time is asked of `export.lift.dependence`. Only operators that move frames, or carry a state
+over them, have a rule: a function of the context and a node, in the file of its family under `rules`.
 """
 
 from rnn_export.export.lift.streaming.passes import Streamed, stream

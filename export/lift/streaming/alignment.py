@@ -1,4 +1,4 @@
-"""Values brought to one lag and one history, by states that keep the frames of earlier steps."""
+"""Values brought to one lag and one history, by states that keep earlier frames; frames put before a sequence."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import END, aten
+from rnn_export.export.lift.dependence.frames import growing_axes
+from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
+from rnn_export.export.lift.streaming.runs import BATCH
+from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 
 def align(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node], lag: int | None) -> int:
@@ -50,8 +51,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
     else:
         value = trim(context, value, 0, before)
         delayed = context.timed(value).delayed(frames)
-        why = f"frames that wait {frames} frames for others"
-        source = keep_history(context, value, frames, before, "delay", why)
+        source = keep_history(context, value, frames, before, "delay", f"frames that wait {frames} frames for others")
     end = -frames * info.layout.frame_size
     cut = context.insert(before, aten.slice.Tensor, source, info.layout.axis, 0, end)
     return context.stand_in(cut, value, delayed)
@@ -86,3 +86,45 @@ def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int) -> Tensor:
     known = whole.narrow(axis, start, end - start)
     missing = [frames * size - (end - start) if a == axis else n for a, n in enumerate(whole.shape)]
     return torch.cat([whole.new_zeros(missing), known], axis)
+
+
+def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, frames: int, fill: float) -> TimeAxisInfo:
+    """`frames` more frames of `fill` stand before the sequence that `node` repeats, of `info`; negative: are cut off.
+
+    The argument of `node` is written anew where these frames are not there ahead of their time.
+    """
+    if frames > 0 and (info.lag or 0) > 0:
+        filled = _fill_missing(context, args_of(node)[0], fill, node)
+        node.update_arg(0, filled)
+        info = replace(context.timed(filled).by_entry(), history=0)
+    if info.lag is None and fill == 0 and frames <= 0:
+        return info
+    return replace(info, lag=(info.lag or 0) - frames)
+
+
+def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: float, before: fx.Node) -> fx.Node:
+    """`value` with `frames` more frames of `fill` before the sequence."""
+    node = context.insert(before, aten.alias.default, value)
+    context.stand_in(node, before, None)
+    info = context.timed(value)
+    for run in context.runs.all:
+        whole = run[value]
+        sizes = [frames if a == info.layout.axis else n for a, n in enumerate(whole.shape)]
+        run[node] = torch.cat([whole.new_full(sizes, fill), whole], info.layout.axis)
+    context.info[node] = shift_start(context, node, info, frames, fill)
+    return node
+
+
+def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
+    """`value` with `fill` in place of the frames that do not exist yet."""
+    settled = delay_to_step(context, value, before)
+    whole = context.runs.base[settled]
+    axes = growing_axes(whole, context.runs.other_batch[settled])
+    if len(axes) != 1 or whole.shape[axes[0]] != BATCH:
+        raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
+    info, sizes = context.timed(settled), [-1 if a == axes[0] else 1 for a in range(whole.dim())]
+    with context.graph.inserting_before(before):
+        ready = context.states.after_frames(info.input_lag, whole.dim())
+        ready = context.graph.call_function(aten.reshape.default, (ready, sizes))
+        filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
+    return context.stand_in(filled, settled, info)

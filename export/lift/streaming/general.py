@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence import (
+from rnn_export.export.lift.dependence.frames import (
     Dependence,
     FrameDependence,
     FrameLayout,
@@ -16,33 +16,29 @@ from rnn_export.export.lift.dependence import (
     growing_axes,
 )
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.fx import overloads
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.reasons import LAST_FRAME_FOR_ALL, name_of, refusal, why_not_frame_local
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, name_of, refusal
 
 # These take the length of the sequence as a size, which a piece has too.
-TAKE_SIZES = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.expand.default,
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.empty.memory_format,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-    aten.new_empty.default,
-    aten.slice.Tensor,
-    aten.arange.default,
-    aten.arange.start,
-    aten.arange.start_step,
-    aten.repeat.default,
-    aten.unflatten.int,
+TAKE_SIZES = overloads(
+    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
+    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
+)
+# By words in the name of an operator, the first that fits.
+REASONS = {
+    "cumsum cumprod": "a running sum over time: keep it in a buffer that each frame adds to",
+    "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames",
+    "softmax": "a softmax over time looks at all frames",
+    "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
+    "mean sum var std amax amin max min norm": "statistics over time look at all frames",
+    "flip roll sort topk": "it moves frames over time",
+    "fft stft": "a transform over time looks at all frames",
+    "view reshape flatten unflatten": "a reshape cuts through time",
+    "unbind split chunk": "it takes the frames of the sequence apart",
 }
+LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
 
 
 def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
@@ -58,8 +54,12 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     arguments = _with_as_many_frames(context, node)
     if context.last_frame_of_arguments(node):
         raise refusal(node, LAST_FRAME_FOR_ALL)
-    dependences = _dependences(context, node, arguments)
     infos = [context.timed(n) for n in arguments]
+    try:
+        layouts = {n: i.layout for n, i in zip(arguments, infos, strict=True)}
+        dependences = frame_dependence(node, context.runs.base, context.runs.longer, layouts)
+    except NotFrameLocal:
+        raise refusal(node, _why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
     history = align(context, node, arguments, _lag(infos))
@@ -78,14 +78,6 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
         if len({context.frames_in(n) for n in arguments}) > 1:
             raise refusal(node, f"{name_of(node)} takes values of different lengths over time.")
     return arguments
-
-
-def _dependences(context: StreamingContext, node: fx.Node, arguments: Sequence[fx.Node]) -> list[FrameDependence]:
-    layouts = {n: context.timed(n).layout for n in arguments}
-    try:
-        return frame_dependence(node, context.runs.base, context.runs.longer, layouts)
-    except NotFrameLocal:
-        raise refusal(node, why_not_frame_local(node)) from None
 
 
 def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
@@ -130,3 +122,11 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
     if node.target not in TAKE_SIZES and any(context.runs.grows(n) for n in node.all_input_nodes):
         raise refusal(node, f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none.")
+
+
+def _why_not_frame_local(node: fx.Node) -> str:
+    """The reason for an operator whose frames depend on others."""
+    name = name_of(node)
+    fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
+    known = next(fitting, "it mixes frames over time")
+    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."

@@ -1,36 +1,30 @@
-"""The pass itself: one node after the other, each by its rule."""
+"""The pass itself: one node after the other, each by its rule, then the outputs brought to one delay."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
 
 from torch import fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import FrameLayout
-from rnn_export.export.lift.program.fx import results
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.dependence.frames import FrameLayout
+from rnn_export.export.lift.program.fx import SAME, args_of, results
+from rnn_export.export.lift.streaming.alignment import delay_to, trim
+from rnn_export.export.lift.streaming.context import Rules, StreamingContext, receptive_field
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.outputs import finish
-from rnn_export.export.lift.streaming.registry import Rules, receptive_field
 from rnn_export.export.lift.streaming.runs import Sample, record
 from rnn_export.export.lift.streaming.states import LiftedState
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, Unsupported
+from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """What the pass found.
+    """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one."""
 
-    Attributes:
-        states: in the order of the graph's new inputs.
-        delay: frames of the input before the first output.
-        every: by output, for how many frames of the input it has one.
-    """
-
-    states: list[LiftedState]
+    states: Sequence[LiftedState]
     delay: int
     every: list[int]
 
@@ -44,19 +38,10 @@ def stream(
     chunk: int,
     rules: Rules,
 ) -> Streamed:
-    """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place.
+    """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place for steps of `chunk` frames.
 
-    Args:
-        module: a graph for sequences of any length.
-        model: the model with its layers replaced, to know a stack of layers from its path.
-        sample: (batch, frames, seed) to noise for all of its inputs.
-        input_time: the time axis of each data input.
-        output_time: the time axis of each output.
-        chunk: frames of the input in one step.
-        rules: by operator, of those that do not work frame by frame.
-
-    Raises LiftError, with module path and source line, where a result depends on later frames, or on earlier ones in a
-    way that cannot be kept in a state.
+    `model`, whose layers are replaced, tells a stack of layers from its path. Raises LiftError, with module path and
+    source line, where a result depends on later frames, or on earlier ones in a way that cannot be kept in a state.
     """
     runs = record(module, sample, *receptive_field(module.graph, rules))
     inputs = [None if axis is None else TimeAxisInfo(FrameLayout(axis)) for axis in input_time]
@@ -67,21 +52,103 @@ def stream(
     for node in results(context.graph):
         if isinstance(info := context.info.get(node), Unsupported):
             raise info.error
-    delay, strides = finish(context, output_time)
-    return Streamed(context.states.found, delay, strides)
+    return Streamed(context.states.found, *_finish(context, output_time))
 
 
 def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo:
-    rule = rules.get(_operator(context, node))
-    if rule is None or not rule.takes_unsupported:
-        unsupported = context.unsupported_argument(node)
-        if unsupported is not None:
-            return unsupported
+    is_module = node.op == "call_module"
+    rule = rules.get(type(context.module.get_submodule(str(node.target))) if is_module else node.target)
+    unsupported = context.unsupported_argument(node)
+    if unsupported is not None and not (rule and rule.takes_unsupported):
+        return unsupported
     try:
         return (rule or general)(context, node)
     except LiftError as error:
         return Unsupported(error)
 
 
-def _operator(context: StreamingContext, node: fx.Node) -> Any:
-    return type(context.module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> tuple[int, list[int]]:
+    """Write the end of the graph, whose first results are outputs with these time axes; their delay and strides."""
+    given = results(context.graph)
+    outputs, own_next = given[: len(output_time)], given[len(output_time) :]
+    for node in outputs:
+        if context.time_axis(node) is not None:
+            context.info[node] = context.timed(node).by_entry()
+    lags = [_output_lag(context, n, axis) for n, axis in zip(outputs, output_time, strict=True)]
+    _refuse_chunk(context, outputs)
+    strides = [int(1 / context.timed(n).rate) if context.is_timed(n) else 1 for n in outputs]
+    unit = math.lcm(*strides)
+    delay = math.ceil(max(lags, default=Fraction(0)) / unit) * unit
+    before = context.graph.output_node()
+    delayed = [_delay_output(context, n, delay, before) for n in outputs]
+    with context.graph.inserting_before(before):
+        own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]
+        added = context.states.next_values(context.chunk)
+    before.args = ((*delayed, *own, *added),)
+    _clean(context)
+    return delay, strides
+
+
+def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> Fraction:
+    """How many frames of the input an output is late."""
+    info = context.info.get(node)
+    if not isinstance(info, TimeAxisInfo):
+        if axis is not None:
+            raise refusal(node, "an output over time does not depend on the input over time.")
+        return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
+    if info.layout.axis != axis or info.layout.batch_factor != 1:
+        raise refusal(node, "the frames of an output stand in another axis than time.")
+    if info.rate > 1 or info.rate.numerator != 1:
+        raise refusal(node, f"an output has {info.rate} frames for each frame of the input: at most one is possible.")
+    least_lag = max(info.least_lag, 0)
+    ahead = context.frames_in(node) - (context.runs.frames * info.rate - least_lag)
+    if ahead > 0:
+        where = f": {'; '.join(dict.fromkeys(context.lookahead))}" if context.lookahead else ""
+        raise LiftError(
+            f"an output looks {ahead} frames ahead, so it cannot stream{where}. Pad on the left only, or drop the "
+            f"padding on the right: the stream is then late by as many frames (its delay)."
+        )
+    return Fraction(max(info.lag or 0, least_lag - int(ahead))) / info.rate
+
+
+def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:
+    """Raise LiftError unless every output, and every value that moves, has whole frames in a step."""
+    infos = [i for info in context.info.values() for i in (info if isinstance(info, list) else [info])]
+    moving = [i.rate for i in infos if isinstance(i, TimeAxisInfo) and i.lag is not None]
+    rates = [*moving, *(context.timed(n).rate for n in outputs if context.is_timed(n))]
+    unit = math.lcm(*(rate.denominator for rate in rates))
+    if context.chunk % unit:
+        fits = math.lcm(context.chunk, unit)
+        raise LiftError(
+            f"chunk={context.chunk}: the model takes {unit} frames at once (its strides), so a step "
+            f"must have a multiple of {unit}: chunk={fits} (--chunk {fits})."
+        )
+
+
+def _delay_output(context: StreamingContext, node: fx.Node, delay: int, before: fx.Node) -> fx.Node:
+    if not context.is_timed(node):
+        return node
+    return trim(context, delay_to(context, node, int(delay * context.timed(node).rate), before), 0, before)
+
+
+def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
+    """The next value of a state that the model has itself; at the graph's insertion point."""
+    info = context.info.get(new)
+    lag = info.input_lag if isinstance(info, TimeAxisInfo | LastFrame) else Fraction(0)
+    if lag > 0 and (lag / context.chunk).denominator != 1:
+        raise refusal(new, f"a state of the model moves {lag} frames late, which is no multiple of the chunk.")
+    return context.states.held(new, old, context.rank(new), lag)
+
+
+def _clean(context: StreamingContext) -> None:
+    """Lengths become those of a piece, and what only repeats a value goes."""
+    graph = context.graph
+    for node, length in context.length_of_piece.items():
+        node.replace_all_uses_with(length)
+    for node in list(graph.nodes):
+        if node.target in SAME:
+            node.replace_all_uses_with(args_of(node)[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    context.module.recompile()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +11,21 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.dependence import growing_axes
-from rnn_export.export.lift.program.fx import Recorder
+from rnn_export.export.lift.dependence.frames import growing_axes
+from rnn_export.export.lift.program.fx import recorded
 
 BATCH, OTHER_BATCH = 2, 3
 # Frames beyond the receptive field.
 MARGIN = 8
 
 # (batch, frames, seed) to all inputs of a graph.
-Sample = Callable[[int, int, int], list[Tensor]]
+Sample = Callable[[int, int, int], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class RecordedRuns:
-    """Values by node.
-
-    Attributes:
-        frames: of the input in each run but the longer one.
-        longer_frames: in that one.
-        base: of a batch of BATCH.
-        longer: the same over more frames.
-        other_batch: the same for a batch of OTHER_BATCH.
-        other_row: the same as `base`, with another first row.
+    """Values by node: of a batch of BATCH over `frames`, the same over `longer_frames`, the same for a batch of
+    OTHER_BATCH, and the same as `base` with another first row.
     """
 
     frames: int
@@ -53,16 +46,13 @@ class RecordedRuns:
 
 
 def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int) -> RecordedRuns:
-    """The runs of `module`, over a multiple of `unit` frames beyond `receptive_field`.
-
-    Raises LiftError where the model does not take that many.
-    """
+    """Run `module` over a multiple of `unit` frames beyond `receptive_field`; LiftError where it does not take them."""
     frames = unit * (math.ceil(receptive_field / unit) + MARGIN)
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     new, other_batch = sample(BATCH, frames, 2), sample(OTHER_BATCH, frames, 1)
     other_row = [_with_first_row(b, n, o) for b, n, o in zip(base, new, other_batch, strict=True)]
     try:
-        runs = [Recorder(module).values(tensors) for tensors in (base, longer, other_batch, other_row)]
+        runs = [recorded(module, tensors) for tensors in (base, longer, other_batch, other_row)]
     except Exception as error:  # a length that the model does not take may raise anything
         raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
     return RecordedRuns(frames, frames + unit, *runs)

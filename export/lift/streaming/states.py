@@ -1,32 +1,132 @@
-"""The states that the pass adds to a graph: their inputs, their next values, and what holds them still at first."""
+"""The states that the pass adds to a graph: names, layouts, inputs, next values, and what holds them still at first."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import RowsMixed, batch_layout, growing_axes
+from rnn_export.export.lift.dependence.frames import growing_axes
+from rnn_export.export.lift.dependence.rows import BatchLayout, RowsMixed, batch_layout
+from rnn_export.export.lift.layers.bare_layers import LayerModel
+from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.program.fx import aten, placeholders
-from rnn_export.export.lift.streaming.names import Names
-from rnn_export.export.lift.streaming.reasons import refusal
+from rnn_export.export.lift.program.fx import aten, path_of, paths_of, placeholders
 from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
-from rnn_export.export.lift.streaming.state_layout import StateLayout
+from rnn_export.export.lift.streaming.time_axis import refusal
+
+# The state operands of each recurrent op: position among the arguments, letter, position among the results.
+OPS: dict[Any, tuple[tuple[int, str, int], ...]] = {
+    torch.ops.rnn_export.lstm.default: ((4, "h", 1), (5, "c", 2)),
+    torch.ops.rnn_export.lstm_projected.default: ((5, "h", 1), (6, "c", 2)),
+    torch.ops.rnn_export.gru.default: ((4, "h", 1),),
+    torch.ops.rnn_export.rnn.default: ((4, "h", 1),),
+}
+
+
+def dotted(*parts: str) -> str:
+    """A path of the parts that are not empty."""
+    return ".".join(filter(None, parts))
+
+
+class Names:
+    """Gives every state a name that no other has: by module path, `rnn.l0.h`, `conv.frames`; then `rnn.call1.l0.h`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = model.named_modules(remove_duplicate=False)
+        self.stacks = {path: module for path, module in modules if isinstance(module, Stack)}
+        # A bare layer's states are named as if it were the model.
+        self.nameless = ("", "layer") if isinstance(model, LayerModel) else ("",)
+        self.seen = Counter[str]()
+        self.given = set[str]()
+
+    def layer(self, node: fx.Node) -> str:
+        """The path of the layer that a recurrent op is, and its place in the stack."""
+        path = next((p for p in reversed(paths_of(node)) if p in self.stacks), None)
+        if path is None:
+            return self.unused(path_of(node))
+        call, layer = divmod(self.seen[path], len(self.stacks[path].layers))
+        self.seen[path] += 1
+        return dotted("" if path in self.nameless else path, f"call{call}" if call else "", f"l{layer}")
+
+    def kept(self, node: fx.Node, what: str) -> str:
+        return self.unused(dotted(path_of(node), what))
+
+    def unused(self, name: str) -> str:
+        """`name`, or where it is taken `name` with a call in it."""
+        path, _, last = name.rpartition(".")
+        call, found = 0, name
+        while found in self.given:
+            call += 1
+            found = dotted(path, f"call{call}", last)
+        self.given.add(found)
+        return found
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """The layout of a value whose rows are states, which leave out `lead` axes of size 1 before the batch."""
+
+    batch: BatchLayout
+    lead: int
+
+    @classmethod
+    def of(cls, value: Tensor, batch: BatchLayout) -> StateLayout:
+        return cls(batch, batch.axis if all(n == 1 for n in value.shape[: batch.axis]) else 0)
+
+    @property
+    def _batch_axis(self) -> int:
+        return self.batch.axis - self.lead
+
+    def rows(self, value: Tensor, batch: int) -> Tensor:
+        """(B, factor, ...) or, where a stream has one row alone, (B, ...)."""
+        moved = value.reshape(value.shape[self.lead :]).movedim(self._batch_axis, 0)
+        if self.batch.factor == 1:
+            return moved
+        if self.batch.batch_major:
+            return moved.reshape(batch, self.batch.factor, *moved.shape[1:])
+        return moved.reshape(self.batch.factor, batch, *moved.shape[1:]).transpose(0, 1)
+
+    def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
+        """The value in this layout, sizes as in `like`, from the state (B, ...); at the graph's insertion point."""
+        rest = [n for a, n in enumerate(like.shape) if a != self.batch.axis and a >= self.lead]
+        if self.batch.factor != 1:
+            if not self.batch.batch_major:
+                state = graph.call_function(aten.transpose.int, (state, 0, 1))
+            state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
+        if axis := self._batch_axis:
+            order = [*range(1, axis + 1), 0, *range(axis + 1, len(rest) + 1)]
+            state = graph.call_function(aten.permute.default, (state, order))
+        for _ in range(self.lead):
+            state = graph.call_function(aten.unsqueeze.default, (state, 0))
+        return state
+
+    def state_of(self, graph: fx.Graph, value: fx.Node, row: Sequence[int]) -> fx.Node:
+        """The inverse of `value_of`; `row` is the shape of one stream's state."""
+        for _ in range(self.lead):
+            value = graph.call_function(aten.squeeze.dim, (value, 0))
+        if axis := self._batch_axis:
+            rank = len(row) + (1 if self.batch.factor == 1 else 0)
+            order = [axis, *(a for a in range(rank) if a != axis)]
+            value = graph.call_function(aten.permute.default, (value, order))
+        if self.batch.factor == 1:
+            return value
+        sizes = [-1, *row] if self.batch.batch_major else [self.batch.factor, -1, *row[1:]]
+        value = graph.call_function(aten.reshape.default, (value, sizes))
+        return value if self.batch.batch_major else graph.call_function(aten.transpose.int, (value, 0, 1))
 
 
 @dataclass(frozen=True)
 class LiftedState:
-    """A state that lifting found.
+    """A state that lifting found: `initial` is the row that every stream starts from, without a batch axis.
 
-    Attributes:
-        name: by the path of the module that it belongs to.
-        initial: the row that every stream starts from, without a batch axis.
-        kind: what it is, in a word: "layer", "loop", "frames", "counter", "buffer", "argument".
-        why: why it is there, in words.
+    `kind` is what it is, "layer", "loop", "frames", "counter", "buffer" or "argument", and `why` why it is there.
     """
 
     name: str
@@ -55,33 +155,18 @@ class States:
         self._warm_up = Fraction(0)
 
     def add(
-        self,
-        name: str,
-        layout_of: fx.Node,
-        initial: fx.Node | tuple[Tensor, Tensor],
-        before: fx.Node,
-        kind: str,
-        why: str,
+        self, name: str, layout_of: fx.Node, initial: tuple[Tensor, Tensor], before: fx.Node, kind: str, why: str
     ) -> fx.Node:
-        """The value of a new state, in the layout of the graph.
+        """The value of a new state, in the layout of the graph, read `before` a node.
 
-        Args:
-            name: of the state.
-            layout_of: a node whose rows stand where those of the initial value do.
-            initial: what it starts from for batches of BATCH and of OTHER_BATCH, or the node with that value.
-            before: where in the graph it is read.
-            kind: see LiftedState.
-            why: see LiftedState.
-
+        `initial` is what it starts from for batches of BATCH and of OTHER_BATCH, with rows where `layout_of` has them.
         Raises LiftError where rows start from different values, or cannot be told apart.
         """
-        if isinstance(initial, fx.Node):
-            initial = self.runs.base[initial], self.runs.other_batch[initial]
         value, other = initial
         layout = self._layout(layout_of, value, other)
-        rows, others = layout.rows(value, BATCH), layout.rows(other, OTHER_BATCH)
-        row = rows[0]
-        if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in (rows, others)):
+        rows = layout.rows(value, BATCH), layout.rows(other, OTHER_BATCH)
+        row = rows[0][0]
+        if not all(same(r, row.expand_as(r), INITIAL_ROWS) for r in rows):
             raise LiftError(
                 f"{name}: its initial value differs between the rows of a batch, so no row can start alone. "
                 "Use one learned vector for all rows."

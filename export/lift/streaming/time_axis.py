@@ -1,12 +1,15 @@
-"""Where time stands in a value, and which of its frames a step has: the signs of lag, history and slack."""
+"""What is known of the frames of a value: where they stand, which of them a step has, or why a stream cannot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from torch import fx
+
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence import FrameLayout
+from rnn_export.export.lift.dependence.frames import FrameLayout
+from rnn_export.export.lift.program.fx import place_of
 
 
 @dataclass(frozen=True)
@@ -112,3 +115,13 @@ class Unsupported:
 Info = TimeAxisInfo | LastFrame | Unsupported | None
 # Of a node, by result where it has several.
 NodeInfo = Info | list[Info]
+
+
+def refusal(node: fx.Node, reason: str) -> LiftError:
+    """The error that says where in the model, and why."""
+    return LiftError(f"{place_of(node)}: {reason}")
+
+
+def name_of(node: fx.Node) -> str:
+    """The name of an operator, as PyTorch's users know it."""
+    return str(node.target).removeprefix("aten.").partition(".")[0]

@@ -7,12 +7,10 @@ from typing import Any
 from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.alignment import shift_start
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.sequence_start import shift_start
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
 
 # A number above is an end, not a size.
 HUGE = 2**20
@@ -30,9 +28,7 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if not context.has_time_along(value, dim):
         return general(context, node)
     info, runs = context.timed(value).by_entry(), (context.runs.base, context.runs.longer)
-    axis = info.layout.axis
-    sizes = [int(run[value].shape[axis]) for run in runs]
-    taken = [int(run[node].shape[axis]) for run in runs]
+    sizes, taken = ([int(run[n].shape[info.layout.axis]) for run in runs] for n in (value, node))
     starts, steps = _in_both(context, node, 2, 0), _in_both(context, node, 4, 1)
     starts = [n if n >= 0 else n + size for n, size in zip(starts, sizes, strict=True)]
     if taken[0] == taken[1]:
@@ -82,8 +78,7 @@ def select(context: StreamingContext, node: fx.Node) -> NodeInfo:
     value, dim, _ = args_of(node)
     if not context.has_time_along(value, dim):
         return general(context, node)
-    info = context.timed(value)
-    indices = _in_both(context, node, 2, 0)
+    info, indices = context.timed(value), _in_both(context, node, 2, 0)
     sizes = [run[value].shape[info.layout.axis] for run in (context.runs.base, context.runs.longer)]
     if any(i not in (-1, n - 1) for i, n in zip(indices, sizes, strict=True)):
         raise refusal(node, f"it takes frame {indices[0]} of the sequence alone: a stream has only the newest one.")

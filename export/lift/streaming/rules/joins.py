@@ -1,4 +1,4 @@
-"""Joins over time: frames put before a sequence, the model's own past among them."""
+"""Joins and padding over time: frames put before a sequence, the model's own past among them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import args_of, aten
-from rnn_export.export.lift.streaming.alignment import trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.alignment import shift_start, trim
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.sequence_start import shift_start
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
 
 
-def _reach(node: fx.Node) -> Reach:
+def _join_reach(node: fx.Node) -> Reach:
     values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "placeholder"]
     largest = [max((n for n in v.shape if isinstance(n, int)), default=0) for v in values if isinstance(v, Tensor)]
     return Reach(sum(largest) + sum(abs(n) for n in args_of(node)[1:]))
 
 
-@rule(aten.cat.default, reach=_reach)
+@rule(aten.cat.default, reach=_join_reach)
 def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """What stands before the sequence is padding, or its past that the model keeps itself."""
     parts, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
@@ -32,12 +29,19 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if not any(context.time_axis(n) == axis for n in parts):
         return general(context, node)
     parts = [n for n in parts if context.runs.base[n].numel()]
-    place = _place_of_sequence(context, node, parts, axis)
-    front, value, back = parts[:place], parts[place], parts[place + 1 :]
+    timed = [i for i, n in enumerate(parts) if context.time_axis(n) == axis]
+    others = [n for i, n in enumerate(parts) if i not in timed]
+    if len(timed) != 1 or any(context.is_moving(n) for n in others):
+        raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
+    front, value, back = parts[: timed[0]], parts[timed[0]], parts[timed[0] + 1 :]
     if back:
         context.note_lookahead(node, _frames(context, back, axis), "frames joined behind")
     if any(n in context.from_states for n in front):
-        return _behind_own_past(context, node, value, front, axis)
+        # The model keeps its own past in a state, and puts it before the frames of each call.
+        value = trim(context, value, 0, node)
+        node.args = ([*front, value], axis)
+        info, history = context.timed(value).by_entry(), _frames(context, front, axis)
+        return replace(info, lag=(info.lag or 0) - history, history=history)
     if any(n in context.from_input for n in front):
         raise refusal(node, "it puts frames before the sequence that are computed from the input.")
     info, fill = context.timed(value).by_entry(), 0.0
@@ -54,20 +58,32 @@ def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> i
     return sum(int(context.runs.base[n].shape[axis]) for n in parts)
 
 
-def _place_of_sequence(context: StreamingContext, node: fx.Node, parts: Sequence[fx.Node], axis: int) -> int:
-    """Which part is the sequence; the others must be there without it."""
-    timed = [i for i, n in enumerate(parts) if context.time_axis(n) == axis]
-    others = [n for i, n in enumerate(parts) if i not in timed]
-    if len(timed) != 1 or any(context.is_moving(n) for n in others):
-        raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
-    return timed[0]
+def _pad_reach(node: fx.Node) -> Reach:
+    return Reach(sum(abs(n) for n in args_of(node)[1] if type(n) is int))
 
 
-def _behind_own_past(
-    context: StreamingContext, node: fx.Node, value: fx.Node, front: Sequence[fx.Node], axis: int
-) -> TimeAxisInfo:
-    """The model keeps its own past in a state, and puts it before the frames of each call."""
-    value = trim(context, value, 0, node)
-    node.args = ([*front, value], axis)
-    info, history = context.timed(value).by_entry(), _frames(context, front, axis)
-    return replace(info, lag=(info.lag or 0) - history, history=history)
+@rule(aten.pad.default, aten.constant_pad_nd.default, reach=_pad_reach)
+def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Padding with a constant moves the start of the sequence; on the right it looks ahead."""
+    value, pads, *rest = args_of(node)
+    axis = context.time_axis(value)
+    if axis is None:
+        return general(context, node)
+    # Pairs of (before, after), the last axis first.
+    place = 2 * (context.rank(value) - 1 - axis)
+    over_time = pads[place : place + 2]
+    if not any(over_time):
+        return general(context, node)
+    left, right = over_time
+    mode = next((a for a in rest if isinstance(a, str)), "constant")
+    if mode != "constant":
+        raise refusal(node, f"padding over time by {mode} takes frames that come later: pad with a constant.")
+    if right > 0:
+        context.note_lookahead(node, right, "padding on the right")
+    fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
+    others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
+    node.args = (value, others, *rest)
+    info = shift_start(context, node, context.timed(value).by_entry(), left, fill)
+    if not any(others):
+        node.target, node.args = aten.alias.default, (args_of(node)[0],)
+    return info

@@ -1,20 +1,22 @@
-"""Recurrent operators over time: each starts from states, and gives them back."""
+"""Recurrent operators, and time loops of the model's own rolled up: each starts from states, and gives them back."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.program.fx import args_of
-from rnn_export.export.lift.streaming.alignment import delay_to_step
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.loops.body import RolledLoop
+from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
+from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.names import OPS
-from rnn_export.export.lift.streaming.registry import rule
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo
+from rnn_export.export.lift.streaming.states import OPS, dotted
+from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported, refusal
 
 
 @rule(*OPS, takes_unsupported=True)
@@ -32,7 +34,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
             "whole sequences only: sequence_only=True (--sequence-only)."
         )
     for argument, letter, _ in OPS[node.target]:
-        refuse_computed(context, path, args_of(node)[argument], letter)
+        _refuse_computed(context, path, args_of(node)[argument], letter)
     ready = delay_to_step(context, x, node)
     node.update_arg(0, ready)
     info = context.timed(ready)
@@ -41,15 +43,15 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
         if operand not in context.from_states:
             name = context.names.unused(f"{path}.{letter}")
             why = f"the {letter} of a layer that is called without it, or with one made in forward"
-            own = context.states.add(name, x, operand, node, "layer", why)
+            initial = context.runs.base[operand], context.runs.other_batch[operand]
+            own = context.states.add(name, x, initial, node, "layer", why)
             node.update_arg(argument, own)
-            context.states.set_next(own, result_of(context, node, index), info.input_lag)
+            context.states.set_next(own, _result_of(context, node, index), info.input_lag)
     of_states = [LastFrame(info.input_lag)] * (len(context.runs.base[node]) - 1)
     return [replace(info, layout=replace(info.layout, axis=0)), *of_states]
 
 
-def refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
-    """Raise LiftError where a state starts from a value that depends on the input."""
+def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
     if context.is_computed(operand):
         raise LiftError(
             f"{path}: the state {letter!r} that it starts from is computed from the input, so it cannot be carried "
@@ -57,10 +59,90 @@ def refuse_computed(context: StreamingContext, path: str, operand: fx.Node, lett
         )
 
 
-def result_of(context: StreamingContext, node: fx.Node, index: int) -> fx.Node:
+def _result_of(context: StreamingContext, node: fx.Node, index: int) -> fx.Node:
     """The node that takes one of the results of `node`; a new one where the model takes none."""
     taken = [u for u in node.users if u.target is operator.getitem and u.args[1] == index]
     if taken:
         return taken[0]
     with context.graph.inserting_after(node):
         return context.graph.call_function(operator.getitem, (node, index))
+
+
+@rule(RolledLoop, takes_unsupported=True)
+def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """A loop starts each step from states, one for each variable that it carries."""
+    loop = context.module.get_submodule(str(node.target))
+    assert isinstance(loop, RolledLoop)
+    outside, frames, memories = loop.parts_of(args_of(node))
+    unsupported = [i for n in (*outside, *frames) if isinstance(i := context.info.get(n), Unsupported)]
+    if unsupported:
+        return unsupported[0]
+    _refuse_other_time(context, node, loop, outside, frames)
+    settled = [delay_to_step(context, x, node) for x in frames]
+    lag = max(context.timed(x).lag or 0 for x in settled)
+    settled = [delay_to(context, x, lag, node) for x in settled]
+    info = replace(context.timed(settled[0]), history=0, lag=lag)
+    memories = _carried(context, node, loop, memories, info.input_lag)
+    node.args = (*outside, *settled, *memories)
+    results = context.runs.base[node]
+    infos: list[Info] = [LastFrame(info.input_lag)] * len(results)
+    for k, join in enumerate(loop.joins):
+        axis = join.dim % results[k].dim()
+        size = results[k].shape[axis] // context.frames_in(settled[0])
+        infos[k] = replace(info, layout=replace(info.layout, axis=axis, frame_size=size))
+    return infos
+
+
+def _refuse_other_time(
+    context: StreamingContext, node: fx.Node, loop: RolledLoop, outside: Sequence[fx.Node], frames: Sequence[fx.Node]
+) -> None:
+    """Raise LiftError unless the loop runs over the frames of the input, all at one rate, and takes no others."""
+    if any(context.is_moving(n) for n in outside):
+        raise refusal(node, "its loop over time takes the whole sequence at each frame.")
+    for x, path in zip(frames, loop.scans, strict=True):
+        if context.time_axis(x) != path[0][1] or context.timed(x).layout.frame_size != 1:
+            raise refusal(node, "its loop does not run over the frames of the input.")
+    if len({context.timed(x).rate for x in frames}) > 1:
+        raise refusal(node, "its loop takes values of different rates over time.")
+
+
+def _carried(
+    context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], input_lag: Fraction
+) -> list[fx.Node]:
+    """What the loop starts from in each step: states of the model, or new ones."""
+    why = "a variable that the model's own loop carries from frame to frame"
+    layers: dict[fx.Node, str] = {}
+    carried = []
+    for i, memory in enumerate(memories):
+        name, letter = _memory_name(context, loop, i, layers)
+        _refuse_computed(context, name, memory, letter)
+        if memory not in context.from_states:
+            index = len(context.runs.base[node]) - loop.memories + i
+            result = _result_of(context, node, index)
+            for run in context.runs.all:
+                run[result] = run[node][index]
+            base, other_batch = context.runs.base, context.runs.other_batch
+            initial = base[memory].expand_as(base[result]), other_batch[memory].expand_as(other_batch[result])
+            memory = context.states.add(context.names.unused(name), result, initial, node, "loop", why)
+            context.states.set_next(memory, result, input_lag)
+        carried.append(memory)
+    return carried
+
+
+def _memory_name(
+    context: StreamingContext, loop: RolledLoop, index: int, layers: dict[fx.Node, str]
+) -> tuple[str, str]:
+    """The name of one memory: by the layer that takes it (`layers`: those met before), or the module that reads it."""
+    memory = placeholders(loop.body.graph)[index - loop.memories]
+    node = memory
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        for argument, letter, _ in OPS.get(user.target, ()):
+            if user.args[argument] is node:
+                if user not in layers:
+                    layers[user] = context.names.layer(user)
+                return f"{layers[user]}.{letter}", letter
+        if len(user.all_input_nodes) > 1 or user.op == "output":
+            break
+        node = user
+    return dotted(path_of(next(iter(memory.users), memory)), "state"), "state"

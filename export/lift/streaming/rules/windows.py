@@ -1,4 +1,4 @@
-"""Convolutions, pools and `unfold` over time: windows, whose earlier frames are kept."""
+"""Windows over time, whose earlier frames are kept: convolutions, pools, `unfold`; and transposed convolutions."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ from typing import Any
 
 from torch import fx
 
-from rnn_export.export.lift.program.fx import args_of, aten, named_args
-from rnn_export.export.lift.streaming.alignment import keep_history, trim
-from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
+from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
+from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reasons import name_of, refusal
-from rnn_export.export.lift.streaming.registry import Reach, rule
-from rnn_export.export.lift.streaming.sequence_start import pad_start
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
 
 # Over how many of the last axes the window goes.
 WINDOWED_AXES: dict[Any, int] = {
-    aten.conv1d.default: 1,
-    aten.conv1d.padding: 1,
-    aten.conv2d.default: 2,
-    aten.conv2d.padding: 2,
+    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding, aten.avg_pool1d.default, aten.max_pool1d.default), 1),
+    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding, aten.avg_pool2d.default, aten.max_pool2d.default), 2),
     aten.conv3d.default: 3,
-    aten.avg_pool1d.default: 1,
-    aten.avg_pool2d.default: 2,
-    aten.max_pool1d.default: 1,
-    aten.max_pool2d.default: 2,
 }
+TRANSPOSED_AXES: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
 
 
 @dataclass(frozen=True)
@@ -40,14 +32,14 @@ class Window:
     right: int = 0
 
 
-def _reach(node: fx.Node) -> Reach:
+def _window_reach(node: fx.Node) -> Reach:
     """The largest size and stride over all axes."""
     given = named_args(node)
     sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else given["kernel_size"]
     return Reach(max(sizes) * max(given.get("dilation") or [1]), max(given.get("stride") or sizes))
 
 
-@rule(*WINDOWED_AXES, reach=_reach)
+@rule(*WINDOWED_AXES, reach=_window_reach)
 def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, behind padding of its own over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
@@ -121,3 +113,34 @@ def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
     pads = [*(pads if len(pads) == axes else pads * axes)]
     pads[place] = 0
     node.args = tuple({**given, "padding": pads}.values())
+
+
+def _transposed_reach(node: fx.Node) -> Reach:
+    given = named_args(node)
+    return Reach(max(given["weight"].meta["val"].shape[2:]) * max(given["dilation"]))
+
+
+@rule(*TRANSPOSED_AXES, reach=_transposed_reach)
+def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Each frame makes several: those of a step are added up with what the steps before make of the same frames."""
+    value, given, axes = args_of(node)[0], named_args(node), TRANSPOSED_AXES[node.target]
+    place = context.time_among_last(value, axes)
+    if place is None:
+        return general(context, node)
+    names = ("stride", "padding", "output_padding", "dilation")
+    numbers = {name: [*given[name]] * (axes if len(given[name]) == 1 else 1) for name in names}
+    stride, cut = numbers["stride"][place], numbers["padding"][place]
+    size = numbers["dilation"][place] * (context.runs.base[given["weight"]].shape[2 + place] - 1) + 1
+    if size < stride:
+        raise refusal(node, f"its window of {size} frames is smaller than its stride of {stride}.")
+    numbers["padding"][place] = numbers["output_padding"][place] = 0
+    info = context.timed(value).by_entry()
+    history = (size - 1) // stride
+    value = trim(context, context.alias(value, info.moving(), node), 0, node)
+    if history:
+        value = keep_history(context, value, history, node, "frames", f"the {history} frames that add to the next")
+    expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
+    expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
+    end = stride - size if size > stride else END
+    node.target, node.args = aten.slice.Tensor, (expanded, info.layout.axis, history * stride, end)
+    return info.expanded(stride, cut)

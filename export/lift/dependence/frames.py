@@ -6,13 +6,14 @@ the first case only.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.layouts import Dependence, FrameDependence, FrameLayout, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
 
 
@@ -20,18 +21,48 @@ class NotFrameLocal(Exception):
     """Frames of a result depend on others than their own."""
 
 
+@dataclass(frozen=True)
+class FrameLayout:
+    """Where the frames of a value stand: its axis `axis` is (batch_factor, frames, frame_size), merged.
+
+    `batch_factor` counts rows of others before the frames, such as the batch; `frame_size` the entries of one frame.
+    """
+
+    axis: int
+    batch_factor: int = 1
+    frame_size: int = 1
+
+    def frames_in(self, value: Tensor) -> int:
+        return int(value.shape[self.axis]) // (self.batch_factor * self.frame_size)
+
+    def split(self, value: Tensor) -> Tensor:
+        """`value` with the frames in an axis alone: axis + 1."""
+        sizes = (self.batch_factor, self.frames_in(value), self.frame_size)
+        return value.reshape(*value.shape[: self.axis], *sizes, *value.shape[self.axis + 1 :])
+
+
+class Dependence(enum.Enum):
+    """Of a result without frames."""
+
+    NONE = "no frame"
+    LAST_FRAME = "the last frame alone"
+
+
+FrameDependence = FrameLayout | Dependence
+
+
+def growing_axes(value: Tensor, other: Tensor) -> list[int]:
+    """The axes along which the sizes of a value differ between two runs of other lengths, or of other batches."""
+    return [a for a, (m, n) in enumerate(zip(value.shape, other.shape, strict=True)) if m != n]
+
+
 def frame_dependence(
     node: fx.Node, base: Mapping[Any, Any], longer: Mapping[Any, Any], layouts: Mapping[fx.Node, FrameLayout]
 ) -> list[FrameDependence]:
     """What each result of the operator `node` depends on; one that gives no tuple has one result.
 
-    Args:
-        node: the call of an operator.
-        base: the values of a run, by node.
-        longer: those of a run over more frames.
-        layouts: where the frames of its arguments stand; all have as many.
-
-    Raises NotFrameLocal.
+    `base` has the values of a run by node, `longer` those of a run over more frames, and `layouts` says where the
+    frames of the arguments stand, of which all have as many. Raises NotFrameLocal.
     """
     probe = _Probe(node, base, layouts)
     answers: list[FrameDependence] = []
