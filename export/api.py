@@ -25,7 +25,7 @@ from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
-from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
+from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance

@@ -16,6 +16,7 @@ from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
+from rnn_export.targets import Target
 
 # Every target of an export is made of the same step, which takes torch seconds to translate.
 _steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
@@ -30,6 +31,14 @@ def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
     if model not in _steps:
         _steps[model] = _graph(model, model.spec.chunk, opset)
     return _steps[model]
+
+
+def required_step(model: StreamingModel, target: Target) -> bytes:
+    """The step that `target` is written from; raises ExportError where the model has none."""
+    step = step_graph(model)
+    if step is None:
+        raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
+    return step
 
 
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:

@@ -17,18 +17,7 @@ WIRE_KINDS = {"python": BYTES, "onnxruntime": TENSORS, "tensorrt": TENSORS}
 
 @dataclass(frozen=True)
 class Serving:
-    """How a model is served.
-
-    Attributes:
-        name: of the model.
-        backend: of Triton's: "python", "onnxruntime" or "tensorrt".
-        precision: of what runs there.
-        streams: the most sequences that are open at a time; more wait.
-        batch: the most of them in one step.
-        idle_s: seconds without a frame after which a sequence is over.
-        delay_us: microseconds that a frame waits for others to share its step.
-        runtime_backend: which backend of ours runs in the python backend.
-    """
+    """How a model is served: the options of `write_repository`."""
 
     name: str
     backend: str
@@ -41,7 +30,6 @@ class Serving:
 
     @property
     def wire_kind(self) -> str:
-        """The form in which states travel."""
         return WIRE_KINDS[self.backend]
 
     def check(self) -> None:
@@ -55,11 +43,8 @@ class Serving:
             )
         if not 0.001 <= self.idle_s <= LARGEST:
             raise ExportError(f"--idle {self.idle_s}: give seconds from 0.001 to {LARGEST}.")
-        for flag, number, least in (
-            ("streams", self.streams, 1),
-            ("batch", self.batch, 1),
-            ("delay-us", self.delay_us, 0),
-        ):
+        numbers = {"streams": (self.streams, 1), "batch": (self.batch, 1), "delay-us": (self.delay_us, 0)}
+        for flag, (number, least) in numbers.items():
             if type(number) is not int or not least <= number <= LARGEST:
                 raise ExportError(f"--{flag} {number!r}: give a whole number from {least} to {LARGEST}.")
         if self.batch > self.streams:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.c.shapes import round_up, shape_of
+from rnn_export.export.targets.c.notation import round_up, shape_of
 from rnn_export.export.targets.c.weights import CACHE_LINE, Weights
 from rnn_export.runtime.build.native.c_types import C_TYPES, SIZES
 

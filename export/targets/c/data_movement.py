@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.elementwise import broadcast
-from rnn_export.export.targets.c.literals import scalar_literal
-from rnn_export.export.targets.c.shapes import index_expression, shape_of, strides_of
+from rnn_export.export.targets.c.notation import index_expression, scalar_literal, shape_of, strides_of
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:

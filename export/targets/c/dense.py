@@ -8,8 +8,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.literals import float_literal
-from rnn_export.export.targets.c.shapes import round_up
+from rnn_export.export.targets.c.notation import float_literal, round_up
 from rnn_export.export.targets.c.weights import TILE, tiled_matrix, tiled_vector
 
 # 2^-60 as bfloat16.

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.literals import float_literal, scalar_literal
-from rnn_export.export.targets.c.shapes import strides_of
+from rnn_export.export.targets.c.notation import float_literal, scalar_literal, strides_of
 
 # Formulas of C, in which {a}, {b} and {c} are a value of each input, and other names are attributes.
 ARITHMETIC = {"Add": "{a} + {b}", "Sub": "{a} - {b}", "Mul": "{a} * {b}"}

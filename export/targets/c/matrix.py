@@ -11,7 +11,7 @@ from rnn_export.arrays import Array
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.dense import Operand, Product
 from rnn_export.export.targets.c.elementwise import broadcast
-from rnn_export.export.targets.c.shapes import strides_of
+from rnn_export.export.targets.c.notation import strides_of
 
 
 def matmul(code: CodeBuilder, node: ir.Node) -> None:

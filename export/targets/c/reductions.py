@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.data_movement import copy_strided
-from rnn_export.export.targets.c.literals import float_literal
-from rnn_export.export.targets.c.shapes import index_expression, strides_of
+from rnn_export.export.targets.c.notation import float_literal, index_expression, strides_of
 
 # What the sum starts as, what is done with each value x, and the result of n of them.
 REDUCTIONS = {

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.dense import Operand, Product
-from rnn_export.export.targets.c.shapes import index_expression, strides_of
+from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""From the step graph of a bundle to what TensorRT gets: no recurrent operator, typed, at the target's opset."""
+"""The targets that TensorRT builds an engine for: a typed step without recurrent operators, and the recipe."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, MATRIX, ToMixedPrecision
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
+from rnn_export.export.graph.step import required_step
+from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.tensorrt.half import emulated_engine
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
@@ -27,6 +30,61 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
+
+
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
+    return from_step(required_step(model, target), model.spec, {}, target, options)
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    """The same from the fp32 step graph of a bundle."""
+    assert options.opset is not None
+    graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
+    name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
+    recipe = Recipe(target.name, options.precision, options.state_precision, options.opset, name, digest, options.batch)
+    return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
+
+
+def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
+    """What a user should know of how the precision was written."""
+    if target.library is None or options.precision == "fp32":
+        return []
+    wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
+    return [
+        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {options.precision} at "
+        f"opset {options.opset}"
+    ][: len(wide)]
+
+
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
+    """The library that builds and runs the engine, and the range of its batch."""
+    return {"library": target.library, "batch": list(options.batch)}
+
+
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    """On ONNX Runtime: in fp32 the graph itself; below, what a GPU computes that adds products up in fp32."""
+    graph = _step(artefacts, target, options)
+    if options.precision != "fp32":
+        return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
+    return [Engine(artefacts, f"{target.name} on onnxruntime", graph_session(artefacts.spec, {"step.onnx": graph}))]
+
+
+def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    """What a GPU computes that adds products of fp16 up in fp16, as some of its kernels do."""
+    if target.library is None or options.precision != "fp16":
+        return []
+    graph = _step(artefacts, target, options)
+    return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]
+
+
+def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes:
+    return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")
+
+
+# --- the graph
 
 
 def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> bytes:
@@ -97,48 +155,3 @@ class IndexFromTheFront(InPlacePass):
                 model.graph.register_initializer(value)
                 node.replace_input_with(1, value)
         return PassResult(model, modified=True)
-
-
-def files(step: bytes, spec: StreamSpec, target: Target, options: TargetOptions) -> dict[str, bytes]:
-    """`step.onnx` of the target, from the fp32 one of a bundle, and `recipe.json`, how an engine is made of it."""
-    assert options.opset is not None
-    graph, place = lower_for_tensorrt(step, target, options), folder(target.name, options.precision)
-    name, digest = f"{place}/step.onnx", hashlib.sha256(graph).hexdigest()
-    recipe = Recipe(target.name, options.precision, options.state_precision, options.opset, name, digest, options.batch)
-    return {name: graph, f"{place}/{RECIPE}": recipe.to_file(spec)}
-
-
-def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
-    """What a user should know of how the precision was written."""
-    if target.library is None or options.precision == "fp32":
-        return []
-    wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
-    return [
-        f"{target.name}: {' and '.join(sorted(wide))} stays in fp32, since ONNX has none in {options.precision} at "
-        f"opset {options.opset}"
-    ][: len(wide)]
-
-
-def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
-    """The library that builds and runs the engine, and the range of its batch."""
-    return {"library": target.library, "batch": list(options.batch)}
-
-
-def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """On ONNX Runtime: in fp32 the graph itself; below, what a GPU computes that adds products up in fp32."""
-    graph = _step(artefacts, target, options)
-    if options.precision != "fp32":
-        return [emulated_engine(artefacts, f"{target.name} (fp32 sums)", graph, "fp32")]
-    return [Engine(artefacts, f"{target.name} on onnxruntime", graph_session(artefacts.spec, {"step.onnx": graph}))]
-
-
-def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """What a GPU computes that adds products of fp16 up in fp16, as some of its kernels do."""
-    if target.library is None or options.precision != "fp16":
-        return []
-    graph = _step(artefacts, target, options)
-    return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]
-
-
-def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes:
-    return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")
