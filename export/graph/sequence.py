@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
@@ -25,23 +27,19 @@ class SequenceFromStep(InPlacePass):
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
 
-    def requires(self, model: ir.Model) -> None:
-        self._refuse_others(model)
-
     def call(self, model: ir.Model) -> PassResult:
         model.graph = _Scan(model.graph, self.spec).graph()
         return PassResult(model, modified=True)
 
-    def ensures(self, model: ir.Model) -> None:
-        self._refuse_others(model)
-
-    def _refuse_others(self, model: ir.Model) -> None:
+    def requires(self, model: ir.Model) -> None:
         spec = self.spec
         wanted = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
         wanted += [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
         found = [value.name for value in (*model.graph.inputs, *model.graph.outputs)]
         if found != wanted:
             raise ExportError(f"the step graph has the inputs and outputs {found}, but the contract says {wanted}.")
+
+    ensures = requires
 
 
 class _Scan:
@@ -113,10 +111,8 @@ class _Scan:
         return result
 
     def ints(self, name: str, values: list[int]) -> ir.Value:
-        tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
-        value = ir.Value(name=name, const_value=tensor)
-        self.initializers.append(value)
-        return value
+        self.initializers.append(new_constant(name, np.array(values, np.int64)))
+        return self.initializers[-1]
 
     def sizes(self, value: ir.Value, axis: int, middle: list[int], skip: int) -> ir.Value:
         """The shape of a value with `skip` sizes from `axis` on replaced by `middle`."""

@@ -28,11 +28,6 @@ def activations_of(node: ir.Node) -> tuple[str, ...]:
     return tuple(node.attributes.get_strings("activations", default))
 
 
-def flag(node: ir.Node, name: str) -> bool:
-    """Whether an integer attribute is there and not 0."""
-    return name in node.attributes and node.attributes[name].as_int() != 0
-
-
 def lstm_cell(op: Any, gates: Sequence[Any], c: Any, activations: Sequence[str]) -> tuple[Any, Any]:
     """(h, c) after one frame; `gates` are ONNX's input, output, forget and candidate, before their activations.
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
+from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.dense import Operand, Product
 from rnn_export.export.targets.c.elementwise import broadcast
@@ -15,23 +16,21 @@ from rnn_export.export.targets.c.notation import strides_of
 
 
 def matmul(code: CodeBuilder, node: ir.Node) -> None:
-    a, b = node.inputs[0], node.inputs[1]
-    assert a is not None
-    assert b is not None
-    right = code.tensor_of(b).constant
-    if code.c_type(a) != "float":
-        raise refusal(node, f"it multiplies {code.c_type(a)}")
+    a, b = code.input(node, 0), code.input(node, 1)
+    left, right = a.constant, b.constant
+    if a.c_type != "float":
+        raise refusal(node, f"it multiplies {a.c_type}")
     if right is not None and right.ndim == 2:
         x, y = code.read(node, 0), code.new_output(node)
         k, n = right.shape
-        operand = Operand(np.ascontiguousarray(right.T), x.address, k, str(a.name))
+        operand = Operand(np.ascontiguousarray(right.T), x.address, k, input_name(node, 0))
         Product(code, _fused_bias(code, node, n, y), x.size // k, operand).emit(y.address)
         return
-    left = code.tensor_of(a).constant
     x = code.read(node, 1)
     if left is not None and left.ndim == 2 and x.shape[-2:] == (left.shape[1], 1):
         (n, k), y = left.shape, code.new_output(node)
-        Product(code, np.zeros(n, np.float32), x.size // k, Operand(left, x.address, k, str(b.name))).emit(y.address)
+        operand = Operand(left, x.address, k, input_name(node, 1))
+        Product(code, np.zeros(n, np.float32), x.size // k, operand).emit(y.address)
         return
     _matmul_of_computed(code, node)
 
@@ -79,11 +78,9 @@ def _start_in_stack(shape: tuple[int, ...], rank: int, size: int) -> str:
 
 def gemm(code: CodeBuilder, node: ir.Node) -> None:
     """Alpha A B + beta C with constant B; A may be transposed where it is one row or column."""
-    weight = code.constant(node, 1)
-    assert weight is not None
+    weight = code.required(node, 1)
     alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
-    x, a = code.read(node, 0), node.inputs[0]
-    assert a is not None
+    x = code.read(node, 0)
     if x.c_type != "float":
         raise refusal(node, f"it multiplies {x.c_type}")
     if node.attributes.get_int("transA", 0) and 1 not in x.shape:
@@ -92,12 +89,12 @@ def gemm(code: CodeBuilder, node: ir.Node) -> None:
     n, k = matrix.shape
     rows, y = x.size // k, code.new_output(node)
     bias: Array = np.zeros(n, np.float32)
-    c = node.inputs[2] if len(node.inputs) > 2 else None
-    added = None if c is None else code.tensor_of(c)
+    added = None if input_of(node, 2) is None else code.input(node, 2)
     if added is not None and added.constant is not None and added.size in (1, n) and added.shape[:-1] in ((), (1,)):
         bias, added = bias + np.float32(beta) * added.constant.reshape(-1), None
     target = y if added is None else code.alloc("float", (rows, n))
-    Product(code, bias, rows, Operand(np.ascontiguousarray(matrix), x.address, k, str(a.name))).emit(target.address)
+    operand = Operand(np.ascontiguousarray(matrix), x.address, k, input_name(node, 0))
+    Product(code, bias, rows, operand).emit(target.address)
     if added is not None:
         factor = "" if beta == 1.0 else f"{beta!r}f * "
         broadcast(code, y, [target, code.with_address(added)], f"{{a}} + {factor}{{b}}")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
+from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.dense import Operand, Product
@@ -50,9 +51,7 @@ class Direction:
         return self.units % BLOCK == 0
 
     def from_x(self) -> Operand:
-        value = self.node.inputs[0]
-        assert value is not None
-        return Operand(self.W, self.x, self.W.shape[1], str(value.name))
+        return Operand(self.W, self.x, self.W.shape[1], input_name(self.node, 0))
 
     def from_h(self, gates: int | None = None) -> Operand:
         """With the matrix of the first `gates` gates, or of all."""
@@ -107,7 +106,7 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int, ...]) -> CTensor:
-    if index >= len(node.inputs) or node.inputs[index] is None:
+    if input_of(node, index) is None:
         return code.with_address(CTensor("", "float", shape, constant=np.zeros(shape, np.float32)))
     return code.read(node, index)
 

@@ -11,6 +11,7 @@ from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.passes.recurrent import DEFAULT_ACTIVATIONS, activations_of, directions_of
 from rnn_export.export.targets.c.operators import refuse_unknown
@@ -61,7 +62,7 @@ def has_kernel(node: ir.Node) -> bool:
     """Whether a recurrent node is computed as a whole; others are written out."""
     attributes = node.attributes
     plain = not ({"clip", "layout", "input_forget"} & {a.name for a in attributes.values() if a.value})
-    extra = any(i < len(node.inputs) and node.inputs[i] is not None for i in (4, 7))
+    extra = any(input_of(node, i) is not None for i in (4, 7))
     known = [DEFAULT_ACTIVATIONS[node.op_type], *([("Relu",)] if node.op_type == "RNN" else [])]
     directions = len(directions_of(node))
     return plain and not extra and activations_of(node) in [names * directions for names in known]

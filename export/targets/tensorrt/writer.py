@@ -15,6 +15,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, MATRIX, ToMixedPrecision
+from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
 from rnn_export.export.graph.step import required_step
@@ -150,8 +151,7 @@ class IndexFromTheFront(InPlacePass):
             size, numbers = shape[node.attributes.get_int("axis", 0)], index.const_value.numpy()
             if isinstance(size, int) and (numbers < 0).any():
                 name = f"{node.name or node.outputs[0].name}.index"
-                tensor = ir.tensor(np.where(numbers < 0, numbers + size, numbers), name=name)
-                value = ir.Value(name=name, const_value=tensor)
+                value = new_constant(name, np.where(numbers < 0, numbers + size, numbers))
                 model.graph.register_initializer(value)
                 node.replace_input_with(1, value)
         return PassResult(model, modified=True)
