@@ -132,7 +132,9 @@ def export(
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
     progress("write")
     step = draft.files.get("step.onnx")
-    return draft.write(path, _producer(), evidence, None if step is None else count_weights(step), force)
+    weights = None if step is None else count_weights(step)
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+    return draft.write(path, {"rnn-export": __version__, **versions}, evidence, weights, force)
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -220,7 +222,3 @@ def _verified(
         draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
-
-
-def _producer() -> dict[str, str]:
-    return {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}

@@ -13,9 +13,15 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import new_constant
-from rnn_export.spec import TIME, StreamSpec, TensorSpec
+from rnn_export.spec import TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
+
+
+def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
+    """By name of each input and output of a graph."""
+    shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
+    return shapes | {name: s.shape for s in spec.states for name in (s.input, s.output)}
 
 
 class SequenceFromStep(InPlacePass):
@@ -50,8 +56,7 @@ class _Scan:
         self.nodes: list[ir.Node] = []
         self.initializers = list(step.initializers.values())
         self.timed = [t for t in spec.inputs if t.axis(TIME) is not None]
-        self.shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
-        self.shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
+        self.shapes = shapes_of(spec)
 
     def graph(self) -> ir.Graph:
         spec = self.spec

@@ -25,12 +25,9 @@ MAX_BYTES = 512 * 2**10
 
 @dataclass(frozen=True)
 class BatchStep:
-    """The step of `ROWS` streams, or of fewer: `rows` in C.
+    """The step of `ROWS` streams, or of fewer: `rows` in C, with the weights of the step of one.
 
-    Attributes:
-        code: what it computes, with the weights of the step of one.
-        gathered: where the inputs and then the states are gathered.
-        results: the outputs and then the next states.
+    `gathered` is where the inputs and then the states are gathered, `results` are the outputs and then the next states.
     """
 
     spec: StreamSpec
@@ -42,22 +39,21 @@ class BatchStep:
         """Statements that copy the inputs and the state of `row` to place `r`."""
         for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):
             yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
-        for member, tensor in self._states(self.gathered):
-            size = tensor.size // ROWS
-            yield f"memcpy({tensor.address} + r * {size}, states[row]->{member}, sizeof states[row]->{member});"
+        for member, place in self._states(self.gathered):
+            yield f"memcpy({place}, states[row]->{member}, sizeof states[row]->{member});"
 
     def scatter(self) -> Iterator[str]:
         """Statements that copy from place `r` to the outputs and the state of that row."""
         for i, (spec, tensor) in enumerate(zip(self.spec.outputs, self.results, strict=False)):
             yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
-        for member, tensor in self._states(self.results):
-            size = tensor.size // ROWS
-            yield f"memcpy(states[r]->{member}, {tensor.address} + r * {size}, sizeof states[r]->{member});"
+        for member, place in self._states(self.results):
+            yield f"memcpy(states[r]->{member}, {place}, sizeof states[r]->{member});"
 
-    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, CTensor]]:
-        """Each state by its member, with its tensor: the last of `tensors`."""
-        states = self.spec.states
-        yield from zip(identifiers([s.name for s in states]), tensors[len(tensors) - len(states) :], strict=True)
+    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, str]]:
+        """Each state's member, and where row `r` of it lies: the states are the last of `tensors`."""
+        members = identifiers([s.name for s in self.spec.states])
+        for member, tensor in zip(members, tensors[len(tensors) - len(members) :], strict=True):
+            yield member, f"{tensor.address} + r * {tensor.size // ROWS}"
 
     def _copy(self, spec: TensorSpec, tensor: CTensor, port: str, row: str, scatter: bool) -> str:
         """Between row `r` of `tensor` and `row` of `port`: in pieces where the batch is not axis 0."""

@@ -86,18 +86,9 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
         if frames > 1:
             before = f"{y.address} + (t {'+' if backward else '-'} 1) * {frame} + {offset}"
             t, h = "t", f"(t == {frames - 1 if backward else 0} ? {h} : {before})"
-        direction = Direction(
-            node,
-            rows,
-            W[d],
-            R[d],
-            Wb,
-            Rb,
-            x=f"{x.address} + {t} * {rows * values}",
-            h=h,
-            h_next=f"{y.address} + {t} * {frame} + {offset}",
-            c="" if c_last is None else f"{c_last.address} + {offset}",
-        )
+        x_at, h_next = f"{x.address} + {t} * {rows * values}", f"{y.address} + {t} * {frame} + {offset}"
+        c = "" if c_last is None else f"{c_last.address} + {offset}"
+        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c)
         with code.loop("t", frames, down=backward) if frames > 1 else nullcontext():
             CELLS[node.op_type](code, direction)
     _last_state(code, node, y, directions)

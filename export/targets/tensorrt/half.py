@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
 from rnn_export.errors import BackendUnavailable
 from rnn_export.export.graph.passes.mixed_precision import FLOAT_TYPES
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
@@ -35,12 +33,7 @@ def emulated_session(spec: StreamSpec, graph: bytes, accumulate: str) -> OrtSess
     if spec.sequence_only:
         raise BackendUnavailable("the numeric executor computes steps, and a model of whole sequences only has none.")
     model = parse(graph)
-    precision = _precision(model)
+    found = {v.dtype for node in with_shapes(model).graph for v in (*node.inputs, *node.outputs) if v} & set(NARROW)
     session = graph_session(spec, {"step.onnx": serialise(apply(model, rounding))}, optimise=False)
-    session.precision = precision
+    session.precision = next((name for name, dtype in FLOAT_TYPES.items() if dtype in found), "fp32")
     return session
-
-
-def _precision(model: ir.Model) -> str:
-    found = {value.dtype for node in with_shapes(model).graph for value in (*node.inputs, *node.outputs) if value}
-    return next((name for name, dtype in FLOAT_TYPES.items() if dtype in NARROW and dtype in found), "fp32")

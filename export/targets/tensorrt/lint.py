@@ -181,9 +181,8 @@ class _Linter:
     def outputs(self, node: ir.Node) -> Iterator[Finding]:
         more = [value.name for value in node.outputs[1:] if value.name] if node.op_type in ONE_OUTPUT else []
         if more:
-            yield _found(
-                node, f"{self.rules.name} has only its first output, not {', '.join(map(repr, more))}", REWRITE
-            )
+            rule = f"{self.rules.name} has only its first output, not {', '.join(map(repr, more))}"
+            yield _found(node, rule, REWRITE)
 
     def settings(self, node: ir.Node) -> Iterator[Finding]:
         op, attributes = node.op_type, node.attributes
@@ -218,12 +217,9 @@ class _Linter:
         trips, going = node.inputs[0], input_of(node, 1)
         collects = len(node.outputs) > len(node.inputs) - 2
         if collects and not (trips is not None and _is_constant(trips)):
-            rule = f"the length of what it collects hangs on {trips.name!r}" if trips else ""
-            yield _found(
-                node,
-                f"{rule or 'it collects without a trip count'}, and must be known when the engine is built",
-                "give it a constant trip count",
-            )
+            length = f"the length of what it collects hangs on {trips.name!r}" if trips else ""
+            rule = f"{length or 'it collects without a trip count'}, and must be known when the engine is built"
+            yield _found(node, rule, "give it a constant trip count")
         condition = _source(body.outputs[0])
         passed = condition is body.inputs[1]
         if not (going is not None and _is_constant(going) if passed else _is_constant(condition)):
