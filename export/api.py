@@ -158,12 +158,8 @@ def _plan(
     targets = find_targets(names, precision, opset)
     if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
-    options = TargetOptions(
-        precision,
-        state_precision or "fp32",
-        batch=TargetOptions.batch if batch is None else batch,
-        name=source_name(path.name.removesuffix(".rnnx")),
-    )
+    name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
+    options = TargetOptions(precision, state_precision or "fp32", batch=batch, name=name)
     return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
 
 

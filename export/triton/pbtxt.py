@@ -19,10 +19,7 @@ def text(message: Mapping[str, Any]) -> str:
 
 
 def check(config: str) -> bool:
-    """Read a config with Triton's own definition, where tritonclient is here; whether it is.
-
-    Raises ExportError where the config is none.
-    """
+    """Read a config by Triton's own definition, if tritonclient is here; whether it is. ExportError if it is none."""
     if find_spec("tritonclient") is None:
         return False
     try:

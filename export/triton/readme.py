@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnn_export.export.triton.serving import Serving
+from rnn_export.export.triton.config import Serving
 from rnn_export.runtime.backends.remote.wire import (
     BYTES,
     SEED,

@@ -13,9 +13,8 @@ from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
 from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import config, data_file
+from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.readme import readme
-from rnn_export.export.triton.serving import Serving
 from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat, WireTensor, state_dims
 from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.runtime.registry import open_session

@@ -64,10 +64,7 @@ def add_state_io(step: bytes, spec: StreamSpec) -> bytes:
 
 
 def state_dtypes(graph: bytes, spec: StreamSpec) -> dict[str, str]:
-    """The dtype, numpy's, that each state has in a step graph, by its name.
-
-    Raises ExportError where Triton cannot keep one.
-    """
+    """By name of each state its dtype in a step graph, numpy's; raises ExportError where Triton cannot keep one."""
     types = {value.name: value.type.tensor_type.elem_type for value in onnx.load_from_string(graph).graph.input}
     for state in spec.states:
         if types[state.input] not in STATE_TYPES:

@@ -17,10 +17,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
 def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: Tolerance) -> str:
-    """A sentence that names the first module whose output diverges, and at which step; empty where none can be told.
-
-    `tolerance` is of each output, relative to its largest magnitude.
-    """
+    """A sentence that names the first module whose output diverges, and at which step; empty where none can be told."""
     own, streamed = _own_outputs(model, loop), _streamed_outputs(model, loop)
     for path, want in own.items():
         if path in streamed and (step := _first_divergence(streamed[path], want, tolerance)) is not None:

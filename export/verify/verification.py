@@ -167,10 +167,7 @@ def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> Non
 
 
 def _beginning(spec: StreamSpec, recording: Mapping[str, Array], frames: int) -> dict[str, Array]:
-    """The first frames of a recording, whole chunks; a single row gets a second one that starts half-way.
-
-    Raises SourceError where it is too short.
-    """
+    """The first whole chunks of a recording, a single row joined by one from half-way; SourceError if too short."""
     loop = ClosedLoop(spec, recording)
     there = min(loop.frames, frames)
     if there // spec.chunk * spec.chunk < _fewest_frames(spec):

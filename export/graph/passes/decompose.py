@@ -1,7 +1,4 @@
-"""Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left.
-
-Source of the equations: the ONNX operator reference for LSTM, GRU and RNN.
-"""
+"""Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX's recurrent operators: their states, directions and default activations, and the equation of an LSTM cell.
+"""ONNX's recurrent operators: their directions and default activations, and the equation of an LSTM cell.
 
 Source: the ONNX operator reference for LSTM, GRU and RNN.
 """

@@ -105,10 +105,7 @@ def _rounding(value: ir.Value) -> list[ir.Node]:
 
 
 def _sum_in_fp16(node: ir.Node) -> None:
-    """Put a Scan over the terms of each sum in the place of `node`: each partial sum is rounded to fp16.
-
-    All values are carried in fp32, so the products of fp16 numbers are exact.
-    """
+    """Put a Scan over the terms of its sums in the place of `node`: of exact products, each partial sum rounded."""
     if node.op_type not in PRODUCTS:
         raise ExportError(
             f"node {node.name!r} ({node.op_type}) cannot be summed up in fp16 here, only {', '.join(PRODUCTS)} can: "

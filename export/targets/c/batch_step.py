@@ -25,10 +25,7 @@ MAX_BYTES = 512 * 2**10
 
 @dataclass(frozen=True)
 class BatchStep:
-    """The step of `ROWS` streams, or of fewer: `rows` in C, with the weights of the step of one.
-
-    `gathered` is where the inputs and then the states are gathered, `results` are the outputs and then the next states.
-    """
+    """The step of up to `ROWS` streams: inputs, then states are `gathered`; outputs, then next states are `results`."""
 
     spec: StreamSpec
     code: CodeBuilder
@@ -68,10 +65,7 @@ class BatchStep:
 
 
 def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> BatchStep | str:
-    """The step of `ROWS` streams beside that of one, `alone`; or why it is not written, in a line.
-
-    Weights that both have are one.
-    """
+    """The step of `ROWS` streams beside that of one, `alone`, with the same weights; or in a line why there is none."""
     shared = len(alone.weights.arrays)
     code = CodeBuilder(alone.weights, alone.precision, alone.scales)
     try:

@@ -156,10 +156,7 @@ def constant_of_shape(code: CodeBuilder, node: ir.Node) -> None:
 def copy_strided(
     code: CodeBuilder, y: CTensor, to: int, x: CTensor, start: int, loops: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Copy values from x + `start` to y + `to`: each loop is (count, stride in y, stride in x).
-
-    Runs that are dense in both are one memcpy.
-    """
+    """Copy from x + `start` to y + `to`, each loop (count, stride in y, stride in x); dense runs by memcpy."""
     loops = [loop for loop in loops if loop[0] != 1]
     run = 1
     while loops and loops[-1][1:] == (run, run):

@@ -155,10 +155,7 @@ def cast(code: CodeBuilder, node: ir.Node) -> None:
 def broadcast(
     code: CodeBuilder, result: CTensor, tensors: Sequence[CTensor], formula: str, scalar: bool = False
 ) -> None:
-    """Write result[i] = formula(tensors[i]...), every tensor broadcast to the shape of the result.
-
-    `scalar`: value by value even where all are floats.
-    """
+    """Write result[i] = formula(tensors[i]...), each broadcast; `scalar`: value by value even if all are floats."""
     counts, strides = merged_loops([result.shape, *(t.shape for t in tensors)])
     outer = [f"n{axis}" for axis in range(len(counts) - 1)]
     starts = ["".join(f" + {n} * {s}" for n, s in zip(outer, each, strict=False) if s) for each in strides]

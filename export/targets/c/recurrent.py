@@ -16,7 +16,7 @@ from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, Product
+from rnn_export.export.targets.c.matrix import Operand, Product
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16

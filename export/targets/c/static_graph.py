@@ -22,10 +22,7 @@ FOLDED = 2**22
 
 
 def static_graph(step: bytes, batch: int = 1) -> ir.Model:
-    """The step graph of so many streams.
-
-    Raises ExportError where a shape does not follow from the graph, or an operator cannot be written.
-    """
+    """Of so many streams; raises ExportError where a shape does not follow, or an operator cannot be written."""
     model = onnx.load_from_string(rewrite(step, DecomposeRecurrent(lambda node: not has_kernel(node))))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:

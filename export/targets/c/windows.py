@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, Product
+from rnn_export.export.targets.c.matrix import Operand, Product
 from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 
