@@ -104,7 +104,10 @@ def export(
         raise ExportError(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
         )
-    _check_counts({"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate})
+    counts = {"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
     usual = TOLERANCES[precision]
@@ -161,12 +164,6 @@ def _plan(
     name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
     options = TargetOptions(precision, state_precision or "fp32", batch=batch, name=name)
     return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
-
-
-def _check_counts(counts: Mapping[str, int]) -> None:
-    for name, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
 
 
 def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:

@@ -54,7 +54,7 @@ class _Scan:
     def __init__(self, step: ir.Graph, spec: StreamSpec) -> None:
         self.step, self.spec = step, spec
         self.nodes: list[ir.Node] = []
-        self.initializers = list(step.initializers.values())
+        self.weights = list(step.initializers.values())
         self.timed = [t for t in spec.inputs if t.axis(TIME) is not None]
         self.shapes = shapes_of(spec)
 
@@ -63,32 +63,20 @@ class _Scan:
         inputs = {str(value.name): self.outside(value) for value in self.step.inputs}
         outputs = {str(value.name): self.outside(value) for value in self.step.outputs}
         frames = [self.split(tensor, inputs[tensor.name]) for tensor in self.timed]
-        scan = ir.node(
-            "Scan",
-            [*(inputs[s.input] for s in spec.states), *frames],
-            {
-                "body": self.body(inputs),
-                "num_scan_inputs": len(frames),
-                "scan_input_axes": [t.axis(TIME) or 0 for t in self.timed],
-                "scan_output_axes": [t.axis(TIME) or 0 for t in spec.outputs],
-            },
-            outputs=[
-                *(outputs[s.output] for s in spec.states),
-                *(ir.Value(name=f"{t.name}/steps") for t in spec.outputs),
-            ],
-            name="steps",
-        )
+        attributes: dict[str, Any] = {
+            "body": self.body(inputs),
+            "num_scan_inputs": len(frames),
+            "scan_input_axes": [t.axis(TIME) or 0 for t in self.timed],
+            "scan_output_axes": [t.axis(TIME) or 0 for t in spec.outputs],
+        }
+        carried = [inputs[s.input] for s in spec.states]
+        results = [*(outputs[s.output] for s in spec.states), *(ir.Value(name=f"{t.name}/steps") for t in spec.outputs)]
+        scan = ir.node("Scan", [*carried, *frames], attributes, outputs=results, name="steps")
         self.nodes.append(scan)
         for tensor, steps in zip(spec.outputs, scan.outputs[len(spec.states) :], strict=True):
             self.join(tensor, steps, outputs[tensor.name])
-        return ir.Graph(
-            list(inputs.values()),
-            list(outputs.values()),
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports=self.step.opset_imports,
-            name="sequence",
-        )
+        ports, imports = (list(inputs.values()), list(outputs.values())), self.step.opset_imports
+        return ir.Graph(*ports, nodes=self.nodes, initializers=self.weights, opset_imports=imports, name="sequence")
 
     def outside(self, value: ir.Value) -> ir.Value:
         return ir.Value(name=value.name, type=value.type, shape=ir.Shape(self.shapes[str(value.name)]))
@@ -116,8 +104,8 @@ class _Scan:
         return result
 
     def ints(self, name: str, values: list[int]) -> ir.Value:
-        self.initializers.append(new_constant(name, np.array(values, np.int64)))
-        return self.initializers[-1]
+        self.weights.append(new_constant(name, np.array(values, np.int64)))
+        return self.weights[-1]
 
     def sizes(self, value: ir.Value, axis: int, middle: list[int], skip: int) -> ir.Value:
         """The shape of a value with `skip` sizes from `axis` on replaced by `middle`."""

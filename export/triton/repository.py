@@ -131,9 +131,8 @@ def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
     try:
         atomic.replace_directory(place, files, force, REPOSITORY)
     except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written: {error.strerror or error}. Check space and permissions."
-        ) from error
+        reason = error.strerror or error
+        raise ExportError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
 
 
 def _for_our_runtime(bundle: Bundle, serving: Serving) -> _Model:

@@ -7,7 +7,7 @@ What differs from version to version stands in `rnn_export.export.targets.tensor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Linter:
 
     def __init__(self, rules: ParserRules, precision: str, opset: int) -> None:
         self.rules, self.precision, self.opset = rules, precision, opset
-        self.checks: tuple[Callable[[ir.Node], Iterator[Finding]], ...] = (
+        self.checks = (
             self.operator,
             self.types,
             self.equal_types,

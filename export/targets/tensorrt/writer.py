@@ -12,25 +12,27 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError
+from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
-from rnn_export.export.graph.passes.mixed_precision import FLOAT, MATRIX, ToMixedPrecision
+from rnn_export.export.graph.passes.mixed_precision import FLOAT, FLOAT_TYPES, MATRIX, ToMixedPrecision
 from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
+from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
 from rnn_export.export.graph.step import required_step
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.targets.tensorrt.half import emulated_engine
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.runtime.backends.api import Artefacts, folder
-from rnn_export.runtime.backends.onnxruntime.backend import graph_session
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
 from rnn_export.runtime.backends.tensorrt.backend import RECIPE
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
+
+DEVICE = "numeric (not run on hardware)"
 
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
@@ -83,6 +85,34 @@ def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: Targe
 
 def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes:
     return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")
+
+
+# --- what a GPU computes, without one: in real fp16 or bf16, on ONNX Runtime
+
+
+def emulated_engine(artefacts: Artefacts, backend: str, graph: bytes, accumulate: str) -> Engine:
+    """An engine called `backend` on `emulated_session`; its device says that no GPU ran."""
+    engine = Engine(artefacts, backend, emulated_session(artefacts.spec, graph, accumulate))
+    engine.device = DEVICE
+    return engine
+
+
+def emulated_session(spec: StreamSpec, graph: bytes, accumulate: str) -> OrtSession:
+    """A session of the typed step graph `graph`: each value is fp32, rounded where the graph says fp16 or bf16.
+
+    `accumulate` is "fp32" or "fp16", see `WriteOutRoundings`. States are float32 on the outside; those that the graph
+    has in a narrower type are rounded at the start of each step.
+
+    Raises ExportError where the graph has no such sum, and BackendUnavailable for a model of whole sequences only.
+    """
+    rounding = WriteOutRoundings(accumulate)
+    if spec.sequence_only:
+        raise BackendUnavailable("the numeric executor computes steps, and a model of whole sequences only has none.")
+    model = parse(graph)
+    found = {v.dtype for node in with_shapes(model).graph for v in (*node.inputs, *node.outputs) if v} & set(NARROW)
+    session = graph_session(spec, {"step.onnx": serialise(apply(model, rounding))}, optimise=False)
+    session.precision = next((name for name, dtype in FLOAT_TYPES.items() if dtype in found), "fp32")
+    return session
 
 
 # --- the graph
