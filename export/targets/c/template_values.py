@@ -53,7 +53,9 @@ def template_values(
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
-    weights, states = code.weights, _states(spec)
+    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    states = [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
+    weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
@@ -97,11 +99,6 @@ def _batch(batch: BatchStep) -> Values:
         "batch_statements": "\n".join(batch.code.statements),
         "batch_scatter": _block(batch.scatter(), 2),
     }
-
-
-def _states(spec: StreamSpec) -> list[Values]:
-    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
-    return [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
 
 
 def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
