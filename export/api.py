@@ -25,7 +25,7 @@ from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
-from rnn_export.export.targets.tensorrt.lowering import fp16_accumulate_engines, notes
+from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
@@ -104,7 +104,10 @@ def export(
         raise ExportError(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
         )
-    _check_counts({"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate})
+    counts = {"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
     if calibrate is not None and precision != "int8":
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
     usual = TOLERANCES[precision]
@@ -132,7 +135,9 @@ def export(
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
     progress("write")
     step = draft.files.get("step.onnx")
-    return draft.write(path, _producer(), evidence, None if step is None else count_weights(step), force)
+    weights = None if step is None else count_weights(step)
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+    return draft.write(path, {"rnn-export": __version__, **versions}, evidence, weights, force)
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -156,19 +161,9 @@ def _plan(
     targets = find_targets(names, precision, opset)
     if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
-    options = TargetOptions(
-        precision,
-        state_precision or "fp32",
-        batch=TargetOptions.batch if batch is None else batch,
-        name=source_name(path.name.removesuffix(".rnnx")),
-    )
+    name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
+    options = TargetOptions(precision, state_precision or "fp32", batch=batch, name=name)
     return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
-
-
-def _check_counts(counts: Mapping[str, int]) -> None:
-    for name, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
 
 
 def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
@@ -220,7 +215,3 @@ def _verified(
         draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
-
-
-def _producer() -> dict[str, str]:
-    return {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}

@@ -23,8 +23,5 @@ def count_weights(model: bytes) -> int:
         tables |= set(node.input[:looked_up])
         read |= set(node.input[looked_up:])
         constants += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
-    return sum(_size(t) for name, t in constants if t.data_type in FLOATS and (name in read or name not in tables))
-
-
-def _size(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims)
+    floats = [(name, tensor) for name, tensor in constants if tensor.data_type in FLOATS]
+    return sum(math.prod(tensor.dims) for name, tensor in floats if name in read or name not in tables)

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.errors import ExportError
-from rnn_export.spec import TIME, StreamSpec, TensorSpec
+from rnn_export.export.graph.passes.nodes import new_constant
+from rnn_export.spec import TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
+
+
+def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
+    """By name of each input and output of a graph."""
+    shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
+    return shapes | {name: s.shape for s in spec.states for name in (s.input, s.output)}
 
 
 class SequenceFromStep(InPlacePass):
@@ -25,23 +33,19 @@ class SequenceFromStep(InPlacePass):
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
 
-    def requires(self, model: ir.Model) -> None:
-        self._refuse_others(model)
-
     def call(self, model: ir.Model) -> PassResult:
         model.graph = _Scan(model.graph, self.spec).graph()
         return PassResult(model, modified=True)
 
-    def ensures(self, model: ir.Model) -> None:
-        self._refuse_others(model)
-
-    def _refuse_others(self, model: ir.Model) -> None:
+    def requires(self, model: ir.Model) -> None:
         spec = self.spec
         wanted = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
         wanted += [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
         found = [value.name for value in (*model.graph.inputs, *model.graph.outputs)]
         if found != wanted:
             raise ExportError(f"the step graph has the inputs and outputs {found}, but the contract says {wanted}.")
+
+    ensures = requires
 
 
 class _Scan:
@@ -50,42 +54,29 @@ class _Scan:
     def __init__(self, step: ir.Graph, spec: StreamSpec) -> None:
         self.step, self.spec = step, spec
         self.nodes: list[ir.Node] = []
-        self.initializers = list(step.initializers.values())
+        self.weights = list(step.initializers.values())
         self.timed = [t for t in spec.inputs if t.axis(TIME) is not None]
-        self.shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
-        self.shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
+        self.shapes = shapes_of(spec)
 
     def graph(self) -> ir.Graph:
         spec = self.spec
         inputs = {str(value.name): self.outside(value) for value in self.step.inputs}
         outputs = {str(value.name): self.outside(value) for value in self.step.outputs}
         frames = [self.split(tensor, inputs[tensor.name]) for tensor in self.timed]
-        scan = ir.node(
-            "Scan",
-            [*(inputs[s.input] for s in spec.states), *frames],
-            {
-                "body": self.body(inputs),
-                "num_scan_inputs": len(frames),
-                "scan_input_axes": [t.axis(TIME) or 0 for t in self.timed],
-                "scan_output_axes": [t.axis(TIME) or 0 for t in spec.outputs],
-            },
-            outputs=[
-                *(outputs[s.output] for s in spec.states),
-                *(ir.Value(name=f"{t.name}/steps") for t in spec.outputs),
-            ],
-            name="steps",
-        )
+        attributes: dict[str, Any] = {
+            "body": self.body(inputs),
+            "num_scan_inputs": len(frames),
+            "scan_input_axes": [t.axis(TIME) or 0 for t in self.timed],
+            "scan_output_axes": [t.axis(TIME) or 0 for t in spec.outputs],
+        }
+        carried = [inputs[s.input] for s in spec.states]
+        results = [*(outputs[s.output] for s in spec.states), *(ir.Value(name=f"{t.name}/steps") for t in spec.outputs)]
+        scan = ir.node("Scan", [*carried, *frames], attributes, outputs=results, name="steps")
         self.nodes.append(scan)
         for tensor, steps in zip(spec.outputs, scan.outputs[len(spec.states) :], strict=True):
             self.join(tensor, steps, outputs[tensor.name])
-        return ir.Graph(
-            list(inputs.values()),
-            list(outputs.values()),
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports=self.step.opset_imports,
-            name="sequence",
-        )
+        ports, imports = (list(inputs.values()), list(outputs.values())), self.step.opset_imports
+        return ir.Graph(*ports, nodes=self.nodes, initializers=self.weights, opset_imports=imports, name="sequence")
 
     def outside(self, value: ir.Value) -> ir.Value:
         return ir.Value(name=value.name, type=value.type, shape=ir.Shape(self.shapes[str(value.name)]))
@@ -113,10 +104,8 @@ class _Scan:
         return result
 
     def ints(self, name: str, values: list[int]) -> ir.Value:
-        tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
-        value = ir.Value(name=name, const_value=tensor)
-        self.initializers.append(value)
-        return value
+        self.weights.append(new_constant(name, np.array(values, np.int64)))
+        return self.weights[-1]
 
     def sizes(self, value: ir.Value, axis: int, middle: list[int], skip: int) -> ir.Value:
         """The shape of a value with `skip` sizes from `axis` on replaced by `middle`."""

@@ -11,11 +11,12 @@ from onnxscript import optimizer
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
-from rnn_export.export.graph.sequence import SequenceFromStep
+from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
+from rnn_export.targets import Target
 
 # Every target of an export is made of the same step, which takes torch seconds to translate.
 _steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
@@ -30,6 +31,14 @@ def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
     if model not in _steps:
         _steps[model] = _graph(model, model.spec.chunk, opset)
     return _steps[model]
+
+
+def required_step(model: StreamingModel, target: Target) -> bytes:
+    """The step that `target` is written from; raises ExportError where the model has none."""
+    step = step_graph(model)
+    if step is None:
+        raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
+    return step
 
 
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
@@ -75,10 +84,10 @@ def _written(graph: ir.Model, spec: StreamSpec, frames: int | None) -> bytes:
 def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:
     """Call the two symbols by their names at every tensor they reach, and drop what torch noted there."""
     names: dict[str, str] = {}
-    shapes = [t.shape for t in spec.inputs] + [s.shape for s in spec.states]
-    for value, shape in zip(graph.graph.inputs, shapes, strict=True):
+    shapes = shapes_of(spec)
+    for value in graph.graph.inputs:
         assert value.shape is not None
-        for axis, dim in enumerate(shape):
+        for axis, dim in enumerate(shapes[str(value.name)]):
             symbol = value.shape[axis]
             if isinstance(dim, str) and isinstance(symbol, ir.SymbolicDim) and symbol.value is not None:
                 names[symbol.value] = dim
@@ -86,27 +95,18 @@ def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> N
     for value in values:
         value.metadata_props.clear()
         if value.shape is not None:
-            value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+            value.shape = ir.Shape([n if isinstance(n, int) else names.get(str(n.value), n.value) for n in value.shape])
     # The size of a result that grows is an expression of torch's; the contract has its name.
-    results = [t.shape for t in spec.outputs] + [s.shape for s in spec.states]
-    for value, shape in zip(graph.graph.outputs, results, strict=True):
+    for value in graph.graph.outputs:
+        shape = shapes[str(value.name)]
         if value.shape is not None and len(value.shape) == len(shape):
-            value.shape = ir.Shape(
-                [
-                    d if isinstance(n, ir.SymbolicDim) and isinstance(d, str) else n
-                    for n, d in zip(value.shape, shape, strict=True)
-                ]
-            )
-
-
-def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
-    return dim if isinstance(dim, int) else names.get(dim.value or "", dim.value)
+            sizes = zip(value.shape, shape, strict=True)
+            value.shape = ir.Shape([d if isinstance(n, ir.SymbolicDim) and isinstance(d, str) else n for n, d in sizes])
 
 
 def _refuse_frozen(graph: ir.Graph, spec: StreamSpec, frames: int | None) -> None:
     """No axis of an input or output may be anything but what the contract says."""
-    shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
-    shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
+    shapes = shapes_of(spec)
     for value in (*graph.inputs, *graph.outputs):
         contract = shapes[str(value.name)]
         sizes = contract if frames is None else sized(contract, 0, frames)

@@ -110,8 +110,4 @@ def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
 def _attributes(R: Any, activations: str) -> dict[str, Any]:
     directions, _, hidden = R.shape
     names = activations.split(",") * directions
-    return {
-        "hidden_size": hidden,
-        "activations": names,
-        "direction": "forward" if directions == 1 else "bidirectional",
-    }
+    return {"hidden_size": hidden, "activations": names, "direction": "forward" if directions == 1 else "bidirectional"}

@@ -70,7 +70,11 @@ class _AtenGraph:
         if node.op == "output":
             results = torch.utils._pytree.tree_leaves(node.args[0])
             return self.graph.output(tuple(self.argument(n.name, self.values[n]) for n in results))
-        _refuse_foreign(node)
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in TORCHS:
+            raise ExportError(
+                f"the step holds {node.target}, which is not one of torch's own operators, so no other program could "
+                "load it: write this part of the model in torch's operators, or leave the target out."
+            )
         if _is_pure(node) and not any(isinstance(self.values[n], fx.Node) for n in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
             return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -98,11 +102,3 @@ def _is_pure(node: fx.Node) -> bool:
     if isinstance(node.target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded not in node.target.tags
     return getattr(node.target, "__module__", None) == "_operator"
-
-
-def _refuse_foreign(node: fx.Node) -> None:
-    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in TORCHS:
-        raise ExportError(
-            f"the step holds {node.target}, which is not one of torch's own operators, so no other program could "
-            "load it: write this part of the model in torch's operators, or leave the target out."
-        )

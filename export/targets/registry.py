@@ -23,8 +23,8 @@ WRITERS: Mapping[str, str] = {
     "onnx": "rnn_export.export.targets.onnx",
     "torchscript": "rnn_export.export.targets.torchscript",
     "pt2": "rnn_export.export.targets.pt2",
-    "tensorrt": "rnn_export.export.targets.tensorrt.target",
-    "c": "rnn_export.export.targets.c.target",
+    "tensorrt": "rnn_export.export.targets.tensorrt.writer",
+    "c": "rnn_export.export.targets.c.writer",
 }
 
 

@@ -19,10 +19,7 @@ def text(message: Mapping[str, Any]) -> str:
 
 
 def check(config: str) -> bool:
-    """Read a config with Triton's own definition, where tritonclient is here; whether it is.
-
-    Raises ExportError where the config is none.
-    """
+    """Read a config by Triton's own definition, if tritonclient is here; whether it is. ExportError if it is none."""
     if find_spec("tritonclient") is None:
         return False
     try:
@@ -49,13 +46,11 @@ def _lines(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _value(value: str | int | float) -> str:
+    """A string is in quotes, every byte that is not printable ASCII in octal."""
     if isinstance(value, bool):
         return str(value).lower()
-    return _quoted(value) if isinstance(value, str) and not isinstance(value, EnumName) else str(value)
-
-
-def _quoted(value: str) -> str:
-    """In quotes, every byte that is not printable ASCII in octal."""
+    if isinstance(value, EnumName) or not isinstance(value, str):
+        return str(value)
     escaped = value.replace("\\", r"\\").replace('"', r"\"")
     plain = (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}" for byte in escaped.encode())
     return f'"{"".join(plain)}"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnn_export.export.triton.serving import Serving
+from rnn_export.export.triton.config import Serving
 from rnn_export.runtime.backends.remote.wire import (
     BYTES,
     SEED,
@@ -125,9 +125,9 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     gpus = "--gpus all " if serving.backend == "tensorrt" else ""
     yield START.format(needs=NEEDS[serving.backend], name=serving.name, gpus=gpus)
     for tensor in wire.inputs:
-        yield f"| input | `{tensor.name}` | {tensor.dtype} | {_shape(tensor)} | {_input(tensor, spec, wire)} |\n"
+        yield f"| input | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_input(tensor, spec, wire)} |\n"
     for tensor in wire.outputs:
-        yield f"| output | `{tensor.name}` | {tensor.dtype} | {_shape(tensor)} | {_output(tensor, spec)} |\n"
+        yield f"| output | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_output(tensor, spec)} |\n"
     yield BEHAVIOUR.rstrip("\n")
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
@@ -139,10 +139,6 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
         delay_us=serving.delay_us,
         tried=TRIED[serving.backend],
     )
-
-
-def _shape(tensor: WireTensor) -> str:
-    return "(" + ", ".join(map(str, (1, *tensor.dims))) + ")"
 
 
 def _input(tensor: WireTensor, spec: StreamSpec, wire: WireFormat) -> str:

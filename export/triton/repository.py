@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rnn_export.arrays import Array
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
 from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import config, data_file
+from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.readme import readme
-from rnn_export.export.triton.serving import Serving
-from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat
+from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat, WireTensor, state_dims
+from rnn_export.runtime.build.tensorrt.recipe import shape_flags
 from rnn_export.runtime.registry import open_session
 from rnn_export.spec import StreamSpec
 
@@ -86,16 +86,9 @@ def write_repository(
     Raises ExportError where the bundle cannot be served so, BundleError where it is damaged or `path` is taken.
     """
     opened, path = open_bundle(bundle), Path(path)
-    serving = Serving(
-        name=opened.path.name.removesuffix(".rnnx") if name is None else name,
-        backend=backend,
-        precision=precision or "",
-        streams=streams,
-        batch=min(USUAL_BATCH, streams) if batch is None else batch,
-        idle_s=idle_s,
-        delay_us=delay_us,
-        runtime_backend=runtime_backend,
-    )
+    name = opened.path.name.removesuffix(".rnnx") if name is None else name
+    batch = min(USUAL_BATCH, streams) if batch is None else batch
+    serving = Serving(name, backend, precision or "", streams, batch, idle_s, delay_us, runtime_backend)
     serving.check()
     _refuse_model(opened.spec, opened.path)
     wire = WireFormat.of(opened.spec, serving.wire_kind)
@@ -114,14 +107,21 @@ def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, 
     """What stands beside the models."""
     requests = max(FEWEST_REQUESTS, 1 << (serving.streams - 1).bit_length())
     files = {
-        "launch": _beside("launch.sh").replace(b"@REQUESTS@", str(requests).encode()),
+        "launch": _beside("launch.sh", REQUESTS=str(requests)),
         "README.md": readme(spec, serving, wire).encode(),
     }
     if serving.backend == "tensorrt":
-        from rnn_export.export.triton.plan import build_script
-
-        files["build"] = build_script(spec, serving, wire).encode()
+        files["build"] = _build_script(spec, serving, wire)
     return files
+
+
+def _build_script(spec: StreamSpec, serving: Serving, wire: WireFormat) -> bytes:
+    """What writes model.plan beside model.onnx, for 1 to `serving.batch` rows, on the machine that will run it."""
+    ports = [*wire.inputs, *(WireTensor(s.input, s.dtype, state_dims(s)) for s in spec.states)]
+    batches = (1, max(1, serving.batch // 2), serving.batch)
+    flags = shape_flags({port.name: tuple((batch, *port.dims) for batch in batches) for port in ports})
+    words = ["--onnx=model.onnx", "--saveEngine=model.plan", "--stronglyTyped", "--noTF32", "--skipInference", *flags]
+    return _beside("build.sh", NAME=serving.name, WORDS=shlex.join(words))
 
 
 def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
@@ -131,9 +131,8 @@ def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
     try:
         atomic.replace_directory(place, files, force, REPOSITORY)
     except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written: {error.strerror or error}. Check space and permissions."
-        ) from error
+        reason = error.strerror or error
+        raise ExportError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
 
 
 def _for_our_runtime(bundle: Bundle, serving: Serving) -> _Model:
@@ -180,7 +179,8 @@ def _for_graphs(bundle: Bundle, serving: Serving) -> _Model:
     initial = {name: row.astype(dtypes[name]) for name, row in bundle.initial_states().items()}
     message = config(bundle.spec, initial, serving)
     check_config(message, graph)
-    files = {"1/model.onnx": graph, **_initial_files(bundle.spec, initial)}
+    stored = [state for state in bundle.spec.states if initial[state.name].any()]
+    files = {"1/model.onnx": graph} | {f"initial_state/{data_file(s)}": initial[s.name].tobytes() for s in stored}
     plan = ("1/model.plan is built where it will run: start ./build there",) if serving.backend == "tensorrt" else ()
     return _Model(message, files, plan)
 
@@ -197,11 +197,6 @@ def _step(bundle: Bundle, serving: Serving) -> bytes:
 
     draft = add_target(bundle, target, TargetOptions(serving.precision, batch=(1, serving.batch, serving.batch)))
     return draft.read(str(draft.targets[0].file("step.onnx")))
-
-
-def _initial_files(spec: StreamSpec, initial: Mapping[str, Array]) -> dict[str, bytes]:
-    stored = [state for state in spec.states if initial[state.name].any()]
-    return {f"initial_state/{data_file(s)}": initial[s.name].tobytes() for s in stored}
 
 
 def _refuse_model(spec: StreamSpec, path: Path) -> None:
@@ -242,5 +237,9 @@ def _refuse_other_models(path: Path, name: str) -> None:
         )
 
 
-def _beside(name: str) -> bytes:
-    return Path(__file__).with_name(name).read_bytes()
+def _beside(file: str, **values: str) -> bytes:
+    """The file of this folder, `@KEY@` in it replaced by the value of KEY."""
+    text = Path(__file__).with_name(file).read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text.encode()

@@ -29,6 +29,8 @@ from rnn_export.runtime.backends.remote.wire import (
 )
 from rnn_export.spec import BATCH, StreamSpec, TensorSpec
 
+# From the wire to the graph, or back.
+Layout = Callable[[Array, TensorSpec], Array]
 INSIDE = "step/"
 # What Where takes in ONNX Runtime and in TensorRT, and Triton can hold between steps.
 STATE_TYPES = (TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64)
@@ -49,20 +51,12 @@ def add_state_io(step: bytes, spec: StreamSpec) -> bytes:
     outer.nodes += inner.node
     outer.lead_out(spec)
     wire = WireFormat.of(spec, TENSORS)
-    graph = helper.make_graph(
-        outer.nodes,
-        "movable step",
-        [
-            *(_info(t.name, _type(t.dtype), t.dims) for t in wire.inputs),
-            *(_info(s.input, types[s.name], state_dims(s)) for s in spec.states),
-        ],
-        [
-            *(_info(t.name, _type(t.dtype), t.dims) for t in wire.outputs),
-            *(_info(s.output, types[s.name], state_dims(s)) for s in spec.states),
-        ],
-        [*outer.constants, *inner.initializer],
-        value_info=inner.value_info,
-    )
+    inputs = [_info(t.name, _type(t.dtype), t.dims) for t in wire.inputs]
+    inputs += [_info(s.input, types[s.name], state_dims(s)) for s in spec.states]
+    outputs = [_info(t.name, _type(t.dtype), t.dims) for t in wire.outputs]
+    outputs += [_info(s.output, types[s.name], state_dims(s)) for s in spec.states]
+    weights = [*outer.constants, *inner.initializer]
+    graph = helper.make_graph(outer.nodes, "movable step", inputs, outputs, weights, value_info=inner.value_info)
     model.graph.CopyFrom(graph)
     # Its inference of shapes holds what the outer graph says to what the inner one gives.
     onnx.checker.check_model(model, full_check=True)
@@ -70,10 +64,7 @@ def add_state_io(step: bytes, spec: StreamSpec) -> bytes:
 
 
 def state_dtypes(graph: bytes, spec: StreamSpec) -> dict[str, str]:
-    """The dtype, numpy's, that each state has in a step graph, by its name.
-
-    Raises ExportError where Triton cannot keep one.
-    """
+    """By name of each state its dtype in a step graph, numpy's; raises ExportError where Triton cannot keep one."""
     types = {value.name: value.type.tensor_type.elem_type for value in onnx.load_from_string(graph).graph.input}
     for state in spec.states:
         if types[state.input] not in STATE_TYPES:
@@ -88,14 +79,10 @@ def state_dtypes(graph: bytes, spec: StreamSpec) -> dict[str, str]:
 def check_config(config: Mapping[str, Any], graph: bytes) -> None:
     """Raise ExportError where a config has other tensors than the graph: Triton finds that in a request only."""
     states = config["sequence_batching"]["state"]
-    tensors = (
-        {f["name"]: (f["data_type"], f["dims"]) for f in config["input"]}
-        | {s["input_name"]: (s["data_type"], s["dims"]) for s in states},
-        {f["name"]: (f["data_type"], f["dims"]) for f in config["output"]}
-        | {s["output_name"]: (s["data_type"], s["dims"]) for s in states},
-    )
     read = onnx.load_from_string(graph).graph
-    for what, names, values in (("takes", tensors[0], read.input), ("gives", tensors[1], read.output)):
+    for what, way, values in (("takes", "input", read.input), ("gives", "output", read.output)):
+        names = {f["name"]: (f["data_type"], f["dims"]) for f in config[way]}
+        names |= {s[f"{way}_name"]: (s["data_type"], s["dims"]) for s in states}
         found = {value.name: _type_and_dims(value) for value in values}
         if names != found:
             raise ExportError(f"config.pbtxt says that the graph {what} {names}, but it {what} {found}.")
@@ -141,15 +128,8 @@ class _Wrapper:
         size = self.constant(f"{source}>{target}", np.array([-1, *row], np.int64))
         return self.add("Reshape", [source, size], target)
 
-    def adapt(
-        self,
-        source: str,
-        target: str,
-        tensor: TensorSpec,
-        row: Sequence[int],
-        transposed: Callable[[Array, TensorSpec], Array],
-    ) -> None:
-        """From the wire to the graph, or back: one value a row is [1] there, other axes are `transposed`."""
+    def adapt(self, source: str, target: str, tensor: TensorSpec, row: Sequence[int], transposed: Layout) -> None:
+        """One value a row is [1] there, other axes are `transposed`."""
         if len(tensor.shape) == 1:
             self.reshape(source, target, row)
             return

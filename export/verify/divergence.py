@@ -17,13 +17,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
 def first_divergent_module(model: StreamingModel, loop: ClosedLoop, tolerance: Tolerance) -> str:
-    """A sentence that names the first module whose output diverges, and at which step; empty where none can be told.
-
-    Args:
-        model: what is wrong.
-        loop: the inputs on which it is.
-        tolerance: of each output, relative to its largest magnitude.
-    """
+    """A sentence that names the first module whose output diverges, and at which step; empty where none can be told."""
     own, streamed = _own_outputs(model, loop), _streamed_outputs(model, loop)
     for path, want in own.items():
         if path in streamed and (step := _first_divergence(streamed[path], want, tolerance)) is not None:
@@ -84,9 +78,8 @@ def _first_divergence(given: list[Tensor], want: list[Tensor], tolerance: Tolera
             joined = torch.cat(given, axis)
             size = min(joined.shape[axis], whole.shape[axis])
             sides = ((0, 0), (joined.shape[axis] - size, whole.shape[axis] - size))
-            found = [
-                _first(joined.narrow(axis, a, size), whole.narrow(axis, b, size), axis, tolerance) for a, b in sides
-            ]
+            pairs = ((joined.narrow(axis, a, size), whole.narrow(axis, b, size)) for a, b in sides)
+            found = [_first(a, b, axis, tolerance) for a, b in pairs]
             return None if None in found else max(f for f in found if f is not None)
     return None
 

@@ -46,10 +46,11 @@ def verify_model(
     noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
     """
     progress("reference")
+    inputs = inputs_to_verify(model, recording, frames)
     if model.spec.sequence_only:
-        return _whole_sequences(model, engines, recording, frames, tolerance, progress)
+        return _whole_sequences(model, engines, inputs, tolerance, progress)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
-    golden, lifted = golden_vectors(model, inputs_to_verify(model, recording, frames), exact)
+    golden, lifted = golden_vectors(model, inputs, exact)
     _refuse_wrong_lifting(model, golden, lifted)
     if recording:
         noise, on_noise = golden_vectors(model, inputs_to_verify(model, None, min(frames, NOISE_FRAMES)), exact)
@@ -97,13 +98,12 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
 def _whole_sequences(
     model: StreamingModel,
     engines: Sequence[Engine],
-    recording: Mapping[str, Array] | None,
-    frames: int,
+    inputs: Mapping[str, Array],
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:
     """A model that needs whole sequences: sequences of several lengths, each as the module gives it."""
-    loop = ClosedLoop(model.spec, inputs_to_verify(model, recording, frames))
+    loop = ClosedLoop(model.spec, inputs)
     reports = []
     for length in sorted({loop.frames, max(loop.frames * 2 // 3, 1)}):
         part = ClosedLoop(model.spec, loop.cut(0, length))

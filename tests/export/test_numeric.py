@@ -15,7 +15,7 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.passes.rounding import WriteOutRoundings
-from rnn_export.export.targets.tensorrt.half import emulated_engine, emulated_session
+from rnn_export.export.targets.tensorrt.writer import emulated_engine, emulated_session
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.checks import replay_golden

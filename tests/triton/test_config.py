@@ -17,9 +17,8 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import ExportError
 from rnn_export.export import export
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import config, data_file
+from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.repository import write_repository
-from rnn_export.export.triton.serving import Serving
 from rnn_export.export.triton.state_io import add_state_io, check_config
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime import load

@@ -1,24 +1,18 @@
-"""Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left.
-
-Source of the equations: the ONNX operator reference for LSTM, GRU and RNN.
-"""
+"""Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnx_ir.tape import Tape
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of, flag, lstm_cell
-
-Value = ir.Value
+from rnn_export.export.graph.passes.nodes import Replacement, flag, input_of, numbers
+from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of, lstm_cell
 
 
 class DecomposeRecurrent(InPlacePass):
@@ -41,7 +35,7 @@ class DecomposeRecurrent(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         nodes = list(self.chosen(model))
         for node in nodes:
-            _replace(model.graph, node)
+            _write(node)
         RemoveUnusedNodesPass()(model)
         return PassResult(model, modified=bool(nodes))
 
@@ -54,128 +48,76 @@ def _error(node: ir.Node, reason: str) -> ExportError:
     return ExportError(f"node {node.name!r} ({node.op_type}) cannot be decomposed: {reason}.")
 
 
-def _input(node: ir.Node, index: int) -> Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _first_states(node: ir.Node) -> list[Value | None]:
-    return [_input(node, index) for index in ((5, 6) if node.op_type == "LSTM" else (5,))]
+def _first_states(node: ir.Node) -> list[ir.Value | None]:
+    return [input_of(node, index) for index in ((5, 6) if node.op_type == "LSTM" else (5,))]
 
 
 def _refuse(node: ir.Node) -> None:
-    x, bias = _input(node, 0), _input(node, 3)
+    x, bias = input_of(node, 0), input_of(node, 3)
     if x is None or x.shape is None or not isinstance(x.shape[0], int):
         raise _error(node, "its time axis is dynamic: only a step graph can be written out")
     if flag(node, "layout"):
         raise _error(node, "it has layout 1")
-    unknown = any(_input(node, index) is not None for index in (4, 7))
+    unknown = any(input_of(node, index) is not None for index in (4, 7))
     if unknown or "clip" in node.attributes or flag(node, "input_forget"):
         raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget")
     if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
         raise _error(node, "its activations have an alpha or beta of their own")
-    weights = [_input(node, 1), _input(node, 2), *([bias] if bias is not None else [])]
+    weights = [input_of(node, 1), input_of(node, 2), *([bias] if bias is not None else [])]
     if any(weight is None or weight.const_value is None for weight in weights):
         raise _error(node, "its weights are not constant")
     if None in _first_states(node):
         raise _error(node, "it starts from an implicit zero state")
 
 
-def _replace(graph: ir.Graph, node: ir.Node) -> None:
-    writer = _Writer(node)
-    outputs = writer.write()
-    for old, new in zip(node.outputs, outputs, strict=False):
-        new.shape, new.type = old.shape, old.type
-    graph.insert_before(node, writer.tape.nodes)
-    for initializer in writer.tape.initializers:
-        graph.register_initializer(initializer)
-    for old, new in zip(node.outputs, outputs, strict=False):
-        if old.is_graph_output():
-            new.name, old.name = old.name, None
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+def _write(node: ir.Node) -> None:
+    """Write one recurrent node out, frame after frame: Y, Y_h and, for an LSTM, Y_c."""
+    op = Replacement(node, str(node.name or node.op_type))
+    x, w, r, b = (input_of(node, index) for index in range(4))
+    W, R = numbers(w), numbers(r)
+    B = np.zeros((len(W), 2 * W.shape[1]), W.dtype) if b is None else numbers(b)
+    assert x is not None
+    assert x.shape is not None
+    assert isinstance(x.shape[0], int)
+    times, ends = range(x.shape[0]), []
+    for direction, backward in enumerate(directions_of(node)):
+        index = op.constant(np.array(direction, np.int64))
+        states = [op.Gather(value, index, axis=0) for value in _first_states(node)]
+        cell = _Cell(op, direction, W[direction], R[direction], B[direction])
+        outputs: dict[int, ir.Value] = {}
+        for t in reversed(times) if backward else times:
+            states = cell.step(op.Gather(x, op.constant(np.array(t, np.int64)), axis=0), *states)
+            outputs[t] = op.Unsqueeze(states[0], op.constant(np.array([0, 1], np.int64)))
+        zero = op.constant(np.array([0], np.int64))
+        last = [op.Unsqueeze(state, zero) for state in states]
+        ends.append((_joined(op, [outputs[t] for t in times], 0), last))
+    y = _joined(op, [frames for frames, _ in ends], 1)
+    op.put([y, *(_joined(op, last, 0) for last in zip(*(states for _, states in ends), strict=True))])
 
 
-class _Operators:
-    """Puts a node on a tape by the name of its operator: `op.Add(a, b)`."""
-
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
-
-    def __getattr__(self, op_type: str) -> Callable[..., Value]:
-        return lambda *inputs, **attributes: self.tape.op(op_type, inputs, attributes)
-
-
-class _Writer:
-    """Writes one recurrent node out, frame after frame."""
-
-    def __init__(self, node: ir.Node) -> None:
-        self.node, self.tape = node, Tape()
-        self.op: Any = _Operators(self.tape)
-        x, w, r, b = (_input(node, index) for index in range(4))
-        assert x is not None
-        assert x.shape is not None
-        assert isinstance(x.shape[0], int)
-        self.x, self.frames = x, x.shape[0]
-        self.W, self.R = _constant(w), _constant(r)
-        directions, rows = self.W.shape[:2]
-        self.bias = np.zeros((directions, 2 * rows), self.W.dtype) if b is None else _constant(b)
-        self.count = 0
-
-    def write(self) -> list[Value]:
-        """The values of Y, Y_h and, for an LSTM, Y_c."""
-        ends = []
-        for direction, backward in enumerate(directions_of(self.node)):
-            index = self.initializer(np.array(direction, np.int64))
-            states = [self.op.Gather(value, index, axis=0) for value in _first_states(self.node)]
-            ends.append(self.run(_Cell(self, direction), states, backward))
-        y = self.joined([frames for frames, _ in ends], 1)
-        return [y, *(self.joined(list(last), 0) for last in zip(*(states for _, states in ends), strict=True))]
-
-    def run(self, cell: _Cell, states: list[Value], backward: bool) -> tuple[Value, list[Value]]:
-        """One direction: Y (T, 1, B, H), and the last states (1, B, H)."""
-        outputs: dict[int, Value] = {}
-        for t in reversed(range(self.frames)) if backward else range(self.frames):
-            frame = self.op.Gather(self.x, self.initializer(np.array(t, np.int64)), axis=0)
-            states = cell.step(frame, *states)
-            outputs[t] = self.op.Unsqueeze(states[0], self.initializer(np.array([0, 1], np.int64)))
-        zero = self.initializer(np.array([0], np.int64))
-        last = [self.op.Unsqueeze(state, zero) for state in states]
-        return self.joined([outputs[t] for t in range(self.frames)], 0), last
-
-    def joined(self, values: list[Value], axis: int) -> Value:
-        return values[0] if len(values) == 1 else self.op.Concat(*values, axis=axis)
-
-    def initializer(self, array: Array) -> Value:
-        # One initializer for each distinct array of the node: frames share their weights.
-        for known in self.tape.initializers:
-            other = _constant(known)
-            if other.dtype == array.dtype and other.shape == array.shape and np.array_equal(other, array):
-                return known
-        self.count += 1
-        name = f"{self.node.name or self.node.op_type}.{self.count}"
-        return self.tape.initializer(ir.tensor(np.array(array, order="C"), name=name))
+def _joined(op: Replacement, values: Sequence[ir.Value], axis: int) -> ir.Value:
+    return values[0] if len(values) == 1 else op.Concat(*values, axis=axis)
 
 
 class _Cell:
     """The equation of one direction: `step(x (B, I), h (B, H)[, c (B, H)])` gives the next states, h first."""
 
-    def __init__(self, writer: _Writer, direction: int) -> None:
-        self.writer, self.op, node = writer, writer.op, writer.node
-        self.W, self.R = writer.W[direction], writer.R[direction]
-        self.Wb, self.Rb = np.split(writer.bias[direction], 2)
-        self.units = self.R.shape[1]
+    def __init__(self, op: Replacement, direction: int, W: Array, R: Array, bias: Array) -> None:
+        self.op, self.W, self.R, node = op, W, R, op.node
+        self.Wb, self.Rb = np.split(bias, 2)
+        self.units = R.shape[1]
         names, directions = activations_of(node), len(directions_of(node))
         each = len(names) // directions
         self.activations = names[direction * each : (direction + 1) * each]
         self.linear_before_reset = flag(node, "linear_before_reset")
-        steps: dict[str, Callable[..., list[Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
+        steps: dict[str, Callable[..., list[ir.Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
         self.step = steps[node.op_type]
 
-    def lstm(self, x: Value, h: Value, c: Value) -> list[Value]:
+    def lstm(self, x: ir.Value, h: ir.Value, c: ir.Value) -> list[ir.Value]:
         gates = self.op.Add(self.gemm(x, self.W, self.Wb), self.gemm(h, self.R, self.Rb))
         return list(lstm_cell(self.op, self.split(gates, 4), c, self.activations))
 
-    def gru(self, x: Value, h: Value) -> list[Value]:
+    def gru(self, x: ir.Value, h: ir.Value) -> list[ir.Value]:
         op, H = self.op, self.units
         f, g = (getattr(op, name) for name in self.activations)
         xz, xr, xn = self.split(self.gemm(x, self.W, self.Wb), 3)
@@ -191,21 +133,13 @@ class _Cell:
         candidate = g(op.Add(xn, inner))
         return [op.Add(candidate, op.Mul(z, op.Sub(h, candidate)))]
 
-    def rnn(self, x: Value, h: Value) -> list[Value]:
+    def rnn(self, x: ir.Value, h: ir.Value) -> list[ir.Value]:
         f = getattr(self.op, self.activations[0])
         return [f(self.op.Add(self.gemm(x, self.W, self.Wb), self.gemm(h, self.R, self.Rb)))]
 
-    def gemm(self, x: Value, weight: Array, bias: Array) -> Value:
-        result: Value = self.op.Gemm(x, self.writer.initializer(weight), self.writer.initializer(bias), transB=1)
-        return result
+    def gemm(self, x: ir.Value, weight: Array, bias: Array) -> ir.Value:
+        return self.op.Gemm(x, self.op.constant(weight), self.op.constant(bias), transB=1)
 
-    def split(self, value: Value, parts: int) -> list[Value]:
-        sizes = self.writer.initializer(np.full(parts, self.units, np.int64))
-        return list(self.writer.tape.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))
-
-
-def _constant(value: Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    array: Array = value.const_value.numpy()
-    return array
+    def split(self, value: ir.Value, parts: int) -> list[ir.Value]:
+        sizes = self.op.constant(np.full(parts, self.units, np.int64))
+        return list(self.op.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))

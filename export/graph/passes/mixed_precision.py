@@ -124,11 +124,9 @@ class _Typing:
     def __init__(self, model: ir.Model, precision: str, state_precision: str) -> None:
         self.graph, self.opset = model.graph, model.opset_imports[""]
         self.precision, self.low = precision, FLOAT_TYPES[precision]
-        self.kinds: dict[ir.Value, Kind] = {}
+        given = (*self.graph.inputs, *self.graph.initializers.values())
+        self.kinds = {value: Kind.FREE for value in given if value.dtype is FLOAT}
         self.copies: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
-        for value in (*self.graph.inputs, *self.graph.initializers.values()):
-            if value.dtype is FLOAT:
-                self.kinds[value] = Kind.FREE
         by_name = {value.name: value for value in self.graph.inputs}
         self.ends = dict.fromkeys((value.name for value in self.graph.outputs if value.dtype is FLOAT), FLOAT)
         counters = self.counters(spec_of(model))

@@ -16,6 +16,7 @@ from onnxscript import version_converter
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.pipeline import InferShapes
 
 
@@ -52,11 +53,7 @@ class _Lowering:
         self.newer, self.opset = model.opset_imports[""], opset
 
     def lower(self) -> None:
-        rewrites: dict[str, Callable[[ir.Node], None]] = {
-            "Pad": self.pad,
-            "Reshape": self.reshape,
-            "Split": self.split,
-        }
+        rewrites: dict[str, Callable[[ir.Node], None]] = {"Pad": self.pad, "Reshape": self.reshape, "Split": self.split}
         for node in self.graph:
             if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum":
                 self.reduce(node)
@@ -94,10 +91,10 @@ class _Lowering:
 
     def set_input(self, node: ir.Node, index: int, name: str, values: list[int]) -> None:
         """Make `values` the last input, at `index`."""
-        constant = ir.Value(name=name, const_value=ir.tensor(np.array(values, np.int64), name=name))
-        self.graph.register_initializer(constant)
+        value = new_constant(name, np.array(values, np.int64))
+        self.graph.register_initializer(value)
         node.resize_inputs(index + 1)
-        node.replace_input_with(index, constant)
+        node.replace_input_with(index, value)
 
     def reduce(self, node: ir.Node) -> None:
         """From opset 18 on the axes are an input, before an attribute."""
@@ -142,8 +139,10 @@ class _Lowering:
         """An attribute that the older operator does not know says nothing where it has its default."""
         older, newer = self.schema(node, self.opset), self.schema(node, self.newer)
         for name, attribute in list(node.attributes.items()):
-            if name not in older.attributes and _is_default(attribute, newer):
-                del node.attributes[name]
+            if name in newer.attributes and name not in older.attributes:
+                default = ir.serde.deserialize_attribute(newer.attributes[name].default_value)
+                if default.type is attribute.type and default.value == attribute.value:
+                    del node.attributes[name]
 
     def check(self, node: ir.Node) -> None:
         schema = self.schema(node, self.opset)
@@ -158,11 +157,3 @@ class _Lowering:
                 text = f"tensor({value.dtype.name.lower()})"
                 if text not in allowed[formal.type_str]:
                     raise self.refuse(node, f"its input {value.name!r} is {text}, which is not allowed there")
-
-
-def _is_default(attribute: ir.Attr, schema: onnx.defs.OpSchema) -> bool:
-    known = schema.attributes.get(attribute.name)
-    if known is None:
-        return False
-    default = ir.serde.deserialize_attribute(known.default_value)
-    return bool(default.type is attribute.type and default.value == attribute.value)

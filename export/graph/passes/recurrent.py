@@ -1,4 +1,4 @@
-"""ONNX's recurrent operators: their states, directions and default activations, and the equation of an LSTM cell.
+"""ONNX's recurrent operators: their directions and default activations, and the equation of an LSTM cell.
 
 Source: the ONNX operator reference for LSTM, GRU and RNN.
 """
@@ -26,11 +26,6 @@ def activations_of(node: ir.Node) -> tuple[str, ...]:
     """The activations of all directions of a recurrent node, as given or by default."""
     default = DEFAULT_ACTIVATIONS[node.op_type] * len(directions_of(node))
     return tuple(node.attributes.get_strings("activations", default))
-
-
-def flag(node: ir.Node, name: str) -> bool:
-    """Whether an integer attribute is there and not 0."""
-    return name in node.attributes and node.attributes[name].as_int() != 0
 
 
 def lstm_cell(op: Any, gates: Sequence[Any], c: Any, activations: Sequence[str]) -> tuple[Any, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.operators import write_nodes
-from rnn_export.export.targets.c.shapes import shape_of
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
@@ -25,13 +25,7 @@ MAX_BYTES = 512 * 2**10
 
 @dataclass(frozen=True)
 class BatchStep:
-    """The step of `ROWS` streams, or of fewer: `rows` in C.
-
-    Attributes:
-        code: what it computes, with the weights of the step of one.
-        gathered: where the inputs and then the states are gathered.
-        results: the outputs and then the next states.
-    """
+    """The step of up to `ROWS` streams: inputs, then states are `gathered`; outputs, then next states are `results`."""
 
     spec: StreamSpec
     code: CodeBuilder
@@ -42,22 +36,21 @@ class BatchStep:
         """Statements that copy the inputs and the state of `row` to place `r`."""
         for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):
             yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
-        for member, tensor in self._states(self.gathered):
-            size = tensor.size // ROWS
-            yield f"memcpy({tensor.address} + r * {size}, states[row]->{member}, sizeof states[row]->{member});"
+        for member, place in self._states(self.gathered):
+            yield f"memcpy({place}, states[row]->{member}, sizeof states[row]->{member});"
 
     def scatter(self) -> Iterator[str]:
         """Statements that copy from place `r` to the outputs and the state of that row."""
         for i, (spec, tensor) in enumerate(zip(self.spec.outputs, self.results, strict=False)):
             yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
-        for member, tensor in self._states(self.results):
-            size = tensor.size // ROWS
-            yield f"memcpy(states[r]->{member}, {tensor.address} + r * {size}, sizeof states[r]->{member});"
+        for member, place in self._states(self.results):
+            yield f"memcpy(states[r]->{member}, {place}, sizeof states[r]->{member});"
 
-    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, CTensor]]:
-        """Each state by its member, with its tensor: the last of `tensors`."""
-        states = self.spec.states
-        yield from zip(identifiers([s.name for s in states]), tensors[len(tensors) - len(states) :], strict=True)
+    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, str]]:
+        """Each state's member, and where row `r` of it lies: the states are the last of `tensors`."""
+        members = identifiers([s.name for s in self.spec.states])
+        for member, tensor in zip(members, tensors[len(tensors) - len(members) :], strict=True):
+            yield member, f"{tensor.address} + r * {tensor.size // ROWS}"
 
     def _copy(self, spec: TensorSpec, tensor: CTensor, port: str, row: str, scatter: bool) -> str:
         """Between row `r` of `tensor` and `row` of `port`: in pieces where the batch is not axis 0."""
@@ -72,10 +65,7 @@ class BatchStep:
 
 
 def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> BatchStep | str:
-    """The step of `ROWS` streams beside that of one, `alone`; or why it is not written, in a line.
-
-    Weights that both have are one.
-    """
+    """The step of `ROWS` streams beside that of one, `alone`, with the same weights; or in a line why there is none."""
     shared = len(alone.weights.arrays)
     code = CodeBuilder(alone.weights, alone.precision, alone.scales)
     try:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.graph.passes.recurrent import RECURRENT
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -69,7 +70,7 @@ def _watching(step: bytes) -> tuple[onnx.ModelProto, dict[str, list[str]]]:
         if read is not None and read.const_value is None:
             watched[str(read.name)] = [str(read.name)]
         if node.op_type in RECURRENT:
-            sources = [node.inputs[5] if len(node.inputs) > 5 else None, *node.outputs[:2]]
+            sources = [input_of(node, 5), *node.outputs[:2]]
             watched[f"{node.name}.h"] = [str(v.name) for v in sources if v is not None and v.name]
     for node in graph.graph:
         for value in (*node.inputs, *node.outputs):

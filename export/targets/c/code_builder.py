@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.c.shapes import round_up, shape_of
+from rnn_export.export.graph.passes.nodes import input_of
+from rnn_export.export.targets.c.notation import round_up, shape_of
 from rnn_export.export.targets.c.weights import CACHE_LINE, Weights
 from rnn_export.runtime.build.native.c_types import C_TYPES, SIZES
 
@@ -32,15 +33,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class CTensor:
-    """A dense array of C.
-
-    Attributes:
-        address: an expression of C; empty for a constant that no statement reads yet.
-        c_type: of one value.
-        shape: its axes, those of the ONNX value.
-        buffer: where it lies in the scratch memory.
-        constant: its value where it has one.
-    """
+    """A dense array of C. `address` is an expression, empty for a constant that no statement reads yet."""
 
     address: str
     c_type: str
@@ -63,18 +56,9 @@ class CTensor:
 class CodeBuilder:
     """Collects the statements of a step.
 
-    Attributes:
-        weights: the constants that the statements name.
-        precision: that of products with constant matrices.
-        scales: for int8, the calibrated largest magnitudes of activations by the name of their tensor.
-        statements: lines of C.
-        tensors: where each value of the graph lies.
-        node_index: the node that is written now.
-        fused: nodes that were written with an earlier one.
-        macs: multiply-adds so far.
-        uses_libm: whether a statement calls the host's mathematical library.
-        table_rows: the fewest rows of the tables that an input is an index of, by its address.
-        scales_used: what `scale_of` gave, in order.
+    `precision` is that of products with constant matrices, `scales` are for int8: the calibrated largest magnitudes of
+    activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
+    by address of an input the fewest rows of the tables that it is an index of.
     """
 
     def __init__(self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None) -> None:
@@ -97,11 +81,8 @@ class CodeBuilder:
     @contextmanager
     def loop(self, variable: str, count: int, down: bool = False) -> Iterator[None]:
         """A loop over `count` numbers; one of a single number is still a block."""
-        self.emit(
-            f"for (int {variable} = {count - 1}; {variable} >= 0; {variable}--) {{"
-            if down
-            else f"for (int {variable} = 0; {variable} < {count}; {variable}++) {{"
-        )
+        first, rest, step = (count - 1, ">= 0", "--") if down else (0, f"< {count}", "++")
+        self.emit(f"for (int {variable} = {first}; {variable} {rest}; {variable}{step}) {{")
         self._indent += 1
         yield
         self._indent -= 1
@@ -128,11 +109,15 @@ class CodeBuilder:
             tensor.buffer.last = max(tensor.buffer.last, self.node_index)
         return tensor
 
-    def read(self, node: ir.Node, index: int) -> CTensor:
-        """An input that is there, with an address."""
+    def input(self, node: ir.Node, index: int) -> CTensor:
+        """An input that is there; one that is constant may have no address."""
         value = node.inputs[index]
         assert value is not None
-        return self.with_address(self.tensor_of(value))
+        return self.tensor_of(value)
+
+    def read(self, node: ir.Node, index: int) -> CTensor:
+        """The same with an address."""
+        return self.with_address(self.input(node, index))
 
     def read_all(self, node: ir.Node) -> list[CTensor]:
         return [self.read(node, i) for i in range(len(node.inputs))]
@@ -143,12 +128,18 @@ class CodeBuilder:
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
         """The value of an input, or None where it is left out; raises ExportError where it is not constant."""
-        value = node.inputs[index] if index < len(node.inputs) else None
+        value = input_of(node, index)
         if value is None:
             return None
         constant = self.tensor_of(value).constant
         if constant is None:
             raise refusal(node, f"its input {value.name!r} is computed, and only a constant can be written there")
+        return constant
+
+    def required(self, node: ir.Node, index: int) -> Array:
+        """The value of an input that ONNX lets nobody leave out."""
+        constant = self.constant(node, index)
+        assert constant is not None
         return constant
 
     def new_output(self, node: ir.Node, index: int = 0) -> CTensor:

@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.elementwise import broadcast
-from rnn_export.export.targets.c.literals import scalar_literal
-from rnn_export.export.targets.c.shapes import index_expression, shape_of, strides_of
+from rnn_export.export.targets.c.notation import index_expression, scalar_literal, shape_of, strides_of
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:
@@ -20,9 +19,7 @@ def reshape(code: CodeBuilder, node: ir.Node) -> None:
     training = code.constant(node, 2) if node.op_type == "Dropout" else None
     if training is not None and training.any():
         raise refusal(node, "it is in training mode")
-    source = node.inputs[0]
-    assert source is not None
-    code.set_view(node, code.tensor_of(source))
+    code.set_view(node, code.input(node, 0))
 
 
 def transpose(code: CodeBuilder, node: ir.Node) -> None:
@@ -56,36 +53,29 @@ def split(code: CodeBuilder, node: ir.Node) -> None:
     start = 0
     for i, value in enumerate(node.outputs):
         shape = shape_of(value)
-        _slice(code, node, x, [start if a == axis else 0 for a in range(len(shape))], [1] * len(shape), shape, i)
+        _slice(code, node, x, [(start if a == axis else 0, 1) for a in range(len(shape))], shape, i)
         start += shape[axis]
 
 
 def slice_(code: CodeBuilder, node: ir.Node) -> None:
     x = code.read(node, 0)
-    starts, ends, axes, steps = (code.constant(node, i) for i in range(1, 5))
-    assert starts is not None
-    assert ends is not None
+    starts, ends = code.required(node, 1), code.required(node, 2)
+    axes, steps = code.constant(node, 3), code.constant(node, 4)
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), np.int64) if steps is None else steps
-    first, step_of, shape = [0] * len(x.shape), [1] * len(x.shape), list(x.shape)
+    part, shape = [(0, 1)] * len(x.shape), list(x.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         taken = range(x.shape[axis])[slice(int(start), int(end), int(step))]
-        first[axis], step_of[axis], shape[axis] = (taken[0] if taken else 0), int(step), len(taken)
-    _slice(code, node, x, first, step_of, shape)
+        part[axis], shape[axis] = (taken[0] if taken else 0, int(step)), len(taken)
+    _slice(code, node, x, part, shape)
 
 
 def _slice(
-    code: CodeBuilder,
-    node: ir.Node,
-    x: CTensor,
-    first: Sequence[int],
-    steps: Sequence[int],
-    shape: Sequence[int],
-    output: int = 0,
+    code: CodeBuilder, node: ir.Node, x: CTensor, part: Sequence[tuple[int, int]], shape: Sequence[int], output: int = 0
 ) -> None:
-    """Part of x: a view where it lies in one piece."""
-    offset = sum(f * s for f, s in zip(first, strides_of(x.shape), strict=True))
-    dense, strides = strides_of(shape), [n * s for n, s in zip(steps, strides_of(x.shape), strict=True)]
+    """Part of x, (first, step) along each axis: a view where it lies in one piece."""
+    offset = sum(first * s for (first, _), s in zip(part, strides_of(x.shape), strict=True))
+    dense, strides = strides_of(shape), [step * s for (_, step), s in zip(part, strides_of(x.shape), strict=True)]
     if all(n == 1 or to == source for n, to, source in zip(shape, dense, strides, strict=True)):
         code.set_view(node, x.view(offset, shape), output)
         return
@@ -95,17 +85,15 @@ def _slice(
 
 def gather(code: CodeBuilder, node: ir.Node) -> None:
     """Rows of a table; an index beyond it takes the last or first row, since a step cannot fail."""
-    x, value = code.read(node, 0), node.inputs[1]
-    assert value is not None
-    index = code.tensor_of(value)
+    x, index = code.read(node, 0), code.input(node, 1)
     axis = node.attributes.get_int("axis", 0) % len(x.shape)
     outer, rows, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
     if index.constant is not None and index.size == 1:
         row = int(index.constant.reshape(-1)[0])
         if not -rows <= row < rows:
             raise refusal(node, f"it takes {row} of {rows} along axis {axis}")
-        first = [row % rows if a == axis else 0 for a in range(len(x.shape))]
-        _slice(code, node, x, first, [1] * len(x.shape), (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+        part = [(row % rows if a == axis else 0, 1) for a in range(len(x.shape))]
+        _slice(code, node, x, part, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
         return
     index, y = code.with_address(index), code.new_output(node)
     if port := re.match(r"\(*(in\d+)\b", index.address):
@@ -123,20 +111,15 @@ def expand(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def tile(code: CodeBuilder, node: ir.Node) -> None:
-    x, repeats = code.read(node, 0), code.constant(node, 1)
-    assert repeats is not None
-    y = code.new_output(node)
+    x, repeats, y = code.read(node, 0), code.required(node, 1).tolist(), code.new_output(node)
     loops = []
-    for size, times, to, source in zip(
-        x.shape, repeats.tolist(), strides_of(y.shape), strides_of(x.shape), strict=True
-    ):
+    for size, times, to, source in zip(x.shape, repeats, strides_of(y.shape), strides_of(x.shape), strict=True):
         loops += [(times, size * to, 0), (size, to, source)]
     copy_strided(code, y, 0, x, 0, loops)
 
 
 def pad(code: CodeBuilder, node: ir.Node) -> None:
-    x, pads, value, axes = code.read(node, 0), code.constant(node, 1), code.constant(node, 2), code.constant(node, 3)
-    assert pads is not None
+    x, pads, value, axes = code.read(node, 0), code.required(node, 1), code.constant(node, 2), code.constant(node, 3)
     mode, rank = node.attributes.get_string("mode", "constant"), len(x.shape)
     padded = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
     if mode not in ("constant", "reflect", "edge") or (pads < 0).any():
@@ -173,10 +156,7 @@ def constant_of_shape(code: CodeBuilder, node: ir.Node) -> None:
 def copy_strided(
     code: CodeBuilder, y: CTensor, to: int, x: CTensor, start: int, loops: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Copy values from x + `start` to y + `to`: each loop is (count, stride in y, stride in x).
-
-    Runs that are dense in both are one memcpy.
-    """
+    """Copy from x + `start` to y + `to`, each loop (count, stride in y, stride in x); dense runs by memcpy."""
     loops = [loop for loop in loops if loop[0] != 1]
     run = 1
     while loops and loops[-1][1:] == (run, run):

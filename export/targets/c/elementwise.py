@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.literals import float_literal, scalar_literal
-from rnn_export.export.targets.c.shapes import strides_of
+from rnn_export.export.targets.c.notation import float_literal, scalar_literal, strides_of
 
 # Formulas of C, in which {a}, {b} and {c} are a value of each input, and other names are attributes.
 ARITHMETIC = {"Add": "{a} + {b}", "Sub": "{a} - {b}", "Mul": "{a} * {b}"}
@@ -117,13 +116,11 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
 
 def power(code: CodeBuilder, node: ir.Node) -> None:
     """Squares, roots and the like are written out; other exponents need powf."""
-    exponent = code.tensor_of(node.inputs[1]).constant if node.inputs[1] is not None else None
-    x = code.read(node, 0)
-    if exponent is not None and x.c_type == "float" and len(set(exponent.reshape(-1).tolist())) == 1:
-        formula = POWERS.get(float(exponent.reshape(-1)[0]))
-        if formula is not None:
-            broadcast(code, code.new_output(node), [x], formula)
-            return
+    x, exponent = code.read(node, 0), code.input(node, 1).constant
+    exponents = set() if exponent is None else set(exponent.reshape(-1).tolist())
+    if x.c_type == "float" and len(exponents) == 1 and (formula := POWERS.get(float(*exponents))):
+        broadcast(code, code.new_output(node), [x], formula)
+        return
     library(code, node)
 
 
@@ -140,13 +137,10 @@ def clip(code: CodeBuilder, node: ir.Node) -> None:
     x, formula = code.read(node, 0), "{a}"
     for index, function, sign in ((1, "rnn_max", "<"), (2, "rnn_min", ">")):
         limit = code.constant(node, index)
-        if limit is None:
-            continue
-        bound = scalar_literal(limit)
-        if x.c_type == "float":
-            formula = f"{function}({formula}, rnn_all({bound}))"
-        else:
-            formula = f"(({formula}) {sign} {bound} ? {bound} : ({formula}))"
+        if limit is not None:
+            bound = scalar_literal(limit)
+            value = f"(({formula}) {sign} {bound} ? {bound} : ({formula}))"
+            formula = f"{function}({formula}, rnn_all({bound}))" if x.c_type == "float" else value
     broadcast(code, code.new_output(node), [x], formula)
 
 
@@ -161,21 +155,16 @@ def cast(code: CodeBuilder, node: ir.Node) -> None:
 def broadcast(
     code: CodeBuilder, result: CTensor, tensors: Sequence[CTensor], formula: str, scalar: bool = False
 ) -> None:
-    """Write result[i] = formula(tensors[i]...), every tensor broadcast to the shape of the result.
-
-    `scalar`: value by value even where all are floats.
-    """
+    """Write result[i] = formula(tensors[i]...), each broadcast; `scalar`: value by value even if all are floats."""
     counts, strides = merged_loops([result.shape, *(t.shape for t in tensors)])
     outer = [f"n{axis}" for axis in range(len(counts) - 1)]
     starts = ["".join(f" + {n} * {s}" for n, s in zip(outer, each, strict=False) if s) for each in strides]
     steps = [each[-1] for each in strides[1:]]
     with code.loops(outer, counts[:-1]):
         if scalar or any(t.c_type != "float" for t in (result, *tensors)):
-            values = [
-                f"{t.address}[{'i' if step else '0'}{start}]"
-                for t, step, start in zip(tensors, steps, starts[1:], strict=True)
-            ]
-            value = formula.format(**dict(zip("abc", values, strict=False)))
+            of_tensors = zip("abc", tensors, steps, starts[1:], strict=False)
+            values = {n: f"{t.address}[{'i' if step else '0'}{start}]" for n, t, step, start in of_tensors}
+            value = formula.format(**values)
             code.emit(f"for (int i = 0; i < {counts[-1]}; i++)")
             code.emit(f"    {result.address}[i{starts[0]}] = ({result.c_type})({value});")
             return

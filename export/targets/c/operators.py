@@ -10,7 +10,7 @@ import onnx_ir as ir
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.c import data_movement, elementwise, matrix, recurrent, reductions, windows
 from rnn_export.export.targets.c.code_builder import END, CodeBuilder, CTensor
-from rnn_export.export.targets.c.shapes import shape_of
+from rnn_export.export.targets.c.notation import shape_of
 
 OPERATORS: Mapping[str, Callable[[CodeBuilder, ir.Node], None]] = {
     **dict.fromkeys((*elementwise.VECTOR, *elementwise.SCALAR), elementwise.by_formula),

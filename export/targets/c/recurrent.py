@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
+from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, Product
+from rnn_export.export.targets.c.matrix import Operand, Product
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16
@@ -50,9 +51,7 @@ class Direction:
         return self.units % BLOCK == 0
 
     def from_x(self) -> Operand:
-        value = self.node.inputs[0]
-        assert value is not None
-        return Operand(self.W, self.x, self.W.shape[1], str(value.name))
+        return Operand(self.W, self.x, self.W.shape[1], input_name(self.node, 0))
 
     def from_h(self, gates: int | None = None) -> Operand:
         """With the matrix of the first `gates` gates, or of all."""
@@ -87,18 +86,9 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
         if frames > 1:
             before = f"{y.address} + (t {'+' if backward else '-'} 1) * {frame} + {offset}"
             t, h = "t", f"(t == {frames - 1 if backward else 0} ? {h} : {before})"
-        direction = Direction(
-            node,
-            rows,
-            W[d],
-            R[d],
-            Wb,
-            Rb,
-            x=f"{x.address} + {t} * {rows * values}",
-            h=h,
-            h_next=f"{y.address} + {t} * {frame} + {offset}",
-            c="" if c_last is None else f"{c_last.address} + {offset}",
-        )
+        x_at, h_next = f"{x.address} + {t} * {rows * values}", f"{y.address} + {t} * {frame} + {offset}"
+        c = "" if c_last is None else f"{c_last.address} + {offset}"
+        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c)
         with code.loop("t", frames, down=backward) if frames > 1 else nullcontext():
             CELLS[node.op_type](code, direction)
     _last_state(code, node, y, directions)
@@ -107,7 +97,7 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int, ...]) -> CTensor:
-    if index >= len(node.inputs) or node.inputs[index] is None:
+    if input_of(node, index) is None:
         return code.with_address(CTensor("", "float", shape, constant=np.zeros(shape, np.float32)))
     return code.read(node, index)
 

@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.data_movement import copy_strided
-from rnn_export.export.targets.c.literals import float_literal
-from rnn_export.export.targets.c.shapes import index_expression, strides_of
+from rnn_export.export.targets.c.notation import float_literal, index_expression, strides_of
 
 # What the sum starts as, what is done with each value x, and the result of n of them.
 REDUCTIONS = {
@@ -75,8 +74,7 @@ def softmax(code: CodeBuilder, node: ir.Node) -> None:
 def layer_norm(code: CodeBuilder, node: ir.Node) -> None:
     if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
         raise refusal(node, "its mean or deviation is an output too")
-    x, scale, bias = code.read(node, 0), code.constant(node, 1), code.constant(node, 2)
-    assert scale is not None
+    x, scale, bias = code.read(node, 0), code.required(node, 1), code.constant(node, 2)
     axis = node.attributes.get_int("axis", -1) % len(x.shape)
     n, shape = math.prod(x.shape[axis:]), x.shape[axis:]
     scale = np.broadcast_to(scale, shape)
@@ -93,11 +91,7 @@ def batch_norm(code: CodeBuilder, node: ir.Node) -> None:
     if node.attributes.get_int("training_mode", 0) == 1:
         raise refusal(node, "it is in training mode")
     x = code.read(node, 0)
-    scale, bias, mean, variance = (code.constant(node, i) for i in range(1, 5))
-    assert scale is not None
-    assert bias is not None
-    assert mean is not None
-    assert variance is not None
+    scale, bias, mean, variance = (code.required(node, i) for i in range(1, 5))
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     factor = (scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)).astype(np.float32)
     summand = (bias.astype(np.float64) - mean * factor.astype(np.float64)).astype(np.float32)

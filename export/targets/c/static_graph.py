@@ -11,6 +11,7 @@ from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.graph.passes.recurrent import DEFAULT_ACTIVATIONS, activations_of, directions_of
 from rnn_export.export.targets.c.operators import refuse_unknown
@@ -21,10 +22,7 @@ FOLDED = 2**22
 
 
 def static_graph(step: bytes, batch: int = 1) -> ir.Model:
-    """The step graph of so many streams.
-
-    Raises ExportError where a shape does not follow from the graph, or an operator cannot be written.
-    """
+    """Of so many streams; raises ExportError where a shape does not follow, or an operator cannot be written."""
     model = onnx.load_from_string(rewrite(step, DecomposeRecurrent(lambda node: not has_kernel(node))))
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -61,7 +59,7 @@ def has_kernel(node: ir.Node) -> bool:
     """Whether a recurrent node is computed as a whole; others are written out."""
     attributes = node.attributes
     plain = not ({"clip", "layout", "input_forget"} & {a.name for a in attributes.values() if a.value})
-    extra = any(i < len(node.inputs) and node.inputs[i] is not None for i in (4, 7))
+    extra = any(input_of(node, i) is not None for i in (4, 7))
     known = [DEFAULT_ACTIVATIONS[node.op_type], *([("Relu",)] if node.op_type == "RNN" else [])]
     directions = len(directions_of(node))
     return plain and not extra and activations_of(node) in [names * directions for names in known]

@@ -13,12 +13,18 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.weights import Weights
+from rnn_export.layout import graph_layout
 from rnn_export.runtime.build.native.c_types import C_TYPES
 from rnn_export.runtime.build.native.flags import FLAGS
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.runtime.build.native.template import Values
+from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
+
+# Numbers of the golden vectors that a microcontroller has room for.
+GOLDEN_VALUES = 32768
 
 
 def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
@@ -37,23 +43,19 @@ def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: 
 def template_values(
     spec: StreamSpec, init: str, code: CodeBuilder, results: Sequence[CTensor], batch: BatchStep | str
 ) -> Values:
-    """By key of the templates.
+    """For the step itself; weights that nothing names are forgotten.
 
-    Args:
-        spec: the contract of the step.
-        init: the statements that set a state to the start.
-        code: what the step computes.
-        results: where the outputs and then the next states lie.
-        batch: the step of several streams, or why there is none.
-
-    Weights that nothing names are forgotten.
+    `init` are the statements that set a state to the start, `results` where the outputs and then the next states lie.
+    `batch` is the step of several streams, or why there is none.
     """
     declarations, stack = code.declarations()
     parts = [_block(declarations), *code.statements, _block(_write_results(spec, results))]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
-    weights, states = code.weights, _states(spec)
+    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    states = [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
+    weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
@@ -99,11 +101,6 @@ def _batch(batch: BatchStep) -> Values:
     }
 
 
-def _states(spec: StreamSpec) -> list[Values]:
-    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
-    return [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
-
-
 def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
     """The inputs and then the outputs: `array` is the name in the source, `parameter` that in the header."""
     tensors = [*(("in", i, t) for i, t in enumerate(spec.inputs)), *(("out", i, t) for i, t in enumerate(spec.outputs))]
@@ -128,7 +125,7 @@ def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
 
 def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
     type_, size = C_TYPES[of.dtype], math.prod(shape)
-    return {"label": printable(of.name), "dtype": of.dtype, "type": type_, "shape": _tuple(shape), "size": size}
+    return {"label": printable(of.name), "dtype": of.dtype, "type": type_, "shape": str(tuple(shape)), "size": size}
 
 
 def _port_values(ports: Sequence[Values]) -> Values:
@@ -163,6 +160,52 @@ def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str
             yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
 
 
+def golden_values(spec: StreamSpec, golden: Golden) -> Values:
+    """For `golden.h`: the first steps of the first row, as many as `GOLDEN_VALUES` allows, and the states after."""
+    a_step = sum(math.prod(t.frame) for t in (*spec.inputs, *spec.outputs)) * spec.chunk
+    fitting = [k for k, at in enumerate(golden.at) if at // spec.chunk * a_step <= GOLDEN_VALUES]
+    last = fitting[-1] if fitting else 0
+    steps, late = int(golden.at[last]) // spec.chunk, spec.settling_steps
+    return {
+        "steps": steps,
+        "late": min(late, steps),
+        "atol": repr(golden.tolerance.atol),
+        "rtol": repr(golden.tolerance.rtol),
+        "arrays": "\n".join(_golden_arrays(spec, golden, last, steps, late)),
+    }
+
+
+def _golden_arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late: int) -> Iterator[str]:
+    """Inputs of `steps` steps, outputs of those after the first `late`, and the states at the checkpoint `last`."""
+    for i, tensor in enumerate(spec.inputs):
+        yield _golden_array(f"in{i}", _by_step(spec, tensor, golden.inputs[tensor.name][:1], steps), tensor.dtype)
+    for i, tensor in enumerate(spec.outputs):
+        frames = golden.outputs[tensor.name][:1]
+        if spec.timed(tensor):
+            skipped = spec.frames_out(tensor, late * spec.chunk)
+            yield _golden_array(f"out{i}", _by_step(spec, tensor, frames[:, skipped:], steps - late), tensor.dtype)
+        elif golden.at[last] == golden.frames:
+            yield f"#define GOLDEN_LAST{i}"
+            yield _golden_array(f"out{i}", frames, tensor.dtype)
+    for i, state in enumerate(spec.states):
+        yield _golden_array(f"state{i}", golden.states[state.name][:1, last], state.dtype)
+
+
+def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:
+    """(1, time, ...) as the arrays of so many steps, one after the other; one zero where there are none."""
+    if not spec.timed(tensor):
+        return np.concatenate([graph_layout(frames, tensor).reshape(-1)] * steps)
+    size = tensor.frames_of(spec.chunk)
+    pieces = [frames[:, s * size : (s + 1) * size] for s in range(steps)]
+    if not spec.has_time:
+        pieces = [piece[:, 0] for piece in pieces]
+    return np.concatenate([graph_layout(piece, tensor).reshape(-1) for piece in pieces] or [np.zeros(1, tensor.dtype)])
+
+
+def _golden_array(name: str, array: Array, dtype: str) -> str:
+    return f"static const {C_TYPES[dtype]} golden_{name}[{array.size}] = {{\n{array_literal(array)}}};"
+
+
 def printable(text: str) -> str:
     """As it can stand in a comment and in a string of C."""
     return re.sub(r"[^\w .,:/+()\[\]-]", "_", text)
@@ -170,7 +213,3 @@ def printable(text: str) -> str:
 
 def _block(lines: Iterable[str], depth: int = 1) -> str:
     return indent("\n".join(lines), "    " * depth)
-
-
-def _tuple(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c.literals import array_literal
-from rnn_export.export.targets.c.shapes import round_up
+from rnn_export.export.targets.c.notation import array_literal, round_up
 from rnn_export.runtime.build.native.c_types import C_TYPES
 
 # Bytes that a source still holds as text; beyond it compilers become slow.

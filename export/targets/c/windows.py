@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
-from rnn_export.export.targets.c.dense import Operand, Product
-from rnn_export.export.targets.c.shapes import index_expression, strides_of
+from rnn_export.export.targets.c.matrix import Operand, Product
+from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ class SlidingWindow:
         """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
         rank, attributes = len(window), node.attributes
         strides, dilations = (attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
-        return SlidingWindow(
-            x.shape[2:], y.shape[2:], window, strides, dilations, attributes.get_ints("pads", [0] * 2 * rank)
-        )
+        pads = attributes.get_ints("pads", [0] * 2 * rank)
+        return SlidingWindow(x.shape[2:], y.shape[2:], window, strides, dilations, pads)
 
     def variables(self, letter: str) -> list[str]:
         return [f"{letter}{axis}" for axis in range(len(self.window))]
@@ -53,10 +53,8 @@ class SlidingWindow:
 
 def conv(code: CodeBuilder, node: ir.Node) -> None:
     """Each place of the output is a row: what its window holds, times the kernels."""
-    weight, bias = code.constant(node, 1), code.constant(node, 2)
-    assert weight is not None
-    x, groups, name = code.read(node, 0), node.attributes.get_int("group", 1), node.inputs[0]
-    assert name is not None
+    weight, bias = code.required(node, 1), code.constant(node, 2)
+    x, groups = code.read(node, 0), node.attributes.get_int("group", 1)
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise refusal(node, "its padding is computed (auto_pad)")
@@ -69,7 +67,7 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
         of_group = slice(group * outputs, (group + 1) * outputs)
         source = x.view(group * channels * math.prod(sliding.sizes), (channels, *sliding.sizes))
         address, row_stride = _rows(code, sliding, source, x.shape)
-        operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, str(name.name))
+        operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, input_name(node, 0))
         start = group * outputs * places
         if places == 1 and 1 in (images, groups):
             Product(code, bias[of_group], rows, operand, wide=True).emit(f"({y.address} + {start})")
@@ -133,9 +131,8 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
             code.emit("int count = 0;")
         with code.loops(sliding.variables("k"), sliding.window):
             code.emit(f"if ({inside}) {{")
-            code.emit(
-                f"    sum = {f'{read} > sum || {read} != {read} ? {read} : sum' if largest else f'sum + {read}'};"
-            )
+            following = f"{read} > sum || {read} != {read} ? {read} : sum" if largest else f"sum + {read}"
+            code.emit(f"    sum = {following};")
             if counted:
                 code.emit("    count++;")
             code.emit("}")

@@ -7,7 +7,7 @@ What differs from version to version stands in `rnn_export.export.targets.tensor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import flag, input_of
 from rnn_export.export.graph.passes.pipeline import with_shapes
-from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of, flag
+from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of
 from rnn_export.export.targets.tensorrt.parser_rules import ParserRules
 from rnn_export.precision import PRECISIONS
 from rnn_export.spec import BATCH
@@ -72,7 +73,7 @@ class _Linter:
 
     def __init__(self, rules: ParserRules, precision: str, opset: int) -> None:
         self.rules, self.precision, self.opset = rules, precision, opset
-        self.checks: tuple[Callable[[ir.Node], Iterator[Finding]], ...] = (
+        self.checks = (
             self.operator,
             self.types,
             self.equal_types,
@@ -136,7 +137,7 @@ class _Linter:
         if op in self.rules.no_bool and "bool" in (first, _dtype(node.outputs[0])):
             yield _found(node, f"{name} has no {op} of bool", "cast it to int32 before and to bool after")
         for index in self.rules.float_constants.get(op, ()):
-            value = _input(node, index)
+            value = input_of(node, index)
             if value is not None and _is_constant(value) and _dtype(value) == "float16":
                 rule = f"{name} reads the constant {value.name!r} as float32, but it is float16"
                 yield _found(node, rule, "keep this node in float32")
@@ -172,7 +173,7 @@ class _Linter:
             yield _found(node, rule, f"its inputs must be {wanted}")
 
     def build_time_inputs(self, node: ir.Node) -> Iterator[Finding]:
-        value = _input(node, self.rules.build_time_inputs.get(node.op_type, len(node.inputs)))
+        value = input_of(node, self.rules.build_time_inputs.get(node.op_type, len(node.inputs)))
         if value is not None and not _is_constant(value):
             rule = f"its input {value.name!r} is computed, and {self.rules.name} must know it when it builds"
             yield _found(node, rule, "make it a constant of the model")
@@ -180,9 +181,8 @@ class _Linter:
     def outputs(self, node: ir.Node) -> Iterator[Finding]:
         more = [value.name for value in node.outputs[1:] if value.name] if node.op_type in ONE_OUTPUT else []
         if more:
-            yield _found(
-                node, f"{self.rules.name} has only its first output, not {', '.join(map(repr, more))}", REWRITE
-            )
+            rule = f"{self.rules.name} has only its first output, not {', '.join(map(repr, more))}"
+            yield _found(node, rule, REWRITE)
 
     def settings(self, node: ir.Node) -> Iterator[Finding]:
         op, attributes = node.op_type, node.attributes
@@ -214,15 +214,12 @@ class _Linter:
         if node.op_type != "Loop":
             return
         body = node.attributes["body"].as_graph()
-        trips, going = node.inputs[0], _input(node, 1)
+        trips, going = node.inputs[0], input_of(node, 1)
         collects = len(node.outputs) > len(node.inputs) - 2
         if collects and not (trips is not None and _is_constant(trips)):
-            rule = f"the length of what it collects hangs on {trips.name!r}" if trips else ""
-            yield _found(
-                node,
-                f"{rule or 'it collects without a trip count'}, and must be known when the engine is built",
-                "give it a constant trip count",
-            )
+            length = f"the length of what it collects hangs on {trips.name!r}" if trips else ""
+            rule = f"{length or 'it collects without a trip count'}, and must be known when the engine is built"
+            yield _found(node, rule, "give it a constant trip count")
         condition = _source(body.outputs[0])
         passed = condition is body.inputs[1]
         if not (going is not None and _is_constant(going) if passed else _is_constant(condition)):
@@ -256,10 +253,6 @@ class _Linter:
 
 def _found(node: ir.Node, rule: str, advice: str) -> Finding:
     return Finding(node.name or str(node.outputs[0].name if node.outputs else ""), node.op_type, rule, advice)
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def _dtype(value: ir.Value | None) -> str:

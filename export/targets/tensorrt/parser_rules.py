@@ -16,19 +16,12 @@ from rnn_export.targets import Target, version_key
 
 @dataclass(frozen=True)
 class ParserRules:
-    """What one library, in one family of versions, reads.
+    """What one library, in one family of versions, reads: up to which opset, which operators of the default domain.
 
-    Attributes:
-        name: the library and version, for people.
-        opset: the highest opset.
-        operators: of the default domain.
-        dtypes: of tensors. float64 is in none: all of them make it float32 and say nothing.
-        build_time_inputs: operator to the input that must be known when the engine is built.
-        float_only: operators that take no integers, though ONNX allows them.
-        no_bool: operators that take no bool, though ONNX allows it.
-        int64: whether int64 is int64; otherwise it is clamped to int32, silently.
-        float_constants: operator to the inputs that are read as float32 when constant, whatever they are.
-        exponents: whether the exponent of Pow may have another type than its base.
+    float64 is in no `dtypes`: all make it float32 and say nothing. By operator, `build_time_inputs` has the input that
+    must be known when the engine is built, `float_constants` those that are read as float32 when constant, whatever
+    they are. What is `float_only` takes no integers and what is in `no_bool` no bool, though ONNX allows them. Without
+    `int64` that is clamped to int32, silently. With `exponents` that of Pow may have another type than its base.
     """
 
     name: str

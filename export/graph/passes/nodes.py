@@ -1,0 +1,74 @@
+"""What is read of a node where ONNX lets it be left out, and what is written in a node's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from rnn_export.arrays import Array
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """An input, None where it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def flag(node: ir.Node, name: str) -> bool:
+    """Whether an integer attribute is there and not 0."""
+    return name in node.attributes and node.attributes[name].as_int() != 0
+
+
+def input_name(node: ir.Node, index: int) -> str:
+    value = node.inputs[index]
+    return "" if value is None else str(value.name)
+
+
+def numbers(value: ir.Value | None) -> Array:
+    """Those of a constant."""
+    assert value is not None
+    assert value.const_value is not None
+    array: Array = value.const_value.numpy()
+    return array
+
+
+def new_constant(name: str, array: Array) -> ir.Value:
+    """A constant that no graph has yet."""
+    return ir.Value(name=name, const_value=ir.tensor(array, name=name))
+
+
+class Replacement(Tape):
+    """The nodes that take the place of `node`: `op.Add(a, b)` writes one. Names of constants begin with `name`."""
+
+    def __init__(self, node: ir.Node, name: str) -> None:
+        super().__init__()
+        self.node, self.name = node, name
+
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        return lambda *inputs, **attributes: self.op(op_type, inputs, attributes)
+
+    def constant(self, array: Array) -> ir.Value:
+        """One for each distinct array: frames share their weights."""
+        for known in self.initializers:
+            other = numbers(known)
+            if other.dtype == array.dtype and other.shape == array.shape and np.array_equal(other, array):
+                return known
+        name = f"{self.name}.{len(self.initializers) + 1}"
+        return self.initializer(ir.tensor(np.array(array, order="C"), name=name))
+
+    def put(self, results: Sequence[ir.Value]) -> None:
+        """Let `results` be the outputs of the node, and take it out of its graph."""
+        graph = self.node.graph
+        assert isinstance(graph, ir.Graph)
+        for old, new in zip(self.node.outputs, results, strict=False):
+            new.shape, new.type = old.shape, old.type
+        graph.insert_before(self.node, self.nodes)
+        for weight in self.initializers:
+            graph.register_initializer(weight)
+        for old, new in zip(self.node.outputs, results, strict=False):
+            if old.is_graph_output():
+                new.name, old.name = old.name, None
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+        graph.remove(self.node, safe=True)
