@@ -18,8 +18,8 @@ from typing import Any
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.bench.runners import runners
-from rnn_export.runtime.bench.shim import compile_shared
+from rnn_export.runtime.bench.candidates import runners
+from rnn_export.runtime.bench.this_machine import compile_shared
 from rnn_export.runtime.bench.timing import Subject
 
 STEPS = 1000

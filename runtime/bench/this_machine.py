@@ -1,22 +1,25 @@
-"""The machine that is measured: one core of it, what it is, and how its caches are swept."""
+"""The machine that is measured: one core of it, what it is, C compiled for it, and how its caches are swept."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnn_export.errors import BackendUnavailable
+from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native.cpu import this_cpu
+from rnn_export.runtime.build.native.compiler import find_compiler
 
 CORES = "sys/devices/system/cpu"
 MIB = 2**20
+# A compiler knows the first for one kind of CPU, and the second for another; with neither the code is for any.
+FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
 
 
 @contextmanager
@@ -83,6 +86,25 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str:
+    """Write `library`, and say by which compiler and with which flags.
+
+    Raises BackendUnavailable where there is no compiler, or with its first error.
+    """
+    compiler, refused = find_compiler(), []
+    text = library.with_suffix(".c")
+    text.write_text(source)
+    for cpu in FOR_THIS_CPU:
+        options = [*filter(None, ["-O3", cpu, *flags])]
+        try:
+            compiler.compile([*options, "-shared", "-fPIC", "-o", str(library), str(text)], library.parent)
+        except BuildError as error:
+            refused.append(error)
+            continue
+        return f"{compiler.title}: {' '.join(options)}"
+    raise BackendUnavailable(str(refused[0]))
 
 
 class Sweep:

@@ -47,9 +47,13 @@ class Subject:
     def run(self, calls: int) -> None:
         _timed(self.step, [list(itertools.islice(itertools.cycle(self.frames), calls))], self.out)
 
+    def warm(self) -> None:
+        """Start over, and step until it is settled."""
+        self.reset()
+        self.run(max(WARM, self.settle))
+
 
 def percentiles(samples: Array) -> dict[str, float]:
-    """The median, the 90th and the 99th of `samples`; between two neighbours on the line that joins them."""
     return {f"p{p}": float(np.percentile(samples, p)) for p in PERCENTILES}
 
 
@@ -81,16 +85,7 @@ def no_collections() -> Iterator[None]:
 
 
 class Stopwatch:
-    """The samples of one subject; `block` takes those of one round.
-
-    Args:
-        subject: what is timed.
-        seconds: about how long it is timed altogether.
-        steps: how many calls instead, at least.
-
-    Attributes:
-        group: calls in a sample.
-    """
+    """The samples of one subject, of `group` calls each, in `seconds` or `steps` calls; `block` takes those of one round."""
 
     def __init__(self, subject: Subject, seconds: float, steps: int | None = None) -> None:
         self.subject = subject
@@ -109,8 +104,7 @@ class Stopwatch:
 
     def block(self) -> None:
         subject = self.subject
-        subject.reset()
-        subject.run(max(WARM, subject.settle))
+        subject.warm()
         self.empties += _empty(self.pieces[:EMPTIES])
         self.raw += _timed(subject.step, self.pieces, subject.out)
 
@@ -145,8 +139,7 @@ def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float)
     times = max(5, min(101, int(seconds * 1e9 / (time.perf_counter_ns() - begin))))
     found: list[list[int]] = [[] for _ in subjects]
     for subject in subjects:
-        subject.reset()
-        subject.run(max(WARM, subject.settle))
+        subject.warm()
 
     def one(number: int) -> None:
         piece = [subjects[number].frames[:1]]
@@ -161,8 +154,7 @@ def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float)
 
 def _pilot(subject: Subject) -> float:
     """How long a call takes, in ns; and the subject is warm then."""
-    subject.reset()
-    subject.run(max(WARM, subject.settle))
+    subject.warm()
     calls = 1
     while True:
         begin = time.perf_counter_ns()

@@ -12,7 +12,7 @@ import pytest
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.bench import allocations, this_machine, timing
 from rnn_export.runtime.bench.limit import SOURCE, Reader
-from rnn_export.runtime.bench.shim import compile_shared
+from rnn_export.runtime.bench.this_machine import compile_shared
 from rnn_export.runtime.bench.timing import Stopwatch, Subject
 
 
