@@ -45,7 +45,6 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def write(fd: int, data: bytes) -> None:
-    """Write all of `data`."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
@@ -61,7 +60,6 @@ def fsync(fd: int) -> None:
 
 
 def mkdir(path: Path) -> None:
-    """Make one directory."""
     os.mkdir(path)
 
 
@@ -105,14 +103,9 @@ def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind:
 
 def recover(path: Path) -> None:
     """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
-    if not os.path.lexists(path) and is_bundle(_backup_path(path)):
+    if not os.path.lexists(path) and BUNDLE.is_at(_backup_path(path)):
         with locked(path.parent):
             _restore_backup(path, BUNDLE)
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether `path` is a directory with a manifest, sound or not."""
-    return BUNDLE.is_at(path)
 
 
 def open_regular(root: Path, name: str) -> BinaryIO:
