@@ -11,7 +11,7 @@ from rnn_export.cli.command import command
 @command
 def doctor_command(as_json: bool) -> dict[str, Any]:
     """What this machine can run and build, what is missing, and the command that mends it."""
-    from rnn_export.cli.diagnosis import examine
+    from rnn_export.cli.probes import examine
 
     findings = examine()
     if not as_json:

@@ -65,7 +65,7 @@ def word_or_number(text: str) -> str | int | None:
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """A number; NaN is within every range."""
+    """NaN is within every range."""
     if value != value:
         raise click.BadParameter(f"{value} is no number.")
     return value

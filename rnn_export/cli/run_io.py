@@ -27,10 +27,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
     chunk = engine.spec.chunk
     if engine.spec.without_output(0, frames // chunk * chunk):
-        raise SourceError(
-            f"{source} has {frames} frames, which give no output: a step takes {chunk}, "
-            f"and the first {engine.spec.delay} give none."
-        )
+        why = f"a step takes {chunk}, and the first {engine.spec.delay} give none"
+        raise SourceError(f"{source} has {frames} frames, which give no output: {why}.")
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
@@ -125,7 +123,6 @@ def _lines(outputs: Mapping[str, Array], file: str) -> Array:
 
 
 def _save(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Written whole or not at all."""
     try:
         with save_atomically(path) as place:
             if path.suffix == ".npy":

@@ -39,10 +39,7 @@ def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source
 
 
 def load_source(source: str) -> Source:
-    """Call the factory and give (model, example_inputs, options of `export`).
-
-    Raises SourceError if the file, the module or the function is not there, raises, or returns anything else.
-    """
+    """The (model, example_inputs, options of `export`) that the factory makes; raises SourceError."""
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
         raise SourceError(f"{source!r} is no source: give file.py:factory or package.module:factory.")
