@@ -186,20 +186,9 @@ class StreamSpec:
     @staticmethod
     def from_json(data: Any) -> StreamSpec:
         """Read what `to_json` wrote; raises SpecError on anything missing, unknown or of the wrong type."""
-        fields = _fields(
-            data,
-            "the stream contract",
-            {
-                "inputs": list | tuple,
-                "outputs": list | tuple,
-                "states": list | tuple,
-                "chunk": int,
-                "delay": int,
-                "sample_rate": int | None,
-                "sequence_only": bool,
-                "digest": str,
-            },
-        )
+        tensors = dict.fromkeys(("inputs", "outputs", "states"), list | tuple)
+        numbers = {"chunk": int, "delay": int, "sample_rate": int | None, "sequence_only": bool, "digest": str}
+        fields = _fields(data, "the stream contract", {**tensors, **numbers})
         tensor = {"name": str, "dtype": str, "shape": list | tuple}
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(
@@ -264,14 +253,12 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence
     if dtype not in DTYPES:
         raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
     for dim in shape:
-        known = _symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
-        if not known:
+        if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
             raise SpecError(
                 f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}."
             )
     found = [_symbol(d) for d in shape if isinstance(d, str)]
-    doubled = {d for d in found if found.count(d) > 1}
-    if doubled:
+    if doubled := {d for d in found if found.count(d) > 1}:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
 
 
