@@ -85,7 +85,7 @@ def no_collections() -> Iterator[None]:
 
 
 class Stopwatch:
-    """The samples of one subject, of `group` calls each, in `seconds` or `steps` calls; `block` takes those of one round."""
+    """Samples of one subject, of `group` calls each, in `seconds` or `steps` calls; `block` takes those of a round."""
 
     def __init__(self, subject: Subject, seconds: float, steps: int | None = None) -> None:
         self.subject = subject

@@ -19,15 +19,7 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of one target, from a bundle or from a draft.
-
-    Attributes:
-        bundle: on disk, which the result is written into.
-        row: of the target.
-        files: contents by path.
-        new: whether they come from a draft.
-        notes: of the draft.
-    """
+    """The files of one target; `new` where they and the notes come from a draft. The result goes into `bundle`."""
 
     bundle: Bundle
     row: TargetRow

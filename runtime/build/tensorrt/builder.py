@@ -17,10 +17,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 class EngineBuilder:
     """The library that builds engines of `target` here, and the GPU that will run them.
 
-    Attributes:
-        target: with the compute capabilities that are built for.
-        library: None where the target's engines are built on another machine.
-        gpu: the one that will run the engine; None where it is built ahead of one that is not here.
+    `library` is None where they are built on another machine, `gpu` where they are built ahead of one that is not here.
     """
 
     target: Target
@@ -29,10 +26,7 @@ class EngineBuilder:
 
 
 def engine_target(name: str, precision: str | None) -> Target:
-    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is none to build.
-
-    `precision` None stands for fp32.
-    """
+    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is no engine."""
     target = find_target(name, precision or "fp32", None)
     if target.library is None:
         raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
@@ -51,7 +45,10 @@ def find_builder(target: Target, compute: Sequence[str] | None = None) -> Engine
     library = _library(target)
     gpu = _gpu(library, target)
     if gpu:
-        _refuse_without_cuda()
+        from rnn_export.runtime.device.cuda import CudaDevice
+
+        # What runs the engine to verify it must be here before the minutes of a build.
+        CudaDevice(0)
     return EngineBuilder(target, library, gpu)
 
 
@@ -115,10 +112,3 @@ def _gpu(library: Library, target: Target) -> Gpu | None:
         raise
     runs = target.compute or TARGETS[target.name].compute
     return gpu if not library.ahead or gpu.compute in runs else None
-
-
-def _refuse_without_cuda() -> None:
-    """What runs the engine to verify it must be here before the minutes of a build."""
-    from rnn_export.runtime.device.cuda import CudaDevice
-
-    CudaDevice(0)

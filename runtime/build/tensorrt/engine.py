@@ -44,11 +44,7 @@ class BuildOptions:
 class EnginePlan:
     """The graph to build, by what and how, before `build_engine` does it.
 
-    Attributes:
-        origin: graph and recipe, and the engine that is there already.
-        builder: what builds it.
-        recipe: with the batch of the options, where they have one.
-        memory: bytes of scratch memory for the builder; None leaves it to the library.
+    `recipe` has the batch of the options; `memory`, in bytes, is the builder's scratch, None what the library takes.
     """
 
     origin: Origin
@@ -65,11 +61,9 @@ class EnginePlan:
 
     @property
     def folder(self) -> str:
-        """The folder of the target in the bundle."""
         return self.recipe.onnx.rpartition("/")[0]
 
     def settings(self) -> BuilderSettings:
-        """Precision, shapes, memory, GPUs and timing cache for the library."""
         row, files = self.origin.row, self.origin.files
         shapes, cache = self.recipe.shapes(self.origin.bundle.spec), files.get(row.file(CACHE) or "")
         return BuilderSettings(row.precision, shapes, self.memory, self.builder.target.compute, cache)
@@ -103,8 +97,7 @@ class BuiltEngine:
     """The result of `build_engine`.
 
     Attributes:
-        bundle: as it is now.
-        row: of the target.
+        bundle, row: as they are now.
         bytes, seconds: size of the engine and time of the build, 0 where there is none.
         report: None where no GPU is here to run the engine on.
         elsewhere: why the engine is not built here and how it is, where the graph alone was new; else empty.
