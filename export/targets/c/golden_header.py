@@ -10,7 +10,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.literals import array_literal
 from rnn_export.layout import graph_layout
-from rnn_export.runtime.build.native.c_types import C_TYPES
+from rnn_export.runtime.build.native.names import C_TYPES
 from rnn_export.runtime.build.native.template import render
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec, TensorSpec

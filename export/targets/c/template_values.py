@@ -14,9 +14,8 @@ from rnn_export.arrays import Array
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.build.native.c_types import C_TYPES
-from rnn_export.runtime.build.native.flags import FLAGS
-from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.native.compiler import FLAGS
+from rnn_export.runtime.build.native.names import C_TYPES, identifiers
 from rnn_export.runtime.build.native.template import Values
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 

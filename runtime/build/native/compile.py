@@ -14,8 +14,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
-from rnn_export.runtime.build.native.flags import FLAGS, LINK
+from rnn_export.runtime.build.native.compiler import FLAGS, LINK, Compiler, find_compiler
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.spec import StreamSpec
 

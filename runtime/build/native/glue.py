@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from rnn_export.runtime.build.native.c_types import C_TYPES
-from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.native.names import C_TYPES, identifiers
 from rnn_export.runtime.build.native.template import render
 from rnn_export.spec import StreamSpec, TensorSpec, sized
 
