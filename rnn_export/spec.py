@@ -117,7 +117,7 @@ class StreamSpec:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        for check in (_ports, _names, _numbers, _time_axes, _whole_sequences):
+        for check in (_ports, _numbers, _frames):
             for contradiction in check(self):
                 raise SpecError(contradiction)
 
@@ -205,9 +205,6 @@ class StreamSpec:
 def _ports(spec: StreamSpec) -> Iterator[str]:
     if not spec.inputs or not spec.outputs:
         yield "a stream needs at least one input and one output."
-
-
-def _names(spec: StreamSpec) -> Iterator[str]:
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
     for names in (feeds, gives, [s.name for s in spec.states]):
@@ -227,7 +224,7 @@ def _numbers(spec: StreamSpec) -> Iterator[str]:
         yield f"sample_rate is {spec.sample_rate}, but is in Hz and starts at 1."
 
 
-def _time_axes(spec: StreamSpec) -> Iterator[str]:
+def _frames(spec: StreamSpec) -> Iterator[str]:
     if spec.chunk > 1 and not spec.has_time:
         yield f"chunk is {spec.chunk}, but no input has a time axis."
     for tensor in spec.outputs:
@@ -240,9 +237,6 @@ def _time_axes(spec: StreamSpec) -> Iterator[str]:
             )
     if any(tensor.every > 1 for tensor in spec.inputs):
         yield "an input has 'time', never 'time/N'."
-
-
-def _whole_sequences(spec: StreamSpec) -> Iterator[str]:
     if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
 

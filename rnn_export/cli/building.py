@@ -79,7 +79,6 @@ def _added(
     calibrate: Path | None,
     stage: Callable[[str], None],
 ) -> Draft:
-    """The graph or the sources that the bundle lacks."""
     from rnn_export.export.add_target import add_target
 
     order = TargetOptions(

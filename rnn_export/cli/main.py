@@ -14,11 +14,9 @@ class Commands(click.Group):
     """A group whose command NAME is NAME_command of the module rnn_export.cli.NAME."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of --help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = getattr(load_module(f"rnn_export.cli.{cmd_name}"), f"{cmd_name}_command")

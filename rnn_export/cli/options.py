@@ -112,7 +112,6 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A recording for the scales of int8."""
     return click.option(
         "--calibrate",
         type=click.Path(path_type=Path),

@@ -60,7 +60,7 @@ def bench(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as a whole or not at all; raises SourceError where it cannot be."""
+    """Whole or not at all; raises SourceError where it cannot be."""
     try:
         with save_atomically(path) as place:
             figure.savefig(place, format="png")
@@ -146,7 +146,6 @@ def _words(figure: Any, axes: Any, result: Mapping[str, Any], height: float) -> 
 
 
 def _key(figure: Any, height: float, limits: bool) -> None:
-    """What the marks mean, drawn as they are."""
     from matplotlib.lines import Line2D
 
     marks = [

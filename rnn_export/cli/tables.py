@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def note(text: str) -> None:
-    """Print a line that is worth knowing on stderr."""
     click.echo(f"note: {text}", err=True)
 
 
@@ -128,7 +127,6 @@ def on_core(result: Mapping[str, Any]) -> str:
 
 
 def _about(result: Mapping[str, Any]) -> Iterator[str]:
-    """What the figures of a bench are, and what is not there."""
     for limit in result["limits"]:
         yield (
             f"limit {limit['precision']}: {limit['bytes']:,} bytes of weights, which this core reads at "
@@ -181,7 +179,6 @@ def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], Non
 
 
 def speed(result: Mapping[str, Any]) -> str:
-    """What a run of a recording took, in a line."""
     rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
     line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")

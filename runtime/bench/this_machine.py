@@ -24,10 +24,7 @@ FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
 
 @contextmanager
 def pinned(core: int | None) -> Iterator[int]:
-    """This thread, and those it starts, on one core: `core`, or the last of those that it may use. Restored afterwards.
-
-    Raises BackendUnavailable where that cannot be.
-    """
+    """This thread and those it starts on `core`, or on the last that it may use; raises BackendUnavailable."""
     if not hasattr(os, "sched_setaffinity"):
         raise BackendUnavailable(
             f"{platform.system()} pins no process to a core (Python's os.sched_setaffinity is missing), and a figure "
@@ -36,9 +33,8 @@ def pinned(core: int | None) -> Iterator[int]:
     allowed = os.sched_getaffinity(0)
     chosen = max(allowed) if core is None else core
     if chosen not in allowed:
-        raise BackendUnavailable(
-            f"core {chosen} is none of those that this process may use: {', '.join(map(str, sorted(allowed)))}."
-        )
+        cores = ", ".join(map(str, sorted(allowed)))
+        raise BackendUnavailable(f"core {chosen} is none of those that this process may use: {cores}.")
     os.sched_setaffinity(0, {chosen})
     try:
         yield chosen
@@ -47,10 +43,7 @@ def pinned(core: int | None) -> Iterator[int]:
 
 
 def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
-    """CPU, caches in bytes by level, and governor (None where the machine does not say), as plain data.
-
-    `root` is where its file system starts.
-    """
+    """CPU, caches in bytes by level, and governor (None where it does not say) of the machine with files in `root`."""
     return {
         "cpu": this_cpu(root / "proc/cpuinfo").model,
         "core": core,
@@ -71,7 +64,7 @@ def preemptions() -> int:
 
 
 def _caches(folder: Path) -> dict[str, int]:
-    """The sizes in bytes of the caches that data goes through, by level."""
+    """Bytes of the caches that data goes through, by level."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     found = {}
     for cache in sorted(folder.glob("index*")):
@@ -89,10 +82,7 @@ def _text(path: Path) -> str:
 
 
 def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str:
-    """Write `library`, and say by which compiler and with which flags.
-
-    Raises BackendUnavailable where there is no compiler, or with its first error.
-    """
+    """Write `library`, say by which compiler and flags; raises BackendUnavailable without one or with its error."""
     compiler, refused = find_compiler(), []
     text = library.with_suffix(".c")
     text.write_text(source)

@@ -56,12 +56,8 @@ class Destination:
 class CPlan:
     """The sources to compile, for which machine and how, before `build_c` does it.
 
-    Attributes:
-        origin: the C sources, and what is compiled of them already.
-        destination: what is compiled for.
-        machine: the name of that.
-        way: "reuse" takes what was compiled here when the sources were written, "compile" compiles for this machine,
-            "cross" for another one.
+    The way is to "reuse" what was compiled here as the sources were written, to "compile" for this machine, or "cross"
+    for another one.
     """
 
     origin: Origin
@@ -71,17 +67,14 @@ class CPlan:
 
     @property
     def name(self) -> str:
-        """The identifier that the sources are named after."""
         return str(self.origin.row.requires["name"])
 
     @property
     def folder(self) -> str:
-        """The folder of the target in the bundle."""
         return folder(TARGET, self.origin.row.precision)
 
     @property
     def build(self) -> str:
-        """The folder of what is compiled for the machine, in the bundle."""
         return f"{self.folder}/build/{self.machine}"
 
     @property
@@ -108,11 +101,8 @@ class BuiltC:
     """The result of `build_c`.
 
     Attributes:
-        bundle: as it is now.
-        row: of the target.
-        triple: the machine.
+        bundle, row: as they are now.
         files: what was compiled, by path in the bundle.
-        record: how it was compiled.
         report: of the golden vectors on the backend `native`; None where it is for another machine.
         selftest: what the self-test said there; None where it is for this machine.
         notes: of the sources, where they are new.
@@ -167,10 +157,10 @@ def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destinati
     """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
     origin = find_origin(bundle, TARGET, precision)
     if origin is None:
-        wanted = f" --precision {precision}" if precision else ""
+        what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
         raise BuildError(
-            f"{on_disk(bundle).path} has no C sources{f' in {precision}' if precision else ''}: write them where "
-            f"torch is, rnn-export export SOURCE --target c{wanted}."
+            f"{on_disk(bundle).path} has no C sources{what}: write them where torch is, rnn-export export SOURCE "
+            f"--target c{wanted}."
         )
     machine = destination.find()
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")

@@ -32,9 +32,7 @@ def compile_native(
     """Compile the step for this machine; nothing is left behind (zig keeps a C library that it has compiled).
 
     Args:
-        files: the sources by bare file name.
-        name: that of `NAME.h` and `NAME.c`.
-        spec: the contract, which the sources must be of.
+        files: the sources by bare file name, with `NAME.h` and `NAME.c` for `name`, all of the contract `spec`.
         compiler: None takes the first that is here.
         march: "native" for this CPU, or a level that more CPUs have: "x86-64-v2", "x86-64-v3", "x86-64-v4".
         extension: whether the extension for this Python is made; None makes it where its headers are here.
@@ -61,15 +59,10 @@ def compile_native(
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
         compiler.compile([*flags, with_rows(name), *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
-    record = Record(
-        triple=host_triple(),
-        compiler=compiler.title,
-        flags=tuple(flags),
-        features=tuple(used),
-        python=None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX")),
-        numpy=None if headers is None else numpy_major(),
-        sha256=sources_sha256(files),
-    )
+    python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
+    numpy = None if headers is None else numpy_major()
+    sha256 = sources_sha256(files)
+    record = Record(host_triple(), compiler.title, tuple(flags), tuple(used), python, numpy, sha256)
     place = f"build/{record.triple}"
     return {f"{place}/{LIBRARY}": library, f"{place}/{RECORD}": record.to_file()}
 

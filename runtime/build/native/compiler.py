@@ -59,14 +59,9 @@ class Compiler:
         # zig keeps what it makes beside the sources, and the words of an error are asked for in English.
         there = {**os.environ, "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(folder / "zig")}
         try:
+            command = [*self.command, *arguments]
             return subprocess.run(
-                [*self.command, *arguments],
-                cwd=folder,
-                env=there,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
+                command, cwd=folder, env=there, capture_output=True, text=True, errors="replace", check=False
             )
         except OSError as error:
             raise BuildError(f"{self.title} cannot be started: {error}") from error
@@ -137,7 +132,6 @@ class CrossCompiler(Compiler):
 
     @property
     def zig(self) -> bool:
-        """Whether it is zig, not gcc."""
         return "cc" in self.command
 
     def compile(self, arguments: Sequence[str], folder: Path) -> None:
@@ -147,9 +141,8 @@ class CrossCompiler(Compiler):
         except BuildError as error:
             if not _NO_LIBRARY.search(str(error)):
                 raise
-            raise BuildError(
-                f"{error}. The C library of {self.machine.triple} is missing: {_fix(self.machine)}."
-            ) from error
+            missing = f"The C library of {self.machine.triple} is missing"
+            raise BuildError(f"{error}. {missing}: {_fix(self.machine)}.") from error
 
     @property
     def static(self) -> CrossCompiler:
@@ -200,8 +193,8 @@ def _missing(what: str, machine: Machine) -> ToolUnavailable:
 def _fix(machine: Machine) -> str:
     packages = "gcc" if machine.triple == host_triple() else machine.packages
     debian = f"sudo apt install {packages} (Debian, Ubuntu)" if packages else ""
-    zig = "pip install ziglang, which needs no root" if machine.zig else ""
-    return ", or ".join(filter(None, (debian, zig)))
+    pip = "pip install ziglang, which needs no root" if machine.zig else ""
+    return ", or ".join(filter(None, (debian, pip)))
 
 
 def _first_line(*command: str) -> str:

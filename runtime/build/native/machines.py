@@ -47,7 +47,6 @@ class Machine:
 
     @property
     def emulator_package(self) -> str:
-        """The package of Debian and Ubuntu that brings the emulator."""
         return "qemu-system-arm" if self.bare else "qemu-user"
 
 

@@ -75,13 +75,13 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
     return Runner(f"{machine.emulator} ({board.name})", (program, "-M", board.name, *console, *semihosting, "-kernel"))
 
 
-def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *arguments: str) -> list[str]:
-    """Run `program` in `folder` and give what it printed.
+def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str) -> list[str]:
+    """Run the program `selftest` of `folder` and give what it printed.
 
     Raises ParityError where it says that it failed, BuildError where it came to no end.
     """
     where = f"the self-test for {machine.triple} on {runner.title}"
-    command = [*runner.command, str(folder / program), *arguments]
+    command = [*runner.command, str(folder / "selftest"), *arguments]
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
@@ -101,7 +101,6 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *
 
 
 def _is_here(machine: Machine) -> bool:
-    """Whether programs of the machine run on this one as they are."""
     own, _, rest = machine.triple.partition("-")
     return sys.platform == "linux" and not machine.bare and platform.machine() == own and bool(rest)
 

@@ -42,7 +42,12 @@ def find_builder(target: Target, compute: Sequence[str] | None = None) -> Engine
         target = replace(target, compute=_computes(target, compute))
     if not target.builds or (target.jetpacks and not _is_here(target)):
         return EngineBuilder(target)
-    library = _library(target)
+    library = find_library(str(target.library))
+    if library.weak and not library.strong_flag and not target.jetpacks:
+        raise BuildError(
+            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
+            f"typed, but {library.version} is here."
+        )
     gpu = _gpu(library, target)
     if gpu:
         from rnn_export.runtime.device.cuda import CudaDevice
@@ -90,16 +95,6 @@ def _is_here(target: Target) -> bool:
         return target_of(board) == target.name
     except BackendUnavailable:
         return True
-
-
-def _library(target: Target) -> Library:
-    library = find_library(str(target.library))
-    if library.weak and not library.strong_flag and not target.jetpacks:
-        raise BuildError(
-            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
-            f"typed, but {library.version} is here."
-        )
-    return library
 
 
 def _gpu(library: Library, target: Target) -> Gpu | None:

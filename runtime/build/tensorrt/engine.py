@@ -152,7 +152,12 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     found = engine_target(target, precision)
     origin = find_origin(bundle, target, precision)
     if origin is None:
-        raise _no_graph(bundle, target, precision)
+        has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
+        what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
+        raise BuildError(
+            f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: export it where torch is, "
+            f"rnn-export export SOURCE --target {target}{wanted}."
+        )
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
@@ -174,17 +179,7 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     return plan
 
 
-def _no_graph(bundle: Bundle | Draft, target: str, precision: str | None) -> BuildError:
-    has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
-    wanted = f" --precision {precision}" if precision else ""
-    return BuildError(
-        f"{on_disk(bundle).path} has no graph for {target!r}{f' in {precision}' if precision else ''}, only {has}: "
-        f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}."
-    )
-
-
 def _recipe(origin: Origin) -> Recipe:
-    """That of the target, which must be of its graph."""
     row = origin.row
     found = row.file(RECIPE)
     if found is None:
