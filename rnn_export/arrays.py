@@ -54,8 +54,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name} has .npy version {version}, not (1, 0) or (2, 0)")
-    numpy = np.lib.format
-    read_header = numpy.read_array_header_1_0 if version == (1, 0) else numpy.read_array_header_2_0
+    npy = np.lib.format
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, which would have to be unpickled: that can run foreign code")

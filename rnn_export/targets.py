@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rnn_export.errors import ExportError
@@ -28,9 +28,8 @@ class JetPack:
 class Target:
     """One row: a kind of artefact. Adding a target is adding a row, and its writer under `export/targets/`.
 
-    `opset` and `opsets`, the lowest and the highest, are None where there is no ONNX graph.
-
     Attributes:
+        opset, opsets: the usual one; the lowest and the highest. None where there is no ONNX graph.
         library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
         min_version: the oldest version of `library` that must take the files, where no JetPack says it.
         compute: compute capabilities of the GPUs; empty where any will do.
@@ -61,10 +60,7 @@ class Target:
         return self.library is not None and (not self.jetpacks or any(j.builds for j in self.jetpacks))
 
     def min_version_for(self, precision: str = "fp32") -> str:
-        """The oldest version of `library` that must take a graph in `precision`: of a JetPack that builds, if one does.
-
-        Empty where there is no library, or none of its versions has the precision.
-        """
+        """The oldest version of `library` that must take a graph in `precision`; empty where none does."""
         return min((v for v in self._versions() if self._has(v, precision)), key=version_key, default="")
 
     def unsupported_reason(self, precision: str) -> str:
@@ -139,18 +135,10 @@ LOADED_BACK = "in a closed loop on torch against the model, loaded back from its
 def _jetson(
     name: str, module: str, compute: str, jetpacks: tuple[JetPack, ...], memory: tuple[int, ...], opset: int, last: int
 ) -> Target:
-    return Target(
-        name=name,
-        summary=module,
-        precisions=tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute)),
-        checked=ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND,
-        opset=opset,
-        opsets=(13, last),
-        library="tensorrt",
-        compute=(compute,),
-        jetpacks=jetpacks,
-        memory=memory,
-    )
+    precisions = tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute))
+    checked = ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND
+    row = Target(name, module, precisions, checked, opset, (13, last), library="tensorrt", memory=memory)
+    return replace(row, compute=(compute,), jetpacks=jetpacks)
 
 
 TARGETS = {

@@ -84,9 +84,7 @@ def remove(tree: Path) -> None:
 def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind: DirectoryKind = BUNDLE) -> None:
     """Make the directory `path` hold exactly `files`; killed at any moment, the old or the new one is complete.
 
-    A file that begins with `#!` may be executed.
-
-    Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
+    A file that begins with `#!` may be executed. Raises BundleError if `path` exists and may not be replaced, OSError.
     """
     with locked(path.parent) as alone:
         _restore_backup(path, kind)
@@ -209,10 +207,7 @@ _mine = threading.local()
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Let one writer into a folder at a time; a dead one's lock is freed by the kernel. False where none exists.
-
-    Inside of it the same thread may ask again.
-    """
+    """Let one thread write into a folder at a time; the kernel frees a dead one's lock. False where there are none."""
     held: set[Path] = vars(_mine).setdefault("held", set())
     if folder in held:
         yield True

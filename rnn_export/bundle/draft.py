@@ -13,12 +13,9 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """Files in memory that an engine opens as it opens those of a bundle.
+    """Files in memory that an engine opens as it opens those of a bundle; added to `base`, or a bundle of their own.
 
-    Attributes:
-        initial: one row, without the batch axis, of every state by name.
-        base: the bundle that the targets are to be added to; None where the draft becomes a bundle of its own.
-        notes: what a user should know of how the targets were written.
+    `initial` has one row, without the batch axis, of every state by name; `notes` say how the targets were written.
     """
 
     spec: StreamSpec

@@ -17,9 +17,9 @@ from rnn_export.spec import StreamSpec
 FORMAT, OLDEST = 2, 1
 CHECKSUM = "manifest.sha256"
 
-# What a manifest of format 1 has, what came with format 2, and what stands for that in format 1.
-IN_1 = {"format": int, "spec": dict, "producer": dict, "files": list, "targets": list}
-IN_2 = {**IN_1, "weights": int | None, "extra": dict}
+# By format, and what stands for the fields that format 1 lacks.
+FIELDS_1 = {"format": int, "spec": dict, "producer": dict, "files": list, "targets": list}
+FIELDS_2 = {**FIELDS_1, "weights": int | None, "extra": dict}
 SINCE_2: Mapping[str, Any] = {"weights": None, "extra": {}}
 
 
@@ -111,7 +111,7 @@ def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
         raise BundleError(f"{path}: written by a newer rnn-export: format {found}, this one reads {FORMAT}: upgrade.")
     if type(found) is not int or found < OLDEST:
         raise ValueError(f"format is {found!r}, not {OLDEST} to {FORMAT}")
-    _fields(data, "the manifest", IN_2 if found == FORMAT else IN_1)
+    _fields(data, "the manifest", FIELDS_2 if found == FORMAT else FIELDS_1)
     return {**SINCE_2, **data}
 
 

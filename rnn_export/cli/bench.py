@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rnn_export.cli import plots, tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite
 
 STAGES = 5

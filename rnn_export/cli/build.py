@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
 from rnn_export.errors import BuildError
 

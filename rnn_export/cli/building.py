@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Precision
-from rnn_export.cli.command import EXPORT_PACKAGES
+from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.native.names import source_name
@@ -19,14 +18,11 @@ from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, 
 from rnn_export.runtime.recording import read
 from rnn_export.target_options import TargetOptions
 
+Stage = Callable[[str], None]
+
 
 def build_c_target(
-    bundle: Bundle,
-    precision: Precision | None,
-    destination: Destination,
-    calibrate: Path | None,
-    rebuild: bool,
-    stage: Callable[[str], None],
+    bundle: Bundle, precision: str | None, destination: Destination, calibrate: Path | None, rebuild: bool, stage: Stage
 ) -> BuiltC:
     """Compile C, with the sources written first where there are none, or where they are calibrated again."""
     row = find_row(bundle, "c", precision)
@@ -42,7 +38,7 @@ def build_c_target(
 
 
 def build_engine_target(
-    bundle: Bundle, target: str, precision: Precision | None, options: BuildOptions, stage: Callable[[str], None]
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, stage: Stage
 ) -> BuiltEngine:
     """Build an engine, with the graph written first where there is none."""
     found = engine_target(target, precision)
@@ -72,12 +68,7 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
 
 
 def _added(
-    bundle: Bundle,
-    target: str,
-    precision: Precision | None,
-    options: BuildOptions,
-    calibrate: Path | None,
-    stage: Callable[[str], None],
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, calibrate: Path | None, stage: Stage
 ) -> Draft:
     from rnn_export.export.add_target import add_target
 

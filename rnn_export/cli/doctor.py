@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 
 
 @command

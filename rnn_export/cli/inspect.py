@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import ExportFlags, source_options
 
 if TYPE_CHECKING:

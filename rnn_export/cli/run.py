@@ -10,7 +10,7 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 
 
 @command

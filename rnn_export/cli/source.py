@@ -24,10 +24,7 @@ Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
 def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source:
-    """The model with its weights, its example, and its options of `export` with those of the command line over them.
-
-    Raises SourceError where the source, its weights or its options cannot be used.
-    """
+    """The model with its weights, its example, and its options with those of the command; raises SourceError."""
     model, example, options = load_source(source)
     if weights is not None:
         load_weights(model, weights)

@@ -9,7 +9,7 @@ import click
 
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 from rnn_export.cli.options import finite
 
 

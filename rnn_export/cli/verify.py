@@ -8,7 +8,7 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 
 STAGES = 7
 

@@ -91,7 +91,7 @@ void read_all(const void *p, size_t bytes, size_t passes, size_t samples, double
 
 
 class Reader:
-    """The compiled program, and in `compiled` the command line that made it; raises BackendUnavailable without one."""
+    """The compiled program, and in `compiled` how; raises BackendUnavailable where there is no compiler for it."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,7 @@ def _text(path: Path) -> str:
 
 
 def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str:
-    """Write `library`, say by which compiler and flags; raises BackendUnavailable without one or with its error."""
+    """Write `library`, say by which compiler and flags; raises BackendUnavailable, with its first error."""
     compiler, refused = find_compiler(), []
     text = library.with_suffix(".c")
     text.write_text(source)

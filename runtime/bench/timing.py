@@ -58,10 +58,7 @@ def percentiles(samples: Array) -> dict[str, float]:
 
 
 def in_turn(blocks: Sequence[Callable[[], None]], rounds: int) -> None:
-    """Each of `blocks` once a round, so that a slow moment of the machine meets them all.
-
-    Each round begins with another one, so that none always has the same before it.
-    """
+    """Each of `blocks` once a round, from another one on each time: a slow moment of the machine meets them all."""
     for number in range(rounds):
         for at in range(len(blocks)):
             blocks[(number + at) % len(blocks)]()
@@ -130,10 +127,7 @@ def group_of(call: float, empty: float) -> int:
 
 
 def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float) -> list[float]:
-    """µs of a call right after `sweep`, the median of each subject, which is tried for about `seconds`, 5 to 101 times.
-
-    Only the clock is warm.
-    """
+    """µs of a call right after `sweep`, the median of each subject; 5 to 101 times, as fit into `seconds`."""
     begin = time.perf_counter_ns()
     sweep()
     times = max(5, min(101, int(seconds * 1e9 / (time.perf_counter_ns() - begin))))

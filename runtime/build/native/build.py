@@ -26,11 +26,9 @@ TARGET = "c"
 
 @dataclass(frozen=True)
 class Destination:
-    """The machine that C is compiled for.
+    """The machine that C is compiled for: this one (None), or a row of `machines.MACHINES`.
 
-    Attributes:
-        triple: None is this one, else a row of `machines.MACHINES`.
-        cpu: what its compiler calls the CPU; None is this very CPU here, and elsewhere the least that the triple means.
+    `cpu` is what its compiler calls the CPU; None is this very one here, and elsewhere the least that the triple means.
     """
 
     triple: str | None = None
@@ -42,10 +40,7 @@ class Destination:
         return self.triple is None or (self.triple == host_triple() and self.cpu is None)
 
     def find(self) -> str:
-        """Its name, which is its folder in `build/` too.
-
-        Raises BuildError where no such machine is known, BackendUnavailable where it is this one and has no compiler.
-        """
+        """Its name, its folder in `build/` too; raises BuildError where it is unknown, BackendUnavailable."""
         if not self.here:
             return find_machine(str(self.triple), self.cpu).triple
         find_compiler()

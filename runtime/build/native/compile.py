@@ -68,10 +68,8 @@ def compile_native(
 
 
 def python_headers() -> tuple[str, ...] | None:
-    """Folders of the headers of this Python and of numpy; None where an extension cannot be compiled.
-
-    Without a global lock the extension's own bookkeeping would need one, so there it is ctypes too.
-    """
+    """Folders of the headers of this Python and of numpy; None where an extension cannot be compiled."""
+    # Without a global lock the extension's own bookkeeping would need one, so there it is ctypes too.
     folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), np.get_include()]
     if not Path(folders[0], "Python.h").is_file() or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None

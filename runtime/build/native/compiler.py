@@ -68,10 +68,7 @@ class Compiler:
 
 
 def find_compiler(name: str | None = None) -> Compiler:
-    """Find the one that `name` says (a program, or a whole command), else $CC, else gcc, clang or zig.
-
-    Raises ToolUnavailable with what was looked for.
-    """
+    """The one that `name` says (a program or a command), else $CC, else gcc, clang or zig; raises ToolUnavailable."""
     asked = name or os.environ.get("CC", "").strip()
     if asked:
         who = "the compiler asked for" if name else "CC"

@@ -27,10 +27,7 @@ _MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")
 
 @dataclass(frozen=True)
 class CrossBuild:
-    """A library for another machine, how it was compiled, and what its self-test said.
-
-    `files` are the library and its `build.json`, by their path in the folder of the target.
-    """
+    """A library for another machine with its `build.json`, by path in the target's folder, and its self-test."""
 
     triple: str
     files: Mapping[str, bytes]

@@ -26,7 +26,6 @@ class SelfTest:
     Attributes:
         ran: what it ran on, or None where nothing here can run it.
         reason: why it did not run, and what to do; else empty.
-        lines: what it printed.
         flash: bytes that the model takes in constant memory, code and weights; None but for a bare machine.
         ram: bytes of its state, its stack and what else it writes to; None but for a bare machine where it ran.
         stack: the part of `ram` that a step takes on the stack and leaves again.
@@ -76,10 +75,7 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
 
 
 def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str) -> list[str]:
-    """Run the program `selftest` of `folder` and give what it printed.
-
-    Raises ParityError where it says that it failed, BuildError where it came to no end.
-    """
+    """What `selftest` in `folder` prints; raises ParityError where that says FAIL, BuildError where it has no end."""
     where = f"the self-test for {machine.triple} on {runner.title}"
     command = [*runner.command, str(folder / "selftest"), *arguments]
     try:

@@ -34,9 +34,9 @@ def engine_target(name: str, precision: str | None) -> Target:
 
 
 def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
-    """What builds engines of `target` here, for the compute capabilities `compute` in place of all it has.
+    """What builds engines of `target` here; raises BuildError, BackendUnavailable or DeviceError on what is missing.
 
-    Raises BuildError, BackendUnavailable or DeviceError with what is missing.
+    `compute` are the compute capabilities, in place of all that the target has.
     """
     if compute is not None:
         target = replace(target, compute=_computes(target, compute))

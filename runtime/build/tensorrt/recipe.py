@@ -42,10 +42,7 @@ class Recipe:
 
     @staticmethod
     def from_json(data: Any) -> Recipe:
-        """Read what `to_json` wrote; raises BundleError on anything missing, unknown or of the wrong type.
-
-        A field `trtexec` may stand there too: it is for people, and not read.
-        """
+        """Read what `to_json` wrote; raises BundleError. A field `trtexec` is for people, and not read."""
         checks: Mapping[str, Callable[[Any], object]] = {
             "target": _text,
             "precision": GRAPH_PRECISIONS.__contains__,
@@ -93,10 +90,8 @@ class Recipe:
 
     @property
     def memory(self) -> int | None:
-        """Bytes of scratch memory for the builder: a quarter of the smallest variant of a module, else None.
-
-        A Jetson shares its memory with everything else on it, and a builder without a limit plans with all of it.
-        """
+        """Bytes of scratch memory for the builder: a quarter of the smallest variant of a module, else None."""
+        # A Jetson shares its memory with everything else on it, and a builder without a limit plans with all of it.
         row = TARGETS.get(self.target)
         return min(row.memory) * 2**30 // 4 if row is not None and row.memory else None
 
