@@ -1,7 +1,5 @@
 """Arrays in and out of `.npz` bytes: reproducible on the way out, bounded and without pickles on the way in."""
 
-from __future__ import annotations
-
 import io
 import math
 import zipfile

@@ -1,7 +1,5 @@
 """One file, written as a whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The one table of precisions: what a step can be computed in, how far that may be off, and what others call it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The target table: what can be written, for which device, at which opset and in which precisions."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -3,8 +3,6 @@
 `write`, `fsync`, `mkdir`, `rename`, `exchange` and `remove` are the only places where the disk is changed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """manifest.json: what a bundle says of itself, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

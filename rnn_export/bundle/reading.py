@@ -1,7 +1,5 @@
 """A bundle opened: every byte of it is held to the manifest, now and again when it is read."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

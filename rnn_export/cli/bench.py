@@ -1,7 +1,5 @@
 """`rnn-export bench`: the time of a step on every backend that runs here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

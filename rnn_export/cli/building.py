@@ -1,7 +1,5 @@
 """A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`rnn-export doctor`: what this machine can run and build."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rnn_export.cli import tables

@@ -1,7 +1,5 @@
 """`rnn-export export`: from the model of a SOURCE to a verified bundle."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 What every command has stands here: --json, errors in one line, and exit codes.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Options of the command that are more than a word or a number, and how they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

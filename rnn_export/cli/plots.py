@@ -1,7 +1,5 @@
 """The picture of a bench: each engine's median, p90 and p99 on one axis, and what the machine allows."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

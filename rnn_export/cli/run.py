@@ -1,7 +1,5 @@
 """`rnn-export run`: a recording or a pipe streamed through a bundle, or through servers."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

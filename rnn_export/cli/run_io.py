@@ -1,7 +1,5 @@
 """Recordings and pipes through a stream, and its outputs into files: what `rnn-export run` does."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

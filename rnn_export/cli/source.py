@@ -1,7 +1,5 @@
 """SOURCE on the command line: `file.py:factory` or `package.module:factory`, a function that makes a model."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """`rnn-export targets`: what can be written, and for which device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rnn_export.cli import tables

@@ -1,7 +1,5 @@
 """`rnn-export triton`: a model repository for NVIDIA Triton, and what is still to be done with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`rnn-export verify`: the golden vectors of a bundle, replayed on this machine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

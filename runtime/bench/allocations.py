@@ -4,8 +4,6 @@ Python's own allocator is switched off there (PYTHONMALLOC=malloc), so objects c
 freed again at once counts too. What numpy and Python keep for use again is no allocation.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -1,7 +1,5 @@
 """What a bench times: each engine of a bundle, held to the golden vectors first, and ONNX Runtime's own run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -4,8 +4,6 @@ That speed is measured here, by fused multiply-adds on all of a buffer of the si
 vector is, without anything else.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import tempfile

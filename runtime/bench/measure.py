@@ -1,7 +1,5 @@
 """A bench of a bundle, from opening it to plain data for a table, JSON or a picture."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata

@@ -1,7 +1,5 @@
 """The machine that is measured: one core of it, what it is, C compiled for it, and how its caches are swept."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -4,8 +4,6 @@ A call that takes five times the clock or more is timed on its own. Of shorter o
 in a row (`Stopwatch.group`), so that the clock is at most a tenth of it; their percentiles are those of such means.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import math

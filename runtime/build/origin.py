@@ -1,7 +1,5 @@
 """What a build starts from, and how what comes out is proved: the same for engines and for C."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

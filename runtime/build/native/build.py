@@ -1,7 +1,5 @@
 """The C of a bundle compiled for a machine, this one or another, tried there, and recorded in the bundle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """The C of a bundle made into a library for this machine, with the extension for this Python where it can be."""
 
-from __future__ import annotations
-
 import re
 import sysconfig
 import tempfile

@@ -1,7 +1,5 @@
 """The C of a bundle compiled for another machine, and tried where something here can run what that machine runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """The glue: C functions around a step whose names and arguments are the same for every model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

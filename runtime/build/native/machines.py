@@ -1,7 +1,5 @@
 """Machines that C is compiled for elsewhere: one row a triple, with its compiler, its flags and what runs it here."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

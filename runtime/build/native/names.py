@@ -1,7 +1,5 @@
 """Names and types of C, made of those in a contract: the C writer and the glue agree through them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

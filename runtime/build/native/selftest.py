@@ -1,7 +1,5 @@
 """The self-test of compiled C: run where it can be, under QEMU or on this machine, and held to its golden vectors."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import signal

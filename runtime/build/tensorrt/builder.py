@@ -1,7 +1,5 @@
 """What builds the engines of a target on this machine, and where that is another one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

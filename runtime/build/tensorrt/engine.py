@@ -1,7 +1,5 @@
 """The engine of one target of a bundle: built on this machine, held to the golden vectors, recorded in the bundle."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
