@@ -248,9 +248,8 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence
         raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
     for dim in shape:
         if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
-            raise SpecError(
-                f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}."
-            )
+            known = ", ".join(symbols)
+            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.")
     found = [_symbol(d) for d in shape if isinstance(d, str)]
     if doubled := {d for d in found if found.count(d) > 1}:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")

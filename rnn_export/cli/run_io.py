@@ -57,10 +57,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
 def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool) -> dict[str, Any]:
     """Stream raw frames as they come; each output is printed before the next frame is read."""
     spec = engine.spec
-    if len(spec.inputs) > 1:
-        raise SourceError(
-            f"raw input has room for one input, but the model has {[t.name for t in spec.inputs]}: give an .npz."
-        )
+    if len(names := [t.name for t in spec.inputs]) > 1:
+        raise SourceError(f"raw input has room for one input, but the model has {names}: give an .npz.")
     if output is not None:
         raise SourceError(f"raw input is printed as it comes: drop -o {output} and redirect stdout.")
     (tensor,), stream = spec.inputs, engine.stream()
@@ -102,21 +100,17 @@ def _check_output(engine: Engine, output: Path | None) -> None:
         return
     if output.suffix not in SUFFIXES:
         raise SourceError(f"{output} is of no known kind: name a {', '.join(SUFFIXES)} file.")
-    if output.suffix == ".npy" and len(engine.spec.outputs) > 1:
-        raise SourceError(
-            f"{output} has room for one array, but the model has {len(engine.spec.outputs)} outputs: use .npz."
-        )
+    if output.suffix == ".npy" and (count := len(engine.spec.outputs)) > 1:
+        raise SourceError(f"{output} has room for one array, but the model has {count} outputs: use .npz.")
     if not output.absolute().parent.is_dir():
         raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
 
 
 def _lines(outputs: Mapping[str, Array], file: str) -> Array:
     """One line a frame: the values of every output side by side."""
-    counts = {a.shape[0] for a in outputs.values() if a.ndim}
+    counts = sorted({a.shape[0] for a in outputs.values() if a.ndim})
     if len(counts) != 1:
-        raise SourceError(
-            f"{file} takes one line a frame, but the outputs have {sorted(counts)}: write an .npz with -o."
-        )
+        raise SourceError(f"{file} takes one line a frame, but the outputs have {counts}: write an .npz with -o.")
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 

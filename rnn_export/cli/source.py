@@ -78,21 +78,15 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
 
 def _checked(source: str, made: Any) -> Source:
     parts = made if isinstance(made, tuple) else (made,)
+    kinds = ", ".join(type(part).__name__ for part in parts)
+    returned = f"{source} returned " + (f"({kinds})" if isinstance(made, tuple) else f"a {kinds}")
     if len(parts) not in (2, 3) or not isinstance(parts[0], nn.Module):
         raise SourceError(
-            f"{source} returned {_describe(made)}, but must return (model, example_inputs) or (model, example_inputs, "
-            "options), with a torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
+            f"{returned}, but must return (model, example_inputs) or (model, example_inputs, options), with a "
+            "torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
         )
     model, example, options = (*parts, {})[:3]
     example = (example,) if isinstance(example, Tensor) else example
     if not isinstance(example, tuple | list) or not isinstance(options, Mapping):
-        raise SourceError(
-            f"{source} returned {_describe(made)}: example_inputs must be a tuple of tensors and options a dict."
-        )
+        raise SourceError(f"{returned}: example_inputs must be a tuple of tensors and options a dict.")
     return model, tuple(example), dict(options)
-
-
-def _describe(made: Any) -> str:
-    if isinstance(made, tuple):
-        return f"({', '.join(type(part).__name__ for part in made)})"
-    return f"a {type(made).__name__}"

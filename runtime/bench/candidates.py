@@ -77,10 +77,8 @@ def _runs(backend: str, row: TargetRow) -> bool:
 def _open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
-        has = ", ".join(sorted({row.target for row in bundle.targets}))
-        raise NotInBundle(
-            f"the bundle has no target {candidate.target!r}, only {has}: export it with --target {candidate.target}."
-        )
+        target, has = candidate.target, ", ".join(sorted({row.target for row in bundle.targets}))
+        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     # A bundle of this row alone, since two of TensorRT's may be of one precision.
     alone = replace(bundle, targets=(candidate.row,))
     return Engine.of(alone, candidate.backend, candidate.precision)
