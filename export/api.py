@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnn_export import __version__
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.bundle.atomic import is_bundle
+from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
 from rnn_export.errors import BundleError, ExportError
@@ -142,8 +142,9 @@ def export(
 
 def _check_place(path: Path, force: bool) -> None:
     """Find out before the work, not after it; the writer checks again."""
-    if os.path.lexists(path) and not (force and is_bundle(path)):
-        advice = "give force=True (--force) to replace it, or choose" if is_bundle(path) else "it is no bundle: choose"
+    is_bundle = BUNDLE.is_at(path)
+    if os.path.lexists(path) and not (force and is_bundle):
+        advice = "give force=True (--force) to replace it, or choose" if is_bundle else "it is no bundle: choose"
         raise BundleError(f"{path} exists: {advice} another name.")
     if not path.absolute().parent.is_dir():
         raise BundleError(f"{path} cannot be written: the directory {path.absolute().parent} does not exist.")

@@ -1,7 +1,5 @@
 """Arrays in and out of `.npz` bytes: reproducible on the way out, bounded and without pickles on the way in."""
 
-from __future__ import annotations
-
 import io
 import math
 import zipfile
@@ -41,23 +39,21 @@ def unpack_arrays(raw: bytes) -> dict[str, npt.NDArray[Any]]:
         names = [member.filename for member in members]
         if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
             raise ValueError(f"its members must be different .npy files, but are {names}")
-        return {member.filename[: -len(".npy")]: _array(member.filename, _unzip(archive, member)) for member in members}
+        return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
 
 
-def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Do what `np.load` does, but allocate and unpickle nothing on the word of a header alone."""
+    name = member.filename
     with archive.open(member) as file:
         # Without the size, zipfile inflates up to 2 GiB before it finds that the member says less.
-        return file.read(member.file_size)
-
-
-def _array(name: str, raw: bytes) -> npt.NDArray[Any]:
-    """Do what `np.load` does, but allocate and unpickle nothing on the word of a header alone."""
+        raw = file.read(member.file_size)
     stream = io.BytesIO(raw)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name} has .npy version {version}, not (1, 0) or (2, 0)")
-    v1 = version == (1, 0)
-    read_header = np.lib.format.read_array_header_1_0 if v1 else np.lib.format.read_array_header_2_0
+    npy = np.lib.format
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, which would have to be unpickled: that can run foreign code")

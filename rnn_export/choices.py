@@ -1,7 +1,5 @@
 """The words that arguments take, as types: a checker refuses a misspelt one before anything runs."""
 
-from __future__ import annotations
-
 from typing import Literal, NewType, TypeAlias
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]

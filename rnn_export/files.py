@@ -1,7 +1,5 @@
 """One file, written as a whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def save_atomically(path: Path) -> Iterator[Path]:
-    """Give a place to write to, which becomes `path` when the block ends; after an error `path` is what it was.
-
-    Raises OSError where the folder of `path` cannot be written.
-    """
+    """Give a place to write to, which becomes `path` when the block ends without an error; raises OSError."""
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         yield written

@@ -1,7 +1,5 @@
 """The two orders of a tensor's axes: the graph's own, and the canonical one, batch and time first."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The one door for what is imported by name when it is first used. The names count as imports of whoever gives them."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType

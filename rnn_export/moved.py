@@ -1,7 +1,5 @@
 """Names of 0.1 that stand elsewhere now. They go on for one release, each with a DeprecationWarning."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The one table of precisions: what a step can be computed in, how far that may be off, and what others call it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -22,16 +20,14 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Precision:
-    """One precision of weights and products.
+    """One precision of weights and products, with its names in numpy, `onnx.TensorProto` and `tensorrt.DataType`.
 
     Attributes:
-        bits: of a weight.
         compute: the lowest compute capability of the NVIDIA GPUs that compute in it; TensorRT's support matrix.
         tolerance: of a closed loop in it; None where nothing is written in it.
-        dtype, onnx_type, tensorrt_type: its names in numpy, in `onnx.TensorProto` and in `tensorrt.DataType`; empty
-            where no ONNX graph is written in it.
+        dtype: empty, as the other names, where no ONNX graph is written in it.
         tensorrt_since: the first version of `tensorrt` that has it, where not all do: onnx-tensorrt, docs/operators.md.
-        largest: the largest finite number, where an ONNX graph is written in it.
+        largest: the largest finite number.
     """
 
     name: str

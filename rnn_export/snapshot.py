@@ -5,8 +5,6 @@ Layout, little-endian: the magic, sha256 digest of the spec (32 bytes), batch (u
 then the crc32 of all of it (u32).
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

@@ -117,7 +117,7 @@ class StreamSpec:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        for check in (_ports, _names, _numbers, _time_axes, _whole_sequences):
+        for check in (_ports, _numbers, _frames):
             for contradiction in check(self):
                 raise SpecError(contradiction)
 
@@ -186,20 +186,9 @@ class StreamSpec:
     @staticmethod
     def from_json(data: Any) -> StreamSpec:
         """Read what `to_json` wrote; raises SpecError on anything missing, unknown or of the wrong type."""
-        fields = _fields(
-            data,
-            "the stream contract",
-            {
-                "inputs": list | tuple,
-                "outputs": list | tuple,
-                "states": list | tuple,
-                "chunk": int,
-                "delay": int,
-                "sample_rate": int | None,
-                "sequence_only": bool,
-                "digest": str,
-            },
-        )
+        tensors = dict.fromkeys(("inputs", "outputs", "states"), list | tuple)
+        numbers = {"chunk": int, "delay": int, "sample_rate": int | None, "sequence_only": bool, "digest": str}
+        fields = _fields(data, "the stream contract", {**tensors, **numbers})
         tensor = {"name": str, "dtype": str, "shape": list | tuple}
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(
@@ -216,9 +205,6 @@ class StreamSpec:
 def _ports(spec: StreamSpec) -> Iterator[str]:
     if not spec.inputs or not spec.outputs:
         yield "a stream needs at least one input and one output."
-
-
-def _names(spec: StreamSpec) -> Iterator[str]:
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
     for names in (feeds, gives, [s.name for s in spec.states]):
@@ -238,7 +224,7 @@ def _numbers(spec: StreamSpec) -> Iterator[str]:
         yield f"sample_rate is {spec.sample_rate}, but is in Hz and starts at 1."
 
 
-def _time_axes(spec: StreamSpec) -> Iterator[str]:
+def _frames(spec: StreamSpec) -> Iterator[str]:
     if spec.chunk > 1 and not spec.has_time:
         yield f"chunk is {spec.chunk}, but no input has a time axis."
     for tensor in spec.outputs:
@@ -251,9 +237,6 @@ def _time_axes(spec: StreamSpec) -> Iterator[str]:
             )
     if any(tensor.every > 1 for tensor in spec.inputs):
         yield "an input has 'time', never 'time/N'."
-
-
-def _whole_sequences(spec: StreamSpec) -> Iterator[str]:
     if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
 
@@ -264,14 +247,11 @@ def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence
     if dtype not in DTYPES:
         raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
     for dim in shape:
-        known = _symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1
-        if not known:
-            raise SpecError(
-                f"{name!r} has dimension {dim!r}: it must be a positive int or one of {', '.join(symbols)}."
-            )
+        if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
+            known = ", ".join(symbols)
+            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.")
     found = [_symbol(d) for d in shape if isinstance(d, str)]
-    doubled = {d for d in found if found.count(d) > 1}
-    if doubled:
+    if doubled := {d for d in found if found.count(d) > 1}:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
 
 

@@ -1,7 +1,5 @@
 """What is asked of a target."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,10 +1,8 @@
 """The target table: what can be written, for which device, at which opset and in which precisions."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rnn_export.errors import ExportError
@@ -28,9 +26,8 @@ class JetPack:
 class Target:
     """One row: a kind of artefact. Adding a target is adding a row, and its writer under `export/targets/`.
 
-    `opset` and `opsets`, the lowest and the highest, are None where there is no ONNX graph.
-
     Attributes:
+        opset, opsets: the usual one; the lowest and the highest. None where there is no ONNX graph.
         library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
         min_version: the oldest version of `library` that must take the files, where no JetPack says it.
         compute: compute capabilities of the GPUs; empty where any will do.
@@ -40,10 +37,10 @@ class Target:
 
     name: str
     summary: str
-    opset: int | None
-    opsets: tuple[int, int] | None
     precisions: tuple[str, ...]
     checked: str
+    opset: int | None = None
+    opsets: tuple[int, int] | None = None
     library: str | None = None
     min_version: str = ""
     compute: tuple[str, ...] = ()
@@ -61,10 +58,7 @@ class Target:
         return self.library is not None and (not self.jetpacks or any(j.builds for j in self.jetpacks))
 
     def min_version_for(self, precision: str = "fp32") -> str:
-        """The oldest version of `library` that must take a graph in `precision`: of a JetPack that builds, if one does.
-
-        Empty where there is no library, or none of its versions has the precision.
-        """
+        """The oldest version of `library` that must take a graph in `precision`; empty where none does."""
         return min((v for v in self._versions() if self._has(v, precision)), key=version_key, default="")
 
     def unsupported_reason(self, precision: str) -> str:
@@ -76,9 +70,8 @@ class Target:
         ]
         versions = self._versions()
         if versions and not self.min_version_for(precision):
-            reasons.append(
-                f"its TensorRT {versions[-1]} has no {precision}, which came with {_first_tensorrt(precision)}"
-            )
+            first = _first_tensorrt(precision)
+            reasons.append(f"its TensorRT {versions[-1]} has no {precision}, which came with {first}")
         return ", and ".join(reasons)
 
     @property
@@ -134,29 +127,16 @@ COMPILED = "in a closed loop as this machine compiles it against the model; else
 CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
+LOADED_BACK = "in a closed loop on torch against the model, loaded back from its bytes"
 
 
 def _jetson(
-    name: str,
-    module: str,
-    compute: str,
-    jetpacks: tuple[JetPack, ...],
-    memory: tuple[int, ...],
-    opset: int,
-    highest: int,
+    name: str, module: str, compute: str, jetpacks: tuple[JetPack, ...], memory: tuple[int, ...], opset: int, last: int
 ) -> Target:
-    return Target(
-        name=name,
-        summary=module,
-        opset=opset,
-        opsets=(13, highest),
-        precisions=tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute)),
-        checked=ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND,
-        library="tensorrt",
-        compute=(compute,),
-        jetpacks=jetpacks,
-        memory=memory,
-    )
+    precisions = tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute))
+    checked = ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND
+    row = Target(name, module, precisions, checked, opset, (13, last), library="tensorrt", memory=memory)
+    return replace(row, compute=(compute,), jetpacks=jetpacks)
 
 
 TARGETS = {
@@ -165,64 +145,58 @@ TARGETS = {
         Target(
             name="onnx",
             summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and all that reads ONNX",
-            opset=18,
-            opsets=(13, 23),
             precisions=("fp32",),
             checked="in a closed loop on ONNX Runtime against the model",
+            opset=18,
+            opsets=(13, 23),
         ),
         Target(
             name="torchscript",
             summary="one step for LibTorch (C++, mobile); torch has deprecated TorchScript and may drop it",
-            opset=None,
-            opsets=None,
             precisions=("fp32",),
-            checked="in a closed loop on torch against the model, loaded back from its bytes",
+            checked=LOADED_BACK,
         ),
         Target(
             name="pt2",
             summary="one step as torch.export saves it, for torch.export.load and AOTInductor",
-            opset=None,
-            opsets=None,
             precisions=("fp32",),
-            checked="in a closed loop on torch against the model, loaded back from its bytes",
+            checked=LOADED_BACK,
         ),
         Target(
             name="c",
             summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
-            opset=None,
-            opsets=None,
             precisions=("fp32", "bf16", "int8"),
             checked=COMPILED,
         ),
         Target(
             name="tensorrt",
             summary="a TensorRT engine for the GPU of the machine that builds it",
-            opset=18,
-            opsets=(13, 20),
             precisions=GRAPH_PRECISIONS,
             checked=ON_DEVICE,
+            opset=18,
+            opsets=(13, 20),
             library="tensorrt",
             min_version="10.0",
         ),
         Target(
             name="tensorrt-rtx",
             summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
-            opset=18,
-            opsets=(13, 23),
             precisions=GRAPH_PRECISIONS,
             checked=ON_DEVICE,
+            opset=18,
+            opsets=(13, 23),
             library="tensorrt-rtx",
             min_version="1.0",
             compute=("8.6", "8.9", "12.0"),
         ),
-        _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, highest=13),
-        _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, highest=13),
-        _jetson("jetson-xavier-nx", "Jetson Xavier NX", "7.2", (JETPACK_5,), (8, 16), opset=17, highest=17),
-        _jetson("jetson-agx-xavier", "Jetson AGX Xavier", "7.2", (JETPACK_5,), (16, 32, 64), opset=17, highest=17),
-        _jetson("jetson-orin-nano", "Jetson Orin Nano", "8.7", ORIN, (4, 8), opset=17, highest=17),
-        _jetson("jetson-orin-nx", "Jetson Orin NX", "8.7", ORIN, (8, 16), opset=17, highest=17),
-        _jetson("jetson-agx-orin", "Jetson AGX Orin", "8.7", ORIN, (32, 64), opset=17, highest=17),
-        _jetson("jetson-thor", "Jetson Thor", "11.0", (*JETPACK_7, JETPACK_7_2), (64, 128), opset=18, highest=20),
+        _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, last=13),
+        _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, last=13),
+        _jetson("jetson-xavier-nx", "Jetson Xavier NX", "7.2", (JETPACK_5,), (8, 16), opset=17, last=17),
+        _jetson("jetson-agx-xavier", "Jetson AGX Xavier", "7.2", (JETPACK_5,), (16, 32, 64), opset=17, last=17),
+        _jetson("jetson-orin-nano", "Jetson Orin Nano", "8.7", ORIN, (4, 8), opset=17, last=17),
+        _jetson("jetson-orin-nx", "Jetson Orin NX", "8.7", ORIN, (8, 16), opset=17, last=17),
+        _jetson("jetson-agx-orin", "Jetson AGX Orin", "8.7", ORIN, (32, 64), opset=17, last=17),
+        _jetson("jetson-thor", "Jetson Thor", "11.0", (*JETPACK_7, JETPACK_7_2), (64, 128), opset=18, last=20),
     )
 }
 
@@ -269,22 +243,15 @@ def find_target(name: str, precision: str, opset: int | None) -> Target:
         raise ExportError(f"there is no target {name!r}: {_nearest(name)}choose from {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if precision not in target.precisions:
-        why = target.unsupported_reason(precision)
-        raise ExportError(
-            f"target {name!r} is not written in {precision!r}: choose from {', '.join(target.precisions)}."
-            + (f" The reason: {why}." if why else "")
-        )
+        choice, why = ", ".join(target.precisions), target.unsupported_reason(precision)
+        reason = f" The reason: {why}." if why else ""
+        raise ExportError(f"target {name!r} is not written in {precision!r}: choose from {choice}.{reason}")
     if opset is not None and target.opsets is not None:
         low, high = target.opsets
+        oldest = f" Its oldest TensorRT, {target.min_version_for(precision)}, reads no later one."
+        why = oldest if target.jetpacks else ""
         if not low <= opset <= high:
-            raise ExportError(
-                f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}."
-                + (
-                    f" Its oldest TensorRT, {target.min_version_for(precision)}, reads no later one."
-                    if target.jetpacks
-                    else ""
-                )
-            )
+            raise ExportError(f"opset {opset} is not supported for {name!r}: choose one from {low} to {high}.{why}")
     return target
 
 

@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_export.bundle import extend_bundle, open_bundle
-from rnn_export.cli.command import EXPORT_PACKAGES
-from rnn_export.cli.main import main
+from rnn_export.cli.main import EXPORT_PACKAGES, main
 from rnn_export.runtime.backends.tensorrt import nvidia
 from rnn_export.runtime.build.tensorrt import builder
 from rnn_export.targets import TARGETS, table_rows

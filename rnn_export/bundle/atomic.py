@@ -3,8 +3,6 @@
 `write`, `fsync`, `mkdir`, `rename`, `exchange` and `remove` are the only places where the disk is changed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl
@@ -45,7 +43,6 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def write(fd: int, data: bytes) -> None:
-    """Write all of `data`."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
@@ -61,7 +58,6 @@ def fsync(fd: int) -> None:
 
 
 def mkdir(path: Path) -> None:
-    """Make one directory."""
     os.mkdir(path)
 
 
@@ -86,9 +82,7 @@ def remove(tree: Path) -> None:
 def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind: DirectoryKind = BUNDLE) -> None:
     """Make the directory `path` hold exactly `files`; killed at any moment, the old or the new one is complete.
 
-    A file that begins with `#!` may be executed.
-
-    Raises BundleError if `path` exists and may not be replaced, OSError if the file system says no.
+    A file that begins with `#!` may be executed. Raises BundleError if `path` exists and may not be replaced, OSError.
     """
     with locked(path.parent) as alone:
         _restore_backup(path, kind)
@@ -105,14 +99,9 @@ def replace_directory(path: Path, files: Mapping[str, bytes], force: bool, kind:
 
 def recover(path: Path) -> None:
     """Bring the old directory back if a swap by two renames was killed half way. Costs nothing if it was not."""
-    if not os.path.lexists(path) and is_bundle(_backup_path(path)):
+    if not os.path.lexists(path) and BUNDLE.is_at(_backup_path(path)):
         with locked(path.parent):
             _restore_backup(path, BUNDLE)
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether `path` is a directory with a manifest, sound or not."""
-    return BUNDLE.is_at(path)
 
 
 def open_regular(root: Path, name: str) -> BinaryIO:
@@ -216,10 +205,7 @@ _mine = threading.local()
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Let one writer into a folder at a time; a dead one's lock is freed by the kernel. False where none exists.
-
-    Inside of it the same thread may ask again.
-    """
+    """Let one thread write into a folder at a time; the kernel frees a dead one's lock. False where there are none."""
     held: set[Path] = vars(_mine).setdefault("held", set())
     if folder in held:
         yield True

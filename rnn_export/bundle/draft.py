@@ -13,15 +13,9 @@ from rnn_export.spec import StreamSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """Files in memory that an engine opens as it opens those of a bundle.
+    """Files in memory that an engine opens as it opens those of a bundle; added to `base`, or a bundle of their own.
 
-    Attributes:
-        spec: the contract of the stream.
-        files: contents by path.
-        targets: the rows that `files` are of.
-        initial: one row, without the batch axis, of every state by name.
-        base: the bundle that the targets are to be added to; None where the draft becomes a bundle of its own.
-        notes: what a user should know of how the targets were written.
+    `initial` has one row, without the batch axis, of every state by name; `notes` say how the targets were written.
     """
 
     spec: StreamSpec
@@ -61,11 +55,5 @@ class Draft:
         if stored:
             files[INITIAL_STATES] = pack_arrays(stored)
         return write_bundle(
-            path,
-            spec=self.spec,
-            producer=producer,
-            files=files,
-            targets=self.targets,
-            weights=weights,
-            force=force,
+            path, spec=self.spec, producer=producer, files=files, targets=self.targets, weights=weights, force=force
         )

@@ -1,11 +1,9 @@
 """manifest.json: what a bundle says of itself, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,9 @@ from rnn_export.spec import StreamSpec
 FORMAT, OLDEST = 2, 1
 CHECKSUM = "manifest.sha256"
 
-Types = Mapping[str, type | tuple[type, ...]]
-
-FIELDS: Types = {
-    "format": int,
-    "spec": dict,
-    "producer": dict,
-    "weights": (int, type(None)),
-    "files": list,
-    "targets": list,
-    "extra": dict,
-}
-# What a manifest of format 1 lacks, and what stands for it.
+# By format, and what stands for the fields that format 1 lacks.
+FIELDS_1 = {"format": int, "spec": dict, "producer": dict, "files": list, "targets": list}
+FIELDS_2 = {**FIELDS_1, "weights": int | None, "extra": dict}
 SINCE_2: Mapping[str, Any] = {"weights": None, "extra": {}}
 
 
@@ -61,11 +50,9 @@ class Manifest:
     """The fields of manifest.json, read and checked.
 
     Attributes:
-        spec: the contract of the stream.
         producer: versions by name of what made the bundle.
         weights: how many weights a step reads, rows that it looks up left out; None where nobody counted them.
         files: a row for each file, by path.
-        targets: a row for each target and precision.
         extra: what others keep here, by name: a reader ignores what it does not know.
     """
 
@@ -76,23 +63,20 @@ class Manifest:
     targets: tuple[TargetRow, ...]
     extra: Mapping[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for manifest.json in the newest format."""
-        return {
-            "format": FORMAT,
-            "spec": self.spec.to_json(),
-            "producer": dict(self.producer),
-            "weights": self.weights,
-            "files": [vars(row) for row in self.files.values()],
-            "targets": [{**vars(row), "requires": dict(row.requires)} for row in self.targets],
-            "extra": dict(self.extra),
-        }
-
 
 def write_manifest(path: Path, manifest: Manifest) -> bytes:
     """The bytes of the manifest of the bundle `path`; raises BundleError where it has something that JSON has not."""
+    data = {
+        "format": FORMAT,
+        "spec": manifest.spec.to_json(),
+        "producer": dict(manifest.producer),
+        "weights": manifest.weights,
+        "files": [vars(row) for row in manifest.files.values()],
+        "targets": [{**vars(row), "requires": dict(row.requires)} for row in manifest.targets],
+        "extra": dict(manifest.extra),
+    }
     try:
-        return json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: this cannot be written as {MANIFEST}: {error}.") from error
 
@@ -107,20 +91,15 @@ def read_manifest(path: Path, raw: bytes) -> Manifest:
             raise ValueError(f"producer is {data['producer']}, not versions by name")
         if data["weights"] is not None and data["weights"] < 0:
             raise ValueError(f"weights is {data['weights']}, which is no number of weights")
-        files = [_file_row(row) for row in data["files"]]
-        _check_tree([row.path for row in files])
-        targets = [_target_row(row, {row.path for row in files}) for row in data["targets"]]
+        rows = [_file_row(row) for row in data["files"]]
+        _check_tree([row.path for row in rows])
+        files = {row.path: row for row in rows}
+        targets = tuple(_target_row(row, files) for row in data["targets"])
         _refuse_doubles([f"{row.target}-{row.precision}" for row in targets], "target")
     except (SpecError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {MANIFEST} cannot be used: {error}. Export the bundle again.") from error
-    return Manifest(
-        spec=spec,
-        producer=data["producer"],
-        weights=data["weights"],
-        files={row.path: row for row in files},
-        targets=tuple(targets),
-        extra=data["extra"],
-    )
+    own = {name: data[name] for name in ("producer", "weights", "extra")}
+    return Manifest(spec=spec, files=files, targets=targets, **own)
 
 
 def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
@@ -130,7 +109,7 @@ def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
         raise BundleError(f"{path}: written by a newer rnn-export: format {found}, this one reads {FORMAT}: upgrade.")
     if type(found) is not int or found < OLDEST:
         raise ValueError(f"format is {found!r}, not {OLDEST} to {FORMAT}")
-    _fields(data, "the manifest", {k: v for k, v in FIELDS.items() if found == FORMAT or k not in SINCE_2})
+    _fields(data, "the manifest", FIELDS_2 if found == FORMAT else FIELDS_1)
     return {**SINCE_2, **data}
 
 
@@ -151,7 +130,7 @@ def _refuse_doubles(names: Iterable[str], what: str) -> None:
             raise ValueError(f"{what} {name!r} stands there twice")
 
 
-def _fields(data: Any, what: str, types: Types) -> None:
+def _fields(data: Any, what: str, types: Mapping[str, Any]) -> None:
     if not isinstance(data, dict) or set(data) != set(types):
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{what} must have exactly the fields {sorted(types)}, but has {found}")
@@ -168,8 +147,8 @@ def _file_row(data: Any) -> FileRow:
     return row
 
 
-def _target_row(data: Any, files: set[str]) -> TargetRow:
-    types: Types = {"target": str, "precision": str, "opset": (int, type(None)), "files": list, "requires": dict}
+def _target_row(data: Any, files: Container[str]) -> TargetRow:
+    types = {"target": str, "precision": str, "opset": int | None, "files": list, "requires": dict}
     _fields(data, "a target row", types)
     for name in data["files"]:
         if not isinstance(name, str) or name not in files:

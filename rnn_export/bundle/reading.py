@@ -1,7 +1,5 @@
 """A bundle opened: every byte of it is held to the manifest, now and again when it is read."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -58,8 +56,7 @@ class Bundle(Manifest):
 
     def initial_states(self) -> dict[str, Array]:
         """Give one row (shape `state.row`, no batch axis) for every state by name: zeros or the stored value."""
-        some_stored = any(state.initial == "stored" for state in self.spec.states)
-        stored = self.arrays(INITIAL_STATES) if some_stored else {}
+        stored = self.arrays(INITIAL_STATES) if any(s.initial == "stored" for s in self.spec.states) else {}
         return {state.name: _initial(self.path, state, stored) for state in self.spec.states}
 
 

@@ -1,7 +1,5 @@
 """A bundle written, or a target added to it: each in one atomic step."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -1,14 +1,12 @@
 """`rnn-export bench`: the time of a step on every backend that runs here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rnn_export.cli import plots, tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite
 
 STAGES = 5

@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
 from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
     from rnn_export.choices import Precision
-    from rnn_export.cli.building import BuildFlags
     from rnn_export.runtime.build.native.build import BuiltC
     from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
 
 STAGES = 9
-# Options that one kind of target has and the other has not.
-OF_C = ("triple", "cpu", "calibrate")
-OF_ENGINES = ("batch", "state_precision", "memory", "compute")
 
 
 @command
@@ -52,56 +48,53 @@ def build_command(
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
     Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
     """
-    from rnn_export.cli.building import BuildFlags
-
-    flags = BuildFlags(
-        batch=batch, state_precision=state_precision, memory=memory, compute=compute, triple=triple, cpu=cpu,
-        calibrate=calibrate, rebuild=rebuild,
-    )  # fmt: skip
-    return build(bundle, target, precision, not as_json, flags)
-
-
-def build(bundle: Path, target: str, precision: Precision | None, show: bool, flags: BuildFlags) -> dict[str, Any]:
-    """Build, show it, and give it as plain data."""
     from rnn_export.bundle import open_bundle
     from rnn_export.cli.building import build_c_target, build_engine_target
+    from rnn_export.runtime.build.native.build import Destination
+    from rnn_export.runtime.build.tensorrt.engine import BuildOptions
 
-    foreign = OF_ENGINES if target == "c" else OF_C
-    if wrong := [name for name in foreign if getattr(flags, name) is not None]:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+    of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
+    of_engines = {"--batch": batch, "--state-precision": state_precision, "--memory": memory, "--compute": compute}
+    if wrong := [name for name, given in (of_engines if target == "c" else of_c).items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
-        raise BuildError(f"{names} {verb} not go with --target {target}: leave {what} out.")
-    if flags.calibrate is not None and precision != "int8":
+        raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.")
+    if calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
-    with tables.progress("build", STAGES, show) as stage:
+    options = BuildOptions(state_precision, batch, memory and memory * 2**20, compute, rebuild)
+    with tables.progress("build", STAGES, not as_json) as stage:
+        opened = open_bundle(bundle)
         if target == "c":
-            compiled = build_c_target(open_bundle(bundle), precision, flags, stage)
+            compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage)
         else:
-            engine = build_engine_target(open_bundle(bundle), target, precision, flags, stage)
-    return _of_c(compiled, show) if target == "c" else _of_engine(engine, bundle, show)
+            engine = build_engine_target(opened, target, precision, options, stage)
+    return _of_c(compiled, not as_json) if target == "c" else _of_engine(engine, bundle, not as_json)
+
+
+def _show_notes(done: BuiltC | BuiltEngine) -> None:
+    for note in done.notes:
+        tables.note(note)
+    if done.report:
+        tables.parity(done.report.to_json())
 
 
 def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
-    test = done.selftest
+    row, test = done.row, done.selftest
     size = sum(len(data) for name, data in done.files.items() if not name.endswith(".json"))
     if show:
-        for note in done.notes:
-            click.echo(f"note: {note}", err=True)
-        if done.report:
-            tables.parity(done.report.to_json())
+        _show_notes(done)
         measured = f"{size:,} bytes"
         if test and test.flash is not None:
             measured = f"flash {test.flash:,} bytes"
             if test.ram is not None:
                 measured += f", RAM {test.ram:,} bytes (stack {test.stack:,})"
         proof = f"; self-test passed on {test.ran}" if test and test.passed else ""
-        click.echo(f"built c ({done.row.precision}) for {done.triple}: {measured}{proof}")
+        click.echo(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
         if test and not test.passed:
-            click.echo(f"note: the self-test was {test.reason}", err=True)
+            tables.note(f"the self-test was {test.reason}")
     return {
-        "target": done.row.target,
-        "precision": done.row.precision,
-        "requires": dict(done.row.requires),
+        "target": row.target,
+        "precision": row.precision,
+        "requires": dict(row.requires),
         "triple": done.triple,
         "files": sorted(done.files),
         "bytes": size,
@@ -117,17 +110,14 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
 def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
     row = done.row
     if show:
-        for note in done.notes:
-            click.echo(f"note: {note}", err=True)
-        if done.report:
-            tables.parity(done.report.to_json())
+        _show_notes(done)
         if done.elsewhere:
             click.echo(f"wrote graph and recipe for {row.target} ({row.precision}): {done.elsewhere}")
         else:
             click.echo(f"built {row.target} ({row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
             if not done.report:
                 proof = f"rnn-export verify {bundle} --backend tensorrt --precision {row.precision}"
-                click.echo(f"note: not run on hardware, no such GPU is here; where one is, run {proof}", err=True)
+                tables.note(f"not run on hardware, no such GPU is here; where one is, run {proof}")
     return {
         "target": row.target,
         "precision": row.precision,

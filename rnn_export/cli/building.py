@@ -1,16 +1,12 @@
 """A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
-from rnn_export.choices import Precision
-from rnn_export.cli.command import EXPORT_PACKAGES
+from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.native.names import source_name
@@ -20,54 +16,39 @@ from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, 
 from rnn_export.runtime.recording import read
 from rnn_export.target_options import TargetOptions
 
-
-@dataclass(frozen=True)
-class BuildFlags:
-    """Options of the command as they were given; None are those that were not. `memory` is in MiB."""
-
-    batch: tuple[int, int, int] | None
-    state_precision: Precision | None
-    memory: int | None
-    compute: tuple[str, ...] | None
-    triple: str | None
-    cpu: str | None
-    calibrate: Path | None
-    rebuild: bool
+Stage = Callable[[str], None]
 
 
 def build_c_target(
-    bundle: Bundle, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
+    bundle: Bundle, precision: str | None, destination: Destination, calibrate: Path | None, rebuild: bool, stage: Stage
 ) -> BuiltC:
     """Compile C, with the sources written first where there are none, or where they are calibrated again."""
-    row, destination = find_row(bundle, "c", precision), Destination(flags.triple, flags.cpu)
+    row = find_row(bundle, "c", precision)
     origin: Bundle | Draft = bundle
-    if row is not None and flags.calibrate is not None:
+    if row is not None and calibrate is not None:
         destination.find()
-        _check_rewrite(bundle, row, flags.rebuild)
-    if (row is None or flags.calibrate is not None) and _can_write():
+        _check_rewrite(bundle, row, rebuild)
+    if (row is None or calibrate is not None) and _can_write():
         # What is missing is said before anything that takes long.
         destination.find()
-        origin = _added(bundle, "c", precision, flags, stage)
-    return build_c(origin, precision, destination, flags.rebuild, stage)
+        origin = _added(bundle, "c", precision, BuildOptions(), calibrate, stage)
+    return build_c(origin, precision, destination, rebuild, stage)
 
 
 def build_engine_target(
-    bundle: Bundle, target: str, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, stage: Stage
 ) -> BuiltEngine:
     """Build an engine, with the graph written first where there is none."""
     found = engine_target(target, precision)
     origin: Bundle | Draft = bundle
     if find_row(bundle, target, precision) is None and _can_write():
         # What is missing is said before anything that takes long.
-        find_builder(found, flags.compute)
-        origin = _added(bundle, target, precision, flags, stage)
-    limit = flags.memory and flags.memory * 2**20
-    options = BuildOptions(flags.state_precision, flags.batch, limit, flags.compute, flags.rebuild)
+        find_builder(found, options.compute)
+        origin = _added(bundle, target, precision, options, None, stage)
     return build_engine(origin, target, precision, options, stage)
 
 
 def _can_write() -> bool:
-    """Whether the export extra is here."""
     return all(map(find_spec, EXPORT_PACKAGES))
 
 
@@ -85,18 +66,17 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
 
 
 def _added(
-    bundle: Bundle, target: str, precision: Precision | None, flags: BuildFlags, stage: Callable[[str], None]
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, calibrate: Path | None, stage: Stage
 ) -> Draft:
-    """The graph or the sources that the bundle lacks."""
     from rnn_export.export.add_target import add_target
 
     order = TargetOptions(
         precision or "fp32",
-        flags.state_precision or "fp32",
-        batch=flags.batch or TargetOptions.batch,
+        options.state_precision or "fp32",
+        batch=options.batch or TargetOptions.batch,
         # A bundle that was renamed keeps the name that its C has.
         name=next((str(row.requires["name"]) for row in bundle.targets if row.target == "c"), None)
         or source_name(bundle.path.name.removesuffix(".rnnx")),
-        calibration=None if flags.calibrate is None else read(flags.calibrate, bundle.spec),
+        calibration=None if calibrate is None else read(calibrate, bundle.spec),
     )
     return add_target(bundle, target, order, stage)

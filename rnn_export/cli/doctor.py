@@ -1,17 +1,15 @@
 """`rnn-export doctor`: what this machine can run and build."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 
 
 @command
 def doctor_command(as_json: bool) -> dict[str, Any]:
     """What this machine can run and build, what is missing, and the command that mends it."""
-    from rnn_export.cli.diagnosis import examine
+    from rnn_export.cli.probes import examine
 
     findings = examine()
     if not as_json:

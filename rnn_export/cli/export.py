@@ -1,7 +1,5 @@
 """`rnn-export export`: from the model of a SOURCE to a verified bundle."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import click
 
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 
 STAGES = 12

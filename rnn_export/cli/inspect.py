@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import ExportFlags, source_options
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def inspect_command(
 
 
 def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
-    """Lift `model`, without any export; `options` are export's."""
     from rnn_export.export.lift.api import lift
 
     lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
@@ -54,17 +53,11 @@ def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool)
         click.echo(f"{count:,} parameters, {size:,} bytes")
         for note in lifted.notes:
             click.echo(f"note: {note}")
-    return {
-        "spec": lifted.spec.to_json(),
-        "states": origins,
-        "parameters": count,
-        "bytes": size,
-        "notes": list(lifted.notes),
-    }
+    found = {"spec": lifted.spec.to_json(), "states": origins, "parameters": count, "bytes": size}
+    return {**found, "notes": list(lifted.notes)}
 
 
 def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
-    """Open a bundle, every hash checked."""
     from rnn_export.bundle import open_bundle
 
     bundle = open_bundle(path)

@@ -1,24 +1,34 @@
-"""The `rnn-export` command. Each of its commands is the file of that name, imported when it is asked for."""
+"""The `rnn-export` command. Each of its commands is the file of that name, imported when it is asked for.
 
-from __future__ import annotations
+What every command has stands here: --json, errors in one line, and exit codes.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import click
 
 from rnn_export import __version__
+from rnn_export.errors import BackendUnavailable, ParityError, RnnExportError
 from rnn_export.lazy import load_module
 
 COMMANDS = ("bench", "build", "doctor", "export", "inspect", "run", "targets", "triton", "verify")
+# What the extra `export` installs; only writing graphs needs them.
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
+
+P = ParamSpec("P")
 
 
 class Commands(click.Group):
     """A group whose command NAME is NAME_command of the module rnn_export.cli.NAME."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of --help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
         found: click.Command = getattr(load_module(f"rnn_export.cli.{cmd_name}"), f"{cmd_name}_command")
@@ -35,3 +45,41 @@ def main() -> None:
 
     Exit codes: 0 good, 1 a clear error, 2 usage, 3 the result is not what the model does.
     """
+
+
+def command(function: Callable[P, dict[str, Any]]) -> click.Command:
+    """Make a command of NAME_command(..., as_json), which returns its result as plain data and shows it unless as_json.
+
+    An error of ours, or a package of the extra `export` that is not here, is exit code 1; ParityError is exit code 3.
+    """
+
+    @click.command(function.__name__.removesuffix("_command"))
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; all else goes to stderr."
+    )
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            result = function(*args, **kwargs)
+            if kwargs["as_json"]:
+                click.echo(json.dumps(result))
+        except (RnnExportError, ModuleNotFoundError) as error:
+            message = str(error)
+            if isinstance(error, ModuleNotFoundError):
+                if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
+                    raise
+                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[export,cpu]'."
+            if kwargs["as_json"]:
+                click.echo(json.dumps({"error": type(error).__name__, "message": message}))
+            click.echo(f"error: {message}", err=True)
+            sys.exit(3 if isinstance(error, ParityError) else 1)
+
+    return run
+
+
+def refuse_address(path: str, advice: str = "") -> None:
+    """Raise BackendUnavailable where a command that needs the bundle is given the address of servers."""
+    from rnn_export.runtime.backends.remote.address import is_address
+
+    if is_address(path):
+        raise BackendUnavailable(f"{path} is the address of servers, but this needs the bundle NAME.rnnx.{advice}")

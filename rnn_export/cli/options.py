@@ -1,7 +1,5 @@
 """Options of the command that are more than a word or a number, and how they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +63,7 @@ def word_or_number(text: str) -> str | int | None:
 
 
 def finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """A number; NaN is within every range."""
+    """NaN is within every range."""
     if value != value:
         raise click.BadParameter(f"{value} is no number.")
     return value
@@ -112,7 +110,6 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A recording for the scales of int8."""
     return click.option(
         "--calibrate",
         type=click.Path(path_type=Path),

@@ -1,13 +1,12 @@
 """The picture of a bench: each engine's median, p90 and p99 on one axis, and what the machine allows."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rnn_export.cli import tables
 from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
 
@@ -59,7 +58,7 @@ def bench(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as a whole or not at all; raises SourceError where it cannot be."""
+    """Whole or not at all; raises SourceError where it cannot be."""
     try:
         with save_atomically(path) as place:
             figure.savefig(place, format="png")
@@ -80,12 +79,8 @@ def _axis(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mapping
     values = [row[k] for row in rows for k in ("p50", "p99", "cold")] + [limit["us"] for limit in limits]
     low, high = min(values), max(values)
     axes.set_xscale("log")
-    axes.set(
-        xlim=(low * (high / low) ** -0.17, high * (high / low) ** 0.05),
-        ylim=(len(rows) - 0.5, -0.5),
-        yticks=range(len(rows)),
-        yticklabels=[],
-    )
+    xlim = (low * (high / low) ** -0.17, high * (high / low) ** 0.05)
+    axes.set(xlim=xlim, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=[])
     # A short axis has 1, 2, 5 for its ticks; a long one whole decades.
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=20))
     axes.xaxis.set_minor_locator(LogLocator(subs=range(2, 10), numticks=50) if high / low < 1e5 else NullLocator())
@@ -130,16 +125,12 @@ def _limits(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mappi
 
 
 def _words(figure: Any, axes: Any, result: Mapping[str, Any], height: float) -> None:
-    machine, chunk = result["machine"], result["frames_a_step"]
-    what = "a step" if chunk == 1 else f"a step of {chunk} frames"
-    name = Path(result["bundle"]).resolve().name
-    figure.text(0.025, 1 - 0.42 / height, f"{name}: time of {what}", fontsize=17, fontweight="bold", color=INK)
-    below = f"on core {machine['core']} of {machine['cpu']}"
+    title = f"{Path(result['bundle']).resolve().name}: time of {tables.a_step(result)}"
+    figure.text(0.025, 1 - 0.42 / height, title, fontsize=17, fontweight="bold", color=INK)
+    below = tables.on_core(result)
     if result["limits"]:
-        sizes = (
-            f"{x['precision']} {x['bytes'] / 1e3:,.0f} kB at {x['bytes_per_second'] / 1e9:.0f} GB/s"
-            for x in result["limits"]
-        )
+        limits = [(x["precision"], x["bytes"] / 1e3, x["bytes_per_second"] / 1e9) for x in result["limits"]]
+        sizes = (f"{precision} {size:,.0f} kB at {speed:.0f} GB/s" for precision, size, speed in limits)
         below += f" · weights read: {', '.join(sizes)}"
     figure.text(0.025, 1 - 0.75 / height, below, fontsize=10.5, color=GREY)
     heads = [(MEDIAN, "median")]
@@ -153,7 +144,6 @@ def _words(figure: Any, axes: Any, result: Mapping[str, Any], height: float) -> 
 
 
 def _key(figure: Any, height: float, limits: bool) -> None:
-    """What the marks mean, drawn as they are."""
     from matplotlib.lines import Line2D
 
     marks = [

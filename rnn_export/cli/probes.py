@@ -1,15 +1,20 @@
-"""What loads native code, tried in a process of its own: what ends that process is a finding, not the end of doctor."""
+"""What doctor looks at. What loads native code is tried in a process of its own, so that its end is a finding too."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +23,8 @@ from rnn_export.errors import ToolUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
-from rnn_export.runtime.backends.tensorrt.nvidia import driver
+from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
+from rnn_export.runtime.build.native.compiler import find_compiler
 
 SECONDS = 120
 
@@ -30,8 +36,7 @@ DOUBLE = bytes.fromhex(
 
 _CHILD = """
 import json, sys
-names = json.loads(sys.argv[1])
-sys.path[:] = names
+sys.path[:] = json.loads(sys.argv[1])
 from rnn_export.cli import probes
 probes.answer(sys.argv[2])
 """
@@ -50,7 +55,6 @@ class Finding:
 
     @staticmethod
     def of(name: str, state: State, error: ToolUnavailable) -> Finding:
-        """What an error says of it."""
         return Finding(name, state, error.detail, error.fix)
 
 
@@ -63,7 +67,6 @@ class Probe:
     fix: str
 
     def finding(self, state: State, detail: str) -> Finding:
-        """One of it; what is not "ok" has its fix."""
         return Finding(self.name, state, detail, None if state == "ok" else self.fix)
 
 
@@ -110,8 +113,8 @@ def _driver() -> Iterator[Finding]:
         return
     yield Finding("NVIDIA driver", "ok", f"runs CUDA up to {found.version}")
     for number, gpu in enumerate(found.gpus):
-        detail = f"{gpu.name}, compute capability {gpu.compute}, {gpu.memory / 2**30:.1f} GiB"
-        yield Finding(f"GPU {number}", "ok", detail)
+        memory = f"{gpu.memory / 2**30:.1f} GiB"
+        yield Finding(f"GPU {number}", "ok", f"{gpu.name}, compute capability {gpu.compute}, {memory}")
 
 
 def _tensorrt(name: str) -> Iterator[Finding]:
@@ -144,8 +147,8 @@ def _cuda_python() -> Iterator[Finding]:
     load_module("cuda.bindings.runtime")
     if major is not None and int(version.split(".")[0]) > major:
         yield Finding(name, "broken", f"{version} is too new for a driver of CUDA {major}", fix)
-        return
-    yield Finding(name, "ok", version)
+    else:
+        yield Finding(name, "ok", version)
 
 
 def _driver_major() -> int | None:
@@ -157,14 +160,14 @@ def _driver_major() -> int | None:
 
 def _onnxruntime() -> Iterator[Finding]:
     probe = PROBES["onnxruntime"]
-    if find_spec("onnxruntime") is None:
+    if importlib.util.find_spec("onnxruntime") is None:
         yield probe.finding("missing", "not installed")
-        return
-    yield probe.finding("ok", str(load_module("onnxruntime").__version__))
+    else:
+        yield probe.finding("ok", str(load_module("onnxruntime").__version__))
 
 
 def _provider(kind: str) -> Iterator[Finding]:
-    if find_spec("onnxruntime") is None:
+    if importlib.util.find_spec("onnxruntime") is None:
         return
     ort, provider = load_module("onnxruntime"), f"{kind}ExecutionProvider"
     probe = PROBES[f"onnxruntime {kind}"]
@@ -191,24 +194,21 @@ def _computes(session: Any, provider: str) -> tuple[State, str]:
 
 def _torch() -> Iterator[Finding]:
     probe = PROBES["torch"]
-    if find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None:
         yield probe.finding("missing", "not installed; only exporting and the backend torchscript need it")
         return
     torch = load_module("torch")
     yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
 
 
+REINSTALL = "pip install --force-reinstall"
 PROBES = {
     "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
-    "tensorrt": Probe(
-        "TensorRT", partial(_tensorrt, "tensorrt"), "pip install --force-reinstall 'rnn-export[tensorrt]'"
-    ),
-    "tensorrt-rtx": Probe(
-        "TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), "pip install --force-reinstall 'rnn-export[rtx]'"
-    ),
-    "cuda-python": Probe("cuda-python", _cuda_python, "pip install --force-reinstall cuda-python"),
+    "tensorrt": Probe("TensorRT", partial(_tensorrt, "tensorrt"), f"{REINSTALL} 'rnn-export[tensorrt]'"),
+    "tensorrt-rtx": Probe("TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), f"{REINSTALL} 'rnn-export[rtx]'"),
+    "cuda-python": Probe("cuda-python", _cuda_python, f"{REINSTALL} cuda-python"),
     "onnxruntime": Probe("onnxruntime", _onnxruntime, "pip install 'rnn-export[cpu]'"),
-    "onnxruntime CPU": Probe("onnxruntime CPU", partial(_provider, "CPU"), "pip install --force-reinstall onnxruntime"),
+    "onnxruntime CPU": Probe("onnxruntime CPU", partial(_provider, "CPU"), f"{REINSTALL} onnxruntime"),
     "onnxruntime CUDA": Probe(
         "onnxruntime CUDA",
         partial(_provider, "CUDA"),
@@ -216,3 +216,61 @@ PROBES = {
     ),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
+
+
+# --- what can be looked at without loading any
+
+
+def examine(root: Path = Path("/")) -> list[Finding]:
+    """Look at everything, and never raise; `root` is where the file system of the machine starts."""
+    with ThreadPoolExecutor(2) as pool:
+        native = [finding for findings in pool.map(run_probe, PROBES) for finding in findings]
+    return [*_jetson(root), *native, *_compilers(), _headers()]
+
+
+def _jetson(root: Path) -> Iterator[Finding]:
+    found = jetson(root)
+    if found is None:
+        return
+    try:
+        yield Finding("Jetson", "ok", f"{found.model}, target {target_of(found)}")
+    except ToolUnavailable as error:
+        yield Finding.of("Jetson", "broken", error)
+    if found.jetpack is None:
+        detail = f"no package nvidia-jetpack, and L4T {found.l4t} is of no JetPack known here"
+        yield Finding("JetPack", "missing", detail, "sudo apt install nvidia-jetpack")
+    else:
+        yield Finding("JetPack", "ok", f"{found.jetpack}, L4T {found.l4t}")
+
+
+def _compilers() -> Iterator[Finding]:
+    if os.environ.get("CC", "").strip():
+        try:
+            yield Finding("CC", "ok", f"{find_compiler().title}; it goes before all others")
+        except ToolUnavailable as error:
+            yield Finding.of("CC", "broken", error)
+    yield _compiler("gcc", "--version", "sudo apt install gcc")
+    yield _compiler("clang", "--version", "sudo apt install clang")
+    yield _compiler("zig", "version", "pip install ziglang")
+
+
+def _compiler(name: str, version: str, install: str) -> Finding:
+    path = shutil.which(name)
+    command = [path, version] if path else [sys.executable, "-m", "ziglang", version]
+    if not path and (name != "zig" or importlib.util.find_spec("ziglang") is None):
+        detail = "not found; one of gcc, clang and zig is enough, to compile the backend native"
+        return Finding(name, "missing", detail, install)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(name, "broken", f"does not run: {error}", f"{install} (again)")
+    return Finding(name, "ok", (done.stdout.splitlines() or [path or "ziglang"])[0])
+
+
+def _headers() -> Finding:
+    folder = sysconfig.get_path("include")
+    if Path(folder, "Python.h").is_file():
+        return Finding("Python headers", "ok", folder)
+    install = f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    detail = f"no Python.h in {folder}; without it native runs through ctypes, slower"
+    return Finding("Python headers", "missing", detail, install)

@@ -1,7 +1,5 @@
 """`rnn-export run`: a recording or a pipe streamed through a bundle, or through servers."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 
 
 @command

@@ -1,7 +1,5 @@
 """Recordings and pipes through a stream, and its outputs into files: what `rnn-export run` does."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
@@ -27,10 +25,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
     chunk = engine.spec.chunk
     if engine.spec.without_output(0, frames // chunk * chunk):
-        raise SourceError(
-            f"{source} has {frames} frames, which give no output: a step takes {chunk}, "
-            f"and the first {engine.spec.delay} give none."
-        )
+        why = f"a step takes {chunk}, and the first {engine.spec.delay} give none"
+        raise SourceError(f"{source} has {frames} frames, which give no output: {why}.")
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
@@ -61,10 +57,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
 def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool) -> dict[str, Any]:
     """Stream raw frames as they come; each output is printed before the next frame is read."""
     spec = engine.spec
-    if len(spec.inputs) > 1:
-        raise SourceError(
-            f"raw input has room for one input, but the model has {[t.name for t in spec.inputs]}: give an .npz."
-        )
+    if len(names := [t.name for t in spec.inputs]) > 1:
+        raise SourceError(f"raw input has room for one input, but the model has {names}: give an .npz.")
     if output is not None:
         raise SourceError(f"raw input is printed as it comes: drop -o {output} and redirect stdout.")
     (tensor,), stream = spec.inputs, engine.stream()
@@ -106,26 +100,21 @@ def _check_output(engine: Engine, output: Path | None) -> None:
         return
     if output.suffix not in SUFFIXES:
         raise SourceError(f"{output} is of no known kind: name a {', '.join(SUFFIXES)} file.")
-    if output.suffix == ".npy" and len(engine.spec.outputs) > 1:
-        raise SourceError(
-            f"{output} has room for one array, but the model has {len(engine.spec.outputs)} outputs: use .npz."
-        )
+    if output.suffix == ".npy" and (count := len(engine.spec.outputs)) > 1:
+        raise SourceError(f"{output} has room for one array, but the model has {count} outputs: use .npz.")
     if not output.absolute().parent.is_dir():
         raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
 
 
 def _lines(outputs: Mapping[str, Array], file: str) -> Array:
     """One line a frame: the values of every output side by side."""
-    counts = {a.shape[0] for a in outputs.values() if a.ndim}
+    counts = sorted({a.shape[0] for a in outputs.values() if a.ndim})
     if len(counts) != 1:
-        raise SourceError(
-            f"{file} takes one line a frame, but the outputs have {sorted(counts)}: write an .npz with -o."
-        )
+        raise SourceError(f"{file} takes one line a frame, but the outputs have {counts}: write an .npz with -o.")
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 
 def _save(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Written whole or not at all."""
     try:
         with save_atomically(path) as place:
             if path.suffix == ".npy":

@@ -1,7 +1,5 @@
 """SOURCE on the command line: `file.py:factory` or `package.module:factory`, a function that makes a model."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import inspect
@@ -24,10 +22,7 @@ Source = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
 def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source:
-    """The model with its weights, its example, and its options of `export` with those of the command line over them.
-
-    Raises SourceError where the source, its weights or its options cannot be used.
-    """
+    """The model with its weights, its example, and its options with those of the command; raises SourceError."""
     model, example, options = load_source(source)
     if weights is not None:
         load_weights(model, weights)
@@ -39,10 +34,7 @@ def read_source(source: str, weights: Path | None, flags: ExportFlags) -> Source
 
 
 def load_source(source: str) -> Source:
-    """Call the factory and give (model, example_inputs, options of `export`).
-
-    Raises SourceError if the file, the module or the function is not there, raises, or returns anything else.
-    """
+    """The (model, example_inputs, options of `export`) that the factory makes; raises SourceError."""
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
         raise SourceError(f"{source!r} is no source: give file.py:factory or package.module:factory.")
@@ -86,21 +78,15 @@ def _guarded(what: str, call: Callable[[], Any]) -> Any:
 
 def _checked(source: str, made: Any) -> Source:
     parts = made if isinstance(made, tuple) else (made,)
+    kinds = ", ".join(type(part).__name__ for part in parts)
+    returned = f"{source} returned " + (f"({kinds})" if isinstance(made, tuple) else f"a {kinds}")
     if len(parts) not in (2, 3) or not isinstance(parts[0], nn.Module):
         raise SourceError(
-            f"{source} returned {_describe(made)}, but must return (model, example_inputs) or (model, example_inputs, "
-            "options), with a torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
+            f"{returned}, but must return (model, example_inputs) or (model, example_inputs, options), with a "
+            "torch.nn.Module, a tuple of tensors and a dict of export()'s keywords."
         )
     model, example, options = (*parts, {})[:3]
     example = (example,) if isinstance(example, Tensor) else example
     if not isinstance(example, tuple | list) or not isinstance(options, Mapping):
-        raise SourceError(
-            f"{source} returned {_describe(made)}: example_inputs must be a tuple of tensors and options a dict."
-        )
+        raise SourceError(f"{returned}: example_inputs must be a tuple of tensors and options a dict.")
     return model, tuple(example), dict(options)
-
-
-def _describe(made: Any) -> str:
-    if isinstance(made, tuple):
-        return f"({', '.join(type(part).__name__ for part in made)})"
-    return f"a {type(made).__name__}"

@@ -14,20 +14,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rnn_export.runtime.engine import Engine
-    from rnn_export.spec import StreamSpec
+    from rnn_export.spec import StateSpec, StreamSpec
 
 
 def note(text: str) -> None:
-    """Print a line that is worth knowing on stderr."""
     click.echo(f"note: {text}", err=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print one table on stdout."""
-    from rich import box
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
@@ -46,27 +44,15 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
     """Print the contract of a stream; with `origins`, by state its kind and why it is one, these too."""
     rows = [("input", t.name, t.dtype, _shape(t.shape), "") for t in spec.inputs]
     rows += [("output", t.name, t.dtype, _shape(t.shape), "") for t in spec.outputs]
-    if origins is None:
-        rows += [
-            ("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}")
-            for s in spec.states
-        ]
+    for s in spec.states if origins is None else ():
+        rows.append(("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}"))
     table("Stream", ("kind", "name", "dtype", "shape", ""), rows)
     if origins:
-        found = [
-            (
-                s.name,
-                origins[s.name]["kind"],
-                _shape(s.shape),
-                s.initial,
-                _bytes(s.dtype, s.row),
-                origins[s.name]["why"],
-            )
-            for s in spec.states
-        ]
-        table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), found)
+        found = [(s, _shape(s.shape), _bytes(s), origins[s.name]) for s in spec.states]
+        states = [(s.name, why["kind"], shape, s.initial, size, why["why"]) for s, shape, size, why in found]
+        table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), states)
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
-    memory = sum(_bytes(s.dtype, s.row) for s in spec.states)
+    memory = sum(map(_bytes, spec.states))
     whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
     _stdout().print(
         f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, "
@@ -81,17 +67,15 @@ def parity(report: Mapping[str, Any]) -> None:
     checks = dict.fromkeys(d["check"] for d in drifts)
     worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
     rows = [
-        (
-            check,
-            d["tensor"],
-            f"{d['relative']:.1e}",
-            f"{d['error']:.1e}",
-            "ok" if d["step"] is None else f"step {d['step']}",
-        )
+        (check, d["tensor"], *(f"{d[key]:.1e}" for key in ("relative", "error")), _step(d["step"]))
         for check, d in worst.items()
     ]
     title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
     table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
+
+
+def _step(number: int | None) -> str:
+    return "ok" if number is None else f"step {number}"
 
 
 def targets(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -123,12 +107,9 @@ def bench(result: Mapping[str, Any]) -> None:
         )
         for row in engines
     ]
-    machine, chunk = result["machine"], result["frames_a_step"]
-    what = "a step" if chunk == 1 else f"a step of {chunk} frames"
     speeds = ("steps/s", "x run(dict)", "x limit")
     columns = ("engine", "median", "p90", "p99", *speeds, "cold", "allocations", "error")
-    title = f"{result['bundle']}: µs of {what} on core {machine['core']} of {machine['cpu']}"
-    table(title, columns, rows)
+    table(f"{result['bundle']}: µs of {a_step(result)} {on_core(result)}", columns, rows)
     for line in _about(result):
         _stdout().print(line)
     if result["skipped"]:
@@ -136,8 +117,16 @@ def bench(result: Mapping[str, Any]) -> None:
         table("Not timed", ("backend", "precision", "why"), reasons)
 
 
+def a_step(result: Mapping[str, Any]) -> str:
+    chunk = result["frames_a_step"]
+    return "a step" if chunk == 1 else f"a step of {chunk} frames"
+
+
+def on_core(result: Mapping[str, Any]) -> str:
+    return "on core {core} of {cpu}".format_map(result["machine"])
+
+
 def _about(result: Mapping[str, Any]) -> Iterator[str]:
-    """What the figures of a bench are, and what is not there."""
     for limit in result["limits"]:
         yield (
             f"limit {limit['precision']}: {limit['bytes']:,} bytes of weights, which this core reads at "
@@ -164,10 +153,10 @@ def _shape(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
-def _bytes(dtype: str, row: Sequence[int]) -> int:
+def _bytes(state: StateSpec) -> int:
     import numpy as np
 
-    return int(np.prod(row, dtype=int)) * np.dtype(dtype).itemsize
+    return math.prod(state.row) * np.dtype(state.dtype).itemsize
 
 
 @contextmanager
@@ -190,7 +179,6 @@ def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], Non
 
 
 def speed(result: Mapping[str, Any]) -> str:
-    """What a run of a recording took, in a line."""
     rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
     line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")

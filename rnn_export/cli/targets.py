@@ -1,11 +1,9 @@
 """`rnn-export targets`: what can be written, and for which device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 
 
 @command

@@ -1,7 +1,5 @@
 """`rnn-export triton`: a model repository for NVIDIA Triton, and what is still to be done with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import click
 
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.cli.command import command
+from rnn_export.cli.main import command
 from rnn_export.cli.options import finite
 
 
@@ -62,23 +60,17 @@ def triton_command(
     )  # fmt: skip
     serving, wire = written.serving, written.wire
     if not as_json:
-        tables.table(
-            f"{serving.name} on Triton's {serving.backend} backend ({serving.precision})",
-            ("kind", "name", "dtype", "row"),
-            [
-                *(("input", tensor.name, tensor.dtype, tensor.dims) for tensor in wire.inputs),
-                *(("output", tensor.name, tensor.dtype, tensor.dims) for tensor in wire.outputs),
-            ],
-        )
+        ports = (*(("input", tensor) for tensor in wire.inputs), *(("output", tensor) for tensor in wire.outputs))
+        rows = [(kind, tensor.name, tensor.dtype, tensor.dims) for kind, tensor in ports]
+        title = f"{serving.name} on Triton's {serving.backend} backend ({serving.precision})"
+        tables.table(title, ("kind", "name", "dtype", "row"), rows)
         if not written.checked:
-            tables.note(
-                "Triton's own definition did not read config.pbtxt: it comes with pip install 'rnn-export[remote]'"
-            )
+            extra = "pip install 'rnn-export[remote]'"
+            tables.note(f"Triton's own definition did not read config.pbtxt: it comes with {extra}")
         for step in written.remaining:
             tables.note(f"still to do: {step}")
-        click.echo(
-            f"wrote {output}: start it with {output / 'launch'}, call it with grpc://127.0.0.1:8001/{serving.name}"
-        )
+        address = f"grpc://127.0.0.1:8001/{serving.name}"
+        click.echo(f"wrote {output}: start it with {output / 'launch'}, call it with {address}")
     return {
         "repository": str(output),
         **vars(serving),

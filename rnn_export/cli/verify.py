@@ -1,14 +1,12 @@
 """`rnn-export verify`: the golden vectors of a bundle, replayed on this machine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.command import command, refuse_address
+from rnn_export.cli.main import command, refuse_address
 
 STAGES = 7
 

@@ -4,8 +4,6 @@ Python's own allocator is switched off there (PYTHONMALLOC=malloc), so objects c
 freed again at once counts too. What numpy and Python keep for use again is no allocation.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
@@ -18,8 +16,8 @@ from typing import Any
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.bench.runners import runners
-from rnn_export.runtime.bench.shim import compile_shared
+from rnn_export.runtime.bench.candidates import runners
+from rnn_export.runtime.bench.this_machine import compile_shared
 from rnn_export.runtime.bench.timing import Subject
 
 STEPS = 1000
@@ -64,16 +62,11 @@ def count_all(bundle: Path, core: int, backends: Sequence[str]) -> dict[str, flo
         library = Path(folder, "count.so")
         compile_shared(SOURCE, library)
         loaded = f"{library} {os.environ.get('LD_PRELOAD', '')}".strip()
-        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), str(bundle), str(core), json.dumps(backends)]
+        arguments = [json.dumps(sys.path), str(bundle), str(core), json.dumps(backends), str(library)]
+        command, env = [sys.executable, "-c", _CHILD], {**os.environ, "LD_PRELOAD": loaded, "PYTHONMALLOC": "malloc"}
         try:
             done = subprocess.run(
-                [*command, str(library)],
-                env={**os.environ, "LD_PRELOAD": loaded, "PYTHONMALLOC": "malloc"},
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-                check=False,
+                [*command, *arguments], env=env, capture_output=True, text=True, errors="replace", timeout=SECONDS
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise BackendUnavailable(f"no process could count them: {error}") from error

@@ -1,7 +1,5 @@
 """What a bench times: each engine of a bundle, held to the golden vectors first, and ONNX Runtime's own run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,14 +17,13 @@ from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver, as_frame, only_value
-from rnn_export.runtime.replay.golden import Golden
+from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 
 # The target that a backend runs; TensorRT's are all those that are built with a library of it.
 TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript"}
 BASELINE = "onnxruntime run(dict)"
-WRONG = "It was not timed: a bench of a wrong engine says nothing."
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,10 @@ class Candidate:
     @property
     def precision(self) -> str | None:
         return self.row.precision if self.row else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.target if self.backend == 'tensorrt' else self.backend} {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ class Runner:
 def candidates(bundle: Bundle, backends: Sequence[str] = ()) -> list[Candidate]:
     """Every pair of backend and row, of all backends or of `backends`; raises BackendUnavailable on an unknown one."""
     if unknown := [name for name in backends if name not in BACKENDS]:
-        raise BackendUnavailable(
-            f"there is no backend {', '.join(map(repr, unknown))}: choose from {', '.join(BACKENDS)}."
-        )
+        names = ", ".join(map(repr, unknown))
+        raise BackendUnavailable(f"there is no backend {names}: choose from {', '.join(BACKENDS)}.")
     found = []
     for backend in dict.fromkeys(backends or BACKENDS):
         rows = [row for row in bundle.targets if _runs(backend, row)]
@@ -74,26 +74,23 @@ def _runs(backend: str, row: TargetRow) -> bool:
     return row.target in TARGETS and TARGETS[row.target].library is not None
 
 
-def open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
+def _open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
-        has = ", ".join(sorted({row.target for row in bundle.targets}))
-        raise NotInBundle(
-            f"the bundle has no target {candidate.target!r}, only {has}: export it with --target {candidate.target}."
-        )
+        target, has = candidate.target, ", ".join(sorted({row.target for row in bundle.targets}))
+        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     # A bundle of this row alone, since two of TensorRT's may be of one precision.
     alone = replace(bundle, targets=(candidate.row,))
     return Engine.of(alone, candidate.backend, candidate.precision)
 
 
-def verified(engine: Engine, golden: Golden, name: str) -> float:
-    """The largest relative error of the closed loop; raises ParityError where one is outside the tolerance."""
-    report = replay_golden(engine, golden)
-    replace(report, backend=name).raise_for_failure(WRONG)
+def _largest_error(report: ParityReport) -> float:
+    """Relative; raises ParityError where one is outside the tolerance."""
+    report.raise_for_failure("It was not timed: a bench of a wrong engine says nothing.")
     return max(d.relative for d in report.drifts)
 
 
-def runner(engine: Engine, candidate: Candidate, golden: Golden, name: str, error: float) -> Runner:
+def _runner(engine: Engine, candidate: Candidate, golden: Golden, error: float) -> Runner:
     """A stream of the fewest rows that the engine takes, on the frames of the golden vectors."""
     spec, rows = engine.spec, engine.batches[0]
     stream = engine.stream(batch=rows)
@@ -103,7 +100,7 @@ def runner(engine: Engine, candidate: Candidate, golden: Golden, name: str, erro
     if not spec.has_delay:
         given = stream.step(frames[0])
         out = {n: np.empty_like(a) for n, a in given.items()} if isinstance(given, Mapping) else np.empty_like(given)
-    subject = Subject(name, stream.step, frames, out, stream.reset, spec.settling_steps)
+    subject = Subject(candidate.name, stream.step, frames, out, stream.reset, spec.settling_steps)
     return Runner(candidate, subject, engine.device, rows, error)
 
 
@@ -124,21 +121,20 @@ class OrtBaseline:
     def __init__(self, bundle: Bundle, candidate: Candidate, golden: Golden) -> None:
         session: Any = open_session("onnxruntime", bundle, candidate.precision, None, 1)
         spec, states = bundle.spec, bundle.initial_states()
-        self.spec, self.count = spec, len(spec.outputs)
+        self.spec = spec
         self.golden = golden.fitted(Engine(bundle, "onnxruntime", session)).of_rows(slice(1))
         self.loop = ClosedLoop(spec, self.golden.inputs)
         self.initial = {s.input: np.array(states[s.name][None], order="C") for s in spec.states}
         self.feed = dict(self.initial)
-        self.step = _by_hand(
-            session.graphs.step.run, self.feed, [t.name for t in spec.inputs], list(self.initial), self.count
-        )
+        inputs = [t.name for t in spec.inputs]
+        self.step = _by_hand(session.graphs.step.run, self.feed, inputs, list(self.initial), len(spec.outputs))
         self.frames = [only_value(graph_inputs(spec, piece)) for _, _, piece in self.loop.pieces()]
 
     def reset(self) -> None:
         self.feed.update(self.initial)
 
     def verified(self) -> float:
-        """As `verified` of an engine, on one row, step by step."""
+        """As `_largest_error` of an engine, on one row, step by step."""
         spec, golden, names = self.spec, self.golden, [t.name for t in self.spec.outputs]
         self.reset()
 
@@ -147,9 +143,7 @@ class OrtBaseline:
 
         trace = self.loop.run(StepDriver(spec, call, {}))
         drifts = tuple(golden.output_drifts("step", spec, trace.outputs))
-        report = ParityReport(BASELINE, "cpu", golden.frames, 1, golden.tolerance, drifts)
-        report.raise_for_failure(WRONG)
-        return max(d.relative for d in drifts)
+        return _largest_error(ParityReport(BASELINE, "cpu", golden.frames, 1, golden.tolerance, drifts))
 
     def runner(self, candidate: Candidate, error: float) -> Runner:
         subject = Subject(BASELINE, self.step, self.frames, None, self.reset, self.spec.settling_steps)
@@ -174,3 +168,30 @@ def _by_hand(
         return given
 
     return step
+
+
+def runners(
+    bundle: Bundle, backends: Sequence[str], verify: bool = True
+) -> tuple[list[Runner], list[dict[str, str | None]]]:
+    """What can be timed here, ONNX Runtime's own run at the end, and what cannot, with the reason."""
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    found, skipped = [], []
+    for candidate in candidates(bundle, backends):
+        try:
+            engine = _open_engine(bundle, candidate)
+        except BackendUnavailable as error:
+            skipped.append({"backend": candidate.backend, "precision": candidate.precision, "reason": str(error)})
+            continue
+        off = _largest_error(replace(replay_golden(engine, golden), backend=candidate.name)) if verify else 0.0
+        found.append(_runner(engine, candidate, golden, off))
+    if not found:
+        reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
+        raise BackendUnavailable(f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}")
+    for candidate in candidates(bundle, ["onnxruntime"])[:1]:
+        try:
+            baseline = OrtBaseline(bundle, candidate, golden)
+        except BackendUnavailable as error:
+            skipped.append({"backend": BASELINE, "precision": candidate.precision, "reason": str(error)})
+            continue
+        found.append(baseline.runner(candidate, baseline.verified() if verify else 0.0))
+    return found, skipped

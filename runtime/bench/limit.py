@@ -4,8 +4,6 @@ That speed is measured here, by fused multiply-adds on all of a buffer of the si
 vector is, without anything else.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import tempfile
@@ -16,7 +14,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
-from rnn_export.runtime.bench.shim import compile_shared
+from rnn_export.runtime.bench.this_machine import compile_shared
 
 # The buffer is of whole kilobytes, and beyond all caches a larger one is read no slower.
 UNIT, LARGEST = 1024, 512 * 2**20
@@ -91,11 +89,7 @@ void read_all(const void *p, size_t bytes, size_t passes, size_t samples, double
 
 
 class Reader:
-    """The compiled program. Raises BackendUnavailable where there is no compiler, or it cannot compile it.
-
-    Attributes:
-        compiled: the command line that made it.
-    """
+    """The compiled program, and in `compiled` how; raises BackendUnavailable where there is no compiler for it."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -108,9 +102,6 @@ class Reader:
         self.library.read_all.argtypes = [ctypes.c_void_p, size, size, size, ctypes.c_void_p]
         self.free = ctypes.CDLL(None).free
         self.free.restype, self.free.argtypes = None, [ctypes.c_void_p]
-
-    def limit(self, nbytes: int) -> Limit:
-        return Limit(self, nbytes)
 
 
 class Limit:

@@ -1,7 +1,5 @@
 """A bench of a bundle, from opening it to plain data for a table, JSON or a picture."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -13,9 +11,8 @@ from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.bench.allocations import count_all, python_blocks_kept
-from rnn_export.runtime.bench.candidates import BASELINE, Runner, candidates
+from rnn_export.runtime.bench.candidates import BASELINE, Runner, candidates, runners
 from rnn_export.runtime.bench.limit import Limit, Reader
-from rnn_export.runtime.bench.runners import runners
 from rnn_export.runtime.bench.this_machine import Sweep, describe, pinned, preemptions
 from rnn_export.runtime.bench.timing import Stopwatch, cold, in_turn, no_collections, percentiles, rounds_of
 
@@ -65,7 +62,10 @@ def bench(
         sweep = Sweep(machine["caches"])
         chilled = cold([r.subject for r in found], sweep, seconds)
         progress("allocations")
-        counted, uncounted = _allocations(bundle, chosen, backends)
+        try:
+            counted, uncounted = count_all(bundle.path, chosen, backends), None
+        except BackendUnavailable as error:
+            counted, uncounted = {}, f"not counted: {error}"
         kept = [python_blocks_kept(r.subject) for r in found]
     rows = [
         _row(r, w, c, k, counted.get(r.subject.name)) for r, w, c, k in zip(found, watches, chilled, kept, strict=True)
@@ -105,20 +105,10 @@ def _limits(bundle: Bundle, found: Sequence[Runner]) -> tuple[Reader | None, dic
     precisions = dict.fromkeys(str(r.candidate.precision) for r in found if r.device == "cpu")
     try:
         reader = Reader()
-        return (
-            reader,
-            {p: reader.limit(bundle.weights * PRECISIONS[p].bits // 8) for p in precisions if p in PRECISIONS},
-            None,
-        )
+        sizes = {p: bundle.weights * PRECISIONS[p].bits // 8 for p in precisions if p in PRECISIONS}
+        return reader, {p: Limit(reader, size) for p, size in sizes.items()}, None
     except BackendUnavailable as error:
         return None, {}, f"not measured: {error}"
-
-
-def _allocations(bundle: Bundle, core: int, backends: Sequence[str]) -> tuple[dict[str, float], str | None]:
-    try:
-        return count_all(bundle.path, core, backends), None
-    except BackendUnavailable as error:
-        return {}, f"not counted: {error}"
 
 
 def _row(found: Runner, watch: Stopwatch, chilled: float, kept: float, allocations: float | None) -> dict[str, Any]:

@@ -1,30 +1,28 @@
-"""The machine that is measured: one core of it, what it is, and how its caches are swept."""
-
-from __future__ import annotations
+"""The machine that is measured: one core of it, what it is, C compiled for it, and how its caches are swept."""
 
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnn_export.errors import BackendUnavailable
+from rnn_export.errors import BackendUnavailable, BuildError
 from rnn_export.runtime.backends.native.cpu import this_cpu
+from rnn_export.runtime.build.native.compiler import find_compiler
 
 CORES = "sys/devices/system/cpu"
 MIB = 2**20
+# A compiler knows the first for one kind of CPU, and the second for another; with neither the code is for any.
+FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
 
 
 @contextmanager
 def pinned(core: int | None) -> Iterator[int]:
-    """This thread, and those it starts, on one core: `core`, or the last of those that it may use. Restored afterwards.
-
-    Raises BackendUnavailable where that cannot be.
-    """
+    """This thread and those it starts on `core`, or on the last that it may use; raises BackendUnavailable."""
     if not hasattr(os, "sched_setaffinity"):
         raise BackendUnavailable(
             f"{platform.system()} pins no process to a core (Python's os.sched_setaffinity is missing), and a figure "
@@ -33,9 +31,8 @@ def pinned(core: int | None) -> Iterator[int]:
     allowed = os.sched_getaffinity(0)
     chosen = max(allowed) if core is None else core
     if chosen not in allowed:
-        raise BackendUnavailable(
-            f"core {chosen} is none of those that this process may use: {', '.join(map(str, sorted(allowed)))}."
-        )
+        cores = ", ".join(map(str, sorted(allowed)))
+        raise BackendUnavailable(f"core {chosen} is none of those that this process may use: {cores}.")
     os.sched_setaffinity(0, {chosen})
     try:
         yield chosen
@@ -44,10 +41,7 @@ def pinned(core: int | None) -> Iterator[int]:
 
 
 def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
-    """CPU, caches in bytes by level, and governor (None where the machine does not say), as plain data.
-
-    `root` is where its file system starts.
-    """
+    """CPU, caches in bytes by level, and governor (None where it does not say) of the machine with files in `root`."""
     return {
         "cpu": this_cpu(root / "proc/cpuinfo").model,
         "core": core,
@@ -68,7 +62,7 @@ def preemptions() -> int:
 
 
 def _caches(folder: Path) -> dict[str, int]:
-    """The sizes in bytes of the caches that data goes through, by level."""
+    """Bytes of the caches that data goes through, by level."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     found = {}
     for cache in sorted(folder.glob("index*")):
@@ -83,6 +77,22 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str:
+    """Write `library`, say by which compiler and flags; raises BackendUnavailable, with its first error."""
+    compiler, refused = find_compiler(), []
+    text = library.with_suffix(".c")
+    text.write_text(source)
+    for cpu in FOR_THIS_CPU:
+        options = [*filter(None, ["-O3", cpu, *flags])]
+        try:
+            compiler.compile([*options, "-shared", "-fPIC", "-o", str(library), str(text)], library.parent)
+        except BuildError as error:
+            refused.append(error)
+            continue
+        return f"{compiler.title}: {' '.join(options)}"
+    raise BackendUnavailable(str(refused[0]))
 
 
 class Sweep:

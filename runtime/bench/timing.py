@@ -4,8 +4,6 @@ A call that takes five times the clock or more is timed on its own. Of shorter o
 in a row (`Stopwatch.group`), so that the clock is at most a tenth of it; their percentiles are those of such means.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import math
@@ -47,17 +45,18 @@ class Subject:
     def run(self, calls: int) -> None:
         _timed(self.step, [list(itertools.islice(itertools.cycle(self.frames), calls))], self.out)
 
+    def warm(self) -> None:
+        """Start over, and step until it is settled."""
+        self.reset()
+        self.run(max(WARM, self.settle))
+
 
 def percentiles(samples: Array) -> dict[str, float]:
-    """The median, the 90th and the 99th of `samples`; between two neighbours on the line that joins them."""
     return {f"p{p}": float(np.percentile(samples, p)) for p in PERCENTILES}
 
 
 def in_turn(blocks: Sequence[Callable[[], None]], rounds: int) -> None:
-    """Each of `blocks` once a round, so that a slow moment of the machine meets them all.
-
-    Each round begins with another one, so that none always has the same before it.
-    """
+    """Each of `blocks` once a round, from another one on each time: a slow moment of the machine meets them all."""
     for number in range(rounds):
         for at in range(len(blocks)):
             blocks[(number + at) % len(blocks)]()
@@ -81,16 +80,7 @@ def no_collections() -> Iterator[None]:
 
 
 class Stopwatch:
-    """The samples of one subject; `block` takes those of one round.
-
-    Args:
-        subject: what is timed.
-        seconds: about how long it is timed altogether.
-        steps: how many calls instead, at least.
-
-    Attributes:
-        group: calls in a sample.
-    """
+    """Samples of one subject, of `group` calls each, in `seconds` or `steps` calls; `block` takes those of a round."""
 
     def __init__(self, subject: Subject, seconds: float, steps: int | None = None) -> None:
         self.subject = subject
@@ -109,8 +99,7 @@ class Stopwatch:
 
     def block(self) -> None:
         subject = self.subject
-        subject.reset()
-        subject.run(max(WARM, subject.settle))
+        subject.warm()
         self.empties += _empty(self.pieces[:EMPTIES])
         self.raw += _timed(subject.step, self.pieces, subject.out)
 
@@ -136,17 +125,13 @@ def group_of(call: float, empty: float) -> int:
 
 
 def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float) -> list[float]:
-    """µs of a call right after `sweep`, the median of each subject, which is tried for about `seconds`, 5 to 101 times.
-
-    Only the clock is warm.
-    """
+    """µs of a call right after `sweep`, the median of each subject; 5 to 101 times, as fit into `seconds`."""
     begin = time.perf_counter_ns()
     sweep()
     times = max(5, min(101, int(seconds * 1e9 / (time.perf_counter_ns() - begin))))
     found: list[list[int]] = [[] for _ in subjects]
     for subject in subjects:
-        subject.reset()
-        subject.run(max(WARM, subject.settle))
+        subject.warm()
 
     def one(number: int) -> None:
         piece = [subjects[number].frames[:1]]
@@ -161,8 +146,7 @@ def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float)
 
 def _pilot(subject: Subject) -> float:
     """How long a call takes, in ns; and the subject is warm then."""
-    subject.reset()
-    subject.run(max(WARM, subject.settle))
+    subject.warm()
     calls = 1
     while True:
         begin = time.perf_counter_ns()

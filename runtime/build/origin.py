@@ -1,7 +1,5 @@
 """What a build starts from, and how what comes out is proved: the same for engines and for C."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +17,7 @@ PARITY = "parity.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of one target, from a bundle or from a draft.
-
-    Attributes:
-        bundle: on disk, which the result is written into.
-        row: of the target.
-        files: contents by path.
-        new: whether they come from a draft.
-        notes: of the draft.
-    """
+    """The files of one target; `new` where they and the notes come from a draft. The result goes into `bundle`."""
 
     bundle: Bundle
     row: TargetRow
@@ -41,10 +31,7 @@ class Origin:
 
 
 def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> TargetRow | None:
-    """The row of `target`, of its only precision where `precision` is None; None where there is none.
-
-    Raises BuildError where there are several.
-    """
+    """The row of `target`, None where there is none; raises BuildError where `precision` does not say which of them."""
     rows = [row for row in bundle.targets if row.target == target and precision in (None, row.precision)]
     if len(rows) > 1:
         precisions = ", ".join(row.precision for row in rows)
@@ -71,10 +58,7 @@ def on_disk(bundle: Bundle | Draft) -> Bundle:
 
 
 def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], None]) -> tuple[Draft, ParityReport]:
-    """Run the one target of `draft` on `backend` over the golden vectors of the bundle that it is to be added to.
-
-    Gives the draft with the report as `parity.json` in `folder`, and the report; raises ParityError.
-    """
+    """Run `draft` on `backend` over the golden vectors of its base; with the report in `folder`, or ParityError."""
     (row,), bundle = draft.targets, on_disk(draft)
     engine = Engine.of(draft, backend, row.precision)
     report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec), progress)

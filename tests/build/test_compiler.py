@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.cli import doctor
+from rnn_export.cli import probes
 from rnn_export.errors import BackendUnavailable, BuildError, BundleError, ToolUnavailable
 from rnn_export.runtime.backends.native import cpu
 from rnn_export.runtime.backends.native.cpu import Cpu, features, host_triple, this_cpu
@@ -147,12 +147,12 @@ def test_cc_goes_before_all(path, monkeypatch):
 
 
 def test_the_doctor_looks_at_cc(path, monkeypatch):
-    assert [f.name for f in doctor._compilers()] == ["gcc", "clang", "zig"]
+    assert [f.name for f in probes._compilers()] == ["gcc", "clang", "zig"]
     monkeypatch.setenv("CC", "none")
-    first = next(doctor._compilers())
+    first = next(probes._compilers())
     assert (first.name, first.state, first.detail) == ("CC", "broken", "CC, 'none', is not found")
     script(path / "none", "echo none 1")
-    assert next(doctor._compilers()).detail == "none 1; it goes before all others"
+    assert next(probes._compilers()).detail == "none 1; it goes before all others"
 
 
 # --- what a CPU can do

@@ -13,9 +13,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from rnn_export.cli import diagnosis, probes
-from rnn_export.cli.diagnosis import examine
-from rnn_export.cli.probes import DOUBLE, PROBES, Finding
+from rnn_export.cli import probes
+from rnn_export.cli.probes import DOUBLE, PROBES, Finding, examine
 from rnn_export.errors import ToolUnavailable
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 
@@ -233,21 +232,21 @@ def test_a_broken_driver_is_not_a_missing_one(monkeypatch):
 
 def test_a_jetson(tmp_path):
     root = machine(tmp_path, "NVIDIA Jetson Orin Nano", tegra(36, "4.3"), nvidia_jetpack="6.2+b77")
-    assert list(diagnosis._jetson(root)) == [
+    assert list(probes._jetson(root)) == [
         Finding("Jetson", "ok", "NVIDIA Jetson Orin Nano, target jetson-orin-nano"),
         Finding("JetPack", "ok", "6.2, L4T 36.4.3"),
     ]
 
 
 def test_a_jetson_that_is_not_known(tmp_path):
-    first, second = diagnosis._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
+    first, second = probes._jetson(machine(tmp_path, "NVIDIA Jetson Odd", tegra(99, "1.0")))
     assert (first.state, second.state) == ("broken", "missing")
     assert "--target" in first.fix
     assert second.fix == "sudo apt install nvidia-jetpack"
 
 
 def test_another_machine_has_no_lines_about_jetson(tmp_path):
-    assert list(diagnosis._jetson(tmp_path)) == []
+    assert list(probes._jetson(tmp_path)) == []
 
 
 SHELL = shutil.which("sh")
@@ -261,21 +260,21 @@ def script(path: Path, text: str) -> None:
 def test_compilers(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {**os.environ, "PATH": str(tmp_path)})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # zig may be a package
-    missing = list(diagnosis._compilers())
+    missing = list(probes._compilers())
     assert [(f.name, f.state) for f in missing] == [("gcc", "missing"), ("clang", "missing"), ("zig", "missing")]
     assert all(f.fix for f in missing)
     script(tmp_path / "gcc", "echo gcc 99; echo more")
     script(tmp_path / "clang", "exit 1")
     script(tmp_path / "zig", '[ "$1" = version ] && echo 0.15')
-    gcc, clang, zig = diagnosis._compilers()
+    gcc, clang, zig = probes._compilers()
     assert (gcc, zig) == (Finding("gcc", "ok", "gcc 99"), Finding("zig", "ok", "0.15"))
     assert (clang.state, clang.fix) == ("broken", "sudo apt install clang (again)")
 
 
 def test_headers(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    finding = diagnosis._headers()
+    finding = probes._headers()
     assert finding.state == "missing"
     assert finding.fix == f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-dev"
     (tmp_path / "Python.h").touch()
-    assert diagnosis._headers() == Finding("Python headers", "ok", str(tmp_path))
+    assert probes._headers() == Finding("Python headers", "ok", str(tmp_path))

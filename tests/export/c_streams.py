@@ -11,8 +11,7 @@ import numpy as np
 from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.runtime.build.native.flags import FLAGS
+from rnn_export.runtime.build.native.compiler import FLAGS, find_compiler
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StreamSpec, sized
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rnn_export.runtime.build.native.flags import FLAGS, STANDARD
+from rnn_export.runtime.build.native.compiler import FLAGS, STANDARD
 
 STRICT = (*STANDARD, "-pedantic", "-Wall", "-Wextra", "-Werror")
 FAST = FLAGS

@@ -9,7 +9,7 @@ import pytest
 
 from rnn_export.errors import ParityError
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.native import toolchain
+from rnn_export.runtime.build.native import compiler as compilers
 from rnn_export.runtime.build.native.cross import CrossBuild, cross_build
 from rnn_export.runtime.build.native.machines import MACHINES, find_machine
 
@@ -180,10 +180,10 @@ def test_a_cpu_by_name():
 
 
 def test_zig_names_a_cpu_in_its_own_way():
-    compiler = toolchain.CrossCompiler(("zig", "cc", "-target", "aarch64-linux-gnu"), "", MACHINES["aarch64-linux-gnu"])
+    compiler = compilers.CrossCompiler(("zig", "cc", "-target", "aarch64-linux-gnu"), "", MACHINES["aarch64-linux-gnu"])
     assert compiler.static.command == ("zig", "cc", "-target", "aarch64-linux-musl")
     need("zig")
-    found = toolchain.find_cross(find_machine("aarch64-linux-musl", "cortex-a76"))
+    found = compilers.find_cross(find_machine("aarch64-linux-musl", "cortex-a76"))
     assert found.flags == ("-target", "aarch64-linux-musl", "-mcpu=cortex_a76")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from rnn_export.errors import BackendUnavailable, BuildError, ParityError
-from rnn_export.runtime.build.native import selftest, toolchain
+from rnn_export.runtime.build.native import compiler as compilers
+from rnn_export.runtime.build.native import selftest
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import MACHINES
 
@@ -173,7 +174,7 @@ def test_a_cpu_that_is_not_known():
 def test_no_compiler(triple, message, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(toolchain, "host_triple", lambda: "x86_64-linux-gnu")
+    monkeypatch.setattr(compilers, "host_triple", lambda: "x86_64-linux-gnu")
     with pytest.raises(BackendUnavailable, match=message):
         cross_build(toy(), "toy", SPEC, triple)
 

@@ -11,8 +11,8 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.bench import allocations, this_machine, timing
-from rnn_export.runtime.bench.limit import SOURCE, Reader
-from rnn_export.runtime.bench.shim import compile_shared
+from rnn_export.runtime.bench.limit import SOURCE, Limit, Reader
+from rnn_export.runtime.bench.this_machine import compile_shared
 from rnn_export.runtime.bench.timing import Stopwatch, Subject
 
 
@@ -179,7 +179,7 @@ def test_a_sweep_is_larger_than_the_caches_within_reason(caches, mib):
 def test_the_limit_is_the_time_of_all_bytes():
     reader = Reader()
     assert "-O3" in reader.compiled
-    small, odd = reader.limit(1024), reader.limit(1536)
+    small, odd = Limit(reader, 1024), Limit(reader, 1536)
     for limit in (small, odd):
         limit.block()
         limit.block()

@@ -13,7 +13,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ParityError, StreamError
 from rnn_export.precision import Tolerance
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.bench import allocations, candidates, measure, runners, this_machine
+from rnn_export.runtime.bench import allocations, candidates, measure, this_machine
 from rnn_export.runtime.replay.golden import Golden
 
 from .graphs import LAST, MODELS
@@ -93,7 +93,7 @@ def test_onnxruntimes_own_run_does_what_a_stream_does(proven, name):
 
 @pytest.mark.parametrize("name", STREAMING)
 def test_every_kind_of_frame_can_be_timed(proven, name):
-    found, skipped = runners.runners(open_bundle(proven(name)), ["onnxruntime"])
+    found, skipped = candidates.runners(open_bundle(proven(name)), ["onnxruntime"])
     assert ([r.subject.name for r in found], skipped) == (["onnxruntime fp32", candidates.BASELINE], [])
     for one in found:
         one.subject.reset()

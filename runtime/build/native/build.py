@@ -1,7 +1,5 @@
 """The C of a bundle compiled for a machine, this one or another, tried there, and recorded in the bundle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,11 +24,9 @@ TARGET = "c"
 
 @dataclass(frozen=True)
 class Destination:
-    """The machine that C is compiled for.
+    """The machine that C is compiled for: this one (None), or a row of `machines.MACHINES`.
 
-    Attributes:
-        triple: None is this one, else a row of `machines.MACHINES`.
-        cpu: what its compiler calls the CPU; None is this very CPU here, and elsewhere the least that the triple means.
+    `cpu` is what its compiler calls the CPU; None is this very one here, and elsewhere the least that the triple means.
     """
 
     triple: str | None = None
@@ -42,10 +38,7 @@ class Destination:
         return self.triple is None or (self.triple == host_triple() and self.cpu is None)
 
     def find(self) -> str:
-        """Its name, which is its folder in `build/` too.
-
-        Raises BuildError where no such machine is known, BackendUnavailable where it is this one and has no compiler.
-        """
+        """Its name, its folder in `build/` too; raises BuildError where it is unknown, BackendUnavailable."""
         if not self.here:
             return find_machine(str(self.triple), self.cpu).triple
         find_compiler()
@@ -56,12 +49,8 @@ class Destination:
 class CPlan:
     """The sources to compile, for which machine and how, before `build_c` does it.
 
-    Attributes:
-        origin: the C sources, and what is compiled of them already.
-        destination: what is compiled for.
-        machine: the name of that.
-        way: "reuse" takes what was compiled here when the sources were written, "compile" compiles for this machine,
-            "cross" for another one.
+    The way is to "reuse" what was compiled here as the sources were written, to "compile" for this machine, or "cross"
+    for another one.
     """
 
     origin: Origin
@@ -71,17 +60,14 @@ class CPlan:
 
     @property
     def name(self) -> str:
-        """The identifier that the sources are named after."""
         return str(self.origin.row.requires["name"])
 
     @property
     def folder(self) -> str:
-        """The folder of the target in the bundle."""
         return folder(TARGET, self.origin.row.precision)
 
     @property
     def build(self) -> str:
-        """The folder of what is compiled for the machine, in the bundle."""
         return f"{self.folder}/build/{self.machine}"
 
     @property
@@ -108,11 +94,8 @@ class BuiltC:
     """The result of `build_c`.
 
     Attributes:
-        bundle: as it is now.
-        row: of the target.
-        triple: the machine.
+        bundle, row: as they are now.
         files: what was compiled, by path in the bundle.
-        record: how it was compiled.
         report: of the golden vectors on the backend `native`; None where it is for another machine.
         selftest: what the self-test said there; None where it is for this machine.
         notes: of the sources, where they are new.
@@ -167,10 +150,10 @@ def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destinati
     """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
     origin = find_origin(bundle, TARGET, precision)
     if origin is None:
-        wanted = f" --precision {precision}" if precision else ""
+        what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
         raise BuildError(
-            f"{on_disk(bundle).path} has no C sources{f' in {precision}' if precision else ''}: write them where "
-            f"torch is, rnn-export export SOURCE --target c{wanted}."
+            f"{on_disk(bundle).path} has no C sources{what}: write them where torch is, rnn-export export SOURCE "
+            f"--target c{wanted}."
         )
     machine = destination.find()
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")

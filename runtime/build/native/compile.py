@@ -1,7 +1,5 @@
 """The C of a bundle made into a library for this machine, with the extension for this Python where it can be."""
 
-from __future__ import annotations
-
 import re
 import sysconfig
 import tempfile
@@ -14,8 +12,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.build.native.compiler import Compiler, find_compiler
-from rnn_export.runtime.build.native.flags import FLAGS, LINK
+from rnn_export.runtime.build.native.compiler import FLAGS, LINK, Compiler, find_compiler
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.spec import StreamSpec
 
@@ -33,9 +30,7 @@ def compile_native(
     """Compile the step for this machine; nothing is left behind (zig keeps a C library that it has compiled).
 
     Args:
-        files: the sources by bare file name.
-        name: that of `NAME.h` and `NAME.c`.
-        spec: the contract, which the sources must be of.
+        files: the sources by bare file name, with `NAME.h` and `NAME.c` for `name`, all of the contract `spec`.
         compiler: None takes the first that is here.
         march: "native" for this CPU, or a level that more CPUs have: "x86-64-v2", "x86-64-v3", "x86-64-v4".
         extension: whether the extension for this Python is made; None makes it where its headers are here.
@@ -62,24 +57,17 @@ def compile_native(
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
         compiler.compile([*flags, with_rows(name), *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
-    record = Record(
-        triple=host_triple(),
-        compiler=compiler.title,
-        flags=tuple(flags),
-        features=tuple(used),
-        python=None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX")),
-        numpy=None if headers is None else numpy_major(),
-        sha256=sources_sha256(files),
-    )
+    python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
+    numpy = None if headers is None else numpy_major()
+    sha256 = sources_sha256(files)
+    record = Record(host_triple(), compiler.title, tuple(flags), tuple(used), python, numpy, sha256)
     place = f"build/{record.triple}"
     return {f"{place}/{LIBRARY}": library, f"{place}/{RECORD}": record.to_file()}
 
 
 def python_headers() -> tuple[str, ...] | None:
-    """Folders of the headers of this Python and of numpy; None where an extension cannot be compiled.
-
-    Without a global lock the extension's own bookkeeping would need one, so there it is ctypes too.
-    """
+    """Folders of the headers of this Python and of numpy; None where an extension cannot be compiled."""
+    # Without a global lock the extension's own bookkeeping would need one, so there it is ctypes too.
     folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), np.get_include()]
     if not Path(folders[0], "Python.h").is_file() or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None

@@ -1,7 +1,5 @@
 """The C of a bundle compiled for another machine, and tried where something here can run what that machine runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile
@@ -15,11 +13,10 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.native.flags import BARE, FLAGS, LINK, STANDARD
+from rnn_export.runtime.build.native.compiler import BARE, FLAGS, LINK, STANDARD, CrossCompiler, find_cross
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
-from rnn_export.runtime.build.native.toolchain import CrossCompiler, find_cross
 from rnn_export.spec import StreamSpec
 
 STACK = 2**20 - 2**12  # of bare/mps2.ld, what the self-test itself takes left out
@@ -28,14 +25,7 @@ _MEASURED = re.compile(r"rnn-export: steps (\d+), stack (\d+), state (\d+)")
 
 @dataclass(frozen=True)
 class CrossBuild:
-    """A library for another machine, how it was compiled, and what its self-test said.
-
-    Attributes:
-        triple: the machine, and the name of its folder in `build/`.
-        files: the library and its `build.json`, by their path in the folder of the target.
-        record: what build.json says.
-        selftest: what the self-test said, or why it did not run.
-    """
+    """A library for another machine with its `build.json`, by path in the target's folder, and its self-test."""
 
     triple: str
     files: Mapping[str, bytes]
@@ -44,20 +34,10 @@ class CrossBuild:
 
 
 class _Sources(NamedTuple):
-    """The sources of a step in a folder."""
-
     folder: Path
     name: str
     spec: StreamSpec
     weights: bool
-
-    @property
-    def c(self) -> str:
-        return f"{self.name}.c"
-
-    @property
-    def bin(self) -> str:
-        return f"{self.name}.bin"
 
 
 def cross_build(
@@ -66,9 +46,7 @@ def cross_build(
     """Compile the sources of a step for the machine `triple`, and run their self-test where that can be done here.
 
     Args:
-        files: the sources by bare file name.
-        name: the identifier that they are named after.
-        spec: the contract of the step.
+        files: the sources by bare file name, named after `name`, of the contract `spec`.
         triple: a row of `MACHINES`, or `"arm-none-eabi"` with `cpu`.
         cpu: what gcc calls the CPU to compile for; None takes the least that the triple stands for.
 
@@ -88,10 +66,12 @@ def cross_build(
         made = (sources.folder / library).read_bytes()
     flags = (*compiler.flags, *FLAGS, *(BARE if machine.bare else ()))
     record = Record(machine.triple, compiler.title, flags, tuple(used), None, None, sources_sha256(files))
+    written = json.loads(record.to_file())
+    if proof.flash is not None:
+        written |= {"flash": proof.flash, "ram": proof.ram, "stack": proof.stack}
     at = f"build/{machine.triple}"
-    return CrossBuild(
-        machine.triple, {f"{at}/{library}": made, f"{at}/{RECORD}": _record(record, proof)}, record, proof
-    )
+    built = {f"{at}/{library}": made, f"{at}/{RECORD}": (json.dumps(written, indent=1) + "\n").encode()}
+    return CrossBuild(machine.triple, built, record, proof)
 
 
 def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple[str, SelfTest]:
@@ -99,25 +79,27 @@ def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple
     folder = sources.folder
     (folder / "glue").mkdir()
     (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec))
-    library = [*FLAGS, with_rows(sources.name), *LINK, "-I.", sources.c, f"glue/{FILE}", "-o", LIBRARY]
+    library = [*FLAGS, with_rows(sources.name), *LINK, "-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", LIBRARY]
     compiler.compile([*library, "-Wl,--as-needed", "-lm"], folder)
     runner = find_runner(compiler.machine, used)
     if isinstance(runner, str):
         return LIBRARY, SelfTest(None, runner)
-    compiler.static.compile([*FLAGS, "-static", sources.c, "selftest.c", "-o", "selftest", "-lm"], folder)
-    lines = run_selftest(runner, compiler.machine, folder, "selftest", *[sources.bin] * sources.weights)
+    compiler.static.compile([*FLAGS, "-static", f"{sources.name}.c", "selftest.c", "-o", "selftest", "-lm"], folder)
+    lines = run_selftest(runner, compiler.machine, folder, *[f"{sources.name}.bin"] * sources.weights)
     return LIBRARY, SelfTest(runner.title, "", tuple(lines))
 
 
 def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
     """A static library; and linked to startup code, where it is run with the stack of a step measured."""
     folder, name = sources.folder, sources.name
-    _lay_out(folder)
+    (folder / "bare").mkdir()
+    for file in package_data(__package__).joinpath("bare").iterdir():
+        (folder / "bare" / file.name).write_bytes(file.read_bytes())
     objects = [f"{name}.o"]
-    compiler.compile([*STANDARD, *FLAGS, *BARE, "-c", sources.c, "-o", objects[0]], folder)
+    compiler.compile([*STANDARD, *FLAGS, *BARE, "-c", f"{name}.c", "-o", objects[0]], folder)
     if sources.weights:
         objects.append(f"{name}_weights.o")
-        symbol = [f"-DWEIGHTS={name}_weights", f'-DFILE="{sources.bin}"']
+        symbol = [f"-DWEIGHTS={name}_weights", f'-DFILE="{name}.bin"']
         compiler.compile([*symbol, "-c", "bare/weights.S", "-o", objects[1]], folder)
     library = f"lib{name}.a"
     compiler.tool("ar", "rcsD", library, *objects, folder=folder)
@@ -130,30 +112,15 @@ def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
     parts = ["bare/startup.c", "bare/measure.c", "selftest.o", library, "-lm", "-o", "selftest"]
     layout = ["-nostartfiles", "-T", "bare/mps2.ld", f"-Wl,--defsym=psram={board.psram}", f"-Wl,--wrap={name}_step"]
     compiler.compile(["-O2", "-I.", *_measuring(sources), "-Wl,--gc-sections", *layout, *parts], folder)
-    lines = run_selftest(runner, compiler.machine, folder, "selftest")
+    lines = run_selftest(runner, compiler.machine, folder)
     stack, state = _measures(sources, lines)
     shown = tuple(line for line in lines if not _MEASURED.fullmatch(line))
     return library, SelfTest(runner.title, "", shown, constant, written + state + stack, stack)
 
 
-def _record(record: Record, proof: SelfTest) -> bytes:
-    """As a file; with the figures of a bare machine."""
-    whole = json.loads(record.to_file())
-    if proof.flash is not None:
-        whole |= {"flash": proof.flash, "ram": proof.ram, "stack": proof.stack}
-    return (json.dumps(whole, indent=1) + "\n").encode()
-
-
-def _lay_out(folder: Path) -> None:
-    (folder / "bare").mkdir()
-    for file in package_data(__package__).joinpath("bare").iterdir():
-        (folder / "bare" / file.name).write_bytes(file.read_bytes())
-
-
 def _measuring(sources: _Sources) -> list[str]:
     """The defines of measure.c: every argument of a step is a pointer."""
-    arguments = [f"a{i}" for i in range(1 + len(sources.spec.inputs) + len(sources.spec.outputs))]
-    name = sources.name
+    name, arguments = sources.name, [f"a{i}" for i in range(1 + len(sources.spec.inputs) + len(sources.spec.outputs))]
     defines = {
         "HEADER": f'"{name}.h"',
         "WRAPPED_STEP": f"__wrap_{name}_step",

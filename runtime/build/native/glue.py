@@ -1,15 +1,14 @@
 """The glue: C functions around a step whose names and arguments are the same for every model."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from rnn_export.runtime.build.native.c_types import C_TYPES
-from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.native.names import C_TYPES, identifiers
 from rnn_export.runtime.build.native.template import render
-from rnn_export.spec import StreamSpec, TensorSpec, sized
+from rnn_export.spec import StreamSpec, sized
 
 FILE = "rnn_glue.c"
 # How a NaN is told, by dtype.
@@ -20,19 +19,13 @@ def glue(name: str, spec: StreamSpec) -> str:
     """The text of the glue; it does not compile where NAME.h is not of the contract."""
     inputs, outputs = len(spec.inputs), len(spec.outputs)
     tensors = (*spec.inputs, *spec.outputs)
+    places = (*range(inputs), *range(outputs))
     ports = [
-        {"i": i, "macro": n.upper(), "dtype": t.dtype, "size": _count(t, spec), "bytes": step_bytes(t, spec)}
-        for i, n, t in zip(
-            (*range(inputs), *range(outputs)), identifiers([t.name for t in tensors]), tensors, strict=True
-        )
+        {"i": i, "macro": n.upper(), **_sizes(t.dtype, sized(t.shape, 1, spec.chunk))}
+        for i, n, t in zip(places, identifiers([t.name for t in tensors]), tensors, strict=True)
     ]
     states = [
-        {
-            "member": n,
-            "dtype": s.dtype,
-            "size": math.prod(s.row),
-            "bytes": math.prod(s.row) * np.dtype(s.dtype).itemsize,
-        }
+        {"member": n, **_sizes(s.dtype, s.row)}
         for n, s in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True)
     ]
     float_outputs, float_states = ([row for row in rows if row["dtype"] in _NAN] for rows in (ports[inputs:], states))
@@ -60,10 +53,6 @@ def with_rows(name: str) -> str:
     return f"-D{name.upper()}_ROWS"
 
 
-def step_bytes(tensor: TensorSpec, spec: StreamSpec) -> int:
-    """What a tensor has in one step of one stream."""
-    return _count(tensor, spec) * np.dtype(tensor.dtype).itemsize
-
-
-def _count(tensor: TensorSpec, spec: StreamSpec) -> int:
-    return math.prod(sized(tensor.shape, 1, spec.chunk))
+def _sizes(dtype: str, shape: Sequence[int]) -> dict[str, Any]:
+    size = math.prod(shape)
+    return {"dtype": dtype, "size": size, "bytes": size * np.dtype(dtype).itemsize}

@@ -1,7 +1,5 @@
 """Machines that C is compiled for elsewhere: one row a triple, with its compiler, its flags and what runs it here."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 
@@ -25,12 +23,9 @@ class Machine:
 
     Attributes:
         triple: its name here and in a bundle's `build/<triple>/`; a Cortex-M goes by the name of its CPU.
-        gcc: the program.
-        packages: those of Debian and Ubuntu that bring it, with the C library; empty where they have none.
-        flags: what gcc needs for it.
+        packages: those of Debian and Ubuntu that bring `gcc`, with the C library; empty where they have none.
         zig: what `zig cc -target` calls it; empty where zig is not asked.
         cpu: the flag that names a CPU.
-        emulator: the program of QEMU.
         board: what carries the CPU in QEMU, for a machine without Linux; None where no board is known.
         bare: whether it has no Linux: a static library is made for it, in place of one for the backend `native`.
     """
@@ -47,7 +42,6 @@ class Machine:
 
     @property
     def emulator_package(self) -> str:
-        """The package of Debian and Ubuntu that brings the emulator."""
         return "qemu-system-arm" if self.bare else "qemu-user"
 
 
@@ -78,10 +72,7 @@ MACHINES = {
 
 
 def find_machine(triple: str, cpu: str | None = None) -> Machine:
-    """The row of `triple`, compiling for `cpu` as gcc names it; `"arm-none-eabi"` is any Cortex-M, named by `cpu`.
-
-    Raises BuildError.
-    """
+    """The row of `triple` for `cpu`, gcc's name; "arm-none-eabi" is any Cortex-M, named by `cpu`. Raises BuildError."""
     if cpu is not None and not re.fullmatch(r"[a-z0-9][a-z0-9+._-]*", cpu):
         raise BuildError(f"--cpu {cpu!r} is no name of a CPU: it is what gcc's -mcpu or -march takes, as cortex-a72.")
     if cpu is None and triple not in MACHINES and re.fullmatch(CORTEX_M, triple):

@@ -1,9 +1,23 @@
-"""Names that C and C++ take, made of those in a contract: the C writer and the glue agree through them."""
-
-from __future__ import annotations
+"""Names and types of C, made of those in a contract: the C writer and the glue agree through them."""
 
 import re
 from collections.abc import Sequence
+
+import numpy as np
+
+# C has no float16: it is the bits of one.
+C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "uint16_t",
+    "int64": "int64_t",
+    "int32": "int32_t",
+    "uint32": "uint32_t",
+    "int8": "int8_t",
+    "bool": "uint8_t",
+}
+# Bytes of one value.
+SIZES = {c_type: np.dtype(dtype).itemsize for dtype, c_type in C_TYPES.items()}
 
 _KEYWORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class co_await

@@ -1,7 +1,5 @@
 """The self-test of compiled C: run where it can be, under QEMU or on this machine, and held to its golden vectors."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import signal
@@ -26,7 +24,6 @@ class SelfTest:
     Attributes:
         ran: what it ran on, or None where nothing here can run it.
         reason: why it did not run, and what to do; else empty.
-        lines: what it printed.
         flash: bytes that the model takes in constant memory, code and weights; None but for a bare machine.
         ram: bytes of its state, its stack and what else it writes to; None but for a bare machine where it ran.
         stack: the part of `ram` that a step takes on the stack and leaves again.
@@ -75,13 +72,10 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
     return Runner(f"{machine.emulator} ({board.name})", (program, "-M", board.name, *console, *semihosting, "-kernel"))
 
 
-def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *arguments: str) -> list[str]:
-    """Run `program` in `folder` and give what it printed.
-
-    Raises ParityError where it says that it failed, BuildError where it came to no end.
-    """
+def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str) -> list[str]:
+    """What `selftest` in `folder` prints; raises ParityError where that says FAIL, BuildError where it has no end."""
     where = f"the self-test for {machine.triple} on {runner.title}"
-    command = [*runner.command, str(folder / program), *arguments]
+    command = [*runner.command, str(folder / "selftest"), *arguments]
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
@@ -101,7 +95,6 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, program: str, *
 
 
 def _is_here(machine: Machine) -> bool:
-    """Whether programs of the machine run on this one as they are."""
     own, _, rest = machine.triple.partition("-")
     return sys.platform == "linux" and not machine.bare and platform.machine() == own and bool(rest)
 

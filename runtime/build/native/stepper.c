@@ -216,8 +216,6 @@ static PyObject *Stepper_advance(PyObject *me, PyObject *Py_UNUSED(none))
     Py_RETURN_NONE;
 }
 
-static void End_clear(End *end) { Py_CLEAR(end->descr); }
-
 static int End_set(End *end, PyObject *view)
 {
     PyArrayObject *a = (PyArrayObject *)view;
@@ -241,10 +239,7 @@ static void **addresses(PyObject *arrays)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(arrays);
     void **found = PyMem_New(void *, count);
-    if (!found) {
-        PyErr_NoMemory();
-        return NULL;
-    }
+    if (!found) return (void **)PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *array = PyTuple_GET_ITEM(arrays, i);
         if (!PyArray_Check(array)) {
@@ -321,8 +316,8 @@ static void Stepper_dealloc(PyObject *me)
     PyTypeObject *type = Py_TYPE(me);
     PyObject_GC_UnTrack(me);
     Stepper_clear(me);
-    End_clear(&self->x);
-    End_clear(&self->y);
+    Py_CLEAR(self->x.descr);
+    Py_CLEAR(self->y.descr);
     type->tp_free(me);
     Py_DECREF(type);
 }
@@ -344,12 +339,8 @@ static PyMemberDef members[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_dealloc, Stepper_dealloc},
-    {Py_tp_traverse, Stepper_traverse},
-    {Py_tp_clear, Stepper_clear},
-    {Py_tp_methods, methods},
-    {Py_tp_members, members},
-    {0, NULL},
+    {Py_tp_dealloc, Stepper_dealloc}, {Py_tp_traverse, Stepper_traverse}, {Py_tp_clear, Stepper_clear},
+    {Py_tp_methods, methods}, {Py_tp_members, members}, {0, NULL},
 };
 
 static PyType_Spec stepper = {
@@ -371,18 +362,7 @@ static int start(PyObject *module)
     return failed;
 }
 
-static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, start},
-    {0, NULL},
-};
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, start}, {0, NULL}};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "native", .m_slots = module_slots};
 
-static PyModuleDef module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "native",
-    .m_slots = module_slots,
-};
-
-__attribute__((visibility("default"))) PyObject *PyInit_native(void)
-{
-    return PyModuleDef_Init(&module);
-}
+__attribute__((visibility("default"))) PyObject *PyInit_native(void) { return PyModuleDef_Init(&module); }

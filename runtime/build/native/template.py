@@ -6,8 +6,6 @@ and its end where not, and between `//@each KEY` and its end once for each row o
 is another template. Where C's comments are none, they begin with `#@`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files

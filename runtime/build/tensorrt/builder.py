@@ -1,7 +1,5 @@
 """What builds the engines of a target on this machine, and where that is another one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,10 +15,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 class EngineBuilder:
     """The library that builds engines of `target` here, and the GPU that will run them.
 
-    Attributes:
-        target: with the compute capabilities that are built for.
-        library: None where the target's engines are built on another machine.
-        gpu: the one that will run the engine; None where it is built ahead of one that is not here.
+    `library` is None where they are built on another machine, `gpu` where they are built ahead of one that is not here.
     """
 
     target: Target
@@ -29,10 +24,7 @@ class EngineBuilder:
 
 
 def engine_target(name: str, precision: str | None) -> Target:
-    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is none to build.
-
-    `precision` None stands for fp32.
-    """
+    """The row of a target that an engine is built for; raises ExportError, or BuildError where there is no engine."""
     target = find_target(name, precision or "fp32", None)
     if target.library is None:
         raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
@@ -40,18 +32,26 @@ def engine_target(name: str, precision: str | None) -> Target:
 
 
 def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
-    """What builds engines of `target` here, for the compute capabilities `compute` in place of all it has.
+    """What builds engines of `target` here; raises BuildError, BackendUnavailable or DeviceError on what is missing.
 
-    Raises BuildError, BackendUnavailable or DeviceError with what is missing.
+    `compute` are the compute capabilities, in place of all that the target has.
     """
     if compute is not None:
         target = replace(target, compute=_computes(target, compute))
     if not target.builds or (target.jetpacks and not _is_here(target)):
         return EngineBuilder(target)
-    library = _library(target)
+    library = find_library(str(target.library))
+    if library.weak and not library.strong_flag and not target.jetpacks:
+        raise BuildError(
+            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
+            f"typed, but {library.version} is here."
+        )
     gpu = _gpu(library, target)
     if gpu:
-        _refuse_without_cuda()
+        from rnn_export.runtime.device.cuda import CudaDevice
+
+        # What runs the engine to verify it must be here before the minutes of a build.
+        CudaDevice(0)
     return EngineBuilder(target, library, gpu)
 
 
@@ -95,16 +95,6 @@ def _is_here(target: Target) -> bool:
         return True
 
 
-def _library(target: Target) -> Library:
-    library = find_library(str(target.library))
-    if library.weak and not library.strong_flag and not target.jetpacks:
-        raise BuildError(
-            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
-            f"typed, but {library.version} is here."
-        )
-    return library
-
-
 def _gpu(library: Library, target: Target) -> Gpu | None:
     """The GPU that will run the engine; None where it is built ahead of one that is not here."""
     try:
@@ -115,10 +105,3 @@ def _gpu(library: Library, target: Target) -> Gpu | None:
         raise
     runs = target.compute or TARGETS[target.name].compute
     return gpu if not library.ahead or gpu.compute in runs else None
-
-
-def _refuse_without_cuda() -> None:
-    """What runs the engine to verify it must be here before the minutes of a build."""
-    from rnn_export.runtime.device.cuda import CudaDevice
-
-    CudaDevice(0)

@@ -1,7 +1,5 @@
 """The engine of one target of a bundle: built on this machine, held to the golden vectors, recorded in the bundle."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -44,11 +42,7 @@ class BuildOptions:
 class EnginePlan:
     """The graph to build, by what and how, before `build_engine` does it.
 
-    Attributes:
-        origin: graph and recipe, and the engine that is there already.
-        builder: what builds it.
-        recipe: with the batch of the options, where they have one.
-        memory: bytes of scratch memory for the builder; None leaves it to the library.
+    `recipe` has the batch of the options; `memory`, in bytes, is the builder's scratch, None what the library takes.
     """
 
     origin: Origin
@@ -65,11 +59,9 @@ class EnginePlan:
 
     @property
     def folder(self) -> str:
-        """The folder of the target in the bundle."""
         return self.recipe.onnx.rpartition("/")[0]
 
     def settings(self) -> BuilderSettings:
-        """Precision, shapes, memory, GPUs and timing cache for the library."""
         row, files = self.origin.row, self.origin.files
         shapes, cache = self.recipe.shapes(self.origin.bundle.spec), files.get(row.file(CACHE) or "")
         return BuilderSettings(row.precision, shapes, self.memory, self.builder.target.compute, cache)
@@ -103,8 +95,7 @@ class BuiltEngine:
     """The result of `build_engine`.
 
     Attributes:
-        bundle: as it is now.
-        row: of the target.
+        bundle, row: as they are now.
         bytes, seconds: size of the engine and time of the build, 0 where there is none.
         report: None where no GPU is here to run the engine on.
         elsewhere: why the engine is not built here and how it is, where the graph alone was new; else empty.
@@ -159,7 +150,12 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     found = engine_target(target, precision)
     origin = find_origin(bundle, target, precision)
     if origin is None:
-        raise _no_graph(bundle, target, precision)
+        has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
+        what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
+        raise BuildError(
+            f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: export it where torch is, "
+            f"rnn-export export SOURCE --target {target}{wanted}."
+        )
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
@@ -181,17 +177,7 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     return plan
 
 
-def _no_graph(bundle: Bundle | Draft, target: str, precision: str | None) -> BuildError:
-    has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
-    wanted = f" --precision {precision}" if precision else ""
-    return BuildError(
-        f"{on_disk(bundle).path} has no graph for {target!r}{f' in {precision}' if precision else ''}, only {has}: "
-        f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}."
-    )
-
-
 def _recipe(origin: Origin) -> Recipe:
-    """That of the target, which must be of its graph."""
     row = origin.row
     found = row.file(RECIPE)
     if found is None:

@@ -13,23 +13,16 @@ from rnn_export.errors import BuildError, BundleError
 from rnn_export.precision import GRAPH_PRECISIONS
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.spec import Dim, StreamSpec, sized
-from rnn_export.targets import TARGETS
+from rnn_export.targets import TARGETS, version_key
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a target's engine is built from its graph.
+    """How a target's engine is built from its graph, the file `onnx` of the bundle, whose `sha256` is lower-case hex.
 
-    Attributes:
-        target: the name of a row of the target table.
-        precision: of products and weights: "fp32", "fp16" or "bf16".
-        state_precision: of the states between two steps.
-        opset: of the graph.
-        onnx: the graph's file in the bundle.
-        sha256: of the graph, in lower-case hex.
-        batch: lowest, most likely and highest number of streams in one call.
+    `batch` is the lowest, most likely and highest number of streams in one call.
     """
 
     target: str
@@ -45,15 +38,11 @@ class Recipe:
             raise BuildError(f"batch {':'.join(map(str, self.batch))} is no MIN:OPT:MAX of at least 1 that rises.")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, ready for `json.dumps`."""
         return {**asdict(self), "batch": list(self.batch)}
 
     @staticmethod
     def from_json(data: Any) -> Recipe:
-        """Read what `to_json` wrote; raises BundleError on anything missing, unknown or of the wrong type.
-
-        A field `trtexec` may stand there too: it is for people, and not read.
-        """
+        """Read what `to_json` wrote; raises BundleError. A field `trtexec` is for people, and not read."""
         checks: Mapping[str, Callable[[Any], object]] = {
             "target": _text,
             "precision": GRAPH_PRECISIONS.__contains__,
@@ -71,9 +60,8 @@ class Recipe:
         for name, good in checks.items():
             if not good(data[name]):
                 raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
-        fields = {name: data[name] for name in checks}
         try:
-            return Recipe(**{**fields, "batch": tuple(data["batch"])})
+            return Recipe(**{**{name: data[name] for name in checks}, "batch": tuple(data["batch"])})
         except BuildError as error:
             raise BundleError(f"{RECIPE}: {error} Export the bundle again.") from error
 
@@ -102,10 +90,8 @@ class Recipe:
 
     @property
     def memory(self) -> int | None:
-        """Bytes of scratch memory for the builder: a quarter of the smallest variant of a module, else None.
-
-        A Jetson shares its memory with everything else on it, and a builder without a limit plans with all of it.
-        """
+        """Bytes of scratch memory for the builder: a quarter of the smallest variant of a module, else None."""
+        # A Jetson shares its memory with everything else on it, and a builder without a limit plans with all of it.
         row = TARGETS.get(self.target)
         return min(row.memory) * 2**30 // 4 if row is not None and row.memory else None
 
@@ -126,11 +112,9 @@ class Recipe:
         return shlex.join(words if rtx else [*words, *self._options(newest)])
 
     def _options(self, tensorrt: str) -> list[str]:
-        version = tuple(int(part) for part in tensorrt.split(".")[:2])
-        typed = ["--stronglyTyped"]
+        version, typed, limit = version_key(tensorrt), ["--stronglyTyped"], []
         if version < (10, 0):
             typed = [] if self.precision == "fp32" else [f"--{self.precision}", "--precisionConstraints=obey"]
-        limit = []
         if self.memory is not None:
             mebibytes = self.memory // 2**20
             limit = [f"--memPoolSize=workspace:{mebibytes}" if version >= (8, 4) else f"--workspace={mebibytes}"]

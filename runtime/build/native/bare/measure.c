@@ -16,11 +16,9 @@ void WRAPPED_STEP(PARAMETERS)
 {
     volatile uint32_t *top, *word;
     __asm__ volatile("mov %0, sp" : "=r"(top));
-    for (word = stack_limit; word < top; word++)
-        *word = PAINT;
+    for (word = stack_limit; word < top; word++) *word = PAINT;
     REAL_STEP(ARGUMENTS);
-    for (word = stack_limit; word < top && *word == PAINT; word++)
-        ;
+    for (word = stack_limit; word < top && *word == PAINT; word++) {}
     const unsigned long used = (unsigned long)((char *)top - (char *)word);
     deepest = used > deepest ? used : deepest;
     steps++;

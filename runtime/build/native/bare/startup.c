@@ -21,23 +21,20 @@ void _exit(int code)
 {
     const uint32_t reason[2] = {0x20026, (uint32_t)code}; /* ADP_Stopped_ApplicationExit */
     semihosting(0x20, reason);                            /* SYS_EXIT_EXTENDED */
-    for (;;)
-        ;
+    for (;;) {}
 }
 
 int _write(int file, const char *text, int bytes)
 {
     (void)file;
-    for (int i = 0; i < bytes; i++)
-        semihosting(0x03, text + i); /* SYS_WRITEC */
+    for (int i = 0; i < bytes; i++) semihosting(0x03, text + i); /* SYS_WRITEC */
     return bytes;
 }
 
 void *_sbrk(intptr_t bytes)
 {
     static char *end = (char *)heap_start;
-    if (bytes > (char *)heap_end - end)
-        return (void *)-1;
+    if (bytes > (char *)heap_end - end) return (void *)-1;
     end += bytes;
     return end - bytes;
 }
@@ -60,12 +57,10 @@ __attribute__((used, noreturn)) static void report_fault(void)
 {
     const uint32_t status = *(volatile uint32_t *)0xE000ED28; /* Configurable Fault Status Register */
     semihosting(0x04, "the processor faulted, CFSR 0x"); /* SYS_WRITE0 */
-    for (int shift = 28; shift >= 0; shift -= 4)
-        semihosting(0x03, &"0123456789abcdef"[status >> shift & 15]);
+    for (int shift = 28; shift >= 0; shift -= 4) semihosting(0x03, &"0123456789abcdef"[status >> shift & 15]);
     semihosting(0x03, "\n");
     _exit(128);
-    for (;;)
-        ;
+    for (;;) {}
 }
 __attribute__((naked, used)) static void fault(void)
 {
