@@ -17,8 +17,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.runtime.device.api import Buffer
-from rnn_export.runtime.device.calls import checked
-from rnn_export.runtime.device.cuda_kernels import CudaKernels
+from rnn_export.runtime.device.cuda_kernels import CudaKernels, checked
 from rnn_export.runtime.device.kernels import copier, flagger
 
 # What helps, where the name of an error does not say it.
@@ -37,10 +36,8 @@ def cuda_runtime() -> Any:
     try:
         return load_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendUnavailable(
-            f"cuda-python is not here ({error}): pip install 'cuda-python>=12.6', and below 13 where the driver is of "
-            "CUDA 12 (JetPack 6)."
-        ) from error
+        fix = "pip install 'cuda-python>=12.6', and below 13 where the driver is of CUDA 12 (JetPack 6)"
+        raise BackendUnavailable(f"cuda-python is not here ({error}): {fix}.") from error
 
 
 class CudaDevice:
@@ -130,7 +127,7 @@ class CudaDevice:
 
 
 class CudaBuffer:
-    """Memory of a GPU, by cudaMalloc: its address and size in bytes."""
+    """Memory of a GPU, by cudaMalloc."""
 
     def __init__(self, pointer: int, nbytes: int) -> None:
         self.pointer, self.nbytes = pointer, nbytes

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
+from rnn_export.errors import DeviceError
 from rnn_export.lazy import load_module
-from rnn_export.runtime.device.calls import checked
 from rnn_export.runtime.device.kernels import grid, ptx
 
 ADVICE = {
@@ -32,7 +33,6 @@ class CudaKernels:
         weakref.finalize(self, self._cuda.cuModuleUnload, self._module).atexit = False
 
     def launch(self, stream: Any, kernel: str, count: int, units: int, *pointers: int) -> None:
-        """Queue `kernel` on `stream` for `count` rows of `units`."""
         if kernel not in self._kernels:
             self._kernels[kernel] = self._call("cuModuleGetFunction", self._module, kernel.encode())
         blocks, threads = grid(count, units)
@@ -41,3 +41,13 @@ class CudaKernels:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return checked(self._cuda, name, arguments, "cuGetErrorString", ADVICE)
+
+
+def checked(library: Any, name: str, arguments: tuple[Any, ...], string_of: str, advice: Mapping[str, str]) -> Any:
+    """The first value of a call of cuda-python; raises DeviceError with the words of `string_of`, and with `advice`."""
+    code, *values = getattr(library, name)(*arguments)
+    if int(code):
+        _, text = getattr(library, string_of)(code)
+        fix = f": {advice[code.name]}" if code.name in advice else ""
+        raise DeviceError(f"{name} gave {code.name} ({text.decode()}){fix}.")
+    return values[0] if values else None

@@ -16,7 +16,6 @@ from rnn_export.errors import StreamError
 from rnn_export.spec import BATCH, StreamSpec, TensorSpec, sized
 
 LINE = 64
-
 SIZE, ADDRESS = ctypes.c_size_t, ctypes.c_void_p
 # The functions of a library: what each returns and takes.
 FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
@@ -33,12 +32,7 @@ FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class CompiledStep:
-    """The step of a contract in C with its weights, shared by all streams.
-
-    Attributes:
-        call: the library, its functions as in `FACE`.
-        weights: None where they are part of the code.
-    """
+    """The step of a contract in C, shared by all streams; `weights` is None where they are part of the code."""
 
     spec: StreamSpec
     call: Any

@@ -12,9 +12,8 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
 from rnn_export.runtime.backends.api import Session, StreamBuffers
 from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
-from rnn_export.runtime.device.staging import StagedTensor, as_stream_error
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
-from rnn_export.runtime.device.values import decode, encode, holds, storage
+from rnn_export.runtime.device.values import StagedTensor, as_stream_error, decode, encode, holds, storage
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
 Shape = tuple[int, ...]
