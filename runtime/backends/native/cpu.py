@@ -9,8 +9,8 @@ from collections.abc import Set
 from pathlib import Path
 from typing import NamedTuple
 
-# A compiler's flags without -m; in capitals they are its macros. Only what it uses by itself: a build that never touches
-# AES or AMX must run where they are missing.
+# A compiler's flags without -m; in capitals they are its macros. Only what it uses by itself: a build that never
+# touches AES or AMX must run where they are missing.
 _X86 = (
     "sse3 ssse3 sse4.1 sse4.2 popcnt movbe lzcnt bmi bmi2 avx f16c fma fma4 xop avx2 avxvnni gfni avx512f avx512cd "
     "avx512bw avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg avx512vpopcntdq avx512bf16 "
