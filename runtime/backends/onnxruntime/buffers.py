@@ -30,10 +30,7 @@ class Graphs:
 
 
 class OrtBuffers(StreamBuffers):
-    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse.
-
-    `sets` are the arrays for the states; None makes them.
-    """
+    """Bound buffers of one stream: even steps read the first set of states and write the second, odd ones reverse."""
 
     unit = "frame"
 
@@ -106,7 +103,6 @@ class OrtBuffers(StreamBuffers):
 
 
 def state_pair(spec: StreamSpec, batch: int) -> StatePair:
-    """Arrays for two sets of states, unset."""
     return empty_state(spec, batch), empty_state(spec, batch)
 
 

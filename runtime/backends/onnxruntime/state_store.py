@@ -61,7 +61,7 @@ class OrtStateStore(StateStore):
             return self.outputs, rows_with_nan(self.spec, self.outputs, searched)
         except BaseException:
             for piece in stepped:
-                piece.back()
+                piece.now ^= 1  # As if its step had not been.
             raise
 
     def _last_states(self) -> list[Array]:
@@ -125,10 +125,6 @@ class _Piece(OrtBuffers):
     @property
     def states(self) -> dict[str, Array]:
         return self.pair[self.now]
-
-    def back(self) -> None:
-        """As if the last step had not been."""
-        self.now ^= 1
 
     def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
         for name, buffer in self.inputs.items():

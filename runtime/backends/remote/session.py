@@ -70,9 +70,9 @@ class RemoteSession(Session):
         failed = [(row, d.error) for row, d in enumerate(deliveries) if d.error is not None]
         self._count(deliveries, len(failed), time.monotonic() - begin)
         if failed:
-            (row, error), more = failed[0], len(failed) - 1
+            row, error = failed[0]
             where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
-            also = f" {more} more failed." if more else ""
+            also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
             raise StreamError(f"{where}{error}{also}") from error
         for delivery in deliveries:
             delivery.commit()
@@ -103,7 +103,6 @@ class RemoteSlots(StateStore):
 
     @property
     def nbytes(self) -> int:
-        """Of the snapshots and frames that are kept here."""
         return sum(sequence.nbytes for sequence in self.sequences)
 
     def grow(self, count: int) -> None:
@@ -117,14 +116,13 @@ class RemoteSlots(StateStore):
             due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
             deliveries.append(Delivery(self.servers, sequence, frame, due))
         answers = self.session.deliver(deliveries)
-        outputs = {
-            t.name: graph_layout(np.concatenate([a.outputs[t.name] for a in answers]), t) for t in self.spec.outputs
-        }
-        turned = rows_with_nan(self.spec, outputs, ())
+        rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
+        outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
+        nan_rows = rows_with_nan(self.spec, outputs, ())
         inside = np.array([any(map(has_nan, (a.states or {}).values())) for a in answers])
         if inside.any():
-            turned = inside if turned is None else turned | inside
-        return outputs, turned
+            nan_rows = inside if nan_rows is None else nan_rows | inside
+        return outputs, nan_rows
 
     def read(self, slots: Array) -> dict[str, Array]:
         sequences = [self.sequences[slot] for slot in slots]
@@ -163,9 +161,6 @@ class RemoteMemory(StreamBuffers):
         outputs, _ = self.slots.step(self.rows, self.inputs)
         for name, value in outputs.items():
             self.outputs[name][...] = value
-
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        raise StreamError("a server takes one frame at a time: step this stream.")
 
     def read(self) -> dict[str, Array]:
         return self.slots.read(self.rows)

@@ -124,7 +124,9 @@ class Library:
         self._check_products(network, settings.precision)
         if self.weak and not self.strong_flag:
             self._type_layers(builder, network, config)
-        self._set_flags(config, settings.memory)
+        self._set_flags(config)
+        if settings.memory is not None:
+            self._set_memory(config, settings.memory)
         if self.ahead and settings.compute:
             self._set_compute(config, settings.compute)
         self._set_profile(builder, network, config, settings.shapes, log)
@@ -243,7 +245,7 @@ class Library:
         config.set_flag(self.trt.BuilderFlag.FP16)
         config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 
-    def _set_flags(self, config: Any, memory: int | None) -> None:
+    def _set_flags(self, config: Any) -> None:
         # On by default, and rounds the operands of fp32 products to 10 bits.
         config.clear_flag(self.trt.BuilderFlag.TF32)
         sharing = getattr(getattr(self.trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
@@ -253,9 +255,11 @@ class Library:
         if hasattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
             # TensorRT-RTX lets a stream be captured into a CUDA graph only with it.
             config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        if memory is not None and hasattr(config, "set_memory_pool_limit"):
+
+    def _set_memory(self, config: Any, memory: int) -> None:
+        if hasattr(config, "set_memory_pool_limit"):
             config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, memory)
-        elif memory is not None:
+        else:
             config.max_workspace_size = memory
 
     def _set_compute(self, config: Any, computes: tuple[str, ...]) -> None:

@@ -31,14 +31,13 @@ SPEC_FILE = "rnn_export.spec"
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
-    row, spec = target_row(artefacts, "torchscript", precision), artefacts.spec
-    where = _device(device)
+    row, spec, where = target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
         raise BackendUnavailable(
             f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
             f"its own: leave threads out and call torch.set_num_threads({threads})."
         )
-    name = next((n for n in row.files if n.endswith("/step.pt")), None)
+    name = row.file("step.pt")
     if name is None:
         raise BundleError(
             f"target 'torchscript' lists {', '.join(row.files)}, but no step.pt. Export the bundle again."
@@ -89,6 +88,10 @@ class TorchSession(Session):
     def state_store(self) -> StateStore:
         return TorchStateStore(self)
 
+    def tensors(self, states: Mapping[str, Array]) -> list[torch.Tensor]:
+        """Copies on the device, in the order of the contract."""
+        return [torch.from_numpy(np.array(states[s.name], order="C")).to(self.where) for s in self.spec.states]
+
     def _check(self) -> None:
         """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
         spec, batch = self.spec, 2
@@ -133,10 +136,7 @@ class TorchBuffers(StreamBuffers):
         return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
 
     def write(self, states: Mapping[str, Array]) -> None:
-        self.states = [
-            torch.from_numpy(np.array(states[s.name], order="C")).to(self.session.where)
-            for s in self.session.spec.states
-        ]
+        self.states = self.session.tensors(states)
 
 
 class TorchStateStore(StateStore):
@@ -144,17 +144,14 @@ class TorchStateStore(StateStore):
 
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
-        self.states = self._tensors(empty_state(session.spec, 0))
-
-    def _tensors(self, arrays: Mapping[str, Array]) -> list[torch.Tensor]:
-        return [torch.from_numpy(np.array(arrays[s.name], order="C")).to(self.where) for s in self.spec.states]
+        self.states = session.tensors(empty_state(session.spec, 0))
 
     @property
     def nbytes(self) -> int:
         return sum(state.nbytes for state in self.states)
 
     def grow(self, count: int) -> None:
-        grown = self._tensors(empty_state(self.spec, count))
+        grown = self.session.tensors(empty_state(self.spec, count))
         for after, before in zip(grown, self.states, strict=True):
             after[: len(before)] = before
         self.states = grown
@@ -181,13 +178,12 @@ class TorchStateStore(StateStore):
 
     def read(self, slots: Array) -> dict[str, Array]:
         rows = torch.from_numpy(slots).to(self.where)
-        return {
-            s.name: t.index_select(0, rows).cpu().numpy() for s, t in zip(self.spec.states, self.states, strict=True)
-        }
+        states = zip(self.spec.states, self.states, strict=True)
+        return {s.name: t.index_select(0, rows).cpu().numpy() for s, t in states}
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         rows = torch.from_numpy(slots).to(self.where)
-        for state, now in zip(self.states, self._tensors(states), strict=True):
+        for state, now in zip(self.states, self.session.tensors(states), strict=True):
             state.index_copy_(0, rows, now)
 
 
