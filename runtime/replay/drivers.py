@@ -13,6 +13,8 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
 
+Call = Callable[[dict[str, Array]], Mapping[str, Array]]
+
 
 class StepDriver:
     """A pure step: `call` takes inputs and states, and gives outputs and next states, in the layout of the graph.
@@ -22,11 +24,7 @@ class StepDriver:
     """
 
     def __init__(
-        self,
-        spec: StreamSpec,
-        call: Callable[[dict[str, Array]], Mapping[str, Array]],
-        states: Mapping[str, Array],
-        leaves_out_delay: bool = False,
+        self, spec: StreamSpec, call: Call, states: Mapping[str, Array], leaves_out_delay: bool = False
     ) -> None:
         self.leaves_out_delay = leaves_out_delay
         self._spec, self._call, self._states = spec, call, dict(states)
