@@ -12,8 +12,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError, RoundBroken, StreamError
 from rnn_export.layout import canonical
-from rnn_export.runtime.backends.api import StateStore
-from rnn_export.runtime.backends.host_states import rows_with_nan
+from rnn_export.runtime.backends.api import StateStore, rows_with_nan
 from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
 from rnn_export.runtime.device.values import FLOATS, StagedTensor, as_stream_error, decode, encode, storage
 from rnn_export.spec import StreamSpec, sized

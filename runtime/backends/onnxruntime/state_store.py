@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.runtime.backends.api import StateStore
-from rnn_export.runtime.backends.host_states import HostStates, rows_with_nan
+from rnn_export.runtime.backends.api import StateStore, empty_state, rows_with_nan
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, StatePair, state_pair
-from rnn_export.spec import BATCH, sized
+from rnn_export.spec import BATCH, StreamSpec, sized
 
 # The most rows of a piece of a round.
 ROWS = 128
@@ -28,7 +27,7 @@ class OrtStateStore(StateStore):
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs, self.spec = graphs, graphs.spec
-        self.states = HostStates(graphs.spec)
+        self.states = _HostStates(graphs.spec)
         self.full_pieces: list[_Piece] = []
         # A round has one piece of fewer rows, so that these, by their rows, share memory for the states of `most`.
         self.last_pieces: dict[int, _Piece] = {}
@@ -109,6 +108,36 @@ class OrtStateStore(StateStore):
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         self._flush()
         self.states.write(slots, states)
+
+
+class _HostStates:
+    """Every state of every slot, one array (slots, ...) by name."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.arrays = empty_state(spec, 0)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def grow(self, count: int) -> None:
+        for name, before in self.arrays.items():
+            after = np.empty((count, *before.shape[1:]), before.dtype)
+            after[: len(before)] = before
+            self.arrays[name] = after
+
+    def gather(self, slots: Array, rows: Mapping[str, Array]) -> None:
+        """The states of `slots` into `rows`, each (n, ...)."""
+        for name, array in self.arrays.items():
+            # Clipping nothing, and without it numpy goes through a buffer.
+            array.take(slots, 0, rows[name], "clip")
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        return {name: array[slots] for name, array in self.arrays.items()}
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for name, array in self.arrays.items():
+            array[slots] = states[name]
 
 
 class _Piece(OrtBuffers):

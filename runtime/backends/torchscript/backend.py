@@ -16,8 +16,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, StreamBuffers, empty_state, target_row
-from rnn_export.runtime.backends.host_states import rows_with_nan
+from rnn_export.runtime.backends import api
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 try:
@@ -29,9 +28,9 @@ except ImportError as error:
 SPEC_FILE = "rnn_export.spec"
 
 
-def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
+def open_session(artefacts: api.Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
-    row, spec, where = target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
+    row, spec, where = api.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
         raise BackendUnavailable(
             f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
@@ -75,17 +74,17 @@ def _device(device: str | None) -> torch.device:
     return torch.device("cuda", number)
 
 
-class TorchSession(Session):
+class TorchSession(api.Session):
     """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
 
     def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
         self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)
         self._check()
 
-    def stream_buffers(self, batch: int) -> StreamBuffers:
+    def stream_buffers(self, batch: int) -> api.StreamBuffers:
         return TorchBuffers(self, batch)
 
-    def state_store(self) -> StateStore:
+    def state_store(self) -> api.StateStore:
         return TorchStateStore(self)
 
     def tensors(self, states: Mapping[str, Array]) -> list[torch.Tensor]:
@@ -109,7 +108,7 @@ class TorchSession(Session):
             raise BundleError(f"the step gives {found}, but the contract says {expected}. Export the bundle again.")
 
 
-class TorchBuffers(StreamBuffers):
+class TorchBuffers(api.StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
@@ -139,19 +138,19 @@ class TorchBuffers(StreamBuffers):
         self.states = self.session.tensors(states)
 
 
-class TorchStateStore(StateStore):
+class TorchStateStore(api.StateStore):
     """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
 
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
-        self.states = session.tensors(empty_state(session.spec, 0))
+        self.states = session.tensors(api.empty_state(session.spec, 0))
 
     @property
     def nbytes(self) -> int:
         return sum(state.nbytes for state in self.states)
 
     def grow(self, count: int) -> None:
-        grown = self.session.tensors(empty_state(self.spec, count))
+        grown = self.session.tensors(api.empty_state(self.spec, count))
         for after, before in zip(grown, self.states, strict=True):
             after[: len(before)] = before
         self.states = grown
@@ -166,7 +165,7 @@ class TorchStateStore(StateStore):
                 results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
                 ys, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, ys, strict=True)}
-                nan_rows = rows_with_nan(self.spec, outputs, [])
+                nan_rows = api.rows_with_nan(self.spec, outputs, [])
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
