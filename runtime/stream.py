@@ -256,31 +256,23 @@ class Stream(Generic[Y]):
         # Those of whole chunks; the others wait.
         count = total - total % spec.chunk
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
-        for start, stop in self._blocks(count):
-            drive = self._buffers.run if self._by_sequence_graph(start) else self._by_step
+        start = 0
+        while start < count:
+            settled = self._sequence_graph_runs_delay or spec.settled(self._frames + start)
+            by_graph = self._has_sequence_graph and settled
+            stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
+            drive = self._buffers.run if by_graph else self._by_step
             results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
                 if spec.timed(tensor):
                     outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = results[tensor.name]
                 else:
                     outputs[tensor.name][...] = results[tensor.name]
+            start = stop
         before = self._frames
         self._frames += count
         self._pending = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
         return without_delay(spec, outputs, before, count)
-
-    def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
-        """Start and stop of each call for `count` frames."""
-        chunk, start = self.spec.chunk, 0
-        while start < count:
-            size = max(BLOCK // chunk, 1) * chunk if self._by_sequence_graph(start) else chunk
-            stop = min(start + size, count)
-            yield start, stop
-            start = stop
-
-    def _by_sequence_graph(self, start: int) -> bool:
-        """Whether the frames from `start` on go through the buffers' `run`."""
-        return self._has_sequence_graph and (self._sequence_graph_runs_delay or self.spec.settled(self._frames + start))
 
     def _zeros(self, tensor: TensorSpec, frames: int) -> Array:
         time = (tensor.frames_of(frames),) if self.spec.timed(tensor) else ()

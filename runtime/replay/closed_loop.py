@@ -20,13 +20,9 @@ FILLER = 2
 
 
 class Driver(Protocol):
-    """One stream, or several rows in lockstep, with its states in its own keeping.
+    """One stream, or several rows in lockstep, with its states in its own keeping."""
 
-    Attributes:
-        leaves_out_delay: whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of
-            no value.
-    """
-
+    # Whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of no value.
     leaves_out_delay: bool
 
     def step(self, inputs: dict[str, Array]) -> Outputs:
@@ -41,12 +37,10 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a driver gave.
+    """What a driver gave: states (rows, k, ...) after each of the k pieces that were asked for, and outputs.
 
-    Attributes:
-        outputs: (rows, frames, ...), without the frames of the delay; (rows, ...) as of the last frame where an output
-            has no time axis. One that no frame gave is left out.
-        states: (rows, k, ...), as of after each of the k pieces that were asked for.
+    These are (rows, frames, ...) without the frames of the delay, or (rows, ...) as of the last one where there is no
+    time axis. One that no frame gave is left out.
     """
 
     outputs: Mapping[str, Array]

@@ -106,13 +106,14 @@ class TensorRTBuffers(StreamBuffers):
         # Before the contexts, whose memory is on the thread's current GPU.
         self.device = session.open_device()
         self.states, self.batch = {s.name: (s, engine.dtype(s.input)) for s in spec.states}, batch
-        self.staged_inputs, self.staged_outputs = staged = [
+        self.staged_inputs, self.staged_outputs = (
             [StagedTensor(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in tensors]
             for tensors in (spec.inputs, spec.outputs)
-        ]
+        )
         self.inputs = {tensor.name: tensor.host for tensor in self.staged_inputs}
         self.outputs = {tensor.name: tensor.host for tensor in self.staged_outputs}
         self.sets = (self._allocate(), self._allocate())
+        staged = self.staged_inputs, self.staged_outputs
         self.contexts = [session.bound(batch, *staged, *sets) for sets in (self.sets, self.sets[::-1])]
         self.graphs: list[CapturedGraph] = []
         # The first `write` goes to the other set.
