@@ -45,7 +45,6 @@ class Histogram:
         self.total_s = 0.0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        """Count `seconds`, `times` times."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.total_s += seconds * times
 

@@ -69,11 +69,8 @@ class Pool(Generic[Y]):
         """
         if states is not None and snapshot is not None:
             raise StreamError("a stream starts from states= or from snapshot=, not from both.")
-        start = Snapshot(0, self._initial, {})
-        if states is not None:
-            start = Snapshot(0, check_states(self.spec, 1, states), {})
-        elif snapshot is not None:
-            start = self._unpacked(snapshot)
+        rows = self._initial if states is None else check_states(self.spec, 1, states)
+        start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
         with self._lock:
             now = self._sweep()
             if len(self._table) == self.capacity:

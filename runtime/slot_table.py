@@ -121,9 +121,8 @@ class SlotTable:
         order = np.arange(len(slots), dtype=np.int32)
         self._position[slots] = order
         if (twice := self._position[slots] != order).any():
-            raise StreamError(
-                f"stream {array[twice][0]} stands in the round twice: give each stream one frame a round."
-            )
+            stream = array[twice][0]
+            raise StreamError(f"stream {stream} stands in the round twice: give each stream one frame a round.")
         return slots
 
     def _known(self, ids: Array) -> Array:

@@ -187,9 +187,8 @@ class Stream(Generic[Y]):
         if not isinstance(x, Mapping):
             if len(names) == 1:
                 return {names[0]: x}
-            raise StreamError(
-                f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}."
-            )
+            what = f"give a dict with {names}, not a {type(x).__name__}"
+            raise StreamError(f"this stream has {len(names)} inputs: {what}.")
         if set(x) != set(names):
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x

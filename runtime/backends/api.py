@@ -145,7 +145,6 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
 
 
 def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
-    """Arrays for the states of `batch` streams, unset."""
     return {state.name: np.empty((batch, *state.row), state.dtype) for state in spec.states}
 
 

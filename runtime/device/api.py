@@ -21,10 +21,9 @@ class Buffer(Protocol):
 
 
 class CapturedGraph(Protocol):
-    """Captured work; addresses are those of its capture."""
+    """Captured work, queued in one call; addresses are those of its capture."""
 
-    def launch(self) -> None:
-        """Queue all of the captured work in one call."""
+    def launch(self) -> None: ...
 
 
 class Device(Protocol):
@@ -44,12 +43,8 @@ class Device(Protocol):
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros in host memory that the device reads and writes directly, so that a graph may hold the copy."""
 
-    def upload(self, to: Buffer, from_: Array) -> None:
-        """Queue a copy of `from_` from the host."""
-
-    def download(self, to: Array, from_: Buffer) -> None:
-        """Queue a copy of `from_` to the host."""
-
+    def upload(self, to: Buffer, from_: Array) -> None: ...
+    def download(self, to: Array, from_: Buffer) -> None: ...
     def copy(self, to: Buffer, from_: Buffer) -> None:
         """Queue a copy that stays on the device, to the start of `to`, which may be larger."""
 
@@ -65,5 +60,4 @@ class Device(Protocol):
     def capture(self, work: Callable[[], None]) -> CapturedGraph:
         """Call `work` once and keep what it queues, which does not run, as a graph."""
 
-    def synchronize(self) -> None:
-        """Wait until all that was queued has run."""
+    def synchronize(self) -> None: ...

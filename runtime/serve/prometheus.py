@@ -58,7 +58,6 @@ class Figures:
         self.pool, self.batcher, self.name = pool, batcher, name
 
     def collect(self) -> Iterator[Metric]:
-        """Every gauge, counter and histogram, as of now."""
         yield from self._plain(self.pool.metrics(), POOL_GAUGES, POOL_COUNTERS)
         yield self._histogram("pool_round_seconds", "How long a round took.", self.pool.latency)
         if self.batcher is not None:

@@ -119,9 +119,8 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
     weights[:] = np.frombuffer(data, np.uint8)
     weights.flags.writeable = False
     if library.call.rnn_check(weights.ctypes.data, len(data)):
-        raise BackendUnavailable(
-            f"{path} has {len(data)} bytes that are not the weights of this step ({nbytes} bytes). {_rebuild(row)}"
-        )
+        why = f"{len(data)} bytes that are not the weights of this step ({nbytes} bytes)"
+        raise BackendUnavailable(f"{path} has {why}. {_rebuild(row)}")
     return weights
 
 

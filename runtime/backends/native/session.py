@@ -179,6 +179,5 @@ def _by_time(array: Array, tensor: TensorSpec, spec: StreamSpec) -> Array:
 
 
 def _time_axis(tensor: TensorSpec) -> int:
-    """Which axis of a row is time."""
     batch, time = tensor.axis(BATCH) or 0, tensor.axis(TIME) or 0
     return time - (batch < time)

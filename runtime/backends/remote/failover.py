@@ -45,7 +45,6 @@ class Sequence:
         self.id, self.endpoint, self.opened, self.in_step = fresh_id(), None, False, False
 
     def set(self, checkpoint: States | None) -> None:
-        """Go on from `checkpoint`."""
         self.checkpoint, self.replay_log, self.in_step = checkpoint, [], False
 
 
@@ -124,7 +123,10 @@ class Delivery:
                 self.answer = self.servers.codec.answer(response, self.wants_states)
             self.position, self.starts = self.position + 1, False
         except SequenceLost as lost:
-            self._reseed(str(lost))
+            if self.starts or self.reseeded:
+                self._move(f"it lost the sequence again ({lost})")
+            else:
+                self.reseeded, self.position, self.starts = True, 0, True
         except EndpointFailed as failure:
             self._move(str(failure))
         except StreamError as refusal:
@@ -134,16 +136,10 @@ class Delivery:
         """The sequence as it is now that the frame was fed."""
         assert self.answer is not None
         sequence, sequence.in_step = self.sequence, True
-        if self.answer.states is not None:
-            sequence.checkpoint, sequence.replay_log = self.answer.states, []
-        else:
+        if self.answer.states is None:
             sequence.replay_log = self.frames
-
-    def _reseed(self, reason: str) -> None:
-        if self.starts or self.reseeded:
-            self._move(f"it lost the sequence again ({reason})")
-            return
-        self.reseeded, self.position, self.starts = True, 0, True
+        else:
+            sequence.checkpoint, sequence.replay_log = self.answer.states, []
 
     def _move(self, reason: str) -> None:
         assert self.sequence.endpoint is not None
@@ -151,7 +147,6 @@ class Delivery:
         self._choose_server()
 
     def _choose_server(self) -> None:
-        """Choose a server and begin there from the checkpoint."""
         sequence = self.sequence
         sequence.leave(self.servers.codec)
         self.position, self.starts, self.reseeded = 0, True, False

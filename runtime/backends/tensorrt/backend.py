@@ -47,9 +47,8 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     rows = [row for row in artefacts.targets if row.file(ENGINE) or row.file(RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotInBundle(
-            f"the bundle has no target for TensorRT, only {has}: export it with --target tensorrt, and build it here."
-        )
+        fix = "export it with --target tensorrt, and build it here"
+        raise NotInBundle(f"the bundle has no target for TensorRT, only {has}: {fix}.")
     wanted = [row for row in rows if precision in (None, row.precision)]
     if not wanted:
         has = ", ".join(f"{row.target} in {row.precision}" for row in rows)
@@ -90,10 +89,8 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     capabilities = [capability] if isinstance(capability, str) else capability
     # Of a portable engine the list is empty.
     if capabilities and gpu.compute not in capabilities:
-        here = f"GPU {number} ({gpu.name}) has {gpu.compute}"
-        raise BackendUnavailable(
-            f"{engine_of} was built for compute capability {', '.join(capabilities)}, but {here}. {fix}"
-        )
+        why = f"compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) has {gpu.compute}"
+        raise BackendUnavailable(f"{engine_of} was built for {why}. {fix}")
     graph = row.file(GRAPH)
     found = hashlib.sha256(artefacts.read(graph)).hexdigest() if graph else "none"
     if found != digest:

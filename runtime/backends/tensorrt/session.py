@@ -214,6 +214,5 @@ def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:
     for state in spec.states:
         before, after = engine.dtype(state.input), engine.dtype(state.output)
         if before != after:
-            raise BackendUnavailable(
-                f"the engine takes state {state.name!r} as {before} and gives it as {after}. {fix}"
-            )
+            dtypes = f"as {before} and gives it as {after}"
+            raise BackendUnavailable(f"the engine takes state {state.name!r} {dtypes}. {fix}")

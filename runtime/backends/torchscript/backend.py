@@ -38,9 +38,8 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
         )
     name = row.file("step.pt")
     if name is None:
-        raise BundleError(
-            f"target 'torchscript' lists {', '.join(row.files)}, but no step.pt. Export the bundle again."
-        )
+        files = ", ".join(row.files)
+        raise BundleError(f"target 'torchscript' lists {files}, but no step.pt. Export the bundle again.")
     contract = {SPEC_FILE: ""}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
