@@ -112,9 +112,6 @@ class CudaDevice:
         finally:
             self._call("cudaGraphDestroy", graph)
 
-    def launch(self, executable: Any) -> None:
-        self._here("cudaGraphLaunch", executable, self.stream)
-
     def synchronize(self) -> None:
         self._call("cudaStreamSynchronize", self.stream)
 
@@ -145,7 +142,7 @@ class CudaGraph:
         device._free_with(self, "cudaGraphExecDestroy", executable)
 
     def launch(self) -> None:
-        self._device.launch(self._executable)
+        self._device._here("cudaGraphLaunch", self._executable, self._device.stream)
 
 
 class CudaKernels:

@@ -17,11 +17,10 @@ CURVE_POINTS = 32
 
 @dataclass(frozen=True)
 class Drift:
-    """One tensor in one check.
+    """One tensor in one check: the largest absolute `error`, and the largest one over the scale of its step.
 
-    `error` is the largest absolute error, `relative` the largest one over the scale of its step; both are Inf where a
-    value is no number. `step` is the first step (counted from 1) outside the tolerance, or None; `curve` is pairs
-    (step, largest relative error so far).
+    Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None;
+    `curve` is pairs (step, largest relative error so far).
     """
 
     check: str
@@ -80,10 +79,9 @@ class ParityReport:
 
     def raise_for_failure(self, consequence: str) -> None:
         """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
-        failed = [d for d in self.drifts if d.step is not None]
+        failed, order = [d for d in self.drifts if d.step is not None], [name for name, _ in self.checks()]
         if not failed:
             return
-        order = [name for name, _ in self.checks()]
         first = min(failed, key=lambda d: (order.index(d.check), d.step or 0))
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))

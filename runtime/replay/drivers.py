@@ -17,10 +17,9 @@ Call = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
 class StepDriver:
-    """A pure step: `call` takes inputs and states, and gives outputs and next states, in the layout of the graph.
+    """A pure step: `call` takes inputs and states, and gives outputs and next states, as the graph names and lays them.
 
-    `call` goes by the names of the graph; it may give more than the contract has. `states` are (rows, ...); those of
-    the contract that are not among them are the affair of `call`.
+    It may give more than the contract has. `states` are (rows, ...); those not among them are the affair of `call`.
     """
 
     def __init__(

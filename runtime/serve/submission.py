@@ -28,8 +28,7 @@ class Submission(Future[Y | None], Generic[Y]):
 
     def cancel(self) -> bool:
         """Whether the frame will not be fed: False where its round has begun."""
-        cancelled = super().cancel()
-        if cancelled:
+        if cancelled := super().cancel():
             self._leave(self)
         return cancelled
 

@@ -140,8 +140,8 @@ class NativeStateStore(StateStore):
         ins = [np.ascontiguousarray(np.moveaxis(inputs[t.name], t.axis(BATCH) or 0, 0)) for t in spec.inputs]
         outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
         nan_rows = np.empty(count, np.bool_)
-        structs = self.structs.ctypes.data, self.stride, rows.ctypes.data
-        found = self.call(*structs, addresses(ins), addresses(outs), count, nan_rows.ctypes.data)
+        start, stride = self.structs.ctypes.data, self.stride
+        found = self.call(start, stride, rows.ctypes.data, addresses(ins), addresses(outs), count, nan_rows.ctypes.data)
         outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in zip(spec.outputs, outs, strict=True)}
         return outputs, nan_rows if found else None
 
