@@ -255,10 +255,9 @@ class Stream(Generic[Y]):
         # Those of whole chunks; the others wait.
         count = total - total % spec.chunk
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
-        start = 0
+        start, runs_delay = 0, self._sequence_graph_runs_delay
         while start < count:
-            settled = self._sequence_graph_runs_delay or spec.settled(self._frames + start)
-            by_graph = self._has_sequence_graph and settled
+            by_graph = self._has_sequence_graph and (runs_delay or spec.settled(self._frames + start))
             stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
             drive = self._buffers.run if by_graph else self._by_step
             results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})

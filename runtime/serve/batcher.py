@@ -250,7 +250,8 @@ def _apart(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Subm
     """A round that failed and fed nothing, as smaller ones: one for each stream that is over, or halves."""
     if isinstance(error, StreamClosed):
         rest = [s for s in chosen if s.stream not in error.ids]
-        return [*([s] for s in chosen if s.stream in error.ids), *([rest] if rest else [])]
+        over = [[s] for s in chosen if s.stream in error.ids]
+        return [*over, rest] if rest else over
     half = len(chosen) // 2
     return [chosen[:half], chosen[half:]]
 

@@ -26,8 +26,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.backends.native.session import NativeSession
-from rnn_export.runtime.backends.native.step import FACE, CompiledStep
+from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
 
 LIBRARY, RECORD = "native.so", "build.json"
 PAGE = 2**21
