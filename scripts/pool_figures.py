@@ -26,7 +26,8 @@ from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
-from rnn_export.runtime.backends.onnxruntime.session import OrtSession, OrtStateStore
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession
+from rnn_export.runtime.backends.onnxruntime.buffers import OrtStateStore
 from tests.triton.server import Server
 
 Figures = Iterator[tuple[str, float]]

@@ -79,9 +79,10 @@ class ParityReport:
 
     def raise_for_failure(self, consequence: str) -> None:
         """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
-        failed, order = [d for d in self.drifts if d.step is not None], [name for name, _ in self.checks()]
+        failed = [d for d in self.drifts if d.step is not None]
         if not failed:
             return
+        order = [name for name, _ in self.checks()]
         first = min(failed, key=lambda d: (order.index(d.check), d.step or 0))
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))

@@ -14,9 +14,8 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, RoundBroken, StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.onnxruntime.backend import graph_session
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
 from rnn_export.runtime.backends.onnxruntime.cuda_state_store import OrtCudaStateStore
-from rnn_export.runtime.backends.onnxruntime.session import OrtSession
 from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.runtime.device.state_store import TRANSFERRED, DeviceStateStore
 from rnn_export.spec import TIME

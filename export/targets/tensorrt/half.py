@@ -9,8 +9,7 @@ from rnn_export.export.graph.passes.mixed_precision import FLOAT_TYPES
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
 from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
 from rnn_export.runtime.backends.api import Artefacts
-from rnn_export.runtime.backends.onnxruntime.backend import graph_session
-from rnn_export.runtime.backends.onnxruntime.session import OrtSession
+from rnn_export.runtime.backends.onnxruntime.backend import OrtSession, graph_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
 

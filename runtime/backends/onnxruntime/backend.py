@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, BundleError
-from rnn_export.runtime.backends.api import Artefacts, target_row
+from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
+from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
 from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
-from rnn_export.runtime.backends.onnxruntime.session import Graphs, OrtSession
 from rnn_export.spec import StreamSpec
 
 
@@ -83,3 +83,21 @@ def _session(graph: bytes, provider: str, number: int, threads: int, optimise: b
             f"{', '.join(session.get_providers())}: the CUDA driver or libraries are missing or do not fit."
         )
     return session
+
+
+class OrtSession(Session):
+    """The step graph and the sequence graph, where there is one."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
+        self.has_sequence = graphs.sequence is not None
+
+    def stream_buffers(self, batch: int) -> OrtBuffers:
+        return OrtBuffers(self.graphs, batch)
+
+    def state_store(self) -> StateStore:
+        if self.device == "cpu":
+            return OrtStateStore(self.graphs)
+        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
+
+        return cuda_state_store(self.graphs)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from rnn_export.errors import DeviceError
+from rnn_export.runtime.backends.onnxruntime.buffers import Graphs
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS
-from rnn_export.runtime.backends.onnxruntime.session import Graphs
 from rnn_export.runtime.device.api import Device
 from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch

@@ -1,4 +1,4 @@
-"""Streams and pools on ONNX Runtime: bound once, the states swapped between two sets at each step."""
+"""The buffers of streams and pools on ONNX Runtime: bound once, the states swapped between two sets at each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, empty_state, rows_with_nan
+from rnn_export.runtime.backends.api import StateStore, StreamBuffers, empty_state, rows_with_nan
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS, ort
 from rnn_export.spec import BATCH, StreamSpec, sized
 
@@ -32,24 +32,6 @@ class Graphs:
     step: Any
     sequence: Any
     device: str
-
-
-class OrtSession(Session):
-    """The step graph and the sequence graph, where there is one."""
-
-    def __init__(self, graphs: Graphs) -> None:
-        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
-        self.has_sequence = graphs.sequence is not None
-
-    def stream_buffers(self, batch: int) -> OrtBuffers:
-        return OrtBuffers(self.graphs, batch)
-
-    def state_store(self) -> StateStore:
-        if self.device == "cpu":
-            return OrtStateStore(self.graphs)
-        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
-
-        return cuda_state_store(self.graphs)
 
 
 class OrtBuffers(StreamBuffers):
