@@ -93,9 +93,7 @@ class Engine(Generic[Y]):
                 refused.append((name, error))
                 continue
             engine = Engine(artefacts, name, session)
-            engine.skipped_backends = tuple(
-                f"{n}: {error}" for n, error in refused if not isinstance(error, NotInBundle)
-            )
+            engine.skipped_backends = tuple(f"{n}: {e}" for n, e in refused if not isinstance(e, NotInBundle))
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")

@@ -23,20 +23,18 @@ def frame_view(buffer: Array, spec: TensorSpec) -> Array:
 
 
 def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any], finite: bool = True) -> Array:
-    """`x` as an array of `shape` and `dtype`, with finite values; raises StreamError that says what does not fit.
-
-    Without `finite`, whether they are is left to the caller.
-    """
+    """`x` as an array of `shape` and `dtype`, of `finite` values if so asked; raises StreamError if it does not fit."""
     array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
-        raise StreamError(
-            f"{name!r} is {array.dtype}, but must be {dtype}: convert it with .astype(np.{dtype}) if you mean it."
-        )
+        fix = f"convert it with .astype(np.{dtype}) if you mean it"
+        raise StreamError(f"{name!r} is {array.dtype}, but must be {dtype}: {fix}.")
     if array.shape != shape:
         raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
     result = np.asarray(array, dtype)
     if finite and not np.isfinite(result).all():
-        raise StreamError(f"{name!r} holds NaN or Inf at {_where(result)}: it was not fed, the state is unchanged.")
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
+        where = f"index {index}" if index else "its only value"
+        raise StreamError(f"{name!r} holds NaN or Inf at {where}: it was not fed, the state is unchanged.")
     return result
 
 
@@ -45,11 +43,9 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
     names = [s.name for s in spec.states]
     if not isinstance(states, Mapping):
         raise StreamError(f"states= is a {type(states).__name__}, but must be a dict with {', '.join(names)}.")
-    found = {
-        "missing": [n for n in names if n not in states],
-        "unknown": sorted(str(n) for n in states if n not in names),
-    }
-    if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found.items() if wrong]:
+    missing, unknown = [n for n in names if n not in states], sorted(str(n) for n in states if n not in names)
+    found = (("missing", missing), ("unknown", unknown))
+    if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found if wrong]:
         raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
     return {s.name: _checked_state(s, batch, states[s.name]) for s in spec.states}
 
@@ -85,11 +81,6 @@ def exact_cast(array: Array, dtype: np.dtype[Any]) -> Array | None:
     return cast if dtype.kind == "f" or np.array_equal(cast, array) else None
 
 
-def _where(array: Array) -> str:
-    first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    return f"index {first}" if first else "its only value"
-
-
 class FrameInput:
     """Takes frames into a bound buffer."""
 
@@ -120,18 +111,22 @@ def _loader(name: str, view: Array, flat: Array) -> Callable[[Any], None]:
     return load
 
 
-class FrameOutput:
-    """Gives frames out of a bound buffer."""
+def check_out(name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise StreamError if `out` cannot take such an output."""
+    if type(out) is not np.ndarray or out.dtype != dtype or out.shape != shape:
+        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise StreamError(f"out for {name!r} is {found}, but must be an array of {dtype} {shape}.")
+    if not out.flags.writeable:
+        raise StreamError(f"out for {name!r} is read-only.")
 
-    def __init__(self, spec: TensorSpec, buffer: Array) -> None:
-        self.name, self.view = spec.name, frame_view(buffer, spec)
 
-    def check(self, out: Any) -> None:
-        """Raise StreamError if `out` cannot take the frame."""
-        if type(out) is not np.ndarray or out.dtype != self.view.dtype or out.shape != self.view.shape:
-            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise StreamError(
-                f"out for {self.name!r} is {found}, but must be an array of {self.view.dtype} {self.view.shape}."
-            )
-        if not out.flags.writeable:
-            raise StreamError(f"out for {self.name!r} is read-only.")
+def without_delay(
+    spec: StreamSpec, outputs: Mapping[str, Array | None], fed: int, frames: int
+) -> dict[str, Array | None]:
+    """Outputs (rows, time, ...) of `frames` after `fed` others, without the frames that the delay leaves out.
+
+    One without a time axis is None where no frame gave it yet.
+    """
+    timed = {t.name: spec.valid(t, fed, frames) for t in spec.outputs if spec.timed(t)}
+    last = {name: None if spec.without_output(fed, frames) else value for name, value in outputs.items()}
+    return {n: a[:, timed[n]] if n in timed and a is not None else last[n] for n, a in outputs.items()}

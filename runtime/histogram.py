@@ -45,7 +45,6 @@ class Histogram:
         self.total_s = 0.0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        """Count `seconds`, `times` times."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.total_s += seconds * times
 
@@ -63,8 +62,8 @@ class Histogram:
         count = int(self.counts.sum())
         p50, p99 = self.quantile(0.5), self.quantile(0.99)
         mean = self.total_s / count if count else None
-        return {"count": count, "p50_ms": _ms(p50), "p99_ms": _ms(p99), "mean_ms": _ms(mean)}
+        return {"count": count, "p50_ms": milliseconds(p50), "p99_ms": milliseconds(p99), "mean_ms": milliseconds(mean)}
 
 
-def _ms(seconds: float | None) -> float | None:
+def milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3

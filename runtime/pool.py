@@ -15,7 +15,8 @@ from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.histogram import Histogram, bucket, quantile_of
+from rnn_export.runtime.frame_io import check_states
+from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
@@ -68,11 +69,8 @@ class Pool(Generic[Y]):
         """
         if states is not None and snapshot is not None:
             raise StreamError("a stream starts from states= or from snapshot=, not from both.")
-        start = Snapshot(0, self._initial, {})
-        if states is not None:
-            start = Snapshot(0, self._rounds.states(states), {})
-        elif snapshot is not None:
-            start = self._unpacked(snapshot)
+        rows = self._initial if states is None else check_states(self.spec, 1, states)
+        start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
         with self._lock:
             now = self._sweep()
             if len(self._table) == self.capacity:
@@ -199,8 +197,8 @@ class Pool(Generic[Y]):
                 "idle_s": now - float(table.last[slot]),
                 "resets": int(table.resets[slot]),
                 "nan": int(table.nan[slot]),
-                "p50_ms": None if p50 is None else p50 * 1e3,
-                "p99_ms": None if p99 is None else p99 * 1e3,
+                "p50_ms": milliseconds(p50),
+                "p99_ms": milliseconds(p99),
             }
 
     def metrics(self) -> PoolMetrics:

@@ -75,34 +75,26 @@ def _is_number(field: str) -> bool:
 
 def _wav(path: Path, spec: StreamSpec) -> Array:
     """Mono PCM of 8 to 32 bits, scaled to [-1, 1) in float32."""
-    if spec.sample_rate is None:
-        raise SourceError(
-            f"{path} is sound, but the model has no sample rate to hold it to: export it with its sample_rate."
-        )
+    if (wanted := spec.sample_rate) is None:
+        fix = "export it with its sample_rate"
+        raise SourceError(f"{path} is sound, but the model has no sample rate to hold it to: {fix}.")
     with wave.open(str(path), "rb") as file:
         rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-        frames, raw = file.getnframes(), file.readframes(file.getnframes())
-    if len(raw) != frames * channels * width:
-        raise SourceError(
-            f"{path} is cut off: its header says {frames * channels * width} bytes of sound, {len(raw)} are there."
-        )
-    if rate != spec.sample_rate:
-        raise SourceError(
-            f"{path} has {rate} Hz, but the model was made for {spec.sample_rate} Hz: resample it first, for example "
-            f"with `sox {path.name} -r {spec.sample_rate} out.wav`."
-        )
+        nbytes, raw = file.getnframes() * channels * width, file.readframes(file.getnframes())
+    if len(raw) != nbytes:
+        raise SourceError(f"{path} is cut off: its header says {nbytes} bytes of sound, {len(raw)} are there.")
+    if rate != wanted:
+        fix = f"resample it first, for example with `sox {path.name} -r {wanted} out.wav`"
+        raise SourceError(f"{path} has {rate} Hz, but the model was made for {wanted} Hz: {fix}.")
     if channels != 1:
-        raise SourceError(
-            f"{path} has {channels} channels, but one is needed: mix it down, `sox {path.name} -c 1 out.wav`."
-        )
+        fix = f"mix it down, `sox {path.name} -c 1 out.wav`"
+        raise SourceError(f"{path} has {channels} channels, but one is needed: {fix}.")
     if width not in (1, 2, 3, 4):
         raise SourceError(f"{path} has samples of {8 * width} bits, but 8, 16, 24 and 32 are read.")
     if width == 1:
         return (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
     if width == 3:
-        bytes3 = np.frombuffer(raw, np.uint8).reshape(-1, 3)
-        wide = np.zeros((len(bytes3), 4), np.uint8)
-        wide[:, 1:] = bytes3
+        wide = np.pad(np.frombuffer(raw, np.uint8).reshape(-1, 3), ((0, 0), (1, 0)))
         raw, width = wide.tobytes(), 4
     samples: Array = np.frombuffer(raw, f"<i{width}") / 2 ** (8 * width - 1)
     # The loudest of 32 bits would round to 1.
@@ -113,9 +105,8 @@ def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict
     names = [t.name for t in spec.inputs]
     if not isinstance(source, Mapping):
         if len(names) > 1:
-            raise SourceError(
-                f"{what} is one array, but the model has the inputs {names}: give an .npz with these names."
-            )
+            fix = "give an .npz with these names"
+            raise SourceError(f"{what} is one array, but the model has the inputs {names}: {fix}.")
         source = {names[0]: source}
     if set(source) != set(names):
         raise SourceError(f"{what} has {sorted(map(str, source))}, but the model's inputs are {names}.")
@@ -150,7 +141,5 @@ def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Arr
         array = array[None] if array.shape[1:] == frame else array
         if array.shape[2:] == frame and array.ndim == 2 + len(frame) and array.shape[1] > 0:
             return array
-    raise SourceError(
-        f"{what} has shape {array.shape}, but a frame has {frame}: it must be (time, ...) or (rows, time, ...) and not "
-        "empty."
-    )
+    wanted = "it must be (time, ...) or (rows, time, ...) and not empty"
+    raise SourceError(f"{what} has shape {array.shape}, but a frame has {frame}: {wanted}.")

@@ -14,7 +14,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout, late_rows
-from rnn_export.runtime.frame_io import as_array, check_states, check_values
+from rnn_export.runtime.frame_io import as_array, check_out, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 
@@ -26,16 +26,10 @@ class Rounds:
         self._in = {t.name: _RowLayout(t, spec.chunk) for t in spec.inputs}
         self._out = {t.name: _RowLayout(t, spec.chunk) for t in spec.outputs}
 
-    def states(self, states: Any) -> dict[str, Array]:
-        """The states of one stream as (1, ...); raises StreamError where one is missing, unknown or does not fit."""
-        return check_states(self.spec, 1, states)
-
     def frame(self, x: Any) -> dict[str, Array]:
         """The frame of one stream by name, each a copy (1, ...); raises StreamError where it cannot be fed."""
-        checked = {}
-        for name, value in self._by_name(x).items():
-            checked[name] = check_values(name, value, self._in[name].row, self._in[name].dtype)[None].copy()
-        return checked
+        rows = ((name, value, self._in[name]) for name, value in self._by_name(x).items())
+        return {name: check_values(name, value, row.row, row.dtype)[None].copy() for name, value, row in rows}
 
     def inputs(self, ids: Any, x: Any, n: int) -> dict[str, Array]:
         """Every input in the layout of the graph with a batch of n; raises StreamError where a row cannot be fed."""
@@ -64,12 +58,7 @@ class Rounds:
         if several and (not isinstance(out, Mapping) or set(out) != set(self._out)):
             raise StreamError(f"out must be a dict with {list(self._out)}.")
         for name, layout in self._out.items():
-            array, shape = out[name] if several else out, (n, *layout.row)
-            if type(array) is not np.ndarray or array.dtype != layout.dtype or array.shape != shape:
-                found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-                raise StreamError(f"out for {name!r} is {found}, but must be an array of {layout.dtype} {shape}.")
-            if not array.flags.writeable:
-                raise StreamError(f"out for {name!r} is read-only.")
+            check_out(name, out[name] if several else out, layout.dtype, (n, *layout.row))
 
     def outputs(self, results: Mapping[str, Array] | None, out: Any, frames: Sequence[int] | Array) -> Any:
         """What a caller gets of a graph's results, None for no row; `frames` is how many each row was fed before."""
@@ -115,9 +104,8 @@ class _RowLayout:
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     array = as_array(name, value, dtype)
     if array.ndim == len(shape) and array.shape[0] != shape[0]:
-        raise StreamError(
-            f"{name!r} has {array.shape[0]} rows (shape {array.shape}) for {shape[0]} streams: give one row to each."
-        )
+        rows = f"{array.shape[0]} rows (shape {array.shape})"
+        raise StreamError(f"{name!r} has {rows} for {shape[0]} streams: give one row to each.")
     return check_values(name, array, shape, dtype, finite=False)
 
 

@@ -20,8 +20,6 @@ FREE = 1 << 33
 
 CLOSED, IDLE, NAN = range(3)
 CAUSES = ("was closed", "was closed: no frame for more than idle_timeout", "was closed: a NaN came out of it")
-
-
 # The columns: arrays with a value for each slot along their last axis.
 COLUMNS = ("generation", "last", "frames", "resets", "nan", "latency", "_position", "_cause")
 
@@ -53,7 +51,6 @@ class SlotTable:
 
     @property
     def nbytes(self) -> int:
-        """Of all columns, in bytes."""
         return sum(getattr(self, name).nbytes for name in COLUMNS)
 
     def __len__(self) -> int:
@@ -61,7 +58,6 @@ class SlotTable:
 
     @property
     def ids(self) -> list[int]:
-        """Of the open streams, in the order of their slots."""
         slots = np.flatnonzero(np.isfinite(self.last))
         ids: list[int] = (self.generation[slots] << SLOT_BITS | slots).tolist()
         return ids
@@ -74,12 +70,9 @@ class SlotTable:
     def grow(self, count: int) -> None:
         """Add slots up to `count`, all free; where memory is short, none."""
         before = len(self.last)
-        grown = {}
-        for name in COLUMNS:
-            array = getattr(self, name)
-            more = np.zeros((*array.shape[:-1], count - before), array.dtype)
-            grown[name] = np.concatenate([array, more], -1)
-        vars(self).update(grown)
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        more = {name: np.zeros((*a.shape[:-1], count - before), a.dtype) for name, a in columns.items()}
+        vars(self).update({name: np.concatenate([a, more[name]], -1) for name, a in columns.items()})
         self.generation[before:], self.last[before:] = self._base + FREE, np.inf
         self.free += range(count - 1, before - 1, -1)
 
@@ -99,11 +92,9 @@ class SlotTable:
         self.free += slots.tolist()
 
     def idle(self, before: float) -> Array:
-        """Slots of streams whose last step was earlier."""
         return np.flatnonzero(self.last < before)
 
     def holds(self, stream: Any) -> bool:
-        """Whether `stream` is the id of an open one."""
         if not isinstance(stream, int | np.integer) or not 0 < stream < 2**63:
             return False
         return bool(self._known(np.array([stream], np.int64))[0])
@@ -130,9 +121,8 @@ class SlotTable:
         order = np.arange(len(slots), dtype=np.int32)
         self._position[slots] = order
         if (twice := self._position[slots] != order).any():
-            raise StreamError(
-                f"stream {array[twice][0]} stands in the round twice: give each stream one frame a round."
-            )
+            stream = array[twice][0]
+            raise StreamError(f"stream {stream} stands in the round twice: give each stream one frame a round.")
         return slots
 
     def _known(self, ids: Array) -> Array:
@@ -146,13 +136,11 @@ class SlotTable:
         return known
 
     def _stale(self, ids: Array) -> StreamClosed:
-        first = int(ids[0])
+        first, why = int(ids[0]), "is not one of this pool"
         slot, generation = first & SLOT, first >> SLOT_BITS
-        why = "is not one of this pool"
         current = int(self.generation[slot]) % FREE if slot < len(self.last) else 0
         if self._base <= generation < current:
-            latest = generation == current - 1
-            why = CAUSES[self._cause[slot]] if latest else "was closed"
+            why = CAUSES[self._cause[slot] if generation == current - 1 else CLOSED]
         more = f", and {len(ids) - 1} more are over or unknown" if len(ids) > 1 else ""
         return StreamClosed(
             f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",

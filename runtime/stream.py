@@ -21,7 +21,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.frame_io import FrameInput, FrameOutput, as_array, check_values
+from rnn_export.runtime.frame_io import FrameInput, as_array, check_out, check_values, frame_view, without_delay
 from rnn_export.runtime.types import Frames, Y
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
@@ -54,16 +54,17 @@ class Stream(Generic[Y]):
         # Where the model takes whole sequences only there are none.
         ins, outs = self._buffers.inputs, self._buffers.outputs
         self._inputs = [FrameInput(t, ins[t.name]) for t in spec.inputs if t.name in ins]
-        self._outputs = [FrameOutput(t, outs[t.name]) for t in spec.outputs if t.name in outs]
+        self._outputs = {t.name: frame_view(outs[t.name], t) for t in spec.outputs if t.name in outs}
         self._chunk = spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
         self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
-        self._output_view = self._outputs[0].view if len(self._outputs) == 1 and not spec.has_delay else None
+        simple = len(self._outputs) == 1 and not spec.has_delay
+        self._output_view = next(iter(self._outputs.values())) if simple else None
         if session.stepper is None:
             turn = threading.Lock()
             self._enter, self._leave, self._advance = turn.acquire, turn.release, self._buffers.step
         else:
-            simple = self._load_input is not None and self._output_view is not None
+            simple &= self._load_input is not None
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
         self._set(Snapshot(0, initial, {}))
 
@@ -186,9 +187,8 @@ class Stream(Generic[Y]):
         if not isinstance(x, Mapping):
             if len(names) == 1:
                 return {names[0]: x}
-            raise StreamError(
-                f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}."
-            )
+            what = f"give a dict with {names}, not a {type(x).__name__}"
+            raise StreamError(f"this stream has {len(names)} inputs: {what}.")
         if set(x) != set(names):
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x
@@ -196,10 +196,11 @@ class Stream(Generic[Y]):
     def _check_out(self, out: Any) -> None:
         if self.spec.has_delay:
             raise StreamError(f"out= cannot be used here: {self.spec.delay_note}.")
-        for tensor in self._outputs:
-            if len(self._outputs) > 1 and (not isinstance(out, Mapping) or tensor.name not in out):
-                raise StreamError(f"out must be a dict with {[t.name for t in self._outputs]}.")
-            tensor.check(out[tensor.name] if len(self._outputs) > 1 else out)
+        several = len(self._outputs) > 1
+        for name, view in self._outputs.items():
+            if several and (not isinstance(out, Mapping) or name not in out):
+                raise StreamError(f"out must be a dict with {list(self._outputs)}.")
+            check_out(name, out[name] if several else out, view.dtype, view.shape)
 
     def _give(self, out: Any) -> Any:
         before = self._frames - self.spec.chunk
@@ -207,14 +208,15 @@ class Stream(Generic[Y]):
         if not settled and self.spec.without_output(before):
             return None
         if out is not None:
-            for output in self._outputs:
-                out[output.name][...] = output.view
+            for name, view in self._outputs.items():
+                out[name][...] = view
             return out
         rows = () if self.batch == 1 else (slice(None),)
         results = {}
-        for tensor, output in zip(self.spec.outputs, self._outputs, strict=True):
+        for tensor in self.spec.outputs:
             whole = settled or not self.spec.timed(tensor)
-            results[tensor.name] = output.view[... if whole else (*rows, self.spec.valid(tensor, before))].copy()
+            view = self._outputs[tensor.name]
+            results[tensor.name] = view[... if whole else (*rows, self.spec.valid(tensor, before))].copy()
         return results if len(results) > 1 else next(iter(results.values()))
 
     # --- a run
@@ -230,9 +232,8 @@ class Stream(Generic[Y]):
             raise StreamError(f"a run takes (time, ...) or (batch, time, ...), but was given {found}.")
         batch_axis_omitted = rank == {1}
         if batch_axis_omitted and self.batch != 1:
-            raise StreamError(
-                f"this stream has {self.batch} rows: a run takes (batch, time, ...) with a batch of {self.batch}."
-            )
+            wanted = f"(batch, time, ...) with a batch of {self.batch}"
+            raise StreamError(f"this stream has {self.batch} rows: a run takes {wanted}.")
         times = {values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
         if len(times) != 1:
             raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
@@ -254,35 +255,22 @@ class Stream(Generic[Y]):
         # Those of whole chunks; the others wait.
         count = total - total % spec.chunk
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
-        for start, stop in self._blocks(count):
-            drive = self._buffers.run if self._by_sequence_graph(start) else self._by_step
+        start, runs_delay = 0, self._sequence_graph_runs_delay
+        while start < count:
+            by_graph = self._has_sequence_graph and (runs_delay or spec.settled(self._frames + start))
+            stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
+            drive = self._buffers.run if by_graph else self._by_step
             results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
             for tensor in spec.outputs:
                 if spec.timed(tensor):
                     outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = results[tensor.name]
                 else:
                     outputs[tensor.name][...] = results[tensor.name]
+            start = stop
         before = self._frames
         self._frames += count
         self._pending = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
-        last = {t.name: None if spec.without_output(before, count) else outputs[t.name] for t in spec.outputs}
-        return {
-            t.name: outputs[t.name][:, spec.valid(t, before, count)] if spec.timed(t) else last[t.name]
-            for t in spec.outputs
-        }
-
-    def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
-        """Start and stop of each call for `count` frames."""
-        chunk, start = self.spec.chunk, 0
-        while start < count:
-            size = max(BLOCK // chunk, 1) * chunk if self._by_sequence_graph(start) else chunk
-            stop = min(start + size, count)
-            yield start, stop
-            start = stop
-
-    def _by_sequence_graph(self, start: int) -> bool:
-        """Whether the frames from `start` on go through the buffers' `run`."""
-        return self._has_sequence_graph and (self._sequence_graph_runs_delay or self.spec.settled(self._frames + start))
+        return without_delay(spec, outputs, before, count)
 
     def _zeros(self, tensor: TensorSpec, frames: int) -> Array:
         time = (tensor.frames_of(frames),) if self.spec.timed(tensor) else ()
@@ -301,15 +289,12 @@ class SequenceStream(Stream[Y]):
     """A stream of a model that takes whole sequences only: it runs each of them, and has no step."""
 
     def step(self, x: Frames, out: object = None) -> NoReturn:
-        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def snapshot(self) -> NoReturn:
-        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def restore(self, snapshot: bytes) -> NoReturn:
-        """Raise StreamError: there is no step."""
         raise _no_step()
 
     def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:

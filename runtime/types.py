@@ -41,13 +41,9 @@ class Latencies(TypedDict):
 
 
 class StreamHealth(TypedDict):
-    """Of one stream of a pool.
+    """Of one stream of a pool: frames that it was fed, `idle_s` seconds since the last, its resets, and NaN it gave.
 
-    Attributes:
-        frames: that it was fed.
-        idle_s: seconds since the last of them.
-        resets, nan: how often it was reset, and how often a NaN came out of it.
-        p50_ms, p99_ms: of the rounds that it was in; None before its first.
+    `p50_ms` and `p99_ms` are of the rounds that it was in; None before its first.
     """
 
     frames: int
@@ -59,13 +55,10 @@ class StreamHealth(TypedDict):
 
 
 class PoolCounts(TypedDict):
-    """Of a pool since it was opened.
+    """Of a pool since it was opened: streams opened, closed, and evicted for being idle; rounds, and frames in them.
 
-    Attributes:
-        opened, closed, evicted: streams; those evicted were idle for too long.
-        rounds, frames: that were stepped, and those fed in them.
-        nan, reset: steps of one stream that gave a NaN, and resets, by the caller or for a NaN.
-        refused, full: rounds that were refused, and streams that were not opened at capacity.
+    `nan` are steps of one stream that gave a NaN, `reset` resets by the caller or for a NaN, `refused` rounds that were
+    refused, and `full` streams that were not opened, at capacity.
     """
 
     opened: int
@@ -80,12 +73,9 @@ class PoolCounts(TypedDict):
 
 
 class PoolMetrics(PoolCounts):
-    """Of a pool.
+    """Of a pool: streams that may be open, and that are; `slots`, those that there is memory for, and it in bytes.
 
-    Attributes:
-        capacity, open: streams that may be open, and that are.
-        slots, nbytes: streams that there is memory for, and that memory in bytes.
-        round: how long rounds took.
+    `round` is how long rounds took.
     """
 
     capacity: int
@@ -96,12 +86,10 @@ class PoolMetrics(PoolCounts):
 
 
 class BatcherCounts(TypedDict):
-    """Of a batcher since it was made.
+    """Of a batcher since it was made: rounds that it ran, and frames fed in them.
 
-    Attributes:
-        rounds, frames: that it ran, and those fed in them.
-        failed, late, cancelled: frames that were submitted and not fed: for an error, a deadline, by the caller.
-        refused: frames that were not taken, for too many waited.
+    `failed`, `late` and `cancelled` frames were submitted and not fed: for an error, a deadline, by the caller;
+    `refused` ones were not taken, for too many waited.
     """
 
     rounds: int
@@ -113,12 +101,9 @@ class BatcherCounts(TypedDict):
 
 
 class BatcherMetrics(BatcherCounts):
-    """Of a batcher.
+    """Of a batcher: frames that wait for a round, and streams in one, None before the first.
 
-    Attributes:
-        waiting: frames that wait for a round.
-        mean_batch: streams in a round; None before the first.
-        wait, latency: from submit to the start of the round, and to the output.
+    `wait` is from submit to the start of the round, `latency` to the output.
     """
 
     waiting: int

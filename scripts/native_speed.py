@@ -20,7 +20,7 @@ from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.native.buffers import NativeBuffers
+from rnn_export.runtime.backends.native.session import NativeBuffers
 from rnn_export.runtime.bench.candidates import OrtBaseline, candidates
 from rnn_export.runtime.bench.limit import Limit, Reader
 from rnn_export.runtime.recording import read

@@ -27,7 +27,7 @@ from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession
-from rnn_export.runtime.backends.onnxruntime.state_store import OrtStateStore
+from rnn_export.runtime.backends.onnxruntime.buffers import OrtStateStore
 from tests.triton.server import Server
 
 Figures = Iterator[tuple[str, float]]

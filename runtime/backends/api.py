@@ -6,8 +6,9 @@ A backend module has one function, `open_session(artefacts, precision, device, t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, NotInBundle
+from rnn_export.layout import canonical
 from rnn_export.spec import StreamSpec
 
 
@@ -138,16 +140,29 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
         raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
-    raise BackendUnavailable(
-        f"the bundle has {target!r} in {', '.join(row.precision for row in rows)}, not in {precision}."
-    )
+    has = ", ".join(row.precision for row in rows)
+    raise BackendUnavailable(f"the bundle has {target!r} in {has}, not in {precision}.")
 
 
 def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:
-    """Arrays for the states of `batch` streams, unset."""
     return {state.name: np.empty((batch, *state.row), state.dtype) for state in spec.states}
 
 
 def folder(target: str, precision: str) -> str:
     """Where the files of a target and precision lie in the bundle."""
     return f"targets/{target}-{precision}"
+
+
+def rows_with_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterable[Array]) -> Array | None:
+    """Which rows have a NaN in an output, in the layout of the graph, or in one of `states` (n, ...); None if none."""
+    arrays = [canonical(outputs[t.name], t) for t in spec.outputs if has_nan(outputs[t.name])]
+    arrays += [state for state in states if has_nan(state)]
+    if not arrays:
+        return None
+    rows: Array = np.logical_or.reduce([np.isnan(array).reshape(len(array), -1).any(1) for array in arrays])
+    return rows
+
+
+def has_nan(array: Array) -> bool:
+    """Whether a value is NaN, which is the largest of all then."""
+    return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array.reshape(-1)))

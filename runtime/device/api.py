@@ -21,17 +21,17 @@ class Buffer(Protocol):
 
 
 class CapturedGraph(Protocol):
-    """Captured work; addresses are those of its capture."""
+    """Captured work, queued in one call; addresses are those of its capture."""
 
-    def launch(self) -> None:
-        """Queue all of the captured work in one call."""
+    def launch(self) -> None: ...
 
 
 class Device(Protocol):
     """A device and one queue of its own: work runs in the order in which it was queued, and later than the call.
 
     What a call queues reads and writes host arrays until `synchronize`; they must be contiguous and have the size of
-    the buffer. Every method raises DeviceError; after `synchronize` the work has run or its error was raised.
+    the buffer. Every method raises DeviceError; after `synchronize` the work has run or its error was raised. A row has
+    `nbytes`, and `rows` are int32.
     """
 
     name: str
@@ -43,35 +43,21 @@ class Device(Protocol):
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Zeros in host memory that the device reads and writes directly, so that a graph may hold the copy."""
 
-    def upload(self, to: Buffer, from_: Array) -> None:
-        """Queue a copy of `from_` from the host."""
-
-    def download(self, to: Array, from_: Buffer) -> None:
-        """Queue a copy of `from_` to the host."""
-
+    def upload(self, to: Buffer, from_: Array) -> None: ...
+    def download(self, to: Array, from_: Buffer) -> None: ...
     def copy(self, to: Buffer, from_: Buffer) -> None:
         """Queue a copy that stays on the device, to the start of `to`, which may be larger."""
 
     def gather(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
-        """Queue copies of the rows of `from_` that the first `count` of `rows`, int32, name: to the first of `to`.
-
-        A row has `nbytes`, in both.
-        """
+        """Queue copies of the rows of `from_` that the first `count` of `rows` name: to the first of `to`."""
 
     def scatter(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
-        """Queue copies of the first `count` rows of `from_` to the rows of `to` that `rows`, int32, name.
-
-        A row has `nbytes`, in both. What a row holds that is named twice is either of the two.
-        """
+        """Queue copies of the first `count` rows of `from_` to those of `to` that `rows` name; if twice, of either."""
 
     def flag_nan(self, flags: Buffer, from_: Buffer, count: int, nbytes: int, kind: str) -> None:
-        """Queue 1 into each byte of `flags` for which of the first `count` rows of `from_` has a NaN; others stay.
-
-        A row has `nbytes`, of the dtype `kind`, which is one of `values.FLOATS`.
-        """
+        """Queue 1 into the bytes of `flags` whose row of `kind`, one of FLOATS, has a NaN; others stay."""
 
     def capture(self, work: Callable[[], None]) -> CapturedGraph:
         """Call `work` once and keep what it queues, which does not run, as a graph."""
 
-    def synchronize(self) -> None:
-        """Wait until all that was queued has run."""
+    def synchronize(self) -> None: ...

@@ -1,6 +1,7 @@
 """A GPU through cuda-python: memory, one stream, graphs. Not run on hardware: tested against a runtime in host memory.
 
-Source: the CUDA Runtime API reference, "Memory Management", "Stream Management" and "Graph Management".
+Source: the CUDA Runtime API reference, "Memory Management", "Stream Management" and "Graph Management"; the CUDA Driver
+API reference, "Module Management" and "Execution Control".
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.errors import BackendUnavailable
+from rnn_export.errors import BackendUnavailable, DeviceError
 from rnn_export.lazy import load_module
 from rnn_export.runtime.device.api import Buffer
-from rnn_export.runtime.device.calls import checked
-from rnn_export.runtime.device.cuda_kernels import CudaKernels
-from rnn_export.runtime.device.kernels import copier, flagger
+from rnn_export.runtime.device.kernels import copier, flagger, grid, ptx
 
 # What helps, where the name of an error does not say it.
 ADVICE = {
@@ -29,6 +28,10 @@ ADVICE = {
     "cudaErrorStreamCaptureUnsupported": "the step holds work that no CUDA graph can",
     "cudaErrorStreamCaptureInvalidated": "the step holds work that no CUDA graph can",
     "cudaErrorIllegalAddress": "CUDA is lost to this process: start it again",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the driver is older than CUDA 9: update it",
+    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": "the driver's libnvidia-ptxjitcompiler is missing: install the whole driver; "
+    "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    "CUDA_ERROR_OUT_OF_MEMORY": "the GPU has no memory left: close streams",
 }
 
 
@@ -37,10 +40,8 @@ def cuda_runtime() -> Any:
     try:
         return load_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendUnavailable(
-            f"cuda-python is not here ({error}): pip install 'cuda-python>=12.6', and below 13 where the driver is of "
-            "CUDA 12 (JetPack 6)."
-        ) from error
+        fix = "pip install 'cuda-python>=12.6', and below 13 where the driver is of CUDA 12 (JetPack 6)"
+        raise BackendUnavailable(f"cuda-python is not here ({error}): {fix}.") from error
 
 
 class CudaDevice:
@@ -111,9 +112,6 @@ class CudaDevice:
         finally:
             self._call("cudaGraphDestroy", graph)
 
-    def launch(self, executable: Any) -> None:
-        self._here("cudaGraphLaunch", executable, self.stream)
-
     def synchronize(self) -> None:
         self._call("cudaStreamSynchronize", self.stream)
 
@@ -122,7 +120,7 @@ class CudaDevice:
         return self._call(name, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return checked(self._cuda, name, arguments, "cudaGetErrorString", ADVICE)
+        return _checked(self._cuda, name, arguments, "cudaGetErrorString")
 
     def _free_with(self, owner: Any, destroy: str, handle: Any) -> None:
         # At exit CUDA is gone before its handles.
@@ -130,7 +128,7 @@ class CudaDevice:
 
 
 class CudaBuffer:
-    """Memory of a GPU, by cudaMalloc: its address and size in bytes."""
+    """Memory of a GPU, by cudaMalloc."""
 
     def __init__(self, pointer: int, nbytes: int) -> None:
         self.pointer, self.nbytes = pointer, nbytes
@@ -144,4 +142,35 @@ class CudaGraph:
         device._free_with(self, "cudaGraphExecDestroy", executable)
 
     def launch(self) -> None:
-        self._device.launch(self._executable)
+        self._device._here("cudaGraphLaunch", self._executable, self._device.stream)
+
+
+class CudaKernels:
+    """The kernels over rows as the current GPU has them, through the driver's API."""
+
+    def __init__(self) -> None:
+        self._cuda = load_module("cuda.bindings.driver")
+        self._module = self._call("cuModuleLoadData", ptx().encode() + b"\0")
+        self._kernels: dict[str, Any] = {}
+        # At exit CUDA is gone before its handles.
+        weakref.finalize(self, self._cuda.cuModuleUnload, self._module).atexit = False
+
+    def launch(self, stream: Any, kernel: str, count: int, units: int, *pointers: int) -> None:
+        if kernel not in self._kernels:
+            self._kernels[kernel] = self._call("cuModuleGetFunction", self._module, kernel.encode())
+        blocks, threads = grid(count, units)
+        arguments = (*pointers, units), (ctypes.c_void_p,) * len(pointers) + (ctypes.c_uint32,)
+        self._call("cuLaunchKernel", self._kernels[kernel], *blocks, *threads, 0, int(stream), arguments, 0)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return _checked(self._cuda, name, arguments, "cuGetErrorString")
+
+
+def _checked(library: Any, name: str, arguments: tuple[Any, ...], string_of: str) -> Any:
+    """The first value of a call of cuda-python; raises DeviceError with the words of `string_of`, and with advice."""
+    code, *values = getattr(library, name)(*arguments)
+    if int(code):
+        _, text = getattr(library, string_of)(code)
+        fix = f": {ADVICE[code.name]}" if code.name in ADVICE else ""
+        raise DeviceError(f"{name} gave {code.name} ({text.decode()}){fix}.")
+    return values[0] if values else None

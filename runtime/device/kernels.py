@@ -131,6 +131,5 @@ def flagger(kind: str, nbytes: int) -> tuple[str, int]:
 
 
 def grid(count: int, units: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Blocks and threads for `count` rows of `units`."""
     threads = min(THREADS, 32 * math.ceil(units / 32))
     return (count, min(BLOCKS, math.ceil(units / threads)), 1), (threads, 1, 1)

@@ -12,11 +12,9 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError, RoundBroken, StreamError
 from rnn_export.layout import canonical
-from rnn_export.runtime.backends.api import StateStore
-from rnn_export.runtime.backends.host_states import rows_with_nan
+from rnn_export.runtime.backends.api import StateStore, rows_with_nan
 from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
-from rnn_export.runtime.device.staging import StagedTensor, as_stream_error
-from rnn_export.runtime.device.values import FLOATS, decode, encode, storage
+from rnn_export.runtime.device.values import FLOATS, StagedTensor, as_stream_error, decode, encode, storage
 from rnn_export.spec import StreamSpec, sized
 
 # The most slots that are read or written at once.
@@ -55,7 +53,6 @@ class DeviceStateStore(StateStore):
         """What queues the step of `batch` on the device, at the addresses it has for good, or runs it."""
 
     def allocate(self, rows: int) -> dict[str, Buffer]:
-        """Buffers for `rows` rows of every state, unset."""
         return {n: self.device.empty((rows, *s.row), storage(k)) for n, (s, k) in self.states.items()}
 
     @property
@@ -70,8 +67,7 @@ class DeviceStateStore(StateStore):
             self.device.synchronize()
         self.pool, self.count = pool, count
         for batch in self.batches.values():
-            # It has the old addresses.
-            batch.graph = None
+            batch.graph = None  # It has the old addresses.
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         n, tensors = len(slots), self.spec.inputs
@@ -83,7 +79,10 @@ class DeviceStateStore(StateStore):
         for rows, batch in pieces:
             batch.fill(slots[rows], _cut(encoded, rows), self.count)
             try:
-                self._launch(batch)
+                if batch.graph is None:
+                    self._queue(batch)
+                else:
+                    batch.graph.launch()
                 self.device.synchronize()
             except DeviceError as error:
                 if not rows.start:
@@ -98,8 +97,7 @@ class DeviceStateStore(StateStore):
     def _ready(self, slots: Array, inputs: Mapping[str, Array]) -> PaddedBatch:
         """The batch of a piece, captured if it can be.
 
-        An engine sets itself up in its first enqueue, which no graph can hold: so the piece is stepped once outside of
-        a graph, and all its next states go to the last row.
+        No graph can hold an engine's first enqueue, so a piece is stepped once before, its next states to the last row.
         """
         size = _power(len(slots), self.low, self.high)
         with as_stream_error(f"{self.backend} cannot step {size} streams at once"):
@@ -113,12 +111,6 @@ class DeviceStateStore(StateStore):
                 self.device.synchronize()
                 batch.graph = self.device.capture(partial(self._queue, batch))
         return batch
-
-    def _launch(self, batch: PaddedBatch) -> None:
-        if batch.graph is None:
-            self._queue(batch)
-        else:
-            batch.graph.launch()
 
     def _queue(self, batch: PaddedBatch) -> None:
         device, size = self.device, batch.size
@@ -175,10 +167,7 @@ class DeviceStateStore(StateStore):
 
 
 class PaddedBatch:
-    """Buffers for a step of `size` rows: its tensors, the states before and after, and their rows in the pool.
-
-    `take` are the rows that are read, `put` those that are written, and `found` tells in which states a NaN turned up.
-    """
+    """Buffers for a step of `size` rows: it reads the rows `take` of the pool, writes `put`, and has `found` NaN."""
 
     def __init__(self, store: DeviceStateStore, size: int) -> None:
         spec, device, dtype_of = store.spec, store.device, store.dtype_of

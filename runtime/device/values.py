@@ -1,13 +1,20 @@
-"""Values between the contract's dtypes and an engine's: states in half precision, and int32 where there is no int64."""
+"""Values between the contract's dtypes and an engine's, on their way between the host and a device.
+
+States may be in half precision there, and int64 may be int32.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.errors import StreamError
+from rnn_export.errors import DeviceError, StreamError
+from rnn_export.runtime.device.api import Device
+from rnn_export.spec import TensorSpec, sized
 
 BFLOAT16 = "bfloat16"
 FLOATS = ("float64", "float32", "float16", BFLOAT16)
@@ -51,3 +58,32 @@ def _bfloat16(array: Array) -> Array:
     bits = array.view(np.uint32)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
+class StagedTensor:
+    """One input or output: the caller's array, the pinned one in the engine's dtype, and the device's buffer."""
+
+    def __init__(self, device: Device, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
+        self.name, self.kind = tensor.name, kind
+        shape = sized(tensor.shape, batch, chunk)
+        self.buffer = device.empty(shape, storage(kind))
+        self.pinned = device.pinned(shape, storage(kind))
+        self.unchanged = kind == tensor.dtype
+        self.host: Array = self.pinned if self.unchanged else np.zeros(shape, tensor.dtype)
+
+    def encode(self) -> None:
+        if not self.unchanged:
+            self.pinned[...] = encode(self.name, self.host, self.kind)
+
+    def decode(self) -> None:
+        if not self.unchanged:
+            self.host[...] = decode(self.pinned, self.kind, self.host.dtype)
+
+
+@contextmanager
+def as_stream_error(what: str) -> Iterator[None]:
+    """Turn a DeviceError into a StreamError that starts with `what`: "tensorrt cannot open a pool"."""
+    try:
+        yield
+    except DeviceError as error:
+        raise StreamError(f"{what}: {error}") from error

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.runtime.frame_io import without_delay
 from rnn_export.spec import StreamSpec
 
 Outputs = Mapping[str, Array | None]
@@ -19,13 +20,9 @@ FILLER = 2
 
 
 class Driver(Protocol):
-    """One stream, or several rows in lockstep, with its states in its own keeping.
+    """One stream, or several rows in lockstep, with its states in its own keeping."""
 
-    Attributes:
-        leaves_out_delay: whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of
-            no value.
-    """
-
+    # Whether `step` leaves out the frames of the delay, as a stream does; a graph gives them, of no value.
     leaves_out_delay: bool
 
     def step(self, inputs: dict[str, Array]) -> Outputs:
@@ -40,12 +37,10 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a driver gave.
+    """What a driver gave: states (rows, k, ...) after each of the k pieces that were asked for, and outputs.
 
-    Attributes:
-        outputs: (rows, frames, ...), without the frames of the delay; (rows, ...) as of the last frame where an output
-            has no time axis. One that no frame gave is left out.
-        states: (rows, k, ...), as of after each of the k pieces that were asked for.
+    These are (rows, frames, ...) without the frames of the delay, or (rows, ...) as of the last one where there is no
+    time axis. One that no frame gave is left out.
     """
 
     outputs: Mapping[str, Array]
@@ -97,7 +92,8 @@ class ClosedLoop:
         """
         for start, stop, piece in self.pieces(edges):
             outputs = driver.step(self._among_nan(piece) if nan_filler else piece)
-            yield stop, outputs if driver.leaves_out_delay else self._without_delay(outputs, start, stop)
+            leave = driver.leaves_out_delay
+            yield stop, outputs if leave else without_delay(self.spec, outputs, start, stop - start)
 
     def run(
         self,
@@ -120,12 +116,6 @@ class ClosedLoop:
             {name: np.concatenate(v, 1) if timed[name] else v[-1] for name, v in outputs.items() if v},
             {name: np.stack(values, 1) for name, values in states.items()},
         )
-
-    def _without_delay(self, outputs: Outputs, start: int, stop: int) -> Outputs:
-        frames = stop - start
-        last = {n: None if self.spec.without_output(start, frames) else value for n, value in outputs.items()}
-        timed = {t.name: self.spec.valid(t, start, frames) for t in self.spec.outputs if self.spec.timed(t)}
-        return {n: value[:, timed[n]] if n in timed and value is not None else last[n] for n, value in outputs.items()}
 
     def _among_nan(self, piece: dict[str, Array]) -> dict[str, Array]:
         for tensor in self.spec.inputs:

@@ -17,11 +17,10 @@ CURVE_POINTS = 32
 
 @dataclass(frozen=True)
 class Drift:
-    """One tensor in one check.
+    """One tensor in one check: the largest absolute `error`, and the largest one over the scale of its step.
 
-    `error` is the largest absolute error, `relative` the largest one over the scale of its step; both are Inf where a
-    value is no number. `step` is the first step (counted from 1) outside the tolerance, or None; `curve` is pairs
-    (step, largest relative error so far).
+    Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None;
+    `curve` is pairs (step, largest relative error so far).
     """
 
     check: str

@@ -13,20 +13,17 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
 
+Call = Callable[[dict[str, Array]], Mapping[str, Array]]
+
 
 class StepDriver:
-    """A pure step: `call` takes inputs and states, and gives outputs and next states, in the layout of the graph.
+    """A pure step: `call` takes inputs and states, and gives outputs and next states, as the graph names and lays them.
 
-    `call` goes by the names of the graph; it may give more than the contract has. `states` are (rows, ...); those of
-    the contract that are not among them are the affair of `call`.
+    It may give more than the contract has. `states` are (rows, ...); those not among them are the affair of `call`.
     """
 
     def __init__(
-        self,
-        spec: StreamSpec,
-        call: Callable[[dict[str, Array]], Mapping[str, Array]],
-        states: Mapping[str, Array],
-        leaves_out_delay: bool = False,
+        self, spec: StreamSpec, call: Call, states: Mapping[str, Array], leaves_out_delay: bool = False
     ) -> None:
         self.leaves_out_delay = leaves_out_delay
         self._spec, self._call, self._states = spec, call, dict(states)

@@ -12,7 +12,7 @@ from rnn_export.errors import BundleError, ExportError
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.drift import Drift, drift
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 FILE = "golden.npz"
 CHECKPOINTS = 16
@@ -88,7 +88,6 @@ class Golden:
             yield drift(check, name, value, self.states[name][:, at], self.at[at], self.tolerance)
 
     def to_npz(self) -> bytes:
-        """As the file `golden.npz`."""
         groups = {"input": self.inputs, "output": self.outputs, "state": self.states}
         arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
         tolerance = np.array([self.tolerance.atol, self.tolerance.rtol])
@@ -98,19 +97,13 @@ class Golden:
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
         """From what the file holds; raises BundleError where it does not fit the contract."""
 
-        def group(prefix: str, names: Sequence[str]) -> dict[str, Array]:
-            return {name: arrays[f"{prefix}/{name}"] for name in names}
+        def group(prefix: str, ports: Sequence[TensorSpec | StateSpec]) -> dict[str, Array]:
+            return {port.name: arrays[f"{prefix}/{port.name}"] for port in ports}
 
         try:
             atol, rtol = (float(v) for v in arrays["tolerance"].reshape(-1))
-            golden = Golden(
-                group("input", [t.name for t in spec.inputs]),
-                group("output", [t.name for t in spec.outputs]),
-                group("state", [s.name for s in spec.states]),
-                arrays["at"],
-                Tolerance(atol, rtol),
-                str(arrays["precision"]),
-            )
+            groups = group("input", spec.inputs), group("output", spec.outputs), group("state", spec.states)
+            golden = Golden(*groups, arrays["at"], Tolerance(atol, rtol), str(arrays["precision"]))
             golden._check(spec)
         except (KeyError, ValueError, ExportError) as error:
             raise BundleError(f"{FILE} does not fit the contract: {error}. Export the bundle again.") from error

@@ -74,7 +74,10 @@ class Batcher(Generic[Y]):
         now = monotonic()
         submission: Submission[Y] = Submission(int(stream), rows, now, now + seconds, self._leave)
         with self._changed:
-            self._check_open()
+            if self._died is not None:
+                raise _stopped(self._died)
+            if self._closing:
+                raise BatcherStopped("the batcher is closed and takes no frames: open another on the same pool.")
             if len(self._waiting) >= self.max_waiting:
                 self._counts["refused"] += 1
                 raise Overloaded(
@@ -136,12 +139,6 @@ class Batcher(Generic[Y]):
 
     # --- inside the lock
 
-    def _check_open(self) -> None:
-        if self._died is not None:
-            raise _stopped(self._died)
-        if self._closing:
-            raise BatcherStopped("the batcher is closed and takes no frames: open another on the same pool.")
-
     def _due_by(self, submission: Submission[Y]) -> float:
         return min(submission.since + self.max_delay_ms / 1e3, submission.deadline)
 
@@ -155,8 +152,7 @@ class Batcher(Generic[Y]):
                 del self._streams[submission.stream]
             if submission.set_running_or_notify_cancel():
                 claimed.append(submission)
-            else:
-                self._counts["cancelled"] += 1
+        self._counts["cancelled"] += len(picked) - len(claimed)
         return claimed
 
     def _ready(self, now: float) -> list[Submission[Y]]:
@@ -282,10 +278,7 @@ def _row(spec: StreamSpec, outputs: dict[str, Array], row: int, frames: int) -> 
     settled = spec.settled(frames)
     if not settled and spec.without_output(frames):
         return None
-    results = {}
-    for tensor in spec.outputs:
-        value = outputs[tensor.name][row, ...]
-        # A copy: a view would keep the whole round for as long as one caller keeps its row.
-        value = value if settled or not spec.timed(tensor) else value[spec.valid(tensor, frames)]
-        results[tensor.name] = value.copy()
+    parts = {t.name: ... if settled or not spec.timed(t) else spec.valid(t, frames) for t in spec.outputs}
+    # Copies: a view would keep the whole round for as long as one caller keeps its row.
+    results = {name: outputs[name][row, ...][part].copy() for name, part in parts.items()}
     return results if len(results) > 1 else results[spec.outputs[0].name]

@@ -58,7 +58,6 @@ class Figures:
         self.pool, self.batcher, self.name = pool, batcher, name
 
     def collect(self) -> Iterator[Metric]:
-        """Every gauge, counter and histogram, as of now."""
         yield from self._plain(self.pool.metrics(), POOL_GAUGES, POOL_COUNTERS)
         yield self._histogram("pool_round_seconds", "How long a round took.", self.pool.latency)
         if self.batcher is not None:
@@ -103,7 +102,8 @@ def collector(pool: Pool, batcher: Batcher | None = None, name: str = "rnn_expor
 
     Raises SourceError where prometheus-client is missing or `name` is no name of a metric.
     """
-    _check_client()
+    if find_spec("prometheus_client") is None:
+        raise SourceError("prometheus-client is not here: pip install 'rnn-export[metrics]'.")
     if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
         raise SourceError(f"name={name!r} is no name of a metric: use letters, digits and _, and no digit first.")
     return Figures(pool, batcher, name)
@@ -129,8 +129,3 @@ def serve(pool: Pool, batcher: Batcher | None = None, port: int = 9464, address:
             why = f"cannot serve ({error}). Give an address= of this machine, and a port= up to 65535."
         raise SourceError(f"port {port} of {address} {why}") from error
     return Endpoint(server, thread)
-
-
-def _check_client() -> None:
-    if find_spec("prometheus_client") is None:
-        raise SourceError("prometheus-client is not here: pip install 'rnn-export[metrics]'.")

@@ -20,12 +20,7 @@ class Submission(Future[Y | None], Generic[Y]):
     """
 
     def __init__(
-        self,
-        stream: int,
-        rows: dict[str, Array],
-        since: float,
-        deadline: float,
-        leave: Callable[[Submission[Y]], None],
+        self, stream: int, rows: dict[str, Array], since: float, deadline: float, leave: Callable[[Submission[Y]], None]
     ) -> None:
         super().__init__()
         self.stream, self.rows, self.since, self.deadline = stream, rows, since, deadline
@@ -33,8 +28,7 @@ class Submission(Future[Y | None], Generic[Y]):
 
     def cancel(self) -> bool:
         """Whether the frame will not be fed: False where its round has begun."""
-        cancelled = super().cancel()
-        if cancelled:
+        if cancelled := super().cancel():
             self._leave(self)
         return cancelled
 

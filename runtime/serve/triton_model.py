@@ -55,7 +55,6 @@ class TritonPythonModel:
         self._log(f"{engine.backend} ({engine.precision}) on {engine.device}")
 
     def finalize(self) -> None:
-        """Log what was served."""
         counts = self.pool.metrics()
         streams = f"{counts['open']} of {counts['capacity']} streams open, {counts['opened']} opened"
         self._log(f"{streams}, {counts['closed']} closed, {counts['frames']} frames in {counts['rounds']} steps")
@@ -72,8 +71,8 @@ class TritonPythonModel:
         """One step of different sequences."""
         responses: list[Any] = [None] * len(requests)
         rows: list[tuple[int, int, Frame]] = []
-        for sequence in (self._control(request, "CORRID") for request in requests):
-            if sequence in self.streams:
+        for request in requests:
+            if (sequence := self._control(request, "CORRID")) in self.streams:
                 self.streams.move_to_end(sequence)
         for place, request in enumerate(requests):
             try:
@@ -97,9 +96,8 @@ class TritonPythonModel:
         if seed:
             raise StreamError(f"{SEED} goes with the START flag alone: leave it empty in the other requests.")
         if sequence not in self.streams:
-            raise StreamError(
-                f"sequence {sequence} is not, or no longer, known here: the next request must specify the START flag."
-            )
+            fix = "the next request must specify the START flag"
+            raise StreamError(f"sequence {sequence} is not, or no longer, known here: {fix}.")
         return self.streams[sequence]
 
     def _start(self, sequence: int, seed: bytes) -> int:
@@ -115,12 +113,9 @@ class TritonPythonModel:
 
     def _frame(self, request: Any) -> Frame:
         """The frames of a request by input, each (1, ...), checked."""
-        frames = {}
-        for tensor in self.spec.inputs:
-            chunked = self.spec.chunk > 1 and tensor.axis("time") is not None
-            shape = (self.spec.chunk, *tensor.frame) if chunked else tensor.frame
-            frames[tensor.name] = self._array(request, tensor.name).reshape(shape)
-        return self.rounds.frame(frames)
+        chunk = (self.spec.chunk,) if self.spec.chunk > 1 else ()
+        shapes = {t.name: t.frame if t.axis("time") is None else (*chunk, *t.frame) for t in self.spec.inputs}
+        return self.rounds.frame({name: self._array(request, name).reshape(shape) for name, shape in shapes.items()})
 
     def _step(self, rows: Sequence[tuple[int, Frame]]) -> list[Frame | StreamError]:
         """The outputs of each row by name, or why it was not fed: a frame that the backend refuses harms no other."""
@@ -140,11 +135,8 @@ class TritonPythonModel:
         if isinstance(result, StreamError):
             return self._refusal(result)
         wanted = request.requested_output_names()
-        tensors = [
-            self.triton.Tensor(name, np.ascontiguousarray(value).reshape(1, *self.dims[name]))
-            for name, value in result.items()
-            if name in wanted
-        ]
+        values = {name: np.ascontiguousarray(value) for name, value in result.items() if name in wanted}
+        tensors = [self.triton.Tensor(name, value.reshape(1, *self.dims[name])) for name, value in values.items()]
         if SNAPSHOT in wanted:
             tensors.append(self.triton.Tensor(SNAPSHOT, np.array([[self.pool.snapshot(stream)]], np.object_)))
         return self.triton.InferenceResponse(output_tensors=tensors)

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper, shape_inference
 
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.backends.native.step import FACE
+from rnn_export.runtime.backends.native.session import FACE
 from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.spec import StreamSpec, TensorSpec
 

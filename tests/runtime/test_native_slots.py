@@ -8,7 +8,7 @@ from rnn_export.export.targets.c import weights
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.native.backend import open_session
-from rnn_export.runtime.backends.native.state_store import ALIGNED
+from rnn_export.runtime.backends.native.session import ALIGNED
 from rnn_export.runtime.build.native import compile as compile_module
 from rnn_export.spec import BATCH, DTYPES, sized
 

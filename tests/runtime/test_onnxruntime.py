@@ -10,7 +10,7 @@ import pytest
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime import load
-from rnn_export.runtime.backends.onnxruntime import state_store
+from rnn_export.runtime.backends.onnxruntime import buffers
 
 from .graphs import SUM, TIMED, Model, frames, state
 
@@ -121,7 +121,7 @@ def test_a_step_that_fails_leaves_the_states(tmp_path):
 
 def test_a_round_that_is_interrupted_leaves_every_state(bundle, monkeypatch):
     """Not by an error of the graph, which steps nothing, but in a later piece by whatever comes."""
-    monkeypatch.setattr(state_store, "ROWS", 2)
+    monkeypatch.setattr(buffers, "ROWS", 2)
     pool = load(bundle("sum"), backend="onnxruntime").pool()
     ids, x = [pool.open() for _ in range(5)], frames(5, 3)
     pool.step(ids, x)
@@ -133,7 +133,7 @@ def test_a_round_that_is_interrupted_leaves_every_state(bundle, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as inside:
-        inside.setattr(state_store._Piece, "give", interrupted)
+        inside.setattr(buffers._Piece, "give", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pool.step(ids, x)
     np.testing.assert_array_equal(pool.step(ids, x), 2 * x)
@@ -149,5 +149,5 @@ def test_rounds_of_every_size_take_no_more_memory_than_the_largest(bundle):
     for n in range(1, 300):
         pool.step(ids[:n], np.ones((n, 3), np.float32))
     # Two sets of states: those of the whole pieces, and those of the one that is not whole.
-    assert pool.metrics()["nbytes"] - before == 2 * (2 * state_store.ROWS + state_store.ROWS) * row
+    assert pool.metrics()["nbytes"] - before == 2 * (2 * buffers.ROWS + buffers.ROWS) * row
     np.testing.assert_array_equal([pool.states(s)["h"][0, 0] for s in ids], range(299, -1, -1))

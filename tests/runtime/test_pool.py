@@ -8,7 +8,7 @@ import pytest
 
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import load, slot_table
-from rnn_export.runtime.backends.host_states import has_nan
+from rnn_export.runtime.backends.api import has_nan
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.spec import StreamSpec
 

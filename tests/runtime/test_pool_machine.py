@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import Engine, slot_table
-from rnn_export.runtime.backends.onnxruntime import state_store
+from rnn_export.runtime.backends.onnxruntime import buffers
 from rnn_export.snapshot import Snapshot, pack
 
 from .graphs import IDS
@@ -302,7 +302,7 @@ def test_whatever_the_order_of_calls(engine, name, monkeypatch):
     clock = [100.0]
     # Few streams are many then: slots grow often, and rounds have several pieces.
     monkeypatch.setattr(slot_table, "FEWEST", 2)
-    monkeypatch.setattr(state_store, "ROWS", 3)
+    monkeypatch.setattr(buffers, "ROWS", 3)
     monkeypatch.setattr("rnn_export.runtime.pool.time.monotonic", lambda: clock[0])
 
     class Here(Streams):

@@ -26,8 +26,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.backends.native.session import NativeSession
-from rnn_export.runtime.backends.native.step import FACE, CompiledStep
+from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
 
 LIBRARY, RECORD = "native.so", "build.json"
 PAGE = 2**21
@@ -36,8 +35,7 @@ PAGE = 2**21
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> NativeSession:
     """Load the build of the target "c" for this machine, in fp32 where no precision is asked for and it is there.
 
-    `device` is None or "cpu". A step runs on one thread, so `threads` above 1 is refused, and "auto" goes on to a
-    backend that can use them.
+    More than one of `threads` is refused, so that "auto" goes on to a backend that can use them.
     """
     if device not in (None, "cpu"):
         raise BackendUnavailable(f"native has no device {device!r}: use 'cpu'.")
@@ -66,8 +64,12 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 def _file(row: TargetRow, end: str) -> str:
     path = next((path for path in row.files if path.endswith(f"/{end}")), None)
     if path is None:
-        raise BundleError(f"target 'c' ({row.precision}) has no {end} in the bundle. {_rebuild(row)}")
+        raise BundleError(f"{_target(row)} has no {end} in the bundle. {_rebuild(row)}")
     return path
+
+
+def _target(row: TargetRow) -> str:
+    return f"target 'c' ({row.precision})"
 
 
 def _rebuild(row: TargetRow) -> str:
@@ -76,38 +78,25 @@ def _rebuild(row: TargetRow) -> str:
 
 def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     """What is recorded of the build for this machine; raises BackendUnavailable where it does not run here."""
-    triple = host_triple()
-    ends = f"/{LIBRARY}"
+    triple, ends, target, fix = host_triple(), f"/{LIBRARY}", _target(row), _rebuild(row)
     found = sorted(path.removesuffix(ends).rsplit("/", 1)[-1] for path in row.files if path.endswith(ends))
     if not found:
-        raise NotInBundle(
-            f"target 'c' ({row.precision}) is not compiled yet for this machine, {triple}. {_rebuild(row)}"
-        )
+        raise NotInBundle(f"{target} is not compiled yet for this machine, {triple}. {fix}")
     if triple not in found:
-        raise BackendUnavailable(
-            f"target 'c' ({row.precision}) is compiled for {', '.join(found)}, not for this machine, {triple}. "
-            f"{_rebuild(row)}"
-        )
+        what = f"{target} is compiled for {', '.join(found)}"
+        raise BackendUnavailable(f"{what}, not for this machine, {triple}. {fix}")
     path = _file(row, f"build/{triple}/{RECORD}")
-    record = Record.from_file(path, artefacts.read(path))
-    cpu = this_cpu()
+    record, cpu = Record.from_file(path, artefacts.read(path)), this_cpu()
     if record.features and not cpu.features:
-        raise BackendUnavailable(
-            f"target 'c' ({row.precision}) is compiled for {', '.join(record.features)}, and /proc/cpuinfo does not "
-            "say what this CPU has."
-        )
+        what = f"{target} is compiled for {', '.join(record.features)}"
+        raise BackendUnavailable(f"{what}, and /proc/cpuinfo does not say what this CPU has.")
     if lacking := [word for word in record.features if word not in cpu.features]:
-        raise BackendUnavailable(
-            f"target 'c' ({row.precision}) is compiled for {', '.join(lacking)}, which this CPU ({cpu.model}) does not "
-            f"have. {_rebuild(row)}"
-        )
-    sources = {path: artefacts.read(path) for path in row.files if "/build/" not in path}
-    digest = sources_sha256(sources)
+        what = f"{target} is compiled for {', '.join(lacking)}"
+        raise BackendUnavailable(f"{what}, which this CPU ({cpu.model}) does not have. {fix}")
+    digest = sources_sha256({path: artefacts.read(path) for path in row.files if "/build/" not in path})
     if record.sha256 != digest:
-        raise BackendUnavailable(
-            f"target 'c' ({row.precision}) was compiled from other sources than the bundle holds (sha256 "
-            f"{record.sha256[:12] or 'not recorded'}, not {digest[:12]}). {_rebuild(row)}"
-        )
+        digests = f"sha256 {record.sha256[:12] or 'not recorded'}, not {digest[:12]}"
+        raise BackendUnavailable(f"{target} was compiled from other sources than the bundle holds ({digests}). {fix}")
     return record
 
 
@@ -129,9 +118,8 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
     weights[:] = np.frombuffer(data, np.uint8)
     weights.flags.writeable = False
     if library.call.rnn_check(weights.ctypes.data, len(data)):
-        raise BackendUnavailable(
-            f"{path} has {len(data)} bytes that are not the weights of this step ({nbytes} bytes). {_rebuild(row)}"
-        )
+        why = f"{len(data)} bytes that are not the weights of this step ({nbytes} bytes)"
+        raise BackendUnavailable(f"{path} has {why}. {_rebuild(row)}")
     return weights
 
 

@@ -9,40 +9,17 @@ from collections.abc import Set
 from pathlib import Path
 from typing import NamedTuple
 
-# (macro of the compiler, word of the kernel, flag without -m). Only what a compiler uses by itself: a build that never
+# A compiler's flags without -m; in capitals they are its macros. Only what it uses by itself: a build that never
 # touches AES or AMX must run where they are missing.
 _X86 = (
-    ("__SSE3__", "pni", "sse3"),
-    ("__SSSE3__", "ssse3", "ssse3"),
-    ("__SSE4_1__", "sse4_1", "sse4.1"),
-    ("__SSE4_2__", "sse4_2", "sse4.2"),
-    ("__POPCNT__", "popcnt", "popcnt"),
-    ("__MOVBE__", "movbe", "movbe"),
-    ("__LZCNT__", "abm", "lzcnt"),
-    ("__BMI__", "bmi1", "bmi"),
-    ("__BMI2__", "bmi2", "bmi2"),
-    ("__AVX__", "avx", "avx"),
-    ("__F16C__", "f16c", "f16c"),
-    ("__FMA__", "fma", "fma"),
-    ("__FMA4__", "fma4", "fma4"),
-    ("__XOP__", "xop", "xop"),
-    ("__AVX2__", "avx2", "avx2"),
-    ("__AVXVNNI__", "avx_vnni", "avxvnni"),
-    ("__GFNI__", "gfni", "gfni"),
-    ("__AVX512F__", "avx512f", "avx512f"),
-    ("__AVX512CD__", "avx512cd", "avx512cd"),
-    ("__AVX512BW__", "avx512bw", "avx512bw"),
-    ("__AVX512DQ__", "avx512dq", "avx512dq"),
-    ("__AVX512VL__", "avx512vl", "avx512vl"),
-    ("__AVX512IFMA__", "avx512ifma", "avx512ifma"),
-    ("__AVX512VBMI__", "avx512vbmi", "avx512vbmi"),
-    ("__AVX512VBMI2__", "avx512_vbmi2", "avx512vbmi2"),
-    ("__AVX512VNNI__", "avx512_vnni", "avx512vnni"),
-    ("__AVX512BITALG__", "avx512_bitalg", "avx512bitalg"),
-    ("__AVX512VPOPCNTDQ__", "avx512_vpopcntdq", "avx512vpopcntdq"),
-    ("__AVX512BF16__", "avx512_bf16", "avx512bf16"),
-    ("__AVX512FP16__", "avx512_fp16", "avx512fp16"),
+    "sse3 ssse3 sse4.1 sse4.2 popcnt movbe lzcnt bmi bmi2 avx f16c fma fma4 xop avx2 avxvnni gfni avx512f avx512cd "
+    "avx512bw avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg avx512vpopcntdq avx512bf16 "
+    "avx512fp16"
 )
+# The word of the kernel, where it is another one.
+_WORDS = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "lzcnt": "abm", "bmi": "bmi1", "avxvnni": "avx_vnni"}
+_WORDS |= {f"avx512{name}": f"avx512_{name}" for name in ("vbmi2", "vnni", "bitalg", "vpopcntdq", "bf16", "fp16")}
+# (macro of the compiler, word of the kernel).
 _ARM = (
     ("__ARM_FEATURE_ATOMICS", "atomics"),
     ("__ARM_FEATURE_FP16_VECTOR_ARITHMETIC", "asimdhp"),
@@ -90,12 +67,13 @@ def features(macros: Set[str]) -> list[str]:
         return [word for macro, word in _ARM if macro in macros]
     if "__arm__" in macros:
         return ["neon"] * ("__ARM_NEON" in macros) + ["vfpv4"] * ("__ARM_FEATURE_FMA" in macros)
-    return [word for macro, word, _ in _X86 if macro in macros]
+    used = [flag for flag in _X86.split() if f"__{flag.upper().replace('.', '_')}__" in macros]
+    return [_WORDS.get(flag, flag) for flag in used]
 
 
 def without(words: Set[str]) -> list[str]:
     """Flags that keep a compiler for x86 from using the features `words`."""
-    return [f"-mno-{flag}" for _, word, flag in _X86 if word in words]
+    return [f"-mno-{flag}" for flag in _X86.split() if _WORDS.get(flag, flag) in words]
 
 
 def host_triple() -> str:

@@ -20,14 +20,8 @@ AROUND = ("golden.h", "main.c", "selftest.c")
 class Record:
     """How a library was compiled: the fields of `build/<triple>/build.json`.
 
-    Attributes:
-        triple: the machine.
-        compiler: in one line.
-        flags: those that the code depends on.
-        features: what the code uses of a CPU, in the words of /proc/cpuinfo.
-        python: the EXT_SUFFIX of the Python that its extension is for; None where it has none.
-        numpy: the major version that the extension is for.
-        sha256: of the sources, as `sources_sha256` gives it.
+    `flags` are those that the code depends on, `features` what it uses of a CPU, in the words of /proc/cpuinfo. Its
+    extension is for a Python with the EXT_SUFFIX `python`, and for the major version `numpy`; None where it has none.
     """
 
     triple: str
@@ -39,7 +33,6 @@ class Record:
     sha256: str
 
     def to_file(self) -> bytes:
-        """As the bytes of build.json."""
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
     @staticmethod
@@ -50,7 +43,7 @@ class Record:
             known = {field.name: data[field.name] for field in fields(Record)}
         except (ValueError, TypeError, KeyError) as error:
             raise BundleError(f"{path} is no record of a build ({type(error).__name__}: {error}).") from error
-        return Record(**{**known, "flags": tuple(known["flags"]), "features": tuple(known["features"])})
+        return Record(**known | {name: tuple(known[name]) for name in ("flags", "features")})
 
 
 def sources_sha256(files: Mapping[str, bytes]) -> str:

@@ -1,17 +1,83 @@
-"""A compiled step as a session: streams and pools of it, and the compiled base class of its streams."""
+"""A compiled step as a session: its functions, its streams and pools, whose states lie in structs of the step's own."""
 
 from __future__ import annotations
 
+import ctypes
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+
 from rnn_export.arrays import Array
-from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.backends.native.buffers import NativeBuffers
-from rnn_export.runtime.backends.native.state_store import NativeStateStore
-from rnn_export.runtime.backends.native.step import CompiledStep
+from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
+from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
 
 # The most axes of a frame that the stepper takes.
 AXES = 8
+# One call gives Python's signals no chance, so it ends after about a tenth of a second.
+MACS_OF_A_CALL = 10**9
+# Bytes that the address of a struct is a multiple of: of a stream, and in a pool.
+LINE, ALIGNED = 64, 16
+SIZE, ADDRESS = ctypes.c_size_t, ctypes.c_void_p
+# The functions of a library: what each returns and takes.
+FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
+    "rnn_state_bytes": (SIZE, ()),
+    "rnn_state_offset": (SIZE, (SIZE,)),
+    "rnn_weights_bytes": (SIZE, ()),
+    "rnn_macs": (SIZE, ()),
+    "rnn_input_rows": (SIZE, (SIZE,)),
+    "rnn_check": (ctypes.c_int, (ADDRESS, SIZE)),
+    "rnn_init": (None, (ADDRESS, ADDRESS)),
+    "rnn_rows": (None, (ADDRESS, SIZE, ADDRESS, ADDRESS, SIZE, SIZE)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledStep:
+    """The step of a contract in C, shared by all streams; `weights` is None where they are part of the code."""
+
+    spec: StreamSpec
+    call: Any
+    weights: Array | None
+    precision: str
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiplications of one step of one row, at least 1."""
+        return max(1, int(self.call.rnn_macs()))
+
+    @cached_property
+    def table_rows(self) -> dict[str, int]:
+        """Of inputs that are an index into a table, by name: its rows."""
+        rows = {t.name: int(self.call.rnn_input_rows(i)) for i, t in enumerate(self.spec.inputs)}
+        return {name: n for name, n in rows.items() if n}
+
+    def init(self, address: int) -> None:
+        """Make the struct at `address` one of a stream at its start."""
+        self.call.rnn_init(address, None if self.weights is None else self.weights.ctypes.data)
+
+    def check_indices(self, what: str, inputs: Mapping[str, Array]) -> None:
+        """Raise StreamError where an input is beyond the rows of its table: C does not look at an index."""
+        for name, rows in self.table_rows.items():
+            wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
+            if wrong.any():
+                raise StreamError(
+                    f"native refused the {what}: {name!r} is out of its table, idx={inputs[name][wrong][0]} must be "
+                    f"within the inclusive range [{-rows},{rows - 1}]."
+                )
+
+    def state_views(self, structs: Array, stride: int, count: int) -> dict[str, Array]:
+        """Each state of `count` streams (count, ...), where it lies in structs that are `stride` bytes apart."""
+        views = {}
+        for number, state in enumerate(self.spec.states):
+            dtype, offset = np.dtype(state.dtype), int(self.call.rnn_state_offset(number))
+            inner = [dtype.itemsize * math.prod(state.row[axis + 1 :]) for axis in range(len(state.row))]
+            views[state.name] = np.ndarray((count, *state.row), dtype, structs.data, offset, (stride, *inner))
+        return views
 
 
 class NativeSession(Session):
@@ -21,14 +87,12 @@ class NativeSession(Session):
     has_sequence = run_is_steps = True
 
     def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
-        self.compiled, self.spec, self.precision = compiled, compiled.spec, compiled.precision
-        self.stepper = stepper
+        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
 
     def stream_buffers(self, batch: int) -> NativeBuffers:
         return NativeBuffers(self.compiled, batch)
 
     def state_store(self) -> NativeStateStore:
-        """Raises BackendUnavailable where the library is of before there were any."""
         return NativeStateStore(self.compiled)
 
     def bind(self, stream: Any, buffers: NativeBuffers, x: Array | None, y: Array | None) -> None:
@@ -40,3 +104,155 @@ class NativeSession(Session):
         stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
         if table_rows:
             stream._advance = buffers.step
+
+
+class NativeBuffers(StreamBuffers):
+    """Buffers of one stream with the batch outermost, and the states of each row in a struct of the step's own."""
+
+    def __init__(self, compiled: CompiledStep, batch: int) -> None:
+        self.compiled, self.batch, spec = compiled, batch, compiled.spec
+        self.inputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.inputs}
+        self.outputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.outputs}
+        stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // LINE)) * LINE
+        self.structs = aligned(batch * stride)
+        # The first struct, the bytes from row to row, and the rows.
+        self.place = int(self.structs.ctypes.data), stride, batch
+        for row in range(batch):
+            compiled.init(self.place[0] + row * stride)
+        self.states = compiled.state_views(self.structs, stride, batch)
+        self.compute = self.call_of(list(self.inputs.values()), list(self.outputs.values()), 1)
+
+    def call_of(self, inputs: list[Array], outputs: list[Array], steps: int) -> Callable[[], None]:
+        """A call of so many steps from and to arrays that lie row after row."""
+        address, stride, rows = self.place
+        structs, sizes = (ADDRESS(address), SIZE(stride)), (SIZE(rows), SIZE(steps))
+        return partial(self.compiled.call.rnn_rows, *structs, addresses(inputs), addresses(outputs), *sizes)
+
+    def step(self) -> None:
+        self.compiled.check_indices("frame", self.inputs)
+        self.compute()
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        spec = self.compiled.spec
+        self.compiled.check_indices("sequence", inputs)
+        frames = max(inputs[t.name].shape[1] for t in spec.inputs if spec.timed(t))
+        steps = frames // spec.chunk
+        by_step = [_by_step(inputs[t.name], t, spec, steps) for t in spec.inputs]
+        results = [np.empty((self.batch, steps, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
+        each = max(1, MACS_OF_A_CALL // (self.compiled.macs * self.batch))
+        for start in range(0, steps, each):
+            piece = slice(start, start + each)
+            ins = [np.ascontiguousarray(a[:, piece]) for a in by_step]
+            outs = [np.empty_like(a[:, piece], order="C") for a in results]
+            self.call_of(ins, outs, outs[0].shape[1])()
+            for result, part in zip(results, outs, strict=True):
+                result[:, piece] = part
+        return {t.name: _by_time(a, t, spec) for t, a in zip(spec.outputs, results, strict=True)}
+
+    def read(self) -> dict[str, Array]:
+        return {name: np.array(view, order="C") for name, view in self.states.items()}
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        for name, view in self.states.items():
+            view[...] = states[name]
+
+
+class NativeStateStore(StateStore):
+    """The structs one after the other, in memory that `grow` replaces."""
+
+    def __init__(self, compiled: CompiledStep) -> None:
+        self.compiled, self.spec = compiled, compiled.spec
+        try:
+            self.call = compiled.call.rnn_pool
+        except AttributeError as error:
+            raise BackendUnavailable(
+                "native.so was compiled by an rnn-export that did not step many streams at once. Build it here: "
+                f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild."
+            ) from error
+        self.call.restype = SIZE
+        self.call.argtypes = (ADDRESS, SIZE, ADDRESS, ADDRESS, ADDRESS, SIZE, ADDRESS)
+        self.stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // ALIGNED)) * ALIGNED
+        # The last struct is no slot's but a stream at the start.
+        self.structs = self._allocate(1)
+        compiled.init(self.structs.ctypes.data)
+        self.grow(0)
+
+    @property
+    def nbytes(self) -> int:
+        return self.structs.nbytes
+
+    def grow(self, count: int) -> None:
+        before, structs = self.structs, self._allocate(count + 1)
+        kept = min(len(before) - 1, count)
+        structs[:kept] = before[:kept]
+        structs[kept:] = before[-1]
+        self.structs, self.states = structs, self.compiled.state_views(structs, self.stride, count)
+
+    def _allocate(self, count: int) -> Array:
+        return aligned(count * self.stride).reshape(count, self.stride)
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        self.compiled.check_indices("frame", inputs)
+        count, spec = len(slots), self.spec
+        rows = np.ascontiguousarray(slots, np.int64)
+        ins = [np.ascontiguousarray(np.moveaxis(inputs[t.name], t.axis(BATCH) or 0, 0)) for t in spec.inputs]
+        outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
+        nan_rows = np.empty(count, np.bool_)
+        start, stride = self.structs.ctypes.data, self.stride
+        found = self.call(start, stride, rows.ctypes.data, addresses(ins), addresses(outs), count, nan_rows.ctypes.data)
+        outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in zip(spec.outputs, outs, strict=True)}
+        return outputs, nan_rows if found else None
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        return {name: view[slots] for name, view in self.states.items()}
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for name, view in self.states.items():
+            view[slots] = states[name]
+
+
+def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:
+    """In the shape of the graph, with the values of each row together."""
+    return np.moveaxis(np.zeros((batch, *row_shape(tensor, chunk)), tensor.dtype), 0, tensor.axis(BATCH) or 0)
+
+
+def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> Array:
+    """(batch, time, ...) as (batch, steps, what a step takes); what has no time axis stands in every step."""
+    if not spec.timed(tensor):
+        return np.broadcast_to(array[:, None], (array.shape[0], steps, *array.shape[1:]))
+    if not spec.has_time:
+        return array
+    cut = array.reshape(array.shape[0], steps, spec.chunk, *array.shape[2:])
+    return np.moveaxis(cut, 2, 2 + _time_axis(tensor))
+
+
+def _by_time(array: Array, tensor: TensorSpec, spec: StreamSpec) -> Array:
+    """(batch, steps, what a step gives) as (batch, time, ...); without a time axis, as of the last step."""
+    if not spec.timed(tensor):
+        return array[:, -1]
+    if not spec.has_time:
+        return array
+    moved = np.moveaxis(array, 2 + _time_axis(tensor), 2)
+    return moved.reshape(array.shape[0], -1, *moved.shape[3:])
+
+
+def _time_axis(tensor: TensorSpec) -> int:
+    batch, time = tensor.axis(BATCH) or 0, tensor.axis(TIME) or 0
+    return time - (batch < time)
+
+
+def aligned(nbytes: int) -> Array:
+    """So many zeros, (nbytes,) uint8, at the start of a cache line."""
+    block = np.zeros(nbytes + LINE, np.uint8)
+    start = -block.ctypes.data % LINE
+    return block[start : start + nbytes]
+
+
+def row_shape(tensor: TensorSpec, frames: int) -> tuple[int, ...]:
+    """The shape that one row has in a step of so many frames."""
+    return sized([dim for dim in tensor.shape if dim != BATCH], 1, frames)
+
+
+def addresses(arrays: list[Array]) -> Any:
+    """A C array of where each of `arrays` starts."""
+    return (ADDRESS * len(arrays))(*(a.ctypes.data for a in arrays))

@@ -8,9 +8,8 @@ from typing import Any
 
 from rnn_export.errors import BackendUnavailable, BundleError
 from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
-from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers
+from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
 from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
-from rnn_export.runtime.backends.onnxruntime.state_store import OrtStateStore
 from rnn_export.spec import StreamSpec
 
 
@@ -30,11 +29,8 @@ def graph_session(
 ) -> OrtSession:
     """A session of `step.onnx`, of `sequence.onnx` or of both; without `optimise` each node runs as it was written."""
     provider, number = _provider(device)
-    sessions = {
-        name: _session(graphs[name], provider, number, threads, optimise)
-        for name in ("step.onnx", "sequence.onnx")
-        if name in graphs
-    }
+    names = [name for name in ("step.onnx", "sequence.onnx") if name in graphs]
+    sessions = {name: _session(graphs[name], provider, number, threads, optimise) for name in names}
     for name, session in sessions.items():
         _check_names(name, session, spec)
     device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
@@ -65,8 +61,7 @@ def _provider(device: str | None) -> tuple[str, int]:
 
 def _session(graph: bytes, provider: str, number: int, threads: int, optimise: bool) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # What is an error is raised, so nothing has to be printed on stderr as well.
     options.log_severity_level = 4
     # For the small tensors of a step the arena costs more than malloc.

@@ -11,8 +11,8 @@ from rnn_export.runtime.backends.onnxruntime.buffers import Graphs
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS
 from rnn_export.runtime.device.api import Device
 from rnn_export.runtime.device.cuda import CudaDevice
-from rnn_export.runtime.device.staging import as_stream_error
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
+from rnn_export.runtime.device.values import as_stream_error
 
 
 def cuda_state_store(graphs: Graphs) -> OrtCudaStateStore:

@@ -15,12 +15,6 @@ except ImportError as error:
 __all__ = ["LOAD_ERRORS", "RUN_ERRORS", "ort"]
 
 # They have no common base; a bound run raises a bare RuntimeError.
-RUN_ERRORS = (
-    native.Fail,
-    native.InvalidArgument,
-    native.RuntimeException,
-    native.EPFail,
-    native.NotImplemented,
-    RuntimeError,
-)
+_NATIVE = (native.Fail, native.InvalidArgument, native.RuntimeException, native.EPFail, native.NotImplemented)
+RUN_ERRORS = (*_NATIVE, RuntimeError)
 LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)

@@ -17,13 +17,10 @@ PORT = 8001
 
 @dataclass(frozen=True)
 class Address:
-    """Servers of one model.
+    """Servers of the model `name`, each "host:port", and what a sequence may cost.
 
-    Attributes:
-        endpoints: "host:port" of each server, at least one.
-        name: of the model on them.
-        deadline_ms: milliseconds that a server may take for one frame.
-        snapshot_every: frames after which a sequence's states are fetched; a move feeds at most that many again.
+    A server may take `deadline_ms` for a frame. A sequence's states are fetched after `snapshot_every` frames, so a
+    move feeds at most that many again.
     """
 
     endpoints: tuple[str, ...]

@@ -1,20 +1,30 @@
-"""Servers as a backend: what they serve, and whether it fits what is asked for."""
+"""Servers as a backend: whether what they serve fits, and a session whose rows are each a sequence on one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.layout import graph_layout
+from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, has_nan, rows_with_nan
 from rnn_export.runtime.backends.remote.address import Address, parse
+from rnn_export.runtime.backends.remote.codec import Answer
 from rnn_export.runtime.backends.remote.endpoint import Endpoint, EndpointFailed
-from rnn_export.runtime.backends.remote.failover import Servers
+from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Servers
 from rnn_export.runtime.backends.remote.server_config import ServedModel
-from rnn_export.runtime.backends.remote.session import RemoteSession
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import StreamSpec, sized
 
 # Seconds that a server may take to say what it serves when an engine is loaded.
 CONNECT = 5.0
+# Seconds that the end of a session waits for its sequences to end.
+GRACE = 0.5
 
 
 def open_address(
@@ -76,3 +86,160 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
             f"no server of {address} answers:{''.join(silent)}\nIs the model's name right, and each the port of gRPC?"
         )
     return found
+
+
+class RemoteSession(Session):
+    """Servers of one model; a sequence whose states were not fetched for `snapshot_every` frames brings them along."""
+
+    def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
+        self.servers, self.device, self.snapshot_every = servers, device, snapshot_every
+        self.spec, self.precision = servers.model.spec, servers.model.precision
+        self.lock = threading.Lock()
+        self.counts: dict[str, Any] = {"frames": 0, "moves": 0, "reseeds": 0, "replays": 0, "failures": 0, "gap_s": 0.0}
+        self.ends = weakref.finalize(self, _close, servers)
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts since it was loaded, of all its streams.
+
+        frames: that were to be fed. moves: frames that found their sequence's server gone and went on to another.
+        reseeds: frames whose sequence the server had let go, idle for too long, and that began it again. replays:
+        frames that were fed again, for a move or to fetch states. failures: frames that no server took. gap_s: the most
+        seconds that a step with a move or a reseed took.
+        """
+        with self.lock:
+            return dict(self.counts)
+
+    def stream_buffers(self, batch: int) -> RemoteMemory:
+        return RemoteMemory(self, batch)
+
+    def state_store(self) -> RemoteSlots:
+        return RemoteSlots(self)
+
+    def deliver(self, deliveries: list[Delivery]) -> list[Answer]:
+        """The answer to each, all on their way at once; raises StreamError, and then no sequence has moved on."""
+        begin, waiting = time.monotonic(), deliveries
+        try:
+            while waiting:
+                for delivery in waiting:
+                    delivery.send()
+                for delivery in waiting:
+                    delivery.receive()
+                waiting = [delivery for delivery in waiting if not delivery.done]
+        except BaseException:
+            # Nobody knows what was fed.
+            for endpoint in self.servers.endpoints.values():
+                endpoint.connect()
+            for delivery in deliveries:
+                delivery.sequence.leave(self.servers.codec)
+            raise
+        failed = [(row, d.error) for row, d in enumerate(deliveries) if d.error is not None]
+        self._count(deliveries, len(failed), time.monotonic() - begin)
+        if failed:
+            row, error = failed[0]
+            where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
+            also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
+            raise StreamError(f"{where}{error}{also}") from error
+        for delivery in deliveries:
+            delivery.commit()
+        return [delivery.answer for delivery in deliveries if delivery.answer is not None]
+
+    def _count(self, deliveries: Iterable[Delivery], failures: int, seconds: float) -> None:
+        with self.lock:
+            counts = self.counts
+            counts["failures"] += failures
+            for delivery in deliveries:
+                counts["frames"] += delivery.frame is not None
+                counts["replays"] += delivery.replayed
+                counts["moves"] += bool(delivery.failed) and delivery.error is None
+                counts["reseeds"] += delivery.reseeded
+                if delivery.failed or delivery.reseeded:
+                    counts["gap_s"] = max(counts["gap_s"], seconds)
+
+
+class RemoteSlots(StateStore):
+    """A sequence for each slot. Their states are fetched when someone asks, by feeding again what came since."""
+
+    def __init__(self, session: RemoteSession) -> None:
+        self.session, self.spec, self.servers = session, session.spec, session.servers
+        self.initial = {name: row.tobytes() for name, row in self.servers.model.initial.items()}
+        self.sequences: list[Sequence] = []
+        # Holds the session, whose channels are to be closed after this.
+        self.ends = weakref.finalize(self, _end, session, self.sequences)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(sequence.nbytes for sequence in self.sequences)
+
+    def grow(self, count: int) -> None:
+        self.sequences.extend(Sequence() for _ in range(count - len(self.sequences)))
+
+    def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+        frames = self.servers.codec.frames(inputs)
+        deliveries = []
+        for slot, frame in zip(slots, frames, strict=True):
+            sequence = self.sequences[slot]
+            due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
+            deliveries.append(Delivery(self.servers, sequence, frame, due))
+        answers = self.session.deliver(deliveries)
+        rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
+        outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
+        nan_rows = rows_with_nan(self.spec, outputs, ())
+        inside = np.array([any(map(has_nan, (a.states or {}).values())) for a in answers])
+        if inside.any():
+            nan_rows = inside if nan_rows is None else nan_rows | inside
+        return outputs, nan_rows
+
+    def read(self, slots: Array) -> dict[str, Array]:
+        sequences = [self.sequences[slot] for slot in slots]
+        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.replay_log])
+        rows = {s.name: self.servers.model.initial[s.name][None] for s in self.spec.states}
+        return {
+            name: np.concatenate([row if s.checkpoint is None else s.checkpoint[name] for s in sequences])
+            for name, row in rows.items()
+        }
+
+    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for row, slot in enumerate(slots):
+            seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
+            at_start = self.servers.codec.state_codec.starts_without_seed and all(
+                seed[name].tobytes() == initial for name, initial in self.initial.items()
+            )
+            self.sequences[slot].set(None if at_start else seed)
+
+    def release(self, slots: Array) -> None:
+        for slot in slots:
+            self.sequences[slot].leave(self.servers.codec)
+            self.sequences[slot].set(None)
+
+
+class RemoteMemory(StreamBuffers):
+    """The rows of one stream, each a sequence."""
+
+    def __init__(self, session: RemoteSession, batch: int) -> None:
+        spec = session.spec
+        self.spec, self.rows, self.slots = spec, np.arange(batch), session.state_store()
+        self.slots.grow(batch)
+        self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
+        self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
+
+    def step(self) -> None:
+        outputs, _ = self.slots.step(self.rows, self.inputs)
+        for name, value in outputs.items():
+            self.outputs[name][...] = value
+
+    def read(self) -> dict[str, Array]:
+        return self.slots.read(self.rows)
+
+    def write(self, states: Mapping[str, Array]) -> None:
+        self.slots.write(self.rows, states)
+
+
+def _end(session: RemoteSession, sequences: list[Sequence]) -> None:
+    for sequence in sequences:
+        sequence.leave(session.servers.codec)
+
+
+def _close(servers: Servers) -> None:
+    deadline = time.monotonic() + GRACE
+    for endpoint in servers.endpoints.values():
+        endpoint.close(deadline)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,12 +28,9 @@ States = Mapping[str, Array]
 
 
 class StateCodec(Protocol):
-    """How states are written as the `seeds` of a wire format, and read from its `snapshots`.
+    """How states are written as the `seeds` of a wire format, and read from its `snapshots`."""
 
-    Attributes:
-        starts_without_seed: whether a sequence may start without states, at the model's initial ones.
-    """
-
+    # Whether a sequence may start without states, at the model's initial ones.
     starts_without_seed: bool
 
     def seed(self, states: States | None) -> list[bytes]:
@@ -90,19 +86,15 @@ class Answer:
 
 
 class Codec:
-    """Requests and answers of the model `name`, with states in the form `kind`.
-
-    `shapes` are those of every input in a request of one row.
-    """
+    """Requests and answers of the model `name`, states in the form `kind`; `shapes` are of each input of one row."""
 
     def __init__(self, name: str, spec: StreamSpec, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.spec, self.wire, self.state_codec = spec, WireFormat.of(spec, kind), CODECS[kind](spec)
-        self.without_states = pb.ModelInferRequest(model_name=name)
+        self.without_states, self.with_states = pb.ModelInferRequest(model_name=name), pb.ModelInferRequest()
         for tensor in self.wire.inputs:
             self.without_states.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shapes[tensor.name])
         for tensor in self.wire.results:
             self.without_states.outputs.add(name=tensor.name)
-        self.with_states = pb.ModelInferRequest()
         self.with_states.CopyFrom(self.without_states)
         for tensor in self.wire.snapshots:
             self.with_states.outputs.add(name=tensor.name)
@@ -123,10 +115,7 @@ class Codec:
         seed: States | None = None,
         wants_states: bool = False,
     ) -> Any:
-        """A frame of a sequence, by its id: the first where `start`, with the states to begin from.
-
-        The answer has the states as of this frame where they are wanted.
-        """
+        """A frame of a sequence, by its id: the first where `start`, with the states to begin from."""
         request = pb.ModelInferRequest()
         request.CopyFrom(self.with_states if wants_states else self.without_states)
         request.parameters["sequence_id"].int64_param = sequence
@@ -151,22 +140,6 @@ class Codec:
     def _output(self, raw: bytes, tensor: TensorSpec) -> Array:
         buffer = np.empty(sized(tensor.shape, 1, self.spec.chunk), tensor.dtype)
         return _array(raw, tensor.dtype, canonical(buffer, tensor).shape)
-
-
-def input_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Of one row of each input, by name, as a server's config has them."""
-    return {i.name: (1, *i.dims) for i in config.input}
-
-
-def check_shapes(wire: WireFormat, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise BackendUnavailable where a server's inputs are not those of the contract."""
-    wanted = {tensor.name: math.prod(tensor.dims) for tensor in wire.inputs}
-    found = {name: math.prod(shape) for name, shape in shapes.items()}
-    if wanted != found:
-        raise BackendUnavailable(
-            f"its config takes {found} values a frame, but the contract in it says {wanted}: write the model "
-            "repository again with rnn-export triton."
-        )
 
 
 def _raw(array: Array) -> bytes:

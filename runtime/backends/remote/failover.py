@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,25 +12,18 @@ from rnn_export.runtime.backends.remote.codec import Answer, Codec, Frame, State
 from rnn_export.runtime.backends.remote.endpoint import Endpoint, EndpointFailed, SequenceLost
 from rnn_export.runtime.backends.remote.server_config import ServedModel
 
-SYSTEM = random.SystemRandom()
-
 
 def fresh_id() -> int:
     """Above 0 and of 63 bits, so that no two clients ever meet in one."""
-    return SYSTEM.randrange(1, 2**63)
+    return 1 + secrets.randbelow(2**63 - 1)
 
 
 @dataclass
 class Sequence:
-    """A stream as its client knows it.
+    """A stream as its client knows it: the states last fetched, (1, ...) by name, and the frames since.
 
-    Attributes:
-        checkpoint: states (1, ...) by name, last fetched; None stands for the model's initial ones.
-        replay_log: the frames since.
-        id: of the sequence on `endpoint`.
-        endpoint: the server that it is on.
-        opened: whether `endpoint` may hold something under this id.
-        in_step: whether what it holds is surely `checkpoint` and `replay_log`.
+    Without a `checkpoint` they are the model's initial ones. `opened` tells whether `endpoint` may hold something under
+    this id, `in_step` whether that is surely `checkpoint` and `replay_log`.
     """
 
     checkpoint: States | None = None
@@ -42,7 +35,6 @@ class Sequence:
 
     @property
     def nbytes(self) -> int:
-        """Of what the client holds of it."""
         states = sum(state.nbytes for state in (self.checkpoint or {}).values())
         return states + sum(len(raw) for frame in self.replay_log for raw in frame)
 
@@ -53,7 +45,6 @@ class Sequence:
         self.id, self.endpoint, self.opened, self.in_step = fresh_id(), None, False, False
 
     def set(self, checkpoint: States | None) -> None:
-        """Go on from `checkpoint`."""
         self.checkpoint, self.replay_log, self.in_step = checkpoint, [], False
 
 
@@ -74,15 +65,10 @@ class Servers:
 class Delivery:
     """The next frame of one sequence on its way, after those that its server has to be fed again.
 
-    Without a frame the sequence stays where it is, and only its states are asked for.
-
-    Attributes:
-        frames: what is to be fed; `position` is the place of the next one.
-        starts: whether the next request begins the sequence, from its checkpoint.
-        failed: by address, why a server did not take the frame.
-        reseeded: whether the server had lost the sequence, which began there again.
-        replayed: how many frames were fed again.
-        answer, error: how it ended; None until it did.
+    Without a frame the sequence stays where it is, and only its states are asked for. `position` is the place in
+    `frames` of what is fed next; that request begins the sequence, from its checkpoint, where `starts`. `failed` tells
+    by address why a server did not take the frame, `reseeded` whether one had lost the sequence, which began there
+    again, and `replayed` how many frames were fed again. It ends with `answer` or `error`.
     """
 
     def __init__(self, servers: Servers, sequence: Sequence, frame: Frame | None, wants_states: bool) -> None:
@@ -118,15 +104,10 @@ class Delivery:
                 self._move(str(failure))
         else:
             return
-        self.future = sequence.endpoint.send(
-            codec.request(
-                sequence.id,
-                self.frames[self.position],
-                start=self.starts,
-                seed=sequence.checkpoint if self.starts else None,
-                wants_states=self.wants_states and self._last,
-            )
-        )
+        frame, seed = self.frames[self.position], sequence.checkpoint if self.starts else None
+        wants_states = self.wants_states and self._last
+        request = codec.request(sequence.id, frame, start=self.starts, seed=seed, wants_states=wants_states)
+        self.future = sequence.endpoint.send(request)
         sequence.opened = True
         self.replayed += self.frame is None or not self._last
 
@@ -142,7 +123,10 @@ class Delivery:
                 self.answer = self.servers.codec.answer(response, self.wants_states)
             self.position, self.starts = self.position + 1, False
         except SequenceLost as lost:
-            self._reseed(str(lost))
+            if self.starts or self.reseeded:
+                self._move(f"it lost the sequence again ({lost})")
+            else:
+                self.reseeded, self.position, self.starts = True, 0, True
         except EndpointFailed as failure:
             self._move(str(failure))
         except StreamError as refusal:
@@ -152,16 +136,10 @@ class Delivery:
         """The sequence as it is now that the frame was fed."""
         assert self.answer is not None
         sequence, sequence.in_step = self.sequence, True
-        if self.answer.states is not None:
-            sequence.checkpoint, sequence.replay_log = self.answer.states, []
-        else:
+        if self.answer.states is None:
             sequence.replay_log = self.frames
-
-    def _reseed(self, reason: str) -> None:
-        if self.starts or self.reseeded:
-            self._move(f"it lost the sequence again ({reason})")
-            return
-        self.reseeded, self.position, self.starts = True, 0, True
+        else:
+            sequence.checkpoint, sequence.replay_log = self.answer.states, []
 
     def _move(self, reason: str) -> None:
         assert self.sequence.endpoint is not None
@@ -169,7 +147,6 @@ class Delivery:
         self._choose_server()
 
     def _choose_server(self) -> None:
-        """Choose a server and begin there from the checkpoint."""
         sequence = self.sequence
         sequence.leave(self.servers.codec)
         self.position, self.starts, self.reseeded = 0, True, False

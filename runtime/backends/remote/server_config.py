@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from rnn_export.arrays import Array, unpack_arrays
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, ExportError, SpecError
-from rnn_export.runtime.backends.remote.codec import CODECS, Codec, check_shapes, input_shapes
+from rnn_export.runtime.backends.remote.codec import CODECS, Codec
 from rnn_export.runtime.backends.remote.wire import WireFormat
 from rnn_export.spec import StreamSpec
 
@@ -24,12 +25,7 @@ from rnn_export.spec import StreamSpec
 class ServedModel:
     """What a server says of a model, in the place of a bundle.
 
-    Attributes:
-        spec: the contract.
-        kind: the form in which states travel, of `wire`.
-        precision: of what runs there.
-        initial: one row of each state by name.
-        shapes: of every input in a request of one row.
+    `kind` is the form of the states, of `wire`, `initial` one row of each, and `shapes` are of each input of one row.
     """
 
     spec: StreamSpec
@@ -46,15 +42,13 @@ class ServedModel:
         raise BackendUnavailable(f"a server gives no files, so {name} cannot be read: open the bundle itself.")
 
     def codec(self, name: str) -> Codec:
-        """Requests for it as the model `name`."""
         return Codec(name, self.spec, self.kind, self.shapes)
 
     def difference(self, other: ServedModel) -> str:
         """Why a sequence cannot move from here to `other`; empty where it can."""
         if self.spec != other.spec:
-            return (
-                f"it serves another model: its digest starts with {other.spec.digest[:12]}, not {self.spec.digest[:12]}"
-            )
+            digests = f"{other.spec.digest[:12]}, not {self.spec.digest[:12]}"
+            return f"it serves another model: its digest starts with {digests}"
         here, there = ((s.precision, s.kind, dict(s.shapes)) for s in (self, other))
         return "" if here == there else f"it serves this model as {there}, not as {here}"
 
@@ -70,9 +64,8 @@ def read_config(name: str, config: Any) -> ServedModel:
         )
     kind = parameters["rnn_export.wire"]
     if kind not in CODECS:
-        raise BackendUnavailable(
-            f"the model {name!r} there talks {kind!r}, and this client only {', '.join(CODECS)}: update the older one."
-        )
+        known = f"this client only {', '.join(CODECS)}: update the older one"
+        raise BackendUnavailable(f"the model {name!r} there talks {kind!r}, and {known}.")
     try:
         spec = StreamSpec.from_json(json.loads(parameters["rnn_export.spec"]))
         initial = _initial(spec, parameters.get("rnn_export.initial_states"))
@@ -82,8 +75,14 @@ def read_config(name: str, config: Any) -> ServedModel:
             f"the parameters of the model {name!r} there cannot be read: {error}. Write its repository again with "
             "rnn-export triton."
         ) from error
-    shapes = input_shapes(config)
-    check_shapes(wire, shapes)
+    shapes = {i.name: (1, *i.dims) for i in config.input}
+    wanted = {tensor.name: math.prod(tensor.dims) for tensor in wire.inputs}
+    found = {name: math.prod(shape) for name, shape in shapes.items()}
+    if wanted != found:
+        raise BackendUnavailable(
+            f"its config takes {found} values a frame, but the contract in it says {wanted}: write the model "
+            "repository again with rnn-export triton."
+        )
     return ServedModel(spec, kind, parameters["rnn_export.precision"], initial, shapes)
 
 
@@ -93,9 +92,8 @@ def _initial(spec: StreamSpec, text: str | None) -> dict[str, Array]:
     for state in spec.states:
         array = stored.get(state.name, np.zeros(state.row, state.dtype))
         if array.dtype != state.dtype or array.shape not in (state.row, (1, *state.row)):
-            raise ValueError(
-                f"the initial state {state.name!r} is {array.dtype} {array.shape}, not {state.dtype} {state.row}"
-            )
+            found = f"{array.dtype} {array.shape}, not {state.dtype} {state.row}"
+            raise ValueError(f"the initial state {state.name!r} is {found}")
         initial[state.name] = array.reshape(state.row)
     if unknown := sorted(set(stored) - set(initial)):
         raise ValueError(f"there are initial states {', '.join(unknown)}, which the contract does not have")

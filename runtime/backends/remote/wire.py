@@ -23,18 +23,8 @@ SEED, SNAPSHOT = "rnn_seed", "rnn_snapshot"
 CONTROLS = ("START", "READY", "END", "CORRID")
 
 # https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto, enum DataType
-TYPES = {
-    "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-    "bytes": "TYPE_STRING",
-}
+TYPES = {dtype: f"TYPE_{dtype.upper()}" for dtype in ("bool", "uint8", "int8", "int16", "int32", "int64")}
+TYPES |= {f"float{bits}": f"TYPE_FP{bits}" for bits in (16, 32, 64)} | {"bytes": "TYPE_STRING"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +43,10 @@ class WireTensor:
 
 @dataclass(frozen=True)
 class WireFormat:
-    """What a request holds and what an answer may.
+    """What a request holds, the `frame` and `seeds`, and what an answer may: `results` and `snapshots`.
 
-    Attributes:
-        kind: the form of the states, BYTES or TENSORS.
-        frame: the inputs of the model.
-        seeds: what a request has besides, to begin from given states.
-        results: the outputs of the model.
-        snapshots: what an answer has besides, where it is asked for: the states after the frame.
+    `kind` is the form of the states, BYTES or TENSORS: `seeds` are those to begin from, `snapshots` those after the
+    frame, where they are asked for.
     """
 
     kind: str
@@ -76,16 +62,13 @@ class WireFormat:
             tuple(WireTensor(t.name, t.dtype, frame_dims(t, spec.chunk)) for t in tensors)
             for tensors in (spec.inputs, spec.outputs)
         )
-        if kind == BYTES:
-            seeds: tuple[WireTensor, ...] = (WireTensor(SEED, "bytes", (1,)),)
-            snapshots: tuple[WireTensor, ...] = (WireTensor(SNAPSHOT, "bytes", (1,)),)
-            others: tuple[str, ...] = CONTROLS
-        else:
+        seeds, snapshots, others = [WireTensor(SEED, "bytes", (1,))], [WireTensor(SNAPSHOT, "bytes", (1,))], [*CONTROLS]
+        if kind == TENSORS:
             flag = WireTensor(SEED, "float32", (1,))
-            seeds = (flag, *(WireTensor(seed_name(s), s.dtype, state_dims(s)) for s in spec.states))
-            snapshots = tuple(WireTensor(snapshot_name(s), s.dtype, state_dims(s)) for s in spec.states)
-            others = tuple(name for s in spec.states for name in (s.input, s.output))
-        wire = WireFormat(kind, frame, seeds, results, snapshots)
+            seeds = [flag, *(WireTensor(seed_name(s), s.dtype, state_dims(s)) for s in spec.states)]
+            snapshots = [WireTensor(snapshot_name(s), s.dtype, state_dims(s)) for s in spec.states]
+            others = [name for s in spec.states for name in (s.input, s.output)]
+        wire = WireFormat(kind, frame, tuple(seeds), results, tuple(snapshots))
         names = [*(tensor.name for tensor in (*wire.inputs, *wire.outputs)), *others]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ExportError(
@@ -96,12 +79,10 @@ class WireFormat:
 
     @property
     def inputs(self) -> tuple[WireTensor, ...]:
-        """All that a request has, in order."""
         return self.frame + self.seeds
 
     @property
     def outputs(self) -> tuple[WireTensor, ...]:
-        """All that an answer may have, in order."""
         return self.results + self.snapshots
 
 
@@ -112,15 +93,12 @@ def frame_dims(tensor: TensorSpec, chunk: int) -> tuple[int, ...]:
 
 
 def state_dims(state: StateSpec) -> tuple[int, ...]:
-    """The shape of one row."""
     return state.row or (1,)
 
 
 def seed_name(state: StateSpec) -> str:
-    """The input that a state may begin from."""
     return f"{state.name}.seed"
 
 
 def snapshot_name(state: StateSpec) -> str:
-    """The output with the state after the step."""
     return f"{state.name}.snap"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rnn_export.bundle import TargetRow
@@ -22,16 +23,8 @@ if TYPE_CHECKING:
 
 ENGINE, GRAPH, RECIPE = "step.engine", "step.onnx", "recipe.json"
 # TensorRT's names of its dtypes.
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+DTYPES |= {dtype.upper(): dtype for dtype in ("int8", "uint8", "int32", "int64", "bool")}
 
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TensorRTSession:
@@ -39,10 +32,8 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
 
     The steps run on the GPU, so `threads` has nothing to set.
     """
-    rows = _built(artefacts, precision)
-    number = _number(device)
-    gpu = _gpu(number)
-    refused = []
+    rows, number = _built(artefacts, precision), _number(device)
+    gpu, refused = _gpu(number), []
     for row in rows:
         try:
             return _open(artefacts, row, gpu, number)
@@ -56,22 +47,17 @@ def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
     rows = [row for row in artefacts.targets if row.file(ENGINE) or row.file(RECIPE)]
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotInBundle(
-            f"the bundle has no target for TensorRT, only {has}: export it with --target tensorrt, and build it here."
-        )
+        fix = "export it with --target tensorrt, and build it here"
+        raise NotInBundle(f"the bundle has no target for TensorRT, only {has}: {fix}.")
     wanted = [row for row in rows if precision in (None, row.precision)]
     if not wanted:
-        raise BackendUnavailable(
-            f"the bundle has {', '.join(f'{row.target} in {row.precision}' for row in rows)}, none in {precision}: add "
-            f"it with rnn-export build NAME.rnnx --target {rows[0].target} --precision {precision}."
-        )
-    built = [row for row in wanted if row.file(ENGINE)]
-    if not built:
-        row = wanted[0]
-        raise NotInBundle(
-            f"target {row.target!r} ({row.precision}) has no engine yet: build it on its machine with `{_build(row)}`."
-        )
-    return built
+        has = ", ".join(f"{row.target} in {row.precision}" for row in rows)
+        fix = f"add it with rnn-export build NAME.rnnx --target {rows[0].target} --precision {precision}"
+        raise BackendUnavailable(f"the bundle has {has}, none in {precision}: {fix}.")
+    if built := [row for row in wanted if row.file(ENGINE)]:
+        return built
+    target, fix = f"target {wanted[0].target!r} ({wanted[0].precision})", f"`{_build(wanted[0])}`"
+    raise NotInBundle(f"{target} has no engine yet: build it on its machine with {fix}.")
 
 
 def _number(device: str | None) -> int:
@@ -85,10 +71,10 @@ def _gpu(number: int) -> Any:
     from rnn_export.runtime.backends.tensorrt.nvidia import driver
 
     gpus = driver().gpus
-    if number >= len(gpus):
-        found = ", ".join(gpu.name for gpu in gpus) or "none"
-        raise BackendUnavailable(f"device 'cuda:{number}' needs GPU {number}, but the driver sees {found}.")
-    return gpus[number]
+    if number < len(gpus):
+        return gpus[number]
+    found = ", ".join(gpu.name for gpu in gpus) or "none"
+    raise BackendUnavailable(f"device 'cuda:{number}' needs GPU {number}, but the driver sees {found}.")
 
 
 def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> TensorRTSession:
@@ -103,32 +89,25 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     capabilities = [capability] if isinstance(capability, str) else capability
     # Of a portable engine the list is empty.
     if capabilities and gpu.compute not in capabilities:
-        raise BackendUnavailable(
-            f"{engine_of} was built for compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) "
-            f"has {gpu.compute}. {fix}"
-        )
+        why = f"compute capability {', '.join(capabilities)}, but GPU {number} ({gpu.name}) has {gpu.compute}"
+        raise BackendUnavailable(f"{engine_of} was built for {why}. {fix}")
     graph = row.file(GRAPH)
     found = hashlib.sha256(artefacts.read(graph)).hexdigest() if graph else "none"
     if found != digest:
-        raise BackendUnavailable(
-            f"{engine_of} was built from another {GRAPH} than the bundle holds (sha256 {digest[:12]}, not "
-            f"{found[:12]}). {fix}"
-        )
+        digests = f"sha256 {digest[:12]}, not {found[:12]}"
+        raise BackendUnavailable(f"{engine_of} was built from another {GRAPH} than the bundle holds ({digests}). {fix}")
     library = find_library(name)
     if library.version != version:
-        raise BackendUnavailable(
-            f"{engine_of} was built by {name} {version}, but this machine has {library.version}, and an engine runs "
-            f"on its own version only. {fix}"
-        )
+        why = f"this machine has {library.version}, and an engine runs on its own version only"
+        raise BackendUnavailable(f"{engine_of} was built by {name} {version}, but {why}. {fix}")
     try:
         # It makes the GPU the current one, where the engine's weights go.
         _device(number)
         loaded = library.load(artefacts.read(row.file(ENGINE) or ENGINE))
     except (BackendUnavailable, DeviceError) as error:
         raise BackendUnavailable(f"{engine_of} cannot be loaded: {error}") from error
-    engine = LoadedEngine(*loaded)
-    device = f"cuda:{number}"
-    return TensorRTSession(artefacts.spec, engine, lambda: _device(number), device, row.precision, _build(row))
+    where = partial(_device, number), f"cuda:{number}"
+    return TensorRTSession(artefacts.spec, LoadedEngine(*loaded), *where, row.precision, _build(row))
 
 
 def _device(number: int) -> Device:
@@ -161,7 +140,7 @@ class LoadedEngine:
         shape = self.shape(name)
         if -1 not in shape:
             return shape, shape, shape
-        low, best, high = (tuple(s) for s in self.raw.get_tensor_profile_shape(name, 0))
+        low, best, high = map(tuple, self.raw.get_tensor_profile_shape(name, 0))
         return low, best, high
 
     def context(self) -> LoadedContext:
@@ -174,10 +153,8 @@ class LoadedEngine:
         else:
             raw = self.raw.create_execution_context()
         if raw is None:
-            raise DeviceError(
-                f"TensorRT made no execution context: {self.log.errors()}. Mostly the GPU has no memory left: close "
-                "streams."
-            )
+            fix = "Mostly the GPU has no memory left: close streams"
+            raise DeviceError(f"TensorRT made no execution context: {self.log.errors()}. {fix}.")
         return LoadedContext(raw, self.log)
 
 

@@ -36,15 +36,11 @@ _COPIES = ("CAST", "IDENTITY", "SHAPE")
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """What a builder is told beside the graph.
+    """What a builder is told beside the graph: the `precision` it is written in, and what limits the engine.
 
-    Attributes:
-        precision: "fp32", "fp16" or "bf16": the one the graph is written in.
-        shapes: lowest, most likely and highest shape of every input with a dynamic axis, by name.
-        memory: bytes of scratch memory that the builder may plan with; None leaves it to the library.
-        compute: compute capabilities such as "8.6". TensorRT-RTX builds for them, or where there is none for all from
-            Ampere on; TensorRT builds for the GPU that is here, which must have one of them.
-        cache: the timing cache of an earlier build on this machine.
+    `shapes` are the lowest, most likely and highest one of each input with a dynamic axis, `memory` the bytes that the
+    builder may plan with, None for no limit, and `cache` the timing cache of an earlier build. TensorRT-RTX builds for
+    the capabilities `compute`, or for all from Ampere on; TensorRT for the GPU that is here, which must have one.
     """
 
     precision: str
@@ -115,8 +111,8 @@ class Library:
     def build(self, graph: bytes, settings: BuilderSettings) -> Built:
         """Build an engine from an ONNX graph without external data.
 
-        Raises BuildError where graph, settings or builder say no, with node, operator and reason as far as
-        there are any; BackendUnavailable where the library needs a driver and there is none.
+        Raises BuildError where graph, settings or builder say no, with node, operator and reason as far as there are
+        any; BackendUnavailable where the library needs a driver and there is none.
         """
         self._check_settings(settings)
         started, log = time.perf_counter(), BuilderLog(self.trt)
@@ -129,8 +125,10 @@ class Library:
         if self.weak and not self.strong_flag:
             self._type_layers(builder, network, config)
         self._set_flags(config)
-        self._set_memory(config, settings.memory)
-        self._set_compute(config, settings.compute)
+        if settings.memory is not None:
+            self._set_memory(config, settings.memory)
+        if self.ahead and settings.compute:
+            self._set_compute(config, settings.compute)
         self._set_profile(builder, network, config, settings.shapes, log)
         self._set_cache(config, settings.cache, log)
         plan = builder.build_serialized_network(network, config)
@@ -144,39 +142,35 @@ class Library:
             known = " or ".join(p for p, name in _DTYPES.items() if hasattr(self.trt.DataType, name))
             raise BuildError(f"{self.title} has no {settings.precision}: use --precision {known}.")
         if settings.memory is not None and settings.memory < 1:
-            raise BuildError(
-                f"the builder cannot work in {settings.memory} bytes of memory: give it more, or no limit."
-            )
-        if self.ahead:
-            self._check_known(settings.compute)
-            computes = settings.compute
-        else:
-            gpu = self.probe().gpus[0]
-            if settings.compute and gpu.compute not in settings.compute:
-                raise BuildError(
-                    f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
-                    f"capability {gpu.compute}, not {' or '.join(settings.compute)}. Build it on that device, or where "
-                    "there are several GPUs choose one with CUDA_VISIBLE_DEVICES."
-                )
-            computes = (gpu.compute,)
+            why = "give it more, or no limit"
+            raise BuildError(f"the builder cannot work in {settings.memory} bytes of memory: {why}.")
         lowest = PRECISIONS[settings.precision].compute
-        for compute in computes:
+        for compute in self._checked_compute(settings.compute):
             if tuple(map(int, compute.split("."))) < lowest:
                 raise BuildError(
                     f"a GPU of compute capability {compute} does not compute in {settings.precision}, which starts at "
                     f"{'.'.join(map(str, lowest))}: export the bundle with another --precision."
                 )
 
-    def _check_known(self, computes: tuple[str, ...]) -> None:
-        """The library itself takes any number for a compute capability."""
-        numbers = [str(int(c)) for n, c in self.trt.ComputeCapability.__members__.items() if n.startswith("SM")]
-        known = [f"{number[:-1]}.{number[-1]}" for number in numbers]
-        for compute in computes:
-            if compute not in known:
+    def _checked_compute(self, computes: tuple[str, ...]) -> tuple[str, ...]:
+        """The capabilities that are built for: those asked for, which the library does not check, or this GPU's."""
+        if self.ahead:
+            numbers = [str(int(c)) for n, c in self.trt.ComputeCapability.__members__.items() if n.startswith("SM")]
+            known = [f"{number[:-1]}.{number[-1]}" for number in numbers]
+            if unknown := [compute for compute in computes if compute not in known]:
                 raise BuildError(
-                    f"{self.title} does not build for compute capability {compute!r}, only for {', '.join(known)}: "
+                    f"{self.title} does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}: "
                     "for other GPUs, Jetson among them, build with TensorRT on the device itself."
                 )
+            return computes
+        gpu = self.probe().gpus[0]
+        if computes and gpu.compute not in computes:
+            raise BuildError(
+                f"an engine of {self.title} runs on the GPU it is built on: this one ({gpu.name}) has compute "
+                f"capability {gpu.compute}, not {' or '.join(computes)}. Build it on that device, or where there are "
+                "several GPUs choose one with CUDA_VISIBLE_DEVICES."
+            )
+        return (gpu.compute,)
 
     def _start(self, kind: str, log: BuilderLog) -> Any:
         try:
@@ -243,14 +237,13 @@ class Library:
             for index, tensor in enumerate(outputs):
                 if tensor.dtype.name in _FLOATS:
                     layer.set_output_type(index, tensor.dtype)
-        if halves and not builder.platform_has_fast_fp16:
-            raise BuildError(
-                f"the graph is in fp16, which this GPU does not compute in, says {self.title}: export the bundle with "
-                "--precision fp32."
-            )
-        if halves:
-            config.set_flag(self.trt.BuilderFlag.FP16)
-            config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        if not halves:
+            return
+        if not builder.platform_has_fast_fp16:
+            why = f"which this GPU does not compute in, says {self.title}"
+            raise BuildError(f"the graph is in fp16, {why}: export the bundle with --precision fp32.")
+        config.set_flag(self.trt.BuilderFlag.FP16)
+        config.set_flag(self.trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
 
     def _set_flags(self, config: Any) -> None:
         # On by default, and rounds the operands of fp32 products to 10 bits.
@@ -263,17 +256,13 @@ class Library:
             # TensorRT-RTX lets a stream be captured into a CUDA graph only with it.
             config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
-    def _set_memory(self, config: Any, memory: int | None) -> None:
-        if memory is None:
-            return
+    def _set_memory(self, config: Any, memory: int) -> None:
         if hasattr(config, "set_memory_pool_limit"):
             config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, memory)
         else:
             config.max_workspace_size = memory
 
     def _set_compute(self, config: Any, computes: tuple[str, ...]) -> None:
-        if not self.ahead or not computes:
-            return
         config.num_compute_capabilities = len(computes)
         for index, compute in enumerate(computes):
             number = getattr(self.trt.ComputeCapability, f"SM{compute.replace('.', '')}")
@@ -340,9 +329,7 @@ def _check_shapes(name: str, dims: Shape, shapes: tuple[Shape, Shape, Shape] | N
         if -1 in dims:
             raise BuildError(f"input {name!r} has the shape {dims}: give the range of its dynamic axis.")
         return
-    rising = all(len(s) == len(dims) for s in shapes) and all(
-        1 <= low <= likely <= high for low, likely, high in zip(*shapes, strict=True)
-    )
-    fits = rising and all(d in (-1, size) for s in shapes for d, size in zip(dims, s, strict=True))
-    if not fits:
+    ranks = all(len(s) == len(dims) for s in shapes)
+    rising = ranks and all(1 <= low <= likely <= high for low, likely, high in zip(*shapes, strict=True))
+    if not rising or any(d not in (-1, size) for s in shapes for d, size in zip(dims, s, strict=True)):
         raise BuildError(f"input {name!r} has the shape {dims}, which the range {shapes} does not fit.")

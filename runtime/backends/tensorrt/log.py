@@ -12,8 +12,6 @@ _OUT_OF_MEMORY = re.compile(
     re.I,
 )
 _NO_ROOM = re.compile(r"increas\w* the (allowed )?workspace|workspace limit|Could not find any implementation", re.I)
-
-
 # An engine goes on logging for as long as it runs.
 LINES = 20_000
 

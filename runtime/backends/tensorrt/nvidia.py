@@ -91,10 +91,7 @@ class Jetson:
 
 
 def driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
-    """Start the driver and list its GPUs; raises BackendUnavailable with the reason where it does not start.
-
-    `load` opens a shared library by name.
-    """
+    """Start the driver and list its GPUs; raises BackendUnavailable with the reason where it does not start."""
     try:
         cuda = load(_LIBRARY)
     except OSError as error:
@@ -117,12 +114,8 @@ def _gpu(cuda: Any, index: int) -> Gpu:
     _check(cuda, "cuDeviceGetName", cuda.cuDeviceGetName(name, len(name), device))
     _check(cuda, "cuDeviceTotalMem", cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
     capability = []
-    for attribute in _CAPABILITY:
-        _check(
-            cuda,
-            "cuDeviceGetAttribute",
-            cuda.cuDeviceGetAttribute(ctypes.byref(number), ctypes.c_int(attribute), device),
-        )
+    for attribute in map(ctypes.c_int, _CAPABILITY):
+        _check(cuda, "cuDeviceGetAttribute", cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device))
         capability.append(str(number.value))
     return Gpu(name.value.decode(errors="replace"), ".".join(capability), memory.value)
 
@@ -133,10 +126,8 @@ def _check(cuda: Any, call: str, code: int) -> None:
     text = ctypes.c_char_p()
     named = cuda.cuGetErrorName(code, ctypes.byref(text)) == 0 and text.value
     reason = text.value.decode() if named and text.value else "an error it has no name for"
-    raise ToolUnavailable(
-        f"the NVIDIA driver does not work: {call} gave {code}, {reason}",
-        _FIXES.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot"),
-    )
+    fix = _FIXES.get(code, "see what nvidia-smi and dmesg say, then reinstall the driver or reboot")
+    raise ToolUnavailable(f"the NVIDIA driver does not work: {call} gave {code}, {reason}", fix)
 
 
 def jetson(root: Path = Path("/")) -> Jetson | None:
@@ -172,7 +163,5 @@ def target_of(jetson: Jetson) -> str:
     for pattern, target in _MODULES:
         if re.search(pattern, jetson.model.lower()):
             return target
-    raise ToolUnavailable(
-        f"this Jetson calls itself {jetson.model!r}, which is none of {', '.join(t for _, t in _MODULES)}",
-        "name the module that it carries with --target",
-    )
+    found = f"this Jetson calls itself {jetson.model!r}, which is none of {', '.join(t for _, t in _MODULES)}"
+    raise ToolUnavailable(found, "name the module that it carries with --target")

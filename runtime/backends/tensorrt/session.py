@@ -12,29 +12,26 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
 from rnn_export.runtime.backends.api import Session, StreamBuffers
 from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
-from rnn_export.runtime.device.staging import StagedTensor, as_stream_error
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
-from rnn_export.runtime.device.values import decode, encode, holds, storage
+from rnn_export.runtime.device.values import StagedTensor, as_stream_error, decode, encode, holds, storage
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
 Shape = tuple[int, ...]
 
 
 class StepContext(Protocol):
-    """One execution of an engine: what it is bound to. Raises DeviceError on what does not fit."""
+    """One execution of an engine, its tensors bound to addresses. Raises DeviceError on what does not fit."""
 
-    def bind(self, name: str, pointer: int) -> None:
-        """Let the tensor `name` lie at the address `pointer` of the device."""
-
-    def set_batch(self, name: str, shape: Shape) -> None:
-        """Set the whole shape of the input `name`, the batch in it."""
-
-    def enqueue(self, stream: Any) -> None:
-        """Queue the step on `stream`."""
+    def bind(self, name: str, pointer: int) -> None: ...
+    def set_batch(self, name: str, shape: Shape) -> None: ...
+    def enqueue(self, stream: Any) -> None: ...
 
 
 class StepEngine(Protocol):
-    """A deserialised engine. A dimension of `shape` is -1 where it follows the batch."""
+    """A deserialised engine. A dimension of `shape` is -1 where it follows the batch.
+
+    The `profile` of an input is its lowest, best and highest shape.
+    """
 
     inputs: Sequence[str]
     outputs: Sequence[str]
@@ -42,16 +39,14 @@ class StepEngine(Protocol):
     def context(self) -> StepContext: ...
     def dtype(self, name: str) -> str: ...
     def shape(self, name: str) -> Shape: ...
-    def profile(self, name: str) -> tuple[Shape, Shape, Shape]:
-        """The lowest, best and highest shape of an input."""
+    def profile(self, name: str) -> tuple[Shape, Shape, Shape]: ...
 
 
 class TensorRTSession(Session):
     """An engine of the step, shared between threads; each stream has a queue of its own on the device.
 
-    `open_device` opens such a queue, `device` is its name, and `build` the command that builds the engine.
-
-    Raises BackendUnavailable where the engine is not of the contract.
+    `open_device` opens such a queue, `device` is its name, and `build` the command that builds the engine. Raises
+    BackendUnavailable where the engine is not of the contract.
     """
 
     def __init__(
@@ -111,8 +106,10 @@ class TensorRTBuffers(StreamBuffers):
         # Before the contexts, whose memory is on the thread's current GPU.
         self.device = session.open_device()
         self.states, self.batch = {s.name: (s, engine.dtype(s.input)) for s in spec.states}, batch
-        self.staged_inputs = [self._staged(t, engine.dtype(t.name), spec.chunk) for t in spec.inputs]
-        self.staged_outputs = [self._staged(t, engine.dtype(t.name), spec.chunk) for t in spec.outputs]
+        self.staged_inputs, self.staged_outputs = (
+            [StagedTensor(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in tensors]
+            for tensors in (spec.inputs, spec.outputs)
+        )
         self.inputs = {tensor.name: tensor.host for tensor in self.staged_inputs}
         self.outputs = {tensor.name: tensor.host for tensor in self.staged_outputs}
         self.sets = (self._allocate(), self._allocate())
@@ -121,9 +118,6 @@ class TensorRTBuffers(StreamBuffers):
         self.graphs: list[CapturedGraph] = []
         # The first `write` goes to the other set.
         self.now = 1
-
-    def _staged(self, tensor: TensorSpec, kind: str, chunk: int) -> StagedTensor:
-        return StagedTensor(self.device, tensor, kind, self.batch, chunk)
 
     def _allocate(self) -> dict[str, Buffer]:
         return {n: self.device.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
@@ -208,20 +202,17 @@ def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:
     fix = f"Build it again: `{build} --rebuild`."
     for what, found, expected in (("takes", engine.inputs, feeds), ("gives", engine.outputs, gives)):
         if set(found) != set(expected):
-            raise BackendUnavailable(
-                f"the engine {what} {sorted(found)}, but the contract says {sorted(expected)}. {fix}"
-            )
+            names = f"{sorted(found)}, but the contract says {sorted(expected)}"
+            raise BackendUnavailable(f"the engine {what} {names}. {fix}")
         for name, port in expected.items():
             kind, shape = engine.dtype(name), engine.shape(name)
             need = sized(port.shape, -1, spec.chunk)
             fits = len(shape) == len(need) and all(f == n or -1 in (f, n) for f, n in zip(shape, need, strict=True))
             if not fits or not holds(kind, port.dtype, isinstance(port, StateSpec)):
-                raise BackendUnavailable(
-                    f"the engine {what} {name!r} as {kind} {shape}, but the contract says {port.dtype} {need}. {fix}"
-                )
+                ports = f"{name!r} as {kind} {shape}, but the contract says {port.dtype} {need}"
+                raise BackendUnavailable(f"the engine {what} {ports}. {fix}")
     for state in spec.states:
         before, after = engine.dtype(state.input), engine.dtype(state.output)
         if before != after:
-            raise BackendUnavailable(
-                f"the engine takes state {state.name!r} as {before} and gives it as {after}. {fix}"
-            )
+            dtypes = f"as {before} and gives it as {after}"
+            raise BackendUnavailable(f"the engine takes state {state.name!r} {dtypes}. {fix}")

@@ -16,8 +16,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
-from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, StreamBuffers, empty_state, target_row
-from rnn_export.runtime.backends.host_states import rows_with_nan
+from rnn_export.runtime.backends import api
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 try:
@@ -29,20 +28,18 @@ except ImportError as error:
 SPEC_FILE = "rnn_export.spec"
 
 
-def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
+def open_session(artefacts: api.Artefacts, precision: str | None, device: str | None, threads: int) -> TorchSession:
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
-    row, spec = target_row(artefacts, "torchscript", precision), artefacts.spec
-    where = _device(device)
+    row, spec, where = api.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
         raise BackendUnavailable(
             f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
             f"its own: leave threads out and call torch.set_num_threads({threads})."
         )
-    name = next((n for n in row.files if n.endswith("/step.pt")), None)
+    name = row.file("step.pt")
     if name is None:
-        raise BundleError(
-            f"target 'torchscript' lists {', '.join(row.files)}, but no step.pt. Export the bundle again."
-        )
+        files = ", ".join(row.files)
+        raise BundleError(f"target 'torchscript' lists {files}, but no step.pt. Export the bundle again.")
     contract = {SPEC_FILE: ""}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
@@ -76,18 +73,22 @@ def _device(device: str | None) -> torch.device:
     return torch.device("cuda", number)
 
 
-class TorchSession(Session):
+class TorchSession(api.Session):
     """A step of torch's, (inputs..., states...) -> (outputs..., next states...), loaded on one device."""
 
     def __init__(self, name: str, spec: StreamSpec, step: Callable[..., Any], device: torch.device) -> None:
         self.name, self.spec, self.call, self.where, self.device = name, spec, step, device, str(device)
         self._check()
 
-    def stream_buffers(self, batch: int) -> StreamBuffers:
+    def stream_buffers(self, batch: int) -> api.StreamBuffers:
         return TorchBuffers(self, batch)
 
-    def state_store(self) -> StateStore:
+    def state_store(self) -> api.StateStore:
         return TorchStateStore(self)
+
+    def tensors(self, states: Mapping[str, Array]) -> list[torch.Tensor]:
+        """Copies on the device, in the order of the contract."""
+        return [torch.from_numpy(np.array(states[s.name], order="C")).to(self.where) for s in self.spec.states]
 
     def _check(self) -> None:
         """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
@@ -106,7 +107,7 @@ class TorchSession(Session):
             raise BundleError(f"the step gives {found}, but the contract says {expected}. Export the bundle again.")
 
 
-class TorchBuffers(StreamBuffers):
+class TorchBuffers(api.StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
@@ -133,28 +134,22 @@ class TorchBuffers(StreamBuffers):
         return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
 
     def write(self, states: Mapping[str, Array]) -> None:
-        self.states = [
-            torch.from_numpy(np.array(states[s.name], order="C")).to(self.session.where)
-            for s in self.session.spec.states
-        ]
+        self.states = self.session.tensors(states)
 
 
-class TorchStateStore(StateStore):
+class TorchStateStore(api.StateStore):
     """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
 
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
-        self.states = self._tensors(empty_state(session.spec, 0))
-
-    def _tensors(self, arrays: Mapping[str, Array]) -> list[torch.Tensor]:
-        return [torch.from_numpy(np.array(arrays[s.name], order="C")).to(self.where) for s in self.spec.states]
+        self.states = session.tensors(api.empty_state(session.spec, 0))
 
     @property
     def nbytes(self) -> int:
         return sum(state.nbytes for state in self.states)
 
     def grow(self, count: int) -> None:
-        grown = self._tensors(empty_state(self.spec, count))
+        grown = self.session.tensors(api.empty_state(self.spec, count))
         for after, before in zip(grown, self.states, strict=True):
             after[: len(before)] = before
         self.states = grown
@@ -169,7 +164,7 @@ class TorchStateStore(StateStore):
                 results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
                 ys, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, ys, strict=True)}
-                nan_rows = rows_with_nan(self.spec, outputs, [])
+                nan_rows = api.rows_with_nan(self.spec, outputs, [])
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
@@ -181,13 +176,12 @@ class TorchStateStore(StateStore):
 
     def read(self, slots: Array) -> dict[str, Array]:
         rows = torch.from_numpy(slots).to(self.where)
-        return {
-            s.name: t.index_select(0, rows).cpu().numpy() for s, t in zip(self.spec.states, self.states, strict=True)
-        }
+        states = zip(self.spec.states, self.states, strict=True)
+        return {s.name: t.index_select(0, rows).cpu().numpy() for s, t in states}
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         rows = torch.from_numpy(slots).to(self.where)
-        for state, now in zip(self.states, self._tensors(states), strict=True):
+        for state, now in zip(self.states, self.session.tensors(states), strict=True):
             state.index_copy_(0, rows, now)
 
 
