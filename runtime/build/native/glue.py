@@ -21,7 +21,7 @@ def glue(name: str, spec: StreamSpec) -> str:
     tensors = (*spec.inputs, *spec.outputs)
     places = (*range(inputs), *range(outputs))
     ports = [
-        {"i": i, "macro": n.upper(), **_sizes(t.dtype, sized(t.shape, 1, spec.chunk))}
+        {"i": i, "macro": n.upper(), "lower": n.lower(), **_sizes(t.dtype, sized(t.shape, 1, spec.chunk))}
         for i, n, t in zip(places, identifiers([t.name for t in tensors]), tensors, strict=True)
     ]
     states = [

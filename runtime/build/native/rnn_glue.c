@@ -15,7 +15,7 @@
 #define RNN_IS(what, yes) typedef char rnn_##what[(yes) ? 1 : -1]
 
 //@each ports
-RNN_IS(name_${macro}_has_the_size_of_the_contract, NAME_${macro}_SIZE == $size);
+RNN_IS(name_${lower}_has_the_size_of_the_contract, NAME_${macro}_SIZE == $size);
 //@end ports
 //@each states
 RNN_IS(${member}_has_the_size_of_the_contract, sizeof(((name_state *)0)->$member) == $bytes);
