@@ -199,9 +199,9 @@ class Streams(RuleBasedStateMachine):
 
     def rooms(self, n: int):
         alone = self.engine.stream(batch=max(n, 1))
-        for output in alone._outputs:
-            shape = output.view.shape if n > 1 else (1, *output.view.shape)
-            yield np.zeros((n, *shape[1:]), output.view.dtype)
+        for view in alone._outputs.values():
+            shape = view.shape if n > 1 else (1, *view.shape)
+            yield np.zeros((n, *shape[1:]), view.dtype)
 
     def turned(self, stream: int) -> None:
         self.told["nan"] += 1
