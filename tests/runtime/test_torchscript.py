@@ -313,7 +313,7 @@ def test_a_step_that_cannot_run(tmp_path):
 def test_the_command_shows_and_uses_it(both):
     shown = CliRunner().invoke(main, ["inspect", str(both)])
     assert shown.exit_code == 0, shown.output
-    for part in ("torchscript", STEP, "Parity on onnxruntime, torchscript (cpu)", "torchscript.whole"):
+    for part in ("torchscript", STEP, "Parity on onnxruntime, torchscript (cpu)", "torchscript.sequence"):
         assert part in shown.stdout
     verified = CliRunner().invoke(main, ["verify", str(both), "--backend", "torchscript"])
     assert verified.exit_code == 0, verified.output
