@@ -77,7 +77,7 @@ class Stream:
         """Every output and every state, (rows, steps, ...), of a graph that is fed its own states."""
         first = self.spec.inputs[0]
         rows = canonical(feeds[0][first.name], first).shape[0]
-        states = {s.input: np.broadcast_to(self.initial[s.name], (rows, *s.row)) for s in self.spec.states}
+        states = {s.input: np.broadcast_to(self.initial[s.name], (rows, *s.row)).copy() for s in self.spec.states}
         found: dict[str, list[Array]] = {}
         for feed in feeds:
             results = run({**feed, **states})

@@ -83,9 +83,12 @@ def folder() -> Path:
 
 def bundle(name: str, precision: str = "fp32") -> Path:
     """The bundle of a net: read it, or copy it before it is changed."""
-    path = folder() / f"{name}-{precision}.rnnx"
-    with FileLock(path.with_suffix(".lock")):
+    place = folder() / f"{name}-{precision}"
+    # Sources in C have the name of the bundle.
+    path = place / f"{name.removesuffix('-in-c')}.rnnx"
+    with FileLock(f"{place}.lock"):
         if not path.exists():
+            place.mkdir(exist_ok=True)
             net = NETS[name]
             model, example, options = net.build()
             torch.manual_seed(0)
