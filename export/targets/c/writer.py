@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files as resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.step import required_step
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.targets.c.batch_step import write_batch_step
 from rnn_export.export.targets.c.calibration import scales
 from rnn_export.export.targets.c.code_builder import CodeBuilder
@@ -30,6 +28,9 @@ from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
+if TYPE_CHECKING:
+    from rnn_export.export.lift.api import StreamingModel
+
 PACKAGE = "rnn_export.export.targets.c"
 KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
@@ -37,6 +38,9 @@ NARROW = ("bf16", "int8")
 
 def write(model: StreamingModel, target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The sources of the step, and the library that this machine's compiler makes of them."""
+    # All else here starts from a step that is written, and needs no torch.
+    from rnn_export.export.graph.step import required_step
+
     initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
     return from_step(required_step(model, target), model.spec, initial, target, order)
 
