@@ -1,6 +1,6 @@
-"""What a backend is. One small file each, found by name, imported when used.
+"""What a backend is. A folder each, found by name, imported when used.
 
-A backend module has one function, `open_session(artefacts, precision, device, threads) -> Session`, which raises
+Its `backend.py` has one function, `open_session(artefacts, precision, device, threads) -> Session`, which raises
 `BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
 """
 
