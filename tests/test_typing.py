@@ -65,6 +65,9 @@ def lines(text: str, pattern: str) -> set[int]:
 def test_a_user_s_file_passes_and_each_wrong_line_is_refused(python, check, tmp_path):
     for path in FILES.glob("*.py"):
         shutil.copy(path, tmp_path)
+    # No settings of a folder above this one.
+    (tmp_path / "pyrightconfig.json").write_text("{}")
+    (tmp_path / "mypy.ini").write_text("[mypy]\n")
     assert check(python, "user.py", tmp_path) == set()
     marked = (FILES / "refused.py").read_text().splitlines()
     assert check(python, "refused.py", tmp_path) == {
