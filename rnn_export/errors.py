@@ -106,6 +106,10 @@ class TraceFailed(LiftError):
     """torch.export fails, and says why in words of its own."""
 
 
+class RowsDepend(LiftError):
+    """Rows of the batch depend on each other."""
+
+
 class StateMovesByCall(LiftError):
     """A state moves once per call; `has_others`: the model has states of its frames besides."""
 

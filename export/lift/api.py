@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.arrays import Array
-from rnn_export.errors import LiftError, StateMovesByCall, first_line
-from rnn_export.export.lift.axes import Axes, TimeAxis, find_axes
+from rnn_export.errors import LiftError, RowsDepend, StateMovesByCall, first_line
+from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.buffers import buffers_to_states
-from rnn_export.export.lift.capture import BatchFirst, Capture, capture, capture_sequence, output_strides
+from rnn_export.export.lift.capture import MANY_FRAMES, BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
@@ -24,6 +24,7 @@ from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
+from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
@@ -34,8 +35,11 @@ from rnn_export.export.lift.refusals import (
     refuse_train_mode,
     refuse_wrappers,
 )
+from rnn_export.export.lift.rows import follow_rows
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
+from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.streaming.runs import record
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
@@ -158,9 +162,22 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
 
 
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
-    probed = _probed(flat, options)
-    if options.sequence_only:
-        return _whole_sequences(flat, probed, options)
+    """The model lifted along the first axes of its batch that its graph confirms."""
+    refused: RowsDepend | None = None
+    try:
+        for probed in _probed(flat, options):
+            try:
+                return (_whole_sequences if options.sequence_only else _of_frames)(flat, probed, options)
+            except RowsDepend as error:
+                refused = refused or error
+    except LiftError:
+        if refused is None:
+            raise
+    assert refused is not None
+    raise refused
+
+
+def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     streamed = _streamed(probed, captured, options.chunk)
     initial = {s.name: s.initial for s in streamed.states}
@@ -176,37 +193,46 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     return lifted
 
 
-def _probed(flat: FlatModel, options: _Options) -> _Probed:
-    """Run a copy of the model to find its buffers and axes, and where its states start."""
+def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
+    """Run a copy of the model to find its buffers and the axes that it may have, and where its states start."""
     flat = copy.deepcopy(flat)
     buffers_to_states(flat)
     flat.check_names()
+    candidates = axes_candidates(flat, options.time_axis)
+    while axes := _next(candidates, flat):
+        if options.chunk > 1 and not axes.has_time:
+            raise LiftError(
+                f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must "
+                "be 1."
+            )
+        initial = initial_rows(flat, axes, options.initial)
+        refuse_other_start(flat, axes, initial, options.initial)
+        states = tuple(
+            LiftedState(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
+            for leaf in flat.states
+        )
+        replaced = copy.deepcopy(flat)
+        replaced.model = replace_recurrent(replaced.model)
+        yield _Probed(replaced, axes, states)
+
+
+def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
     try:
-        axes = find_axes(flat, options.time_axis)
+        return next(candidates, None)
     except LiftError:
         refuse_decisions(flat)
         raise
-    if options.chunk > 1 and not axes.has_time:
-        raise LiftError(
-            f"chunk={options.chunk}: the model takes one frame per call (no time axis was found), so chunk must be 1."
-        )
-    initial = initial_rows(flat, axes, options.initial)
-    refuse_other_start(flat, axes, initial, options.initial)
-    states = tuple(
-        LiftedState(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
-        for leaf in flat.states
-    )
-    flat.model = replace_recurrent(flat.model)
-    return _Probed(flat, axes, states)
 
 
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
-    flat, axes = probed.flat, probed.axes
+    flat, axes, module = probed.flat, probed.axes, captured.module
     if not captured.dynamic_time:
+        _followed(probed, module, chunk)
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
-    draw = BatchFirst(flat, axes).sample
-    streamed = stream(captured.module, flat.model, draw, axes.input_time, axes.output_time, chunk, RULES)
+    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES))
+    rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
+    streamed = stream(module, flat.model, runs, rows, axes.input_time, axes.output_time, chunk, RULES)
     if not axes.causal:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
@@ -215,9 +241,17 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     return replace(streamed, states=[*probed.states, *streamed.states])
 
 
+def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
+    """Raise RowsDepend where rows of a result of `module`, of `frames` frames, depend on each other."""
+    sample = BatchFirst(probed.flat, probed.axes).sample
+    few, more = (recorded(module, sample(batch, frames)) for batch in (2, 3))
+    follow_rows(module, few, more, probed.axes.rows_in, probed.axes.rows_out)
+
+
 def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
     module = capture_sequence(model, options.chunk)
+    _followed(probed, module, MANY_FRAMES)
     streamed = Streamed([], 0, output_strides(module, model))
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))

@@ -1,14 +1,14 @@
-"""Which axis is the batch and which is time: found by running the model at several sizes, never guessed from rank."""
+"""Which axis may be the batch and which time: found by running the model at several sizes, never guessed from rank."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout
-from rnn_export.export.lift.batch_search import find_batch
+from rnn_export.export.lift.batch_search import batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.time_search import find_time
 
@@ -34,18 +34,31 @@ class Axes:
         """Whether a call takes several frames."""
         return any(axis is not None for axis in self.input_time)
 
+    @property
+    def rows_in(self) -> tuple[int, ...]:
+        """The batch axis of each input, and of each state as (B, *row)."""
+        return (*self.input_batch, *(0 for _ in self.states))
+
+    @property
+    def rows_out(self) -> tuple[int, ...]:
+        """The batch axis of each output, and of each next state as (B, *row)."""
+        return (*self.output_batch, *(0 for _ in self.states))
+
     def input_sizes(self, batch: int, frames: int) -> list[dict[int, int]]:
         """By input, its sizes along its axes of batch and time."""
         axes = zip(self.input_batch, self.input_time, strict=True)
         return [{b: batch} if t is None else {b: batch, t: frames} for b, t in axes]
 
 
-def find_axes(model: FlatModel, time_axis: TimeAxis) -> Axes:
-    """Probe `model`, which must be a copy that may be run at will; raises LiftError where no axis is certain."""
+def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
+    """Axes that the runs of `model` allow, the likeliest first; what its graph says of them is another matter.
+
+    `model` must be a copy that may be run at will. Raises LiftError where there are none, or several could be time.
+    """
     probe, said = AxisProbe(model), _said_time(model, time_axis)
-    batch = find_batch(probe, said)
-    time = find_time(probe, batch, said)
-    return Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
+    for batch in batch_candidates(probe, said):
+        time = find_time(probe, batch, said)
+        yield Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
 
 
 def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

@@ -1,4 +1,4 @@
-"""Which axes are the batch: those along which the size can change, with rows that do not know of each other."""
+"""Which axes may be the batch: those along which the size can change, with rows that do not know of each other."""
 
 from __future__ import annotations
 
@@ -28,19 +28,29 @@ class BatchAxes:
     outputs: tuple[int, ...]
 
 
-def find_batch(probe: AxisProbe, time: Assignment | None) -> BatchAxes:
-    """The first candidate that is a batch; `time` are the axes that are known to be time.
+def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[BatchAxes]:
+    """Axes that no run of the model shows to be none; `time` are the axes that are known to be time.
 
-    Raises LiftError with the candidates that were tried.
+    Those come first along which another row was seen to change the results, at its own row alone. Where noise moves
+    nothing, the graph has to tell. Raises LiftError with the axes that were tried, where there is no candidate.
     """
-    tried = []
+    tried: list[str] = []
+    unmoved: list[BatchAxes] = []
+    found = 0
     for inputs, states in _candidates(probe, time):
         probe.failure = "rows depend on each other, or not every output and state has them"
-        found = _tried(probe, inputs, states)
-        if found is not None:
-            return found
-        line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
-        tried += [] if line in tried else [line]
+        batch, moved = _tried(probe, inputs, states)
+        if batch is None:
+            line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
+            tried += [] if line in tried else [line]
+        elif moved:
+            found += 1
+            yield batch
+        else:
+            unmoved.append(batch)
+    yield from unmoved
+    if found or unmoved:
+        return
     shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*probe.inputs, *probe.states))
     raise LiftError(
         f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
@@ -67,27 +77,28 @@ def _candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[tuple[tup
             yield inputs, tuple(layout[tuple(s.example.shape), s.name in declared] for s in probe.states)
 
 
-def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, ...]) -> BatchAxes | None:
-    """The candidate with the batch axes of the outputs; None where it is no batch."""
+def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, ...]) -> tuple[BatchAxes | None, bool]:
+    """The candidate with the batch axes of the outputs, None where it is no batch; whether noise moved a row."""
     two, three = (probe.draw(n, [{a: n} for a in inputs], states) for n in (2, 3))
     few, many = probe.run(states, two), probe.run(states, three)
     if few is None or many is None:
-        return None
+        return None, False
     grown = [changed_axes(a, b) for a, b in zip(few, many, strict=True)][: len(probe.model.outputs)]
     if any(len(axes) != 1 for axes in grown):
-        return None
+        return None, False
     outputs = tuple(axis for (axis,) in grown)
     if any(t.shape[axis] != 3 for t, axis in zip(many, outputs, strict=False)):
-        return None
+        return None, False
     found = BatchAxes(inputs, states, outputs)
     # Where rows write over each other, the last one wins: it is changed too.
-    return found if all(_changes_alone(probe, found, row, three, many) for row in (0, 2)) else None
+    moved = [_moves_alone(probe, found, row, three, many) for row in (0, 2)]
+    return (None, False) if None in moved else (found, all(moved))
 
 
-def _changes_alone(
+def _moves_alone(
     probe: AxisProbe, batch: BatchAxes, row: int, fed: Sequence[Tensor], results: Sequence[Tensor]
-) -> bool:
-    """Whether another row `row` of the three that are `fed` changes that row of `results`, and no other."""
+) -> bool | None:
+    """Whether another row `row` of the three that are `fed` changes that row of `results`; None if another one too."""
     rows = (0,) * len(batch.states)
     one, others = torch.tensor([row]), torch.tensor([r for r in range(3) if r != row])
     # A value that noise seldom moves may need several tries.
@@ -99,10 +110,10 @@ def _changes_alone(
         ]
         after = probe.run(batch.states, mixed)
         if after is None:
-            return False
+            return None
         pairs = list(zip(results, after, (*batch.outputs, *rows), strict=True))
         if not all(same(a.index_select(x, others), b.index_select(x, others), INDEPENDENCE) for a, b, x in pairs):
-            return False
+            return None
         if not all(same(a.index_select(x, one), b.index_select(x, one), INDEPENDENCE) for a, b, x in pairs):
             return True
     return False

@@ -27,6 +27,8 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Of these, as many as most strides divide.
+MANY_FRAMES = 240
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
 
@@ -125,12 +127,11 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
 
 def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
     """For how many frames of the input each output of whole sequences has one."""
-    frames = 240
     with torch.no_grad():
-        results = [graph(*module.sample(1, n)) for n in (frames, 2 * frames)]
+        results = [graph(*module.sample(1, n)) for n in (MANY_FRAMES, 2 * MANY_FRAMES)]
     times = module.axes.output_time
     grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
-    return [1 if g == 1 or not g else max(round(frames / g), 1) for g in grown]
+    return [1 if g == 1 or not g else max(round(MANY_FRAMES / g), 1) for g in grown]
 
 
 def _of_any_length(module: BatchFirst) -> fx.GraphModule:

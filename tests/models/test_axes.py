@@ -5,7 +5,7 @@ from torch import nn
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axis_probe import AxisProbe
-from rnn_export.export.lift.batch_search import find_batch
+from rnn_export.export.lift.batch_search import batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.time_search import TimeCandidate, TimeSearch
 
@@ -240,7 +240,7 @@ def test_time_is_the_axis_whose_frames_know_of_earlier_ones():
 )
 def test_what_a_candidate_knows(forward, found):
     model = FlatModel(Call(forward, linear=nn.Linear(4, 4)), (torch.randn(2, 6, 4),), {}, None, None)
-    search = TimeSearch(probe := AxisProbe(model), find_batch(probe, (1,)))
+    search = TimeSearch(probe := AxisProbe(model), next(batch_candidates(probe, (1,))))
     candidate = search.candidate((1,), False)
     assert (candidate.inputs, candidate.outputs, candidate.has_output_time) == ((1,), (1,), True)
     assert (candidate.causal, search._remembers(candidate)) == found

@@ -288,7 +288,7 @@ REFUSED = {
         Call(by_row, gru=gru()),
         (X,),
         {},
-        r"gru.l0.h: its initial value differs between the rows",
+        r"its initial value differs between the rows",
     ),
     "forgotten": (
         Named(),

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
-from rnn_export.export.lift.dependence.frames import Dependence, FrameLayout, NotFrameLocal, frame_dependence
+from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence
+from rnn_export.export.lift.dependence.operators import CellsMixed
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import aten
 from rnn_export.export.lift.streaming.context import StreamingContext, receptive_field, rule, rules_of
 from rnn_export.export.lift.streaming.rules import RULES
@@ -394,11 +396,12 @@ def one_call(operator, *args) -> tuple[StreamingContext, fx.Node]:
         return [torch.randn(batch, 4, frames, generator=torch.Generator().manual_seed(seed))]
 
     runs = record(module, sample, *receptive_field(graph, RULES))
-    return StreamingContext(module, nn.Module(), runs, [TimeAxisInfo(FrameLayout(2))], 1), node
+    rows = Rows(module, runs.base, runs.other_batch, [AxisLayout(0)], {})
+    return StreamingContext(module, nn.Module(), runs, rows, [TimeAxisInfo(AxisLayout(2))], 1), node
 
 
 def info(lag: int, stride: int = 1) -> TimeAxisInfo:
-    return TimeAxisInfo(FrameLayout(2), Fraction(1, stride), lag)
+    return TimeAxisInfo(AxisLayout(2), Fraction(1, stride), lag)
 
 
 # By operator and arguments: what is known of the result, and the frames that a state keeps.
@@ -451,26 +454,26 @@ def test_lags_as_they_are_written_down():
     assert padded.windowed(4, 2) == (info(0, 2), 2)
     assert info(4).windowed(1, 2) == (info(2, 2), 0)
     assert info(1).windowed(1, 2) == (info(0, 2), -1)
-    assert x.expanded(2, 1) == TimeAxisInfo(FrameLayout(2), Fraction(2), 1)
+    assert x.expanded(2, 1) == TimeAxisInfo(AxisLayout(2), Fraction(2), 1)
     waited = info(2).delayed(2)
     assert (waited.lag, waited.slack, waited.least_lag) == (4, 2, 2)
-    bands = TimeAxisInfo(FrameLayout(1, 1, 3), Fraction(1, 2), 2, 1, 1)
-    assert bands.by_entry() == TimeAxisInfo(FrameLayout(1), Fraction(3, 2), 6, 3, 3)
+    bands = TimeAxisInfo(AxisLayout(1, 1, 3), Fraction(1, 2), 2, 1, 1)
+    assert bands.by_entry() == TimeAxisInfo(AxisLayout(1), Fraction(3, 2), 6, 3, 3)
     assert bands.input_lag == bands.by_entry().input_lag == 4
     for wrong in ({"slack": -1}, {"lag": None, "history": 1}):
         with pytest.raises(AssertionError):
-            TimeAxisInfo(FrameLayout(1), **wrong)
+            TimeAxisInfo(AxisLayout(1), **wrong)
 
 
 # --- which frames a value depends on --------------------------------------------------------------------------------
 
 DEPENDENCES = {
-    "frame by frame": (aten.relu.default, (), FrameLayout(2)),
-    "time moved": (aten.permute.default, ([2, 0, 1],), FrameLayout(0)),
-    "time and batch as one axis": (lambda x: x.mT.reshape(-1, 4), (), FrameLayout(0, 2, 1)),
-    "time and channels as one axis": (lambda x: x.mT.reshape(2, -1), (), FrameLayout(1, 1, 4)),
-    "the last frame": (lambda x: 2 * x[..., -1], (), Dependence.LAST_FRAME),
-    "no frame": (aten.zeros_like.default, (), FrameLayout(2)),
+    "frame by frame": (aten.relu.default, (), AxisLayout(2)),
+    "time moved": (aten.permute.default, ([2, 0, 1],), AxisLayout(0)),
+    "time and batch as one axis": (lambda x: x.mT.reshape(-1, 4), (), AxisLayout(0, 2, 1)),
+    "time and channels as one axis": (lambda x: x.mT.reshape(2, -1), (), AxisLayout(1, 1, 4)),
+    "the last frame": (lambda x: 2 * x[..., -1], (), Dependence.LAST),
+    "no frame": (aten.zeros_like.default, (), AxisLayout(2)),
     "a number": (lambda x: torch.ones(2), (), Dependence.NONE),
     "a sum over time": (aten.cumsum.default, (2,), None),
     "all frames": (aten.amax.default, ([2],), None),
@@ -483,9 +486,8 @@ DEPENDENCES = {
 def test_which_frames_a_result_depends_on(operator, args, answer):
     context, node = one_call(operator, *args)
     (x,) = context.inputs
-    question = node, context.runs.base, context.runs.longer, {x: FrameLayout(2)}
     if answer is None:
-        with pytest.raises(NotFrameLocal):
-            frame_dependence(*question)
+        with pytest.raises(CellsMixed):
+            context.operators.dependences(node, {x: AxisLayout(2)})
     else:
-        assert frame_dependence(*question) == [answer]
+        assert context.operators.dependences(node, {x: AxisLayout(2)}) == [answer]

@@ -1,5 +1,6 @@
-"""Which frames (`frames`), and which rows of the batch (`rows`), a value depends on, whatever the method that answers.
+"""Which frames and rows a value depends on: decided operator by operator, never on what the model passes through them.
 
-Both are answered by trials on values that were recorded from the model: what is exchanged in an argument may move
-nothing but its own frame or row of the result.
+`layout` says where frames or rows stand in a value; `operators` what one operator does along them; `drawn` has the
+values that an operator is tried on; `rows` follows the rows of the batch through a whole graph. The streaming pass
+follows the frames.
 """

@@ -26,6 +26,11 @@ def overloads(names: str) -> set[Any]:
     return {operator.attrgetter(name if "." in name else f"{name}.default")(aten) for name in names.split()}
 
 
+# These take numbers that are sizes: of a sequence, or of a batch.
+TAKE_SIZES = overloads(
+    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
+    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
+)
 # What these make depends on the shape of their argument, not on its values.
 SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
 # What these make has the values of their first argument.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.frames import growing_axes
+from rnn_export.export.lift.dependence.layout import growing_axes
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.runs import BATCH
@@ -33,7 +33,7 @@ def trim(context: StreamingContext, value: fx.Node, history: int, before: fx.Nod
     info = context.timed(value)
     if info.history == history:
         return value
-    start = (info.history - history) * info.layout.frame_size
+    start = (info.history - history) * info.layout.inner
     cut = context.insert(before, aten.slice.Tensor, value, info.layout.axis, start, END)
     return context.stand_in(cut, value, replace(info, history=history))
 
@@ -44,7 +44,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
     if lag is None or info.lag is None or info.lag == lag:
         return value
     frames = lag - info.lag
-    if info.layout.batch_factor != 1:
+    if info.layout.outer != 1:
         raise refusal(before, "frames of different lags meet where time and batch are one axis.")
     if info.history >= frames:
         source, delayed = value, replace(info.delayed(frames), history=info.history - frames)
@@ -52,7 +52,7 @@ def delay_to(context: StreamingContext, value: fx.Node, lag: int | None, before:
         value = trim(context, value, 0, before)
         delayed = context.timed(value).delayed(frames)
         source = keep_history(context, value, frames, before, "delay", f"frames that wait {frames} frames for others")
-    end = -frames * info.layout.frame_size
+    end = -frames * info.layout.inner
     cut = context.insert(before, aten.slice.Tensor, source, info.layout.axis, 0, end)
     return context.stand_in(cut, value, delayed)
 
@@ -74,14 +74,14 @@ def keep_history(
     own = context.states.add(context.names.kept(before, what), value, (initial[0], initial[1]), before, "frames", why)
     axis = info.layout.axis
     joined = context.insert(before, aten.cat.default, [own, value], axis)
-    newest = context.insert(before, aten.slice.Tensor, joined, axis, -frames * info.layout.frame_size, END)
+    newest = context.insert(before, aten.slice.Tensor, joined, axis, -frames * info.layout.inner, END)
     context.states.set_next(own, newest)
     return joined
 
 
 def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int) -> Tensor:
     """The `frames` frames before those of the first step: the ones ahead of their time, behind zeros for the rest."""
-    axis, size = info.layout.axis, info.layout.frame_size
+    axis, size = info.layout.axis, info.layout.inner
     start, end = (max(n * size, 0) for n in (-(info.lag or 0) - frames, -(info.lag or 0)))
     known = whole.narrow(axis, start, end - start)
     missing = [frames * size - (end - start) if a == axis else n for a, n in enumerate(whole.shape)]

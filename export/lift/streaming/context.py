@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from rnn_export.export.lift.dependence.operators import Operators
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import aten, depends_on, place_of, placeholders, values_of
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
@@ -29,10 +31,16 @@ class StreamingContext:
     """
 
     def __init__(
-        self, module: fx.GraphModule, model: nn.Module, runs: RecordedRuns, inputs: Sequence[Info], chunk: int
+        self,
+        module: fx.GraphModule,
+        model: nn.Module,
+        runs: RecordedRuns,
+        rows: Rows,
+        inputs: Sequence[Info],
+        chunk: int,
     ) -> None:
         """`model` names layers by their paths; `inputs` is what is known of each input."""
-        self.module, self.graph, self.runs, self.chunk = module, module.graph, runs, chunk
+        self.module, self.graph, self.runs, self.rows, self.chunk = module, module.graph, runs, rows, chunk
         nodes = placeholders(self.graph)
         self.inputs, self.own_states = nodes[: len(inputs)], nodes[len(inputs) :]
         self.from_input = depends_on(self.graph, self.inputs)
@@ -40,7 +48,8 @@ class StreamingContext:
         self.info: dict[fx.Node, NodeInfo] = dict(zip(self.inputs, inputs, strict=True))
         self.names = Names(model)
         self.names.given.update(n.name for n in self.inputs)
-        self.states = States(self.graph, self.names, runs)
+        self.operators = Operators(runs.base, runs.longer, self.is_constant)
+        self.states = States(self.graph, self.names, rows)
         self.length_of_piece: dict[fx.Node, fx.Node] = {}
         self.lookahead: list[str] = []
 
@@ -64,7 +73,7 @@ class StreamingContext:
         if not self.is_timed(node):
             return None
         layout = self.timed(node).layout
-        return layout.axis if layout.batch_factor == 1 else None
+        return layout.axis if layout.outer == 1 else None
 
     def has_time_along(self, node: Any, dim: int) -> bool:
         """Whether axis `dim` of a tensor, which may count from the end, is its axis of time."""
@@ -83,7 +92,7 @@ class StreamingContext:
 
     def frames_in(self, node: fx.Node) -> int:
         """The number of frames of a value in the base run."""
-        return self.timed(node).layout.frames_in(self.runs.base[node])
+        return self.timed(node).layout.cells_in(self.runs.base[node])
 
     def timed_arguments(self, node: fx.Node) -> list[fx.Node]:
         return [n for n in dict.fromkeys(node.all_input_nodes) if self.is_timed(n)]
@@ -96,6 +105,10 @@ class StreamingContext:
     def unsupported_argument(self, node: fx.Node) -> Unsupported | None:
         """The first argument whose values `node` takes although a stream cannot have them."""
         return next((i for n in values_of(node) if isinstance(i := self.info.get(n), Unsupported)), None)
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether a value is made of weights and sizes alone."""
+        return node not in self.from_input and node not in self.from_states
 
     def is_computed(self, node: Any) -> bool:
         """Whether a value depends on the input, other than by way of a state."""
@@ -116,9 +129,14 @@ class StreamingContext:
         """Give a new node the recorded values and the place of `like`: over a whole sequence it is the same."""
         self.info[new] = info
         new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+        self.known_as(new, like)
+        return new
+
+    def known_as(self, new: fx.Node, like: fx.Node) -> None:
+        """Give a new node the recorded values of `like`, and its rows."""
+        self.rows.info[new] = self.rows.of(like)
         for run in self.runs.all:
             run[new] = run[like]
-        return new
 
     def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
         """`value` under another info."""

@@ -7,27 +7,17 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.frames import (
-    Dependence,
-    FrameDependence,
-    FrameLayout,
-    NotFrameLocal,
-    frame_dependence,
-    growing_axes,
-)
+from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
+from rnn_export.export.lift.dependence.operators import CellsMixed
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import overloads
+from rnn_export.export.lift.program.fx import TAKE_SIZES
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, name_of, refusal
 
-# These take the length of the sequence as a size, which a piece has too.
-TAKE_SIZES = overloads(
-    "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
-    "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
-)
 # By words in the name of an operator, the first that fits.
 REASONS = {
+    "rand bernoulli multinomial normal dropout": "it draws random numbers",
     "cumsum cumprod": "a running sum over time: keep it in a buffer that each frame adds to",
     "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames",
     "softmax": "a softmax over time looks at all frames",
@@ -57,8 +47,8 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     infos = [context.timed(n) for n in arguments]
     try:
         layouts = {n: i.layout for n, i in zip(arguments, infos, strict=True)}
-        dependences = frame_dependence(node, context.runs.base, context.runs.longer, layouts)
-    except NotFrameLocal:
+        dependences = context.operators.dependences(node, layouts)
+    except CellsMixed:
         raise refusal(node, _why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
@@ -72,7 +62,7 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
     arguments = context.timed_arguments(node)
     if len({context.frames_in(n) for n in arguments}) > 1:
         for value in arguments:
-            if context.timed(value).layout.batch_factor == 1:
+            if context.timed(value).layout.outer == 1:
                 node.replace_input_with(value, context.alias(value, context.timed(value).by_entry(), node))
         arguments = context.timed_arguments(node)
         if len({context.frames_in(n) for n in arguments}) > 1:
@@ -84,13 +74,13 @@ def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
     return max((i.lag for i in arguments if i.lag is not None), default=None)
 
 
-def result_info(dependence: FrameDependence, arguments: Sequence[TimeAxisInfo], history: int) -> Info:
+def result_info(dependence: CellDependence, arguments: Sequence[TimeAxisInfo], history: int) -> Info:
     """What is known of a result whose arguments, of one rate, are brought to the lag of the latest and to `history`."""
     if dependence is Dependence.NONE:
         return None
-    if dependence is Dependence.LAST_FRAME:
+    if dependence is Dependence.LAST:
         return LastFrame(max(i.input_lag for i in arguments))
-    assert isinstance(dependence, FrameLayout)
+    assert isinstance(dependence, AxisLayout)
     lag = _lag(arguments)
     slack = 0 if lag is None else lag - max(i.least_lag for i in arguments if i.lag is not None)
     return TimeAxisInfo(dependence, arguments[0].rate, lag, history, slack)
@@ -116,7 +106,7 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
             "stream. Count the frames in a buffer, and compute it from that.",
         )
     rate = Fraction(longer.shape[axis] - value.shape[axis], context.runs.longer_frames - context.runs.frames)
-    return TimeAxisInfo(FrameLayout(axis), rate, None)
+    return TimeAxisInfo(AxisLayout(axis), rate, None)
 
 
 def _refuse_length(context: StreamingContext, node: fx.Node) -> None:

@@ -10,12 +10,13 @@ from fractions import Fraction
 from torch import fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence.frames import FrameLayout
+from rnn_export.export.lift.dependence.layout import AxisLayout
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import SAME, args_of, results
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
-from rnn_export.export.lift.streaming.context import Rules, StreamingContext, receptive_field
+from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.runs import Sample, record
+from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import LiftedState
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
 
@@ -32,7 +33,8 @@ class Streamed:
 def stream(
     module: fx.GraphModule,
     model: nn.Module,
-    sample: Sample,
+    runs: RecordedRuns,
+    rows: Rows,
     input_time: Sequence[int | None],
     output_time: Sequence[int | None],
     chunk: int,
@@ -40,12 +42,12 @@ def stream(
 ) -> Streamed:
     """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place for steps of `chunk` frames.
 
-    `model`, whose layers are replaced, tells a stack of layers from its path. Raises LiftError, with module path and
+    `model`, whose layers are replaced, tells a stack of layers from its path; `runs` and `rows` are of `module` as it
+    is. Raises LiftError, with module path and
     source line, where a result depends on later frames, or on earlier ones in a way that cannot be kept in a state.
     """
-    runs = record(module, sample, *receptive_field(module.graph, rules))
-    inputs = [None if axis is None else TimeAxisInfo(FrameLayout(axis)) for axis in input_time]
-    context = StreamingContext(module, model, runs, inputs, chunk)
+    inputs = [None if axis is None else TimeAxisInfo(AxisLayout(axis)) for axis in input_time]
+    context = StreamingContext(module, model, runs, rows, inputs, chunk)
     for node in list(context.graph.nodes):
         if node.op in ("call_function", "call_module"):
             context.info[node] = _info_of(context, node, rules)
@@ -96,7 +98,7 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
         if axis is not None:
             raise refusal(node, "an output over time does not depend on the input over time.")
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
-    if info.layout.axis != axis or info.layout.batch_factor != 1:
+    if info.layout.axis != axis or info.layout.outer != 1:
         raise refusal(node, "the frames of an output stand in another axis than time.")
     if info.rate > 1 or info.rate.numerator != 1:
         raise refusal(node, f"an output has {info.rate} frames for each frame of the input: at most one is possible.")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence.frames import growing_axes
-from rnn_export.export.lift.dependence.rows import BatchLayout, RowsMixed, batch_layout
+from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.layers.bare_layers import LayerModel
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import aten, path_of, paths_of, placeholders
-from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH, RecordedRuns
+from rnn_export.export.lift.streaming.runs import BATCH, OTHER_BATCH
 from rnn_export.export.lift.streaming.time_axis import refusal
 
 # The state operands of each recurrent op: position among the arguments, letter, position among the results.
@@ -73,11 +73,11 @@ class Names:
 class StateLayout:
     """The layout of a value whose rows are states, which leave out `lead` axes of size 1 before the batch."""
 
-    batch: BatchLayout
+    batch: AxisLayout
     lead: int
 
     @classmethod
-    def of(cls, value: Tensor, batch: BatchLayout) -> StateLayout:
+    def of(cls, value: Tensor, batch: AxisLayout) -> StateLayout:
         return cls(batch, batch.axis if all(n == 1 for n in value.shape[: batch.axis]) else 0)
 
     @property
@@ -87,17 +87,17 @@ class StateLayout:
     def rows(self, value: Tensor, batch: int) -> Tensor:
         """(B, factor, ...) or, where a stream has one row alone, (B, ...)."""
         moved = value.reshape(value.shape[self.lead :]).movedim(self._batch_axis, 0)
-        if self.batch.factor == 1:
+        if self.batch.is_plain:
             return moved
-        if self.batch.batch_major:
-            return moved.reshape(batch, self.batch.factor, *moved.shape[1:])
-        return moved.reshape(self.batch.factor, batch, *moved.shape[1:]).transpose(0, 1)
+        if self.batch.outer == 1:
+            return moved.reshape(batch, self.batch.inner, *moved.shape[1:])
+        return moved.reshape(self.batch.outer, batch, *moved.shape[1:]).transpose(0, 1)
 
     def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
         """The value in this layout, sizes as in `like`, from the state (B, ...); at the graph's insertion point."""
         rest = [n for a, n in enumerate(like.shape) if a != self.batch.axis and a >= self.lead]
-        if self.batch.factor != 1:
-            if not self.batch.batch_major:
+        if not self.batch.is_plain:
+            if self.batch.outer > 1:
                 state = graph.call_function(aten.transpose.int, (state, 0, 1))
             state = graph.call_function(aten.reshape.default, (state, [-1, *rest]))
         if axis := self._batch_axis:
@@ -112,14 +112,14 @@ class StateLayout:
         for _ in range(self.lead):
             value = graph.call_function(aten.squeeze.dim, (value, 0))
         if axis := self._batch_axis:
-            rank = len(row) + (1 if self.batch.factor == 1 else 0)
+            rank = len(row) + (1 if self.batch.is_plain else 0)
             order = [axis, *(a for a in range(rank) if a != axis)]
             value = graph.call_function(aten.permute.default, (value, order))
-        if self.batch.factor == 1:
+        if self.batch.is_plain:
             return value
-        sizes = [-1, *row] if self.batch.batch_major else [self.batch.factor, -1, *row[1:]]
+        sizes = [-1, *row] if self.batch.outer == 1 else [self.batch.outer, -1, *row[1:]]
         value = graph.call_function(aten.reshape.default, (value, sizes))
-        return value if self.batch.batch_major else graph.call_function(aten.transpose.int, (value, 0, 1))
+        return value if self.batch.outer == 1 else graph.call_function(aten.transpose.int, (value, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class _Added:
 class States:
     """New states of one graph, in the order of its new inputs."""
 
-    def __init__(self, graph: fx.Graph, names: Names, runs: RecordedRuns) -> None:
-        self.graph, self.names, self.runs = graph, names, runs
+    def __init__(self, graph: fx.Graph, names: Names, rows: Rows) -> None:
+        self.graph, self.names, self.rows = graph, names, rows
         self.found: list[LiftedState] = []
         self._next: dict[str, fx.Node] = {}  # by name
         self._added: dict[fx.Node, _Added] = {}  # by the state in the layout of the graph
@@ -192,12 +192,15 @@ class States:
                 "a value that is kept from frame to frame has no batch axis, so all streams of a batch would share it: "
                 "make it in the shape of the batch, x.new_zeros(x.shape[0], ...).",
             )
-        before, after = self.runs.base[layout_of], self.runs.other_row[layout_of]
-        try:
-            return StateLayout.of(value, batch_layout(value, axes[0], BATCH, before, after))
-        except RowsMixed:
+        at = self.rows.of(layout_of)
+        factor = value.shape[axes[0]] // BATCH
+        outer, inner = (at.outer, at.inner) if isinstance(at, AxisLayout) else (1, factor)
+        if factor == 1:
+            outer = inner = 1
+        if outer * inner != factor or 1 not in (outer, inner):
             reason = "the rows of the batch are mixed with others in a way that cannot be told apart."
-            raise refusal(layout_of, reason) from None
+            raise refusal(layout_of, reason)
+        return StateLayout.of(value, AxisLayout(axes[0], outer, inner))
 
     def set_next(self, own: fx.Node, value: fx.Node, input_lag: Fraction = Fraction(0)) -> None:
         """`value` is the next value of the state `own`, once `input_lag` frames of the input went in."""

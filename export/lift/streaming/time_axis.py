@@ -8,7 +8,7 @@ from fractions import Fraction
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.dependence.frames import FrameLayout
+from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.program.fx import place_of
 
 
@@ -46,7 +46,7 @@ class TimeAxisInfo:
         slack: how much of the lag is waiting alone, for others or for a whole step.
     """
 
-    layout: FrameLayout
+    layout: AxisLayout
     rate: Fraction = Fraction(1)
     lag: int | None = 0
     history: int = 0
@@ -68,9 +68,9 @@ class TimeAxisInfo:
 
     def by_entry(self) -> TimeAxisInfo:
         """The same value with every entry of a frame, along its axis, taken as a frame of its own."""
-        size = self.layout.frame_size
+        size = self.layout.inner
         return TimeAxisInfo(
-            replace(self.layout, frame_size=1),
+            replace(self.layout, inner=1),
             self.rate * size,
             None if self.lag is None else self.lag * size,
             self.history * size,

@@ -89,7 +89,7 @@ def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
     for k, join in enumerate(loop.joins):
         axis = join.dim % results[k].dim()
         size = results[k].shape[axis] // context.frames_in(settled[0])
-        infos[k] = replace(info, layout=replace(info.layout, axis=axis, frame_size=size))
+        infos[k] = replace(info, layout=replace(info.layout, axis=axis, inner=size))
     return infos
 
 
@@ -100,7 +100,7 @@ def _refuse_other_time(
     if any(context.is_moving(n) for n in outside):
         raise refusal(node, "its loop over time takes the whole sequence at each frame.")
     for x, path in zip(frames, loop.scans, strict=True):
-        if context.time_axis(x) != path[0][1] or context.timed(x).layout.frame_size != 1:
+        if context.time_axis(x) != path[0][1] or context.timed(x).layout.inner != 1:
             raise refusal(node, "its loop does not run over the frames of the input.")
     if len({context.timed(x).rate for x in frames}) > 1:
         raise refusal(node, "its loop takes values of different rates over time.")
@@ -119,6 +119,7 @@ def _carried(
         if memory not in context.from_states:
             index = len(context.runs.base[node]) - loop.memories + i
             result = _result_of(context, node, index)
+            context.rows.info[result] = context.rows.result_of(node, index)
             for run in context.runs.all:
                 run[result] = run[node][index]
             base, other_batch = context.runs.base, context.runs.other_batch

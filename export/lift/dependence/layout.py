@@ -1,0 +1,49 @@
+"""Where the cells of one axis, frames of a sequence or rows of a batch, stand in a value."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AxisLayout:
+    """The cells of a value stand in its axis `axis`, which is (outer, cells, inner), merged.
+
+    Of frames, `outer` counts rows of others before them, such as the batch, and `inner` the entries of one frame. Of
+    rows, `inner` counts the rows of each stream, of bands for example.
+    """
+
+    axis: int
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the axis holds cells alone."""
+        return self.outer == self.inner == 1
+
+    def cells_in(self, value: Tensor) -> int:
+        return int(value.shape[self.axis]) // (self.outer * self.inner)
+
+    def split(self, value: Tensor) -> Tensor:
+        """`value` with the cells in an axis alone: axis + 1."""
+        sizes = (self.outer, self.cells_in(value), self.inner)
+        return value.reshape(*value.shape[: self.axis], *sizes, *value.shape[self.axis + 1 :])
+
+
+class Dependence(enum.Enum):
+    """Of a result without cells."""
+
+    NONE = "no cell"
+    LAST = "the last cell alone"
+
+
+CellDependence = AxisLayout | Dependence
+
+
+def growing_axes(value: Tensor, other: Tensor) -> list[int]:
+    """The axes along which the sizes of a value differ between two runs of other lengths, or of other batches."""
+    return [a for a, (m, n) in enumerate(zip(value.shape, other.shape, strict=True)) if m != n]

@@ -1,0 +1,208 @@
+"""What one operator does along an axis of cells, frames or rows: known by name, or tried on values drawn for it.
+
+An operator that works entry by entry is known to keep every cell apart. Any other is called with some cells of its
+arguments exchanged: what changes in its results depends on them. The exchanged cells are those with a one, then those
+with a zero, in each digit of their binary number, so that every two cells are told apart by one of the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.dependence.drawn import KINDS, Draws, is_pointwise, picked_from
+from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
+from rnn_export.export.lift.program.compare import LOCALITY, differing
+
+Values = Mapping[fx.Node, Any]
+# What a trial's answer is remembered by.
+Key = tuple[Any, ...]
+
+
+class CellsMixed(Exception):
+    """Cells of a result depend on others than their own."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An argument: `layout` says where its cells stand, `is_fixed` that its values must stay."""
+
+    value: Tensor
+    layout: AxisLayout | None
+    is_fixed: bool
+
+    @property
+    def key(self) -> Key:
+        held = self.value.detach().contiguous().numpy().tobytes() if self.is_fixed else self.value.is_floating_point()
+        return tuple(self.value.shape), self.value.dtype, self.layout, held
+
+
+class Operators:
+    """Answers for the operators of one graph, each remembered by the operator, its arguments and their shapes.
+
+    `values` are those of one run, `more` those of another with more cells; `fixed` tells the nodes that no input
+    reaches, whose numbers must stay as they are.
+    """
+
+    def __init__(self, values: Values, more: Values, fixed: Callable[[fx.Node], bool]) -> None:
+        self.values, self.more, self.fixed = values, more, fixed
+        self._known: dict[Key, list[CellDependence] | None] = {}
+
+    def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[CellDependence]:
+        """What each result of `node` depends on; one that gives no tuple has one result.
+
+        `layouts` says where the cells of the arguments stand, of which all have as many. Raises CellsMixed.
+        """
+        growing = [
+            growing_axes(value, other)
+            for value, other in zip(_results(self.values[node]), _results(self.more[node]), strict=True)
+        ]
+        if any(len(axes) > 1 for axes in growing):
+            raise CellsMixed
+        if is_pointwise(node):
+            return [_pointwise(self.values[node], growing[0], [(self.values[n], at) for n, at in layouts.items()])]
+        tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
+        operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
+        shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}
+        key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
+        if key not in self._known:
+            try:
+                self._known[key] = _Trial(node, self.values, operands).answers(growing)
+            except CellsMixed:
+                self._known[key] = None
+        known = self._known[key]
+        if known is None:
+            raise CellsMixed
+        return known
+
+    def _operand(self, node: fx.Node, layout: AxisLayout | None) -> Operand:
+        value = self.values[node]
+        # Weights are drawn too: what one at zero hides would count. What is made of sizes, or picks, stays.
+        grows = bool(growing_axes(value, self.more[node]))
+        return Operand(value, layout, layout is None and self.fixed(node) and (grows or not value.is_floating_point()))
+
+
+def _results(value: Any) -> Sequence[Tensor]:
+    return [value] if isinstance(value, Tensor) else value
+
+
+def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple[Tensor, AxisLayout]]) -> AxisLayout:
+    """Where the cells stand in a result that is broadcast from `arguments`."""
+    places = {(at.axis - value.dim(), at.outer, at.inner) for value, at in arguments}
+    if len(places) > 1 or not growing:
+        raise CellsMixed
+    ((from_end, outer, inner),) = places
+    return AxisLayout(result.dim() + from_end, outer, inner)
+
+
+class _Trial:
+    """One operator, and where its results change with some cells of its arguments."""
+
+    def __init__(self, node: fx.Node, values: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        self.node, self.values, self.operands = node, values, operands
+        laid_out = [o for o in operands.values() if o.layout is not None]
+        first = laid_out[0]
+        assert first.layout is not None
+        self.cells, self.usual_outer = first.layout.cells_in(first.value), first.layout.outer
+        self.exchanged = list(_digit_sets(self.cells))
+        sizes = [o.value.shape for o in operands.values()]
+        try:
+            self.changed = self._all_changed(picked_from(node, sizes))
+        except (IndexError, RuntimeError):
+            # Numbers that the operator does not take: as many as the model's own.
+            numbers = [o.value for o in operands.values() if not o.value.is_floating_point() and o.value.numel()]
+            if not numbers:
+                raise
+            self.changed = self._all_changed(range(max(int(n.max()) for n in numbers) + 1))
+
+    def _all_changed(self, numbers: range | None) -> list[list[Tensor]]:
+        """For each set of exchanged cells, where each result changes in any kind of values."""
+        changed: list[list[Tensor]] = []
+        for kind in KINDS:
+            draws, pairs = Draws(), {}
+            for node, operand in self.operands.items():
+                pairs[node] = self._pair(draws, operand, kind, numbers)
+            before = self._call({n: pair[0] for n, pair in pairs.items()})
+            for i, cells in enumerate(self.exchanged):
+                after = self._call({n: self._mixed(n, *pair, cells) for n, pair in pairs.items()})
+                moved = [differing(a, b, LOCALITY) for a, b in zip(after, before, strict=True)]
+                if i == len(changed):
+                    changed.append(moved)
+                changed[i] = [a | b for a, b in zip(changed[i], moved, strict=True)]
+        return changed
+
+    def _pair(self, draws: Draws, operand: Operand, kind: str, numbers: range | None) -> tuple[Tensor, Tensor]:
+        if operand.is_fixed:
+            return operand.value, operand.value
+        if operand.layout is None and operand.value.is_floating_point():
+            drawn = draws.weights(operand.value)
+            return drawn, drawn
+        return draws.pair(operand.value, kind, numbers)
+
+    def _mixed(self, node: fx.Node, before: Tensor, after: Tensor, cells: Sequence[int]) -> Tensor:
+        layout = self.operands[node].layout
+        if layout is None:
+            return before
+        mask = torch.zeros(self.cells, dtype=torch.bool)
+        mask[list(cells)] = True
+        whole = layout.split(before)
+        shaped = mask.reshape([-1 if a == layout.axis + 1 else 1 for a in range(whole.dim())])
+        return torch.where(shaped, layout.split(after), whole).reshape(before.shape)
+
+    def _call(self, arguments: Mapping[fx.Node, Tensor]) -> Sequence[Tensor]:
+        args, kwargs = fx.node.map_arg(
+            (self.node.args, self.node.kwargs), lambda n: arguments[n] if n in arguments else self.values[n]
+        )
+        assert callable(self.node.target)
+        with torch.no_grad():
+            return _results(self.node.target(*args, **kwargs))
+
+    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
+        values = _results(self.values[self.node])
+        return [
+            self._layout(i, axes[0], values[i].shape[axes[0]]) if axes else self._without_cells(i)
+            for i, axes in enumerate(growing)
+        ]
+
+    def _without_cells(self, result: int) -> Dependence:
+        moves = [cells for cells, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()]
+        if not moves:
+            return Dependence.NONE
+        if all(self.cells - 1 in cells for cells in moves):
+            return Dependence.LAST
+        raise CellsMixed
+
+    def _layout(self, result: int, axis: int, size: int) -> AxisLayout:
+        """Where the cells stand in a result that grows with them along `axis`."""
+        if size % self.cells:
+            raise CellsMixed
+        rest = size // self.cells
+        factors = [n for n in range(1, rest + 1) if rest % n == 0]
+        # Results that never change tell nothing: then the cells stand as they stood before.
+        for outer in sorted(factors, key=lambda n: n != self.usual_outer):
+            layout = AxisLayout(axis, outer, rest // outer)
+            if all(
+                self._cells(changed[result], layout) <= set(cells)
+                for cells, changed in zip(self.exchanged, self.changed, strict=True)
+            ):
+                return layout
+        raise CellsMixed
+
+    def _cells(self, changed: Tensor, layout: AxisLayout) -> set[int]:
+        """The cells of a result with an entry that changed."""
+        if changed.dim() <= layout.axis:
+            return set(range(self.cells))
+        by_cell = layout.split(changed).movedim(layout.axis + 1, 0).flatten(1).any(1)
+        return set(by_cell.nonzero().flatten().tolist())
+
+
+def _digit_sets(count: int) -> Iterator[list[int]]:
+    """Sets of numbers below `count`, so that of any two, in both orders, one set has the first and not the second."""
+    for digit in range(max(count - 1, 1).bit_length()):
+        ones = [n for n in range(count) if n >> digit & 1]
+        yield ones
+        yield [n for n in range(count) if n not in ones]
