@@ -1,7 +1,5 @@
 """Frames in and out of bound buffers: without the axes that a caller leaves out, checked on the way in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

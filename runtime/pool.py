@@ -1,7 +1,5 @@
 """A pool: thousands of independent streams of one model, stepped in one batched call."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping

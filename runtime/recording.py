@@ -1,7 +1,5 @@
 """Recordings from files: .npy, .npz, .csv and .wav, as arrays (rows, time, ...) by input."""
 
-from __future__ import annotations
-
 import os
 import wave
 import zipfile

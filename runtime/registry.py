@@ -1,7 +1,5 @@
 """The backends by name: imported when used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rnn_export.errors import BackendUnavailable

@@ -3,8 +3,6 @@
 Model repositories written by earlier releases import `Rounds` from here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

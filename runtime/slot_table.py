@@ -1,7 +1,5 @@
 """Which stream of a pool has which slot, and the statistics of each."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 

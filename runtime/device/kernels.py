@@ -6,8 +6,6 @@ the other blocks along y. Assembled for every GPU of the target table in the tes
 Source: the PTX ISA reference, "Instruction Set".
 """
 
-from __future__ import annotations
-
 import math
 
 # 6.0 is CUDA 9's.

@@ -3,8 +3,6 @@
 States may be in half precision there, and int64 may be int32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

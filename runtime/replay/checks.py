@@ -1,7 +1,5 @@
 """Every way in which a user may drive an engine, held to the golden vectors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a CPU can do, in the words of /proc/cpuinfo, and which of it a compiler uses."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sysconfig

@@ -1,7 +1,5 @@
 """ONNX Runtime itself, or why it is not here, and what it raises."""
 
-from __future__ import annotations
-
 from rnn_export.errors import BackendUnavailable
 
 try:

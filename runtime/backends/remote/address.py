@@ -1,7 +1,5 @@
 """Addresses of models on servers: `grpc://HOST:PORT,HOST:PORT/NAME?deadline_ms=1000&snapshot_every=16`."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

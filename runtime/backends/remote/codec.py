@@ -1,7 +1,5 @@
 """Triton's requests and answers: how frames and states are written into them and read from them."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

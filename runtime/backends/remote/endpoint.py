@@ -1,7 +1,5 @@
 """One server: a channel to it, and what its answers mean."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import suppress

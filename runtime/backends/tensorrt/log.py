@@ -1,7 +1,5 @@
 """What a builder says while it works, kept in order, and what that means where it gives no engine."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from typing import Any

@@ -6,8 +6,6 @@ tests drive stand-ins for libcuda and for the files of a Jetson.
 Sources: CUDA driver API reference (cuInit, cuDeviceGetAttribute, CUresult); NVIDIA's JetPack archive for `_JETPACKS`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import re
 from collections.abc import Callable
