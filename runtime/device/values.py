@@ -11,7 +11,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError, StreamError
-from rnn_export.runtime.device.api import Device
+from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.spec import TensorSpec, sized
 
 BFLOAT16 = "bfloat16"
@@ -61,7 +61,7 @@ def _bfloat16(array: Array) -> Array:
 class StagedTensor:
     """One input or output: the caller's array, the pinned one in the engine's dtype, and the device's buffer."""
 
-    def __init__(self, device: Device, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
+    def __init__(self, device: CudaDevice, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
         self.name, self.kind = tensor.name, kind
         shape = sized(tensor.shape, batch, chunk)
         self.buffer = device.empty(shape, storage(kind))

@@ -9,7 +9,6 @@ import numpy as np
 from rnn_export.errors import DeviceError
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS
-from rnn_export.runtime.device.api import Device
 from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
 from rnn_export.runtime.device.values import as_stream_error
@@ -30,7 +29,7 @@ class OrtCudaStateStore(DeviceStateStore):
 
     backend, captured = "onnxruntime", False
 
-    def __init__(self, graphs: Graphs, device: Device, memory: str, number: int) -> None:
+    def __init__(self, graphs: Graphs, device: CudaDevice, memory: str, number: int) -> None:
         self.graphs, self.memory, self.number = graphs, memory, number
         dtypes = {t.name: t.dtype for t in (*graphs.spec.inputs, *graphs.spec.outputs)}
         dtypes |= {state.input: state.dtype for state in graphs.spec.states}
