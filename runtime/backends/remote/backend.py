@@ -46,12 +46,8 @@ def open_address(
 
 
 def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec: StreamSpec | None) -> None:
-    fits = {
-        "backend": ("auto", "remote"),
-        "precision": (None, model.precision),
-        "device": (None, address.device),
-        "threads": (1,),
-    }
+    fits = {"backend": ("auto", "remote"), "precision": (None, model.precision), "device": (None, address.device)}
+    fits |= {"threads": (1,)}
     for name, value in wanted.items():
         if value not in fits[name]:
             raise BackendUnavailable(
