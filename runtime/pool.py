@@ -226,10 +226,8 @@ class Pool(Generic[Y]):
         count = self._table.count_for_one_more()
         if count == len(self._table.last):
             self._counts["full"] += 1
-            raise PoolFull(
-                f"the pool has {self.capacity} streams open, which is its capacity: close some, let idle ones go with "
-                "idle_timeout=, or make it larger with capacity=."
-            )
+            fix = "close some, let idle ones go with idle_timeout=, or make it larger with capacity="
+            raise PoolFull(f"the pool has {self.capacity} streams open, which is its capacity: {fix}.")
         self._store.grow(count)
         self._table.grow(count)
 
@@ -273,10 +271,8 @@ class Pool(Generic[Y]):
         start = unpack(self.spec, 1, snapshot)
         if start.pending:
             waiting = next(iter(start.pending.values())).shape[1]
-            raise StreamError(
-                f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, and a pool takes "
-                "whole chunks only: take it when none waits."
-            )
+            why = "and a pool takes whole chunks only: take it when none waits"
+            raise StreamError(f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, {why}.")
         return start
 
 

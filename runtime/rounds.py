@@ -116,7 +116,5 @@ def _check_finite(name: str, array: Array, ids: Any) -> None:
     row = int(np.flatnonzero(bad)[0])
     stream = int(np.asarray(ids)[row])
     more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
-    raise StreamError(
-        f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: nothing was fed to any "
-        "stream. Leave that stream out of the round."
-    )
+    fix = "nothing was fed to any stream. Leave that stream out of the round"
+    raise StreamError(f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.")

@@ -152,9 +152,8 @@ class Stream(Generic[Y]):
     # --- one thread at a time
 
     def _busy(self) -> StreamError:
-        return StreamError(
-            "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
-        )
+        why = "a stream belongs to one thread at a time. Open one each"
+        return StreamError(f"another thread is inside this stream: {why}.")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -302,10 +301,8 @@ class SequenceStream(Stream[Y]):
 
 
 def _no_step() -> StreamError:
-    return StreamError(
-        "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
-        "Give each of them to run(xs)."
-    )
+    why = "the model needs whole sequences (it was exported with sequence_only). Give each of them to run(xs)"
+    return StreamError(f"this bundle cannot stream: {why}.")
 
 
 def stream_class(spec: StreamSpec, session: Session) -> type[Stream[Any]]:

@@ -42,10 +42,8 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     rows = [row.precision for row in artefacts.targets if row.target == "c"]
     row = target_row(artefacts, "c", "fp32" if precision is None and "fp32" in rows else precision)
     if threads > 1:
-        raise BackendUnavailable(
-            f"threads={threads}: a native step runs on one thread. Leave threads out, and step several streams at "
-            "once, each on a thread of its own."
-        )
+        fix = "Leave threads out, and step several streams at once, each on a thread of its own"
+        raise BackendUnavailable(f"threads={threads}: a native step runs on one thread. {fix}.")
     record = _build_of(artefacts, row)
     path = f"build/{record.triple}/{LIBRARY}"
     try:

@@ -65,10 +65,8 @@ class CompiledStep:
         for name, rows in self.table_rows.items():
             wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
             if wrong.any():
-                raise StreamError(
-                    f"native refused the {what}: {name!r} is out of its table, idx={inputs[name][wrong][0]} must be "
-                    f"within the inclusive range [{-rows},{rows - 1}]."
-                )
+                why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
+                raise StreamError(f"native refused the {what}: {name!r} is out of its table, {why}.")
 
     def state_views(self, structs: Array, stride: int, count: int) -> dict[str, Array]:
         """Each state of `count` streams (count, ...), where it lies in structs that are `stride` bytes apart."""

@@ -50,9 +50,8 @@ def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec
     fits |= {"threads": (1,)}
     for name, value in wanted.items():
         if value not in fits[name]:
-            raise BackendUnavailable(
-                f"{name}={value!r} cannot be had from {address}, where {name} is {fits[name][-1]!r}: leave it out."
-            )
+            why = f"where {name} is {fits[name][-1]!r}: leave it out"
+            raise BackendUnavailable(f"{name}={value!r} cannot be had from {address}, {why}.")
     if model.spec.sequence_only:
         raise BackendUnavailable(f"{address} takes whole sequences only, and a server is fed frame by frame.")
     if spec is not None and spec != model.spec:
@@ -78,9 +77,8 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
             raise BackendUnavailable(f"the servers of {address} differ: of {endpoint.address}, {difference}.")
         found, endpoint.checked = model, True
     if found is None:
-        raise BackendUnavailable(
-            f"no server of {address} answers:{''.join(silent)}\nIs the model's name right, and each the port of gRPC?"
-        )
+        check = "Is the model's name right, and each the port of gRPC?"
+        raise BackendUnavailable(f"no server of {address} answers:{''.join(silent)}\n{check}")
     return found
 
 

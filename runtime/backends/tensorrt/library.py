@@ -177,9 +177,8 @@ class Library:
             return getattr(self.trt, kind)(log.logger)
         except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
             reason = log.errors() if log.lines else str(error)
-            raise BackendUnavailable(
-                f"{self.title} does not start here: {reason}. Run rnn-export doctor to see what is missing."
-            ) from error
+            fix = "Run rnn-export doctor to see what is missing"
+            raise BackendUnavailable(f"{self.title} does not start here: {reason}. {fix}.") from error
 
     def _network_flags(self) -> int:
         flags = self.trt.NetworkDefinitionCreationFlag
@@ -196,10 +195,8 @@ class Library:
             return
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = [self._refusal(error, log) for error in errors] or [log.errors()]
-        raise BuildError(
-            f"{self.title} cannot read the graph: {'; '.join(reasons)}. Export the bundle again for this target, or "
-            "change the model so that it does without."
-        )
+        fix = "Export the bundle again for this target, or change the model so that it does without"
+        raise BuildError(f"{self.title} cannot read the graph: {'; '.join(reasons)}. {fix}.")
 
     def _refusal(self, error: Any, log: BuilderLog) -> str:
         """Node, operator and reason; before TensorRT 10 only the log has the first two."""

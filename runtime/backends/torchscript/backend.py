@@ -32,10 +32,8 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
     row, spec, where = api.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
-        raise BackendUnavailable(
-            f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
-            f"its own: leave threads out and call torch.set_num_threads({threads})."
-        )
+        why = f"so an engine has no number of its own: leave threads out and call torch.set_num_threads({threads})"
+        raise BackendUnavailable(f"threads={threads}: torch has one pool of threads for the whole process, {why}.")
     name = row.file("step.pt")
     if name is None:
         files = ", ".join(row.files)

@@ -151,17 +151,13 @@ def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destinati
     origin = find_origin(bundle, TARGET, precision)
     if origin is None:
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
-        raise BuildError(
-            f"{on_disk(bundle).path} has no C sources{what}: write them where torch is, rnn-export export SOURCE "
-            f"--target c{wanted}."
-        )
+        fix = f"write them where torch is, rnn-export export SOURCE --target c{wanted}"
+        raise BuildError(f"{on_disk(bundle).path} has no C sources{what}: {fix}.")
     machine = destination.find()
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
     if plan.there and not origin.new and not rebuild:
-        raise BuildError(
-            f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: give --rebuild to compile "
-            "it again."
-        )
+        fix = "give --rebuild to compile it again"
+        raise BuildError(f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.")
     reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
     return replace(plan, way="reuse") if reuse else plan
 

@@ -42,10 +42,8 @@ def find_builder(target: Target, compute: Sequence[str] | None = None) -> Engine
         return EngineBuilder(target)
     library = find_library(str(target.library))
     if library.weak and not library.strong_flag and not target.jetpacks:
-        raise BuildError(
-            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
-            f"typed, but {library.version} is here."
-        )
+        why = f"whose networks are strongly typed, but {library.version} is here"
+        raise BuildError(f"target {target.name!r} needs {library.name} {target.min_version} or later, {why}.")
     gpu = _gpu(library, target)
     if gpu:
         from rnn_export.runtime.device.cuda import CudaDevice
@@ -73,9 +71,8 @@ def why_elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -
 
 def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
     if target.library != "tensorrt-rtx":
-        raise BuildError(
-            f"an engine for {target.name!r} is of the GPU that it is built on: leave the compute capability out."
-        )
+        fix = "leave the compute capability out"
+        raise BuildError(f"an engine for {target.name!r} is of the GPU that it is built on: {fix}.")
     if unknown := sorted(set(compute) - set(target.compute)):
         raise BuildError(
             f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "

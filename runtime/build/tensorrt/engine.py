@@ -152,10 +152,8 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     if origin is None:
         has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
-        raise BuildError(
-            f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: export it where torch is, "
-            f"rnn-export export SOURCE --target {target}{wanted}."
-        )
+        fix = f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}"
+        raise BuildError(f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: {fix}.")
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
@@ -171,9 +169,8 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
         asked = f" --batch {':'.join(map(str, options.batch))}" if options.batch and found.builds else ""
         raise BuildError(plan.elsewhere + asked)
     if builder.library and row.file(ENGINE) and not options.rebuild:
-        raise BuildError(
-            f"{origin.bundle.path} has an engine for {target} ({row.precision}): give --rebuild to build it again."
-        )
+        fix = "give --rebuild to build it again"
+        raise BuildError(f"{origin.bundle.path} has an engine for {target} ({row.precision}): {fix}.")
     return plan
 
 

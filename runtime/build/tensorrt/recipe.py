@@ -54,9 +54,8 @@ class Recipe:
         }
         if not isinstance(data, dict) or set(data) - {"trtexec"} != set(checks):
             found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
-            raise BundleError(
-                f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. Export the bundle again."
-            )
+            fix = "Export the bundle again"
+            raise BundleError(f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. {fix}.")
         for name, good in checks.items():
             if not good(data[name]):
                 raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
