@@ -89,7 +89,9 @@ class Stream(Generic[Y]):
             if self._load_input is not None:
                 self._load_input(x)
             else:
-                self._load_all(x)
+                values = self._by_name(x)
+                for tensor in self._inputs:
+                    tensor.load(values[tensor.name])
             self._advance()
             self._frames += self._chunk
             if self._output_view is not None:
@@ -175,11 +177,6 @@ class Stream(Generic[Y]):
         self._pending = dict(snapshot.pending)
 
     # --- a step with several tensors or a delay
-
-    def _load_all(self, x: Frames) -> None:
-        values = self._by_name(x)
-        for tensor in self._inputs:
-            tensor.load(values[tensor.name])
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]

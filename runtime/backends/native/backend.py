@@ -4,8 +4,6 @@ Where the extension fits this Python, `Stream.step` is itself compiled; else it 
 same results. A step runs on one thread: for more of the machine, step more streams, each on a thread of its own.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.machinery
@@ -32,6 +30,13 @@ LIBRARY, RECORD = "native.so", "build.json"
 PAGE = 2**21
 
 
+class Library(NamedTuple):
+    """A loaded library: its functions, as in `FACE`, and the base class of streams where it fits this Python."""
+
+    call: Any
+    stepper: type | None
+
+
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> NativeSession:
     """Load the build of the target "c" for this machine, in fp32 where no precision is asked for and it is there.
 
@@ -54,9 +59,6 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
         raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}") from error
     weights = _weights(artefacts, row, library)
     return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
-
-
-# --- what the bundle has
 
 
 def _file(row: TargetRow, end: str) -> str:
@@ -119,16 +121,6 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
         why = f"{len(data)} bytes that are not the weights of this step ({nbytes} bytes)"
         raise BackendUnavailable(f"{path} has {why}. {_rebuild(row)}")
     return weights
-
-
-# --- the library
-
-
-class Library(NamedTuple):
-    """A loaded library: its functions, as in `FACE`, and the base class of streams where it fits this Python."""
-
-    call: Any
-    stepper: type | None
 
 
 _loaded: dict[tuple[str, bool], Library] = {}

@@ -1,7 +1,5 @@
 """A compiled step as a session: its functions, its streams and pools, whose states lie in structs of the step's own."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Callable, Mapping
@@ -76,32 +74,6 @@ class CompiledStep:
             inner = [dtype.itemsize * math.prod(state.row[axis + 1 :]) for axis in range(len(state.row))]
             views[state.name] = np.ndarray((count, *state.row), dtype, structs.data, offset, (stride, *inner))
         return views
-
-
-class NativeSession(Session):
-    """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
-
-    device = "cpu"
-    has_sequence = run_is_steps = True
-
-    def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
-        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
-
-    def stream_buffers(self, batch: int) -> NativeBuffers:
-        return NativeBuffers(self.compiled, batch)
-
-    def state_store(self) -> NativeStateStore:
-        return NativeStateStore(self.compiled)
-
-    def bind(self, stream: Any, buffers: NativeBuffers, x: Array | None, y: Array | None) -> None:
-        if x is None or y is None or not all(a.flags.c_contiguous and a.ndim <= AXES for a in (x, y)):
-            x = y = None
-        inputs, outputs = tuple(buffers.inputs.values()), tuple(buffers.outputs.values())
-        table_rows = self.compiled.table_rows
-        ids = table_rows.get(self.spec.inputs[0].name, 0)
-        stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
-        if table_rows:
-            stream._advance = buffers.step
 
 
 class NativeBuffers(StreamBuffers):
@@ -207,6 +179,32 @@ class NativeStateStore(StateStore):
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         for name, view in self.states.items():
             view[slots] = states[name]
+
+
+class NativeSession(Session):
+    """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
+
+    device = "cpu"
+    has_sequence = run_is_steps = True
+
+    def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
+        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
+
+    def stream_buffers(self, batch: int) -> NativeBuffers:
+        return NativeBuffers(self.compiled, batch)
+
+    def state_store(self) -> NativeStateStore:
+        return NativeStateStore(self.compiled)
+
+    def bind(self, stream: Any, buffers: NativeBuffers, x: Array | None, y: Array | None) -> None:
+        if x is None or y is None or not all(a.flags.c_contiguous and a.ndim <= AXES for a in (x, y)):
+            x = y = None
+        inputs, outputs = tuple(buffers.inputs.values()), tuple(buffers.outputs.values())
+        table_rows = self.compiled.table_rows
+        ids = table_rows.get(self.spec.inputs[0].name, 0)
+        stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
+        if table_rows:
+            stream._advance = buffers.step
 
 
 def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:

@@ -46,8 +46,8 @@ def open_address(
 
 
 def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec: StreamSpec | None) -> None:
-    fits = {"backend": ("auto", "remote"), "precision": (None, model.precision), "device": (None, address.device)}
-    fits |= {"threads": (1,)}
+    fits: dict[str, Any] = {"backend": ("auto", "remote"), "precision": (None, model.precision), "threads": (1,)}
+    fits["device"] = (None, address.device)
     for name, value in wanted.items():
         if value not in fits[name]:
             why = f"where {name} is {fits[name][-1]!r}: leave it out"

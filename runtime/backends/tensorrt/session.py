@@ -18,6 +18,8 @@ from rnn_export.runtime.device.values import StagedTensor, as_stream_error, deco
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
 Shape = tuple[int, ...]
+Staged = Iterable[StagedTensor]
+States = Mapping[str, CudaBuffer]
 # TensorRT's names of its dtypes.
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 DTYPES |= {dtype.upper(): dtype for dtype in ("int8", "uint8", "int32", "int64", "bool")}
@@ -111,14 +113,7 @@ class TensorRTSession(Session):
         with as_stream_error("tensorrt cannot open a pool"):
             return TensorRTStateStore(self)
 
-    def bound(
-        self,
-        batch: int,
-        inputs: Iterable[StagedTensor],
-        outputs: Iterable[StagedTensor],
-        before: Mapping[str, CudaBuffer],
-        after: Mapping[str, CudaBuffer],
-    ) -> LoadedContext:
+    def bound(self, batch: int, inputs: Staged, outputs: Staged, before: States, after: States) -> LoadedContext:
         """A context for a step of `batch` rows, from the states `before` to those `after`."""
         context = self.engine.context()
         for tensor in inputs:
