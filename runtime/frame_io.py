@@ -121,7 +121,7 @@ def check_out(name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...])
 def without_delay(
     spec: StreamSpec, outputs: Mapping[str, Array | None], fed: int, frames: int
 ) -> dict[str, Array | None]:
-    """Outputs (rows, time, ...) of `frames` after `fed` others, without the frames that the delay leaves out.
+    """Outputs (rows, time, ...) of `frames` after `fed` others, without those that the delay leaves out.
 
     One without a time axis is None where no frame gave it yet.
     """

@@ -95,10 +95,7 @@ class DeviceStateStore(StateStore):
         return outputs, nan_rows if nan_rows.any() else None
 
     def _ready(self, slots: Array, inputs: Mapping[str, Array]) -> PaddedBatch:
-        """The batch of a piece, captured if it can be.
-
-        No graph can hold an engine's first enqueue, so a piece is stepped once before, its next states to the last row.
-        """
+        """The batch of a piece, captured if it can be: after one step, for no graph can hold an engine's first."""
         size = _power(len(slots), self.low, self.high)
         with as_stream_error(f"{self.backend} cannot step {size} streams at once"):
             if size not in self.batches:

@@ -1,7 +1,4 @@
-"""Values between the contract's dtypes and an engine's, on their way between the host and a device.
-
-States may be in half precision there, and int64 may be int32.
-"""
+"""Values between the contract's dtypes and an engine's, which may have states in half precision and int32 for int64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -37,10 +37,9 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a driver gave: states (rows, k, ...) after each of the k pieces that were asked for, and outputs.
+    """What a driver gave: states (rows, k, ...) after each of k pieces, and outputs without the frames of the delay.
 
-    These are (rows, frames, ...) without the frames of the delay, or (rows, ...) as of the last one where there is no
-    time axis. One that no frame gave is left out.
+    These are (rows, frames, ...), or (rows, ...) as of the last where there is no time axis; None is left out.
     """
 
     outputs: Mapping[str, Array]

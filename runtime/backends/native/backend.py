@@ -128,10 +128,7 @@ _loading = Lock()
 
 
 def _load(data: bytes, record: Record) -> Library:
-    """The library of `data`, loaded once in a process, which never gives one back.
-
-    It is loaded from a file that only this process has written, so that what runs is what was verified.
-    """
+    """The library of `data`, loaded once in a process, from a file that only this process has written."""
     fits = record.python == sysconfig.get_config_var("EXT_SUFFIX") and record.numpy == numpy_major()
     key = hashlib.sha256(data).hexdigest(), fits
     with _loading:

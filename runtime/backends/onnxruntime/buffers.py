@@ -132,8 +132,7 @@ class _Piece(OrtBuffers):
 class OrtStateStore(StateStore):
     """A pool's states in host memory; a round runs in pieces, so that what one touches stays in a core's own cache.
 
-    The states of the last round stay in its pieces until anyone asks: the next round, if it is the same, finds them
-    there.
+    The states of the last round stay in its pieces until anyone asks: the same round again finds them there.
     """
 
     def __init__(self, graphs: Graphs) -> None:

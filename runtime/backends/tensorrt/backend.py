@@ -19,10 +19,7 @@ ENGINE, GRAPH, RECIPE = "step.engine", "step.onnx", "recipe.json"
 
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TensorRTSession:
-    """Load the first engine of the bundle that fits this machine; `device` is None, "cuda" or "cuda:N".
-
-    The steps run on the GPU, so `threads` has nothing to set.
-    """
+    """Load the first engine that fits this machine; `device` is None, "cuda" or "cuda:N", and `threads` set nothing."""
     rows, number = _built(artefacts, precision), _number(device)
     gpu, refused = _gpu(number), []
     for row in rows:

@@ -68,10 +68,7 @@ class Built:
 
 
 def find_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what to do.
-
-    No GPU is touched yet: `Library.build` and `Library.load` start the driver before anything that needs it.
-    """
+    """Import "tensorrt" or "tensorrt-rtx", without touching a GPU; raises BackendUnavailable with what to do."""
     if name not in MODULES:
         raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
     try:

@@ -188,10 +188,9 @@ class TensorRTBuffers(StreamBuffers):
                 self.graphs = self._capture()
 
     def _capture(self) -> list[CudaGraph]:
-        """The even and the odd step as graphs; the states are afterwards what they were.
+        """The even and the odd step as graphs, which does not run them; the states are afterwards what they were.
 
-        A step outside a graph comes first, since an engine sets itself up for its shapes in its first enqueue, which
-        no graph can hold (the same source). Captured work does not run.
+        A step outside a graph comes first: an engine's first enqueue, no graph can hold (the same source).
         """
         saved = self._allocate()
         for name, buffer in self.sets[self.now].items():

@@ -47,11 +47,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class CPlan:
-    """The sources to compile, for which machine and how, before `build_c` does it.
-
-    The way is to "reuse" what was compiled here as the sources were written, to "compile" for this machine, or "cross"
-    for another one.
-    """
+    """The sources to compile, for which machine and how: "reuse" is what was compiled here from these very sources."""
 
     origin: Origin
     destination: Destination

@@ -30,9 +30,7 @@ def compile_native(
     """Compile `files`, the sources of the step `name` by bare file name, for this machine; nothing else is left behind.
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
-    Python is made where its headers are here, or as `extension` says. Gives `native.so` and `build.json` in
-    `build/<triple>/`.
-
+    Python is made where its headers are here, or as `extension` says. Gives `native.so` and `build.json` by path.
     Raises BuildError with the compiler's first error, and BackendUnavailable where there is no compiler.
     """
     compiler = compiler or find_compiler()

@@ -13,10 +13,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """The library that builds engines of `target` here, and the GPU that will run them.
-
-    `library` is None where they are built on another machine, `gpu` where they are built ahead of one that is not here.
-    """
+    """What builds engines of `target` here, None where nothing does, and the GPU to run them, None where not here."""
 
     target: Target
     library: Library | None = None
@@ -32,10 +29,7 @@ def engine_target(name: str, precision: str | None) -> Target:
 
 
 def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
-    """What builds engines of `target` here; raises BuildError, BackendUnavailable or DeviceError on what is missing.
-
-    `compute` are the compute capabilities, in place of all that the target has.
-    """
+    """What builds engines of `target`, or of `compute` alone; raises BuildError, BackendUnavailable or DeviceError."""
     if compute is not None:
         target = replace(target, compute=_computes(target, compute))
     if not target.builds or (target.jetpacks and not _is_here(target)):

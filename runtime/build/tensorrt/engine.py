@@ -40,10 +40,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """The graph to build, by what and how, before `build_engine` does it.
-
-    `recipe` has the batch of the options; `memory`, in bytes, is the builder's scratch, None what the library takes.
-    """
+    """The graph to build, by what and how; `memory` is scratch of the builder in bytes, None what the library takes."""
 
     origin: Origin
     builder: EngineBuilder

@@ -97,9 +97,8 @@ class Recipe:
     def trtexec(self, spec: StreamSpec) -> str:
         """The command line that builds the engine in the folder of the graph without this toolkit; not run on hardware.
 
-        It is written for the newest TensorRT of the target. Where that has no strong typing (before 10), trtexec may
-        compute in fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type. TensorRT-RTX has
-        a tool of its own, with the same names for graph, engine and shapes.
+        It is written for the newest TensorRT of the target. Before 10, without strong typing, trtexec may compute in
+        fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type.
 
         Source of the options: NVIDIA/TensorRT, samples/common/sampleOptions.cpp at 8.2.1 to 11.1.
         """
