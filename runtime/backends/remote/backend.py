@@ -21,10 +21,8 @@ from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Serv
 from rnn_export.runtime.backends.remote.server_config import ServedModel
 from rnn_export.spec import StreamSpec, sized
 
-# Seconds that a server may take to say what it serves when an engine is loaded.
-CONNECT = 5.0
-# Seconds that the end of a session waits for its sequences to end.
-GRACE = 0.5
+# Seconds for a server to say what it serves when an engine is loaded, and for sequences to end when a session does.
+CONNECT, GRACE = 5.0, 0.5
 
 
 def open_address(
