@@ -30,7 +30,7 @@ PILOT_NS = 20_000_000
 
 @dataclass(frozen=True)
 class Subject:
-    """`step(frame, out=out)`, or without `out`, over `frames` in turn; it gives outputs `settle` calls after `reset`."""
+    """`step(frame, out=out)`, or without `out`, over `frames` in turn; outputs come `settle` calls after `reset`."""
 
     name: str
     step: Callable[..., Any]

@@ -9,10 +9,7 @@ Source: the PTX ISA reference, "Instruction Set".
 import math
 
 # 6.0 is CUDA 9's.
-HEADER = """.version 6.0
-.target sm_50
-.address_size 64
-"""
+HEADER = ".version 6.0\n.target sm_50\n.address_size 64\n"
 
 # Row `to_row` of `to` becomes row `from_row` of `from`: one of them is i, the other rows[i].
 COPY = """

@@ -1,7 +1,5 @@
 """ONNX Runtime on CPU or CUDA: the bundle's graphs as a session."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +9,24 @@ from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, targ
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
 from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
 from rnn_export.spec import StreamSpec
+
+
+class OrtSession(Session):
+    """The step graph and the sequence graph, where there is one."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
+        self.has_sequence = graphs.sequence is not None
+
+    def stream_buffers(self, batch: int) -> OrtBuffers:
+        return OrtBuffers(self.graphs, batch)
+
+    def state_store(self) -> StateStore:
+        if self.device == "cpu":
+            return OrtStateStore(self.graphs)
+        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
+
+        return cuda_state_store(self.graphs)
 
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
@@ -83,21 +99,3 @@ def _session(graph: bytes, provider: str, number: int, threads: int, optimise: b
             f"{', '.join(session.get_providers())}: the CUDA driver or libraries are missing or do not fit."
         )
     return session
-
-
-class OrtSession(Session):
-    """The step graph and the sequence graph, where there is one."""
-
-    def __init__(self, graphs: Graphs) -> None:
-        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
-        self.has_sequence = graphs.sequence is not None
-
-    def stream_buffers(self, batch: int) -> OrtBuffers:
-        return OrtBuffers(self.graphs, batch)
-
-    def state_store(self) -> StateStore:
-        if self.device == "cpu":
-            return OrtStateStore(self.graphs)
-        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
-
-        return cuda_state_store(self.graphs)

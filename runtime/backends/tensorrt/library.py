@@ -7,8 +7,6 @@ TensorRT-RTX really builds in the tests; TensorRT 8.5, 8.6, 10 and 11 are stand-
 bindings at those releases (github.com/NVIDIA/TensorRT, python/src): not run on hardware.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import time
@@ -67,31 +65,6 @@ class Built:
     seconds: float
 
 
-def find_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx", without touching a GPU; raises BackendUnavailable with what to do."""
-    if name not in MODULES:
-        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
-    try:
-        return Library(name, load_module(MODULES[name]))
-    except Exception as error:  # shared libraries that do not fit end in many kinds of error
-        reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
-        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
-
-
-def is_installed(name: str) -> bool:
-    """Whether the Python module of the library `name` can be found, importable or not."""
-    return importlib.util.find_spec(MODULES[name]) is not None
-
-
-def _install(name: str) -> str:
-    if name == "tensorrt" and jetson():
-        return (
-            "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
-            "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
-        )
-    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
-
-
 class Library:
     """TensorRT or TensorRT-RTX: `trt` is the imported module, `probe` starts the driver."""
 
@@ -102,8 +75,6 @@ class Library:
         self.ahead = hasattr(trt, "ComputeCapability")
         self.weak = hasattr(trt.BuilderFlag, "FP16")
         self.strong_flag = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-    # --- building
 
     def build(self, graph: bytes, settings: BuilderSettings) -> Built:
         """Build an engine from an ONNX graph without external data.
@@ -290,8 +261,6 @@ class Library:
         log.add("WARNING", "the timing cache is of another GPU or library, so this build starts an empty one")
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    # --- loading
-
     def load(self, plan: bytes) -> Loaded:
         """The engine of a plan; raises BackendUnavailable with the reason where it does not fit."""
         self.probe()
@@ -312,6 +281,31 @@ class Library:
             for name, bit in self.trt.EngineInvalidityDiagnostics.__members__.items():
                 if int(bits) & int(bit):
                     yield name
+
+
+def find_library(name: str) -> Library:
+    """Import "tensorrt" or "tensorrt-rtx", without touching a GPU; raises BackendUnavailable with what to do."""
+    if name not in MODULES:
+        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
+    try:
+        return Library(name, load_module(MODULES[name]))
+    except Exception as error:  # shared libraries that do not fit end in many kinds of error
+        reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
+        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
+
+
+def is_installed(name: str) -> bool:
+    """Whether the Python module of the library `name` can be found, importable or not."""
+    return importlib.util.find_spec(MODULES[name]) is not None
+
+
+def _install(name: str) -> str:
+    if name == "tensorrt" and jetson():
+        return (
+            "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
+            "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
+        )
+    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
 
 
 def _layers(network: Any) -> Iterator[Any]:
