@@ -9,7 +9,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
-from rnn_export.spec import TIME, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 
 def frame_view(buffer: Array, spec: TensorSpec) -> Array:
@@ -45,14 +45,13 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
     found = (("missing", missing), ("unknown", unknown))
     if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found if wrong]:
         raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
-    return {s.name: _checked_state(s, batch, states[s.name]) for s in spec.states}
-
-
-def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
-    dtype = np.dtype(state.dtype)
-    array = as_array(state.name, value, dtype)
-    shape = state.row if array.shape == state.row else (batch, *state.row)
-    return np.broadcast_to(check_values(state.name, array, shape, dtype), (batch, *state.row)).copy()
+    checked = {}
+    for state in spec.states:
+        whole, dtype = (batch, *state.row), np.dtype(state.dtype)
+        array = as_array(state.name, states[state.name], dtype)
+        values = check_values(state.name, array, state.row if array.shape == state.row else whole, dtype)
+        checked[state.name] = np.broadcast_to(values, whole).copy()
+    return checked
 
 
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:

@@ -58,8 +58,6 @@ class Pool(Generic[Y]):
         self._lock = threading.Lock()
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
-    # --- streams
-
     def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
         """A new stream from the model's initial states, from `states` (one row each) or from a `snapshot`; its id.
 
@@ -128,8 +126,6 @@ class Pool(Generic[Y]):
         with self._swept():
             return self._table.holds(stream)
 
-    # --- a round
-
     def step(self, ids: Ids, x: Frames, out: Y | None = None) -> Y:
         """Feed each of `ids` its frame, row i of `x` to stream ids[i], and give the outputs in the same rows.
 
@@ -172,8 +168,6 @@ class Pool(Generic[Y]):
         with self._swept():
             frames: Array = self._table.frames[self._find(ids)]
             return frames
-
-    # --- health
 
     def health(self, stream: int) -> StreamHealth:
         """What became of one stream, and how long its rounds took."""

@@ -151,8 +151,6 @@ class Stream(Generic[Y]):
         with self._alone():
             self._set(unpack(self.spec, self.batch, snapshot))
 
-    # --- one thread at a time
-
     def _busy(self) -> StreamError:
         why = "a stream belongs to one thread at a time. Open one each"
         return StreamError(f"another thread is inside this stream: {why}.")
@@ -166,8 +164,6 @@ class Stream(Generic[Y]):
         finally:
             self._leave()
 
-    # --- memory
-
     def _get(self) -> Snapshot:
         return Snapshot(self._frames, self._buffers.read(), self._pending)
 
@@ -175,8 +171,6 @@ class Stream(Generic[Y]):
         self._buffers.write(snapshot.states)
         self._frames = snapshot.frames
         self._pending = dict(snapshot.pending)
-
-    # --- a step with several tensors or a delay
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
@@ -214,8 +208,6 @@ class Stream(Generic[Y]):
             view = self._outputs[tensor.name]
             results[tensor.name] = view[... if whole else (*rows, self.spec.valid(tensor, before))].copy()
         return results if len(results) > 1 else next(iter(results.values()))
-
-    # --- a run
 
     def _sequence(self, xs: Frames) -> tuple[dict[str, Array], bool]:
         """Checked inputs in canonical form, and whether the caller left the batch axis out."""

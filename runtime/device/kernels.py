@@ -82,8 +82,7 @@ WALK = """
 next:
     setp.ge.u32 %end, %j, %units;
     @%end ret;"""
-AGAIN = """    add.u32 %j, %j, %step;
-    bra next;"""
+AGAIN = "    add.u32 %j, %j, %step;\n    bra next;"
 
 # The bits of a float: its unsigned type, its size in bytes and its infinity.
 FLOAT_BITS = {
@@ -106,12 +105,10 @@ def ptx() -> str:
         for verb, to, from_ in (("gather", "%i", "%row"), ("scatter", "%row", "%i"))
         for kind, size in (("u32", WORD), ("u8", 1))
     ]
-    flags = [
-        FLAG.format(
-            kind=kind, type=bits, size=size, magnitude=hex(2 ** (8 * size - 1) - 1), infinity=hex(infinity), **loop
-        )
-        for kind, (bits, size, infinity) in FLOAT_BITS.items()
-    ]
+    flags = []
+    for kind, (bits, size, infinity) in FLOAT_BITS.items():
+        numbers = {"size": size, "magnitude": hex(2 ** (8 * size - 1) - 1), "infinity": hex(infinity)}
+        flags.append(FLAG.format(kind=kind, type=bits, **numbers, **loop))
     return "".join((HEADER, *copies, *flags))
 
 

@@ -34,10 +34,9 @@ def encode(name: str, array: Array, kind: str) -> Array:
     back = decode(bits, kind, array.dtype)
     lost = np.isfinite(array) & ~np.isfinite(back) if array.dtype.kind == "f" else back != array
     if lost.any():
-        raise StreamError(
-            f"{name!r} holds {array[lost][0]}, which is beyond the {kind} of this engine: nothing was fed, the state "
-            "is unchanged. Scale the model's values, or export it with --precision fp32 --state-precision fp32."
-        )
+        why = f"which is beyond the {kind} of this engine: nothing was fed, the state is unchanged"
+        fix = "Scale the model's values, or export it with --precision fp32 --state-precision fp32"
+        raise StreamError(f"{name!r} holds {array[lost][0]}, {why}. {fix}.")
     return bits
 
 

@@ -116,12 +116,5 @@ def _pool(check: _Check) -> Iterator[Drift]:
 
 
 WHOLE_SEQUENCES = {"sequence": _sequence, "batch-invariance": _batch_invariance}
-STREAMS = {
-    "step": _step,
-    "sequence": _sequence,
-    "chunked": _chunked,
-    "reset": _reset,
-    "snapshot": _snapshot,
-    "batch-invariance": _batch_invariance,
-    "pool": _pool,
-}
+STREAMS = {"step": _step, "sequence": _sequence, "chunked": _chunked, "reset": _reset, "snapshot": _snapshot}
+STREAMS |= {"batch-invariance": _batch_invariance, "pool": _pool}

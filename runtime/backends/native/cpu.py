@@ -33,12 +33,17 @@ class Cpu(NamedTuple):
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
     """Read what the kernel says in `path`; the features are those of the first core."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        text = ""
+    text = read_text(path)
     words = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
     return Cpu(_model(text), frozenset(words[1].split() if words else ()))
+
+
+def read_text(path: Path) -> str:
+    """A file in which the kernel tells something; empty where it does not."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _model(text: str) -> str:

@@ -135,10 +135,9 @@ class NativeStateStore(StateStore):
         try:
             self.call = compiled.call.rnn_pool
         except AttributeError as error:
-            raise BackendUnavailable(
-                "native.so was compiled by an rnn-export that did not step many streams at once. Build it here: "
-                f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild."
-            ) from error
+            why = "native.so was compiled by an rnn-export that did not step many streams at once"
+            fix = f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild"
+            raise BackendUnavailable(f"{why}. Build it here: {fix}.") from error
         self.call.restype = SIZE
         self.call.argtypes = (ADDRESS, SIZE, ADDRESS, ADDRESS, ADDRESS, SIZE, ADDRESS)
         self.stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // ALIGNED)) * ALIGNED

@@ -167,12 +167,10 @@ class RemoteSlots(StateStore):
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         frames = self.servers.codec.frames(inputs)
-        deliveries = []
-        for slot, frame in zip(slots, frames, strict=True):
-            sequence = self.sequences[slot]
-            due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
-            deliveries.append(Delivery(self.servers, sequence, frame, due))
-        answers = self.session.deliver(deliveries)
+        sequences = [self.sequences[slot] for slot in slots]
+        due = [len(sequence.replay_log) + 1 >= self.session.snapshot_every for sequence in sequences]
+        fed = zip(sequences, frames, due, strict=True)
+        answers = self.session.deliver([Delivery(self.servers, *delivery) for delivery in fed])
         rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
         outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
         nan_rows = rows_with_nan(self.spec, outputs, ())
@@ -191,12 +189,11 @@ class RemoteSlots(StateStore):
         }
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        may_be_none = self.servers.codec.state_codec.starts_without_seed
         for row, slot in enumerate(slots):
             seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
-            at_start = self.servers.codec.state_codec.starts_without_seed and all(
-                seed[name].tobytes() == initial for name, initial in self.initial.items()
-            )
-            self.sequences[slot].set(None if at_start else seed)
+            at_start = all(seed[name].tobytes() == initial for name, initial in self.initial.items())
+            self.sequences[slot].set(None if at_start and may_be_none else seed)
 
     def release(self, slots: Array) -> None:
         for slot in slots:

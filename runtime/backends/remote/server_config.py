@@ -58,10 +58,9 @@ def read_config(name: str, config: Any) -> ServedModel:
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     needed = ("rnn_export.spec", "rnn_export.wire", "rnn_export.precision")
     if missing := [key for key in needed if key not in parameters]:
-        raise BackendUnavailable(
-            f"the model {name!r} there was not written by rnn-export triton: its config has no parameter "
-            f"{', '.join(missing)}. Write its repository with rnn-export triton NAME.rnnx -o REPO."
-        )
+        why = f"its config has no parameter {', '.join(missing)}"
+        fix = "Write its repository with rnn-export triton NAME.rnnx -o REPO"
+        raise BackendUnavailable(f"the model {name!r} there was not written by rnn-export triton: {why}. {fix}.")
     kind = parameters["rnn_export.wire"]
     if kind not in CODECS:
         known = f"this client only {', '.join(CODECS)}: update the older one"

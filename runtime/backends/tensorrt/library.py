@@ -126,10 +126,9 @@ class Library:
             numbers = [str(int(c)) for n, c in self.trt.ComputeCapability.__members__.items() if n.startswith("SM")]
             known = [f"{number[:-1]}.{number[-1]}" for number in numbers]
             if unknown := [compute for compute in computes if compute not in known]:
-                raise BuildError(
-                    f"{self.title} does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}: "
-                    "for other GPUs, Jetson among them, build with TensorRT on the device itself."
-                )
+                fix = "for other GPUs, Jetson among them, build with TensorRT on the device itself"
+                what = f"does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}"
+                raise BuildError(f"{self.title} {what}: {fix}.")
             return computes
         gpu = self.probe().gpus[0]
         if computes and gpu.compute not in computes:
@@ -181,10 +180,9 @@ class Library:
         kinds = [getattr(self.trt.LayerType, name, None) for name in _PRODUCTS]
         found = {layer.get_output(0).dtype.name for layer in _layers(network) if layer.type in kinds}
         if found and _DTYPES[precision] not in found:
-            raise BuildError(
-                f"{precision} was asked for, but the products of this graph are all in {', '.join(sorted(found))}: "
-                f"export the bundle with --precision {precision}."
-            )
+            fix = f"export the bundle with --precision {precision}"
+            there = f"the products of this graph are all in {', '.join(sorted(found))}"
+            raise BuildError(f"{precision} was asked for, but {there}: {fix}.")
 
     def _type_layers(self, builder: Any, network: Any, config: Any) -> None:
         """Hold a library without strong typing to the types of the graph, layer by layer."""
@@ -269,10 +267,9 @@ class Library:
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reasons = [*self._invalidity(runtime, plan), log.errors()]
-            raise BackendUnavailable(
-                f"{self.title} cannot load this engine: {'; '.join(reasons)}. It is damaged, or was built by another "
-                "version or for another GPU: build it here with rnn-export build NAME.rnnx --target TARGET --rebuild."
-            )
+            why = f"{'; '.join(reasons)}. It is damaged, or was built by another version or for another GPU"
+            fix = "build it here with rnn-export build NAME.rnnx --target TARGET --rebuild"
+            raise BackendUnavailable(f"{self.title} cannot load this engine: {why}: {fix}.")
         return Loaded(engine, log)
 
     def _invalidity(self, runtime: Any, plan: bytes) -> Iterator[str]:

@@ -64,10 +64,8 @@ def _device(device: str | None) -> torch.device:
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number >= count:
-        raise BackendUnavailable(
-            f"device {device!r} needs GPU {number}, but torch {torch.__version__} sees {count} of them here: "
-            "use 'cpu', or install a torch for CUDA and its driver."
-        )
+        found, fix = f"torch {torch.__version__} sees {count} of them here", "install a torch for CUDA and its driver"
+        raise BackendUnavailable(f"device {device!r} needs GPU {number}, but {found}: use 'cpu', or {fix}.")
     return torch.device("cuda", number)
 
 

@@ -87,14 +87,10 @@ class CPlan:
 
 @dataclass(frozen=True)
 class BuiltC:
-    """The result of `build_c`.
+    """The result of `build_c`: `bundle` and `row` as they are now, and the `files` that were compiled, by path there.
 
-    Attributes:
-        bundle, row: as they are now.
-        files: what was compiled, by path in the bundle.
-        report: of the golden vectors on the backend `native`; None where it is for another machine.
-        selftest: what the self-test said there; None where it is for this machine.
-        notes: of the sources, where they are new.
+    `report` is of the golden vectors on the backend `native`, None where it is for another machine; `selftest` is what
+    the self-test said there, else None. The `notes` are of the sources, where they are new.
     """
 
     bundle: Bundle

@@ -73,9 +73,7 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
     where = f"the self-test for {machine.triple} on {runner.title}"
     command = [*runner.command, str(folder / "selftest"), *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
-        )
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{where} was stopped: it had no end after {SECONDS} s.") from error
     lines = [line.rstrip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]

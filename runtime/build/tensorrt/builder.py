@@ -57,10 +57,8 @@ def why_elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -
         )
     board = jetson()
     what = "no Jetson" if board is None else f"a {board.model}"
-    command = f"rnn-export build {name} --target {target.name} --precision {recipe.precision}"
-    return (
-        f"an engine for {target.name} is built on that module, and this is {what}. Copy {name} there and run: {command}"
-    )
+    how = f"Copy {name} there and run: rnn-export build {name} --target {target.name} --precision {recipe.precision}"
+    return f"an engine for {target.name} is built on that module, and this is {what}. {how}"
 
 
 def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:

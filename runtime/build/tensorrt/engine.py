@@ -89,14 +89,10 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """The result of `build_engine`.
+    """The result of `build_engine`: `bundle` and `row` as they are now; no `report` where no GPU is here to run on.
 
-    Attributes:
-        bundle, row: as they are now.
-        bytes, seconds: size of the engine and time of the build, 0 where there is none.
-        report: None where no GPU is here to run the engine on.
-        elsewhere: why the engine is not built here and how it is, where the graph alone was new; else empty.
-        notes: of the graph, where it is new.
+    `bytes` of the engine and `seconds` of the build are 0 where there is none: where the graph alone was new,
+    `elsewhere` says why, and how it is built. The `notes` are of the graph, where it is new.
     """
 
     bundle: Bundle
@@ -154,11 +150,9 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
-        raise BuildError(
-            f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has states in "
-            f"{recipe.state_precision}, not in {options.state_precision}: export the bundle again with "
-            f"--state-precision {options.state_precision}."
-        )
+        states = f"states in {recipe.state_precision}, not in {options.state_precision}"
+        fix = f"export the bundle again with --state-precision {options.state_precision}"
+        raise BuildError(f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has {states}: {fix}.")
     if options.batch is not None:
         recipe = replace(recipe, batch=options.batch)
     plan = EnginePlan(origin, builder, recipe, recipe.memory if options.memory is None else options.memory)

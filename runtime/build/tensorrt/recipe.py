@@ -81,11 +81,8 @@ class Recipe:
         """Lowest, most likely and highest shape of every input and state of the step graph, by its name there."""
         tensors: list[tuple[str, Sequence[Dim]]] = [(t.name, t.shape) for t in spec.inputs]
         tensors += [(s.input, s.shape) for s in spec.states]
-        low, likely, high = self.batch
-        return {
-            name: (sized(shape, low, spec.chunk), sized(shape, likely, spec.chunk), sized(shape, high, spec.chunk))
-            for name, shape in tensors
-        }
+        low, likely, high = ({name: sized(dims, n, spec.chunk) for name, dims in tensors} for n in self.batch)
+        return {name: (low[name], likely[name], high[name]) for name in low}
 
     @property
     def memory(self) -> int | None:
