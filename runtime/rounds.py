@@ -38,7 +38,7 @@ class Rounds:
                 value = _rows(name, value, shape, layout.dtype)
             if layout.dtype.kind == "f":
                 _check_finite(name, value, ids)
-            inputs[name] = layout.to_graph(value)
+            inputs[name] = graph_layout(value.reshape(-1, *layout.canonical_row), layout.tensor)
         return inputs
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
@@ -67,7 +67,7 @@ class Rounds:
             else:
                 outputs[name] = out[name] if several else out
             if results is not None:
-                outputs[name][...] = layout.from_graph(results[name])
+                outputs[name][...] = canonical(results[name], layout.tensor).reshape(-1, *layout.row)
             if self.spec.has_delay:
                 self._blank(outputs[name], layout.tensor, frames)
         return outputs if several else next(iter(outputs.values()))
@@ -91,12 +91,6 @@ class _RowLayout:
         time, frames = tensor.axis(TIME), tensor.frames_of(chunk)
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
-
-    def to_graph(self, value: Array) -> Array:
-        return graph_layout(value.reshape(-1, *self.canonical_row), self.tensor)
-
-    def from_graph(self, result: Array) -> Array:
-        return canonical(result, self.tensor).reshape(-1, *self.row)
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

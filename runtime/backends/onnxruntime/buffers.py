@@ -39,8 +39,6 @@ class OrtBuffers(StreamBuffers):
 
     def __init__(self, graphs: Graphs, batch: int, sets: StatePair | None = None) -> None:
         self.graphs, self.spec = graphs, graphs.spec
-        self.device, _, number = graphs.device.partition(":")
-        self.number = int(number or 0)
         self.now = 0
         self.sets: tuple[dict[str, Any], ...] = ({}, {})
         self.inputs: dict[str, Array] = {}
@@ -51,13 +49,12 @@ class OrtBuffers(StreamBuffers):
     def _bind_step(self, step: Any, batch: int, sets: StatePair) -> None:
         self.inputs = {v.name: _buffer(v, batch) for v in step.get_inputs()[: len(self.spec.inputs)]}
         self.outputs = {v.name: _buffer(v, batch) for v in step.get_outputs()[: len(self.spec.outputs)]}
-        self.sets = tuple({name: self.place(array) for name, array in states.items()} for states in sets)
+        device, _, number = self.graphs.device.partition(":")
+        # On the CPU an OrtValue shares the array's memory.
+        value_of, where = ort.OrtValue.ortvalue_from_numpy, (device, int(number or 0))
+        self.sets = tuple({name: value_of(a, *where) for name, a in states.items()} for states in sets)
         self.bindings = tuple(self.bind(step, self.sets[i], self.sets[1 - i]) for i in range(2))
         self.run_step, self.prepared = _direct(step, self.bindings)
-
-    def place(self, array: Array) -> Any:
-        """On the CPU an OrtValue shares the array's memory."""
-        return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.number)
 
     def bind(self, step: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
         binding = step.io_binding()

@@ -190,7 +190,8 @@ class TensorRTBuffers(StreamBuffers):
     def _capture(self) -> list[CudaGraph]:
         """The even and the odd step as graphs, which does not run them; the states are afterwards what they were.
 
-        A step outside a graph comes first: an engine's first enqueue, no graph can hold (the same source).
+        A step outside a graph comes first: in its first enqueue, which no graph can hold (the same source), an engine
+        sets itself up for its shapes.
         """
         saved = self._allocate()
         for name, buffer in self.sets[self.now].items():
