@@ -167,10 +167,12 @@ class RemoteSlots(StateStore):
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         frames = self.servers.codec.frames(inputs)
-        sequences = [self.sequences[slot] for slot in slots]
-        due = [len(sequence.replay_log) + 1 >= self.session.snapshot_every for sequence in sequences]
-        fed = zip(sequences, frames, due, strict=True)
-        answers = self.session.deliver([Delivery(self.servers, *delivery) for delivery in fed])
+        deliveries = []
+        for slot, frame in zip(slots, frames, strict=True):
+            sequence = self.sequences[slot]
+            due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
+            deliveries.append(Delivery(self.servers, sequence, frame, due))
+        answers = self.session.deliver(deliveries)
         rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
         outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
         nan_rows = rows_with_nan(self.spec, outputs, ())
