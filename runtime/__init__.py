@@ -11,12 +11,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "Pool", "Stream", "load"]
 
-__getattr__ = attributes(
-    __name__,
-    {
-        "Engine": "rnn_export.runtime.engine",
-        "Pool": "rnn_export.runtime.pool",
-        "Stream": "rnn_export.runtime.stream",
-        "load": "rnn_export.runtime.engine",
-    },
-)
+_MODULES = {"Engine": "engine", "Pool": "pool", "Stream": "stream", "load": "engine"}
+__getattr__ = attributes(__name__, {name: f"{__name__}.{module}" for name, module in _MODULES.items()})

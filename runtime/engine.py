@@ -125,10 +125,8 @@ class Engine(Generic[Y]):
         low, high = self.batches
         if batch < low or (high is not None and batch > high):
             fits = f"{min(low, batch)}:{batch}:{max(high or 1, batch)}"
-            raise StreamError(
-                f"batch={batch}: the engine was built for {low} to {high} streams in one step. Build it for more: "
-                f"rnn-export build NAME.rnnx --target T --batch {fits} --rebuild."
-            )
+            fix = f"Build it for more: rnn-export build NAME.rnnx --target T --batch {fits} --rebuild"
+            raise StreamError(f"batch={batch}: the engine was built for {low} to {high} streams in one step. {fix}.")
         chosen = self._initial if states is None else check_states(self.spec, batch, states)
         rows = {s.name: np.broadcast_to(chosen[s.name], (batch, *s.row)) for s in self.spec.states}
         return self._stream_class(self.spec, self._session, batch, rows)

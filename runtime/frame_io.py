@@ -1,7 +1,5 @@
 """Frames in and out of bound buffers: without the axes that a caller leaves out, checked on the way in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
-from rnn_export.spec import TIME, StateSpec, StreamSpec, TensorSpec
+from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 
 def frame_view(buffer: Array, spec: TensorSpec) -> Array:
@@ -47,14 +45,13 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
     found = (("missing", missing), ("unknown", unknown))
     if parts := [f"{what}: {', '.join(wrong)}" for what, wrong in found if wrong]:
         raise StreamError(f"states= does not fit, {'; '.join(parts)}. This model's states are {', '.join(names)}.")
-    return {s.name: _checked_state(s, batch, states[s.name]) for s in spec.states}
-
-
-def _checked_state(state: StateSpec, batch: int, value: Any) -> Array:
-    dtype = np.dtype(state.dtype)
-    array = as_array(state.name, value, dtype)
-    shape = state.row if array.shape == state.row else (batch, *state.row)
-    return np.broadcast_to(check_values(state.name, array, shape, dtype), (batch, *state.row)).copy()
+    checked = {}
+    for state in spec.states:
+        whole, dtype = (batch, *state.row), np.dtype(state.dtype)
+        array = as_array(state.name, states[state.name], dtype)
+        values = check_values(state.name, array, state.row if array.shape == state.row else whole, dtype)
+        checked[state.name] = np.broadcast_to(values, whole).copy()
+    return checked
 
 
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
@@ -123,7 +120,7 @@ def check_out(name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...])
 def without_delay(
     spec: StreamSpec, outputs: Mapping[str, Array | None], fed: int, frames: int
 ) -> dict[str, Array | None]:
-    """Outputs (rows, time, ...) of `frames` after `fed` others, without the frames that the delay leaves out.
+    """Outputs (rows, time, ...) of `frames` after `fed` others, without those that the delay leaves out.
 
     One without a time axis is None where no frame gave it yet.
     """

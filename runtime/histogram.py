@@ -1,7 +1,5 @@
 """Latencies counted in buckets: a few bytes however long a service runs, and sums of them mean what one would."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 

@@ -1,10 +1,9 @@
 """A pool: thousands of independent streams of one model, stepped in one batched call."""
 
-from __future__ import annotations
-
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, get_args
 
 import numpy as np
@@ -55,11 +54,9 @@ class Pool(Generic[Y]):
         self._rounds, self._store, self._table = Rounds(spec), session.state_store(), SlotTable(self.capacity)
         self._initial = {s.name: np.broadcast_to(initial[s.name], (1, *s.row)) for s in spec.states}
         self._idle_timeout, self._on_nan = idle_timeout, on_nan
-        self._swept = time.monotonic()
+        self._last_sweep = time.monotonic()
         self._lock = threading.Lock()
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
-
-    # --- streams
 
     def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
         """A new stream from the model's initial states, from `states` (one row each) or from a `snapshot`; its id.
@@ -71,8 +68,7 @@ class Pool(Generic[Y]):
             raise StreamError("a stream starts from states= or from snapshot=, not from both.")
         rows = self._initial if states is None else check_states(self.spec, 1, states)
         start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
-        with self._lock:
-            now = self._sweep()
+        with self._swept() as now:
             if len(self._table) == self.capacity:
                 self._sweep(every=0)
             if not self._table.free:
@@ -88,28 +84,24 @@ class Pool(Generic[Y]):
 
     def close(self, ids: int | Ids) -> None:
         """The streams `ids` (one or several) are over; their slots are free."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             slots = self._find(ids)
             self._drop(slots, slot_table.CLOSED)
             self._counts["closed"] += len(slots)
 
     def reset(self, ids: int | Ids) -> None:
         """Back to the model's initial states, for `ids` (one or several)."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             self._reset(self._find(ids))
 
     def states(self, stream: int) -> dict[str, Array]:
         """Copies of the states of one stream by name, each (1, ...)."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             return self._store.read(self._one(stream))
 
     def snapshot(self, stream: int) -> bytes:
         """The memory of one stream as bytes, for `restore` or `open` of any pool, or for a Stream of one row."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             slots = self._one(stream)
             frames = int(self._table.frames[slots[0]])
             return pack(self.spec, 1, Snapshot(frames, self._store.read(slots), {}))
@@ -117,28 +109,22 @@ class Pool(Generic[Y]):
     def restore(self, stream: int, snapshot: bytes) -> None:
         """Let one stream go on from where `snapshot` was taken, here or of a Stream of one row."""
         start = self._unpacked(snapshot)
-        with self._lock:
-            self._sweep()
+        with self._swept():
             self._set(self._one(stream), start)
 
     @property
     def ids(self) -> list[int]:
         """Of the open streams, in the order of their slots."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             return self._table.ids
 
     def __len__(self) -> int:
-        with self._lock:
-            self._sweep()
+        with self._swept():
             return len(self._table)
 
     def __contains__(self, stream: object) -> bool:
-        with self._lock:
-            self._sweep()
+        with self._swept():
             return self._table.holds(stream)
-
-    # --- a round
 
     def step(self, ids: Ids, x: Frames, out: Y | None = None) -> Y:
         """Feed each of `ids` its frame, row i of `x` to stream ids[i], and give the outputs in the same rows.
@@ -179,17 +165,13 @@ class Pool(Generic[Y]):
 
     def frames(self, ids: int | Ids) -> Array:
         """How many frames each of `ids` was fed, (n,) int64."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             frames: Array = self._table.frames[self._find(ids)]
             return frames
 
-    # --- health
-
     def health(self, stream: int) -> StreamHealth:
         """What became of one stream, and how long its rounds took."""
-        with self._lock:
-            now = self._sweep()
+        with self._swept() as now:
             (slot,), table = self._one(stream), self._table
             p50, p99 = (quantile_of(table.latency[:, slot], q) for q in (0.5, 0.99))
             return {
@@ -203,8 +185,7 @@ class Pool(Generic[Y]):
 
     def metrics(self) -> PoolMetrics:
         """Streams, slots and their bytes, counts since it was opened, and how long rounds took."""
-        with self._lock:
-            self._sweep()
+        with self._swept():
             return {
                 "capacity": self.capacity,
                 "open": len(self._table),
@@ -215,6 +196,12 @@ class Pool(Generic[Y]):
             }
 
     # --- inside the lock
+
+    @contextmanager
+    def _swept(self) -> Iterator[float]:
+        """In the lock, what was idle for too long closed; the time in seconds."""
+        with self._lock:
+            yield self._sweep()
 
     def _find(self, ids: Any) -> Array:
         return self._table.find([ids] if isinstance(ids, int | np.integer) else ids)
@@ -228,10 +215,8 @@ class Pool(Generic[Y]):
         count = self._table.count_for_one_more()
         if count == len(self._table.last):
             self._counts["full"] += 1
-            raise PoolFull(
-                f"the pool has {self.capacity} streams open, which is its capacity: close some, let idle ones go with "
-                "idle_timeout=, or make it larger with capacity=."
-            )
+            fix = "close some, let idle ones go with idle_timeout=, or make it larger with capacity="
+            raise PoolFull(f"the pool has {self.capacity} streams open, which is its capacity: {fix}.")
         self._store.grow(count)
         self._table.grow(count)
 
@@ -264,21 +249,19 @@ class Pool(Generic[Y]):
     def _sweep(self, every: float = 1 / 8) -> float:
         """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds."""
         now = time.monotonic()
-        if self._idle_timeout is not None and now >= self._swept + self._idle_timeout * every:
+        if self._idle_timeout is not None and now >= self._last_sweep + self._idle_timeout * every:
             idle = self._table.idle(now - self._idle_timeout)
             self._drop(idle, slot_table.IDLE)
             self._counts["evicted"] += len(idle)
-            self._swept = now
+            self._last_sweep = now
         return now
 
     def _unpacked(self, snapshot: bytes) -> Snapshot:
         start = unpack(self.spec, 1, snapshot)
         if start.pending:
             waiting = next(iter(start.pending.values())).shape[1]
-            raise StreamError(
-                f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, and a pool takes "
-                "whole chunks only: take it when none waits."
-            )
+            why = "and a pool takes whole chunks only: take it when none waits"
+            raise StreamError(f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, {why}.")
         return start
 
 

@@ -1,7 +1,5 @@
 """Recordings from files: .npy, .npz, .csv and .wav, as arrays (rows, time, ...) by input."""
 
-from __future__ import annotations
-
 import os
 import wave
 import zipfile
@@ -23,8 +21,8 @@ Source = str | os.PathLike[str] | Array | Mapping[str, Any]
 def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     """Read a recording for every input of `spec`, as (rows, time, ...) in the input's dtype.
 
-    An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a
-    sample rate and a frame of n samples is cut into frames, the last one padded with zeros.
+    An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a sample rate and a frame of
+    n samples is cut into frames, the last one padded with zeros.
 
     Raises SourceError, naming the file, if it cannot be read, does not fit, or holds NaN or Inf.
     """

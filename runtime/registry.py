@@ -1,8 +1,6 @@
 """The backends by name: imported when used."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rnn_export.errors import BackendUnavailable
 from rnn_export.lazy import load_module
@@ -24,10 +22,8 @@ def open_address(
     address: str, backend: str, precision: str | None, device: str | None, threads: int, spec: StreamSpec | None = None
 ) -> tuple[Artefacts, Session]:
     """What servers hold at `address` and a session on them; raises BackendUnavailable with the reason."""
-    found: tuple[Artefacts, Session] = load_module(REMOTE).open_address(
-        address, backend, precision, device, threads, spec
-    )
-    return found
+    open_there: Callable[..., tuple[Artefacts, Session]] = load_module(REMOTE).open_address
+    return open_there(address, backend, precision, device, threads, spec)
 
 
 def open_session(name: str, artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> Session:

@@ -3,8 +3,6 @@
 Model repositories written by earlier releases import `Rounds` from here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +38,7 @@ class Rounds:
                 value = _rows(name, value, shape, layout.dtype)
             if layout.dtype.kind == "f":
                 _check_finite(name, value, ids)
-            inputs[name] = layout.to_graph(value)
+            inputs[name] = graph_layout(value.reshape(-1, *layout.canonical_row), layout.tensor)
         return inputs
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
@@ -69,7 +67,7 @@ class Rounds:
             else:
                 outputs[name] = out[name] if several else out
             if results is not None:
-                outputs[name][...] = layout.from_graph(results[name])
+                outputs[name][...] = canonical(results[name], layout.tensor).reshape(-1, *layout.row)
             if self.spec.has_delay:
                 self._blank(outputs[name], layout.tensor, frames)
         return outputs if several else next(iter(outputs.values()))
@@ -94,12 +92,6 @@ class _RowLayout:
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
 
-    def to_graph(self, value: Array) -> Array:
-        return graph_layout(value.reshape(-1, *self.canonical_row), self.tensor)
-
-    def from_graph(self, result: Array) -> Array:
-        return canonical(result, self.tensor).reshape(-1, *self.row)
-
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     array = as_array(name, value, dtype)
@@ -118,7 +110,5 @@ def _check_finite(name: str, array: Array, ids: Any) -> None:
     row = int(np.flatnonzero(bad)[0])
     stream = int(np.asarray(ids)[row])
     more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
-    raise StreamError(
-        f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: nothing was fed to any "
-        "stream. Leave that stream out of the round."
-    )
+    fix = "nothing was fed to any stream. Leave that stream out of the round"
+    raise StreamError(f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.")

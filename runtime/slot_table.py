@@ -1,7 +1,5 @@
 """Which stream of a pool has which slot, and the statistics of each."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 
@@ -25,13 +23,11 @@ COLUMNS = ("generation", "last", "frames", "resets", "nan", "latency", "_positio
 
 
 class SlotTable:
-    """Slots of at most `limit` streams, and the statistics of the stream in each.
+    """Slots of at most `limit` streams, and the statistics of the stream in each, (slots,).
 
-    Attributes:
-        generation: (slots,) of the stream that is there; where none is, of the next one, with FREE added.
-        last: (slots,) the time of its last frame in seconds; infinity where no stream is.
-        frames, resets, nan: (slots,) that it was fed, and how often it was reset and gave a NaN.
-        latency: (buckets, slots) how many of its rounds took how long; a round writes to one bucket, so to one row.
+    `generation` is that of the stream there, or of the next one with FREE added; `last` the time of its last frame in
+    seconds, infinity where no stream is; `frames`, `resets` and `nan` are counts. `latency` (buckets, slots) says how
+    many of its rounds took how long: a round writes to one bucket, so to one row.
     """
 
     def __init__(self, limit: int) -> None:

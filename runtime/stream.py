@@ -89,7 +89,9 @@ class Stream(Generic[Y]):
             if self._load_input is not None:
                 self._load_input(x)
             else:
-                self._load_all(x)
+                values = self._by_name(x)
+                for tensor in self._inputs:
+                    tensor.load(values[tensor.name])
             self._advance()
             self._frames += self._chunk
             if self._output_view is not None:
@@ -149,12 +151,9 @@ class Stream(Generic[Y]):
         with self._alone():
             self._set(unpack(self.spec, self.batch, snapshot))
 
-    # --- one thread at a time
-
     def _busy(self) -> StreamError:
-        return StreamError(
-            "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
-        )
+        why = "a stream belongs to one thread at a time. Open one each"
+        return StreamError(f"another thread is inside this stream: {why}.")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -165,8 +164,6 @@ class Stream(Generic[Y]):
         finally:
             self._leave()
 
-    # --- memory
-
     def _get(self) -> Snapshot:
         return Snapshot(self._frames, self._buffers.read(), self._pending)
 
@@ -174,13 +171,6 @@ class Stream(Generic[Y]):
         self._buffers.write(snapshot.states)
         self._frames = snapshot.frames
         self._pending = dict(snapshot.pending)
-
-    # --- a step with several tensors or a delay
-
-    def _load_all(self, x: Frames) -> None:
-        values = self._by_name(x)
-        for tensor in self._inputs:
-            tensor.load(values[tensor.name])
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
@@ -218,8 +208,6 @@ class Stream(Generic[Y]):
             view = self._outputs[tensor.name]
             results[tensor.name] = view[... if whole else (*rows, self.spec.valid(tensor, before))].copy()
         return results if len(results) > 1 else next(iter(results.values()))
-
-    # --- a run
 
     def _sequence(self, xs: Frames) -> tuple[dict[str, Array], bool]:
         """Checked inputs in canonical form, and whether the caller left the batch axis out."""
@@ -302,10 +290,8 @@ class SequenceStream(Stream[Y]):
 
 
 def _no_step() -> StreamError:
-    return StreamError(
-        "this bundle cannot stream: the model needs whole sequences (it was exported with sequence_only). "
-        "Give each of them to run(xs)."
-    )
+    why = "the model needs whole sequences (it was exported with sequence_only). Give each of them to run(xs)"
+    return StreamError(f"this bundle cannot stream: {why}.")
 
 
 def stream_class(spec: StreamSpec, session: Session) -> type[Stream[Any]]:

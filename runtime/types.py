@@ -4,8 +4,6 @@ A model has one output or several: `Engine.with_one_output()` and `Engine.with_n
 everything opened from there is typed by it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -27,7 +25,7 @@ else:
 Frames: TypeAlias = "npt.ArrayLike | Mapping[str, npt.ArrayLike]"
 """One input's frames, or those of every input by name."""
 
-Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+Ids: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 """Of streams of a pool, (n,), as `Pool.open` gave them."""
 
 

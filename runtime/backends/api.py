@@ -4,8 +4,6 @@ Its `backend.py` has one function, `open_session(artefacts, precision, device, t
 `BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,43 +27,6 @@ class Artefacts(Protocol):
     def targets(self) -> Sequence[TargetRow]: ...
     def read(self, name: str) -> bytes: ...
     def initial_states(self) -> Mapping[str, Array]: ...
-
-
-class Session(ABC):
-    """A loaded model, immutable and shared between threads.
-
-    Attributes:
-        device: where it computes: "cpu", "cuda:0".
-        precision: "fp32" and so on.
-        has_sequence: whether its `StreamBuffers` can `run`.
-        run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
-        batches: the fewest and most rows of a stream; None where there is no most.
-        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_enter`,
-            `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
-    """
-
-    device: str
-    precision: str = "fp32"
-    has_sequence: bool = False
-    run_is_steps: bool = False
-    batches: tuple[int, int | None] = (1, None)
-    stepper: type | None = None
-
-    @abstractmethod
-    def stream_buffers(self, batch: int) -> StreamBuffers:
-        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
-
-    @abstractmethod
-    def state_store(self) -> StateStore:
-        """States for the streams of a pool; there is no room for any yet."""
-
-    def metrics(self) -> dict[str, float]:
-        """Counts since it was loaded, where it keeps any."""
-        return {}
-
-    def bind(self, stream: Any, buffers: Any, x: Array | None, y: Array | None) -> None:
-        """Tie `stream`, a `stepper`, to its buffers; `x` and `y` are its frames where a step is simple, else None."""
-        raise NotImplementedError("stepper is None")
 
 
 class StreamBuffers(ABC):
@@ -129,6 +90,43 @@ class StateStore(ABC):
 
     def release(self, slots: Array) -> None:  # noqa: B027 - most have nothing to give back
         """Forget the streams of `slots`, which are over."""
+
+
+class Session(ABC):
+    """A loaded model, immutable and shared between threads.
+
+    Attributes:
+        device: where it computes: "cpu", "cuda:0".
+        precision: "fp32" and so on.
+        has_sequence: whether its `StreamBuffers` can `run`.
+        run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
+        batches: the fewest and most rows of a stream; None where there is no most.
+        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_enter`,
+            `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
+    """
+
+    device: str
+    precision: str = "fp32"
+    has_sequence: bool = False
+    run_is_steps: bool = False
+    batches: tuple[int, int | None] = (1, None)
+    stepper: type | None = None
+
+    @abstractmethod
+    def stream_buffers(self, batch: int) -> StreamBuffers:
+        """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
+
+    @abstractmethod
+    def state_store(self) -> StateStore:
+        """States for the streams of a pool; there is no room for any yet."""
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since it was loaded, where it keeps any."""
+        return {}
+
+    def bind(self, stream: Any, buffers: Any, x: Array | None, y: Array | None) -> None:
+        """Tie `stream`, a `stepper`, to its buffers; `x` and `y` are its frames where a step is simple, else None."""
+        raise NotImplementedError("stepper is None")
 
 
 def target_row(artefacts: Artefacts, target: str, precision: str | None) -> TargetRow:

@@ -62,12 +62,10 @@ def count_all(bundle: Path, core: int, backends: Sequence[str]) -> dict[str, flo
         library = Path(folder, "count.so")
         compile_shared(SOURCE, library)
         loaded = f"{library} {os.environ.get('LD_PRELOAD', '')}".strip()
-        arguments = [json.dumps(sys.path), str(bundle), str(core), json.dumps(backends), str(library)]
         command, env = [sys.executable, "-c", _CHILD], {**os.environ, "LD_PRELOAD": loaded, "PYTHONMALLOC": "malloc"}
+        command += [json.dumps(sys.path), str(bundle), str(core), json.dumps(backends), str(library)]
         try:
-            done = subprocess.run(
-                [*command, *arguments], env=env, capture_output=True, text=True, errors="replace", timeout=SECONDS
-            )
+            done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
             raise BackendUnavailable(f"no process could count them: {error}") from error
     try:

@@ -67,9 +67,8 @@ def bench(
         except BackendUnavailable as error:
             counted, uncounted = {}, f"not counted: {error}"
         kept = [python_blocks_kept(r.subject) for r in found]
-    rows = [
-        _row(r, w, c, k, counted.get(r.subject.name)) for r, w, c, k in zip(found, watches, chilled, kept, strict=True)
-    ]
+    measured = zip(found, watches, chilled, kept, strict=True)
+    rows = [_row(r, w, c, k, counted.get(r.subject.name)) for r, w, c, k in measured]
     _compare(rows, limits)
     return {
         "bundle": str(path),

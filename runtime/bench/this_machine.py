@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.errors import BackendUnavailable, BuildError
-from rnn_export.runtime.backends.native.cpu import this_cpu
+from rnn_export.runtime.backends.native.cpu import read_text, this_cpu
 from rnn_export.runtime.build.native.compiler import find_compiler
 
 CORES = "sys/devices/system/cpu"
@@ -47,7 +47,7 @@ def describe(core: int, root: Path = Path("/")) -> dict[str, Any]:
         "core": core,
         "cores": os.cpu_count(),
         "caches": _caches(root / CORES / f"cpu{core}" / "cache"),
-        "governor": _text(root / CORES / f"cpu{core}" / "cpufreq/scaling_governor") or None,
+        "governor": read_text(root / CORES / f"cpu{core}" / "cpufreq/scaling_governor") or None,
         "load": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -66,17 +66,10 @@ def _caches(folder: Path) -> dict[str, int]:
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
     found = {}
     for cache in sorted(folder.glob("index*")):
-        size = re.fullmatch("([0-9]+)([KMG]?)", _text(cache / "size"))
-        if size and _text(cache / "type") != "Instruction":
-            found[f"L{_text(cache / 'level')}"] = int(size[1]) * units[size[2]]
+        size = re.fullmatch("([0-9]+)([KMG]?)", read_text(cache / "size"))
+        if size and read_text(cache / "type") != "Instruction":
+            found[f"L{read_text(cache / 'level')}"] = int(size[1]) * units[size[2]]
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def compile_shared(source: str, library: Path, flags: Sequence[str] = ()) -> str:

@@ -30,10 +30,7 @@ PILOT_NS = 20_000_000
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: `step(frame, out=out)`, or `step(frame)` where `out` is None, over `frames` again and again.
-
-    `reset` brings it to its first state, and `settle` calls follow before it gives outputs.
-    """
+    """`step(frame, out=out)`, or without `out`, over `frames` in turn; outputs come `settle` calls after `reset`."""
 
     name: str
     step: Callable[..., Any]

@@ -17,9 +17,10 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError
 from rnn_export.lazy import load_module
-from rnn_export.runtime.device.api import Buffer
 from rnn_export.runtime.device.kernels import copier, flagger, grid, ptx
 
+# Of every address, as TensorRT asks it.
+ALIGNMENT = 256
 # What helps, where the name of an error does not say it.
 ADVICE = {
     "cudaErrorInsufficientDriver": "cuda-python is for a newer CUDA than this driver: install the one of the driver's "
@@ -45,7 +46,12 @@ def cuda_runtime() -> Any:
 
 
 class CudaDevice:
-    """GPU `number` and one stream on it. Its calls make this GPU the current one of the calling thread."""
+    """GPU `number` and one queue of its own on it: work runs in the order in which it was queued, later than the call.
+
+    What a call queues reads and writes host arrays until `synchronize`; they must be contiguous and have the size of
+    the buffer. Every method raises DeviceError; after `synchronize` the work has run or its error was raised. A row has
+    `nbytes`, and `rows` are int32. Calls make this GPU the current one of the calling thread.
+    """
 
     def __init__(self, number: int = 0) -> None:
         self._cuda, self._number, self.name = cuda_runtime(), number, f"cuda:{number}"
@@ -55,12 +61,14 @@ class CudaDevice:
         self._free_with(self, "cudaStreamDestroy", self.stream)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> CudaBuffer:
+        """Memory for such an array, unset, at a multiple of `ALIGNMENT` bytes."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         buffer = CudaBuffer(int(self._here("cudaMalloc", nbytes)), nbytes)
         self._free_with(buffer, "cudaFree", buffer.pointer)
         return buffer
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Zeros in host memory that the device reads and writes directly, so that a graph may hold the copy."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         pointer = int(self._here("cudaMallocHost", nbytes))
         memory = (ctypes.c_byte * nbytes).from_address(pointer)
@@ -69,34 +77,39 @@ class CudaDevice:
         array[...] = 0
         return array
 
-    def upload(self, to: Buffer, from_: Array) -> None:
+    def upload(self, to: CudaBuffer, from_: Array) -> None:
         self._copy(to.pointer, from_.ctypes.data, to.nbytes, "cudaMemcpyHostToDevice")
 
-    def download(self, to: Array, from_: Buffer) -> None:
+    def download(self, to: Array, from_: CudaBuffer) -> None:
         self._copy(to.ctypes.data, from_.pointer, from_.nbytes, "cudaMemcpyDeviceToHost")
 
-    def copy(self, to: Buffer, from_: Buffer) -> None:
+    def copy(self, to: CudaBuffer, from_: CudaBuffer) -> None:
+        """Queue a copy that stays on the device, to the start of `to`, which may be larger."""
         self._copy(to.pointer, from_.pointer, from_.nbytes, "cudaMemcpyDeviceToDevice")
 
     def _copy(self, to: int, from_: int, nbytes: int, kind: str) -> None:
         self._here("cudaMemcpyAsync", to, from_, nbytes, getattr(self._cuda.cudaMemcpyKind, kind), self.stream)
 
-    def gather(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+    def gather(self, to: CudaBuffer, from_: CudaBuffer, rows: CudaBuffer, count: int, nbytes: int) -> None:
+        """Queue copies of the rows of `from_` that the first `count` of `rows` name: to the first of `to`."""
         self._launch(*copier("gather", nbytes), count, to, from_, rows)
 
-    def scatter(self, to: Buffer, from_: Buffer, rows: Buffer, count: int, nbytes: int) -> None:
+    def scatter(self, to: CudaBuffer, from_: CudaBuffer, rows: CudaBuffer, count: int, nbytes: int) -> None:
+        """Queue copies of the first `count` rows of `from_` to those of `to` that `rows` name; if twice, of either."""
         self._launch(*copier("scatter", nbytes), count, to, from_, rows)
 
-    def flag_nan(self, flags: Buffer, from_: Buffer, count: int, nbytes: int, kind: str) -> None:
+    def flag_nan(self, flags: CudaBuffer, from_: CudaBuffer, count: int, nbytes: int, kind: str) -> None:
+        """Queue 1 into the bytes of `flags` whose row of `kind`, one of FLOATS, has a NaN; others stay."""
         self._launch(*flagger(kind, nbytes), count, flags, from_)
 
-    def _launch(self, kernel: str, units: int, count: int, *buffers: Buffer) -> None:
+    def _launch(self, kernel: str, units: int, count: int, *buffers: CudaBuffer) -> None:
         self._call("cudaSetDevice", self._number)
         if self._kernels is None:
             self._kernels = CudaKernels()
         self._kernels.launch(self.stream, kernel, count, units, *(buffer.pointer for buffer in buffers))
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
+        """Call `work` once and keep what it queues, which does not run, as a graph."""
         # Others, and the garbage collector on this thread, go on allocating and freeing meanwhile.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         self._here("cudaStreamBeginCapture", self.stream, mode)
@@ -128,14 +141,14 @@ class CudaDevice:
 
 
 class CudaBuffer:
-    """Memory of a GPU, by cudaMalloc."""
+    """Memory of a GPU, by cudaMalloc, freed with its last reference."""
 
     def __init__(self, pointer: int, nbytes: int) -> None:
         self.pointer, self.nbytes = pointer, nbytes
 
 
 class CudaGraph:
-    """An instantiated graph, launched on the stream that it was captured on."""
+    """Captured work, queued in one call on the stream of its capture; addresses are those of then."""
 
     def __init__(self, device: CudaDevice, executable: Any) -> None:
         self._device, self._executable = device, executable

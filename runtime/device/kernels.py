@@ -6,15 +6,10 @@ the other blocks along y. Assembled for every GPU of the target table in the tes
 Source: the PTX ISA reference, "Instruction Set".
 """
 
-from __future__ import annotations
-
 import math
 
 # 6.0 is CUDA 9's.
-HEADER = """.version 6.0
-.target sm_50
-.address_size 64
-"""
+HEADER = ".version 6.0\n.target sm_50\n.address_size 64\n"
 
 # Row `to_row` of `to` becomes row `from_row` of `from`: one of them is i, the other rows[i].
 COPY = """
@@ -87,8 +82,7 @@ WALK = """
 next:
     setp.ge.u32 %end, %j, %units;
     @%end ret;"""
-AGAIN = """    add.u32 %j, %j, %step;
-    bra next;"""
+AGAIN = "    add.u32 %j, %j, %step;\n    bra next;"
 
 # The bits of a float: its unsigned type, its size in bytes and its infinity.
 FLOAT_BITS = {
@@ -111,12 +105,10 @@ def ptx() -> str:
         for verb, to, from_ in (("gather", "%i", "%row"), ("scatter", "%row", "%i"))
         for kind, size in (("u32", WORD), ("u8", 1))
     ]
-    flags = [
-        FLAG.format(
-            kind=kind, type=bits, size=size, magnitude=hex(2 ** (8 * size - 1) - 1), infinity=hex(infinity), **loop
-        )
-        for kind, (bits, size, infinity) in FLOAT_BITS.items()
-    ]
+    flags = []
+    for kind, (bits, size, infinity) in FLOAT_BITS.items():
+        numbers = {"size": size, "magnitude": hex(2 ** (8 * size - 1) - 1), "infinity": hex(infinity)}
+        flags.append(FLAG.format(kind=kind, type=bits, **numbers, **loop))
     return "".join((HEADER, *copies, *flags))
 
 

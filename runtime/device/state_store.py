@@ -13,7 +13,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError, RoundBroken, StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import StateStore, rows_with_nan
-from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
+from rnn_export.runtime.device.cuda import CudaBuffer, CudaDevice, CudaGraph
 from rnn_export.runtime.device.values import FLOATS, StagedTensor, as_stream_error, decode, encode, storage
 from rnn_export.spec import StreamSpec, sized
 
@@ -37,7 +37,7 @@ class DeviceStateStore(StateStore):
     captured: bool
 
     def __init__(
-        self, spec: StreamSpec, device: Device, dtype_of: Callable[[str], str], batches: tuple[int, int | None]
+        self, spec: StreamSpec, device: CudaDevice, dtype_of: Callable[[str], str], batches: tuple[int, int | None]
     ) -> None:
         self.spec, self.device, self.dtype_of = spec, device, dtype_of
         self.low, self.high = batches
@@ -52,7 +52,7 @@ class DeviceStateStore(StateStore):
     def bind(self, batch: PaddedBatch) -> Callable[[], None]:
         """What queues the step of `batch` on the device, at the addresses it has for good, or runs it."""
 
-    def allocate(self, rows: int) -> dict[str, Buffer]:
+    def allocate(self, rows: int) -> dict[str, CudaBuffer]:
         return {n: self.device.empty((rows, *s.row), storage(k)) for n, (s, k) in self.states.items()}
 
     @property
@@ -95,10 +95,7 @@ class DeviceStateStore(StateStore):
         return outputs, nan_rows if nan_rows.any() else None
 
     def _ready(self, slots: Array, inputs: Mapping[str, Array]) -> PaddedBatch:
-        """The batch of a piece, captured if it can be.
-
-        No graph can hold an engine's first enqueue, so a piece is stepped once before, its next states to the last row.
-        """
+        """The batch of a piece, captured if it can be: after one step, for no graph can hold an engine's first."""
         size = _power(len(slots), self.low, self.high)
         with as_stream_error(f"{self.backend} cannot step {size} streams at once"):
             if size not in self.batches:
@@ -183,7 +180,7 @@ class PaddedBatch:
         no_flags = device.pinned((size,), np.uint8)
         self.uploads = ((self.rows_before, self.take), (self.rows_after, self.put), (self.flags, no_flags))
         self.enqueue = store.bind(self)
-        self.graph: CapturedGraph | None = None
+        self.graph: CudaGraph | None = None
 
     def fill(self, slots: Array, inputs: Mapping[str, Array], last: int) -> None:
         """Take `inputs` (n, ...) of `slots`, and the first of them for the rest, which is put into row `last`."""

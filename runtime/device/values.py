@@ -1,9 +1,4 @@
-"""Values between the contract's dtypes and an engine's, on their way between the host and a device.
-
-States may be in half precision there, and int64 may be int32.
-"""
-
-from __future__ import annotations
+"""Values between the contract's dtypes and an engine's, which may have states in half precision and int32 for int64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +8,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError, StreamError
-from rnn_export.runtime.device.api import Device
+from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.spec import TensorSpec, sized
 
 BFLOAT16 = "bfloat16"
@@ -39,10 +34,9 @@ def encode(name: str, array: Array, kind: str) -> Array:
     back = decode(bits, kind, array.dtype)
     lost = np.isfinite(array) & ~np.isfinite(back) if array.dtype.kind == "f" else back != array
     if lost.any():
-        raise StreamError(
-            f"{name!r} holds {array[lost][0]}, which is beyond the {kind} of this engine: nothing was fed, the state "
-            "is unchanged. Scale the model's values, or export it with --precision fp32 --state-precision fp32."
-        )
+        why = f"which is beyond the {kind} of this engine: nothing was fed, the state is unchanged"
+        fix = "Scale the model's values, or export it with --precision fp32 --state-precision fp32"
+        raise StreamError(f"{name!r} holds {array[lost][0]}, {why}. {fix}.")
     return bits
 
 
@@ -63,7 +57,7 @@ def _bfloat16(array: Array) -> Array:
 class StagedTensor:
     """One input or output: the caller's array, the pinned one in the engine's dtype, and the device's buffer."""
 
-    def __init__(self, device: Device, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
+    def __init__(self, device: CudaDevice, tensor: TensorSpec, kind: str, batch: int, chunk: int) -> None:
         self.name, self.kind = tensor.name, kind
         shape = sized(tensor.shape, batch, chunk)
         self.buffer = device.empty(shape, storage(kind))

@@ -37,10 +37,9 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a driver gave: states (rows, k, ...) after each of the k pieces that were asked for, and outputs.
+    """What a driver gave: states (rows, k, ...) after each of k pieces, and outputs without the frames of the delay.
 
-    These are (rows, frames, ...) without the frames of the delay, or (rows, ...) as of the last one where there is no
-    time axis. One that no frame gave is left out.
+    These are (rows, frames, ...), or (rows, ...) as of the last where there is no time axis; None is left out.
     """
 
     outputs: Mapping[str, Array]
@@ -83,12 +82,10 @@ class ClosedLoop:
     def steps(
         self, driver: Driver, edges: Sequence[int] | None = None, nan_filler: bool = False
     ) -> Iterator[tuple[int, Outputs]]:
-        """Feed one piece after the other; gives the frame that each ends at, and its outputs without the delay.
+        """Feed a piece between each two `edges`, None for every whole step; gives where it ends, and its outputs.
 
-        Args:
-            driver: has been fed the frames before the first edge, and no others since its start.
-            edges: the frames between which the pieces lie, in rising order; None for every whole step.
-            nan_filler: each piece lies in a larger array of NaN, so that a read beyond its ends shows.
+        `driver` was fed the frames before the first edge and no others. With `nan_filler` a piece lies in a larger
+        array of NaN, so that a read beyond its ends shows. The outputs are without the delay.
         """
         for start, stop, piece in self.pieces(edges):
             outputs = driver.step(self._among_nan(piece) if nan_filler else piece)

@@ -1,7 +1,5 @@
 """How far two runs of one stream are apart, step by step, and whether that is within the tolerance."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a closed loop drives: a pure step, a stream of an engine, streams of a pool."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

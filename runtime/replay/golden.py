@@ -64,10 +64,7 @@ class Golden:
     def output_drifts(
         self, check: str, spec: StreamSpec, outputs: Mapping[str, Array], start: int = 0, stop: int | None = None
     ) -> Iterator[Drift]:
-        """How far `outputs` of the frames from `start` to `stop`, None for the last, are from these.
-
-        An output without a time axis is known as of the last frame alone.
-        """
+        """How far `outputs` of the frames `start` to `stop` are from these; without a time axis, the last alone."""
         stop = self.frames if stop is None else stop
         for tensor in spec.outputs:
             want = self.outputs[tensor.name]

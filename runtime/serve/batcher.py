@@ -232,8 +232,6 @@ class Batcher(Generic[Y]):
         by_name: Any = outputs if isinstance(outputs, dict) else {spec.outputs[0].name: outputs}
         return [_row(spec, by_name, row, frames) for row, frames in enumerate(fed.tolist())]
 
-    # --- the ends of a submission
-
     def _leave(self, submission: Submission[Y]) -> None:
         with self._changed:
             if submission in self._waiting:
@@ -257,10 +255,8 @@ def _apart(chosen: list[Submission[Y]], error: RnnExportError) -> list[list[Subm
 
 
 def _stopped(died: BaseException) -> BatcherStopped:
-    error = BatcherStopped(
-        f"the batcher's worker died of {type(died).__name__}: {died}. Frames that waited were not fed. Mend the cause "
-        "and open another batcher on the pool."
-    )
+    fix = "Frames that waited were not fed. Mend the cause and open another batcher on the pool"
+    error = BatcherStopped(f"the batcher's worker died of {type(died).__name__}: {died}. {fix}.")
     error.__cause__ = died
     return error
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 # What `metrics()` has under each key: (name, help).
+Names = Mapping[str, tuple[str, str]]
 POOL_GAUGES = {
     "capacity": ("pool_capacity_streams", "The most streams that the pool may have."),
     "open": ("pool_open_streams", "Streams that are open."),
@@ -65,9 +66,7 @@ class Figures:
             yield self._histogram("batcher_wait_seconds", "From submit to the start of the round.", self.batcher.wait)
             yield self._histogram("batcher_latency_seconds", "From submit to the output.", self.batcher.latency)
 
-    def _plain(
-        self, values: Mapping[str, Any], gauges: Mapping[str, tuple[str, str]], counters: Mapping[str, tuple[str, str]]
-    ) -> Iterator[Metric]:
+    def _plain(self, values: Mapping[str, Any], gauges: Names, counters: Names) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for family, table in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):

@@ -4,8 +4,6 @@ The model.py of a repository that `rnn-export triton` wrote takes the class from
 there, when the server begins, is triton_python_backend_utils imported.
 """
 
-from __future__ import annotations
-
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence

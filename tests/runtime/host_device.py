@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import DeviceError
-from rnn_export.runtime.device.api import ALIGNMENT
+from rnn_export.runtime.device.cuda import ALIGNMENT
 from rnn_export.runtime.device.values import decode, storage
 
 Call = tuple[Any, ...]

@@ -11,7 +11,7 @@ from rnn_export.bundle import Bundle
 from rnn_export.errors import DeviceError
 from rnn_export.runtime import Engine
 from rnn_export.runtime.backends.tensorrt.session import TensorRTSession
-from rnn_export.runtime.device.api import ALIGNMENT
+from rnn_export.runtime.device.cuda import ALIGNMENT
 from rnn_export.spec import StreamSpec
 
 from .graphs import Model

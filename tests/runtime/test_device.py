@@ -13,8 +13,7 @@ import pytest
 
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
 from rnn_export.runtime.backends.tensorrt.nvidia import driver
-from rnn_export.runtime.device.api import ALIGNMENT
-from rnn_export.runtime.device.cuda import CudaDevice, CudaKernels
+from rnn_export.runtime.device.cuda import ALIGNMENT, CudaDevice, CudaKernels
 from rnn_export.runtime.device.kernels import FLOAT_BITS, ptx
 from rnn_export.runtime.device.values import encode
 

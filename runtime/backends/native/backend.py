@@ -4,8 +4,6 @@ Where the extension fits this Python, `Stream.step` is itself compiled; else it 
 same results. A step runs on one thread: for more of the machine, step more streams, each on a thread of its own.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.machinery
@@ -32,6 +30,13 @@ LIBRARY, RECORD = "native.so", "build.json"
 PAGE = 2**21
 
 
+class Library(NamedTuple):
+    """A loaded library: its functions, as in `FACE`, and the base class of streams where it fits this Python."""
+
+    call: Any
+    stepper: type | None
+
+
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> NativeSession:
     """Load the build of the target "c" for this machine, in fp32 where no precision is asked for and it is there.
 
@@ -42,10 +47,8 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     rows = [row.precision for row in artefacts.targets if row.target == "c"]
     row = target_row(artefacts, "c", "fp32" if precision is None and "fp32" in rows else precision)
     if threads > 1:
-        raise BackendUnavailable(
-            f"threads={threads}: a native step runs on one thread. Leave threads out, and step several streams at "
-            "once, each on a thread of its own."
-        )
+        fix = "Leave threads out, and step several streams at once, each on a thread of its own"
+        raise BackendUnavailable(f"threads={threads}: a native step runs on one thread. {fix}.")
     record = _build_of(artefacts, row)
     path = f"build/{record.triple}/{LIBRARY}"
     try:
@@ -56,9 +59,6 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
         raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}") from error
     weights = _weights(artefacts, row, library)
     return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
-
-
-# --- what the bundle has
 
 
 def _file(row: TargetRow, end: str) -> str:
@@ -123,25 +123,12 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
     return weights
 
 
-# --- the library
-
-
-class Library(NamedTuple):
-    """A loaded library: its functions, as in `FACE`, and the base class of streams where it fits this Python."""
-
-    call: Any
-    stepper: type | None
-
-
 _loaded: dict[tuple[str, bool], Library] = {}
 _loading = Lock()
 
 
 def _load(data: bytes, record: Record) -> Library:
-    """The library of `data`, loaded once in a process, which never gives one back.
-
-    It is loaded from a file that only this process has written, so that what runs is what was verified.
-    """
+    """The library of `data`, loaded once in a process, from a file that only this process has written."""
     fits = record.python == sysconfig.get_config_var("EXT_SUFFIX") and record.numpy == numpy_major()
     key = hashlib.sha256(data).hexdigest(), fits
     with _loading:

@@ -1,7 +1,5 @@
 """What a CPU can do, in the words of /proc/cpuinfo, and which of it a compiler uses."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sysconfig
@@ -19,20 +17,10 @@ _X86 = (
 # The word of the kernel, where it is another one.
 _WORDS = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "lzcnt": "abm", "bmi": "bmi1", "avxvnni": "avx_vnni"}
 _WORDS |= {f"avx512{name}": f"avx512_{name}" for name in ("vbmi2", "vnni", "bitalg", "vpopcntdq", "bf16", "fp16")}
-# (macro of the compiler, word of the kernel).
-_ARM = (
-    ("__ARM_FEATURE_ATOMICS", "atomics"),
-    ("__ARM_FEATURE_FP16_VECTOR_ARITHMETIC", "asimdhp"),
-    ("__ARM_FEATURE_FP16_FML", "asimdfhm"),
-    ("__ARM_FEATURE_QRDMX", "asimdrdm"),
-    ("__ARM_FEATURE_DOTPROD", "asimddp"),
-    ("__ARM_FEATURE_JCVT", "jscvt"),
-    ("__ARM_FEATURE_FRINT", "frint"),
-    ("__ARM_FEATURE_BF16", "bf16"),
-    ("__ARM_FEATURE_MATMUL_INT8", "i8mm"),
-    ("__ARM_FEATURE_SVE", "sve"),
-    ("__ARM_FEATURE_SVE2", "sve2"),
-)
+# The word of the kernel, by the compiler's macro without __ARM_FEATURE_.
+_ARM = {"ATOMICS": "atomics", "FP16_VECTOR_ARITHMETIC": "asimdhp", "FP16_FML": "asimdfhm", "QRDMX": "asimdrdm"}
+_ARM |= {"DOTPROD": "asimddp", "JCVT": "jscvt", "FRINT": "frint", "BF16": "bf16", "MATMUL_INT8": "i8mm"}
+_ARM |= {"SVE": "sve", "SVE2": "sve2"}
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -45,12 +33,17 @@ class Cpu(NamedTuple):
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
     """Read what the kernel says in `path`; the features are those of the first core."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        text = ""
+    text = read_text(path)
     words = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
     return Cpu(_model(text), frozenset(words[1].split() if words else ()))
+
+
+def read_text(path: Path) -> str:
+    """A file in which the kernel tells something; empty where it does not."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _model(text: str) -> str:
@@ -64,7 +57,7 @@ def _model(text: str) -> str:
 def features(macros: Set[str]) -> list[str]:
     """Features, in the words of /proc/cpuinfo, that a compiler uses which defines `macros`."""
     if "__aarch64__" in macros:
-        return [word for macro, word in _ARM if macro in macros]
+        return [word for name, word in _ARM.items() if f"__ARM_FEATURE_{name}" in macros]
     if "__arm__" in macros:
         return ["neon"] * ("__ARM_NEON" in macros) + ["vfpv4"] * ("__ARM_FEATURE_FMA" in macros)
     used = [flag for flag in _X86.split() if f"__{flag.upper().replace('.', '_')}__" in macros]

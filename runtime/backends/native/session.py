@@ -1,7 +1,5 @@
 """A compiled step as a session: its functions, its streams and pools, whose states lie in structs of the step's own."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 from collections.abc import Callable, Mapping
@@ -65,10 +63,8 @@ class CompiledStep:
         for name, rows in self.table_rows.items():
             wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
             if wrong.any():
-                raise StreamError(
-                    f"native refused the {what}: {name!r} is out of its table, idx={inputs[name][wrong][0]} must be "
-                    f"within the inclusive range [{-rows},{rows - 1}]."
-                )
+                why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
+                raise StreamError(f"native refused the {what}: {name!r} is out of its table, {why}.")
 
     def state_views(self, structs: Array, stride: int, count: int) -> dict[str, Array]:
         """Each state of `count` streams (count, ...), where it lies in structs that are `stride` bytes apart."""
@@ -78,32 +74,6 @@ class CompiledStep:
             inner = [dtype.itemsize * math.prod(state.row[axis + 1 :]) for axis in range(len(state.row))]
             views[state.name] = np.ndarray((count, *state.row), dtype, structs.data, offset, (stride, *inner))
         return views
-
-
-class NativeSession(Session):
-    """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
-
-    device = "cpu"
-    has_sequence = run_is_steps = True
-
-    def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
-        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
-
-    def stream_buffers(self, batch: int) -> NativeBuffers:
-        return NativeBuffers(self.compiled, batch)
-
-    def state_store(self) -> NativeStateStore:
-        return NativeStateStore(self.compiled)
-
-    def bind(self, stream: Any, buffers: NativeBuffers, x: Array | None, y: Array | None) -> None:
-        if x is None or y is None or not all(a.flags.c_contiguous and a.ndim <= AXES for a in (x, y)):
-            x = y = None
-        inputs, outputs = tuple(buffers.inputs.values()), tuple(buffers.outputs.values())
-        table_rows = self.compiled.table_rows
-        ids = table_rows.get(self.spec.inputs[0].name, 0)
-        stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
-        if table_rows:
-            stream._advance = buffers.step
 
 
 class NativeBuffers(StreamBuffers):
@@ -165,10 +135,9 @@ class NativeStateStore(StateStore):
         try:
             self.call = compiled.call.rnn_pool
         except AttributeError as error:
-            raise BackendUnavailable(
-                "native.so was compiled by an rnn-export that did not step many streams at once. Build it here: "
-                f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild."
-            ) from error
+            why = "native.so was compiled by an rnn-export that did not step many streams at once"
+            fix = f"rnn-export build NAME.rnnx --target c --precision {compiled.precision} --rebuild"
+            raise BackendUnavailable(f"{why}. Build it here: {fix}.") from error
         self.call.restype = SIZE
         self.call.argtypes = (ADDRESS, SIZE, ADDRESS, ADDRESS, ADDRESS, SIZE, ADDRESS)
         self.stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // ALIGNED)) * ALIGNED
@@ -209,6 +178,32 @@ class NativeStateStore(StateStore):
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         for name, view in self.states.items():
             view[slots] = states[name]
+
+
+class NativeSession(Session):
+    """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
+
+    device = "cpu"
+    has_sequence = run_is_steps = True
+
+    def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
+        self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
+
+    def stream_buffers(self, batch: int) -> NativeBuffers:
+        return NativeBuffers(self.compiled, batch)
+
+    def state_store(self) -> NativeStateStore:
+        return NativeStateStore(self.compiled)
+
+    def bind(self, stream: Any, buffers: NativeBuffers, x: Array | None, y: Array | None) -> None:
+        if x is None or y is None or not all(a.flags.c_contiguous and a.ndim <= AXES for a in (x, y)):
+            x = y = None
+        inputs, outputs = tuple(buffers.inputs.values()), tuple(buffers.outputs.values())
+        table_rows = self.compiled.table_rows
+        ids = table_rows.get(self.spec.inputs[0].name, 0)
+        stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
+        if table_rows:
+            stream._advance = buffers.step
 
 
 def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:

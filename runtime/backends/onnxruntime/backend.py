@@ -1,7 +1,5 @@
 """ONNX Runtime on CPU or CUDA: the bundle's graphs as a session."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +9,24 @@ from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, targ
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
 from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
 from rnn_export.spec import StreamSpec
+
+
+class OrtSession(Session):
+    """The step graph and the sequence graph, where there is one."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
+        self.has_sequence = graphs.sequence is not None
+
+    def stream_buffers(self, batch: int) -> OrtBuffers:
+        return OrtBuffers(self.graphs, batch)
+
+    def state_store(self) -> StateStore:
+        if self.device == "cpu":
+            return OrtStateStore(self.graphs)
+        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
+
+        return cuda_state_store(self.graphs)
 
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
@@ -52,10 +68,9 @@ def _provider(device: str | None) -> tuple[str, int]:
         raise BackendUnavailable(f"onnxruntime has no device {device!r}: use 'cpu', 'cuda' or 'cuda:N'.")
     provider = f"{named.group(1).upper()}ExecutionProvider"
     if provider not in ort.get_available_providers():
-        raise BackendUnavailable(
-            f"device {device!r} needs {provider}, but this onnxruntime {ort.__version__} was built with "
-            f"{', '.join(ort.get_available_providers())}: pip install 'rnn-export[gpu]' in place of onnxruntime."
-        )
+        built = f"onnxruntime {ort.__version__} was built with {', '.join(ort.get_available_providers())}"
+        fix = "pip install 'rnn-export[gpu]' in place of onnxruntime"
+        raise BackendUnavailable(f"device {device!r} needs {provider}, but this {built}: {fix}.")
     return provider, int(named.group(2) or 0)
 
 
@@ -78,26 +93,7 @@ def _session(graph: bytes, provider: str, number: int, threads: int, optimise: b
         raise BackendUnavailable(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
     # Where the driver is missing, onnxruntime gives a CPU session without a word.
     if session.get_providers()[0] != provider:
-        raise BackendUnavailable(
-            f"{provider} was asked for, but onnxruntime {ort.__version__} made a session on "
-            f"{', '.join(session.get_providers())}: the CUDA driver or libraries are missing or do not fit."
-        )
+        made = f"onnxruntime {ort.__version__} made a session on {', '.join(session.get_providers())}"
+        why = "the CUDA driver or libraries are missing or do not fit"
+        raise BackendUnavailable(f"{provider} was asked for, but {made}: {why}.")
     return session
-
-
-class OrtSession(Session):
-    """The step graph and the sequence graph, where there is one."""
-
-    def __init__(self, graphs: Graphs) -> None:
-        self.graphs, self.spec, self.device = graphs, graphs.spec, graphs.device
-        self.has_sequence = graphs.sequence is not None
-
-    def stream_buffers(self, batch: int) -> OrtBuffers:
-        return OrtBuffers(self.graphs, batch)
-
-    def state_store(self) -> StateStore:
-        if self.device == "cpu":
-            return OrtStateStore(self.graphs)
-        from rnn_export.runtime.backends.onnxruntime.cuda_state_store import cuda_state_store
-
-        return cuda_state_store(self.graphs)

@@ -1,7 +1,5 @@
 """The buffers of streams and pools on ONNX Runtime: bound once, the states swapped between two sets at each step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,25 +39,22 @@ class OrtBuffers(StreamBuffers):
 
     def __init__(self, graphs: Graphs, batch: int, sets: StatePair | None = None) -> None:
         self.graphs, self.spec = graphs, graphs.spec
-        self.device, _, number = graphs.device.partition(":")
-        self.number = int(number or 0)
         self.now = 0
         self.sets: tuple[dict[str, Any], ...] = ({}, {})
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Array] = {}
         if graphs.step is not None:
-            self.bind_step(graphs.step, batch, sets or state_pair(self.spec, batch))
+            self._bind_step(graphs.step, batch, sets or state_pair(self.spec, batch))
 
-    def bind_step(self, step: Any, batch: int, sets: StatePair) -> None:
+    def _bind_step(self, step: Any, batch: int, sets: StatePair) -> None:
         self.inputs = {v.name: _buffer(v, batch) for v in step.get_inputs()[: len(self.spec.inputs)]}
         self.outputs = {v.name: _buffer(v, batch) for v in step.get_outputs()[: len(self.spec.outputs)]}
-        self.sets = tuple({name: self.place(array) for name, array in states.items()} for states in sets)
+        device, _, number = self.graphs.device.partition(":")
+        # On the CPU an OrtValue shares the array's memory.
+        value_of, where = ort.OrtValue.ortvalue_from_numpy, (device, int(number or 0))
+        self.sets = tuple({name: value_of(a, *where) for name, a in states.items()} for states in sets)
         self.bindings = tuple(self.bind(step, self.sets[i], self.sets[1 - i]) for i in range(2))
         self.run_step, self.prepared = _direct(step, self.bindings)
-
-    def place(self, array: Array) -> Any:
-        """On the CPU an OrtValue shares the array's memory."""
-        return ort.OrtValue.ortvalue_from_numpy(array, self.device, self.number)
 
     def bind(self, step: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
         binding = step.io_binding()
@@ -107,16 +102,40 @@ class OrtBuffers(StreamBuffers):
             value.update_inplace(np.ascontiguousarray(states[name]))
 
 
+class _Piece(OrtBuffers):
+    """The buffers of `n` rows, whose states are the arrays of either of `pair`."""
+
+    unit = "round"
+
+    def __init__(self, graphs: Graphs, n: int, pair: StatePair) -> None:
+        super().__init__(graphs, n, pair)
+        self.pair = pair
+        # What comes before the batch in an index.
+        self.before = {t.name: (slice(None),) * (t.axis(BATCH) or 0) for t in (*self.spec.inputs, *self.spec.outputs)}
+
+    @property
+    def states(self) -> dict[str, Array]:
+        return self.pair[self.now]
+
+    def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
+        for name, buffer in self.inputs.items():
+            buffer[...] = inputs[name][(*self.before[name], rows)]
+
+    def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
+        for name, buffer in self.outputs.items():
+            outputs[name][(*self.before[name], rows)] = buffer
+
+
 class OrtStateStore(StateStore):
     """A pool's states in host memory; a round runs in pieces, so that what one touches stays in a core's own cache.
 
-    The states of the last round stay in its pieces until anyone asks: the next round, if it is the same, finds them
-    there.
+    The states of the last round stay in its pieces until anyone asks: the same round again finds them there.
     """
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs, self.spec = graphs, graphs.spec
-        self.states = _HostStates(graphs.spec)
+        # Every state of every slot, (slots, ...) by name.
+        self.states = empty_state(graphs.spec, 0)
         self.full_pieces: list[_Piece] = []
         # A round has one piece of fewer rows, so that these, by their rows, share memory for the states of `most`.
         self.last_pieces: dict[int, _Piece] = {}
@@ -130,7 +149,8 @@ class OrtStateStore(StateStore):
     @property
     def nbytes(self) -> int:
         pairs = (self.shared, *(piece.pair for piece in self.full_pieces))
-        return self.states.nbytes + sum(array.nbytes for pair in pairs for states in pair for array in states.values())
+        groups = (self.states, *(states for pair in pairs for states in pair))
+        return sum(array.nbytes for states in groups for array in states.values())
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         # The same array, as a pool gives it for the same round.
@@ -162,7 +182,9 @@ class OrtStateStore(StateStore):
         for start in range(0, n, ROWS):
             rows = slice(start, min(start + ROWS, n))
             piece = self._piece(start // ROWS, rows.stop - start)
-            self.states.gather(slots[rows], piece.states)
+            for name, array in self.states.items():
+                # Clipping nothing, and without it numpy goes through a buffer.
+                array.take(slots[rows], 0, piece.states[name], "clip")
             self.round.append((rows, piece))
         self.slots = slots
         self.outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
@@ -184,73 +206,26 @@ class OrtStateStore(StateStore):
         """The states of the last round back to where they belong."""
         if self.slots is not None:
             for rows, piece in self.round:
-                self.states.write(self.slots[rows], piece.states)
+                self._put(self.slots[rows], piece.states)
         self.slots, self.round = None, []
 
     def grow(self, count: int) -> None:
-        self.states.grow(count)
-
-    def read(self, slots: Array) -> dict[str, Array]:
-        self._flush()
-        return self.states.read(slots)
-
-    def write(self, slots: Array, states: Mapping[str, Array]) -> None:
-        self._flush()
-        self.states.write(slots, states)
-
-
-class _HostStates:
-    """Every state of every slot, one array (slots, ...) by name."""
-
-    def __init__(self, spec: StreamSpec) -> None:
-        self.arrays = empty_state(spec, 0)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def grow(self, count: int) -> None:
-        for name, before in self.arrays.items():
+        for name, before in self.states.items():
             after = np.empty((count, *before.shape[1:]), before.dtype)
             after[: len(before)] = before
-            self.arrays[name] = after
-
-    def gather(self, slots: Array, rows: Mapping[str, Array]) -> None:
-        """The states of `slots` into `rows`, each (n, ...)."""
-        for name, array in self.arrays.items():
-            # Clipping nothing, and without it numpy goes through a buffer.
-            array.take(slots, 0, rows[name], "clip")
+            self.states[name] = after
 
     def read(self, slots: Array) -> dict[str, Array]:
-        return {name: array[slots] for name, array in self.arrays.items()}
+        self._flush()
+        return {name: array[slots] for name, array in self.states.items()}
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
-        for name, array in self.arrays.items():
+        self._flush()
+        self._put(slots, states)
+
+    def _put(self, slots: Array, states: Mapping[str, Array]) -> None:
+        for name, array in self.states.items():
             array[slots] = states[name]
-
-
-class _Piece(OrtBuffers):
-    """The buffers of `n` rows, whose states are the arrays of either of `pair`."""
-
-    unit = "round"
-
-    def __init__(self, graphs: Graphs, n: int, pair: StatePair) -> None:
-        super().__init__(graphs, n, pair)
-        self.pair = pair
-        # What comes before the batch in an index.
-        self.before = {t.name: (slice(None),) * (t.axis(BATCH) or 0) for t in (*self.spec.inputs, *self.spec.outputs)}
-
-    @property
-    def states(self) -> dict[str, Array]:
-        return self.pair[self.now]
-
-    def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.inputs.items():
-            buffer[...] = inputs[name][(*self.before[name], rows)]
-
-    def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.outputs.items():
-            outputs[name][(*self.before[name], rows)] = buffer
 
 
 def state_pair(spec: StreamSpec, batch: int) -> StatePair:

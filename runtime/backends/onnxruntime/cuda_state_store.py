@@ -1,7 +1,5 @@
 """The states of many streams of ONNX Runtime on CUDA: they stay on the GPU. Not run on hardware."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -9,17 +7,9 @@ import numpy as np
 from rnn_export.errors import DeviceError
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS
-from rnn_export.runtime.device.api import Device
 from rnn_export.runtime.device.cuda import CudaDevice
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
 from rnn_export.runtime.device.values import as_stream_error
-
-
-def cuda_state_store(graphs: Graphs) -> OrtCudaStateStore:
-    """A store on the GPU of `graphs`; raises BackendUnavailable where cuda-python is not here."""
-    memory, _, number = graphs.device.partition(":")
-    with as_stream_error("onnxruntime cannot open a pool"):
-        return OrtCudaStateStore(graphs, CudaDevice(int(number or 0)), memory, int(number or 0))
 
 
 class OrtCudaStateStore(DeviceStateStore):
@@ -30,7 +20,7 @@ class OrtCudaStateStore(DeviceStateStore):
 
     backend, captured = "onnxruntime", False
 
-    def __init__(self, graphs: Graphs, device: Device, memory: str, number: int) -> None:
+    def __init__(self, graphs: Graphs, device: CudaDevice, memory: str, number: int) -> None:
         self.graphs, self.memory, self.number = graphs, memory, number
         dtypes = {t.name: t.dtype for t in (*graphs.spec.inputs, *graphs.spec.outputs)}
         dtypes |= {state.input: state.dtype for state in graphs.spec.states}
@@ -56,3 +46,10 @@ class OrtCudaStateStore(DeviceStateStore):
                 raise DeviceError(str(error)) from error
 
         return run
+
+
+def cuda_state_store(graphs: Graphs) -> OrtCudaStateStore:
+    """A store on the GPU of `graphs`; raises BackendUnavailable where cuda-python is not here."""
+    memory, _, number = graphs.device.partition(":")
+    with as_stream_error("onnxruntime cannot open a pool"):
+        return OrtCudaStateStore(graphs, CudaDevice(int(number or 0)), memory, int(number or 0))

@@ -1,16 +1,13 @@
 """ONNX Runtime itself, or why it is not here, and what it raises."""
 
-from __future__ import annotations
-
 from rnn_export.errors import BackendUnavailable
 
 try:
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 except ImportError as error:
-    raise BackendUnavailable(
-        f"onnxruntime is not here ({error}): pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA."
-    ) from error
+    fix = "pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA"
+    raise BackendUnavailable(f"onnxruntime is not here ({error}): {fix}.") from error
 
 __all__ = ["LOAD_ERRORS", "RUN_ERRORS", "ort"]
 

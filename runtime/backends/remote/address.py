@@ -1,12 +1,11 @@
 """Addresses of models on servers: `grpc://HOST:PORT,HOST:PORT/NAME?deadline_ms=1000&snapshot_every=16`."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qsl, unquote
 
 from rnn_export.errors import BackendUnavailable
@@ -85,8 +84,5 @@ def rendezvous(endpoints: Sequence[str], sequence: int) -> list[str]:
 
     Highest random weight (Thaler and Ravishankar, 1998).
     """
-
-    def weight(endpoint: str) -> bytes:
-        return hashlib.blake2b(f"{endpoint} {sequence}".encode(), digest_size=8).digest()
-
-    return sorted(endpoints, key=weight, reverse=True)
+    weigh = partial(hashlib.blake2b, digest_size=8)
+    return sorted(endpoints, key=lambda endpoint: weigh(f"{endpoint} {sequence}".encode()).digest(), reverse=True)

@@ -21,10 +21,8 @@ from rnn_export.runtime.backends.remote.failover import Delivery, Sequence, Serv
 from rnn_export.runtime.backends.remote.server_config import ServedModel
 from rnn_export.spec import StreamSpec, sized
 
-# Seconds that a server may take to say what it serves when an engine is loaded.
-CONNECT = 5.0
-# Seconds that the end of a session waits for its sequences to end.
-GRACE = 0.5
+# Seconds for a server to say what it serves when an engine is loaded, and for sequences to end when a session does.
+CONNECT, GRACE = 5.0, 0.5
 
 
 def open_address(
@@ -46,17 +44,12 @@ def open_address(
 
 
 def _check(address: Address, model: ServedModel, wanted: Mapping[str, Any], spec: StreamSpec | None) -> None:
-    fits = {
-        "backend": ("auto", "remote"),
-        "precision": (None, model.precision),
-        "device": (None, address.device),
-        "threads": (1,),
-    }
+    fits: dict[str, Any] = {"backend": ("auto", "remote"), "precision": (None, model.precision), "threads": (1,)}
+    fits["device"] = (None, address.device)
     for name, value in wanted.items():
         if value not in fits[name]:
-            raise BackendUnavailable(
-                f"{name}={value!r} cannot be had from {address}, where {name} is {fits[name][-1]!r}: leave it out."
-            )
+            why = f"where {name} is {fits[name][-1]!r}: leave it out"
+            raise BackendUnavailable(f"{name}={value!r} cannot be had from {address}, {why}.")
     if model.spec.sequence_only:
         raise BackendUnavailable(f"{address} takes whole sequences only, and a server is fed frame by frame.")
     if spec is not None and spec != model.spec:
@@ -82,9 +75,8 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
             raise BackendUnavailable(f"the servers of {address} differ: of {endpoint.address}, {difference}.")
         found, endpoint.checked = model, True
     if found is None:
-        raise BackendUnavailable(
-            f"no server of {address} answers:{''.join(silent)}\nIs the model's name right, and each the port of gRPC?"
-        )
+        check = "Is the model's name right, and each the port of gRPC?"
+        raise BackendUnavailable(f"no server of {address} answers:{''.join(silent)}\n{check}")
     return found
 
 
@@ -199,12 +191,11 @@ class RemoteSlots(StateStore):
         }
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        may_be_none = self.servers.codec.state_codec.starts_without_seed
         for row, slot in enumerate(slots):
             seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
-            at_start = self.servers.codec.state_codec.starts_without_seed and all(
-                seed[name].tobytes() == initial for name, initial in self.initial.items()
-            )
-            self.sequences[slot].set(None if at_start else seed)
+            at_start = all(seed[name].tobytes() == initial for name, initial in self.initial.items())
+            self.sequences[slot].set(None if at_start and may_be_none else seed)
 
     def release(self, slots: Array) -> None:
         for slot in slots:

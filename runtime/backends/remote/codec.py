@@ -1,11 +1,9 @@
 """Triton's requests and answers: how frames and states are written into them and read from them."""
 
-from __future__ import annotations
-
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,37 +25,27 @@ Frame = tuple[bytes, ...]
 States = Mapping[str, Array]
 
 
-class StateCodec(Protocol):
-    """How states are written as the `seeds` of a wire format, and read from its `snapshots`."""
-
-    # Whether a sequence may start without states, at the model's initial ones.
-    starts_without_seed: bool
-
-    def seed(self, states: States | None) -> list[bytes]:
-        """The values of `seeds`; without states the server goes on with its own."""
-
-    def states(self, raw: Mapping[str, bytes]) -> States:
-        """The states, from the values of `snapshots` by name; raises StreamError or ValueError."""
-
-
 class SnapshotCodec:
     """All states as the bytes of a snapshot."""
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
-        # The server gives no outputs while a delay lasts; here the stream that counts the frames leaves them out.
+        # Whether a sequence may start at the model's initial states. While a delay lasts the server gives no outputs;
+        # here the stream that counts the frames leaves them out.
         self.starts_without_seed = not spec.has_delay
 
     def seed(self, states: States | None) -> list[bytes]:
+        """The values of a wire format's `seeds`; without states the server goes on with its own."""
         data = b"" if states is None else pack(self.spec, 1, Snapshot(self.spec.delay, states, {}))
         return [struct.pack("<I", len(data)) + data]
 
     def states(self, raw: Mapping[str, bytes]) -> States:
+        """The states, from the values of `snapshots` by name; raises StreamError or ValueError."""
         return unpack(self.spec, 1, raw[SNAPSHOT][4:]).states
 
 
 class TensorCodec:
-    """A tensor for each state, and a flag that says whether they are to be taken."""
+    """The same as a tensor for each state, and a flag that says whether they are to be taken."""
 
     starts_without_seed = True
 
@@ -74,7 +62,7 @@ class TensorCodec:
         return {s.name: _array(raw[snapshot_name(s)], s.dtype, (1, *s.row)) for s in self.spec.states}
 
 
-CODECS: Mapping[str, Callable[[StreamSpec], StateCodec]] = {BYTES: SnapshotCodec, TENSORS: TensorCodec}
+CODECS: Mapping[str, type[SnapshotCodec | TensorCodec]] = {BYTES: SnapshotCodec, TENSORS: TensorCodec}
 
 
 @dataclass(frozen=True)

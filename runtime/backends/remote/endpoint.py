@@ -1,7 +1,5 @@
 """One server: a channel to it, and what its answers mean."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import suppress
@@ -17,12 +15,9 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"tritonclient is not here ({error}): pip install 'rnn-export[remote]'.") from error
 
-# Seconds in which a server that failed is asked last.
-DOWN = 5.0
-# Seconds that a server may take to end a sequence; nobody waits for it.
-END = 30.0
-# Seconds that a channel may take to close: some never do.
-CLOSE = 1.0
+# Seconds in which a server that failed is asked last; those it may take to end a sequence, for which nobody waits; and
+# those for a channel to close, which some never do.
+DOWN, END, CLOSE = 5.0, 30.0, 1.0
 CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

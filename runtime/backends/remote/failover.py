@@ -1,7 +1,5 @@
 """One stream as a sequence on a server, and how a frame reaches it: at once, or after a move to another server."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass, field
 from typing import Any

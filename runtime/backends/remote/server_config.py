@@ -58,10 +58,9 @@ def read_config(name: str, config: Any) -> ServedModel:
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     needed = ("rnn_export.spec", "rnn_export.wire", "rnn_export.precision")
     if missing := [key for key in needed if key not in parameters]:
-        raise BackendUnavailable(
-            f"the model {name!r} there was not written by rnn-export triton: its config has no parameter "
-            f"{', '.join(missing)}. Write its repository with rnn-export triton NAME.rnnx -o REPO."
-        )
+        why = f"its config has no parameter {', '.join(missing)}"
+        fix = "Write its repository with rnn-export triton NAME.rnnx -o REPO"
+        raise BackendUnavailable(f"the model {name!r} there was not written by rnn-export triton: {why}. {fix}.")
     kind = parameters["rnn_export.wire"]
     if kind not in CODECS:
         known = f"this client only {', '.join(CODECS)}: update the older one"
@@ -71,18 +70,14 @@ def read_config(name: str, config: Any) -> ServedModel:
         initial = _initial(spec, parameters.get("rnn_export.initial_states"))
         wire = WireFormat.of(spec, kind)
     except (ValueError, KeyError, SpecError, ExportError, binascii.Error, zipfile.BadZipFile) as error:
-        raise BackendUnavailable(
-            f"the parameters of the model {name!r} there cannot be read: {error}. Write its repository again with "
-            "rnn-export triton."
-        ) from error
+        why = f"{error}. Write its repository again with rnn-export triton"
+        raise BackendUnavailable(f"the parameters of the model {name!r} there cannot be read: {why}.") from error
     shapes = {i.name: (1, *i.dims) for i in config.input}
     wanted = {tensor.name: math.prod(tensor.dims) for tensor in wire.inputs}
     found = {name: math.prod(shape) for name, shape in shapes.items()}
     if wanted != found:
-        raise BackendUnavailable(
-            f"its config takes {found} values a frame, but the contract in it says {wanted}: write the model "
-            "repository again with rnn-export triton."
-        )
+        why = f"but the contract in it says {wanted}: write the model repository again with rnn-export triton"
+        raise BackendUnavailable(f"its config takes {found} values a frame, {why}.")
     return ServedModel(spec, kind, parameters["rnn_export.precision"], initial, shapes)
 
 

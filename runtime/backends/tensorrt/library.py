@@ -7,8 +7,6 @@ TensorRT-RTX really builds in the tests; TensorRT 8.5, 8.6, 10 and 11 are stand-
 bindings at those releases (github.com/NVIDIA/TensorRT, python/src): not run on hardware.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import time
@@ -67,34 +65,6 @@ class Built:
     seconds: float
 
 
-def find_library(name: str) -> Library:
-    """Import "tensorrt" or "tensorrt-rtx"; raises BackendUnavailable with what is missing and what to do.
-
-    No GPU is touched yet: `Library.build` and `Library.load` start the driver before anything that needs it.
-    """
-    if name not in MODULES:
-        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
-    try:
-        return Library(name, load_module(MODULES[name]))
-    except Exception as error:  # shared libraries that do not fit end in many kinds of error
-        reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
-        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
-
-
-def is_installed(name: str) -> bool:
-    """Whether the Python module of the library `name` can be found, importable or not."""
-    return importlib.util.find_spec(MODULES[name]) is not None
-
-
-def _install(name: str) -> str:
-    if name == "tensorrt" and jetson():
-        return (
-            "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
-            "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
-        )
-    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
-
-
 class Library:
     """TensorRT or TensorRT-RTX: `trt` is the imported module, `probe` starts the driver."""
 
@@ -105,8 +75,6 @@ class Library:
         self.ahead = hasattr(trt, "ComputeCapability")
         self.weak = hasattr(trt.BuilderFlag, "FP16")
         self.strong_flag = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-
-    # --- building
 
     def build(self, graph: bytes, settings: BuilderSettings) -> Built:
         """Build an engine from an ONNX graph without external data.
@@ -158,10 +126,9 @@ class Library:
             numbers = [str(int(c)) for n, c in self.trt.ComputeCapability.__members__.items() if n.startswith("SM")]
             known = [f"{number[:-1]}.{number[-1]}" for number in numbers]
             if unknown := [compute for compute in computes if compute not in known]:
-                raise BuildError(
-                    f"{self.title} does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}: "
-                    "for other GPUs, Jetson among them, build with TensorRT on the device itself."
-                )
+                fix = "for other GPUs, Jetson among them, build with TensorRT on the device itself"
+                what = f"does not build for compute capability {unknown[0]!r}, only for {', '.join(known)}"
+                raise BuildError(f"{self.title} {what}: {fix}.")
             return computes
         gpu = self.probe().gpus[0]
         if computes and gpu.compute not in computes:
@@ -177,9 +144,8 @@ class Library:
             return getattr(self.trt, kind)(log.logger)
         except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
             reason = log.errors() if log.lines else str(error)
-            raise BackendUnavailable(
-                f"{self.title} does not start here: {reason}. Run rnn-export doctor to see what is missing."
-            ) from error
+            fix = "Run rnn-export doctor to see what is missing"
+            raise BackendUnavailable(f"{self.title} does not start here: {reason}. {fix}.") from error
 
     def _network_flags(self) -> int:
         flags = self.trt.NetworkDefinitionCreationFlag
@@ -196,10 +162,8 @@ class Library:
             return
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = [self._refusal(error, log) for error in errors] or [log.errors()]
-        raise BuildError(
-            f"{self.title} cannot read the graph: {'; '.join(reasons)}. Export the bundle again for this target, or "
-            "change the model so that it does without."
-        )
+        fix = "Export the bundle again for this target, or change the model so that it does without"
+        raise BuildError(f"{self.title} cannot read the graph: {'; '.join(reasons)}. {fix}.")
 
     def _refusal(self, error: Any, log: BuilderLog) -> str:
         """Node, operator and reason; before TensorRT 10 only the log has the first two."""
@@ -216,10 +180,9 @@ class Library:
         kinds = [getattr(self.trt.LayerType, name, None) for name in _PRODUCTS]
         found = {layer.get_output(0).dtype.name for layer in _layers(network) if layer.type in kinds}
         if found and _DTYPES[precision] not in found:
-            raise BuildError(
-                f"{precision} was asked for, but the products of this graph are all in {', '.join(sorted(found))}: "
-                f"export the bundle with --precision {precision}."
-            )
+            fix = f"export the bundle with --precision {precision}"
+            there = f"the products of this graph are all in {', '.join(sorted(found))}"
+            raise BuildError(f"{precision} was asked for, but {there}: {fix}.")
 
     def _type_layers(self, builder: Any, network: Any, config: Any) -> None:
         """Hold a library without strong typing to the types of the graph, layer by layer."""
@@ -296,8 +259,6 @@ class Library:
         log.add("WARNING", "the timing cache is of another GPU or library, so this build starts an empty one")
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    # --- loading
-
     def load(self, plan: bytes) -> Loaded:
         """The engine of a plan; raises BackendUnavailable with the reason where it does not fit."""
         self.probe()
@@ -306,10 +267,9 @@ class Library:
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reasons = [*self._invalidity(runtime, plan), log.errors()]
-            raise BackendUnavailable(
-                f"{self.title} cannot load this engine: {'; '.join(reasons)}. It is damaged, or was built by another "
-                "version or for another GPU: build it here with rnn-export build NAME.rnnx --target TARGET --rebuild."
-            )
+            why = f"{'; '.join(reasons)}. It is damaged, or was built by another version or for another GPU"
+            fix = "build it here with rnn-export build NAME.rnnx --target TARGET --rebuild"
+            raise BackendUnavailable(f"{self.title} cannot load this engine: {why}: {fix}.")
         return Loaded(engine, log)
 
     def _invalidity(self, runtime: Any, plan: bytes) -> Iterator[str]:
@@ -318,6 +278,31 @@ class Library:
             for name, bit in self.trt.EngineInvalidityDiagnostics.__members__.items():
                 if int(bits) & int(bit):
                     yield name
+
+
+def find_library(name: str) -> Library:
+    """Import "tensorrt" or "tensorrt-rtx", without touching a GPU; raises BackendUnavailable with what to do."""
+    if name not in MODULES:
+        raise BackendUnavailable(f"there is no library {name!r}: choose from {', '.join(MODULES)}.")
+    try:
+        return Library(name, load_module(MODULES[name]))
+    except Exception as error:  # shared libraries that do not fit end in many kinds of error
+        reason = f"cannot be imported ({type(error).__name__}: {error})" if is_installed(name) else "is not installed"
+        raise ToolUnavailable(f"{TITLES[name]} {reason}", _install(name)) from error
+
+
+def is_installed(name: str) -> bool:
+    """Whether the Python module of the library `name` can be found, importable or not."""
+    return importlib.util.find_spec(MODULES[name]) is not None
+
+
+def _install(name: str) -> str:
+    if name == "tensorrt" and jetson():
+        return (
+            "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
+            "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
+        )
+    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
 
 
 def _layers(network: Any) -> Iterator[Any]:

@@ -1,7 +1,5 @@
 """What a builder says while it works, kept in order, and what that means where it gives no engine."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from typing import Any
@@ -44,10 +42,8 @@ class BuilderLog:
         """Why there is no engine, and what to do; `memory` is the limit in bytes that the builder was given."""
         if _OUT_OF_MEMORY.search(self.text):
             less = "with --memory" if memory is None else f"to less than {memory / 2**20:.0f} MiB with --memory"
-            advice = (
-                f"Memory ran out: hold the builder {less}, close what else uses the GPU, on a Jetson also the desktop "
-                "(sudo systemctl isolate multi-user.target)"
-            )
+            others = "what else uses the GPU, on a Jetson also the desktop (sudo systemctl isolate multi-user.target)"
+            advice = f"Memory ran out: hold the builder {less}, close {others}"
         elif memory is not None and _NO_ROOM.search(self.text):
             advice = f"It may have been held too short: allow more than {memory / 2**20:.0f} MiB with --memory"
         else:

@@ -6,8 +6,6 @@ tests drive stand-ins for libcuda and for the files of a Jetson.
 Sources: CUDA driver API reference (cuInit, cuDeviceGetAttribute, CUresult); NVIDIA's JetPack archive for `_JETPACKS`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import re
 from collections.abc import Callable
@@ -33,25 +31,10 @@ _FIXES = {
 }
 
 # JetPack by L4T release, where the package nvidia-jetpack is not installed to say it.
-_JETPACKS = {
-    "32.6.1": "4.6",
-    "32.7.1": "4.6.1",
-    "32.7.2": "4.6.2",
-    "32.7.3": "4.6.3",
-    "32.7.4": "4.6.4",
-    "35.1.0": "5.0.2",
-    "35.2.1": "5.1",
-    "35.3.1": "5.1.1",
-    "35.4.1": "5.1.2",
-    "35.5.0": "5.1.3",
-    "35.6.0": "5.1.4",
-    "36.3.0": "6.0",
-    "36.4.0": "6.1",
-    "36.4.3": "6.2",
-    "36.4.4": "6.2.1",
-    "38.2.0": "7.0",
-    "38.4.0": "7.1",
-}
+_JETPACKS = {"32.6.1": "4.6", "32.7.1": "4.6.1", "32.7.2": "4.6.2", "32.7.3": "4.6.3", "32.7.4": "4.6.4"}
+_JETPACKS |= {"35.1.0": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5.0": "5.1.3"}
+_JETPACKS |= {"35.6.0": "5.1.4", "36.3.0": "6.0", "36.4.0": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1"}
+_JETPACKS |= {"38.2.0": "7.0", "38.4.0": "7.1"}
 _MODULES = (
     (r"thor", "jetson-thor"),
     (r"orin nano", "jetson-orin-nano"),

@@ -4,42 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, DeviceError, StreamError
 from rnn_export.runtime.backends.api import Session, StreamBuffers
-from rnn_export.runtime.device.api import Buffer, CapturedGraph, Device
+from rnn_export.runtime.backends.tensorrt.log import BuilderLog
+from rnn_export.runtime.device.cuda import CudaBuffer, CudaDevice, CudaGraph
 from rnn_export.runtime.device.state_store import DeviceStateStore, PaddedBatch
 from rnn_export.runtime.device.values import StagedTensor, as_stream_error, decode, encode, holds, storage
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
 Shape = tuple[int, ...]
+Staged = Iterable[StagedTensor]
+States = Mapping[str, CudaBuffer]
+# TensorRT's names of its dtypes.
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+DTYPES |= {dtype.upper(): dtype for dtype in ("int8", "uint8", "int32", "int64", "bool")}
 
 
-class StepContext(Protocol):
-    """One execution of an engine, its tensors bound to addresses. Raises DeviceError on what does not fit."""
+class LoadedEngine:
+    """`raw` is an ICudaEngine of TensorRT 8.5 or later, or of TensorRT-RTX, which writes to `log`."""
 
-    def bind(self, name: str, pointer: int) -> None: ...
-    def set_batch(self, name: str, shape: Shape) -> None: ...
-    def enqueue(self, stream: Any) -> None: ...
+    def __init__(self, raw: Any, log: BuilderLog) -> None:
+        self.raw, self.log = raw, log
+        names = [raw.get_tensor_name(i) for i in range(raw.num_io_tensors)]
+        self.inputs: Sequence[str] = [name for name in names if raw.get_tensor_mode(name).name == "INPUT"]
+        self.outputs: Sequence[str] = [name for name in names if name not in self.inputs]
+
+    def dtype(self, name: str) -> str:
+        found: str = self.raw.get_tensor_dtype(name).name
+        return DTYPES.get(found, found)
+
+    def shape(self, name: str) -> Shape:
+        return tuple(self.raw.get_tensor_shape(name))
+
+    def profile(self, name: str) -> tuple[Shape, Shape, Shape]:
+        shape = self.shape(name)
+        if -1 not in shape:
+            return shape, shape, shape
+        low, best, high = map(tuple, self.raw.get_tensor_profile_shape(name, 0))
+        return low, best, high
+
+    def context(self) -> LoadedContext:
+        config = self.raw.create_runtime_config() if hasattr(self.raw, "create_runtime_config") else None
+        strategy = getattr(config, "dynamic_shapes_kernel_specialization_strategy", None)
+        if config is not None and strategy is not None:
+            # TensorRT-RTX compiles for the shape in the background, but a graph keeps the kernels of its capture.
+            config.dynamic_shapes_kernel_specialization_strategy = type(strategy).EAGER
+            raw = self.raw.create_execution_context(config)
+        else:
+            raw = self.raw.create_execution_context()
+        if raw is None:
+            fix = "Mostly the GPU has no memory left: close streams"
+            raise DeviceError(f"TensorRT made no execution context: {self.log.errors()}. {fix}.")
+        return LoadedContext(raw, self.log)
 
 
-class StepEngine(Protocol):
-    """A deserialised engine. A dimension of `shape` is -1 where it follows the batch.
+class LoadedContext:
+    """`raw` is an IExecutionContext of TensorRT, or of TensorRT-RTX, which writes to `log`."""
 
-    The `profile` of an input is its lowest, best and highest shape.
-    """
+    def __init__(self, raw: Any, log: BuilderLog) -> None:
+        self.raw, self.log = raw, log
 
-    inputs: Sequence[str]
-    outputs: Sequence[str]
+    def bind(self, name: str, pointer: int) -> None:
+        if not self.raw.set_tensor_address(name, pointer):
+            raise DeviceError(f"TensorRT refused the address of {name!r}: {self.log.errors()}.")
 
-    def context(self) -> StepContext: ...
-    def dtype(self, name: str) -> str: ...
-    def shape(self, name: str) -> Shape: ...
-    def profile(self, name: str) -> tuple[Shape, Shape, Shape]: ...
+    def set_batch(self, name: str, shape: Shape) -> None:
+        if not self.raw.set_input_shape(name, shape):
+            raise DeviceError(f"TensorRT refused the shape {shape} of {name!r}: {self.log.errors()}.")
+
+    def enqueue(self, stream: Any) -> None:
+        if not self.raw.execute_async_v3(int(stream)):
+            raise DeviceError(f"TensorRT refused the step: {self.log.errors()}. Build it again with --rebuild.")
 
 
 class TensorRTSession(Session):
@@ -52,8 +92,8 @@ class TensorRTSession(Session):
     def __init__(
         self,
         spec: StreamSpec,
-        engine: StepEngine,
-        open_device: Callable[[], Device],
+        engine: LoadedEngine,
+        open_device: Callable[[], CudaDevice],
         device: str,
         precision: str,
         build: str,
@@ -73,14 +113,7 @@ class TensorRTSession(Session):
         with as_stream_error("tensorrt cannot open a pool"):
             return TensorRTStateStore(self)
 
-    def bound(
-        self,
-        batch: int,
-        inputs: Iterable[StagedTensor],
-        outputs: Iterable[StagedTensor],
-        before: Mapping[str, Buffer],
-        after: Mapping[str, Buffer],
-    ) -> StepContext:
+    def bound(self, batch: int, inputs: Staged, outputs: Staged, before: States, after: States) -> LoadedContext:
         """A context for a step of `batch` rows, from the states `before` to those `after`."""
         context = self.engine.context()
         for tensor in inputs:
@@ -115,11 +148,11 @@ class TensorRTBuffers(StreamBuffers):
         self.sets = (self._allocate(), self._allocate())
         staged = self.staged_inputs, self.staged_outputs
         self.contexts = [session.bound(batch, *staged, *sets) for sets in (self.sets, self.sets[::-1])]
-        self.graphs: list[CapturedGraph] = []
+        self.graphs: list[CudaGraph] = []
         # The first `write` goes to the other set.
         self.now = 1
 
-    def _allocate(self) -> dict[str, Buffer]:
+    def _allocate(self) -> dict[str, CudaBuffer]:
         return {n: self.device.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}
 
     def step(self) -> None:
@@ -154,11 +187,11 @@ class TensorRTBuffers(StreamBuffers):
             with as_stream_error("tensorrt cannot capture the step as a CUDA graph"):
                 self.graphs = self._capture()
 
-    def _capture(self) -> list[CapturedGraph]:
-        """The even and the odd step as graphs; the states are afterwards what they were.
+    def _capture(self) -> list[CudaGraph]:
+        """The even and the odd step as graphs, which does not run them; the states are afterwards what they were.
 
-        A step outside a graph comes first, since an engine sets itself up for its shapes in its first enqueue, which
-        no graph can hold (the same source). Captured work does not run.
+        A step outside a graph comes first: in its first enqueue, which no graph can hold (the same source), an engine
+        sets itself up for its shapes.
         """
         saved = self._allocate()
         for name, buffer in self.sets[self.now].items():
@@ -196,7 +229,7 @@ class TensorRTStateStore(DeviceStateStore):
         return partial(context.enqueue, self.device.stream)
 
 
-def _check_contract(spec: StreamSpec, engine: StepEngine, build: str) -> None:
+def _check_contract(spec: StreamSpec, engine: LoadedEngine, build: str) -> None:
     feeds: dict[str, TensorSpec | StateSpec] = {t.name: t for t in spec.inputs} | {s.input: s for s in spec.states}
     gives: dict[str, TensorSpec | StateSpec] = {t.name: t for t in spec.outputs} | {s.output: s for s in spec.states}
     fix = f"Build it again: `{build} --rebuild`."

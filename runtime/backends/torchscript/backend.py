@@ -32,10 +32,8 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
     """Load the bundle's `step.pt`; `device` is None, "cpu", "cuda" or "cuda:N"."""
     row, spec, where = api.target_row(artefacts, "torchscript", precision), artefacts.spec, _device(device)
     if threads > 1:
-        raise BackendUnavailable(
-            f"threads={threads}: torch has one pool of threads for the whole process, so an engine has no number of "
-            f"its own: leave threads out and call torch.set_num_threads({threads})."
-        )
+        why = f"so an engine has no number of its own: leave threads out and call torch.set_num_threads({threads})"
+        raise BackendUnavailable(f"threads={threads}: torch has one pool of threads for the whole process, {why}.")
     name = row.file("step.pt")
     if name is None:
         files = ", ".join(row.files)
@@ -66,10 +64,8 @@ def _device(device: str | None) -> torch.device:
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number >= count:
-        raise BackendUnavailable(
-            f"device {device!r} needs GPU {number}, but torch {torch.__version__} sees {count} of them here: "
-            "use 'cpu', or install a torch for CUDA and its driver."
-        )
+        found, fix = f"torch {torch.__version__} sees {count} of them here", "install a torch for CUDA and its driver"
+        raise BackendUnavailable(f"device {device!r} needs GPU {number}, but {found}: use 'cpu', or {fix}.")
     return torch.device("cuda", number)
 
 

@@ -47,11 +47,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class CPlan:
-    """The sources to compile, for which machine and how, before `build_c` does it.
-
-    The way is to "reuse" what was compiled here as the sources were written, to "compile" for this machine, or "cross"
-    for another one.
-    """
+    """The sources to compile, for which machine and how: "reuse" is what was compiled here from these very sources."""
 
     origin: Origin
     destination: Destination
@@ -91,14 +87,10 @@ class CPlan:
 
 @dataclass(frozen=True)
 class BuiltC:
-    """The result of `build_c`.
+    """The result of `build_c`: `bundle` and `row` as they are now, and the `files` that were compiled, by path there.
 
-    Attributes:
-        bundle, row: as they are now.
-        files: what was compiled, by path in the bundle.
-        report: of the golden vectors on the backend `native`; None where it is for another machine.
-        selftest: what the self-test said there; None where it is for this machine.
-        notes: of the sources, where they are new.
+    `report` is of the golden vectors on the backend `native`, None where it is for another machine; `selftest` is what
+    the self-test said there, else None. The `notes` are of the sources, where they are new.
     """
 
     bundle: Bundle
@@ -151,17 +143,13 @@ def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destinati
     origin = find_origin(bundle, TARGET, precision)
     if origin is None:
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
-        raise BuildError(
-            f"{on_disk(bundle).path} has no C sources{what}: write them where torch is, rnn-export export SOURCE "
-            f"--target c{wanted}."
-        )
+        fix = f"write them where torch is, rnn-export export SOURCE --target c{wanted}"
+        raise BuildError(f"{on_disk(bundle).path} has no C sources{what}: {fix}.")
     machine = destination.find()
     plan = CPlan(origin, destination, machine, "compile" if destination.here else "cross")
     if plan.there and not origin.new and not rebuild:
-        raise BuildError(
-            f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: give --rebuild to compile "
-            "it again."
-        )
+        fix = "give --rebuild to compile it again"
+        raise BuildError(f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.")
     reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
     return replace(plan, way="reuse") if reuse else plan
 

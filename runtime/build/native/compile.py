@@ -27,15 +27,10 @@ def compile_native(
     march: str = "native",
     extension: bool | None = None,
 ) -> dict[str, bytes]:
-    """Compile the step for this machine; nothing is left behind (zig keeps a C library that it has compiled).
+    """Compile `files`, the sources of the step `name` by bare file name, for this machine; nothing else is left behind.
 
-    Args:
-        files: the sources by bare file name, with `NAME.h` and `NAME.c` for `name`, all of the contract `spec`.
-        compiler: None takes the first that is here.
-        march: "native" for this CPU, or a level that more CPUs have: "x86-64-v2", "x86-64-v3", "x86-64-v4".
-        extension: whether the extension for this Python is made; None makes it where its headers are here.
-
-    Gives `build/<triple>/native.so` and its `build.json`; of one triple the last build is kept, whatever its march.
+    `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
+    Python is made where its headers are here, or as `extension` says. Gives `native.so` and `build.json` by path.
     Raises BuildError with the compiler's first error, and BackendUnavailable where there is no compiler.
     """
     compiler = compiler or find_compiler()

@@ -60,9 +60,7 @@ class Compiler:
         there = {**os.environ, "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(folder / "zig")}
         try:
             command = [*self.command, *arguments]
-            return subprocess.run(
-                command, cwd=folder, env=there, capture_output=True, text=True, errors="replace", check=False
-            )
+            return subprocess.run(command, cwd=folder, env=there, capture_output=True, text=True, errors="replace")
         except OSError as error:
             raise BuildError(f"{self.title} cannot be started: {error}") from error
 
@@ -104,16 +102,12 @@ def _version(command: tuple[str, ...]) -> Compiler | str:
     if path is None:
         return "is not found"
     try:
-        done = subprocess.run(
-            [*command, "--version"], capture_output=True, text=True, errors="replace", check=True, timeout=120
-        )
+        asked = [*command, "--version"]
+        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         return f"does not run ({error})"
     first = (done.stdout.splitlines() or [command[0]])[0]
     return Compiler((path, *command[1:]), f"zig cc, {first}" if "cc" in command[1:] else first)
-
-
-# --- for other machines
 
 
 @dataclass(frozen=True)

@@ -43,15 +43,10 @@ class _Sources(NamedTuple):
 def cross_build(
     files: Mapping[str, bytes], name: str, spec: StreamSpec, triple: str, cpu: str | None = None
 ) -> CrossBuild:
-    """Compile the sources of a step for the machine `triple`, and run their self-test where that can be done here.
+    """Compile `files`, the sources of the step `name` by bare file name, for `triple`; run the self-test if it can be.
 
-    Args:
-        files: the sources by bare file name, named after `name`, of the contract `spec`.
-        triple: a row of `MACHINES`, or `"arm-none-eabi"` with `cpu`.
-        cpu: what gcc calls the CPU to compile for; None takes the least that the triple stands for.
-
-    Raises BuildError where something does not compile or crashes, BackendUnavailable where the compiler is not here,
-    and ParityError where the self-test fails.
+    `triple` and `cpu` are as `find_machine` takes them. Raises BuildError where something does not compile or crashes,
+    BackendUnavailable where the compiler is not here, and ParityError where the self-test fails.
     """
     machine = find_machine(triple, cpu)
     if lacking := sorted({f"{name}.h", f"{name}.c", "selftest.c", "golden.h"} - set(files)):

@@ -24,10 +24,8 @@ def glue(name: str, spec: StreamSpec) -> str:
         {"i": i, "macro": n.upper(), "lower": n.lower(), **_sizes(t.dtype, sized(t.shape, 1, spec.chunk))}
         for i, n, t in zip(places, identifiers([t.name for t in tensors]), tensors, strict=True)
     ]
-    states = [
-        {"member": n, **_sizes(s.dtype, s.row)}
-        for n, s in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True)
-    ]
+    members = identifiers([s.name for s in spec.states])
+    states = [{"member": n, **_sizes(s.dtype, s.row)} for n, s in zip(members, spec.states, strict=True)]
     float_outputs, float_states = ([row for row in rows if row["dtype"] in _NAN] for rows in (ports[inputs:], states))
     used = {row["dtype"] for row in (*float_outputs, *float_states)}
     values = {

@@ -19,15 +19,11 @@ class Board:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that C is compiled for elsewhere, and how.
+    """A machine that C is compiled for elsewhere: `triple` is its folder in a bundle's `build/`, a Cortex-M's its CPU.
 
-    Attributes:
-        triple: its name here and in a bundle's `build/<triple>/`; a Cortex-M goes by the name of its CPU.
-        packages: those of Debian and Ubuntu that bring `gcc`, with the C library; empty where they have none.
-        zig: what `zig cc -target` calls it; empty where zig is not asked.
-        cpu: the flag that names a CPU.
-        board: what carries the CPU in QEMU, for a machine without Linux; None where no board is known.
-        bare: whether it has no Linux: a static library is made for it, in place of one for the backend `native`.
+    `packages` are Debian's that bring `gcc` and the C library, `zig` what `zig cc -target` calls it, `cpu` the flag
+    that names a CPU, `board` what carries it in QEMU; empty or None where there is none. One that is `bare` has no
+    Linux: a static library is made for it.
     """
 
     triple: str

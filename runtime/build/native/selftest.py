@@ -19,14 +19,10 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The result of a self-test, or the reason why it did not run.
+    """A self-test: what it `ran` on and the lines it printed, or the `reason` why it did not and what to do.
 
-    Attributes:
-        ran: what it ran on, or None where nothing here can run it.
-        reason: why it did not run, and what to do; else empty.
-        flash: bytes that the model takes in constant memory, code and weights; None but for a bare machine.
-        ram: bytes of its state, its stack and what else it writes to; None but for a bare machine where it ran.
-        stack: the part of `ram` that a step takes on the stack and leaves again.
+    Of a bare machine `flash` are the bytes of code and weights, and where it ran `ram` those of its state, its stack
+    and what else it writes to, of which a step takes `stack` and leaves it again.
     """
 
     ran: str | None
@@ -77,9 +73,7 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
     where = f"the self-test for {machine.triple} on {runner.title}"
     command = [*runner.command, str(folder / "selftest"), *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS
-        )
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{where} was stopped: it had no end after {SECONDS} s.") from error
     lines = [line.rstrip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]

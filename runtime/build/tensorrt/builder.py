@@ -13,10 +13,7 @@ from rnn_export.targets import TARGETS, Target, find_target
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """The library that builds engines of `target` here, and the GPU that will run them.
-
-    `library` is None where they are built on another machine, `gpu` where they are built ahead of one that is not here.
-    """
+    """What builds engines of `target` here, None where nothing does, and the GPU to run them, None where not here."""
 
     target: Target
     library: Library | None = None
@@ -32,20 +29,15 @@ def engine_target(name: str, precision: str | None) -> Target:
 
 
 def find_builder(target: Target, compute: Sequence[str] | None = None) -> EngineBuilder:
-    """What builds engines of `target` here; raises BuildError, BackendUnavailable or DeviceError on what is missing.
-
-    `compute` are the compute capabilities, in place of all that the target has.
-    """
+    """What builds engines of `target`, or of `compute` alone; raises BuildError, BackendUnavailable or DeviceError."""
     if compute is not None:
         target = replace(target, compute=_computes(target, compute))
     if not target.builds or (target.jetpacks and not _is_here(target)):
         return EngineBuilder(target)
     library = find_library(str(target.library))
     if library.weak and not library.strong_flag and not target.jetpacks:
-        raise BuildError(
-            f"target {target.name!r} needs {library.name} {target.min_version} or later, whose networks are strongly "
-            f"typed, but {library.version} is here."
-        )
+        why = f"whose networks are strongly typed, but {library.version} is here"
+        raise BuildError(f"target {target.name!r} needs {library.name} {target.min_version} or later, {why}.")
     gpu = _gpu(library, target)
     if gpu:
         from rnn_export.runtime.device.cuda import CudaDevice
@@ -65,17 +57,14 @@ def why_elsewhere(target: Target, recipe: Recipe, spec: StreamSpec, name: str) -
         )
     board = jetson()
     what = "no Jetson" if board is None else f"a {board.model}"
-    command = f"rnn-export build {name} --target {target.name} --precision {recipe.precision}"
-    return (
-        f"an engine for {target.name} is built on that module, and this is {what}. Copy {name} there and run: {command}"
-    )
+    how = f"Copy {name} there and run: rnn-export build {name} --target {target.name} --precision {recipe.precision}"
+    return f"an engine for {target.name} is built on that module, and this is {what}. {how}"
 
 
 def _computes(target: Target, compute: Sequence[str]) -> tuple[str, ...]:
     if target.library != "tensorrt-rtx":
-        raise BuildError(
-            f"an engine for {target.name!r} is of the GPU that it is built on: leave the compute capability out."
-        )
+        fix = "leave the compute capability out"
+        raise BuildError(f"an engine for {target.name!r} is of the GPU that it is built on: {fix}.")
     if unknown := sorted(set(compute) - set(target.compute)):
         raise BuildError(
             f"target {target.name!r} builds for compute capability {', '.join(target.compute)} or a portable engine, "

@@ -40,10 +40,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """The graph to build, by what and how, before `build_engine` does it.
-
-    `recipe` has the batch of the options; `memory`, in bytes, is the builder's scratch, None what the library takes.
-    """
+    """The graph to build, by what and how; `memory` is scratch of the builder in bytes, None what the library takes."""
 
     origin: Origin
     builder: EngineBuilder
@@ -92,14 +89,10 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """The result of `build_engine`.
+    """The result of `build_engine`: `bundle` and `row` as they are now; no `report` where no GPU is here to run on.
 
-    Attributes:
-        bundle, row: as they are now.
-        bytes, seconds: size of the engine and time of the build, 0 where there is none.
-        report: None where no GPU is here to run the engine on.
-        elsewhere: why the engine is not built here and how it is, where the graph alone was new; else empty.
-        notes: of the graph, where it is new.
+    `bytes` of the engine and `seconds` of the build are 0 where there is none: where the graph alone was new,
+    `elsewhere` says why, and how it is built. The `notes` are of the graph, where it is new.
     """
 
     bundle: Bundle
@@ -152,18 +145,14 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
     if origin is None:
         has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
-        raise BuildError(
-            f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: export it where torch is, "
-            f"rnn-export export SOURCE --target {target}{wanted}."
-        )
+        fix = f"export it where torch is, rnn-export export SOURCE --target {target}{wanted}"
+        raise BuildError(f"{on_disk(bundle).path} has no graph for {target!r}{what}, only {has}: {fix}.")
     builder = find_builder(found, options.compute)
     row, recipe = origin.row, _recipe(origin)
     if options.state_precision not in (None, recipe.state_precision):
-        raise BuildError(
-            f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has states in "
-            f"{recipe.state_precision}, not in {options.state_precision}: export the bundle again with "
-            f"--state-precision {options.state_precision}."
-        )
+        states = f"states in {recipe.state_precision}, not in {options.state_precision}"
+        fix = f"export the bundle again with --state-precision {options.state_precision}"
+        raise BuildError(f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has {states}: {fix}.")
     if options.batch is not None:
         recipe = replace(recipe, batch=options.batch)
     plan = EnginePlan(origin, builder, recipe, recipe.memory if options.memory is None else options.memory)
@@ -171,9 +160,8 @@ def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, opti
         asked = f" --batch {':'.join(map(str, options.batch))}" if options.batch and found.builds else ""
         raise BuildError(plan.elsewhere + asked)
     if builder.library and row.file(ENGINE) and not options.rebuild:
-        raise BuildError(
-            f"{origin.bundle.path} has an engine for {target} ({row.precision}): give --rebuild to build it again."
-        )
+        fix = "give --rebuild to build it again"
+        raise BuildError(f"{origin.bundle.path} has an engine for {target} ({row.precision}): {fix}.")
     return plan
 
 

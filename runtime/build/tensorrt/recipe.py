@@ -54,9 +54,8 @@ class Recipe:
         }
         if not isinstance(data, dict) or set(data) - {"trtexec"} != set(checks):
             found = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
-            raise BundleError(
-                f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. Export the bundle again."
-            )
+            fix = "Export the bundle again"
+            raise BundleError(f"{RECIPE} must have the fields {sorted(checks)}, but has {found}. {fix}.")
         for name, good in checks.items():
             if not good(data[name]):
                 raise BundleError(f"{RECIPE}: {name!r} is {data[name]!r}, which it cannot be. Export the bundle again.")
@@ -82,11 +81,8 @@ class Recipe:
         """Lowest, most likely and highest shape of every input and state of the step graph, by its name there."""
         tensors: list[tuple[str, Sequence[Dim]]] = [(t.name, t.shape) for t in spec.inputs]
         tensors += [(s.input, s.shape) for s in spec.states]
-        low, likely, high = self.batch
-        return {
-            name: (sized(shape, low, spec.chunk), sized(shape, likely, spec.chunk), sized(shape, high, spec.chunk))
-            for name, shape in tensors
-        }
+        low, likely, high = ({name: sized(dims, n, spec.chunk) for name, dims in tensors} for n in self.batch)
+        return {name: (low[name], likely[name], high[name]) for name in low}
 
     @property
     def memory(self) -> int | None:
@@ -98,9 +94,8 @@ class Recipe:
     def trtexec(self, spec: StreamSpec) -> str:
         """The command line that builds the engine in the folder of the graph without this toolkit; not run on hardware.
 
-        It is written for the newest TensorRT of the target. Where that has no strong typing (before 10), trtexec may
-        compute in fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type. TensorRT-RTX has
-        a tool of its own, with the same names for graph, engine and shapes.
+        It is written for the newest TensorRT of the target. Before 10, without strong typing, trtexec may compute in
+        fp16 what the graph keeps in fp32; `rnn-export build` holds each layer to its type.
 
         Source of the options: NVIDIA/TensorRT, samples/common/sampleOptions.cpp at 8.2.1 to 11.1.
         """
