@@ -1,7 +1,5 @@
 """`export`: one call from a model to a verified bundle."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How many weights a step reads: at this size a machine's memory bounds how fast it can be."""
 
-from __future__ import annotations
-
 import math
 
 import onnx

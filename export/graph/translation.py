@@ -1,7 +1,5 @@
 """From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache

@@ -1,7 +1,5 @@
 """One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of."""
 
-from __future__ import annotations
-
 import warnings
 from operator import attrgetter
 from typing import Any

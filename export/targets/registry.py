@@ -4,8 +4,6 @@ A target's module has the functions of `Writer`, and `golden_files` where its pr
 What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 

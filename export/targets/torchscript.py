@@ -3,8 +3,6 @@
 It is scripted, not traced: a trace would freeze each size that the model reads off a tensor, the batch among them.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """How a model is served, and the config.pbtxt that says so: tensors, sequences, and the contract for whoever calls."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Mapping

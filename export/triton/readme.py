@@ -1,7 +1,5 @@
 """README.md of a model repository: how it is started, how it is called, what its limits are and what was tried."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rnn_export.export.triton.config import Serving

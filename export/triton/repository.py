@@ -1,7 +1,5 @@
 """The model repository of a bundle: a directory that Triton serves, with what starts it and what a caller must know."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping

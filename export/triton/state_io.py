@@ -5,8 +5,6 @@ input too, NAME.seed, which counts where `rnn_seed` is above 0.5, and an output,
 fails on batches where an output is the state itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

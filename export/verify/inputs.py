@@ -1,7 +1,5 @@
 """What a model is verified on: seeded noise, or the first frames of a recording."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

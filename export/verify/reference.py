@@ -1,7 +1,5 @@
 """What the user's own module gives, called as the user calls it, and the lifted step in the same closed loop."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Nothing ships unverified: the golden vectors come from the user's own module, called as the user calls it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 

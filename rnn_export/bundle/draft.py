@@ -1,7 +1,5 @@
 """A bundle that is not written yet: what verification drives, and what is written once it has passed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ class Draft:
         """One row of every state, by name."""
         return self.initial
 
-    def with_files(self, target: str, precision: str, files: Mapping[str, bytes]) -> Draft:
+    def with_files(self, target: str, precision: str, files: Mapping[str, bytes]) -> "Draft":
         """The same with `files` more, which are of one target."""
         rows = tuple(
             replace(row, files=(*row.files, *files)) if (row.target, row.precision) == (target, precision) else row

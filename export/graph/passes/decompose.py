@@ -1,7 +1,5 @@
 """Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Which operators stay fp32 follows PyTorch's autocast (torch.amp, "CUDA Ops that 
 the rule for the rest: an operator runs in the widest type of its inputs.
 """
 
-from __future__ import annotations
-
 import enum
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is read of a node where ONNX lets it be left out, and what is written in a node's place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

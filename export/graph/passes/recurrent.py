@@ -3,8 +3,6 @@
 Source: the ONNX operator reference for LSTM, GRU and RNN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ depends on the hardware: tensor cores add those of fp16 in fp32 or in fp16, thos
 types of `mma`). In fp16 a sum is one fused multiply-add after another, as in a loop of HFMA.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

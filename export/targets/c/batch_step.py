@@ -3,8 +3,6 @@
 Their inputs and states are gathered into dense memory before it, and what it gives is scattered after it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

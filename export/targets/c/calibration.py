@@ -1,7 +1,5 @@
 """How large the activations of a step become on a recording: the scales of int8."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A step as statements of C over tensors, and where each tensor lies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,7 +43,7 @@ class CTensor:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    def view(self, offset: int, shape: Sequence[int]) -> CTensor:
+    def view(self, offset: int, shape: Sequence[int]) -> "CTensor":
         """Consecutive values of it, from `offset` on, as an array of this shape."""
         size = math.prod(shape)
         constant = None if self.constant is None else self.constant.reshape(-1)[offset : offset + size].reshape(shape)

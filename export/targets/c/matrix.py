@@ -1,7 +1,5 @@
 """Gemm and MatMul; and products with constant matrices, in the precision that the step is written in."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which operators can be written in C, and by what; and a whole graph as statements."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 

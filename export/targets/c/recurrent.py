@@ -3,8 +3,6 @@
 Source of the equations and of the order of gates: the ONNX operator reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

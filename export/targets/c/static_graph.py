@@ -1,7 +1,5 @@
 """The step graph as the C writer takes it: a fixed batch, a number for every size, and constants computed."""
 
-from __future__ import annotations
-
 import logging
 
 import onnx

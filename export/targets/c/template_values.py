@@ -1,7 +1,5 @@
 """What the templates of a step are filled in with."""
 
-from __future__ import annotations
-
 import math
 import re
 import zlib

@@ -1,7 +1,5 @@
 """The constants of a step in C: as arrays in the source, or as one file beside it where they are large."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The target `c`: one step in C99, with no dependency, verified as this machine compiles it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files as resources
@@ -36,7 +34,7 @@ KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
 
 
-def write(model: StreamingModel, target: Target, order: TargetOptions) -> dict[str, bytes]:
+def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The sources of the step, and the library that this machine's compiler makes of them."""
     # All else here starts from a step that is written, and needs no torch.
     from rnn_export.export.graph.step import required_step

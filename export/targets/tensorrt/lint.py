@@ -4,8 +4,6 @@ A graph refused on its device is late news; one that builds there and computes s
 What differs from version to version stands in `rnn_export.export.targets.tensorrt.parser_rules`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ little the importers of the same releases; for TensorRT-RTX what its parser, 1.7
 the rows of 10.15, the last that is documented.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 

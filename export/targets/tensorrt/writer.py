@@ -1,7 +1,5 @@
 """The targets that TensorRT builds an engine for: a typed step without recurrent operators, and the recipe."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
