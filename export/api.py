@@ -1,6 +1,7 @@
 """`export`: one call from a model to a verified bundle."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from rnn_export import __version__
@@ -25,7 +27,6 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
-from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
@@ -37,6 +38,7 @@ from rnn_export.targets import Target, find_targets
 
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 def export(
@@ -214,3 +216,20 @@ def _verified(
         draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
+
+
+def count_weights(model: bytes) -> int:
+    """The floats among the constants of an ONNX graph: the memory that holds them bounds how fast a step can be.
+
+    A table that is only looked up in counts for nothing: a step reads one row of it.
+    """
+    graph = onnx.load_from_string(model).graph
+    constants = [(tensor.name, tensor) for tensor in graph.initializer]
+    tables, read = set(), set()
+    for node in graph.node:
+        looked_up = 1 if node.op_type == "Gather" else 0
+        tables |= set(node.input[:looked_up])
+        read |= set(node.input[looked_up:])
+        constants += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
+    floats = [(name, tensor) for name, tensor in constants if tensor.data_type in FLOATS]
+    return sum(math.prod(tensor.dims) for name, tensor in floats if name in read or name not in tables)

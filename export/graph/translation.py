@@ -11,7 +11,7 @@ from onnxscript import opset18 as op
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph.passes.recurrent import lstm_cell
+from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 

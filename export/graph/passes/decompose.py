@@ -1,6 +1,7 @@
 """Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -9,8 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.nodes import Replacement, flag, input_of, numbers
-from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of, lstm_cell
+from rnn_export.export.graph.passes.nodes import RECURRENT, Replacement, activations_of, directions_of, input_of, values
 
 
 class DecomposeRecurrent(InPlacePass):
@@ -54,10 +54,10 @@ def _refuse(node: ir.Node) -> None:
     x, bias = input_of(node, 0), input_of(node, 3)
     if x is None or x.shape is None or not isinstance(x.shape[0], int):
         raise _error(node, "its time axis is dynamic: only a step graph can be written out")
-    if flag(node, "layout"):
+    if node.attributes.get_int("layout", 0):
         raise _error(node, "it has layout 1")
     unknown = any(input_of(node, index) is not None for index in (4, 7))
-    if unknown or "clip" in node.attributes or flag(node, "input_forget"):
+    if unknown or "clip" in node.attributes or node.attributes.get_int("input_forget", 0):
         raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget")
     if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
         raise _error(node, "its activations have an alpha or beta of their own")
@@ -72,8 +72,8 @@ def _write(node: ir.Node) -> None:
     """Write one recurrent node out, frame after frame: Y, Y_h and, for an LSTM, Y_c."""
     op = Replacement(node, str(node.name or node.op_type))
     x, w, r, b = (input_of(node, index) for index in range(4))
-    W, R = numbers(w), numbers(r)
-    B = np.zeros((len(W), 2 * W.shape[1]), W.dtype) if b is None else numbers(b)
+    W, R = values(w), values(r)
+    B = np.zeros((len(W), 2 * W.shape[1]), W.dtype) if b is None else values(b)
     assert x is not None
     assert x.shape is not None
     assert isinstance(x.shape[0], int)
@@ -97,6 +97,17 @@ def _joined(op: Replacement, values: Sequence[ir.Value], axis: int) -> ir.Value:
     return values[0] if len(values) == 1 else op.Concat(*values, axis=axis)
 
 
+def lstm_cell(op: Any, gates: Sequence[Any], c: Any, activations: Sequence[str]) -> tuple[Any, Any]:
+    """(h, c) after one frame; `gates` are ONNX's input, output, forget and candidate, before their activations.
+
+    `op` writes operators by their name, such as `onnxscript.opset18`; all values are (batch, units).
+    """
+    f, g, out = (getattr(op, name) for name in activations)
+    i, o, forget, candidate = gates
+    c = op.Add(op.Mul(f(forget), c), op.Mul(f(i), g(candidate)))
+    return op.Mul(f(o), out(c)), c
+
+
 class _Cell:
     """The equation of one direction: `step(x (B, I), h (B, H)[, c (B, H)])` gives the next states, h first."""
 
@@ -107,9 +118,8 @@ class _Cell:
         names, directions = activations_of(node), len(directions_of(node))
         each = len(names) // directions
         self.activations = names[direction * each : (direction + 1) * each]
-        self.linear_before_reset = flag(node, "linear_before_reset")
-        steps: dict[str, Callable[..., list[ir.Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
-        self.step = steps[node.op_type]
+        self.linear_before_reset = bool(node.attributes.get_int("linear_before_reset", 0))
+        self.step: Callable[..., list[ir.Value]] = getattr(self, node.op_type.lower())
 
     def lstm(self, x: ir.Value, h: ir.Value, c: ir.Value) -> list[ir.Value]:
         gates = self.op.Add(self.gemm(x, self.W, self.Wb), self.gemm(h, self.R, self.Rb))

@@ -16,8 +16,8 @@ from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import RECURRENT
 from rnn_export.export.graph.passes.pipeline import InferShapes
-from rnn_export.export.graph.passes.recurrent import RECURRENT
 from rnn_export.precision import PRECISIONS
 from rnn_export.spec import METADATA_KEY, StreamSpec
 

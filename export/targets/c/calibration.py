@@ -8,8 +8,7 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.graph.passes.recurrent import RECURRENT
+from rnn_export.export.graph.passes.nodes import RECURRENT, input_of
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver

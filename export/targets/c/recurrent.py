@@ -11,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.nodes import input_name, input_of
-from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
+from rnn_export.export.graph.passes.nodes import activations_of, directions_of, input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.matrix import Operand, Product
 
