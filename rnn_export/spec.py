@@ -197,9 +197,6 @@ class StreamSpec:
         )
 
 
-# --- what contradicts itself in a contract: one message each
-
-
 def _ports(spec: StreamSpec) -> Iterator[str]:
     if not spec.inputs or not spec.outputs:
         yield "a stream needs at least one input and one output."

@@ -24,5 +24,4 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """ONNX Runtime's."""
     return [Engine.of(artefacts, "onnxruntime", options.precision)]

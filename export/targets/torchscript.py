@@ -42,7 +42,6 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """That of the backend of the same name."""
     return [Engine.of(artefacts, "torchscript", options.precision)]
 
 

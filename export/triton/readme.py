@@ -3,15 +3,7 @@
 from collections.abc import Iterator
 
 from rnn_export.export.triton.config import Serving
-from rnn_export.runtime.backends.remote.wire import (
-    BYTES,
-    SEED,
-    SNAPSHOT,
-    WireFormat,
-    WireTensor,
-    seed_name,
-    snapshot_name,
-)
+from rnn_export.runtime.backends.remote.wire import BYTES, SEED, SNAPSHOT, WireFormat, WireTensor
 from rnn_export.spec import StreamSpec
 
 NEEDS = {
@@ -124,8 +116,10 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     yield START.format(needs=NEEDS[serving.backend], name=serving.name, gpus=gpus)
     for tensor in wire.inputs:
         yield f"| input | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_input(tensor, spec, wire)} |\n"
+    memory = f"the {'memory' if wire.kind == BYTES else 'state'} after this step"
     for tensor in wire.outputs:
-        yield f"| output | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_output(tensor, spec)} |\n"
+        what = memory if tensor in wire.snapshots else ""
+        yield f"| output | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {what} |\n"
     yield BEHAVIOUR.rstrip("\n")
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
@@ -140,14 +134,8 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
 
 
 def _input(tensor: WireTensor, spec: StreamSpec, wire: WireFormat) -> str:
-    if tensor.name == SEED:
-        return "empty, or a snapshot" if wire.kind == BYTES else "above 0.5: begin from the seeds"
-    if tensor.name in map(seed_name, spec.states):
+    if tensor in wire.frame:
+        return f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
+    if tensor.name != SEED:
         return "a state to begin from"
-    return f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
-
-
-def _output(tensor: WireTensor, spec: StreamSpec) -> str:
-    if tensor.name == SNAPSHOT:
-        return "the memory after this step"
-    return "the state after this step" if tensor.name in map(snapshot_name, spec.states) else ""
+    return "empty, or a snapshot" if wire.kind == BYTES else "above 0.5: begin from the seeds"

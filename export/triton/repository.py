@@ -26,14 +26,9 @@ USUAL_BATCH = 64
 
 @dataclass(frozen=True)
 class Repository:
-    """What `write_repository` wrote.
+    """What `write_repository` wrote, and what remains to be done before it can be served.
 
-    Attributes:
-        path: of the repository.
-        serving: how the model is served.
-        wire: what goes over the wire.
-        checked: whether Triton's own definition read the config; False where tritonclient is not here.
-        remaining: what is still to be done before it can be served.
+    `checked` is whether Triton's own definition read the config: False where tritonclient is not here.
     """
 
     path: Path
@@ -102,12 +97,8 @@ def write_repository(
 
 
 def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, bytes]:
-    """What stands beside the models."""
     requests = max(FEWEST_REQUESTS, 1 << (serving.streams - 1).bit_length())
-    files = {
-        "launch": _beside("launch.sh", REQUESTS=str(requests)),
-        "README.md": readme(spec, serving, wire).encode(),
-    }
+    files = {"launch": _beside("launch.sh", REQUESTS=str(requests)), "README.md": readme(spec, serving, wire).encode()}
     if serving.backend == "tensorrt":
         files["build"] = _build_script(spec, serving, wire)
     return files

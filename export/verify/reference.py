@@ -76,7 +76,6 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
-    """Where every state starts, (rows, ...)."""
     return {s.name: model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states}
 
 
@@ -93,7 +92,6 @@ def _buffers(model: StreamingModel) -> list[str]:
 
 
 def _buffer_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
-    """The rows that a buffer of the module holds now."""
     index = [s.name for s in model.spec.states].index(name)
     value = dict(module.model.named_buffers())[name]
     # One that has no batch axis in the module is of one stream.

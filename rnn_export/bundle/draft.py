@@ -28,7 +28,6 @@ class Draft:
         return self.files[name]
 
     def initial_states(self) -> Mapping[str, Array]:
-        """One row of every state, by name."""
         return self.initial
 
     def with_files(self, target: str, precision: str, files: Mapping[str, bytes]) -> "Draft":

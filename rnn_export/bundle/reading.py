@@ -137,17 +137,14 @@ def _check_hash(path: Path, row: FileRow, digest: str) -> None:
 
 
 def _initial(path: Path, state: StateSpec, stored: Mapping[str, Array]) -> Array:
-    dtype = np.dtype(state.dtype)
+    dtype, what = np.dtype(state.dtype), f"{path}: state {state.name!r}"
     if state.initial == "zeros":
         if math.prod(state.row) * dtype.itemsize > arrays.LIMIT:
-            raise BundleError(
-                f"{path}: state {state.name!r} of shape {state.row} is over {arrays.LIMIT} bytes a stream."
-            )
+            raise BundleError(f"{what} of shape {state.row} is over {arrays.LIMIT} bytes a stream.")
         return np.zeros(state.row, dtype)
     if state.name not in stored:
         raise BundleError(
-            f"{path}: state {state.name!r} starts from a stored value, but {INITIAL_STATES} has none for it. "
-            "Export the bundle again."
+            f"{what} starts from a stored value, but {INITIAL_STATES} has none for it. Export the bundle again."
         )
     value = stored[state.name]
     if value.shape != state.row or value.dtype != dtype:

@@ -216,9 +216,6 @@ PROBES = {
 }
 
 
-# --- what can be looked at without loading any
-
-
 def examine(root: Path = Path("/")) -> list[Finding]:
     """Look at everything, and never raise; `root` is where the file system of the machine starts."""
     with ThreadPoolExecutor(2) as pool:

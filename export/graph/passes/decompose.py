@@ -85,8 +85,8 @@ def _write(node: ir.Node) -> None:
         outputs: dict[int, ir.Value] = {}
         for t in reversed(times) if backward else times:
             states = cell.step(op.Gather(x, op.constant(np.array(t, np.int64)), axis=0), *states)
-            outputs[t] = op.Unsqueeze(states[0], op.constant(np.array([0, 1], np.int64)))
-        zero = op.constant(np.array([0], np.int64))
+            outputs[t] = op.Unsqueeze(states[0], op.ints(0, 1))
+        zero = op.ints(0)
         last = [op.Unsqueeze(state, zero) for state in states]
         ends.append((_joined(op, [outputs[t] for t in times], 0), last))
     y = _joined(op, [frames for frames, _ in ends], 1)
@@ -149,5 +149,6 @@ class _Cell:
         return self.op.Gemm(x, self.op.constant(weight), self.op.constant(bias), transB=1)
 
     def split(self, value: ir.Value, parts: int) -> list[ir.Value]:
-        sizes = self.op.constant(np.full(parts, self.units, np.int64))
-        return list(self.op.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))
+        return list(
+            self.op.op_multi_out("Split", [value, self.op.ints(*[self.units] * parts)], {"axis": 1}, num_outputs=parts)
+        )

@@ -207,10 +207,7 @@ class _Typing:
             return Kind.FREE
         return Kind.WIDE if self.kinds.get(source, Kind.WIDE) is Kind.WIDE else Kind.FREE
 
-    # --- values
-
     def carried(self, value: ir.Value, dtype: ir.DataType, node: ir.Node) -> ir.Value:
-        """The value in `dtype`, for `node`."""
         if value.dtype is dtype:
             return value
         if (value, dtype) not in self.copies:

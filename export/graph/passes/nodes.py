@@ -29,7 +29,6 @@ def input_name(node: ir.Node, index: int) -> str:
 
 
 def values(value: ir.Value | None) -> Array:
-    """The array of a constant."""
     assert value is not None
     assert value.const_value is not None
     array: Array = value.const_value.numpy()
@@ -70,6 +69,9 @@ class Replacement(Tape):
                 return known
         name = f"{self.name}.{len(self.initializers) + 1}"
         return self.initializer(ir.tensor(np.array(array, order="C"), name=name))
+
+    def ints(self, *numbers: int) -> ir.Value:
+        return self.constant(np.array(numbers, np.int64))
 
     def put(self, results: Sequence[ir.Value]) -> None:
         """Let `results` be the outputs of the node, and take it out of its graph."""

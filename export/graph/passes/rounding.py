@@ -121,9 +121,6 @@ class _Sums:
         assert inputs[1] is not None
         self.a, self.b, self.c = inputs[0], inputs[1], inputs[2]
 
-    def ints(self, *numbers: int) -> ir.Value:
-        return self.op.constant(np.array(numbers, np.int64))
-
     def sum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """The sum of a[k] * b[k] over k, axis 0 of both; the rest is broadcast."""
         first = [self.op.Gather(value, self.op.constant(np.array(0, np.int64)), axis=0) for value in (a, b)]
@@ -142,7 +139,6 @@ class _Sums:
         return self.op.Scan(zeros, a, b, body=body, num_scan_inputs=2)
 
     def terms_first(self, value: ir.Value, axis: int) -> ir.Value:
-        """The axis of the terms in front."""
         assert value.shape is not None
         rest = list(range(len(value.shape)))
         return self.op.Transpose(value, perm=[rest.pop(axis), *rest])
@@ -151,15 +147,15 @@ class _Sums:
         """(..., M, K) by (..., K, N), either without its other axis too."""
         ranks = [len(value.shape or ()) for value in (self.a, self.b)]
         a, b = self.terms_first(self.a, -1), self.terms_first(self.b, -2 if ranks[1] > 1 else 0)
-        a = self.op.Unsqueeze(a, self.ints(-1)) if ranks[1] > 1 else a
-        b = self.op.Unsqueeze(b, self.ints(-2)) if min(ranks) > 1 else b
+        a = self.op.Unsqueeze(a, self.op.ints(-1)) if ranks[1] > 1 else a
+        b = self.op.Unsqueeze(b, self.op.ints(-2)) if min(ranks) > 1 else b
         return self.sum(a, b)
 
     def gemm(self) -> ir.Value:
         attributes = self.node.attributes
         a = self.terms_first(self.a, 0 if attributes.get_int("transA", 0) else 1)
         b = self.terms_first(self.b, 1 if attributes.get_int("transB", 0) else 0)
-        y = self.sum(self.op.Unsqueeze(a, self.ints(2)), self.op.Unsqueeze(b, self.ints(1)))
+        y = self.sum(self.op.Unsqueeze(a, self.op.ints(2)), self.op.Unsqueeze(b, self.op.ints(1)))
         alpha, beta = (np.array(attributes.get_float(name, 1.0), np.float32) for name in ("alpha", "beta"))
         y = self.op.Mul(y, self.op.constant(alpha)) if alpha != 1 else y
         if self.c is None:
@@ -183,12 +179,14 @@ class _Sums:
         attributes = {**node.attributes, "group": ir.AttrInt64("group", channels)}
         terms = self.op.op(node.op_type, [self.a, self.op.constant(alone)], attributes)
         # (terms, batch, groups, places) by (terms, groups, outputs): (batch, groups, outputs, places).
-        terms = self.op.Reshape(terms, self.ints(0, groups, w.shape[1], -1))
+        terms = self.op.Reshape(terms, self.op.ints(0, groups, w.shape[1], -1))
         terms = self.op.Transpose(terms, perm=[2, 0, 1, 3])
-        y = self.sum(self.op.Unsqueeze(terms, self.ints(3)), self.op.constant(w.transpose(1, 0, 2)[:, None, ..., None]))
+        y = self.sum(
+            self.op.Unsqueeze(terms, self.op.ints(3)), self.op.constant(w.transpose(1, 0, 2)[:, None, ..., None])
+        )
         assert output.shape is not None
         places = [size if isinstance(size, int) else -1 for size in output.shape[2:]]
-        y = self.op.Reshape(y, self.ints(0, groups * w.shape[2], *places))
+        y = self.op.Reshape(y, self.op.ints(0, groups * w.shape[2], *places))
         if self.c is None:
             return y
-        return self.op.Add(y, self.op.Reshape(self.c, self.ints(-1, *[1] * len(kernel))))
+        return self.op.Add(y, self.op.Reshape(self.c, self.op.ints(-1, *[1] * len(kernel))))

@@ -149,7 +149,6 @@ def _port_values(ports: Sequence[Values]) -> Values:
 
 
 def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str]:
-    """What writes the outputs and then the next states."""
     members = identifiers([s.name for s in spec.states])
     targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
     for target, result in zip(targets, results, strict=True):

@@ -107,7 +107,6 @@ def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequenc
 
 
 def pool(code: CodeBuilder, node: ir.Node) -> None:
-    """MaxPool and AveragePool."""
     x = code.read(node, 0)
     computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if computed or node.attributes.get_int("ceil_mode", 0) == 1:

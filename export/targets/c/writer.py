@@ -61,7 +61,6 @@ def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
-    """That of the backend `native`."""
     return [Engine.of(artefacts, "native", order.precision)]
 
 
@@ -71,9 +70,6 @@ def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict
         golden = replace(golden, tolerance=TOLERANCES[order.precision])
     header = render(PACKAGE, "templates/golden.h", "golden", golden_values(spec, golden))
     return {f"{folder('c', order.precision)}/golden.h": header.encode()}
-
-
-# --- the source
 
 
 def sources(

@@ -70,12 +70,9 @@ class _Linter:
 
     def __init__(self, rules: ParserRules, precision: str, opset: int) -> None:
         self.rules, self.precision, self.opset = rules, precision, opset
+        of_any_operator = (self.operator, self.types, self.equal_types, self.product, self.build_time_inputs)
         self.checks = (
-            self.operator,
-            self.types,
-            self.equal_types,
-            self.product,
-            self.build_time_inputs,
+            *of_any_operator,
             self.outputs,
             self.settings,
             self.recurrent,
@@ -282,7 +279,6 @@ def _is_constant(value: ir.Value) -> bool:
 
 
 def _array(value: ir.Value) -> Array | None:
-    """The numbers of a constant."""
     source = _source(value)
     node = source.producer()
     tensor: Any = source.const_value

@@ -85,9 +85,6 @@ def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes
     return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")
 
 
-# --- what a GPU computes, without one: in real fp16 or bf16, on ONNX Runtime
-
-
 def emulated_engine(artefacts: Artefacts, backend: str, graph: bytes, accumulate: str) -> Engine:
     """An engine called `backend` on `emulated_session`; its device says that no GPU ran."""
     engine = Engine(artefacts, backend, emulated_session(artefacts.spec, graph, accumulate))
@@ -111,9 +108,6 @@ def emulated_session(spec: StreamSpec, graph: bytes, accumulate: str) -> OrtSess
     session = graph_session(spec, {"step.onnx": serialise(apply(model, rounding))}, optimise=False)
     session.precision = next((name for name, dtype in FLOAT_TYPES.items() if dtype in found), "fp32")
     return session
-
-
-# --- the graph
 
 
 def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> bytes:
