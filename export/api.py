@@ -15,8 +15,8 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from rnn_export import __version__
-from rnn_export.arrays import Array
-from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.arrays import Arrays, pack_arrays
+from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
 from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
@@ -134,10 +134,14 @@ def export(
     draft = _draft(lifted, plan)
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
     progress("write")
-    step = draft.files.get("step.onnx")
-    weights = None if step is None else count_weights(step)
-    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
-    return draft.write(path, {"rnn-export": __version__, **versions}, evidence, weights, force)
+    files = {**draft.files, **evidence}
+    if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
+        files[INITIAL_STATES] = pack_arrays(stored)
+    weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
+    made_by = {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+    return write_bundle(
+        path, spec=draft.spec, producer=made_by, files=files, targets=draft.targets, weights=weights, force=force
+    )
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -196,7 +200,7 @@ def _verified(
     lifted: StreamingModel,
     draft: Draft,
     plan: Plan,
-    recorded: Mapping[str, Array] | None,
+    recorded: Arrays | None,
     steps: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],

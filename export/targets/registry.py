@@ -7,7 +7,7 @@ What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts
@@ -43,7 +43,7 @@ class StepWriter(Writer, Protocol):
     """A target that can also be written from the step graph of a bundle."""
 
     def from_step(
-        self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
         """The same files as `write`."""
 

@@ -2,14 +2,13 @@
 
 import base64
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from rnn_export.arrays import Array, pack_arrays
+from rnn_export.arrays import Array, Arrays, pack_arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.triton.pbtxt import EnumName
 from rnn_export.runtime.backends.remote.wire import BYTES, TENSORS, TYPES, WireFormat, WireTensor, state_dims
@@ -68,7 +67,7 @@ class Serving:
             raise ExportError(f"--runtime-backend {self.runtime_backend}: choose auto or one of {', '.join(BACKENDS)}.")
 
 
-def config(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
+def config(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
     """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it."""
     wire = WireFormat.of(spec, serving.wire_kind)
     message: dict[str, Any] = {"name": serving.name}
@@ -99,7 +98,7 @@ def _tensor(tensor: WireTensor) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": EnumName(TYPES[tensor.dtype]), "dims": list(tensor.dims)}
 
 
-def _sequences(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
+def _sequences(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
     message: dict[str, Any] = {
         "max_sequence_idle_microseconds": round(serving.idle_s * 1e6),
         "oldest": {
@@ -137,7 +136,7 @@ def _state(state: StateSpec, initial: Array) -> dict[str, Any]:
     }
 
 
-def _parameters(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving, wire: WireFormat) -> dict[str, str]:
+def _parameters(spec: StreamSpec, initial: Arrays, serving: Serving, wire: WireFormat) -> dict[str, str]:
     parameters = {
         "rnn_export.spec": spec.dumps(),
         "rnn_export.wire": wire.kind,

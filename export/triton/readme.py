@@ -91,7 +91,7 @@ LIMITS = """
 
 - {streams} sequences at a time (`--streams`), at most {batch} of them in one step (`--batch`). **One more waits,
   without a word, until another ends:** give each request a deadline.
-- A sequence without a request for {idle:g} s (`--idle`) is over; its next one "must specify the START flag".
+- A sequence without a request for {idle_s:g} s (`--idle`) is over; its next one "must specify the START flag".
 - A frame waits up to {delay_us} µs (`--delay-us`) for others to share its step.
 - Keep --grpc-infer-allocation-pool-size, as `launch` has it, above the requests in flight: with a smaller one
   Triton 2.51 crashed under load.
@@ -124,13 +124,7 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
         yield f"- The outputs of a sequence's first {spec.delay} frames are of no value: the model has a delay.\n"
-    yield LIMITS.format(
-        streams=serving.streams,
-        batch=serving.batch,
-        idle=serving.idle_s,
-        delay_us=serving.delay_us,
-        tried=TRIED[serving.backend],
-    )
+    yield LIMITS.format(tried=TRIED[serving.backend], **vars(serving))
 
 
 def _input(tensor: WireTensor, spec: StreamSpec, wire: WireFormat) -> str:

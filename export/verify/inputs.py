@@ -1,11 +1,9 @@
 """What a model is verified on: seeded noise, or the first frames of a recording."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from torch import Tensor
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.noise import Noise
@@ -17,7 +15,7 @@ ROWS = 2
 FEWEST_STEPS = 4
 
 
-def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | None, frames: int) -> dict[str, Array]:
+def inputs_to_verify(model: StreamingModel, recording: Arrays | None, frames: int) -> dict[str, Array]:
     """At most `frames` frames of every input, (rows, frames, ...): of the recording, or noise where there is none.
 
     Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
@@ -49,7 +47,7 @@ def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> Non
         )
 
 
-def _beginning(spec: StreamSpec, recording: Mapping[str, Array], frames: int) -> dict[str, Array]:
+def _beginning(spec: StreamSpec, recording: Arrays, frames: int) -> dict[str, Array]:
     """Whole chunks; a single row gets a second one that starts half-way."""
     loop = ClosedLoop(spec, recording)
     there = min(loop.frames, frames)

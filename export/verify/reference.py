@@ -2,11 +2,11 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
@@ -22,9 +22,7 @@ CONSEQUENCE = "Nothing was written."
 FAILS = "the model fails on what it is verified on"
 
 
-def golden_vectors(
-    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance
-) -> tuple[Golden, tuple[Drift, ...]]:
+def golden_vectors(model: StreamingModel, inputs: Arrays, tolerance: Tolerance) -> tuple[Golden, tuple[Drift, ...]]:
     """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
 
     The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it

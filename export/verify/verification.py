@@ -1,13 +1,13 @@
 """Nothing ships unverified: the golden vectors come from the user's own module, called as the user calls it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
@@ -32,7 +32,7 @@ def verify_model(
     model: StreamingModel,
     engines: Sequence[Engine],
     step_graph: bytes | None,
-    recording: Mapping[str, Array] | None,
+    recording: Arrays | None,
     frames: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
@@ -96,7 +96,7 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
 def _whole_sequences(
     model: StreamingModel,
     engines: Sequence[Engine],
-    inputs: Mapping[str, Array],
+    inputs: Arrays,
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:

@@ -57,7 +57,7 @@ def _refuse(node: ir.Node) -> None:
     if node.attributes.get_int("layout", 0):
         raise _error(node, "it has layout 1")
     unknown = any(input_of(node, index) is not None for index in (4, 7))
-    if unknown or "clip" in node.attributes or node.attributes.get_int("input_forget", 0):
+    if unknown or "clip" in node.attributes or node.attributes.get_int("input_forget", 0) != 0:
         raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget")
     if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
         raise _error(node, "its activations have an alpha or beta of their own")

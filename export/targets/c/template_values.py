@@ -3,12 +3,12 @@
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import indent
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.notation import array_literal
@@ -24,7 +24,7 @@ from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, size
 GOLDEN_VALUES = 32768
 
 
-def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
+def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
     """What sets a state to the start, one row of every state being `initial`."""
     lines = []
     for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.export.targets.c.batch_step import write_batch_step
 from rnn_export.export.targets.c.calibration import scales
 from rnn_export.export.targets.c.code_builder import CodeBuilder
@@ -43,9 +43,7 @@ def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict
     return from_step(required_step(model, target), model.spec, initial, target, order)
 
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: TargetOptions
-) -> dict[str, bytes]:
+def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
     calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
     files = sources(step, spec, initial, order.name, order.precision, calibrated)
@@ -75,7 +73,7 @@ def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict
 def sources(
     step: bytes,
     spec: StreamSpec,
-    initial: Mapping[str, Array],
+    initial: Arrays,
     name: str,
     precision: str = "fp32",
     scales: Mapping[str, float] | None = None,

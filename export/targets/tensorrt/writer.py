@@ -1,7 +1,7 @@
 """The targets that TensorRT builds an engine for: a typed step without recurrent operators, and the recipe."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, FLOAT_TYPES, MATRIX, ToMixedPrecision
@@ -39,7 +39,7 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
 
 
 def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
 ) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
     assert options.opset is not None
