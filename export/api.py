@@ -114,17 +114,9 @@ def export(
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
     lifted = lift(
-        model,
-        example_inputs,
-        time_axis=time_axis,
-        states=states,
-        initial=initial,
-        input_names=input_names,
-        output_names=output_names,
-        sample_rate=sample_rate,
-        chunk=chunk,
-        sequence_only=sequence_only,
-    )
+        model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
+        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
+    )  # fmt: skip
     _refuse_other_floats(lifted, precision)
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:

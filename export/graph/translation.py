@@ -21,6 +21,7 @@ BASE_OPSET = 18
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
     ops = torch.ops.rnn_export
+    packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -31,12 +32,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 opset_version=BASE_OPSET,
                 input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
                 output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
-                custom_translation_table={
-                    ops.lstm.default: _lstm,
-                    ops.lstm_projected.default: _lstm_projected,
-                    ops.gru.default: _gru,
-                    ops.rnn.default: _rnn,
-                },
+                custom_translation_table={packet.default: write for packet, write in packets.items()},
             )
     except Exception as error:  # torch.onnx raises many kinds
         raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error

@@ -58,24 +58,20 @@ class Serving:
                 f"--batch {self.batch} is more than --streams {self.streams}: no step can have more rows than there "
                 "are streams. Choose a smaller batch or more streams."
             )
+        option = f"--runtime-backend {self.runtime_backend}"
         if self.runtime_backend != "auto" and self.backend != "python":
-            raise ExportError(
-                f"--runtime-backend {self.runtime_backend} is for --backend python, where our runtime runs: leave it "
-                "out."
-            )
+            raise ExportError(f"{option} is for --backend python, where our runtime runs: leave it out.")
         if self.runtime_backend not in ("auto", *BACKENDS):
-            raise ExportError(f"--runtime-backend {self.runtime_backend}: choose auto or one of {', '.join(BACKENDS)}.")
+            raise ExportError(f"{option}: choose auto or one of {', '.join(BACKENDS)}.")
 
 
 def config(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
     """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it."""
     wire = WireFormat.of(spec, serving.wire_kind)
-    message: dict[str, Any] = {"name": serving.name}
-    if serving.backend == "tensorrt":
-        message["platform"] = "tensorrt_plan"
-    else:
-        message["backend"] = serving.backend
-    message |= {
+    runs_on = {"platform": "tensorrt_plan"} if serving.backend == "tensorrt" else {"backend": serving.backend}
+    message: dict[str, Any] = {
+        "name": serving.name,
+        **runs_on,
         "max_batch_size": serving.batch,
         "input": [_tensor(tensor) for tensor in wire.inputs],
         "output": [_tensor(tensor) for tensor in wire.outputs],

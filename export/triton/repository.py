@@ -205,10 +205,8 @@ def _precision(bundle: Bundle, serving: Serving) -> str:
     has = list(dict.fromkeys(row.precision for row in rows))
     if serving.precision:
         if serving.precision not in has and target != "tensorrt":
-            raise ExportError(
-                f"{bundle.path} has {', '.join(has) or 'nothing'} for --backend {serving.backend}, not "
-                f"{serving.precision}."
-            )
+            found = f"{', '.join(has) or 'nothing'} for --backend {serving.backend}"
+            raise ExportError(f"{bundle.path} has {found}, not {serving.precision}.")
         return serving.precision
     if len(has) > 1 and "fp32" not in has:
         raise ExportError(f"{bundle.path} is there in {', '.join(has)}: say which, --precision P.")

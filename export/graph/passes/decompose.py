@@ -149,6 +149,5 @@ class _Cell:
         return self.op.Gemm(x, self.op.constant(weight), self.op.constant(bias), transB=1)
 
     def split(self, value: ir.Value, parts: int) -> list[ir.Value]:
-        return list(
-            self.op.op_multi_out("Split", [value, self.op.ints(*[self.units] * parts)], {"axis": 1}, num_outputs=parts)
-        )
+        sizes = self.op.ints(*[self.units] * parts)
+        return list(self.op.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))
