@@ -1,7 +1,5 @@
 """One target more for a bundle that is there already, from its step graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast

@@ -1,8 +1,7 @@
 """`export`: one call from a model to a verified bundle."""
 
-from __future__ import annotations
-
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from rnn_export import __version__
-from rnn_export.arrays import Array
-from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.arrays import Arrays, pack_arrays
+from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
 from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
@@ -27,7 +27,6 @@ from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
 from rnn_export.export.verify.verification import verify_model
-from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
@@ -39,6 +38,7 @@ from rnn_export.targets import Target, find_targets
 
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
 def export(
@@ -114,17 +114,9 @@ def export(
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
     progress("lift")
     lifted = lift(
-        model,
-        example_inputs,
-        time_axis=time_axis,
-        states=states,
-        initial=initial,
-        input_names=input_names,
-        output_names=output_names,
-        sample_rate=sample_rate,
-        chunk=chunk,
-        sequence_only=sequence_only,
-    )
+        model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
+        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
+    )  # fmt: skip
     _refuse_other_floats(lifted, precision)
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
@@ -134,10 +126,14 @@ def export(
     draft = _draft(lifted, plan)
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
     progress("write")
-    step = draft.files.get("step.onnx")
-    weights = None if step is None else count_weights(step)
-    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
-    return draft.write(path, {"rnn-export": __version__, **versions}, evidence, weights, force)
+    files = {**draft.files, **evidence}
+    if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
+        files[INITIAL_STATES] = pack_arrays(stored)
+    weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
+    made_by = {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+    return write_bundle(
+        path, spec=draft.spec, producer=made_by, files=files, targets=draft.targets, weights=weights, force=force
+    )
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -196,7 +192,7 @@ def _verified(
     lifted: StreamingModel,
     draft: Draft,
     plan: Plan,
-    recorded: Mapping[str, Array] | None,
+    recorded: Arrays | None,
     steps: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
@@ -216,3 +212,20 @@ def _verified(
         draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
+
+
+def count_weights(model: bytes) -> int:
+    """The floats among the constants of an ONNX graph: the memory that holds them bounds how fast a step can be.
+
+    A table that is only looked up in counts for nothing: a step reads one row of it.
+    """
+    graph = onnx.load_from_string(model).graph
+    constants = [(tensor.name, tensor) for tensor in graph.initializer]
+    tables, read = set(), set()
+    for node in graph.node:
+        looked_up = 1 if node.op_type == "Gather" else 0
+        tables |= set(node.input[:looked_up])
+        read |= set(node.input[looked_up:])
+        constants += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
+    floats = [(name, tensor) for name, tensor in constants if tensor.data_type in FLOATS]
+    return sum(math.prod(tensor.dims) for name, tensor in floats if name in read or name not in tables)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
 
 LIMIT = 2**30
 

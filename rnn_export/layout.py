@@ -1,10 +1,8 @@
 """The two orders of a tensor's axes: the graph's own, and the canonical one, batch and time first."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.spec import StreamSpec, TensorSpec
 
 
@@ -18,7 +16,7 @@ def graph_layout(array: Array, spec: TensorSpec) -> Array:
     return np.ascontiguousarray(array.transpose(spec.graph_axes))
 
 
-def graph_inputs(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def graph_inputs(spec: StreamSpec, inputs: Arrays) -> dict[str, Array]:
     """Inputs (rows, frames, ...) as one call of the graph takes them; one frame where the model has no time axis."""
     return {t.name: graph_layout(inputs[t.name] if spec.has_time else inputs[t.name][:, 0], t) for t in spec.inputs}
 

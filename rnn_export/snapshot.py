@@ -8,12 +8,11 @@ then the crc32 of all of it (u32).
 import math
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.errors import StreamError
 from rnn_export.spec import StreamSpec
 
@@ -27,8 +26,8 @@ class Snapshot:
     """`states` by name (batch, ...); `pending` by input name (batch, frames, ...): frames below a whole chunk."""
 
     frames: int
-    states: Mapping[str, Array]
-    pending: Mapping[str, Array]
+    states: Arrays
+    pending: Arrays
 
 
 def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:

@@ -1,7 +1,5 @@
 """The contract of a stream: what goes in, what comes out, and which tensors are its memory."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +182,7 @@ class StreamSpec:
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
 
     @staticmethod
-    def from_json(data: Any) -> StreamSpec:
+    def from_json(data: Any) -> "StreamSpec":
         """Read what `to_json` wrote; raises SpecError on anything missing, unknown or of the wrong type."""
         tensors = dict.fromkeys(("inputs", "outputs", "states"), list | tuple)
         numbers = {"chunk": int, "delay": int, "sample_rate": int | None, "sequence_only": bool, "digest": str}
@@ -197,9 +195,6 @@ class StreamSpec:
             states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
             **fields,
         )
-
-
-# --- what contradicts itself in a contract: one message each
 
 
 def _ports(spec: StreamSpec) -> Iterator[str]:

@@ -1,9 +1,8 @@
 """What is asked of a target."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.errors import ExportError
 
 
@@ -26,7 +25,7 @@ class TargetOptions:
     opset: int | None = None
     batch: tuple[int, int, int] = (1, 1, 8)
     name: str = "model"
-    calibration: Mapping[str, Array] | None = None
+    calibration: Arrays | None = None
 
     def __post_init__(self) -> None:
         if self.state_precision not in ("fp32", self.precision):

@@ -37,8 +37,8 @@ class Target:
 
     name: str
     summary: str
-    precisions: tuple[str, ...]
     checked: str
+    precisions: tuple[str, ...] = ("fp32",)
     opset: int | None = None
     opsets: tuple[int, int] | None = None
     library: str | None = None
@@ -135,70 +135,65 @@ def _jetson(
 ) -> Target:
     precisions = tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute))
     checked = ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND
-    row = Target(name, module, precisions, checked, opset, (13, last), library="tensorrt", memory=memory)
+    row = Target(name, module, checked, precisions, opset, (13, last), library="tensorrt", memory=memory)
     return replace(row, compute=(compute,), jetpacks=jetpacks)
 
 
-TARGETS = {
-    row.name: row
-    for row in (
-        Target(
-            name="onnx",
-            summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and all that reads ONNX",
-            precisions=("fp32",),
-            checked="in a closed loop on ONNX Runtime against the model",
-            opset=18,
-            opsets=(13, 23),
-        ),
-        Target(
-            name="torchscript",
-            summary="one step for LibTorch (C++, mobile); torch has deprecated TorchScript and may drop it",
-            precisions=("fp32",),
-            checked=LOADED_BACK,
-        ),
-        Target(
-            name="pt2",
-            summary="one step as torch.export saves it, for torch.export.load and AOTInductor",
-            precisions=("fp32",),
-            checked=LOADED_BACK,
-        ),
-        Target(
-            name="c",
-            summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
-            precisions=("fp32", "bf16", "int8"),
-            checked=COMPILED,
-        ),
-        Target(
-            name="tensorrt",
-            summary="a TensorRT engine for the GPU of the machine that builds it",
-            precisions=GRAPH_PRECISIONS,
-            checked=ON_DEVICE,
-            opset=18,
-            opsets=(13, 20),
-            library="tensorrt",
-            min_version="10.0",
-        ),
-        Target(
-            name="tensorrt-rtx",
-            summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
-            precisions=GRAPH_PRECISIONS,
-            checked=ON_DEVICE,
-            opset=18,
-            opsets=(13, 23),
-            library="tensorrt-rtx",
-            min_version="1.0",
-            compute=("8.6", "8.9", "12.0"),
-        ),
-        _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, last=13),
-        _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, last=13),
-        _jetson("jetson-xavier-nx", "Jetson Xavier NX", "7.2", (JETPACK_5,), (8, 16), opset=17, last=17),
-        _jetson("jetson-agx-xavier", "Jetson AGX Xavier", "7.2", (JETPACK_5,), (16, 32, 64), opset=17, last=17),
-        _jetson("jetson-orin-nano", "Jetson Orin Nano", "8.7", ORIN, (4, 8), opset=17, last=17),
-        _jetson("jetson-orin-nx", "Jetson Orin NX", "8.7", ORIN, (8, 16), opset=17, last=17),
-        _jetson("jetson-agx-orin", "Jetson AGX Orin", "8.7", ORIN, (32, 64), opset=17, last=17),
-        _jetson("jetson-thor", "Jetson Thor", "11.0", (*JETPACK_7, JETPACK_7_2), (64, 128), opset=18, last=20),
-    )
-}
+_ROWS = (
+    Target(
+        name="onnx",
+        summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and all that reads ONNX",
+        checked="in a closed loop on ONNX Runtime against the model",
+        opset=18,
+        opsets=(13, 23),
+    ),
+    Target(
+        name="torchscript",
+        summary="one step for LibTorch (C++, mobile); torch has deprecated TorchScript and may drop it",
+        checked=LOADED_BACK,
+    ),
+    Target(
+        name="pt2",
+        summary="one step as torch.export saves it, for torch.export.load and AOTInductor",
+        checked=LOADED_BACK,
+    ),
+    Target(
+        name="c",
+        summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
+        precisions=("fp32", "bf16", "int8"),
+        checked=COMPILED,
+    ),
+    Target(
+        name="tensorrt",
+        summary="a TensorRT engine for the GPU of the machine that builds it",
+        precisions=GRAPH_PRECISIONS,
+        checked=ON_DEVICE,
+        opset=18,
+        opsets=(13, 20),
+        library="tensorrt",
+        min_version="10.0",
+    ),
+    Target(
+        name="tensorrt-rtx",
+        summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
+        precisions=GRAPH_PRECISIONS,
+        checked=ON_DEVICE,
+        opset=18,
+        opsets=(13, 23),
+        library="tensorrt-rtx",
+        min_version="1.0",
+        compute=("8.6", "8.9", "12.0"),
+    ),
+    _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, last=13),
+    _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, last=13),
+    _jetson("jetson-xavier-nx", "Jetson Xavier NX", "7.2", (JETPACK_5,), (8, 16), opset=17, last=17),
+    _jetson("jetson-agx-xavier", "Jetson AGX Xavier", "7.2", (JETPACK_5,), (16, 32, 64), opset=17, last=17),
+    _jetson("jetson-orin-nano", "Jetson Orin Nano", "8.7", ORIN, (4, 8), opset=17, last=17),
+    _jetson("jetson-orin-nx", "Jetson Orin NX", "8.7", ORIN, (8, 16), opset=17, last=17),
+    _jetson("jetson-agx-orin", "Jetson AGX Orin", "8.7", ORIN, (32, 64), opset=17, last=17),
+    _jetson("jetson-thor", "Jetson Thor", "11.0", (*JETPACK_7, JETPACK_7_2), (64, 128), opset=18, last=20),
+)
+TARGETS = {row.name: row for row in _ROWS}
 
 
 def table_rows() -> list[dict[str, Any]]:

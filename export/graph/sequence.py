@@ -3,8 +3,6 @@
 Source of the operator's form: the ONNX operator reference, Scan (opset 11 and later).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

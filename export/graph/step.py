@@ -1,7 +1,5 @@
 """The two graphs of a stream, step and sequence, as ONNX with the same names and the contract inside."""
 
-from __future__ import annotations
-
 from weakref import WeakKeyDictionary
 
 import onnx_ir as ir

@@ -1,7 +1,5 @@
 """From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +11,7 @@ from onnxscript import opset18 as op
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph.passes.recurrent import lstm_cell
+from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
@@ -23,6 +21,7 @@ BASE_OPSET = 18
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
     ops = torch.ops.rnn_export
+    packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -33,12 +32,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 opset_version=BASE_OPSET,
                 input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
                 output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
-                custom_translation_table={
-                    ops.lstm.default: _lstm,
-                    ops.lstm_projected.default: _lstm_projected,
-                    ops.gru.default: _gru,
-                    ops.rnn.default: _rnn,
-                },
+                custom_translation_table={packet.default: write for packet, write in packets.items()},
             )
     except Exception as error:  # torch.onnx raises many kinds
         raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error

@@ -1,7 +1,5 @@
 """One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of."""
 
-from __future__ import annotations
-
 import warnings
 from operator import attrgetter
 from typing import Any
@@ -98,7 +96,6 @@ def _is_guard(node: fx.Node) -> bool:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    """Whether the same arguments give the same result."""
     if isinstance(node.target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded not in node.target.tags
     return getattr(node.target, "__module__", None) == "_operator"

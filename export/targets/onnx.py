@@ -1,7 +1,5 @@
 """The target `onnx`: the step, and where there is one the sequence graph, verified on ONNX Runtime."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rnn_export.export.graph.step import sequence_graph, step_graph
@@ -26,5 +24,4 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """ONNX Runtime's."""
     return [Engine.of(artefacts, "onnxruntime", options.precision)]

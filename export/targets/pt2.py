@@ -1,7 +1,5 @@
 """The target `pt2`: the step as torch.export saves it, with no op that torch does not have."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

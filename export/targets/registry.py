@@ -4,12 +4,10 @@ A target's module has the functions of `Writer`, and `golden_files` where its pr
 What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts
@@ -45,7 +43,7 @@ class StepWriter(Writer, Protocol):
     """A target that can also be written from the step graph of a bundle."""
 
     def from_step(
-        self, step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
+        self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
         """The same files as `write`."""
 

@@ -3,8 +3,6 @@
 It is scripted, not traced: a trace would freeze each size that the model reads off a tensor, the batch among them.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from typing import Any
@@ -44,7 +42,6 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
-    """That of the backend of the same name."""
     return [Engine.of(artefacts, "torchscript", options.precision)]
 
 

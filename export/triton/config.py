@@ -1,17 +1,14 @@
 """How a model is served, and the config.pbtxt that says so: tensors, sequences, and the contract for whoever calls."""
 
-from __future__ import annotations
-
 import base64
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from rnn_export.arrays import Array, pack_arrays
+from rnn_export.arrays import Array, Arrays, pack_arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.triton.pbtxt import EnumName
 from rnn_export.runtime.backends.remote.wire import BYTES, TENSORS, TYPES, WireFormat, WireTensor, state_dims
@@ -61,24 +58,20 @@ class Serving:
                 f"--batch {self.batch} is more than --streams {self.streams}: no step can have more rows than there "
                 "are streams. Choose a smaller batch or more streams."
             )
+        option = f"--runtime-backend {self.runtime_backend}"
         if self.runtime_backend != "auto" and self.backend != "python":
-            raise ExportError(
-                f"--runtime-backend {self.runtime_backend} is for --backend python, where our runtime runs: leave it "
-                "out."
-            )
+            raise ExportError(f"{option} is for --backend python, where our runtime runs: leave it out.")
         if self.runtime_backend not in ("auto", *BACKENDS):
-            raise ExportError(f"--runtime-backend {self.runtime_backend}: choose auto or one of {', '.join(BACKENDS)}.")
+            raise ExportError(f"{option}: choose auto or one of {', '.join(BACKENDS)}.")
 
 
-def config(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
+def config(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
     """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it."""
     wire = WireFormat.of(spec, serving.wire_kind)
-    message: dict[str, Any] = {"name": serving.name}
-    if serving.backend == "tensorrt":
-        message["platform"] = "tensorrt_plan"
-    else:
-        message["backend"] = serving.backend
-    message |= {
+    runs_on = {"platform": "tensorrt_plan"} if serving.backend == "tensorrt" else {"backend": serving.backend}
+    message: dict[str, Any] = {
+        "name": serving.name,
+        **runs_on,
         "max_batch_size": serving.batch,
         "input": [_tensor(tensor) for tensor in wire.inputs],
         "output": [_tensor(tensor) for tensor in wire.outputs],
@@ -101,7 +94,7 @@ def _tensor(tensor: WireTensor) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": EnumName(TYPES[tensor.dtype]), "dims": list(tensor.dims)}
 
 
-def _sequences(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving) -> dict[str, Any]:
+def _sequences(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
     message: dict[str, Any] = {
         "max_sequence_idle_microseconds": round(serving.idle_s * 1e6),
         "oldest": {
@@ -139,7 +132,7 @@ def _state(state: StateSpec, initial: Array) -> dict[str, Any]:
     }
 
 
-def _parameters(spec: StreamSpec, initial: Mapping[str, Array], serving: Serving, wire: WireFormat) -> dict[str, str]:
+def _parameters(spec: StreamSpec, initial: Arrays, serving: Serving, wire: WireFormat) -> dict[str, str]:
     parameters = {
         "rnn_export.spec": spec.dumps(),
         "rnn_export.wire": wire.kind,

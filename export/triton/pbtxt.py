@@ -1,7 +1,5 @@
 """The text form of a protobuf message, as Triton reads its config.pbtxt, and the check of it against Triton's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any

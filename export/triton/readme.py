@@ -1,19 +1,9 @@
 """README.md of a model repository: how it is started, how it is called, what its limits are and what was tried."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rnn_export.export.triton.config import Serving
-from rnn_export.runtime.backends.remote.wire import (
-    BYTES,
-    SEED,
-    SNAPSHOT,
-    WireFormat,
-    WireTensor,
-    seed_name,
-    snapshot_name,
-)
+from rnn_export.runtime.backends.remote.wire import BYTES, SEED, SNAPSHOT, WireFormat, WireTensor
 from rnn_export.spec import StreamSpec
 
 NEEDS = {
@@ -101,7 +91,7 @@ LIMITS = """
 
 - {streams} sequences at a time (`--streams`), at most {batch} of them in one step (`--batch`). **One more waits,
   without a word, until another ends:** give each request a deadline.
-- A sequence without a request for {idle:g} s (`--idle`) is over; its next one "must specify the START flag".
+- A sequence without a request for {idle_s:g} s (`--idle`) is over; its next one "must specify the START flag".
 - A frame waits up to {delay_us} µs (`--delay-us`) for others to share its step.
 - Keep --grpc-infer-allocation-pool-size, as `launch` has it, above the requests in flight: with a smaller one
   Triton 2.51 crashed under load.
@@ -126,30 +116,20 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     yield START.format(needs=NEEDS[serving.backend], name=serving.name, gpus=gpus)
     for tensor in wire.inputs:
         yield f"| input | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_input(tensor, spec, wire)} |\n"
+    memory = f"the {'memory' if wire.kind == BYTES else 'state'} after this step"
     for tensor in wire.outputs:
-        yield f"| output | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {_output(tensor, spec)} |\n"
+        what = memory if tensor in wire.snapshots else ""
+        yield f"| output | `{tensor.name}` | {tensor.dtype} | {(1, *tensor.dims)} | {what} |\n"
     yield BEHAVIOUR.rstrip("\n")
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
         yield f"- The outputs of a sequence's first {spec.delay} frames are of no value: the model has a delay.\n"
-    yield LIMITS.format(
-        streams=serving.streams,
-        batch=serving.batch,
-        idle=serving.idle_s,
-        delay_us=serving.delay_us,
-        tried=TRIED[serving.backend],
-    )
+    yield LIMITS.format(tried=TRIED[serving.backend], **vars(serving))
 
 
 def _input(tensor: WireTensor, spec: StreamSpec, wire: WireFormat) -> str:
-    if tensor.name == SEED:
-        return "empty, or a snapshot" if wire.kind == BYTES else "above 0.5: begin from the seeds"
-    if tensor.name in map(seed_name, spec.states):
+    if tensor in wire.frame:
+        return f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
+    if tensor.name != SEED:
         return "a state to begin from"
-    return f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
-
-
-def _output(tensor: WireTensor, spec: StreamSpec) -> str:
-    if tensor.name == SNAPSHOT:
-        return "the memory after this step"
-    return "the state after this step" if tensor.name in map(snapshot_name, spec.states) else ""
+    return "empty, or a snapshot" if wire.kind == BYTES else "above 0.5: begin from the seeds"

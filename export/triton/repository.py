@@ -1,7 +1,5 @@
 """The model repository of a bundle: a directory that Triton serves, with what starts it and what a caller must know."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping
@@ -28,14 +26,9 @@ USUAL_BATCH = 64
 
 @dataclass(frozen=True)
 class Repository:
-    """What `write_repository` wrote.
+    """What `write_repository` wrote, and what remains to be done before it can be served.
 
-    Attributes:
-        path: of the repository.
-        serving: how the model is served.
-        wire: what goes over the wire.
-        checked: whether Triton's own definition read the config; False where tritonclient is not here.
-        remaining: what is still to be done before it can be served.
+    `checked` is whether Triton's own definition read the config: False where tritonclient is not here.
     """
 
     path: Path
@@ -104,12 +97,8 @@ def write_repository(
 
 
 def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, bytes]:
-    """What stands beside the models."""
     requests = max(FEWEST_REQUESTS, 1 << (serving.streams - 1).bit_length())
-    files = {
-        "launch": _beside("launch.sh", REQUESTS=str(requests)),
-        "README.md": readme(spec, serving, wire).encode(),
-    }
+    files = {"launch": _beside("launch.sh", REQUESTS=str(requests)), "README.md": readme(spec, serving, wire).encode()}
     if serving.backend == "tensorrt":
         files["build"] = _build_script(spec, serving, wire)
     return files
@@ -216,10 +205,8 @@ def _precision(bundle: Bundle, serving: Serving) -> str:
     has = list(dict.fromkeys(row.precision for row in rows))
     if serving.precision:
         if serving.precision not in has and target != "tensorrt":
-            raise ExportError(
-                f"{bundle.path} has {', '.join(has) or 'nothing'} for --backend {serving.backend}, not "
-                f"{serving.precision}."
-            )
+            found = f"{', '.join(has) or 'nothing'} for --backend {serving.backend}"
+            raise ExportError(f"{bundle.path} has {found}, not {serving.precision}.")
         return serving.precision
     if len(has) > 1 and "fp32" not in has:
         raise ExportError(f"{bundle.path} is there in {', '.join(has)}: say which, --precision P.")

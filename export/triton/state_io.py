@@ -5,8 +5,6 @@ input too, NAME.seed, which counts where `rnn_seed` is above 0.5, and an output,
 fails on batches where an output is the state itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,16 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.layout import canonical, graph_layout
-from rnn_export.runtime.backends.remote.wire import (
-    SEED,
-    TENSORS,
-    TYPES,
-    WireFormat,
-    frame_dims,
-    seed_name,
-    snapshot_name,
-    state_dims,
-)
+from rnn_export.runtime.backends.remote import wire
 from rnn_export.spec import BATCH, StreamSpec, TensorSpec
 
 # From the wire to the graph, or back.
@@ -50,11 +39,11 @@ def add_state_io(step: bytes, spec: StreamSpec) -> bytes:
     outer.lead_in(spec, types)
     outer.nodes += inner.node
     outer.lead_out(spec)
-    wire = WireFormat.of(spec, TENSORS)
-    inputs = [_info(t.name, _type(t.dtype), t.dims) for t in wire.inputs]
-    inputs += [_info(s.input, types[s.name], state_dims(s)) for s in spec.states]
-    outputs = [_info(t.name, _type(t.dtype), t.dims) for t in wire.outputs]
-    outputs += [_info(s.output, types[s.name], state_dims(s)) for s in spec.states]
+    ports = wire.WireFormat.of(spec, wire.TENSORS)
+    inputs = [_info(t.name, _type(t.dtype), t.dims) for t in ports.inputs]
+    inputs += [_info(s.input, types[s.name], wire.state_dims(s)) for s in spec.states]
+    outputs = [_info(t.name, _type(t.dtype), t.dims) for t in ports.outputs]
+    outputs += [_info(s.output, types[s.name], wire.state_dims(s)) for s in spec.states]
     weights = [*outer.constants, *inner.initializer]
     graph = helper.make_graph(outer.nodes, "movable step", inputs, outputs, weights, value_info=inner.value_info)
     model.graph.CopyFrom(graph)
@@ -97,11 +86,12 @@ class _Wrapper:
 
     def lead_in(self, spec: StreamSpec, types: Mapping[str, int]) -> None:
         """Frames as the graph takes them, and for each state, of its type there, the seed or what Triton kept."""
-        seeded = self.add("Greater", [SEED, self.constant(f"{SEED}.half", np.float32(0.5))], f"{SEED}.chosen")
+        half = self.constant(f"{wire.SEED}.half", np.float32(0.5))
+        seeded = self.add("Greater", [wire.SEED, half], f"{wire.SEED}.chosen")
         for tensor in spec.inputs:
             self.adapt(tensor.name, INSIDE + tensor.name, tensor, tensor.frame, graph_layout)
         for state in spec.states:
-            seed, dims = seed_name(state), state_dims(state)
+            seed, dims = wire.seed_name(state), wire.state_dims(state)
             condition = self.reshape(seeded, f"{seed}.chosen", [1] * len(dims))
             typed = self.add("Cast", [seed], f"{seed}.typed", to=types[state.name])
             begun = self.add("Where", [condition, typed, state.input], f"{seed}.begun")
@@ -110,11 +100,11 @@ class _Wrapper:
     def lead_out(self, spec: StreamSpec) -> None:
         """Outputs as the wire has them, and each next state twice: for Triton to keep, and for the caller."""
         for tensor in spec.outputs:
-            self.adapt(INSIDE + tensor.name, tensor.name, tensor, frame_dims(tensor, spec.chunk), canonical)
+            self.adapt(INSIDE + tensor.name, tensor.name, tensor, wire.frame_dims(tensor, spec.chunk), canonical)
         for state in spec.states:
-            self.reshape(INSIDE + state.output, state.output, state_dims(state))
-            row = self.reshape(INSIDE + state.output, f"{snapshot_name(state)}.row", state_dims(state))
-            self.add("Cast", [row], snapshot_name(state), to=_type(state.dtype))
+            self.reshape(INSIDE + state.output, state.output, wire.state_dims(state))
+            row = self.reshape(INSIDE + state.output, f"{wire.snapshot_name(state)}.row", wire.state_dims(state))
+            self.add("Cast", [row], wire.snapshot_name(state), to=_type(state.dtype))
 
     def add(self, op: str, sources: Sequence[str], target: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, sources, [target], **attributes))
@@ -161,4 +151,4 @@ def _type_and_dims(value: onnx.ValueInfoProto) -> tuple[str, list[int]]:
     """As a config has it: Triton's type, and the dims without the batch."""
     tensor = value.type.tensor_type
     dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return TYPES[dtype], [d.dim_value for d in tensor.shape.dim[1:]]
+    return wire.TYPES[dtype], [d.dim_value for d in tensor.shape.dim[1:]]

@@ -1,7 +1,5 @@
 """Where a stream first diverges from the whole: the outputs of every submodule of the model, and of its lifted form."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

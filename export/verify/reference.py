@@ -1,14 +1,12 @@
 """What the user's own module gives, called as the user calls it, and the lifted step in the same closed loop."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
@@ -24,9 +22,7 @@ CONSEQUENCE = "Nothing was written."
 FAILS = "the model fails on what it is verified on"
 
 
-def golden_vectors(
-    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance
-) -> tuple[Golden, tuple[Drift, ...]]:
+def golden_vectors(model: StreamingModel, inputs: Arrays, tolerance: Tolerance) -> tuple[Golden, tuple[Drift, ...]]:
     """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
 
     The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
@@ -78,7 +74,6 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
-    """Where every state starts, (rows, ...)."""
     return {s.name: model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states}
 
 
@@ -95,7 +90,6 @@ def _buffers(model: StreamingModel) -> list[str]:
 
 
 def _buffer_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
-    """The rows that a buffer of the module holds now."""
     index = [s.name for s in model.spec.states].index(name)
     value = dict(module.model.named_buffers())[name]
     # One that has no batch axis in the module is of one stream.

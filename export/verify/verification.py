@@ -1,20 +1,20 @@
 """Nothing ships unverified: the golden vectors come from the user's own module, called as the user calls it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
+from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.verify.divergence import first_divergent_module
-from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
 from rnn_export.export.verify.reference import CONSEQUENCE, batches, blamed, golden_vectors, initial_states, own_trace
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
@@ -23,7 +23,10 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
+from rnn_export.spec import StreamSpec, TensorSpec
 
+# Rows and fewest steps of what a model is verified on: with fewer the state would hardly be fed back.
+ROWS, FEWEST_STEPS = 2, 4
 # Noise is tried too where there is a recording: silence or a constant would prove little.
 NOISE_FRAMES = 64
 # onnx.reference is plain Python.
@@ -34,7 +37,7 @@ def verify_model(
     model: StreamingModel,
     engines: Sequence[Engine],
     step_graph: bytes | None,
-    recording: Mapping[str, Array] | None,
+    recording: Arrays | None,
     frames: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
@@ -98,7 +101,7 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
 def _whole_sequences(
     model: StreamingModel,
     engines: Sequence[Engine],
-    inputs: Mapping[str, Array],
+    inputs: Arrays,
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:
@@ -133,3 +136,52 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
         *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
         *golden.state_drifts("onnx.reference", trace.states, slice(steps)),
     ]
+
+
+def inputs_to_verify(model: StreamingModel, recording: Arrays | None, frames: int) -> dict[str, Array]:
+    """At most `frames` frames of every input, (rows, frames, ...): of the recording, or noise where there is none.
+
+    Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
+    """
+    return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
+
+
+def fewest_frames(spec: StreamSpec) -> int:
+    """Frames of which at least `FEWEST_STEPS` steps give every output."""
+    return (FEWEST_STEPS + spec.settling_steps) * spec.chunk
+
+
+def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
+    noise, spec = Noise(model.original, seed=1), model.spec
+    frames = max(frames // spec.chunk * spec.chunk, fewest_frames(spec))
+    inputs = {}
+    for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
+        shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
+        _refuse_one_id(tensor, leaf.example, noise.rows)
+        inputs[tensor.name] = noise.shaped(leaf.example, shape).numpy()
+    return inputs
+
+
+def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> None:
+    if tensor.dtype.startswith("int") and rows is None and int(example.max()) < 1:
+        raise ExportError(
+            f"input {tensor.name!r} is {tensor.dtype} and 0 everywhere in the example, and the model has no "
+            "nn.Embedding that says which values it takes: put the largest one into the example."
+        )
+
+
+def _beginning(spec: StreamSpec, recording: Arrays, frames: int) -> dict[str, Array]:
+    """Whole chunks; a single row gets a second one that starts half-way."""
+    loop = ClosedLoop(spec, recording)
+    there = min(loop.frames, frames)
+    if there // spec.chunk * spec.chunk < fewest_frames(spec):
+        late = f" after a delay of {spec.delay}" if spec.has_delay else ""
+        raise SourceError(
+            f"verification has {there} frames of the recording: it needs at least {fewest_frames(spec)}, "
+            f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back."
+        )
+    if loop.rows == 1:
+        timed = [t.name for t in spec.inputs if spec.timed(t)]
+        second = {n: np.roll(a, a.shape[1] // 2, 1) if n in timed else a for n, a in recording.items()}
+        loop = ClosedLoop(spec, {n: np.concatenate([a, second[n]]) for n, a in recording.items()})
+    return {n: np.ascontiguousarray(a) for n, a in loop.cut(0, there // spec.chunk * spec.chunk).items()}

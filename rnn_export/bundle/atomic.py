@@ -106,23 +106,21 @@ def recover(path: Path) -> None:
 
 def open_regular(root: Path, name: str) -> BinaryIO:
     """Open the regular file `name` below `root`; raises BundleError if it is missing, a symlink, or something else."""
-    place = root
+    place, what = root, f"{root}: {name!r}"
     try:
         for part in name.split("/"):
             place = place / part
             if place.is_symlink():
-                raise BundleError(
-                    f"{root}: {name!r} leads through a symlink, {part!r}; a bundle holds plain files only."
-                )
+                raise BundleError(f"{what} leads through a symlink, {part!r}; a bundle holds plain files only.")
         # Without O_NONBLOCK a named pipe would wait for its writer for ever.
         fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{root}: {name!r} is missing: copy or export the bundle again.") from None
+        raise BundleError(f"{what} is missing: copy or export the bundle again.") from None
     except OSError as error:
-        raise BundleError(f"{root}: {name!r} cannot be opened: {error.strerror}.") from error
+        raise BundleError(f"{what} cannot be opened: {error.strerror}.") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BundleError(f"{root}: {name!r} is not a regular file; a bundle holds plain files only.")
+        raise BundleError(f"{what} is not a regular file; a bundle holds plain files only.")
     return os.fdopen(fd, "rb")
 
 
@@ -211,16 +209,14 @@ def locked(folder: Path) -> Iterator[bool]:
         yield True
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    alone = False
     try:
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
-            alone = True
             held.add(folder)
-        yield alone
+        yield folder in held
     finally:
-        if alone:
-            held.discard(folder)
+        if folder in held:
+            held.remove(folder)
             # A child forked meanwhile shares the descriptor: closing alone would not free the lock.
             fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)

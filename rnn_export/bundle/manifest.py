@@ -47,13 +47,10 @@ class TargetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The fields of manifest.json, read and checked.
+    """The fields of manifest.json: `producer` has the versions of what made the bundle, `files` a row by path.
 
-    Attributes:
-        producer: versions by name of what made the bundle.
-        weights: how many weights a step reads, rows that it looks up left out; None where nobody counted them.
-        files: a row for each file, by path.
-        extra: what others keep here, by name: a reader ignores what it does not know.
+    `weights` is how many a step reads, rows that it looks up left out; None where nobody counted them. `extra` is what
+    others keep here, by name: a reader ignores what it does not know.
     """
 
     spec: StreamSpec

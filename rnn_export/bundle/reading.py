@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rnn_export import arrays
-from rnn_export.arrays import Array, unpack_arrays
+from rnn_export.arrays import Array, Arrays, unpack_arrays
 from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest
@@ -136,18 +135,15 @@ def _check_hash(path: Path, row: FileRow, digest: str) -> None:
         raise BundleError(f"{path}: {row.path!r} has another sha256 than {MANIFEST} says: {_DAMAGED}")
 
 
-def _initial(path: Path, state: StateSpec, stored: Mapping[str, Array]) -> Array:
-    dtype = np.dtype(state.dtype)
+def _initial(path: Path, state: StateSpec, stored: Arrays) -> Array:
+    dtype, what = np.dtype(state.dtype), f"{path}: state {state.name!r}"
     if state.initial == "zeros":
         if math.prod(state.row) * dtype.itemsize > arrays.LIMIT:
-            raise BundleError(
-                f"{path}: state {state.name!r} of shape {state.row} is over {arrays.LIMIT} bytes a stream."
-            )
+            raise BundleError(f"{what} of shape {state.row} is over {arrays.LIMIT} bytes a stream.")
         return np.zeros(state.row, dtype)
     if state.name not in stored:
         raise BundleError(
-            f"{path}: state {state.name!r} starts from a stored value, but {INITIAL_STATES} has none for it. "
-            "Export the bundle again."
+            f"{what} starts from a stored value, but {INITIAL_STATES} has none for it. Export the bundle again."
         )
     value = stored[state.name]
     if value.shape != state.row or value.dtype != dtype:

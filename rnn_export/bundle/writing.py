@@ -47,9 +47,8 @@ def write_bundle(
     try:
         atomic.replace_directory(place, {**files, MANIFEST: raw, CHECKSUM: checksum(raw)}, force)
     except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written: {error.strerror or error}. Check space and permissions."
-        ) from error
+        reason = error.strerror or error
+        raise BundleError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
     return bundle
 
 

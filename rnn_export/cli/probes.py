@@ -1,7 +1,5 @@
 """What doctor looks at. What loads native code is tried in a process of its own, so that its end is a finding too."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
@@ -54,7 +52,7 @@ class Finding:
     fix: str | None = None
 
     @staticmethod
-    def of(name: str, state: State, error: ToolUnavailable) -> Finding:
+    def of(name: str, state: State, error: ToolUnavailable) -> "Finding":
         return Finding(name, state, error.detail, error.fix)
 
 
@@ -216,9 +214,6 @@ PROBES = {
     ),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
-
-
-# --- what can be looked at without loading any
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:

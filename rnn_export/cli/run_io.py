@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnn_export.arrays import Array, pack_arrays
+from rnn_export.arrays import Array, Arrays, pack_arrays
 from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
 from rnn_export.runtime import recording
@@ -83,7 +83,7 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
     return {"backend": engine.backend, "device": engine.device, "frames": frames, "outputs": outputs}
 
 
-def _by_name(engine: Engine, result: Array | Mapping[str, Array]) -> Mapping[str, Array]:
+def _by_name(engine: Engine, result: Array | Arrays) -> Arrays:
     return result if isinstance(result, Mapping) else {engine.spec.outputs[0].name: result}
 
 
@@ -106,7 +106,7 @@ def _check_output(engine: Engine, output: Path | None) -> None:
         raise SourceError(f"{output} cannot be written: the directory {output.parent} does not exist.")
 
 
-def _lines(outputs: Mapping[str, Array], file: str) -> Array:
+def _lines(outputs: Arrays, file: str) -> Array:
     """One line a frame: the values of every output side by side."""
     counts = sorted({a.shape[0] for a in outputs.values() if a.ndim})
     if len(counts) != 1:
@@ -114,7 +114,7 @@ def _lines(outputs: Mapping[str, Array], file: str) -> Array:
     return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in outputs.values()], 1)
 
 
-def _save(path: Path, outputs: Mapping[str, Array]) -> None:
+def _save(path: Path, outputs: Arrays) -> None:
     try:
         with save_atomically(path) as place:
             if path.suffix == ".npy":

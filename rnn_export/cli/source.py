@@ -38,7 +38,11 @@ def load_source(source: str) -> Source:
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
         raise SourceError(f"{source!r} is no source: give file.py:factory or package.module:factory.")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
+    if place.endswith(".py"):
+        module = _from_file(Path(place))
+    else:
+        sys.path.insert(0, "")
+        module = _guarded(f"importing {place} raised", lambda: load_module(place))
     factory = getattr(module, name, None)
     if not callable(factory):
         found = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -57,12 +61,6 @@ def _from_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules[path.stem] = module
     _guarded(f"importing {path} raised", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
-    return module
-
-
-def _from_package(name: str) -> ModuleType:
-    sys.path.insert(0, "")
-    module: ModuleType = _guarded(f"importing {name} raised", lambda: load_module(name))
     return module
 
 

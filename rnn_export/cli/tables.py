@@ -66,16 +66,12 @@ def parity(report: Mapping[str, Any]) -> None:
     drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
     checks = dict.fromkeys(d["check"] for d in drifts)
     worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
-    rows = [
-        (check, d["tensor"], *(f"{d[key]:.1e}" for key in ("relative", "error")), _step(d["step"]))
-        for check, d in worst.items()
-    ]
+    rows = []
+    for check, d in worst.items():
+        verdict = "ok" if d["step"] is None else f"step {d['step']}"
+        rows.append((check, d["tensor"], f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
     title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
     table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
-
-
-def _step(number: int | None) -> str:
-    return "ok" if number is None else f"step {number}"
 
 
 def targets(rows: Iterable[Mapping[str, Any]]) -> None:

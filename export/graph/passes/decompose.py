@@ -1,8 +1,7 @@
 """Recurrent operators of a step graph written out as Gemm and activations, with no loop and no recurrent op left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.nodes import Replacement, flag, input_of, numbers
-from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of, lstm_cell
+from rnn_export.export.graph.passes.nodes import RECURRENT, Replacement, activations_of, directions_of, input_of, values
 
 
 class DecomposeRecurrent(InPlacePass):
@@ -56,10 +54,10 @@ def _refuse(node: ir.Node) -> None:
     x, bias = input_of(node, 0), input_of(node, 3)
     if x is None or x.shape is None or not isinstance(x.shape[0], int):
         raise _error(node, "its time axis is dynamic: only a step graph can be written out")
-    if flag(node, "layout"):
+    if node.attributes.get_int("layout", 0):
         raise _error(node, "it has layout 1")
     unknown = any(input_of(node, index) is not None for index in (4, 7))
-    if unknown or "clip" in node.attributes or flag(node, "input_forget"):
+    if unknown or "clip" in node.attributes or node.attributes.get_int("input_forget", 0) != 0:
         raise _error(node, "it uses sequence_lens, peepholes, clip or input_forget")
     if any(len(node.attributes.get_floats(name, [])) for name in ("activation_alpha", "activation_beta")):
         raise _error(node, "its activations have an alpha or beta of their own")
@@ -74,8 +72,8 @@ def _write(node: ir.Node) -> None:
     """Write one recurrent node out, frame after frame: Y, Y_h and, for an LSTM, Y_c."""
     op = Replacement(node, str(node.name or node.op_type))
     x, w, r, b = (input_of(node, index) for index in range(4))
-    W, R = numbers(w), numbers(r)
-    B = np.zeros((len(W), 2 * W.shape[1]), W.dtype) if b is None else numbers(b)
+    W, R = values(w), values(r)
+    B = np.zeros((len(W), 2 * W.shape[1]), W.dtype) if b is None else values(b)
     assert x is not None
     assert x.shape is not None
     assert isinstance(x.shape[0], int)
@@ -87,8 +85,8 @@ def _write(node: ir.Node) -> None:
         outputs: dict[int, ir.Value] = {}
         for t in reversed(times) if backward else times:
             states = cell.step(op.Gather(x, op.constant(np.array(t, np.int64)), axis=0), *states)
-            outputs[t] = op.Unsqueeze(states[0], op.constant(np.array([0, 1], np.int64)))
-        zero = op.constant(np.array([0], np.int64))
+            outputs[t] = op.Unsqueeze(states[0], op.ints(0, 1))
+        zero = op.ints(0)
         last = [op.Unsqueeze(state, zero) for state in states]
         ends.append((_joined(op, [outputs[t] for t in times], 0), last))
     y = _joined(op, [frames for frames, _ in ends], 1)
@@ -97,6 +95,17 @@ def _write(node: ir.Node) -> None:
 
 def _joined(op: Replacement, values: Sequence[ir.Value], axis: int) -> ir.Value:
     return values[0] if len(values) == 1 else op.Concat(*values, axis=axis)
+
+
+def lstm_cell(op: Any, gates: Sequence[Any], c: Any, activations: Sequence[str]) -> tuple[Any, Any]:
+    """(h, c) after one frame; `gates` are ONNX's input, output, forget and candidate, before their activations.
+
+    `op` writes operators by their name, such as `onnxscript.opset18`; all values are (batch, units).
+    """
+    f, g, out = (getattr(op, name) for name in activations)
+    i, o, forget, candidate = gates
+    c = op.Add(op.Mul(f(forget), c), op.Mul(f(i), g(candidate)))
+    return op.Mul(f(o), out(c)), c
 
 
 class _Cell:
@@ -109,9 +118,8 @@ class _Cell:
         names, directions = activations_of(node), len(directions_of(node))
         each = len(names) // directions
         self.activations = names[direction * each : (direction + 1) * each]
-        self.linear_before_reset = flag(node, "linear_before_reset")
-        steps: dict[str, Callable[..., list[ir.Value]]] = {"LSTM": self.lstm, "GRU": self.gru, "RNN": self.rnn}
-        self.step = steps[node.op_type]
+        self.linear_before_reset = bool(node.attributes.get_int("linear_before_reset", 0))
+        self.step: Callable[..., list[ir.Value]] = getattr(self, node.op_type.lower())
 
     def lstm(self, x: ir.Value, h: ir.Value, c: ir.Value) -> list[ir.Value]:
         gates = self.op.Add(self.gemm(x, self.W, self.Wb), self.gemm(h, self.R, self.Rb))
@@ -141,5 +149,5 @@ class _Cell:
         return self.op.Gemm(x, self.op.constant(weight), self.op.constant(bias), transB=1)
 
     def split(self, value: ir.Value, parts: int) -> list[ir.Value]:
-        sizes = self.op.constant(np.full(parts, self.units, np.int64))
+        sizes = self.op.ints(*[self.units] * parts)
         return list(self.op.op_multi_out("Split", [value, sizes], {"axis": 1}, num_outputs=parts))

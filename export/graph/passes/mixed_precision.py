@@ -4,8 +4,6 @@ Which operators stay fp32 follows PyTorch's autocast (torch.amp, "CUDA Ops that 
 the rule for the rest: an operator runs in the widest type of its inputs.
 """
 
-from __future__ import annotations
-
 import enum
 import json
 from collections.abc import Sequence
@@ -18,8 +16,8 @@ from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.nodes import RECURRENT
 from rnn_export.export.graph.passes.pipeline import InferShapes
-from rnn_export.export.graph.passes.recurrent import RECURRENT
 from rnn_export.precision import PRECISIONS
 from rnn_export.spec import METADATA_KEY, StreamSpec
 
@@ -209,10 +207,7 @@ class _Typing:
             return Kind.FREE
         return Kind.WIDE if self.kinds.get(source, Kind.WIDE) is Kind.WIDE else Kind.FREE
 
-    # --- values
-
     def carried(self, value: ir.Value, dtype: ir.DataType, node: ir.Node) -> ir.Value:
-        """The value in `dtype`, for `node`."""
         if value.dtype is dtype:
             return value
         if (value, dtype) not in self.copies:

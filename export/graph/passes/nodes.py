@@ -1,6 +1,7 @@
-"""What is read of a node where ONNX lets it be left out, and what is written in a node's place."""
+"""What is read of a node where ONNX lets it be left out, and what is written in a node's place.
 
-from __future__ import annotations
+Source of the recurrent operators' defaults: the ONNX operator reference for LSTM, GRU and RNN.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -10,15 +11,16 @@ from onnx_ir.tape import Tape
 
 from rnn_export.arrays import Array
 
+# The activations of one direction where a recurrent node names none.
+DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+RECURRENT = frozenset(DEFAULT_ACTIVATIONS)
+# Whether each direction runs backwards.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+
 
 def input_of(node: ir.Node, index: int) -> ir.Value | None:
     """An input, None where it is left out."""
     return node.inputs[index] if index < len(node.inputs) else None
-
-
-def flag(node: ir.Node, name: str) -> bool:
-    """Whether an integer attribute is there and not 0."""
-    return name in node.attributes and node.attributes[name].as_int() != 0
 
 
 def input_name(node: ir.Node, index: int) -> str:
@@ -26,12 +28,22 @@ def input_name(node: ir.Node, index: int) -> str:
     return "" if value is None else str(value.name)
 
 
-def numbers(value: ir.Value | None) -> Array:
-    """Those of a constant."""
+def values(value: ir.Value | None) -> Array:
     assert value is not None
     assert value.const_value is not None
     array: Array = value.const_value.numpy()
     return array
+
+
+def directions_of(node: ir.Node) -> tuple[bool, ...]:
+    """For each direction of a recurrent node, whether it runs backwards."""
+    return DIRECTIONS[node.attributes.get_string("direction", "forward")]
+
+
+def activations_of(node: ir.Node) -> tuple[str, ...]:
+    """The activations of all directions of a recurrent node, as given or by default."""
+    default = DEFAULT_ACTIVATIONS[node.op_type] * len(directions_of(node))
+    return tuple(node.attributes.get_strings("activations", default))
 
 
 def new_constant(name: str, array: Array) -> ir.Value:
@@ -52,11 +64,14 @@ class Replacement(Tape):
     def constant(self, array: Array) -> ir.Value:
         """One for each distinct array: frames share their weights."""
         for known in self.initializers:
-            other = numbers(known)
+            other = values(known)
             if other.dtype == array.dtype and other.shape == array.shape and np.array_equal(other, array):
                 return known
         name = f"{self.name}.{len(self.initializers) + 1}"
         return self.initializer(ir.tensor(np.array(array, order="C"), name=name))
+
+    def ints(self, *numbers: int) -> ir.Value:
+        return self.constant(np.array(numbers, np.int64))
 
     def put(self, results: Sequence[ir.Value]) -> None:
         """Let `results` be the outputs of the node, and take it out of its graph."""

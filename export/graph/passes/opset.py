@@ -4,8 +4,6 @@ Between two versions of the default domain most operators differ only in types, 
 The pass says the few others in the older form, and refuses, with node and operator, what the older opset cannot say.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -3,8 +3,6 @@
 A pass is an `onnx_ir.passes.PassBase`: `requires` is checked before it, `ensures` after it, on every run.
 """
 
-from __future__ import annotations
-
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError, PassBase, PassError, PassResult, Sequential

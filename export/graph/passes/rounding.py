@@ -6,8 +6,6 @@ depends on the hardware: tensor cores add those of fp16 in fp32 or in fp16, thos
 types of `mma`). In fp16 a sum is one fused multiply-add after another, as in a loop of HFMA.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -112,24 +110,21 @@ def _sum_in_fp16(node: ir.Node) -> None:
             "take accumulate='fp32'."
         )
     sums = _Sums(node)
-    sums.op.put([{"Gemm": sums.gemm, "MatMul": sums.matmul}.get(node.op_type, sums.convolution)()])
+    sums.put([{"Gemm": sums.gemm, "MatMul": sums.matmul}.get(node.op_type, sums.convolution)()])
 
 
-class _Sums:
+class _Sums(Replacement):
     def __init__(self, node: ir.Node) -> None:
-        self.node, self.op = node, Replacement(node, f"{node.name}.fp16_sums")
+        super().__init__(node, f"{node.name}.fp16_sums")
         inputs = [*node.inputs, None]
         assert inputs[0] is not None
         assert inputs[1] is not None
         self.a, self.b, self.c = inputs[0], inputs[1], inputs[2]
 
-    def ints(self, *numbers: int) -> ir.Value:
-        return self.op.constant(np.array(numbers, np.int64))
-
     def sum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """The sum of a[k] * b[k] over k, axis 0 of both; the rest is broadcast."""
-        first = [self.op.Gather(value, self.op.constant(np.array(0, np.int64)), axis=0) for value in (a, b)]
-        zeros = self.op.ConstantOfShape(self.op.Shape(self.op.Mul(*first)))
+        first = [self.Gather(value, self.constant(np.array(0, np.int64)), axis=0) for value in (a, b)]
+        zeros = self.ConstantOfShape(self.Shape(self.Mul(*first)))
         total, one, other, product, wide, narrow, result = (
             ir.Value(name=f"{self.node.name}.{name}", type=ir.TensorType(FLOAT16 if name == "narrow" else FLOAT))
             for name in ("total", "one", "other", "product", "wide", "narrow", "result")
@@ -141,32 +136,31 @@ class _Sums:
             ir.node("Cast", [narrow], {"to": FLOAT}, outputs=[result]),
         ]
         body = ir.Graph([total, one, other], [result], nodes=nodes, name="fp16 sum")
-        return self.op.Scan(zeros, a, b, body=body, num_scan_inputs=2)
+        return self.Scan(zeros, a, b, body=body, num_scan_inputs=2)
 
     def terms_first(self, value: ir.Value, axis: int) -> ir.Value:
-        """The axis of the terms in front."""
         assert value.shape is not None
         rest = list(range(len(value.shape)))
-        return self.op.Transpose(value, perm=[rest.pop(axis), *rest])
+        return self.Transpose(value, perm=[rest.pop(axis), *rest])
 
     def matmul(self) -> ir.Value:
         """(..., M, K) by (..., K, N), either without its other axis too."""
         ranks = [len(value.shape or ()) for value in (self.a, self.b)]
         a, b = self.terms_first(self.a, -1), self.terms_first(self.b, -2 if ranks[1] > 1 else 0)
-        a = self.op.Unsqueeze(a, self.ints(-1)) if ranks[1] > 1 else a
-        b = self.op.Unsqueeze(b, self.ints(-2)) if min(ranks) > 1 else b
+        a = self.Unsqueeze(a, self.ints(-1)) if ranks[1] > 1 else a
+        b = self.Unsqueeze(b, self.ints(-2)) if min(ranks) > 1 else b
         return self.sum(a, b)
 
     def gemm(self) -> ir.Value:
         attributes = self.node.attributes
         a = self.terms_first(self.a, 0 if attributes.get_int("transA", 0) else 1)
         b = self.terms_first(self.b, 1 if attributes.get_int("transB", 0) else 0)
-        y = self.sum(self.op.Unsqueeze(a, self.ints(2)), self.op.Unsqueeze(b, self.ints(1)))
+        y = self.sum(self.Unsqueeze(a, self.ints(2)), self.Unsqueeze(b, self.ints(1)))
         alpha, beta = (np.array(attributes.get_float(name, 1.0), np.float32) for name in ("alpha", "beta"))
-        y = self.op.Mul(y, self.op.constant(alpha)) if alpha != 1 else y
+        y = self.Mul(y, self.constant(alpha)) if alpha != 1 else y
         if self.c is None:
             return y
-        return self.op.Add(y, self.op.Mul(self.c, self.op.constant(beta)) if beta != 1 else self.c)
+        return self.Add(y, self.Mul(self.c, self.constant(beta)) if beta != 1 else self.c)
 
     def convolution(self) -> ir.Value:
         """The same convolution, channel by channel, with each tap alone gives the terms; their sum is a product."""
@@ -183,14 +177,14 @@ class _Sums:
         alone = np.tile(np.eye(taps, dtype=np.float32), (channels, 1))
         alone = alone.reshape(channels, taps, *kernel) if transposed else alone.reshape(channels * taps, 1, *kernel)
         attributes = {**node.attributes, "group": ir.AttrInt64("group", channels)}
-        terms = self.op.op(node.op_type, [self.a, self.op.constant(alone)], attributes)
+        terms = self.op(node.op_type, [self.a, self.constant(alone)], attributes)
         # (terms, batch, groups, places) by (terms, groups, outputs): (batch, groups, outputs, places).
-        terms = self.op.Reshape(terms, self.ints(0, groups, w.shape[1], -1))
-        terms = self.op.Transpose(terms, perm=[2, 0, 1, 3])
-        y = self.sum(self.op.Unsqueeze(terms, self.ints(3)), self.op.constant(w.transpose(1, 0, 2)[:, None, ..., None]))
+        terms = self.Reshape(terms, self.ints(0, groups, w.shape[1], -1))
+        terms = self.Transpose(terms, perm=[2, 0, 1, 3])
+        y = self.sum(self.Unsqueeze(terms, self.ints(3)), self.constant(w.transpose(1, 0, 2)[:, None, ..., None]))
         assert output.shape is not None
         places = [size if isinstance(size, int) else -1 for size in output.shape[2:]]
-        y = self.op.Reshape(y, self.ints(0, groups * w.shape[2], *places))
+        y = self.Reshape(y, self.ints(0, groups * w.shape[2], *places))
         if self.c is None:
             return y
-        return self.op.Add(y, self.op.Reshape(self.c, self.ints(-1, *[1] * len(kernel))))
+        return self.Add(y, self.Reshape(self.c, self.ints(-1, *[1] * len(kernel))))

@@ -1,9 +1,4 @@
-"""The step of several streams at once, which share each reading of the weights: the same graph for a batch of them.
-
-Their inputs and states are gathered into dense memory before it, and what it gives is scattered after it.
-"""
-
-from __future__ import annotations
+"""The step of several streams at once, which share each reading of the weights: the same graph for a batch of them."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,17 +1,12 @@
 """How large the activations of a step become on a recording: the scales of int8."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.graph.passes.recurrent import RECURRENT
+from rnn_export.export.graph.passes.nodes import RECURRENT, input_of
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver
@@ -22,9 +17,7 @@ PRODUCTS = {"Gemm", "MatMul", "Conv", *RECURRENT}
 STEADY = 4.0
 
 
-def scales(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], recording: Mapping[str, Array]
-) -> dict[str, float]:
+def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) -> dict[str, float]:
     """The largest magnitude of what each product reads, by the name that the C writer knows it by, where it is steady.
 
     `recording` by input is (rows, frames, ...); each row is a stream from the start. Raises ExportError where ONNX

@@ -1,7 +1,5 @@
 """A step as statements of C over tensors, and where each tensor lies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,7 +43,7 @@ class CTensor:
     def size(self) -> int:
         return math.prod(self.shape)
 
-    def view(self, offset: int, shape: Sequence[int]) -> CTensor:
+    def view(self, offset: int, shape: Sequence[int]) -> "CTensor":
         """Consecutive values of it, from `offset` on, as an array of this shape."""
         size = math.prod(shape)
         constant = None if self.constant is None else self.constant.reshape(-1)[offset : offset + size].reshape(shape)
@@ -73,8 +71,6 @@ class CodeBuilder:
         # Name, type, and where it lies in the scratch memory, or how many values it has outside of it.
         self._variables: list[tuple[str, str, Buffer | int]] = []
 
-    # --- statements
-
     def emit(self, line: str) -> None:
         self.statements.append("    " * self._indent + line)
 
@@ -90,13 +86,10 @@ class CodeBuilder:
 
     @contextmanager
     def loops(self, variables: Sequence[str], counts: Sequence[int]) -> Iterator[None]:
-        """Loops within each other, the first outermost."""
         with ExitStack() as stack:
             for variable, count in zip(variables, counts, strict=True):
                 stack.enter_context(self.loop(variable, count))
             yield
-
-    # --- tensors
 
     def tensor_of(self, value: ir.Value) -> CTensor:
         """Where a value lies; its buffer is in use until now."""
@@ -143,7 +136,6 @@ class CodeBuilder:
         return constant
 
     def new_output(self, node: ir.Node, index: int = 0) -> CTensor:
-        """Memory for an output."""
         value = node.outputs[index]
         self.tensors[value] = self.alloc(self.c_type(value), shape_of(value))
         return self.tensors[value]

@@ -1,7 +1,5 @@
 """Operators that move values and compute none."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

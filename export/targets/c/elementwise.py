@@ -1,7 +1,5 @@
 """Operators that treat every value alike, with ONNX's rules of broadcasting."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Gemm and MatMul; and products with constant matrices, in the precision that the step is written in."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -57,7 +55,6 @@ def _fused_bias(code: CodeBuilder, node: ir.Node, n: int, y: CTensor) -> Array:
 
 
 def _matmul_of_computed(code: CodeBuilder, node: ir.Node) -> None:
-    """Of two computed matrices, or of stacks of them."""
     a, b = code.read(node, 0), code.read(node, 1)
     y = code.new_output(node)
     rows, inner = (a.shape[-2] if len(a.shape) > 1 else 1), a.shape[-1]
@@ -106,9 +103,6 @@ def gemm(code: CodeBuilder, node: ir.Node) -> None:
         broadcast(code, y, [target, code.with_address(added)], f"{{a}} + {factor}{{b}}")
 
 
-# --- products with constant matrices
-
-
 @dataclass(frozen=True)
 class Operand:
     """Rows of `matrix.shape[1]` values at `address`, and the matrix (outputs, values) that they are multiplied with.
@@ -129,9 +123,8 @@ class Operand:
 class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
-    Args:
-        block: outputs of a block, a multiple of 16 up to `TILE`; None where it is computed as a whole.
-        wide: whether x keeps 16 bits in int8: what a convolution reads is of many channels, some of them quiet.
+    `block` is their number, a multiple of 16 up to `TILE`. With `wide`, x keeps 16 bits in int8: what a convolution
+    reads is of many channels, some of them quiet.
     """
 
     def __init__(
@@ -188,9 +181,6 @@ class Product:
             source = f"{operand.address}, {operand.k}, {operand.row_stride}, {rows}"
             scale = float_literal(code.scale_of(operand.name) / 127)
             code.emit(f"{function}({source}, {scale}, {self.quantized} + {start}, {row}, {self.scales} + {i});")
-
-
-# --- matrices as a precision stores them
 
 
 def _fp32(code: CodeBuilder, matrices: list[Array], width: int) -> list[tuple[str, int]]:

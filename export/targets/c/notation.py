@@ -1,7 +1,5 @@
 """Numbers, sizes and indices, as C has them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Which operators can be written in C, and by what; and a whole graph as statements."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -80,7 +78,6 @@ def _copy_overwritten(code: CodeBuilder, results: Sequence[CTensor], states: Seq
 
 
 def refuse_unknown(nodes: Sequence[ir.Node] | ir.Graph) -> None:
-    """Raises ExportError where there is an operator that no code is for."""
     unknown = [n for n in nodes if n.op_type not in OPERATORS or n.domain not in ("", "ai.onnx")]
     if unknown:
         first = unknown[0]

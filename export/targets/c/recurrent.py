@@ -3,8 +3,6 @@
 Source of the equations and of the order of gates: the ONNX operator reference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.nodes import input_name, input_of
-from rnn_export.export.graph.passes.recurrent import activations_of, directions_of
+from rnn_export.export.graph.passes.nodes import activations_of, directions_of, input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.matrix import Operand, Product
 

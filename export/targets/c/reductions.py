@@ -1,7 +1,5 @@
 """Operators that look at several values at once: sums, norms, softmax."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The step graph as the C writer takes it: a fixed batch, a number for every size, and constants computed."""
 
-from __future__ import annotations
-
 import logging
 
 import onnx
@@ -11,9 +9,8 @@ from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
-from rnn_export.export.graph.passes.nodes import input_of
+from rnn_export.export.graph.passes.nodes import DEFAULT_ACTIVATIONS, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import rewrite
-from rnn_export.export.graph.passes.recurrent import DEFAULT_ACTIVATIONS, activations_of, directions_of
 from rnn_export.export.targets.c.operators import refuse_unknown
 from rnn_export.spec import BATCH
 

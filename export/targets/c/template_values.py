@@ -1,16 +1,14 @@
 """What the templates of a step are filled in with."""
 
-from __future__ import annotations
-
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import indent
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, Arrays
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.notation import array_literal
@@ -26,7 +24,7 @@ from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, size
 GOLDEN_VALUES = 32768
 
 
-def initial_statements(spec: StreamSpec, initial: Mapping[str, Array], weights: Weights) -> str:
+def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
     """What sets a state to the start, one row of every state being `initial`."""
     lines = []
     for member, state in zip(identifiers([s.name for s in spec.states]), spec.states, strict=True):
@@ -151,7 +149,6 @@ def _port_values(ports: Sequence[Values]) -> Values:
 
 
 def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str]:
-    """What writes the outputs and then the next states."""
     members = identifiers([s.name for s in spec.states])
     targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
     for target, result in zip(targets, results, strict=True):

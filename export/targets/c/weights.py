@@ -1,7 +1,5 @@
 """The constants of a step in C: as arrays in the source, or as one file beside it where they are large."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 
@@ -31,7 +29,6 @@ class Weights:
     batch_only: set[int] = field(default_factory=set)
 
     def name_of(self, array: Array | None) -> str:
-        """The name of an array, flat."""
         assert array is not None
         flat = np.ascontiguousarray(array).reshape(-1)
         key = (flat.dtype.name, flat.tobytes())
@@ -47,7 +44,6 @@ class Weights:
         self.batch_only = in_batch - in_step
 
     def reads_file(self, text: str) -> bool:
-        """Whether statements read what lies in the file."""
         return not self.embedded and bool(_named(text) - self.batch_only)
 
     @property
@@ -64,7 +60,6 @@ class Weights:
         return b"".join(a.tobytes().ljust(round_up(a.nbytes, CACHE_LINE), b"\0") for a in self.of_step)
 
     def definitions(self) -> str:
-        """What defines the names of the step's arrays in the source."""
         if self.embedded:
             return "\n".join(_definition(f"W{i}", a) for i, a in enumerate(self.of_step) if a.size)
         lines, offset = [], 0
@@ -81,7 +76,6 @@ class Weights:
 
 
 def _named(text: str) -> set[int]:
-    """The arrays that a text of C names."""
     return {int(name[1:]) for name in re.findall(r"\bW\d+\b", text)}
 
 

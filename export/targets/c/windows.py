@@ -1,7 +1,5 @@
 """Operators that slide a window over images: convolutions and pools."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class SlidingWindow:
     pads: Sequence[int]
 
     @staticmethod
-    def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> SlidingWindow:
+    def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> "SlidingWindow":
         """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
         rank, attributes = len(window), node.attributes
         strides, dilations = (attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
@@ -109,7 +107,6 @@ def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequenc
 
 
 def pool(code: CodeBuilder, node: ir.Node) -> None:
-    """MaxPool and AveragePool."""
     x = code.read(node, 0)
     computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if computed or node.attributes.get_int("ceil_mode", 0) == 1:

@@ -1,7 +1,5 @@
 """The target `c`: one step in C99, with no dependency, verified as this machine compiles it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files as resources
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.export.targets.c.batch_step import write_batch_step
 from rnn_export.export.targets.c.calibration import scales
 from rnn_export.export.targets.c.code_builder import CodeBuilder
@@ -36,7 +34,7 @@ KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
 
 
-def write(model: StreamingModel, target: Target, order: TargetOptions) -> dict[str, bytes]:
+def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The sources of the step, and the library that this machine's compiler makes of them."""
     # All else here starts from a step that is written, and needs no torch.
     from rnn_export.export.graph.step import required_step
@@ -45,9 +43,7 @@ def write(model: StreamingModel, target: Target, order: TargetOptions) -> dict[s
     return from_step(required_step(model, target), model.spec, initial, target, order)
 
 
-def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, order: TargetOptions
-) -> dict[str, bytes]:
+def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
     calibrated = None if order.calibration is None else scales(step, spec, initial, order.calibration)
     files = sources(step, spec, initial, order.name, order.precision, calibrated)
@@ -63,7 +59,6 @@ def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
-    """That of the backend `native`."""
     return [Engine.of(artefacts, "native", order.precision)]
 
 
@@ -75,13 +70,10 @@ def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict
     return {f"{folder('c', order.precision)}/golden.h": header.encode()}
 
 
-# --- the source
-
-
 def sources(
     step: bytes,
     spec: StreamSpec,
-    initial: Mapping[str, Array],
+    initial: Arrays,
     name: str,
     precision: str = "fp32",
     scales: Mapping[str, float] | None = None,

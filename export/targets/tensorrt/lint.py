@@ -4,8 +4,6 @@ A graph refused on its device is late news; one that builds there and computes s
 What differs from version to version stands in `rnn_export.export.targets.tensorrt.parser_rules`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +15,8 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.passes.nodes import flag, input_of
+from rnn_export.export.graph.passes.nodes import RECURRENT, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import with_shapes
-from rnn_export.export.graph.passes.recurrent import RECURRENT, activations_of, directions_of
 from rnn_export.export.targets.tensorrt.parser_rules import ParserRules
 from rnn_export.precision import PRECISIONS
 from rnn_export.spec import BATCH
@@ -73,12 +70,9 @@ class _Linter:
 
     def __init__(self, rules: ParserRules, precision: str, opset: int) -> None:
         self.rules, self.precision, self.opset = rules, precision, opset
+        of_any_operator = (self.operator, self.types, self.equal_types, self.product, self.build_time_inputs)
         self.checks = (
-            self.operator,
-            self.types,
-            self.equal_types,
-            self.product,
-            self.build_time_inputs,
+            *of_any_operator,
             self.outputs,
             self.settings,
             self.recurrent,
@@ -195,9 +189,9 @@ class _Linter:
     def recurrent(self, node: ir.Node) -> Iterator[Finding]:
         if node.op_type not in RECURRENT:
             return
-        if flag(node, "layout"):
+        if node.attributes.get_int("layout", 0):
             yield _found(node, "layout=1 builds, and its output has another shape", "use layout=0 between Transposes")
-        if flag(node, "input_forget"):
+        if node.attributes.get_int("input_forget", 0):
             yield _found(node, f"{self.rules.name} has no input_forget=1", "write the step out as Gemm and activations")
         names = activations_of(node)
         for name in dict.fromkeys(name for name in names if name not in ACTIVATIONS):
@@ -285,7 +279,6 @@ def _is_constant(value: ir.Value) -> bool:
 
 
 def _array(value: ir.Value) -> Array | None:
-    """The numbers of a constant."""
     source = _source(value)
     node = source.producer()
     tensor: Any = source.const_value

@@ -5,10 +5,8 @@ little the importers of the same releases; for TensorRT-RTX what its parser, 1.7
 the rows of 10.15, the last that is documented.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.targets import Target, version_key
@@ -69,57 +67,33 @@ _10_15 = _10 | _names("""
 # The parser says that it has NonZero, and then misses the plugin that it is made of.
 _RTX = _10_15 - {"DeformConv", "NonZero"} | {"CausalConvWithState", "LinearAttention", "Swish"}
 
+_TYPES_8_2 = _names("float32 float16 int8 int32 int64 bool")
+_TYPES_8_5 = _TYPES_8_2 | {"uint8"}
+_TYPES_10 = _TYPES_8_5 | _names("bfloat16 float8e4m3fn int4")
+_TYPES_10_15 = _TYPES_10 | {"float4e2m1"}
+
 _AXES = {name: 1 for name in _8_2 if name.startswith("Reduce")}
 _AXES |= {"CumSum": 1, "OneHot": 1, "Squeeze": 1, "Unsqueeze": 1}
 _OLDER_AXES = {**_AXES, "Pad": 3, "Slice": 3}
-
-TENSORRT_8_2 = ParserRules(
-    name="TensorRT 8.2",
-    opset=13,
-    operators=_8_2,
-    dtypes=_names("float32 float16 int8 int32 int64 bool"),
-    build_time_inputs={**_OLDER_AXES, "TopK": 1},
-    no_bool=_names("Gather GatherElements GatherND Where"),
-    int64=False,
-    float_constants={"Clip": (1, 2), "Pad": (2,)},
-)
-TENSORRT_8_5 = replace(
-    TENSORRT_8_2,
-    name="TensorRT 8.5",
-    opset=17,
-    operators=_8_5,
-    dtypes=TENSORRT_8_2.dtypes | {"uint8"},
-    no_bool=frozenset(),
-    float_constants={},
-)
-TENSORRT_8_6 = replace(TENSORRT_8_5, name="TensorRT 8.6", operators=_8_6, build_time_inputs=_OLDER_AXES)
-TENSORRT_10 = replace(
-    TENSORRT_8_6,
-    name="TensorRT 10",
-    opset=20,
-    operators=_10,
-    dtypes=TENSORRT_8_6.dtypes | _names("bfloat16 float8e4m3fn int4"),
-    int64=True,
-)
-TENSORRT_11 = replace(
-    TENSORRT_10,
-    name="TensorRT 11",
-    opset=24,
-    operators=_10_15,
-    dtypes=TENSORRT_10.dtypes | {"float4e2m1"},
-    build_time_inputs=_AXES,
-    exponents=True,
-)
-TENSORRT_RTX = replace(TENSORRT_11, name="TensorRT-RTX", operators=_RTX)
+_OLDEST_AXES = {**_OLDER_AXES, "TopK": 1}
 
 # By library and the first version of a family.
 RULES = {
-    "tensorrt-8.2": TENSORRT_8_2,
-    "tensorrt-8.5": TENSORRT_8_5,
-    "tensorrt-8.6": TENSORRT_8_6,
-    "tensorrt-10.0": TENSORRT_10,
-    "tensorrt-11.0": TENSORRT_11,
-    "tensorrt-rtx-1.0": TENSORRT_RTX,
+    "tensorrt-8.2": ParserRules(
+        "TensorRT 8.2",
+        13,
+        _8_2,
+        _TYPES_8_2,
+        _OLDEST_AXES,
+        no_bool=_names("Gather GatherElements GatherND Where"),
+        int64=False,
+        float_constants={"Clip": (1, 2), "Pad": (2,)},
+    ),
+    "tensorrt-8.5": ParserRules("TensorRT 8.5", 17, _8_5, _TYPES_8_5, _OLDEST_AXES, int64=False),
+    "tensorrt-8.6": ParserRules("TensorRT 8.6", 17, _8_6, _TYPES_8_5, _OLDER_AXES, int64=False),
+    "tensorrt-10.0": ParserRules("TensorRT 10", 20, _10, _TYPES_10, _OLDER_AXES),
+    "tensorrt-11.0": ParserRules("TensorRT 11", 24, _10_15, _TYPES_10_15, _AXES, exponents=True),
+    "tensorrt-rtx-1.0": ParserRules("TensorRT-RTX", 24, _RTX, _TYPES_10_15, _AXES, exponents=True),
 }
 
 

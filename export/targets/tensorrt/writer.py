@@ -1,9 +1,7 @@
 """The targets that TensorRT builds an engine for: a typed step without recurrent operators, and the recipe."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Arrays
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import FLOAT, FLOAT_TYPES, MATRIX, ToMixedPrecision
@@ -41,7 +39,7 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
 
 
 def from_step(
-    step: bytes, spec: StreamSpec, initial: Mapping[str, Array], target: Target, options: TargetOptions
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
 ) -> dict[str, bytes]:
     """The same from the fp32 step graph of a bundle."""
     assert options.opset is not None
@@ -87,9 +85,6 @@ def _step(artefacts: Artefacts, target: Target, options: TargetOptions) -> bytes
     return artefacts.read(f"{folder(target.name, options.precision)}/step.onnx")
 
 
-# --- what a GPU computes, without one: in real fp16 or bf16, on ONNX Runtime
-
-
 def emulated_engine(artefacts: Artefacts, backend: str, graph: bytes, accumulate: str) -> Engine:
     """An engine called `backend` on `emulated_session`; its device says that no GPU ran."""
     engine = Engine(artefacts, backend, emulated_session(artefacts.spec, graph, accumulate))
@@ -113,9 +108,6 @@ def emulated_session(spec: StreamSpec, graph: bytes, accumulate: str) -> OrtSess
     session = graph_session(spec, {"step.onnx": serialise(apply(model, rounding))}, optimise=False)
     session.precision = next((name for name, dtype in FLOAT_TYPES.items() if dtype in found), "fp32")
     return session
-
-
-# --- the graph
 
 
 def lower_for_tensorrt(step: bytes, target: Target, options: TargetOptions) -> bytes:
