@@ -35,7 +35,7 @@ from rnn_export.export.lift.refusals import (
     refuse_train_mode,
     refuse_wrappers,
 )
-from rnn_export.export.lift.rows import follow_rows
+from rnn_export.export.lift.rows import follow_rows, is_apart
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -179,6 +179,7 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
@@ -224,6 +225,15 @@ def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
         raise
 
 
+def _refuse_rivals(probed: _Probed) -> None:
+    """An axis along which noise shows no memory may have one all the same: then which one is time must be said."""
+    names = [leaf.name for leaf in probed.flat.inputs]
+    for rival in probed.axes.rivals:
+        if not is_apart(BatchFirst(probed.flat, rival)):
+            found, other = (dict(zip(names, axes.input_time, strict=True)) for axes in (probed.axes, rival))
+            raise LiftError(f"more than one axis could be time: time_axis={found} or time_axis={other}. Say which.")
+
+
 def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     """Put what the graph remembers of earlier frames outside, in place; nothing where it takes one chunk only."""
     flat, axes, module = probed.flat, probed.axes, captured.module
@@ -233,6 +243,8 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES))
     rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
     streamed = stream(module, flat.model, runs, rows, axes.input_time, axes.output_time, chunk, RULES)
+    for i in streamed.moved_by_call:
+        raise _moves_by_call(probed.states[i].name, bool(streamed.states))
     if not axes.causal:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
@@ -305,9 +317,12 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     once, twice = after(states, 0, 2 * frames), after(states, 0, frames, 2 * frames)
     for name in own:
         if not np.allclose(once[name], twice[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol):
-            raise StateMovesByCall(
-                len(spec.states) > len(own),
-                f"state {name!r} moves once per call, however many frames the call has: what comes out depends "
-                "on how the sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame "
-                "move it.",
-            )
+            raise _moves_by_call(name, len(spec.states) > len(own))
+
+
+def _moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
+    return StateMovesByCall(
+        has_others,
+        f"state {name!r} moves once per call, however many frames the call has: what comes out depends on how the "
+        "sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame move it.",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnn_export.errors import LiftError
@@ -19,7 +19,8 @@ TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 class Axes:
     """Per tensor, where batch and time stand; None where there is no time.
 
-    `causal` is False where an output depends on later frames than its own.
+    `causal` is False where an output depends on later frames than its own. `rivals` have another time, along which no
+    run showed that a frame depends on another.
     """
 
     input_batch: tuple[int, ...]
@@ -28,6 +29,7 @@ class Axes:
     output_batch: tuple[int, ...]
     output_time: tuple[int | None, ...]
     causal: bool = True
+    rivals: tuple[Axes, ...] = ()
 
     @property
     def has_time(self) -> bool:
@@ -58,7 +60,9 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
     probe, said = AxisProbe(model), _said_time(model, time_axis)
     for batch in batch_candidates(probe, said):
         time = find_time(probe, batch, said)
-        yield Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
+        found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
+        rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
+        yield replace(found, rivals=tuple(rivals))
 
 
 def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.hidden import CALLS, hidden_memory
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, Tolerance, same
 from rnn_export.export.lift.program.signature import FlatModel
-
-Attributes = dict[str, Any]
-# A memory in a list may show only some calls later.
-CALLS = 4
-# Calls after which a count has done what it will.
-AHEAD = 10**6
 
 
 def buffers_to_states(flat: FlatModel) -> None:
@@ -27,13 +20,13 @@ def buffers_to_states(flat: FlatModel) -> None:
 
     Raises LiftError, with the path of what was found, where the model remembers anything else.
     """
-    called, noise = copy.deepcopy(flat), Noise(flat)
+    noise = Noise(flat)
     try:
         with torch.no_grad():
-            changed = _call_and_compare(called, noise)
+            changed = _call_and_compare(copy.deepcopy(flat), noise)
             _refuse_other_start(flat, changed, noise)
             flat.add_buffer_states(changed)
-            _refuse_hidden(flat, called, noise)
+            _refuse_hidden(flat, noise)
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -115,78 +108,35 @@ def _refuse_other_start(flat: FlatModel, changed: Mapping[str, Tensor], noise: N
         )
 
 
-def _refuse_hidden(flat: FlatModel, called: FlatModel, noise: Noise) -> None:
-    """With its buffers given, the model that was called before must do as one that was not."""
-    fresh, before = copy.deepcopy(flat), _attributes(flat.model)
-    after, buffers = _attributes(called.model), flat.states[len(flat.declared) :]
-    called.add_buffer_states({leaf.name: leaf.example for leaf in buffers})
+def _refuse_hidden(flat: FlatModel, noise: Noise) -> None:
+    """With its buffers given, a call must not read what an earlier one made, nor give anything else than before."""
+    buffers = flat.states[len(flat.declared) :]
     # Near the values that they have, since not every value may be one.
     near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in buffers]
-    tensors = [*_draw(flat, noise), *near]
-    expected = [t.clone() for t in fresh(*tensors)]
+
+    def draw() -> list[Tensor]:
+        return [*_draw(flat, noise), *(t.clone() for t in near)]
+
+    called, arguments = copy.deepcopy(flat), draw()
+    expected = [t.clone() for t in copy.deepcopy(flat)(*arguments)]
     if any(bool(torch.isnan(t).any()) for t in expected):
         raise LiftError(
             "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
         )
-
-    def does_the_same() -> bool:
-        return all(_same(a, b) for a, b in zip(expected, called(*tensors), strict=True))
-
-    if does_the_same():
-        # What counts calls may count for nothing, or show much later.
-        counters = [n for n, v in after.items() if type(v) in (int, float) and n in before and before[n] != v]
-        _set_ahead(called.model, counters)
-        if not counters or does_the_same():
-            return
-    changed = [n for n in after if n not in flat.buffer_states and not _same(before.get(n, ...), after[n])]
-    if not changed:
+    names = hidden_memory(called, draw)
+    if names:
+        paths = ", ".join(repr(name.removeprefix("model.")) for name in names)
+        raise LiftError(
+            f"the model remembers {paths} between calls, in a plain attribute, where no exporter can follow it. "
+            "Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it as an "
+            "argument, return its next value, and declare it: states={argument: output}."
+        )
+    if names is not None or not all(_same(a, b) for a, b in zip(expected, called(*arguments), strict=True)):
         raise LiftError(
             "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
             "something between calls. Make eval mode deterministic; return what is remembered."
         )
-    raise LiftError(
-        f"the model remembers {', '.join(map(repr, changed))} between calls, in a plain attribute, where no exporter "
-        "can follow it. Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it "
-        "as an argument, return its next value, and declare it: states={argument: output}."
-    )
 
 
-def _set_ahead(model: nn.Module, names: Sequence[str]) -> None:
-    for name in names:
-        path, _, last = name.rpartition(".")
-        module = model.get_submodule(path)
-        setattr(module, last, getattr(module, last) + AHEAD)
-
-
-def _attributes(model: nn.Module) -> Attributes:
-    """What every module holds, by path."""
-    found: Attributes = {}
-    for path, module in model.named_modules():
-        for name, value in {**vars(module), **module._parameters, **module._buffers}.items():
-            if name not in ("_parameters", "_buffers", "_modules"):
-                found[f"{path}.{name}".lstrip(".")] = _copied(value) if _is_plain(value) else ...
-    return found
-
-
-def _copied(value: Any) -> Any:
-    tensors = [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor)]
-    return copy.deepcopy(value, {id(t): t.detach().clone() for t in tensors})
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple | set | deque):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, Tensor | int | float | complex | str)
-
-
-def _same(a: object, b: object, tolerance: Tolerance = MEMORY) -> bool:
-    """Whether two attributes hold the same."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return same(a, b, tolerance)
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, Sequence | deque) and isinstance(b, Sequence | deque) and not isinstance(a, str):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return type(a) is type(b) and a == b
+def _same(a: Tensor | None, b: Tensor | None, tolerance: Tolerance = MEMORY) -> bool:
+    return a is b or (a is not None and b is not None and same(a, b, tolerance))

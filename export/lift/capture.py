@@ -76,7 +76,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     if not axes.has_time:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
     try:
-        return Capture(_of_any_length(module), True)
+        return Capture(of_any_length(module)[0], True)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.input_time)).get(error.port):
             raise
@@ -122,7 +122,7 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
     if module.flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
-    return _of_any_length(module)
+    return of_any_length(module)[0]
 
 
 def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
@@ -134,8 +134,8 @@ def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
     return [1 if g == 1 or not g else max(round(MANY_FRAMES / g), 1) for g in grown]
 
 
-def _of_any_length(module: BatchFirst) -> fx.GraphModule:
-    """The graph, exported at a length that is in no other size of the model; raises LiftError where there is none."""
+def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
+    """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
     bounded, reason = [], ""
     for frames in LENGTHS:
         inputs = module.sample(3, frames)
@@ -148,7 +148,7 @@ def _of_any_length(module: BatchFirst) -> fx.GraphModule:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            return flat_graph(module, inputs, module.dynamic(True))
+            return flat_graph(module, inputs, module.dynamic(True)), frames
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)

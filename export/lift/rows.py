@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.errors import RowsDepend
+from rnn_export.errors import LiftError, RowsDepend
+from rnn_export.export.lift.capture import BatchFirst, of_any_length
 from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.rows import DEPEND, NUMBERED, Mixed, NodeRows, Numbered, RowInfo, RowRule, Rows
 from rnn_export.export.lift.loops.body import RolledLoop
@@ -48,6 +49,21 @@ def follow_rows(
     return rows
 
 
+def is_apart(model: BatchFirst) -> bool:
+    """Whether the frames of every result depend on no frames but their own, so that the axis of time may be any other.
+
+    True as well where no graph of any length can be had: then no stream can be along it.
+    """
+    try:
+        module, frames = of_any_length(model)
+    except LiftError:
+        return True
+    few, more = (recorded(module, model.sample(2, n)) for n in (frames, 2 * frames))
+    times = [*model.axes.input_time, *(None for _ in model.axes.states)]
+    apart = Rows(module, few, more, [None if t is None else AxisLayout(t) for t in times], RULES)
+    return not any(isinstance(apart.of(node), Mixed | Numbered) for node in results(module.graph))
+
+
 def _recurrent(rows: Rows, node: fx.Node) -> NodeRows:
     """Rows of a layer are apart where they are its batch."""
     given = [(args_of(node)[0], X_ROWS), *((args_of(node)[i], STATE_ROWS) for i, _, _ in OPS[node.target])]
@@ -75,10 +91,9 @@ def _rolled_loop(rows: Rows, node: fx.Node) -> NodeRows:
     while True:
         # A memory that is the same for all rows so far has the values that it starts from.
         later = [isinstance(info, AxisLayout) for info in infos]
-        runs = [
-            recorded(loop.body, [b if k else a for a, b, k in zip(*calls, later, strict=True)]) for calls in (few, more)
-        ]
-        body = Rows(loop.body, *runs, infos, RULES)
+        fed = ([b if k else a for a, b, k in zip(*calls, later, strict=True)] for calls in (few, more))
+        here, there = (recorded(loop.body, args) for args in fed)
+        body = Rows(loop.body, here, there, infos, RULES)
         after = [body.of(n) for n in results(loop.body.graph)]
         memory = [_either(node, a, b) for a, b in zip(infos[start:], after, strict=False)]
         if memory == infos[start:]:

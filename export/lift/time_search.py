@@ -24,7 +24,8 @@ class TimeCandidate:
     """Axes that may be time: for each input one, and for each output the axis that grows with it.
 
     `has_output_time`: an output has time, or the user says that this is it. `causal`: no output depends on later frames
-    than its own. `remembers`: an output depends on earlier ones.
+    than its own. `remembers`: an output was seen to depend on earlier ones. `rivals` are others, of which that was not
+    seen: what is merely computed entry by entry.
     """
 
     inputs: Assignment
@@ -32,6 +33,7 @@ class TimeCandidate:
     has_output_time: bool = True
     causal: bool = True
     remembers: bool = False
+    rivals: tuple[TimeCandidate, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -82,7 +84,8 @@ class TimeSearch:
         if sum(c.has_output_time for c in found) > 1:
             found = [replace(c, remembers=self._remembers(c)) if c.has_output_time and c.causal else c for c in found]
         found.sort(key=lambda c: (c.rank, not c.causal))
-        return [c for c in found if c.rank == found[0].rank]
+        rivals = tuple(c for c in found if found[0].rank == 0 and c.rank == 1 and c.causal)
+        return [replace(c, rivals=rivals) for c in found if c.rank == found[0].rank]
 
     def candidate(self, inputs: Assignment, said: bool) -> TimeCandidate | None:
         """What `inputs` are as time axes; None where the model takes no other length along them."""

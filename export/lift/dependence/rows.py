@@ -62,7 +62,7 @@ class Rows:
         self.module, self.few, self.more, self.rules = module, few, more, rules
         nodes = placeholders(module.graph)
         known = zip(nodes, inputs, strict=True)
-        self.count = next(at.cells_in(few[n]) for n, at in known if isinstance(at, AxisLayout))
+        self.count = next((at.cells_in(few[n]) for n, at in known if isinstance(at, AxisLayout)), 1)
         self.info: dict[fx.Node, NodeRows] = dict(zip(nodes, inputs, strict=True))
         moving = depends_on(module.graph, [n for n in nodes if self.info[n] is not None])
         self.operators = Operators(few, more, lambda node: node not in moving)

@@ -28,6 +28,7 @@ class StreamingContext:
         from_input: the nodes with the values of inputs in them, not only their shapes; so `from_states`.
         length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
         lookahead: where the model looks ahead, in words.
+        carried: the nodes that take a state on from frame to frame.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StreamingContext:
         self.states = States(self.graph, self.names, rows)
         self.length_of_piece: dict[fx.Node, fx.Node] = {}
         self.lookahead: list[str] = []
+        self.carried: set[fx.Node] = set()
 
     # --- what is known of a node
 

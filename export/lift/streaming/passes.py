@@ -12,7 +12,8 @@ from torch import fx, nn
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import SAME, args_of, results
+from rnn_export.export.lift.program.compare import same
+from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, results, values_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
@@ -23,11 +24,15 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, Time
 
 @dataclass(frozen=True)
 class Streamed:
-    """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one."""
+    """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one.
+
+    `moved_by_call` numbers the states of the model's own that a call moves, however many frames it has.
+    """
 
     states: Sequence[LiftedState]
     delay: int
     every: list[int]
+    moved_by_call: Sequence[int] = ()
 
 
 def stream(
@@ -54,7 +59,24 @@ def stream(
     for node in results(context.graph):
         if isinstance(info := context.info.get(node), Unsupported):
             raise info.error
-    return Streamed(context.states.found, *_finish(context, output_time))
+    by_call = _moved_by_call(context, results(context.graph)[len(output_time) :])
+    return Streamed(context.states.found, *_finish(context, output_time), by_call)
+
+
+def _moved_by_call(context: StreamingContext, next_values: Sequence[fx.Node]) -> list[int]:
+    """The model's own states whose next value is made of the old one, and by nothing that goes on frame by frame."""
+    by_call: dict[fx.Node, bool] = {}  # whether anything but moving entries was done
+    for node in context.graph.nodes:
+        if node in context.own_states:
+            by_call[node] = False
+        elif node not in context.carried and (taken := [n for n in values_of(node) if n in by_call]):
+            by_call[node] = node.target not in MOVING or any(by_call[n] for n in taken)
+    values = context.runs.base
+    return [
+        i
+        for i, (old, new) in enumerate(zip(context.own_states, next_values, strict=True))
+        if new in by_call and (by_call[new] or not same(values[old], values[new]))
+    ]
 
 
 def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo:

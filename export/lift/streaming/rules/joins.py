@@ -38,6 +38,7 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
         context.note_lookahead(node, _frames(context, back, axis), "frames joined behind")
     if any(n in context.from_states for n in front):
         # The model keeps its own past in a state, and puts it before the frames of each call.
+        context.carried.add(node)
         value = trim(context, value, 0, node)
         node.args = ([*front, value], axis)
         info, history = context.timed(value).by_entry(), _frames(context, front, axis)

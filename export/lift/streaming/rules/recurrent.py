@@ -35,6 +35,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
         )
     for argument, letter, _ in OPS[node.target]:
         _refuse_computed(context, path, args_of(node)[argument], letter)
+    context.carried.add(node)
     ready = delay_to_step(context, x, node)
     node.update_arg(0, ready)
     info = context.timed(ready)
@@ -77,6 +78,7 @@ def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
     unsupported = [i for n in (*outside, *frames) if isinstance(i := context.info.get(n), Unsupported)]
     if unsupported:
         return unsupported[0]
+    context.carried.add(node)
     _refuse_other_time(context, node, loop, outside, frames)
     settled = [delay_to_step(context, x, node) for x in frames]
     lag = max(context.timed(x).lag or 0 for x in settled)
