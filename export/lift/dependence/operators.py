@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rnn_export.errors import first_line
 from rnn_export.export.lift.dependence.drawn import KINDS, Draws, is_pointwise, picked_from
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
@@ -27,6 +28,10 @@ class CellsMixed(Exception):
     """Cells of a result depend on others than their own."""
 
 
+class NotDecided(CellsMixed):
+    """The operator takes none of the values that it was tried on, for the reason given."""
+
+
 @dataclass(frozen=True)
 class Operand:
     """An argument: `layout` says where its cells stand, `is_fixed` that its values must stay."""
@@ -34,6 +39,14 @@ class Operand:
     value: Tensor
     layout: AxisLayout | None
     is_fixed: bool
+
+    @property
+    def is_number(self) -> bool:
+        return not (self.value.is_floating_point() or self.value.is_complex() or self.value.dtype == torch.bool)
+
+    @property
+    def is_weight(self) -> bool:
+        return self.layout is None and self.value.is_floating_point() and not self.is_fixed
 
     @property
     def key(self) -> Key:
@@ -50,7 +63,7 @@ class Operators:
 
     def __init__(self, values: Values, more: Values, fixed: Callable[[fx.Node], bool]) -> None:
         self.values, self.more, self.fixed = values, more, fixed
-        self._known: dict[Key, list[CellDependence] | None] = {}
+        self._known: dict[Key, list[CellDependence] | CellsMixed] = {}
 
     def dependences(self, node: fx.Node, layouts: Mapping[fx.Node, AxisLayout]) -> list[CellDependence]:
         """What each result of `node` depends on; one that gives no tuple has one result.
@@ -72,11 +85,11 @@ class Operators:
         if key not in self._known:
             try:
                 self._known[key] = _Trial(node, self.values, operands).answers(growing)
-            except CellsMixed:
-                self._known[key] = None
+            except CellsMixed as mixed:
+                self._known[key] = mixed
         known = self._known[key]
-        if known is None:
-            raise CellsMixed
+        if isinstance(known, CellsMixed):
+            raise known
         return known
 
     def _operand(self, node: fx.Node, layout: AxisLayout | None) -> Operand:
@@ -109,23 +122,23 @@ class _Trial:
         assert first.layout is not None
         self.cells, self.usual_outer = first.layout.cells_in(first.value), first.layout.outer
         self.exchanged = list(_digit_sets(self.cells))
-        sizes = [o.value.shape for o in operands.values()]
-        try:
-            self.changed = self._all_changed(picked_from(node, sizes))
-        except (IndexError, RuntimeError):
-            # Numbers that the operator does not take: as many as the model's own.
-            numbers = [o.value for o in operands.values() if not o.value.is_floating_point() and o.value.numel()]
-            if not numbers:
-                raise
-            self.changed = self._all_changed(range(max(int(n.max()) for n in numbers) + 1))
+        self.draws = Draws()
+        self.weights = {n: self.draws.weights(o.value) for n, o in operands.items() if o.is_weight}
+        # Numbers that the operator does not take may be as many as the model's own.
+        own = max((int(o.value.max()) for o in operands.values() if o.is_number and o.value.numel()), default=0)
+        for numbers in (picked_from(node, [o.value.shape for o in operands.values()]), range(max(own, 0) + 1)):
+            try:
+                self.changed = self._all_changed(numbers)
+                return
+            except Exception as error:  # operators raise many kinds
+                reason = first_line(error)
+        raise NotDecided(reason)
 
     def _all_changed(self, numbers: range | None) -> list[list[Tensor]]:
         """For each set of exchanged cells, where each result changes in any kind of values."""
         changed: list[list[Tensor]] = []
         for kind in KINDS:
-            draws, pairs = Draws(), {}
-            for node, operand in self.operands.items():
-                pairs[node] = self._pair(draws, operand, kind, numbers)
+            pairs = {node: self._pair(node, operand, kind, numbers) for node, operand in self.operands.items()}
             before = self._call({n: pair[0] for n, pair in pairs.items()})
             for i, cells in enumerate(self.exchanged):
                 after = self._call({n: self._mixed(n, *pair, cells) for n, pair in pairs.items()})
@@ -135,13 +148,10 @@ class _Trial:
                 changed[i] = [a | b for a, b in zip(changed[i], moved, strict=True)]
         return changed
 
-    def _pair(self, draws: Draws, operand: Operand, kind: str, numbers: range | None) -> tuple[Tensor, Tensor]:
-        if operand.is_fixed:
-            return operand.value, operand.value
-        if operand.layout is None and operand.value.is_floating_point():
-            drawn = draws.weights(operand.value)
-            return drawn, drawn
-        return draws.pair(operand.value, kind, numbers)
+    def _pair(self, node: fx.Node, operand: Operand, kind: str, numbers: range | None) -> tuple[Tensor, Tensor]:
+        if operand.is_fixed or operand.is_weight:
+            return (self.weights.get(node, operand.value),) * 2
+        return self.draws.pair(operand.value, kind, numbers)
 
     def _mixed(self, node: fx.Node, before: Tensor, after: Tensor, cells: Sequence[int]) -> Tensor:
         layout = self.operands[node].layout

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.dependence.drawn import PICKING
 from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence, growing_axes
-from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
+from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided, Operators
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import TAKE_SIZES, args_of, depends_on, placeholders, values_of
 
@@ -107,6 +107,8 @@ class Rows:
             return Mixed(node, NUMBERED)
         try:
             found = self.operators.dependences(node, layouts)
+        except NotDecided as error:
+            return Mixed(node, f"what it does along the batch could not be tried: {error}")
         except CellsMixed:
             return Mixed(node, DEPEND)
         infos: list[RowInfo] = [

@@ -8,7 +8,7 @@ from fractions import Fraction
 from torch import Tensor, fx
 
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
-from rnn_export.export.lift.dependence.operators import CellsMixed
+from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided
 from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import TAKE_SIZES
 from rnn_export.export.lift.streaming.alignment import align
@@ -48,6 +48,8 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     try:
         layouts = {n: i.layout for n, i in zip(arguments, infos, strict=True)}
         dependences = context.operators.dependences(node, layouts)
+    except NotDecided as error:
+        raise refusal(node, f"what {name_of(node)} does along time could not be tried: {error}") from None
     except CellsMixed:
         raise refusal(node, _why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
