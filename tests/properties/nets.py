@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .parts import Cell, Part, State
+from .parts import Cell, Part, State, silenced
 
 # Values of an id, and features of each band, of a second sequence and of a held vector.
 IDS, BANDS, OTHER, HELD = 11, 2, 5, 4
@@ -19,8 +20,21 @@ class Named(NamedTuple):
     second: Tensor
 
 
+# What is made of an output at last.
+ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda y: y,
+    "zero": lambda y: y,
+    "threshold": lambda y: y > 0.9,
+    "event": lambda y: (y > 0.3).float(),
+    "clamp": lambda y: y.clamp(5, 6),
+    "saturated": lambda y: F.hardtanh(y),
+}
+
+
 class Heads(nn.Module):
     """`kind`: one "tensor", a "tuple", "dict" or "named" tuple of two, "last" (a tuple, one as of the last frame)."""
+
+    end = ""
 
     def __init__(self, size: int, kind: str) -> None:
         super().__init__()
@@ -28,9 +42,17 @@ class Heads(nn.Module):
         self.second = None if kind == "tensor" else nn.Linear(size, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        if self.second is None:
-            return {"first": self.first(x)}
-        return {"first": self.first(x), "second": self.second(x[:, -1] if self.kind == "last" else x)}
+        outputs = {"first": self.first(x)}
+        if self.second is not None:
+            outputs["second"] = self.second(x[:, -1] if self.kind == "last" else x)
+        return {name: ENDS[self.end](y) for name, y in outputs.items()}
+
+    def ended(self, end: str) -> None:
+        """`end`: of ENDS; "zero" has its weights at zero, as a fresh head may."""
+        self.end = end
+        if end == "zero":
+            for linear in self.children():
+                silenced(linear)
 
 
 def returned(kind: str, outputs: dict[str, Tensor], states: dict[str, Any]) -> Any:

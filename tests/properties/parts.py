@@ -26,6 +26,10 @@ ACTIVATIONS = {
     "prelu": nn.PReLU,
     "hardtanh": nn.Hardtanh,
     "softplus": nn.Softplus,
+    "relu6": nn.ReLU6,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "hardshrink": nn.Hardshrink,
 }
 
 
@@ -40,10 +44,21 @@ class Part(nn.Module):
 # --- frame by frame -----------------------------------------------------------------------------------------------
 
 
+def silenced(linear: nn.Linear, kept: int = 0) -> nn.Linear:
+    """All but the first `kept` outputs at zero, as a fresh layer that is initialised so."""
+    with torch.no_grad():
+        linear.weight[kept:], linear.bias[kept:] = 0, 0
+    return linear
+
+
 class Dense(Part):
-    def __init__(self, size: int, width: int, activation: str) -> None:
+    """`dead`: all but the first two features are zero."""
+
+    def __init__(self, size: int, width: int, activation: str, dead: bool = False) -> None:
         super().__init__(width)
         self.linear, self.activation = nn.Linear(size, width), ACTIVATIONS[activation]()
+        if dead:
+            silenced(self.linear, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.linear(x))
@@ -103,7 +118,7 @@ class Layer(Part):
     """nn.RNN, nn.GRU or nn.LSTM.
 
     `start`: "none", "zeros" and "new_zeros" made in forward, "learned" and expanded, "repeated". `twice`: called again
-    on what it gave. `asks`: forward asks the layer for its class.
+    on what it gave. `asks`: forward asks the layer for its class. `deaf`: the weights of its input are zero.
     """
 
     def __init__(
@@ -119,6 +134,7 @@ class Layer(Part):
         relu: bool = False,
         twice: bool = False,
         asks: bool = False,
+        deaf: bool = False,
     ) -> None:
         hidden = size if twice else hidden
         super().__init__(proj or hidden)
@@ -126,6 +142,8 @@ class Layer(Part):
         self.rnn = getattr(nn, cell)(size, hidden, layers, bias=bias, batch_first=batch_first, **more)
         self.hidden, self.start, self.twice, self.batch_first = hidden, start, twice, batch_first
         self.asks, self.lstm = asks, cell == "LSTM"
+        if deaf:
+            nn.init.zeros_(self.rnn.weight_ih_l0)
         if start in ("learned", "repeated"):
             self.h0 = nn.Parameter(torch.randn(layers, 1, self.width))
             self.c0 = nn.Parameter(torch.randn(layers, 1, hidden)) if cell == "LSTM" else None
@@ -538,9 +556,13 @@ class Chain(Part):
 
 
 class Residual(Part):
-    def __init__(self, size: int, inside: Part) -> None:
+    """`fresh`: its last layer is at zero, as initialised."""
+
+    def __init__(self, size: int, inside: Part, fresh: bool = False) -> None:
         super().__init__(size)
         self.inside, self.back = inside, nn.Linear(inside.width, size)
+        if fresh:
+            silenced(self.back)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.back(self.inside(x))

@@ -1,12 +1,16 @@
 """Random architectures exported and streamed: how many are, and how far a stream is from the whole sequence.
 
-python -m tests.properties.survey --count 200
+python -m tests.properties.survey --count 2000 --jobs 2
+python -m tests.properties.survey --planted 500
+
+`--planted` plants into each an operator that mixes frames or rows behind a gate: it must be refused, or do no harm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import re
 import sys
 import tempfile
@@ -16,12 +20,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -30,25 +33,22 @@ from rich.table import Table
 from rnn_export.errors import ExportError, LiftError, ParityError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.stream import Stream
-from rnn_export.spec import StreamSpec
 
 from .architectures import Architecture, Plan, build, random_architecture, smallest
+from .planted import planted_architecture
+from .streaming import check
 
-Array = npt.NDArray[Any]
-Outputs = list[Array]
-
-# An error relative to the largest magnitude of its output.
-TOLERANCE = 2e-5
-# Chunks that are streamed after those in which nothing comes out.
-CHUNKS = 12
 # Frames of the closed loop of export(), which looks at twice as many chunks as needed anyway.
 STEPS = 8
 # What an error message can name: something quoted, a module path or file, an operator or option, a layer.
 NAMES = re.compile(r"'[^']+'|\w+\.\w+|\(\w+\)|\w+=\S|\b[A-Z]\w+[A-Z]\w*")
+# Where a planted mix stands, or an operator.
+PLACES = re.compile(r"\w+\.py:\d+|\bparts\.\d+|\baten\.\w+")
+# A process of several forgets what torch kept, after so many.
+CASES = 50
 
-EXPORTED, REFUSED, REFUSED_WRONGLY, ACCEPTED = "exported", "refused rightly", "refused wrongly", "accepted wrongly"
-MISMATCH, LATE, CRASH = "mismatch", "refused by parity alone", "crash"
+EXACT, REFUSED, REFUSED_FALSELY, WRONG = "exact", "refused rightly", "refused falsely", "wrong"
+LATE, VAGUE, CRASH = "refused by parity alone", "refused without a place", "crash"
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        return self.kind in (EXPORTED, REFUSED)
+        return self.kind in (EXACT, REFUSED)
 
 
 def judge(architecture: Architecture, seed: int = 0) -> Verdict:
@@ -76,207 +76,109 @@ def judge(architecture: Architecture, seed: int = 0) -> Verdict:
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN", UserWarning)
         verdict = _judge(architecture, Path(folder) / "it.rnnx", Random(seed))
     verdict.seconds = time.perf_counter() - begun
-    verdict.reason = architecture.refusal or ""
+    verdict.reason = architecture.refusal or architecture.plan.planted or ""
     return verdict
 
 
 def _judge(architecture: Architecture, path: Path, random: Random) -> Verdict:
     flawed = architecture.refusal is not None
+    refusable = flawed or architecture.plan.planted is not None
     try:
         export(architecture.model, architecture.example, path, steps=STEPS, **architecture.options)
     except (LiftError, ExportError) as error:
         message = f"{type(error).__name__}: {error}"
-        if not NAMES.search(str(error)):
-            return Verdict(CRASH, f"a refusal that names nothing: {message}")
-        return Verdict(REFUSED if flawed else REFUSED_WRONGLY, message)
+        if not (PLACES if architecture.plan.planted else NAMES).search(str(error)):
+            return Verdict(VAGUE, message)
+        return Verdict(REFUSED if refusable else REFUSED_FALSELY, message)
     except ParityError as error:
-        return Verdict(LATE if flawed else MISMATCH, f"ParityError: {error}")
+        return Verdict(LATE if refusable else REFUSED_FALSELY, f"ParityError: {error}")
     except Exception as error:
         return Verdict(CRASH, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
     try:
-        checks = _Checks(architecture, path, random)
-        error, late = checks.worst(), checks.late
+        error, late = check(architecture, load(path, backend="onnxruntime"), random)
     except AssertionError as wrong:
-        return Verdict(MISMATCH, str(wrong))
+        return Verdict(WRONG, str(wrong))
     except Exception as failed:
         return Verdict(CRASH, f"streaming: {type(failed).__name__}: {failed}", trace=traceback.format_exc())
-    return Verdict(ACCEPTED if flawed else EXPORTED, "", error, late)
-
-
-# --- streaming ----------------------------------------------------------------------------------------------------
-
-
-class _Checks:
-    """Streams of one bundle against one call of the untouched model for the whole sequence."""
-
-    def __init__(self, architecture: Architecture, path: Path, random: Random) -> None:
-        self.engine, self.random = load(path, backend="onnxruntime"), random
-        self.spec: StreamSpec = self.engine.spec
-        self.rows = random.randint(1, 4)
-        self.frames = (CHUNKS + -(-self.spec.delay // self.spec.chunk)) * self.spec.chunk
-        drawn = architecture.draw(self.rows, self.frames, random.randrange(1000))
-        self.inputs = [x.numpy() for x in drawn]
-        self.true = [y.numpy() for y in architecture.truth([x.clone() for x in drawn])]
-        self.late = self.spec.delay - self._due()
-
-    def _due(self) -> int:
-        """The delay that the model itself has, whole steps of it as soon as a step is more than a frame."""
-        lost = [self.frames - y.shape[1] * t.every for y, t in self._outputs() if self.spec.timed(t)]
-        return max([0, *(-(-n // t.every) * t.every for n in lost for t in self.spec.outputs)])
-
-    def _outputs(self) -> Iterator[tuple[Array, Any]]:
-        return zip(self.true, self.spec.outputs, strict=True)
-
-    def worst(self) -> float:
-        """The largest relative error of all ways; AssertionError above the tolerance."""
-        ways: dict[str, Callable[[], float]] = {
-            "run in one piece": lambda: self.error(self.joined([self.run(self.stream(), 0, self.frames)])),
-            "run in pieces": lambda: self.error(self.joined(self.pieces(self.stream()))),
-            "step": lambda: self.error(self.joined(self.steps(self.stream(), self.frames))),
-            "reset": lambda: self.error(self.joined(self.after_reset())),
-            "each row alone": self.alone,
-        }
-        errors = {}
-        for name, way in ways.items():
-            try:
-                errors[name] = way()
-            except AssertionError as wrong:
-                raise AssertionError(f"{name}: {wrong}") from None
-            assert errors[name] <= TOLERANCE, f"{name}: relative error {errors[name]:.2g}"
-        return max(errors.values())
-
-    def stream(self) -> Stream:
-        return self.engine.stream(batch=self.rows)
-
-    # --- feeding
-
-    def fed(self, start: int, stop: int, row: int | None = None) -> Any:
-        given = {}
-        for tensor, x in zip(self.spec.inputs, self.inputs, strict=True):
-            x = x if row is None else x[row : row + 1]
-            given[tensor.name] = x[:, start:stop] if self.spec.timed(tensor) else x
-        return given if len(given) > 1 else next(iter(given.values()))
-
-    def bare(self, given: Any) -> Outputs:
-        return list(given.values()) if isinstance(given, dict) else [given]
-
-    def run(self, stream: Stream, start: int, stop: int, row: int | None = None) -> Outputs:
-        return self.bare(stream.run(self.fed(start, stop, row)))
-
-    def pieces(self, stream: Stream) -> list[Outputs]:
-        given, at = [], 0
-        while at < self.frames:
-            stop = min(at + self.random.randint(1, 2 * self.spec.chunk + 3), self.frames)
-            given.append(self.run(stream, at, stop))
-            at = stop
-        return given
-
-    def steps(self, stream: Stream, frames: int) -> list[Outputs]:
-        chunk, given = self.spec.chunk, []
-        for start in range(0, frames, chunk):
-            feed = self.fed(start, start + chunk)
-            feed = feed if isinstance(feed, dict) else {self.spec.inputs[0].name: feed}
-            for tensor in self.spec.inputs:
-                if self.spec.timed(tensor) and chunk == 1:
-                    feed[tensor.name] = feed[tensor.name][:, 0]
-                if self.rows == 1:
-                    feed[tensor.name] = feed[tensor.name][0]
-            result = stream.step(feed if len(feed) > 1 else next(iter(feed.values())))
-            if start + chunk <= self.spec.delay:
-                assert result is None, f"frame {start} came before the delay was over"
-                continue
-            outputs = self.bare(result)
-            given.append(
-                [
-                    y.reshape(self.rows, -1 if self.spec.timed(t) else 1, *t.frame)
-                    if self.spec.timed(t)
-                    else y.reshape(self.rows, *t.frame)
-                    for y, t in zip(outputs, self.spec.outputs, strict=True)
-                ]
-            )
-        return given
-
-    def after_reset(self) -> list[Outputs]:
-        stream = self.stream()
-        # Below a whole chunk too, so that some frames wait when the reset comes.
-        self.run(stream, 0, self.random.randint(1, self.frames - 1))
-        stream.reset()
-        return self.pieces(stream)
-
-    def alone(self) -> float:
-        errors = []
-        for row in range(self.rows):
-            stream, cut = self.engine.stream(), self.random.randint(1, self.frames - 1)
-            both = [self.run(stream, 0, cut, row), self.run(stream, cut, self.frames, row)]
-            errors.append(self.error(self.joined(both), row))
-        return max(errors)
-
-    # --- comparing
-
-    def joined(self, pieces: list[Outputs]) -> Outputs:
-        return [
-            np.concatenate([p[i] for p in pieces], 1) if self.spec.timed(t) else pieces[-1][i]
-            for i, t in enumerate(self.spec.outputs)
-        ]
-
-    def error(self, got: Outputs, row: int | None = None) -> float:
-        worst = 0.0
-        for given, (true, tensor) in zip(got, self._outputs(), strict=True):
-            # Only what is over time comes late.
-            due = (self.frames - self.spec.delay) // tensor.every
-            want = true[:, :due] if self.spec.timed(tensor) else true
-            scale = max(float(np.abs(true).max()), 1e-3)
-            want = want if row is None else want[row : row + 1]
-            assert given.shape == want.shape, f"{tensor.name} is {given.shape} in place of {want.shape}"
-            worst = max(worst, float(np.abs(given - want).max()) / scale)
-        return worst
+    if flawed:
+        return Verdict(WRONG, "exported, and wrong on nothing that was tried", error, late)
+    return Verdict(EXACT, "", error, late)
 
 
 # --- the survey ---------------------------------------------------------------------------------------------------
 
+Draw = Callable[[int], Architecture]
 
-Tell = Callable[[int, Architecture, Verdict], None]
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture by its number, and what became of it."""
+
+    number: int
+    plan: Plan
+    architecture: str
+    verdict: Verdict
 
 
 def survey(
-    count: int, seed: int = 0, tell: Tell | None = None, judged: Callable[[Architecture, int], Verdict] = judge
+    count: int,
+    seed: int = 0,
+    tell: Callable[[Case], None] | None = None,
+    judged: Callable[[Architecture, int], Verdict] = judge,
+    draw: Draw = random_architecture,
+    jobs: int = 1,
 ) -> dict[str, Any]:
-    """Architectures number `seed`, `seed` + 1, ...: how many are exported and how well, and all that goes wrong.
+    """Architectures number `seed`, `seed` + 1, ...: how many are exact or refused rightly, and all that goes wrong.
 
-    `tell` is called after each.
+    `draw`: `random_architecture` or `planted_architecture`. `jobs`: processes. `tell` is called after each.
     """
-    figures: dict[str, Any] = {"drawn": 0, **dict.fromkeys((EXPORTED, REFUSED), 0)}
-    figures |= {kind: [] for kind in (REFUSED_WRONGLY, ACCEPTED, MISMATCH, LATE, CRASH)}
+    figures: dict[str, Any] = {"drawn": 0, **dict.fromkeys((EXACT, REFUSED), 0)}
+    figures |= {kind: [] for kind in (WRONG, REFUSED_FALSELY, LATE, VAGUE, CRASH)}
     reasons: Counter[str] = Counter()
     errors, seconds, late, wanted = [0.0], [], 0, 0
-    for number in range(seed, seed + count):
-        architecture = random_architecture(number)
-        verdict = judged(architecture, number)
+    for case in _cases(partial(_case, draw, judged), range(seed, seed + count), jobs):
+        verdict = case.verdict
         figures["drawn"] += 1
-        wanted += architecture.refusal is None
+        wanted += case.plan.refusal is None and case.plan.planted is None
         if verdict.good:
             figures[verdict.kind] += 1
         else:
-            row = {"number": number, "architecture": str(architecture), "message": verdict.message}
+            row = {"number": case.number, "architecture": case.architecture, "message": verdict.message}
             figures[verdict.kind].append({**row, "trace": verdict.trace} if verdict.trace else row)
         if verdict.kind == REFUSED:
             reasons[verdict.reason] += 1
-        if verdict.kind == EXPORTED:
+        if verdict.kind == EXACT:
             errors.append(verdict.error)
             late += verdict.late > 0
-        seconds.append((round(verdict.seconds, 2), number))
+        seconds.append((round(verdict.seconds, 2), case.number))
         if tell is not None:
-            tell(number, architecture, verdict)
+            tell(case)
     refused = sum(reasons.values())
+    rate = {"rate exact": figures[EXACT] / wanted} if wanted else {}
     return {
         **figures,
-        "rate exported": figures[EXPORTED] / max(wanted, 1),
+        **rate,
         "worst relative error": max(errors),
         "late for no reason": late,
         "reasons": {reason: n / refused for reason, n in reasons.most_common()},
         "seconds": round(sum(s for s, _ in seconds), 1),
+        "seconds a case": round(sum(s for s, _ in seconds) / max(len(seconds), 1), 2),
         "slowest": sorted(seconds, reverse=True)[:5],
     }
+
+
+def _case(draw: Draw, judged: Callable[[Architecture, int], Verdict], number: int) -> Case:
+    architecture = draw(number)
+    return Case(number, architecture.plan, str(architecture), judged(architecture, number))
+
+
+def _cases(case: Callable[[int], Case], numbers: range, jobs: int) -> Iterator[Case]:
+    if jobs == 1:
+        yield from map(case, numbers)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, torch.set_num_threads, (1,), maxtasksperchild=CASES) as pool:
+        yield from pool.imap(case, numbers)
 
 
 def shrunk(plan: Plan, verdict: Verdict) -> Plan:
@@ -310,26 +212,31 @@ def table(figures: dict[str, Any]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200, help="how many (200)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--count", type=int, default=200, help="how many (200)")
+    which.add_argument("--planted", type=int, help="how many with a planted mix in place of them")
     parser.add_argument("--seed", type=int, default=0, help="the number of the first (0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--shrink", action="store_true", help="look for the smallest of each that goes wrong")
     parser.add_argument("--json", action="store_true", help="print all on stdout as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     said = Console(stderr=True)
+    count = arguments.planted or arguments.count
+    draw = planted_architecture if arguments.planted else random_architecture
     with Progress(console=said) as progress:
-        task = progress.add_task("architectures", total=arguments.count)
+        task = progress.add_task("architectures", total=count)
 
-        def tell(number: int, architecture: Architecture, verdict: Verdict) -> None:
+        def tell(case: Case) -> None:
             progress.advance(task)
-            if verdict.good:
+            if case.verdict.good:
                 return
-            text = f"{number}: {verdict.kind}: {architecture}\n  {verdict.message}\n"
+            text = f"{case.number}: {case.verdict.kind}: {case.architecture}\n  {case.verdict.message}\n"
             if arguments.shrink:
-                text += f"  smallest: build({shrunk(architecture.plan, verdict)})\n"
+                text += f"  smallest: build({shrunk(case.plan, case.verdict)})\n"
             said.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        figures = survey(arguments.count, arguments.seed, tell)
+        figures = survey(count, arguments.seed, tell, draw=draw, jobs=arguments.jobs)
     if arguments.json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:
@@ -337,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
