@@ -33,7 +33,6 @@ from .survey import EXACT, REFUSED, REFUSED_FALSELY, WRONG, Verdict, judge, surv
 DRAWN, PLANTED = 25, 8
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
-by_noise = pytest.mark.xfail(strict=True, reason="lifting believes what ordinary noise shows of rows and frames")
 
 
 @pytest.fixture
@@ -42,7 +41,6 @@ def quick():
     logging.getLogger("torch.__trace").handlers.clear()
 
 
-@by_noise
 def test_a_stream_is_the_whole_sequence_or_refused(quick, capsys):
     """In pieces, in steps, after a reset, each row alone, loud or silent."""
     seen: Counter[str] = Counter()
@@ -65,7 +63,6 @@ def test_a_stream_is_the_whole_sequence_or_refused(quick, capsys):
     assert not falsely, "\n".join(falsely)
 
 
-@by_noise
 def test_a_mix_behind_a_gate_is_refused_or_harmless(quick):
     figures = survey(PLANTED, draw=planted_architecture)
     assert figures[EXACT] + figures[REFUSED] == PLANTED, figures

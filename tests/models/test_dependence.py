@@ -1,0 +1,296 @@
+"""What a stream depends on is decided by the operators: never by what noise of ordinary size happens to excite."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.errors import LiftError, RowsDepend
+from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence
+from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided, Operators
+from rnn_export.export.lift.program.fx import aten, recorded
+
+from .streams import Call, assert_streams
+
+X = torch.zeros(1, 6, 8)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def loud(x: Tensor) -> Tensor:
+    """Zero for all that noise is."""
+    return torch.relu(x[..., :1] - 20)
+
+
+def behind_a_gate(mix) -> nn.Module:
+    return Call(lambda s, x: s.gru(x)[0] + mix(s, x), gru=nn.GRU(8, 4, batch_first=True)).eval()
+
+
+OVER_TIME = {
+    "flip": lambda s, x: loud(x).flip(1),
+    "roll": lambda s, x: loud(x).roll(1, 1),
+    "max": lambda s, x: loud(x).amax(1, keepdim=True),
+    "sort": lambda s, x: loud(x).sort(1).values,
+    "median": lambda s, x: loud(x).median(1, keepdim=True).values,
+    "cummax": lambda s, x: loud(x).cummax(1).values,
+    "any": lambda s, x: (x[..., :1] > 20).any(1, keepdim=True).float(),
+    "count": lambda s, x: s.gru(x)[0] * torch.cumsum((x[..., :1] > 20).float(), 1).clamp(max=1),
+    "product": lambda s, x: loud(x) * (loud(x).mT @ loud(x)),
+    "two frames exchanged": lambda s, x: swapped(loud(x)),
+    "peak as index": lambda s, x: x.gather(1, loud(x).argmax(1, keepdim=True).expand(-1, -1, 4)),
+    "softmax": lambda s, x: torch.softmax(loud(x), 1) - torch.softmax(torch.zeros_like(loud(x)), 1),
+    "norm": lambda s, x: loud(x).norm(dim=1, keepdim=True),
+}
+
+
+def swapped(x: Tensor) -> Tensor:
+    """The frames 0 and 1 exchanged, of a sequence of any length."""
+    at = torch.arange(x.shape[1])
+    return x.index_select(1, torch.where(at < 2, 1 - at, at))
+
+
+@pytest.mark.parametrize("mix", OVER_TIME.values(), ids=OVER_TIME)
+def test_what_moves_over_time_behind_a_gate_is_refused_with_its_place(mix):
+    with pytest.raises(LiftError, match=r"test_dependence\.py:\d+\): ") as refused:
+        lift(behind_a_gate(mix), (X,))
+    assert not isinstance(refused.value, RowsDepend)
+
+
+def pairs(x: Tensor) -> Tensor:
+    """The sum over all pairs of rows of (T, B, 1): (T, B)."""
+    return (x @ x.mT).sum(2)
+
+
+OVER_ROWS = {
+    "mean": lambda s, x: loud(x).mean(0, keepdim=True),
+    "roll": lambda s, x: loud(x).roll(1, 0),
+    "flip": lambda s, x: loud(x).flip(0),
+    "max": lambda s, x: loud(x).amax(0, keepdim=True),
+    "any": lambda s, x: (x[..., :1] > 20).any(0, keepdim=True).float(),
+    "all others": lambda s, x: pairs(loud(x).transpose(0, 1)).mT[..., None],
+    "their number": lambda s, x: loud(x) / x.shape[0],
+    "the number of each": lambda s, x: loud(x) * torch.arange(x.shape[0])[:, None, None],
+    "in a loop": lambda s, x: looped(x, lambda frame, h: 0.5 * h + loud(frame) + loud(h).mean(0, keepdim=True)),
+    "late in a loop": lambda s, x: looped(x, aged),
+}
+
+
+def aged(frame: Tensor, h: Tensor) -> Tensor:
+    """A memory of four frames, of which the oldest is another row's."""
+    return torch.cat([loud(frame), h[:, :-2], h[:, -2:-1].flip(0)], 1)
+
+
+def looped(x: Tensor, step) -> Tensor:
+    """Python's loop over time, with a memory of 4."""
+    h, ys = x.new_zeros(x.shape[0], 4), []
+    for frame in x.unbind(1):
+        h = step(frame, h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize("mix", OVER_ROWS.values(), ids=OVER_ROWS)
+def test_rows_that_hear_each_other_behind_a_gate_are_refused_with_their_place(mix):
+    with pytest.raises(RowsDepend, match=r"test_dependence\.py:\d+\): \w+"):
+        lift(behind_a_gate(mix), (X,))
+
+
+def test_rows_of_a_one_frame_model_and_of_whole_sequences():
+    message = r"mean: rows of the batch depend on each other, so streams that are computed in one batch would hear"
+    with pytest.raises(RowsDepend, match=message):
+        lift(Call(lambda s, x: x + loud(x).mean(0, keepdim=True)), (X[:, 0],), time_axis=None)
+    both = Call(lambda s, x: s.gru(x)[0] + loud(x).mean(1, keepdim=True), gru=nn.GRU(8, 4, bidirectional=True))
+    with pytest.raises(RowsDepend, match=message):
+        lift(both, (torch.zeros(6, 1, 8),), sequence_only=True)
+
+
+def test_rows_may_be_picked_by_their_number_each_from_itself():
+    def chosen(s, x, index):
+        y = s.o(x)
+        return y, y[torch.arange(x.shape[0]), index]
+
+    lift(Call(chosen, o=nn.Linear(8, 4)), (X[:, 0], torch.full((1,), 3)), time_axis=None)
+
+
+def dead(head) -> nn.Module:
+    model = Call(lambda s, x: head(s, s.o(s.gru(x)[0])), gru=nn.GRU(8, 4, batch_first=True), o=nn.Linear(4, 3))
+    nn.init.zeros_(model.o.weight)
+    return model
+
+
+DEAD = {
+    "a head at zero": dead(lambda s, y: y),
+    "a threshold": dead(lambda s, y: y > 0.9),
+    "where noise never is": dead(lambda s, y: y.clamp(5, 6)),
+    "gated": dead(lambda s, y: torch.relu(y - 30)),
+}
+
+
+@pytest.mark.parametrize("model", DEAD.values(), ids=DEAD)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_axes_that_noise_does_not_move_are_told_by_the_graph(model, batch_first):
+    model.gru.batch_first = batch_first
+    x = X if batch_first else torch.zeros(6, 1, 8)
+    spec = lift(model, (x,)).spec
+    assert spec.inputs[0].shape == (("batch", "time", 8) if batch_first else ("time", "batch", 8))
+    assert [s.row for s in spec.states] == [(4,)]
+
+
+def test_a_deep_contraction_has_a_batch():
+    assert_streams(nn.LSTM(8, 16, 12, batch_first=True).eval(), X)
+
+
+def test_a_second_axis_with_a_memory_behind_a_gate_must_be_named():
+    def along_the_last(s, x):
+        rows = nn.functional.pad(x.reshape(-1, 1, x.shape[2]), (1, 0))
+        return nn.functional.conv1d(rows, s.w).reshape(x.shape)
+
+    def both(s, x):
+        return along_the_last(s, x) + s.gate(x).cumsum(1)
+
+    model = Call(both, w=torch.randn(1, 1, 2), gate=nn.Hardshrink(20.0))
+    x = torch.zeros(1, 5, 6)
+    with pytest.raises(LiftError, match=r"more than one axis could be time: time_axis=\{'x': 2\} or .*1\}\. Say which"):
+        lift(model, (x,))
+    # The other axis may be taken entry by entry.
+    alone = Call(along_the_last, w=model.w)
+    assert lift(alone, (x,)).spec.inputs[0].shape == ("batch", 5, "time")
+
+
+# --- what a call leaves behind ------------------------------------------------------------------------------------
+
+
+def latched(s, x):
+    s.seen = torch.where(x > 20, x, s.seen)
+    return x + s.seen
+
+
+def listed(s, x):
+    s.past = [*s.past[1:], loud(x)]
+    return x + s.past[0]
+
+
+def counted(s, x):
+    s.calls += 1
+    return x + loud(x) * s.calls
+
+
+def in_an_object(s, x):
+    held = s.box.held
+    s.box.held = loud(x)
+    return x + (0 if held is None else held)
+
+
+class Box:
+    held = None
+
+
+def attributes(function, **held) -> nn.Module:
+    model = Call(function)
+    for name, value in held.items():
+        object.__setattr__(model, name, value)
+    return model
+
+
+HIDDEN = {
+    "a latch": (attributes(latched, seen=torch.zeros(1, 8)), "the model remembers 'seen' between calls"),
+    "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), "the model remembers 'past' between calls"),
+    "a counter": (attributes(counted, calls=0), "the model remembers 'calls' between calls"),
+    "an object": (attributes(in_an_object, box=Box()), "or remembers something between calls"),
+}
+
+
+@pytest.mark.parametrize(("model", "message"), HIDDEN.values(), ids=HIDDEN)
+def test_a_memory_that_noise_does_not_move_is_seen(model, message):
+    with pytest.raises(LiftError, match=message):
+        lift(model, (X[:, 0],))
+
+
+def test_what_is_written_and_never_read_is_no_memory():
+    def watched(s, x):
+        s.seen, s.calls = s.o(x), s.calls + 1
+        return torch.tanh(s.seen)
+
+    model = Call(watched, o=nn.Linear(8, 3))
+    model.calls = 0
+    assert lift(model, (X[:, 0],)).spec.states == ()
+
+
+def test_a_table_made_by_the_first_call_is_no_memory():
+    def tabled(s, x):
+        if s.table is None:
+            object.__setattr__(s, "table", torch.arange(8.0))
+        return x * s.table
+
+    model = Call(tabled)
+    object.__setattr__(model, "table", None)
+    assert lift(model, (X[:, 0],)).spec.states == ()
+
+
+def test_a_state_that_only_calls_move_is_told_by_the_graph():
+    def per_call(s, x):
+        y = s.gru(x)[0] + s.level[:, None]
+        s.level = s.level + loud(x[:, -1])
+        return y
+
+    model = Call(per_call, gru=nn.GRU(8, 4, batch_first=True), level=torch.zeros(1, 1))
+    with pytest.raises(LiftError, match="state 'level' moves once per call, however many frames"):
+        lift(model, (X,))
+
+
+# --- one operator -------------------------------------------------------------------------------------------------
+
+
+def asked(operator, *args, x=None) -> list:
+    """What `operator` on x (2, 9, 3), or on another tensor, depends on along axis 1, 10 long in another run."""
+    graph = fx.Graph()
+    node = graph.call_function(operator, (given := graph.placeholder("x"), *args))
+    graph.output((node,))
+    module = fx.GraphModule(nn.Module(), graph)
+    few = torch.zeros(2, 9, 3) if x is None else x
+    more = torch.cat([few, few[:, :1]], 1)
+    runs = [recorded(module, [t]) for t in (few, more)]
+    return Operators(*runs, lambda n: False).dependences(node, {given: AxisLayout(1)})
+
+
+MIXED = {
+    "max of all": lambda x: x.amax(1, keepdim=True).expand_as(x),
+    "place of the largest": lambda x: x.argmax(1),
+    "any": lambda x: (x > 0).any(1, keepdim=True).expand_as(x),
+    "the first two exchanged": lambda x: x[:, [1, 0, *range(2, x.shape[1])]],
+    "the last frame moved ahead": lambda x: torch.cat([x[:, -1:], x[:, :-1]], 1),
+    "the one before": lambda x: torch.cat([x[:, :1], x[:, :-1]], 1),
+    "sorted": lambda x: x.sort(1).values,
+    "statistics": lambda x: x / (1 + x.std(1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("operator", MIXED.values(), ids=MIXED)
+def test_an_operator_that_mixes_cells_does_so_on_values_drawn_for_it(operator):
+    with pytest.raises(CellsMixed):
+        asked(operator)
+
+
+def test_an_operator_that_works_entry_by_entry_is_known_by_name():
+    assert asked(aten.relu.default) == asked(aten.gt.Scalar, 1e9) == [AxisLayout(1)]
+    assert asked(lambda x: x @ torch.zeros(3, 5)) == [AxisLayout(1)]
+    assert asked(lambda x: x[:, -1] * 0 + x[:, -1]) == [Dependence.LAST]
+
+
+def test_numbers_are_drawn_in_their_range():
+    picked = torch.zeros(2, 9, dtype=torch.long)
+    assert asked(lambda i: torch.arange(4.0)[i], x=picked) == [AxisLayout(1)]
+    assert asked(lambda i: torch.nn.functional.one_hot(i.clamp(0, 3), 4), x=picked) == [AxisLayout(1)]
+
+
+def test_an_operator_that_takes_nothing_drawn_is_not_decided():
+    def picky(x: Tensor) -> Tensor:
+        if bool(x.any()):
+            raise ValueError("only zeros, please\nno more")
+        return x
+
+    with pytest.raises(NotDecided, match=r"^only zeros, please$"):
+        asked(picky)
