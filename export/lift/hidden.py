@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -59,31 +60,41 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.read: set[int] = set()
         self._before: set[int] = set()
         self._now: set[int] = set()
+        # While one is held, no other storage has its address.
+        self._held: list[StorageWeakRef] = []
 
     def begin(self, arguments: Sequence[Tensor]) -> None:
         """A call with `arguments` follows."""
         self._before |= self._now
-        self._now = {_place(t) for t in arguments}
-        self._before -= self._now
+        self._now = set()
+        self._fill(arguments)
         self.done.append([])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         shown = pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))
         self.done[-1].append(f"{func} {shown}")
-        given = [_place(t) for t in _leaves((args, kwargs))]
-        taken = set(given[1:] if func in OVERWRITING else given)
-        self.read |= taken & self._before
+        given = _leaves((args, kwargs))
+        first = func._schema.arguments[0].alias_info if given else None
+        if func in OVERWRITING and _is_whole(given[0]):
+            self._before.discard(_place(given[0]))
+        # A view is no reading yet, and what is written over is none.
+        taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
+        self.read |= taken & self._before if first is None or first.is_write else set()
         results = func(*args, **kwargs)
-        # An address may be that of a tensor that is gone.
-        made = {_place(t) for t in _leaves(results)} - set(given)
-        self._before -= made
-        self._now -= made
         if taken & (self._now | self._before):
-            written = set(given[:1]) if func._schema.is_mutable else set()
-            self._before -= written if func in OVERWRITING else set()
-            self._now |= made | written
+            self._fill([*_leaves(results), *(given[:1] if func._schema.is_mutable else [])])
         return results
+
+    def _fill(self, tensors: Sequence[Tensor]) -> None:
+        """`tensors` hold now what is computed from the arguments of this call."""
+        self._now |= {_place(t) for t in tensors}
+        self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is all of its storage."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
 def _leaves(value: Any) -> list[Tensor]:
