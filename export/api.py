@@ -26,6 +26,7 @@ from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
+from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.export.weight_count import count_weights
 from rnn_export.precision import TOLERANCES, Tolerance
@@ -210,6 +211,7 @@ def _verified(
         "source": "noise" if recorded is None else "recording",
         "notes": [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))],
         **report.to_json(),
+        "not_exercised": not_exercised(lifted, vectors),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
     for target, options in plan:

@@ -24,6 +24,9 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
 
     Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
     """
+    rows = Noise(model.original).rows
+    for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
+        _refuse_one_id(tensor, leaf.example, rows)
     return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
 
 
@@ -38,7 +41,6 @@ def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
-        _refuse_one_id(tensor, leaf.example, noise.rows)
         inputs[tensor.name] = noise.shaped(leaf.example, shape).numpy()
     return inputs
 

@@ -25,7 +25,7 @@ FAILS = "the model fails on what it is verified on"
 
 
 def golden_vectors(
-    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance
+    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance, kind: str
 ) -> tuple[Golden, tuple[Drift, ...]]:
     """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
 
@@ -33,27 +33,38 @@ def golden_vectors(
     by the outputs, and by the states that both have.
     """
     spec, loop = model.spec, ClosedLoop(model.spec, inputs)
-    start = initial_states(model, loop.rows)
-    lifted = loop.run(torch_driver(spec, blamed(FAILS)(model.module), start))
+    lifted = lifted_trace(model, loop)
     own = own_trace(model, loop)
-    ends = {t.name: spec.frames_out(t, loop.frames) for t in spec.outputs if spec.timed(t)}
-    outputs = {name: value[:, : ends[name]] if name in ends else value for name, value in own.outputs.items()}
-    golden = Golden(inputs, outputs, lifted.states, np.arange(spec.chunk, loop.frames + 1, spec.chunk), tolerance)
+    at = np.arange(spec.chunk, loop.frames + 1, spec.chunk)
+    golden = Golden(inputs, own.outputs, lifted.states, at, tolerance, kinds=(kind,) * loop.rows)
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # Steps of several frames round up how late a state is: then the module's own has seen more.
     for name, want in {} if spec.has_delay and spec.chunk > 1 else own.states.items():
         last = slice(-want.shape[1], None)
-        drifts.append(drift("lifted", name, lifted.states[name][:, last], want, golden.at[last], tolerance))
+        drifts.append(
+            drift("lifted", name, lifted.states[name][:, last], want, golden.at[last], tolerance, golden.kinds)
+        )
     return golden, tuple(drifts)
 
 
+def lifted_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
+    """What the lifted step gives, its states fed back."""
+    return loop.run(torch_driver(model.spec, blamed(FAILS)(model.module), initial_states(model, loop.rows)))
+
+
 def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
-    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last."""
+    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last.
+
+    Frames that a stream gives later than these are left out.
+    """
     traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
     outputs, states = (
         {name: np.concatenate([named[name] for named in group])[: loop.rows] for name in group[0]}
         for group in ([t.outputs for t in traces], [t.states for t in traces])
     )
+    ends = {t.name: model.spec.frames_out(t, loop.frames) for t in model.spec.outputs if model.spec.timed(t)}
+    if not model.spec.sequence_only:
+        outputs |= {name: outputs[name][:, :end] for name, end in ends.items()}
     return Trace(outputs, states)
 
 

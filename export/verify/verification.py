@@ -15,7 +15,16 @@ from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
-from rnn_export.export.verify.reference import CONSEQUENCE, batches, blamed, golden_vectors, initial_states, own_trace
+from rnn_export.export.verify.reference import (
+    CONSEQUENCE,
+    batches,
+    blamed,
+    golden_vectors,
+    initial_states,
+    lifted_trace,
+    own_trace,
+)
+from rnn_export.export.verify.trials import trial_vectors
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
@@ -24,8 +33,8 @@ from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
 
-# Noise is tried too where there is a recording: silence or a constant would prove little.
-NOISE_FRAMES = 64
+# Of each kind of input, beside those of the delay.
+TRIAL_FRAMES = 64
 # onnx.reference is plain Python.
 REFERENCE_FRAMES = 16
 
@@ -46,21 +55,18 @@ def verify_model(
     noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
     """
     progress("reference")
-    inputs = inputs_to_verify(model, recording, frames)
+    inputs, kind = inputs_to_verify(model, recording, frames), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
-        return _whole_sequences(model, engines, inputs, tolerance, progress)
+        return _whole_sequences(model, engines, inputs, kind, tolerance, progress)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
-    golden, lifted = golden_vectors(model, inputs, exact)
+    golden, lifted = golden_vectors(model, inputs, exact, kind)
     _refuse_wrong_lifting(model, golden, lifted)
-    if recording:
-        noise, on_noise = golden_vectors(model, inputs_to_verify(model, None, min(frames, NOISE_FRAMES)), exact)
-        _refuse_wrong_lifting(model, noise, on_noise)
-        noise = replace(noise, tolerance=tolerance, precision=precision)
-        # What int8 was calibrated on may be nothing like noise.
-        for engine in engines if precision != "int8" else ():
-            replay_golden(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
+    trials, failures = trial_vectors(model, golden, exact, TRIAL_FRAMES)
+    streamed = lifted_trace(model, ClosedLoop(model.spec, trials.inputs)).outputs
+    on_trials = tuple(trials.output_drifts("lifted", model.spec, streamed))
+    _refuse_wrong_lifting(model, trials, on_trials)
     # The stages told are those of one backend, whose number the caller knows.
-    vectors = replace(golden, tolerance=tolerance, precision=precision)
+    vectors = replace(golden, tolerance=tolerance, precision=precision, trials=trials)
     reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
@@ -69,7 +75,11 @@ def verify_model(
         progress("onnx.reference")
         second = _second_opinion(model, step_graph, golden)
     report = _as_one(reports)
-    report = replace(report, drifts=(*lifted, *report.drifts, *second))
+    report = replace(
+        report,
+        drifts=(*lifted, *on_trials, *report.drifts, *second),
+        not_judged={**failures, **report.not_judged},
+    )
     report.raise_for_failure(CONSEQUENCE)
     return report, vectors
 
@@ -78,8 +88,9 @@ def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
     """The report of several backends, each check under the name of its own."""
     if len(reports) == 1:
         return reports[0]
-    drifts = (replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
-    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=tuple(drifts))
+    drifts = tuple(replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
+    not_judged = {kind: why for r in reports for kind, why in r.not_judged.items()}
+    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=drifts, not_judged=not_judged)
 
 
 def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
@@ -87,7 +98,12 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
     if report.ok:
         return
     loop = ClosedLoop(model.spec, golden.inputs)
-    found = (first_divergent_module(model, loop.of_rows(r), golden.tolerance) for r in batches(model, golden.rows))
+    groups = [*batches(model, golden.rows)]
+    if golden.scales:
+        # Beside louder rows a quiet one would hide what is wrong with it.
+        kind = next(d.kind for d in drifts if d.step is not None)
+        groups = [np.full(len(groups[0]), golden.kinds.index(kind))]
+    found = (first_divergent_module(model, loop.of_rows(rows), golden.tolerance) for rows in groups)
     report.raise_for_failure(
         f"{next(filter(None, found), '')}The lifted step, before any export, is not the model: the tolerance is too "
         "tight, or the model has a memory over time that lifting did not see: take it as an argument, return it, and "
@@ -99,19 +115,25 @@ def _whole_sequences(
     model: StreamingModel,
     engines: Sequence[Engine],
     inputs: Mapping[str, Array],
+    kind: str,
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:
-    """A model that needs whole sequences: sequences of several lengths, each as the module gives it."""
+    """A model that needs whole sequences: sequences of several lengths and kinds, each as the module gives it."""
     loop = ClosedLoop(model.spec, inputs)
-    reports = []
+    reports: list[ParityReport] = []
+    failures: dict[str, str] = {}
     for length in sorted({loop.frames, max(loop.frames * 2 // 3, 1)}):
         part = ClosedLoop(model.spec, loop.cut(0, length))
-        golden = Golden(part.inputs, own_trace(model, part).outputs, {}, np.array([length]), tolerance)
+        outputs, kinds = own_trace(model, part).outputs, (kind,) * part.rows
+        golden = Golden(part.inputs, outputs, {}, np.array([length]), tolerance, kinds=kinds)
+        if length == loop.frames:
+            trials, failures = trial_vectors(model, golden, tolerance, TRIAL_FRAMES)
+            golden = replace(golden, trials=trials)
         for engine in engines:
             reports.append(replay_golden(engine, golden, progress))
             reports[-1].raise_for_failure(CONSEQUENCE)
-    return reports[-1], golden
+    return replace(reports[-1], not_judged={**failures, **reports[-1].not_judged}), golden
 
 
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:

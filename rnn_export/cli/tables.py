@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+# Of what was not exercised, how much is shown.
+SIDES = 4
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -65,13 +68,24 @@ def parity(report: Mapping[str, Any]) -> None:
     # An error that is no number is null in JSON.
     drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
     checks = dict.fromkeys(d["check"] for d in drifts)
-    worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
+
+    def badness(drift: Mapping[str, Any]) -> tuple[bool, float]:
+        return drift["step"] is not None, drift["relative"]
+
+    worst = {check: max((d for d in drifts if d["check"] == check), key=badness) for check in checks}
+    # Reports of 0.1.0 name no kinds.
     rows = [
-        (check, d["tensor"], *(f"{d[key]:.1e}" for key in ("relative", "error")), _step(d["step"]))
+        (check, d["tensor"], d.get("kind", ""), *(f"{d[key]:.1e}" for key in ("relative", "error")), _step(d["step"]))
         for check, d in worst.items()
     ]
     title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
-    table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
+    table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
+    for kind, why in report.get("not_judged", {}).items():
+        click.echo(f"not judged: {kind}: {why}")
+    if sides := report.get("not_exercised"):
+        shown = [f"{side['op']} in {side['place']} never {side['never']}" for side in sides[:SIDES]]
+        more = f" and {len(sides) - SIDES} more" if len(sides) > SIDES else ""
+        click.echo(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
 
 
 def _step(number: int | None) -> str:
