@@ -22,8 +22,8 @@ Sides = Mapping[str, Tensor]
 Args = Mapping[str, Any]
 # (arguments by name, result) -> sides.
 Finder = Callable[[Args, Any], Sides]
-# By operator and place, which sides were seen.
-Seen = dict[tuple[str, str], dict[str, bool]]
+# Which sides of a node were seen.
+Seen = dict[fx.Node, dict[str, bool]]
 
 
 def not_exercised(model: StreamingModel, golden: Golden) -> list[dict[str, str]]:
@@ -39,12 +39,10 @@ def not_exercised(model: StreamingModel, golden: Golden) -> list[dict[str, str]]
             loop = ClosedLoop(model.spec, part.inputs)
             driver = torch_driver(model.spec, recorder.run, initial_states(model, loop.rows))
             loop.run(driver, (0, loop.frames) if model.dynamic_time else None)
-    return [
-        {"op": op, "place": place, "never": side}
-        for (op, place), sides in seen.items()
-        for side, was in sides.items()
-        if not was
-    ]
+    never = [(node, side) for node, sides in seen.items() for side, was in sides.items() if not was]
+    # Copies of one module have one place.
+    told = dict.fromkeys((_name(node), place_of(node), side) for node, side in never)
+    return [{"op": op, "place": place, "never": side} for op, place, side in told]
 
 
 def _has_threshold(module: nn.Module) -> bool:
@@ -65,7 +63,7 @@ class _Recorder(fx.Interpreter):
         result = super().run_node(n)
         if n in self._varying and (find := _finder(n)) is not None:
             args = fx.node.map_arg(named_args(n), self.env.__getitem__)
-            seen = self._seen.setdefault((_name(n), place_of(n)), {})
+            seen = self._seen.setdefault(n, {})
             for side, where in find(args, result).items():
                 seen[side] = seen.get(side, False) or bool(where.any())
         return result

@@ -37,6 +37,8 @@ def trial_vectors(
     Raises ExportError where the module fails on noise.
     """
     spec = model.spec
+    # A module that takes one frame a call is called for every frame of every copy.
+    frames //= 1 if spec.has_time else 2
     frames = max((frames // spec.chunk + spec.settling_steps) * spec.chunk, fewest_frames(spec))
     frames = min(frames, golden.frames)
     kinds, inputs = trial_inputs(model, frames)
