@@ -87,7 +87,8 @@ def export(
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
-        data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
+        data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
+            case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).

@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
+from rnn_export.cli.main import main
 from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
@@ -414,6 +416,16 @@ def test_the_side_of_a_threshold_that_no_input_reached_is_told(make, wanted):
     for (op, place, never), (wanted_op, beginning, wanted_never) in zip(found, wanted, strict=True):
         assert (op, never) == (wanted_op, wanted_never)
         assert place.startswith(beginning)
+
+
+def test_inspect_shows_what_was_not_exercised(tmp_path):
+    export(Gates().eval(), (X,), tmp_path / "net.rnnx", steps=24)
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.rnnx")]).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("not exercised: ")]
+    assert "hardtanh in net.1 (" in line
+    assert " never above 6; gt in the model (test_trials.py:" in line
+    assert line.endswith(" never true: a recording that does, --data, would prove more")
+    assert "worst input" in shown
 
 
 def test_a_relu_layer_that_is_always_on_is_told():
