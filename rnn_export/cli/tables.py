@@ -80,8 +80,9 @@ def parity(report: Mapping[str, Any]) -> None:
     ]
     title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
     table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
-    for kind, why in report.get("not_judged", {}).items():
-        click.echo(f"not judged: {kind}: {why}")
+    not_judged = report.get("not_judged", {})
+    for why in dict.fromkeys(not_judged.values()):
+        click.echo(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
     if sides := report.get("not_exercised"):
         shown = [f"{side['op']} in {side['place']} never {side['never']}" for side in sides[:SIDES]]
         more = f" and {len(sides) - SIDES} more" if len(sides) > SIDES else ""
