@@ -82,11 +82,12 @@ def _scales(model: StreamingModel, loop: ClosedLoop, outputs: Mapping[str, Array
         for name, value in outputs.items():
             moved[name] = np.maximum(moved[name], _distance(other[name].astype(float), value.astype(float)) / CHANGE)
     found = {}
-    for name, value in outputs.items():
-        own = np.maximum.accumulate(np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0), 1)
-        with np.errstate(divide="ignore"):
-            scale = np.exp2(np.ceil(np.log2(moved[name])))
-        found[name] = np.where(moved[name] > own, scale, 0.0).astype(np.float32)
+    for tensor in model.spec.outputs:
+        value, far = outputs[tensor.name], moved[tensor.name]
+        own = np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0)
+        own = np.maximum.accumulate(own, 1) if model.spec.timed(tensor) else own
+        with np.errstate(divide="ignore", over="ignore"):
+            found[tensor.name] = np.where(far > own, np.exp2(np.ceil(np.log2(far))), 0.0).astype(np.float32)
     return found
 
 

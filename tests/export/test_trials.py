@@ -464,3 +464,23 @@ def test_a_failure_of_the_model_on_noise_is_its_own():
     broken.model.rows = broken.model.rows[:3]
     with pytest.raises(ExportError, match="the model fails on what it is verified on: IndexError"):
         held(replace(model, original=broken))
+
+
+class Last(nn.Module):
+    """One number for the whole sequence, and a choice for each frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y: Tensor = self.rnn(x)[0]
+        return y[:, -1].sum(-1), y.argmax(-1)
+
+
+def test_outputs_without_a_time_axis_and_choices():
+    model = lift(Last().eval(), (X,))
+    _, golden = good(model)
+    assert golden.trials.outputs["output0"].shape == golden.trials.scales["output0"].shape == (7,)
+    assert golden.trials.outputs["output1"].dtype == np.int64
