@@ -26,6 +26,7 @@ from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
+from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
@@ -86,7 +87,8 @@ def export(
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
         batch: (fewest, usual, most) streams in one step, for targets that an engine is built for; (1, 1, 8) if None.
         chunk: frames per step.
-        data: a recording to verify on: an array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
+        data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
+            case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
         steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
@@ -206,6 +208,7 @@ def _verified(
         "source": "noise" if recorded is None else "recording",
         "notes": [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))],
         **report.to_json(),
+        "not_exercised": not_exercised(lifted, vectors),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
     for target, options in plan:

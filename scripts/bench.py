@@ -226,7 +226,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "third": ("Nets of third parties, 1,000 frames, worst error relative to scale", lifting.third_party),
     "random": ("200 random architectures", lifting.random_architectures),
     "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
-    "time": ("Lift, export and verify, s", lifting.times),
+    "time": ("Lift, export and verify, and verification alone, s of one core", lifting.times),
     "rtx": (
         "TensorRT-RTX, every streaming case: parse and build, engine, executor over 200 steps",
         tensorrt_figures.rtx,

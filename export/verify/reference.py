@@ -1,12 +1,14 @@
 """What the user's own module gives, called as the user calls it, and the lifted step in the same closed loop."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from rnn_export.arrays import Array, Arrays
+from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
@@ -22,34 +24,47 @@ CONSEQUENCE = "Nothing was written."
 FAILS = "the model fails on what it is verified on"
 
 
-def golden_vectors(model: StreamingModel, inputs: Arrays, tolerance: Tolerance) -> tuple[Golden, tuple[Drift, ...]]:
+def golden_vectors(
+    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance, kind: str
+) -> tuple[Golden, tuple[Drift, ...]]:
     """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
 
     The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
     by the outputs, and by the states that both have.
     """
     spec, loop = model.spec, ClosedLoop(model.spec, inputs)
-    start = initial_states(model, loop.rows)
-    lifted = loop.run(torch_driver(spec, blamed(FAILS)(model.module), start))
+    lifted = lifted_trace(model, loop)
     own = own_trace(model, loop)
-    ends = {t.name: spec.frames_out(t, loop.frames) for t in spec.outputs if spec.timed(t)}
-    outputs = {name: value[:, : ends[name]] if name in ends else value for name, value in own.outputs.items()}
-    golden = Golden(inputs, outputs, lifted.states, np.arange(spec.chunk, loop.frames + 1, spec.chunk), tolerance)
+    at = np.arange(spec.chunk, loop.frames + 1, spec.chunk)
+    golden = Golden(inputs, own.outputs, lifted.states, at, tolerance, kinds=(kind,) * loop.rows)
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # Steps of several frames round up how late a state is: then the module's own has seen more.
     for name, want in {} if spec.has_delay and spec.chunk > 1 else own.states.items():
         last = slice(-want.shape[1], None)
-        drifts.append(drift("lifted", name, lifted.states[name][:, last], want, golden.at[last], tolerance))
+        drifts.append(
+            drift("lifted", name, lifted.states[name][:, last], want, golden.at[last], tolerance, golden.kinds)
+        )
     return golden, tuple(drifts)
 
 
+def lifted_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
+    """What the lifted step gives, its states fed back."""
+    return loop.run(torch_driver(model.spec, blamed(FAILS)(model.module), initial_states(model, loop.rows)))
+
+
 def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
-    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last."""
+    """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last.
+
+    Frames that a stream gives later than these are left out.
+    """
     traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
     outputs, states = (
         {name: np.concatenate([named[name] for named in group])[: loop.rows] for name in group[0]}
         for group in ([t.outputs for t in traces], [t.states for t in traces])
     )
+    ends = {t.name: model.spec.frames_out(t, loop.frames) for t in model.spec.outputs if model.spec.timed(t)}
+    if not model.spec.sequence_only:
+        outputs |= {name: outputs[name][:, :end] for name, end in ends.items()}
     return Trace(outputs, states)
 
 
@@ -74,6 +89,7 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
+    """Where every state starts, (rows, ...)."""
     return {s.name: model.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in model.spec.states}
 
 
@@ -90,6 +106,7 @@ def _buffers(model: StreamingModel) -> list[str]:
 
 
 def _buffer_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
+    """The rows that a buffer of the module holds now."""
     index = [s.name for s in model.spec.states].index(name)
     value = dict(module.model.named_buffers())[name]
     # One that has no batch axis in the module is of one stream.

@@ -1,21 +1,30 @@
 """Nothing ships unverified: the golden vectors come from the user's own module, called as the user calls it."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
-from rnn_export.arrays import Array, Arrays
-from rnn_export.errors import ExportError, SourceError
+from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.noise import Noise
 from rnn_export.export.verify.divergence import first_divergent_module
-from rnn_export.export.verify.reference import CONSEQUENCE, batches, blamed, golden_vectors, initial_states, own_trace
+from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
+from rnn_export.export.verify.reference import (
+    CONSEQUENCE,
+    batches,
+    blamed,
+    golden_vectors,
+    initial_states,
+    lifted_trace,
+    own_trace,
+)
+from rnn_export.export.verify.trials import trial_vectors
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
@@ -23,12 +32,9 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.spec import StreamSpec, TensorSpec
 
-# Rows and fewest steps of what a model is verified on: with fewer the state would hardly be fed back.
-ROWS, FEWEST_STEPS = 2, 4
-# Noise is tried too where there is a recording: silence or a constant would prove little.
-NOISE_FRAMES = 64
+# Of each kind of input, beside those of the delay.
+TRIAL_FRAMES = 64
 # onnx.reference is plain Python.
 REFERENCE_FRAMES = 16
 
@@ -37,7 +43,7 @@ def verify_model(
     model: StreamingModel,
     engines: Sequence[Engine],
     step_graph: bytes | None,
-    recording: Arrays | None,
+    recording: Mapping[str, Array] | None,
     frames: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
@@ -49,21 +55,18 @@ def verify_model(
     noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
     """
     progress("reference")
-    inputs = inputs_to_verify(model, recording, frames)
+    inputs, kind = inputs_to_verify(model, recording, frames), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
-        return _whole_sequences(model, engines, inputs, tolerance, progress)
+        return _whole_sequences(model, engines, inputs, kind, tolerance, progress)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
-    golden, lifted = golden_vectors(model, inputs, exact)
+    golden, lifted = golden_vectors(model, inputs, exact, kind)
     _refuse_wrong_lifting(model, golden, lifted)
-    if recording:
-        noise, on_noise = golden_vectors(model, inputs_to_verify(model, None, min(frames, NOISE_FRAMES)), exact)
-        _refuse_wrong_lifting(model, noise, on_noise)
-        noise = replace(noise, tolerance=tolerance, precision=precision)
-        # What int8 was calibrated on may be nothing like noise.
-        for engine in engines if precision != "int8" else ():
-            replay_golden(engine, noise).raise_for_failure(f"This was on noise, not on the recording. {CONSEQUENCE}")
+    trials, failures = trial_vectors(model, golden, exact, TRIAL_FRAMES)
+    streamed = lifted_trace(model, ClosedLoop(model.spec, trials.inputs)).outputs
+    on_trials = tuple(trials.output_drifts("lifted", model.spec, streamed))
+    _refuse_wrong_lifting(model, trials, on_trials)
     # The stages told are those of one backend, whose number the caller knows.
-    vectors = replace(golden, tolerance=tolerance, precision=precision)
+    vectors = replace(golden, tolerance=tolerance, precision=precision, trials=trials)
     reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
@@ -72,7 +75,11 @@ def verify_model(
         progress("onnx.reference")
         second = _second_opinion(model, step_graph, golden)
     report = _as_one(reports)
-    report = replace(report, drifts=(*lifted, *report.drifts, *second))
+    report = replace(
+        report,
+        drifts=(*lifted, *on_trials, *report.drifts, *second),
+        not_judged={**failures, **report.not_judged},
+    )
     report.raise_for_failure(CONSEQUENCE)
     return report, vectors
 
@@ -81,8 +88,9 @@ def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
     """The report of several backends, each check under the name of its own."""
     if len(reports) == 1:
         return reports[0]
-    drifts = (replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
-    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=tuple(drifts))
+    drifts = tuple(replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
+    not_judged = {kind: why for r in reports for kind, why in r.not_judged.items()}
+    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=drifts, not_judged=not_judged)
 
 
 def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
@@ -90,7 +98,12 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
     if report.ok:
         return
     loop = ClosedLoop(model.spec, golden.inputs)
-    found = (first_divergent_module(model, loop.of_rows(r), golden.tolerance) for r in batches(model, golden.rows))
+    groups = [*batches(model, golden.rows)]
+    if golden.scales:
+        # Beside louder rows a quiet one would hide what is wrong with it.
+        kind = next(d.kind for d in drifts if d.step is not None)
+        groups = [np.full(len(groups[0]), golden.kinds.index(kind))]
+    found = (first_divergent_module(model, loop.of_rows(rows), golden.tolerance) for rows in groups)
     report.raise_for_failure(
         f"{next(filter(None, found), '')}The lifted step, before any export, is not the model: the tolerance is too "
         "tight, or the model has a memory over time that lifting did not see: take it as an argument, return it, and "
@@ -101,20 +114,26 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
 def _whole_sequences(
     model: StreamingModel,
     engines: Sequence[Engine],
-    inputs: Arrays,
+    inputs: Mapping[str, Array],
+    kind: str,
     tolerance: Tolerance,
     progress: Callable[[str], None],
 ) -> tuple[ParityReport, Golden]:
-    """A model that needs whole sequences: sequences of several lengths, each as the module gives it."""
+    """A model that needs whole sequences: sequences of several lengths and kinds, each as the module gives it."""
     loop = ClosedLoop(model.spec, inputs)
-    reports = []
+    reports: list[ParityReport] = []
+    failures: dict[str, str] = {}
     for length in sorted({loop.frames, max(loop.frames * 2 // 3, 1)}):
         part = ClosedLoop(model.spec, loop.cut(0, length))
-        golden = Golden(part.inputs, own_trace(model, part).outputs, {}, np.array([length]), tolerance)
+        outputs, kinds = own_trace(model, part).outputs, (kind,) * part.rows
+        golden = Golden(part.inputs, outputs, {}, np.array([length]), tolerance, kinds=kinds)
+        if length == loop.frames:
+            trials, failures = trial_vectors(model, golden, tolerance, TRIAL_FRAMES)
+            golden = replace(golden, trials=trials)
         for engine in engines:
             reports.append(replay_golden(engine, golden, progress))
             reports[-1].raise_for_failure(CONSEQUENCE)
-    return reports[-1], golden
+    return replace(reports[-1], not_judged={**failures, **reports[-1].not_judged}), golden
 
 
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
@@ -136,52 +155,3 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
         *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
         *golden.state_drifts("onnx.reference", trace.states, slice(steps)),
     ]
-
-
-def inputs_to_verify(model: StreamingModel, recording: Arrays | None, frames: int) -> dict[str, Array]:
-    """At most `frames` frames of every input, (rows, frames, ...): of the recording, or noise where there is none.
-
-    Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
-    """
-    return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
-
-
-def fewest_frames(spec: StreamSpec) -> int:
-    """Frames of which at least `FEWEST_STEPS` steps give every output."""
-    return (FEWEST_STEPS + spec.settling_steps) * spec.chunk
-
-
-def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
-    noise, spec = Noise(model.original, seed=1), model.spec
-    frames = max(frames // spec.chunk * spec.chunk, fewest_frames(spec))
-    inputs = {}
-    for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
-        shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
-        _refuse_one_id(tensor, leaf.example, noise.rows)
-        inputs[tensor.name] = noise.shaped(leaf.example, shape).numpy()
-    return inputs
-
-
-def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> None:
-    if tensor.dtype.startswith("int") and rows is None and int(example.max()) < 1:
-        raise ExportError(
-            f"input {tensor.name!r} is {tensor.dtype} and 0 everywhere in the example, and the model has no "
-            "nn.Embedding that says which values it takes: put the largest one into the example."
-        )
-
-
-def _beginning(spec: StreamSpec, recording: Arrays, frames: int) -> dict[str, Array]:
-    """Whole chunks; a single row gets a second one that starts half-way."""
-    loop = ClosedLoop(spec, recording)
-    there = min(loop.frames, frames)
-    if there // spec.chunk * spec.chunk < fewest_frames(spec):
-        late = f" after a delay of {spec.delay}" if spec.has_delay else ""
-        raise SourceError(
-            f"verification has {there} frames of the recording: it needs at least {fewest_frames(spec)}, "
-            f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back."
-        )
-    if loop.rows == 1:
-        timed = [t.name for t in spec.inputs if spec.timed(t)]
-        second = {n: np.roll(a, a.shape[1] // 2, 1) if n in timed else a for n, a in recording.items()}
-        loop = ClosedLoop(spec, {n: np.concatenate([a, second[n]]) for n, a in recording.items()})
-    return {n: np.ascontiguousarray(a) for n, a in loop.cut(0, there // spec.chunk * spec.chunk).items()}

@@ -32,7 +32,11 @@ STAGES = 12
     "--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]"
 )
 @source_options
-@click.option("--data", type=click.Path(path_type=Path), help="A recording to verify on: .npy, .npz, .csv or .wav.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A recording to verify on, beside what is tried in any case: .npy, .npz, .csv or .wav.",
+)
 @calibrate_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
 @click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
@@ -52,7 +56,10 @@ def export_command(
     sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
     sequence_only: bool, force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop."""
+    """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
+
+    It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
+    """
     from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 

@@ -30,7 +30,8 @@ def inspect_command(
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
 
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
-    it is one, the delay, parameters and bytes.
+    it is one, the delay, parameters and bytes. Of a bundle: how it was verified, and which sides of its gates no
+    input reached.
     """
     refuse_address(what)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+# Of what was not exercised, how much is shown.
+SIDES = 4
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -65,13 +68,25 @@ def parity(report: Mapping[str, Any]) -> None:
     # An error that is no number is null in JSON.
     drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
     checks = dict.fromkeys(d["check"] for d in drifts)
-    worst = {check: max((d for d in drifts if d["check"] == check), key=lambda d: d["relative"]) for check in checks}
+
+    def badness(drift: Mapping[str, Any]) -> tuple[bool, float]:
+        return drift["step"] is not None, drift["relative"]
+
     rows = []
-    for check, d in worst.items():
+    for check in checks:
+        d = max((d for d in drifts if d["check"] == check), key=badness)
         verdict = "ok" if d["step"] is None else f"step {d['step']}"
-        rows.append((check, d["tensor"], f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
+        # Reports of 0.1.0 name no kinds.
+        rows.append((check, d["tensor"], d.get("kind", ""), f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
     title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
-    table(title, ("check", "worst tensor", "relative error", "absolute", ""), rows)
+    table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
+    not_judged = report.get("not_judged", {})
+    for why in dict.fromkeys(not_judged.values()):
+        click.echo(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
+    if sides := report.get("not_exercised"):
+        shown = [f"{side['op']} in {side['place']} never {side['never']}" for side in sides[:SIDES]]
+        more = f" and {len(sides) - SIDES} more" if len(sides) > SIDES else ""
+        click.echo(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
 
 
 def targets(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -18,18 +18,20 @@ LAST = slice(-1, None)
 
 
 def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None] = lambda check: None) -> ParityReport:
-    """Drive `engine` over the golden vectors with the state fed back, in every way a user may.
+    """Drive `engine` over the golden vectors and their trials with the state fed back, in every way a user may.
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
     moved to a new stream in mid-stream; each row alone; and in a pool, in another order at each round. A model of whole
     sequences only: the whole, and each row alone.
     """
-    golden = golden.fitted(engine)
+    ordinary, *trials = golden.parts(engine)
     drifts: list[Drift] = []
     for name, check in (WHOLE_SEQUENCES if engine.spec.sequence_only else STREAMS).items():
         progress(name)
-        drifts += check(_Check(name, engine, golden))
-    return ParityReport(engine.backend, engine.device, golden.frames, golden.rows, golden.tolerance, tuple(drifts))
+        for vectors in (ordinary, *trials):
+            drifts += check(_Check(name, engine, vectors))
+    counts, not_judged = (ordinary.frames, ordinary.rows), golden.not_judged(engine.precision)
+    return ParityReport(engine.backend, engine.device, *counts, ordinary.tolerance, tuple(drifts), not_judged)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """How far two runs of one stream are apart, step by step, and whether that is within the tolerance."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,17 @@ from rnn_export.precision import Tolerance
 CURVE_POINTS = 32
 
 
+# Kinds of input on which a model must give numbers; what it gives NaN on otherwise is beyond it.
+ORDINARY = ("noise", "recording")
+
+
 @dataclass(frozen=True)
 class Drift:
-    """One tensor in one check: the largest absolute `error`, and the largest one over the scale of its step.
+    """One tensor in one check: the largest absolute `error`, and the largest one over the scale of its row so far.
 
-    Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None;
-    `curve` is pairs (step, largest relative error so far).
+    Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None:
+    then error and `scale` are of the value that is furthest outside. `curve` is pairs (step, largest relative error so
+    far). `kind` is the kind of input of the row that is the worst, "" where rows have none.
     """
 
     check: str
@@ -28,32 +34,77 @@ class Drift:
     scale: float
     step: int | None
     curve: tuple[tuple[int, float], ...]
+    kind: str = ""
 
 
-def drift(check: str, tensor: str, got: Array, want: Array, steps: Array | range, tolerance: Tolerance) -> Drift:
-    """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1. A NaN or Inf is always outside."""
+def drift(
+    check: str,
+    tensor: str,
+    got: Array,
+    want: Array,
+    steps: Array | range,
+    tolerance: Tolerance,
+    kinds: Sequence[str] = (),
+    scales: Array | None = None,
+) -> Drift:
+    """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1.
+
+    Each row is held to its own running scale, the largest magnitude that it had so far; with `scales` (rows, steps,
+    ...) each entry of a frame to its own, or to `scales` where that is larger. Infinities must be the same. A NaN is
+    outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
+    """
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())
     if not got.size:
         return Drift(check, tensor, 0.0, 0.0, 0.0, None, ())
-    axes = (0, *range(2, want.ndim))
-    wanted, given = want.astype(np.float64), got.astype(np.float64)
+    shape = (*want.shape[:2], -1)
+    wanted, given = want.reshape(shape).astype(np.float64), got.reshape(shape).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.nan_to_num(np.abs(given - wanted), nan=np.inf, posinf=np.inf).max(axis=axes)
-        scale = np.maximum.accumulate(np.nan_to_num(np.abs(wanted).max(axis=axes), nan=0.0, posinf=0.0))
-        relative = error / np.maximum(scale, np.finfo(np.float32).tiny)
-    exact = want.dtype.kind != "f"
-    outside = error > (0 if exact else tolerance.atol + tolerance.rtol * scale)
-    first = int(steps[int(np.argmax(outside))]) if outside.any() else None
-    so_far = np.maximum.accumulate(relative)
+        error = np.nan_to_num(np.where(given == wanted, 0.0, np.abs(given - wanted)), nan=np.inf, posinf=np.inf)
+        error[beyond(wanted, kinds)] = 0.0
+        size = np.where(np.isfinite(wanted), np.abs(wanted), 0.0)
+        of_row = np.maximum.accumulate(size.max(2, keepdims=True), 1)
+        relative = error.max(2) / np.maximum(of_row[:, :, 0], np.finfo(np.float32).tiny)
+        known = 0.0 if scales is None else scales.reshape(shape)
+        scale = of_row if scales is None else np.maximum(np.maximum.accumulate(size, 1), known)
+        # Where a whole number hangs on the last bits of what it was computed from, there is no right one.
+        exact = want.dtype.kind != "f"
+        allowed = np.where(known > 0, np.inf, 0.0) if exact else tolerance.atol + tolerance.rtol * scale
+        outside = error > allowed
+        excess = np.where(outside, error / np.maximum(allowed, np.finfo(np.float32).tiny), 0.0)
+    so_far = np.maximum.accumulate(relative.max(0))
     points = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(int))
     curve = tuple((int(steps[i]), float(so_far[i])) for i in points)
-    return Drift(check, tensor, float(error.max()), float(so_far[-1]), float(scale[-1]), first, curve)
+    first, row = None, int(relative.max(1).argmax())
+    worst, largest = float(error.max()), float(of_row[row, -1, 0])
+    if outside.any():
+        first = int(outside.any((0, 2)).argmax())
+        row = int(excess[:, first].max(1).argmax())
+        at, channel = np.unravel_index(int(excess[row].argmax()), excess[row].shape)
+        worst = float(error[row, at, channel])
+        largest = float(of_row[row, -1, 0] if scales is None else scale[row, at, channel])
+    step = None if first is None else int(steps[first])
+    kind = kinds[row] if kinds else ""
+    return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind)
+
+
+def beyond(want: Array, kinds: Sequence[str]) -> Array:
+    """Of each row and step of (rows, steps, ...), whether the model had given NaN by then, on what is not ordinary."""
+    if not kinds or want.dtype.kind != "f":
+        return np.zeros(want.shape[:2], bool)
+    nan = np.asarray(np.isnan(want).any(tuple(range(2, want.ndim))))
+    unusual: Array = np.array([kind not in ORDINARY for kind in kinds])
+    return np.asarray(np.logical_or.accumulate(nan, 1) & unusual[:, None])
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Every check on every tensor, on one backend."""
+    """Every check on every tensor, on one backend.
+
+    Attributes:
+        frames, rows: of the vectors of ordinary input.
+        not_judged: by kind of input that was tried in vain, why.
+    """
 
     backend: str
     device: str
@@ -61,6 +112,7 @@ class ParityReport:
     rows: int
     tolerance: Tolerance
     drifts: tuple[Drift, ...]
+    not_judged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -69,7 +121,7 @@ class ParityReport:
     def checks(self) -> list[tuple[str, Drift]]:
         """Each check with the worst of its tensors."""
         names = list(dict.fromkeys(d.check for d in self.drifts))
-        return [(n, max((d for d in self.drifts if d.check == n), key=lambda d: d.relative)) for n in names]
+        return [(n, max((d for d in self.drifts if d.check == n), key=_badness)) for n in names]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for strict JSON: an error that is no number is null."""
@@ -83,12 +135,18 @@ class ParityReport:
         order = [name for name, _ in self.checks()]
         first = min(failed, key=lambda d: (order.index(d.check), d.step or 0))
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
+        steps = first.curve[-1][0] if first.curve else self.frames
+        kind = f" on {first.kind}" if first.kind not in ("", *ORDINARY) else ""
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))
         raise ParityError(
             f"on {self.backend} the check {first.check!r} diverges from the model: {first.tensor!r} is first outside "
-            f"the tolerance at step {first.step} of {self.frames}; the largest error is {first.error:.3g} where "
+            f"the tolerance at step {first.step} of {steps}{kind}; the largest error is {first.error:.3g} where "
             f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
         )
+
+
+def _badness(drift: Drift) -> tuple[bool, float]:
+    return drift.step is not None, drift.relative
 
 
 def _strict(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
-from rnn_export.runtime.replay.drift import Drift, drift
+from rnn_export.runtime.replay.drift import Drift, beyond, drift
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
 FILE = "golden.npz"
+# Before the names of the arrays of trials.
+TRIALS = "trials/"
 CHECKPOINTS = 16
 
 
@@ -24,7 +26,11 @@ class Golden:
 
     `inputs` and `outputs` are (r, t, ...), without t where a sequence model has no time axis there (an output then as
     of the last frame); `states` are (r, k, ...), as of after `at[k]` frames. `tolerance` is that of an engine in
-    `precision`.
+    `precision`. `kinds` says what kind of input each row is.
+
+    `trials` are shorter vectors of other kinds of input, of which the outputs alone are compared, each entry of a frame
+    on its own scale: its running magnitude, or where that is larger `scales` (r, t, ...), the scale of what it was
+    computed from.
     """
 
     inputs: Mapping[str, Array]
@@ -33,6 +39,9 @@ class Golden:
     at: Array
     tolerance: Tolerance
     precision: str = "fp32"
+    kinds: tuple[str, ...] = ()
+    scales: Mapping[str, Array] = field(default_factory=dict)
+    trials: Golden | None = None
 
     @property
     def rows(self) -> int:
@@ -47,6 +56,43 @@ class Golden:
         keep = np.unique(np.linspace(0, len(self.at) - 1, CHECKPOINTS).round().astype(int))
         return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, at=self.at[keep])
 
+    def parts(self, engine: Engine) -> Iterator[Golden]:
+        """What is replayed on `engine`: these, and the trials that can be judged there, as many rows as it takes."""
+        yield self.fitted(engine)
+        if self.trials is None:
+            return
+        trials = replace(self.trials, tolerance=self.tolerance, precision=self.precision)
+        unfit = self._unfit(engine.precision)
+        rows = np.array([row for row, kind in enumerate(trials.kinds) if kind not in unfit])
+        most = engine.batches[1] or trials.rows
+        for start in range(0, len(rows), most):
+            yield trials.of_rows(rows[start : start + most]).fitted(engine)
+
+    def not_judged(self, precision: str) -> dict[str, str]:
+        """By kind, why it says nothing of an engine in `precision`."""
+        trials = self.trials
+        if trials is None:
+            return {}
+        nan = {
+            kind: f"the model itself gives NaN in {name!r}"
+            for name, value in trials.outputs.items()
+            for kind, ended in zip(trials.kinds, beyond(value[:, None], trials.kinds)[:, 0], strict=True)
+            if ended
+        }
+        return nan | self._unfit(precision)
+
+    def _unfit(self, precision: str) -> dict[str, str]:
+        """What is louder than these vectors is held in fp32 alone, and int8 may be calibrated for a recording."""
+        trials = self.trials
+        if trials is None or precision == "fp32":
+            return {}
+        if precision == "int8" and "recording" in self.kinds:
+            return dict.fromkeys(trials.kinds, "int8 is held to the recording alone")
+        why = f"louder than what {precision} is held to"
+        floats = [(a, trials.inputs[name]) for name, a in self.inputs.items() if a.dtype.kind == "f"]
+        loud = [any(_loudness(b[row]) > 2 * _loudness(a) for a, b in floats) for row in range(trials.rows)]
+        return {kind: why for kind, yes in zip(trials.kinds, loud, strict=True) if yes}
+
     def fitted(self, engine: Engine) -> Golden:
         """The same with as many rows as a stream of `engine` may have, and the tolerance of its precision."""
         low, high = engine.batches
@@ -55,53 +101,66 @@ class Golden:
         return replace(self.of_rows(rows), tolerance=tolerance, precision=engine.precision)
 
     def of_rows(self, rows: slice | Array) -> Golden:
-        """The same with these rows alone, in this order."""
-        inputs, outputs, states = (
-            {name: a[rows] for name, a in group.items()} for group in (self.inputs, self.outputs, self.states)
+        """The same with these rows alone, in this order, without trials."""
+        inputs, outputs, states, scales = (
+            {name: a[rows] for name, a in group.items()}
+            for group in (self.inputs, self.outputs, self.states, self.scales)
         )
-        return replace(self, inputs=inputs, outputs=outputs, states=states)
+        kinds = tuple(np.array(self.kinds)[rows].tolist()) if self.kinds else ()
+        return replace(self, inputs=inputs, outputs=outputs, states=states, scales=scales, kinds=kinds, trials=None)
 
     def output_drifts(
         self, check: str, spec: StreamSpec, outputs: Mapping[str, Array], start: int = 0, stop: int | None = None
     ) -> Iterator[Drift]:
         """How far `outputs` of the frames `start` to `stop` are from these; without a time axis, the last alone."""
         stop = self.frames if stop is None else stop
+        # In less than fp32 the error of a small entry is on the scale of the large ones beside it.
+        scales = self.scales if self.precision == "fp32" else {}
         for tensor in spec.outputs:
-            want = self.outputs[tensor.name]
+            got, want, scale = outputs[tensor.name], self.outputs[tensor.name], scales.get(tensor.name)
             if not spec.timed(tensor):
                 if stop < self.frames:
                     continue
-                got, want, steps = outputs[tensor.name][:, None], want[:, None], range(stop, stop + 1)
+                got, want, steps = got[:, None], want[:, None], range(stop, stop + 1)
+                scale = None if scale is None else scale[:, None]
             elif spec.sequence_only:
-                got, steps = outputs[tensor.name], range(1, want.shape[1] + 1)
+                steps = range(1, want.shape[1] + 1)
             else:
-                part = slice(spec.frames_out(tensor, start), spec.frames_out(tensor, stop))
-                got, want, steps = outputs[tensor.name], want[:, part], spec.known_after(tensor, start, stop)
-            yield drift(check, tensor.name, got, want, steps, self.tolerance)
+                first, last = spec.frames_out(tensor, start), spec.frames_out(tensor, stop)
+                steps, known = spec.known_after(tensor, 0, stop), want[:, :first]
+                want, scale = want[:, :last], None if scale is None else scale[:, :last]
+                # What is held to the loudest so far is held to that of the frames before too.
+                got = np.concatenate([known, got], 1) if got.shape[2:] == want.shape[2:] else got
+            yield drift(check, tensor.name, got, want, steps, self.tolerance, self.kinds, scale)
 
     def state_drifts(self, check: str, states: Mapping[str, Array], at: slice = slice(None)) -> Iterator[Drift]:
         """How far `states` (r, k, ...), those of the checkpoints `at`, are from these."""
-        for name, value in states.items():
-            yield drift(check, name, value, self.states[name][:, at], self.at[at], self.tolerance)
+        for name in self.states:
+            want = self.states[name][:, at]
+            yield drift(check, name, states[name], want, self.at[at], self.tolerance, self.kinds)
 
     def to_npz(self) -> bytes:
-        groups = {"input": self.inputs, "output": self.outputs, "state": self.states}
-        arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
+        trials = {} if self.trials is None else {f"{TRIALS}{name}": a for name, a in self.trials._arrays().items()}
         tolerance = np.array([self.tolerance.atol, self.tolerance.rtol])
-        return pack_arrays({**arrays, "at": self.at, "tolerance": tolerance, "precision": np.array(self.precision)})
+        return pack_arrays({**self._arrays(), **trials, "tolerance": tolerance, "precision": np.array(self.precision)})
+
+    def _arrays(self) -> dict[str, Array]:
+        groups = {"input": self.inputs, "output": self.outputs, "state": self.states, "scale": self.scales}
+        arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
+        return {**arrays, "at": self.at, **({"kinds": np.array(self.kinds)} if self.kinds else {})}
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
         """From what the file holds; raises BundleError where it does not fit the contract."""
-
-        def group(prefix: str, ports: Sequence[TensorSpec | StateSpec]) -> dict[str, Array]:
-            return {port.name: arrays[f"{prefix}/{port.name}"] for port in ports}
-
         try:
             atol, rtol = (float(v) for v in arrays["tolerance"].reshape(-1))
-            groups = group("input", spec.inputs), group("output", spec.outputs), group("state", spec.states)
-            golden = Golden(*groups, arrays["at"], Tolerance(atol, rtol), str(arrays["precision"]))
+            golden = _read(arrays, spec, spec.states, Tolerance(atol, rtol), str(arrays["precision"]))
             golden._check(spec)
+            tried = {name.removeprefix(TRIALS): a for name, a in arrays.items() if name.startswith(TRIALS)}
+            if tried:
+                trials = _read(tried, spec, (), golden.tolerance, golden.precision)
+                trials._check(spec)
+                golden = replace(golden, trials=trials)
         except (KeyError, ValueError, ExportError) as error:
             raise BundleError(f"{FILE} does not fit the contract: {error}. Export the bundle again.") from error
         return golden
@@ -127,8 +186,40 @@ class Golden:
             frames = array.shape[1] if any_length else spec.frames_out(tensor, self.frames)
             time = (frames,) if spec.timed(tensor) else ()
             _check_one(tensor.name, array, tensor.dtype, (*rows, *time, *tensor.frame))
+        for name, scale in self.scales.items():
+            _check_one(f"scale/{name}", scale, "float32", self.outputs[name].shape)
         for state in spec.states:
-            _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
+            if state.name in self.states:
+                _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
+        if len(self.kinds) not in (0, *rows):
+            raise ValueError(f"it names {len(self.kinds)} kinds of input for {rows[0]} rows")
+
+
+def _loudness(values: Array) -> float:
+    return float(np.abs(values).max(initial=0))
+
+
+def _read(
+    arrays: Mapping[str, Array],
+    spec: StreamSpec,
+    states: Sequence[StateSpec],
+    tolerance: Tolerance,
+    precision: str,
+) -> Golden:
+    def group(prefix: str, ports: Sequence[TensorSpec | StateSpec]) -> dict[str, Array]:
+        return {port.name: arrays[f"{prefix}/{port.name}"] for port in ports}
+
+    scaled = [t for t in spec.outputs if f"scale/{t.name}" in arrays]
+    return Golden(
+        group("input", spec.inputs),
+        group("output", spec.outputs),
+        group("state", states),
+        arrays["at"],
+        tolerance,
+        precision,
+        tuple(map(str, arrays.get("kinds", np.array([], str)))),
+        group("scale", scaled),
+    )
 
 
 def _check_one(name: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:

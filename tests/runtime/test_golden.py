@@ -313,3 +313,129 @@ def test_token_ids_are_replayed():
     ids = np.array([[0, 1, 2, 4], [4, 3, 2, 1]])
     sums = TABLE[ids].cumsum(1)
     assert replay_golden(engine_of(TOKENS), Golden({"id": ids}, {"y": sums}, {"h": sums}, np.arange(1, 5), EXACT)).ok
+
+
+# --- other kinds of input
+
+
+KINDS = ("noise", "zeros", "loud frames")
+
+
+def trials_of(model: Model, **changes) -> Golden:
+    """Three rows, of which the last is loud at one frame."""
+    golden = golden_of(model, 3, 6)
+    scales = {"y": np.zeros_like(golden.outputs["y"])}
+    return replace(golden, **{"states": {}, "at": np.array([6]), "kinds": KINDS, "scales": scales, **changes})
+
+
+def tried(model: Model, rows: int = 2) -> Golden:
+    return replace(golden_of(model, rows), kinds=("noise",) * rows, trials=trials_of(model))
+
+
+def test_each_kind_is_named_where_it_is_the_worst():
+    golden = tried(TIMED)
+    assert golden.trials is not None
+    golden.trials.outputs["y"][2, 3, 1] += 0.5
+    report = replay_golden(engine_of(TIMED), golden)
+    assert {d.kind for d in report.drifts if d.step is not None} == {"loud frames"}
+    assert dict(report.checks())["step"].kind == "loud frames"
+    with pytest.raises(ParityError, match=r"'y' is first outside the tolerance at step 4 of 6 on loud frames; the"):
+        report.raise_for_failure("Nothing follows.")
+
+
+@pytest.mark.parametrize(("batches", "groups"), [((1, None), 1), ((1, 2), 2), ((1, 1), 3), ((5, 8), 1)])
+def test_every_kind_is_replayed_whatever_batch_an_engine_takes(batches, groups):
+    engine, golden = engine_of(TIMED), tried(TIMED)
+    engine.batches = batches
+    assert replay_golden(engine, golden).ok
+    _, *parts = golden.parts(engine)
+    assert len(parts) == groups
+    assert {kind for part in parts for kind in part.kinds} == set(KINDS)
+    assert golden.trials is not None
+    for row in range(3):
+        wrong = replace(golden, trials=trials_of(TIMED))
+        wrong.trials.outputs["y"][row, 3, 1] += 0.5
+        assert not replay_golden(engine, wrong).ok
+
+
+def test_a_precision_that_does_not_hold_what_is_loud_is_not_judged_on_it():
+    golden, engine = tried(TIMED), engine_of(TIMED)
+    golden.trials.inputs["x"][2] *= 100
+    engine.precision = "fp16"
+    report = replay_golden(engine, golden)
+    assert (report.ok, report.not_judged) == (True, {"loud frames": "louder than what fp16 is held to"})
+    engine.precision = "fp32"
+    assert not replay_golden(engine, golden).ok
+
+
+def test_an_entry_is_held_to_its_own_scale_or_to_that_of_its_terms():
+    want = np.array([[[1e7, 1.0], [1e7, 1.0]]], np.float32)
+    got = want + np.array([[[0, 0], [0, 0.5]]], np.float32)
+    tolerance, steps = Tolerance(0, 1e-6), np.array([1, 2])
+    assert drift("step", "y", got, want, steps, tolerance).step is None
+    given = drift("step", "y", got, want, steps, tolerance, ("noise",), np.zeros_like(want))
+    assert (given.step, given.error, given.scale) == (2, 0.5, 1)
+    terms = np.array([[[0, 0], [0, 1e6]]], np.float32)
+    assert drift("step", "y", got, want, steps, tolerance, ("noise",), terms).step is None
+
+
+def test_a_whole_number_that_hangs_on_the_last_bits_may_be_another():
+    want = np.array([[[3], [4]]])
+    terms = np.array([[[0], [1]]], np.float32)
+    assert drift("step", "y", want + terms.astype(int), want, range(1, 3), EXACT, ("noise",), terms).step is None
+    assert drift("step", "y", want + 1, want, range(1, 3), EXACT, ("noise",), terms).step == 1
+
+
+@pytest.mark.parametrize(("got", "step"), [(np.inf, None), (-np.inf, 2), (1e38, 2), (np.nan, 2)])
+def test_an_infinite_value_must_be_the_same(got, step):
+    want = np.array([[1.0, np.inf, 2.0]], np.float32)
+    assert drift("step", "y", np.array([[1.0, got, 2.0]]), want, np.arange(1, 4), EXACT).step == step
+
+
+def test_where_the_model_gives_nan_it_is_beyond_it_but_not_on_noise():
+    want = np.array([[[1.0, 2.0], [np.nan, 2.0], [1.0, 2.0]]], np.float32)
+    got = np.array([[[1.0, 2.0], [np.nan, 2.0], [5.0, np.inf]]])
+    steps = np.arange(1, 4)
+    assert drift("step", "y", got, want, steps, EXACT, ("zeros",)).step is None
+    assert drift("step", "y", got + np.array([[[1], [0], [0]]]), want, steps, EXACT, ("zeros",)).step == 1
+    assert [drift("step", "y", got, want, steps, EXACT, kinds).step for kinds in ((), ("noise",), ("recording",))] == [
+        2
+    ] * 3
+
+
+def test_a_second_half_is_held_to_what_was_loud_in_the_first():
+    """A state that has decayed has the rounding of what it was."""
+    golden = golden_of(TIMED)
+    half = golden.outputs["y"][:, 6:] + np.float32(1e-5)
+    golden.outputs["y"][:, 2] = 100
+    (given,) = golden.output_drifts("snapshot", TIMED.spec, {"y": half}, start=6)
+    assert given.step is None
+    half[:, 1] += 1
+    (given,) = golden.output_drifts("snapshot", TIMED.spec, {"y": half}, start=6)
+    assert given.step == 8
+
+
+def test_trials_survive_the_bundle(tmp_path):
+    golden = tried(CHUNKED)
+    path = CHUNKED.write(tmp_path / "m.rnnx", **{"golden.npz": golden.to_npz()})
+    read = Golden.from_arrays(open_bundle(path).arrays("golden.npz"), CHUNKED.spec)
+    assert read.trials is not None
+    assert (read.kinds, read.trials.kinds, read.trials.frames) == (("noise", "noise"), KINDS, 6)
+    np.testing.assert_array_equal(read.trials.outputs["y"], golden.trials.outputs["y"])
+    report = replay_golden(load(path), read)
+    assert report.ok
+    assert {d.kind for d in report.drifts} & set(KINDS)
+
+
+BAD_TRIALS = {
+    "kinds": ({"kinds": KINDS[:2]}, "it names 2 kinds of input for 3 rows"),
+    "scales": ({"scales": {"y": np.zeros((3, 5, 3), np.float32)}}, "'scale/y' is float32 (3, 5, 3), not"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_TRIALS.values(), ids=BAD_TRIALS)
+def test_trials_that_do_not_fit_the_contract(tmp_path, changes, message):
+    golden = replace(golden_of(TIMED), trials=trials_of(TIMED, **changes))
+    path = TIMED.write(tmp_path / "m.rnnx", **{"golden.npz": golden.to_npz()})
+    with pytest.raises(BundleError, match=re.escape(message)):
+        Golden.from_arrays(open_bundle(path).arrays("golden.npz"), TIMED.spec)

@@ -1,0 +1,78 @@
+"""The kinds of input that a model is tried on beside ordinary noise: each a row of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnn_export.arrays import Array
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.noise import Noise
+
+# Of the example's scale.
+QUIET, LOUD = 1e-3, 1e3
+# Of whole numbers, how many at each end of their range are drawn.
+ENDS = 4
+CONSTANTS = "constants"
+
+
+def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], dict[str, Array]]:
+    """The kinds, and of every input a row for each: (kinds, frames, ...), or (kinds, ...) where it has no time axis.
+
+    A float is noise like the example's times the level of its frame. A whole number or bool has the low end of its
+    range where the level is below 1, the high end where it is above, and is drawn from all of it where it is 1.
+    """
+    noise, spec, levels = Noise(model.original, seed=2), model.spec, _levels(frames)
+    held, inputs = list(levels).index(CONSTANTS), {}
+    for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
+        timed = spec.timed(tensor)
+        shape = (len(levels), *((frames,) if timed else ()), *tensor.frame)
+        drawn, near = noise.shaped(leaf.example, shape), torch.randint(ENDS, shape, generator=noise.generator)
+        level = torch.tensor(np.stack(list(levels.values())))
+        if timed:
+            drawn[held], near[held] = drawn[held, :1], near[held, :1]
+        else:
+            # One value for all frames has the level that they all have, and that of noise where they differ.
+            level = torch.where((level == level[:, :1]).all(1), level[:, 0], 1.0)
+        level = level.reshape(*level.shape, *(1 for _ in tensor.frame))
+        if not drawn.is_floating_point():
+            drawn = _at_the_ends(drawn, level, near, leaf.example, noise.rows)
+        else:
+            # Zero is 0, and not -0.
+            drawn = (drawn * level + 0.0).to(drawn.dtype)
+        inputs[tensor.name] = drawn.numpy()
+    return tuple(levels), inputs
+
+
+def _levels(frames: int) -> Mapping[str, Array]:
+    """By kind, the level of each frame."""
+    random = np.random.default_rng(0)
+    flat = np.ones(frames)
+    loud_frames, steps, held = QUIET * flat, QUIET * flat, QUIET * flat
+    places = random.choice(frames, max(1, frames // 10), replace=False)
+    loud_frames[places] = np.resize([LOUD, 100.0, 10.0], len(places))
+    for start, stop in np.sort(random.choice(frames + 1, 4, replace=False)).reshape(2, 2):
+        steps[start:stop] = LOUD
+    held[np.arange(frames) * 4 // frames % 2 == 1] = LOUD
+    return {
+        "noise": flat,
+        "quiet noise": QUIET * flat,
+        "loud noise": LOUD * flat,
+        "zeros": 0 * flat,
+        CONSTANTS: held,
+        "loud frames": loud_frames,
+        "steps": steps,
+    }
+
+
+def _at_the_ends(drawn: Tensor, level: Tensor, near: Tensor, example: Tensor, rows: int | None) -> Tensor:
+    """`drawn` where the level is 1, else values `near` an end of the range: that of the embedding, or the example."""
+    if drawn.dtype == torch.bool:
+        return torch.where(level == 1, drawn, level > 1)
+    low = 0 if rows else min(int(example.min()), 0)
+    high = max(rows - 1 if rows else int(example.max()), low)
+    near = torch.where(level == 0, 0, near.clamp(max=high - low))
+    return torch.where(level == 1, drawn, torch.where(level > 1, high - near, low + near).to(drawn.dtype))

@@ -1,0 +1,114 @@
+"""What the user's own module gives on each kind of input, and the scale that each value is to be held to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from rnn_export.arrays import Array
+from rnn_export.errors import ExportError
+from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.verify.inputs import fewest_frames
+from rnn_export.export.verify.kinds import trial_inputs
+from rnn_export.export.verify.reference import own_trace
+from rnn_export.precision import Tolerance
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.drift import ORDINARY
+from rnn_export.runtime.replay.golden import Golden
+
+# How often all weights and inputs are changed, and by how much of themselves: 32 roundings of fp32, and less than the
+# tolerance, so that a decision that hangs on it is seen.
+CHANGES, CHANGE = 3, 2.0**-18
+
+
+def trial_vectors(
+    model: StreamingModel, golden: Golden, tolerance: Tolerance, frames: int
+) -> tuple[Golden, dict[str, str]]:
+    """Golden vectors with a row for each kind of input; and by kind that the module fails on, with what.
+
+    Args:
+        golden: of ordinary input; the last frames of a recording are a kind of their own.
+        frames: of each row, beside those of the delay, where `golden` has so many.
+
+    Raises ExportError where the module fails on noise.
+    """
+    spec = model.spec
+    # A module that takes one frame a call is called for every frame of every copy.
+    frames //= 1 if spec.has_time else 2
+    frames = max((frames // spec.chunk + spec.settling_steps) * spec.chunk, fewest_frames(spec))
+    frames = min(frames, golden.frames)
+    kinds, inputs = trial_inputs(model, frames)
+    if golden.kinds[0] not in kinds:
+        loop = ClosedLoop(spec, golden.inputs).of_rows(slice(1))
+        last = loop.cut(golden.frames - frames, golden.frames)
+        kinds, inputs = (*kinds, golden.kinds[0]), {n: np.concatenate([a, last[n]]) for n, a in inputs.items()}
+    loop = ClosedLoop(spec, inputs)
+    try:
+        failures: dict[str, str] = {}
+        outputs = own_trace(model, loop).outputs
+    except ExportError:
+        failures = _failures(model, loop, kinds)
+        loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
+        outputs = own_trace(model, loop).outputs
+    kinds, scales = tuple(kind for kind in kinds if kind not in failures), _scales(model, loop, outputs)
+    return Golden(loop.inputs, outputs, {}, np.array([frames]), tolerance, kinds=kinds, scales=scales), failures
+
+
+def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -> dict[str, str]:
+    """By kind that the user's module fails on, with what; ordinary ones must do."""
+    found = {}
+    for row, kind in enumerate(kinds):
+        try:
+            own_trace(model, loop.of_rows(slice(row, row + 1)))
+        except ExportError as error:
+            if kind in ORDINARY:
+                raise
+            found[kind] = f"the model fails on it: {error.__cause__}"
+    return found
+
+
+def _scales(model: StreamingModel, loop: ClosedLoop, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """By output, how far each value moves where weights and inputs change, over how much they change.
+
+    That is the scale of what it was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where
+    a value's own running magnitude is no smaller.
+    """
+    moved = {name: np.zeros(value.shape) for name, value in outputs.items()}
+    for other in _changed(model, loop):
+        for name, value in outputs.items():
+            moved[name] = np.maximum(moved[name], _distance(other[name].astype(float), value.astype(float)) / CHANGE)
+    found = {}
+    for tensor in model.spec.outputs:
+        value, far = outputs[tensor.name], moved[tensor.name]
+        own = np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0)
+        own = np.maximum.accumulate(own, 1) if model.spec.timed(tensor) else own
+        with np.errstate(divide="ignore", over="ignore"):
+            found[tensor.name] = np.where(far > own, np.exp2(np.ceil(np.log2(far))), 0.0).astype(np.float32)
+    return found
+
+
+def _distance(a: Array, b: Array) -> Array:
+    """Inf where one of two values alone is a number, 0 where neither is."""
+    with np.errstate(invalid="ignore"):
+        apart = np.where(a == b, 0.0, np.abs(a - b))
+    return np.where(np.isnan(b), 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+
+
+def _changed(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
+    """What a copy of the module gives, on as many rows, whose weights and inputs are a little different."""
+    for seed in range(CHANGES):
+        generator = torch.Generator().manual_seed(seed)
+
+        def change(value: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
+            signs = torch.randint(2, value.shape, generator=generator) * 2 - 1
+            return value * (1 + CHANGE * signs).to(value) if value.is_floating_point() else value
+
+        other = copy.deepcopy(model.original)
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.data = change(tensor.data)
+        inputs = {name: change(torch.from_numpy(array)).numpy() for name, array in loop.inputs.items()}
+        yield own_trace(replace(model, original=other), ClosedLoop(loop.spec, inputs)).outputs
