@@ -483,6 +483,11 @@ class Architecture:
                 weight.copy_(shake(weight))
         return replace(self, model=model), [shake(x) for x in inputs]
 
+    def exact(self, inputs: list[Tensor]) -> tuple[Architecture, list[Tensor]]:
+        """The same in float64: how far the model is from it, rounding alone moves it."""
+        doubled = [x.double() if x.is_floating_point() else x for x in inputs]
+        return replace(self, model=copy.deepcopy(self.model).double()), doubled
+
     def truth(self, inputs: list[Tensor]) -> list[Tensor]:
         """Outputs (rows, frames, ...), or (rows, ...) as of the last frame, as the user gets them of the model."""
         rows = [[x[i : i + 1] for x in inputs] for i in range(len(inputs[0]))] if self.plan.buffered else [inputs]
@@ -520,11 +525,11 @@ def layouted(x: Tensor, layout: str) -> Tensor:
 
 def first_states(plan: Plan, model: Any, x: Tensor) -> list[Any]:
     """The states that the user gives to the first call, one for each argument."""
+    dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     if plan.way == "declared":
-        zeros = [x.new_zeros(plan.layers, len(x), 4) for _ in range(1 if plan.cell == "GRU" else 2)]
-        zeros = [z.float() for z in zeros]
+        zeros = [torch.zeros(plan.layers, len(x), 4, dtype=dtype) for _ in range(1 if plan.cell == "GRU" else 2)]
     elif plan.memory in ("args", "none", "tuple", "dict"):
-        zeros = [torch.zeros(len(x), *row) for row in model.rows]
+        zeros = [torch.zeros(len(x), *row, dtype=dtype) for row in model.rows]
     else:
         return []
     if plan.memory == "dict":

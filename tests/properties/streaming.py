@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from random import Random
@@ -85,6 +86,9 @@ class Truth:
     @cached_property
     def leeway(self) -> Outputs:
         others = [self._of(*self.architecture.shaken(self.inputs, seed)) for seed in range(SHAKEN)]
+        # A model may make float32 of its own.
+        with contextlib.suppress(RuntimeError):
+            others.append(self._of(*self.architecture.exact(self.inputs)))
         moved = [[apart(a, b) for a, b in zip(self.outputs, other, strict=True)] for other in others]
         return [LEEWAY * np.max(one, axis=0) for one in zip(*moved, strict=True)]
 
