@@ -46,7 +46,7 @@ def _call_and_compare(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
         flat.call_stateful(*_draw(flat, noise))
         versions = _versions(flat.model)
         for name, after in _buffers(flat.model).items():
-            if versions[name] == before[name] and _same(first[name], after, EXACT) and name not in changed:
+            if versions[name] == before.get(name) and _same(first.get(name), after, EXACT) and name not in changed:
                 continue
             if after is None:
                 raise LiftError(f"buffer {name!r} is set to None by a call: a state must be a tensor of one shape.")
@@ -55,7 +55,7 @@ def _call_and_compare(flat: FlatModel, noise: Noise) -> dict[str, Tensor]:
                     f"buffer {name!r} changes its shape from call to call, from {tuple(shapes[name])} to "
                     f"{tuple(after.shape)}: a state must keep its shape. Keep a fixed number of frames in it."
                 )
-            changed[name] = _first_value(name, first[name], after)
+            changed[name] = _first_value(name, first.get(name), after)
     return changed
 
 
@@ -113,17 +113,13 @@ def _refuse_hidden(flat: FlatModel, noise: Noise) -> None:
     buffers = flat.states[len(flat.declared) :]
     # Near the values that they have, since not every value may be one.
     near = [s.example + s.example.new_full((), 0.5) if s.example.is_floating_point() else s.example for s in buffers]
-
-    def draw() -> list[Tensor]:
-        return [*_draw(flat, noise), *(t.clone() for t in near)]
-
-    called, arguments = copy.deepcopy(flat), draw()
+    called, arguments = copy.deepcopy(flat), [*_draw(flat, noise), *near]
     expected = [t.clone() for t in copy.deepcopy(flat)(*arguments)]
     if any(bool(torch.isnan(t).any()) for t in expected):
         raise LiftError(
             "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
         )
-    names = hidden_memory(called, draw)
+    names = hidden_memory(called, arguments)
     if names:
         paths = ", ".join(repr(name.removeprefix("model.")) for name in names)
         raise LiftError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
@@ -27,6 +30,10 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Frames that a loop is followed over, to see that each goes through the same operators.
+FAR = 256
+# Of the example: a threshold far above it would hide what moves.
+SCALES = (1.0, 30.0, 1000.0)
 # Of these, as many as most strides divide.
 MANY_FRAMES = 240
 # Lengths at which a model is exported before a bound is taken for its own.
@@ -83,6 +90,11 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     samples, lengths = _unrolling(module)
     short, long = (flat_graph(module, some, module.dynamic(False), False) for some in samples)
     place = f"{busiest_place(short)}: the model loops over time in Python, and"
+    if irregular := _irregular(module, samples, lengths):
+        raise LiftError(
+            f"{place} its loop over time cannot be rolled up: {irregular}. Keep the state of the loop in a registered "
+            "buffer, or take it as an argument, return it, and declare it: states={argument: output}."
+        )
     try:
         length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
         rolled = roll(short, long, samples, lengths, length_input)
@@ -104,10 +116,39 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
         return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))
 
 
+def _irregular(module: BatchFirst, samples: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: tuple[int, int]) -> str:
+    """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
+    stride = lengths[1] - lengths[0]
+    times = max(FAR // stride, 2)
+    far = lengths[0] + times * stride
+    few, more, many = (_operators(module, inputs) for inputs in (*samples, module.sample(3, far)))
+    odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
+    return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TRIES])})" if odd else ""
+
+
+def _operators(module: BatchFirst, inputs: Sequence[Tensor]) -> Counter[str]:
+    """How often each operator is called in a run."""
+    found = Counter[str]()
+
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found[str(func)] += 1
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Counting():  # type: ignore[no-untyped-call]
+        module(*inputs)
+    return found
+
+
 def _moves_alike(module: BatchFirst) -> bool:
-    """Whether frame after frame, with the states fed back, gives what a call of several gives."""
+    """Whether frame after frame, with the states fed back, gives what a call of several gives, quiet or loud."""
+    return all(_moves_alike_at(module, scale) for scale in SCALES)
+
+
+def _moves_alike_at(module: BatchFirst, scale: float) -> bool:
     flat, drawn = module.flat, module.sample(2, 4)
     inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
+    inputs = tuple(scale * x if x.is_floating_point() else x for x in inputs)
     states = [LiftedState(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
     spec = contract(flat, module.axes, Streamed(states, 0, [1] * len(flat.outputs)), None, 1, False)
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}

@@ -84,7 +84,7 @@ def digest_of(spec: StreamSpec, model: nn.Module, initial: Mapping[str, Tensor])
     weights = {**dict(model.named_buffers()), **model.state_dict()}
     tensors = [(name, value) for name, value in weights.items() if isinstance(value, Tensor)]
     for name, tensor in sorted([*tensors, *initial.items()], key=lambda item: item[0]):
-        value = tensor.detach().cpu().contiguous()
+        value = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

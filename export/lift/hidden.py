@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -11,46 +13,46 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
 
 # A memory in a list may be read only some calls later.
 CALLS = 4
-# Calls after which a count has done what it will.
-AHEAD = 10**6
 # These write over all of their first argument without reading it.
 OVERWRITING = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
+# How deep attributes are looked into: objects, lists and dicts in each other.
+DEPTH = 3
 
 
-def hidden_memory(model: nn.Module, draw: Callable[[], Sequence[Tensor]]) -> list[str] | None:
-    """The paths of attributes through which a call of `model` reads what an earlier one made; None where none does.
+def hidden_memory(model: nn.Module, arguments: Sequence[Tensor]) -> list[str] | None:
+    """The paths of attributes through which a call of `model` reads what an earlier one left; None where none does.
 
-    The list is empty where something is read that no attribute of a module holds. `model` must be a copy; `draw` gives
-    the arguments of a call.
+    A container that grows with each call counts as read. The list is empty where something is read that no attribute
+    of a module holds. `model` must be a copy, which is called with `arguments` over and over.
     """
-    history, start = _History(), _numbers(model)
+    history, numbers = _History(), _Numbers()
     names: dict[str, None] = {}
-    for call in range(CALLS + 1):
-        if call == CALLS:
-            # What counts calls may count for nothing, or show much later.
-            _set_ahead(model, [name for name, n in _numbers(model).items() if n != start.get(name, n)])
-        held = {_place(t): name for name, t in _tensors(model)}
-        arguments = draw()
-        history.begin(arguments)
+    sizes: list[Counter[str]] = []
+    for _ in range(CALLS):
+        numbers.watch(model)
+        held = _tensors(model)
+        given = [t.clone() for t in arguments]
+        history.begin(given)
         with torch.no_grad(), history:
-            model(*arguments)
-        names.update((held[place], None) for place in history.read if place in held)
-    if history.read:
-        return list(names)
-    if history.done[-1] != history.done[-2]:
-        return [name for name, n in _numbers(model).items() if n != start.get(name)]
-    return None
+            model(*given)
+        names.update((path, None) for path, t in held if _place(t) in history.read)
+        sizes.append(Counter(path for path, t in _tensors(model) if history.filled(t)))
+    names.update((path, None) for path, n in sizes[-1].items() if sizes[0][path] and n > sizes[0][path])
+    names.update(dict.fromkeys(numbers.read))
+    if any(done != history.done[0] for done in history.done):
+        return list(names) or sorted(numbers.watched)
+    return list(names) if history.read or names else None
 
 
 class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operators of calls, and the storages that hold what was computed from the arguments of any.
 
     Attributes:
-        done: by call, each operator with its arguments, of tensors the shapes.
+        done: by call, each operator on what is computed from its arguments, with these, of tensors the shapes.
         read: storages that a call read, and an earlier one filled.
     """
 
@@ -72,8 +74,6 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        shown = pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))
-        self.done[-1].append(f"{func} {shown}")
         given = _leaves((args, kwargs))
         first = func._schema.arguments[0].alias_info if given else None
         if func in OVERWRITING and _is_whole(given[0]):
@@ -82,9 +82,14 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
         self.read |= taken & self._before if first is None or first.is_write else set()
         results = func(*args, **kwargs)
-        if taken & (self._now | self._before):
+        if taken & (self._now | self._before) and func not in SHAPE_ONLY:
+            self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
             self._fill([*_leaves(results), *(given[:1] if func._schema.is_mutable else [])])
         return results
+
+    def filled(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds what was computed from the arguments of any call."""
+        return _place(tensor) in self._now | self._before
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         """`tensors` hold now what is computed from the arguments of this call."""
@@ -105,28 +110,104 @@ def _place(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+class _Watched(int):
+    """A number that calls change: to reckon with it goes on watching, to ask what it is counts as reading."""
+
+    readers: dict[str, None]
+    path: str
+
+    def __new__(cls, value: int, path: str, readers: dict[str, None]) -> _Watched:
+        made = super().__new__(cls, value)
+        made.path, made.readers = path, readers
+        return made
+
+
+def _reckoning(name: str) -> Callable[..., Any]:
+    def method(self: _Watched, *others: Any) -> Any:
+        result = getattr(int, name)(self, *map(_plain, others))
+        return _Watched(result, self.path, self.readers) if type(result) is int else result
+
+    return method
+
+
+def _asking(name: str) -> Callable[..., Any]:
+    def method(self: _Watched, *others: Any) -> Any:
+        self.readers[self.path] = None
+        return getattr(int, name)(self, *map(_plain, others))
+
+    return method
+
+
+def _plain(value: Any) -> Any:
+    return int.__int__(value) if isinstance(value, _Watched) else value
+
+
+RECKONING = ("add", "radd", "sub", "rsub", "mul", "rmul", "mod", "floordiv", "neg", "and", "or")
+ASKING = (
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "bool",
+    "index",
+    "int",
+    "float",
+    "truediv",
+    "rtruediv",
+    "rmod",
+    "pow",
+    "rpow",
+)
+for _names, _made in ((RECKONING, _reckoning), (ASKING, _asking)):
+    for _name in _names:
+        setattr(_Watched, f"__{_name}__", _made(f"__{_name}__"))
+setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
+
+
+class _Numbers:
+    """The whole numbers that calls of a model change, each watched from then on; `read` are the paths of those read."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, None] = {}
+        self.watched: set[str] = set()
+        self._seen: dict[tuple[str, Any], int] = {}
+
+    def watch(self, model: nn.Module) -> None:
+        for path, holder, key, value in _held(model):
+            if (
+                type(value) is int
+                and self._seen.setdefault((path, key), value) != value
+                and not isinstance(holder, tuple)
+            ):
+                self.watched.add(path)
+                holder[key] = _Watched(value, path, self.read)
+
+
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The tensors that modules hold in plain attributes and in buffers, by path."""
-    found = []
+    """The tensors that modules hold in plain attributes and in buffers, by path; those of a list all by its own."""
+    return [(path, value) for path, _, _, value in _held(model) if isinstance(value, Tensor)]
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Any, Any, Any]]:
+    """What modules hold, in lists, dicts and objects too: (path, holder, key, value)."""
     for path, module in model.named_modules():
-        for name, value in {**vars(module), **module._buffers}.items():
-            if name not in ("_parameters", "_modules", "_buffers"):
-                found += [(f"{path}.{name}".lstrip("."), t) for t in _leaves(value)]
-    return found
+        own = {n: v for n, v in vars(module).items() if n not in ("_parameters", "_modules", "_buffers")}
+        for name, value in {**own, **module._buffers}.items():
+            where = f"{path}.{name}".lstrip(".")
+            yield where, vars(module), name, value
+            yield from _inside(where, value, DEPTH)
 
 
-def _numbers(model: nn.Module) -> dict[str, float]:
-    """The numbers that modules hold, by path."""
-    return {
-        f"{path}.{name}".lstrip("."): value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if type(value) in (int, float)
-    }
-
-
-def _set_ahead(model: nn.Module, names: Sequence[str]) -> None:
-    for name in names:
-        path, _, last = name.rpartition(".")
-        module = model.get_submodule(path)
-        setattr(module, last, getattr(module, last) + AHEAD)
+def _inside(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any, Any, Any]]:
+    if isinstance(value, dict | list | tuple | deque):
+        holder: Any = value
+    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type | FunctionType | ModuleType):
+        holder = vars(value)
+    else:
+        return
+    for key, inner in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+        yield path, holder, key, inner
+        if depth:
+            yield from _inside(path, inner, depth - 1)

@@ -1,5 +1,7 @@
 """What a stream depends on is decided by the operators: never by what noise of ordinary size happens to excite."""
 
+from collections import deque
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -43,6 +45,11 @@ OVER_TIME = {
     "peak as index": lambda s, x: x.gather(1, loud(x).argmax(1, keepdim=True).expand(-1, -1, 4)),
     "softmax": lambda s, x: torch.softmax(loud(x), 1) - torch.softmax(torch.zeros_like(loud(x)), 1),
     "norm": lambda s, x: loud(x).norm(dim=1, keepdim=True),
+    "rolled by many": lambda s, x: loud(x).roll(72, 1),
+    "how many": lambda s, x: loud(x) * torch.full((1, 1, 1), x.shape[1]),
+    "their number as a float": lambda s, x: loud(x) * float(x.shape[1]),
+    "as many as fit": lambda s, x: loud(x) * (x.shape[1] // 100 + 1),
+    "the last number": lambda s, x: loud(x) * torch.arange(x.shape[1] - 1, x.shape[1])[:, None, None],
 }
 
 
@@ -64,6 +71,10 @@ def pairs(x: Tensor) -> Tensor:
     return (x @ x.mT).sum(2)
 
 
+def ones_from_the_fifth(count) -> Tensor:
+    return nn.functional.pad(torch.ones(count), (4, 0))[:count, None, None]
+
+
 OVER_ROWS = {
     "mean": lambda s, x: loud(x).mean(0, keepdim=True),
     "roll": lambda s, x: loud(x).roll(1, 0),
@@ -73,6 +84,15 @@ OVER_ROWS = {
     "all others": lambda s, x: pairs(loud(x).transpose(0, 1)).mT[..., None],
     "their number": lambda s, x: loud(x) / x.shape[0],
     "the number of each": lambda s, x: loud(x) * torch.arange(x.shape[0])[:, None, None],
+    "how many": lambda s, x: loud(x) * torch.ones(x.shape[0]).sum(),
+    "filled with their number": lambda s, x: loud(x) * torch.full((x.shape[0], 1, 1), x.shape[0]),
+    "from the fifth on": lambda s, x: loud(x) * (torch.arange(x.shape[0]) >= 4)[:, None, None],
+    "as many as fit": lambda s, x: loud(x) * (x.shape[0] // 4 + 1),
+    "one for all from the fourth on": lambda s, x: loud(x)[torch.arange(x.shape[0]).clamp(max=3)],
+    "ones behind others": lambda s, x: (
+        loud(x) * nn.functional.pad(torch.ones(x.shape[0]), (4, 0))[: x.shape[0], None, None]
+    ),
+    "rolled by two": lambda s, x: loud(x).roll(2, 0),
     "in a loop": lambda s, x: looped(x, lambda frame, h: 0.5 * h + loud(frame) + loud(h).mean(0, keepdim=True)),
     "late in a loop": lambda s, x: looped(x, aged),
 }
@@ -96,6 +116,26 @@ def looped(x: Tensor, step) -> Tensor:
 def test_rows_that_hear_each_other_behind_a_gate_are_refused_with_their_place(mix):
     with pytest.raises(RowsDepend, match=r"test_dependence\.py:\d+\): \w+"):
         lift(behind_a_gate(mix), (X,))
+
+
+LATE = {
+    "reset at frame 20": lambda t, h, ys: h * 0 if t == 20 else h,
+    "from frame 30 on": lambda t, h, ys: h + 1 if t >= 30 else h,
+    "ten frames ago": lambda t, h, ys: h + ys[t - 10] if t >= 10 else h,
+}
+
+
+@pytest.mark.parametrize("late", LATE.values(), ids=LATE)
+def test_a_loop_that_does_something_else_later_is_refused(late):
+    def forward(s, x):
+        h, ys = x.new_zeros(x.shape[0], 8), []
+        for t in range(x.shape[1]):
+            h = late(t, torch.tanh(s.o(x[:, t]) + h), ys)
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    with pytest.raises(LiftError, match=r"of 2\d\d frames, not every one goes through the same operators \(aten"):
+        lift(Call(forward, o=nn.Linear(8, 8)), (X,))
 
 
 def test_rows_of_a_one_frame_model_and_of_whole_sequences():
@@ -195,11 +235,35 @@ def attributes(function, **held) -> nn.Module:
     return model
 
 
+def every_tenth(s, x):
+    s.calls = (s.calls + 1) % 10
+    return 2 * x if s.calls == 0 else x
+
+
+def in_a_list(s, x):
+    s.calls[0] += 1
+    return x + loud(x) if s.calls[0] > 20 else x
+
+
+def queued(s, x):
+    s.past.append(x)
+    return x + s.past.popleft() if len(s.past) == 8 else x
+
+
+def first_alone(s, x):
+    first, s.first = s.first, False
+    return x + loud(x) if first else x
+
+
 HIDDEN = {
+    "every tenth call": (attributes(every_tenth, calls=0), "the model remembers 'calls' between calls"),
+    "a number in a list": (attributes(in_a_list, calls=[0]), "the model remembers 'calls' between calls"),
+    "a queue": (attributes(queued, past=deque()), "the model remembers 'past' between calls"),
+    "the first call": (attributes(first_alone, first=True), "or remembers something between calls"),
     "a latch": (attributes(latched, seen=torch.zeros(1, 8)), "the model remembers 'seen' between calls"),
     "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), "the model remembers 'past' between calls"),
     "a counter": (attributes(counted, calls=0), "the model remembers 'calls' between calls"),
-    "an object": (attributes(in_an_object, box=Box()), "or remembers something between calls"),
+    "an object": (attributes(in_an_object, box=Box()), "the model remembers 'box' between calls"),
 }
 
 
@@ -241,6 +305,25 @@ def test_a_state_that_only_calls_move_is_told_by_the_graph():
         lift(model, (X,))
 
 
+BY_CALL = {
+    "read before it moves": lambda s, x: (s.gru(x)[0] + s.level[:, None], setattr(s, "level", s.gru(x)[0][:, -1]))[0],
+    "bounded": lambda s, x: bounded(s, x),
+}
+
+
+def bounded(s, x):
+    y, h = s.gru(x, s.level[None])
+    s.level = h[0].clamp(-2.5, 2.5)
+    return y + s.gru(x)[0]
+
+
+@pytest.mark.parametrize("forward", BY_CALL.values(), ids=BY_CALL)
+def test_a_state_that_frames_see_as_of_the_call_is_told_by_the_graph(forward):
+    model = Call(forward, gru=nn.GRU(8, 4, batch_first=True), level=torch.zeros(1, 4))
+    with pytest.raises(LiftError, match="state 'level' moves once per call, however many frames"):
+        lift(model, (X,))
+
+
 # --- one operator -------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +359,7 @@ def test_an_operator_that_mixes_cells_does_so_on_values_drawn_for_it(operator):
 
 def test_an_operator_that_works_entry_by_entry_is_known_by_name():
     assert asked(aten.relu.default) == asked(aten.gt.Scalar, 1e9) == [AxisLayout(1)]
-    assert asked(lambda x: x @ torch.zeros(3, 5)) == [AxisLayout(1)]
+    assert asked(lambda x: x @ torch.ones(3, 5)) == [AxisLayout(1)]
     assert asked(lambda x: x[:, -1] * 0 + x[:, -1]) == [Dependence.LAST]
 
 

@@ -81,4 +81,6 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each entry of the result is made of the entries at its place, as torch says of the operator."""
     tags = getattr(node.target, "tags", ())
+    if not str(node.target).startswith("aten."):
+        return False
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

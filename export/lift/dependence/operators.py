@@ -18,6 +18,7 @@ from rnn_export.errors import first_line
 from rnn_export.export.lift.dependence.drawn import KINDS, Draws, is_pointwise, picked_from
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, VALUES_OF_FIRST, aten
 
 Values = Mapping[fx.Node, Any]
 # What a trial's answer is remembered by.
@@ -74,17 +75,18 @@ class Operators:
             growing_axes(value, other)
             for value, other in zip(_results(self.values[node]), _results(self.more[node]), strict=True)
         ]
-        if any(len(axes) > 1 for axes in growing):
+        if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
             raise CellsMixed
         if is_pointwise(node):
-            return [_pointwise(self.values[node], growing[0], [(self.values[n], at) for n, at in layouts.items()])]
+            places = [(self.values[n], at) for n, at in layouts.items()]
+            return [_pointwise(r, g, places) for r, g in zip(_results(self.values[node]), growing, strict=True)]
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}
         key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
         if key not in self._known:
             try:
-                self._known[key] = _Trial(node, self.values, operands).answers(growing)
+                self._known[key] = _Trial(node, self.values, operands).answers(growing, self.more)
             except CellsMixed as mixed:
                 self._known[key] = mixed
         known = self._known[key]
@@ -110,6 +112,15 @@ def _pointwise(result: Tensor, growing: Sequence[int], arguments: Sequence[tuple
         raise CellsMixed
     ((from_end, outer, inner),) = places
     return AxisLayout(result.dim() + from_end, outer, inner)
+
+
+def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> bool:
+    """Whether cells are rolled: by as many as there are, they would seem to stay."""
+    if node.target is not aten.roll.default:
+        return False
+    dims = [*node.args[2:3]] or [[]]
+    rolled = [d % values[n].dim() for n in layouts for d in dims[0]]  # type: ignore[union-attr]
+    return not rolled or any(at.axis in rolled for at in layouts.values())
 
 
 class _Trial:
@@ -171,16 +182,28 @@ class _Trial:
         with torch.no_grad():
             return _results(self.node.target(*args, **kwargs))
 
-    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
-        values = _results(self.values[self.node])
-        return [
-            self._layout(i, axes[0], values[i].shape[axes[0]]) if axes else self._without_cells(i)
-            for i, axes in enumerate(growing)
-        ]
+    def answers(self, growing: Sequence[Sequence[int]], more: Values) -> list[CellDependence]:
+        values, others = _results(self.values[self.node]), _results(more[self.node])
+        argument, operand = next((n, o) for n, o in self.operands.items() if o.layout is not None)
+        assert operand.layout is not None
+        added = operand.layout.cells_in(more[argument]) - self.cells
+        answers: list[CellDependence] = []
+        for i, axes in enumerate(growing):
+            if axes and others[i].shape[axes[0]] * self.cells != values[i].shape[axes[0]] * (self.cells + added):
+                raise CellsMixed
+            answers.append(self._layout(i, axes[0], values[i].shape[axes[0]]) if axes else self._without_cells(i))
+        return answers
+
+    def _refuse_unmoved(self, result: int) -> None:
+        """What no drawn value moves may wait for another one."""
+        entries = _results(self.values[self.node])[result].numel()
+        if entries and self.node.target not in SHAPE_ONLY | VALUES_OF_FIRST:
+            raise NotDecided("none of the values that it was tried on changed its result")
 
     def _without_cells(self, result: int) -> Dependence:
         moves = [cells for cells, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()]
         if not moves:
+            self._refuse_unmoved(result)
             return Dependence.NONE
         if all(self.cells - 1 in cells for cells in moves):
             return Dependence.LAST
@@ -190,6 +213,8 @@ class _Trial:
         """Where the cells stand in a result that grows with them along `axis`."""
         if size % self.cells:
             raise CellsMixed
+        if not any(changed[result].any() for changed in self.changed):
+            self._refuse_unmoved(result)
         rest = size // self.cells
         factors = [n for n in range(1, rest + 1) if rest % n == 0]
         # Results that never change tell nothing: then the cells stand as they stood before.

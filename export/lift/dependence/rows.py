@@ -13,12 +13,26 @@ from rnn_export.export.lift.dependence.drawn import PICKING
 from rnn_export.export.lift.dependence.layout import AxisLayout, Dependence, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided, Operators
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.program.fx import TAKE_SIZES, args_of, depends_on, placeholders, values_of
+from rnn_export.export.lift.program.fx import (
+    MOVING,
+    NUMBERING,
+    TAKE_SIZES,
+    args_of,
+    aten,
+    depends_on,
+    made_of_sizes,
+    numbers_taken,
+    overloads,
+    placeholders,
+    values_of,
+)
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """A value without rows of the input that is another one for each row, such as their numbers."""
+    """A value without rows of the input that is another one for each row; `is_plain`: the numbers 0, 1, ... of rows."""
+
+    is_plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,10 @@ NodeRows = RowInfo | list[RowInfo]
 # How a node that is no plain operator treats rows.
 RowRule = Callable[["Rows", fx.Node], NodeRows]
 
+# These leave the numbers of rows what they are.
+RESHAPING = overloads(
+    "view _unsafe_view reshape expand permute transpose.int unsqueeze squeeze squeeze.dim clone alias"
+)
 DEPEND = (
     "rows of the batch depend on each other, so streams that are computed in one batch would hear each other. Compute "
     "each row from itself alone."
@@ -64,6 +82,7 @@ class Rows:
         known = zip(nodes, inputs, strict=True)
         self.count = next((at.cells_in(few[n]) for n, at in known if isinstance(at, AxisLayout)), 1)
         self.info: dict[fx.Node, NodeRows] = dict(zip(nodes, inputs, strict=True))
+        self.sizes = made_of_sizes(module.graph, few, more)
         moving = depends_on(module.graph, [n for n in nodes if self.info[n] is not None])
         self.operators = Operators(few, more, lambda node: node not in moving)
         for node in module.graph.nodes:
@@ -98,12 +117,13 @@ class Rows:
         return rule(self, node) if rule else self._by_operator(node, taken)
 
     def _by_operator(self, node: fx.Node, taken: Sequence[RowInfo]) -> NodeRows:
-        if node.target not in TAKE_SIZES and any(self._is_count(n) for n in node.all_input_nodes):
+        if not self.sizes.isdisjoint(numbers_taken(node)):
             return Mixed(node, COUNTED)
         layouts = {n: at for n in node.all_input_nodes if isinstance(at := self.of(n), AxisLayout)}
+        numbers = [info for info in taken if isinstance(info, Numbered)]
         if not layouts:
-            return self._without_rows(node)
-        if any(isinstance(i, Numbered) for i in taken) and node.target not in PICKING:
+            return self._numbered(node, numbers) if numbers else self._without_rows(node)
+        if numbers and (node.target not in PICKING or not all(n.is_plain for n in numbers)):
             return Mixed(node, NUMBERED)
         try:
             found = self.operators.dependences(node, layouts)
@@ -116,22 +136,40 @@ class Rows:
         ]
         return infos[0] if isinstance(self.few[node], Tensor) else infos
 
-    def _is_count(self, node: fx.Node) -> bool:
-        """Whether a number grows with the number of rows."""
-        return isinstance(self.few[node], int) and self.few[node] != self.more[node]
+    def _numbered(self, node: fx.Node, numbers: Sequence[Numbered]) -> NodeRows:
+        result = Numbered(node.target in RESHAPING and numbers[0].is_plain)
+        return result if isinstance(self.few[node], Tensor) else [result] * len(self.few[node])
 
     def _without_rows(self, node: fx.Node) -> NodeRows:
+        """Of a value that is made of weights, and of the number of rows."""
+        if node.target in NUMBERING and not self.sizes.isdisjoint(node.all_input_nodes):
+            return Numbered(node.target is aten.arange.default and args_of(node)[0].target is aten.sym_size.int)
+        if not self._keeps_apart(node):
+            return Numbered()
         if isinstance(self.few[node], Tensor):
-            return self._alike(self.few[node], self.growth(node))
-        return [self._alike(value, self.growth(node, i)) for i, value in enumerate(self.few[node])]
+            return self._alike(node, self.few[node], self.more[node])
+        return [self._alike(node, *pair) for pair in zip(self.few[node], self.more[node], strict=True)]
 
-    def _alike(self, value: Tensor, growth: Sequence[int]) -> RowInfo:
-        """None where the value is the same for all rows."""
-        if not growth:
-            return None
-        inner = value.shape[growth[0]] // self.count
-        for layout in (AxisLayout(growth[0], 1, inner), AxisLayout(growth[0], inner, 1)):
-            split = layout.split(value)
-            if same(split, split.narrow(layout.axis + 1, 0, 1).expand_as(split), INITIAL_ROWS):
+    def _keeps_apart(self, node: fx.Node) -> bool:
+        """Whether an operator on values that are the same for all rows does to each row what it does to others."""
+        if node.target in MOVING | TAKE_SIZES:
+            return True
+        tensors = (n for n in node.all_input_nodes if isinstance(self.few[n], Tensor))
+        layouts = {n: AxisLayout(axes[0]) for n in tensors if (axes := self.growth(n))}
+        try:
+            return not layouts or bool(self.operators.dependences(node, layouts))
+        except CellsMixed:
+            return False
+
+    def _alike(self, node: fx.Node, value: Tensor, more: Tensor) -> RowInfo:
+        """None where the value is the same for all rows, however many there are."""
+        axes = growing_axes(value, more)
+        if not axes:
+            return None if same(value, more, INITIAL_ROWS) else Mixed(node, COUNTED)
+        inner = value.shape[axes[0]] // self.count
+        for layout in (AxisLayout(axes[0], 1, inner), AxisLayout(axes[0], inner, 1)):
+            rows, others = (layout.split(v) if v.shape[axes[0]] % inner == 0 else v for v in (value, more))
+            first = rows.narrow(axes[0] + 1, 0, 1)
+            if all(same(first.expand_as(r), r, INITIAL_ROWS) for r in (rows, others) if r.dim() == first.dim()):
                 return None
         return Numbered()

@@ -111,6 +111,8 @@ class _Emitter:
     def _number(self, a: Any, b: Any) -> Any:
         """`a` at the one length and `b` at the other: itself where they are equal, else a line through both."""
         if type(a) is not int or a == b:
+            if type(a) in (bool, float) and a != b:
+                raise cannot_roll("a number in it depends on the length of the sequence")
             return a
         short, long = self.lengths
         slope = Fraction(b - a, long - short)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ TAKE_SIZES = overloads(
     "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
     "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
 )
+# These number what they make.
+NUMBERING = overloads("arange arange.start arange.start_step linspace eye eye.m tril_indices triu_indices")
 # What these make depends on the shape of their argument, not on its values.
 SHAPE_ONLY = overloads("sym_size.int new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like")
 # What these make has the values of their first argument.
@@ -78,6 +80,26 @@ def values_of(node: fx.Node) -> list[fx.Node]:
     if node.target in SHAPE_ONLY:
         return []
     return node.all_input_nodes[:1] if node.target in VALUES_OF_FIRST else node.all_input_nodes
+
+
+def numbers_taken(node: fx.Node) -> list[fx.Node]:
+    """The arguments that may be numbers and are no sizes: their values are in the result."""
+    if node.target not in TAKE_SIZES:
+        return node.all_input_nodes
+    fills: dict[Any, int] = {aten.full.default: 1, aten.new_full.default: 2}
+    fill = node.args[fills[node.target]] if node.target in fills else None
+    return [fill] if isinstance(fill, fx.Node) else []
+
+
+def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> set[fx.Node]:
+    """The numbers computed from a size that differs between two runs, whether or not they differ themselves."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and not isinstance(here[node], Tensor | tuple | list):
+            differs = node.target is aten.sym_size.int and here[node] != there[node]
+            if differs or not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+    return found
 
 
 def recorded(module: fx.GraphModule, sample: Sequence[Tensor]) -> dict[fx.Node, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import aten, depends_on, place_of, placeholders, values_of
+from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, place_of, placeholders, values_of
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
@@ -25,6 +25,7 @@ class StreamingContext:
         chunk: frames of the input in one step.
         info: by node, what is known of its frames; those of the inputs are there from the beginning.
         own_states: the nodes of the states that the model has itself; `states` are those that the pass adds.
+        sizes: the numbers made of the length of the sequence.
         from_input: the nodes with the values of inputs in them, not only their shapes; so `from_states`.
         length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
         lookahead: where the model looks ahead, in words.
@@ -49,6 +50,7 @@ class StreamingContext:
         self.info: dict[fx.Node, NodeInfo] = dict(zip(self.inputs, inputs, strict=True))
         self.names = Names(model)
         self.names.given.update(n.name for n in self.inputs)
+        self.sizes = made_of_sizes(self.graph, runs.base, runs.longer)
         self.operators = Operators(runs.base, runs.longer, self.is_constant)
         self.states = States(self.graph, self.names, rows)
         self.length_of_piece: dict[fx.Node, fx.Node] = {}

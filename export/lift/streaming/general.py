@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided
-from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import TAKE_SIZES
+from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.program.fx import numbers_taken
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, name_of, refusal
@@ -100,8 +100,9 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return last
     if last:
         raise refusal(node, LAST_FRAME_FOR_ALL)
+    _refuse_length(context, node)
     axis = growing[0]
-    if len(growing) > 1 or not same(value, value.narrow(axis, 0, 1).expand_as(value)):
+    if len(growing) > 1 or not same(longer, value.narrow(axis, 0, 1).expand_as(longer)):
         raise refusal(
             node,
             "positions over time: this value is another one at each frame, and starts again with each piece of a "
@@ -112,8 +113,15 @@ def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 
 def _refuse_length(context: StreamingContext, node: fx.Node) -> None:
-    if node.target not in TAKE_SIZES and any(context.runs.grows(n) for n in node.all_input_nodes):
+    by_length = not context.sizes.isdisjoint(numbers_taken(node))
+    if by_length or (context.is_constant(node) and not _is_of_any_length(context, node)):
         raise refusal(node, f"the length of the sequence is used as a value ({name_of(node)}), and a stream has none.")
+
+
+def _is_of_any_length(context: StreamingContext, node: fx.Node) -> bool:
+    """Whether a value that is made of weights and sizes is the same at two lengths, but for its own."""
+    here, there = context.runs.base[node], context.runs.longer[node]
+    return not isinstance(here, Tensor) or here.shape != there.shape or same(here, there, INITIAL_ROWS)
 
 
 def _why_not_frame_local(node: fx.Node) -> str:

@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, results, values_of
+from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on, results, values_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
@@ -64,19 +64,36 @@ def stream(
 
 
 def _moved_by_call(context: StreamingContext, next_values: Sequence[fx.Node]) -> list[int]:
-    """The model's own states whose next value is made of the old one, and by nothing that goes on frame by frame."""
-    by_call: dict[fx.Node, bool] = {}  # whether anything but moving entries was done
+    """The model's own states that move, or are read, once per call, and not frame by frame."""
+    pairs = enumerate(zip(context.own_states, next_values, strict=True))
+    return [i for i, (old, new) in pairs if not _is_same(context, old, new) and _is_of_calls(context, old, new)]
+
+
+def _is_same(context: StreamingContext, old: fx.Node, new: fx.Node) -> bool:
+    """Whether a state comes back as it went in: its entries moved about, to where they were."""
+    node = new
+    while node is not old:
+        if node.target not in MOVING or len(node.all_input_nodes) != 1:
+            return False
+        (node,) = node.all_input_nodes
+    return same(context.runs.base[old], context.runs.base[new])
+
+
+def _is_of_calls(context: StreamingContext, old: fx.Node, new: fx.Node) -> bool:
+    """Whether anything but what carries a state from frame to frame takes it, or makes the next one of its results."""
+    reached = {old}
     for node in context.graph.nodes:
-        if node in context.own_states:
-            by_call[node] = False
-        elif node not in context.carried and (taken := [n for n in values_of(node) if n in by_call]):
-            by_call[node] = node.target not in MOVING or any(by_call[n] for n in taken)
-    values = context.runs.base
-    return [
-        i
-        for i, (old, new) in enumerate(zip(context.own_states, next_values, strict=True))
-        if new in by_call and (by_call[new] or not same(values[old], values[new]))
-    ]
+        if node not in context.carried and not reached.isdisjoint(values_of(node)):
+            reached.add(node)
+    carried = depends_on(context.graph, list(context.carried))
+    after = [new]
+    while after:
+        node = after.pop()
+        if node in carried and node not in context.carried:
+            if node.target not in MOVING:
+                return True
+            after += node.all_input_nodes
+    return new in reached or any(context.is_moving(node) for node in reached)
 
 
 def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo:
