@@ -28,6 +28,10 @@ from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
+KEEP_OUTSIDE = (
+    "Keep the state of the loop in a registered buffer, or take it as an argument, return it, and declare it: "
+    "states={argument: output}."
+)
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 # Frames that a loop is followed over, to see that each goes through the same operators.
@@ -91,10 +95,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     short, long = (flat_graph(module, some, module.dynamic(False), False) for some in samples)
     place = f"{busiest_place(short)}: the model loops over time in Python, and"
     if irregular := _irregular(module, samples, lengths):
-        raise LiftError(
-            f"{place} its loop over time cannot be rolled up: {irregular}. Keep the state of the loop in a registered "
-            "buffer, or take it as an argument, return it, and declare it: states={argument: output}."
-        )
+        raise LiftError(f"{place} its loop over time cannot be rolled up: {irregular}. {KEEP_OUTSIDE}")
     try:
         length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
         rolled = roll(short, long, samples, lengths, length_input)
@@ -107,10 +108,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
                 "so it cannot stream."
             ) from error
         if not axes.states or not _moves_alike(module):
-            raise LiftError(
-                f"{place} {error} Keep the state of the loop in a registered buffer, or take it as an argument, return "
-                "it, and declare it: states={argument: output}."
-            ) from error
+            raise LiftError(f"{place} {error} {KEEP_OUTSIDE}") from error
         # One chunk of it is still a pure step.
         graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
         return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))

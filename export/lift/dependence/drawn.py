@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +11,17 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import aten, named_args, overloads
 
-# Of each kind, what all cells hold at first, and what those that are exchanged hold then.
-KINDS = ("ordinary", "positive, then large", "negative, then large", "zeros, then ones")
-LARGE = 1e3
+
+@dataclass(frozen=True)
+class Kind:
+    """What all cells hold at first, and those that are exchanged then: that times positive numbers about 1."""
+
+    before: float
+    after: float
+
+
+# None is ordinary: random, of both signs.
+KINDS = (None, Kind(1, 1e3), Kind(-1, -1e3), Kind(0, 1))
 # These take what they pick from along an axis by number.
 PICKING = overloads(
     "gather index_select index.Tensor take scatter.src scatter.value scatter_add scatter_reduce.two index_put "
@@ -26,7 +35,7 @@ class Draws:
     def __init__(self, seed: int = 0) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
-    def pair(self, like: Tensor, kind: str, values: range | None) -> tuple[Tensor, Tensor]:
+    def pair(self, like: Tensor, kind: Kind | None, values: range | None) -> tuple[Tensor, Tensor]:
         """Two values in the shape and dtype of `like`, no entry the same in both; numbers in `values`, if any."""
         if like.dtype == torch.bool:
             return self._bools(like.shape, kind)
@@ -39,30 +48,29 @@ class Draws:
         """Positive numbers about 1: no product with them cancels or vanishes, no root of them fails."""
         return (0.5 + torch.rand(like.shape, generator=self.generator)).to(like.dtype)
 
-    def _floats(self, like: Tensor, kind: str, changed: bool) -> Tensor:
-        shape, real = like.shape, torch.rand(like.shape, generator=self.generator)
-        if kind == "ordinary":
+    def _floats(self, like: Tensor, kind: Kind | None, changed: bool) -> Tensor:
+        shape, about_one = like.shape, 0.5 + torch.rand(like.shape, generator=self.generator)
+        if kind is None:
             normal = torch.randn(shape, generator=self.generator)
-            return 2 * normal + real.sign() if changed else normal
-        scale = {KINDS[1]: (1.0, LARGE), KINDS[2]: (-1.0, -LARGE), KINDS[3]: (0.0, 1.0)}[kind][changed]
-        return scale * (0.5 + real)
+            return 2 * normal + 1 if changed else normal
+        return (kind.after if changed else kind.before) * about_one
 
-    def _bools(self, shape: torch.Size, kind: str) -> tuple[Tensor, Tensor]:
-        if kind == "ordinary":
+    def _bools(self, shape: torch.Size, kind: Kind | None) -> tuple[Tensor, Tensor]:
+        if kind is None:
             before = torch.randint(2, shape, generator=self.generator).bool()
         else:
-            before = torch.full(shape, kind == KINDS[2])
+            before = torch.full(shape, kind.before < 0)
         return before, ~before
 
-    def _numbers(self, like: Tensor, kind: str, values: range) -> tuple[Tensor, Tensor]:
-        count = len(values)
-        if kind == "ordinary":
+    def _numbers(self, like: Tensor, kind: Kind | None, values: range) -> tuple[Tensor, Tensor]:
+        count, last = len(values), len(values) - 1
+        if kind is None:
             before = torch.randint(count, like.shape, generator=self.generator)
+            step = torch.randint(1, max(count, 2), like.shape, generator=self.generator)
         else:
-            before = torch.full(like.shape, count - 1 if kind == KINDS[2] else 0)
-        step = 1 if kind == KINDS[3] else max(count - 1, 1)
-        more = torch.randint(1, max(count, 2), like.shape, generator=self.generator) if kind == "ordinary" else step
-        after = (before + more) % count
+            before = torch.full(like.shape, last if kind.before < 0 else 0)
+            step = torch.tensor(max(last, 1) if kind.before else 1)
+        after = (before + step) % count
         return (values.start + before).to(like.dtype), (values.start + after).to(like.dtype)
 
 
@@ -80,7 +88,8 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each entry of the result is made of the entries at its place, as torch says of the operator."""
-    tags = getattr(node.target, "tags", ())
-    if not str(node.target).startswith("aten."):
+    if getattr(node.target, "namespace", "") != "aten":
+        # What others say of their operators is not known to be so.
         return False
+    tags = getattr(node.target, "tags", ())
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import first_line
-from rnn_export.export.lift.dependence.drawn import KINDS, Draws, is_pointwise, picked_from
+from rnn_export.export.lift.dependence.drawn import KINDS, Draws, Kind, is_pointwise, picked_from
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, VALUES_OF_FIRST, aten
@@ -51,7 +51,7 @@ class Operand:
 
     @property
     def key(self) -> Key:
-        held = self.value.detach().contiguous().numpy().tobytes() if self.is_fixed else self.value.is_floating_point()
+        held = self.value.detach().contiguous().numpy().tobytes() if self.is_fixed else None
         return tuple(self.value.shape), self.value.dtype, self.layout, held
 
 
@@ -86,7 +86,7 @@ class Operators:
         key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
         if key not in self._known:
             try:
-                self._known[key] = _Trial(node, self.values, operands).answers(growing, self.more)
+                self._known[key] = _Trial(node, self.values, self.more, operands).answers(growing)
             except CellsMixed as mixed:
                 self._known[key] = mixed
         known = self._known[key]
@@ -126,12 +126,11 @@ def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout])
 class _Trial:
     """One operator, and where its results change with some cells of its arguments."""
 
-    def __init__(self, node: fx.Node, values: Values, operands: Mapping[fx.Node, Operand]) -> None:
-        self.node, self.values, self.operands = node, values, operands
-        laid_out = [o for o in operands.values() if o.layout is not None]
-        first = laid_out[0]
-        assert first.layout is not None
-        self.cells, self.usual_outer = first.layout.cells_in(first.value), first.layout.outer
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        self.node, self.values, self.more, self.operands = node, values, more, operands
+        argument, layout = next((n, o.layout) for n, o in operands.items() if o.layout is not None)
+        self.cells, self.more_cells = layout.cells_in(values[argument]), layout.cells_in(more[argument])
+        self.usual_outer = layout.outer
         self.exchanged = list(_digit_sets(self.cells))
         self.draws = Draws()
         self.weights = {n: self.draws.weights(o.value) for n, o in operands.items() if o.is_weight}
@@ -159,7 +158,7 @@ class _Trial:
                 changed[i] = [a | b for a, b in zip(changed[i], moved, strict=True)]
         return changed
 
-    def _pair(self, node: fx.Node, operand: Operand, kind: str, numbers: range | None) -> tuple[Tensor, Tensor]:
+    def _pair(self, node: fx.Node, operand: Operand, kind: Kind | None, numbers: range | None) -> tuple[Tensor, Tensor]:
         if operand.is_fixed or operand.is_weight:
             return (self.weights.get(node, operand.value),) * 2
         return self.draws.pair(operand.value, kind, numbers)
@@ -182,17 +181,12 @@ class _Trial:
         with torch.no_grad():
             return _results(self.node.target(*args, **kwargs))
 
-    def answers(self, growing: Sequence[Sequence[int]], more: Values) -> list[CellDependence]:
-        values, others = _results(self.values[self.node]), _results(more[self.node])
-        argument, operand = next((n, o) for n, o in self.operands.items() if o.layout is not None)
-        assert operand.layout is not None
-        added = operand.layout.cells_in(more[argument]) - self.cells
-        answers: list[CellDependence] = []
-        for i, axes in enumerate(growing):
-            if axes and others[i].shape[axes[0]] * self.cells != values[i].shape[axes[0]] * (self.cells + added):
-                raise CellsMixed
-            answers.append(self._layout(i, axes[0], values[i].shape[axes[0]]) if axes else self._without_cells(i))
-        return answers
+    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
+        sizes = zip(_results(self.values[self.node]), _results(self.more[self.node]), growing, strict=True)
+        return [
+            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_cells(i)
+            for i, (value, more, axes) in enumerate(sizes)
+        ]
 
     def _refuse_unmoved(self, result: int) -> None:
         """What no drawn value moves may wait for another one."""
@@ -209,13 +203,13 @@ class _Trial:
             return Dependence.LAST
         raise CellsMixed
 
-    def _layout(self, result: int, axis: int, size: int) -> AxisLayout:
-        """Where the cells stand in a result that grows with them along `axis`."""
-        if size % self.cells:
+    def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
+        """Where the cells stand in a result that grows with them along `axis`, from `size` to `more`."""
+        rest, left = divmod(size, self.cells)
+        if left or more != rest * self.more_cells:
             raise CellsMixed
         if not any(changed[result].any() for changed in self.changed):
             self._refuse_unmoved(result)
-        rest = size // self.cells
         factors = [n for n in range(1, rest + 1) if rest % n == 0]
         # Results that never change tell nothing: then the cells stand as they stood before.
         for outer in sorted(factors, key=lambda n: n != self.usual_outer):

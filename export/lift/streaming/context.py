@@ -133,14 +133,10 @@ class StreamingContext:
         """Give a new node the recorded values and the place of `like`: over a whole sequence it is the same."""
         self.info[new] = info
         new.meta = {k: v for k, v in like.meta.items() if k != "val"}
-        self.known_as(new, like)
-        return new
-
-    def known_as(self, new: fx.Node, like: fx.Node) -> None:
-        """Give a new node the recorded values of `like`, and its rows."""
         self.rows.info[new] = self.rows.of(like)
         for run in self.runs.all:
             run[new] = run[like]
+        return new
 
     def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
         """`value` under another info."""

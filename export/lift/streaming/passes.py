@@ -48,8 +48,8 @@ def stream(
     """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place for steps of `chunk` frames.
 
     `model`, whose layers are replaced, tells a stack of layers from its path; `runs` and `rows` are of `module` as it
-    is. Raises LiftError, with module path and
-    source line, where a result depends on later frames, or on earlier ones in a way that cannot be kept in a state.
+    is. Raises LiftError, with module path and source line, where a result depends on later frames, or on earlier ones
+    in a way that cannot be kept in a state.
     """
     inputs = [None if axis is None else TimeAxisInfo(AxisLayout(axis)) for axis in input_time]
     context = StreamingContext(module, model, runs, rows, inputs, chunk)
