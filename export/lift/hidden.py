@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -84,7 +84,7 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = func(*args, **kwargs)
         if taken & (self._now | self._before) and func not in SHAPE_ONLY:
             self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
-            self._fill([*_leaves(results), *(given[:1] if func._schema.is_mutable else [])])
+            self._fill([*_leaves(results), *_written(func, args, kwargs)])
         return results
 
     def filled(self, tensor: Tensor) -> bool:
@@ -95,6 +95,13 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """`tensors` hold now what is computed from the arguments of this call."""
         self._now |= {_place(t) for t in tensors}
         self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments that an operator writes to."""
+    schema = func._schema.arguments
+    given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
+    return _leaves([given.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write])
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -142,26 +149,10 @@ def _plain(value: Any) -> Any:
     return int.__int__(value) if isinstance(value, _Watched) else value
 
 
-RECKONING = ("add", "radd", "sub", "rsub", "mul", "rmul", "mod", "floordiv", "neg", "and", "or")
-ASKING = (
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "bool",
-    "index",
-    "int",
-    "float",
-    "truediv",
-    "rtruediv",
-    "rmod",
-    "pow",
-    "rpow",
-)
+RECKONING = "add radd sub rsub mul rmul mod floordiv neg and or"
+ASKING = "eq ne lt le gt ge bool index int float truediv rtruediv rmod pow rpow"
 for _names, _made in ((RECKONING, _reckoning), (ASKING, _asking)):
-    for _name in _names:
+    for _name in _names.split():
         setattr(_Watched, f"__{_name}__", _made(f"__{_name}__"))
 setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
@@ -176,11 +167,9 @@ class _Numbers:
 
     def watch(self, model: nn.Module) -> None:
         for path, holder, key, value in _held(model):
-            if (
-                type(value) is int
-                and self._seen.setdefault((path, key), value) != value
-                and not isinstance(holder, tuple)
-            ):
+            if type(value) is not int or isinstance(holder, tuple):
+                continue
+            if self._seen.setdefault((path, key), value) != value:
                 self.watched.add(path)
                 holder[key] = _Watched(value, path, self.read)
 

@@ -92,6 +92,7 @@ OVER_ROWS = {
     "ones behind others": lambda s, x: (
         loud(x) * nn.functional.pad(torch.ones(x.shape[0]), (4, 0))[: x.shape[0], None, None]
     ),
+    "all but one": lambda s, x: loud(x) * torch.ones(x.shape[0] - 1).sum(),
     "rolled by two": lambda s, x: loud(x).roll(2, 0),
     "in a loop": lambda s, x: looped(x, lambda frame, h: 0.5 * h + loud(frame) + loud(h).mean(0, keepdim=True)),
     "late in a loop": lambda s, x: looped(x, aged),
@@ -224,6 +225,12 @@ def in_an_object(s, x):
     return x + (0 if held is None else held)
 
 
+def written_out(s, x):
+    old = s.seen.clone()
+    torch.clamp(x, min=20, out=s.seen)
+    return x + old - 20
+
+
 class Box:
     held = None
 
@@ -263,6 +270,7 @@ HIDDEN = {
     "a latch": (attributes(latched, seen=torch.zeros(1, 8)), "the model remembers 'seen' between calls"),
     "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), "the model remembers 'past' between calls"),
     "a counter": (attributes(counted, calls=0), "the model remembers 'calls' between calls"),
+    "by out=": (attributes(written_out, seen=torch.full((1, 8), 20.0)), "the model remembers 'seen' between calls"),
     "an object": (attributes(in_an_object, box=Box()), "the model remembers 'box' between calls"),
 }
 

@@ -166,10 +166,12 @@ class Rows:
         axes = growing_axes(value, more)
         if not axes:
             return None if same(value, more, INITIAL_ROWS) else Mixed(node, COUNTED)
-        inner = value.shape[axes[0]] // self.count
+        inner, left = divmod(value.shape[axes[0]], self.count)
+        if left or not inner or more.shape[axes[0]] % inner:
+            return Numbered()
         for layout in (AxisLayout(axes[0], 1, inner), AxisLayout(axes[0], inner, 1)):
-            rows, others = (layout.split(v) if v.shape[axes[0]] % inner == 0 else v for v in (value, more))
+            rows, others = layout.split(value), layout.split(more)
             first = rows.narrow(axes[0] + 1, 0, 1)
-            if all(same(first.expand_as(r), r, INITIAL_ROWS) for r in (rows, others) if r.dim() == first.dim()):
+            if all(same(first.expand_as(r), r, INITIAL_ROWS) for r in (rows, others)):
                 return None
         return Numbered()
