@@ -238,7 +238,7 @@ class Loud(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk": 4}], ids=str)
-def test_a_memory_that_lifting_cannot_see_is_found_on_a_recording(tmp_path: Path, options: dict) -> None:
+def test_a_memory_that_lifting_cannot_see_is_found_on_a_recording(blind, tmp_path: Path, options: dict) -> None:
     data = np.zeros((40, 4), np.float32)
     data[8:12] = 60
     with pytest.raises(

@@ -226,7 +226,7 @@ def test_a_small_error_that_grows_names_its_first_step(lifted, graphs):
 
 
 class LoudSum(nn.Module):
-    """A running sum of what is loud, which noise is not: lifting sees no memory."""
+    """A running sum of what is loud, which noise is not."""
 
     def forward(self, x):
         return x + torch.relu(x - 50).cumsum(1)
@@ -243,7 +243,7 @@ class Loud(nn.Module):
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(chunk):
+def test_a_memory_that_noise_does_not_show_is_named_on_a_recording(blind, chunk):
     """Net under the net: the module where the stream diverges, and the first of its frames."""
     model = Loud().eval()
     with torch.no_grad():
