@@ -20,7 +20,7 @@ from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.noise import Noise
-from rnn_export.export.lift.program.compare import CLOSED_LOOP
+from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.signature import FlatModel
@@ -97,8 +97,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     if irregular := _irregular(module, samples, lengths):
         raise LiftError(f"{place} its loop over time cannot be rolled up: {irregular}. {KEEP_OUTSIDE}")
     try:
-        length_input = next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
-        rolled = roll(short, long, samples, lengths, length_input)
+        rolled = roll(short, long, samples, lengths, _first_time(axes))
         fold(rolled)
         return Capture(rolled, True)
     except LiftError as error:
@@ -187,7 +186,11 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            return flat_graph(module, inputs, module.dynamic(True)), frames
+            graph = flat_graph(module, inputs, module.dynamic(True))
+            if not _holds_at_more(module, graph, frames):
+                port, axis = _first_time(module.axes)
+                raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)
+            return graph, frames
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
@@ -199,6 +202,26 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."
     )
+
+
+def _first_time(axes: Axes) -> tuple[int, int]:
+    """The first input with time, and its axis."""
+    return next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+
+
+def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
+    """Whether a graph of any length is right at the next one: export may unroll a loop without a word."""
+    for inputs in (module.sample(2, more) for more in LENGTHS if more > frames):
+        with torch.no_grad():
+            try:
+                want = module(*inputs)
+            except Exception:  # a length that the model does not take may raise anything
+                continue
+            try:
+                return all(same(a, b, INDEPENDENCE) for a, b in zip(graph(*inputs), want, strict=True))
+            except Exception:  # sizes that do not fit
+                return False
+    return True
 
 
 def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
