@@ -4,15 +4,14 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
+from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 from rnn_export.targets import Target
 
@@ -63,9 +62,7 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = translate(model.program(frames), model.spec)
-    apply(graph, common.ClearMetadataAndDocStringPass())
-    with quiet():
-        optimizer.optimize(graph, input_size_limit=2**31, output_size_limit=2**31)
+    apply(graph, common.ClearMetadataAndDocStringPass(), Simplify())
     _name_dimensions(graph, model.spec, frames)
     return _written(apply(graph, ConvertOpset(opset)), model.spec, frames)
 

@@ -30,6 +30,8 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 dynamo=True,
                 verbose=False,
                 opset_version=BASE_OPSET,
+                # Torch's own takes an epsilon away: see passes/simplify.py.
+                optimize=False,
                 input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
                 output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
                 custom_translation_table={packet.default: write for packet, write in packets.items()},

@@ -12,6 +12,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.mixed_precision import ToMixedPrecision
 from rnn_export.export.graph.passes.pipeline import InferShapes, apply, parse, rewrite, serialise
+from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -106,3 +107,30 @@ def test_a_sequence_needs_the_step_of_its_contract() -> None:
     spec = StreamSpec((tensor,), (TensorSpec("z", "float32", ("batch", "time", 4)),), ())
     with pytest.raises(ExportError, match=r"inputs and outputs \['x', 'y'\], but the contract says \['x', 'z'\]"):
         apply(parse(graph()), SequenceFromStep(spec))
+
+
+def of_constant(op: str, number: float) -> bytes:
+    """y = op(x, number) + x."""
+    nodes = [helper.make_node(op, ["x", "c"], ["a"]), helper.make_node("Add", ["a", "x"], ["y"])]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.float32(number), "c")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize(("op", "number"), [("Add", 0), ("Sub", 0), ("Mul", 1), ("Div", 1)])
+def test_what_does_nothing_is_taken_out(op: str, number: float) -> None:
+    assert [n.op_type for n in parse(rewrite(of_constant(op, number), Simplify())).graph] == ["Add"]
+
+
+@pytest.mark.parametrize(
+    ("op", "number"), [("Add", 1e-8), ("Add", 1e-12), ("Sub", 1e-8), ("Mul", 1 + 1e-6), ("Div", 1 + 1e-6)]
+)
+def test_what_does_little_stays(op: str, number: float) -> None:
+    """onnxscript's own rules take it out."""
+    model = parse(rewrite(of_constant(op, number), Simplify()))
+    assert [n.op_type for n in model.graph] == [op, "Add"]

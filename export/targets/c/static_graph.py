@@ -1,16 +1,13 @@
 """The step graph as the C writer takes it: a fixed batch, a number for every size, and constants computed."""
 
-import logging
-
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
-from onnxscript import optimizer
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.nodes import DEFAULT_ACTIVATIONS, activations_of, directions_of, input_of
-from rnn_export.export.graph.passes.pipeline import rewrite
+from rnn_export.export.graph.passes.pipeline import apply, rewrite
+from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.targets.c.operators import refuse_unknown
 from rnn_export.spec import BATCH
 
@@ -27,15 +24,7 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
                 dim.dim_value = batch
     del model.graph.value_info[:]
     graph = ir.from_proto(model)
-    disabled = logging.root.manager.disable
-    # It warns of each node that it does not fold.
-    logging.disable(logging.WARNING)
-    try:
-        optimizer.optimize_ir(graph, onnx_shape_inference=True, input_size_limit=2**40, output_size_limit=FOLDED)
-    finally:
-        logging.disable(disabled)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    common.RemoveUnusedNodesPass()(graph)
+    apply(graph, Simplify(FOLDED))
     refuse_unknown(graph.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)

@@ -1,0 +1,118 @@
+"""Constants computed, and what does nothing taken out, by onnxscript's rules: but a small number is not 0.
+
+Its own optimizer takes a constant of up to 1e-8 for 0, and one within 1e-5 of 1 for 1, so that an epsilon under a root
+goes and zeros give NaN.
+"""
+
+import logging
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassManager, PassResult, Sequential, common
+from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter import RewritePass, RewriteRule, RewriteRuleSet
+from onnxscript.rewriter.pattern import Constant
+from onnxscript.rewriter.rules import common as rules
+
+
+class Simplify(InPlacePass):
+    """Of constants, those of up to `largest` values are computed."""
+
+    def __init__(self, largest: int = 2**31) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def call(self, model: ir.Model) -> PassResult:
+        turn = (
+            _Fold(self.largest),
+            RewritePass(RULES),
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedOpsetsPass(),
+        )
+        disabled = logging.root.manager.disable
+        # It warns of each node that it does not fold.
+        logging.disable(logging.WARNING)
+        try:
+            return Sequential(
+                common.InlinePass(),
+                PassManager(turn, steps=2, early_stop=True),
+                common.RemoveUnusedNodesPass(),
+                common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+                common.LiftSubgraphInitializersToMainGraphPass(),
+                common.DeduplicateInitializersPass(),
+                common.CommonSubexpressionEliminationPass(),
+                common.OutputFixPass(),
+                common.NameFixPass(),
+            )(model)
+        finally:
+            logging.disable(disabled)
+
+
+class _Fold(InPlacePass):
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def call(self, model: ir.Model) -> PassResult:
+        done = fold_constants(model, onnx_shape_inference=True, input_size_limit=2**40, output_size_limit=self.largest)
+        return PassResult(model, modified=done.modified)
+
+
+def _identity(op: Any, x: Any, **_: Any) -> Any:
+    return op.Identity(x)
+
+
+def _exactly(number: int) -> Constant:
+    return Constant(number, rel_tol=0.0, abs_tol=0.0)
+
+
+# What does nothing, whatever the value of x.
+NEUTRAL = (
+    *RewriteRule(lambda op, x: op.Mul(x, _exactly(1)), _identity, name="times 1").commute(),
+    *RewriteRule(lambda op, x: op.Add(x, _exactly(0)), _identity, name="plus 0").commute(),
+    RewriteRule(lambda op, x: op.Sub(x, _exactly(0)), _identity, name="minus 0"),
+    RewriteRule(lambda op, x: op.Div(x, _exactly(1)), _identity, name="over 1"),
+)
+# In onnxscript's own order, which some of them rely on.
+RULES = RewriteRuleSet(
+    [
+        *NEUTRAL,
+        rules.dropout_zero_rule,
+        rules.dropout_inference_rule,
+        rules.two_reshapes_matmul_reshape_rule,
+        rules.one_reshape_matmul_reshape_rule,
+        rules.cast_constant_of_shape_rule,
+        rules.cast_constant_of_shape_without_value_rule,
+        rules.collapse_slice_rule,
+        rules.collapse_slice2_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.min_min_rule,
+        rules.max_max_rule,
+        rules.min_max_rule,
+        rules.max_min_rule,
+        rules.successive_clip_relu_rule,
+        rules.successive_relu_clip_rule,
+        rules.successive_relu_rule,
+        rules.successive_clip_rule,
+        rules.cast_cast_rule,
+        rules.no_op_cast_rule,
+        rules.no_op_expand_rule,
+        rules.flatten_to_reshape_rule,
+        rules.reshape_reshape_rule,
+        rules.slice_split_rule,
+        rules.no_op_transpose_rule,
+        rules.transpose_transpose_rule,
+        rules.unsqueeze_unsqueeze_rule,
+        rules.squeeze_reshape_1d_rule,
+        rules.no_op_dynamic_scatter_nd_rule,
+        rules.no_op_static_scatter_nd_rule,
+        rules.normalize_pad_format_conv_rule,
+        rules.fuse_pad_into_conv_rule,
+        rules.fuse_batchnorm_into_conv_rule,
+        rules.fuse_batchnorm_into_conv_transpose_rule,
+        rules.fuse_batchnorm_into_gemm_rule,
+        rules.remove_optional_bias_from_conv_rule,
+        rules.remove_optional_bias_from_conv_transpose_rule,
+        rules.remove_optional_bias_from_gemm_rule,
+    ]
+)
