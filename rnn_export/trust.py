@@ -60,6 +60,8 @@ def record_path() -> tuple[Path | None, str]:
 
 def remember(lines: Sequence[str]) -> None:
     """Add lines to this user's record, those that are not there yet; raises TrustError where it cannot be written."""
+    # A name that others chose must not become a line of its own.
+    lines = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
     path, why = record_path()
     if path is None:
         raise TrustError(f"nothing is recorded as trusted, for {why}. Name a store of your own in {VARIABLE}.")
@@ -100,7 +102,7 @@ def read_public_key(path: Path) -> str:
         found = parse(path, path.read_bytes()[:LIMIT].decode())
     except OSError as error:
         raise TrustError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeError:
+    except (UnicodeError, TrustError):
         found = Trust()
     if len(found.keys) != 1 or found.code:
         raise TrustError(f"{path} is no public key: `rnn-export keygen NAME` writes one as NAME.pub, a line of text.")
