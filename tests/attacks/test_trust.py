@@ -43,8 +43,8 @@ def test_a_library_is_passed_over_and_auto_says_so(library: Path, mark: Path, el
     (note,) = engine.skipped_backends
     assert re.fullmatch(
         rf"native: targets/c-fp32/build/{TRIPLE}/build\.json is code: it is not recorded as built here in "
-        rf"{re.escape(str(elsewhere))}, and the bundle is not signed\. Make it here, {re.escape(REBUILD)}; or trust the "
-        rf"key of who signed it, {re.escape(KEY)}; --trust \(trust=True\) runs it unchecked\.",
+        rf"{re.escape(str(elsewhere))}, and the bundle is not signed\. Make it here, {re.escape(REBUILD)}; or trust "
+        rf"the key of who signed it, {re.escape(KEY)}; --trust \(trust=True\) runs it unchecked\.",
         note,
     )
     assert not mark.exists()
@@ -73,8 +73,9 @@ def test_no_command_runs_it(command: str, library: Path, mark: Path, tmp_path: P
         "bench": ["--backend", "native", "--steps", "4", "--seconds", "0.01"],
         "triton": ["-o", tmp_path / "repository", "--runtime-backend", "native"],
     }
-    said = refused(invoke(command, library, *options[command]))
-    assert "is code: it is not recorded as built here" in said
+    done = invoke(command, library, *options[command])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "is code: it is not recorded as built here" in done.stderr
     assert not mark.exists()
     done = invoke(command, library, *options[command], "--trust")
     assert done.exit_code == 0, done.output
@@ -210,8 +211,8 @@ def test_the_name_of_the_sources_is_a_name_of_c(name: object, tmp_path: Path, ma
     assert (
         said
         == [
-            f"target 'c' (fp32) calls its sources {name!r}, but that is a name of files and functions: letters, digits and "
-            "underscores. Export the bundle again."
+            f"target 'c' (fp32) calls its sources {name!r}, but that is a name of files and functions: letters, digits "
+            "and underscores. Export the bundle again."
         ]
         * 2
     )
@@ -236,7 +237,7 @@ def test_triton_names_the_code_that_is_trusted_and_the_server_runs_no_other(
     assert host.log[1].startswith(f"m: passed over was native: targets/c-fp32/build/{TRIPLE}/build.json is code")
     assert not mark.exists()
 
-    with pytest.raises(ExportError, match="--runtime-backend native cannot run .* is code"):
+    with pytest.raises(ExportError, match=r"--runtime-backend native cannot run .* is code"):
         write_repository(library, tmp_path / "refused", runtime_backend="native")
     assert not mark.exists()
 
