@@ -217,9 +217,7 @@ def as_nobody(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]
     return call
 
 
-BACKEND = (
-    "import sys; from rnn_export.runtime import load; e = load(sys.argv[1]); print(e.backend, *e.skipped_backends)"
-)
+BACKEND = "import sys; from rnn_export.runtime import load; e = load(sys.argv[1]); print(e.backend, e.skipped_backends)"
 
 
 def test_another_user_does_not_trust_what_this_one_built(
