@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError, Untrusted
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
 from rnn_export.runtime.replay.checks import replay_golden
@@ -71,6 +71,20 @@ def test_an_engine_that_does_not_fit_is_never_loaded(machine, tmp_path, requires
         load(path, backend="tensorrt")
     assert "load" not in machine.asked
     assert load(path).backend == "onnxruntime"
+
+
+def test_an_engine_of_a_stranger_is_never_loaded(machine, tmp_path, monkeypatch):
+    path = machine.write(tmp_path / "m.rnnx")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    mend = "`rnn-export build NAME.rnnx --target tensorrt --precision fp32 --rebuild`"
+    message = (
+        rf"step\.engine is code: it is not recorded as built here in .*{re.escape(mend)}.*rnn-export trust KEY\.pub"
+    )
+    with pytest.raises(Untrusted, match=message):
+        load(path, backend="tensorrt")
+    assert "load" not in machine.asked
+    assert load(path).backend == "onnxruntime"
+    assert load(path, trust=True).backend == "tensorrt"
 
 
 def test_an_engine_that_says_nothing_of_itself(machine, tmp_path):
