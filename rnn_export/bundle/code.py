@@ -38,10 +38,13 @@ class Code:
     digest: str
 
     @property
+    def title(self) -> str:
+        return f"{self.target} ({self.precision})" + (f" for {self.machine}" if self.machine else "")
+
+    @property
     def line(self) -> str:
         """Its line in a store of what is trusted."""
-        for_machine = f" for {self.machine}" if self.machine else ""
-        return f"code {self.digest} {self.target} ({self.precision}){for_machine}"
+        return f"code {self.digest} {self.title}"
 
 
 def code_of(artefacts: Bundle | Draft) -> tuple[Code, ...]:

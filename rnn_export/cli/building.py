@@ -19,6 +19,7 @@ from rnn_export.runtime.recording import read
 from rnn_export.target_options import TargetOptions
 
 Stage = Callable[[str], None]
+STEP = "step.onnx"
 
 ANEW = (
     "the C of the bundle was made and signed by nobody who is trusted here: it was left aside, and written anew from "
@@ -38,7 +39,7 @@ def build_c_target(
     """Compile C, with the sources written first where there are none that are trusted, or they are calibrated again."""
     row = find_row(bundle, "c", precision)
     origin: Bundle | Draft = bundle
-    untrusted = row is not None and not _has_trusted_sources(bundle, row, trust)
+    untrusted = row is not None and not _has_trusted_sources(bundle, row, trust) and STEP in bundle.files
     if row is not None and calibrate is not None:
         destination.find()
         _check_rewrite(bundle, row, rebuild)

@@ -36,7 +36,9 @@ def public(key: Path) -> Path:
 @pytest.fixture
 def signed(tmp_path: Path, mark: Path, key: Path) -> Path:
     path = with_library(tmp_path / "m.rnnx", mark)
-    assert invoke("sign", path, "--key", key).stdout == f"signed {path} with {key_of(path)}\n"
+    done = invoke("sign", path, "--key", key)
+    assert done.stdout == f"signed {path} with {key_of(path)}\n"
+    assert "note: you vouch for c (fp32) for " in done.stderr
     return path
 
 

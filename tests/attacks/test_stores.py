@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from rnn_export import trust
-from rnn_export.errors import TrustError
+from rnn_export.errors import TrustError, Untrusted
+from rnn_export.export import export
 from rnn_export.runtime import load
 from rnn_export.trust import KEPT, Trust, parse, record_path, remember, trusted_here
 
@@ -197,6 +200,18 @@ def test_a_build_that_cannot_be_recorded_says_so(compiler: None, elsewhere: Path
     assert "note: what was built is not trusted here: nothing is recorded as trusted, for " in done.stderr
     assert load(path).backend == "onnxruntime"
     assert not mark.exists()
+
+
+def test_an_export_that_cannot_be_recorded_warns(elsewhere: Path, tmp_path: Path) -> None:
+    elsewhere.parent.parent.mkdir()
+    elsewhere.parent.write_text("in the way")
+    example, path = (torch.zeros(1, 1, 2),), tmp_path / "m.rnnx"
+    said = r"^load\(\) will not run the code of .*m\.rnnx without trust=True: nothing is recorded as trusted, for "
+    with pytest.warns(UserWarning, match=said):
+        export(nn.GRU(2, 3).eval(), example, path, targets=("onnx", "torchscript"), steps=8)
+    with pytest.raises(Untrusted):
+        load(path, "torchscript")
+    assert load(path, "torchscript", trust=True).backend == "torchscript"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Code of a bundle runs nowhere unless something trusted says so: each of these ran before."""
 
+import json
 import re
 import shutil
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_export.bundle import open_bundle
+from rnn_export.bundle import open_bundle, write_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.judgement import judge
 from rnn_export.cli.main import COMMANDS
@@ -177,6 +178,28 @@ def test_build_is_refused_where_it_can_write_none(tmp_path: Path, mark: Path, mo
     with pytest.raises(BuildError, match="sources are code"):
         build_c(open_bundle(path))
     assert not mark.exists()
+
+
+def test_sources_without_a_graph_are_refused_too(tmp_path: Path, mark: Path) -> None:
+    bundle = open_bundle(with_sources(tmp_path / "m.rnnx", mark))
+    row = next(row for row in bundle.targets if row.target == "c")
+    files = {name: bundle.read(name) for name in bundle.files if name != "step.onnx"}
+    write_bundle(bundle.path, spec=bundle.spec, producer={}, files=files, targets=[row], force=True)
+    said = refused(invoke("build", bundle.path, "--target", "c"))
+    assert "sources are code" in said
+    assert "The bundle has no step.onnx to write them anew from: export it again; or trust the key" in said
+    assert not mark.exists()
+
+
+def test_inspect_tells_what_runs_here(library: Path) -> None:
+    for runs in (False, True):
+        shown = invoke("inspect", library).stdout
+        does = "runs here" if runs else "does not run here without --trust: it is not recorded as built here in "
+        assert f"code: c (fp32) for {TRIPLE} {does}" in shown
+        told = json.loads(invoke("inspect", library, "--json").stdout)["code"]
+        both = ["c (fp32)", f"c (fp32) for {TRIPLE}"]
+        assert (told["runs_here"], told["does_not"]) == ((both, []) if runs else ([], both))
+        trusted(library)
 
 
 def test_what_the_caller_vouches_for_is_built_and_trusted(tmp_path: Path, mark: Path) -> None:

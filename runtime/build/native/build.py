@@ -172,10 +172,13 @@ def refuse_untrusted_sources(origin: Origin) -> None:
     """Raise BuildError where sources of the bundle are not trusted: what is compiled is run, here or elsewhere."""
     if any(code.target == TARGET and code.precision == origin.row.precision and code.machine is None
            for code in origin.judgement.untrusted):  # fmt: skip
+        anew = "The bundle has no step.onnx to write them anew from: export it again"
+        if "step.onnx" in origin.bundle.files:
+            extra = "pip install 'rnn-export[export,cpu]'"
+            anew = f"`rnn-export build` writes them anew from step.onnx where the export extra is, {extra}"
         raise BuildError(
             f"{origin.bundle.path} has sources of c ({origin.row.precision}), and sources are code: the code "
-            f"{origin.judgement.why}. `rnn-export build` writes them anew from step.onnx where the export extra is, "
-            "pip install 'rnn-export[export,cpu]'; or trust the key of who signed them, `rnn-export trust KEY.pub`; "
+            f"{origin.judgement.why}. {anew}; or trust the key of who signed them, `rnn-export trust KEY.pub`; "
             "--trust (trust=True) compiles them unchecked."
         )
 
