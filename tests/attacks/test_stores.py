@@ -35,6 +35,12 @@ def record(elsewhere: Path) -> Path:
     return elsewhere
 
 
+def test_tests_have_a_record_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, _ = record_path()
+    assert path is not None
+    assert path.is_relative_to(tmp_path_factory.getbasetemp())
+
+
 def test_the_record_is_for_its_user_alone(record: Path) -> None:
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     assert stat.S_IMODE(record.parent.stat().st_mode) == 0o700
@@ -244,7 +250,7 @@ def test_another_user_does_not_trust_what_this_one_built(
     mark.unlink()
     done = as_nobody(BACKEND, path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("onnxruntime ('native: targets/c-fp32/build/")
+    assert done.stdout.startswith("onnxruntime (\"native: the bundle's c (fp32) for ")
     assert "is not recorded as built here" in done.stdout
     # Nor with the record of this one in the place of its own.
     elsewhere.chmod(0o644)

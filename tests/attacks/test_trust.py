@@ -43,7 +43,7 @@ def test_a_library_is_passed_over_and_auto_says_so(library: Path, mark: Path, el
     assert engine.backend == "onnxruntime"
     (note,) = engine.skipped_backends
     assert re.fullmatch(
-        rf"native: targets/c-fp32/build/{TRIPLE}/build\.json is code: it is not recorded as built here in "
+        rf"native: the bundle's c \(fp32\) for {TRIPLE} is code: it is not recorded as built here in "
         rf"{re.escape(str(elsewhere))}, and the bundle is not signed\. Make it here, {re.escape(REBUILD)}; or trust "
         rf"the key of who signed it, {re.escape(KEY)}; --trust \(trust=True\) runs it unchecked\.",
         note,
@@ -93,7 +93,10 @@ def test_verify_by_auto_tells_that_the_library_was_passed_over(library: Path, ma
 def test_torchscript_is_code(tmp_path: Path, mark: Path) -> None:
     path = with_torchscript(tmp_path / "m.rnnx", mark)
     assert load(path).backend == "onnxruntime"
-    with pytest.raises(Untrusted, match=r"step\.pt is code.*rnn-export export SOURCE --target torchscript.*trust KEY"):
+    with pytest.raises(
+        Untrusted,
+        match=r"the bundle's torchscript \(fp32\) is code.*rnn-export export SOURCE --target torchscript.*trust KEY",
+    ):
         load(path, "torchscript")
     assert not mark.exists()
     load(path, "torchscript", trust=True)
@@ -257,7 +260,7 @@ def test_triton_names_the_code_that_is_trusted_and_the_server_runs_no_other(
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", None)
     host = Host(tmp_path / "plain", "m").start()
     assert host.log[0] == "m: onnxruntime (fp32) on cpu"
-    assert host.log[1].startswith(f"m: passed over was native: targets/c-fp32/build/{TRIPLE}/build.json is code")
+    assert host.log[1].startswith(f"m: passed over was native: the bundle's c (fp32) for {TRIPLE} is code")
     assert not mark.exists()
 
     with pytest.raises(ExportError, match=r"--runtime-backend native cannot run .* is code"):

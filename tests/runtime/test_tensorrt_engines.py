@@ -18,6 +18,7 @@ from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
 from rnn_export.runtime.replay.checks import replay_golden
 
+from ..trusting import trusted  # noqa: TID252
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
 from .stand_ins import CudaContext, CudaEngine, CudaRuntime, Machine, silent
@@ -76,10 +77,8 @@ def test_an_engine_that_does_not_fit_is_never_loaded(machine, tmp_path, requires
 def test_an_engine_of_a_stranger_is_never_loaded(machine, tmp_path, monkeypatch):
     path = machine.write(tmp_path / "m.rnnx")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
-    mend = "`rnn-export build NAME.rnnx --target tensorrt --precision fp32 --rebuild`"
-    message = (
-        rf"step\.engine is code: it is not recorded as built here in .*{re.escape(mend)}.*rnn-export trust KEY\.pub"
-    )
+    mend = r"rnn-export build NAME\.rnnx --target tensorrt --precision fp32 --rebuild.*rnn-export trust KEY\.pub"
+    message = rf"the bundle's tensorrt \(fp32\) is code: it is not recorded as built here in .*{mend}"
     with pytest.raises(Untrusted, match=message):
         load(path, backend="tensorrt")
     assert "load" not in machine.asked
@@ -189,7 +188,7 @@ def test_the_engine_for_this_machine_among_others(machine, tmp_path):
             TargetRow(target, "fp32", 18, tuple(mine), {**said, "onnx_sha256": hashlib.sha256(graph).hexdigest()})
         )
     path = tmp_path / "m.rnnx"
-    write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows)
+    trusted(write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows))
     assert load(path).backend == "tensorrt"
     machine.compute = "8.9"
     with pytest.raises(BackendUnavailable, match=r"(?s)'jetson-xavier-nx' .* 7\.2.*\n  .*'jetson-orin-nano' .* 8\.7"):
