@@ -20,7 +20,6 @@ from rnn_export.trust import remember
 DATA_TARGETS = ("onnx",)
 # What an engine is built from.
 GRAPH, RECIPE = "step.onnx", "recipe.json"
-BUILD = "/build/"
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def _is_code(row: TargetRow, path: str) -> bool:
 
 
 def _machine(row: TargetRow, path: str) -> str | None:
-    _, built, below = path.partition(BUILD)
-    return below.partition("/")[0] if built and row.target == "c" else None
+    built = f"targets/c-{row.precision}/build/"
+    return path[len(built) :].partition("/")[0] if row.target == "c" and path.startswith(built) else None
 
 
 def _digest(spec: StreamSpec, row: TargetRow, paths: Sequence[str], hashes: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from rnn_export.runtime import load
 from rnn_export.runtime.build.native.build import build_c
 
 from ..native.command import TRIPLE, invoke, refused  # noqa: TID252
+from ..runtime.graphs import SUM  # noqa: TID252
+from ..runtime.native_toys import by_hand  # noqa: TID252
 from ..triton.python_backend import Host  # noqa: TID252
 from ..trusting import trusted  # noqa: TID252
-from .hostile import data, rewritten, with_files, with_library, with_sources, with_torchscript
+from .hostile import data, hostile_sources, rewritten, with_files, with_library, with_sources, with_torchscript
 
 pytestmark = pytest.mark.usefixtures("compiler", "elsewhere")
 LIBRARY = f"targets/c-fp32/build/{TRIPLE}/native.so"
@@ -104,13 +107,15 @@ def test_torchscript_is_code(tmp_path: Path, mark: Path) -> None:
 
 
 def test_whatever_a_target_of_code_lists_is_code(tmp_path: Path) -> None:
-    path = with_files(data(tmp_path / "m.rnnx"), "c", {"a.txt": b"", "b/build/x/y.onnx": b"", "step.json": b""})
+    path = with_files(
+        data(tmp_path / "m.rnnx"), "c", {"a.txt": b"", "b/build/x/z": b"", "targets/c-fp32/build/x/y.onnx": b""}
+    )
     with_files(path, "tensorrt", {"t/step.onnx": b"", "t/recipe.json": b"", "t/step.engine": b"", "t/more": b""})
     with_files(path, "another", {"another/step.onnx": b""})
     found = {(code.target, code.machine): set(code.files) for code in code_of(open_bundle(path))}
     assert found == {
-        ("c", None): {"a.txt", "step.json"},
-        ("c", "x"): {"b/build/x/y.onnx"},
+        ("c", None): {"a.txt", "b/build/x/z"},
+        ("c", "x"): {"targets/c-fp32/build/x/y.onnx"},
         ("tensorrt", None): {"t/step.engine", "t/more"},
         ("another", None): {"another/step.onnx"},
     }
@@ -192,6 +197,34 @@ def test_sources_without_a_graph_are_refused_too(tmp_path: Path, mark: Path) -> 
     assert "sources are code" in said
     assert "The bundle has no step.onnx to write them anew from: export it again; or trust the key" in said
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", ["evil/build/{0}", "targets/c-fp32/build/x/build/{0}", "targets/c-fp32/x/build/{0}"])
+def test_a_build_runs_no_library_that_ends_like_its_own(place: str, tmp_path: Path, mark: Path) -> None:
+    """The sources are trusted; beside them lies a library under a path that a careless reader takes for it."""
+    path = trusted(with_files(data(tmp_path / "m.rnnx"), "c", sources(by_hand("sum", SUM))))
+    bad = open_bundle(with_library(tmp_path / "bad.rnnx", mark))
+    ends = ("native.so", "build.json")
+    evil = {f"{place.format(TRIPLE)}/{end}": bad.read(f"targets/c-fp32/build/{TRIPLE}/{end}") for end in ends}
+    with_files(path, "c", {**evil, **sources(by_hand("sum", SUM))})
+    for options in ([], ["--rebuild"]):
+        invoke("build", path, "--target", "c", *options)
+        load(path)
+        assert not mark.exists()
+    assert load(path).backend == "native"
+
+
+def test_sources_beside_trusted_ones_are_not_compiled(tmp_path: Path, mark: Path) -> None:
+    path = trusted(with_files(data(tmp_path / "m.rnnx"), "c", sources(by_hand("sum", SUM))))
+    evil = {f"evil/build/x/{name}": raw for name, raw in hostile_sources(mark).items()}
+    with_files(path, "c", {**sources(by_hand("sum", SUM)), **evil})
+    assert invoke("build", path, "--target", "c").exit_code == 0
+    assert load(path).backend == "native"
+    assert not mark.exists()
+
+
+def sources(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"targets/c-fp32/{name}": raw for name, raw in files.items()}
 
 
 def test_inspect_tells_what_runs_here(library: Path) -> None:
