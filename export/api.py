@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from rnn_export import __version__
 from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, TargetRow, write_bundle
 from rnn_export.bundle.atomic import BUNDLE
+from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
 from rnn_export.errors import BundleError, ExportError
@@ -97,6 +99,9 @@ def export(
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
+    Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it; where this user can have no
+    record there is a warning.
+
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.
     """
@@ -132,6 +137,8 @@ def export(
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
         files[INITIAL_STATES] = pack_arrays(stored)
     weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
+    if why := record(code_of(draft)):
+        warnings.warn(f"load() will not run the code of {path} without trust=True: {why}", stacklevel=2)
     made_by = {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
     return write_bundle(
         path, spec=draft.spec, producer=made_by, files=files, targets=draft.targets, weights=weights, force=force

@@ -35,6 +35,10 @@ class BundleError(RnnExportError):
     """A bundle is damaged, incomplete, unsafe or in the way."""
 
 
+class TrustError(RnnExportError):
+    """Nobody can tell what may run here, or a signature or key is not what it should be."""
+
+
 class BackendUnavailable(RnnExportError):
     """A backend cannot run here or cannot run this bundle."""
 
@@ -76,6 +80,10 @@ class BatcherStopped(StreamError):
 
 class NotInBundle(BackendUnavailable):
     """The bundle has no files for a backend, so the backend was never a choice."""
+
+
+class Untrusted(BackendUnavailable):
+    """The bundle has code for a backend, and nothing here says that it may run."""
 
 
 class ToolUnavailable(BackendUnavailable):

@@ -20,6 +20,7 @@ from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.stream import Stream, stream_class
 from rnn_export.runtime.types import Y
+from rnn_export.trust import Trust
 
 
 def load(
@@ -28,6 +29,7 @@ def load(
     precision: Precision | None = None,
     device: str | None = None,
     threads: int = 1,
+    trust: bool | Trust = False,
 ) -> Engine:
     """Open a bundle, every hash checked, and load it; or reach a model that servers run.
 
@@ -40,14 +42,17 @@ def load(
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
+        trust: True lets machine code, TorchScript and engines of the bundle run unchecked. False runs what this machine
+            built or a key that it trusts has signed; a `Trust` names more.
 
     Raises BundleError if the bundle is damaged, and BackendUnavailable, with the reason, if the backend asked for
-    cannot run, an address cannot be read, or no server of it answers; there is no fall-back.
+    cannot run, the bundle's code for it is not trusted, an address cannot be read, or no server of it answers; there is
+    no fall-back.
     """
     if is_address(path):
         served, session = open_address(str(path), backend, precision, device, threads)
         return Engine(served, "remote", session)
-    return Engine.of(open_bundle(path), backend, precision, device, threads)
+    return Engine.of(open_bundle(path), backend, precision, device, threads, trust)
 
 
 class Engine(Generic[Y]):
@@ -76,6 +81,7 @@ class Engine(Generic[Y]):
         precision: str | None = None,
         device: str | None = None,
         threads: int = 1,
+        trust: bool | Trust = False,
     ) -> Engine:
         """Load what `artefacts` hold; the arguments are those of `load`."""
         if type(threads) is not int or threads < 1:
@@ -86,7 +92,7 @@ class Engine(Generic[Y]):
         refused: list[tuple[str, BackendUnavailable]] = []
         for name in BACKENDS if backend == "auto" else (backend,):
             try:
-                session = open_session(name, artefacts, precision, device, threads)
+                session = open_session(name, artefacts, precision, device, threads, trust)
             except BackendUnavailable as error:
                 if backend != "auto":
                     raise

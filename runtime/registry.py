@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from rnn_export.errors import BackendUnavailable
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts, Session
+from rnn_export.runtime.gate import behind_gate
 from rnn_export.spec import StreamSpec
+from rnn_export.trust import Trust
 
 # Fastest first: this is the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {
@@ -26,9 +28,17 @@ def open_address(
     return open_there(address, backend, precision, device, threads, spec)
 
 
-def open_session(name: str, artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> Session:
-    """Open a session of the backend `name`; raises BackendUnavailable with the reason."""
+def open_session(
+    name: str,
+    artefacts: Artefacts,
+    precision: str | None,
+    device: str | None,
+    threads: int,
+    trust: bool | Trust = False,
+) -> Session:
+    """Open a session of the backend `name`, behind the gate; raises BackendUnavailable with the reason."""
     if name not in BACKENDS:
         raise BackendUnavailable(f"there is no backend {name!r}: choose auto or one of {', '.join(BACKENDS)}.")
-    session: Session = load_module(BACKENDS[name]).open_session(artefacts, precision, device, threads)
+    allowed = behind_gate(artefacts, trust)
+    session: Session = load_module(BACKENDS[name]).open_session(allowed, precision, device, threads)
     return session

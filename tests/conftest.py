@@ -1,9 +1,12 @@
 """What a test costs, by the folder that it stands in."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from rnn_export.trust import VARIABLE
 
 # The nets are small: a second thread only waits for the first, and for long where the cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,3 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS).as_posix()
         costs = [mark for mark, starts in COSTS.items() if path.startswith(starts)]
         item.add_marker(costs[0] if costs else "unit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def record_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests build is recorded in a folder of their own, never in the user's record, in subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
+        patch.delenv(VARIABLE, raising=False)
+        patch.setattr("rnn_export.trust.MACHINE_WIDE", Path("/nonexistent/trust.d"))
+        yield

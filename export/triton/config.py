@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -65,8 +66,11 @@ class Serving:
             raise ExportError(f"{option}: choose auto or one of {', '.join(BACKENDS)}.")
 
 
-def config(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any]:
-    """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it."""
+def config(spec: StreamSpec, initial: Arrays, serving: Serving, trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """The message ModelConfig, for `pbtxt.text`; `initial` has a row of each state by name, as the graph has it.
+
+    `trusted` are the digests of the bundle's code that the server may run.
+    """
     wire = WireFormat.of(spec, serving.wire_kind)
     runs_on = {"platform": "tensorrt_plan"} if serving.backend == "tensorrt" else {"backend": serving.backend}
     message: dict[str, Any] = {
@@ -81,6 +85,8 @@ def config(spec: StreamSpec, initial: Arrays, serving: Serving) -> dict[str, Any
         # Where there are GPUs, Triton would start one process on each, and each would have a pool of its own.
         message["instance_group"] = {"kind": EnumName("KIND_CPU"), "count": 1}
     parameters = _parameters(spec, initial, serving, wire)
+    if trusted:
+        parameters["rnn_export.trusted"] = " ".join(trusted)
     message["parameters"] = [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()]
     return message
 

@@ -13,6 +13,10 @@ The Python of the server needs this toolkit, and a backend that runs the bundle.
     pip install rnn-export onnxruntime
 
 or, for the `native` backend, a bundle whose C was compiled for the server's machine (`rnn-export build --target c`).
+
+Of the code in the bundle (compiled C, engines, TorchScript) the server runs what `config.pbtxt` names under
+`rnn_export.trusted`, which was trusted where this was written, and what the server's own user trusts. It passes over
+the rest, and says so in its log.
 """,
     "onnxruntime": """
 The server needs Triton's onnxruntime backend, which NVIDIA's container has, and nothing of ours.

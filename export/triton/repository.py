@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.bundle import CHECKSUM, Bundle, atomic, open_bundle
+from rnn_export.bundle.judgement import judge
+from rnn_export.bundle.signature import SIGNATURE
 from rnn_export.choices import Precision
-from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle
+from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle, Untrusted
 from rnn_export.export.triton import pbtxt
 from rnn_export.export.triton.config import Serving, config, data_file
 from rnn_export.export.triton.readme import readme
@@ -60,6 +62,7 @@ def write_repository(
     delay_us: int = 200,
     runtime_backend: str = "auto",
     force: bool = False,
+    trust: bool = False,
 ) -> Repository:
     """Write the repository of one model, all at once: killed at any moment, the old one, the new one or none is there.
 
@@ -75,6 +78,7 @@ def write_repository(
         delay_us: microseconds that a frame waits for others to share its step.
         runtime_backend: which backend of ours runs in the python backend.
         force: replace a repository that is there; one that holds other models is never replaced.
+        trust: the server runs code of the bundle, though nobody trusted has made or signed it.
 
     Raises ExportError where the bundle cannot be served so, BundleError where it is damaged or `path` is taken.
     """
@@ -87,7 +91,7 @@ def write_repository(
     wire = WireFormat.of(opened.spec, serving.wire_kind)
     serving = replace(serving, precision=_precision(opened, serving))
     _refuse_other_models(path, serving.name)
-    model = _for_our_runtime(opened, serving) if wire.kind == BYTES else _for_graphs(opened, serving)
+    model = _for_our_runtime(opened, serving, trust) if wire.kind == BYTES else _for_graphs(opened, serving)
     text = pbtxt.text(model.config)
     checked = pbtxt.check(text)
     files = {f"models/{serving.name}/{name}": data for name, data in model.files.items()}
@@ -124,24 +128,28 @@ def _write(path: Path, files: Mapping[str, bytes], force: bool) -> None:
         raise ExportError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
 
 
-def _for_our_runtime(bundle: Bundle, serving: Serving) -> _Model:
+def _for_our_runtime(bundle: Bundle, serving: Serving, trust: bool) -> _Model:
     """The whole bundle, which our own runtime runs in Triton's python backend."""
     if not bundle.spec.digest:
         raise ExportError(f"{bundle.path} has no digest, without which no stream can move: export it again.")
-    _refuse_runtime_backend(bundle, serving)
+    _refuse_runtime_backend(bundle, serving, trust)
+    judgement = judge(bundle, trust)
     files = {f"1/{serving.name}.rnnx/{name}": data for name, data in _all_files(bundle).items()}
     files["1/model.py"] = _beside("model.py.template")
-    remaining = "the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says"
-    return _Model(config(bundle.spec, bundle.initial_states(), serving), files, (remaining,))
+    remaining = ["the Python of the server needs rnn-export and a backend that runs the bundle, as README.md says"]
+    if names := dict.fromkeys(code.target for code in judgement.untrusted):
+        remaining.append(f"the server passes over {', '.join(names)} unless it trusts its code, which {judgement.why}")
+    message = config(bundle.spec, bundle.initial_states(), serving, [code.digest for code in judgement.trusted])
+    return _Model(message, files, tuple(remaining))
 
 
-def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
+def _refuse_runtime_backend(bundle: Bundle, serving: Serving, trust: bool) -> None:
     """The server may have what is missing on this machine, but nothing that is missing in the bundle."""
     if serving.runtime_backend == "auto":
         return
     try:
-        open_session(serving.runtime_backend, bundle, serving.precision, None, 1)
-    except NotInBundle as error:
+        open_session(serving.runtime_backend, bundle, serving.precision, None, 1, trust)
+    except (NotInBundle, Untrusted) as error:
         raise ExportError(f"--runtime-backend {serving.runtime_backend} cannot run {bundle.path}: {error}") from error
     except BackendUnavailable:
         return
@@ -150,7 +158,7 @@ def _refuse_runtime_backend(bundle: Bundle, serving: Serving) -> None:
 def _all_files(bundle: Bundle) -> dict[str, bytes]:
     """Every file of the bundle, all of one writing."""
     files = {name: bundle.read(name) for name in bundle.files}
-    for name in (atomic.MANIFEST, CHECKSUM):
+    for name in (atomic.MANIFEST, CHECKSUM, *[SIGNATURE] * (bundle.signature is not None)):
         with atomic.open_regular(bundle.path, name) as file:
             files[name] = file.read()
     if open_bundle(bundle.path) != bundle:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.bundle.atomic import MANIFEST
+from rnn_export.bundle.signature import SIGNATURE
 from rnn_export.errors import BundleError, SpecError
 from rnn_export.spec import StreamSpec
 
@@ -155,13 +156,13 @@ def _target_row(data: Any, files: Container[str]) -> TargetRow:
 
 def _check_tree(paths: Sequence[str]) -> None:
     _refuse_doubles(paths, "file")
-    taken = {*paths, MANIFEST, CHECKSUM}
+    taken = {*paths, MANIFEST, CHECKSUM, SIGNATURE}
     for path in paths:
         parts = path.split("/")
         unsafe = any(part in ("", ".", "..") for part in parts) or "\\" in path or path[1:2] == ":"
         if unsafe or not path.isprintable():
             raise ValueError(f"file {path!r} is not a plain relative path inside the bundle (a/b.onnx)")
-        if path in (MANIFEST, CHECKSUM):
+        if path in (MANIFEST, CHECKSUM, SIGNATURE):
             raise ValueError(f"file {path!r} is the format's own and has no file row")
         for folder in map("/".join, (parts[:n] for n in range(1, len(parts)))):
             if folder in taken:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +14,8 @@ from rnn_export.arrays import Array, Arrays, unpack_arrays
 from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest
+from rnn_export.bundle.signature import LIMIT as SIGNATURE_LIMIT
+from rnn_export.bundle.signature import SIGNATURE, Signature
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec
 
@@ -25,9 +27,14 @@ _DAMAGED = "damaged, or replaced meanwhile. Open the bundle again; if that fails
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle(Manifest):
-    """An open bundle. Every read is verified against the manifest again, so what is used is what was checked."""
+    """An open bundle. Every read is verified against the manifest again, so what is used is what was checked.
+
+    `raw` are the bytes of its manifest, and `signature` is what stands in manifest.sig, which nobody has checked yet.
+    """
 
     path: Path
+    raw: bytes = field(repr=False)
+    signature: Signature | None = None
 
     def read(self, name: str) -> bytes:
         """Read one file; raises BundleError if it is not in the manifest or no longer what the manifest says."""
@@ -88,7 +95,7 @@ def _open(path: Path) -> Bundle:
         raise BundleError(
             f"{path}: {MANIFEST} does not match {CHECKSUM}: the bundle is damaged. Copy or export it again."
         )
-    bundle = Bundle(path=path, **vars(read_manifest(path, raw)))
+    bundle = Bundle(path=path, raw=raw, signature=_signature(path), **vars(read_manifest(path, raw)))
     for row in bundle.files.values():
         digest = hashlib.sha256()
         with _open_sized(path, row) as file:
@@ -111,13 +118,22 @@ def checksum(raw: bytes) -> bytes:
     return f"{hashlib.sha256(raw).hexdigest()}\n".encode()
 
 
-def _read_bounded(path: Path, name: str) -> bytes:
-    with atomic.open_regular(path, name) as file:
-        raw = file.read(MANIFEST_LIMIT + 1)
-    if len(raw) > MANIFEST_LIMIT:
+def _signature(path: Path) -> Signature | None:
+    if not os.path.lexists(path / SIGNATURE):
+        return None
+    try:
+        return Signature.from_file(_read_bounded(path, SIGNATURE, SIGNATURE_LIMIT))
+    except ValueError as error:
         raise BundleError(
-            f"{path}: {name} is larger than {MANIFEST_LIMIT} bytes, which no bundle needs: it is not read."
-        )
+            f"{path}: {SIGNATURE} is no signature: {error}. Sign it again, or remove that file."
+        ) from error
+
+
+def _read_bounded(path: Path, name: str, limit: int = MANIFEST_LIMIT) -> bytes:
+    with atomic.open_regular(path, name) as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise BundleError(f"{path}: {name} is larger than {limit} bytes, which no bundle needs: it is not read.")
     return raw
 
 

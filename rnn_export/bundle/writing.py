@@ -11,6 +11,7 @@ from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest, write_manifest
 from rnn_export.bundle.reading import Bundle, checksum, open_bundle
+from rnn_export.bundle.signature import SIGNATURE, Signature
 from rnn_export.errors import BundleError
 from rnn_export.spec import StreamSpec
 
@@ -40,7 +41,7 @@ def write_bundle(
         spec=spec, producer=producer, weights=weights, files=rows, targets=tuple(targets), extra=extra or {}
     )
     raw = write_manifest(path, manifest)
-    bundle = Bundle(path=path, **vars(read_manifest(path, raw)))
+    bundle = Bundle(path=path, raw=raw, **vars(read_manifest(path, raw)))
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
         raise BundleError(f"{path} cannot be written: the directory {place.parent} does not exist. Make it first.")
@@ -50,6 +51,20 @@ def write_bundle(
         reason = error.strerror or error
         raise BundleError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
     return bundle
+
+
+def sign_bundle(bundle: Bundle, signature: Signature) -> Bundle:
+    """Write the bundle again with `signature` as its manifest.sig, in place of any; raises BundleError."""
+    place = Path(os.path.realpath(bundle.path))
+    own = {MANIFEST: bundle.raw, CHECKSUM: checksum(bundle.raw), SIGNATURE: signature.to_file()}
+    try:
+        with atomic.locked(place.parent):
+            if open_bundle(bundle.path).raw != bundle.raw:
+                raise BundleError(f"{bundle.path} was replaced meanwhile: it was not signed. Do it again.")
+            atomic.replace_directory(place, {**{name: bundle.read(name) for name in bundle.files}, **own}, force=True)
+    except OSError as error:
+        raise BundleError(f"{bundle.path} cannot be written: {error.strerror or error}.") from error
+    return replace(bundle, signature=signature)
 
 
 def extend_bundle(

@@ -7,7 +7,7 @@ import click
 
 from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command, refuse_address
-from rnn_export.cli.options import finite
+from rnn_export.cli.options import finite, trust_option
 
 STAGES = 5
 
@@ -26,9 +26,10 @@ STAGES = 5
 )
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
+@trust_option
 def bench_command(
     bundle: str, backends: tuple[str, ...], steps: int | None, seconds: float, core: int | None, plot: Path | None,
-    as_json: bool,
+    trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Time a step of BUNDLE on every backend and precision that runs here, in turn, on one core.
 
@@ -41,7 +42,7 @@ def bench_command(
     if plot is not None:
         plots.check(plot)
     with tables.progress("bench", STAGES, not as_json) as stage:
-        result = bench(Path(bundle), backends, steps=steps, seconds=seconds, core=core, progress=stage)
+        result = bench(Path(bundle), backends, steps=steps, seconds=seconds, core=core, progress=stage, trust=trust)
     if plot is not None:
         plots.bench(plot, result)
     if not as_json:

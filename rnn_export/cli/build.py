@@ -10,7 +10,7 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
-from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities
+from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities, trust_option
 from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
@@ -38,15 +38,17 @@ STAGES = 9
 @click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
 @calibrate_option
 @click.option("--rebuild", is_flag=True, help="Build again what is there already.")
+@trust_option
 def build_command(
     bundle: Path, target: str, precision: Precision | None, batch: tuple[int, int, int] | None,
     state_precision: Precision | None, memory: int | None, compute: tuple[str, ...] | None, triple: str | None,
-    cpu: str | None, calibrate: Path | None, rebuild: bool, as_json: bool,
+    cpu: str | None, calibrate: Path | None, rebuild: bool, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
 
     An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
-    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for.
+    Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for. Sources
+    that nobody trusted has made or signed are not compiled, but written anew from step.onnx, which needs both.
     """
     from rnn_export.bundle import open_bundle
     from rnn_export.cli.building import build_c_target, build_engine_target
@@ -64,9 +66,9 @@ def build_command(
     with tables.progress("build", STAGES, not as_json) as stage:
         opened = open_bundle(bundle)
         if target == "c":
-            compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage)
+            compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage, trust)
         else:
-            engine = build_engine_target(opened, target, precision, options, stage)
+            engine = build_engine_target(opened, target, precision, options, stage, trust)
     return _of_c(compiled, not as_json) if target == "c" else _of_engine(engine, bundle, not as_json)
 
 

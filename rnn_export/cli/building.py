@@ -1,15 +1,17 @@
 """A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
+from rnn_export.bundle.judgement import judge
 from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
-from rnn_export.runtime.build.native.names import source_name
+from rnn_export.runtime.build.native.names import c_name, source_name
 from rnn_export.runtime.build.origin import find_row
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
@@ -17,26 +19,44 @@ from rnn_export.runtime.recording import read
 from rnn_export.target_options import TargetOptions
 
 Stage = Callable[[str], None]
+STEP = "step.onnx"
+
+ANEW = (
+    "the C of the bundle was made and signed by nobody who is trusted here: it was left aside, and written anew from "
+    "step.onnx; what was compiled of other sources is dropped"
+)
 
 
 def build_c_target(
-    bundle: Bundle, precision: str | None, destination: Destination, calibrate: Path | None, rebuild: bool, stage: Stage
+    bundle: Bundle,
+    precision: str | None,
+    destination: Destination,
+    calibrate: Path | None,
+    rebuild: bool,
+    stage: Stage,
+    trust: bool = False,
 ) -> BuiltC:
-    """Compile C, with the sources written first where there are none, or where they are calibrated again."""
+    """Compile C, with the sources written first where there are none that are trusted, or they are calibrated again."""
     row = find_row(bundle, "c", precision)
     origin: Bundle | Draft = bundle
+    untrusted = row is not None and not _has_trusted_sources(bundle, row, trust) and STEP in bundle.files
     if row is not None and calibrate is not None:
         destination.find()
         _check_rewrite(bundle, row, rebuild)
-    if (row is None or calibrate is not None) and _can_write():
+    if (row is None or calibrate is not None or untrusted) and _can_write():
         # What is missing is said before anything that takes long.
         destination.find()
+        if untrusted and row is not None:
+            _refuse_lost_scales(bundle, row, calibrate)
+        precision = row.precision if row else precision
         origin = _added(bundle, "c", precision, BuildOptions(), calibrate, stage)
-    return build_c(origin, precision, destination, rebuild, stage)
+        if untrusted and calibrate is None:
+            origin = replace(origin, notes=[*origin.notes, ANEW])
+    return build_c(origin, precision, destination, rebuild, stage, trust)
 
 
 def build_engine_target(
-    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, stage: Stage
+    bundle: Bundle, target: str, precision: str | None, options: BuildOptions, stage: Stage, trust: bool = False
 ) -> BuiltEngine:
     """Build an engine, with the graph written first where there is none."""
     found = engine_target(target, precision)
@@ -45,7 +65,22 @@ def build_engine_target(
         # What is missing is said before anything that takes long.
         find_builder(found, options.compute)
         origin = _added(bundle, target, precision, options, None, stage)
-    return build_engine(origin, target, precision, options, stage)
+    return build_engine(origin, target, precision, options, stage, trust)
+
+
+def _has_trusted_sources(bundle: Bundle, row: TargetRow, trust: bool) -> bool:
+    return not any(
+        (code.target, code.precision, code.machine) == (row.target, row.precision, None)
+        for code in judge(bundle, trust).untrusted
+    )
+
+
+def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Path | None) -> None:
+    if row.requires.get("scales") == "calibrated" and calibrate is None:
+        raise BuildError(
+            f"the C of {bundle.path} in {row.precision} is not trusted, so it is written anew, but its scales came "
+            "from a recording: give one, --calibrate FILE, or trust the key of who signed it, rnn-export trust KEY.pub."
+        )
 
 
 def _can_write() -> bool:
@@ -75,7 +110,7 @@ def _added(
         options.state_precision or "fp32",
         batch=options.batch or TargetOptions.batch,
         # A bundle that was renamed keeps the name that its C has.
-        name=next((str(row.requires["name"]) for row in bundle.targets if row.target == "c"), None)
+        name=next((c_name(row) for row in bundle.targets if row.target == "c"), None)
         or source_name(bundle.path.name.removesuffix(".rnnx")),
         calibration=None if calibrate is None else read(calibrate, bundle.spec),
     )

@@ -30,8 +30,8 @@ def inspect_command(
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
 
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
-    it is one, the delay, parameters and bytes. Of a bundle: how it was verified, and which sides of its gates no
-    input reached.
+    it is one, the delay, parameters and bytes. Of a bundle: how it was verified, which sides of its gates no
+    input reached, and which of its code runs here.
     """
     refuse_address(what)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
@@ -60,13 +60,19 @@ def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool)
 
 def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     from rnn_export.bundle import open_bundle
+    from rnn_export.bundle.judgement import judge
 
     bundle = open_bundle(path)
+    judgement = judge(bundle)
     evidence = _evidence(bundle)
     if shown:
         tables.contract(bundle.spec)
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
         tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
+        for code in judgement.trusted:
+            click.echo(f"code: {code.title} runs here")
+        for code in judgement.untrusted:
+            click.echo(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
             tables.parity(evidence)
         click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
@@ -75,6 +81,11 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
         "files": {row.path: row.bytes for row in bundle.files.values()},
         "targets": [{**vars(t), "files": list(t.files)} for t in bundle.targets],
         "producer": dict(bundle.producer),
+        "code": {
+            "runs_here": [code.title for code in judgement.trusted],
+            "does_not": [code.title for code in judgement.untrusted],
+            "why": judgement.why or None,
+        },
         "parity": evidence,
     }
 

@@ -15,7 +15,9 @@ from rnn_export import __version__
 from rnn_export.errors import BackendUnavailable, ParityError, RnnExportError
 from rnn_export.lazy import load_module
 
-COMMANDS = ("bench", "build", "doctor", "export", "inspect", "run", "targets", "triton", "verify")
+COMMANDS = (
+    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "sign", "targets", "triton", "trust", "verify",
+)  # fmt: skip
 # What the extra `export` installs; only writing graphs needs them.
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 

@@ -109,6 +109,14 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def trust_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Run machine code, TorchScript and engines of BUNDLE though nobody trusted has made or signed them.",
+    )(function)
+
+
 def calibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--calibrate",

@@ -9,6 +9,7 @@ import click
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
+from rnn_export.cli.options import trust_option
 
 
 @command
@@ -18,9 +19,10 @@ from rnn_export.cli.main import command
 @click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
+@trust_option
 def run_command(
     bundle: str, recording: str, output: Path | None, backend: BackendName | ServerAddress, precision: Precision | None,
-    device: str | None, as_json: bool,
+    device: str | None, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Stream INPUT through BUNDLE with the state kept: a .npy, .npz, .csv or .wav file, or - for raw values on stdin.
 
@@ -34,7 +36,7 @@ def run_command(
     from rnn_export.cli.run_io import run_file, run_raw
     from rnn_export.runtime.engine import load
 
-    engine = load(bundle, backend, precision, device)
+    engine = load(bundle, backend, precision, device, trust=trust)
     tables.skipped_backends(engine)
     try:
         if recording == "-":

@@ -8,7 +8,7 @@ import click
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
-from rnn_export.cli.options import finite
+from rnn_export.cli.options import finite, trust_option
 
 
 @command
@@ -43,20 +43,22 @@ from rnn_export.cli.options import finite
 )
 @click.option("--runtime-backend", default="auto", show_default=True, help="Which of ours the python backend runs.")
 @click.option("--force", is_flag=True, help="Replace a repository of this model that is already there.")
+@trust_option
 def triton_command(
     bundle: Path, output: Path, backend: str, name: str | None, precision: Precision | None, streams: int,
-    batch: int | None, idle_s: float, delay_us: int, runtime_backend: str, force: bool, as_json: bool,
+    batch: int | None, idle_s: float, delay_us: int, runtime_backend: str, force: bool, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a model repository for NVIDIA Triton: BUNDLE served to thousands of streams.
 
     Each sequence of the server is a stream with its own state, and the frames of several share a step. How it is
-    started and called stands in its README.md; `rnn-export run grpc://HOST:PORT/NAME INPUT` streams through it.
+    started and called stands in its README.md; `rnn-export run grpc://HOST:PORT/NAME INPUT` streams through it. Code of
+    BUNDLE that is trusted here is named in config.pbtxt, and the server runs it; what is not, it passes over.
     """
     from rnn_export.export.triton.repository import write_repository
 
     written = write_repository(
         bundle, output, backend=backend, name=name, precision=precision, streams=streams, batch=batch, idle_s=idle_s,
-        delay_us=delay_us, runtime_backend=runtime_backend, force=force,
+        delay_us=delay_us, runtime_backend=runtime_backend, force=force, trust=trust,
     )  # fmt: skip
     serving, wire = written.serving, written.wire
     if not as_json:

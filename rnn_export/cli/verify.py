@@ -1,5 +1,6 @@
 """`rnn-export verify`: the golden vectors of a bundle, replayed on this machine."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
+from rnn_export.cli.options import trust_option
 
 STAGES = 7
 
@@ -21,21 +23,34 @@ STAGES = 7
 )
 @click.option("--precision", help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
+@click.option(
+    "--signed-by",
+    type=click.Path(path_type=Path),
+    metavar="KEY.pub",
+    help="BUNDLE must be signed with this key, which is trusted for this once.",
+)
+@trust_option
 def verify_command(
-    bundle: str, backend: BackendName | ServerAddress, precision: Precision | None, device: str | None, as_json: bool
-) -> dict[str, Any]:
+    bundle: str, backend: BackendName | ServerAddress, precision: Precision | None, device: str | None,
+    signed_by: Path | None, trust: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did.
 
-    With the address of servers as --backend, the proof that they do.
+    With the address of servers as --backend, the proof that they do. The golden vectors are of BUNDLE itself: who made
+    it is what --signed-by says.
     """
     from rnn_export.bundle import open_bundle
+    from rnn_export.bundle.judgement import check_signature
     from rnn_export.runtime.engine import Engine
     from rnn_export.runtime.replay.checks import replay_golden
     from rnn_export.runtime.replay.golden import FILE, Golden
+    from rnn_export.trust import read_public_key
 
     refuse_address(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
     opened = open_bundle(bundle)
-    engine = Engine.of(opened, backend, precision, device)
+    if signed_by is not None:
+        check_signature(opened, read_public_key(signed_by), signed_by)
+    engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
     tables.skipped_backends(engine)
     with tables.progress("verify", STAGES, not as_json) as stage:
         report = replay_golden(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)

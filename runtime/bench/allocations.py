@@ -56,14 +56,14 @@ allocations.child(*sys.argv[2:])
 """
 
 
-def count_all(bundle: Path, core: int, backends: Sequence[str]) -> dict[str, float]:
+def count_all(bundle: Path, core: int, backends: Sequence[str], trust: bool = False) -> dict[str, float]:
     """Allocations of a step of each subject by its name; raises BackendUnavailable where they cannot be counted."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "count.so")
         compile_shared(SOURCE, library)
         loaded = f"{library} {os.environ.get('LD_PRELOAD', '')}".strip()
         command, env = [sys.executable, "-c", _CHILD], {**os.environ, "LD_PRELOAD": loaded, "PYTHONMALLOC": "malloc"}
-        command += [json.dumps(sys.path), str(bundle), str(core), json.dumps(backends), str(library)]
+        command += [json.dumps(sys.path), str(bundle), str(core), json.dumps(backends), str(library), json.dumps(trust)]
         try:
             done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
@@ -76,12 +76,12 @@ def count_all(bundle: Path, core: int, backends: Sequence[str]) -> dict[str, flo
     return found
 
 
-def child(bundle: str, core: str, backends: str, library: str) -> None:
+def child(bundle: str, core: str, backends: str, library: str, trust: str) -> None:
     """In that process: print what it counts."""
     os.sched_setaffinity(0, {int(core)})
     counter = ctypes.CDLL(library).rnn_allocations
     counter.restype = ctypes.c_ulonglong
-    found, _ = runners(open_bundle(bundle), json.loads(backends), verify=False)
+    found, _ = runners(open_bundle(bundle), json.loads(backends), verify=False, trust=json.loads(trust))
     print(json.dumps({r.subject.name: count(r.subject, counter) for r in found}))  # noqa: T201
 
 

@@ -74,14 +74,14 @@ def _runs(backend: str, row: TargetRow) -> bool:
     return row.target in TARGETS and TARGETS[row.target].library is not None
 
 
-def _open_engine(bundle: Bundle, candidate: Candidate) -> Engine:
+def _open_engine(bundle: Bundle, candidate: Candidate, trust: bool) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
         target, has = candidate.target, ", ".join(sorted({row.target for row in bundle.targets}))
         raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
     # A bundle of this row alone, since two of TensorRT's may be of one precision.
     alone = replace(bundle, targets=(candidate.row,))
-    return Engine.of(alone, candidate.backend, candidate.precision)
+    return Engine.of(alone, candidate.backend, candidate.precision, trust=trust)
 
 
 def _largest_error(report: ParityReport) -> float:
@@ -171,14 +171,14 @@ def _by_hand(
 
 
 def runners(
-    bundle: Bundle, backends: Sequence[str], verify: bool = True
+    bundle: Bundle, backends: Sequence[str], verify: bool = True, trust: bool = False
 ) -> tuple[list[Runner], list[dict[str, str | None]]]:
     """What can be timed here, ONNX Runtime's own run at the end, and what cannot, with the reason."""
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     found, skipped = [], []
     for candidate in candidates(bundle, backends):
         try:
-            engine = _open_engine(bundle, candidate)
+            engine = _open_engine(bundle, candidate, trust)
         except BackendUnavailable as error:
             skipped.append({"backend": candidate.backend, "precision": candidate.precision, "reason": str(error)})
             continue

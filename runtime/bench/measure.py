@@ -29,6 +29,7 @@ def bench(
     seconds: float = SECONDS,
     core: int | None = None,
     progress: Progress = lambda stage: None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Time a step of every engine of a bundle that runs here, in turn, on one core; times are in µs.
 
@@ -39,6 +40,7 @@ def bench(
         seconds: of each engine, once with warm and once with cold caches.
         core: which core; None is the last that this process may use.
         progress: called with the name of each stage.
+        trust: time code of the bundle unchecked, as `load` says.
 
     Raises BundleError, StreamError where the bundle has no step, BackendUnavailable where nothing of it runs here, and
     ParityError where an engine does not do what the model does: it is not timed then, and neither is any other.
@@ -50,7 +52,7 @@ def bench(
     with pinned(core) as chosen, no_collections():
         machine = {**describe(chosen), "libraries": dict(_versions())}
         progress("open and verify")
-        found, skipped = runners(bundle, backends)
+        found, skipped = runners(bundle, backends, trust=trust)
         progress("read limit")
         reader, limits, missing = _limits(bundle, found)
         progress("warm caches")
@@ -63,7 +65,7 @@ def bench(
         chilled = cold([r.subject for r in found], sweep, seconds)
         progress("allocations")
         try:
-            counted, uncounted = count_all(bundle.path, chosen, backends), None
+            counted, uncounted = count_all(bundle.path, chosen, backends, trust), None
         except BackendUnavailable as error:
             counted, uncounted = {}, f"not counted: {error}"
         kept = [python_blocks_kept(r.subject) for r in found]

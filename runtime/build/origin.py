@@ -3,26 +3,34 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.code import Code, record
 from rnn_export.bundle.draft import Draft
+from rnn_export.bundle.judgement import Judgement, judge
 from rnn_export.errors import BuildError
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
+from rnn_export.trust import Trust
 
 PARITY = "parity.json"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of one target; `new` where they and the notes come from a draft. The result goes into `bundle`."""
+    """The files of one target; `new` where they and the notes come from a draft. The result goes into `bundle`.
+
+    `judgement` is of what stands in the bundle; of a draft, which was written here, there is nothing to judge.
+    """
 
     bundle: Bundle
     row: TargetRow
     files: Mapping[str, bytes]
     new: bool
+    judgement: Judgement
     notes: Sequence[str] = ()
 
     def draft(self, row: TargetRow, files: Mapping[str, bytes]) -> Draft:
@@ -39,14 +47,17 @@ def find_row(bundle: Bundle | Draft, target: str, precision: str | None) -> Targ
     return rows[0] if rows else None
 
 
-def find_origin(bundle: Bundle | Draft, target: str, precision: str | None) -> Origin | None:
+def find_origin(
+    bundle: Bundle | Draft, target: str, precision: str | None, trust: bool | Trust = False
+) -> Origin | None:
     """The row that `find_row` finds, with the contents of its files; None where there is none."""
     row = find_row(bundle, target, precision)
     if row is None:
         return None
     notes = bundle.notes if isinstance(bundle, Draft) else ()
     files = {path: bundle.read(path) for path in row.files}
-    return Origin(on_disk(bundle), row, files, isinstance(bundle, Draft), notes)
+    judgement = Judgement((), ()) if isinstance(bundle, Draft) else judge(bundle, trust)
+    return Origin(on_disk(bundle), row, files, isinstance(bundle, Draft), judgement, notes)
 
 
 def on_disk(bundle: Bundle | Draft) -> Bundle:
@@ -65,3 +76,13 @@ def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], Non
     report.raise_for_failure("The bundle is as it was.")
     data = (json.dumps(report.to_json(), indent=1) + "\n").encode()
     return draft.with_files(row.target, row.precision, {f"{folder}/{PARITY}": data}), report
+
+
+def record_built(bundle: Bundle, made: Sequence[Code]) -> list[str]:
+    """Record `made` as trusted, and what the signature of `bundle` vouched for, which goes with it: gives notes."""
+    vouched = judge(bundle).trusted if bundle.signature else ()
+    notes = [f"what was built is not trusted here: {why}"] if (why := record(chain(vouched, made))) else []
+    if bundle.signature:
+        again = f"rnn-export sign {bundle.path} --key KEY"
+        notes.append(f"the signature was of the bundle as it came, and is gone: before it goes elsewhere, {again}")
+    return notes

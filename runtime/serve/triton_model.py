@@ -17,6 +17,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, Stre
 from rnn_export.runtime.backends.remote.wire import SEED, SNAPSHOT
 from rnn_export.runtime.engine import load
 from rnn_export.runtime.rounds import Rounds
+from rnn_export.trust import Trust
 
 # By name, of one row: what was fed, or what came of it.
 Frame = dict[str, Any]
@@ -34,7 +35,9 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         bundle = Path(args["model_repository"], args["model_version"], f"{args['model_name']}.rnnx")
         backend = cast(BackendName, parameters["rnn_export.runtime_backend"])
-        engine = load(bundle, backend, cast(Precision, parameters["rnn_export.precision"]))
+        # Written where the code was trusted; who can change config.pbtxt can change model.py beside it.
+        trust = Trust(frozenset(parameters.get("rnn_export.trusted", "").split()))
+        engine = load(bundle, backend, cast(Precision, parameters["rnn_export.precision"]), trust=trust)
         if engine.spec.dumps() != parameters["rnn_export.spec"]:
             raise BundleError(f"{bundle} is of another model than config.pbtxt: write the repository again.")
         low, high = engine.batches
@@ -51,6 +54,8 @@ class TritonPythonModel:
         self.pool = engine.pool(capacity=2 * open_at_once, on_nan="keep")
         self.streams: OrderedDict[int, int] = OrderedDict()
         self._log(f"{engine.backend} ({engine.precision}) on {engine.device}")
+        for reason in engine.skipped_backends:
+            self._log(f"passed over was {reason}")
 
     def finalize(self) -> None:
         counts = self.pool.metrics()

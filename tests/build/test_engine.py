@@ -396,6 +396,18 @@ def test_a_stream_of_more_rows_than_the_engine_takes(bundle, device):
     assert load(path, backend="tensorrt").stream(batch=9).batch == 9
 
 
+def test_a_timing_cache_of_a_stranger_is_left_aside(bundle, device, tmp_path, monkeypatch):
+    path, did = bundle("tensorrt fp32"), device(known_cache=b"+timed")
+    built(path, "tensorrt")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    again = built(path, "tensorrt", rebuild=True)
+    assert done(did, "cache") == [(b"", False), (b"", False)]
+    (note,) = again.notes
+    assert note.startswith("targets/tensorrt-fp32/timing.cache is left aside, for it is not recorded as built here in ")
+    third = built(path, "tensorrt", rebuild=True)
+    assert (done(did, "cache")[-1], list(third.notes)) == ((b"+timed", False), [])
+
+
 def test_the_timing_cache_goes_from_build_to_build(bundle, device):
     path, did = bundle("tensorrt fp32"), device(known_cache=b"+timed")
     first, again = (built(path, "tensorrt", rebuild=rebuild) for rebuild in (False, True))

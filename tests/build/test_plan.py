@@ -14,6 +14,8 @@ from rnn_export.runtime.backends.native.record import sources_sha256
 from rnn_export.runtime.build.native.build import Destination, build_c, plan_c
 from rnn_export.runtime.build.origin import find_row, on_disk
 
+from ..trusting import trusted  # noqa: TID252
+
 HERE, PLACE = host_triple(), "targets/c-fp32"
 SOURCES = {"CMakeLists.txt", "golden.h", "kernels.h", "lstm.c", "lstm.h", "main.c", "selftest.c"}
 
@@ -22,7 +24,7 @@ SOURCES = {"CMakeLists.txt", "golden.h", "kernels.h", "lstm.c", "lstm.h", "main.
 def bundle(tmp_path: Path) -> Bundle:
     """With C sources, and nothing compiled of them."""
     kept = Path(__file__).parent.parent / "data/format1/lstm.rnnx"
-    return open_bundle(shutil.copytree(kept, tmp_path / "lstm.rnnx"))
+    return open_bundle(trusted(Path(shutil.copytree(kept, tmp_path / "lstm.rnnx"))))
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from rnn_export.export import export
 from rnn_export.runtime import load
 from rnn_export.runtime.build.native.build import Destination, build_c
 
+from ..trusting import trusted  # noqa: TID252
 from .command import AARCH64, ARM, CORTEX_M, PLACE, TRIPLE, build, folders, invoke, refused, unchanged
 from .models import MODELS
 from .needs import need
@@ -123,7 +124,9 @@ def spoiled(bundle: Bundle, other: Bundle) -> Bundle:
     row = bundle.target("c", "fp32")
     files = {path: bundle.read(path) for path in row.files}
     files[f"{PLACE}/golden.h"] = other.read(f"{PLACE}/golden.h")
-    return extend_bundle(bundle, row, files)
+    changed = extend_bundle(bundle, row, files)
+    trusted(changed)
+    return changed
 
 
 @pytest.fixture
@@ -162,7 +165,7 @@ def test_sources_of_another_net(lstm: Path, wrong: Path) -> None:
     files = {path: bundle.read(path) for path in row.files}
     name = f"{PLACE}/lstm.c"
     files[name] = other.read(f"{PLACE}/other.c").replace(b"other", b"lstm").replace(b"OTHER", b"LSTM")
-    extend_bundle(bundle, row, files)
+    trusted(extend_bundle(bundle, row, files))
     before = (lstm / "manifest.json").read_bytes()
     with pytest.raises(BackendUnavailable, match="was compiled from other sources than the bundle holds"):
         load(lstm, backend="native")

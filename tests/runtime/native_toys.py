@@ -13,6 +13,7 @@ from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.build.native.names import identifier, identifiers
 from rnn_export.spec import DTYPES, StreamSpec, TensorSpec, sized
 
+from ..trusting import trusted  # noqa: TID252
 from .graphs import MODELS, TABLE, Model
 
 # The C writer knows their operators and dtypes; the others stay written by hand.
@@ -184,7 +185,9 @@ def with_native(
     place = f"targets/c-{precision}"
     written = {f"{place}/{file}": data for file, data in {**files, **built}.items()}
     row = TargetRow("c", precision, None, tuple(written), {"name": name, "libm": False})
-    return extend_bundle(bundle, row, written)
+    extended = extend_bundle(bundle, row, written)
+    trusted(extended)
+    return extended
 
 
 def draft(

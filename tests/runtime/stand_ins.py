@@ -18,6 +18,7 @@ from rnn_export.runtime.backends.tensorrt.library import Loaded
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.device.values import decode, storage
 
+from ..trusting import trusted  # noqa: TID252
 from .graphs import SUM
 from .host_device import HostBuffer
 from .host_engine import BATCH, HostEngine
@@ -313,5 +314,5 @@ class Machine:
             TargetRow("onnx", "fp32", 18, ("step.onnx",), {}),
             TargetRow(target, "fp32", 18, tuple(mine), {k: v for k, v in said.items() if v is not None}),
         ]
-        write_bundle(path, spec=model.spec, producer={}, files={"step.onnx": graph, **mine}, targets=rows, force=True)
-        return path
+        files = {"step.onnx": graph, **mine}
+        return trusted(write_bundle(path, spec=model.spec, producer={}, files=files, targets=rows, force=True))

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
-from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError
+from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, StreamError, Untrusted
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.tensorrt.backend import LoadedEngine
 from rnn_export.runtime.replay.checks import replay_golden
 
+from ..trusting import trusted  # noqa: TID252
 from .graphs import CHUNKED, DELAYED, SUM, TIMED, TOKENS, frames
 from .host_engine import HostEngine
 from .stand_ins import CudaContext, CudaEngine, CudaRuntime, Machine, silent
@@ -71,6 +72,18 @@ def test_an_engine_that_does_not_fit_is_never_loaded(machine, tmp_path, requires
         load(path, backend="tensorrt")
     assert "load" not in machine.asked
     assert load(path).backend == "onnxruntime"
+
+
+def test_an_engine_of_a_stranger_is_never_loaded(machine, tmp_path, monkeypatch):
+    path = machine.write(tmp_path / "m.rnnx")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    mend = r"rnn-export build NAME\.rnnx --target tensorrt --precision fp32 --rebuild.*rnn-export trust KEY\.pub"
+    message = rf"the bundle's tensorrt \(fp32\) is code: it is not recorded as built here in .*{mend}"
+    with pytest.raises(Untrusted, match=message):
+        load(path, backend="tensorrt")
+    assert "load" not in machine.asked
+    assert load(path).backend == "onnxruntime"
+    assert load(path, trust=True).backend == "tensorrt"
 
 
 def test_an_engine_that_says_nothing_of_itself(machine, tmp_path):
@@ -175,7 +188,7 @@ def test_the_engine_for_this_machine_among_others(machine, tmp_path):
             TargetRow(target, "fp32", 18, tuple(mine), {**said, "onnx_sha256": hashlib.sha256(graph).hexdigest()})
         )
     path = tmp_path / "m.rnnx"
-    write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows)
+    trusted(write_bundle(path, spec=SUM.spec, producer={}, files=files, targets=rows))
     assert load(path).backend == "tensorrt"
     machine.compute = "8.9"
     with pytest.raises(BackendUnavailable, match=r"(?s)'jetson-xavier-nx' .* 7\.2.*\n  .*'jetson-orin-nano' .* 8\.7"):

@@ -23,6 +23,7 @@ from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..models.nets import Ids, Several  # noqa: TID252
+from ..trusting import trusted  # noqa: TID252
 from .graphs import CHUNKED, PAIR, SUM, TIME_MAJOR, TOKENS, Model, frames, previous, state
 
 STEP = "targets/torchscript-fp32/step.pt"
@@ -48,8 +49,7 @@ def written(path: Path, model: Model, module: nn.Module | bytes, name: str = STE
     """A bundle with a step written by hand."""
     raw = module if isinstance(module, bytes) else scripted(module, contract or model.spec.dumps())
     rows = [TargetRow("torchscript", "fp32", None, (name,), {})]
-    write_bundle(path, spec=model.spec, producer={}, files={name: raw}, targets=rows, force=True)
-    return path
+    return trusted(write_bundle(path, spec=model.spec, producer={}, files={name: raw}, targets=rows, force=True))
 
 
 class Sum(nn.Module):

@@ -139,7 +139,7 @@ def test_an_engine_for_fewer_streams_than_a_step_may_have(hosted, tmp_path, monk
     write_repository(BUNDLE, tmp_path / "repository", streams=8)
     engine = load(BUNDLE)
     engine.batches = (1, 4)
-    monkeypatch.setattr("rnn_export.runtime.serve.triton_model.load", lambda *arguments: engine)
+    monkeypatch.setattr("rnn_export.runtime.serve.triton_model.load", lambda *arguments, trust: engine)
     with pytest.raises(BackendUnavailable, match=r"takes 1 to 4 streams in a step, but max_batch_size is 8: build it"):
         hosted(tmp_path / "repository")
 

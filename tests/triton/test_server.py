@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
 from ..runtime.graphs import MODELS, START, frames  # noqa: TID252
@@ -67,6 +68,22 @@ def test_interleaved_sequences_are_local_streams(serve, bundle, name, backend):
     # A batch may add products up in another order.
     assert np.abs(given - wanted).max() <= 1e-6
     assert f"{name}: {backend} (fp32) on cpu" in server.log
+
+
+@pytest.mark.parametrize(("where", "backend"), [("here", "native"), ("elsewhere", "onnxruntime")])
+def test_a_server_without_a_record_runs_the_code_that_its_configuration_names(
+    where, backend, bundle, tmp_path, monkeypatch
+):
+    """Written where the code was built, or where nobody knows who built it."""
+    path = bundle("lstm_in_c")
+    if where == "elsewhere":
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    write_repository(path, tmp_path / "repository")
+    # A record of its own, which is empty.
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "server"))
+    with Server(tmp_path / "repository") as server:
+        assert f"lstm_in_c: {backend} (fp32) on cpu" in server.log
+        assert ("lstm_in_c: passed over was native: the bundle's c (fp32) for " in server.log) == (where == "elsewhere")
 
 
 def test_sequences_of_whole_numbers_are_exact(caller, bundle):

@@ -24,6 +24,7 @@ from rnn_export.export import export
 from rnn_export.runtime.backends.native.cpu import this_cpu
 from rnn_export.runtime.build.native.compiler import find_compiler
 
+from ..trusting import trusted  # noqa: TID252
 from .nets import NETS
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,7 @@ def folder() -> Path:
     return place
 
 
+@cache
 def bundle(name: str, precision: str = "fp32") -> Path:
     """The bundle of a net: read it, or copy it before it is changed."""
     place = folder() / f"{name}-{precision}"
@@ -94,4 +96,5 @@ def bundle(name: str, precision: str = "fp32") -> Path:
             torch.manual_seed(0)
             targets = net.targets if precision == "fp32" else ("c",)
             export(model, example, path, **{"steps": STEPS, **options}, targets=targets, precision=precision)
-    return path
+    # It may have been made in a session before, which had a record of its own.
+    return trusted(path)

@@ -143,7 +143,6 @@ def _port_values(ports: Sequence[Values]) -> Values:
         "golden_step": f"{each('golden_{array} + s * {size}', inputs)}, {each('{array}', outputs)}",
         "values_read": each("{size} {type} of {label}", inputs),
         "values_written": each("{size} {type} of {label}", outputs),
-        "read_inputs": each("fread({array}, sizeof {array}, 1, stdin) == 1", inputs, " && "),
         "write_failed": each("fwrite({array}, sizeof {array}, 1, stdout) != 1", outputs, " || "),
     }
 

@@ -21,7 +21,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
-from rnn_export.runtime.backends.api import Artefacts, target_row
+from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
@@ -61,10 +61,11 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
 
 
-def _file(row: TargetRow, end: str) -> str:
-    path = next((path for path in row.files if path.endswith(f"/{end}")), None)
-    if path is None:
-        raise BundleError(f"{_target(row)} has no {end} in the bundle. {_rebuild(row)}")
+def _file(row: TargetRow, name: str) -> str:
+    # The very path: another one that ends alike would be of another machine, and judged with that.
+    path = f"{folder('c', row.precision)}/{name}"
+    if path not in row.files:
+        raise BundleError(f"{_target(row)} has no {name} in the bundle. {_rebuild(row)}")
     return path
 
 
@@ -93,7 +94,8 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     if lacking := [word for word in record.features if word not in cpu.features]:
         what = f"{target} is compiled for {', '.join(lacking)}"
         raise BackendUnavailable(f"{what}, which this CPU ({cpu.model}) does not have. {fix}")
-    digest = sources_sha256({path: artefacts.read(path) for path in row.files if "/build/" not in path})
+    built = f"{folder('c', row.precision)}/build/"
+    digest = sources_sha256({path: artefacts.read(path) for path in row.files if not path.startswith(built)})
     if record.sha256 != digest:
         digests = f"sha256 {record.sha256[:12] or 'not recorded'}, not {digest[:12]}"
         raise BackendUnavailable(f"{target} was compiled from other sources than the bundle holds ({digests}). {fix}")

@@ -21,13 +21,13 @@ ENGINE, GRAPH, RECIPE = "step.engine", "step.onnx", "recipe.json"
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> TensorRTSession:
     """Load the first engine that fits this machine; `device` is None, "cuda" or "cuda:N", and `threads` set nothing."""
     rows, number = _built(artefacts, precision), _number(device)
-    gpu, refused = _gpu(number), []
+    gpu, refused = _gpu(number), list[BackendUnavailable]()
     for row in rows:
         try:
             return _open(artefacts, row, gpu, number)
         except BackendUnavailable as error:
-            refused.append(str(error))
-    raise BackendUnavailable("\n  ".join(refused))
+            refused.append(error)
+    raise refused[0] if len(refused) == 1 else BackendUnavailable("\n  ".join(map(str, refused)))
 
 
 def _built(artefacts: Artefacts, precision: str | None) -> list[TargetRow]:
@@ -88,10 +88,11 @@ def _open(artefacts: Artefacts, row: TargetRow, gpu: Any, number: int) -> Tensor
     if library.version != version:
         why = f"this machine has {library.version}, and an engine runs on its own version only"
         raise BackendUnavailable(f"{engine_of} was built by {name} {version}, but {why}. {fix}")
+    plan = artefacts.read(row.file(ENGINE) or ENGINE)
     try:
         # It makes the GPU the current one, where the engine's weights go.
         CudaDevice(number)
-        loaded = library.load(artefacts.read(row.file(ENGINE) or ENGINE))
+        loaded = library.load(plan)
     except (BackendUnavailable, DeviceError) as error:
         raise BackendUnavailable(f"{engine_of} cannot be loaded: {error}") from error
     where = partial(CudaDevice, number), f"cuda:{number}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle
+from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.api import folder
@@ -15,9 +16,11 @@ from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
+from rnn_export.runtime.build.native.names import c_name
 from rnn_export.runtime.build.native.selftest import SelfTest
-from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
+from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove, record_built
 from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.trust import Trust
 
 TARGET = "c"
 
@@ -56,7 +59,7 @@ class CPlan:
 
     @property
     def name(self) -> str:
-        return str(self.origin.row.requires["name"])
+        return c_name(self.origin.row)
 
     @property
     def folder(self) -> str:
@@ -90,7 +93,7 @@ class BuiltC:
     """The result of `build_c`: `bundle` and `row` as they are now, and the `files` that were compiled, by path there.
 
     `report` is of the golden vectors on the backend `native`, None where it is for another machine; `selftest` is what
-    the self-test said there, else None. The `notes` are of the sources, where they are new.
+    the self-test said there, else None. The `notes` are of the sources, where they are new, and of trust.
     """
 
     bundle: Bundle
@@ -109,6 +112,7 @@ def build_c(
     destination: Destination = Destination(),
     rebuild: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
+    trust: bool | Trust = False,
 ) -> BuiltC:
     """Compile the sources of the target `c`, prove what comes out, and write it into the bundle, all at once.
 
@@ -119,10 +123,11 @@ def build_c(
         destination: the machine.
         rebuild: compile what is there for the machine already again.
         progress: called with the name of each stage.
+        trust: True compiles and runs the sources of the bundle unchecked, and what comes out is trusted as they are.
 
     Raises BuildError, BackendUnavailable, BundleError, ExportError or ParityError, and leaves the bundle as it was.
     """
-    plan = plan_c(bundle, precision, destination, rebuild)
+    plan = plan_c(bundle, precision, destination, rebuild, trust)
     progress("compile")
     compiled, selftest = _compile(plan)
     others = {path: data for path, data in plan.origin.files.items() if path not in plan.there}
@@ -132,15 +137,23 @@ def build_c(
         draft, report = prove(draft, "native", plan.build, progress)
     progress("write")
     (row,), path = draft.targets, f"{plan.build}/{RECORD}"
+    used = [code for code in code_of(draft) if code.machine in (None, plan.machine)]
+    notes = [*plan.origin.notes, *record_built(plan.origin.bundle, used)]
     written = extend_bundle(plan.origin.bundle, row, draft.files, plan.is_of_others)
     made = {path: data for path, data in draft.files.items() if path not in others}
     record = Record.from_file(path, made[path])
-    return BuiltC(written, row, plan.machine, made, record, report, selftest, plan.origin.notes)
+    return BuiltC(written, row, plan.machine, made, record, report, selftest, notes)
 
 
-def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destination, rebuild: bool) -> CPlan:
+def plan_c(
+    bundle: Bundle | Draft,
+    precision: str | None,
+    destination: Destination,
+    rebuild: bool,
+    trust: bool | Trust = False,
+) -> CPlan:
     """Find out what is to be compiled and how; raises what `build_c` does before it compiles."""
-    origin = find_origin(bundle, TARGET, precision)
+    origin = find_origin(bundle, TARGET, precision, trust)
     if origin is None:
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")
         fix = f"write them where torch is, rnn-export export SOURCE --target c{wanted}"
@@ -150,8 +163,24 @@ def plan_c(bundle: Bundle | Draft, precision: str | None, destination: Destinati
     if plan.there and not origin.new and not rebuild:
         fix = "give --rebuild to compile it again"
         raise BuildError(f"{origin.bundle.path} has c ({origin.row.precision}) compiled for {machine}: {fix}.")
+    refuse_untrusted_sources(origin)
     reuse = plan.there and origin.new and plan.way == "compile" and destination.cpu is None
     return replace(plan, way="reuse") if reuse else plan
+
+
+def refuse_untrusted_sources(origin: Origin) -> None:
+    """Raise BuildError where sources of the bundle are not trusted: what is compiled is run, here or elsewhere."""
+    if any(code.target == TARGET and code.precision == origin.row.precision and code.machine is None
+           for code in origin.judgement.untrusted):  # fmt: skip
+        anew = "The bundle has no step.onnx to write them anew from: export it again"
+        if "step.onnx" in origin.bundle.files:
+            extra = "pip install 'rnn-export[export,cpu]'"
+            anew = f"`rnn-export build` writes them anew from step.onnx where the export extra is, {extra}"
+        raise BuildError(
+            f"{origin.bundle.path} has sources of c ({origin.row.precision}), and sources are code: the code "
+            f"{origin.judgement.why}. {anew}; or trust the key of who signed them, `rnn-export trust KEY.pub`; "
+            "--trust (trust=True) compiles them unchecked."
+        )
 
 
 def _compile(plan: CPlan) -> tuple[dict[str, bytes], SelfTest | None]:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rnn_export.bundle import TargetRow
+from rnn_export.errors import BundleError
+
 # C has no float16: it is the bits of one.
 C_TYPES = {"float32": "float", "float64": "double", "float16": "uint16_t", "bool": "uint8_t"}
 C_TYPES |= {dtype: f"{dtype}_t" for dtype in ("int64", "int32", "uint32", "int8")}
@@ -56,6 +59,17 @@ def source_name(text: str) -> str:
     """The name that the sources of a model called `text` go by: an identifier that no header of C's library has."""
     name = identifier(text)
     return f"the_{name}" if name.lower() in _HEADERS.split() else name
+
+
+def c_name(row: TargetRow) -> str:
+    """The name that the sources of a target `c` go by; raises BundleError where it cannot be one, or is a path."""
+    name = row.requires.get("name")
+    if not isinstance(name, str) or source_name(name) != name:
+        raise BundleError(
+            f"target 'c' ({row.precision}) calls its sources {name!r}, but that is a name of files and functions: "
+            "letters, digits and underscores. Export the bundle again."
+        )
+    return name
 
 
 def identifiers(texts: Sequence[str]) -> list[str]:

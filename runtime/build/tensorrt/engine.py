@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle
+from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Built
-from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
+from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove, record_built
 from rnn_export.runtime.build.tensorrt.builder import EngineBuilder, engine_target, find_builder, why_elsewhere
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.trust import Trust
 
 CACHE, LOG = "timing.cache", "build.log"
 
@@ -60,8 +62,19 @@ class EnginePlan:
 
     def settings(self) -> BuilderSettings:
         row, files = self.origin.row, self.origin.files
-        shapes, cache = self.recipe.shapes(self.origin.bundle.spec), files.get(row.file(CACHE) or "")
+        name = row.file(CACHE)
+        shapes, cache = self.recipe.shapes(self.origin.bundle.spec), files.get(name or "")
+        if name and self.origin.judgement.untrusted_code(name):
+            cache = None
         return BuilderSettings(row.precision, shapes, self.memory, self.builder.target.compute, cache)
+
+    @property
+    def notes(self) -> list[str]:
+        """Of a timing cache that is not used."""
+        name = self.origin.row.file(CACHE)
+        if self.builder.library is None or name is None or not self.origin.judgement.untrusted_code(name):
+            return []
+        return [f"{name} is left aside, for it {self.origin.judgement.why}"]
 
     def requires(self) -> dict[str, Any]:
         """The `requires` of the target's row in the manifest."""
@@ -92,7 +105,7 @@ class BuiltEngine:
     """The result of `build_engine`: `bundle` and `row` as they are now; no `report` where no GPU is here to run on.
 
     `bytes` of the engine and `seconds` of the build are 0 where there is none: where the graph alone was new,
-    `elsewhere` says why, and how it is built. The `notes` are of the graph, where it is new.
+    `elsewhere` says why, and how it is built. The `notes` are of the graph, where it is new, and of trust.
     """
 
     bundle: Bundle
@@ -110,6 +123,7 @@ def build_engine(
     precision: str | None = None,
     options: BuildOptions = BuildOptions(),
     progress: Callable[[str], None] = lambda stage: None,
+    trust: bool | Trust = False,
 ) -> BuiltEngine:
     """Build the engine of `target`, verify it here and write it into the bundle, all at once.
 
@@ -119,11 +133,12 @@ def build_engine(
         precision: None takes the one that there is for the target.
         options: what is not left to the recipe.
         progress: called with the name of each stage.
+        trust: True uses a timing cache of the bundle unchecked; else one that is not trusted is left aside.
 
     Raises BuildError, BackendUnavailable, DeviceError, StreamError, BundleError, ExportError or ParityError, and
     leaves the bundle as it was.
     """
-    plan = plan_engine(bundle, target, precision, options)
+    plan = plan_engine(bundle, target, precision, options, trust)
     origin, library, report, built = plan.origin, plan.builder.library, None, None
     if library is not None:
         progress("build")
@@ -134,14 +149,21 @@ def build_engine(
     if library is not None:
         progress("write")
     (row,), size, seconds = draft.targets, len(built.plan) if built else 0, built.seconds if built else 0.0
+    notes = [*origin.notes, *plan.notes, *record_built(origin.bundle, code_of(draft))]
     written = extend_bundle(origin.bundle, row, draft.files)
-    return BuiltEngine(written, row, size, seconds, report, plan.elsewhere, origin.notes)
+    return BuiltEngine(written, row, size, seconds, report, plan.elsewhere, notes)
 
 
-def plan_engine(bundle: Bundle | Draft, target: str, precision: str | None, options: BuildOptions) -> EnginePlan:
+def plan_engine(
+    bundle: Bundle | Draft,
+    target: str,
+    precision: str | None,
+    options: BuildOptions,
+    trust: bool | Trust = False,
+) -> EnginePlan:
     """Find out what is to be built and what builds it here; raises what `build_engine` does before it builds."""
     found = engine_target(target, precision)
-    origin = find_origin(bundle, target, precision)
+    origin = find_origin(bundle, target, precision, trust)
     if origin is None:
         has = ", ".join(f"{row.target} ({row.precision})" for row in bundle.targets) or "none"
         what, wanted = (f" in {precision}", f" --precision {precision}") if precision else ("", "")

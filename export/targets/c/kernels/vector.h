@@ -52,7 +52,11 @@ typedef float rnn_vu __attribute__((vector_size(4 * RNN_LANES), aligned(4), may_
 #define RNN_TO_FLOAT(a) __builtin_convertvector(a, rnn_v)
 RNN_INLINE rnn_vi rnn_bits(rnn_v a) { return (rnn_vi)a; }
 RNN_INLINE rnn_v rnn_of_bits(rnn_vi a) { return (rnn_v)a; }
-RNN_INLINE rnn_v rnn_all(float a) { return a - (rnn_v){0}; }
+RNN_INLINE rnn_v rnn_all(float a)
+{
+    const rnn_v zero = {0};
+    return a - zero;
+}
 RNN_INLINE rnn_v rnn_load(const float *p) { return *(const rnn_vu *)p; }
 RNN_INLINE void rnn_store(float *p, rnn_v a) { *(rnn_vu *)p = a; }
 #else

@@ -6,6 +6,7 @@
 //@if silent_frames
  * Of what it writes first, $silent_frames frames of the input's time are of no value.
 //@end silent_frames
+ * Where the last step is not whole it says so on stderr, and ends with 1.
  */
 #include "$name.h"
 
@@ -25,7 +26,19 @@ int main(int argc, char **argv)
 //@if delay
     unsigned long frames = 0;
 //@end delay
-    while ($read_inputs) {
+    for (;;) {
+        size_t came = 0, step = 0;
+//@each inputs
+        came += came == step ? fread(in$i, 1, sizeof in$i, stdin) : 0;
+        step += sizeof in$i;
+//@end inputs
+        if (!came)
+            break;
+        if (came < step) {
+            fprintf(stderr, "stdin ends within a step, after %lu of its %lu bytes: these were not fed\n",
+                    (unsigned long)came, (unsigned long)step);
+            return 1;
+        }
         name_step(&state, $buffers);
 //@if delay
         if (frames <= NAME_DELAY)

@@ -15,7 +15,7 @@ $weights
 int name_check(const void *weights, size_t bytes)
 {
     /* CRC-32 of IEEE 802.3. */
-    const unsigned char *byte = weights;
+    const unsigned char *byte = (const unsigned char *)weights;
     uint32_t sum = 0xffffffffu;
     if (bytes != ${weights_bytes}u)
         return 1;
@@ -31,7 +31,7 @@ int name_check(const void *weights, size_t bytes)
 
 void name_init(name_state *state, const void *given)
 {
-    const char *const weights = given;
+    const char *const weights = (const char *)given;
 $init
     state->weights = weights;
 }
@@ -46,7 +46,7 @@ $init
 void name_step(name_state *state, $parameters)
 {
 //@if step_reads_weights
-    const char *const weights = state->weights;
+    const char *const weights = (const char *)state->weights;
 //@end step_reads_weights
 //@if memoryless
     (void)state;
@@ -69,7 +69,7 @@ $batch_weights
 void name_rows(name_state *const *states, size_t rows, $parameters)
 {
 //@if batch_reads_weights
-    const char *const weights = states[0]->weights;
+    const char *const weights = (const char *)states[0]->weights;
 //@end batch_reads_weights
 //@if batch_memoryless
     (void)states;
