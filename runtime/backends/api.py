@@ -33,14 +33,21 @@ class StreamBuffers(ABC):
     """The buffers of one stream: host arrays in the shapes of the graph, and states where the backend computes.
 
     Where the model takes whole sequences only there is no step, and no buffers.
+
+    Attributes:
+        frames: how many were fed. A step counts its own; whoever uses `run` or `write` sets it.
     """
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    frames: int = 0
 
     @abstractmethod
     def step(self) -> None:
-        """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
+        """From `inputs` and the states to `outputs` and the next states; on an error the states stay.
+
+        The states and `frames` change together: with no call between the two that an interrupt could cut them apart in.
+        """
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The same for a piece of a sequence, where the session has one: all (batch, time, ...), as `canonical` gives.
@@ -101,8 +108,8 @@ class Session(ABC):
         has_sequence: whether its `StreamBuffers` can `run`.
         run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
-        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_enter`,
-            `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
+        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_locked`,
+            `_turn`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
     """
 
     device: str

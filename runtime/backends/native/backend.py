@@ -146,11 +146,12 @@ def _load(data: bytes, record: Record) -> Library:
         return _loaded[key]
 
 
-def _extension(path: str) -> type:
+def _extension(path: str) -> type | None:
+    """Its stepper; None where an earlier release compiled it, whose stepper an interrupt could leave locked."""
     loader = importlib.machinery.ExtensionFileLoader("native", path)
     spec = importlib.util.spec_from_file_location("native", path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     stepper: type = module.Stepper
-    return stepper
+    return stepper if hasattr(stepper, "_turn") else None

@@ -80,7 +80,7 @@ class NativeBuffers(StreamBuffers):
     """Buffers of one stream with the batch outermost, and the states of each row in a struct of the step's own."""
 
     def __init__(self, compiled: CompiledStep, batch: int) -> None:
-        self.compiled, self.batch, spec = compiled, batch, compiled.spec
+        self.compiled, self.batch, spec, self.chunk = compiled, batch, compiled.spec, compiled.spec.chunk
         self.inputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.outputs}
         stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // LINE)) * LINE
@@ -99,8 +99,13 @@ class NativeBuffers(StreamBuffers):
         return partial(self.compiled.call.rnn_rows, *structs, addresses(inputs), addresses(outputs), *sizes)
 
     def step(self) -> None:
-        self.compiled.check_indices("frame", self.inputs)
+        self.check_indices()
+        # One call in C, before which no interrupt comes: `compute` is it, and no function of Python's.
+        self.frames += self.chunk
         self.compute()
+
+    def check_indices(self) -> None:
+        self.compiled.check_indices("frame", self.inputs)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         spec = self.compiled.spec
@@ -202,8 +207,14 @@ class NativeSession(Session):
         table_rows = self.compiled.table_rows
         ids = table_rows.get(self.spec.inputs[0].name, 0)
         stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
-        if table_rows:
-            stream._advance = buffers.step
+        for tensor in stream._inputs:
+            if tensor.name in table_rows:
+                tensor.load = partial(_load_index, tensor.load, buffers.check_indices)
+
+
+def _load_index(load: Callable[[Any], None], check: Callable[[], None], x: Any) -> None:
+    load(x)
+    check()
 
 
 def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:

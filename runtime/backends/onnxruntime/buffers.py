@@ -38,7 +38,7 @@ class OrtBuffers(StreamBuffers):
     unit = "frame"
 
     def __init__(self, graphs: Graphs, batch: int, sets: StatePair | None = None) -> None:
-        self.graphs, self.spec = graphs, graphs.spec
+        self.graphs, self.spec, self.chunk = graphs, graphs.spec, graphs.spec.chunk
         self.now = 0
         self.sets: tuple[dict[str, Any], ...] = ({}, {})
         self.inputs: dict[str, Array] = {}
@@ -76,6 +76,7 @@ class OrtBuffers(StreamBuffers):
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the {self.unit}: {error}") from error
         self.now ^= 1
+        self.frames += self.chunk
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         binding = self.graphs.sequence.io_binding()

@@ -210,11 +210,13 @@ class RemoteMemory(StreamBuffers):
         spec = session.spec
         self.spec, self.rows, self.slots = spec, np.arange(batch), session.state_store()
         self.slots.grow(batch)
+        self.chunk = spec.chunk
         self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
 
     def step(self) -> None:
         outputs, _ = self.slots.step(self.rows, self.inputs)
+        self.frames += self.chunk
         for name, value in outputs.items():
             self.outputs[name][...] = value
 

@@ -107,7 +107,7 @@ class TorchBuffers(api.StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
-        self.session, spec = session, session.spec
+        self.session, spec, self.chunk = session, session.spec, session.spec.chunk
         self.inputs = {t.name: _host(t, batch, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _host(t, batch, spec.chunk) for t in spec.outputs}
         self.frame = [torch.from_numpy(a) for a in self.inputs.values()]
@@ -124,7 +124,9 @@ class TorchBuffers(api.StreamBuffers):
                     buffer.copy_(result)
         except Exception as error:  # torch raises many kinds
             raise StreamError(f"{self.session.name} refused the frame: {_cause(error)}") from error
-        self.states = list(results[len(self.results) :])
+        states = list(results[len(self.results) :])
+        self.states = states
+        self.frames += self.chunk
 
     def read(self) -> dict[str, Array]:
         return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
