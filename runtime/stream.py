@@ -51,7 +51,8 @@ class Stream(Generic[Y]):
     chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...). Several inputs or outputs are dicts by name.
 
     Every method raises StreamError on a value that does not fit, or where another thread is inside; the state is then
-    what it was before. Interrupted, by Ctrl-C or another exception of a signal handler, a method has done all or nothing.
+    what it was before. Interrupted, by Ctrl-C or another exception of a signal handler, a method has done all or
+    nothing.
     """
 
     _locked: Callable[[], bool]

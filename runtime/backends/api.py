@@ -66,7 +66,19 @@ class StreamBuffers(ABC):
 
 
 class StateStore(ABC):
-    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too."""
+    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too.
+
+    Attributes:
+        rounds: how many were stepped: it grows with the change of the states, with no call between the two.
+    """
+
+    rounds: int = 0
+
+    def finish(self) -> None:  # noqa: B027 - some have nothing to end
+        """Go back or go on with a round that an interrupt broke off, so that every stream of it was stepped or none.
+
+        Whoever steps calls this first where a call of `step` did not end, and sees in `rounds` which of the two it is.
+        """
 
     @property
     @abstractmethod

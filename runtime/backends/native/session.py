@@ -149,6 +149,8 @@ class NativeStateStore(StateStore):
         # The last struct is no slot's but a stream at the start.
         self.structs = self._allocate(1)
         compiled.init(self.structs.ctypes.data)
+        # Of the long round that is under way: its slots, and their structs before.
+        self.before: tuple[Array, Array] | None = None
         self.grow(0)
 
     @property
@@ -172,10 +174,42 @@ class NativeStateStore(StateStore):
         ins = [np.ascontiguousarray(np.moveaxis(inputs[t.name], t.axis(BATCH) or 0, 0)) for t in spec.inputs]
         outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
         nan_rows = np.empty(count, np.bool_)
-        start, stride = self.structs.ctypes.data, self.stride
-        found = self.call(start, stride, rows.ctypes.data, addresses(ins), addresses(outs), count, nan_rows.ctypes.data)
+        each = max(1, MACS_OF_A_CALL // self.compiled.macs)
+        if count <= each:
+            arguments = self._arguments(rows, ins, outs, nan_rows)
+            # One call in C, before which no interrupt comes.
+            self.rounds += 1
+            found = self.call(*arguments)
+        else:
+            found = self._in_pieces(each, rows, ins, outs, nan_rows)
         outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in zip(spec.outputs, outs, strict=True)}
         return outputs, nan_rows if found else None
+
+    def _in_pieces(self, each: int, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> int:
+        """A long round, between whose pieces an interrupt can come; then none was stepped."""
+        found, saved = 0, self.structs[rows]
+        self.before = rows, saved
+        try:
+            for start in range(0, len(rows), each):
+                at = slice(start, start + each)
+                piece = [a[at] for a in ins], [a[at] for a in outs]
+                found += self.call(*self._arguments(rows[at], *piece, nan_rows[at]))
+        except BaseException:
+            self.finish()
+            raise
+        self.before = None
+        self.rounds += 1
+        return found
+
+    def _arguments(self, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> tuple[Any, ...]:
+        start, found = self.structs.ctypes.data, nan_rows.ctypes.data
+        return start, self.stride, rows.ctypes.data, addresses(ins), addresses(outs), len(rows), found
+
+    def finish(self) -> None:
+        if self.before is not None:
+            rows, saved = self.before
+            self.structs[rows] = saved
+            self.before = None
 
     def read(self, slots: Array) -> dict[str, Array]:
         return {name: view[slots] for name, view in self.states.items()}

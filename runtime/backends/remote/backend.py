@@ -108,7 +108,7 @@ class RemoteSession(Session):
         return RemoteSlots(self)
 
     def deliver(self, deliveries: list[Delivery]) -> list[Answer]:
-        """The answer to each, all on their way at once; raises StreamError, and then no sequence has moved on."""
+        """The answer to each, all on their way at once; they are to be committed. Raises StreamError."""
         begin, waiting = time.monotonic(), deliveries
         try:
             while waiting:
@@ -131,8 +131,6 @@ class RemoteSession(Session):
             where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
             also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
             raise StreamError(f"{where}{error}{also}") from error
-        for delivery in deliveries:
-            delivery.commit()
         return [delivery.answer for delivery in deliveries if delivery.answer is not None]
 
     def _count(self, deliveries: Iterable[Delivery], failures: int, seconds: float) -> None:
@@ -155,6 +153,8 @@ class RemoteSlots(StateStore):
         self.session, self.spec, self.servers = session, session.spec, session.servers
         self.initial = {name: row.tobytes() for name, row in self.servers.model.initial.items()}
         self.sequences: list[Sequence] = []
+        # What is answered and not yet committed.
+        self.answered: list[Delivery] = []
         # Holds the session, whose channels are to be closed after this.
         self.ends = weakref.finalize(self, _end, session, self.sequences)
 
@@ -173,6 +173,10 @@ class RemoteSlots(StateStore):
             due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
             deliveries.append(Delivery(self.servers, sequence, frame, due))
         answers = self.session.deliver(deliveries)
+        # From here on the round is done; an interrupt leaves the rest of it to the next call.
+        self.answered = deliveries
+        self.rounds += 1
+        self.finish()
         rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
         outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
         nan_rows = rows_with_nan(self.spec, outputs, ())
@@ -181,9 +185,18 @@ class RemoteSlots(StateStore):
             nan_rows = inside if nan_rows is None else nan_rows | inside
         return outputs, nan_rows
 
+    def finish(self) -> None:
+        for delivery in self.answered:
+            delivery.commit()
+        self.answered = []
+
     def read(self, slots: Array) -> dict[str, Array]:
+        self.finish()
         sequences = [self.sequences[slot] for slot in slots]
-        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.replay_log])
+        deliveries = [Delivery(self.servers, s, None, True) for s in sequences if s.replay_log]
+        self.session.deliver(deliveries)
+        self.answered = deliveries
+        self.finish()
         rows = {s.name: self.servers.model.initial[s.name][None] for s in self.spec.states}
         return {
             name: np.concatenate([row if s.checkpoint is None else s.checkpoint[name] for s in sequences])
@@ -191,6 +204,7 @@ class RemoteSlots(StateStore):
         }
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        self.finish()
         may_be_none = self.servers.codec.state_codec.starts_without_seed
         for row, slot in enumerate(slots):
             seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
@@ -210,13 +224,22 @@ class RemoteMemory(StreamBuffers):
         spec = session.spec
         self.spec, self.rows, self.slots = spec, np.arange(batch), session.state_store()
         self.slots.grow(batch)
-        self.chunk = spec.chunk
+        # Frames before the first round of `slots`.
+        self.before = 0
         self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
 
+    @property
+    def frames(self) -> int:
+        return self.before + self.slots.rounds * self.spec.chunk
+
+    @frames.setter
+    def frames(self, frames: int) -> None:
+        self.before = frames - self.slots.rounds * self.spec.chunk
+
     def step(self) -> None:
+        self.slots.finish()
         outputs, _ = self.slots.step(self.rows, self.inputs)
-        self.frames += self.chunk
         for name, value in outputs.items():
             self.outputs[name][...] = value
 
