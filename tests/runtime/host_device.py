@@ -119,9 +119,11 @@ class HostDevice:
         if self._captured is not None:
             raise DeviceError("synchronize inside a capture.")
         self.calls.append(("synchronize",))
-        queue, self._queue = self._queue, []
-        for _, work in queue:
+        # As on a device, an interrupt of the host loses nothing of the queue.
+        while self._queue:
+            _, work = self._queue[0]
             work()
+            del self._queue[0]
 
 
 class HostGraph:
