@@ -13,6 +13,7 @@ from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
@@ -60,6 +61,9 @@ class Pool(Generic[Y]):
         # or slots that are to be as a snapshot says. The next in the lock ends it (see `Stream`).
         self._fed: tuple[Array, Array, int] | None = None
         self._goal: tuple[Array, Snapshot] | None = None
+        self._survives_fork = session.survives_fork
+        self._over: str | None = None
+        watch(self)
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
     def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
@@ -212,6 +216,12 @@ class Pool(Generic[Y]):
                 "round": self.latency.as_dict(),
             }
 
+    def after_fork(self) -> None:
+        """Of `runtime.forks`."""
+        self._store.after_fork()
+        self._over = why_over("this pool", self._survives_fork, self._lock.locked())
+        self._lock = threading.Lock()
+
     # --- inside the lock
 
     def _find(self, ids: Any) -> Array:
@@ -280,6 +290,8 @@ class Pool(Generic[Y]):
 
         First of all, what an interrupt broke off is ended.
         """
+        if self._over is not None:
+            raise StreamError(self._over)
         if self._fed is not None or self._goal is not None:
             self._finish()
         now = time.monotonic()

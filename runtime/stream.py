@@ -28,6 +28,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import FrameInput, as_array, check_out, check_values, frame_view, without_delay
 from rnn_export.runtime.types import Frames, Y
 from rnn_export.snapshot import Snapshot, pack, unpack
@@ -59,6 +60,7 @@ class Stream(Generic[Y]):
     _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
     _pending: dict[str, Array] | _Unfinished
+    _over: str | None
 
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
         self.spec, self.batch = spec, batch
@@ -81,6 +83,8 @@ class Stream(Generic[Y]):
             simple &= len(self._inputs) == 1
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
         self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
+        self._survives_fork, self._over = session.survives_fork, None
+        watch(self)
         self._pending = _Unfinished(Snapshot(0, initial, {}))
         self._finish()
 
@@ -173,7 +177,16 @@ class Stream(Generic[Y]):
         with self._alone():
             self._set(unpack(self.spec, self.batch, snapshot))
 
+    def after_fork(self) -> None:
+        """Of `runtime.forks`."""
+        self._buffers.after_fork()
+        self._over = why_over("this stream", self._survives_fork, self._locked())
+        if not self._survives_fork:
+            self._locked = _always
+
     def _busy(self) -> StreamError:
+        if self._over is not None:
+            return StreamError(self._over)
         why = "a stream belongs to one thread at a time. Open one each"
         return StreamError(f"another thread is inside this stream: {why}.")
 
@@ -328,6 +341,10 @@ class SequenceStream(Stream[Y]):
         given = self._buffers.run(inputs)
         self._pending = dict(before.pending)
         return given
+
+
+def _always() -> bool:
+    return True
 
 
 def _no_step() -> StreamError:

@@ -64,6 +64,9 @@ class StreamBuffers(ABC):
     def write(self, states: Mapping[str, Array]) -> None:
         """Set every state, each (batch, ...)."""
 
+    def after_fork(self) -> None:  # noqa: B027 - most have nothing that ends
+        """In a forked process: leave alone what is the parent's to end."""
+
 
 class StateStore(ABC):
     """The states of a pool's streams, by slot, where the backend computes; what steps them is here too.
@@ -110,6 +113,9 @@ class StateStore(ABC):
     def release(self, slots: Array) -> None:  # noqa: B027 - most have nothing to give back
         """Forget the streams of `slots`, which are over."""
 
+    def after_fork(self) -> None:  # noqa: B027 - most have nothing that ends
+        """In a forked process: leave alone what is the parent's to end."""
+
 
 class Session(ABC):
     """A loaded model, immutable and shared between threads.
@@ -120,6 +126,8 @@ class Session(ABC):
         has_sequence: whether its `StreamBuffers` can `run`.
         run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
+        survives_fork: whether what it loaded works in a forked process too: it is memory alone, without threads
+            and locks.
         stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_locked`,
             `_turn`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
     """
@@ -129,6 +137,7 @@ class Session(ABC):
     has_sequence: bool = False
     run_is_steps: bool = False
     batches: tuple[int, int | None] = (1, None)
+    survives_fork: bool = False
     stepper: type | None = None
 
     @abstractmethod
@@ -142,6 +151,9 @@ class Session(ABC):
     def metrics(self) -> dict[str, float]:
         """Counts since it was loaded, where it keeps any."""
         return {}
+
+    def after_fork(self) -> None:  # noqa: B027 - as of a store
+        """In a forked process: leave alone what is the parent's to end."""
 
     def bind(self, stream: Any, buffers: Any, x: Array | None, y: Array | None) -> None:
         """Tie `stream`, a `stepper`, to its buffers; `x` and `y` are its frames where a step is simple, else None."""

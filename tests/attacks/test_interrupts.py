@@ -8,13 +8,14 @@ import pytest
 from rnn_export.bundle import open_bundle
 from rnn_export.runtime import Engine, load
 
-from ..runtime.conftest import bundle, native_bundle  # noqa: F401, TID252
+from ..runtime import conftest  # noqa: TID252
 from ..runtime.graphs import MODELS, frames  # noqa: TID252
 from ..runtime.host_engine import host_engine  # noqa: TID252
 from ..runtime.test_torchscript import AlongTime, Sum, written  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .interrupting import everywhere
 
+bundle, native_bundle = conftest.bundle, conftest.native_bundle
 BACKENDS = ("onnxruntime", "tensorrt", "native", "ctypes", "torchscript", "bytes", "tensors")
 X = np.ones(3, np.float32)
 FEWEST = 5

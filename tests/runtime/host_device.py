@@ -122,7 +122,11 @@ class HostDevice:
         # As on a device, an interrupt of the host loses nothing of the queue.
         while self._queue:
             _, work = self._queue[0]
-            work()
+            try:
+                work()
+            except Exception:
+                self._queue = []
+                raise
             del self._queue[0]
 
 

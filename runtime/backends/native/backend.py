@@ -9,6 +9,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import mmap
+import os
 import sysconfig
 import tempfile
 from contextlib import suppress
@@ -125,6 +126,16 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
 
 _loaded: dict[tuple[str, bool], Library] = {}
 _loading = Lock()
+
+
+def _in_child() -> None:
+    """A thread of the parent's may have held it."""
+    global _loading
+    _loading = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def _load(data: bytes, record: Record) -> Library:

@@ -90,6 +90,9 @@ class RemoteSession(Session):
         self.counts: dict[str, Any] = {"frames": 0, "moves": 0, "reseeds": 0, "replays": 0, "failures": 0, "gap_s": 0.0}
         self.ends = weakref.finalize(self, _close, servers)
 
+    def after_fork(self) -> None:
+        self.ends.detach()
+
     def metrics(self) -> dict[str, Any]:
         """Counts since it was loaded, of all its streams.
 
@@ -157,6 +160,9 @@ class RemoteSlots(StateStore):
         self.answered: list[Delivery] = []
         # Holds the session, whose channels are to be closed after this.
         self.ends = weakref.finalize(self, _end, session, self.sequences)
+
+    def after_fork(self) -> None:
+        self.ends.detach()
 
     @property
     def nbytes(self) -> int:
@@ -228,6 +234,9 @@ class RemoteMemory(StreamBuffers):
         self.before = 0
         self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
+
+    def after_fork(self) -> None:
+        self.slots.after_fork()
 
     @property
     def frames(self) -> int:
