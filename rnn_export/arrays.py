@@ -15,6 +15,11 @@ Arrays = Mapping[str, Array]
 LIMIT = 2**30
 
 
+def is_masked(x: Any) -> bool:
+    """Whether `x`, or an item of such a list, has a mask, which numpy would leave out without a word."""
+    return isinstance(x, np.ma.MaskedArray) or (isinstance(x, list | tuple) and any(map(is_masked, x)))
+
+
 def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Arrays as the bytes of an `.npz` file: the same bytes for the same arrays, under any name."""
     buffer = io.BytesIO()

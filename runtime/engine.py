@@ -21,6 +21,7 @@ from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.stream import Stream, stream_class
 from rnn_export.runtime.types import Y
+from rnn_export.runtime.uncopied import Uncopied
 
 
 def load(
@@ -51,7 +52,7 @@ def load(
     return Engine.of(open_bundle(path), backend, precision, device, threads)
 
 
-class Engine(Generic[Y]):
+class Engine(Uncopied, Generic[Y]):
     """A loaded model. Any number of threads may open streams from it.
 
     Attributes:
@@ -62,6 +63,11 @@ class Engine(Generic[Y]):
         batches: the fewest and most rows that a stream of it may have; None where there is no most.
         skipped_backends: with "auto", the backends that the bundle has files for and that cannot run here, and why.
     """
+
+    _not_copied = (
+        "an engine cannot be copied or pickled, for what it loaded is the backend's: share it between threads, and "
+        "load the bundle again in each process."
+    )
 
     def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device

@@ -19,13 +19,14 @@ from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quanti
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec
 
 ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
 
 
-class Pool(Generic[Y]):
+class Pool(Uncopied, Generic[Y]):
     """Streams by id, each with a state of its own; any subset is stepped at once. Opened with `engine.pool()`.
 
     The frames of n streams are an input with n rows, (n, ...), or (n, chunk, ...) where the spec's chunk is above 1.
@@ -39,6 +40,11 @@ class Pool(Generic[Y]):
         capacity: the most streams; memory is taken as they come.
         latency: how long rounds took.
     """
+
+    _not_copied = (
+        "a pool cannot be copied or pickled, for its memory is the backend's: open another with engine.pool(), and "
+        "hand each stream on with open(snapshot=pool.snapshot(id))."
+    )
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import FrameInput, as_array, check_out, check_values, frame_view, without_delay
 from rnn_export.runtime.types import Frames, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -45,7 +46,7 @@ class _Unfinished:
     goal: Snapshot
 
 
-class Stream(Generic[Y]):
+class Stream(Uncopied, Generic[Y]):
     """One stream, or `batch` streams in lockstep, stepped with the state kept.
 
     A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
@@ -56,6 +57,10 @@ class Stream(Generic[Y]):
     nothing.
     """
 
+    _not_copied = (
+        "a stream cannot be copied or pickled, for its memory is the backend's: open another with engine.stream(), and "
+        "hand the memory on with restore(stream.snapshot()), or with engine.stream(states=stream.states)."
+    )
     _locked: Callable[[], bool]
     _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]

@@ -20,10 +20,11 @@ from rnn_export.runtime.serve.aside import Aside
 from rnn_export.runtime.serve.submission import Condition, Submission
 from rnn_export.runtime.serve.waiting import Waiting
 from rnn_export.runtime.types import BatcherCounts, BatcherMetrics, Frames, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.spec import StreamSpec
 
 
-class Batcher(Generic[Y]):
+class Batcher(Uncopied, Generic[Y]):
     """Gathers frames from any number of threads and tasks into rounds of `pool`, run by a thread of its own.
 
     A round takes at most one frame of a stream, the oldest first, so that a stream's frames keep their order. It starts
@@ -34,6 +35,8 @@ class Batcher(Generic[Y]):
         wait: how long frames waited for their round.
         latency: from submit to output.
     """
+
+    _not_copied = "a batcher cannot be copied or pickled, for it has a thread: make another on the same pool."
 
     def __init__(
         self, pool: Pool[Y], max_delay_ms: float = 2.0, max_batch: int | None = None, max_waiting: int = 4096
