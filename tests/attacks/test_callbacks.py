@@ -37,9 +37,7 @@ def test_a_callback_that_blocks_delays_no_frame(pool):
         assert blocked.wait(SOON)
         for n in range(1, 4):
             assert batcher.submit(other, ONE).result(SOON)[0] == n
-        with pytest.raises(
-            StreamError, match=r"all frames were answered, but callbacks of them did not end within 0\.1 s"
-        ):
+        with pytest.raises(StreamError, match=r"all frames were answered, but callbacks .* within 0\.1 s"):
             batcher.close(timeout=0.1)
         go.set()
 

@@ -60,9 +60,7 @@ def test_masked_arrays_are_refused_wherever_arrays_come_in(engine):
         lambda: pool.open(states={"h": MASKED}),
     ]
     for call in calls:
-        with pytest.raises(
-            StreamError, match=r"is a masked array, and a model knows no mask: .* Fill it, x\.filled\(0\)"
-        ):
+        with pytest.raises(StreamError, match=r"is a masked array, and a model knows no mask: .*x\.filled\(0\)"):
             call()
     with pytest.raises(StreamError, match="ids are a masked array"):
         pool.step(np.ma.masked_array(ids, [True]), [ONE])

@@ -29,7 +29,7 @@ ESC = "\x1b]0;owned\x07\x1b[2J"
 )
 def test_what_a_terminal_acts_on_is_written_out(raw, shown):
     assert visible(raw) == shown
-    assert visible(f"{raw}\n{raw}", lines=True).count("\n") == 1 + raw.count("\n")
+    assert visible(f"{raw}\n{raw}", lines=True).count("\n") == 1 + 2 * raw.count("\n")
 
 
 @pytest.fixture
@@ -62,13 +62,7 @@ def test_all_text_goes_through_one_door():
         (path.name, line.strip())
         for path in Path(rnn_export.cli.__file__).parent.glob("*.py")
         for line in path.read_text().splitlines()
-        if re.search(r"\b(click\.echo|click\.secho|print)\(", line)
-        and "json.dumps" not in line
-        and "visible(" not in line
+        if re.search(r"\b(click\.s?echo|print)\(", line) and not re.search(r"json\.dumps|visible\(", line)
     ]
-    assert found == [
-        ("tables.py", "_stdout().print(shown)"),
-        ("tables.py", "def _print(line: str) -> None:"),
-        ("tables.py", "_print("),
-        ("tables.py", "_print(line)"),
-    ]
+    # The table's cells are written out one by one.
+    assert found == [("tables.py", "_stdout().print(shown)")]

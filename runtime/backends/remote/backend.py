@@ -119,6 +119,9 @@ class RemoteSession(Session):
                     delivery.send()
                 for delivery in waiting:
                     delivery.receive()
+                served = self._served([d.sequence.endpoint for d in waiting if d.begins])
+                for delivery in waiting:
+                    delivery.take(served)
                 waiting = [delivery for delivery in waiting if not delivery.done]
         except BaseException:
             # Nobody knows what was fed.
@@ -135,6 +138,11 @@ class RemoteSession(Session):
             also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
             raise StreamError(f"{where}{error}{also}") from error
         return [delivery.answer for delivery in deliveries if delivery.answer is not None]
+
+    def _served(self, endpoints: Iterable[Endpoint | None]) -> dict[str, str]:
+        """By address why what a server says now that it serves is not the model; empty where it is."""
+        asked = {endpoint: endpoint.ask(endpoint.seconds) for endpoint in set(endpoints) if endpoint is not None}
+        return {e.address: e.difference(self.servers.model, future) for e, future in asked.items()}
 
     def _count(self, deliveries: Iterable[Delivery], failures: int, seconds: float) -> None:
         with self.lock:
