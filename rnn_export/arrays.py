@@ -16,8 +16,10 @@ LIMIT = 2**30
 
 
 def is_masked(x: Any) -> bool:
-    """Whether `x`, or an item of such a list, has a mask, which numpy would leave out without a word."""
-    return isinstance(x, np.ma.MaskedArray) or (isinstance(x, list | tuple) and any(map(is_masked, x)))
+    """Whether `x`, or an array in a list of them, has a mask, which numpy would leave out without a word."""
+    if isinstance(x, list | tuple):
+        return bool(x) and isinstance(x[0], np.ndarray) and any(map(is_masked, x))
+    return isinstance(x, np.ma.MaskedArray)
 
 
 def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, is_masked
+from rnn_export.arrays import Array
 from rnn_export.errors import StreamClosed, StreamError
 from rnn_export.runtime.histogram import BOUNDS
 
@@ -156,7 +156,7 @@ class SlotTable:
 
 
 def _array(ids: Any) -> Array:
-    if is_masked(ids):
+    if isinstance(ids, np.ma.MaskedArray):
         raise StreamError("ids are a masked array, and a round knows no mask: give the ids that are meant.")
     try:
         return np.asarray(ids)

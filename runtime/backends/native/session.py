@@ -99,7 +99,8 @@ class NativeBuffers(StreamBuffers):
         return partial(self.compiled.call.rnn_rows, *structs, addresses(inputs), addresses(outputs), *sizes)
 
     def step(self) -> None:
-        self.check_indices()
+        if self.compiled.table_rows:
+            self.check_indices()
         # One call in C, before which no interrupt comes: `compute` is it, and no function of Python's.
         self.frames += self.chunk
         self.compute()
