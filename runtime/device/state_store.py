@@ -52,6 +52,8 @@ class DeviceStateStore(StateStore):
         self.batches: dict[int, PaddedBatch] = {}
         self.transfers: dict[int, _Transfer] = {}
         self.under_way: _Round | None = None
+        # Whether the queue may hold work that nobody has waited for.
+        self.queued = False
 
     @abstractmethod
     def bind(self, batch: PaddedBatch) -> Callable[[], None]:
@@ -116,13 +118,14 @@ class DeviceStateStore(StateStore):
         if round_.filled == round_.done and batch.keeping:
             self._keep(batch)
         else:
+            self._begin()
             batch.fill(round_.slots[rows], _cut(round_.encoded, rows), self.count)
             round_.filled = round_.done
             if batch.graph is None:
                 self._queue(batch)
             else:
                 batch.graph.launch()
-        self.device.synchronize()
+        self._wait()
 
     def _ready(self, slots: Array, inputs: Mapping[str, Array]) -> PaddedBatch:
         """The batch of a piece, captured if it can be: after one step, for no graph can hold an engine's first."""
@@ -132,12 +135,23 @@ class DeviceStateStore(StateStore):
                 self.batches[size] = PaddedBatch(self, size)
             batch = self.batches[size]
             if self.captured and batch.graph is None:
+                self._begin()
                 batch.fill(slots, inputs, self.count)
                 batch.put[...] = self.count
                 self._queue(batch)
-                self.device.synchronize()
+                self._wait()
                 batch.graph = self.device.capture(partial(self._queue, batch))
         return batch
+
+    def _begin(self) -> None:
+        """Before host memory is written: what an interrupt left on the queue still reads it."""
+        if self.queued:
+            self.device.synchronize()
+        self.queued = True
+
+    def _wait(self) -> None:
+        self.device.synchronize()
+        self.queued = False
 
     def _queue(self, batch: PaddedBatch) -> None:
         device, size = self.device, batch.size
@@ -171,7 +185,7 @@ class DeviceStateStore(StateStore):
                 for name, buffer in transfer.buffers.items():
                     self.device.gather(buffer, self.pool[name], transfer.rows, len(slots[rows]), self.width[name])
                     self.device.download(transfer.pinned[name], buffer)
-                self.device.synchronize()
+                self._wait()
             for name, (state, kind) in self.states.items():
                 states[name][rows] = decode(transfer.pinned[name], kind, np.dtype(state.dtype))[: len(slots[rows])]
         return states
@@ -187,13 +201,15 @@ class DeviceStateStore(StateStore):
                     self.device.upload(buffer, transfer.pinned[name])
                 for name, buffer in transfer.buffers.items():
                     self.device.scatter(self.pool[name], buffer, transfer.rows, len(slots[rows]), self.width[name])
-                self.device.synchronize()
+                self._wait()
 
     def _transfer(self, slots: Array) -> _Transfer:
         size = _power(len(slots), 1, TRANSFERRED)
         if size not in self.transfers:
             with as_stream_error(f"{self.backend} cannot move the states of {size} streams"):
                 self.transfers[size] = _Transfer(self, size)
+        with as_stream_error(f"{self.backend} cannot end what it was at"):
+            self._begin()
         self.transfers[size].slots[: len(slots)] = slots
         return self.transfers[size]
 

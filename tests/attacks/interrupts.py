@@ -23,7 +23,7 @@ from .interrupting import Interrupt, inside
 
 ONE = np.ones(3, np.float32)
 # Seconds to the signal, as a share of what all calls take.
-LATEST = 1.5
+LATEST, WARM = 1.5, 20
 
 
 @dataclass
@@ -63,6 +63,8 @@ def pool_of(engine: Engine) -> Target:
     calls = [(1, lambda: pool.step(ids, x)), (0, lambda: pool.close(pool.open()))]
 
     def fed() -> set[int]:
+        # Those whose id an interrupt took on its way to the caller.
+        pool.close([i for i in pool.ids if i not in ids])
         return {v for i in ids for v in pool.states(i)["h"].ravel().tolist()} | set(pool.frames(ids).tolist())
 
     return Target(calls, fed, pool._lock.locked)
@@ -70,11 +72,13 @@ def pool_of(engine: Engine) -> Target:
 
 def interrupt(target: Target, count: int, seed: int, progress: Callable[[int], None]) -> Tally:
     tally, chance = Tally(), random.Random(seed)
-    begin = time.perf_counter()
-    total = sum(frames for frames, _ in target.calls)
-    for _, call in target.calls * 3:
-        call()
-    took, done = (time.perf_counter() - begin) / 3, total * 3
+    took, done = 1.0, 0
+    for _ in range(WARM):
+        begin = time.perf_counter()
+        for frames, call in target.calls:
+            call()
+            done += frames
+        took = min(took, time.perf_counter() - begin)
     before = signal.signal(signal.SIGALRM, tally.interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
