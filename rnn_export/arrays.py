@@ -15,6 +15,13 @@ Arrays = Mapping[str, Array]
 LIMIT = 2**30
 
 
+def is_masked(x: Any) -> bool:
+    """Whether `x`, or an array in a list of them, has a mask, which numpy would leave out without a word."""
+    if isinstance(x, list | tuple):
+        return bool(x) and isinstance(x[0], np.ndarray) and any(map(is_masked, x))
+    return isinstance(x, np.ma.MaskedArray)
+
+
 def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Arrays as the bytes of an `.npz` file: the same bytes for the same arrays, under any name."""
     buffer = io.BytesIO()

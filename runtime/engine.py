@@ -15,11 +15,13 @@ from rnn_export.choices import BackendName, OnNan, Precision, ServerAddress
 from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
 from rnn_export.runtime.backends.api import Artefacts, Session
 from rnn_export.runtime.backends.remote.address import is_address
+from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.stream import Stream, stream_class
 from rnn_export.runtime.types import Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.trust import Trust
 
 
@@ -55,7 +57,7 @@ def load(
     return Engine.of(open_bundle(path), backend, precision, device, threads, trust)
 
 
-class Engine(Generic[Y]):
+class Engine(Uncopied, Generic[Y]):
     """A loaded model. Any number of threads may open streams from it.
 
     Attributes:
@@ -67,12 +69,19 @@ class Engine(Generic[Y]):
         skipped_backends: with "auto", the backends that the bundle has files for and that cannot run here, and why.
     """
 
+    _not_copied = (
+        "an engine cannot be copied or pickled, for what it loaded is the backend's: share it between threads, and "
+        "load the bundle again in each process."
+    )
+
     def __init__(self, artefacts: Artefacts, backend: str, session: Session) -> None:
         self.spec, self.backend, self.device = artefacts.spec, backend, session.device
         self.precision, self.batches = session.precision, session.batches
         self.skipped_backends: tuple[str, ...] = ()
         self._session, self._stream_class = session, stream_class(self.spec, session)
         self._initial = artefacts.initial_states()
+        self._over: str | None = None
+        watch(self)
 
     @staticmethod
     def of(
@@ -104,6 +113,15 @@ class Engine(Generic[Y]):
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
 
+    def after_fork(self) -> None:
+        """Of `runtime.forks`."""
+        self._session.after_fork()
+        self._over = why_over("this engine", self._session.survives_fork, held=False)
+
+    def _check_here(self) -> None:
+        if self._over is not None:
+            raise StreamError(self._over)
+
     def with_one_output(self) -> Engine[Array]:
         """This engine, typed: its streams and pools give arrays. Raises StreamError where the model has several."""
         if len(self.spec.outputs) != 1:
@@ -123,8 +141,10 @@ class Engine(Generic[Y]):
         """Open a stream of `batch` rows in lockstep, from the model's initial states or from `states`.
 
         Each of `states` is (batch, ...), or one row without the batch axis for every row; all must be given.
-        Raises StreamError if one is missing, unknown or does not fit.
+        Raises StreamError if one is missing, unknown or does not fit, or in a forked process that the backend
+        does not work in.
         """
+        self._check_here()
         if not isinstance(batch, int | np.integer) or batch < 1:
             raise StreamError(f"batch={batch!r}: a stream has at least one row, and a whole number of them.")
         batch = int(batch)
@@ -152,4 +172,5 @@ class Engine(Generic[Y]):
 
         Raises StreamError where an argument does not fit, or the model needs whole sequences.
         """
+        self._check_here()
         return Pool(self.spec, self._session, self._initial, capacity, idle_timeout, on_nan)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, is_masked
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
+
+MASKED = "is a masked array, and a model knows no mask: what lies under it would be fed. Fill it, x.filled(0)"
 
 
 def frame_view(buffer: Array, spec: TensorSpec) -> Array:
@@ -56,6 +58,8 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
 
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
     """Arrays and numpy's scalars as they are, anything else as numpy reads it, in `dtype` if it has none of its own."""
+    if is_masked(x):
+        raise StreamError(f"{name!r} {MASKED}.")
     if isinstance(x, np.ndarray | np.generic):
         return x
     if isinstance(x, Mapping):

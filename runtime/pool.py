@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Generic, get_args
 
 import numpy as np
@@ -14,30 +13,38 @@ from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec
 
 ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
 
 
-class Pool(Generic[Y]):
+class Pool(Uncopied, Generic[Y]):
     """Streams by id, each with a state of its own; any subset is stepped at once. Opened with `engine.pool()`.
 
     The frames of n streams are an input with n rows, (n, ...), or (n, chunk, ...) where the spec's chunk is above 1.
     Several inputs or outputs are dicts by name. Any thread may call: one is inside at a time, the others wait.
 
     Every method raises StreamError on a value that does not fit, and StreamClosed on the id of a stream that is over;
-    nothing was fed to any stream then. Where a device fails in the middle of a round, that is RoundBroken.
+    nothing was fed to any stream then. Where a device fails in the middle of a round, that is RoundBroken. Interrupted,
+    by Ctrl-C or another exception of a signal handler, a method has done all or nothing, to all of its streams.
 
     Attributes:
         capacity: the most streams; memory is taken as they come.
         latency: how long rounds took.
     """
+
+    _not_copied = (
+        "a pool cannot be copied or pickled, for its memory is the backend's: open another with engine.pool(), and "
+        "hand each stream on with open(snapshot=pool.snapshot(id))."
+    )
 
     def __init__(
         self,
@@ -56,6 +63,13 @@ class Pool(Generic[Y]):
         self._idle_timeout, self._on_nan = idle_timeout, on_nan
         self._last_sweep = time.monotonic()
         self._lock = threading.Lock()
+        # What an interrupt may have broken off: slots of a round, their frames before, and the store's count of rounds;
+        # or slots that are to be as a snapshot says. The next in the lock ends it (see `Stream`).
+        self._fed: tuple[Array, Array, int] | None = None
+        self._goal: tuple[Array, Snapshot] | None = None
+        self._survives_fork = session.survives_fork
+        self._over: str | None = None
+        watch(self)
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
     def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
@@ -68,40 +82,43 @@ class Pool(Generic[Y]):
             raise StreamError("a stream starts from states= or from snapshot=, not from both.")
         rows = self._initial if states is None else check_states(self.spec, 1, states)
         start = Snapshot(0, rows, {}) if snapshot is None else self._unpacked(snapshot)
-        with self._swept() as now:
+        with self._lock:
+            now = self._sweep()
             if len(self._table) == self.capacity:
                 self._sweep(every=0)
             if not self._table.free:
                 self._grow()
-            stream, slot = self._table.take(now)
-            try:
-                self._set(np.array([slot]), start)
-            except BaseException:
-                self._table.drop(np.array([slot]), slot_table.CLOSED)
-                raise
+            slot = self._table.vacant()
+            self._store.write(np.array([slot]), start.states)
+            self._table.frames[slot] = start.frames
+            stream = self._table.take(slot, now)
             self._counts["opened"] += 1
             return stream
 
     def close(self, ids: int | Ids) -> None:
         """The streams `ids` (one or several) are over; their slots are free."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             slots = self._find(ids)
             self._drop(slots, slot_table.CLOSED)
             self._counts["closed"] += len(slots)
 
     def reset(self, ids: int | Ids) -> None:
         """Back to the model's initial states, for `ids` (one or several)."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             self._reset(self._find(ids))
 
     def states(self, stream: int) -> dict[str, Array]:
         """Copies of the states of one stream by name, each (1, ...)."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             return self._store.read(self._one(stream))
 
     def snapshot(self, stream: int) -> bytes:
         """The memory of one stream as bytes, for `restore` or `open` of any pool, or for a Stream of one row."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             slots = self._one(stream)
             frames = int(self._table.frames[slots[0]])
             return pack(self.spec, 1, Snapshot(frames, self._store.read(slots), {}))
@@ -109,21 +126,25 @@ class Pool(Generic[Y]):
     def restore(self, stream: int, snapshot: bytes) -> None:
         """Let one stream go on from where `snapshot` was taken, here or of a Stream of one row."""
         start = self._unpacked(snapshot)
-        with self._swept():
+        with self._lock:
+            self._sweep()
             self._set(self._one(stream), start)
 
     @property
     def ids(self) -> list[int]:
         """Of the open streams, in the order of their slots."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             return self._table.ids
 
     def __len__(self) -> int:
-        with self._swept():
+        with self._lock:
+            self._sweep()
             return len(self._table)
 
     def __contains__(self, stream: object) -> bool:
-        with self._swept():
+        with self._lock:
+            self._sweep()
             return self._table.holds(stream)
 
     def step(self, ids: Ids, x: Frames, out: Y | None = None) -> Y:
@@ -146,13 +167,16 @@ class Pool(Generic[Y]):
                     self._rounds.check_out(out, len(slots))
                 if not len(slots):
                     return self._rounds.outputs(None, out, ()), np.zeros(0, np.int64)
+                frames: Array = self._table.frames[slots]
+                self._fed = slots, frames, self._store.rounds
                 results, nan_rows = self._store.step(slots, inputs)
             except StreamError:
+                self._fed = None
                 self._counts["refused"] += 1
                 raise
-            frames: Array = self._table.frames[slots]
             self._table.frames[slots] = frames + self.spec.chunk
             self._table.last[slots] = now
+            self._fed = None
             outputs = self._rounds.outputs(results, out, frames)
             if nan_rows is not None:
                 self._found_nan(slots[nan_rows])
@@ -165,13 +189,15 @@ class Pool(Generic[Y]):
 
     def frames(self, ids: int | Ids) -> Array:
         """How many frames each of `ids` was fed, (n,) int64."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             frames: Array = self._table.frames[self._find(ids)]
             return frames
 
     def health(self, stream: int) -> StreamHealth:
         """What became of one stream, and how long its rounds took."""
-        with self._swept() as now:
+        with self._lock:
+            now = self._sweep()
             (slot,), table = self._one(stream), self._table
             p50, p99 = (quantile_of(table.latency[:, slot], q) for q in (0.5, 0.99))
             return {
@@ -185,7 +211,8 @@ class Pool(Generic[Y]):
 
     def metrics(self) -> PoolMetrics:
         """Streams, slots and their bytes, counts since it was opened, and how long rounds took."""
-        with self._swept():
+        with self._lock:
+            self._sweep()
             return {
                 "capacity": self.capacity,
                 "open": len(self._table),
@@ -195,13 +222,13 @@ class Pool(Generic[Y]):
                 "round": self.latency.as_dict(),
             }
 
-    # --- inside the lock
+    def after_fork(self) -> None:
+        """Of `runtime.forks`."""
+        self._store.after_fork()
+        self._over = why_over("this pool", self._survives_fork, self._lock.locked())
+        self._lock = threading.Lock()
 
-    @contextmanager
-    def _swept(self) -> Iterator[float]:
-        """In the lock, what was idle for too long closed; the time in seconds."""
-        with self._lock:
-            yield self._sweep()
+    # --- inside the lock
 
     def _find(self, ids: Any) -> Array:
         return self._table.find([ids] if isinstance(ids, int | np.integer) else ids)
@@ -220,9 +247,27 @@ class Pool(Generic[Y]):
         self._store.grow(count)
         self._table.grow(count)
 
-    def _set(self, slots: Array, start: Snapshot) -> None:
-        self._store.write(slots, start.states)
-        self._table.frames[slots] = start.frames
+    def _set(self, slots: Array, goal: Snapshot) -> None:
+        self._goal = slots, goal
+        try:
+            self._finish()
+        except StreamError:
+            self._goal = None
+            raise
+
+    def _finish(self) -> None:
+        """End what an interrupt broke off."""
+        if self._fed is not None:
+            slots, frames, rounds = self._fed
+            self._store.finish()
+            if self._store.rounds != rounds:
+                self._table.frames[slots] = frames + self.spec.chunk
+            self._fed = None
+        if self._goal is not None:
+            slots, goal = self._goal
+            self._store.write(slots, goal.states)
+            self._table.frames[slots] = goal.frames
+            self._goal = None
 
     def _reset(self, slots: Array) -> None:
         if not len(slots):
@@ -234,8 +279,8 @@ class Pool(Generic[Y]):
 
     def _drop(self, slots: Array, cause: int) -> None:
         if len(slots):
-            self._store.release(slots)
             self._table.drop(slots, cause)
+            self._store.release(slots)
 
     def _found_nan(self, slots: Array) -> None:
         self._counts["nan"] += len(slots)
@@ -247,7 +292,14 @@ class Pool(Generic[Y]):
             self._counts["closed"] += len(slots)
 
     def _sweep(self, every: float = 1 / 8) -> float:
-        """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds."""
+        """Close what was idle for too long, looked for each time `every` of that has passed; the time in seconds.
+
+        First of all, what an interrupt broke off is ended.
+        """
+        if self._over is not None:
+            raise StreamError(self._over)
+        if self._fed is not None or self._goal is not None:
+            self._finish()
         now = time.monotonic()
         if self._idle_timeout is not None and now >= self._last_sweep + self._idle_timeout * every:
             idle = self._table.idle(now - self._idle_timeout)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, is_masked
 from rnn_export.errors import SourceError
-from rnn_export.runtime.frame_io import exact_cast
+from rnn_export.runtime.frame_io import MASKED, exact_cast
 from rnn_export.spec import StreamSpec, TensorSpec
 
 Source = str | os.PathLike[str] | Array | Mapping[str, Any]
@@ -120,6 +120,8 @@ def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict
 
 def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Array:
     dtype, frame = np.dtype(tensor.dtype), tensor.frame
+    if is_masked(value):
+        raise SourceError(f"{what} {MASKED}.")
     try:
         found = np.asarray(value)
     except ValueError as error:

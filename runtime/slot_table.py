@@ -68,24 +68,35 @@ class SlotTable:
         before = len(self.last)
         columns = {name: getattr(self, name) for name in COLUMNS}
         more = {name: np.zeros((*a.shape[:-1], count - before), a.dtype) for name, a in columns.items()}
-        vars(self).update({name: np.concatenate([a, more[name]], -1) for name, a in columns.items()})
-        self.generation[before:], self.last[before:] = self._base + FREE, np.inf
-        self.free += range(count - 1, before - 1, -1)
+        more["generation"][:], more["last"][:] = self._base + FREE, np.inf
+        grown: dict[str, Any] = {name: np.concatenate([a, more[name]], -1) for name, a in columns.items()}
+        grown["free"] = [*self.free, *range(count - 1, before - 1, -1)]
+        # All at once: nothing of it can be interrupted.
+        vars(self).update(grown)
 
-    def take(self, now: float) -> tuple[int, int]:
-        """A new id and its slot, its statistics at zero."""
-        slot = self.free.pop()
-        self.generation[slot], self.last[slot] = self.generation[slot] - FREE, now
+    def vacant(self) -> int:
+        """The slot that is taken next, its statistics at zero."""
+        slot = self.free[-1]
         for column in (self.frames, self.resets, self.nan, self.latency):
             column[..., slot] = 0
-        return int(self.generation[slot]) << SLOT_BITS | slot, slot
+        return slot
+
+    def take(self, slot: int, now: float) -> int:
+        """A new id for the stream in `slot`, which is vacant."""
+        generation = int(self.generation[slot]) - FREE
+        # No call from here on, so that no interrupt leaves half of it.
+        self.generation[slot], self.last[slot] = generation, now
+        del self.free[-1]
+        return generation << SLOT_BITS | slot
 
     def drop(self, slots: Array, cause: int) -> None:
         """Free `slots`, whose streams are over for `cause`: CLOSED, IDLE or NAN."""
+        freed = slots.tolist()
+        # No call from here on, so that no interrupt leaves half of it.
         self._key = None
         self.generation[slots] += 1 + FREE
         self.last[slots], self._cause[slots] = np.inf, cause
-        self.free += slots.tolist()
+        self.free += freed
 
     def idle(self, before: float) -> Array:
         return np.flatnonzero(self.last < before)
@@ -145,6 +156,8 @@ class SlotTable:
 
 
 def _array(ids: Any) -> Array:
+    if isinstance(ids, np.ma.MaskedArray):
+        raise StreamError("ids are a masked array, and a round knows no mask: give the ids that are meant.")
     try:
         return np.asarray(ids)
     except ValueError as error:  # lists of several lengths

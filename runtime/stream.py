@@ -3,16 +3,23 @@
 A step of a small model takes less time than a few lines of Python, so `Stream` is made to have none of them where it
 can: a session may bring a compiled type with the same `step` (`Session.stepper`). `stream_class` then derives a class
 from that type first and `Stream` second. The type's `step` does the whole of a simple step and calls `_any_step`,
-Python's, for everything else; its `_enter` and `_leave` stand for the lock, `_advance` for the buffers' step, and
+Python's, for everything else; its `_locked` and `_turn` stand for the lock, `_advance` for the buffers' step, and
 `_frames` and `_pending` are members of its struct. Compiled bundles hold these names, so they stay. Without such a type
-they are plain attributes, set in `__init__`.
+they are plain attributes, set in `__init__`, and `_frames` is the buffers' own.
+
+An interrupt (Ctrl-C) is an exception at any line. CPython looks for one after a call, at the start of a function and
+where a loop goes back, and nowhere else: not between the lock's own `__enter__`, in C, and the body of its `with`, nor
+between two assignments. So the lock is held inside of its `with` alone, and what an interrupt may not cut is one call
+in C or has no call in it: `_advance` changes states and frames so. All that takes longer notes first in `_pending`
+where it goes or comes from, as `_Unfinished`, and the next that comes ends it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, overload
 
 import numpy as np
@@ -21,8 +28,10 @@ from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import FrameInput, as_array, check_out, check_values, frame_view, without_delay
 from rnn_export.runtime.types import Frames, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack, unpack
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -30,19 +39,33 @@ from rnn_export.spec import StreamSpec, TensorSpec
 BLOCK = 4096
 
 
-class Stream(Generic[Y]):
+@dataclass(frozen=True)
+class _Unfinished:
+    """In the place of frames that wait: the memory is to be `goal`, and may be anything now."""
+
+    goal: Snapshot
+
+
+class Stream(Uncopied, Generic[Y]):
     """One stream, or `batch` streams in lockstep, stepped with the state kept.
 
     A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
     chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...). Several inputs or outputs are dicts by name.
 
     Every method raises StreamError on a value that does not fit, or where another thread is inside; the state is then
-    what it was before.
+    what it was before. Interrupted, by Ctrl-C or another exception of a signal handler, a method has done all or
+    nothing.
     """
 
-    _enter: Callable[[bool], bool]
-    _leave: Callable[[], None]
+    _not_copied = (
+        "a stream cannot be copied or pickled, for its memory is the backend's: open another with engine.stream(), and "
+        "hand the memory on with restore(stream.snapshot()), or with engine.stream(states=stream.states)."
+    )
+    _locked: Callable[[], bool]
+    _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
+    _pending: dict[str, Array] | _Unfinished
+    _over: str | None
 
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
         self.spec, self.batch = spec, batch
@@ -55,18 +78,28 @@ class Stream(Generic[Y]):
         ins, outs = self._buffers.inputs, self._buffers.outputs
         self._inputs = [FrameInput(t, ins[t.name]) for t in spec.inputs if t.name in ins]
         self._outputs = {t.name: frame_view(outs[t.name], t) for t in spec.outputs if t.name in outs}
-        self._chunk = spec.chunk
         # The common case has one tensor each way and no delay: no dict, no loop.
-        self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
         simple = len(self._outputs) == 1 and not spec.has_delay
         self._output_view = next(iter(self._outputs.values())) if simple else None
         if session.stepper is None:
             turn = threading.Lock()
-            self._enter, self._leave, self._advance = turn.acquire, turn.release, self._buffers.step
+            self._locked, self._turn, self._advance = turn.locked, turn, self._buffers.step
         else:
-            simple &= self._load_input is not None
+            simple &= len(self._inputs) == 1
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
-        self._set(Snapshot(0, initial, {}))
+        self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
+        self._survives_fork, self._over = session.survives_fork, None
+        watch(self)
+        self._pending = _Unfinished(Snapshot(0, initial, {}))
+        self._finish()
+
+    @property
+    def _frames(self) -> int:
+        return self._buffers.frames
+
+    @_frames.setter
+    def _frames(self, frames: int) -> None:
+        self._buffers.frames = frames
 
     @overload
     def step(self, x: Frames, out: None = None) -> Y | None: ...
@@ -78,12 +111,11 @@ class Stream(Generic[Y]):
         The output has the form of a frame: (...) or (batch, ...), and (chunk, ...) or (batch, chunk, ...) where the
         chunk is above 1. It is None, or has fewer frames of a chunk, while the first `spec.delay` frames go by.
         """
-        if not self._enter(False):
+        if self._locked():
             raise self._busy()
-        try:
+        with self._turn:
             if self._pending:
-                waiting = next(iter(self._pending.values())).shape[1]
-                raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+                self._check_none_waits()
             if out is not None:
                 self._check_out(out)
             if self._load_input is not None:
@@ -93,15 +125,12 @@ class Stream(Generic[Y]):
                 for tensor in self._inputs:
                     tensor.load(values[tensor.name])
             self._advance()
-            self._frames += self._chunk
             if self._output_view is not None:
                 if out is None:
                     return self._output_view.copy()
                 out[...] = self._output_view
                 return out
             return self._give(out)
-        finally:
-            self._leave()
 
     _any_step = step
 
@@ -121,10 +150,11 @@ class Stream(Generic[Y]):
         with self._alone():
             inputs, batch_axis_omitted = self._sequence(xs)
             before = self._get()
+            self._pending = _Unfinished(before)
             try:
-                outputs = self._run(inputs)
+                outputs = self._run(inputs, before)
             except BaseException:
-                self._set(before)
+                self._finish()
                 raise
             if batch_axis_omitted:
                 outputs = {name: None if a is None else a[0] for name, a in outputs.items()}
@@ -134,6 +164,7 @@ class Stream(Generic[Y]):
     def states(self) -> dict[str, Array]:
         """Copies of the states by name, each (batch, ...)."""
         with self._alone():
+            self._finish()
             return self._buffers.read()
 
     def reset(self) -> None:
@@ -151,26 +182,51 @@ class Stream(Generic[Y]):
         with self._alone():
             self._set(unpack(self.spec, self.batch, snapshot))
 
+    def after_fork(self) -> None:
+        """Of `runtime.forks`."""
+        self._buffers.after_fork()
+        self._over = why_over("this stream", self._survives_fork, self._locked())
+        if not self._survives_fork:
+            self._locked = _always
+
     def _busy(self) -> StreamError:
+        if self._over is not None:
+            return StreamError(self._over)
         why = "a stream belongs to one thread at a time. Open one each"
         return StreamError(f"another thread is inside this stream: {why}.")
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if not self._enter(False):
+    def _alone(self) -> AbstractContextManager[Any]:
+        """The turn, to be entered at once."""
+        if self._locked():
             raise self._busy()
-        try:
-            yield
-        finally:
-            self._leave()
+        return self._turn
 
     def _get(self) -> Snapshot:
-        return Snapshot(self._frames, self._buffers.read(), self._pending)
+        pending = self._finish()
+        return Snapshot(self._frames, self._buffers.read(), pending)
 
-    def _set(self, snapshot: Snapshot) -> None:
-        self._buffers.write(snapshot.states)
-        self._frames = snapshot.frames
-        self._pending = dict(snapshot.pending)
+    def _set(self, goal: Snapshot) -> None:
+        before = self._pending
+        self._pending = _Unfinished(goal)
+        try:
+            self._finish()
+        except StreamError:
+            self._pending = before
+            raise
+
+    def _finish(self) -> dict[str, Array]:
+        """End what an interrupt broke off; the frames that wait."""
+        if isinstance(self._pending, _Unfinished):
+            goal = self._pending.goal
+            self._buffers.write(goal.states)
+            self._frames = goal.frames
+            self._pending = dict(goal.pending)
+        return self._pending
+
+    def _check_none_waits(self) -> None:
+        if pending := self._finish():
+            waiting = next(iter(pending.values())).shape[1]
+            raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
@@ -234,18 +290,18 @@ class Stream(Generic[Y]):
             inputs[tensor.name] = checked[None] if batch_axis_omitted else checked
         return inputs, batch_axis_omitted
 
-    def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
+    def _run(self, inputs: dict[str, Array], before: Snapshot) -> Mapping[str, Array | None]:
         spec = self.spec
         timed = [t.name for t in spec.inputs if spec.timed(t)]
-        if self._pending:
-            inputs = {n: np.concatenate([self._pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
+        if before.pending:
+            inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
         # Those of whole chunks; the others wait.
         count = total - total % spec.chunk
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
         start, runs_delay = 0, self._sequence_graph_runs_delay
         while start < count:
-            by_graph = self._has_sequence_graph and (runs_delay or spec.settled(self._frames + start))
+            by_graph = self._has_sequence_graph and (runs_delay or spec.settled(before.frames + start))
             stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
             drive = self._buffers.run if by_graph else self._by_step
             results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
@@ -255,10 +311,11 @@ class Stream(Generic[Y]):
                 else:
                     outputs[tensor.name][...] = results[tensor.name]
             start = stop
-        before = self._frames
-        self._frames += count
-        self._pending = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
-        return without_delay(spec, outputs, before, count)
+        given = without_delay(spec, outputs, before.frames, count)
+        waiting = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
+        self._frames = before.frames + count
+        self._pending = waiting
+        return given
 
     def _zeros(self, tensor: TensorSpec, frames: int) -> Array:
         time = (tensor.frames_of(frames),) if self.spec.timed(tensor) else ()
@@ -285,8 +342,14 @@ class SequenceStream(Stream[Y]):
     def restore(self, snapshot: bytes) -> NoReturn:
         raise _no_step()
 
-    def _run(self, inputs: dict[str, Array]) -> Mapping[str, Array | None]:
-        return self._buffers.run(inputs)
+    def _run(self, inputs: dict[str, Array], before: Snapshot) -> Mapping[str, Array | None]:
+        given = self._buffers.run(inputs)
+        self._pending = dict(before.pending)
+        return given
+
+
+def _always() -> bool:
+    return True
 
 
 def _no_step() -> StreamError:

@@ -90,7 +90,7 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
             if test.ram is not None:
                 measured += f", RAM {test.ram:,} bytes (stack {test.stack:,})"
         proof = f"; self-test passed on {test.ran}" if test and test.passed else ""
-        click.echo(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
+        tables.say(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
         if test and not test.passed:
             tables.note(f"the self-test was {test.reason}")
     return {
@@ -114,9 +114,9 @@ def _of_engine(done: BuiltEngine, bundle: Path, show: bool) -> dict[str, Any]:
     if show:
         _show_notes(done)
         if done.elsewhere:
-            click.echo(f"wrote graph and recipe for {row.target} ({row.precision}): {done.elsewhere}")
+            tables.say(f"wrote graph and recipe for {row.target} ({row.precision}): {done.elsewhere}")
         else:
-            click.echo(f"built {row.target} ({row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
+            tables.say(f"built {row.target} ({row.precision}) in {done.seconds:.1f} s: {done.bytes:,} bytes")
             if not done.report:
                 proof = f"rnn-export verify {bundle} --backend tensorrt --precision {row.precision}"
                 tables.note(f"not run on hardware, no such GPU is here; where one is, run {proof}")

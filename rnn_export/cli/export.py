@@ -81,5 +81,5 @@ def export_command(
             tables.note("a GPU may add up in fp16 as well; an engine is held to the model where it is built")
         for note in evidence["notes"]:
             tables.note(note)
-        click.echo(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
+        tables.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
     return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}

@@ -51,9 +51,9 @@ def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool)
     origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}
     if shown:
         tables.contract(lifted.spec, origins)
-        click.echo(f"{count:,} parameters, {size:,} bytes")
+        tables.say(f"{count:,} parameters, {size:,} bytes")
         for note in lifted.notes:
-            click.echo(f"note: {note}")
+            tables.say(f"note: {note}")
     found = {"spec": lifted.spec.to_json(), "states": origins, "parameters": count, "bytes": size}
     return {**found, "notes": list(lifted.notes)}
 
@@ -75,7 +75,7 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
             click.echo(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
             tables.parity(evidence)
-        click.echo("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
+        tables.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
     return {
         "spec": bundle.spec.to_json(),
         "files": {row.path: row.bytes for row in bundle.files.values()},

@@ -14,6 +14,7 @@ import click
 from rnn_export import __version__
 from rnn_export.errors import BackendUnavailable, ParityError, RnnExportError
 from rnn_export.lazy import load_module
+from rnn_export.text import visible
 
 COMMANDS = (
     "bench", "build", "doctor", "export", "inspect", "keygen", "run", "sign", "targets", "triton", "trust", "verify",
@@ -73,7 +74,7 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
                 message = f"this needs {error.name}, which is not here: pip install 'rnn-export[export,cpu]'."
             if kwargs["as_json"]:
                 click.echo(json.dumps({"error": type(error).__name__, "message": message}))
-            click.echo(f"error: {message}", err=True)
+            click.echo(visible(f"error: {message}", lines=True), err=True)
             sys.exit(3 if isinstance(error, ParityError) else 1)
 
     return run

@@ -45,7 +45,7 @@ def run_command(
             stage(recording)
             result = run_file(engine, recording, output, as_json)
         if not as_json:
-            click.echo(tables.speed(result), err=True)
+            tables.say(tables.speed(result), err=True)
         return result
     finally:
         tables.moves(engine)

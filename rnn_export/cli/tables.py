@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_export.text import visible
+
 # Of what was not exercised, how much is shown.
 SIDES = 4
 
@@ -20,20 +22,29 @@ if TYPE_CHECKING:
     from rnn_export.spec import StateSpec, StreamSpec
 
 
+def say(text: str, err: bool = False) -> None:
+    """A line, or a few, of what may come from outside."""
+    click.echo(visible(text, lines=True), err=err)
+
+
 def note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    say(f"note: {text}", err=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=visible(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*(visible(str(cell)) for cell in row))
     _stdout().print(shown)
+
+
+def _print(line: str) -> None:
+    _stdout().print(visible(line))
 
 
 def _stdout() -> Console:
@@ -57,7 +68,7 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     memory = sum(map(_bytes, spec.states))
     whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
-    _stdout().print(
+    _print(
         f"chunk {spec.chunk}, delay {spec.delay}{rate}, {memory} bytes of state a stream, "
         f"digest {spec.digest[:12]}{whole}"
     )
@@ -82,11 +93,11 @@ def parity(report: Mapping[str, Any]) -> None:
     table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
     not_judged = report.get("not_judged", {})
     for why in dict.fromkeys(not_judged.values()):
-        click.echo(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
+        say(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")
     if sides := report.get("not_exercised"):
         shown = [f"{side['op']} in {side['place']} never {side['never']}" for side in sides[:SIDES]]
         more = f" and {len(sides) - SIDES} more" if len(sides) > SIDES else ""
-        click.echo(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
+        say(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
 
 
 def targets(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -122,7 +133,7 @@ def bench(result: Mapping[str, Any]) -> None:
     columns = ("engine", "median", "p90", "p99", *speeds, "cold", "allocations", "error")
     table(f"{result['bundle']}: µs of {a_step(result)} {on_core(result)}", columns, rows)
     for line in _about(result):
-        _stdout().print(line)
+        _print(line)
     if result["skipped"]:
         reasons = [(s["backend"], s["precision"] or "", s["reason"]) for s in result["skipped"]]
         table("Not timed", ("backend", "precision", "why"), reasons)
@@ -179,11 +190,11 @@ def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], Non
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(visible(what), total=total)
         started = [False]
 
         def stage(name: str) -> None:
-            bar.update(task, description=f"{what}: {name}", advance=float(started[0]))
+            bar.update(task, description=visible(f"{what}: {name}"), advance=float(started[0]))
             started[0] = True
 
         yield stage

@@ -72,7 +72,7 @@ def triton_command(
         for step in written.remaining:
             tables.note(f"still to do: {step}")
         address = f"grpc://127.0.0.1:8001/{serving.name}"
-        click.echo(f"wrote {output}: start it with {output / 'launch'}, call it with {address}")
+        tables.say(f"wrote {output}: start it with {output / 'launch'}, call it with {address}")
     return {
         "repository": str(output),
         **vars(serving),

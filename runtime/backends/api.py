@@ -33,14 +33,21 @@ class StreamBuffers(ABC):
     """The buffers of one stream: host arrays in the shapes of the graph, and states where the backend computes.
 
     Where the model takes whole sequences only there is no step, and no buffers.
+
+    Attributes:
+        frames: how many were fed. A step counts its own; whoever uses `run` or `write` sets it.
     """
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    frames: int = 0
 
     @abstractmethod
     def step(self) -> None:
-        """From `inputs` and the states to `outputs` and the next states; on an error the states stay."""
+        """From `inputs` and the states to `outputs` and the next states; on an error the states stay.
+
+        The states and `frames` change together: with no call between the two that an interrupt could cut them apart in.
+        """
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The same for a piece of a sequence, where the session has one: all (batch, time, ...), as `canonical` gives.
@@ -57,9 +64,24 @@ class StreamBuffers(ABC):
     def write(self, states: Mapping[str, Array]) -> None:
         """Set every state, each (batch, ...)."""
 
+    def after_fork(self) -> None:  # noqa: B027 - most have nothing that ends
+        """In a forked process: leave alone what is the parent's to end."""
+
 
 class StateStore(ABC):
-    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too."""
+    """The states of a pool's streams, by slot, where the backend computes; what steps them is here too.
+
+    Attributes:
+        rounds: how many were stepped: it grows with the change of the states, with no call between the two.
+    """
+
+    rounds: int = 0
+
+    def finish(self) -> None:  # noqa: B027 - some have nothing to end
+        """Go back or go on with a round that an interrupt broke off, so that every stream of it was stepped or none.
+
+        Whoever steps calls this first where a call of `step` did not end, and sees in `rounds` which of the two it is.
+        """
 
     @property
     @abstractmethod
@@ -91,6 +113,9 @@ class StateStore(ABC):
     def release(self, slots: Array) -> None:  # noqa: B027 - most have nothing to give back
         """Forget the streams of `slots`, which are over."""
 
+    def after_fork(self) -> None:  # noqa: B027 - most have nothing that ends
+        """In a forked process: leave alone what is the parent's to end."""
+
 
 class Session(ABC):
     """A loaded model, immutable and shared between threads.
@@ -101,8 +126,10 @@ class Session(ABC):
         has_sequence: whether its `StreamBuffers` can `run`.
         run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
-        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_enter`,
-            `_leave`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
+        survives_fork: whether what it loaded works in a forked process too: it is memory alone, without threads
+            and locks.
+        stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_locked`,
+            `_turn`, `_frames`, `_pending`, `_advance`, and a `step` that calls `_any_step` for what is not simple.
     """
 
     device: str
@@ -110,6 +137,7 @@ class Session(ABC):
     has_sequence: bool = False
     run_is_steps: bool = False
     batches: tuple[int, int | None] = (1, None)
+    survives_fork: bool = False
     stepper: type | None = None
 
     @abstractmethod
@@ -123,6 +151,9 @@ class Session(ABC):
     def metrics(self) -> dict[str, float]:
         """Counts since it was loaded, where it keeps any."""
         return {}
+
+    def after_fork(self) -> None:  # noqa: B027 - as of a store
+        """In a forked process: leave alone what is the parent's to end."""
 
     def bind(self, stream: Any, buffers: Any, x: Array | None, y: Array | None) -> None:
         """Tie `stream`, a `stepper`, to its buffers; `x` and `y` are its frames where a step is simple, else None."""

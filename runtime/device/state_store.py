@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,8 @@ from rnn_export.spec import StreamSpec, sized
 
 # The most slots that are read or written at once.
 TRANSFERRED = 256
+# In the place of a flag that the device has not written yet.
+UNKNOWN = 0xFF
 
 
 class DeviceStateStore(StateStore):
@@ -27,7 +30,8 @@ class DeviceStateStore(StateStore):
     A round is stepped in pieces of at most the highest batch. A piece runs as the `PaddedBatch` of the next power of
     two, filled up with its own first row, whose next state then goes to the last row. The device searches the next
     states for NaN, the host the outputs. Every refusal comes before the first piece is stepped; where the device fails
-    later, the error says how many streams were stepped.
+    later, the error says how many streams were stepped. What is on the device's queue cannot be called back, so a round
+    that an interrupt broke off is gone on with.
 
     `dtype_of` gives the dtype that a tensor of the graph has on the device, and `batches` its fewest and most rows. A
     subclass has the name of its `backend`, says whether a step can be `captured` as a graph, and binds it.
@@ -47,6 +51,9 @@ class DeviceStateStore(StateStore):
         self.pool = self.allocate(1)
         self.batches: dict[int, PaddedBatch] = {}
         self.transfers: dict[int, _Transfer] = {}
+        self.under_way: _Round | None = None
+        # Whether the queue may hold work that nobody has waited for.
+        self.queued = False
 
     @abstractmethod
     def bind(self, batch: PaddedBatch) -> Callable[[], None]:
@@ -65,9 +72,9 @@ class DeviceStateStore(StateStore):
             for name, buffer in self.pool.items():
                 self.device.copy(pool[name], buffer)
             self.device.synchronize()
-        self.pool, self.count = pool, count
         for batch in self.batches.values():
             batch.graph = None  # It has the old addresses.
+        self.pool, self.count = pool, count
 
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         n, tensors = len(slots), self.spec.inputs
@@ -76,23 +83,49 @@ class DeviceStateStore(StateStore):
         results = {t.name: canonical(outputs[t.name], t) for t in self.spec.outputs}
         nan_rows = np.zeros(n, bool)
         pieces = [(rows, self._ready(slots[rows], _cut(encoded, rows))) for rows in _pieces(n, self.high)]
-        for rows, batch in pieces:
-            batch.fill(slots[rows], _cut(encoded, rows), self.count)
-            try:
-                if batch.graph is None:
-                    self._queue(batch)
-                else:
-                    batch.graph.launch()
-                self.device.synchronize()
-            except DeviceError as error:
-                if not rows.start:
-                    raise StreamError(f"{self.backend} refused the round: {error}") from error
-                done = f"after {rows.start} of its {n} streams were stepped, the others not"
-                raise RoundBroken(f"{self.backend} refused the round {done}: {error}") from error
-            batch.give(_cut(results, rows), nan_rows[rows])
+        self.under_way = _Round(slots, encoded, results, nan_rows, pieces)
+        self.finish()
         in_outputs = rows_with_nan(self.spec, outputs, ())
         nan_rows = nan_rows if in_outputs is None else nan_rows | in_outputs
         return outputs, nan_rows if nan_rows.any() else None
+
+    def finish(self) -> None:
+        """Step what is left of the round that is under way."""
+        round_ = self.under_way
+        while round_ is not None and round_.done < len(round_.pieces):
+            rows, batch = round_.pieces[round_.done]
+            try:
+                self._step_piece(round_, rows, batch)
+            except DeviceError as error:
+                self.under_way = None
+                if not rows.start:
+                    raise StreamError(f"{self.backend} refused the round: {error}") from error
+                done = f"after {rows.start} of its {len(round_.slots)} streams were stepped, the others not"
+                raise RoundBroken(f"{self.backend} refused the round {done}: {error}") from error
+            batch.give(_cut(round_.results, rows), round_.nan_rows[rows])
+            round_.filled = None
+            round_.done += 1
+        if round_ is not None:
+            self.under_way = None
+            self.rounds += 1
+
+    def _step_piece(self, round_: _Round, rows: slice, batch: PaddedBatch) -> None:
+        """Once, however often this is called for the same piece."""
+        if round_.filled == round_.done:
+            self.device.synchronize()
+            if batch.found[0] != UNKNOWN:
+                return
+        if round_.filled == round_.done and batch.keeping:
+            self._keep(batch)
+        else:
+            self._begin()
+            batch.fill(round_.slots[rows], _cut(round_.encoded, rows), self.count)
+            round_.filled = round_.done
+            if batch.graph is None:
+                self._queue(batch)
+            else:
+                batch.graph.launch()
+        self._wait()
 
     def _ready(self, slots: Array, inputs: Mapping[str, Array]) -> PaddedBatch:
         """The batch of a piece, captured if it can be: after one step, for no graph can hold an engine's first."""
@@ -102,12 +135,23 @@ class DeviceStateStore(StateStore):
                 self.batches[size] = PaddedBatch(self, size)
             batch = self.batches[size]
             if self.captured and batch.graph is None:
+                self._begin()
                 batch.fill(slots, inputs, self.count)
                 batch.put[...] = self.count
                 self._queue(batch)
-                self.device.synchronize()
+                self._wait()
                 batch.graph = self.device.capture(partial(self._queue, batch))
         return batch
+
+    def _begin(self) -> None:
+        """Before host memory is written: what an interrupt left on the queue still reads it."""
+        if self.queued:
+            self.device.synchronize()
+        self.queued = True
+
+    def _wait(self) -> None:
+        self.device.synchronize()
+        self.queued = False
 
     def _queue(self, batch: PaddedBatch) -> None:
         device, size = self.device, batch.size
@@ -118,6 +162,11 @@ class DeviceStateStore(StateStore):
         for name, width in self.width.items():
             device.gather(batch.before[name], self.pool[name], batch.rows_before, size, width)
         batch.enqueue()
+        batch.keeping = True
+        self._keep(batch)
+
+    def _keep(self, batch: PaddedBatch) -> None:
+        device, size = self.device, batch.size
         for name, width in self.width.items():
             kind = self.states[name][1]
             if kind in FLOATS:
@@ -136,7 +185,7 @@ class DeviceStateStore(StateStore):
                 for name, buffer in transfer.buffers.items():
                     self.device.gather(buffer, self.pool[name], transfer.rows, len(slots[rows]), self.width[name])
                     self.device.download(transfer.pinned[name], buffer)
-                self.device.synchronize()
+                self._wait()
             for name, (state, kind) in self.states.items():
                 states[name][rows] = decode(transfer.pinned[name], kind, np.dtype(state.dtype))[: len(slots[rows])]
         return states
@@ -152,15 +201,33 @@ class DeviceStateStore(StateStore):
                     self.device.upload(buffer, transfer.pinned[name])
                 for name, buffer in transfer.buffers.items():
                     self.device.scatter(self.pool[name], buffer, transfer.rows, len(slots[rows]), self.width[name])
-                self.device.synchronize()
+                self._wait()
 
     def _transfer(self, slots: Array) -> _Transfer:
         size = _power(len(slots), 1, TRANSFERRED)
         if size not in self.transfers:
             with as_stream_error(f"{self.backend} cannot move the states of {size} streams"):
                 self.transfers[size] = _Transfer(self, size)
+        with as_stream_error(f"{self.backend} cannot end what it was at"):
+            self._begin()
         self.transfers[size].slots[: len(slots)] = slots
         return self.transfers[size]
+
+
+@dataclass
+class _Round:
+    """A round that is under way: frames and results (n, ...), its pieces with their rows, how many of them are done.
+
+    `filled` is the number of the piece whose frames lie in its buffers, and which may be on the device's queue.
+    """
+
+    slots: Array
+    encoded: Mapping[str, Array]
+    results: Mapping[str, Array]
+    nan_rows: Array
+    pieces: list[tuple[slice, PaddedBatch]]
+    done: int = 0
+    filled: int | None = None
 
 
 class PaddedBatch:
@@ -181,12 +248,15 @@ class PaddedBatch:
         self.uploads = ((self.rows_before, self.take), (self.rows_after, self.put), (self.flags, no_flags))
         self.enqueue = store.bind(self)
         self.graph: CudaGraph | None = None
+        # Whether the next states are on their way to the pool, so that the step cannot be queued again.
+        self.keeping = False
 
     def fill(self, slots: Array, inputs: Mapping[str, Array], last: int) -> None:
         """Take `inputs` (n, ...) of `slots`, and the first of them for the rest, which is put into row `last`."""
         n = len(slots)
         for name, frames in self.frames.items():
             frames[:n], frames[n:] = inputs[name], inputs[name][:1]
+        self.found[...], self.keeping = UNKNOWN, False
         self.take[:n], self.take[n:] = slots, slots[0]
         self.put[:n], self.put[n:] = slots, last
 

@@ -12,15 +12,19 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BatcherStopped, Overloaded, RnnExportError, RoundBroken, StreamClosed, StreamError
+from rnn_export.runtime.forks import FIX, watch
 from rnn_export.runtime.histogram import Histogram
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.rounds import Rounds
-from rnn_export.runtime.serve.submission import Submission
+from rnn_export.runtime.serve.aside import Aside
+from rnn_export.runtime.serve.submission import Condition, Submission
+from rnn_export.runtime.serve.waiting import Waiting
 from rnn_export.runtime.types import BatcherCounts, BatcherMetrics, Frames, Y
+from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.spec import StreamSpec
 
 
-class Batcher(Generic[Y]):
+class Batcher(Uncopied, Generic[Y]):
     """Gathers frames from any number of threads and tasks into rounds of `pool`, run by a thread of its own.
 
     A round takes at most one frame of a stream, the oldest first, so that a stream's frames keep their order. It starts
@@ -31,6 +35,8 @@ class Batcher(Generic[Y]):
         wait: how long frames waited for their round.
         latency: from submit to output.
     """
+
+    _not_copied = "a batcher cannot be copied or pickled, for it has a thread: make another on the same pool."
 
     def __init__(
         self, pool: Pool[Y], max_delay_ms: float = 2.0, max_batch: int | None = None, max_waiting: int = 4096
@@ -46,16 +52,16 @@ class Batcher(Generic[Y]):
         self.wait, self.latency = Histogram(), Histogram()
         self._frame = Rounds(pool.spec).frame
         self._counts = BatcherCounts(rounds=0, frames=0, failed=0, refused=0, late=0, cancelled=0)
-        self._changed = threading.Condition()
-        # In the order of arrival; and how many frames of each stream are among them.
-        self._waiting: dict[Submission[Y], None] = {}
-        self._streams: dict[int, int] = {}
+        self._changed, self._waiting, self._aside = Condition(), Waiting(), Aside("rnn-export callbacks")
+        # What the worker has taken and not answered yet.
+        self._taken: list[Submission[Y]] = []
         # How many streams start a round, and when the worker looks next, as of its last look.
         self._enough, self._alarm = 1, math.inf
         self._closing = False
         self._died: BaseException | None = None
         self._worker = threading.Thread(target=self._work, name="rnn-export batcher", daemon=True)
         self._worker.start()
+        watch(self)
 
     def submit(self, stream: int, frame: Frames, deadline_ms: float | None = None) -> Submission[Y]:
         """Queue one frame of `stream`, an id of the pool, from any thread or task; it is copied.
@@ -72,7 +78,7 @@ class Batcher(Generic[Y]):
             raise StreamError(f"{stream!r} is no id of a stream: give one that pool.open() gave.")
         rows, seconds = self._frame(frame), _seconds(deadline_ms)
         now = monotonic()
-        submission: Submission[Y] = Submission(int(stream), rows, now, now + seconds, self._leave)
+        submission: Submission[Y] = Submission(int(stream), rows, now, now + seconds, self._leave, self._aside)
         with self._changed:
             if self._died is not None:
                 raise _stopped(self._died)
@@ -85,10 +91,10 @@ class Batcher(Generic[Y]):
                     "take them. Drop this frame or send it later; serve fewer streams, or raise max_waiting if it was "
                     "a burst."
                 )
-            self._waiting[submission] = None
-            self._streams[submission.stream] = self._streams.get(submission.stream, 0) + 1
-            if len(self._streams) >= self._enough or self._due_by(submission) < self._alarm:
+            # First, so that an interrupt leaves no frame of which the worker does not know; it waits for the lock.
+            if self._waiting.streams + 1 >= self._enough or self._due_by(submission) < self._alarm:
                 self._changed.notify()
+            self._waiting.add(submission)
         return submission
 
     def metrics(self) -> BatcherMetrics:
@@ -108,22 +114,38 @@ class Batcher(Generic[Y]):
 
         Raises StreamError where that takes more than `timeout` seconds; what still waits has failed then.
         """
-        if threading.current_thread() is self._worker:
+        if threading.current_thread() is self._aside.thread:
             raise StreamError("a callback of a frame closes the batcher, whose own thread runs it: close it elsewhere.")
+        end = math.inf if timeout is None else monotonic() + timeout
         with self._changed:
             self._closing = True
-            dropped = [] if drain else self._claim([*self._waiting])
+            dropped = [] if drain else self._claim_all()
             self._changed.notify()
         self._fail(dropped, BatcherStopped("the batcher was closed before this frame's round: it was not fed."))
         self._worker.join(timeout)
         if self._worker.is_alive():
             with self._changed:
-                left = self._claim([*self._waiting])
+                left = self._claim_all()
             self._fail(left, BatcherStopped(f"the batcher was closed, and {timeout} s later this frame was not fed."))
             raise StreamError(
                 f"the batcher did not end within {timeout} s: {len(left)} frames that waited were failed, and the "
                 "round at work ends by itself. Give it a longer timeout, or drain=False."
             )
+        self._aside.end()
+        if not self._aside.join(None if timeout is None else max(0.0, end - monotonic())):
+            raise StreamError(
+                f"all frames were answered, but callbacks of them did not end within {timeout} s: they go on in a "
+                "thread of their own. Give it a longer timeout, or let callbacks hand long work on."
+            )
+
+    def after_fork(self) -> None:
+        """Of `runtime.forks`: the worker is not here, and the frames are the parent's."""
+        self._died = StreamError(f"this batcher was opened before a fork, and its thread is the parent's. {FIX}.")
+        left, self._changed = [*self._waiting.all(), *self._taken], Condition()
+        self._waiting, self._taken = Waiting(), []
+        self._aside = Aside("rnn-export callbacks")
+        for submission in left:
+            submission.abandon(_stopped(self._died))
 
     def __enter__(self) -> Batcher[Y]:
         return self
@@ -143,32 +165,25 @@ class Batcher(Generic[Y]):
         return min(submission.since + self.max_delay_ms / 1e3, submission.deadline)
 
     def _claim(self, picked: list[Submission[Y]]) -> list[Submission[Y]]:
-        """`picked` wait no longer; those of them that were not cancelled."""
-        claimed = []
-        for submission in picked:
-            del self._waiting[submission]
-            self._streams[submission.stream] -= 1
-            if not self._streams[submission.stream]:
-                del self._streams[submission.stream]
-            if submission.set_running_or_notify_cancel():
-                claimed.append(submission)
+        """Of `picked`, which wait no longer, those that were not cancelled."""
+        claimed = [submission for submission in picked if submission.set_running_or_notify_cancel()]
         self._counts["cancelled"] += len(picked) - len(claimed)
         return claimed
 
+    def _claim_all(self) -> list[Submission[Y]]:
+        waiting = self._waiting.all()
+        for submission in waiting:
+            self._waiting.remove(submission)
+        return self._claim(waiting)
+
     def _ready(self, now: float) -> list[Submission[Y]]:
         """The frames of the round that is to start now: none if it is not time yet."""
-        if not self._waiting:
+        if (oldest := self._waiting.oldest()) is None:
             return []
-        oldest = next(iter(self._waiting))
         waited = now >= oldest.since + self.max_delay_ms / 1e3
-        if not (waited or self._closing or len(self._streams) >= self._enough):
+        if not (waited or self._closing or self._waiting.streams >= self._enough):
             return []
-        first: dict[int, Submission[Y]] = {}
-        for submission in self._waiting:
-            first.setdefault(submission.stream, submission)
-            if len(first) == self.max_batch:
-                break
-        return list(first.values())
+        return self._waiting.first(self.max_batch)
 
     # --- in the worker's thread
 
@@ -184,7 +199,7 @@ class Batcher(Generic[Y]):
         except BaseException as error:  # nobody may wait for a thread that is gone
             with self._changed:
                 self._died = error
-                left = [s for s in (*expired, *chosen) if not s.done()] + self._claim([*self._waiting])
+                left = [s for s in (*expired, *chosen) if not s.done()] + self._claim_all()
             self._fail(left, _stopped(error))
 
     def _next(self) -> tuple[list[Submission[Y]], list[Submission[Y]]] | None:
@@ -194,15 +209,18 @@ class Batcher(Generic[Y]):
             streams = len(self.pool)
             with self._changed:
                 now = monotonic()
-                expired = self._claim([s for s in self._waiting if s.deadline <= now])
+                expired = self._claim(self._waiting.expired(now))
                 self._counts["late"] += len(expired)
                 self._enough = max(1, min(self.max_batch, streams))
                 chosen = self._claim(self._ready(now))
+                self._taken = [*expired, *chosen]
                 if expired or chosen:
                     return expired, chosen
                 if self._closing and not self._waiting:
                     return None
-                self._alarm = min(map(self._due_by, self._waiting), default=math.inf)
+                oldest = self._waiting.oldest()
+                due = math.inf if oldest is None else self._due_by(oldest)
+                self._alarm = min(due, self._waiting.deadline())
                 self._changed.wait(min(self._alarm - now, threading.TIMEOUT_MAX))
 
     def _run(self, chosen: list[Submission[Y]], start: float) -> None:
@@ -234,7 +252,7 @@ class Batcher(Generic[Y]):
 
     def _leave(self, submission: Submission[Y]) -> None:
         with self._changed:
-            if submission in self._waiting:
+            if self._waiting.remove(submission):
                 self._claim([submission])
 
     def _fail(self, claimed: list[Submission[Y]], error: Exception) -> None:

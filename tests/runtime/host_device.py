@@ -119,9 +119,15 @@ class HostDevice:
         if self._captured is not None:
             raise DeviceError("synchronize inside a capture.")
         self.calls.append(("synchronize",))
-        queue, self._queue = self._queue, []
-        for _, work in queue:
-            work()
+        # As on a device, an interrupt of the host loses nothing of the queue.
+        while self._queue:
+            _, work = self._queue[0]
+            try:
+                work()
+            except Exception:
+                self._queue = []
+                raise
+            del self._queue[0]
 
 
 class HostGraph:

@@ -427,7 +427,8 @@ def test_an_old_id_stays_stale_however_often_its_slot_is_used():
     people.grow(1)
     old = []
     for _ in range(50):
-        stream, slot = people.take(0.0)
+        slot = people.vacant()
+        stream = people.take(slot, 0.0)
         assert people.find([stream]).tolist() == [slot]
         people.drop(np.array([slot]), slot_table.CLOSED)
         old.append(stream)
@@ -451,7 +452,7 @@ def test_a_slot_table_grows_whole_or_not_at_all(monkeypatch):
     monkeypatch.undo()
     people.grow(4)
     assert {getattr(people, name).shape[-1] for name in slot_table.COLUMNS} == {4}
-    ids = [people.take(0.0)[0] for _ in range(4)]
+    ids = [people.take(people.vacant(), 0.0) for _ in range(4)]
     assert people.ids == sorted(ids)
 
 

@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
+from rnn_export.errors import StreamError
 from rnn_export.export.triton.config import Serving, config
 from rnn_export.export.triton.pbtxt import text
 from rnn_export.export.triton.state_io import add_state_io
@@ -42,17 +43,7 @@ class StandIn(GRPCInferenceServiceServicer):
     """Serves `model` as "m". `requests` has (id, start, end, seeded, asks) of each; `faults` are raised in turn."""
 
     def __init__(self, model: Model, wire: str, precision: str = "fp32") -> None:
-        self.model, self.spec, self.wire = model, model.spec, wire
-        backend = "python" if wire == "bytes" else "onnxruntime"
-        initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
-        self.initial = {name: row[None] for name, row in initial.items()}
-        message = config(model.spec, initial, Serving("m", backend, precision, 256, 64, 60.0, 200))
-        self.config = text_format.Parse(text(message), model_config_pb2.ModelConfig())
-        quiet = ort.SessionOptions()
-        quiet.log_severity_level = 4
-        graph = model.files()["step.onnx"]
-        graph = add_state_io(graph, model.spec) if wire == "tensors" else graph
-        self.session = ort.InferenceSession(graph, quiet, providers=["CPUExecutionProvider"])
+        self.wire, self.precision, self.version = wire, precision, "1"
         self.sequences: dict[int, dict[str, np.ndarray]] = {}
         self.requests: list[tuple[int, bool, bool, bool, bool]] = []
         self.faults: list[Fault] = []
@@ -60,6 +51,22 @@ class StandIn(GRPCInferenceServiceServicer):
         self.port = 0
         self.lock = threading.Lock()
         self.server: grpc.Server | None = None
+        self.replace(model)
+
+    def replace(self, model: Model) -> None:
+        """As when a repository is written again and the model loaded again: sequences are gone."""
+        self.model, self.spec, wire = model, model.spec, self.wire
+        backend = "python" if wire == "bytes" else "onnxruntime"
+        initial = {s.name: model.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in model.spec.states}
+        self.initial = {name: row[None] for name, row in initial.items()}
+        message = config(model.spec, initial, Serving("m", backend, self.precision, 256, 64, 60.0, 200))
+        self.config = text_format.Parse(text(message), model_config_pb2.ModelConfig())
+        quiet = ort.SessionOptions()
+        quiet.log_severity_level = 4
+        graph = model.files()["step.onnx"]
+        graph = add_state_io(graph, model.spec) if wire == "tensors" else graph
+        self.session = ort.InferenceSession(graph, quiet, providers=["CPUExecutionProvider"])
+        self.sequences.clear()
 
     @property
     def address(self) -> str:
@@ -138,7 +145,10 @@ class StandIn(GRPCInferenceServiceServicer):
 
     def snapshot_step(self, fed, states):
         if fed["rnn_seed"]:
-            snapshot = unpack(self.spec, 1, fed["rnn_seed"])
+            try:
+                snapshot = unpack(self.spec, 1, fed["rnn_seed"])
+            except StreamError as error:
+                raise Fault(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
             # With fewer frames, the pool of the real one would give NaN while the delay lasts.
             assert snapshot.frames >= self.spec.delay
             states = snapshot.states
@@ -159,7 +169,7 @@ class StandIn(GRPCInferenceServiceServicer):
         return {value.name: array for value, array in zip(self.session.get_outputs(), given, strict=True)}
 
     def response(self, wanted, given):
-        response = service_pb2.ModelInferResponse(model_name="m")
+        response = service_pb2.ModelInferResponse(model_name="m", model_version=self.version)
         # In another order than they were asked for.
         for name in reversed(wanted):
             response.outputs.add(name=name)

@@ -9,6 +9,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import mmap
+import os
 import sysconfig
 import tempfile
 from contextlib import suppress
@@ -129,6 +130,16 @@ _loaded: dict[tuple[str, bool], Library] = {}
 _loading = Lock()
 
 
+def _in_child() -> None:
+    """A thread of the parent's may have held it."""
+    global _loading
+    _loading = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 def _load(data: bytes, record: Record) -> Library:
     """The library of `data`, loaded once in a process, from a file that only this process has written."""
     fits = record.python == sysconfig.get_config_var("EXT_SUFFIX") and record.numpy == numpy_major()
@@ -148,11 +159,12 @@ def _load(data: bytes, record: Record) -> Library:
         return _loaded[key]
 
 
-def _extension(path: str) -> type:
+def _extension(path: str) -> type | None:
+    """Its stepper; None where an earlier release compiled it, whose stepper an interrupt could leave locked."""
     loader = importlib.machinery.ExtensionFileLoader("native", path)
     spec = importlib.util.spec_from_file_location("native", path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     stepper: type = module.Stepper
-    return stepper
+    return stepper if hasattr(stepper, "_turn") else None

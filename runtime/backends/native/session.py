@@ -80,7 +80,7 @@ class NativeBuffers(StreamBuffers):
     """Buffers of one stream with the batch outermost, and the states of each row in a struct of the step's own."""
 
     def __init__(self, compiled: CompiledStep, batch: int) -> None:
-        self.compiled, self.batch, spec = compiled, batch, compiled.spec
+        self.compiled, self.batch, spec, self.chunk = compiled, batch, compiled.spec, compiled.spec.chunk
         self.inputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.outputs}
         stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // LINE)) * LINE
@@ -99,8 +99,14 @@ class NativeBuffers(StreamBuffers):
         return partial(self.compiled.call.rnn_rows, *structs, addresses(inputs), addresses(outputs), *sizes)
 
     def step(self) -> None:
-        self.compiled.check_indices("frame", self.inputs)
+        if self.compiled.table_rows:
+            self.check_indices()
+        # One call in C, before which no interrupt comes: `compute` is it, and no function of Python's.
+        self.frames += self.chunk
         self.compute()
+
+    def check_indices(self) -> None:
+        self.compiled.check_indices("frame", self.inputs)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         spec = self.compiled.spec
@@ -144,6 +150,8 @@ class NativeStateStore(StateStore):
         # The last struct is no slot's but a stream at the start.
         self.structs = self._allocate(1)
         compiled.init(self.structs.ctypes.data)
+        # Of the long round that is under way: its slots, and their structs before.
+        self.before: tuple[Array, Array] | None = None
         self.grow(0)
 
     @property
@@ -167,10 +175,42 @@ class NativeStateStore(StateStore):
         ins = [np.ascontiguousarray(np.moveaxis(inputs[t.name], t.axis(BATCH) or 0, 0)) for t in spec.inputs]
         outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
         nan_rows = np.empty(count, np.bool_)
-        start, stride = self.structs.ctypes.data, self.stride
-        found = self.call(start, stride, rows.ctypes.data, addresses(ins), addresses(outs), count, nan_rows.ctypes.data)
+        each = max(1, MACS_OF_A_CALL // self.compiled.macs)
+        if count <= each:
+            arguments = self._arguments(rows, ins, outs, nan_rows)
+            # One call in C, before which no interrupt comes.
+            self.rounds += 1
+            found = self.call(*arguments)
+        else:
+            found = self._in_pieces(each, rows, ins, outs, nan_rows)
         outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in zip(spec.outputs, outs, strict=True)}
         return outputs, nan_rows if found else None
+
+    def _in_pieces(self, each: int, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> int:
+        """A long round, between whose pieces an interrupt can come; then none was stepped."""
+        found, saved = 0, self.structs[rows]
+        self.before = rows, saved
+        try:
+            for start in range(0, len(rows), each):
+                at = slice(start, start + each)
+                piece = [a[at] for a in ins], [a[at] for a in outs]
+                found += self.call(*self._arguments(rows[at], *piece, nan_rows[at]))
+        except BaseException:
+            self.finish()
+            raise
+        self.before = None
+        self.rounds += 1
+        return found
+
+    def _arguments(self, rows: Array, ins: list[Array], outs: list[Array], nan_rows: Array) -> tuple[Any, ...]:
+        start, found = self.structs.ctypes.data, nan_rows.ctypes.data
+        return start, self.stride, rows.ctypes.data, addresses(ins), addresses(outs), len(rows), found
+
+    def finish(self) -> None:
+        if self.before is not None:
+            rows, saved = self.before
+            self.structs[rows] = saved
+            self.before = None
 
     def read(self, slots: Array) -> dict[str, Array]:
         return {name: view[slots] for name, view in self.states.items()}
@@ -184,7 +224,7 @@ class NativeSession(Session):
     """The compiled step with its weights; `stepper` is None where it is called through ctypes."""
 
     device = "cpu"
-    has_sequence = run_is_steps = True
+    has_sequence = run_is_steps = survives_fork = True
 
     def __init__(self, compiled: CompiledStep, stepper: type | None) -> None:
         self.compiled, self.spec, self.precision, self.stepper = compiled, compiled.spec, compiled.precision, stepper
@@ -202,8 +242,14 @@ class NativeSession(Session):
         table_rows = self.compiled.table_rows
         ids = table_rows.get(self.spec.inputs[0].name, 0)
         stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
-        if table_rows:
-            stream._advance = buffers.step
+        for tensor in stream._inputs:
+            if tensor.name in table_rows:
+                tensor.load = partial(_load_index, tensor.load, buffers.check_indices)
+
+
+def _load_index(load: Callable[[Any], None], check: Callable[[], None], x: Any) -> None:
+    load(x)
+    check()
 
 
 def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:

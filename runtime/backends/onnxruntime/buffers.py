@@ -38,7 +38,7 @@ class OrtBuffers(StreamBuffers):
     unit = "frame"
 
     def __init__(self, graphs: Graphs, batch: int, sets: StatePair | None = None) -> None:
-        self.graphs, self.spec = graphs, graphs.spec
+        self.graphs, self.spec, self.chunk = graphs, graphs.spec, graphs.spec.chunk
         self.now = 0
         self.sets: tuple[dict[str, Any], ...] = ({}, {})
         self.inputs: dict[str, Array] = {}
@@ -76,6 +76,7 @@ class OrtBuffers(StreamBuffers):
         except RUN_ERRORS as error:
             raise StreamError(f"onnxruntime refused the {self.unit}: {error}") from error
         self.now ^= 1
+        self.frames += self.chunk
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         binding = self.graphs.sequence.io_binding()
@@ -140,10 +141,11 @@ class OrtStateStore(StateStore):
         # A round has one piece of fewer rows, so that these, by their rows, share memory for the states of `most`.
         self.last_pieces: dict[int, _Piece] = {}
         self.most, self.shared = 0, state_pair(graphs.spec, 0)
-        self.rounds = 0
         # The last round: its slots, its pieces with their rows, and its outputs.
         self.slots: Array | None = None
         self.round: list[tuple[slice, _Piece]] = []
+        # Which set of states each piece had before the round that is under way.
+        self.before: list[int] | None = None
         self.outputs: dict[str, Array] = {}
 
     @property
@@ -157,20 +159,26 @@ class OrtStateStore(StateStore):
         if slots is not self.slots:
             self._flush()
             self._begin(slots)
-        stepped = []
+        self.before = [piece.now for _, piece in self.round]
         try:
             for rows, piece in self.round:
                 piece.take(inputs, rows)
                 piece.step()
-                stepped.append(piece)
                 piece.give(self.outputs, rows)
-            self.rounds += 1
-            searched = () if self.rounds % NAN_SEARCH_EVERY else self._last_states()
-            return self.outputs, rows_with_nan(self.spec, self.outputs, searched)
+            searched = () if (self.rounds + 1) % NAN_SEARCH_EVERY else self._last_states()
+            nan_rows = rows_with_nan(self.spec, self.outputs, searched)
         except BaseException:
-            for piece in stepped:
-                piece.now ^= 1  # As if its step had not been.
+            self.finish()
             raise
+        self.rounds += 1
+        self.before = None
+        return self.outputs, nan_rows
+
+    def finish(self) -> None:
+        if self.before is not None:
+            for (_, piece), now in zip(self.round, self.before, strict=True):
+                piece.now = now
+            self.before = None
 
     def _last_states(self) -> list[Array]:
         """The next states of the last round, each (n, ...), in the order of the contract."""
@@ -178,16 +186,16 @@ class OrtStateStore(StateStore):
         return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states]
 
     def _begin(self, slots: Array) -> None:
-        n = len(slots)
+        n, pieces = len(slots), []
         for start in range(0, n, ROWS):
             rows = slice(start, min(start + ROWS, n))
             piece = self._piece(start // ROWS, rows.stop - start)
             for name, array in self.states.items():
                 # Clipping nothing, and without it numpy goes through a buffer.
                 array.take(slots[rows], 0, piece.states[name], "clip")
-            self.round.append((rows, piece))
-        self.slots = slots
+            pieces.append((rows, piece))
         self.outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
+        self.slots, self.round = slots, pieces
 
     def _piece(self, number: int, n: int) -> _Piece:
         if n == ROWS:

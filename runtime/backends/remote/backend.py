@@ -90,6 +90,9 @@ class RemoteSession(Session):
         self.counts: dict[str, Any] = {"frames": 0, "moves": 0, "reseeds": 0, "replays": 0, "failures": 0, "gap_s": 0.0}
         self.ends = weakref.finalize(self, _close, servers)
 
+    def after_fork(self) -> None:
+        self.ends.detach()
+
     def metrics(self) -> dict[str, Any]:
         """Counts since it was loaded, of all its streams.
 
@@ -108,7 +111,7 @@ class RemoteSession(Session):
         return RemoteSlots(self)
 
     def deliver(self, deliveries: list[Delivery]) -> list[Answer]:
-        """The answer to each, all on their way at once; raises StreamError, and then no sequence has moved on."""
+        """The answer to each, all on their way at once; they are to be committed. Raises StreamError."""
         begin, waiting = time.monotonic(), deliveries
         try:
             while waiting:
@@ -116,6 +119,9 @@ class RemoteSession(Session):
                     delivery.send()
                 for delivery in waiting:
                     delivery.receive()
+                served = self._served([d.sequence.endpoint for d in waiting if d.begins])
+                for delivery in waiting:
+                    delivery.take(served)
                 waiting = [delivery for delivery in waiting if not delivery.done]
         except BaseException:
             # Nobody knows what was fed.
@@ -131,9 +137,12 @@ class RemoteSession(Session):
             where = f"row {row} of {len(deliveries)}: " if len(deliveries) > 1 else ""
             also = f" {len(failed) - 1} more failed." if len(failed) > 1 else ""
             raise StreamError(f"{where}{error}{also}") from error
-        for delivery in deliveries:
-            delivery.commit()
         return [delivery.answer for delivery in deliveries if delivery.answer is not None]
+
+    def _served(self, endpoints: Iterable[Endpoint | None]) -> dict[str, str]:
+        """By address why what a server says now that it serves is not the model; empty where it is."""
+        asked = {endpoint: endpoint.ask(endpoint.seconds) for endpoint in set(endpoints) if endpoint is not None}
+        return {e.address: e.difference(self.servers.model, future) for e, future in asked.items()}
 
     def _count(self, deliveries: Iterable[Delivery], failures: int, seconds: float) -> None:
         with self.lock:
@@ -155,8 +164,13 @@ class RemoteSlots(StateStore):
         self.session, self.spec, self.servers = session, session.spec, session.servers
         self.initial = {name: row.tobytes() for name, row in self.servers.model.initial.items()}
         self.sequences: list[Sequence] = []
+        # What is answered and not yet committed.
+        self.answered: list[Delivery] = []
         # Holds the session, whose channels are to be closed after this.
         self.ends = weakref.finalize(self, _end, session, self.sequences)
+
+    def after_fork(self) -> None:
+        self.ends.detach()
 
     @property
     def nbytes(self) -> int:
@@ -173,6 +187,10 @@ class RemoteSlots(StateStore):
             due = len(sequence.replay_log) + 1 >= self.session.snapshot_every
             deliveries.append(Delivery(self.servers, sequence, frame, due))
         answers = self.session.deliver(deliveries)
+        # From here on the round is done; an interrupt leaves the rest of it to the next call.
+        self.answered = deliveries
+        self.rounds += 1
+        self.finish()
         rows = {t.name: np.concatenate([a.outputs[t.name] for a in answers]) for t in self.spec.outputs}
         outputs = {t.name: graph_layout(rows[t.name], t) for t in self.spec.outputs}
         nan_rows = rows_with_nan(self.spec, outputs, ())
@@ -181,9 +199,18 @@ class RemoteSlots(StateStore):
             nan_rows = inside if nan_rows is None else nan_rows | inside
         return outputs, nan_rows
 
+    def finish(self) -> None:
+        for delivery in self.answered:
+            delivery.commit()
+        self.answered = []
+
     def read(self, slots: Array) -> dict[str, Array]:
+        self.finish()
         sequences = [self.sequences[slot] for slot in slots]
-        self.session.deliver([Delivery(self.servers, s, None, True) for s in sequences if s.replay_log])
+        deliveries = [Delivery(self.servers, s, None, True) for s in sequences if s.replay_log]
+        self.session.deliver(deliveries)
+        self.answered = deliveries
+        self.finish()
         rows = {s.name: self.servers.model.initial[s.name][None] for s in self.spec.states}
         return {
             name: np.concatenate([row if s.checkpoint is None else s.checkpoint[name] for s in sequences])
@@ -191,6 +218,7 @@ class RemoteSlots(StateStore):
         }
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
+        self.finish()
         may_be_none = self.servers.codec.state_codec.starts_without_seed
         for row, slot in enumerate(slots):
             seed = {s.name: np.array(states[s.name][row : row + 1], order="C") for s in self.spec.states}
@@ -210,10 +238,24 @@ class RemoteMemory(StreamBuffers):
         spec = session.spec
         self.spec, self.rows, self.slots = spec, np.arange(batch), session.state_store()
         self.slots.grow(batch)
+        # Frames before the first round of `slots`.
+        self.before = 0
         self.inputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.inputs}
         self.outputs = {t.name: np.zeros(sized(t.shape, batch, spec.chunk), t.dtype) for t in spec.outputs}
 
+    def after_fork(self) -> None:
+        self.slots.after_fork()
+
+    @property
+    def frames(self) -> int:
+        return self.before + self.slots.rounds * self.spec.chunk
+
+    @frames.setter
+    def frames(self, frames: int) -> None:
+        self.before = frames - self.slots.rounds * self.spec.chunk
+
     def step(self) -> None:
+        self.slots.finish()
         outputs, _ = self.slots.step(self.rows, self.inputs)
         for name, value in outputs.items():
             self.outputs[name][...] = value

@@ -68,20 +68,32 @@ class Endpoint:
 
     def fetch_model(self, seconds: float) -> ServedModel:
         """What it serves; raises EndpointFailed, or BackendUnavailable where rnn-export did not write that."""
-        future = self.stub.ModelConfig.future(pb.ModelConfigRequest(name=self.name), timeout=seconds)
+        return self._model(self.ask(seconds), seconds)
+
+    def ask(self, seconds: float) -> Any:
+        """A future of what it serves."""
+        return self.stub.ModelConfig.future(pb.ModelConfigRequest(name=self.name), timeout=seconds)
+
+    def _model(self, future: Any, seconds: float) -> ServedModel:
         return read_config(self.name, self.receive(future, f"{seconds * 1e3:.0f} ms passed without an answer").config)
+
+    def difference(self, model: ServedModel, asked: Any) -> str:
+        """Why what it serves, as it says in the future `asked`, is not `model`; empty where it is."""
+        try:
+            difference = model.difference(self._model(asked, self.seconds))
+        except (EndpointFailed, BackendUnavailable, StreamError) as error:
+            difference = str(error)
+        self.checked = not difference
+        if difference:
+            self.fail(difference)
+        return difference
 
     def check(self, model: ServedModel) -> None:
         """Raise EndpointFailed unless it serves the same as the others do."""
         if self.checked:
             return
-        try:
-            difference = model.difference(self.fetch_model(self.seconds))
-        except (BackendUnavailable, StreamError) as error:
-            difference = str(error)
-        if difference:
-            raise self.fail(difference)
-        self.checked = True
+        if difference := self.difference(model, self.ask(self.seconds)):
+            raise EndpointFailed(difference)
 
     def send(self, request: Any) -> Any:
         """A future for `receive`."""

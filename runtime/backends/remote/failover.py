@@ -1,6 +1,7 @@
 """One stream as a sequence on a server, and how a frame reaches it: at once, or after a move to another server."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ class Sequence:
     """A stream as its client knows it: the states last fetched, (1, ...) by name, and the frames since.
 
     Without a `checkpoint` they are the model's initial ones. `opened` tells whether `endpoint` may hold something under
-    this id, `in_step` whether that is surely `checkpoint` and `replay_log`.
+    this id, `in_step` whether that is surely `checkpoint` and `replay_log`, `version` the server's of the model there.
     """
 
     checkpoint: States | None = None
@@ -30,6 +31,7 @@ class Sequence:
     endpoint: Endpoint | None = None
     opened: bool = False
     in_step: bool = False
+    version: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +69,9 @@ class Delivery:
     `frames` of what is fed next; that request begins the sequence, from its checkpoint, where `starts`. `failed` tells
     by address why a server did not take the frame, `reseeded` whether one had lost the sequence, which began there
     again, and `replayed` how many frames were fed again. It ends with `answer` or `error`.
+
+    A sequence is bound to its model where it begins: what comes back then is a `response`, and is taken only when the
+    server has said once more, after it, what it serves.
     """
 
     def __init__(self, servers: Servers, sequence: Sequence, frame: Frame | None, wants_states: bool) -> None:
@@ -77,6 +82,7 @@ class Delivery:
         self.failed: dict[str, str] = {}
         self.reseeded, self.replayed = False, 0
         self.future: Any = None
+        self.response: Any = None
         self.answer: Answer | None = None
         self.error: StreamError | None = None
         sequence.in_step = False
@@ -86,6 +92,11 @@ class Delivery:
     @property
     def done(self) -> bool:
         return self.answer is not None or self.error is not None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it has an answer, or a refusal, to the request that began its sequence."""
+        return self.response is not None and self.starts
 
     @property
     def _last(self) -> bool:
@@ -110,16 +121,16 @@ class Delivery:
         self.replayed += self.frame is None or not self._last
 
     def receive(self) -> None:
-        """Wait for the answer, and see what is next."""
+        """Wait for the answer."""
         if self.future is None:
             return
-        endpoint = self.sequence.endpoint
+        endpoint, self.response = self.sequence.endpoint, None
         assert endpoint is not None
         try:
             response = endpoint.receive(self.future)
-            if self._last:
-                self.answer = self.servers.codec.answer(response, self.wants_states)
-            self.position, self.starts = self.position + 1, False
+            if not self.starts and response.model_version != self.sequence.version:
+                raise SequenceLost(f"it went on to version {response.model_version} of the model")
+            self.response = response
         except SequenceLost as lost:
             if self.starts or self.reseeded:
                 self._move(f"it lost the sequence again ({lost})")
@@ -127,6 +138,26 @@ class Delivery:
                 self.reseeded, self.position, self.starts = True, 0, True
         except EndpointFailed as failure:
             self._move(str(failure))
+        except StreamError as refusal:
+            self.response = refusal
+
+    def take(self, served: Mapping[str, str]) -> None:
+        """Take the answer, and see what is next; `served` says by address why what is there is not the model."""
+        if self.response is None:
+            return
+        endpoint, response, self.response = self.sequence.endpoint, self.response, None
+        assert endpoint is not None
+        if self.starts and (difference := served[endpoint.address]):
+            self._move(difference)
+            return
+        if isinstance(response, StreamError):
+            self.error = response
+            return
+        self.sequence.version = response.model_version
+        try:
+            if self._last:
+                self.answer = self.servers.codec.answer(response, self.wants_states)
+            self.position, self.starts = self.position + 1, False
         except StreamError as refusal:
             self.error = refusal
 

@@ -139,6 +139,7 @@ class TensorRTBuffers(StreamBuffers):
         # Before the contexts, whose memory is on the thread's current GPU.
         self.device = session.open_device()
         self.states, self.batch = {s.name: (s, engine.dtype(s.input)) for s in spec.states}, batch
+        self.chunk = spec.chunk
         self.staged_inputs, self.staged_outputs = (
             [StagedTensor(self.device, t, engine.dtype(t.name), batch, spec.chunk) for t in tensors]
             for tensors in (spec.inputs, spec.outputs)
@@ -166,6 +167,7 @@ class TensorRTBuffers(StreamBuffers):
         for tensor in self.staged_outputs:
             tensor.decode()
         self.now ^= 1
+        self.frames += self.chunk
 
     def read(self) -> dict[str, Array]:
         raw = {n: np.empty((self.batch, *s.row), storage(kind)) for n, (s, kind) in self.states.items()}

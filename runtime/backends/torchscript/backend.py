@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class TorchBuffers(api.StreamBuffers):
     """Host buffers of one stream, seen by torch as well, and its states on the device; no state is written in place."""
 
     def __init__(self, session: TorchSession, batch: int) -> None:
-        self.session, spec = session, session.spec
+        self.session, spec, self.chunk = session, session.spec, session.spec.chunk
         self.inputs = {t.name: _host(t, batch, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _host(t, batch, spec.chunk) for t in spec.outputs}
         self.frame = [torch.from_numpy(a) for a in self.inputs.values()]
@@ -124,7 +124,9 @@ class TorchBuffers(api.StreamBuffers):
                     buffer.copy_(result)
         except Exception as error:  # torch raises many kinds
             raise StreamError(f"{self.session.name} refused the frame: {_cause(error)}") from error
-        self.states = list(results[len(self.results) :])
+        states = list(results[len(self.results) :])
+        self.states = states
+        self.frames += self.chunk
 
     def read(self) -> dict[str, Array]:
         return {s.name: np.array(t.cpu().numpy()) for s, t in zip(self.session.spec.states, self.states, strict=True)}
@@ -139,6 +141,8 @@ class TorchStateStore(api.StateStore):
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
         self.states = session.tensors(api.empty_state(session.spec, 0))
+        # Of the round whose next states are being written: its rows, and their states before.
+        self.before: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -157,18 +161,34 @@ class TorchStateStore(api.StateStore):
                 # A copy: an output may be a view of an input, and an input a view of the caller's array, which may be
                 # read-only.
                 frame = [torch.from_numpy(inputs[t.name].copy()).to(self.where) for t in self.spec.inputs]
-                results = self.session.call(*frame, *(state.index_select(0, rows) for state in self.states))
+                before = [state.index_select(0, rows) for state in self.states]
+                results = self.session.call(*frame, *before)
                 ys, after = results[: len(self.spec.outputs)], results[len(self.spec.outputs) :]
                 outputs = {t.name: np.array(y.cpu().numpy()) for t, y in zip(self.spec.outputs, ys, strict=True)}
                 nan_rows = api.rows_with_nan(self.spec, outputs, [])
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
-                for state, now in zip(self.states, after, strict=True):
-                    state.index_copy_(0, rows, now)
+                self.before = rows, before
+                self._put(rows, after)
         except Exception as error:  # torch raises many kinds
+            self.finish()
             raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
+        except BaseException:
+            self.finish()
+            raise
+        self.before = None
+        self.rounds += 1
         return outputs, nan_rows
+
+    def finish(self) -> None:
+        if self.before is not None:
+            self._put(*self.before)
+            self.before = None
+
+    def _put(self, rows: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+        for state, now in zip(self.states, states, strict=True):
+            state.index_copy_(0, rows, now)
 
     def read(self, slots: Array) -> dict[str, Array]:
         rows = torch.from_numpy(slots).to(self.where)
@@ -177,8 +197,7 @@ class TorchStateStore(api.StateStore):
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         rows = torch.from_numpy(slots).to(self.where)
-        for state, now in zip(self.states, self.session.tensors(states), strict=True):
-            state.index_copy_(0, rows, now)
+        self._put(rows, self.session.tensors(states))
 
 
 def _host(tensor: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:

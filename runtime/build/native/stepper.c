@@ -46,7 +46,7 @@ typedef struct {
     int busy, simple, is_long;
 } Stepper;
 
-static PyObject *ANY_STEP, *OUT;
+static PyObject *ANY_STEP, *BUSY, *OUT;
 
 /* --- frames */
 
@@ -190,15 +190,25 @@ static PyObject *Stepper_step(PyObject *me, PyObject *const *args, Py_ssize_t na
 
 /* --- what the methods in Python use */
 
-static PyObject *Stepper_enter(PyObject *me, PyObject *Py_UNUSED(blocking))
+static PyObject *Stepper_locked(PyObject *me, PyObject *Py_UNUSED(none)) { return PyBool_FromLong(((Stepper *)me)->busy); }
+
+/* The stream is its own turn: `with` calls what follows and looks for an interrupt in neither before its body begins. */
+static PyObject *Stepper_turn(PyObject *me, void *Py_UNUSED(none)) { return Py_NewRef(me); }
+
+static PyObject *Stepper_enter(PyObject *me, PyObject *Py_UNUSED(none))
 {
     Stepper *self = (Stepper *)me;
-    if (self->busy) Py_RETURN_FALSE;
+    if (self->busy) {
+        PyObject *error = PyObject_CallMethodNoArgs(me, BUSY);
+        if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_XDECREF(error);
+        return NULL;
+    }
     self->busy = 1;
-    Py_RETURN_TRUE;
+    Py_RETURN_NONE;
 }
 
-static PyObject *Stepper_leave(PyObject *me, PyObject *Py_UNUSED(none))
+static PyObject *Stepper_exit(PyObject *me, PyObject *Py_UNUSED(error))
 {
     ((Stepper *)me)->busy = 0;
     Py_RETURN_NONE;
@@ -213,6 +223,7 @@ static PyObject *Stepper_advance(PyObject *me, PyObject *Py_UNUSED(none))
     }
     if (self->is_long) compute_aside(self, self->in, self->out);
     else compute(self, self->in, self->out);
+    self->frames += self->chunk;
     Py_RETURN_NONE;
 }
 
@@ -325,8 +336,9 @@ static void Stepper_dealloc(PyObject *me)
 static PyMethodDef methods[] = {
     {"step", (PyCFunction)(void (*)(void))Stepper_step, METH_FASTCALL | METH_KEYWORDS,
      "step($self, x, out=None)\n--\n\nFeed one frame and give the output, in `out` where given."},
-    {"_enter", Stepper_enter, METH_O, NULL},
-    {"_leave", Stepper_leave, METH_NOARGS, NULL},
+    {"_locked", Stepper_locked, METH_NOARGS, NULL},
+    {"__enter__", Stepper_enter, METH_NOARGS, NULL},
+    {"__exit__", Stepper_exit, METH_VARARGS, NULL},
     {"_advance", Stepper_advance, METH_NOARGS, NULL},
     {"_bind", Stepper_bind, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -338,9 +350,11 @@ static PyMemberDef members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyGetSetDef computed[] = {{"_turn", Stepper_turn, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
 static PyType_Slot slots[] = {
     {Py_tp_dealloc, Stepper_dealloc}, {Py_tp_traverse, Stepper_traverse}, {Py_tp_clear, Stepper_clear},
-    {Py_tp_methods, methods}, {Py_tp_members, members}, {0, NULL},
+    {Py_tp_methods, methods}, {Py_tp_members, members}, {Py_tp_getset, computed}, {0, NULL},
 };
 
 static PyType_Spec stepper = {
@@ -354,6 +368,7 @@ static int start(PyObject *module)
 {
     import_array1(-1);
     if (!ANY_STEP && !(ANY_STEP = PyUnicode_InternFromString("_any_step"))) return -1;
+    if (!BUSY && !(BUSY = PyUnicode_InternFromString("_busy"))) return -1;
     if (!OUT && !(OUT = PyUnicode_InternFromString("out"))) return -1;
     PyObject *type = PyType_FromModuleAndSpec(module, &stepper, NULL);
     if (!type) return -1;

@@ -1,0 +1,17 @@
+"""Text from outside, such as a bundle's names and a server's words, as a terminal may be given it."""
+
+from unicodedata import category
+
+# Control, format (which turns the direction of writing), surrogates, and separators of lines and paragraphs.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def visible(text: str, lines: bool = False) -> str:
+    """`text` with what a terminal would act on written out as in Python's source; with `lines`, line ends are left."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_written_out(c) if category(c) in UNSEEN and not (lines and c == "\n") else c for c in text)
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

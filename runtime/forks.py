@@ -1,0 +1,45 @@
+"""What a fork leaves of a process: its memory and one thread.
+
+A lock that another thread held is held for ever in the child, and a library's own threads are not there. So what was
+opened before a fork works in the child only where nothing but memory is needed and nobody was inside; all else raises
+at once, with the reason, where it would hang.
+"""
+
+import os
+from typing import Protocol
+from weakref import WeakSet
+
+FIX = "Load the bundle in this process, or start processes with the method 'spawn'"
+
+
+class Watched(Protocol):
+    """What is told in the child, once, before anything else runs there."""
+
+    def after_fork(self) -> None: ...
+
+
+_watched: "WeakSet[Watched]" = WeakSet()
+
+
+def watch(opened: Watched) -> None:
+    _watched.add(opened)
+
+
+def why_over(what: str, survives: bool, held: bool) -> str | None:
+    """Why `what` cannot be used in the child; None where it can."""
+    if not survives:
+        return (
+            f"{what} was opened before a fork, and its backend has threads and locks that only the parent has. {FIX}."
+        )
+    if held:
+        return f"another thread was inside {what} when this process was forked, and is not here to come out. {FIX}."
+    return None
+
+
+def _in_child() -> None:
+    for opened in list(_watched):
+        opened.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_in_child)

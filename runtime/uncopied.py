@@ -1,0 +1,14 @@
+"""What cannot be copied or pickled: the memory of a backend, locks and threads."""
+
+from typing import ClassVar, NoReturn, SupportsIndex
+
+from rnn_export.errors import StreamError
+
+
+class Uncopied:
+    """`copy.copy`, `copy.deepcopy` and `pickle` raise StreamError, with what to do instead."""
+
+    _not_copied: ClassVar[str]
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise StreamError(self._not_copied)
