@@ -8,6 +8,7 @@ from typing import Any
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
+from rnn_export.onnx_file import check_model
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Built
 from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove
@@ -127,6 +128,7 @@ def build_engine(
     origin, library, report, built = plan.origin, plan.builder.library, None, None
     if library is not None:
         progress("build")
+        check_model(plan.recipe.onnx, origin.files[plan.recipe.onnx])
         built = library.build(origin.files[plan.recipe.onnx], plan.settings())
     draft = plan.draft(built)
     if plan.builder.gpu:
@@ -171,7 +173,7 @@ def _recipe(origin: Origin) -> Recipe:
     if found is None:
         raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
     recipe = Recipe.from_file(origin.files[found])
-    digest = hashlib.sha256(origin.files.get(recipe.onnx, b"")).hexdigest()
+    digest = hashlib.sha256(origin.files[recipe.onnx]).hexdigest() if recipe.onnx in origin.files else "no file"
     if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
         raise BuildError(
             f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
