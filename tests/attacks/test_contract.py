@@ -1,19 +1,24 @@
 """Findings 2, 4, 6 and 13: a graph is of the contract, reads nothing outside of the bundle, and ends."""
 
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BundleError, ExportError, RnnExportError
+from rnn_export.errors import BackendUnavailable, BundleError, DeviceError, ExportError, RnnExportError
 from rnn_export.export.add_target import add_target
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
+from rnn_export.runtime.backends.tensorrt.session import LoadedContext
+from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.target_options import TargetOptions
 
+from ..runtime.native_toys import model_sources, with_native  # noqa: TID252
 from . import graphs
 from .forging import forge
 from .graphs import SUM, constant, doubling, external, loop, node, value
@@ -199,3 +204,55 @@ def test_a_graph_with_a_bit_flipped_is_read_or_refused(path: Path, at: int) -> N
             use()
         except RnnExportError as error:
             assert str(error)  # noqa: PT017
+
+
+@pytest.fixture(scope="module")
+def compiled(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        find_compiler()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    path = Path(shutil.copytree(pristine, tmp_path_factory.mktemp("compiled") / "sum.rnnx"))
+    with_native(path, model_sources("sum"), "sum")
+    return path
+
+
+CHANGED = {
+    "output of one": lambda s: s["outputs"][0].update(shape=["batch", 1]),
+    "output of 64": lambda s: s["outputs"][0].update(shape=["batch", 64]),
+    "output in float16": lambda s: s["outputs"][0].update(dtype="float16"),
+    "input of one": lambda s: s["inputs"][0].update(shape=["batch", 1]),
+    "input of 64": lambda s: s["inputs"][0].update(shape=["batch", 64]),
+    "state of one": lambda s: s["states"][0].update(shape=["batch", 1]),
+    "state of 2**20": lambda s: s["states"][0].update(shape=["batch", 2**20]),
+    "state more": lambda s: s["states"].append({**s["states"][0], "name": "g", "input": "g", "output": "g.next"}),
+    "no state": lambda s: s.update(states=[]),
+    "time and chunk": lambda s: s.update(
+        chunk=64, inputs=[{**s["inputs"][0], "shape": ["batch", "time", 3]}],
+        outputs=[{**s["outputs"][0], "shape": ["batch", "time", 3]}],
+    ),
+    "names": lambda s: s["inputs"][0].update(name="z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", CHANGED.values(), ids=CHANGED)
+@pytest.mark.parametrize("extension", [True, False])
+def test_a_library_is_not_stepped_under_another_contract(compiled: Path, tmp_path: Path, edit, extension: bool) -> None:
+    path = Path(shutil.copytree(compiled, tmp_path / "sum.rnnx"))
+    record = next(path.rglob("build.json"))
+    without = re.sub(rb'"python": [^,]*', b'"python": null', record.read_bytes())
+    files = {} if extension else {record.relative_to(path).as_posix(): without}
+    assert load(forge(path, files=files), backend="native").stream().step(np.ones(3, np.float32)).tolist() == [1, 1, 1]
+    forge(path, lambda m: edit(m["spec"]))
+    with pytest.raises(
+        BackendUnavailable, match=r"native\.so was compiled for other names, types or sizes than the contr"
+    ):
+        load(path, backend="native")
+
+
+def test_an_engine_gives_what_the_contract_says() -> None:
+    """Its sizes are known when a batch is set: what it writes beyond a buffer nobody could take back."""
+    context = LoadedContext(SimpleNamespace(get_tensor_shape=lambda name: [2, 64]), None)
+    context.check_shape("y", (2, 64))
+    with pytest.raises(DeviceError, match=r"the engine gives 'y' as \(2, 64\), but the contract says \(2, 1\)"):
+        context.check_shape("y", (2, 1))

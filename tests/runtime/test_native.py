@@ -159,7 +159,9 @@ def test_a_library_with_another_face(compiled, tmp_path):
     (tmp_path / "a.c").write_text("int rnn_nothing;")
     find_compiler().compile(["-shared", "-fPIC", "a.c", "-o", "a.so"], tmp_path)
     other = changed(compiled, {SO: (tmp_path / "a.so").read_bytes()}, python=None)
-    with pytest.raises(BackendUnavailable, match=rf"cannot be loaded: .*undefined symbol: rnn_state_bytes\. {MEND}"):
+    with pytest.raises(
+        BackendUnavailable, match=rf"not say for which contract \(.*undefined symbol: rnn_contract\)\. {MEND}"
+    ):
         Engine.of(other, "native")
 
 

@@ -14,6 +14,7 @@ from rnn_export.arrays import Array, unpack_arrays
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, ExportError, SpecError
 from rnn_export.json_door import parse_json
+from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.backends.remote.codec import CODECS, Codec
 from rnn_export.runtime.backends.remote.wire import WireFormat
 from rnn_export.spec import StreamSpec
@@ -63,6 +64,9 @@ def read_config(name: str, config: Any) -> ServedModel:
     if kind not in CODECS:
         known = f"this client only {', '.join(CODECS)}: update the older one"
         raise BackendUnavailable(f"the model {name!r} there talks {kind!r}, and {known}.")
+    if parameters["rnn_export.precision"] not in PRECISIONS:
+        what = f"is in {parameters['rnn_export.precision']!r}, which this rnn-export does not know"
+        raise BackendUnavailable(f"the model {name!r} there {what}: update the older one.")
     try:
         spec = StreamSpec.from_json(parse_json(parameters["rnn_export.spec"]))
         initial = _initial(spec, parameters.get("rnn_export.initial_states"))
