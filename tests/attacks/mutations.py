@@ -281,11 +281,8 @@ ATTRIBUTES: tuple[tuple[str, Any], ...] = (
 
 def _of_arrays(name: str) -> Callable[[Case], None]:
     def change(case: Case) -> None:
-        if name not in case.files:
-            name_here = "golden.npz"
-        else:
-            name_here = name
-        arrays, rng = dict(unpack_arrays(case.files[name_here])), case.rng
+        file = name if name in case.files else "golden.npz"
+        arrays, rng = dict(unpack_arrays(case.files[file])), case.rng
         key = rng.choice(sorted(arrays))
         array = arrays[key]
         way = rng.randrange(6)
@@ -305,7 +302,7 @@ def _of_arrays(name: str) -> Callable[[Case], None]:
             arrays[rng.choice(("trials/input/x", "trials/at", "scale/y", "x", "\x1b"))] = array
         else:
             arrays[key] = array[None]
-        case.files[name_here] = pack_arrays(arrays)
+        case.files[file] = pack_arrays(arrays)
 
     return change
 
@@ -335,7 +332,8 @@ FIELDS: Mapping[str, Callable[[Case], None]] = {
             "tensor.data", "tensor.external", "value.shape", "value.type", "value.name", "opset",
         )
     },
-    **{f"bytes: {n}": _bytes_of(n) for n in ("step.onnx", "sequence.onnx", "golden.npz", "initial_states.npz", "build.json")},
+    **{f"bytes: {n}": _bytes_of(n) for n in ("step.onnx", "sequence.onnx", "golden.npz", "initial_states.npz")},
+    "bytes: build.json": _bytes_of("build.json"),
     **{f"arrays: {n}": _of_arrays(n) for n in ("golden.npz", "initial_states.npz")},
     "build.json": _of_record,
 }  # fmt: skip

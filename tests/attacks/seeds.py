@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from ..runtime.native_toys import model_sources, with_native  # noqa: TID252
 
 @dataclass(frozen=True)
 class Seed:
-    """A bundle: its manifest as plain data, its files, and the model whose graphs can be written of another contract."""
+    """A bundle: its manifest as plain data, its files, and the model, whose graphs can be of another contract."""
 
     model: Model
     manifest: dict[str, Any]
@@ -35,18 +37,15 @@ def seeds() -> tuple[Seed, ...]:
 
 
 def _seed(name: str, compiled: bool) -> Seed:
-    import json
-
     model = MODELS[name]
     with tempfile.TemporaryDirectory() as folder:
         path = model.write(
             Path(folder, f"{name}.rnnx"), **{"golden.npz": _golden(model), "parity.json": b'{"drifts": []}'}
         )
         if compiled:
-            try:
+            # Without a compiler the others are tried.
+            with suppress(BackendUnavailable):
                 with_native(path, model_sources(name), name)
-            except BackendUnavailable:  # without a compiler the others are tried
-                pass
             step = "targets/torchscript-fp32/step.pt"
             extend_bundle(
                 open_bundle(path), TargetRow("torchscript", "fp32", None, (step,), {}), {step: torchscript(model)}

@@ -3,6 +3,7 @@
 import random
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -74,12 +75,8 @@ def test_a_recording_is_read_or_refused(kind: str, number: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"r{kind}")
         path.write_bytes(flipped(random.Random(number), _recordings()[kind]))
-        try:
-            read = recording.read(path, MODELS["sum"].spec)
-        except SourceError as error:
-            assert path.name in str(error)
-        else:
-            assert read["x"].shape[2:] == (3,)
+        with suppress(SourceError):
+            assert recording.read(path, MODELS["sum"].spec)["x"].shape[2:] == (3,)
 
 
 @cases(100)
@@ -98,10 +95,8 @@ def test_weights_are_read_or_refused(kind: str, number: int) -> None:
         else:
             save_weights(module, path)
         path.write_bytes(flipped(random.Random(number), path.read_bytes()))
-        try:
+        with suppress(SourceError):
             load_weights(module, path)
-        except SourceError as error:
-            assert path.name in str(error)
 
 
 @pytest.mark.parametrize("seed", range(2))
