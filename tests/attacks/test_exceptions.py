@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from rnn_export.arrays import unpack_array, unpack_arrays
 from rnn_export.bundle import open_bundle
 from rnn_export.cli.main import main
-from rnn_export.errors import BundleError, SourceError
+from rnn_export.errors import BuildError, BundleError, SourceError
 from rnn_export.json_door import parse_json
 from rnn_export.runtime import recording
 from rnn_export.runtime.backends.native.record import Record
+from rnn_export.runtime.build.native.compile import work_folder
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.golden import Golden
 
@@ -157,3 +159,13 @@ def test_a_tolerance_is_two_numbers(path: Path, tolerance) -> None:
     raw = pack_arrays({**arrays, "tolerance": tolerance})
     with pytest.raises(BundleError, match=r"does not fit the contract: (its tolerance is|atol=-1)"):
         Golden.from_arrays(unpack_arrays(raw), spec)
+
+
+def test_a_temporary_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full or read-only disk: root may write everywhere, but not where no folder is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with (
+        pytest.raises(BuildError, match=r"nowhere.* cannot be written: No such file.* or set TMPDIR to another folder"),
+        work_folder(),
+    ):
+        pass
