@@ -37,7 +37,9 @@ def _load(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
         raise SourceError(f"{path} does not exist or is not a file.")
     try:
         return readers[path.suffix.lower()](path, spec)
-    except (OSError, ValueError, EOFError, wave.Error) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # of a damaged file each reader raises kinds of its own
         reason = str(error) or "it ends too early"
         raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.") from None
 

@@ -173,8 +173,9 @@ def _recipe(origin: Origin) -> Recipe:
     if found is None:
         raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
     recipe = Recipe.from_file(origin.files[found])
-    digest = hashlib.sha256(origin.files[recipe.onnx]).hexdigest() if recipe.onnx in origin.files else "no file"
-    if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
+    digest = hashlib.sha256(origin.files.get(recipe.onnx, b"")).hexdigest()
+    fits = (recipe.target, recipe.precision, recipe.sha256) == (row.target, row.precision, digest)
+    if not fits or recipe.onnx not in origin.files:
         raise BuildError(
             f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
             f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again."
