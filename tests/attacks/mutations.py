@@ -107,17 +107,20 @@ class Case:
                 row.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         return json.dumps(self.manifest).encode()
 
-    def agree(self) -> None:
-        """Write the graphs anew where the changed contract is one, so that both say the same."""
+    def agree(self, names: Mapping[str, str] = {}) -> None:
+        """Write the graphs anew where the changed contract is one, so that both say the same; `names` are new ones."""
         try:
             spec = StreamSpec.from_json(copy.deepcopy(self.spec))
             if all(
                 np.prod([d for d in t.shape if isinstance(d, int)]) < 2**16
                 for t in (*spec.inputs, *spec.outputs, *spec.states)
             ):
-                self.files |= {n: raw for n, raw in rewritten(self.model, spec).items() if n in self.files}
+                self.files |= {n: raw for n, raw in rewritten(self.model, spec, names).items() if n in self.files}
         except Exception:  # then they differ
             return
+
+
+LIKELY: Mapping[str, tuple[str, ...]] = {"dtype": DTYPES, "initial": ("zeros", "stored")}
 
 
 def _of_tensor(group: str, field: str) -> Callable[[Case], None]:
@@ -130,12 +133,13 @@ def _of_tensor(group: str, field: str) -> Callable[[Case], None]:
             rows = [t for g in ("inputs", "outputs", "states") for t in case.spec[g]] if rng.random() < 0.5 else [row]
             for other in rows:
                 other["shape"] = [size if type(d) is int else d for d in other["shape"]]
-        elif field == "dtype" and rng.random() < 0.8:
-            row["dtype"] = rng.choice(DTYPES)
+        elif rng.random() < 0.8 and field in LIKELY:
+            row[field] = rng.choice(LIKELY[field])
         else:
             row[field] = wild(rng, old)
         if rng.random() < 0.5:
-            case.agree()
+            renamed = field not in LIKELY and field != "shape" and isinstance(row[field], str)
+            case.agree({old: row[field]} if renamed else {})
 
     return change
 
@@ -145,7 +149,11 @@ def _of_spec(field: str) -> Callable[[Case], None]:
         rng, spec = case.rng, case.spec
         numbers = {"chunk": (1, 2, 3, 4, 6), "delay": (0, 1, 2, 3, 5, 6, 100), "sample_rate": (1, 8000, 16000, None)}
         texts = {"digest": ("", "0" * 64, "f" * 64), "sequence_only": (True, False)}
-        likely = {**numbers, **texts}.get(field)
+        likely: tuple[Any, ...] | None = {**numbers, **texts}.get(field)
+        if field in ("inputs", "outputs"):
+            # One more, of any shape that it may have.
+            more = {**rng.choice(spec[field]), "name": rng.choice(("more", "rnn.l0", "x2"))}
+            likely = ([*spec[field], more], [more, *spec[field]])
         spec[field] = rng.choice(likely) if likely and rng.random() < 0.7 else wild(rng, spec[field])
         if rng.random() < 0.5:
             case.agree()
@@ -160,7 +168,13 @@ def _of_row(group: str, field: str) -> Callable[[Case], None]:
             "precision": ("fp16", "bf16", "int8", "fp64", "fp32"), "opset": (1, 18, 99, None),
             "target": ("tensorrt", "jetson-orin-nano", "pt2", "other", "c", "onnx", "torchscript"),
         }  # fmt: skip
-        if field in likely and case.rng.random() < 0.7:
+        if field == "path" and case.rng.random() < 0.8:
+            old, new = row["path"], case.rng.choice(("other", "a/b/c.bin", f"new/{row['path']}", "\u00e9"))
+            case.files[new] = case.files.pop(old)
+            for target in case.manifest["targets"]:
+                target["files"] = [new if name == old else name for name in target["files"]]
+            row["path"] = new
+        elif field in likely and case.rng.random() < 0.7:
             row[field] = case.rng.choice(likely[field])
         else:
             row[field] = wild(case.rng, row[field])
@@ -170,15 +184,29 @@ def _of_row(group: str, field: str) -> Callable[[Case], None]:
 
 def _of_manifest(field: str) -> Callable[[Case], None]:
     def change(case: Case) -> None:
-        case.manifest[field] = wild(case.rng, case.manifest[field])
+        if field == "producer" and case.rng.random() < 0.7:
+            case.manifest["producer"][case.rng.choice(("torch", "\x1b[2J", ""))] = case.rng.choice(
+                ("1", "", "\x1b[31m")
+            )
+        elif field == "format" and case.rng.random() < 0.7:
+            # The older one has two fields less.
+            case.manifest.update(format=1)
+            del case.manifest["weights"], case.manifest["extra"]
+        else:
+            case.manifest[field] = wild(case.rng, case.manifest[field])
 
     return change
 
 
 def _of_requires(case: Case) -> None:
     row = case.rng.choice(case.manifest["targets"])
-    names = ("name", "library", "version", "compute_capability", "onnx_sha256", "batch", "torch", "scales")
-    row["requires"][case.rng.choice(names)] = wild(case.rng, case.rng.choice(("a", 1, ["8.6"], [1, 1, 8])))
+    likely = {
+        "name": "other", "library": "tensorrt", "version": "10.3", "compute_capability": ["8.6"], "torch": "2.0",
+        "onnx_sha256": "0" * 64, "batch": [1, 1, 8], "scales": "calibrated", "anything": [None],
+    }  # fmt: skip
+    name = case.rng.choice(sorted(likely))
+    other = wild(case.rng, case.rng.choice(("a", 1, ["8.6"], [1, 1, 8])))
+    row["requires"][name] = likely[name] if case.rng.random() < 0.7 else other
 
 
 def flipped(rng: Rng, raw: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -86,6 +87,11 @@ def torchscript(model: Model) -> bytes:
     return file.getvalue()
 
 
-def rewritten(model: Model, spec: Any) -> dict[str, bytes]:
-    """The graphs of a model under another contract, so that both agree."""
-    return replace(model, spec=spec).files()
+def rewritten(model: Model, spec: Any, names: Mapping[str, str]) -> dict[str, bytes]:
+    """The graphs of a model under another contract, so that both agree, with `names` in place of others."""
+
+    def renamed(nodes: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [(op, [names.get(n, n) for n in ins], [names.get(n, n) for n in outs], a) for op, ins, outs, a in nodes]
+
+    sequence = None if model.sequence is None else renamed(model.sequence)
+    return replace(model, spec=spec, step=renamed(model.step), sequence=sequence).files()
