@@ -7,6 +7,7 @@ from typing import cast
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
+from rnn_export.export.graph.passes.foreign import foreign_graph
 from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import notes
 from rnn_export.runtime.replay.checks import replay_golden
@@ -36,7 +37,8 @@ def add_target(
     order = replace(order, opset=order.opset or found.opset)
     progress("graphs")
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
-    written = writer.from_step(bundle.read(STEP), bundle.spec, initial, found, order)
+    with foreign_graph(STEP, bundle.read(STEP), bundle.spec) as step:
+        written = writer.from_step(step, bundle.spec, initial, found, order)
     row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
     draft = Draft(bundle.spec, written, (row,), initial, bundle)
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)

@@ -3,7 +3,8 @@
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
-LIMIT = 2**30
+# What the arrays of a file may unpack to: so many bytes, or where it is larger so many times its own size.
+UNPACKED, UNPACKED_TIMES = 64 * 2**20, 100
 
 
 def is_masked(x: Any) -> bool:
@@ -36,38 +38,64 @@ def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def unpack_arrays(raw: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read an `.npz` file; raises ValueError on pickles, more than `LIMIT` bytes, or what numpy does not write."""
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+    """Read an `.npz` file.
+
+    Raises ValueError, and nothing else, on damage, pickles, what numpy does not write, or more bytes than such a file
+    unpacks to.
+    """
+    with _door(), zipfile.ZipFile(io.BytesIO(raw)) as archive:
         members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if total > LIMIT:
-            raise ValueError(f"it unpacks to {total} bytes, over the limit of {LIMIT}")
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-            raise ValueError("it is compressed in another way than numpy does, which cannot be unpacked within bounds")
-        names = [member.filename for member in members]
-        if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
-            raise ValueError(f"its members must be different .npy files, but are {names}")
-        return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+        _check_members(members, max(UNPACKED, UNPACKED_TIMES * len(raw)))
+        return {member.filename.removesuffix(".npy"): _member(archive, member) for member in members}
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    """Do what `np.load` does, but allocate and unpickle nothing on the word of a header alone."""
-    name = member.filename
+def unpack_array(raw: bytes) -> npt.NDArray[Any]:
+    """Read an `.npy` file; raises ValueError, and nothing else, as `unpack_arrays` does."""
+    with _door():
+        return _array(raw, "it")
+
+
+@contextmanager
+def _door() -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # zip, zlib, Python's parser of headers and numpy each have their own
+        raise ValueError(str(error) or f"it is damaged ({type(error).__name__})") from error
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
+    total = sum(member.file_size for member in members)
+    if total > most:
+        raise ValueError(f"it unpacks to {total} bytes, over the limit of {most}")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("it is compressed in another way than numpy does, which cannot be unpacked within bounds")
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
+        raise ValueError(f"its members must be different .npy files, but are {names}")
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
     with archive.open(member) as file:
         # Without the size, zipfile inflates up to 2 GiB before it finds that the member says less.
-        raw = file.read(member.file_size)
-    stream = io.BytesIO(raw)
-    version = np.lib.format.read_magic(stream)
+        return _array(file.read(member.file_size), member.filename)
+
+
+def _array(raw: bytes, name: str) -> npt.NDArray[Any]:
+    """Do what `np.load` does, but allocate and unpickle nothing on the word of a header alone."""
+    stream, npy = io.BytesIO(raw), np.lib.format
+    version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name} has .npy version {version}, not (1, 0) or (2, 0)")
-    npy = np.lib.format
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
+    shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, which would have to be unpickled: that can run foreign code")
-    rest = raw[stream.tell() :]
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):
-        raise ValueError(f"{name} says {dtype}{shape}, but {len(rest)} bytes follow")
-    if not rest:
+    if dtype.kind not in "biufU":
+        raise ValueError(f"{name} is of dtype {dtype}, which is neither numbers nor text")
+    start = stream.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(raw) - start:
+        raise ValueError(f"{name} says {dtype}{shape}, but {len(raw) - start} bytes follow")
+    if start == len(raw):
         return np.zeros(shape, dtype)
-    return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C").copy()
+    return np.frombuffer(raw, dtype, offset=start).reshape(shape, order="F" if fortran else "C").copy()

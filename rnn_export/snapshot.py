@@ -75,6 +75,8 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
     arrays, at = [], HEADER.size
     for (name, shape, dtype), size in zip((*shapes, *held), sizes, strict=True):
         raw = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), math.prod(shape), at)
+        if dtype == "bool" and raw.view(np.uint8).max(initial=0) > 1:
+            raise StreamError(f"this snapshot is damaged: {name!r} has a value that is neither true nor false.")
         arrays.append((name, raw.reshape(shape).astype(dtype)))
         at += size
     return Snapshot(frames, dict(arrays[: len(shapes)]), dict(arrays[len(shapes) :]))

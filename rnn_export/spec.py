@@ -1,19 +1,27 @@
 """The contract of a stream: what goes in, what comes out, and which tensors are its memory."""
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from rnn_export import limits
 from rnn_export.errors import SpecError
 
 BATCH = "batch"
 TIME = "time"
 # Under which an ONNX file holds the JSON of its contract, in `metadata_props`.
 METADATA_KEY = "rnn_export.spec"
-DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+# Of "time/N": from 2 on, as a number is written.
+_EVERY = re.compile("[2-9]|[1-9][0-9]{1,8}")
+# The bytes of a value by dtype.
+ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8}
+ITEM_BYTES |= {"bool": 1}
+DTYPES = tuple(ITEM_BYTES)
 
 Dim = int | str
 
@@ -115,7 +123,7 @@ class StreamSpec:
     digest: str = ""
 
     def __post_init__(self) -> None:
-        for check in (_ports, _numbers, _frames):
+        for check in (_ports, _numbers, _frames, _sizes):
             for contradiction in check(self):
                 raise SpecError(contradiction)
 
@@ -203,7 +211,9 @@ def _ports(spec: StreamSpec) -> Iterator[str]:
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
     for names in (feeds, gives, [s.name for s in spec.states]):
-        if doubled := sorted({n for n in names if names.count(n) > 1}):
+        if len(names) > limits.TENSORS:
+            yield f"there are {len(names)} tensors, over the limit of {limits.TENSORS}."
+        if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
             yield f"names must be unique, but {', '.join(map(repr, doubled))} stand twice among {names}."
     for tensor in (*spec.inputs, *spec.outputs):
         if tensor.axis(BATCH) is None:
@@ -213,10 +223,12 @@ def _ports(spec: StreamSpec) -> Iterator[str]:
 def _numbers(spec: StreamSpec) -> Iterator[str]:
     if spec.chunk < 1 or spec.delay < 0:
         yield f"chunk is {spec.chunk} and delay {spec.delay}: chunk starts at 1, delay at 0."
+    if spec.delay > limits.DELAY:
+        yield f"delay is {spec.delay} frames, over the limit of {limits.DELAY}."
     if spec.digest and not re.fullmatch("[0-9a-f]{64}", spec.digest):
         yield f"digest is {spec.digest!r}, which is not a sha256 in lower-case hex."
-    if spec.sample_rate is not None and spec.sample_rate < 1:
-        yield f"sample_rate is {spec.sample_rate}, but is in Hz and starts at 1."
+    if spec.sample_rate is not None and not 1 <= spec.sample_rate <= limits.SAMPLE_RATE:
+        yield f"sample_rate is {spec.sample_rate}, but is in Hz, from 1 to {limits.SAMPLE_RATE}."
 
 
 def _frames(spec: StreamSpec) -> Iterator[str]:
@@ -236,17 +248,26 @@ def _frames(spec: StreamSpec) -> Iterator[str]:
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
 
 
+def _sizes(spec: StreamSpec) -> Iterator[str]:
+    tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
+    sizes = ((t.name, math.prod(sized(t.shape, 1, spec.chunk)) * ITEM_BYTES[t.dtype]) for t in tensors)
+    yield from limits.excess(sizes, "a step of one stream")
+
+
 def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:
     if not name or not isinstance(name, str):
         raise SpecError(f"a tensor needs a name, not {name!r}.")
+    if len(name) > limits.NAME or len(shape) > limits.AXES:
+        found = f"{len(name)} characters of name and {len(shape)} axes"
+        raise SpecError(f"tensor {name[:80]!r} has {found}, over the limits of {limits.NAME} and {limits.AXES}.")
     if dtype not in DTYPES:
         raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
     for dim in shape:
         if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
             known = ", ".join(symbols)
             raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.")
-    found = [_symbol(d) for d in shape if isinstance(d, str)]
-    if doubled := {d for d in found if found.count(d) > 1}:
+    bases = [_symbol(d) for d in shape if isinstance(d, str)]
+    if doubled := {d for d in bases if bases.count(d) > 1}:
         raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
 
 
@@ -261,9 +282,7 @@ def _symbol(dim: Dim) -> str | None:
     if not isinstance(dim, str):
         return None
     base, slash, every = dim.partition("/")
-    if slash and (base != TIME or not every.isdigit() or int(every) < 2 or str(int(every)) != every):
-        return dim
-    return base
+    return dim if slash and (base != TIME or not _EVERY.fullmatch(every)) else base
 
 
 def _every(dim: Dim) -> int:

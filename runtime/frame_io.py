@@ -9,6 +9,7 @@ import numpy as np
 from rnn_export.arrays import Array, is_masked
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
+from rnn_export.snapshot import Snapshot, unpack
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
 MASKED = "is a masked array, and a model knows no mask: what lies under it would be fed. Fill it, x.filled(0)"
@@ -54,6 +55,14 @@ def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
         values = check_values(state.name, array, state.row if array.shape == state.row else whole, dtype)
         checked[state.name] = np.broadcast_to(values, whole).copy()
     return checked
+
+
+def check_snapshot(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
+    """The snapshot in `data`, its values held to what given states and frames are; raises StreamError."""
+    snapshot = unpack(spec, batch, data)
+    for name, values in (*snapshot.states.items(), *snapshot.pending.items()):
+        check_values(name, values, values.shape, values.dtype)
+    return snapshot
 
 
 def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:

@@ -14,13 +14,13 @@ from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import check_states
+from rnn_export.runtime.frame_io import check_snapshot, check_states
 from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
 from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.snapshot import Snapshot, pack, unpack
+from rnn_export.snapshot import Snapshot, pack
 from rnn_export.spec import StreamSpec
 
 ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
@@ -309,7 +309,7 @@ class Pool(Uncopied, Generic[Y]):
         return now
 
     def _unpacked(self, snapshot: bytes) -> Snapshot:
-        start = unpack(self.spec, 1, snapshot)
+        start = check_snapshot(self.spec, 1, snapshot)
         if start.pending:
             waiting = next(iter(start.pending.values())).shape[1]
             why = "and a pool takes whole chunks only: take it when none waits"

@@ -2,15 +2,13 @@
 
 import os
 import wave
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array, is_masked
+from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
 from rnn_export.errors import SourceError
 from rnn_export.runtime.frame_io import MASKED, exact_cast
 from rnn_export.spec import StreamSpec, TensorSpec
@@ -39,16 +37,16 @@ def _load(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
         raise SourceError(f"{path} does not exist or is not a file.")
     try:
         return readers[path.suffix.lower()](path, spec)
-    except (OSError, ValueError, EOFError, wave.Error, zipfile.BadZipFile, zlib.error) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # of a damaged file each reader raises kinds of its own
         reason = str(error) or "it ends too early"
         raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.") from None
 
 
 def _npy(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
-    # Opened here: numpy leaves a damaged .npz open.
-    with path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    raw = path.read_bytes()
+    return unpack_arrays(raw) if raw.startswith(b"PK") else unpack_array(raw)
 
 
 def _csv(path: Path, spec: StreamSpec) -> Array:

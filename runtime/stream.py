@@ -29,10 +29,18 @@ from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import FrameInput, as_array, check_out, check_values, frame_view, without_delay
+from rnn_export.runtime.frame_io import (
+    FrameInput,
+    as_array,
+    check_out,
+    check_snapshot,
+    check_values,
+    frame_view,
+    without_delay,
+)
 from rnn_export.runtime.types import Frames, Y
 from rnn_export.runtime.uncopied import Uncopied
-from rnn_export.snapshot import Snapshot, pack, unpack
+from rnn_export.snapshot import Snapshot, pack
 from rnn_export.spec import StreamSpec, TensorSpec
 
 # Frames of one call of the sequence graph; bounds the memory of a long run.
@@ -178,9 +186,9 @@ class Stream(Uncopied, Generic[Y]):
             return pack(self.spec, self.batch, self._get())
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from where `snapshot` was taken."""
+        """Go on from where `snapshot` was taken; raises StreamError where it does not fit or holds NaN or Inf."""
         with self._alone():
-            self._set(unpack(self.spec, self.batch, snapshot))
+            self._set(check_snapshot(self.spec, self.batch, snapshot))
 
     def after_fork(self) -> None:
         """Of `runtime.forks`."""

@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 # A mark and what stands under it, as the start of a path; the first that fits.
 COSTS = {
     "server": ("triton/test_server", "triton/test_failover"),
-    "native": ("native/", "export/test_c_", "build/test_compiler"),
+    "native": ("native/", "attacks/", "export/test_c_", "build/test_compiler"),
     "export": (
         "export/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
         "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme",

@@ -105,9 +105,9 @@ def test_of_a_target_that_is_replaced_some_files_may_stay(path: Path) -> None:
     """Two writers of one row, each with a bundle that it opened before the other wrote."""
     before = open_bundle(path)
     for name in ("a/1", "a/2"):
-        row = TargetRow("c", "fp32", None, (name,), {})
+        row = TargetRow("c", "fp32", None, (name,), {"name": "vad"})
         both = extend_bundle(before, row, {name: b"x"}, keep=lambda now, other: other == "a/1")
-    assert both.target("c", "fp32") == TargetRow("c", "fp32", None, ("a/2", "a/1"), {})
+    assert both.target("c", "fp32") == TargetRow("c", "fp32", None, ("a/2", "a/1"), {"name": "vad"})
     assert both.read("a/1") == both.read("a/2") == b"x"
 
 
@@ -293,7 +293,8 @@ UNSAFE = [
 @pytest.mark.parametrize("name", UNSAFE)
 def test_unsafe_paths_are_refused_by_reader_and_writer(path: Path, name: str) -> None:
     forge(path, lambda m: m["files"][0].update(path=name))
-    with refused(re.escape(f"{name!r} is not a plain relative path inside the bundle")):
+    half = "it has half a surrogate pair"
+    with refused(half if name == "\ud800" else re.escape(f"{name!r} is not a plain relative path inside the bundle")):
         open_bundle(path)
     wanted = "surrogates not allowed" if name == "\ud800" else re.escape(repr(name))
     with refused(wanted):
@@ -588,7 +589,7 @@ BAD_NPZ: list[tuple[Callable[[], bytes], str]] = [
     (lambda: member("x.npy", npy(1), zipfile.ZIP_LZMA), "compressed in another way than numpy does"),
     (
         lambda: with_size(member("x.npy", npy(1)), 2**32 - 2),
-        "unpacks to 4294967294 bytes, over the limit of 1073741824",
+        "unpacks to 4294967294 bytes, over the limit of 67108864",
     ),
     (lambda: with_size(member("x.npy", npy(np.zeros(10**6))), 1000), "Bad CRC-32"),
 ]
@@ -603,11 +604,11 @@ def test_npz_files_that_are_refused(tmp_path: Path, make: Callable[[], bytes], m
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "LIMIT", 10**6)
+    monkeypatch.setattr(arrays, "UNPACKED", 10**6)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, a=np.zeros(60_000), b=np.zeros(70_000))  # each is below the limit, the sum is not
     write(tmp_path / "vad.rnnx", files={"golden.npz": buffer.getvalue()}, targets=[])
-    monkeypatch.setattr(arrays, "_array", lambda *_: pytest.fail("something was unpacked"))
+    monkeypatch.setattr(arrays, "_member", lambda *_: pytest.fail("something was unpacked"))
     with refused("'golden.npz' is no usable .npz file: it unpacks to 1040.* bytes, over the limit of 1000000"):
         open_bundle(tmp_path / "vad.rnnx").arrays("golden.npz")
 
@@ -653,5 +654,5 @@ def test_stored_values_that_do_not_fit(tmp_path: Path, stored: dict[str, Any] | 
 
 def test_a_state_of_absurd_size_is_not_allocated(path: Path) -> None:
     forge(path, lambda m: m["spec"]["states"][0].update(shape=["batch", 2**40]))
-    with refused("state 'rnn.l0.h' of shape .* is over 1073741824 bytes a stream"):
-        open_bundle(path).initial_states()
+    with refused("'rnn.l0.h' of a step of one stream takes 4398046511104 bytes, over the limit of 268435456 a tensor"):
+        open_bundle(path)

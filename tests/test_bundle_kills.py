@@ -30,7 +30,7 @@ def contents(word: str) -> dict[str, bytes]:
 
 def write(path: Path, word: str, force: bool) -> None:
     files = contents(word)
-    target = TargetRow("c", "fp32", None, (f"targets/c-fp32/{word}.c",), {})
+    target = TargetRow("c", "fp32", None, (f"targets/c-fp32/{word}.c",), {"name": "vad"})
     write_bundle(path, spec=SPEC, producer={"test": word}, files=files, targets=[target], force=force)
 
 

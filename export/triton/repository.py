@@ -169,13 +169,15 @@ def _all_files(bundle: Bundle) -> dict[str, bytes]:
 def _for_graphs(bundle: Bundle, serving: Serving) -> _Model:
     """The step as a graph, which Triton's own backends run, keeping its states."""
     # onnx is needed for graphs alone.
+    from rnn_export.export.graph.passes.foreign import foreign_graph
     from rnn_export.export.triton.state_io import add_state_io, check_config, state_dtypes
 
-    graph = add_state_io(_step(bundle, serving), bundle.spec)
-    dtypes = state_dtypes(graph, bundle.spec)
-    initial = {name: row.astype(dtypes[name]) for name, row in bundle.initial_states().items()}
-    message = config(bundle.spec, initial, serving)
-    check_config(message, graph)
+    with foreign_graph("step.onnx", _step(bundle, serving), bundle.spec, serving.backend == "tensorrt") as step:
+        graph = add_state_io(step, bundle.spec)
+        dtypes = state_dtypes(graph, bundle.spec)
+        initial = {name: row.astype(dtypes[name]) for name, row in bundle.initial_states().items()}
+        message = config(bundle.spec, initial, serving)
+        check_config(message, graph)
     stored = [state for state in bundle.spec.states if initial[state.name].any()]
     files = {"1/model.onnx": graph} | {f"initial_state/{data_file(s)}": initial[s.name].tobytes() for s in stored}
     plan = ("1/model.plan is built where it will run: start ./build there",) if serving.backend == "tensorrt" else ()

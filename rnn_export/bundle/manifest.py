@@ -1,19 +1,23 @@
 """manifest.json: what a bundle says of itself, held to the same rules by writer and reader. Reasons: BUNDLE.md."""
 
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnn_export import limits
 from rnn_export.bundle.atomic import MANIFEST
+from rnn_export.bundle.requirements import check_requirements
 from rnn_export.bundle.signature import SIGNATURE
 from rnn_export.errors import BundleError, SpecError
+from rnn_export.json_door import parse_json
 from rnn_export.spec import StreamSpec
 
 FORMAT, OLDEST = 2, 1
+_WORD = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
 CHECKSUM = "manifest.sha256"
 
 # By format, and what stands for the fields that format 1 lacks.
@@ -82,20 +86,23 @@ def write_manifest(path: Path, manifest: Manifest) -> bytes:
 def read_manifest(path: Path, raw: bytes) -> Manifest:
     """What the manifest of the bundle `path` says, of this format or an older one; raises BundleError."""
     try:
-        data = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
-        data = _of_newest_format(path, data)
+        data = _of_newest_format(path, parse_json(raw))
         spec = StreamSpec.from_json(data["spec"])
         if not all(isinstance(version, str) for version in data["producer"].values()):
             raise ValueError(f"producer is {data['producer']}, not versions by name")
         if data["weights"] is not None and data["weights"] < 0:
             raise ValueError(f"weights is {data['weights']}, which is no number of weights")
+        for name, most in (("files", limits.FILES), ("targets", limits.TARGETS)):
+            if len(data[name]) > most:
+                raise ValueError(f"it has {len(data[name])} {name}, over the limit of {most}")
         rows = [_file_row(row) for row in data["files"]]
         _check_tree([row.path for row in rows])
         files = {row.path: row for row in rows}
         targets = tuple(_target_row(row, files) for row in data["targets"])
         _refuse_doubles([f"{row.target}-{row.precision}" for row in targets], "target")
-    except (SpecError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: {MANIFEST} cannot be used: {error}. Export the bundle again.") from error
+    except (SpecError, ValueError) as error:
+        why = str(error).removesuffix(".")
+        raise BundleError(f"{path}: {MANIFEST} cannot be used: {why}. Export the bundle again.") from error
     own = {name: data[name] for name in ("producer", "weights", "extra")}
     return Manifest(spec=spec, files=files, targets=targets, **own)
 
@@ -109,17 +116,6 @@ def _of_newest_format(path: Path, data: Any) -> dict[str, Any]:
         raise ValueError(f"format is {found!r}, not {OLDEST} to {FORMAT}")
     _fields(data, "the manifest", FIELDS_2 if found == FORMAT else FIELDS_1)
     return {**SINCE_2, **data}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_doubles([key for key, _ in pairs], "field")
-    return dict(pairs)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is not a number that JSON has")
-    return float(text)
 
 
 def _refuse_doubles(names: Iterable[str], what: str) -> None:
@@ -142,6 +138,9 @@ def _file_row(data: Any) -> FileRow:
     row = FileRow(**data)
     if row.bytes < 0 or len(row.sha256) != 64 or set(row.sha256) - set("0123456789abcdef"):
         raise ValueError(f"file {row.path!r} has size {row.bytes} and sha256 {row.sha256!r}, which cannot be")
+    if len(row.path) > limits.PATH or row.path.count("/") >= limits.PARTS:
+        found = f"{len(row.path)} characters and {row.path.count('/') + 1} parts"
+        raise ValueError(f"file {row.path[:80]!r} has {found}, over the limits of {limits.PATH} and {limits.PARTS}")
     return row
 
 
@@ -151,6 +150,11 @@ def _target_row(data: Any, files: Container[str]) -> TargetRow:
     for name in data["files"]:
         if not isinstance(name, str) or name not in files:
             raise ValueError(f"target {data['target']!r} lists the file {name!r}, which has no file row")
+    # They name a folder, and stand in commands that messages advise.
+    for field in ("target", "precision"):
+        if not _WORD.fullmatch(data[field]):
+            raise ValueError(f"a target row has {field} = {data[field]!r}, which is no word of a-z, 0-9, '-' and '_'")
+    check_requirements(data["target"], data["requires"])
     return TargetRow(**{**data, "files": tuple(data["files"])})
 
 

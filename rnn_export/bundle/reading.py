@@ -1,7 +1,6 @@
 """A bundle opened: every byte of it is held to the manifest, now and again when it is read."""
 
 import hashlib
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from rnn_export import arrays
+from rnn_export import limits
 from rnn_export.arrays import Array, Arrays, unpack_arrays
 from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
@@ -20,7 +19,7 @@ from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec
 
 INITIAL_STATES = "initial_states.npz"
-MANIFEST_LIMIT = 16 * 2**20
+MANIFEST_LIMIT = limits.JSON_BYTES
 
 _DAMAGED = "damaged, or replaced meanwhile. Open the bundle again; if that fails, copy or export it again."
 
@@ -47,11 +46,11 @@ class Bundle(Manifest):
         return data
 
     def arrays(self, name: str) -> dict[str, Array]:
-        """Read the arrays of an `.npz` file; raises BundleError on pickles, damage or over `arrays.LIMIT` bytes."""
+        """Read the arrays of an `.npz` file; raises BundleError where `unpack_arrays` refuses it."""
         raw = self.read(name)
         try:
             return unpack_arrays(raw)
-        except Exception as error:  # zip, zlib, lzma and numpy's header parser each have their own
+        except ValueError as error:
             raise BundleError(
                 f"{self.path}: {name!r} is no usable .npz file: {error}. Export the bundle again."
             ) from error
@@ -96,6 +95,7 @@ def _open(path: Path) -> Bundle:
             f"{path}: {MANIFEST} does not match {CHECKSUM}: the bundle is damaged. Copy or export it again."
         )
     bundle = Bundle(path=path, raw=raw, signature=_signature(path), **vars(read_manifest(path, raw)))
+    _check_size(bundle)
     for row in bundle.files.values():
         digest = hashlib.sha256()
         with _open_sized(path, row) as file:
@@ -103,6 +103,14 @@ def _open(path: Path) -> Bundle:
                 digest.update(block)
         _check_hash(path, row, digest.hexdigest())
     return bundle
+
+
+def _check_size(bundle: Bundle) -> None:
+    """A hole of many GiB in a file takes no room on the disk, and minutes to hash."""
+    most, total = limits.FILES_PART * limits.max_bytes(), sum(row.bytes for row in bundle.files.values())
+    if total > most:
+        fix = f"set {limits.MAX_BYTES_VARIABLE}={-(-total // limits.FILES_PART)} if it is meant"
+        raise BundleError(f"{bundle.path}: its files have {total} bytes, over the limit of {most}: {fix}.")
 
 
 def _identity(place: Path) -> tuple[int, int, int] | None:
@@ -154,8 +162,6 @@ def _check_hash(path: Path, row: FileRow, digest: str) -> None:
 def _initial(path: Path, state: StateSpec, stored: Arrays) -> Array:
     dtype, what = np.dtype(state.dtype), f"{path}: state {state.name!r}"
     if state.initial == "zeros":
-        if math.prod(state.row) * dtype.itemsize > arrays.LIMIT:
-            raise BundleError(f"{what} of shape {state.row} is over {arrays.LIMIT} bytes a stream.")
         return np.zeros(state.row, dtype)
     if state.name not in stored:
         raise BundleError(

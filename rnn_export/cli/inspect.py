@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,10 +101,13 @@ def _words(value: Any) -> str:
 
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:
     """The report of the export; the format asks nothing of that file, so anything else is passed over."""
+    from rnn_export.json_door import parse_json
+    from rnn_export.runtime.replay.drift import is_report
+
     if "parity.json" not in bundle.files:
         return None
     try:
-        report = json.loads(bundle.read("parity.json"))
+        report = parse_json(bundle.read("parity.json"))
     except ValueError:
         return None
-    return report if isinstance(report, dict) and "drifts" in report else None
+    return report if is_report(report) else None

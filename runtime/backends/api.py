@@ -15,6 +15,7 @@ from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.layout import canonical
+from rnn_export.precision import PRECISIONS
 from rnn_export.spec import StreamSpec
 
 
@@ -165,6 +166,10 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
     rows = [row for row in artefacts.targets if row.target == target]
     for row in rows:
         if precision in (None, row.precision):
+            if row.precision not in PRECISIONS:
+                raise BackendUnavailable(
+                    f"the bundle has {target!r} in {row.precision!r}, which is no precision: upgrade."
+                )
             return row
     if not rows:
         has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"

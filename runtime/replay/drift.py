@@ -155,3 +155,27 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_report(data: Any) -> bool:
+    """Whether `data` has the form of `ParityReport.to_json`, as far as a reader shows it."""
+    if not isinstance(data, dict):
+        return False
+    texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
+    counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
+    drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
+    if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
+        return False
+    if not all(isinstance(why, str) for why in kinds.values()):
+        return False
+    named = all(isinstance(side, dict) and _are(side, str, "op", "place", "never") for side in sides)
+    return named and all(isinstance(drift, dict) and _is_drift(drift) for drift in drifts)
+
+
+def _is_drift(drift: dict[str, Any]) -> bool:
+    numbers = _are(drift, int | None, "step") and _are(drift, float | int | None, "relative", "error")
+    return numbers and _are({"kind": "", **drift}, str, "check", "tensor", "kind")
+
+
+def _are(data: dict[str, Any], kind: Any, *keys: str) -> bool:
+    return all(key in data and isinstance(data[key], kind) and not isinstance(data[key], bool) for key in keys)

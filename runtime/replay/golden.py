@@ -153,7 +153,7 @@ class Golden:
     def from_arrays(arrays: Mapping[str, Array], spec: StreamSpec) -> Golden:
         """From what the file holds; raises BundleError where it does not fit the contract."""
         try:
-            atol, rtol = (float(v) for v in arrays["tolerance"].reshape(-1))
+            atol, rtol = _tolerance(arrays["tolerance"])
             golden = _read(arrays, spec, spec.states, Tolerance(atol, rtol), str(arrays["precision"]))
             golden._check(spec)
             tried = {name.removeprefix(TRIALS): a for name, a in arrays.items() if name.startswith(TRIALS)}
@@ -193,6 +193,12 @@ class Golden:
                 _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
         if len(self.kinds) not in (0, *rows):
             raise ValueError(f"it names {len(self.kinds)} kinds of input for {rows[0]} rows")
+
+
+def _tolerance(array: Array) -> tuple[float, float]:
+    if array.dtype.kind not in "iuf" or array.shape != (2,):
+        raise ValueError(f"its tolerance is {array.dtype} {array.shape}, not atol and rtol")
+    return float(array[0]), float(array[1])
 
 
 def _loudness(values: Array) -> float:

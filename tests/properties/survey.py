@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,9 +177,11 @@ def _cases(case: Callable[[int], Case], numbers: range, jobs: int) -> Iterator[C
     if jobs == 1:
         yield from map(case, numbers)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, torch.set_num_threads, (1,), maxtasksperchild=CASES) as pool:
-        yield from pool.imap(case, numbers)
+    spawn, some = multiprocessing.get_context("spawn"), CASES * jobs
+    for start in range(0, len(numbers), some):
+        # A process that dies, or cannot read its task, ends this one too.
+        with ProcessPoolExecutor(jobs, spawn, torch.set_num_threads, (1,)) as pool:
+            yield from pool.map(case, numbers[start : start + some])
 
 
 def shrunk(plan: Plan, verdict: Verdict) -> Plan:

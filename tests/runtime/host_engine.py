@@ -70,6 +70,12 @@ class HostContext:
         (self.batch,) = {found for found, want in zip(shape, wanted, strict=True) if want == -1} or {self.batch}
         assert all(want in (-1, found) for found, want in zip(shape, wanted, strict=True))
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.batch if d == -1 else d for d in self.engine.shape(name))
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        assert self.shape(name) == shape
+
     def enqueue(self, stream: Any) -> None:
         """Addresses are those of this moment, as in a captured graph; the work runs when the queue comes to it."""
         engine = self.engine
@@ -80,8 +86,7 @@ class HostContext:
             for name in names:
                 dtype = engine.dtype(name)
                 kind = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype).type
-                shape = [self.batch if d == -1 else d for d in engine.shape(name)]
-                bind(name, "cpu", 0, kind, shape, self.pointers[name])
+                bind(name, "cpu", 0, kind, list(self.shape(name)), self.pointers[name])
 
         def run() -> None:
             if engine.fails:

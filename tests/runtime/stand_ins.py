@@ -258,6 +258,9 @@ class CudaContext:
         self.host.set_batch(name, shape)
         return True
 
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return list(self.host.shape(name))
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert type(stream_handle) is int
         if self.host.engine.refuses:

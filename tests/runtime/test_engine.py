@@ -81,7 +81,7 @@ def test_auto_gives_the_reason_of_every_backend(bundle):
         load(bundle("sum"), precision="int8")
 
 
-@pytest.mark.parametrize(("targets", "has"), [([TargetRow("c", "fp32", None, (), {})], "c"), ([], "none")])
+@pytest.mark.parametrize(("targets", "has"), [([TargetRow("c", "fp32", None, (), {"name": "m"})], "c"), ([], "none")])
 def test_a_bundle_without_graphs(tmp_path, targets, has):
     write_bundle(tmp_path / "c.rnnx", spec=SUM.spec, producer={}, files={}, targets=targets)
     with pytest.raises(

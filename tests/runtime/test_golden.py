@@ -282,7 +282,7 @@ BAD = {
     "falling checkpoints": ({"at": np.array([3, 2, 6])}, "not rising numbers of frames"),
     "float checkpoints": ({"at": np.array([3.0, 6.0])}, "its checkpoints are float64 (2,)"),
     "only the delay": ({"at": np.array([2])}, "do not fit a chunk of 1 and delay 2"),
-    "tolerance": ({"tolerance": np.zeros(3)}, "too many values"),
+    "tolerance": ({"tolerance": np.zeros(3)}, "its tolerance is float64 (3,), not atol and rtol"),
     "nan tolerance": ({"tolerance": np.array([0, np.nan])}, "both must be finite and at least 0"),
     "precision": ({"precision": np.array("fp8")}, "its precision 'fp8' is none of fp32, fp16, bf16"),
     "no precision": ({"precision": None}, "'precision'"),

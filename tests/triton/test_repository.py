@@ -148,7 +148,10 @@ def test_a_program_that_is_not_there(bundle, tmp_path):
 def test_precisions(bundle, tmp_path):
     """What a bundle has several of is served in fp32, unless another one is asked for."""
     opened = open_bundle(bundle("sum"))
-    rows = [*opened.targets, replace(opened.targets[0], target="c", precision="bf16", files=())]
+    rows = [
+        *opened.targets,
+        replace(opened.targets[0], target="c", precision="bf16", files=(), requires={"name": "net"}),
+    ]
     files = {name: opened.read(name) for name in opened.files}
     several = write_bundle(tmp_path / "net.rnnx", spec=opened.spec, producer={}, files=files, targets=rows).path
     assert write_repository(several, tmp_path / "one").serving.precision == "fp32"

@@ -24,7 +24,7 @@ from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
-from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
+from rnn_export.runtime.backends.native.record import Record, contract_sha256, numpy_major, sources_sha256
 from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
 
 LIBRARY, RECORD = "native.so", "build.json"
@@ -54,10 +54,16 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     path = f"build/{record.triple}/{LIBRARY}"
     try:
         library = _load(artefacts.read(_file(row, path)), record)
-    except (OSError, ImportError, AttributeError) as error:
+    except AttributeError as error:
+        why = f"was compiled by an rnn-export that did not say for which contract ({error})"
+        raise BackendUnavailable(f"{path} {why}. {_rebuild(row)}") from error
+    except (OSError, ImportError) as error:
         no_exec = "failed to map segment" in str(error)
         fix = "Set TMPDIR to a folder from which programs may be run." if no_exec else _rebuild(row)
         raise BackendUnavailable(f"{path} cannot be loaded: {error}. {fix}") from error
+    if library.call.rnn_contract() != contract_sha256(artefacts.spec).encode():
+        why = "was compiled for other names, types or sizes than the contract says"
+        raise BackendUnavailable(f"{path} {why}. {_rebuild(row)}")
     weights = _weights(artefacts, row, library)
     return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
 

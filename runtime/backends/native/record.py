@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from rnn_export.errors import BundleError
+from rnn_export.json_door import parse_json
+from rnn_export.spec import StreamSpec
 
 # Not compiled into the library: these may be added or change after it was.
 AROUND = ("golden.h", "main.c", "selftest.c")
@@ -39,11 +41,35 @@ class Record:
     def from_file(path: str, raw: bytes) -> Record:
         """Read what `to_file` wrote, with anything more left out; raises BundleError."""
         try:
-            data: Any = json.loads(raw)
-            known = {field.name: data[field.name] for field in fields(Record)}
-        except (ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{path} is no record of a build ({type(error).__name__}: {error}).") from error
+            data = parse_json(raw)
+        except ValueError as error:
+            raise BundleError(f"{path} is no record of a build: {error}. {_AGAIN}") from error
+        known: dict[str, Any] = {name: data.get(name) for name in _FORMS} if isinstance(data, dict) else {}
+        for name, fits in _FORMS.items():
+            if not fits(known.get(name)):
+                raise BundleError(f"{path} is no record of a build: {name} is {known.get(name)!r}. {_AGAIN}")
         return Record(**known | {name: tuple(known[name]) for name in ("flags", "features")})
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+# What each field is, in the order of `Record`.
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "triple": _text,
+    "compiler": _text,
+    "flags": _texts,
+    "features": _texts,
+    "python": lambda value: value is None or _text(value),
+    "numpy": lambda value: value is None or type(value) is int,
+    "sha256": _text,
+}
+_AGAIN = "Build it again with --rebuild."
 
 
 def sources_sha256(files: Mapping[str, bytes]) -> str:
@@ -54,6 +80,13 @@ def sources_sha256(files: Mapping[str, bytes]) -> str:
         if name.endswith((".c", ".h", ".bin")) and name not in AROUND:
             whole.update(f"{name} {hashlib.sha256(named[name]).hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def contract_sha256(spec: StreamSpec) -> str:
+    """The sha256 of what a compiled step is held to: chunk, and name, dtype and shape of each tensor, in order."""
+    groups = (spec.inputs, spec.outputs, spec.states)
+    ports = [[(tensor.name, tensor.dtype, tensor.shape) for tensor in group] for group in groups]
+    return hashlib.sha256(json.dumps([spec.chunk, ports]).encode()).hexdigest()
 
 
 def numpy_major() -> int:

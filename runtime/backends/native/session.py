@@ -23,6 +23,7 @@ LINE, ALIGNED = 64, 16
 SIZE, ADDRESS = ctypes.c_size_t, ctypes.c_void_p
 # The functions of a library: what each returns and takes.
 FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
+    "rnn_contract": (ctypes.c_char_p, ()),
     "rnn_state_bytes": (SIZE, ()),
     "rnn_state_offset": (SIZE, (SIZE,)),
     "rnn_weights_bytes": (SIZE, ()),

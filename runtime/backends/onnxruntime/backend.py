@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, BundleError
+from rnn_export.onnx_inspection import inspect_graph
 from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
-from rnn_export.runtime.backends.onnxruntime.library import LOAD_ERRORS, ort
+from rnn_export.runtime.backends.onnxruntime.library import infer_shapes, make_session, ort
 from rnn_export.spec import StreamSpec
+
+GRAPHS = ("step.onnx", "sequence.onnx")
 
 
 class OrtSession(Session):
@@ -37,6 +40,9 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     needed = "sequence.onnx" if artefacts.spec.sequence_only else "step.onnx"
     if needed not in graphs:
         raise BundleError(f"target 'onnx' lists {', '.join(row.files)}, but no {needed}. Export the bundle again.")
+    for name in GRAPHS:
+        if name in graphs:
+            inspect_graph(name, graphs[name], artefacts.spec, infer_shapes)
     return graph_session(artefacts.spec, graphs, device, threads)
 
 
@@ -45,7 +51,7 @@ def graph_session(
 ) -> OrtSession:
     """A session of `step.onnx`, of `sequence.onnx` or of both; without `optimise` each node runs as it was written."""
     provider, number = _provider(device)
-    names = [name for name in ("step.onnx", "sequence.onnx") if name in graphs]
+    names = [name for name in GRAPHS if name in graphs]
     sessions = {name: _session(graphs[name], provider, number, threads, optimise) for name in names}
     for name, session in sessions.items():
         _check_names(name, session, spec)
@@ -75,22 +81,7 @@ def _provider(device: str | None) -> tuple[str, int]:
 
 
 def _session(graph: bytes, provider: str, number: int, threads: int, optimise: bool) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # What is an error is raised, so nothing has to be printed on stderr as well.
-    options.log_severity_level = 4
-    # For the small tensors of a step the arena costs more than malloc.
-    options.enable_cpu_mem_arena = False
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    chosen: Any = provider
-    if provider == "CUDAExecutionProvider":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        chosen = (provider, {"device_id": str(number)})
-    try:
-        session = ort.InferenceSession(graph, options, providers=[chosen])
-    except LOAD_ERRORS as error:
-        raise BackendUnavailable(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+    session = make_session(graph, provider, number, threads, optimise)
     # Where the driver is missing, onnxruntime gives a CPU session without a word.
     if session.get_providers()[0] != provider:
         made = f"onnxruntime {ort.__version__} made a session on {', '.join(session.get_providers())}"

@@ -11,7 +11,7 @@ from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime.backends.api import StateStore, StreamBuffers, empty_state, rows_with_nan
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS, ort
-from rnn_export.spec import BATCH, StreamSpec, sized
+from rnn_export.spec import BATCH, StreamSpec, TensorSpec, sized
 
 # Two sets of states by name.
 StatePair = tuple[dict[str, Array], dict[str, Array]]
@@ -47,8 +47,8 @@ class OrtBuffers(StreamBuffers):
             self._bind_step(graphs.step, batch, sets or state_pair(self.spec, batch))
 
     def _bind_step(self, step: Any, batch: int, sets: StatePair) -> None:
-        self.inputs = {v.name: _buffer(v, batch) for v in step.get_inputs()[: len(self.spec.inputs)]}
-        self.outputs = {v.name: _buffer(v, batch) for v in step.get_outputs()[: len(self.spec.outputs)]}
+        self.inputs = {t.name: _buffer(t, batch, self.spec.chunk) for t in self.spec.inputs}
+        self.outputs = {t.name: _buffer(t, batch, self.spec.chunk) for t in self.spec.outputs}
         device, _, number = self.graphs.device.partition(":")
         # On the CPU an OrtValue shares the array's memory.
         value_of, where = ort.OrtValue.ortvalue_from_numpy, (device, int(number or 0))
@@ -248,7 +248,5 @@ def _direct(session: Any, bindings: tuple[Any, ...]) -> tuple[Any, tuple[Any, ..
         return session.run_with_iobinding, bindings
 
 
-def _buffer(value: Any, batch: int) -> Array:
-    kinds = {"tensor(float)": "float32", "tensor(double)": "float64"}
-    dtype = kinds.get(value.type, value.type.removeprefix("tensor(").removesuffix(")"))
-    return np.zeros([d if isinstance(d, int) else batch for d in value.shape], dtype)
+def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:
+    return np.zeros(sized(tensor.shape, batch, chunk), tensor.dtype)

@@ -1,5 +1,8 @@
 """ONNX Runtime itself, or why it is not here, and what it raises."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 from rnn_export.errors import BackendUnavailable
 
 try:
@@ -9,9 +12,51 @@ except ImportError as error:
     fix = "pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA"
     raise BackendUnavailable(f"onnxruntime is not here ({error}): {fix}.") from error
 
-__all__ = ["LOAD_ERRORS", "RUN_ERRORS", "ort"]
+__all__ = ["RUN_ERRORS", "infer_shapes", "make_session", "ort"]
 
 # They have no common base; a bound run raises a bare RuntimeError.
 _NATIVE = (native.Fail, native.InvalidArgument, native.RuntimeException, native.EPFail, native.NotImplemented)
 RUN_ERRORS = (*_NATIVE, RuntimeError)
-LOAD_ERRORS = (*RUN_ERRORS, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile)
+
+
+def make_session(
+    graph: bytes,
+    provider: str = "CPUExecutionProvider",
+    number: int = 0,
+    threads: int = 1,
+    optimise: bool = True,
+    dims: Mapping[str, int] | None = None,
+    run: bool = True,
+) -> Any:
+    """An InferenceSession; raises BackendUnavailable where ONNX Runtime refuses the graph, whatever it raises then.
+
+    Without `optimise` each node runs as it was written; `dims` are sizes of symbols; a session that is not to `run`
+    prepares nothing.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # What is an error is raised, so nothing has to be printed on stderr as well.
+    options.log_severity_level = 4
+    # For the small tensors of a step the arena costs more than malloc.
+    options.enable_cpu_mem_arena = False
+    for name, size in (dims or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    if not (optimise and run):
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not run:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    chosen: Any = provider
+    if provider == "CUDAExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        chosen = (provider, {"device_id": str(number)})
+    try:
+        return ort.InferenceSession(graph, options, providers=[chosen])
+    except Exception as error:  # it has a dozen of its own, and those of its binding
+        raise BackendUnavailable(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+
+
+def infer_shapes(model: bytes, dims: Mapping[str, int]) -> Iterator[tuple[str, str, Sequence[object]]]:
+    """Name, type and shape of what a model takes and gives, by a session that is made and never run."""
+    session = make_session(model, dims=dims, run=False)
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        yield value.name, value.type.removeprefix("tensor(").removesuffix(")"), value.shape

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +13,8 @@ import numpy as np
 from rnn_export.arrays import Array, unpack_arrays
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, ExportError, SpecError
+from rnn_export.json_door import parse_json
+from rnn_export.precision import PRECISIONS
 from rnn_export.runtime.backends.remote.codec import CODECS, Codec
 from rnn_export.runtime.backends.remote.wire import WireFormat
 from rnn_export.spec import StreamSpec
@@ -65,11 +64,14 @@ def read_config(name: str, config: Any) -> ServedModel:
     if kind not in CODECS:
         known = f"this client only {', '.join(CODECS)}: update the older one"
         raise BackendUnavailable(f"the model {name!r} there talks {kind!r}, and {known}.")
+    if parameters["rnn_export.precision"] not in PRECISIONS:
+        what = f"is in {parameters['rnn_export.precision']!r}, which this rnn-export does not know"
+        raise BackendUnavailable(f"the model {name!r} there {what}: update the older one.")
     try:
-        spec = StreamSpec.from_json(json.loads(parameters["rnn_export.spec"]))
+        spec = StreamSpec.from_json(parse_json(parameters["rnn_export.spec"]))
         initial = _initial(spec, parameters.get("rnn_export.initial_states"))
         wire = WireFormat.of(spec, kind)
-    except (ValueError, KeyError, SpecError, ExportError, binascii.Error, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, SpecError, ExportError) as error:
         why = f"{error}. Write its repository again with rnn-export triton"
         raise BackendUnavailable(f"the parameters of the model {name!r} there cannot be read: {why}.") from error
     shapes = {i.name: (1, *i.dims) for i in config.input}

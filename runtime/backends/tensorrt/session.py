@@ -77,6 +77,13 @@ class LoadedContext:
         if not self.raw.set_input_shape(name, shape):
             raise DeviceError(f"TensorRT refused the shape {shape} of {name!r}: {self.log.errors()}.")
 
+    def check_shape(self, name: str, shape: Shape) -> None:
+        """Raise DeviceError where an output is not of `shape`, since the engine writes it all the same."""
+        found = tuple(self.raw.get_tensor_shape(name))
+        if found != shape:
+            fix = "Build it again with --rebuild"
+            raise DeviceError(f"the engine gives {name!r} as {found}, but the contract says {shape}. {fix}.")
+
     def enqueue(self, stream: Any) -> None:
         if not self.raw.execute_async_v3(int(stream)):
             raise DeviceError(f"TensorRT refused the step: {self.log.errors()}. Build it again with --rebuild.")
@@ -124,6 +131,10 @@ class TensorRTSession(Session):
             context.set_batch(state.input, (batch, *state.row))
             context.bind(state.input, before[state.name].pointer)
             context.bind(state.output, after[state.name].pointer)
+        for tensor in outputs:
+            context.check_shape(tensor.name, tensor.host.shape)
+        for state in self.spec.states:
+            context.check_shape(state.output, (batch, *state.row))
         return context
 
 

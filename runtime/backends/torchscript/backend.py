@@ -44,10 +44,10 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
         try:
             load: Any = torch.jit.load
             step = load(io.BytesIO(artefacts.read(name)), map_location=where, _extra_files=contract)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # of a damaged file torch raises many kinds
             raise BackendUnavailable(f"torch {torch.__version__} cannot load {name}: {_cause(error)}") from error
     written: str | bytes = contract[SPEC_FILE]
-    if (written.decode() if isinstance(written, bytes) else written) != spec.dumps():
+    if (written if isinstance(written, bytes) else written.encode()) != spec.dumps().encode():
         raise BundleError(f"{name} was written for another contract than the bundle's. Export the bundle again.")
     return TorchSession("torchscript", spec, step, where)
 

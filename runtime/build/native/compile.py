@@ -3,7 +3,8 @@
 import re
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,7 @@ def compile_native(
     headers = python_headers() if extension is None or extension else None
     if extension and headers is None:
         raise BuildError(f"there is no Python.h in {sysconfig.get_path('include')}: install the headers of Python.")
-    with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
-        folder = Path(place)
+    with work_folder() as folder:
         # A folder of its own: a step may have any name.
         (folder / "step").mkdir()
         for file, data in files.items():
@@ -58,6 +58,17 @@ def compile_native(
     record = Record(host_triple(), compiler.title, tuple(flags), tuple(used), python, numpy, sha256)
     place = f"build/{record.triple}"
     return {f"{place}/{LIBRARY}": library, f"{place}/{RECORD}": record.to_file()}
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards; raises BuildError where it cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
+            yield Path(place)
+    except OSError as error:
+        why = f"{error.filename or 'the temporary folder'} cannot be written: {error.strerror or error}"
+        raise BuildError(f"{why}. Make room there, or set TMPDIR to another folder.") from error
 
 
 def python_headers() -> tuple[str, ...] | None:

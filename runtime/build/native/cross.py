@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_data
@@ -13,6 +12,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
+from rnn_export.runtime.build.native.compile import work_folder
 from rnn_export.runtime.build.native.compiler import BARE, FLAGS, LINK, STANDARD, CrossCompiler, find_cross
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.machines import find_machine
@@ -52,8 +52,8 @@ def cross_build(
     if lacking := sorted({f"{name}.h", f"{name}.c", "selftest.c", "golden.h"} - set(files)):
         raise BuildError(f"the sources of {name!r} lack {', '.join(lacking)}: export the bundle again.")
     compiler = find_cross(machine)
-    with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
-        sources = _Sources(Path(place), name, spec, f"{name}.bin" in files)
+    with work_folder() as place:
+        sources = _Sources(place, name, spec, f"{name}.bin" in files)
         for file, data in files.items():
             (sources.folder / file).write_bytes(data)
         used = [] if machine.bare else features(compiler.macros(FLAGS, sources.folder))

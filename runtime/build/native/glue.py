@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rnn_export.runtime.backends.native.record import contract_sha256
 from rnn_export.runtime.build.native.names import C_TYPES, identifiers
 from rnn_export.runtime.build.native.template import render
 from rnn_export.spec import StreamSpec, sized
@@ -40,6 +41,7 @@ def glue(name: str, spec: StreamSpec) -> str:
         "out_bytes": ", ".join(str(port["bytes"]) for port in ports[inputs:]),
         "arguments": ", ".join([*(f"in[{i}]" for i in range(inputs)), *(f"out[{i}]" for i in range(outputs))]),
         "row_arguments": ", ".join([*(f"from[{i}]" for i in range(inputs)), *(f"to[{i}]" for i in range(outputs))]),
+        "contract": contract_sha256(spec),
         "n_in": inputs,
         "n_out": outputs,
     }

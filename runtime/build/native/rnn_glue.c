@@ -34,6 +34,8 @@ static const size_t rnn_offsets[] = {${offsets}0};
 static const size_t rnn_in_bytes[] = {$in_bytes};
 static const size_t rnn_out_bytes[] = {$out_bytes};
 
+/* The sha256 of the names, types and sizes that this library was compiled for. */
+RNN_EXPORT const char *rnn_contract(void) { return "$contract"; }
 RNN_EXPORT size_t rnn_state_bytes(void) { return sizeof(name_state); }
 RNN_EXPORT size_t rnn_state_offset(size_t i) { return rnn_offsets[i]; }
 RNN_EXPORT size_t rnn_macs(void) { return NAME_MACS; }

@@ -9,6 +9,7 @@ from rnn_export.bundle import Bundle, TargetRow, extend_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
+from rnn_export.onnx_file import check_model
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Built
 from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove, record_built
@@ -142,6 +143,7 @@ def build_engine(
     origin, library, report, built = plan.origin, plan.builder.library, None, None
     if library is not None:
         progress("build")
+        check_model(plan.recipe.onnx, origin.files[plan.recipe.onnx])
         built = library.build(origin.files[plan.recipe.onnx], plan.settings())
     draft = plan.draft(built)
     if plan.builder.gpu:
@@ -194,7 +196,8 @@ def _recipe(origin: Origin) -> Recipe:
         raise BuildError(f"target {row.target!r} ({row.precision}) has no {RECIPE} in the bundle. Export it again.")
     recipe = Recipe.from_file(origin.files[found])
     digest = hashlib.sha256(origin.files.get(recipe.onnx, b"")).hexdigest()
-    if (recipe.target, recipe.precision, recipe.sha256) != (row.target, row.precision, digest):
+    fits = (recipe.target, recipe.precision, recipe.sha256) == (row.target, row.precision, digest)
+    if not fits or recipe.onnx not in origin.files:
         raise BuildError(
             f"{found} is the recipe of {recipe.target} ({recipe.precision}) from a graph {recipe.sha256[:12]}, but "
             f"stands with {row.target} ({row.precision}) and the graph {digest[:12]}. Export the bundle again."

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rnn_export.errors import BuildError, BundleError
+from rnn_export.json_door import parse_json
 from rnn_export.precision import GRAPH_PRECISIONS
 from rnn_export.runtime.backends.tensorrt.backend import ENGINE, RECIPE
 from rnn_export.spec import Dim, StreamSpec, sized
@@ -72,7 +73,7 @@ class Recipe:
     def from_file(raw: bytes) -> Recipe:
         """Read what `to_file` wrote; raises BundleError where it is no recipe."""
         try:
-            data = json.loads(raw)
+            data = parse_json(raw)
         except ValueError as error:
             raise BundleError(f"{RECIPE} is not JSON: {error}. Export the bundle again.") from error
         return Recipe.from_json(data)

@@ -1,0 +1,74 @@
+"""Sizes that a graph computes from shapes: the few whole numbers behind a ConstantOfShape, in numpy."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from rnn_export.arrays import Array
+from rnn_export.onnx_file import SMALL, Graph, Node
+
+Shapes = Mapping[str, tuple[int | None, ...]]
+# What stays the same array of numbers.
+_SAME = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide}
+
+
+class ShapeValues:
+    """What the values of a graph are, as far as they follow from its constants and `shapes`."""
+
+    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self.values: dict[str, Array] = dict(graph.constants)
+        for node in graph.nodes:
+            value = self._value(node)
+            if value is not None and value.size <= SMALL and node.outputs:
+                self.values[node.outputs[0]] = value
+
+    def size(self, node: Node) -> int | None:
+        """How many values a node gives, where its sizes are known numbers."""
+        known = self.values.get(node.inputs[-1]) if node.inputs else None
+        if node.op == "ConstantOfShape" and known is not None:
+            return math.prod(max(0, int(d)) for d in known.reshape(-1).tolist())
+        given = self.shapes.get(node.inputs[0]) if node.inputs else None
+        if given is None or None in given:
+            return None
+        shape = [d for d in given if d is not None]
+        if node.op == "Reshape":
+            return math.prod(shape)
+        if node.op == "Expand" and known is not None:
+            wanted = [max(1, int(d)) for d in known.reshape(-1)]
+            rank = max(len(wanted), len(shape))
+            one, other = ([1] * (rank - len(dims)) + dims for dims in (shape, wanted))
+            return math.prod(map(max, one, other))
+        return None
+
+    def _value(self, node: Node) -> Array | None:
+        if node.op == "Shape":
+            shape = self.shapes.get(node.inputs[0]) if node.inputs else None
+            (start,), (end,) = (node.numbers.get("start") or [0]), (node.numbers.get("end") or [SMALL])
+            part = None if shape is None else shape[start:end]
+            return None if part is None or None in part else np.array(part, np.int64)
+        known = [self.values.get(name) for name in node.inputs]
+        if not known or any(value is None for value in known[: 1 if node.op in _SAME else None]):
+            return None
+        values = [value for value in known if value is not None]
+        if node.op in _SAME:
+            return values[0].reshape(-1)
+        if node.op == "Concat":
+            return np.concatenate([value.reshape(-1) for value in values])
+        if node.op in _ARITHMETIC and len(values) == 2 and not (node.op == "Div" and not values[1].all()):
+            return self._exact(node.op, *values)
+        if node.op == "Gather" and len(values) == 2 and values[0].ndim == 1:
+            index = values[1]
+            inside = ((index >= -values[0].size) & (index < values[0].size)).all()
+            return values[0][index] if inside else None
+        return None
+
+    def _exact(self, op: str, a: Array, b: Array) -> Array | None:
+        """In Python's integers, since those of numpy wrap; None where no tensor has such numbers."""
+        try:
+            result = _ARITHMETIC[op](a.reshape(-1).astype(object), b.reshape(-1).astype(object))
+            return np.array(result, np.int64)
+        except (ValueError, OverflowError):
+            return None
