@@ -69,9 +69,9 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
         tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
         for code in judgement.trusted:
-            click.echo(f"code: {code.title} runs here")
+            tables.say(f"code: {code.title} runs here")
         for code in judgement.untrusted:
-            click.echo(f"code: {code.title} does not run here without --trust: it {judgement.why}")
+            tables.say(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
             tables.parity(evidence)
         tables.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))

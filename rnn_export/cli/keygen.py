@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from rnn_export.cli import tables
 from rnn_export.cli.main import command
 
 
@@ -20,5 +21,5 @@ def keygen_command(name: Path, as_json: bool) -> dict[str, Any]:
 
     beside, public = make_key(name)
     if not as_json:
-        click.echo(f"wrote {name}, which signs: keep it to yourself; and {beside}, to be trusted elsewhere: {public}")
+        tables.say(f"wrote {name}, which signs: keep it to yourself; and {beside}, to be trusted elsewhere: {public}")
     return {"private": str(name), "public": str(beside), "key": public}

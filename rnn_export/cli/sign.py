@@ -30,5 +30,5 @@ def sign_command(bundle: Path, key: Path, as_json: bool) -> dict[str, Any]:
     for code in strange:
         tables.note(f"you vouch for {code.title}, which is not known to be made here")
     if not as_json:
-        click.echo(f"signed {bundle} with {signature.key}")
+        tables.say(f"signed {bundle} with {signature.key}")
     return {"bundle": str(bundle), "key": signature.key, "not_made_here": [code.title for code in strange]}

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from rnn_export.cli import tables
 from rnn_export.cli.main import command
 
 
@@ -23,5 +24,5 @@ def trust_command(key: Path, as_json: bool) -> dict[str, Any]:
     remember([f"ed25519 {public} {key.name}"])
     record = str(record_path()[0])
     if not as_json:
-        click.echo(f"trusts {public}: code that it signed runs for this user ({record})")
+        tables.say(f"trusts {public}: code that it signed runs for this user ({record})")
     return {"key": public, "record": record}

@@ -34,8 +34,8 @@ def hostile_sources(mark: Path) -> dict[str, bytes]:
     return files | {"sum.c": files["sum.c"] + CONSTRUCTOR.format(mark=mark).encode()}
 
 
-def with_files(path: Path, target: str, files: Mapping[str, bytes], name: str = "sum") -> Path:
-    row = TargetRow(target, "fp32", None, tuple(files), {"name": name} if target == "c" else {})
+def with_files(path: Path, target: str, files: Mapping[str, bytes]) -> Path:
+    row = TargetRow(target, "fp32", None, tuple(files), {"name": "sum"} if target == "c" else {})
     return extend_bundle(open_bundle(path), row, files).path
 
 
@@ -46,10 +46,10 @@ def with_library(path: Path, mark: Path) -> Path:
     return with_files(data(path), "c", {f"targets/c-fp32/{name}": raw for name, raw in files.items()})
 
 
-def with_sources(path: Path, mark: Path, name: str = "sum") -> Path:
+def with_sources(path: Path, mark: Path) -> Path:
     """A bundle with C that is compiled for no machine."""
     files = {f"targets/c-fp32/{file}": raw for file, raw in hostile_sources(mark).items()}
-    return with_files(data(path), "c", files, name)
+    return with_files(data(path), "c", files)
 
 
 class Writes(nn.Module):

@@ -41,9 +41,10 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
     contract = {SPEC_FILE: ""}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        file = io.BytesIO(artefacts.read(name))
         try:
             load: Any = torch.jit.load
-            step = load(io.BytesIO(artefacts.read(name)), map_location=where, _extra_files=contract)
+            step = load(file, map_location=where, _extra_files=contract)
         except Exception as error:  # of a damaged file torch raises many kinds
             raise BackendUnavailable(f"torch {torch.__version__} cannot load {name}: {_cause(error)}") from error
     written: str | bytes = contract[SPEC_FILE]

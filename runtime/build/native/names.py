@@ -62,12 +62,12 @@ def source_name(text: str) -> str:
 
 
 def c_name(row: TargetRow) -> str:
-    """The name that the sources of a target `c` go by; raises BundleError where it cannot be one, or is a path."""
-    name = row.requires.get("name")
-    if not isinstance(name, str) or source_name(name) != name:
+    """The name that the sources of a target `c` go by; raises BundleError where C has a thing of that name."""
+    name = str(row.requires["name"])
+    if source_name(name) != name:
         raise BundleError(
-            f"target 'c' ({row.precision}) calls its sources {name!r}, but that is a name of files and functions: "
-            "letters, digits and underscores. Export the bundle again."
+            f"target 'c' ({row.precision}) calls its sources {name!r}, but that is a name of C itself. Export the "
+            "bundle again."
         )
     return name
 
