@@ -15,8 +15,8 @@ from rnn_export.onnx_values import ShapeValues
 from rnn_export.protobuf import fields, write_bytes, write_number
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
-# Turns of the loops of a graph, those inside of others multiplied.
-TURNS = 2**20
+# Trips of the loops of a graph, those inside of others multiplied.
+TRIPS = 2**20
 # Frames of a sequence that is looked at, in chunks.
 CHUNKS = 4
 # ONNX's numbers of types, by what ONNX Runtime calls them: the type of numpy, and the bytes of a value.
@@ -81,7 +81,7 @@ class _Inspection:
         return found
 
     def _check(
-        self, graph: Graph, message: bytes, outer: Mapping[str, Inferred], constants: Mapping[str, bytes], turns: int
+        self, graph: Graph, message: bytes, outer: Mapping[str, Inferred], constants: Mapping[str, bytes], trips: int
     ) -> dict[str, Inferred]:
         found = self._infer(graph, message)
         inside = {**outer, **found}
@@ -90,8 +90,8 @@ class _Inspection:
         constants |= {node.outputs[0]: write_bytes(1, node.raw) for node in graph.nodes if node.op == "Constant"}
         for node in graph.nodes:
             count = _turns(node, inside, graph)
-            if turns * count > TURNS:
-                raise ValueError(f"{node.title} takes {turns * count} turns, over the limit of {TURNS}")
+            if trips * count > TRIPS:
+                raise ValueError(f"{node.title} takes {trips * count} trips, over the limit of {TRIPS}")
             for name in filter(None, node.outputs):
                 self.sizes.append((name, self._bytes(node, name, found[name], shapes, count)))
             for body in node.bodies.values():
@@ -99,7 +99,7 @@ class _Inspection:
                 captured = sorted(body.captured())
                 given = [constants[name] for name in captured if name in constants]
                 types |= {name: inside[name] for name in captured if name in inside and name not in constants}
-                self._check(body, _message_of(body, types, given), inside, constants, turns * count)
+                self._check(body, _message_of(body, types, given), inside, constants, trips * count)
         return found
 
     def _infer(self, graph: Graph, message: bytes) -> dict[str, Inferred]:
@@ -113,10 +113,10 @@ class _Inspection:
             raise ValueError(f"nothing is known of the value {min(missing)!r} that it gives")
         return found
 
-    def _bytes(self, node: Node, name: str, value: Inferred, shapes: ShapeValues, turns: int) -> int:
+    def _bytes(self, node: Node, name: str, value: Inferred, shapes: ShapeValues, trips: int) -> int:
         size = value.size
         if size is None and node.op == "Loop" and None not in value.shape[1:]:
-            size = turns * math.prod(d or 1 for d in value.shape[1:])
+            size = trips * math.prod(d or 1 for d in value.shape[1:])
         if size is None:
             size = shapes.size(node)
         if size is None and (self.step or node.op in MAKERS):
@@ -134,7 +134,7 @@ def _turns(node: Node, values: Mapping[str, Inferred], graph: Graph) -> int:
     if node.op == "Loop":
         count = graph.constants.get(node.inputs[0]) if node.inputs else None
         if count is None or count.size != 1:
-            raise ValueError(f"{node.title} has no constant number of turns, so nothing says that it ends")
+            raise ValueError(f"{node.title} has no constant number of trips, so nothing says that it ends")
         return max(0, int(count.reshape(-1)[0]))
     if node.op != "Scan":
         return 1

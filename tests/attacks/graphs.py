@@ -45,15 +45,15 @@ def body(nodes: Nodes, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.Gr
     return helper.make_graph(nodes, "body", [value(n) for n in inputs], [value(n) for n in outputs])
 
 
-def loop(turns: Sequence[str]) -> list[onnx.NodeProto]:
-    """x added up again and again: `turns` is the name of how often, or nothing."""
+def loop(trips: Sequence[str]) -> list[onnx.NodeProto]:
+    """x added up again and again: `trips` is the name of how often, or nothing."""
     inner = helper.make_graph(
         [node("Identity", ["c"], ["c2"]), node("Tanh", ["a"], ["b"])],
         "body",
         [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("a")],
         [value("c2", TensorProto.BOOL, []), value("b")],
     )
-    return [node("Loop", [*turns, "yes", "x"], ["looped"], body=inner)]
+    return [node("Loop", [*trips, "yes", "x"], ["looped"], body=inner)]
 
 
 def doubling(times: int) -> list[onnx.NodeProto]:

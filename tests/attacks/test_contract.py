@@ -102,18 +102,18 @@ WRONG = {
     ),
     "loop without end": (
         graphs.step(loop([""]), [constant("yes", True, "bool")]),
-        "node Loop giving ('looped',) has no constant number of turns, so nothing says that it ends",
+        "node Loop giving ('looped',) has no constant number of trips, so nothing says that it ends",
     ),
-    "loop of 2**40 turns": (
+    "loop of 2**40 trips": (
         graphs.step(loop(["n"]), [constant("n", 2**40), constant("yes", True, "bool")]),
-        "takes 1099511627776 turns, over the limit of 1048576",
+        "takes 1099511627776 trips, over the limit of 1048576",
     ),
-    "loop of as many turns as a value says": (
+    "loop of as many trips as a value says": (
         graphs.step(
             [node("ReduceSum", ["x"], ["s"], keepdims=0), node("Cast", ["s"], ["n"], to=7), *loop(["n"])],
             [constant("yes", True, "bool")],
         ),
-        "has no constant number of turns",
+        "has no constant number of trips",
     ),
     "64 GiB at once": (
         graphs.step([node("ConstantOfShape", ["n"], ["big"])], [constant("n", [2**34])]),
