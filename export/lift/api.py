@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 from rnn_export.arrays import Array
 from rnn_export.errors import LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
-from rnn_export.export.lift.buffers import buffers_to_states
 from rnn_export.export.lift.capture import MANY_FRAMES, BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.kept import keep_states, kind_of
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.layers.replacement import replace_recurrent
@@ -133,7 +133,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Probed:
-    """A copy in which the buffers that calls change are states, and recurrent layers opaque operators."""
+    """A copy in which what the model keeps itself are states, and recurrent layers opaque operators."""
 
     flat: FlatModel
     axes: Axes
@@ -195,9 +195,9 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
 
 
 def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
-    """Run a copy of the model to find its buffers and the axes that it may have, and where its states start."""
+    """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
     flat = copy.deepcopy(flat)
-    buffers_to_states(flat)
+    keep_states(flat)
     flat.check_names()
     candidates = axes_candidates(flat, options.time_axis)
     while axes := _next(candidates, flat):
@@ -208,10 +208,7 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
-        states = tuple(
-            LiftedState(leaf.name, initial[leaf.name], *(_BUFFER if leaf.name in flat.buffer_states else _ARGUMENT))
-            for leaf in flat.states
-        )
+        states = tuple(LiftedState(leaf.name, initial[leaf.name], *_origin(flat, leaf.name)) for leaf in flat.states)
         replaced = copy.deepcopy(flat)
         replaced.model = replace_recurrent(replaced.model)
         yield _Probed(replaced, axes, states)
@@ -270,7 +267,14 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
 
 
-_BUFFER = ("buffer", "a buffer that a call of the model changes")
+def _origin(flat: FlatModel, name: str) -> tuple[str, str]:
+    """What a state of the model is, and why it is there."""
+    if not flat.is_kept(name):
+        return _ARGUMENT
+    kind = next(kind_of(group[0], flat.model) for group in flat.kept if str(group[0]) == name)
+    return kind, f"{'a buffer' if kind == 'buffer' else 'an attribute'} that a call of the model changes"
+
+
 _ARGUMENT = ("argument", "an argument that comes back, as declared")
 _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
 

@@ -112,6 +112,6 @@ def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, bat
     for leaf, layout in zip(model.states, states, strict=True):
         rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
         fresh = noise.like(rows.contiguous(), {})
-        near = leaf.name in model.buffer_states and rows.is_floating_point()
+        near = model.is_kept(leaf.name) and rows.is_floating_point()
         drawn.append(rows + fresh.abs() if near else fresh)
     return drawn

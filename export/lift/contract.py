@@ -18,17 +18,17 @@ from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, Ten
 
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The row that each state of the model starts from: `initial`, else zeros, or what a buffer holds."""
+    """The row that each state of the model starts from: `initial`, else zeros, or what the module holds."""
     declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
-        rows, is_buffer = layout.example_rows(leaf.example), leaf.name in flat.buffer_states
-        if is_buffer and not same(rows, rows[:1].expand_as(rows), EXACT):
+        rows, is_kept = layout.example_rows(leaf.example), flat.is_kept(leaf.name)
+        if is_kept and not same(rows, rows[:1].expand_as(rows), EXACT):
             raise LiftError(
-                f"buffer {leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
+                f"{leaf.name!r} holds other values in each row of its batch, so no row can start alone: "
                 "reset the model before export."
             )
-        usual = rows[0] if is_buffer else torch.zeros_like(rows[0])
+        usual = rows[0] if is_kept else torch.zeros_like(rows[0])
         try:
             value = torch.as_tensor(declared.pop(leaf.name, usual), dtype=usual.dtype)
         except (TypeError, ValueError, RuntimeError) as error:

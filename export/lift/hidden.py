@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType, ModuleType
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,42 +13,58 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rnn_export.export.lift.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
+from rnn_export.export.lift.program.signature import FlatModel
 
 # A memory in a list may be read only some calls later.
 CALLS = 4
 # These write over all of their first argument without reading it.
 OVERWRITING = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
-# How deep attributes are looked into: objects, lists and dicts in each other.
-DEPTH = 3
 
 
-def hidden_memory(model: nn.Module, arguments: Sequence[Tensor]) -> list[str] | None:
-    """The paths of attributes through which a call of `model` reads what an earlier one left; None where none does.
+@dataclass(frozen=True)
+class Hidden:
+    """What calls read of earlier ones: where it stands, attributes that grow; `other` is what none of them holds."""
 
-    A container that grows with each call counts as read. The list is empty where something is read that no attribute
-    of a module holds. `model` must be a copy, which is called with `arguments` over and over.
-    """
-    history, numbers = _History(), _Numbers()
-    names: dict[str, None] = {}
-    sizes: list[Counter[str]] = []
+    read: tuple[AttributePath, ...]
+    grown: tuple[AttributePath, ...]
+    other: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.read or self.grown or self.other)
+
+
+def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
+    """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
+    model = flat.model
+    history, numbers = History(), _Numbers()
+    read: dict[AttributePath, None] = {}
+    sizes: list[Counter[AttributePath]] = []
+    moved: set[tuple[AttributePath, AttributePath]] = set()
     for _ in range(CALLS):
         numbers.watch(model)
         held = _tensors(model)
         given = [t.clone() for t in arguments]
         history.begin(given)
         with torch.no_grad(), history:
-            model(*given)
-        names.update((path, None) for path, t in held if _place(t) in history.read)
-        sizes.append(Counter(path for path, t in _tensors(model) if history.filled(t)))
-    names.update((path, None) for path, n in sizes[-1].items() if sizes[0][path] and n > sizes[0][path])
-    names.update(dict.fromkeys(numbers.read))
-    if any(done != history.done[0] for done in history.done):
-        return list(names) or sorted(numbers.watched)
-    return list(names) if history.read or names else None
+            flat(*given)
+        read.update((path, None) for path, t in held if _place(t) in history.read)
+        filled = [(path, t) for path, t in _tensors(model) if history.filled(t)]
+        moved |= {(a, b) for a, old in held for b, new in filled if a != b and _place(old) == _place(new)}
+        sizes.append(Counter(path.root for path, _ in _tensors(model)))
+    used = {path.root for path, _ in filled}
+    grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
+    while onward := {a for a, b in moved if b in read and a not in read}:
+        read.update(dict.fromkeys(sorted(onward, key=str)))
+    read.update(dict.fromkeys(numbers.read))
+    differs = any(done != history.done[0] for done in history.done)
+    if differs and not read and not grown:
+        read.update(dict.fromkeys(numbers.watched))
+    return Hidden(tuple(read), tuple(grown), (differs or bool(history.read)) and not read and not grown)
 
 
-class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The operators of calls, and the storages that hold what was computed from the arguments of any.
 
     Attributes:
@@ -74,7 +90,7 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = _leaves((args, kwargs))
+        given = leaves_of((args, kwargs))
         first = func._schema.arguments[0].alias_info if given else None
         if func in OVERWRITING and _is_whole(given[0]):
             self._before.discard(_place(given[0]))
@@ -84,7 +100,7 @@ class _History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = func(*args, **kwargs)
         if taken & (self._now | self._before) and func not in SHAPE_ONLY:
             self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
-            self._fill([*_leaves(results), *_written(func, args, kwargs)])
+            self._fill([*leaves_of(results), *_written(func, args, kwargs)])
         return results
 
     def filled(self, tensor: Tensor) -> bool:
@@ -101,7 +117,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
     """The arguments that an operator writes to."""
     schema = func._schema.arguments
     given = {**dict(zip((a.name for a in schema), args, strict=False)), **kwargs}
-    return _leaves([given.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write])
+    return leaves_of([given.get(a.name) for a in schema if a.alias_info is not None and a.alias_info.is_write])
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -109,7 +125,8 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-def _leaves(value: Any) -> list[Tensor]:
+def leaves_of(value: Any) -> list[Tensor]:
+    """The tensors in what an operator takes or gives."""
     return [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
 
 
@@ -120,10 +137,10 @@ def _place(tensor: Tensor) -> int:
 class _Watched(int):
     """A number that calls change: to reckon with it goes on watching, to ask what it is counts as reading."""
 
-    readers: dict[str, None]
-    path: str
+    readers: dict[AttributePath, None]
+    path: AttributePath
 
-    def __new__(cls, value: int, path: str, readers: dict[str, None]) -> _Watched:
+    def __new__(cls, value: int, path: AttributePath, readers: dict[AttributePath, None]) -> _Watched:
         made = super().__new__(cls, value)
         made.path, made.readers = path, readers
         return made
@@ -158,45 +175,22 @@ setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
 
 class _Numbers:
-    """The whole numbers that calls of a model change, each watched from then on; `read` are the paths of those read."""
+    """The numbers that calls of a model change; `read` are the places of whole ones that were asked for."""
 
     def __init__(self) -> None:
-        self.read: dict[str, None] = {}
-        self.watched: set[str] = set()
-        self._seen: dict[tuple[str, Any], int] = {}
+        self.read: dict[AttributePath, None] = {}
+        self.watched: dict[AttributePath, None] = {}
+        self._seen: dict[AttributePath, int | float] = {}
 
     def watch(self, model: nn.Module) -> None:
-        for path, holder, key, value in _held(model):
-            if type(value) is not int or isinstance(holder, tuple):
+        for path, value in list(attributes(model)):
+            if type(value) not in (int, float, bool) or self._seen.setdefault(path, value) == value:
                 continue
-            if self._seen.setdefault((path, key), value) != value:
-                self.watched.add(path)
-                holder[key] = _Watched(value, path, self.read)
+            self.watched[path] = None
+            if type(value) is int:
+                path.put(model, _Watched(value, path, self.read))
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The tensors that modules hold in plain attributes and in buffers, by path; those of a list all by its own."""
-    return [(path, value) for path, _, _, value in _held(model) if isinstance(value, Tensor)]
-
-
-def _held(model: nn.Module) -> Iterator[tuple[str, Any, Any, Any]]:
-    """What modules hold, in lists, dicts and objects too: (path, holder, key, value)."""
-    for path, module in model.named_modules():
-        own = {n: v for n, v in vars(module).items() if n not in ("_parameters", "_modules", "_buffers")}
-        for name, value in {**own, **module._buffers}.items():
-            where = f"{path}.{name}".lstrip(".")
-            yield where, vars(module), name, value
-            yield from _inside(where, value, DEPTH)
-
-
-def _inside(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any, Any, Any]]:
-    if isinstance(value, dict | list | tuple | deque):
-        holder: Any = value
-    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type | FunctionType | ModuleType):
-        holder = vars(value)
-    else:
-        return
-    for key, inner in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
-        yield path, holder, key, inner
-        if depth:
-            yield from _inside(path, inner, depth - 1)
+def _tensors(model: nn.Module) -> list[tuple[AttributePath, Tensor]]:
+    """The tensors that modules hold in plain attributes and in buffers."""
+    return [(path, value) for path, value in attributes(model) if isinstance(value, Tensor)]

@@ -7,10 +7,12 @@ import copy
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.attributes import attributes
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.signature import FlatModel
@@ -71,7 +73,7 @@ def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
 def _own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
     module = copy.deepcopy(model.original)
     trace = loop.run(own_driver(model, module, loop.rows), own_calls(model, loop))
-    held = {name: _buffer_rows(module, model, name)[:, None] for name in _buffers(model)}
+    held = {name: _kept_rows(module, model, name)[:, None] for name in _kept(model)}
     return Trace(trace.outputs, {**trace.states, **held})
 
 
@@ -96,19 +98,20 @@ def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
     """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's."""
     example = model.original.inputs[0].example
-    batch = example.shape[model.axes.input_batch[0]] if _buffers(model) else rows
+    batch = example.shape[model.axes.input_batch[0]] if _kept(model) else rows
     for start in range(0, rows, batch):
         yield np.arange(start, start + batch) % rows
 
 
-def _buffers(model: StreamingModel) -> list[str]:
-    return [s.name for s in model.origins if s.kind == "buffer"]
+def _kept(model: StreamingModel) -> list[str]:
+    return [s.name for s in model.origins if s.kind in ("buffer", "attribute")]
 
 
-def _buffer_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
-    """The rows that a buffer of the module holds now."""
+def _kept_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
+    """The rows of a state that the module keeps itself, as it holds them now."""
     index = [s.name for s in model.spec.states].index(name)
-    value = dict(module.model.named_buffers())[name]
+    held = next(value for path, value in attributes(module.model) if str(path) == name)
+    value = torch.as_tensor(held)
     # One that has no batch axis in the module is of one stream.
     bare = value.dim() == len(model.spec.states[index].row)
     return (value[None] if bare else model.axes.states[index].rows(value)).numpy()

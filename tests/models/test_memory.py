@@ -1,6 +1,7 @@
-"""What a model remembers in itself: buffers become states, anything else is refused by its path."""
+"""What a model remembers in itself: buffers and attributes become states; what has no one shape is refused."""
 
 from collections import deque
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -162,7 +163,7 @@ class Along(nn.Module):
         return torch.stack(levels, 1)
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------
+# --- plain attributes ---------------------------------------------------------------------------------------------
 
 
 def plain(name, start, remember):
@@ -177,6 +178,123 @@ def plain(name, start, remember):
     model = Call(forward, part=nn.Identity())
     setattr(model.part, name, start)
     return model
+
+
+def born(s, x):
+    if s.h is None:
+        s.h = torch.zeros_like(x)
+    s.h = torch.tanh(s.h + x)
+    return 2 * s.h
+
+
+def born_at_a_quarter(s, x):
+    h = torch.full_like(x, 0.25) if s.h is None else s.h
+    s.h = torch.tanh(h - x)
+    return s.h
+
+
+def late(s, x):
+    s.seen = 0.5 * getattr(s, "seen", 0) + x
+    return s.seen + 1
+
+
+def of_a_layer(s, x):
+    y, s.hc = s.lstm(x[None], s.hc)
+    return y[0]
+
+
+def in_a_dict(s, x):
+    h = s.cache.get("h")
+    s.cache["h"] = x if h is None else h + x
+    return 3 * s.cache["h"]
+
+
+def placeholder(s, x):
+    if not s.mem.numel():
+        s.mem = torch.zeros_like(x)
+    s.mem = 0.9 * s.mem + x
+    fired = (s.mem > 1).to(x)
+    s.mem = s.mem - fired
+    return fired + s.mem
+
+
+def delayed(s, x):
+    y = s.line[0] + x
+    s.line = [*s.line[1:], x]
+    return y
+
+
+def annealed(s, x):
+    s.rate *= 0.9
+    return s.rate * x
+
+
+@dataclass
+class Kept:
+    """What a model of somebody hands around."""
+
+    level: Tensor
+    name: str = "level"
+
+
+def in_an_object(s, x):
+    s.kept.level = 0.5 * s.kept.level + x
+    return s.kept.level + 1
+
+
+def zeros(*names):
+    return [(name, (4,), "zeros") for name in names]
+
+
+ATTRIBUTES = {
+    "a tensor": (plain("memory", torch.zeros(1, 4), lambda old, x: 0.5 * old + x), zeros("part.memory")),
+    "a dict": (
+        plain("cache", {"h": torch.ones(1, 4)}, lambda old, x: {"h": old["h"] + x}),
+        [("part.cache.h", (4,), "stored")],
+    ),
+    "a list": (
+        plain("past", [torch.zeros(1, 4)] * 2, lambda old, x: [*old[1:], x]),
+        zeros("part.past.0", "part.past.1"),
+    ),
+    "a deque": (
+        plain("past", deque([torch.zeros(1, 4)] * 2, 2), lambda old, x: deque([*old, x], 2)),
+        zeros("part.past.0", "part.past.1"),
+    ),
+    "a line that only its end reads": (
+        Call(delayed, line=[torch.zeros(1, 4)] * 2),
+        zeros("line.0", "line.1"),
+    ),
+    "an object": (Call(in_an_object, kept=Kept(torch.zeros(1, 4))), zeros("kept.level")),
+    "a number": (Call(counted, n=0), [("n", (), "zeros")]),
+    "a fraction": (Call(annealed, rate=1.0), [("rate", (), "stored")]),
+    "None until the first call": (Call(born, h=None), [("h", (4,), "zeros")]),
+    "None, then from a quarter": (Call(born_at_a_quarter, h=None), [("h", (4,), "stored")]),
+    "not there until the first call": (Call(late), zeros("seen")),
+    "a layer's own, from None": (
+        Call(of_a_layer, lstm=nn.LSTM(4, 5), hc=None),
+        [("hc.0", (1, 5), "zeros"), ("hc.1", (1, 5), "zeros")],
+    ),
+    "an empty dict": (Call(in_a_dict, cache={}), zeros("cache.h")),
+    "an empty buffer": (Call(placeholder, mem=torch.zeros(0)), zeros("mem")),
+}
+
+
+@pytest.mark.parametrize(("model", "states"), ATTRIBUTES.values(), ids=ATTRIBUTES)
+def test_what_a_call_keeps_in_an_attribute_is_a_state(model, states):
+    lifted = assert_streams(model.eval(), FRAME)
+    assert [(s.name, s.row, s.initial) for s in lifted.spec.states] == states
+    assert {o.kind for o in lifted.origins} <= {"attribute", "buffer"}
+
+
+def test_what_no_later_call_reads_is_no_state():
+    def forward(s, x):
+        s.last, s.calls = x, s.calls + 1
+        return leaky(s, x)
+
+    assert [s.name for s in lift(Call(forward, h=torch.zeros(1, 4), calls=0), (FRAME,)).spec.states] == ["h"]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
 
 
 def grown(s, x):
@@ -201,39 +319,28 @@ def born_as_ones(s, x):
     return s.h + x
 
 
-ATTRIBUTE = r"in a plain attribute, where no exporter .* self\.register_buffer\(name, tensor\).*states=\{argument: out"
 REFUSED = {
     "grows": (Call(grown, seen=torch.zeros(1, 1, 4)), FRAME, r"buffer 'seen' (changes its shape|is registered as)"),
     "set to None": (Call(forgotten, h=torch.ones(1, 4)), FRAME, r"buffer 'h' is set to None by a call: a state must"),
-    "of another shape": (
-        Call(lambda s, x: setattr(s, "h", s.gru(x)[1]) or s.gru(x)[0], gru=gru(), h=torch.zeros(1, 4, 3)),
-        X,
-        r"buffer 'h' is registered as \(1, 4, 3\) but is \(1, 1, 4\) after a call: .* Register it in the shape",
-    ),
     "other values per row": (
         Call(leaky, h=torch.arange(12.0).reshape(3, 4)),
         ROWS,
-        r"buffer 'h' holds other values in each row of its batch, .* reset the model before export",
+        r"'h' holds other values in each row of its batch, .* reset the model before export",
     ),
-    "an attribute": (
-        plain("memory", torch.zeros(1, 4), lambda old, x: 0.5 * old + x),
+    "a list that grows": (
+        plain("past", [torch.zeros(1, 4)], lambda old, x: [*old, x]),
         FRAME,
-        rf"the model remembers 'part\.memory' between calls, {ATTRIBUTE}",
+        r"the model remembers more with each call, in 'part\.past': a state must keep its shape. Keep a fixed number",
     ),
-    "a dict": (
-        plain("cache", {"h": torch.zeros(1, 4)}, lambda old, x: {"h": old["h"] + x}),
+    "an attribute of another shape at each call": (
+        plain("past", torch.zeros(1, 1, 4), lambda old, x: torch.cat([old, x[:, None]], 1)),
         FRAME,
-        rf"the model remembers 'part\.cache' between calls, {ATTRIBUTE}",
+        r"attribute 'part\.past' changes its shape from call to call, from \(1, 2, 4\) to \(1, 3, 4\): a state must",
     ),
-    "a list": (
-        plain("past", [torch.zeros(1, 4)] * 2, lambda old, x: [*old[1:], x]),
+    "what starts from the input": (
+        Call(lambda s, x: (x - (x if s.h is None else s.h), setattr(s, "h", x))[0], h=None),
         FRAME,
-        rf"the model remembers 'part\.past' between calls, {ATTRIBUTE}",
-    ),
-    "a deque": (
-        plain("past", deque([torch.zeros(1, 4)] * 3, 3), lambda old, x: deque([*old, x], 3)),
-        FRAME,
-        rf"the model remembers 'part\.past' between calls, {ATTRIBUTE}",
+        r"'h': the first call makes this, and starting it from zeros, or from what that call makes of weights",
     ),
     "once per call": (
         Call(per_call, gru=gru(), h=torch.zeros(1, 4)),
@@ -252,7 +359,9 @@ def test_what_cannot_be_a_state_is_refused(model, example, message):
 def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
     model = Call(born_as_ones)
     model.register_buffer("h", None)
-    with pytest.raises(LiftError, match=r"'h': the first call makes this buffer, and not with zeros: register it"):
+    with pytest.raises(
+        LiftError, match=r"'h': the first call makes this, .* gives something else: register it as a buffer"
+    ):
         lift(model, (FRAME,))
 
 

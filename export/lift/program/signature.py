@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.attributes import AttributePath, swapped
 
 OutputRef = int | str
 
@@ -31,7 +32,8 @@ class FlatModel(nn.Module):
 
     Attributes:
         inputs: the named data leaves, in the order of forward's arguments.
-        states: the named leaves of the states: those declared, in that order, then the `buffer_states` of the model.
+        states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
+        kept: where each of these stands; in several places, where they hold one tensor.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
@@ -61,35 +63,51 @@ class FlatModel(nn.Module):
         self.outputs = self._output_names(result, output_names)
         self.output_keys = tuple(k for k, v in self._data_parts(result).items() for _ in _tensors(v))
         self.example_outputs = tuple(t for _, t in self._data(result))
-        self.buffer_states: tuple[str, ...] = ()
+        self.kept: tuple[tuple[AttributePath, ...], ...] = ()
+        self._roots: dict[AttributePath, Any] = {}
         self._check_states_come_back(result)
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
-        return self.states[: len(self.states) - len(self.buffer_states)]
+        return self.states[: len(self.states) - len(self.kept)]
 
-    def add_buffer_states(self, buffers: Mapping[str, Tensor]) -> None:
-        """Make states of `buffers` of the model, which are of the example's batch and may not exist yet."""
-        for name, value in buffers.items():
-            path, _, last = name.rpartition(".")
-            module = self.model.get_submodule(path)
-            if module._buffers[last] is None:
-                module._buffers[last] = value.clone()
-        self.buffer_states = tuple(buffers)
-        self.states += tuple(Leaf(name, value) for name, value in buffers.items())
+    @property
+    def kept_paths(self) -> set[AttributePath]:
+        """Where the states stand that the model keeps itself."""
+        return {path for places in self.kept for path in places}
+
+    def is_kept(self, name: str) -> bool:
+        """Whether the state `name` is one that the model keeps itself."""
+        return any(str(places[0]) == name for places in self.kept)
+
+    def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
+        """Make states of what the model keeps at `places`, which may be several for one tensor.
+
+        `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
+        """
+        self.kept += tuple(places)
+        self.states += tuple(Leaf(str(group[0]), start) for group, start in zip(places, starts, strict=True))
+        roots = {path.root for group in places for path in group}
+        self._roots |= {root: root.get(called) for root in sorted(roots, key=str)}
+        for root in roots:
+            if root.is_buffer(self.model) and root.get(self.model) is None:
+                root.put(self.model, root.get(called).clone())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Pure: the buffers that are states are arguments and results as well."""
-        if not self.buffer_states:
+        """Pure: the states that the model keeps itself are arguments and results as well."""
+        if not self.kept:
             return self.call_stateful(*tensors)
-        count = len(tensors) - len(self.buffer_states)
-        values = {f"model.{name}": t.clone() for name, t in zip(self.buffer_states, tensors[count:], strict=True)}
-        results = torch.func.functional_call(_StatefulCall(self), values, tensors[:count])
-        return (*results, *values.values())
+        count = len(tensors) - len(self.kept)
+        fed = [t.clone() for t in tensors[count:]]
+        places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
+        with swapped(self.model, self._roots, places):
+            results = self.call_stateful(*tensors[:count])
+            after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
+        return (*results, *after)
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
-        """As the user calls it: without the buffers, which the model keeps itself, and the arguments `left_out`."""
+        """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
         left = list(tensors)
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
@@ -180,15 +198,12 @@ class FlatModel(nn.Module):
                 raise LiftError(f"{name!r} names both an input and an output: choose other names, output_names=[...].")
 
 
-class _StatefulCall(nn.Module):
-    """The model alone, for `functional_call` to swap its buffers."""
-
-    def __init__(self, flat: FlatModel) -> None:
-        super().__init__()
-        self.model, self.flat = flat.model, (flat,)
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return self.flat[0].call_stateful(*tensors)
+def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
+    """What a call left at `path`, where it found `fed`."""
+    value = path.get(model)
+    if value is None:
+        raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
+    return value if isinstance(value, Tensor) else torch.full_like(fed, value)
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:

@@ -1,0 +1,118 @@
+"""What the modules of a model hold in buffers and plain attributes, in lists, dicts and objects too, by path."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+# How deep attributes are looked into: objects, lists and dicts in each other.
+DEPTH = 3
+# What a module of torch keeps for itself.
+OWN = ("_parameters", "_modules", "_buffers")
+
+
+@dataclass(frozen=True)
+class AttributePath:
+    """The module at `module` holds something in its attribute `keys[0]`, or in what that holds under the next key."""
+
+    module: str
+    keys: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, ((self.module, *self.keys) if self.module else self.keys)))
+
+    @property
+    def root(self) -> AttributePath:
+        """The attribute itself."""
+        return AttributePath(self.module, self.keys[:1])
+
+    def is_buffer(self, model: nn.Module) -> bool:
+        """Whether the attribute is a registered buffer."""
+        return self.keys[0] in model.get_submodule(self.module)._buffers
+
+    def get(self, model: nn.Module) -> Any:
+        """What stands there; None where nothing does."""
+        value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
+        for key in self.keys:
+            try:
+                value = _inside(value)[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def put(self, model: nn.Module, value: Any) -> None:
+        """Put `value` there; lists, dicts and objects on the way are made anew."""
+        holder = _attributes(model.get_submodule(self.module), self.keys[0])
+        holder[self.keys[0]] = _with(holder.get(self.keys[0]), {self.keys[1:]: value})
+
+
+def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
+    """Everything that modules hold, but for parameters and modules: what a list holds after the list."""
+    for path, module in model.named_modules():
+        for name, value in {**{n: v for n, v in vars(module).items() if n not in OWN}, **module._buffers}.items():
+            yield from _below(AttributePath(path, (name,)), value, DEPTH)
+
+
+@contextlib.contextmanager
+def swapped(
+    model: nn.Module, roots: Mapping[AttributePath, Any], values: Mapping[AttributePath, Any]
+) -> Iterator[None]:
+    """Within, attributes hold copies of `roots` with `values` at their places; after it what they held before."""
+    before = {root: root.get(model) for root in roots}
+    try:
+        for root, value in roots.items():
+            root.put(model, _with(value, {path.keys[1:]: v for path, v in values.items() if path.root == root}))
+        yield
+    finally:
+        for root, value in before.items():
+            root.put(model, value)
+
+
+def _with(value: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
+    """A copy of `value`, with other values under some keys."""
+    if () in leaves:
+        return leaves[()]
+    inside = _inside(value)
+    parts = {
+        first: _with(inside[first], {keys[1:]: v for keys, v in leaves.items() if keys[0] == first})
+        for first in dict.fromkeys(keys[0] for keys in leaves)
+    }
+    if isinstance(value, tuple):
+        listed = [parts.get(i, part) for i, part in enumerate(value)]
+        return type(value)(*listed) if hasattr(value, "_fields") else type(value)(listed)
+    made = copy.copy(value)
+    holder = _inside(made)
+    for key, part in parts.items():
+        holder[key] = part
+    return made
+
+
+def _below(path: AttributePath, value: Any, depth: int) -> Iterator[tuple[AttributePath, Any]]:
+    yield path, value
+    if not depth or not _is_container(value):
+        return
+    inside = _inside(value)
+    for key, inner in list(inside.items() if isinstance(inside, dict) else enumerate(inside)):
+        yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1)
+
+
+def _attributes(module: nn.Module, name: str) -> dict[str, Any]:
+    return module._buffers if name in module._buffers else vars(module)
+
+
+def _is_container(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple | deque):
+        return True
+    return hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type | FunctionType | ModuleType)
+
+
+def _inside(value: Any) -> Any:
+    """What holds the parts of a value, to be asked by key."""
+    return value if isinstance(value, dict | list | tuple | deque) else vars(value)

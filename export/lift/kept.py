@@ -1,0 +1,245 @@
+"""What a module keeps in itself between calls, in buffers and plain attributes: each becomes a state."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.attributes import AttributePath, attributes
+from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
+from rnn_export.export.lift.program.signature import FlatModel
+
+# How often what is found leads to more.
+ROUNDS = 4
+# Values that a state may start from, each tried with each of the others.
+STARTS, TRIED = 6, 64
+INSTEAD = (
+    "Register it as a buffer, self.register_buffer(name, tensor): that becomes a state. Or take it as an argument, "
+    "return its next value, and declare it: states={argument: output}."
+)
+
+
+def keep_states(flat: FlatModel) -> None:
+    """Make states of what calls of the model change and later ones read; `flat` must be a copy.
+
+    Raises LiftError, with the path of what was found, where that is no tensor of one shape, grows, or starts from a
+    value that was not found.
+    """
+    noise = Noise(flat)
+    try:
+        with torch.no_grad():
+            _keep(flat, list(_changed_buffers(copy.deepcopy(flat), noise)), noise)
+            for _ in range(ROUNDS):
+                hidden = hidden_memory(copy.deepcopy(flat), [*_draw(flat, noise), *_kept_noise(flat)])
+                found = [path for path, _ in attributes(flat.model) if path in hidden.read]
+                found += [path for path in hidden.read if path not in found]
+                found = [path for path in found if path not in flat.kept_paths]
+                if hidden.grown or not found:
+                    break
+                _keep(flat, found, noise)
+            _refuse(hidden)
+            _refuse_chance(flat, noise)
+    except LiftError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
+
+
+def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
+    return [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.declared)]
+
+
+def _kept_noise(flat: FlatModel) -> list[Tensor]:
+    """Near the values that they have, since not every value may be one."""
+    kept = [leaf.example for leaf in flat.states[len(flat.declared) :]]
+    return [x + x.new_full((), 0.5) if x.is_floating_point() else x for x in kept]
+
+
+def _changed_buffers(flat: FlatModel, noise: Noise) -> Iterator[AttributePath]:
+    """The buffers that calls change: another tensor, other values, or the same ones written again."""
+    paths = [AttributePath(path, (name,)) for path, module in flat.model.named_modules() for name in module._buffers]
+
+    def versions() -> list[tuple[int, int]]:
+        held = [path.get(flat.model) for path in paths]
+        return [(id(t), t._version if isinstance(t, Tensor) else 0) for t in held]
+
+    # What is held cannot have its id given to another tensor.
+    first, values = versions(), [path.get(flat.model) for path in paths]
+    copies = [copy.deepcopy(value) for value in values]
+    changed: dict[AttributePath, None] = {}
+    for _ in range(CALLS):
+        flat.call_stateful(*_draw(flat, noise))
+        for path, before, now, value in zip(paths, first, versions(), copies, strict=True):
+            if before != now or not _same(value, path.get(flat.model), EXACT):
+                changed[path] = None
+    yield from changed
+
+
+def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None:
+    """Make states of what stands at `paths`, each starting from what the first call of the model uses."""
+    called = copy.deepcopy(flat)
+    seen: dict[AttributePath, list[Tensor]] = {path: [] for path in paths}
+    for _ in range(CALLS):
+        called.call_stateful(*_draw(flat, noise))
+        for path, values in seen.items():
+            values.append(_as_state(path, called.model, values))
+    groups = _aliases(flat.model, called.model, paths)
+    last = [seen[group[0]][-1] for group in groups]
+    starts = [_start_of(group[0].get(flat.model), value) for group, value in zip(groups, last, strict=True)]
+    zeros = [torch.zeros_like(value) for value in last]
+    known = [zero if start is None else start for start, zero in zip(starts, zeros, strict=True)]
+    kept = copy.deepcopy(flat)
+    kept.keep(groups, known, called.model)
+    if None in starts:
+        born = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
+        known = _first_used(flat, kept, known, born, noise)
+    flat.keep(groups, known, called.model)
+
+
+def _aliases(first: nn.Module, called: nn.Module, paths: Sequence[AttributePath]) -> list[tuple[AttributePath, ...]]:
+    """`paths`, each with the others where the same tensor stands before and after calls, and none of them twice."""
+
+    def held(model: nn.Module) -> dict[AttributePath, int]:
+        return {path: id(value) for path, value in attributes(model) if isinstance(value, Tensor)}
+
+    before, after = held(first), held(called)
+    same_in_both = {path: (before[path], after[path]) for path in before if path in after}
+    groups: dict[AttributePath, tuple[AttributePath, ...]] = {}
+    for path in paths:
+        if not any(path in group for group in groups.values()):
+            here = same_in_both.get(path)
+            others = [p for p, ids in same_in_both.items() if ids == here and p != path]
+            groups[path] = (path, *others)
+    return list(groups.values())
+
+
+def _as_state(path: AttributePath, model: nn.Module, before: Sequence[Tensor]) -> Tensor:
+    """What a call left at `path`, as a tensor; `before` is what earlier ones did."""
+    value, what = path.get(model), f"{kind_of(path, model)} {str(path)!r}"
+    if value is None:
+        raise LiftError(f"{what} is set to None by a call: a state must be a tensor of one shape.")
+    if not isinstance(value, Tensor | int | float):
+        raise LiftError(
+            f"{what}, which calls of the model change and read, is a {type(value).__name__}: a state must be a tensor "
+            f"or a number. {INSTEAD}"
+        )
+    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
+    if before and before[0].shape != tensor.shape:
+        raise LiftError(
+            f"{what} changes its shape from call to call, from {tuple(before[0].shape)} to {tuple(tensor.shape)}: a "
+            "state must keep its shape. Keep a fixed number of frames in it."
+        )
+    return tensor
+
+
+def kind_of(path: AttributePath, model: nn.Module) -> str:
+    """What holds a state at `path`."""
+    return "buffer" if path.is_buffer(model) else "attribute"
+
+
+def _start_of(before: Any, after: Tensor) -> Tensor | None:
+    """The first value of a state that calls leave as `after`; None where the first call makes it."""
+    if not isinstance(before, Tensor | int | float):
+        return None
+    value = torch.as_tensor(before)
+    try:
+        return value.expand_as(after).to(after.dtype).clone()
+    except RuntimeError:  # of another shape: a placeholder
+        return None
+
+
+class _Unfed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The tensors that a call makes of weights and constants alone: what a state may start from."""
+
+    def __init__(self, fed: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[Tensor] = []
+        self._history = History()
+        self._history.begin(fed)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self._history:
+            results = func(*args, **(kwargs or {}))
+        self.made += [t.clone() for t in leaves_of(results) if not self._history.filled(t)]
+        return results
+
+
+def _first_used(
+    flat: FlatModel, kept: FlatModel, known: list[Tensor], born: Mapping[int, Tensor], noise: Noise
+) -> list[Tensor]:
+    """`known` starts, with those of `born` ones by number with which `kept` does what a first call of `flat` does."""
+    fed = _draw(flat, noise)
+    others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
+    called = copy.deepcopy(flat)
+    made = _Unfed(fed)
+    with made:
+        first = called.call_stateful(*fed)
+    after = [_as_state(group[0], called.model, ()) for group in kept.kept[len(others) :]]
+    choices = {i: _distinct(zero, made.made) for i, zero in born.items()}
+    for choice in itertools.islice(itertools.product(*choices.values()), TRIED):
+        starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]
+        results = kept(*(t.clone() for t in fed), *others, *starts)
+        wanted = [*first, *results[len(first) : len(results) - len(after)], *after]
+        if all(_same(a, b, START) for a, b in zip(results, wanted, strict=True)):
+            return starts
+    names = ", ".join(repr(str(kept.kept[len(others) + i][0])) for i in born)
+    raise LiftError(
+        f"{names}: the first call makes this, and starting it from zeros, or from what that call makes of weights and "
+        "constants, gives something else: register it as a buffer with the value that it starts from."
+    )
+
+
+def _distinct(zero: Tensor, made: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros, and those of `made` that may be a state like them."""
+    found = [zero]
+    for value in made:
+        if len(found) < STARTS and value.dtype == zero.dtype and value.shape == zero.shape:
+            found += [] if any(_same(value, other, EXACT) for other in found) else [value]
+    return found
+
+
+def _refuse(hidden: Hidden) -> None:
+    """Raise LiftError for what is remembered, and is no state."""
+    if hidden.grown:
+        names = ", ".join(dict.fromkeys(repr(str(path)) for path in hidden.grown))
+        raise LiftError(
+            f"the model remembers more with each call, in {names}: a state must keep its shape. Keep a fixed number of "
+            "frames in it."
+        )
+    if hidden.read:
+        names = ", ".join(dict.fromkeys(repr(str(path.root)) for path in hidden.read))
+        raise LiftError(f"the model remembers {names} between calls in a way that was not followed. {INSTEAD}")
+    if hidden.other:
+        raise LiftError(CHANCE)
+
+
+CHANCE = (
+    "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers something "
+    "between calls. Make eval mode deterministic; return what is remembered."
+)
+
+
+def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
+    """With its states given, a call must give numbers, and the same ones at each call."""
+    arguments = [*_draw(flat, noise), *_kept_noise(flat)]
+    once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
+    if any(bool(torch.isnan(t).any()) for t in once):
+        raise LiftError(
+            "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
+        )
+    called(*arguments)
+    if not all(_same(a, b, MEMORY) for a, b in zip(once, called(*arguments), strict=True)):
+        raise LiftError(CHANCE)
+
+
+def _same(a: Tensor | None, b: Tensor | None, tolerance: Tolerance) -> bool:
+    return a is b or (a is not None and b is not None and same(a, b, tolerance))
