@@ -107,11 +107,9 @@ def changed_axes(a: Tensor, b: Tensor) -> list[int]:
 
 
 def draw_states(model: FlatModel, states: Sequence[RowLayout], noise: Noise, batch: int) -> list[Tensor]:
-    """Noise for the states, (B, *row); buffers near the values that they have, since not every value may be one."""
+    """Values for the states, (B, *row), between those that calls of the model left in them."""
     drawn = []
     for leaf, layout in zip(model.states, states, strict=True):
-        rows = layout.example_rows(leaf.example)[:1].expand(batch, *layout.example_rows(leaf.example).shape[1:])
-        fresh = noise.like(rows.contiguous(), {})
-        near = model.is_kept(leaf.name) and rows.is_floating_point()
-        drawn.append(rows + fresh.abs() if near else fresh)
+        seen = torch.cat([layout.example_rows(value) for value in model.seen[leaf.name]])
+        drawn.append(noise.between(seen, batch))
     return drawn

@@ -37,9 +37,10 @@ def keep_states(flat: FlatModel) -> None:
     noise = Noise(flat)
     try:
         with torch.no_grad():
+            _warm_up(flat, noise)
             _keep(flat, list(_changed_buffers(copy.deepcopy(flat), noise)), noise)
             for _ in range(ROUNDS):
-                hidden = hidden_memory(copy.deepcopy(flat), [*_draw(flat, noise), *_kept_noise(flat)])
+                hidden = hidden_memory(copy.deepcopy(flat), _draw(flat, noise, kept=True))
                 found = [path for path, _ in attributes(flat.model) if path in hidden.read]
                 found += [path for path in hidden.read if path not in found]
                 found = [path for path in found if path not in flat.kept_paths]
@@ -47,6 +48,7 @@ def keep_states(flat: FlatModel) -> None:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden)
+            _warm_up(flat, noise)
             _refuse_chance(flat, noise)
     except LiftError:
         raise
@@ -54,14 +56,25 @@ def keep_states(flat: FlatModel) -> None:
         raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
 
 
-def _draw(flat: FlatModel, noise: Noise) -> list[Tensor]:
-    return [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.declared)]
+def _draw(flat: FlatModel, noise: Noise, kept: bool = False) -> list[Tensor]:
+    """Inputs and declared states, and with `kept` the others."""
+    states = flat.states if kept else flat.declared
+    return [
+        *(noise.like(leaf.example, {}) for leaf in flat.inputs),
+        *(noise.between(flat.seen[leaf.name], 1)[0] for leaf in states),
+    ]
 
 
-def _kept_noise(flat: FlatModel) -> list[Tensor]:
-    """Near the values that they have, since not every value may be one."""
-    kept = [leaf.example for leaf in flat.states[len(flat.declared) :]]
-    return [x + x.new_full((), 0.5) if x.is_floating_point() else x for x in kept]
+def _warm_up(flat: FlatModel, noise: Noise) -> None:
+    """See what values the states have: noise of any other kind may be none of them."""
+    called, states = copy.deepcopy(flat), [leaf.example for leaf in flat.states]
+    seen = [states]
+    for _ in range(CALLS):
+        results = called(*(noise.like(leaf.example, {}) for leaf in flat.inputs), *(t.clone() for t in states))
+        states = [t.clone() for t in results[len(flat.outputs) :]]
+        seen.append(states)
+    for leaf, values in zip(flat.states, zip(*seen, strict=True), strict=True):
+        flat.seen[leaf.name] = torch.stack(values)
 
 
 def _changed_buffers(flat: FlatModel, noise: Noise) -> Iterator[AttributePath]:
@@ -230,7 +243,7 @@ CHANCE = (
 
 def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
     """With its states given, a call must give numbers, and the same ones at each call."""
-    arguments = [*_draw(flat, noise), *_kept_noise(flat)]
+    arguments = _draw(flat, noise, kept=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
     if any(bool(torch.isnan(t).any()) for t in once):
         raise LiftError(

@@ -32,6 +32,14 @@ class Noise:
         rows = self.rows or max(int(example.max()) + 1, 1)
         return torch.randint(rows, shape, generator=self.generator).to(example)
 
+    def between(self, values: Tensor, rows: int) -> Tensor:
+        """(rows, *row) of values between those of (n, *row), entry by entry; whole numbers are some of them."""
+        shape = (rows, *values.shape[1:])
+        low, high = (values.gather(0, torch.randint(len(values), shape, generator=self.generator)) for _ in range(2))
+        if not values.is_floating_point():
+            return low
+        return low + (high - low) * torch.rand(shape, generator=self.generator).to(values)
+
     def _floats(self, values: Tensor, shape: Sequence[int]) -> Tensor:
         """Values between those of the example; where it says nothing, normal ones of its size and sign."""
         if len(torch.unique(values)) > FEW:

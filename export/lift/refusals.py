@@ -41,7 +41,7 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     if not any(m.training for m in model.modules()):
         return
     noise = Noise(flat)
-    tensors = [noise.like(leaf.example, {}) for leaf in (*flat.inputs, *flat.states)]
+    tensors = [*(noise.like(leaf.example, {}) for leaf in flat.inputs), *(leaf.example for leaf in flat.states)]
     with torch.no_grad(), torch.random.fork_rng():
         train, evaluated = copy.deepcopy(flat)(*tensors), copy.deepcopy(flat).eval()(*tensors)
     if not all(same(a, b, EXACT) for a, b in zip(train, evaluated, strict=True)):
@@ -53,7 +53,15 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
 
 
 def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
-    """An input that comes back in its own shape beside other outputs is a state in all likelihood."""
+    """An input that the model writes to, or that comes back in its own shape beside others, is most likely a state."""
+    for leaf in flat.inputs[1:]:
+        name = leaf.name.split(".")[0]
+        if name in flat.written and name not in plain:
+            raise LiftError(
+                f"the model writes to its input {leaf.name!r}: it looks like a state. Declare where it comes back, in "
+                f"the input itself states={{{name!r}: {name!r}}} (--state {name}={name}), or in an output; or say that "
+                f"it is none, states={{{name!r}: None}} (--state {name}=none)."
+            )
     if len(flat.outputs) + len(flat.states) < 2:
         return
     for leaf in flat.inputs[1:]:

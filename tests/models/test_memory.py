@@ -294,6 +294,52 @@ def test_what_no_later_call_reads_is_no_state():
     assert [s.name for s in lift(Call(forward, h=torch.zeros(1, 4), calls=0), (FRAME,)).spec.states] == ["h"]
 
 
+# --- arguments that a call writes to, and the values that states have ------------------------------------------------
+
+
+def into(s, x, ring):
+    ring.copy_(torch.roll(ring, -1, 1))
+    ring[:, -1] = x
+    return ring.mean(1)
+
+
+RING = torch.zeros(1, 3, 4)
+
+
+def test_a_state_may_be_written_to_in_place():
+    returned = Call(lambda s, x, ring: (into(s, x, ring), ring))
+    for model, states in ((returned, {"ring": 1}), (Call(into), {"ring": "ring"})):
+        lifted = lift(model, (FRAME, RING), states=states)
+        assert [(s.name, s.row) for s in lifted.spec.states] == [("ring", (3, 4))]
+        y, ring = lifted.module(torch.ones(2, 4), torch.zeros(2, 3, 4))
+        assert torch.equal(y, torch.full((2, 4), 1 / 3))
+        assert torch.equal(ring[:, -1], torch.ones(2, 4))
+    assert not RING.any()
+
+
+def test_what_is_written_to_and_not_declared_is_asked_for():
+    with pytest.raises(
+        LiftError, match=r"writes to its input 'ring': it looks like a state\. .* states=\{'ring': 'ring'\}"
+    ):
+        lift(Call(into), (FRAME, RING))
+
+
+def test_states_are_tried_with_values_that_they_have():
+    """The root of a mean of squares, the logarithm of probabilities: noise of any kind would give NaN."""
+
+    def loudness(s, x, power):
+        power = 0.9 * power + x * x
+        return x / torch.sqrt(power), power
+
+    def filtered(s, x, p):
+        p = torch.softmax(torch.log(p) + x, -1)
+        return 2 * p, p
+
+    assert lift(Call(loudness), (FRAME, torch.zeros(1, 4)), states={"power": 1}, time_axis=None).spec.states
+    quarter = torch.full((1, 4), 0.25)
+    assert lift(Call(filtered), (FRAME, quarter), states={"p": 1}, initial={"p": quarter}).spec.states
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 

@@ -33,9 +33,11 @@ class FlatModel(nn.Module):
     Attributes:
         inputs: the named data leaves, in the order of forward's arguments.
         states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
+        seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
         kept: where each of these stands; in several places, where they hold one tensor.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
+        written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
     """
 
@@ -51,12 +53,12 @@ class FlatModel(nn.Module):
         self.model = model
         self.refs = dict(states)
         self.positional, self.arguments = _bind(model, example, self.refs)
-        result = self._example_result()
+        result, called = self._example_result()
         self._check_refs(result)
         self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
         for name in self.defaulted_states:
             # The model makes this state itself when it gets none; it must come back in the shape it is fed in.
-            zeros = pytree.tree_map_only(Tensor, torch.zeros_like, _pick(result, self.refs[name], name))
+            zeros = pytree.tree_map_only(Tensor, torch.zeros_like, self._back(result, called, name))
             self.arguments[name] = zeros
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
@@ -64,8 +66,9 @@ class FlatModel(nn.Module):
         self.output_keys = tuple(k for k, v in self._data_parts(result).items() for _ in _tensors(v))
         self.example_outputs = tuple(t for _, t in self._data(result))
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
+        self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._roots: dict[AttributePath, Any] = {}
-        self._check_states_come_back(result)
+        self._check_states_come_back(result, called)
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
@@ -87,7 +90,8 @@ class FlatModel(nn.Module):
         `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
         """
         self.kept += tuple(places)
-        self.states += tuple(Leaf(str(group[0]), start) for group, start in zip(places, starts, strict=True))
+        leaves = tuple(Leaf(str(group[0]), start) for group, start in zip(places, starts, strict=True))
+        self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
         roots = {path.root for group in places for path in group}
         self._roots |= {root: root.get(called) for root in sorted(roots, key=str)}
         for root in roots:
@@ -108,7 +112,8 @@ class FlatModel(nn.Module):
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
         """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
-        left = list(tensors)
+        # What the model writes to is ours.
+        left = [t.clone() for t in tensors] if self.written else list(tensors)
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
@@ -116,20 +121,24 @@ class FlatModel(nn.Module):
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         result = _call(self.model, self.positional, called)
-        after = [t for name in self.refs for _, t in self._after(result, name)]
+        after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return (*(t for _, t in self._data(result)), *after)
 
-    def _example_result(self) -> Any:
+    def _example_result(self) -> tuple[Any, dict[str, Any]]:
+        """What the model gives, and what it was called with, as that is then."""
+        called = {n: pytree.tree_map_only(Tensor, torch.clone, value) for n, value in self.arguments.items()}
         try:
             # A copy, since a call may change what a module remembers.
             with torch.no_grad():
-                return _call(copy.deepcopy(self.model), self.positional, self.arguments)
+                result = _call(copy.deepcopy(self.model), self.positional, called)
         except LiftError:
             raise
         except Exception as error:  # the user's code may raise anything
             raise LiftError(
                 f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
             ) from error
+        self.written = tuple(n for n, value in called.items() if any(t._version for _, t in _tensors(value)))
+        return result, called
 
     def _data(self, result: Any) -> list[tuple[str, Tensor]]:
         """The named tensors of a result that are not a next state."""
@@ -147,9 +156,16 @@ class FlatModel(nn.Module):
         taken = {_key(result, ref) for ref in self.refs.values()}
         return {key: value for key, value in _parts(result).items() if key not in taken}
 
-    def _after(self, result: Any, name: str) -> list[tuple[str, Tensor]]:
+    def _back(self, result: Any, called: Mapping[str, Any], name: str) -> Any:
+        """The next value of a declared state: what the model gives, or leaves in the argument itself."""
+        return called[name] if self._is_in_place(result, name) else _pick(result, self.refs[name], name)
+
+    def _is_in_place(self, result: Any, name: str) -> bool:
+        return self.refs[name] == name and name in self.written and _key(result, name) is None
+
+    def _after(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
         """The leaves of one next state in the order in which they are fed."""
-        back = _tensors(_pick(result, self.refs[name], name))
+        back = _tensors(self._back(result, called, name))
         order = [path for path, _ in _tensors(self.arguments[name])]
         # Dicts may come back in another order; tensors without common names are paired by position.
         by_path = dict(back)
@@ -173,6 +189,8 @@ class FlatModel(nn.Module):
         """Every declared state is an output, and no output is two states."""
         owners: dict[OutputRef, str] = {}
         for name, ref in self.refs.items():
+            if self._is_in_place(result, name):
+                continue
             _pick(result, ref, name)
             key = _key(result, ref)
             assert key is not None
@@ -180,10 +198,10 @@ class FlatModel(nn.Module):
                 raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
             owners[key] = name
 
-    def _check_states_come_back(self, result: Any) -> None:
+    def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
         """Every state comes back as it went in."""
         for name in self.refs:
-            fed, back = _tensors(self.arguments[name]), self._after(result, name)
+            fed, back = _tensors(self.arguments[name]), self._after(result, called, name)
             if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
                 raise LiftError(
                     f"state {name!r} goes in as {_describe(fed)} but comes back as {_describe(back)}: it must come "
