@@ -32,6 +32,8 @@ from rnn_export.export.lift.refusals import (
     refuse_forgotten_states,
     refuse_other_device,
     refuse_other_start,
+    refuse_packed,
+    refuse_precision,
     refuse_train_mode,
     refuse_wrappers,
 )
@@ -153,6 +155,8 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
+    refuse_precision(model, flat)
+    refuse_packed(flat)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):

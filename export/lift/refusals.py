@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes
@@ -34,6 +38,71 @@ def refuse_other_device(model: nn.Module) -> None:
     elsewhere = next(((name, t.device) for name, t in tensors if t.device.type != "cpu"), None)
     if elsewhere:
         raise LiftError(f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.")
+
+
+def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
+    """What is narrower than fp32 in PyTorch is named before it looks like anything else."""
+    kinds = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.nn.quantized")
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(kinds):
+            raise LiftError(
+                f"{path or 'the model'} ({type(module).__name__}) is quantised: give the model as it was before, and "
+                "let the target be narrow: --target c --precision int8, or fp16 and bf16."
+            )
+    if torch.is_autocast_enabled("cpu"):
+        raise LiftError("the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.")
+    tensors = [*model.named_parameters(), *((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))]
+    for name, tensor in tensors:
+        if tensor.dtype in NARROW:
+            raise LiftError(
+                f"{name!r} is {_dtype_of(tensor)}: call model.float() and give float32 inputs. Weights in fp16 or bf16 "
+                "are the target's affair: --precision fp16 or bf16."
+            )
+    narrow = _Narrow()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), narrow:
+        copy.deepcopy(flat)(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
+    if narrow.found:
+        raise LiftError(
+            f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "
+            "where the target says it, --precision fp16 or bf16. Take it out."
+        )
+
+
+NARROW = (torch.float16, torch.bfloat16)
+
+
+class _Narrow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """`found` is the first type narrower than fp32 that an operator gives."""
+
+    found = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in pytree.tree_leaves(result):
+            if isinstance(value, Tensor) and value.dtype in NARROW:
+                self.found = self.found or _dtype_of(value)
+        return result
+
+
+def _dtype_of(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def refuse_packed(flat: FlatModel) -> None:
+    """Packed rows have lengths of their own; torch does not check the states of them, which ends the process."""
+    called = copy.deepcopy(flat)
+    for path, layer in called.model.named_modules():
+
+        def look(module: nn.Module, args: Any, path: str = path) -> None:
+            if args and isinstance(args[0], PackedSequence):
+                raise LiftError(
+                    f"{path or 'the model'} ({type(module).__name__}) is called with a PackedSequence: a stream has no "
+                    "end that a row could have before the others. Call it with the padded tensor."
+                )
+
+        layer.register_forward_pre_hook(look)
+    with torch.no_grad():
+        called(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
 
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -198,11 +199,11 @@ def rules_of(families: Sequence[ModuleType]) -> Rules:
 
 def receptive_field(graph: fx.Graph, rules: Rules) -> tuple[int, int]:
     """A number of frames that every stride divides, and at least as many as one frame of a result depends on."""
-    unit, field = 1, 1
+    reaches: dict[fx.Node, Reach] = {}
     for node in graph.nodes:
+        before = [reaches[n] for n in node.all_input_nodes]
+        unit, field = math.lcm(*(r.stride for r in before)), max((r.frames for r in before), default=1)
         known = rules.get(node.target)
-        if known is not None and known.reach is not None:
-            frames, stride = known.reach(node)
-            field += frames * unit
-            unit *= stride
-    return unit, field
+        frames, stride = known.reach(node) if known is not None and known.reach is not None else Reach(0)
+        reaches[node] = Reach(field + frames * unit, unit * stride)
+    return math.lcm(*(r.stride for r in reaches.values())), max(r.frames for r in reaches.values())

@@ -34,6 +34,13 @@ class RecordedRuns:
     def all(self) -> tuple[dict[fx.Node, Any], ...]:
         return self.base, self.longer, self.other_batch
 
+    def number(self, argument: Any) -> int | None:
+        """A number, or what a node gives at both lengths; None where that is not the same."""
+        if not isinstance(argument, fx.Node):
+            return int(argument)
+        value = self.base[argument]
+        return int(value) if value == self.longer[argument] else None
+
     def grows(self, node: fx.Node) -> bool:
         """Whether `node` is a number that grows with the length of the sequence."""
         value = self.base.get(node)

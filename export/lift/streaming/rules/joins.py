@@ -72,18 +72,20 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     # Pairs of (before, after), the last axis first.
     place = 2 * (context.rank(value) - 1 - axis)
-    over_time = pads[place : place + 2]
-    if not any(over_time):
+    # What is computed from the length fills up a last window: there is none to fill in whole steps.
+    left, right = (context.runs.number(n) for n in pads[place : place + 2] or (0, 0))
+    if left is None or right is None:
+        raise refusal(node, "it pads a sequence by an amount that changes with its length, and a stream has none.")
+    others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
+    node.args = (value, others, *rest)
+    if not (left or right):
         return general(context, node)
-    left, right = over_time
     mode = next((a for a in rest if isinstance(a, str)), "constant")
     if mode != "constant":
         raise refusal(node, f"padding over time by {mode} takes frames that come later: pad with a constant.")
     if right > 0:
         context.note_lookahead(node, right, "padding on the right")
     fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
-    others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
-    node.args = (value, others, *rest)
     info = shift_start(context, node, context.timed(value).by_entry(), left, fill)
     if not any(others):
         node.target, node.args = aten.alias.default, (args_of(node)[0],)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
 from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
@@ -33,10 +33,29 @@ class Window:
 
 
 def _window_reach(node: fx.Node) -> Reach:
-    """The largest size and stride over all axes."""
+    """The largest size and stride over the axes that may be time: those of any size, or all where each is a number."""
     given = named_args(node)
-    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else given["kernel_size"]
-    return Reach(max(sizes) * max(given.get("dilation") or [1]), max(given.get("stride") or sizes))
+    sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else list(given["kernel_size"])
+
+    def by_axis(name: str, usual: list[int]) -> list[int]:
+        values = list(given.get(name) or usual)
+        return values * len(sizes) if len(values) == 1 else values
+
+    value = args_of(node)[0].meta.get("val")
+    lengths = value.shape[-len(sizes) :] if isinstance(value, Tensor) else [None] * len(sizes)
+    dilations, strides = by_axis("dilation", [1]), by_axis("stride", sizes)
+    reaches = [Reach(size * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)]
+    open_ended = [reach for reach, length in zip(reaches, lengths, strict=True) if type(length) is not int]
+    if not open_ended and _is_of_any_length(node.graph):
+        return Reach(0)
+    chosen = open_ended or reaches
+    return Reach(max(r.frames for r in chosen), max(r.stride for r in chosen))
+
+
+def _is_of_any_length(graph: fx.Graph) -> bool:
+    """Whether sizes that are numbers are never time: torch.export knows which are not."""
+    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
+    return any(sum(type(size) is not int for size in v.shape) > 1 for v in values if isinstance(v, Tensor))
 
 
 @rule(*WINDOWED_AXES, reach=_window_reach)

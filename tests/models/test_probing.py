@@ -1,0 +1,123 @@
+"""Models that must be named for what they are before they are probed, and probes that stay small."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call, assert_streams
+
+X = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def tagger(**others) -> nn.Module:
+    torch.manual_seed(0)
+    parts = {"gru": nn.GRU(4, 5, batch_first=True), "out": nn.Linear(5, 3), **others}
+    return Call(lambda s, x: s.out(s.gru(x)[0]), **parts).eval()
+
+
+def autocast(s, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return s.out(s.gru(x)[0]).float()
+
+
+def quantised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(tagger(), {nn.Linear}, torch.qint8)
+
+
+def packed(s, x, h):
+    rows = pack_padded_sequence(x, torch.full((x.shape[0],), x.shape[1]), batch_first=True)
+    y, h = s.gru(rows, h)
+    return pad_packed_sequence(y, batch_first=True)[0], h
+
+
+IN = r"computes in {} \(autocast, \.half\(\) or \.bfloat16\(\) in its forward\): .* fp16 or bf16\. Take it out"
+NAMED = {
+    "half": (lambda: tagger().half(), (X.half(),), r"'gru\.weight_ih_l0' is float16: call model\.float\(\)"),
+    "bfloat16": (
+        lambda: tagger().bfloat16(),
+        (X.bfloat16(),),
+        r"'gru\.weight_ih_l0' is bfloat16: call model\.float\(\)",
+    ),
+    "autocast inside": (lambda: Call(autocast, **dict(tagger().named_children())), (X,), IN.format("bfloat16")),
+    "half inside": (
+        lambda: Call(lambda s, x: s.out(s.gru(x)[0].half().float()), **dict(tagger().named_children())),
+        (X,),
+        IN.format("float16"),
+    ),
+    "quantised": (
+        quantised,
+        (X,),
+        r"out \(Linear\) is quantised: give the model as it was before, .* --precision int8",
+    ),
+    "packed": (
+        lambda: Call(packed, gru=nn.GRU(4, 5, batch_first=True)),
+        (X, torch.zeros(1, 1, 5)),
+        r"gru \(GRU\) is called with a PackedSequence: a stream has no end .* Call it with the padded tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "example", "message"), NAMED.values(), ids=NAMED)
+def test_it_is_named_before_anything_else(make, example, message):
+    with pytest.raises(LiftError, match=message):
+        lift(make().eval(), example, states={"h": 1} if len(example) > 1 else None)
+
+
+def test_under_autocast():
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(LiftError, match=r"exported under torch\.autocast: leave it"),
+    ):
+        lift(tagger(), (X,))
+
+
+class OverFrequency(nn.Module):
+    """Strides of 2 over frequency, six on one path and six beside it; none over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (
+            nn.ModuleList(nn.Conv2d(1, 1, (2, 3), (1, 2), (0, 1)) for _ in range(6)) for _ in range(2)
+        )
+        self.gru = nn.GRU(2, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = b = x
+        for one, other in zip(self.one, self.other, strict=True):
+            a, b = one(F.pad(a, (0, 0, 1, 0))), other(F.pad(b, (0, 0, 1, 0)))
+        return self.gru((a + b)[:, 0])[0]
+
+
+def test_strides_over_other_axes_make_no_sequence_long():
+    """They made one of 4096 times the frames, and with parallel paths of 16 million times."""
+    torch.manual_seed(0)
+    model = OverFrequency().eval()
+    x = torch.randn(1, 1, 20, 128, generator=torch.Generator().manual_seed(0))
+    lifted = lift(model, (x,), time_axis=2)
+    assert [s.row for s in lifted.spec.states][-1] == (4,)
+    assert lifted.spec.inputs[0].shape == ("batch", 1, "time", 128)
+
+
+def test_padding_that_fills_the_last_window_up_is_none_in_whole_steps():
+    """As codecs do it: how much is computed from the length, and 0 where that is a multiple of the stride."""
+    torch.manual_seed(0)
+    model = Call(lambda s, x: s.conv(F.pad(x, (2, -x.shape[-1] % 2))), conv=nn.Conv1d(1, 8, 4, 2))
+    lifted = assert_streams(model.eval(), torch.randn(1, 1, 40), chunk=2)
+    assert [(s.name, s.row) for s in lifted.spec.states] == [("conv.frames", (1, 2))]
+
+
+def test_padding_that_grows_with_the_sequence():
+    model = Call(lambda s, x: s.conv(F.pad(x, (x.shape[-1], 0))), conv=nn.Conv1d(1, 8, 3))
+    with pytest.raises(LiftError, match=r"it pads a sequence by an amount that changes with its length"):
+        lift(model.eval(), torch.randn(1, 1, 40))
