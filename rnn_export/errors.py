@@ -107,7 +107,13 @@ class FrozenAxis(LiftError):
 
 
 class BoundedAxis(LiftError):
-    """The code does something else where an axis that must be of any size is longer than some number."""
+    """The code does something else, or fails, where an axis that must be of any size is longer than some number."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"{detail}, but a stream has no end. If one call is one frame, say time_axis=None (--time-axis none). If "
+            "this is time, let the code take any length."
+        )
 
 
 class TraceFailed(LiftError):

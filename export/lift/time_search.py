@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
 from rnn_export.export.lift.batch_search import BatchAxes
 from rnn_export.export.lift.layers.replacement import LAYERS
@@ -17,6 +17,10 @@ from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 
 # A longer example is tried in parts.
 LONG = 64
+# How many times the example an axis may be before it counts as one without an end.
+FAR = 4
+RECURRENT = (*LAYERS, nn.RNNCellBase)
+SEQUENCES = "If whole sequences are meant, sequence_only=True (--sequence-only)."
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,20 @@ def find_time(probe: AxisProbe, batch: BatchAxes, said: Assignment | None) -> Ti
             raise LiftError(f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}")
         return found
     best = search.best()
+    if not best or best[0].rank:
+        search.refuse_bounded()
     found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)
+    layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
+    if not best and layers and not probe.model.states:
+        raise LiftError(
+            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and it keeps "
+            f"no state: each call would start anew. If one call is one frame, and nothing is kept, "
+            f"say time_axis=None (--time-axis none). {SEQUENCES}"
+        )
     if not best:
         return none
     if not best[0].has_output_time:
-        if not any(isinstance(m, LAYERS) for m in probe.model.modules()):
+        if not layers:
             return none
         raise LiftError(
             f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
@@ -99,6 +112,36 @@ class TimeSearch:
         has_output_time = said or any(axis is not None for axis in outputs)
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
+
+    def refuse_bounded(self) -> None:
+        """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length."""
+        for axes in self._choices():
+            sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
+            size = min(sizes)
+            if len(sizes) > 1 or size < 3 or self.candidate(axes, False) is not None:
+                continue
+            same, shorter, short = (self._run(self._drawn_at(axes, n)) for n in (size, size - 1, size - 2))
+            if same is None or not _shrinks(shorter, short, len(self.batch.outputs)):
+                continue
+            longest = self._longest(axes, size)
+            self._run(self._drawn_at(axes, longest + 1))
+            port, axis = next((i, t) for i, t in enumerate(axes) if t is not None)
+            raise BoundedAxis(
+                f"axis {axis} of input {port} may only be up to {longest} long: beyond, the model fails "
+                f"({self.probe.failure}). That is a table of so many positions, most likely"
+            )
+
+    def _longest(self, axes: Assignment, size: int) -> int:
+        """The most entries that the model takes along `axes`, up to some times the example's."""
+        runs, fails = size, FAR * size + 1
+        while fails - runs > 1:
+            middle = (runs + fails) // 2
+            runs, fails = (middle, fails) if self._run(self._drawn_at(axes, middle)) is not None else (runs, middle)
+        return runs
+
+    def _drawn_at(self, axes: Assignment, size: int) -> list[Tensor]:
+        sizes = [{b: 2} if t is None else {b: 2, t: size} for b, t in zip(self.batch.inputs, axes, strict=True)]
+        return self.probe.draw(2, sizes, self.batch.states)
 
     def _choices(self) -> Iterator[Assignment]:
         pairs = zip(self.probe.inputs, self.batch.inputs, strict=True)
@@ -166,6 +209,13 @@ class TimeSearch:
     def _axes(self, candidate: TimeCandidate) -> Assignment:
         """The time axis of everything that goes in; states have none."""
         return (*candidate.inputs, *(None for _ in self.batch.states))
+
+
+def _shrinks(long: Sequence[Tensor] | None, short: Sequence[Tensor] | None, outputs: int) -> bool:
+    """Whether an output is shorter where the input is."""
+    if long is None or short is None:
+        return False
+    return any(changed_axes(a, b) for a, b in zip(long[:outputs], short[:outputs], strict=True))
 
 
 def _after_third(tensor: Tensor, axis: int) -> Tensor:

@@ -63,7 +63,7 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
                 if upper.is_number and upper < MANY:
                     raise BoundedAxis(
                         f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
-                        "else (a branch on the length, a table of that many rows), but a stream has no end."
+                        "else (a branch on the length, a table of that many rows)"
                     )
 
 

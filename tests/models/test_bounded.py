@@ -1,0 +1,65 @@
+"""An axis with an end is no time: it is said, and never taken for one frame in silence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.errors import BoundedAxis, LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call
+
+X = torch.randn(1, 32, 16, generator=torch.Generator().manual_seed(0))
+
+
+def gru() -> nn.GRU:
+    torch.manual_seed(0)
+    return nn.GRU(16, 8, batch_first=True)
+
+
+def positions(frames: int) -> nn.Module:
+    """A GRU behind a learned table of positions."""
+    table = nn.Parameter(torch.zeros(1, frames, 16))
+    return Call(lambda s, x: s.gru(x + s.table[:, : x.shape[1]])[0], gru=gru(), table=table)
+
+
+def matrix(frames: int) -> nn.Module:
+    """h = 0.9 h + x by a causal matrix of so many frames; its features may be of any number."""
+    i = torch.arange(float(frames))
+    return Call(lambda s, x: s.a[: x.shape[1], : x.shape[1]] @ x, a=torch.tril(0.9 ** (i[:, None] - i)))
+
+
+@pytest.mark.parametrize("make", [positions, matrix])
+@pytest.mark.parametrize("frames", [32, 33, 64, 95, 100, 500])
+def test_a_table_of_positions_is_a_bound(make, frames):
+    """Up to 95 the model fails on three times the example: that is no reason to take a call for a frame."""
+    message = (
+        rf"axis 1 of input 0 may only be up to {frames} long: .* but a stream has no end\. If one call is one frame, "
+    )
+    with pytest.raises(BoundedAxis, match=rf"(?s){message}say time_axis=None \(--time-axis none\)\. If this is time"):
+        lift(make(frames), (X,))
+
+
+def test_one_call_as_one_frame_may_be_said():
+    lifted = lift(positions(64), (X,), time_axis=None)
+    assert lifted.spec.inputs[0].shape == ("batch", 32, 16)
+    assert lifted.notes == (
+        "gru: starts anew at each call, since the model takes one frame per call and keeps no state",
+    )
+
+
+def test_a_layer_inside_one_call_is_asked_for():
+    """The model takes no other length: the layer may be over time, or over the 32 parts of a frame."""
+    model = Call(lambda s, x: s.out(s.gru(x)[0].flatten(1)), gru=gru(), out=nn.Linear(256, 4))
+    message = r"gru is recurrent, but no axis was found .* each call would start anew\. .* say time_axis=None"
+    with pytest.raises(LiftError, match=message):
+        lift(model, (X,))
+    assert lift(model, (X,), time_axis=None).spec.outputs[0].shape == ("batch", 4)
+
+
+def test_a_table_over_another_axis_than_time_is_none_of_that():
+    bands = nn.Parameter(torch.ones(16))
+    model = Call(lambda s, x: s.gru(x * s.bands[: x.shape[2]])[0], gru=gru(), bands=bands)
+    assert lift(model, (X,)).spec.inputs[0].shape == ("batch", "time", 16)
