@@ -3,7 +3,7 @@
 A lifted layer stands in for the user's while the model is exported, and the code of the model may ask that layer for
 anything: isinstance(layer, nn.LSTM), layer.hidden_size, layer.weight_ih_l0. So `Stack.stand_in_for` gives the stand-in,
 at run time, a class made of its own and the one that it replaces, and what it lacks itself it takes from the layer that
-it replaces (`Stack.__getattr__`). Only forward is its own.
+it replaces (`Stack.__getattr__`). Only forward is its own, and that of a subclass is called around it.
 
 T time, B batch, D directions, L layers, I input, H hidden.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -89,14 +90,21 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(OpaqueLayer(directions) for directions in layers)
 
-    def stand_in_for(self, layer: nn.Module) -> Stack:
-        """Take the class, the hooks, and whatever this lacks from `layer`, as the module docstring says."""
+    def stand_in_for(self, layer: nn.Module, cls: type[nn.Module]) -> Stack:
+        """One with the class, the hooks, and whatever this lacks of `layer`, which is of recurrent class `cls`.
+
+        A subclass that calls its super().forward gets this one's.
+        """
+        lifted = type(cls.__name__, (type(self), cls), {})
+        has_own = type(layer).forward is not cls.forward
+        kind = type(type(layer).__name__, (type(layer), lifted) if has_own else (type(self), type(layer)), {})
+        made: Stack = object.__new__(kind)
         # In a tuple, so that torch does not take it for a child.
-        self._replaced = (layer,)
-        self.__class__ = type(type(layer).__name__, (type(self), type(layer)), {})
-        for name in HOOKS:
-            self.__dict__[name] = layer.__dict__[name]
-        return self
+        vars(made).update(vars(self), _replaced=(layer,), **{name: vars(layer)[name] for name in HOOKS})
+        own = getattr(vars(layer).get("forward"), "__func__", None)
+        if own is not None:
+            vars(made)["forward"] = MethodType(own, made)
+        return made
 
     def __getattr__(self, name: str) -> Any:
         try:

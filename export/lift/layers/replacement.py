@@ -89,12 +89,13 @@ LIFTED: dict[type[nn.Module], Callable[..., Stack]] = {
 
 def known_class(module: nn.Module) -> type[nn.Module] | None:
     """The recurrent class whose forward this module runs, or None; a subclass with a forward of its own is not it."""
-    if "forward" in vars(module):
-        return None
-    for cls in type(module).__mro__:
-        if cls in LIFTED:
-            return cls if type(module).forward is cls.forward else None
-    return None
+    cls = _class_of(module)
+    return cls if cls is not None and "forward" not in vars(module) and type(module).forward is cls.forward else None
+
+
+def _class_of(module: nn.Module) -> type[nn.Module] | None:
+    """The recurrent class that a module is of, whatever forward it has."""
+    return next((cls for cls in type(module).__mro__ if cls in LIFTED), None)
 
 
 def replace_recurrent(module: nn.Module) -> nn.Module:
@@ -109,15 +110,10 @@ def replace_recurrent(module: nn.Module) -> nn.Module:
 def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]
-    cls = known_class(module)
-    if cls is None and isinstance(module, nn.RNNBase):
-        raise LiftError(
-            f"{path or 'the model'}: {type(module).__name__} has a forward of its own around torch's {module.mode}, "
-            "where its state cannot be followed: hold the torch layer as a member and call it."
-        )
+    cls = _class_of(module) if isinstance(module, nn.RNNBase) else known_class(module)
     if cls is not None:
         try:
-            done[module] = LIFTED[cls](module).stand_in_for(module)
+            done[module] = LIFTED[cls](module).stand_in_for(module, cls)
         except LiftError as error:
             raise LiftError(f"{path or 'the model'}: {error}") from None
         return done[module]
