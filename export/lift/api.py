@@ -38,6 +38,7 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.rows import follow_rows, is_apart
+from rnn_export.export.lift.script.modules import unscripted
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -201,6 +202,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
 def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
     flat = copy.deepcopy(flat)
+    flat.model = unscripted(flat.model)
     keep_states(flat)
     flat.check_names()
     candidates = axes_candidates(flat, options.time_axis)

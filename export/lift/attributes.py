@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from rnn_export.export.lift.script.modules import attributes_of
 
 # How deep attributes are looked into: objects, lists and dicts in each other.
 DEPTH = 3
@@ -56,7 +59,7 @@ class AttributePath:
 def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
     """Everything that modules hold, but for parameters and modules: what a list holds after the list."""
     for path, module in model.named_modules():
-        for name, value in {**{n: v for n, v in vars(module).items() if n not in OWN}, **module._buffers}.items():
+        for name, value in _all_attributes(module).items():
             yield from _below(AttributePath(path, (name,)), value, DEPTH)
 
 
@@ -103,7 +106,16 @@ def _below(path: AttributePath, value: Any, depth: int) -> Iterator[tuple[Attrib
         yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1)
 
 
+def _all_attributes(module: nn.Module) -> dict[str, Any]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return {name: getattr(module, name) for name in sorted(attributes_of(module))}
+    return {**{name: value for name, value in vars(module).items() if name not in OWN}, **module._buffers}
+
+
 def _attributes(module: nn.Module, name: str) -> dict[str, Any]:
+    """What holds the attribute `name`, to be set in."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {name: getattr(module, name)}
     return module._buffers if name in module._buffers else vars(module)
 
 

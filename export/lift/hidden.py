@@ -59,8 +59,10 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(sorted(onward, key=str)))
     read.update(dict.fromkeys(numbers.read))
     differs = any(done != history.done[0] for done in history.done)
+    if differs:
+        read.update(dict.fromkeys(path for path, changes in numbers.changes.items() if changes == 1))
     if differs and not read and not grown:
-        read.update(dict.fromkeys(numbers.watched))
+        read.update(dict.fromkeys(numbers.changes))
     return Hidden(tuple(read), tuple(grown), (differs or bool(history.read)) and not read and not grown)
 
 
@@ -175,20 +177,22 @@ setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
 
 class _Numbers:
-    """The numbers that calls of a model change; `read` are the places of whole ones that were asked for."""
+    """How often calls of a model change its numbers; `read` are the places of whole ones that were asked for."""
 
     def __init__(self) -> None:
         self.read: dict[AttributePath, None] = {}
-        self.watched: dict[AttributePath, None] = {}
+        self.changes = Counter[AttributePath]()
         self._seen: dict[AttributePath, int | float] = {}
 
     def watch(self, model: nn.Module) -> None:
         for path, value in list(attributes(model)):
-            if type(value) not in (int, float, bool) or self._seen.setdefault(path, value) == value:
+            number = _plain(value)
+            if not isinstance(number, int | float) or self._seen.setdefault(path, number) == number:
                 continue
-            self.watched[path] = None
-            if type(value) is int:
-                path.put(model, _Watched(value, path, self.read))
+            self.changes[path] += 1
+            self._seen[path] = number
+            if type(number) is int:
+                path.put(model, _Watched(number, path, self.read))
 
 
 def _tensors(model: nn.Module) -> list[tuple[AttributePath, Tensor]]:

@@ -105,17 +105,27 @@ def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None
         called.call_stateful(*_draw(flat, noise))
         for path, values in seen.items():
             values.append(_as_state(path, called.model, values))
-    groups = _aliases(flat.model, called.model, paths)
+    settled = [path for path, values in seen.items() if _is_settled(path.get(called.model), values)]
+    groups = _aliases(flat.model, called.model, [path for path in paths if path not in settled])
     last = [seen[group[0]][-1] for group in groups]
     starts = [_start_of(group[0].get(flat.model), value) for group, value in zip(groups, last, strict=True)]
     zeros = [torch.zeros_like(value) for value in last]
     known = [zero if start is None else start for start, zero in zip(starts, zeros, strict=True)]
     kept = copy.deepcopy(flat)
+    for path in settled:
+        path.put(kept.model, path.get(called.model))
     kept.keep(groups, known, called.model)
-    if None in starts:
-        born = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
-        known = _first_used(flat, kept, known, born, noise)
+    born = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
+    if born or settled:
+        known = _first_used(flat, kept, known, born, settled, noise)
+    for path in settled:
+        path.put(flat.model, path.get(called.model))
     flat.keep(groups, known, called.model)
+
+
+def _is_settled(value: Any, seen: Sequence[Tensor]) -> bool:
+    """Whether a number is the same after every call: a flag that the first one sets."""
+    return not isinstance(value, Tensor) and all(_same(x, seen[0], EXACT) for x in seen)
 
 
 def _aliases(first: nn.Module, called: nn.Module, paths: Sequence[AttributePath]) -> list[tuple[AttributePath, ...]]:
@@ -187,9 +197,17 @@ class _Unfed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _first_used(
-    flat: FlatModel, kept: FlatModel, known: list[Tensor], born: Mapping[int, Tensor], noise: Noise
+    flat: FlatModel,
+    kept: FlatModel,
+    known: list[Tensor],
+    born: Mapping[int, Tensor],
+    settled: Sequence[AttributePath],
+    noise: Noise,
 ) -> list[Tensor]:
-    """`known` starts, with those of `born` ones by number with which `kept` does what a first call of `flat` does."""
+    """`known` starts, with those of `born` ones by number with which `kept` does what a first call of `flat` does.
+
+    In `kept` the `settled` numbers are those that a first call leaves.
+    """
     fed = _draw(flat, noise)
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
     called = copy.deepcopy(flat)
@@ -204,10 +222,10 @@ def _first_used(
         wanted = [*first, *results[len(first) : len(results) - len(after)], *after]
         if all(_same(a, b, START) for a, b in zip(results, wanted, strict=True)):
             return starts
-    names = ", ".join(repr(str(kept.kept[len(others) + i][0])) for i in born)
+    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(others) + i][0] for i in born), *settled))
     raise LiftError(
-        f"{names}: the first call makes this, and starting it from zeros, or from what that call makes of weights and "
-        "constants, gives something else: register it as a buffer with the value that it starts from."
+        f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
+        "makes of weights and constants: register the state as a buffer with the value that it starts from."
     )
 
 

@@ -23,10 +23,6 @@ from rnn_export.export.lift.program.tracing import export_program
 
 def refuse_wrappers(model: nn.Module) -> None:
     """A module around the model hides its arguments, or its code."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise LiftError(
-            "the model is a ScriptModule, whose code cannot be followed: give the nn.Module it was made from."
-        )
     kind = type(model).__name__
     inside = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}.get(kind)
     if inside is not None:
@@ -92,6 +88,8 @@ def refuse_packed(flat: FlatModel) -> None:
     """Packed rows have lengths of their own; torch does not check the states of them, which ends the process."""
     called = copy.deepcopy(flat)
     for path, layer in called.model.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            continue
 
         def look(module: nn.Module, args: Any, path: str = path) -> None:
             if args and isinstance(args[0], PackedSequence):

@@ -286,6 +286,16 @@ def test_what_a_call_keeps_in_an_attribute_is_a_state(model, states):
     assert {o.kind for o in lifted.origins} <= {"attribute", "buffer"}
 
 
+def test_a_flag_that_the_first_call_sets_is_no_state():
+    def forward(s, x):
+        if not s.started:
+            s.h, s.started = torch.full_like(x, 0.5), True
+        return leaky(s, x)
+
+    lifted = assert_streams(Call(forward, started=False, h=None), FRAME)
+    assert [(s.name, s.row, s.initial) for s in lifted.spec.states] == [("h", (4,), "stored")]
+
+
 def test_what_no_later_call_reads_is_no_state():
     def forward(s, x):
         s.last, s.calls = x, s.calls + 1
@@ -386,7 +396,7 @@ REFUSED = {
     "what starts from the input": (
         Call(lambda s, x: (x - (x if s.h is None else s.h), setattr(s, "h", x))[0], h=None),
         FRAME,
-        r"'h': the first call makes this, and starting it from zeros, or from what that call makes of weights",
+        r"'h': the first call sets this, and does something else than later ones do from zeros, or from what it",
     ),
     "once per call": (
         Call(per_call, gru=gru(), h=torch.zeros(1, 4)),
@@ -405,9 +415,7 @@ def test_what_cannot_be_a_state_is_refused(model, example, message):
 def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
     model = Call(born_as_ones)
     model.register_buffer("h", None)
-    with pytest.raises(
-        LiftError, match=r"'h': the first call makes this, .* gives something else: register it as a buffer"
-    ):
+    with pytest.raises(LiftError, match=r"'h': the first call sets this, .* register the state as a buffer"):
         lift(model, (FRAME,))
 
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.attributes import AttributePath, swapped
+from rnn_export.export.lift.script.modules import signature_of
 
 OutputRef = int | str
 
@@ -233,7 +234,7 @@ def _bind(
     model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The names of forward's positional-only arguments, and the example by name; a state that it leaves out is None."""
-    signature = inspect.signature(model.forward)
+    signature = signature_of(model)
     parameters = signature.parameters
     try:
         bound = signature.bind_partial(*example)

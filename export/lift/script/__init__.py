@@ -1,0 +1,1 @@
+"""ScriptModules run in Python, operator by operator, so that torch.export can follow them."""

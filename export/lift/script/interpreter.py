@@ -1,0 +1,165 @@
+"""A graph of TorchScript, run node by node in Python.
+
+Source of the node kinds: pytorch/torch/csrc/jit/OVERVIEW.md, "The JIT's IR".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.script.scalars import SCALARS
+
+
+def run(graph: Any, arguments: Sequence[Any], owner: str) -> Any:
+    """What `graph` gives for `arguments`, its module first; `owner` names it in an error."""
+    values = dict(zip((v.debugName() for v in graph.inputs()), arguments, strict=True))
+    results = _Interpreter(owner).block(graph, values)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+class _Interpreter:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    def block(self, block: Any, values: dict[str, Any]) -> list[Any]:
+        """The results of a graph, or of a block of it, whose arguments are among `values`."""
+        for node in block.nodes():
+            results = self._node(node, [values[v.debugName()] for v in node.inputs()], values)
+            values.update(zip((v.debugName() for v in node.outputs()), results, strict=True))
+        return [values[v.debugName()] for v in block.outputs()]
+
+    def _node(self, node: Any, args: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+        kind = node.kind()
+        if kind == "prim::If":
+            blocks = list(node.blocks())
+            return self.block(blocks[0 if args[0] else 1], values)
+        if kind == "prim::Loop":
+            return self._loop(node, args, values)
+        if kind in SEVERAL:
+            return SEVERAL[kind](*args)
+        made = self._made(node, kind, args)
+        return [made] if node.outputsSize() else []
+
+    def _loop(self, node: Any, args: list[Any], values: dict[str, Any]) -> list[Any]:
+        most, goes_on, carried = args[0], args[1], args[2:]
+        (body,) = node.blocks()
+        names = [v.debugName() for v in body.inputs()]
+        turn = 0
+        while goes_on and turn < most:
+            values.update(zip(names, (turn, *carried), strict=True))
+            goes_on, *carried = self.block(body, values)
+            turn += 1
+        return carried
+
+    def _made(self, node: Any, kind: str, args: list[Any]) -> Any:
+        if kind == "prim::Constant":
+            is_function = node.output().type().kind() == "FunctionType"
+            return _calling(function_of(node.output())) if is_function else node.output().toIValue()
+        if kind == "prim::GetAttr":
+            return getattr(args[0], node.s("name"))
+        if kind == "prim::SetAttr":
+            return setattr(args[0], node.s("name"), args[1])
+        if kind == "prim::CallMethod":
+            name = node.s("name")
+            method = args[0] if name.startswith("forward") else getattr(args[0], name)
+            return method(*args[1:])
+        if kind == "prim::CallFunction":
+            return args[0](*args[1:])
+        if kind == "prim::DictConstruct":
+            return dict(zip(args[::2], args[1::2], strict=True))
+        if kind in SINGLE:
+            return SINGLE[kind](*args)
+        return self._operator(node, kind, args)
+
+    def _operator(self, node: Any, kind: str, args: list[Any]) -> Any:
+        space, _, name = kind.partition("::")
+        has_tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args))
+        takes_apart = name in TAKE_APART and not isinstance(args[0], Tensor)
+        if name in SCALARS and (not has_tensors or takes_apart):
+            return SCALARS[name](*args)
+        if name in OF_TENSORS and isinstance(args[0], Tensor):
+            return OF_TENSORS[name](*args)
+        packet = getattr(getattr(torch.ops, space), name, None)
+        if packet is None or node.schema() == "(no schema)":
+            raise LiftError(f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node)}")
+        schema = torch._C.parse_schema(node.schema())
+        positional = [a for a, said in zip(args, schema.arguments, strict=True) if not said.kwarg_only]
+        named = {said.name: a for a, said in zip(args, schema.arguments, strict=True) if said.kwarg_only}
+        return getattr(packet, schema.overload_name or "default")(*positional, **named)
+
+
+def _line(node: Any) -> str:
+    lines = [line.strip() for line in str(node.sourceRange()).splitlines() if line.strip()]
+    return lines[0] if lines else str(node).strip()
+
+
+def function_of(value: Any) -> Any:
+    """The scripted function that a constant is, where it was scripted in this process; else None."""
+    return torch.jit._state._python_cu.find_function(str(value.type()))
+
+
+def _calling(function: Any) -> Callable[..., Any]:
+    return lambda *args: run(function.graph, args, str(function.name))
+
+
+def _raise(message: Any, *_: Any) -> None:
+    raise ValueError(str(message))
+
+
+# By kind, what gives any number of results.
+SEVERAL: dict[str, Callable[..., Sequence[Any]]] = {
+    "prim::TupleUnpack": lambda values: list(values),
+    "prim::ListUnpack": lambda values: list(values),
+    "prim::Print": lambda *_: [],
+    "prim::RaiseException": lambda *args: _raise(*args) or [],  # type: ignore[func-returns-value]
+    "prim::Enter": lambda *_: [None],
+    "prim::Exit": lambda *_: [None],
+}
+# By kind, what gives one.
+SINGLE: dict[str, Callable[..., Any]] = {
+    "prim::ListConstruct": lambda *args: list(args),
+    "prim::TupleConstruct": lambda *args: tuple(args),
+    "prim::TupleIndex": lambda values, at: values[at],
+    "prim::TupleSlice": lambda values, start, stop: values[start:stop],
+    "prim::unchecked_cast": lambda value: value,
+    "prim::unchecked_unwrap_optional": lambda value: value,
+    "prim::Uninitialized": lambda: None,
+    "prim::NumToTensor": torch.as_tensor,
+    "prim::device": lambda value: value.device,
+    "prim::dtype": lambda value: value.dtype,
+    "prim::layout": lambda value: value.layout,
+    "prim::is_cuda": lambda value: value.is_cuda,
+    "prim::requires_grad": lambda value: False,
+    "prim::data": lambda value: value.detach(),
+    "prim::shape": lambda value: list(value.shape),
+    "prim::isinstance": lambda value: value is not None,
+    "aten::is_scripting": lambda: True,
+    "aten::dim": lambda value: value.dim(),
+    "aten::is_grad_enabled": lambda: False,
+    "aten::warn": lambda *_: None,
+}
+# These take a list of tensors as a list.
+TAKE_APART = {"__getitem__", "append", "len", "slice", "list", "_set_item", "pop", "insert", "extend", "get", "keys",
+              "values", "items", "copy", "reverse", "__contains__", "__is__", "__isnot__", "add"}  # fmt: skip
+# What Python says of a tensor: sizes stay symbols.
+OF_TENSORS: dict[str, Callable[..., Any]] = {
+    "size": lambda value, axis=None: list(value.shape) if axis is None else value.shape[axis],
+    "len": lambda value: value.shape[0],
+    "numel": lambda value: value.numel(),
+    "Bool": bool,
+    "Int": int,
+    "IntImplicit": int,
+    "Float": float,
+    "FloatImplicit": float,
+    "ScalarImplicit": lambda value: value.item(),
+    "item": lambda value: value.item(),
+    "is_floating_point": lambda value: value.is_floating_point(),
+    "__is__": lambda value, other: value is other,
+    "__isnot__": lambda value, other: value is not other,
+}

@@ -1,0 +1,128 @@
+"""ScriptModules, as the model and inside it, scripted functions and scripted cells."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import assert_streams
+
+X = torch.randn(1, 9, 8, generator=torch.Generator().manual_seed(0))
+
+
+@torch.jit.script
+def raised(x: Tensor) -> Tensor:
+    return torch.relu(x) + 1
+
+
+class Tagger(nn.Module):
+    """A layer, functions of torch's and of its own, a branch on a number."""
+
+    def __init__(self, factor: int = 3) -> None:
+        super().__init__()
+        self.gru, self.act, self.factor = nn.GRU(8, 16, batch_first=True), nn.ReLU(), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(F.gelu(raised(self.gru(x)[0])))
+        return y * self.factor if self.factor > 1 else y
+
+
+class Loop(nn.Module):
+    """Its own loop over time, around torch's cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), 16)
+        c = torch.zeros(x.size(0), 16)
+        ys = []
+        for t in range(x.size(1)):
+            h, c = self.cell(x[:, t], (h, c))
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+
+class Kept(nn.Module):
+    """A state of its own, and one that the first call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level, self.last = torch.zeros(1, 8), torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not len(self.last):
+            self.last = torch.zeros_like(x)
+        y = x - self.last
+        self.last = x
+        self.level = 0.5 * self.level + y
+        return self.level + 1
+
+
+class Around(nn.Module):
+    """An ordinary model with a scripted part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.out = torch.jit.script(Tagger().eval()), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(raised(self.part(x)))
+
+
+def scripted(make, tmp_path, how: str) -> nn.Module:
+    torch.manual_seed(0)
+    module = torch.jit.script(make().eval())
+    if how == "loaded":
+        torch.jit.save(module, tmp_path / "model.pt")
+        module = torch.jit.load(tmp_path / "model.pt")
+    return module
+
+
+@pytest.mark.parametrize("how", ["scripted here", "loaded"])
+@pytest.mark.parametrize(
+    ("make", "states"),
+    [(Tagger, [("gru.l0.h", (16,))]), (Loop, [("cell.l0.h", (16,)), ("cell.l0.c", (16,))])],
+    ids=["a layer and functions", "a loop around a cell"],
+)
+def test_a_scripted_model_over_time(make, states, how, tmp_path):
+    lifted = assert_streams(scripted(make, tmp_path, how), X)
+    assert [(s.name, s.row) for s in lifted.spec.states] == states
+
+
+@pytest.mark.parametrize("how", ["scripted here", "loaded"])
+def test_what_a_scripted_model_keeps(how, tmp_path):
+    lifted = assert_streams(scripted(Kept, tmp_path, how), X[:, 0])
+    assert [(s.name, s.row, s.initial) for s in lifted.spec.states] == [
+        ("last", (8,), "zeros"),
+        ("level", (8,), "zeros"),
+    ]
+
+
+def test_a_scripted_part():
+    torch.manual_seed(0)
+    lifted = assert_streams(Around().eval(), X)
+    assert [s.name for s in lifted.spec.states] == ["part.gru.l0.h"]
+
+
+def test_the_users_own_is_left_alone():
+    module = torch.jit.script(Kept().eval())
+    lift(module, (X[:, 0],))
+    assert not len(module.last)
+
+
+def test_what_the_scripted_code_raises_is_said():
+    class Strict(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.size(1) != 4:
+                raise ValueError("four features, please")
+            return x
+
+    with pytest.raises(LiftError, match="four features, please"):
+        lift(torch.jit.script(Strict()), (X[:, 0],))
