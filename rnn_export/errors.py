@@ -134,4 +134,6 @@ class StateMovesByCall(LiftError):
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # TorchScript says last what the code of the user raised.
+    return lines[-1] if lines[0].endswith("failed in the TorchScript interpreter.") else lines[0]

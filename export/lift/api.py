@@ -25,6 +25,7 @@ from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
@@ -38,7 +39,6 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.rows import follow_rows, is_apart
-from rnn_export.export.lift.script.modules import unscripted
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES

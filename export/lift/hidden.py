@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnn_export.export.lift.attributes import AttributePath, attributes
+from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
 from rnn_export.export.lift.program.signature import FlatModel
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.attributes import AttributePath, attributes
 from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
 from rnn_export.export.lift.program.signature import FlatModel
 
@@ -105,25 +105,25 @@ def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None
         called.call_stateful(*_draw(flat, noise))
         for path, values in seen.items():
             values.append(_as_state(path, called.model, values))
-    settled = [path for path, values in seen.items() if _is_settled(path.get(called.model), values)]
-    groups = _aliases(flat.model, called.model, [path for path in paths if path not in settled])
+    set_once = [path for path, values in seen.items() if _is_set_once(path.get(called.model), values)]
+    groups = _aliases(flat.model, called.model, [path for path in paths if path not in set_once])
     last = [seen[group[0]][-1] for group in groups]
     starts = [_start_of(group[0].get(flat.model), value) for group, value in zip(groups, last, strict=True)]
     zeros = [torch.zeros_like(value) for value in last]
     known = [zero if start is None else start for start, zero in zip(starts, zeros, strict=True)]
     kept = copy.deepcopy(flat)
-    for path in settled:
+    for path in set_once:
         path.put(kept.model, path.get(called.model))
     kept.keep(groups, known, called.model)
     born = {i: zero for i, (start, zero) in enumerate(zip(starts, zeros, strict=True)) if start is None}
-    if born or settled:
-        known = _first_used(flat, kept, known, born, settled, noise)
-    for path in settled:
+    if born or set_once:
+        known = _first_used(flat, kept, known, born, set_once, noise)
+    for path in set_once:
         path.put(flat.model, path.get(called.model))
     flat.keep(groups, known, called.model)
 
 
-def _is_settled(value: Any, seen: Sequence[Tensor]) -> bool:
+def _is_set_once(value: Any, seen: Sequence[Tensor]) -> bool:
     """Whether a number is the same after every call: a flag that the first one sets."""
     return not isinstance(value, Tensor) and all(_same(x, seen[0], EXACT) for x in seen)
 
@@ -201,12 +201,12 @@ def _first_used(
     kept: FlatModel,
     known: list[Tensor],
     born: Mapping[int, Tensor],
-    settled: Sequence[AttributePath],
+    set_once: Sequence[AttributePath],
     noise: Noise,
 ) -> list[Tensor]:
     """`known` starts, with those of `born` ones by number with which `kept` does what a first call of `flat` does.
 
-    In `kept` the `settled` numbers are those that a first call leaves.
+    In `kept` the numbers at `set_once` are those that a first call leaves.
     """
     fed = _draw(flat, noise)
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
@@ -222,7 +222,7 @@ def _first_used(
         wanted = [*first, *results[len(first) : len(results) - len(after)], *after]
         if all(_same(a, b, START) for a, b in zip(results, wanted, strict=True)):
             return starts
-    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(others) + i][0] for i in born), *settled))
+    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(others) + i][0] for i in born), *set_once))
     raise LiftError(
         f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
         "makes of weights and constants: register the state as a buffer with the value that it starts from."

@@ -12,9 +12,9 @@ import torch
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.attributes import attributes
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
+from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.attributes import AttributePath, swapped
-from rnn_export.export.lift.script.modules import signature_of
+from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.script_modules import signature_of
 
 OutputRef = int | str
 

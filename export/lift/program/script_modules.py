@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnn_export.export.lift.script.interpreter import function_of, run
+from rnn_export.export.lift.program.script_graph import function_of, run
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTMCell": nn.LSTMCell, "GRUCell": nn.GRUCell, "RNNCell": nn.RNNCell}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.script.scalars import SCALARS
+from rnn_export.export.lift.program.script_scalars import SCALARS
 
 
 def run(graph: Any, arguments: Sequence[Any], owner: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_export.export.lift.script.modules import attributes_of
+from rnn_export.export.lift.program.script_modules import attributes_of
 
 # How deep attributes are looked into: objects, lists and dicts in each other.
 DEPTH = 3

@@ -1,1 +1,0 @@
-"""ScriptModules run in Python, operator by operator, so that torch.export can follow them."""
