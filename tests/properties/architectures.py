@@ -241,7 +241,6 @@ FLAWS: dict[str, Callable[[Pick], dict[str, Any]]] = {
     "Latch": lambda p: {"how": p.one("cumsum", "cummax", "any"), "level": p.one(*LEVELS)},
     "OverRows": lambda p: {"how": p.one("mean", "max", "softmax", "roll", "first", "standardised")},
     "Statistics": lambda p: {"how": p.one("batch", "group", "instance")},
-    "Attribute": lambda p: {},
     "DataBranch": lambda p: {},
     "Packed": lambda p: {},
     "OddLoop": lambda p: {"how": p.one("backwards", "alternating", "counting", "start")},
@@ -350,12 +349,10 @@ class Plan:
         flaw = next((sketch for sketch in self.body if sketch.kind in FLAWS), None)
         if flaw is not None:
             return flaw.says()
-        if self.memory == "attribute":
-            return "Attribute"
         return "chunk is no multiple of the stride" if self.chunk % self.stride else None
 
 
-BUFFERS = ("reassigned", "copied", "born", "set")
+BUFFERS = ("reassigned", "copied", "born", "set", "attribute")
 
 
 def draw_plan(random: Random) -> Plan:
@@ -386,7 +383,9 @@ def _draw_whole(p: Pick, plan: Plan) -> Plan:
         return replace(plan, memory=memory, cell=cell, layers=p.one(1, 2))
     if plan.way == "buffered":
         at = p.random.randrange(len(plan.body) + 1)
-        buffered = part("BufferedLayer", hidden=p.one(4, 3), layers=p.one(1, 2), copied=p.chance(50))
+        buffered = part(
+            "BufferedLayer", hidden=p.one(4, 3), layers=p.one(1, 2), how=p.one("reassigned", "copied", "attribute")
+        )
         return replace(plan, way="whole", body=(*plan.body[:at], buffered, *plan.body[at:]), batch=1)
     if layout in ("btc", "tbc", "bct"):
         plan = replace(plan, other=p.one(*[""] * 5, "sequence", "held"))
@@ -408,8 +407,7 @@ def _draw_frames(p: Pick, plan: Plan) -> Plan:
 
 def _flawed(p: Pick, plan: Plan) -> Plan:
     if plan.way == "frames":
-        branching = replace(plan, body=(*plan.body, part("DataBranch")))
-        return replace(plan, memory="attribute") if p.chance(60) else branching
+        return replace(plan, body=(*plan.body, part("DataBranch")))
     if plan.stride > 1 and p.chance(30):
         return replace(plan, chunk=plan.stride + 1)
     kind = p.one(*FLAWS)
@@ -564,10 +562,12 @@ def _model(plan: Plan) -> Any:
     inside = chain(plan.features, plan.body)
     if plan.way == "frames":
         modules = list(inside.parts)
+        if plan.memory == "attribute":
+            return nets.FramesInAttribute(modules, plan.outputs)
         if plan.memory in BUFFERS:
             return nets.FramesInBuffers(modules, plan.outputs, plan.memory)
         kinds = {"none": nets.FramesFromNone, "tuple": nets.FramesTuple, "dict": nets.FramesDict}
-        kinds |= {"args": nets.FramesH if plan.cells == 1 else nets.FramesHC, "attribute": nets.FramesInAttribute}
+        kinds |= {"args": nets.FramesH if plan.cells == 1 else nets.FramesHC}
         return kinds[plan.memory](modules, plan.outputs)
     if plan.way == "declared":
         alone = nets.DeclaredH if plan.cell == "GRU" else nets.DeclaredHC

@@ -239,7 +239,7 @@ class FramesInBuffers(Frames):
 
 
 class FramesInAttribute(Frames):
-    """What a stream cannot have: the states in a plain list."""
+    """The states in a plain list, which the first call makes."""
 
     def __init__(self, parts: Sequence[Part | Cell], outputs: str) -> None:
         super().__init__(parts, outputs)

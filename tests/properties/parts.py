@@ -202,18 +202,24 @@ class Ours(Part):
 
 
 class BufferedLayer(Part):
-    """The state of a GRU over time waits in a buffer for the next piece."""
+    """The state of a GRU over time waits for the next piece: in a buffer, "reassigned" or "copied" into, or in an
+    "attribute".
+    """
 
-    hidden: Tensor
+    hidden: Tensor | None
 
-    def __init__(self, size: int, hidden: int, layers: int, copied: bool) -> None:
+    def __init__(self, size: int, hidden: int, layers: int, how: str) -> None:
         super().__init__(hidden)
-        self.gru, self.copied = nn.GRU(size, hidden, layers, batch_first=True), copied
-        self.register_buffer("hidden", torch.zeros(layers, 1, hidden))
+        self.gru, self.how = nn.GRU(size, hidden, layers, batch_first=True), how
+        if how == "attribute":
+            self.hidden = None
+        else:
+            self.register_buffer("hidden", torch.zeros(layers, 1, hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         y, last = self.gru(x, self.hidden)
-        if self.copied:
+        if self.how == "copied":
+            assert self.hidden is not None
             self.hidden.copy_(last)
         else:
             self.hidden = last
@@ -684,18 +690,6 @@ class Statistics(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x.transpose(1, 2)).transpose(1, 2)
-
-
-class Attribute(Part):
-    """The state of the GRU waits in a plain attribute."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(4)
-        self.gru, self.h = nn.GRU(size, 4, batch_first=True), None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, self.h = self.gru(x, self.h)
-        return y
 
 
 class DataBranch(Part):
