@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import Engine, slot_table
 from rnn_export.runtime.backends.onnxruntime import buffers
-from rnn_export.snapshot import Snapshot, pack
+from rnn_export.snapshot import Snapshot, pack, unpack
 
 from .graphs import IDS
 from .test_pool import assert_row, random_rows, row
@@ -99,6 +99,8 @@ class Streams(RuleBasedStateMachine):
     @rule(data=st.data())
     def open_from_a_snapshot(self, data):
         snapshot, alone = self.pool.snapshot(self.one(data)), self.engine.stream()
+        if self.is_refused(snapshot, alone.restore, lambda raw: self.pool.open(snapshot=raw)):
+            return
         alone.restore(snapshot)
         self.opened(alone, snapshot=snapshot)
 
@@ -139,19 +141,23 @@ class Streams(RuleBasedStateMachine):
     @rule(data=st.data())
     def restore(self, data):
         stream, snapshot = self.one(data), self.pool.snapshot(self.one(data))
+        if self.is_refused(snapshot, self.alone[stream].restore, lambda raw: self.pool.restore(stream, raw)):
+            return
         self.pool.restore(stream, snapshot)
         self.alone[stream].restore(snapshot)
 
     @precondition(lambda self: self.alone)
     @rule(data=st.data())
     def poison(self, data):
-        """A snapshot may hold what a step made of a state, NaN too."""
+        """What a step made of a state may be NaN; a snapshot of it is taken, and never gone on from."""
         stream = self.one(data)
         states = {n: np.full_like(a, np.nan) for n, a in self.alone[stream].states.items()}
-        frames = int(self.pool.frames(stream)[0])
-        snapshot = pack(self.spec, 1, Snapshot(frames, states, {}))
-        self.pool.restore(stream, snapshot)
-        self.alone[stream].restore(snapshot)
+        poisoned = Snapshot(int(self.pool.frames(stream)[0]), states, {})
+        raw = pack(self.spec, 1, poisoned)
+        assert self.is_refused(raw, self.alone[stream].restore, lambda raw: self.pool.restore(stream, raw))
+        with self.pool._lock:
+            self.pool._set(self.pool._one(stream), poisoned)
+        self.alone[stream]._set(poisoned)
 
     @precondition(lambda self: self.alone)
     @rule(data=st.data())
@@ -160,6 +166,15 @@ class Streams(RuleBasedStateMachine):
             assert self.pool.snapshot(stream) == self.alone[stream].snapshot()
             for name, value in self.pool.states(stream).items():
                 np.testing.assert_array_equal(value, self.alone[stream].states[name])
+
+    def is_refused(self, snapshot, *restores):
+        """Whether a snapshot holds NaN or Inf, which nobody goes on from."""
+        if all(np.isfinite(value).all() for value in unpack(self.spec, 1, snapshot).states.values()):
+            return False
+        for restore in restores:
+            with pytest.raises(StreamError, match="holds NaN or Inf"):
+                restore(snapshot)
+        return True
 
     # --- rounds
 

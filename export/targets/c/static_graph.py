@@ -2,6 +2,7 @@
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
@@ -24,7 +25,7 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
                 dim.dim_value = batch
     del model.graph.value_info[:]
     graph = ir.from_proto(model)
-    apply(graph, Simplify(FOLDED))
+    apply(graph, Simplify(FOLDED), common.RemoveUnusedNodesPass())
     refuse_unknown(graph.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)
