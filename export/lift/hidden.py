@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
+from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
 from rnn_export.export.lift.program.signature import FlatModel
 
@@ -42,6 +43,7 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     read: dict[AttributePath, None] = {}
     sizes: list[Counter[AttributePath]] = []
     moved: set[tuple[AttributePath, AttributePath]] = set()
+    values: dict[AttributePath, Tensor] = {}
     for _ in range(CALLS):
         numbers.watch(model)
         held = _tensors(model)
@@ -50,6 +52,9 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         with torch.no_grad(), history:
             flat(*given)
         read.update((path, None) for path, t in held if _place(t) in history.read)
+        # A counter is made of no argument, and moves all the same.
+        history.fill([t for path, t in _tensors(model) if not same(t, values.setdefault(path, t.clone()))])
+        values = {path: t.clone() for path, t in _tensors(model)}
         filled = [(path, t) for path, t in _tensors(model) if history.filled(t)]
         moved |= {(a, b) for a, old in held for b, new in filled if a != b and _place(old) == _place(new)}
         sizes.append(Counter(path.root for path, _ in _tensors(model)))
@@ -87,7 +92,7 @@ class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A call with `arguments` follows."""
         self._before |= self._now
         self._now = set()
-        self._fill(arguments)
+        self.fill(arguments)
         self.done.append([])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -102,15 +107,15 @@ class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = func(*args, **kwargs)
         if taken & (self._now | self._before) and func not in SHAPE_ONLY:
             self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
-            self._fill([*leaves_of(results), *_written(func, args, kwargs)])
+            self.fill([*leaves_of(results), *_written(func, args, kwargs)])
         return results
 
     def filled(self, tensor: Tensor) -> bool:
         """Whether a tensor holds what was computed from the arguments of any call."""
         return _place(tensor) in self._now | self._before
 
-    def _fill(self, tensors: Sequence[Tensor]) -> None:
-        """`tensors` hold now what is computed from the arguments of this call."""
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """`tensors` hold now what this call left there."""
         self._now |= {_place(t) for t in tensors}
         self._held += [StorageWeakRef(t.untyped_storage()) for t in tensors]  # type: ignore[no-untyped-call]
 

@@ -229,6 +229,11 @@ def annealed(s, x):
     return s.rate * x
 
 
+def counting(s, x):
+    s.n = (torch.zeros(x.shape[0], 1) if s.n is None else s.n) + 1
+    return x / s.n
+
+
 @dataclass
 class Kept:
     """What a model of somebody hands around."""
@@ -274,6 +279,7 @@ ATTRIBUTES = {
         Call(of_a_layer, lstm=nn.LSTM(4, 5), hc=None),
         [("hc.0", (1, 5), "zeros"), ("hc.1", (1, 5), "zeros")],
     ),
+    "a tensor that counts the calls": (Call(counting, n=None), [("n", (1,), "zeros")]),
     "an empty dict": (Call(in_a_dict, cache={}), zeros("cache.h")),
     "an empty buffer": (Call(placeholder, mem=torch.zeros(0)), zeros("mem")),
 }
