@@ -46,7 +46,8 @@ class Node:
 class Graph:
     """`raw` is the message, `inputs` and `outputs` the names that it takes and gives.
 
-    `initializers` are its tensors by name, as messages, and `constants` those values that are a few whole numbers.
+    `initializers` are its tensors by name, as messages, `shapes` theirs, and `constants` those values that are a few
+    whole numbers.
     """
 
     raw: memoryview
@@ -54,6 +55,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     initializers: Mapping[str, memoryview]
+    shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Array]
 
     def captured(self) -> set[str]:
@@ -95,13 +97,13 @@ def _graph(message: memoryview, depth: int) -> Graph:
     if depth > DEPTH:
         raise ValueError(f"its graphs are nested deeper than {DEPTH} levels")
     nodes, inputs, outputs = list[Node](), list[str](), list[str]()
-    initializers, constants = dict[str, memoryview](), dict[str, Array]()
+    initializers, shapes, constants = dict[str, memoryview](), dict[str, tuple[int, ...]](), dict[str, Array]()
     for number, _, value in fields(message):
         if number == 1:
             nodes.append(_node(_message(value), depth))
         elif number == 5:
-            name, constant = _tensor(_message(value))
-            initializers[name] = _message(value)
+            name, dims, constant = _tensor(_message(value))
+            initializers[name], shapes[name] = _message(value), dims
             if constant is not None:
                 constants[name] = constant
         elif number == 15:
@@ -109,7 +111,7 @@ def _graph(message: memoryview, depth: int) -> Graph:
         elif number in (11, 12):
             (inputs if number == 11 else outputs).append(_name(_message(value)))
     constants |= {node.outputs[0]: node.constant for node in nodes if node.constant is not None and node.outputs}
-    return Graph(message, tuple(nodes), tuple(inputs), tuple(outputs), initializers, constants)
+    return Graph(message, tuple(nodes), tuple(inputs), tuple(outputs), initializers, shapes, constants)
 
 
 def _node(message: memoryview, depth: int) -> Node:
@@ -140,7 +142,7 @@ def _attribute(message: memoryview, depth: int) -> tuple[str, list[int], list[Gr
         elif number in (3, 8):
             ints += [signed(value)] if isinstance(value, int) else packed(value)
         elif number in (5, 10):
-            _, constant = _tensor(_message(value))
+            _, _, constant = _tensor(_message(value))
         elif number in (6, 11):
             graphs.append(_graph(_message(value), depth + 1))
         elif number in (22, 23):
@@ -148,8 +150,8 @@ def _attribute(message: memoryview, depth: int) -> tuple[str, list[int], list[Gr
     return name, ints, graphs, constant
 
 
-def _tensor(message: memoryview) -> tuple[str, Array | None]:
-    """The name, and the values where they are few whole numbers."""
+def _tensor(message: memoryview) -> tuple[str, tuple[int, ...], Array | None]:
+    """The name, the shape, and the values where they are few whole numbers."""
     name, kind, dims, values = "", 0, list[int](), list[int]()
     raw: memoryview | None = None
     for number, _, value in fields(message):
@@ -169,11 +171,11 @@ def _tensor(message: memoryview) -> tuple[str, Array | None]:
     if min(dims, default=0) < 0 or math.prod(dims) > 2 * len(message):
         raise ValueError(f"the tensor {name!r} says {dims}, which its {len(message)} bytes do not hold")
     if kind not in (_INT64, _INT32) or math.prod(dims) > SMALL:
-        return name, None
+        return name, tuple(dims), None
     whole = np.array(values, np.int64) if raw is None else np.frombuffer(raw, "<i8" if kind == _INT64 else "<i4")
     if whole.size != math.prod(dims):
         raise ValueError(f"the tensor {name!r} says {dims}, but has {whole.size} values")
-    return name, whole.astype(np.int64).reshape(dims)
+    return name, tuple(dims), whole.astype(np.int64).reshape(dims)
 
 
 def _name(value_info: memoryview) -> str:

@@ -15,6 +15,8 @@ from rnn_export.onnx_values import ShapeValues
 from rnn_export.protobuf import fields, write_bytes, write_number
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
+# How often what is known of sizes may lead to more.
+ROUNDS = 8
 # Trips of the loops of a graph, those inside of others multiplied.
 TRIPS = 2**20
 # Frames of a sequence that is looked at, in chunks.
@@ -75,17 +77,21 @@ class _Inspection:
 
     def check(self, graph: Graph) -> dict[str, Inferred]:
         """Raise ValueError where it becomes too large or takes too long; gives what its nodes give."""
-        found = self._check(graph, _message_of(graph), {}, {}, 1)
+        found = self._check(graph, None, (), {}, {}, 1)
         for excess in limits.excess(self.sizes, "the graph"):
             raise ValueError(excess)
         return found
 
     def _check(
-        self, graph: Graph, message: bytes, outer: Mapping[str, Inferred], constants: Mapping[str, bytes], trips: int
+        self,
+        graph: Graph,
+        types: Mapping[str, Inferred] | None,
+        given: Sequence[bytes],
+        outer: Mapping[str, Inferred],
+        constants: Mapping[str, bytes],
+        trips: int,
     ) -> dict[str, Inferred]:
-        found = self._infer(graph, message)
-        inside = {**outer, **found}
-        shapes = ShapeValues(graph, {name: value.shape for name, value in inside.items()})
+        found, inside, shapes = self._sized(graph, types, given, outer)
         constants = {**constants, **{name: write_bytes(5, tensor) for name, tensor in graph.initializers.items()}}
         constants |= {node.outputs[0]: write_bytes(1, node.raw) for node in graph.nodes if node.op == "Constant"}
         for node in graph.nodes:
@@ -99,8 +105,27 @@ class _Inspection:
                 captured = sorted(body.captured())
                 given = [constants[name] for name in captured if name in constants]
                 types |= {name: inside[name] for name in captured if name in inside and name not in constants}
-                self._check(body, _message_of(body, types, given), inside, constants, trips * count)
+                self._check(body, types, given, inside, constants, trips * count)
         return found
+
+    def _sized(
+        self, graph: Graph, types: Mapping[str, Inferred] | None, given: Sequence[bytes], outer: Mapping[str, Inferred]
+    ) -> tuple[dict[str, Inferred], dict[str, Inferred], ShapeValues]:
+        """What is inferred of the values of a graph, also from the shapes that it computes itself."""
+        known: dict[str, Inferred] = {}
+        for _ in range(ROUNDS):
+            found = self._infer(graph, _message_of(graph, types, given, known))
+            inside = {**outer, **found}
+            shapes = ShapeValues(graph, {name: value.shape for name, value in inside.items()})
+            made = {}
+            for node in graph.nodes:
+                name, shape = (node.outputs or ("",))[0], shapes.shape(node)
+                if name and name not in known and shape is not None and found[name].size is None:
+                    made[name] = Inferred(found[name].kind, shape)
+            if not made:
+                break
+            known |= made
+        return found, inside, shapes
 
     def _infer(self, graph: Graph, message: bytes) -> dict[str, Inferred]:
         found = {}
@@ -180,13 +205,19 @@ def _slice(value: Inferred | None, axis: int) -> Inferred | None:
     return Inferred(value.kind, value.shape[:axis] + value.shape[axis + 1 :])
 
 
-def _message_of(graph: Graph, types: Mapping[str, Inferred] | None = None, constants: Sequence[bytes] = ()) -> bytes:
-    """The graph giving every value of its nodes, untyped; of a body, with inputs of these `types` and `constants`."""
+def _message_of(
+    graph: Graph, types: Mapping[str, Inferred] | None, constants: Sequence[bytes], known: Mapping[str, Inferred]
+) -> bytes:
+    """The graph giving every value of its nodes, untyped but for those `known`.
+
+    Of a body, with inputs of these `types`, and `constants`.
+    """
     dropped = (12, 13) if types is None else (11, 12, 13)
     kept = b"".join(write_bytes(n, v) for n, _, v in fields(graph.raw) if n not in dropped and not isinstance(v, int))
     inputs = b"".join(write_bytes(11, _value_info(name, value)) for name, value in (types or {}).items())
     names = dict.fromkeys(name for node in graph.nodes for name in node.outputs if name)
-    outputs = b"".join(write_bytes(12, write_bytes(1, name.encode())) for name in names)
+    untyped = (write_bytes(1, name.encode()) for name in names if name not in known)
+    outputs = b"".join(write_bytes(12, info) for info in (*untyped, *(_value_info(*item) for item in known.items())))
     return b"".join(constants) + kept + inputs + outputs
 
 

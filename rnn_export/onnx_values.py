@@ -18,30 +18,37 @@ class ShapeValues:
     """What the values of a graph are, as far as they follow from its constants and `shapes`."""
 
     def __init__(self, graph: Graph, shapes: Shapes) -> None:
-        self.shapes = shapes
+        # Of initializers nothing is inferred.
+        self.shapes: Shapes = {**graph.shapes, **shapes}
         self.values: dict[str, Array] = dict(graph.constants)
         for node in graph.nodes:
             value = self._value(node)
             if value is not None and value.size <= SMALL and node.outputs:
                 self.values[node.outputs[0]] = value
 
-    def size(self, node: Node) -> int | None:
-        """How many values a node gives, where its sizes are known numbers."""
+    def shape(self, node: Node) -> tuple[int, ...] | None:
+        """Of what a node makes in a shape that it is given, where that is known."""
         known = self.values.get(node.inputs[-1]) if node.inputs else None
-        if node.op == "ConstantOfShape" and known is not None:
-            return math.prod(max(0, int(d)) for d in known.reshape(-1).tolist())
-        given = self.shapes.get(node.inputs[0]) if node.inputs else None
+        if node.op not in ("ConstantOfShape", "Expand") or known is None:
+            return None
+        wanted = [int(d) for d in known.reshape(-1).tolist()]
+        if node.op == "ConstantOfShape":
+            return tuple(max(0, d) for d in wanted)
+        given = self.shapes.get(node.inputs[0])
         if given is None or None in given:
             return None
         shape = [d for d in given if d is not None]
-        if node.op == "Reshape":
+        rank = max(len(wanted), len(shape))
+        one, other = ([1] * (rank - len(dims)) + [*dims] for dims in (shape, [max(1, d) for d in wanted]))
+        return tuple(map(max, one, other))
+
+    def size(self, node: Node) -> int | None:
+        """How many values a node gives, where its sizes are known numbers."""
+        shape = self.shape(node)
+        if shape is not None:
             return math.prod(shape)
-        if node.op == "Expand" and known is not None:
-            wanted = [max(1, int(d)) for d in known.reshape(-1)]
-            rank = max(len(wanted), len(shape))
-            one, other = ([1] * (rank - len(dims)) + dims for dims in (shape, wanted))
-            return math.prod(map(max, one, other))
-        return None
+        given = self.shapes.get(node.inputs[0]) if node.op == "Reshape" and node.inputs else None
+        return None if given is None or None in given else math.prod(d for d in given if d is not None)
 
     def _value(self, node: Node) -> Array | None:
         if node.op == "Shape":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from rnn_export.export.lift.program.signature import FlatModel
 
 # How often what is found leads to more.
 ROUNDS = 4
+# Of the inputs: a threshold far above noise would hide what the first call does.
+SCALES = (1.0, 30.0, 1000.0)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -56,11 +59,12 @@ def keep_states(flat: FlatModel) -> None:
         raise LiftError(f"the model fails on noise in the shape of its example: {first_line(error)}") from error
 
 
-def _draw(flat: FlatModel, noise: Noise, kept: bool = False) -> list[Tensor]:
-    """Inputs and declared states, and with `kept` the others."""
+def _draw(flat: FlatModel, noise: Noise, kept: bool = False, scale: float = 1.0) -> list[Tensor]:
+    """Inputs, `scale` times the example's, and declared states, and with `kept` the others."""
     states = flat.states if kept else flat.declared
+    inputs = (noise.like(leaf.example, {}) for leaf in flat.inputs)
     return [
-        *(noise.like(leaf.example, {}) for leaf in flat.inputs),
+        *(x * scale if x.is_floating_point() else x for x in inputs),
         *(noise.between(flat.seen[leaf.name], 1)[0] for leaf in states),
     ]
 
@@ -196,6 +200,30 @@ class _Unfed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
 
+@dataclass(frozen=True)
+class _FirstCall:
+    """What a first call gives and leaves, and the tensors that it makes of weights and constants."""
+
+    fed: list[Tensor]
+    outputs: tuple[Tensor, ...]
+    left: list[Tensor]
+    made: list[Tensor]
+
+    @classmethod
+    def of(cls, flat: FlatModel, kept: FlatModel, fed: list[Tensor]) -> _FirstCall:
+        called, made = copy.deepcopy(flat), _Unfed(fed)
+        with made:
+            outputs = called.call_stateful(*fed)
+        new = kept.kept[len(flat.kept) :]
+        return cls(fed, outputs, [_as_state(group[0], called.model, ()) for group in new], made.made)
+
+    def is_as_from(self, kept: FlatModel, states: Sequence[Tensor]) -> bool:
+        """Whether `kept` gives and leaves the same from `states`."""
+        results = kept(*(t.clone() for t in (*self.fed, *states)))
+        wanted = [*self.outputs, *results[len(self.outputs) : len(results) - len(self.left)], *self.left]
+        return all(_same(a, b, START) for a, b in zip(results, wanted, strict=True))
+
+
 def _first_used(
     flat: FlatModel,
     kept: FlatModel,
@@ -208,19 +236,14 @@ def _first_used(
 
     In `kept` the numbers at `set_once` are those that a first call leaves.
     """
-    fed = _draw(flat, noise)
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
-    called = copy.deepcopy(flat)
-    made = _Unfed(fed)
-    with made:
-        first = called.call_stateful(*fed)
-    after = [_as_state(group[0], called.model, ()) for group in kept.kept[len(others) :]]
-    choices = {i: _distinct(zero, made.made) for i, zero in born.items()}
+    trials = [
+        _FirstCall.of(flat, kept, [x * s if x.is_floating_point() else x for x in _draw(flat, noise)]) for s in SCALES
+    ]
+    choices = {i: _distinct(zero, trials[0].made) for i, zero in born.items()}
     for choice in itertools.islice(itertools.product(*choices.values()), TRIED):
         starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]
-        results = kept(*(t.clone() for t in fed), *others, *starts)
-        wanted = [*first, *results[len(first) : len(results) - len(after)], *after]
-        if all(_same(a, b, START) for a, b in zip(results, wanted, strict=True)):
+        if all(trial.is_as_from(kept, [*others, *starts]) for trial in trials):
             return starts
     names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(others) + i][0] for i in born), *set_once))
     raise LiftError(

@@ -1,5 +1,6 @@
 """What a stream depends on is decided by the operators: never by what noise of ordinary size happens to excite."""
 
+import copy
 from collections import deque
 
 import pytest
@@ -262,16 +263,15 @@ def first_alone(s, x):
     return x + loud(x) if first else x
 
 
+DECISION = r"the code takes a decision by the value of a tensor"
 HIDDEN = {
-    "every tenth call": (attributes(every_tenth, calls=0), "the model remembers 'calls' between calls"),
-    "a number in a list": (attributes(in_a_list, calls=[0]), "the model remembers 'calls' between calls"),
-    "a queue": (attributes(queued, past=deque()), "the model remembers 'past' between calls"),
-    "the first call": (attributes(first_alone, first=True), "or remembers something between calls"),
-    "a latch": (attributes(latched, seen=torch.zeros(1, 8)), "the model remembers 'seen' between calls"),
-    "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), "the model remembers 'past' between calls"),
-    "a counter": (attributes(counted, calls=0), "the model remembers 'calls' between calls"),
-    "by out=": (attributes(written_out, seen=torch.full((1, 8), 20.0)), "the model remembers 'seen' between calls"),
-    "an object": (attributes(in_an_object, box=Box()), "the model remembers 'box' between calls"),
+    "every tenth call": (attributes(every_tenth, calls=0), DECISION),
+    "a number in a list": (attributes(in_a_list, calls=[0]), DECISION),
+    "a queue": (attributes(queued, past=deque()), "the model remembers more with each call, in 'past'"),
+    "the first call": (
+        attributes(first_alone, first=True),
+        "'first': the first call sets this, and does something else",
+    ),
 }
 
 
@@ -279,6 +279,26 @@ HIDDEN = {
 def test_a_memory_that_noise_does_not_move_is_seen(model, message):
     with pytest.raises(LiftError, match=message):
         lift(model, (X[:, 0],))
+
+
+KEPT = {
+    "a latch": (attributes(latched, seen=torch.zeros(1, 8)), ["seen"]),
+    "a list": (attributes(listed, past=[torch.zeros(1, 1)] * 3), ["past.0", "past.1", "past.2"]),
+    "a counter": (attributes(counted, calls=0), ["calls"]),
+    "by out=": (attributes(written_out, seen=torch.full((1, 8), 20.0)), ["seen"]),
+    "an object": (attributes(in_an_object, box=Box()), ["box.held"]),
+}
+
+
+@pytest.mark.parametrize(("model", "states"), KEPT.values(), ids=KEPT)
+def test_a_memory_that_noise_does_not_move_is_a_state(model, states):
+    """Loud frames come out of it, one call later or all calls after."""
+    lifted = lift(model, (X[:, 0],), time_axis=None)
+    assert [s.name for s in lifted.spec.states] == states
+    own, after = copy.deepcopy(model), [lifted.initial[s.name][None] for s in lifted.spec.states]
+    for x in 30 * torch.randn(20, 1, 8, generator=torch.Generator().manual_seed(0)):
+        y, *after = lifted.module(x, *after)
+        torch.testing.assert_close(y, own(x))
 
 
 def test_what_is_written_and_never_read_is_no_memory():
