@@ -144,7 +144,8 @@ class _Inspection:
             size = trips * math.prod(d or 1 for d in value.shape[1:])
         if size is None:
             size = shapes.size(node)
-        if size is None and (self.step or node.op in MAKERS):
+        makes = node.op in MAKERS and not (node.op == "Expand" and shapes.is_as_large_as_another(node))
+        if size is None and (self.step or makes):
             raise ValueError(f"the size of {name!r}, which {node.title} gives, follows from values: it has no bound")
         return (size or 0) * TYPES[value.kind][2]
 

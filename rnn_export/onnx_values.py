@@ -21,10 +21,18 @@ class ShapeValues:
         # Of initializers nothing is inferred.
         self.shapes: Shapes = {**graph.shapes, **shapes}
         self.values: dict[str, Array] = dict(graph.constants)
+        # Names of shapes that are those of other values, as they are.
+        self.whole: set[str] = set()
         for node in graph.nodes:
+            if node.op == "Shape" and not any(node.numbers.get("start") or [0]) and not node.numbers.get("end"):
+                self.whole.update(node.outputs)
             value = self._value(node)
             if value is not None and value.size <= SMALL and node.outputs:
                 self.values[node.outputs[0]] = value
+
+    def is_as_large_as_another(self, node: Node) -> bool:
+        """Whether what a node makes has the whole shape of another value, whatever that is."""
+        return bool(node.inputs) and node.inputs[-1] in self.whole
 
     def shape(self, node: Node) -> tuple[int, ...] | None:
         """Of what a node makes in a shape that it is given, where that is known."""

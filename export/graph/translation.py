@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 from onnxscript import opset18 as op
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
@@ -32,14 +33,20 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 opset_version=BASE_OPSET,
                 # Torch's own takes an epsilon away: see passes/simplify.py.
                 optimize=False,
-                input_names=[*(t.name for t in spec.inputs), *(s.input for s in spec.states)],
-                output_names=[*(t.name for t in spec.outputs), *(s.output for s in spec.states)],
                 custom_translation_table={packet.default: write for packet, write in packets.items()},
             )
     except Exception as error:  # torch.onnx raises many kinds
         raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
     assert exported is not None
-    return exported.model
+    model = exported.model
+    # What comes out as it went in is one value, which cannot have two names.
+    common.OutputFixPass()(model)
+    inputs = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+    outputs = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+    for values, names in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
+        for value, name in zip(values, names, strict=True):
+            value.name = name
+    return model
 
 
 @contextmanager

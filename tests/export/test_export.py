@@ -282,3 +282,32 @@ def test_the_users_own_module_is_left_alone(tmp_path: Path) -> None:
 def test_a_tolerance_that_allows_everything_is_refused(tmp_path: Path, tolerance: dict) -> None:
     with pytest.raises(ExportError, match="both must be finite and at least 0"):
         export(nn.GRU(4, 5).eval(), (torch.zeros(3, 2, 4),), tmp_path / "m.rnnx", **tolerance)
+
+
+class TwoAgo(nn.Module):
+    """A state that comes back as it went in, under another name."""
+
+    def forward(self, x: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x + two, x, one
+
+
+def test_what_comes_out_as_it_went_in_keeps_both_names(tmp_path: Path) -> None:
+    example = tuple(torch.randn(1, 3) for _ in range(3))
+    states = {"one": 1, "two": 2}
+    bundle = export(TwoAgo().eval(), example, tmp_path / "m.rnnx", states=states, time_axis=None, steps=8)
+    assert [(s.input, s.output) for s in bundle.spec.states] == [("one", "one.next"), ("two", "two.next")]
+
+
+def test_a_value_as_large_as_another_has_a_bound_of_its_own(tmp_path: Path) -> None:
+    """In a sequence nobody knows how long a value is before it runs: what takes all of its shape makes none larger."""
+
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.gru(x)[0].reshape(-1, x.shape[1], 4)
+            return torch.minimum(y, torch.full_like(y, 0.1))
+
+    export(Filled().eval(), (torch.randn(6, 1, 3),), tmp_path / "m.rnnx", steps=8)
