@@ -31,9 +31,9 @@ from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_states,
+    refuse_inside,
     refuse_other_device,
     refuse_other_start,
-    refuse_packed,
     refuse_precision,
     refuse_train_mode,
     refuse_wrappers,
@@ -157,7 +157,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_precision(model, flat)
-    refuse_packed(flat)
+    refuse_inside(flat)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
@@ -275,9 +275,10 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
 
 def _origin(flat: FlatModel, name: str) -> tuple[str, str]:
     """What a state of the model is, and why it is there."""
-    if not flat.is_kept(name):
+    path = flat.kept_at(name)
+    if path is None:
         return _ARGUMENT
-    kind = next(kind_of(group[0], flat.model) for group in flat.kept if str(group[0]) == name)
+    kind = kind_of(path, flat.model)
     return kind, f"{'a buffer' if kind == 'buffer' else 'an attribute'} that a call of the model changes"
 
 

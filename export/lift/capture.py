@@ -19,7 +19,7 @@ from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
@@ -36,8 +36,6 @@ KEEP_OUTSIDE = (
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 # Frames that a loop is followed over, to see that each goes through the same operators.
 FAR = 256
-# Of the example: a threshold far above it would hide what moves.
-SCALES = (1.0, 30.0, 1000.0)
 # Of these, as many as most strides divide.
 MANY_FRAMES = 240
 # Lengths at which a model is exported before a bound is taken for its own.

@@ -22,7 +22,7 @@ def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | No
     declared = dict(initial or {})
     values = {}
     for leaf, layout in zip(flat.states, axes.states, strict=True):
-        rows, is_kept = layout.example_rows(leaf.example), flat.is_kept(leaf.name)
+        rows, is_kept = layout.example_rows(leaf.example), flat.kept_at(leaf.name) is not None
         if is_kept and not same(rows, rows[:1].expand_as(rows), EXACT):
             raise LiftError(
                 f"{leaf.name!r} holds other values in each row of its batch, so no row can start alone: "

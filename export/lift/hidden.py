@@ -32,9 +32,6 @@ class Hidden:
     grown: tuple[AttributePath, ...]
     other: bool
 
-    def __bool__(self) -> bool:
-        return bool(self.read or self.grown or self.other)
-
 
 def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
@@ -53,11 +50,12 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
             flat(*given)
         read.update((path, None) for path, t in held if _place(t) in history.read)
         # A counter is made of no argument, and moves all the same.
-        history.fill([t for path, t in _tensors(model) if not same(t, values.setdefault(path, t.clone()))])
-        values = {path: t.clone() for path, t in _tensors(model)}
-        filled = [(path, t) for path, t in _tensors(model) if history.filled(t)]
+        left = _tensors(model)
+        history.fill([t for path, t in left if not same(t, values.get(path, t))])
+        values = {path: t.clone() for path, t in left}
+        filled = [(path, t) for path, t in left if history.filled(t)]
         moved |= {(a, b) for a, old in held for b, new in filled if a != b and _place(old) == _place(new)}
-        sizes.append(Counter(path.root for path, _ in _tensors(model)))
+        sizes.append(Counter(path.root for path, _ in left))
     used = {path.root for path, _ in filled}
     grown = [path for path, n in sizes[-1].items() if path in used and n > sizes[0][path]]
     while onward := {a for a, b in moved if b in read and a not in read}:
@@ -68,7 +66,9 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path, changes in numbers.changes.items() if changes == 1))
     if differs and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
-    return Hidden(tuple(read), tuple(grown), (differs or bool(history.read)) and not read and not grown)
+    order = {path: i for i, (path, _) in enumerate(attributes(model))}
+    inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
+    return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
 
 
 class History(TorchDispatchMode):  # type: ignore[no-untyped-call]

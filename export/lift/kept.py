@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
-from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
 from rnn_export.export.lift.program.signature import FlatModel
 
 # How often what is found leads to more.
 ROUNDS = 4
-# Of the inputs: a threshold far above noise would hide what the first call does.
-SCALES = (1.0, 30.0, 1000.0)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -41,12 +39,10 @@ def keep_states(flat: FlatModel) -> None:
     try:
         with torch.no_grad():
             _warm_up(flat, noise)
-            _keep(flat, list(_changed_buffers(copy.deepcopy(flat), noise)), noise)
+            _keep(flat, _changed_buffers(copy.deepcopy(flat), noise), noise)
             for _ in range(ROUNDS):
                 hidden = hidden_memory(copy.deepcopy(flat), _draw(flat, noise, kept=True))
-                found = [path for path, _ in attributes(flat.model) if path in hidden.read]
-                found += [path for path in hidden.read if path not in found]
-                found = [path for path in found if path not in flat.kept_paths]
+                found = [path for path in hidden.read if path not in flat.kept_paths]
                 if hidden.grown or not found:
                     break
                 _keep(flat, found, noise)
@@ -81,7 +77,7 @@ def _warm_up(flat: FlatModel, noise: Noise) -> None:
         flat.seen[leaf.name] = torch.stack(values)
 
 
-def _changed_buffers(flat: FlatModel, noise: Noise) -> Iterator[AttributePath]:
+def _changed_buffers(flat: FlatModel, noise: Noise) -> list[AttributePath]:
     """The buffers that calls change: another tensor, other values, or the same ones written again."""
     paths = [AttributePath(path, (name,)) for path, module in flat.model.named_modules() for name in module._buffers]
 
@@ -92,13 +88,13 @@ def _changed_buffers(flat: FlatModel, noise: Noise) -> Iterator[AttributePath]:
     # What is held cannot have its id given to another tensor.
     first, values = versions(), [path.get(flat.model) for path in paths]
     copies = [copy.deepcopy(value) for value in values]
-    changed: dict[AttributePath, None] = {}
+    changed: set[AttributePath] = set()
     for _ in range(CALLS):
         flat.call_stateful(*_draw(flat, noise))
         for path, before, now, value in zip(paths, first, versions(), copies, strict=True):
             if before != now or not _same(value, path.get(flat.model), EXACT):
-                changed[path] = None
-    yield from changed
+                changed.add(path)
+    return [path for path in paths if path in changed]
 
 
 def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None:
@@ -237,9 +233,7 @@ def _first_used(
     In `kept` the numbers at `set_once` are those that a first call leaves.
     """
     others = [leaf.example for leaf in flat.states[len(flat.declared) :]]
-    trials = [
-        _FirstCall.of(flat, kept, [x * s if x.is_floating_point() else x for x in _draw(flat, noise)]) for s in SCALES
-    ]
+    trials = [_FirstCall.of(flat, kept, _draw(flat, noise, scale=scale)) for scale in SCALES]
     choices = {i: _distinct(zero, trials[0].made) for i, zero in born.items()}
     for choice in itertools.islice(itertools.product(*choices.values()), TRIED):
         starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+# Of the example: a threshold far above it would hide what a model does.
+SCALES = (1.0, 30.0, 1000.0)
 # With so many values an example shows its range.
 FEW = 8
 

@@ -54,14 +54,6 @@ def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
                 f"{name!r} is {_dtype_of(tensor)}: call model.float() and give float32 inputs. Weights in fp16 or bf16 "
                 "are the target's affair: --precision fp16 or bf16."
             )
-    narrow = _Narrow()  # type: ignore[no-untyped-call]
-    with torch.no_grad(), narrow:
-        copy.deepcopy(flat)(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
-    if narrow.found:
-        raise LiftError(
-            f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "
-            "where the target says it, --precision fp16 or bf16. Take it out."
-        )
 
 
 NARROW = (torch.float16, torch.bfloat16)
@@ -84,9 +76,9 @@ def _dtype_of(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def refuse_packed(flat: FlatModel) -> None:
-    """Packed rows have lengths of their own; torch does not check the states of them, which ends the process."""
-    called = copy.deepcopy(flat)
+def refuse_inside(flat: FlatModel) -> None:
+    """What only a call shows: packed rows, whose states torch does not check, which ends the process; narrow types."""
+    called, narrow = copy.deepcopy(flat), _Narrow()  # type: ignore[no-untyped-call]
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             continue
@@ -99,8 +91,13 @@ def refuse_packed(flat: FlatModel) -> None:
                 )
 
         layer.register_forward_pre_hook(look)
-    with torch.no_grad():
+    with torch.no_grad(), narrow:
         called(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
+    if narrow.found:
+        raise LiftError(
+            f"the model computes in {narrow.found} (autocast, .half() or .bfloat16() in its forward): a stream does so "
+            "where the target says it, --precision fp16 or bf16. Take it out."
+        )
 
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:

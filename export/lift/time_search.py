@@ -90,10 +90,13 @@ class TimeSearch:
     def __init__(self, probe: AxisProbe, batch: BatchAxes) -> None:
         self.probe, self.batch = probe, batch
         self.whole_example = False
+        self._failed: list[Assignment] = []
 
     def best(self) -> list[TimeCandidate]:
         """The candidates of the lowest rank, the causal ones first."""
-        found = [c for axes in self._choices() if (c := self.candidate(axes, False)) is not None]
+        choices = {axes: self.candidate(axes, False) for axes in self._choices()}
+        self._failed = [axes for axes, candidate in choices.items() if candidate is None]
+        found = [candidate for candidate in choices.values() if candidate is not None]
         if sum(c.has_output_time for c in found) > 1:
             found = [replace(c, remembers=self._remembers(c)) if c.has_output_time and c.causal else c for c in found]
         found.sort(key=lambda c: (c.rank, not c.causal))
@@ -114,11 +117,14 @@ class TimeSearch:
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
     def refuse_bounded(self) -> None:
-        """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length."""
-        for axes in self._choices():
+        """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length.
+
+        Of those that `best` found the model to take no multiples of.
+        """
+        for axes in self._failed:
             sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
             size = min(sizes)
-            if len(sizes) > 1 or size < 3 or self.candidate(axes, False) is not None:
+            if len(sizes) > 1 or size < 3:
                 continue
             same, shorter, short = (self._run(self._drawn_at(axes, n)) for n in (size, size - 1, size - 2))
             if same is None or not _shrinks(shorter, short, len(self.batch.outputs)):

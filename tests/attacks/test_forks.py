@@ -23,16 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @contextmanager
-def amid(step):
-    """While another thread calls `step` again and again."""
+def beside(work):
+    """While another thread runs `work(stop, begun)`, once `begun` is set and until `stop` is."""
     stop, begun = threading.Event(), threading.Event()
-
-    def work():
-        while not stop.is_set():
-            step()
-            begun.set()
-
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, args=(stop, begun))
     thread.start()
     assert begun.wait(20)
     try:
@@ -43,24 +37,26 @@ def amid(step):
         assert not thread.is_alive()
 
 
-@contextmanager
+def amid(step):
+    """While another thread calls `step` again and again."""
+
+    def work(stop, begun):
+        while not stop.is_set():
+            step()
+            begun.set()
+
+    return beside(work)
+
+
 def held(inside):
     """While another thread is inside of `inside`, a lock's `with`."""
-    stop, begun = threading.Event(), threading.Event()
 
-    def work():
+    def work(stop, begun):
         with inside:
             begun.set()
             stop.wait(20)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert begun.wait(20)
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(20)
+    return beside(work)
 
 
 def test_native_goes_on_in_the_child(native_bundle):

@@ -81,9 +81,9 @@ class FlatModel(nn.Module):
         """Where the states stand that the model keeps itself."""
         return {path for places in self.kept for path in places}
 
-    def is_kept(self, name: str) -> bool:
-        """Whether the state `name` is one that the model keeps itself."""
-        return any(str(places[0]) == name for places in self.kept)
+    def kept_at(self, name: str) -> AttributePath | None:
+        """Where the model keeps the state `name` itself; None where it is an argument."""
+        return next((places[0] for places in self.kept if str(places[0]) == name), None)
 
     def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
         """Make states of what the model keeps at `places`, which may be several for one tensor.
