@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnn_export.bundle.code import Code, code_of
+from rnn_export.bundle.manifest import TargetRow
 from rnn_export.bundle.reading import Bundle
 from rnn_export.errors import TrustError
 from rnn_export.trust import Trust, record_path, trusted_here
@@ -20,6 +21,11 @@ class Judgement:
     def untrusted_code(self, path: str) -> Code | None:
         """What `path` belongs to, where that may not run."""
         return next((code for code in self.untrusted if path in code.files), None)
+
+    def has_untrusted_sources(self, row: TargetRow) -> bool:
+        """Whether the sources of the target `row`, which are compiled for whichever machine, may not be."""
+        wanted = (row.target, row.precision, None)
+        return any((code.target, code.precision, code.machine) == wanted for code in self.untrusted)
 
 
 def judge(bundle: Bundle, trust: bool | Trust = False) -> Judgement:

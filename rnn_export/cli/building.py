@@ -39,7 +39,7 @@ def build_c_target(
     """Compile C, with the sources written first where there are none that are trusted, or they are calibrated again."""
     row = find_row(bundle, "c", precision)
     origin: Bundle | Draft = bundle
-    untrusted = row is not None and not _has_trusted_sources(bundle, row, trust) and STEP in bundle.files
+    untrusted = row is not None and judge(bundle, trust).has_untrusted_sources(row) and STEP in bundle.files
     if row is not None and calibrate is not None:
         destination.find()
         _check_rewrite(bundle, row, rebuild)
@@ -66,13 +66,6 @@ def build_engine_target(
         find_builder(found, options.compute)
         origin = _added(bundle, target, precision, options, None, stage)
     return build_engine(origin, target, precision, options, stage, trust)
-
-
-def _has_trusted_sources(bundle: Bundle, row: TargetRow, trust: bool) -> bool:
-    return not any(
-        (code.target, code.precision, code.machine) == (row.target, row.precision, None)
-        for code in judge(bundle, trust).untrusted
-    )
 
 
 def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Path | None) -> None:

@@ -170,8 +170,7 @@ def plan_c(
 
 def refuse_untrusted_sources(origin: Origin) -> None:
     """Raise BuildError where sources of the bundle are not trusted: what is compiled is run, here or elsewhere."""
-    if any(code.target == TARGET and code.precision == origin.row.precision and code.machine is None
-           for code in origin.judgement.untrusted):  # fmt: skip
+    if origin.judgement.has_untrusted_sources(origin.row):
         anew = "The bundle has no step.onnx to write them anew from: export it again"
         if "step.onnx" in origin.bundle.files:
             extra = "pip install 'rnn-export[export,cpu]'"
