@@ -8,7 +8,7 @@ from typing import Literal
 
 from rnn_export.errors import LiftError, NoBatchAxis
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
-from rnn_export.export.lift.batch_search import batch_candidates
+from rnn_export.export.lift.batch_search import MOVED, batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.time_search import ProbedRows, find_time
 
@@ -104,14 +104,14 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
 def _why_one(probe: AxisProbe, rows: ProbedRows) -> str:
     """What keeps the model from a batch of any size, and where."""
     bare = [leaf for leaf, axis in zip(probe.inputs, rows.inputs, strict=True) if axis is None]
+    bare += [leaf for leaf, layout in zip(probe.states, rows.states, strict=True) if layout.alone]
     if bare:
         shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in bare)
         return f"there is no batch axis in {shapes}"
     sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
-    wide = tuple(replace(layout, alone=False, added=1) if layout.alone else layout for layout in rows.states)
-    if probe.run(wide, probe.draw(2, sizes, wide)) is None:
+    if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
         return f"a batch of 2 fails{probe.place}: {probe.failure}"
-    return "a batch of 2 gives no output for each of its rows"
+    return MOVED
 
 
 def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

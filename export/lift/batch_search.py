@@ -18,6 +18,7 @@ TRIES = 8
 # Lines of an error message.
 TRIED = 4
 DEPEND = "rows depend on each other, or not every output and state has them"
+MOVED = "after a call with another batch the same values give something else, so it keeps something of that batch"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     for inputs, states in _candidates(probe, time):
         probe.failure = DEPEND
         batch, moved = _tried(probe, inputs, states)
-        free += [inputs] if probe.failure == DEPEND else []
+        # Any size is so many rows of one stream.
+        free += [inputs] if probe.failure == DEPEND and all(layout.inner == 1 for layout in states) else []
         if batch is None:
             line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
             tried += [] if line in tried else [line]
@@ -96,7 +98,12 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     found = BatchAxes(inputs, states, outputs)
     # Where rows write over each other, the last one wins: it is changed too.
     moved = [_moves_alone(probe, found, row, three, many) for row in (0, 2)]
-    return (None, False) if None in moved else (found, all(moved))
+    if None not in moved:
+        return found, all(moved)
+    again = probe.run(states, three)
+    if again is not None and not all(same(a, b, INDEPENDENCE) for a, b in zip(again, many, strict=True)):
+        probe.failure = MOVED
+    return None, False
 
 
 def _moves_alone(
