@@ -71,7 +71,7 @@ def _behind_batch(batch: Assignment, time: Assignment) -> Assignment:
 def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
     """Axes that the runs of `model` allow, the likeliest first; what its graph says of them is another matter.
 
-    `model` must be a copy that may be run at will. Raises LiftError where there are none, or several could be time.
+    Raises LiftError where there are none, or several could be time.
     """
     probe, said = AxisProbe(model), _said_time(model, time_axis)
     try:
@@ -93,12 +93,24 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
         time = find_time(probe, rows, said)
     except LiftError as error:
         raise (refused if refused.free else error) from None
-    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free):
+    known = [{b, t} for b, t in zip(inputs, time.inputs, strict=True)]
+    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free) or any(
+        _takes_more(probe, rows, port, axis)
+        for port, leaf in enumerate(probe.inputs)
+        for axis in {*range(leaf.example.dim())} - known[port]
+    ):
         raise refused
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
     output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)
     why = _why_one(probe, rows)
     return Axes(inputs, time.inputs, rows.states, output_batch, time.outputs, time.causal, one_row=why)
+
+
+def _takes_more(probe: AxisProbe, rows: ProbedRows, port: int, axis: int) -> bool:
+    """Whether one input alone may be longer along `axis`, which then may be its batch."""
+    sizes: list[dict[int, int]] = [{} for _ in probe.inputs]
+    sizes[port] = {axis: probe.inputs[port].example.shape[axis] + 1}
+    return probe.run(rows.states, probe.draw(1, sizes, rows.states)) is not None
 
 
 def _why_one(probe: AxisProbe, rows: ProbedRows) -> str:

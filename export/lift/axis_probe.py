@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,13 +82,14 @@ def sizes_of(batch: Assignment, time: Assignment, rows: int, frames: Sequence[in
 
 
 class AxisProbe:
-    """Runs `model`, which must be a copy that may be run at will.
+    """Runs a copy of `model`.
 
     `failure` is why the last run gave nothing, and where. Raises LiftError where the model fails on its example.
     """
 
     def __init__(self, model: FlatModel) -> None:
-        self.model, self.noise = model, Noise(model)
+        # What another batch leaves in it is nothing for whoever lifts it.
+        self.model, self.noise = copy.deepcopy(model), Noise(model)
         self.inputs, self.states = model.inputs, model.states
         self.failure = self.place = ""
         if self._call([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
