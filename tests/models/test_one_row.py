@@ -1,5 +1,7 @@
 """Models that take one stream at a time: what fixes their batch is said, and streams and pools step row by row."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,8 @@ class Resets(Net):
 
 
 ROW = torch.randn(1, 6, 4)
+FAILS = r"a batch of 2 fails at test_one_row\.py:\d+"
+COUNTS = r"the code makes a number of the size of the batch at test_one_row\.py:\d+;"
 WHY = {
     "written": (
         Written(),
@@ -154,15 +158,15 @@ WHY = {
         Counted(),
         (ROW.repeat(3, 1, 1),),
         {},
-        r"the code makes a number of the size of the batch at test_one_row\.py:\d+;",
+        COUNTS,
     ),
     "loop over rows": (
         Looped(),
         (ROW,),
         {},
-        r"the code makes a number of the size of the batch at test_one_row\.py:\d+;",
+        COUNTS,
     ),
-    "check": (Checked(), (ROW,), {}, r"a batch of 2 fails at test_one_row\.py:\d+: ValueError: one at a time"),
+    "check": (Checked(), (ROW,), {}, rf"{FAILS}: ValueError: one at a time"),
     "time first": (TimeFirst(), (ROW.transpose(0, 1),), {}, "a batch of 2 fails"),
     "bare": (Bare(), (ROW[0],), {}, r"there is no batch axis in x \(6, 4\);"),
     "bare, with a delay": (Valid(), (ROW[0].T,), {}, r"there is no batch axis in x \(4, 6\);"),
@@ -181,7 +185,6 @@ def test_a_batch_of_one_is_lifted_and_said(name):
     (note,) = (note for note in lifted.notes if note.startswith("rows: 1"))
     assert note.startswith("rows: 1, one stream at a time, since ")
     assert note.endswith("rows of a batch or pool are stepped one by one")
-    import re
 
     assert re.search(why, note)
 
@@ -250,7 +253,7 @@ MIXED = {
 def test_rows_that_mix_are_no_batch_of_one(forward, example):
     net = Net()
     net.__class__ = type("Mixing", (Net,), {"forward": forward})
-    with pytest.raises(LiftError, match="no batch axis found|rows of the batch depend on each other"):
+    with pytest.raises(LiftError, match=r"no batch axis found|rows of the batch depend on each other"):
         lift(net.eval(), example)
 
 
