@@ -92,7 +92,8 @@ def export(
         data: a recording to verify on, in place of noise like the example; the other kinds of input are tried in any
             case. An array (time, ...) or (rows, time, ...), a dict of them by input, or a file.
         calibrate: a recording for the scales of activations in int8, as `data`; None measures them at each step.
-        steps: frames of the closed loop, at least four steps of them; a recording is used up to here.
+        steps: of the closed loop, of `chunk` frames each; four and those of the delay at least. A recording is used up
+            to here. Of whole sequences, frames.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
             and no state, and cannot stream.
@@ -221,7 +222,7 @@ def _verified(
     for target, options in plan:
         draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
     text = json.dumps(evidence, indent=1) + "\n"
-    return draft, {"parity.json": text.encode(), golden.FILE: vectors.thinned().to_npz()}
+    return draft, {"parity.json": text.encode(), golden.FILE: vectors.beginning(lifted.spec).thinned().to_npz()}
 
 
 def count_weights(model: bytes) -> int:

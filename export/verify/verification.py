@@ -44,18 +44,19 @@ def verify_model(
     engines: Sequence[Engine],
     step_graph: bytes | None,
     recording: Mapping[str, Array] | None,
-    frames: int,
+    steps: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
     precision: str = "fp32",
 ) -> tuple[ParityReport, Golden]:
     """Hold the lifted model, `engines` and ONNX's reference evaluator to the user's module; raises ParityError.
 
-    The evaluator reads `step_graph`, where there is one. `recording` by input is (rows, frames, ...); without it seeded
-    noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
+    `steps` are those of the closed loop. The evaluator reads `step_graph`, where there is one. `recording` by input is
+    (rows, frames, ...); without it seeded noise is used. `tolerance` is that of engines in `precision`; lifting
+    computes in fp32 in any case.
     """
     progress("reference")
-    inputs, kind = inputs_to_verify(model, recording, frames), "noise" if recording is None else "recording"
+    inputs, kind = inputs_to_verify(model, recording, steps), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
         return _whole_sequences(model, engines, inputs, kind, tolerance, progress)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
@@ -94,7 +95,8 @@ def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
 
 
 def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
-    report = ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts)
+    steps = golden.steps(model.spec)
+    report = ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts, steps=steps)
     if report.ok:
         return
     loop = ClosedLoop(model.spec, golden.inputs)
@@ -153,5 +155,5 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
     trace = ClosedLoop(spec, golden.inputs).run(driver, edges)
     return [
         *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
-        *golden.state_drifts("onnx.reference", trace.states, slice(steps)),
+        *golden.state_drifts("onnx.reference", spec, trace.states, slice(steps)),
     ]

@@ -39,7 +39,7 @@ STAGES = 12
 )
 @calibrate_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
-@click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
+@click.option("--steps", type=click.IntRange(1), help="Of the closed loop, --chunk frames each.  [default: 256]")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"

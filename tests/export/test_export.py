@@ -46,7 +46,13 @@ def test_the_bundle_holds_graphs_and_proof(written):
 
 def test_the_report_says_what_was_checked(written):
     report = json.loads(open_bundle(written).read("parity.json"))
-    assert (report["ok"], report["source"], report["frames"], report["rows"]) == (True, "noise", 40, 2)
+    assert (report["ok"], report["source"], report["steps"], report["frames"], report["rows"]) == (
+        True,
+        "noise",
+        40,
+        40,
+        2,
+    )
     checks = {(d["check"], d["tensor"]) for d in report["drifts"]}
     assert {("lifted", "output"), ("step", "rnn.l0.h"), ("sequence", "output"), ("onnx.reference", "output")} <= checks
     assert all(d["step"] is None and d["scale"] > 0 and d["relative"] < 1e-5 for d in report["drifts"])
@@ -66,6 +72,22 @@ def test_the_golden_vectors_are_those_of_the_users_module(tmp_path):
     arrays = bundle.arrays(FILE)
     with torch.no_grad():
         np.testing.assert_array_equal(model(torch.from_numpy(arrays["input/x"])).numpy(), arrays["output/output"])
+
+
+def test_steps_have_the_frames_of_a_chunk(tmp_path):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", steps=12, chunk=5)
+    report = json.loads(bundle.read("parity.json"))
+    assert (report["steps"], report["frames"]) == (12, 60)
+    assert {d["curve"][-1][0] for d in report["drifts"] if d["check"] == "sequence"} == {12}
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    assert (golden.steps(bundle.spec), golden.frames) == (12, 60)
+    assert bundle.arrays(FILE)["input/x"].shape == (2, 60, 4)
+
+
+def test_a_recording_is_used_up_to_so_many_steps(tmp_path):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", data=SOUND, steps=5, chunk=4)
+    np.testing.assert_array_equal(bundle.arrays(FILE)["input/x"][0], SOUND[:20])
+    assert json.loads(bundle.read("parity.json"))["steps"] == 5
 
 
 def test_stored_initial_states_are_in_the_bundle(tmp_path):
