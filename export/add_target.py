@@ -8,8 +8,7 @@ from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
-from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files
-from rnn_export.export.targets.tensorrt.writer import notes
+from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions

@@ -1,9 +1,9 @@
 """`export`: one call from a model to a verified bundle."""
 
 import json
+import logging
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from rnn_export import __version__
 from rnn_export.arrays import Arrays, pack_arrays
@@ -22,17 +23,18 @@ from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
-from rnn_export.errors import BundleError, ExportError
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
-from rnn_export.export.targets.registry import find_writer, golden_files
-from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
+from rnn_export.export.targets.registry import find_writer, fp16_accumulate_engines, golden_files, notes
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
+from rnn_export.lazy import load_module
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.build.native.names import source_name
+from rnn_export.runtime.registry import BACKENDS
 from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.spec import StateSpec, TensorSpec
@@ -41,6 +43,8 @@ from rnn_export.targets import Target, find_targets
 
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
+LOG = logging.getLogger("rnn_export.export")
+ACCUMULATES = "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -100,13 +104,14 @@ def export(
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
-    Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it; where this user can have no
-    record there is a warning.
+    Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
+    bundle, and that this user can have no record, are warnings of the logger "rnn_export.export".
 
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.
     """
     _check_place(Path(path), force)
+    _check_runtime()
     plan = _plan(targets, precision, state_precision, opset, batch, Path(path))
     if sequence_only and tuple(targets) != ("onnx",):
         raise ExportError(
@@ -120,12 +125,13 @@ def export(
         raise ExportError(f"calibrate is for precision int8, not for {precision}: leave it out.")
     usual = TOLERANCES[precision]
     tolerance = Tolerance(usual.atol if atol is None else atol, usual.rtol if rtol is None else rtol)
+    _refuse_other_floats(model, example_inputs)
     progress("lift")
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
     )  # fmt: skip
-    _refuse_other_floats(lifted, precision)
+    _refuse_results_of_other_floats(lifted)
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)
@@ -138,12 +144,14 @@ def export(
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
         files[INITIAL_STATES] = pack_arrays(stored)
     weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
-    if why := record(code_of(draft)):
-        warnings.warn(f"load() will not run the code of {path} without trust=True: {why}", stacklevel=2)
+    why = record(code_of(draft))
     made_by = {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
-    return write_bundle(
+    bundle = write_bundle(
         path, spec=draft.spec, producer=made_by, files=files, targets=draft.targets, weights=weights, force=force
     )
+    for note in (*draft.notes, *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ())):
+        LOG.warning("%s", note)
+    return bundle
 
 
 def _check_place(path: Path, force: bool) -> None:
@@ -173,15 +181,38 @@ def _plan(
     return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
 
 
-def _refuse_other_floats(lifted: StreamingModel, precision: str) -> None:
+def _check_runtime() -> None:
+    """Everything that is written is driven by ONNX Runtime before it is kept."""
+    try:
+        load_module(BACKENDS["onnxruntime"])
+    except BackendUnavailable as error:
+        raise ExportError(
+            f"what is exported is verified on ONNX Runtime, which cannot be imported here ({error.__cause__}): pip "
+            "install '.[export,cpu]' in a checkout of rnn-export, or '.[export,gpu]' for CUDA. One of the two: their "
+            "wheels of ONNX Runtime overwrite each other."
+        ) from error
+
+
+def _refuse_other_floats(model: nn.Module, example: Any) -> None:
+    """Parameters and inputs wider than fp32, before anything is made of them; `lift` names those that are narrower."""
+    example = (example,) if isinstance(example, Tensor) else tuple(example)
+    parameters = [*model.named_parameters()] if isinstance(model, nn.Module) else []
+    inputs = [(f"example_inputs{pytree.keystr(at)}", leaf) for at, leaf in pytree.tree_flatten_with_path(example)[0]]
+    for name, tensor in (*parameters, *inputs):
+        if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+            raise ExportError(f"{name} is float64: {FLOAT32}")
+
+
+FLOAT32 = "every target is written from a float32 model. Call model.float() and give float32 example inputs."
+
+
+def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
+    """Buffers and code of a model can make them of float32."""
     spec = lifted.spec
     tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
     for tensor in tensors:
         if tensor.dtype.startswith("float") and tensor.dtype != "float32":
-            raise ExportError(
-                f"{tensor.name!r} is {tensor.dtype}, but {precision} is written from a float32 model: "
-                "call model.float() and give float32 example inputs."
-            )
+            raise ExportError(f"{tensor.name!r} is {tensor.dtype}: {FLOAT32}")
 
 
 def _draft(lifted: StreamingModel, plan: Plan) -> Draft:
@@ -212,9 +243,11 @@ def _verified(
     step, precision = draft.files.get("step.onnx"), plan[0][1].precision
     report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
     others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
+    said = [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))]
+    draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
     evidence = {
         "source": "noise" if recorded is None else "recording",
-        "notes": [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))],
+        "notes": list(draft.notes),
         **report.to_json(),
         "not_exercised": not_exercised(lifted, vectors),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],

@@ -8,7 +8,7 @@ import click
 
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.cli.main import command
+from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 
 STAGES = 12
@@ -68,7 +68,7 @@ def export_command(
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset,
     )  # fmt: skip
-    with tables.progress("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
         model, example, options = read_source(source, weights, flags)
         bundle = export(model, example, output, force=force, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
@@ -77,9 +77,8 @@ def export_command(
         tables.parity(evidence)
         for report in evidence["fp16_accumulate"]:
             tables.parity(report)
-        if evidence["fp16_accumulate"]:
-            tables.note("a GPU may add up in fp16 as well; an engine is held to the model where it is built")
-        for note in evidence["notes"]:
-            tables.note(note)
+    for note in notes:
+        tables.note(note)
+    if not as_json:
         tables.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
     return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}

@@ -1,4 +1,7 @@
 import json
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +148,93 @@ def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, kind, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_another_float_type_is_refused(tmp_path):
-    with pytest.raises(
-        ExportError, match=r"'x' is float64, but fp32 is written from a float32 model: call model.float"
-    ):
-        export(Tagger().double().eval(), (X.double(),), tmp_path / "net.rnnx")
+class Weighted(nn.Module):
+    """A table in float64, as numpy gives it, makes the output float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.register_buffer("weights", torch.from_numpy(np.hanning(5)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x)[0] * self.weights
+
+
+FLOAT32 = (
+    r"is float64: every target is written from a float32 model\. Call model\.float\(\) and give float32 example inputs"
+)
+WIDE = {
+    "model": (lambda: nn.GRU(4, 5).double(), X.double(), rf"^weight_ih_l0 {FLOAT32}"),
+    "input": (lambda: nn.GRU(4, 5), X.double(), rf"^example_inputs\[0\] {FLOAT32}"),
+    "nested input": (
+        lambda: nn.LSTM(4, 5),
+        (X, (torch.zeros(1, 7, 5), torch.zeros(1, 7, 5).double())),
+        r"\[1\]\[1\] is f",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "example", "message"), WIDE.values(), ids=WIDE)
+def test_what_is_wider_than_fp32_is_named_before_anything_is_lifted(tmp_path, make, example, message):
+    told: list[str] = []
+    with pytest.raises(ExportError, match=message):
+        export(make().eval(), example, tmp_path / "net.rnnx", progress=told.append)
+    assert not told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_result_wider_than_fp32_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=f"^'output' {FLOAT32}"):
+        export(Weighted().eval(), (X,), tmp_path / "net.rnnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnxruntime_nothing_is_lifted(tmp_path):
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "import torch\n"
+        "from rnn_export import export\n"
+        "try: export(torch.nn.GRU(2, 3), torch.zeros(1, 1, 2), sys.argv[1], targets=('torchscript',), progress=print)\n"
+        "except Exception as error: print(f'{type(error).__name__}: {error}')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "net.rnnx")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == (
+        "ExportError: what is exported is verified on ONNX Runtime, which cannot be imported here (import of "
+        "onnxruntime halted; None in sys.modules): pip install '.[export,cpu]' in a checkout of rnn-export, or "
+        "'.[export,gpu]' for CUDA. One of the two: their wheels of ONNX Runtime overwrite each other.\n"
+    )
+
+
+# --- what is said --------------------------------------------------------------------------------------------------
+
+
+class Squared(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+
+NO_STATE = "this model has no state: each frame is computed from itself alone"
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    of_ours = (record for record in caplog.records if record.name.startswith("rnn_export"))
+    return [(f"{record.name} {record.levelname}", record.getMessage()) for record in of_ours]
+
+
+def test_notes_are_warnings_of_a_logger(tmp_path, caplog):
+    bundle = export(Squared().eval(), (X[:, 0],), tmp_path / "net.rnnx", time_axis=None, steps=4)
+    assert warned(caplog) == [("rnn_export.export WARNING", NO_STATE)]
+    assert json.loads(bundle.read("parity.json"))["notes"] == [NO_STATE]
+    # Whoever configures nothing hears of it all the same: Python's last resort prints it.
+    assert not logging.getLogger("rnn_export").handlers + logging.getLogger("rnn_export.export").handlers
+
+
+def test_sums_in_fp16_are_said(tmp_path, caplog):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", targets=("tensorrt",), precision="fp16", steps=4)
+    said = [message for _, message in warned(caplog)]
+    assert said == json.loads(bundle.read("parity.json"))["notes"]
+    assert said[-1] == "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
 
 
 # --- the place ----------------------------------------------------------------------------------------------------
