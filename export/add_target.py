@@ -30,8 +30,8 @@ def add_target(
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
         raise ExportError(
-            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again with "
-            "--target onnx."
+            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again, "
+            "and it has one."
         )
     order = replace(order, opset=order.opset or found.opset)
     progress("graphs")

@@ -23,10 +23,11 @@ from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
-from rnn_export.errors import BackendUnavailable, BundleError, ExportError
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError, RnnExportError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
+from rnn_export.export.readme import README, bundle_readme
 from rnn_export.export.targets.registry import find_writer, fp16_accumulate_engines, golden_files, notes
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
@@ -37,10 +38,13 @@ from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.registry import BACKENDS
 from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StateSpec, TensorSpec
 from rnn_export.target_options import TargetOptions
-from rnn_export.targets import Target, find_targets
+from rnn_export.targets import TARGETS, Target, find_targets
 
+# In every bundle, whatever else is: what runs, is verified and gains other targets anywhere.
+PORTABLE = "onnx"
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
 LOG = logging.getLogger("rnn_export.export")
@@ -70,6 +74,7 @@ def export(
     steps: int = 256,
     atol: float | None = None,
     rtol: float | None = None,
+    accept: Accept | None = None,
     sequence_only: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
@@ -87,7 +92,8 @@ def export(
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.
-        targets, precision: what is written; see `rnn_export.targets`.
+        targets, precision: what is written beside the portable graph, which is fp32 and in every bundle; see
+            `rnn_export.targets`.
         state_precision: of the states between two steps, where a target is written in less than fp32: fp32 unless said
             otherwise.
         opset: of the ONNX graphs, where a target has such; None takes the target's own.
@@ -99,6 +105,10 @@ def export(
         steps: of the closed loop, of `chunk` frames each; four and those of the delay at least. A recording is used up
             to here. Of whole sequences, frames.
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
+        accept: a function of (model outputs, stream outputs) over the closed loop, each an array (rows, frames, ...),
+            or a dict of them by name where there are several. It gives figures of the task (accuracy, SNR), a number or
+            a dict of numbers, which the report keeps, or nothing; False, or an assert that fails, refuses what is
+            exported. Of a recording of one row, row 0 begins at its start and row 1 half-way.
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
             and no state, and cannot stream.
         force: replace a bundle that is already there.
@@ -137,12 +147,14 @@ def export(
         calibration = recording.read(calibrate, lifted.spec)
         plan = [(target, replace(options, calibration=calibration)) for target, options in plan]
     progress("graphs")
-    draft = _draft(lifted, plan)
-    draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress)
+    plan, draft = _draft(lifted, plan, targets)
+    draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress, accept)
     progress("write")
     files = {**draft.files, **evidence}
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
         files[INITIAL_STATES] = pack_arrays(stored)
+    page = bundle_readme(Path(path).name, draft.spec, draft.targets, json.loads(evidence["parity.json"]))
+    files[README] = page.encode()
     weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
     why = record(code_of(draft))
     made_by = {"rnn-export": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
@@ -172,13 +184,15 @@ def _plan(
     batch: tuple[int, int, int] | None,
     path: Path,
 ) -> Plan:
-    """The targets by name, each with its options; raises ExportError where they do not go together."""
+    """The targets by name, each with its options, and the portable one; raises ExportError where two do not agree."""
     targets = find_targets(names, precision, opset)
+    portable = TARGETS[PORTABLE]
     if (batch is not None or state_precision is not None) and not any(target.library for target in targets):
         raise ExportError("batch and state_precision are for targets that an engine is built for: leave them out.")
     name, batch = source_name(path.name.removesuffix(".rnnx")), TargetOptions.batch if batch is None else batch
     options = TargetOptions(precision, state_precision or "fp32", batch=batch, name=name)
-    return [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
+    plan = [(target, replace(options, opset=target.opset and (opset or target.opset))) for target in targets]
+    return plan if portable in targets else [*plan, (portable, TargetOptions(opset=portable.opset, name=name))]
 
 
 def _check_runtime() -> None:
@@ -215,18 +229,28 @@ def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
             raise ExportError(f"{tensor.name!r} is {tensor.dtype}: {FLOAT32}")
 
 
-def _draft(lifted: StreamingModel, plan: Plan) -> Draft:
-    """All targets, written as each has its options; nothing of it is verified."""
+def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Plan, Draft]:
+    """All targets, written as each has its options, and the plan of them; nothing of it is verified.
+
+    A model that torch's own formats can hold and ONNX cannot has no portable graph, which is noted.
+    """
     files: dict[str, bytes] = {}
-    rows = []
+    rows, done, said = [], [], []
     for target, options in plan:
         writer = find_writer(target.name)
-        written = writer.write(lifted, target, options)
+        try:
+            written = writer.write(lifted, target, options)
+        except RnnExportError as error:
+            if target.name in asked:
+                raise
+            said.append(f"the bundle has no portable graph, step.onnx, beside {', '.join(asked)}: {error}")
+            continue
+        done.append((target, options))
         requires = writer.requires(target, options)
         rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     initial = {name: np.asarray(value.cpu()) for name, value in lifted.initial.items()}
-    return Draft(lifted.spec, files, tuple(rows), initial)
+    return done, Draft(lifted.spec, files, tuple(rows), initial, notes=said)
 
 
 def _verified(
@@ -237,13 +261,14 @@ def _verified(
     steps: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
+    accept: Accept | None,
 ) -> tuple[Draft, dict[str, bytes]]:
     """`draft` with the self-tests of its targets, and the files that are the evidence; raises ParityError."""
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     step, precision = draft.files.get("step.onnx"), plan[0][1].precision
-    report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision)
+    report, vectors = verify_model(lifted, engines, step, recorded, steps, tolerance, progress, precision, accept)
     others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
-    said = [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))]
+    said = [*lifted.notes, *draft.notes, *(note for target, options in plan for note in notes(draft, target, options))]
     draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
     evidence = {
         "source": "noise" if recorded is None else "recording",
@@ -253,7 +278,9 @@ def _verified(
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
     for target, options in plan:
-        draft = draft.with_files(target.name, precision, golden_files(target.name, lifted.spec, options, vectors))
+        draft = draft.with_files(
+            target.name, options.precision, golden_files(target.name, lifted.spec, options, vectors)
+        )
     text = json.dumps(evidence, indent=1) + "\n"
     return draft, {"parity.json": text.encode(), golden.FILE: vectors.beginning(lifted.spec).thinned().to_npz()}
 

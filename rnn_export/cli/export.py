@@ -44,6 +44,11 @@ STAGES = 12
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"
 )
+@click.option(
+    "--accept",
+    metavar="FILE.py:FN",
+    help="A function of the outputs of model and stream that gives figures of your task, or False to refuse.",
+)
 @click.option("--opset", type=int, help="Opset, where a target has ONNX.  [default: the target's own]")
 @click.option(
     "--sequence-only", is_flag=True, help="For a model that needs whole sequences: the bundle cannot stream then."
@@ -54,12 +59,13 @@ def export_command(
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
     sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
-    sequence_only: bool, force: bool, as_json: bool,
+    accept: str | None, sequence_only: bool, force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
+    from rnn_export.cli.functions import find_metric
     from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 
@@ -67,6 +73,7 @@ def export_command(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset,
+        accept=None if accept is None else find_metric(accept),
     )  # fmt: skip
     with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
         model, example, options = read_source(source, weights, flags)

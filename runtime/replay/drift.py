@@ -134,6 +134,7 @@ class ParityReport:
         frames, rows: of the vectors of ordinary input.
         not_judged: by kind of input that was tried in vain, why.
         steps: those frames in steps; None of whole sequences.
+        figures: the task's own, by name, where somebody asked for some.
     """
 
     backend: str
@@ -144,6 +145,7 @@ class ParityReport:
     drifts: tuple[Drift, ...]
     not_judged: Mapping[str, str] = field(default_factory=dict)
     steps: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -208,6 +210,9 @@ def is_report(data: Any) -> bool:
     drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
     counts = counts and (data.get("steps") is None or type(data["steps"]) is int)
     if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
+        return False
+    figures = data.get("figures", {})
+    if not isinstance(figures, dict) or not _are(figures, float | int | None, *figures):
         return False
     if not all(isinstance(why, str) for why in kinds.values()):
         return False

@@ -23,8 +23,11 @@ from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
+from rnn_export.export.targets.tensorrt.writer import DEVICE
 from rnn_export.precision import TOLERANCES
+from rnn_export.runtime import load
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
@@ -63,6 +66,10 @@ def exported(tmp_path_factory) -> Callable[..., Bundle]:
         return export(tagger(kind), (X,), path, targets=targets, precision=precision, batch=BATCH, steps=STEPS)
 
     return made
+
+
+PORTABLE = ("step.onnx", "sequence.onnx")
+PRECISE = ("onnxruntime", "jetson-thor (fp32 sums)")
 
 
 def graph_in(bundle: Bundle, target: str, precision: str) -> ModelProto:
@@ -215,9 +222,17 @@ def test_sums_in_fp16_do_not_decide(tmp_path):
 def test_one_target_alone(tmp_path):
     bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=("jetson-thor",), precision="bf16", steps=STEPS)
     report = report_of(bundle)
-    assert set(bundle.files) == {*bundle.targets[0].files, "parity.json", FILE}
-    assert report["backend"] == "jetson-thor (fp32 sums)"
-    assert [*dict.fromkeys(d["check"] for d in report["drifts"])] == ["lifted", *CHECKS]
+    assert set(bundle.files) == {*bundle.targets[0].files, *PORTABLE, "parity.json", FILE, "README.md"}
+    assert [(row.target, row.precision, row.opset) for row in bundle.targets] == [
+        ("jetson-thor", "bf16", 18),
+        ("onnx", "fp32", 18),
+    ]
+    assert (report["backend"], report["device"]) == ("jetson-thor (fp32 sums), onnxruntime", f"{DEVICE}, cpu")
+    each = [f"{name}.{check}" for name in report["backend"].split(", ") for check in CHECKS]
+    assert [*dict.fromkeys(d["check"] for d in report["drifts"])] == ["lifted", *each, "onnx.reference"]
+    worst = {name: max(d["relative"] for d in report["drifts"] if d["check"] == f"{name}.step") for name in PRECISE}
+    assert worst["onnxruntime"] < 2e-5 < worst["jetson-thor (fp32 sums)"]
+    assert replay_golden(load(bundle.path), Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
     assert bundle.targets[0].requires["batch"] == [1, 1, 8]
 
 
