@@ -47,7 +47,7 @@ from rnn_export.targets import TARGETS, Target, find_targets
 PORTABLE = "onnx"
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
-LOG = logging.getLogger("rnn_export.export")
+LOG = logging.getLogger(__package__)
 ACCUMULATES = "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 

@@ -38,7 +38,8 @@ def _stream(name: str, spec: StreamSpec) -> Iterator[str]:
         for tensor in tensors:
             yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
     yield ""
-    yield f"Chunk {spec.chunk}, delay {spec.delay}{f', {spec.sample_rate} Hz' if spec.sample_rate else ''}."
+    rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
+    yield f"Chunk {spec.chunk}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
 
 
 def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:
