@@ -40,7 +40,7 @@ from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StateSpec, TensorSpec
-from rnn_export.target_options import TargetOptions
+from rnn_export.target_options import TargetOptions, check_batch
 from rnn_export.targets import TARGETS, Target, find_targets
 
 # In every bundle, whatever else is: what runs, is verified and gains other targets anywhere.
@@ -142,6 +142,8 @@ def export(
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
+    check_batch(batch, lifted.spec.rows)
+    plan = [(target, options.of_rows(lifted.spec.rows)) for target, options in plan]
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)

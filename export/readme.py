@@ -39,7 +39,8 @@ def _stream(name: str, spec: StreamSpec) -> Iterator[str]:
             yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
     yield ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
-    yield f"Chunk {spec.chunk}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
+    alone = ", one stream at a time" if spec.rows else ""
+    yield f"Chunk {spec.chunk}{alone}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
 
 
 def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:

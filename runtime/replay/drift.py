@@ -209,6 +209,9 @@ def is_report(data: Any) -> bool:
     counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
     drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
     counts = counts and (data.get("steps") is None or type(data["steps"]) is int)
+    notes = data.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        return False
     if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
         return False
     figures = data.get("figures", {})
