@@ -147,7 +147,8 @@ def export(
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)
-        plan = [(target, replace(options, calibration=calibration)) for target, options in plan]
+        narrow = {"int8": calibration}
+        plan = [(target, replace(options, calibration=narrow.get(options.precision))) for target, options in plan]
     progress("graphs")
     plan, draft = _draft(lifted, plan, targets)
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress, accept)
