@@ -8,8 +8,7 @@ from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
-from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files
-from rnn_export.export.targets.tensorrt.writer import notes
+from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
@@ -31,8 +30,8 @@ def add_target(
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
         raise ExportError(
-            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again with "
-            "--target onnx."
+            f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again, "
+            "and it has one."
         )
     order = replace(order.of_rows(bundle.spec.rows), opset=order.opset or found.opset)
     progress("graphs")

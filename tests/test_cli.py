@@ -219,7 +219,7 @@ def test_wrong_usage_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
 def test_verify(run: Run, bundle: Path) -> None:
     result = run("verify", bundle)
     assert result.exit_code == 0
-    assert "Parity on onnxruntime (cpu), 32 frames x 2 rows" in result.stdout
+    assert "Parity on onnxruntime (cpu), 32 steps x 2 rows" in result.stdout
     assert json.loads(run("verify", bundle, "--json").stdout)["ok"] is True
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rnn_export.bundle import extend_bundle, open_bundle
+from rnn_export.bundle import extend_bundle, open_bundle, write_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
 from rnn_export.runtime.backends.tensorrt import nvidia
 from rnn_export.runtime.build.tensorrt import builder
@@ -58,7 +58,7 @@ def bundle(kept: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def half(folder: Path) -> Path:
-    """A bundle with nothing but TensorRT's graph in fp16."""
+    """A bundle with TensorRT's graph in fp16 alone, beside the portable one."""
     how = ("--target", "tensorrt", "--precision", "fp16", "--batch", "1:4:16", "--state-precision", "fp16")
     made = invoke("export", f"{folder}/nets.py:net", "-o", f"{folder}/half.rnnx", "--steps", 8, *how)
     assert made.exit_code == 0, made.output
@@ -82,7 +82,7 @@ def refused(result: Result, message: str, code: int = 1) -> None:
 
 
 def test_export_shows_both_sums_and_writes_the_order(half: Path) -> None:
-    shown, (row,) = " ".join(half.with_suffix(".txt").read_text().split()), open_bundle(half).targets
+    shown, row = " ".join(half.with_suffix(".txt").read_text().split()), open_bundle(half).target("tensorrt", "fp16")
     for part in ("Parity on tensorrt (fp32 sums)", "Parity on tensorrt (fp16 sums)", HARDWARE, "wrote "):
         assert part in shown
     assert "a GPU may add up in fp16 as well" in half.with_suffix(".notes").read_text()
@@ -95,8 +95,9 @@ def test_export_as_json(run: Run) -> None:
     result = run("export", "nets.py:net", "-o", "json.rnnx", "--steps", 8, *how)
     assert result.exit_code == 0, result.output
     parity = json.loads(result.stdout)["parity"]
-    assert (parity["backend"], parity["fp16_accumulate"]) == ("tensorrt (fp32 sums), jetson-thor (fp32 sums)", [])
-    assert [row.requires["batch"] for row in open_bundle("json.rnnx").targets] == [[4, 4, 4]] * 2
+    backends = "tensorrt (fp32 sums), jetson-thor (fp32 sums), onnxruntime"
+    assert (parity["backend"], parity["fp16_accumulate"]) == (backends, [])
+    assert [row.requires.get("batch") for row in open_bundle("json.rnnx").targets] == [*[[4, 4, 4]] * 2, None]
 
 
 @pytest.mark.parametrize(
@@ -290,12 +291,26 @@ def test_of_two_precisions_one_must_be_said(run: Run, bundle: Path) -> None:
     )
 
 
-def test_a_bundle_without_portable_graphs_cannot_get_another_target(run: Run, half: Path) -> None:
-    before = contents(half)
-    refused(
-        run("build", half, "--target", "jetson-thor"), "has no step.onnx to write 'jetson-thor' (fp32) from: export"
-    )
-    assert contents(half) == before
+def test_a_bundle_without_portable_graphs_cannot_get_another_target(run: Run, half: Path, tmp_path: Path) -> None:
+    """As 0.1.0 wrote it."""
+    opened, path = open_bundle(half), tmp_path / "old.rnnx"
+    rows = [row for row in opened.targets if row.target != "onnx"]
+    files = {name: opened.read(name) for name in opened.files if name not in ("step.onnx", "sequence.onnx")}
+    write_bundle(path, spec=opened.spec, producer={}, files=files, targets=rows)
+    before = contents(path)
+    message = "has no step.onnx to write 'jetson-thor' (fp32) from: export the bundle again, and it has one."
+    refused(run("build", path, "--target", "jetson-thor"), message)
+    assert contents(path) == before
+
+
+def test_a_bundle_for_one_device_is_verified_and_gains_targets_anywhere(run: Run, half: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(half, tmp_path / "half.rnnx"))
+    verified = run("verify", path, "--json")
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.stdout)["backend"] == "onnxruntime"
+    built = run("build", path, "--target", "jetson-thor", "--precision", "fp16")
+    assert built.exit_code == 0, built.output
+    assert {row.target for row in open_bundle(path).targets} == {"tensorrt", "onnx", "jetson-thor"}
 
 
 # --- without torch and onnx

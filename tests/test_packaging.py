@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from email import message_from_string
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -84,6 +85,42 @@ def test_the_version_stands_in_two_places_and_is_one():
 def test_extras(extra):
     given = {requirement_name(text) for text in PROJECT["project"]["optional-dependencies"][extra]}
     assert EXTRAS[extra] <= given
+
+
+def test_one_extra_brings_one_wheel_of_onnxruntime():
+    """Two of them overwrite each other, and CUDA is gone."""
+    brought = {
+        extra: [name for name in map(requirement_name, given) if name.startswith("onnxruntime")]
+        for extra, given in PROJECT["project"]["optional-dependencies"].items()
+    }
+    assert {extra: names for extra, names in brought.items() if names} == {
+        "cpu": ["onnxruntime"],
+        "gpu": ["onnxruntime-gpu"],
+    }
+
+
+def test_no_package_of_another_extra_brings_a_wheel_of_onnxruntime():
+    extras = PROJECT["project"]["optional-dependencies"]
+    found, open_ = (
+        set(),
+        {requirement_name(t) for extra, given in extras.items() if extra not in ("cpu", "gpu") for t in given},
+    )
+    while open_:
+        name = open_.pop()
+        found.add(name)
+        try:
+            needed = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        open_ |= {requirement_name(text) for text in needed if "extra ==" not in text} - found
+    assert {"torch", "onnx", "onnxscript", "onnx-ir", "sympy"} <= {name.replace("_", "-") for name in found}
+    assert not [name for name in found if name.startswith("onnxruntime")]
+
+
+def test_the_oldest_onnx_ir_is_one_that_onnxscript_takes():
+    """0.7.2, the oldest onnxscript, asks for this one."""
+    extras = PROJECT["project"]["optional-dependencies"]["export"]
+    assert {"onnxscript>=0.7.2", "onnx-ir>=0.1.16"} <= set(extras)
 
 
 def test_the_base_needs_no_framework():

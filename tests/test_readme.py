@@ -43,7 +43,11 @@ def test_the_others_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "asyncio": asyncio,
     }
     own = next(b for b in BLOCKS if b.startswith("# own.py"))
-    rest = [b for b in BLOCKS[1:] if b not in (factory, own)]
+    task = next(b for b in BLOCKS if b.startswith("# task.py"))
+    Path("task.py").write_text(task)
+    measured = [command, "verify", "detector.rnnx", "--metric", "task.py:agreement"]
+    assert "task: agreement 1\n" in subprocess.run(measured, capture_output=True, text=True, check=True).stdout
+    rest = [b for b in BLOCKS[1:] if b not in (factory, own, task)]
     assert len(rest) == 4
     exec("import torch\n" + "\n".join(rest), names)
     served = asyncio.run(names["serve"]([names["xs"], names["frames"]]))

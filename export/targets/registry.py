@@ -1,6 +1,7 @@
 """What writes a target's files, and what they are verified on. One small file each, found by name, imported when used.
 
-A target's module has the functions of `Writer`, and `golden_files` where its programs need the vectors in another form.
+A target's module has the functions of `Writer`; `golden_files` where its programs need the vectors in another form;
+`notes` and `fp16_accumulate_engines` where there is more to say of it than that it was verified.
 What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
@@ -53,6 +54,18 @@ def golden_files(target: str, spec: StreamSpec, options: TargetOptions, golden: 
     write = getattr(find_writer(target), "golden_files", None)
     files: dict[str, bytes] = {} if write is None else write(spec, options, golden)
     return files
+
+
+def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
+    """What a user should know of how a target was written; most have nothing to say."""
+    said = getattr(find_writer(target.name), "notes", None)
+    return [] if said is None else list(said(artefacts, target, options))
+
+
+def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> Sequence[Engine]:
+    """What a device may compute that adds products of fp16 up in fp16; reported, and held to nothing."""
+    found = getattr(find_writer(target.name), "fp16_accumulate_engines", None)
+    return [] if found is None else found(artefacts, target, options)
 
 
 def find_writer(target: str) -> Writer:

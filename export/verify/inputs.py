@@ -19,14 +19,17 @@ ROWS = 2
 FEWEST_STEPS = 4
 
 
-def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | None, frames: int) -> dict[str, Array]:
-    """At most `frames` frames of every input, (rows, frames, ...): of the recording, or noise where there is none.
+def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | None, steps: int) -> dict[str, Array]:
+    """`steps` steps of every input, (rows, frames, ...): of the recording, as far as it goes, or noise where none is.
+
+    There are at least as many as `fewest_frames` says. A model of whole sequences has a frame for each step.
 
     Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
     """
     rows = Noise(model.original).rows
     for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
         _refuse_one_id(tensor, leaf.example, rows)
+    frames = max(steps * model.spec.chunk, fewest_frames(model.spec))
     return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
 
 
@@ -37,7 +40,6 @@ def fewest_frames(spec: StreamSpec) -> int:
 
 def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     noise, spec = Noise(model.original, seed=1), model.spec
-    frames = max(frames // spec.chunk * spec.chunk, fewest_frames(spec))
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)

@@ -32,6 +32,7 @@ from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
+from rnn_export.runtime.replay.figures import Accept, task_figures
 from rnn_export.runtime.replay.golden import Golden
 
 # Of each kind of input, beside those of the delay.
@@ -45,20 +46,22 @@ def verify_model(
     engines: Sequence[Engine],
     step_graph: bytes | None,
     recording: Mapping[str, Array] | None,
-    frames: int,
+    steps: int,
     tolerance: Tolerance,
     progress: Callable[[str], None],
     precision: str = "fp32",
+    accept: Accept | None = None,
 ) -> tuple[ParityReport, Golden]:
     """Hold the lifted model, `engines` and ONNX's reference evaluator to the user's module; raises ParityError.
 
-    The evaluator reads `step_graph`, where there is one. `recording` by input is (rows, frames, ...); without it seeded
-    noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
+    `steps` are those of the closed loop. The evaluator reads `step_graph`, where there is one. `recording` by input is
+    (rows, frames, ...); without it seeded noise is used. `tolerance` is that of engines in `precision`; lifting
+    computes in fp32 in any case. `accept` is asked of each engine, see `rnn_export.runtime.replay.figures`.
     """
     progress("reference")
-    inputs, kind = inputs_to_verify(model, recording, frames), "noise" if recording is None else "recording"
+    inputs, kind = inputs_to_verify(model, recording, steps), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
-        return _whole_sequences(model, engines, inputs, kind, tolerance, progress)
+        return _whole_sequences(model, engines, inputs, kind, tolerance, progress, accept)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
     golden, lifted = golden_vectors(model, inputs, exact, kind)
     _refuse_wrong_lifting(model, golden, lifted)
@@ -71,6 +74,7 @@ def verify_model(
     reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
+    reports = _with_figures(reports, engines, vectors, accept)
     second: list[Drift] = []
     if step_graph is not None:
         progress("onnx.reference")
@@ -85,17 +89,30 @@ def verify_model(
     return report, vectors
 
 
+def _with_figures(
+    reports: Sequence[ParityReport], engines: Sequence[Engine], vectors: Golden, accept: Accept | None
+) -> list[ParityReport]:
+    if accept is None:
+        return [*reports]
+    pairs = zip(reports, engines, strict=True)
+    return [replace(report, figures=task_figures(engine, vectors, accept)) for report, engine in pairs]
+
+
 def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
     """The report of several backends, each check under the name of its own."""
     if len(reports) == 1:
         return reports[0]
     drifts = tuple(replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
+    figures = {f"{r.backend}.{name}": value for r in reports for name, value in r.figures.items()}
     not_judged = {kind: why for r in reports for kind, why in r.not_judged.items()}
-    return replace(reports[0], backend=", ".join(r.backend for r in reports), drifts=drifts, not_judged=not_judged)
+    backend = ", ".join(r.backend for r in reports)
+    device = ", ".join(dict.fromkeys(r.device for r in reports))
+    return replace(reports[0], backend=backend, device=device, drifts=drifts, not_judged=not_judged, figures=figures)
 
 
 def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
-    report = ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts)
+    steps = golden.steps(model.spec)
+    report = ParityReport("torch", "cpu", golden.frames, golden.rows, golden.tolerance, drifts, steps=steps)
     if report.ok:
         return
     loop = ClosedLoop(model.spec, golden.inputs)
@@ -119,6 +136,7 @@ def _whole_sequences(
     kind: str,
     tolerance: Tolerance,
     progress: Callable[[str], None],
+    accept: Accept | None,
 ) -> tuple[ParityReport, Golden]:
     """A model that needs whole sequences: sequences of several lengths and kinds, each as the module gives it."""
     loop = ClosedLoop(model.spec, inputs)
@@ -134,7 +152,8 @@ def _whole_sequences(
         for engine in engines:
             reports.append(replay_golden(engine, golden, progress))
             reports[-1].raise_for_failure(CONSEQUENCE)
-    return replace(reports[-1], not_judged={**failures, **reports[-1].not_judged}), golden
+    (last,) = _with_figures(reports[-1:], engines[-1:], golden, accept)
+    return replace(last, not_judged={**failures, **last.not_judged}), golden
 
 
 def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
@@ -154,5 +173,5 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
     trace = ClosedLoop(spec, golden.inputs).run(driver, edges)
     return [
         *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
-        *golden.state_drifts("onnx.reference", trace.states, slice(steps)),
+        *golden.state_drifts("onnx.reference", spec, trace.states, slice(steps)),
     ]

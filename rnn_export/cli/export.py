@@ -8,7 +8,7 @@ import click
 
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
-from rnn_export.cli.main import command
+from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 
 STAGES = 12
@@ -39,10 +39,15 @@ STAGES = 12
 )
 @calibrate_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
-@click.option("--steps", type=click.IntRange(1), help="Frames of the closed loop.  [default: 256]")
+@click.option("--steps", type=click.IntRange(1), help="Of the closed loop, --chunk frames each.  [default: 256]")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
 @click.option(
     "--rtol", type=click.FloatRange(0), help="Part relative to each tensor's running scale.  [default: 2e-05 in fp32]"
+)
+@click.option(
+    "--accept",
+    metavar="FILE.py:FN",
+    help="A function of the outputs of model and stream that gives figures of your task, or False to refuse.",
 )
 @click.option("--opset", type=int, help="Opset, where a target has ONNX.  [default: the target's own]")
 @click.option(
@@ -54,12 +59,13 @@ def export_command(
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
     sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
-    sequence_only: bool, force: bool, as_json: bool,
+    accept: str | None, sequence_only: bool, force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
+    from rnn_export.cli.functions import find_metric
     from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 
@@ -67,8 +73,9 @@ def export_command(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset,
+        accept=None if accept is None else find_metric(accept),
     )  # fmt: skip
-    with tables.progress("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
         model, example, options = read_source(source, weights, flags)
         bundle = export(model, example, output, force=force, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
@@ -77,9 +84,8 @@ def export_command(
         tables.parity(evidence)
         for report in evidence["fp16_accumulate"]:
             tables.parity(report)
-        if evidence["fp16_accumulate"]:
-            tables.note("a GPU may add up in fp16 as well; an engine is held to the model where it is built")
-        for note in evidence["notes"]:
-            tables.note(note)
+    for note in notes:
+        tables.note(note)
+    if not as_json:
         tables.say(f"wrote {output} ({sum(row.bytes for row in bundle.files.values()):,} bytes)")
     return {"bundle": str(output), "spec": bundle.spec.to_json(), "parity": evidence}

@@ -5,7 +5,8 @@ What every command has stands here: --json, errors in one line, and exit codes.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -78,6 +79,23 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             sys.exit(3 if isinstance(error, ParityError) else 1)
 
     return run
+
+
+@contextmanager
+def logged_notes() -> Iterator[list[str]]:
+    """What the library warns of meanwhile, for the command to show in its own way and nobody else besides."""
+    import logging
+
+    logger, messages = logging.getLogger("rnn_export"), list[str]()
+    propagated, handler = logger.propagate, logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def refuse_address(path: str, advice: str = "") -> None:

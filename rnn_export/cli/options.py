@@ -32,6 +32,7 @@ class ExportFlags:
     atol: float | None = None
     rtol: float | None = None
     opset: int | None = None
+    accept: Callable[[Any, Any], Any] | None = None
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` of a SOURCE, with those of the command line in their place."""

@@ -77,6 +77,9 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
 
 def parity(report: Mapping[str, Any]) -> None:
     """Print a parity report, in the form of `ParityReport.to_json`: each check with the worst of its tensors."""
+    from rnn_export.runtime.replay.drift import extent
+    from rnn_export.runtime.replay.figures import figures_text
+
     # An error that is no number is null in JSON.
     drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
     checks = dict.fromkeys(d["check"] for d in drifts)
@@ -90,8 +93,10 @@ def parity(report: Mapping[str, Any]) -> None:
         verdict = "ok" if d["step"] is None else f"step {d['step']}"
         # Reports of 0.1.0 name no kinds.
         rows.append((check, d["tensor"], d.get("kind", ""), f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
-    title = f"Parity on {report['backend']} ({report['device']}), {report['frames']} frames x {report['rows']} rows"
+    title = f"Parity on {report['backend']} ({report['device']}), {extent(report)} x {report['rows']} rows"
     table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
+    if figures := report.get("figures"):
+        say(f"task: {figures_text(figures)}")
     not_judged = report.get("not_judged", {})
     for why in dict.fromkeys(not_judged.values()):
         say(f"not judged: {', '.join(kind for kind, its in not_judged.items() if its == why)}: {why}")

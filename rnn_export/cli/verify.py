@@ -1,5 +1,6 @@
 """`rnn-export verify`: the golden vectors of a bundle, replayed on this machine."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,43 @@ STAGES = 7
     metavar="KEY.pub",
     help="BUNDLE must be signed with this key, which is trusted for this once.",
 )
+@click.option(
+    "--metric",
+    metavar="FILE.py:FN",
+    help="A function of the outputs of the model and of the stream here that gives figures of your task, or False.",
+)
 @trust_option
 def verify_command(
     bundle: str, backend: BackendName | ServerAddress, precision: Precision | None, device: str | None,
-    signed_by: Path | None, trust: bool, as_json: bool,
+    signed_by: Path | None, metric: str | None, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Replay the golden vectors of BUNDLE on this machine: the proof that it does here what the model did.
 
     With the address of servers as --backend, the proof that they do. The golden vectors are of BUNDLE itself: who made
-    it is what --signed-by says.
+    it is what --signed-by says. FN gets two arrays (rows, frames, ...), or two dicts of them by output where there are
+    several, and gives a number or a dict of numbers; False, or an assert that fails, is exit code 3.
     """
     from rnn_export.bundle import open_bundle
     from rnn_export.bundle.judgement import check_signature
+    from rnn_export.cli.functions import find_metric
     from rnn_export.runtime.engine import Engine
     from rnn_export.runtime.replay.checks import replay_golden
+    from rnn_export.runtime.replay.figures import task_figures
     from rnn_export.runtime.replay.golden import FILE, Golden
     from rnn_export.trust import read_public_key
 
     refuse_address(bundle, f" rnn-export verify NAME.rnnx --backend {bundle} holds the servers to its golden vectors.")
+    function = None if metric is None else find_metric(metric)
     opened = open_bundle(bundle)
     if signed_by is not None:
         check_signature(opened, read_public_key(signed_by), signed_by)
     engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
     tables.skipped_backends(engine)
     with tables.progress("verify", STAGES, not as_json) as stage:
-        report = replay_golden(engine, Golden.from_arrays(opened.arrays(FILE), opened.spec), stage)
+        golden = Golden.from_arrays(opened.arrays(FILE), opened.spec)
+        report = replay_golden(engine, golden, stage)
+        if function is not None and report.ok:
+            report = replace(report, figures=task_figures(engine, golden, function))
     if not as_json:
         tables.parity(report.to_json())
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")

@@ -22,16 +22,19 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
     moved to a new stream in mid-stream; each row alone; and in a pool, in another order at each round. A model of whole
-    sequences only: the whole, and each row alone.
+    sequences only: the whole, and each row alone. Every step and the whole are of all golden vectors, the others of
+    what a bundle keeps of them.
     """
     ordinary, *trials = golden.parts(engine)
+    beginning = ordinary.beginning(engine.spec)
     drifts: list[Drift] = []
     for name, check in (WHOLE_SEQUENCES if engine.spec.sequence_only else STREAMS).items():
         progress(name)
-        for vectors in (ordinary, *trials):
+        for vectors in (ordinary if name in ALL_STEPS else beginning, *trials):
             drifts += check(_Check(name, engine, vectors))
     counts, not_judged = (ordinary.frames, ordinary.rows), golden.not_judged(engine.precision)
-    return ParityReport(engine.backend, engine.device, *counts, ordinary.tolerance, tuple(drifts), not_judged)
+    tolerance, steps = ordinary.tolerance, ordinary.steps(engine.spec)
+    return ParityReport(engine.backend, engine.device, *counts, tolerance, tuple(drifts), not_judged, steps)
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,12 @@ class _Check:
     def everything(self, trace: Trace, start: int = 0) -> Iterator[Drift]:
         """Outputs from `start` on, and the states at the end."""
         yield from self.outputs(trace, start)
-        yield from self.golden.state_drifts(self.name, trace.states, LAST)
+        yield from self.golden.state_drifts(self.name, self.engine.spec, trace.states, LAST)
 
 
 def _step(check: _Check) -> Iterator[Drift]:
     trace = check.loop.run(FrameDriver(check.stream()), states_at=set(check.golden.at.tolist()))
-    yield from check.golden.state_drifts(check.name, trace.states)
+    yield from check.golden.state_drifts(check.name, check.engine.spec, trace.states)
     yield from check.outputs(trace)
 
 
@@ -121,6 +124,7 @@ def _pool(check: _Check) -> Iterator[Drift]:
         yield from check.everything(trace.of_rows(slice(first, first + rows)))
 
 
+ALL_STEPS = ("step", "sequence")
 WHOLE_SEQUENCES = {"sequence": _sequence, "batch-invariance": _batch_invariance}
 STREAMS = {"step": _step, "sequence": _sequence, "chunked": _chunked, "reset": _reset, "snapshot": _snapshot}
 STREAMS |= {"batch-invariance": _batch_invariance, "pool": _pool}

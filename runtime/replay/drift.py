@@ -12,7 +12,9 @@ from rnn_export.errors import ParityError
 from rnn_export.precision import Tolerance
 
 CURVE_POINTS = 32
-
+# Entries that are compared at once.
+BLOCK = 2**19
+TINY = float(np.finfo(np.float32).tiny)
 
 # Kinds of input on which a model must give numbers; what it gives NaN on otherwise is beyond it.
 ORDINARY = ("noise", "recording")
@@ -24,7 +26,8 @@ class Drift:
 
     Both are Inf where a value is no number. `step` is the first step (counted from 1) outside the tolerance, or None:
     then error and `scale` are of the value that is furthest outside. `curve` is pairs (step, largest relative error so
-    far). `kind` is the kind of input of the row that is the worst, "" where rows have none.
+    far). A step has `chunk` frames; of whole sequences a frame stands for it. `kind` is the kind of input of the row
+    that is the worst, "" where rows have none.
     """
 
     check: str
@@ -47,9 +50,9 @@ def drift(
     kinds: Sequence[str] = (),
     scales: Array | None = None,
 ) -> Drift:
-    """Compare (rows, steps, ...) with (rows, steps, ...); `steps` numbers axis 1.
+    """Compare (rows, values, ...) with (rows, values, ...); `steps` says in which step each of axis 1 is.
 
-    Each row is held to its own running scale, the largest magnitude that it had so far; with `scales` (rows, steps,
+    Each row is held to its own running scale, the largest magnitude that it had so far; with `scales` (rows, values,
     ...) each entry of a frame to its own, or to `scales` where that is larger. Infinities must be the same. A NaN is
     outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
     """
@@ -58,34 +61,60 @@ def drift(
     if not got.size:
         return Drift(check, tensor, 0.0, 0.0, 0.0, None, ())
     shape = (*want.shape[:2], -1)
-    wanted, given = want.reshape(shape).astype(np.float64), got.reshape(shape).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.nan_to_num(np.where(given == wanted, 0.0, np.abs(given - wanted)), nan=np.inf, posinf=np.inf)
-        error[beyond(wanted, kinds)] = 0.0
-        size = np.where(np.isfinite(wanted), np.abs(wanted), 0.0)
-        of_row = np.maximum.accumulate(size.max(2, keepdims=True), 1)
-        relative = error.max(2) / np.maximum(of_row[:, :, 0], np.finfo(np.float32).tiny)
-        known = 0.0 if scales is None else scales.reshape(shape)
-        scale = of_row if scales is None else np.maximum(np.maximum.accumulate(size, 1), known)
-        # Where a whole number hangs on the last bits of what it was computed from, there is no right one.
-        exact = want.dtype.kind != "f"
-        allowed = np.where(known > 0, np.inf, 0.0) if exact else tolerance.atol + tolerance.rtol * scale
-        outside = error > allowed
-        excess = np.where(outside, error / np.maximum(allowed, np.finfo(np.float32).tiny), 0.0)
+    wanted, given, no_more = want.reshape(shape), got.reshape(shape), beyond(want, kinds)
+    blocks = _blocks(wanted)
+    of_row = np.maximum.accumulate(np.concatenate([_size(wanted[:, b]).max(2, keepdims=True) for b in blocks], 1), 1)
+    known = None if scales is None else scales.reshape(shape)
+    scale = of_row if known is None else np.maximum(np.maximum.accumulate(_size(wanted), 1), known)
+    # Where a whole number hangs on the last bits of what it was computed from, there is no right one.
+    sure = np.where(0.0 if known is None else known > 0, np.inf, 0.0)
+    allowed = np.broadcast_to(sure, scale.shape) if want.dtype.kind != "f" else tolerance.atol + tolerance.rtol * scale
+
+    def judged(part: slice) -> tuple[Array, Array]:
+        """The error of each entry, and how many times it is what is allowed, 0 where it is within."""
+        error, limit = _error(given[:, part], wanted[:, part]), allowed[:, part]
+        error[no_more[:, part]] = 0.0
+        with np.errstate(invalid="ignore", over="ignore"):
+            return error, np.where(error > limit, error / np.maximum(limit, TINY), 0.0)
+
+    parts = [tuple(a.max(2) for a in judged(block)) for block in blocks]
+    error, excess = (np.concatenate(found, 1) for found in zip(*parts, strict=True))
+    with np.errstate(over="ignore"):
+        relative = error / np.maximum(of_row[:, :, 0], TINY)
     so_far = np.maximum.accumulate(relative.max(0))
     points = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(int))
-    curve = tuple((int(steps[i]), float(so_far[i])) for i in points)
+    curve = tuple({int(steps[i]): float(so_far[i]) for i in points}.items())
     first, row = None, int(relative.max(1).argmax())
     worst, largest = float(error.max()), float(of_row[row, -1, 0])
-    if outside.any():
-        first = int(outside.any((0, 2)).argmax())
-        row = int(excess[:, first].max(1).argmax())
-        at, channel = np.unravel_index(int(excess[row].argmax()), excess[row].shape)
-        worst = float(error[row, at, channel])
-        largest = float(of_row[row, -1, 0] if scales is None else scale[row, at, channel])
+    if excess.any():
+        first = int(excess.any(0).argmax())
+        row = int(excess[:, first].argmax())
+        at = int(excess[row].argmax())
+        entries, times = (a[row, 0] for a in judged(slice(at, at + 1)))
+        entry = int(times.argmax())
+        worst, largest = float(entries[entry]), float(of_row[row, -1, 0] if known is None else scale[row, at, entry])
     step = None if first is None else int(steps[first])
     kind = kinds[row] if kinds else ""
     return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind)
+
+
+def _blocks(values: Array) -> list[slice]:
+    """Pieces of axis 1: what is compared in float64 takes many times the memory of the values."""
+    size = max(1, BLOCK // values[:, 0].size)
+    return [slice(start, start + size) for start in range(0, values.shape[1], size)]
+
+
+def _size(values: Array) -> Array:
+    """Magnitudes, 0 of what is no finite number."""
+    values = values.astype(np.float64)
+    return np.where(np.isfinite(values), np.abs(values), 0.0)
+
+
+def _error(given: Array, wanted: Array) -> Array:
+    """Inf where a value is no number, or infinite and not the same."""
+    given, wanted = given.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.nan_to_num(np.where(given == wanted, 0.0, np.abs(given - wanted)), nan=np.inf, posinf=np.inf)
 
 
 def beyond(want: Array, kinds: Sequence[str]) -> Array:
@@ -104,6 +133,8 @@ class ParityReport:
     Attributes:
         frames, rows: of the vectors of ordinary input.
         not_judged: by kind of input that was tried in vain, why.
+        steps: those frames in steps; None of whole sequences.
+        figures: the task's own, by name, where somebody asked for some.
     """
 
     backend: str
@@ -113,6 +144,8 @@ class ParityReport:
     tolerance: Tolerance
     drifts: tuple[Drift, ...]
     not_judged: Mapping[str, str] = field(default_factory=dict)
+    steps: int | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -135,14 +168,25 @@ class ParityReport:
         order = [name for name, _ in self.checks()]
         first = min(failed, key=lambda d: (order.index(d.check), d.step or 0))
         allowed = f"{self.tolerance.atol:g} + {self.tolerance.rtol:g} x {first.scale:.3g}"
-        steps = first.curve[-1][0] if first.curve else self.frames
+        end = first.curve[-1][0] if first.curve else self.steps or self.frames
+        unit = "frame" if self.steps is None else "step"
         kind = f" on {first.kind}" if first.kind not in ("", *ORDINARY) else ""
         others = ", ".join(sorted({f"{d.check} {d.tensor}" for d in failed} - {f"{first.check} {first.tensor}"}))
         raise ParityError(
             f"on {self.backend} the check {first.check!r} diverges from the model: {first.tensor!r} is first outside "
-            f"the tolerance at step {first.step} of {steps}{kind}; the largest error is {first.error:.3g} where "
+            f"the tolerance at {unit} {first.step} of {end}{kind}; the largest error is {first.error:.3g} where "
             f"{allowed} is allowed. {f'Outside too: {others}. ' if others else ''}{consequence}"
         )
+
+
+def extent(report: Mapping[str, Any]) -> str:
+    """How much a report, in the form of `ParityReport.to_json`, is of: "256 steps of 160 frames"."""
+    frames = int(report["frames"])
+    # Whole sequences have no steps, and reports of 0.1.0 do not say them.
+    steps = int(report.get("steps") or 0)
+    if not steps:
+        return f"{frames} frames"
+    return f"{steps} steps" if steps == frames else f"{steps} steps of {frames // steps} frames"
 
 
 def _badness(drift: Drift) -> tuple[bool, float]:
@@ -164,10 +208,14 @@ def is_report(data: Any) -> bool:
     texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
     counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
     drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
+    counts = counts and (data.get("steps") is None or type(data["steps"]) is int)
     notes = data.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         return False
     if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
+        return False
+    figures = data.get("figures", {})
+    if not isinstance(figures, dict) or not _are(figures, float | int | None, *figures):
         return False
     if not all(isinstance(why, str) for why in kinds.values()):
         return False

@@ -11,6 +11,7 @@ from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import BundleError, ExportError
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, beyond, drift
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
 
@@ -18,6 +19,8 @@ FILE = "golden.npz"
 # Before the names of the arrays of trials.
 TRIALS = "trials/"
 CHECKPOINTS = 16
+# Of inputs and outputs that are kept, beyond the fewest steps.
+KEPT_BYTES, KEPT_STEPS = 2**23, 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,26 @@ class Golden:
     @property
     def frames(self) -> int:
         return int(self.at[-1])
+
+    def steps(self, spec: StreamSpec) -> int | None:
+        """How many steps these are; None of whole sequences."""
+        return None if spec.sequence_only else self.frames // spec.chunk
+
+    def beginning(self, spec: StreamSpec) -> Golden:
+        """The first steps, as many as fit into `KEPT_BYTES`; all of them where an output is of the whole alone."""
+        size = sum(a.nbytes for a in (*self.inputs.values(), *self.outputs.values()))
+        if spec.sequence_only or size <= KEPT_BYTES or not all(map(spec.timed, spec.outputs)):
+            return self
+        fewest = (KEPT_STEPS + spec.settling_steps) * spec.chunk
+        fitting = np.searchsorted(self.at, max(KEPT_BYTES * self.frames // size, fewest), "right")
+        at = self.at[: max(int(fitting), 1)]
+        return replace(
+            self,
+            inputs=ClosedLoop(spec, self.inputs).cut(0, int(at[-1])),
+            outputs={t.name: self.outputs[t.name][:, : spec.frames_out(t, int(at[-1]))] for t in spec.outputs},
+            states={name: a[:, : len(at)] for name, a in self.states.items()},
+            at=at,
+        )
 
     def thinned(self) -> Golden:
         """The same with at most `CHECKPOINTS` states, the last among them."""
@@ -121,23 +144,26 @@ class Golden:
             if not spec.timed(tensor):
                 if stop < self.frames:
                     continue
-                got, want, steps = got[:, None], want[:, None], range(stop, stop + 1)
+                got, want, known = got[:, None], want[:, None], range(stop, stop + 1)
                 scale = None if scale is None else scale[:, None]
             elif spec.sequence_only:
-                steps = range(1, want.shape[1] + 1)
+                known = range(1, want.shape[1] + 1)
             else:
                 first, last = spec.frames_out(tensor, start), spec.frames_out(tensor, stop)
-                steps, known = spec.known_after(tensor, 0, stop), want[:, :first]
+                known, before = spec.known_after(tensor, 0, stop), want[:, :first]
                 want, scale = want[:, :last], None if scale is None else scale[:, :last]
                 # What is held to the loudest so far is held to that of the frames before too.
-                got = np.concatenate([known, got], 1) if got.shape[2:] == want.shape[2:] else got
+                got = np.concatenate([before, got], 1) if got.shape[2:] == want.shape[2:] else got
+            steps = -(-np.array(known) // spec.chunk)
             yield drift(check, tensor.name, got, want, steps, self.tolerance, self.kinds, scale)
 
-    def state_drifts(self, check: str, states: Mapping[str, Array], at: slice = slice(None)) -> Iterator[Drift]:
+    def state_drifts(
+        self, check: str, spec: StreamSpec, states: Mapping[str, Array], at: slice = slice(None)
+    ) -> Iterator[Drift]:
         """How far `states` (r, k, ...), those of the checkpoints `at`, are from these."""
         for name in self.states:
             want = self.states[name][:, at]
-            yield drift(check, name, states[name], want, self.at[at], self.tolerance, self.kinds)
+            yield drift(check, name, states[name], want, self.at[at] // spec.chunk, self.tolerance, self.kinds)
 
     def to_npz(self) -> bytes:
         trials = {} if self.trials is None else {f"{TRIALS}{name}": a for name, a in self.trials._arrays().items()}

@@ -1,5 +1,6 @@
 """Stores of what is trusted: whose they must be, who may write them, and users without one."""
 
+import json
 import os
 import re
 import shutil
@@ -208,16 +209,36 @@ def test_a_build_that_cannot_be_recorded_says_so(compiler: None, elsewhere: Path
     assert not mark.exists()
 
 
-def test_an_export_that_cannot_be_recorded_warns(elsewhere: Path, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_recorded_warns(
+    elsewhere: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     elsewhere.parent.parent.mkdir()
     elsewhere.parent.write_text("in the way")
     example, path = (torch.zeros(1, 1, 2),), tmp_path / "m.rnnx"
     said = r"^load\(\) will not run the code of .*m\.rnnx without trust=True: nothing is recorded as trusted, for "
-    with pytest.warns(UserWarning, match=said):
-        export(nn.GRU(2, 3).eval(), example, path, targets=("onnx", "torchscript"), steps=8)
+    export(nn.GRU(2, 3).eval(), example, path, targets=("onnx", "torchscript"), steps=8)
+    (record,) = (r for r in caplog.records if r.name.startswith("rnn_export"))
+    assert (record.name, record.levelname) == ("rnn_export.export", "WARNING")
+    assert re.match(said, record.getMessage())
     with pytest.raises(Untrusted):
         load(path, "torchscript")
     assert load(path, "torchscript", trust=True).backend == "torchscript"
+
+
+def test_the_command_says_it_once_and_as_a_note(elsewhere: Path, tmp_path: Path) -> None:
+    elsewhere.parent.parent.mkdir()
+    elsewhere.parent.write_text("in the way")
+    (tmp_path / "nets.py").write_text(
+        "import logging, torch\nlogging.basicConfig()\n"
+        "def net(): return torch.nn.GRU(2, 3).eval(), (torch.zeros(1, 1, 2),)\n"
+    )
+    code = "from rnn_export.cli.main import main; main()"
+    options = ["-o", f"{tmp_path}/m.rnnx", "--steps", "8", "--target", "torchscript", "--json"]
+    command = [sys.executable, "-c", code, "export", f"{tmp_path}/nets.py:net", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"note: load() will not run the code of {tmp_path}/m.rnnx without trust=True: nothing is")
+    assert json.loads(done.stdout)["parity"]["ok"]
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
 import json
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bundle_holds_graphs_and_proof(written):
     bundle = open_bundle(written)
-    assert set(bundle.files) == {"step.onnx", "sequence.onnx", "parity.json", "golden.npz"}
+    assert set(bundle.files) == {"step.onnx", "sequence.onnx", "parity.json", "golden.npz", "README.md"}
     (row,) = bundle.targets
     assert (row.target, row.precision, row.opset, set(row.files)) == (
         "onnx",
@@ -46,7 +49,13 @@ def test_the_bundle_holds_graphs_and_proof(written):
 
 def test_the_report_says_what_was_checked(written):
     report = json.loads(open_bundle(written).read("parity.json"))
-    assert (report["ok"], report["source"], report["frames"], report["rows"]) == (True, "noise", 40, 2)
+    assert (report["ok"], report["source"], report["steps"], report["frames"], report["rows"]) == (
+        True,
+        "noise",
+        40,
+        40,
+        2,
+    )
     checks = {(d["check"], d["tensor"]) for d in report["drifts"]}
     assert {("lifted", "output"), ("step", "rnn.l0.h"), ("sequence", "output"), ("onnx.reference", "output")} <= checks
     assert all(d["step"] is None and d["scale"] > 0 and d["relative"] < 1e-5 for d in report["drifts"])
@@ -66,6 +75,22 @@ def test_the_golden_vectors_are_those_of_the_users_module(tmp_path):
     arrays = bundle.arrays(FILE)
     with torch.no_grad():
         np.testing.assert_array_equal(model(torch.from_numpy(arrays["input/x"])).numpy(), arrays["output/output"])
+
+
+def test_steps_have_the_frames_of_a_chunk(tmp_path):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", steps=12, chunk=5)
+    report = json.loads(bundle.read("parity.json"))
+    assert (report["steps"], report["frames"]) == (12, 60)
+    assert {d["curve"][-1][0] for d in report["drifts"] if d["check"] == "sequence"} == {12}
+    golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+    assert (golden.steps(bundle.spec), golden.frames) == (12, 60)
+    assert bundle.arrays(FILE)["input/x"].shape == (2, 60, 4)
+
+
+def test_a_recording_is_used_up_to_so_many_steps(tmp_path):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", data=SOUND, steps=5, chunk=4)
+    np.testing.assert_array_equal(bundle.arrays(FILE)["input/x"][0], SOUND[:20])
+    assert json.loads(bundle.read("parity.json"))["steps"] == 5
 
 
 def test_stored_initial_states_are_in_the_bundle(tmp_path):
@@ -123,12 +148,93 @@ def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, kind, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_another_float_type_is_refused(tmp_path):
-    with pytest.raises(
-        ExportError, match=r"'x' is float64, but fp32 is written from a float32 model: call model.float"
-    ):
-        export(Tagger().double().eval(), (X.double(),), tmp_path / "net.rnnx")
+class Weighted(nn.Module):
+    """A table in float64, as numpy gives it, makes the output float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.register_buffer("weights", torch.from_numpy(np.hanning(5)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x)[0] * self.weights
+
+
+FLOAT32 = (
+    r"is float64: every target is written from a float32 model\. Call model\.float\(\) and give float32 example inputs"
+)
+WIDE = {
+    "model": (lambda: nn.GRU(4, 5).double(), X.double(), rf"^weight_ih_l0 {FLOAT32}"),
+    "input": (lambda: nn.GRU(4, 5), X.double(), rf"^example_inputs\[0\] {FLOAT32}"),
+    "nested input": (
+        lambda: nn.LSTM(4, 5),
+        (X, (torch.zeros(1, 7, 5), torch.zeros(1, 7, 5).double())),
+        r"\[1\]\[1\] is f",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "example", "message"), WIDE.values(), ids=WIDE)
+def test_what_is_wider_than_fp32_is_named_before_anything_is_lifted(tmp_path, make, example, message):
+    told: list[str] = []
+    with pytest.raises(ExportError, match=message):
+        export(make().eval(), example, tmp_path / "net.rnnx", progress=told.append)
+    assert not told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_result_wider_than_fp32_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=f"^'output' {FLOAT32}"):
+        export(Weighted().eval(), (X,), tmp_path / "net.rnnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnxruntime_nothing_is_lifted(tmp_path):
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "import torch\n"
+        "from rnn_export import export\n"
+        "try: export(torch.nn.GRU(2, 3), torch.zeros(1, 1, 2), sys.argv[1], targets=('torchscript',), progress=print)\n"
+        "except Exception as error: print(f'{type(error).__name__}: {error}')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "net.rnnx")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == (
+        "ExportError: what is exported is verified on ONNX Runtime, which cannot be imported here (import of "
+        "onnxruntime halted; None in sys.modules): pip install '.[export,cpu]' in a checkout of rnn-export, or "
+        "'.[export,gpu]' for CUDA. One of the two: their wheels of ONNX Runtime overwrite each other.\n"
+    )
+
+
+# --- what is said --------------------------------------------------------------------------------------------------
+
+
+class Squared(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+
+NO_STATE = "this model has no state: each frame is computed from itself alone"
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    of_ours = (record for record in caplog.records if record.name.startswith("rnn_export"))
+    return [(f"{record.name} {record.levelname}", record.getMessage()) for record in of_ours]
+
+
+def test_notes_are_warnings_of_a_logger(tmp_path, caplog):
+    bundle = export(Squared().eval(), (X[:, 0],), tmp_path / "net.rnnx", time_axis=None, steps=4)
+    assert warned(caplog) == [("rnn_export.export WARNING", NO_STATE)]
+    assert json.loads(bundle.read("parity.json"))["notes"] == [NO_STATE]
+    # Whoever configures nothing hears of it all the same: Python's last resort prints it.
+    assert not logging.getLogger("rnn_export").handlers + logging.getLogger("rnn_export.export").handlers
+
+
+def test_sums_in_fp16_are_said(tmp_path, caplog):
+    bundle = export(Tagger().eval(), (X,), tmp_path / "net.rnnx", targets=("tensorrt",), precision="fp16", steps=4)
+    said = [message for _, message in warned(caplog)]
+    assert said == json.loads(bundle.read("parity.json"))["notes"]
+    assert said[-1] == "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
 
 
 # --- the place ----------------------------------------------------------------------------------------------------

@@ -23,8 +23,11 @@ from rnn_export.export.add_target import add_target
 from rnn_export.export.graph.passes.mixed_precision import MATRIX
 from rnn_export.export.targets.tensorrt.lint import lint
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
+from rnn_export.export.targets.tensorrt.writer import DEVICE
 from rnn_export.precision import TOLERANCES
+from rnn_export.runtime import load
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
+from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
@@ -63,6 +66,10 @@ def exported(tmp_path_factory) -> Callable[..., Bundle]:
         return export(tagger(kind), (X,), path, targets=targets, precision=precision, batch=BATCH, steps=STEPS)
 
     return made
+
+
+PORTABLE = ("step.onnx", "sequence.onnx")
+PRECISE = ("onnxruntime", "jetson-thor (fp32 sums)")
 
 
 def graph_in(bundle: Bundle, target: str, precision: str) -> ModelProto:
@@ -163,11 +170,12 @@ def test_every_target_has_its_checks_in_the_report(exported, kind, precision):
     bundle = exported(kind, precision)
     report = report_of(bundle)
     how = "on onnxruntime" if precision == "fp32" else "(fp32 sums)"
-    names = [f"{row.target} {how}" for row in bundle.targets]
+    names = [*(f"{row.target} {how}" for row in bundle.targets[:-1]), "onnxruntime"]
     assert (report["backend"], report["ok"], report["source"]) == (", ".join(names), True, "noise")
-    assert report["device"] == ("cpu" if precision == "fp32" else "numeric (not run on hardware)")
+    assert report["device"] == ("cpu" if precision == "fp32" else "numeric (not run on hardware), cpu")
     assert report["tolerance"] == asdict(TOLERANCES[precision])
-    assert {d["check"] for d in report["drifts"]} == {"lifted", *(f"{n}.{c}" for n in names for c in CHECKS)}
+    checks = {f"{name}.{check}" for name in names for check in CHECKS}
+    assert {d["check"] for d in report["drifts"]} == {"lifted", "onnx.reference", *checks}
     for d in report["drifts"]:
         steps, errors = zip(*d["curve"], strict=True)
         assert d["step"] is None
@@ -181,7 +189,7 @@ def test_sums_in_fp16_are_shown_in_fp16_alone(exported, kind, precision):
     bundle = exported(kind, precision)
     rough = report_of(bundle)["fp16_accumulate"]
     shown = [(r["backend"], r["device"], r["ok"]) for r in rough]
-    want = [(f"{row.target} (fp16 sums)", "numeric (not run on hardware)", True) for row in bundle.targets]
+    want = [(f"{row.target} (fp16 sums)", "numeric (not run on hardware)", True) for row in bundle.targets[:-1]]
     assert shown == (want if precision == "fp16" else [])
     assert all([*dict.fromkeys(d["check"] for d in r["drifts"])] == CHECKS for r in rough)
 
@@ -215,9 +223,17 @@ def test_sums_in_fp16_do_not_decide(tmp_path):
 def test_one_target_alone(tmp_path):
     bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=("jetson-thor",), precision="bf16", steps=STEPS)
     report = report_of(bundle)
-    assert set(bundle.files) == {*bundle.targets[0].files, "parity.json", FILE}
-    assert report["backend"] == "jetson-thor (fp32 sums)"
-    assert [*dict.fromkeys(d["check"] for d in report["drifts"])] == ["lifted", *CHECKS]
+    assert set(bundle.files) == {*bundle.targets[0].files, *PORTABLE, "parity.json", FILE, "README.md"}
+    assert [(row.target, row.precision, row.opset) for row in bundle.targets] == [
+        ("jetson-thor", "bf16", 18),
+        ("onnx", "fp32", 18),
+    ]
+    assert (report["backend"], report["device"]) == ("jetson-thor (fp32 sums), onnxruntime", f"{DEVICE}, cpu")
+    each = [f"{name}.{check}" for name in report["backend"].split(", ") for check in CHECKS]
+    assert [*dict.fromkeys(d["check"] for d in report["drifts"])] == ["lifted", *each, "onnx.reference"]
+    worst = {name: max(d["relative"] for d in report["drifts"] if d["check"] == f"{name}.step") for name in PRECISE}
+    assert worst["onnxruntime"] < 2e-5 < worst["jetson-thor (fp32 sums)"]
+    assert replay_golden(load(bundle.path), Golden.from_arrays(bundle.arrays(FILE), bundle.spec)).ok
     assert bundle.targets[0].requires["batch"] == [1, 1, 8]
 
 
@@ -278,9 +294,12 @@ def test_a_graph_that_is_added_is_held_to_the_golden_vectors(portable, tmp_path,
         add_target(bundle, "tensorrt", TargetOptions(precision))
 
 
-def test_a_bundle_without_a_portable_graph_has_nothing_to_write_it_from(exported):
-    with pytest.raises(ExportError, match=r"has no step\.onnx to write 'tensorrt' \(fp16\) from: export the bundle"):
-        add_target(exported("lstm", "bf16"), "tensorrt", TargetOptions("fp16"))
+def test_what_was_exported_for_one_precision_gains_another(exported):
+    bundle = exported("lstm", "bf16")
+    draft = add_target(bundle, "tensorrt", TargetOptions("fp16"))
+    place = "targets/tensorrt-fp16"
+    assert set(draft.files) == {f"{place}/step.onnx", f"{place}/recipe.json"}
+    assert draft.read(f"{place}/step.onnx") == exported("lstm", "fp16").read(f"{place}/step.onnx")
 
 
 # --- what is refused

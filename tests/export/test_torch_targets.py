@@ -62,6 +62,9 @@ MODELS = {
 }
 
 
+PORTABLE = ("step.onnx", "sequence.onnx")
+
+
 def exported(name: str, path: Path, **options) -> Bundle:
     torch.manual_seed(0)
     make, example, own = MODELS[name]
@@ -197,12 +200,11 @@ def test_a_row_each_and_one_report_of_all(several):
 @every_target
 def test_one_target_alone(tmp_path, target):
     bundle = exported("nn.LSTM", tmp_path / "m.rnnx", targets=(target,))
-    assert [row.target for row in bundle.targets] == [target]
-    assert set(bundle.files) == {PATHS[target], "golden.npz", "parity.json"}
+    assert [row.target for row in bundle.targets] == [target, "onnx"]
+    assert set(bundle.files) == {PATHS[target], *PORTABLE, "golden.npz", "parity.json", "README.md"}
     report = json.loads(bundle.read("parity.json"))
-    assert report["backend"] == target
-    assert {d["check"] for d in report["drifts"]} >= {"lifted", "step", "sequence", "batch-invariance"}
-    assert "onnx.reference" not in {d["check"] for d in report["drifts"]}
+    assert report["backend"] == f"{target}, onnxruntime"
+    assert {d["check"] for d in report["drifts"]} >= {"lifted", f"{target}.step", "onnxruntime.step", "onnx.reference"}
 
 
 def test_the_digest_is_that_of_the_onnx_bundle(several, tmp_path):
@@ -269,6 +271,27 @@ def test_an_op_that_is_not_torchs_is_refused(tmp_path, target):
     with pytest.raises(ExportError, match=message):
         export(Foreign().eval(), (X,), tmp_path / "m.rnnx", targets=(target,))
     assert not list(tmp_path.iterdir())
+
+
+class Bessel(nn.Module):
+    """An operator of torch's that ONNX has no form of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(self.gru(x)[0])
+
+
+def test_what_onnx_cannot_say_is_written_without_the_portable_graph_and_noted(tmp_path):
+    bundle = export(Bessel().eval(), (X,), tmp_path / "m.rnnx", targets=("torchscript",), steps=16)
+    assert [row.target for row in bundle.targets] == ["torchscript"]
+    (note,) = json.loads(bundle.read("parity.json"))["notes"]
+    assert note.startswith("the bundle has no portable graph, step.onnx, beside torchscript: ")
+    assert "torch.onnx cannot write the model" in note
+    with pytest.raises(ExportError, match=r"torch\.onnx cannot write the model"):
+        export(Bessel().eval(), (X,), tmp_path / "n.rnnx", targets=("torchscript", "onnx"), steps=16)
 
 
 def test_a_pt2_file_that_is_none(several):

@@ -322,7 +322,7 @@ def test_what_is_louder_than_a_precision_holds_is_not_judged_in_it(tmp_path, pre
     assert report["not_judged"] == dict.fromkeys(loud, f"louder than what {precision} is held to")
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     assert golden.trials is not None
-    assert {d["kind"] for d in report["drifts"] if d["check"] == "step"} <= {"noise", "quiet noise", "zeros"}
+    assert {d["kind"] for d in report["drifts"] if d["check"] == "native.step"} <= {"noise", "quiet noise", "zeros"}
 
 
 def test_int8_is_held_to_its_recording_alone(tmp_path):

@@ -13,7 +13,7 @@ from rnn_export.errors import BundleError, ParityError
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import ParityReport, drift
+from rnn_export.runtime.replay.drift import ParityReport, drift, extent
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
@@ -70,6 +70,7 @@ def test_a_right_bundle_passes_every_check(model, rows):
     assert stages == CHECKS
     assert [name for name, _ in report.checks()] == [c for c in CHECKS if rows > 1 or c != "batch-invariance"]
     assert (report.backend, report.device, report.frames, report.rows) == ("onnxruntime", "cpu", 12, rows)
+    assert report.steps == 12 // model.spec.chunk
     report.raise_for_failure("Nothing follows.")
 
 
@@ -101,6 +102,52 @@ def test_checkpoints_are_thinned():
     assert golden.frames == 100
     assert golden.states["h"].shape == (2, CHECKPOINTS, 3)
     assert replay_golden(engine_of(TIMED), golden).ok
+
+
+@pytest.mark.parametrize(("model", "frames", "kept"), [(TIMED, 12, 7), (CHUNKED, 12, 6), (DELAYED_CHUNKED, 12, 9)])
+def test_a_bundle_keeps_the_first_steps_that_fit(monkeypatch, model, frames, kept):
+    golden = golden_of(model, length=frames)
+    size = sum(a.nbytes for a in (*golden.inputs.values(), *golden.outputs.values()))
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_STEPS", 1)
+    assert golden.beginning(model.spec) is golden
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_BYTES", size * 7 // frames)
+    first = golden.beginning(model.spec)
+    assert first.frames == kept
+    assert first.steps(model.spec) == kept // model.spec.chunk
+    first._check(model.spec)
+    for group in ("inputs", "outputs", "states"):
+        for name, array in getattr(first, group).items():
+            assert array.shape[1] < getattr(golden, group)[name].shape[1]
+            np.testing.assert_array_equal(array, getattr(golden, group)[name][:, : array.shape[1]])
+    assert replay_golden(engine_of(model), first).ok
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_STEPS", 10**6)
+    assert golden.beginning(model.spec).frames == frames
+
+
+def test_what_is_kept_ends_at_a_checkpoint(monkeypatch):
+    golden = golden_of(TIMED, length=100).thinned()
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_BYTES", 1)
+    first = golden.beginning(TIMED.spec)
+    assert first.frames == int(golden.at[golden.at <= 16][-1]) == first.outputs["y"].shape[1]
+    first._check(TIMED.spec)
+
+
+def test_an_output_of_the_whole_alone_keeps_all(monkeypatch):
+    x = frames(2, 9, 3)
+    golden = Golden({"x": x}, {"total": x.sum(1)}, {}, np.array([3, 6, 9]), EXACT)
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_BYTES", 1)
+    assert golden.beginning(MIXED.spec) is golden
+
+
+def test_every_step_is_held_beyond_what_is_kept(monkeypatch):
+    """The last frame is wrong: what is kept does not have it, and the report says of how many steps it is."""
+    golden = golden_of(TIMED)
+    golden.outputs["y"][0, -1] += 1
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_STEPS", 4)
+    monkeypatch.setattr("rnn_export.runtime.replay.golden.KEPT_BYTES", 1)
+    report = replay_golden(engine_of(TIMED), golden)
+    assert report.steps == 12
+    assert {d.check for d in report.drifts if d.step is not None} == {"step", "sequence"}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +287,47 @@ def test_the_tolerance_follows_the_running_scale():
     )
     assert given.scale == 100
     np.testing.assert_allclose(given.curve, [(1, 0.005), (2, 0.005), (3, 0.005)], rtol=1e-3)
+
+
+@pytest.mark.parametrize("block", [1, 7, 10**6])
+def test_blocks_do_not_show(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    want = (rng.standard_normal((3, 40, 2, 3)) * np.geomspace(1, 1e3, 40)[:, None, None]).astype(np.float32)
+    got = want + np.float32(1e-4) * rng.standard_normal(want.shape).astype(np.float32)
+    got[1, 17, 1, 2] += 5
+    got[1, 30, 0, 1] += 900
+    expected = drift("step", "y", got, want, np.arange(1, 41), Tolerance(0, 1e-2), ("noise", "zeros", "steps"))
+    monkeypatch.setattr("rnn_export.runtime.replay.drift.BLOCK", block)
+    given = drift("step", "y", got, want, np.arange(1, 41), Tolerance(0, 1e-2), ("noise", "zeros", "steps"))
+    assert given == expected
+    assert (given.step, given.kind, len(given.curve)) == (18, "zeros", 32)
+    assert given.error == pytest.approx(900, rel=1e-3)
+
+
+def test_frames_of_one_step_have_its_number():
+    golden = golden_of(CHUNKED)
+    golden.outputs["y"][1, 7] += 1
+    report = replay_golden(engine_of(CHUNKED), golden)
+    (found,) = (d for d in report.drifts if (d.check, d.tensor) == ("step", "y"))
+    chunk = CHUNKED.spec.chunk
+    assert (found.step, found.curve[-1][0]) == (7 // chunk + 1, 12 // chunk)
+    with pytest.raises(
+        ParityError, match=rf"'y' is first outside the tolerance at step {7 // chunk + 1} of {12 // chunk};"
+    ):
+        report.raise_for_failure("")
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        ({"steps": 256, "frames": 256}, "256 steps"),
+        ({"steps": 256, "frames": 40960}, "256 steps of 160 frames"),
+        ({"steps": None, "frames": 40}, "40 frames"),
+        ({"frames": 40}, "40 frames"),
+    ],
+)
+def test_how_much_a_report_is_of(report, text):
+    assert extent(report) == text
 
 
 def test_whole_numbers_must_be_equal():

@@ -317,7 +317,7 @@ def test_the_command_shows_and_uses_it(both):
         assert part in shown.stdout
     verified = CliRunner().invoke(main, ["verify", str(both), "--backend", "torchscript"])
     assert verified.exit_code == 0, verified.output
-    assert "Parity on torchscript (cpu), 32 frames x 2 rows" in verified.stdout
+    assert "Parity on torchscript (cpu), 32 steps of 2 frames x 2 rows" in verified.stdout
 
 
 def test_the_command_runs_it(tmp_path):

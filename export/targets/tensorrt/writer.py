@@ -51,7 +51,7 @@ def from_step(
 
 def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
     """What a user should know of how the precision was written."""
-    if target.library is None or options.precision == "fp32":
+    if options.precision == "fp32":
         return []
     wide = {op for op, stayed in _products(parse(_step(artefacts, target, options)).graph) if stayed}
     return [
@@ -75,7 +75,7 @@ def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> lis
 
 def fp16_accumulate_engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
     """What a GPU computes that adds products of fp16 up in fp16, as some of its kernels do."""
-    if target.library is None or options.precision != "fp16":
+    if options.precision != "fp16":
         return []
     graph = _step(artefacts, target, options)
     return [emulated_engine(artefacts, f"{target.name} (fp16 sums)", graph, "fp16")]

@@ -1,0 +1,92 @@
+"""README.md of a bundle: what it is, how it is streamed, and how it was verified."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rnn_export.bundle import TargetRow
+from rnn_export.runtime.replay.drift import extent
+from rnn_export.runtime.replay.figures import figures_text
+from rnn_export.spec import StreamSpec
+from rnn_export.text import visible
+
+README = "README.md"
+
+
+def bundle_readme(name: str, spec: StreamSpec, targets: Sequence[TargetRow], evidence: Mapping[str, Any]) -> str:
+    """The page, in Markdown; `evidence` is what stands in parity.json."""
+    return "\n".join((*_stream(name, spec), *_targets(targets), *_verification(name, evidence), ""))
+
+
+def _stream(name: str, spec: StreamSpec) -> Iterator[str]:
+    yield f"# {visible(name)}"
+    yield ""
+    if spec.sequence_only:
+        yield "A PyTorch model of whole sequences, in the bundle format of rnn-export: it cannot stream."
+    else:
+        yield "A recurrent PyTorch model as one step with its states outside, in the bundle format of rnn-export."
+    yield ""
+    yield "    from rnn_export import load"
+    yield f"    stream = load({name!r}).stream()"
+    a_step = f"{spec.chunk} frames" if spec.chunk > 1 else "a frame"
+    call = "ys = stream.run(xs)    # a whole sequence" if spec.sequence_only else f"y = stream.step(x)    # {a_step}"
+    yield f"    {call}"
+    yield ""
+    yield "| | name | dtype | shape |"
+    yield "|---|---|---|---|"
+    ports = (("input", spec.inputs), ("output", spec.outputs), ("state", spec.states))
+    for kind, tensors in ports:
+        for tensor in tensors:
+            yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
+    yield ""
+    rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
+    alone = ", one stream at a time" if spec.rows else ""
+    yield f"Chunk {spec.chunk}{alone}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
+
+
+def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:
+    yield ""
+    yield "## What is in it"
+    yield ""
+    for row in targets:
+        opset = f", opset {row.opset}" if row.opset else ""
+        yield f"- {row.target} ({row.precision}{opset}): {', '.join(map(_code, row.files))}"
+
+
+def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "## How it was verified"
+    yield ""
+    allowed = "{atol:g} + {rtol:g} x its scale".format_map(evidence["tolerance"])
+    yield (
+        f"In a closed loop against the PyTorch model itself, {extent(evidence)} x {evidence['rows']} rows of "
+        f"{evidence['source']} and shorter trials of other kinds of input, on {evidence['backend']}. No value was "
+        f"further off than {allowed}, or what its precision allows."
+    )
+    worst: dict[str, Mapping[str, Any]] = {}
+    for drift in evidence["drifts"]:
+        if drift["check"] not in worst or _relative(drift) > _relative(worst[drift["check"]]):
+            worst[drift["check"]] = drift
+    yield ""
+    yield "| check | worst tensor | relative error |"
+    yield "|---|---|---|"
+    for check, drift in worst.items():
+        yield f"| {check} | {_code(drift['tensor'])} | {_relative(drift):.1e} |"
+    if evidence["figures"]:
+        yield ""
+        yield f"The task's own figures: {visible(figures_text(evidence['figures']))}."
+    remarks = [*evidence["notes"], *(f"not judged: {kind}: {why}" for kind, why in evidence["not_judged"].items())]
+    sides = [f"{side['op']} in {side['place']} was never {side['never']}" for side in evidence["not_exercised"]]
+    if remarks or sides:
+        yield ""
+        yield from (f"- {visible(text)}" for text in (*remarks, *sides))
+    yield ""
+    yield f"`rnn-export verify {visible(name)}` proves it again on any machine; parity.json has every tensor and step."
+
+
+def _relative(drift: Mapping[str, Any]) -> float:
+    value = drift["relative"]
+    return float("inf") if value is None else float(value)
+
+
+def _code(name: str) -> str:
+    return f"`{visible(name)}`".replace("|", "\\|")

@@ -1,0 +1,72 @@
+"""`file.py:name` or `package.module:name` on the command line: a function of the user's own."""
+
+import contextlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rnn_export.errors import SourceError
+from rnn_export.lazy import load_module
+
+
+def find_function(text: str, what: str, name: str) -> Callable[..., Any]:
+    """The function that `text` names, for a message `what` it is and what such a `name` looks like.
+
+    Raises SourceError.
+    """
+    place, colon, attribute = text.rpartition(":")
+    if not colon or not place or not attribute:
+        raise SourceError(f"{text!r} is no {what}: give file.py:{name} or package.module:{name}.")
+    if place.endswith(".py"):
+        module = _from_file(Path(place))
+    else:
+        sys.path.insert(0, "")
+        module = guarded(f"importing {place} raised", lambda: load_module(place))
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        others = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise SourceError(f"{place} has no function {attribute!r}; it has {', '.join(others) or 'none'}.")
+    function: Callable[..., Any] = found
+    return function
+
+
+def find_metric(text: str) -> Callable[[Any, Any], Any]:
+    """The function of --accept and --metric, which may print."""
+    function = find_function(text, "function", "fn")
+
+    @wraps(function)
+    def quiet(model: Any, stream: Any) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(model, stream)
+
+    return quiet
+
+
+def guarded(what: str, call: Callable[[], Any]) -> Any:
+    """What the user's code gives; raises SourceError with `what` and its place where it raises anything."""
+    try:
+        # Stdout belongs to the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
+    except (Exception, SystemExit) as error:  # it is the user's code
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise SourceError(f"{what} {type(error).__name__}: {error} ({at.filename}:{at.lineno})") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SourceError(f"{path} does not exist: check the path before the colon.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SourceError(f"{path} cannot be imported: is it a Python file?")
+    module = importlib.util.module_from_spec(spec)
+    # The file may import its neighbours, and dataclasses look their module up.
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[path.stem] = module
+    guarded(f"importing {path} raised", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
