@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
 from onnxscript import opset18 as op
+from onnxscript.function_libs.torch_lib.ops.core import aten_slice_scatter
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
@@ -17,12 +18,14 @@ from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18
+INT64_MAX = 2**63 - 1
 
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
     ops = torch.ops.rnn_export
     packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
+    packets |= {torch.ops.aten.slice_scatter: _slice_scatter, torch.ops.aten.select_scatter: _select_scatter}
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -108,6 +111,23 @@ def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before
 
 def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
     return op.RNN(X, W, R, B, None, h, **_attributes(R, activations))
+
+
+def _slice_scatter(x: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
+    """The pieces around `src` joined with it, which every backend has; only where steps are wider entries scattered."""
+    start, end = 0 if start is None else start, INT64_MAX if end is None else end
+    if step != 1 or not (isinstance(start, int) and isinstance(end, int)):
+        return aten_slice_scatter(x, src, dim, start, end, step)
+    front = [] if start == 0 else [op.Slice(x, _ints([0]), _ints([start]), _ints([dim]))]
+    size = x.shape[dim]
+    is_end = end == INT64_MAX or (isinstance(size, int) and end >= size)
+    back = [] if is_end else [op.Slice(x, _ints([end]), _ints([INT64_MAX]), _ints([dim]))]
+    pieces = [*front, src, *back]
+    return op.Concat(*pieces, axis=dim) if len(pieces) > 1 else op.Identity(src)
+
+
+def _select_scatter(x: Any, src: Any, dim: int, index: int) -> Any:
+    return _slice_scatter(x, op.Unsqueeze(src, _ints([dim])), dim, index, INT64_MAX if index == -1 else index + 1)
 
 
 def _attributes(R: Any, activations: str) -> dict[str, Any]:

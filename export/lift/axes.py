@@ -93,12 +93,11 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
         time = find_time(probe, rows, said)
     except LiftError as error:
         raise (refused if refused.free else error) from None
-    known = [{b, t} for b, t in zip(inputs, time.inputs, strict=True)]
-    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free) or any(
-        _takes_more(probe, rows, port, axis)
-        for port, leaf in enumerate(probe.inputs)
-        for axis in {*range(leaf.example.dim())} - known[port]
-    ):
+    bare = [port for port, axis in enumerate(inputs) if axis is None]
+    others = ((port, a) for port in bare for a in range(probe.inputs[port].example.dim()) if a != time.inputs[port])
+    if any(_takes_more(probe, rows, port, axis) for port, axis in others):
+        raise refused
+    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free):
         raise refused
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
     output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)

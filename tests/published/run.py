@@ -1,4 +1,4 @@
-"""Export one published model as a user would, hold 200 frames of it to the author's own API, and tell what became of it.
+"""Export one published model as a user would, and hold 200 frames of it to the author's own API.
 
 `python -m tests.published.run NAME` prints one line of JSON, with the outcome "exported", "refused" or "crashed".
 """
@@ -21,7 +21,6 @@ from rnn_export import __version__
 from rnn_export.errors import RnnExportError
 from rnn_export.export import export
 from rnn_export.runtime import load
-from rnn_export.runtime.build.native.build import build_c
 from rnn_export.runtime.engine import Engine
 from tests.published.models import MODELS, Published
 
@@ -86,4 +85,4 @@ def _microseconds(engine: Engine) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1])))
+    sys.stdout.write(json.dumps(run(sys.argv[1])) + "\n")

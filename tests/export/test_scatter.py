@@ -1,0 +1,88 @@
+"""Values written into a part of a tensor: joined from pieces in a graph, so that every backend has it."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.export import export
+from rnn_export.runtime import load
+
+
+class Cache(nn.Module):
+    """Keeps frames in a buffer, each written to a part of it."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+        self.register_buffer("cache", torch.zeros(1, 6, 4))
+
+    def forward(self, x):
+        cache = self.cache.clone()
+        self.write(cache, x)
+        self.cache = cache
+        return cache.sum(1) + cache[:, 2]
+
+
+def _front(cache, x):
+    cache[:, :2] = torch.stack([cache[:, 1], x], 1)
+
+
+def _back(cache, x):
+    cache[:, 4:] = torch.stack([cache[:, 5] * 0.5, x], 1)
+
+
+def _middle(cache, x):
+    cache[:, 2:5] += x[:, None]
+
+
+def _last_of_all(cache, x):
+    cache[:, -2:] = cache[:, -3:-1] + x[:, None]
+
+
+def _one(cache, x):
+    cache[:, 3] = x + 0.5 * cache[:, 3]
+
+
+def _last(cache, x):
+    cache[:, -1] = x - 0.5 * cache[:, -1]
+
+
+def _features(cache, x):
+    cache[..., 1:3] = 0.5 * cache[..., 1:3] + x[:, None, :2]
+
+
+def _whole(cache, x):
+    cache[:] = 0.5 * cache + x[:, None]
+
+
+def _every_other(cache, x):
+    cache[:, ::2] = 0.5 * cache[:, ::2] + x[:, None]
+
+
+WRITES = [_front, _back, _middle, _last_of_all, _one, _last, _features, _whole]
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+def test_a_part_of_a_tensor_is_written_without_scattering(write, tmp_path):
+    bundle = export(
+        Cache(write).eval(), (torch.randn(1, 4),), tmp_path / "net.rnnx", targets=("onnx", "c"), time_axis=None
+    )
+    ops = {node.op_type for node in onnx.load_from_string(bundle.read("step.onnx")).graph.node}
+    assert not any("Scatter" in op or op == "Range" for op in ops)
+    _is_right(write, tmp_path, ("onnxruntime", "native"))
+
+
+def test_steps_over_entries_are_scattered(tmp_path):
+    export(Cache(_every_other).eval(), (torch.randn(1, 4),), tmp_path / "net.rnnx", time_axis=None)
+    _is_right(_every_other, tmp_path, ("onnxruntime",))
+
+
+def _is_right(write, folder, backends):
+    model, frames = Cache(write).eval(), np.random.default_rng(0).standard_normal((9, 4), np.float32)
+    with torch.no_grad():
+        want = [model(torch.from_numpy(frame[None])).numpy()[0] for frame in frames]
+    for backend in backends:
+        stream = load(folder / "net.rnnx", backend=backend).stream()
+        np.testing.assert_allclose([stream.step(frame) for frame in frames], want, rtol=1e-5, atol=1e-5)
