@@ -28,6 +28,7 @@ from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.targets.registry import find_writer, golden_files
 from rnn_export.export.targets.tensorrt.writer import fp16_accumulate_engines, notes
+from rnn_export.export.verify.assumptions import assumptions_seen
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.precision import TOLERANCES, Tolerance
@@ -67,6 +68,7 @@ def export(
     atol: float | None = None,
     rtol: float | None = None,
     sequence_only: bool = False,
+    assume: Mapping[str, bool] | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -96,6 +98,9 @@ def export(
         atol, rtol: override the tolerance: an error may reach atol + rtol * (largest magnitude so far).
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
             and no state, and cannot stream.
+        assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
+            always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
+            contract, and is checked on all that is verified.
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
@@ -122,7 +127,7 @@ def export(
     progress("lift")
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
-        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
+        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
     )  # fmt: skip
     _refuse_other_floats(lifted, precision)
     recorded = None if data is None else recording.read(data, lifted.spec)
@@ -214,6 +219,7 @@ def _verified(
     evidence = {
         "source": "noise" if recorded is None else "recording",
         "notes": [*lifted.notes, *(note for target, options in plan for note in notes(draft, target, options))],
+        "assumptions": assumptions_seen(lifted),
         **report.to_json(),
         "not_exercised": not_exercised(lifted, vectors),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],

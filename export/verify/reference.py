@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError, RnnExportError, first_line
+from rnn_export.errors import AssumptionBroken, ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
@@ -86,8 +88,23 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
     """`module`, a copy of the user's, with the states that it takes and gives; its buffers are its own affair."""
     start = initial_states(model, rows)
     own = {s.name: start[s.name] for s in model.spec.states[: len(module.states)]}
-    call = blamed(FAILS)(BatchFirst(module, model.axes))
+    call = _with_its_step(model, blamed(FAILS)(BatchFirst(module, model.axes)))
     return torch_driver(model.spec, call, own, leaves_out_delay=True)
+
+
+def _with_its_step(model: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+    """`call`, whose broken assumptions say at which call it was."""
+    steps = itertools.count(1)
+
+    def counted(*tensors: Tensor) -> Sequence[Tensor]:
+        step = next(steps)
+        try:
+            return call(*tensors)
+        except AssumptionBroken as error:
+            when = " on the whole sequence" if model.spec.has_time else f" at step {step}"
+            raise AssumptionBroken(error.at, error.source, error.value, when) from error
+
+    return counted
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
@@ -96,9 +113,13 @@ def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
 
 
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
-    """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's."""
+    """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's.
+
+    What is decided by the values of all rows is asked of each alone, as a stream has it.
+    """
     example = model.original.inputs[0].example
-    batch = example.shape[model.axes.input_batch[0]] if _kept(model) else rows
+    alone = 1 if model.spec.assumptions else rows
+    batch = example.shape[model.axes.input_batch[0]] if _kept(model) else alone
     for start in range(0, rows, batch):
         yield np.arange(start, start + batch) % rows
 

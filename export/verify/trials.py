@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError
+from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.verify.inputs import fewest_frames
 from rnn_export.export.verify.kinds import trial_inputs
@@ -50,7 +50,7 @@ def trial_vectors(
     try:
         failures: dict[str, str] = {}
         outputs = own_trace(model, loop).outputs
-    except ExportError:
+    except (ExportError, AssumptionBroken):
         failures = _failures(model, loop, kinds)
         loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
         outputs = own_trace(model, loop).outputs
@@ -64,6 +64,8 @@ def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -
     for row, kind in enumerate(kinds):
         try:
             own_trace(model, loop.of_rows(slice(row, row + 1)))
+        except AssumptionBroken as error:
+            found[kind] = f"on it {error.at} is {error.value}, other than was assumed"
         except ExportError as error:
             if kind in ORDINARY:
                 raise
@@ -108,6 +110,8 @@ def _changed(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, A
             return value * (1 + CHANGE * signs).to(value) if value.is_floating_point() else value
 
         other = copy.deepcopy(model.original)
+        # What is decided on an edge may be decided otherwise now.
+        other.decisions = replace(other.decisions, checked=False)
         for tensor in (*other.parameters(), *other.buffers()):
             tensor.data = change(tensor.data)
         inputs = {name: change(torch.from_numpy(array)).numpy() for name, array in loop.inputs.items()}

@@ -55,6 +55,7 @@ def verify_model(
     noise is used. `tolerance` is that of engines in `precision`; lifting computes in fp32 in any case.
     """
     progress("reference")
+    model.original.decisions.seen.counts.clear()
     inputs, kind = inputs_to_verify(model, recording, frames), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
         return _whole_sequences(model, engines, inputs, kind, tolerance, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.decisions import Deciding, Decisions
 from rnn_export.export.lift.program.script_modules import signature_of
 
 OutputRef = int | str
@@ -40,6 +42,7 @@ class FlatModel(nn.Module):
         output_keys: for each of `outputs`, what `states` would call it.
         written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        decisions: what is known of those that it takes by the value of a tensor.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class FlatModel(nn.Module):
         self.outputs = self._output_names(result, output_names)
         self.output_keys = tuple(k for k, v in self._data_parts(result).items() for _ in _tensors(v))
         self.example_outputs = tuple(t for _, t in self._data(result))
+        self.decisions = Decisions()
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._roots: dict[AttributePath, Any] = {}
@@ -121,7 +125,8 @@ class FlatModel(nn.Module):
             filled = [left.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
-        result = _call(self.model, self.positional, called)
+        with Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext():
+            result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return (*(t for _, t in self._data(result)), *after)
 
