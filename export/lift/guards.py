@@ -26,6 +26,8 @@ from rnn_export.spec import Assumption
 WAYS = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0, equal_nan=True)
 # Trials with a kind of its own for each input, beside those of one kind for all.
 MIXED = 12
+# Of the example's scale.
+QUIET, LOUD = 1e-3, 1e3
 
 
 def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
@@ -37,7 +39,8 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
     decisions = replace(flat.decisions, checked=False)
     while True:
         if error.line:
-            decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)))
+            flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
+            decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
         elif decisions.numbers:
             raise error
         else:
@@ -124,6 +127,24 @@ def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tenso
     return any(history.filled(t) for t in decisions.seen.tensors.get(here, []))
 
 
+def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> Iterator[str]:
+    """The inputs of zeros and ones that decide by being zero, and not by how large they are."""
+    noise = Noise(flat, seed=4)
+    fed = [noise.like(leaf.example, {}) for leaf in flat.inputs]
+    states = [leaf.example for leaf in flat.states]
+
+    def decided(*inputs: Tensor) -> set[bool]:
+        return _run(flat, replace(decisions, seen=Seen()), [*inputs, *states])[1].values.get(here, set())
+
+    usual = decided(*fed)
+    for i, leaf in enumerate(flat.inputs):
+        if leaf.example.is_floating_point() and bool(((leaf.example == 0) | (leaf.example == 1)).all()):
+            ways = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
+            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in ways)
+            if zero != usual and all(other == usual for other in others):
+                yield leaf.name
+
+
 def _raises(run: _Run, here: tuple[str, int]) -> bool:
     """Whether a run ended in a `raise` or `assert` of the function that decided."""
     trace = run.error.__traceback__ if run.error is not None else None
@@ -185,7 +206,7 @@ _KINDS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
     "ones": lambda noise, example: torch.ones_like(example),
     "flags": _flags,
     "negative": _scaled(-1.0),
-    "loud": _scaled(1000.0),
-    "quiet": _scaled(1e-3),
+    "loud": _scaled(LOUD),
+    "quiet": _scaled(QUIET),
     "NaN": _one_nan,
 }

@@ -52,12 +52,14 @@ class Decisions:
         known: the decision of each line.
         checked: the model decides as it does, and is held to what is known; else it decides as known.
         numbers: item() gives a tensor, so that what is decided by it is seen.
+        flags: the inputs of which a decision asks whether they are zero, whatever else they are.
         watched: decisions of which nothing is known are written down too.
     """
 
     known: tuple[Assumption, ...] = ()
     checked: bool = True
     numbers: bool = False
+    flags: frozenset[str] = frozenset()
     watched: bool = False
     seen: Seen = field(default_factory=Seen)
 
