@@ -152,9 +152,9 @@ class AssumptionBroken(ParityError):
 
     def __init__(self, at: str, source: str, value: bool, when: str = "") -> None:
         super().__init__(
-            f'assume={{"{at}": {not value}}} does not hold{when}: {source} asks a tensor that is {value}. If a stream is '
-            "fed other values than these, give a recording of them (data=, --data); if not, leave the assumption out, "
-            "compute both and choose with torch.where. Nothing was written."
+            f'assume={{"{at}": {not value}}} does not hold{when}: {source} asks a tensor that is {value}. '
+            "If a stream is fed other values than these, give a recording of them (data=, --data); if not, leave the "
+            "assumption out, compute both and choose with torch.where. Nothing was written."
         )
         self.at, self.source, self.value = at, source, value
 

@@ -113,7 +113,7 @@ class Assumption:
 
     def __post_init__(self) -> None:
         if not self.at or len(self.at) > limits.NAME:
-            raise SpecError(f"an assumption is at {self.at[:80]!r}: it needs a place of up to {limits.NAME} characters.")
+            raise SpecError(f"an assumption is at {self.at[:80]!r}: it needs a place of 1 to {limits.NAME} characters.")
         if self.why not in ASSUMED:
             raise SpecError(f"assumption {self.at!r}: why is {self.why!r}, but only {', '.join(ASSUMED)} exist.")
 

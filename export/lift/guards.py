@@ -98,9 +98,12 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
             return Assumption(error.at, value, "raises")
         if len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
             return Assumption(error.at, value, "either")
-    one = f"it was {seen_values.copy().pop()} in all {len(ran)} calls that were tried" if len(seen_values) == 1 else ""
-    both = f"in {len(ran)} calls with both, neither was seen to give what the model gives" if len(seen_values) == 2 else ""
-    raise DecidedByValue(*here, error.source, f" ({one or both})" if ran else "")
+    tried = {
+        0: "",
+        1: f" (it was {next(iter(seen_values), '')} in all {len(ran)} calls that were tried)",
+        2: f" (in {len(ran)} calls with both, neither was seen to give what the model gives)",
+    }
+    raise DecidedByValue(*here, error.source, tried[len(seen_values)])
 
 
 def _with(decisions: Decisions, at: str, value: bool) -> Decisions:
@@ -151,7 +154,7 @@ def _raises(run: _Run, here: tuple[str, int]) -> bool:
     frames = list(_frames(trace))
     if not frames:
         return False
-    code, last, line = frames[-1]
+    code, last, _ = frames[-1]
     raised = next((i.opname for i in dis.get_instructions(code) if i.offset == last), "") == "RAISE_VARARGS"
     users = [(c, n) for c, _, n in frames if not is_foreign(c.co_filename)]
     decided = {c for c, _, _ in frames if c.co_filename == here[0] and here[1] in {n for _, _, n in c.co_lines()}}

@@ -18,7 +18,8 @@ def assumptions_seen(model: StreamingModel) -> list[dict[str, Any]]:
         if assumption.why == "said" and not seen:
             raise ParityError(
                 f'assume={{"{assumption.at}": {assumption.value}}} cannot be checked: on what it is verified on, the '
-                f"model itself never asks a tensor there. Leave it out, or give a recording on which it does. {CONSEQUENCE}"
+                "model itself never asks a tensor there. Leave it out, or give a recording on which it does. "
+                f"{CONSEQUENCE}"
             )
         found.append({**vars(assumption), "was_true": seen[True], "was_false": seen[False]})
     return found

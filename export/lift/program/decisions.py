@@ -1,4 +1,4 @@
-"""Decisions by the value of a tensor (`if mask.all():`), which no graph can take: each is known beforehand, or refused."""
+"""Decisions by the value of a tensor (`if mask.all():`), which no graph takes: each is known beforehand, or refused."""
 
 from __future__ import annotations
 
