@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
+from rnn_export.export.lift.program.complex_pairs import has_complex
+from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
 from rnn_export.export.lift.program.tracing import export_program, quiet
 
@@ -49,6 +51,9 @@ def flat_graph(
     _refuse_frames_taken_apart(graph, equal)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
+    if has_complex(graph):
+        fold(graph_module, "complex", torch.is_complex)
+        make_real(graph_module)
     _free_constants(graph)
     if fold_weights:
         fold(graph_module)
@@ -127,8 +132,8 @@ def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any])
         graph.erase_node(part)
 
 
-def fold(module: fx.GraphModule) -> None:
-    """What is computed from weights alone is computed here, once."""
+def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor], bool] = lambda value: True) -> None:
+    """What is computed from weights alone is computed here, once, and held as buffers `name`, `which` says what of it."""
     graph, known = module.graph, dict[fx.Node, Any]()
     made: dict[tuple[Any, ...], str] = {}
     for node in list(graph.nodes):
@@ -140,16 +145,17 @@ def fold(module: fx.GraphModule) -> None:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
                 known[node] = node.target(*args, **kwargs)
-    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor)]:
+    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor) and which(known[n])]:
         if all(user in known for user in node.users):
             continue
         key = (node.target, str(node.args), str(node.kwargs))
         if key not in made:
-            made[key] = f"folded_{len(made)}"
+            made[key] = f"{name}_{len(made)}"
             module.register_buffer(made[key], known[node].detach().clone())
         with graph.inserting_before(node):
             folded = graph.get_attr(made[key])
         folded.meta = dict(node.meta)
+
         node.replace_all_uses_with(folded)
 
 
