@@ -17,7 +17,7 @@ from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.signature import FlatModel, part_names
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
@@ -131,8 +131,10 @@ def _kept(model: StreamingModel) -> list[str]:
 def _kept_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
     """The rows of a state that the module keeps itself, as it holds them now."""
     index = [s.name for s in model.spec.states].index(name)
-    held = next(value for path, value in attributes(module.model) if str(path) == name)
+    held = next(value for path, value in attributes(module.model) if name in part_names(str(path)))
     value = torch.as_tensor(held)
+    if value.is_complex():
+        value = value.imag if name.endswith(".imag") else value.real
     # One that has no batch axis in the module is of one stream.
     bare = value.dim() == len(model.spec.states[index].row)
     return (value[None] if bare else model.axes.states[index].rows(value)).numpy()

@@ -107,7 +107,7 @@ def _changed(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, A
 
         def change(value: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
             signs = torch.randint(2, value.shape, generator=generator) * 2 - 1
-            return value * (1 + CHANGE * signs).to(value) if value.is_floating_point() else value
+            return value * (1 + CHANGE * signs).to(value) if value.is_floating_point() or value.is_complex() else value
 
         other = copy.deepcopy(model.original)
         # What is decided on an edge may be decided otherwise now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class PairWriter:
         """An operand, complex or not, as a pair."""
         if isinstance(value, fx.Node):
             return self.pairs.get(value, Pair(value, None))
-        return Pair(value.real, value.imag or None) if isinstance(value, complex) else Pair(value, None)
+        return Pair(value.real or None, value.imag or None) if isinstance(value, complex) else Pair(value, None)
 
     # --- arithmetic of parts, where None is 0
 
@@ -153,12 +154,19 @@ class PairWriter:
 
     def abs(self, a: Pair) -> Any:
         """sqrt(re^2 + im^2)."""
-        if a.im is None:
-            return self.call(aten.abs.default, a.re)
+        if a.im is None or a.re is None:
+            return self.call(aten.abs.default, a.re if a.im is None else a.im)
         return self.call(aten.sqrt.default, self.add(self.mul(a.re, a.re), self.mul(a.im, a.im)))
 
     def angle(self, a: Pair) -> Any:
-        return self.call(aten.atan2.default, self.imag(a), a.re)
+        """atan(im / re), by quadrant, of what ONNX and C have."""
+        re, im, half = self.real(a), self.imag(a), math.pi / 2
+        on_axis = self.call(aten.eq.Scalar, re, 0)
+        slope = self.div(im, self.call(aten.where.ScalarSelf, on_axis, 1.0, re))
+        found = self.call(aten.atan.default, slope)
+        turned = self.call(aten.where.Scalar, self.call(aten.lt.Scalar, im, 0), -2 * half, 2 * half)
+        found = self.call(aten.where.self, self.call(aten.lt.Scalar, re, 0), self.add(found, turned), found)
+        return self.call(aten.where.self, on_axis, self.mul(self.call(aten.sign.default, im), half), found)
 
     def polar(self, size: Any, angle: Any) -> Pair:
         cos, sin = self.call(aten.cos.default, angle), self.call(aten.sin.default, angle)
@@ -168,6 +176,8 @@ class PairWriter:
         return Pair(self.call(aten.log.default, self.abs(a)), self.angle(a))
 
     def exp(self, a: Pair) -> Pair:
+        if a.re is None:
+            return Pair(self.call(aten.cos.default, a.im), self.call(aten.sin.default, a.im))
         size = self.call(aten.exp.default, a.re)
         return Pair(size, None) if a.im is None else self.polar(size, a.im)
 
@@ -178,14 +188,14 @@ class PairWriter:
         return a.im if a.im is not None else self.call(aten.zeros_like.default, a.re)
 
     def _whole(self, pair: Pair) -> Pair:
-        """Both parts as nodes, of the shape and type of the value."""
+        """The parts that there are, of the shape and type of the value."""
         assert self._at is not None
         value = self.value_of(self._at)
-        re, im = self.real(pair), self.imag(pair)
+        re, im = pair.re, pair.im
         if isinstance(value, Tensor):
             dtype = value.dtype.to_real()
-            re, im = self._typed(re, dtype), self._typed(im, dtype)
-            for _ in range(2):
+            re, im = (None if part is None else self._typed(part, dtype) for part in (re, im))
+            for _ in range(0 if re is None or im is None else 2):
                 if len(self.value_of(re).shape) < value.dim() or str(self.value_of(re).shape) != str(value.shape):
                     re = self.add(re, self.call(aten.zeros_like.default, im))
                 re, im = im, re

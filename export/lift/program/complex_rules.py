@@ -21,6 +21,10 @@ BY_PART = MOVING | overloads(
     "squeeze.dims resolve_conj resolve_neg chunk numpy_T swapaxes swapdims reflection_pad1d replication_pad1d _reshape_alias "
     "unsqueeze"
 )
+# A real operand beside complex ones is a value here.
+JOINING = overloads(
+    "cat stack where.self where.ScalarOther where.ScalarSelf select_scatter slice_scatter index_put copy"
+)
 FILLING = ("value", "fill_value", "other")
 CONJUGATES = overloads("_conj _conj_physical conj_physical conj")
 LIKE = {"zeros": 0, "ones": 1, "new_zeros": 0, "new_ones": 1, "zeros_like": 0, "ones_like": 1, "full": None}
@@ -39,7 +43,8 @@ def _by_part(write: PairWriter, node: fx.Node) -> Any:
     def part(name: str, value: Any, imaginary: bool) -> Any:
         if isinstance(value, fx.Node):
             if value in write.pairs:
-                return write.pairs[value].im if imaginary else write.pairs[value].re
+                pair = write.pairs[value]
+                return write.imag(pair) if imaginary else write.real(pair)
             tensor = write.value_of(value)
             is_value = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
             return write.call(aten.zeros_like.default, value) if is_value and imaginary else value
@@ -55,7 +60,16 @@ def _by_part(write: PairWriter, node: fx.Node) -> Any:
         kwargs = {name: part(name, value, imaginary) for name, value in node.kwargs.items() if name != "dtype"}
         return write.call(node.target, *args, **kwargs)
 
-    return Pair(of(False), of(True)) if is_complex(node) else NotImplemented
+    if not is_complex(node):
+        return NotImplemented
+    leaves = [v for v in torch.utils._pytree.tree_leaves([*node.args, *node.kwargs.values()])]
+    fed = [write.pair(v) for v in leaves if isinstance(v, complex) or v in write.pairs]
+    fills = any(name in FILLING for name, _ in zip(schema, node.args, strict=False)) or node.target in JOINING
+    # What both of the operands lack, the result lacks too.
+    return Pair(
+        None if all(p.re is None for p in fed) and not fills else of(False),
+        None if all(p.im is None for p in fed) else of(True),
+    )
 
 
 def _product(write: PairWriter, node: fx.Node) -> Any:
@@ -83,7 +97,9 @@ def _product(write: PairWriter, node: fx.Node) -> Any:
     if added == 2 and node.target is not aten.linear.default:
         # (O,) beside the axes that a window moves over.
         rank = node.meta["val"].dim() - 2
-        bias = Pair(*(None if b is None else write.call(aten.reshape.default, b, [-1, *[1] * rank]) for b in (bias.re, bias.im)))
+        bias = Pair(
+            *(None if b is None else write.call(aten.reshape.default, b, [-1, *[1] * rank]) for b in (bias.re, bias.im))
+        )
     return write.plus(found, bias)
 
 
@@ -147,14 +163,25 @@ def _sgn(write: PairWriter, node: fx.Node) -> Any:
     return Pair(write.div(a.re, one), write.div(a.im, one))
 
 
+def _addcmul(write: PairWriter, node: fx.Node) -> Any:
+    a, b, c = (write.pair(x) for x in node.args[:3])
+    return write.plus(a, write.times(write.times(b, c), write.pair(node.kwargs.get("value", 1))))
+
+
+def _vecdot(write: PairWriter, node: fx.Node) -> Any:
+    a, b = (write.pair(x) for x in node.args[:2])
+    found = write.times(Pair(a.re, write.neg(a.im)), b)
+    dim = (named_args(node) | node.kwargs)["dim"]
+    return Pair(*(None if p is None else write.call(aten.sum.dim_IntList, p, [dim]) for p in (found.re, found.im)))
+
+
 def _view_as_real(write: PairWriter, node: fx.Node) -> Any:
     a = write.pair(node.args[0])
     dim, users = node.meta["val"].dim() - 1, list(node.users)
     for user in users:
         if user.target is aten.select.int and user.args[1] in (dim, -1) and user.args[2] in (0, 1):
-            user.replace_all_uses_with(a.im if user.args[2] else a.re)
-            write.graph.erase_node(user)
-    return write.call(aten.stack.default, [a.re, a.im], -1)
+            user.replace_all_uses_with(write.imag(a) if user.args[2] else write.real(a))
+    return write.call(aten.stack.default, [write.real(a), write.imag(a)], -1)
 
 
 def _view_as_complex(write: PairWriter, node: fx.Node) -> Any:
@@ -164,12 +191,12 @@ def _view_as_complex(write: PairWriter, node: fx.Node) -> Any:
 def _typed(write: PairWriter, node: fx.Node) -> Any:
     """A change of type: of a real value to a complex one, or the other way, which leaves the imaginary part out."""
     a, dtype = write.pair(node.args[0]), node.meta["val"].dtype
-    return a if dtype.is_complex else write.call(aten._to_copy.default, a.re, dtype=dtype)
+    return a if dtype.is_complex else write.call(aten._to_copy.default, write.real(a), dtype=dtype)
 
 
 def _filled(write: PairWriter, node: fx.Node) -> Any:
     name = node.target._opname  # type: ignore[union-attr]
-    fill, args = LIKE[name], [write.pair(a).re if isinstance(a, fx.Node) else a for a in node.args]
+    fill, args = LIKE[name], [write.real(write.pair(a)) if isinstance(a, fx.Node) else a for a in node.args]
     kwargs: dict[str, Any] = {}
     if not name.endswith("_like") or node.kwargs.get("dtype") is not None:
         kwargs["dtype"] = node.meta["val"].dtype.to_real()
@@ -184,14 +211,17 @@ def _filled(write: PairWriter, node: fx.Node) -> Any:
 def _compared(write: PairWriter, node: fx.Node) -> Any:
     a, b = (write.pair(x) for x in node.args[:2])
     equal = node.target in (aten.eq.Scalar, aten.eq.Tensor)
-    parts = [write.call(node.target, write.real(a), b.re), write.call(aten.eq.Scalar if equal else aten.ne.Scalar, write.sub(write.imag(a), b.im), 0)]
+    parts = [
+        write.call(node.target, write.real(a), b.re or 0 if not isinstance(b.re, fx.Node) else b.re),
+        write.call(aten.eq.Scalar if equal else aten.ne.Scalar, write.sub(write.imag(a), b.im), 0),
+    ]
     return write.call(aten.logical_and.default if equal else aten.logical_or.default, *parts)
 
 
 def _tested(joined: Any) -> Rule:
     def rule(write: PairWriter, node: fx.Node) -> Any:
         a = write.pair(node.args[0])
-        return write.call(joined, *(write.call(node.target, part) for part in (a.re, write.imag(a))))
+        return write.call(joined, *(write.call(node.target, part) for part in (write.real(a), write.imag(a))))
 
     return rule
 
@@ -200,7 +230,8 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     """A transform over an axis of fixed length, as a product with its basis."""
     given, name = named_args(node), node.target._opname  # type: ignore[union-attr]
     a, dim, norm = write.pair(given["self"]), given["dim"], given["norm"] or "backward"
-    size, wanted = write.value_of(a.re).shape[dim], given["n"]
+    one = a.im if a.re is None else a.re
+    size, wanted = write.value_of(one).shape[dim], given["n"]
     if not isinstance(size, int) or (wanted is not None and not isinstance(wanted, int)):
         return NotImplemented
     inverse = name in ("fft_ifft", "fft_irfft")
@@ -210,12 +241,14 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     # Whole turns are left out before the angle loses digits.
     turns = (rows[:, None] * columns[None, :]) % there
     angle = turns.double() * (2 * math.pi / there)
-    scale = {"backward": 1 / there if inverse else 1.0, "ortho": there**-0.5, "forward": 1.0 if inverse else 1 / there}[norm]
+    scale = {"backward": 1 / there if inverse else 1.0, "ortho": there**-0.5, "forward": 1.0 if inverse else 1 / there}[
+        norm
+    ]
     weight = torch.full((used, 1), scale, dtype=torch.double)
     if name == "fft_irfft":
         # What is left out of the spectrum is the mirror image of what is there.
         weight[1 : (there + 1) // 2] *= 2
-    dtype = write.value_of(a.re).dtype
+    dtype = write.value_of(one).dtype
     cos = write.constant((angle.cos() * weight).to(dtype))
     sin = write.constant((angle.sin() * weight * (1 if inverse else -1)).to(dtype))
 
@@ -251,6 +284,9 @@ def _rules() -> Mapping[Any, Rule]:
         **on("log", lambda w, n: w.log(w.pair(n.args[0]))),
         **on("sqrt", _sqrt),
         **on("sgn", _sgn),
+        **on("addcmul", _addcmul),
+        **on("linalg_vecdot", _vecdot),
+        **on("linalg_vector_norm", lambda w, n: w.call(n.target, w.abs(w.pair(n.args[0])), *n.args[1:], **n.kwargs)),
         **on("abs", lambda w, n: w.abs(w.pair(n.args[0]))),
         **on("angle", lambda w, n: w.angle(w.pair(n.args[0]))),
         **on("imag", lambda w, n: w.imag(w.pair(n.args[0]))),
