@@ -185,7 +185,9 @@ def _view_as_real(write: PairWriter, node: fx.Node) -> Any:
 
 
 def _view_as_complex(write: PairWriter, node: fx.Node) -> Any:
-    return Pair(*(write.call(aten.select.int, node.args[0], -1, part) for part in (0, 1)))
+    parts = (write.call(aten.select.int, node.args[0], -1, part) for part in (0, 1))
+    # Each as it would lie alone, for what looks at it in another shape.
+    return Pair(*(write.call(aten.clone.default, part, memory_format=torch.contiguous_format) for part in parts))
 
 
 def _typed(write: PairWriter, node: fx.Node) -> Any:

@@ -45,6 +45,9 @@ def flat_graph(
         elif (same := _same_as(node)) is not None:
             node.replace_all_uses_with(same)
             graph.erase_node(node)
+        elif node.target is aten.view.default:
+            # What lies in memory one way here may lie another way in a step.
+            node.target = aten.reshape.default
     graph.set_codegen(CodeGen())
     equal = _equal_sizes(graph, args)
     _settle_sizes(graph, equal)
