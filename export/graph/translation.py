@@ -13,6 +13,7 @@ from onnxscript import opset18 as op
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import lstm_cell
+from rnn_export.export.lift.program.fx import END
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
@@ -23,6 +24,8 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
     ops = torch.ops.rnn_export
     packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
+    # Torch's own numbers the windows with a Range, whose length no reader can bound.
+    packets[torch.ops.aten.unfold] = _unfold
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -108,6 +111,27 @@ def _gru(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str, linear_before
 
 def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
     return op.RNN(X, W, R, B, None, h, **_attributes(R, activations))
+
+
+def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
+    """Windows along an axis, their entries along a last one: whole windows where they are few, else entry by entry."""
+    rank = len(self.shape)
+    axis, length = dimension % max(rank, 1), self.shape[dimension] if rank else 1
+    if not rank:
+        return op.Unsqueeze(self, _ints([0]))
+    windows = (length - size) // step + 1 if isinstance(length, int) else None
+    if windows is not None and windows < size:
+        order = [*(a for a in range(rank) if a != axis), axis]
+        cut = [_slice(self, i * step, i * step + size, axis) for i in range(windows)]
+        parts = [op.Unsqueeze(op.Transpose(part, perm=order), _ints([axis])) for part in cut]
+        return parts[0] if windows == 1 else op.Concat(*parts, axis=axis)
+    ends = [i - size + 1 or END for i in range(size)]
+    parts = [op.Unsqueeze(_slice(self, i, end, axis, step), _ints([-1])) for i, end in enumerate(ends)]
+    return parts[0] if size == 1 else op.Concat(*parts, axis=-1)
+
+
+def _slice(x: Any, start: int, end: int, axis: int, step: int = 1) -> Any:
+    return op.Slice(x, _ints([start]), _ints([end]), _ints([axis]), _ints([step]))
 
 
 def _attributes(R: Any, activations: str) -> dict[str, Any]:
