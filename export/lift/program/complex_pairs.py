@@ -60,18 +60,17 @@ class PairWriter:
                 found = NotImplemented if rule is None else rule(self, node)
                 if found is NotImplemented:
                     raise LiftError(
-                        f"{place_of(node)}: {_name_of(node)} of complex values has no form in pairs of real ones that is "
-                        "known here, and neither ONNX nor C has complex numbers. Compute with the real and the imaginary "
-                        "part, or with magnitude and angle."
+                        f"{place_of(node)}: {_name_of(node)} of complex values has no form in pairs of real ones that "
+                        "is known here, and neither ONNX nor C has complex numbers. Compute with the real and the "
+                        "imaginary part, or with magnitude and angle."
                     )
                 if isinstance(found, Pair):
                     self.pairs[node] = self._whole(found)
                 else:
                     node.replace_all_uses_with(found)
         for node in reversed(nodes):
-            if (node in self.pairs or is_complex(node) or not node.users) and node.op in ("call_function", "get_attr"):
-                if not node.users:
-                    self.graph.erase_node(node)
+            if not node.users and node.op in ("call_function", "get_attr"):
+                self.graph.erase_node(node)
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """`target` of nodes and numbers, as one node."""
@@ -196,6 +195,7 @@ class PairWriter:
             dtype = value.dtype.to_real()
             re, im = (None if part is None else self._typed(part, dtype) for part in (re, im))
             for _ in range(0 if re is None or im is None else 2):
+                assert re is not None
                 if len(self.value_of(re).shape) < value.dim() or str(self.value_of(re).shape) != str(value.shape):
                     re = self.add(re, self.call(aten.zeros_like.default, im))
                 re, im = im, re

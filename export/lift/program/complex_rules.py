@@ -15,11 +15,11 @@ from rnn_export.export.lift.program.fx import MOVING, aten, named_args, overload
 
 # These do the same to both parts. What pads or fills does so with a real number.
 BY_PART = MOVING | overloads(
-    "sum sum.dim_IntList mean mean.dim cumsum neg flip roll repeat index.Tensor index_select gather constant_pad_nd pad "
-    "narrow unflatten.int flatten.using_ints movedim.int movedim.intlist tril triu diagonal diag_embed masked_fill.Scalar "
-    "masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf unfold select_scatter slice_scatter index_put copy "
-    "squeeze.dims resolve_conj resolve_neg chunk numpy_T swapaxes swapdims reflection_pad1d replication_pad1d _reshape_alias "
-    "unsqueeze"
+    "sum sum.dim_IntList mean mean.dim cumsum neg flip roll repeat index.Tensor index_select gather constant_pad_nd "
+    "pad narrow unflatten.int flatten.using_ints movedim.int movedim.intlist tril triu diagonal diag_embed "
+    "masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf unfold select_scatter "
+    "slice_scatter index_put copy resolve_conj resolve_neg chunk numpy_T swapaxes swapdims reflection_pad1d "
+    "replication_pad1d _reshape_alias"
 )
 # A real operand beside complex ones is a value here.
 JOINING = overloads(
@@ -62,7 +62,7 @@ def _by_part(write: PairWriter, node: fx.Node) -> Any:
 
     if not is_complex(node):
         return NotImplemented
-    leaves = [v for v in torch.utils._pytree.tree_leaves([*node.args, *node.kwargs.values()])]
+    leaves = torch.utils._pytree.tree_leaves([*node.args, *node.kwargs.values()])
     fed = [write.pair(v) for v in leaves if isinstance(v, complex) or v in write.pairs]
     fills = any(name in FILLING for name, _ in zip(schema, node.args, strict=False)) or node.target in JOINING
     # What both of the operands lack, the result lacks too.
@@ -81,7 +81,7 @@ def _product(write: PairWriter, node: fx.Node) -> Any:
     if node.kwargs or (added == 0 and len(args) > 3):
         return NotImplemented
     if added == 0:
-        of = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}[node.target]
+        of = aten.mm.default if node.target is aten.addmm.default else aten.bmm.default
         found = _multilinear(write, lambda *xs: write.call(of, *xs), [args[1], args[2]])
     else:
 

@@ -136,7 +136,7 @@ def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any])
 
 
 def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor], bool] = lambda value: True) -> None:
-    """What is computed from weights alone is computed here, once, and held as buffers `name`, `which` says what of it."""
+    """What is computed from weights alone, and `which` holds of, is computed here, once, and held as buffers `name`."""
     graph, known = module.graph, dict[fx.Node, Any]()
     made: dict[tuple[Any, ...], str] = {}
     for node in list(graph.nodes):

@@ -34,7 +34,7 @@ class FlatModel(nn.Module):
     """`model` called with flat tensors.
 
     Attributes:
-        inputs: the named data leaves, in the order of forward's arguments; what is complex, here and in all else, is two
+        inputs: the named data leaves, in the order of forward's arguments; what is complex, here and elsewhere, is two
             leaves, NAME.real and NAME.imag.
         states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
         seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
