@@ -14,7 +14,7 @@ from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.rows import DEPEND, NUMBERED, Mixed, NodeRows, Numbered, RowInfo, RowRule, Rows
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.references import value_at
-from rnn_export.export.lift.program.fx import args_of, place_of, recorded, results
+from rnn_export.export.lift.program.fx import args_of, place_of, placeholders, recorded, results
 from rnn_export.export.lift.streaming.states import OPS
 from rnn_export.export.lift.streaming.time_axis import name_of
 
@@ -49,6 +49,11 @@ def follow_rows(
     return rows
 
 
+def rows_of_one(module: fx.GraphModule, run: Values) -> Rows:
+    """Where there is one row, nothing can depend on another."""
+    return Rows(module, run, run, [None for _ in placeholders(module.graph)], {})
+
+
 def is_apart(model: BatchFirst) -> bool:
     """Whether the frames of every result depend on no frames but their own, so that the axis of time may be any other.
 
@@ -58,7 +63,7 @@ def is_apart(model: BatchFirst) -> bool:
         module, frames = of_any_length(model)
     except LiftError:
         return True
-    times = [*model.axes.input_time, *(None for _ in model.axes.states)]
+    times = [*model.axes.time_in, *(None for _ in model.axes.states)]
     short, long = model.sample(2, frames), model.sample(2, 2 * frames)
     # What has no frames is the same however many there are.
     long = tuple(a if t is None else b for a, b, t in zip(short, long, times, strict=True))

@@ -117,9 +117,9 @@ def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
 
     What is decided by the values of all rows is asked of each alone, as a stream has it.
     """
-    example = model.original.inputs[0].example
+    example, axis = model.original.inputs[0].example, model.axes.input_batch[0]
     alone = 1 if model.spec.assumptions else rows
-    batch = example.shape[model.axes.input_batch[0]] if _kept(model) else alone
+    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else alone
     for start in range(0, rows, batch):
         yield np.arange(start, start + batch) % rows
 
