@@ -137,7 +137,7 @@ class DecidedByValue(LiftError):
             "checks it."
         )
         super().__init__(
-            f"data-dependent control flow{place}{f', {source}' if source else ''}: the code takes a decision by the "
+            f"data-dependent control flow{place}: {f'{source}: ' if source else ''}the code takes a decision by the "
             f"value of a tensor (if, while, or a number made of one), which no graph can do{tried}. Compute both and "
             f"choose with torch.where.{known if line else ''}"
         )

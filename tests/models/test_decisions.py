@@ -180,7 +180,7 @@ def test_a_branch_that_is_none_of_these_is_refused_with_both_ways():
     with pytest.raises(LiftError) as caught:
         lift(Loud().eval(), (X,))
     message = str(caught.value)
-    assert message.startswith(f"data-dependent control flow at {place}, `if x.max() > 100:`: ")
+    assert message.startswith(f"data-dependent control flow at {place}: `if x.max() > 100:`: ")
     assert re.search(r"\(in \d calls with both, neither was seen to give what the model gives\)", message)
     assert "Compute both and choose with torch.where." in message
     assert f'assume={{"{place}": True}} (--assume {place}=true), or False; every verification checks it.' in message
