@@ -29,6 +29,7 @@ from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
 from rnn_export.export.readme import README, bundle_readme
 from rnn_export.export.targets.registry import find_writer, fp16_accumulate_engines, golden_files, notes
+from rnn_export.export.verify.assumptions import assumptions_seen
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.lazy import load_module
@@ -76,6 +77,7 @@ def export(
     rtol: float | None = None,
     accept: Accept | None = None,
     sequence_only: bool = False,
+    assume: Mapping[str, bool] | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -111,6 +113,9 @@ def export(
             exported. Of a recording of one row, row 0 begins at its start and row 1 half-way.
         sequence_only: for a model that needs whole sequences (a bidirectional layer, attention): the bundle has no step
             and no state, and cannot stream.
+        assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
+            always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
+            contract, and is checked on all that is verified.
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
@@ -139,7 +144,7 @@ def export(
     progress("lift")
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
-        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
+        output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
     check_batch(batch, lifted.spec.rows)
@@ -276,6 +281,7 @@ def _verified(
     evidence = {
         "source": "noise" if recorded is None else "recording",
         "notes": list(draft.notes),
+        "assumptions": assumptions_seen(lifted),
         **report.to_json(),
         "not_exercised": not_exercised(lifted, vectors),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],

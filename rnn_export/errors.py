@@ -122,6 +122,45 @@ class TraceFailed(LiftError):
     """torch.export fails, and says why in words of its own."""
 
 
+class DecidedByValue(LiftError):
+    """The code takes a decision by the value of a tensor, in the user's `file` at `line`, as its `source` has it.
+
+    `line` is 0 where the code makes a number of a tensor, and what is done with that is not known.
+    """
+
+    def __init__(self, file: str, line: int, source: str, tried: str = "") -> None:
+        at = f"{file.rpartition('/')[2]}:{line}" if line else file
+        place = f" at {at}" if at else ""
+        known = (
+            f" Or, if the tensor that is asked there (before any `not`) is always true or always false on what a "
+            f'stream is fed, say so: assume={{"{at}": True}} (--assume {at}=true), or False; every verification '
+            "checks it."
+        )
+        super().__init__(
+            f"data-dependent control flow{place}: {f'{source}: ' if source else ''}the code takes a decision by the "
+            f"value of a tensor (if, while, or a number made of one), which no graph can do{tried}. Compute both and "
+            f"choose with torch.where.{known if line else ''}"
+        )
+        self.file, self.line, self.source = file, line, source
+
+    @property
+    def at(self) -> str:
+        """The place as `assume` names it."""
+        return f"{self.file.rpartition('/')[2]}:{self.line}"
+
+
+class AssumptionBroken(ParityError):
+    """A condition of the user's module, `source` at `at`, is `value`, other than was assumed, `when` it ran."""
+
+    def __init__(self, at: str, source: str, value: bool, when: str = "") -> None:
+        super().__init__(
+            f'assume={{"{at}": {not value}}} does not hold{when}: {source} asks a tensor that is {value}. '
+            "If a stream is fed other values than these, give a recording of them (data=, --data); if not, leave the "
+            "assumption out, compute both and choose with torch.where. Nothing was written."
+        )
+        self.at, self.source, self.value = at, source, value
+
+
 class RowsDepend(LiftError):
     """Rows of the batch depend on each other."""
 

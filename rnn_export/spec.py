@@ -23,7 +23,7 @@ ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int8": 1, "uint8": 1, "
 ITEM_BYTES |= {"bool": 1}
 DTYPES = tuple(ITEM_BYTES)
 # Fields of a contract that it may lack, as those do that were written before.
-OPTIONAL = {"rows": int}
+OPTIONAL = {"rows": int, "assumptions": list | tuple}
 
 Dim = int | str
 
@@ -101,6 +101,40 @@ class StateSpec:
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """What the contract takes for granted of a decision that the model's code takes by the value of a tensor.
+
+    `at` is the line, "file.py:190". `value` is how it is decided. `why`: "said" by the user; "either", where that way
+    is right whatever the tensor holds; "raises", where the other way raises an exception; "weights", where nothing that
+    is fed can change it.
+    """
+
+    at: str
+    value: bool
+    why: Literal["said", "either", "raises", "weights"]
+
+    def __post_init__(self) -> None:
+        if not self.at or len(self.at) > limits.NAME:
+            raise SpecError(f"an assumption is at {self.at[:80]!r}: it needs a place of 1 to {limits.NAME} characters.")
+        if self.why not in ASSUMED:
+            raise SpecError(f"assumption {self.at!r}: why is {self.why!r}, but only {', '.join(ASSUMED)} exist.")
+
+    @property
+    def note(self) -> str:
+        """The assumption in words, for a message."""
+        return f"{self.at}: {ASSUMED[self.why].format(str(self.value).lower(), str(not self.value).lower())}"
+
+
+# By why, with the value and its opposite.
+ASSUMED = {
+    "said": "assumed to be {} in every stream, as was said",
+    "either": "the way of {} is taken, which is right whatever the tensor holds, as was tried with both",
+    "raises": "the way of {} is taken: where it is {}, the model raises an exception, and a stream does not",
+    "weights": "always {}, since nothing that is fed can change it",
+}
+
+
+@dataclass(frozen=True)
 class StreamSpec:
     """Everything that a runtime has to know of a model. The same JSON stands in the manifest and in each ONNX file.
 
@@ -113,6 +147,7 @@ class StreamSpec:
         delay: frames at the start of a stream that give no output.
         sample_rate: Hz of the signal that the inputs are cut from, or None.
         sequence_only: whether the model needs whole sequences: there is no step then, and no state.
+        assumptions: how decisions are taken that the model's code takes by values; left out of the JSON if none.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
 
@@ -125,6 +160,7 @@ class StreamSpec:
     sequence_only: bool = False
     digest: str = ""
     rows: Literal[1] | None = None
+    assumptions: tuple[Assumption, ...] = ()
 
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
@@ -187,7 +223,7 @@ class StreamSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; what has no value is left out."""
-        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
 
     def dumps(self) -> str:
         """The one canonical text of this contract."""
@@ -206,6 +242,7 @@ class StreamSpec:
             inputs=tuple(TensorSpec(**_shaped(t, "an input", tensor)) for t in fields.pop("inputs")),
             outputs=tuple(TensorSpec(**_shaped(t, "an output", tensor)) for t in fields.pop("outputs")),
             states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
+            assumptions=tuple(_assumption(a) for a in fields.pop("assumptions", ())),
             **fields,
         )
 
@@ -215,7 +252,7 @@ def _ports(spec: StreamSpec) -> Iterator[str]:
         yield "a stream needs at least one input and one output."
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
-    for names in (feeds, gives, [s.name for s in spec.states]):
+    for names in (feeds, gives, [s.name for s in spec.states], [a.at for a in spec.assumptions]):
         if len(names) > limits.TENSORS:
             yield f"there are {len(names)} tensors, over the limit of {limits.TENSORS}."
         if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
@@ -304,6 +341,10 @@ def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(data[key], kind) or (isinstance(data[key], bool) and kind is not bool):
             raise SpecError(f"{what}: field {key!r} is {data[key]!r}, which is not of the type it must have.")
     return dict(data)
+
+
+def _assumption(data: Any) -> Assumption:
+    return Assumption(**_fields(data, "an assumption", {"at": str, "value": bool, "why": str}))
 
 
 def _shaped(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:

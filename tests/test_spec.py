@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rnn_export.errors import SpecError
 from rnn_export.layout import late_rows
-from rnn_export.spec import BATCH, DTYPES, TIME, StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.spec import ASSUMED, BATCH, DTYPES, TIME, Assumption, StateSpec, StreamSpec, TensorSpec, sized
 
 X = TensorSpec("x", "float32", ("batch", "time", 4))
 Y = TensorSpec("y", "float32", ("batch", "time", 2))
@@ -37,6 +37,7 @@ def specs(draw: st.DrawFn) -> StreamSpec:
     rows = st.lists(st.integers(1, 99), max_size=3).map(lambda dims: (BATCH, *dims))
     named = st.builds(lambda: next(names))
     states = st.builds(StateSpec, named, named, named, dtypes, rows, st.sampled_from(("zeros", "stored")))
+    assumptions = st.builds(Assumption, st.text(min_size=1), st.booleans(), st.sampled_from(tuple(ASSUMED)))
     whole = timed and draw(st.booleans())
     every = draw(st.integers(1, 9))
     fewer = (BATCH, TIME if every == 1 else f"{TIME}/{every}") if timed else axes
@@ -49,6 +50,7 @@ def specs(draw: st.DrawFn) -> StreamSpec:
         delay=0 if whole else every * draw(st.integers(0, 99)),
         sequence_only=whole,
         sample_rate=draw(st.none() | st.integers(1, 192000)),
+        assumptions=tuple(draw(st.lists(assumptions, max_size=2, unique_by=lambda a: a.at))),
         digest=draw(st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex)),
     )
 
@@ -150,6 +152,14 @@ def test_a_sequence_only_model_has_neither_states_nor_steps():
     replace(spec, outputs=(replace(Y, shape=("batch", "time/4", 2)),))  # no chunk that 4 could divide
 
 
+def test_a_contract_without_assumptions_has_no_such_field():
+    """As bundles of before they were there: those are read, and what is written without any is read by them."""
+    assert "assumptions" not in SPEC.to_json()
+    assumed = replace(SPEC, assumptions=(Assumption("net.py:7", False, "said"),))
+    assert assumed.to_json()["assumptions"] == ({"at": "net.py:7", "value": False, "why": "said"},)
+    assert assumed.assumptions[0].note == "net.py:7: assumed to be false in every stream, as was said"
+
+
 def test_a_contract_is_frozen():
     with pytest.raises(FrozenInstanceError):
         SPEC.chunk = 1
@@ -170,6 +180,17 @@ REFUSALS = {
     "state with batch elsewhere": (lambda: replace(H, shape=(3, "batch")), "axis 0 of every state must be 'batch'"),
     "state with time": (lambda: replace(H, shape=("batch", "time")), "'rnn.h' has dimension 'time'"),
     "initial": (lambda: replace(H, initial="ones"), "initial is 'ones', but only 'zeros' and 'stored' exist"),
+    "assumed by nobody": (
+        lambda: Assumption("net.py:7", True, "guessed"),
+        "assumption 'net.py:7': why is 'guessed', but only said, either, raises, weights exist",
+    ),
+    "assumed nowhere": (lambda: Assumption("", True, "said"), "an assumption is at '': it needs a place of 1 to"),
+    "assumed twice": (
+        lambda: replace(
+            SPEC, assumptions=(Assumption("net.py:7", True, "said"), Assumption("net.py:7", False, "said"))
+        ),
+        "names must be unique, but 'net.py:7' stand twice among",
+    ),
     "no inputs": (lambda: replace(SPEC, inputs=()), "a stream needs at least one input and one output"),
     "no outputs": (lambda: replace(SPEC, outputs=()), "a stream needs at least one input and one output"),
     "two inputs of one name": (lambda: replace(SPEC, inputs=(X, X)), "names must be unique, but 'x' stand twice among"),
@@ -282,6 +303,10 @@ BAD_JSON = {
     "output dim": (changed(("outputs", 0, "shape", 2), None), "'y' has dimension None: it must be a positive int"),
     "output dtype": (changed(("outputs", 0, "dtype"), None), "an output: field 'dtype' is None"),
     "state": (changed(("states", 1, "output"), ...), "a state must have exactly the fields"),
+    "an assumption": (
+        changed(("assumptions",), [{"at": "net.py:7", "value": 1, "why": "said"}]),
+        "an assumption: field 'value' is 1, which is not of the type it must have",
+    ),
     "rate": (changed(("sample_rate",), "16k"), "the stream contract: field 'sample_rate' is '16k'"),
 }
 

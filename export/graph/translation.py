@@ -14,11 +14,11 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_slice_scatter
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph.passes.decompose import lstm_cell
+from rnn_export.export.lift.program.fx import END
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18
-INT64_MAX = 2**63 - 1
 
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
@@ -26,6 +26,8 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     ops = torch.ops.rnn_export
     packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
     packets |= {torch.ops.aten.slice_scatter: _slice_scatter, torch.ops.aten.select_scatter: _select_scatter}
+    # Torch's own numbers the windows with a Range, whose length no reader can bound.
+    packets[torch.ops.aten.unfold] = _unfold
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -115,19 +117,40 @@ def _rnn(X: Any, W: Any, R: Any, B: Any, h: Any, activations: str) -> Any:
 
 def _slice_scatter(x: Any, src: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
     """The pieces around `src` joined with it, which every backend has; only where steps are wider entries scattered."""
-    start, end = 0 if start is None else start, INT64_MAX if end is None else end
+    start, end = 0 if start is None else start, END if end is None else end
     if step != 1 or not (isinstance(start, int) and isinstance(end, int)):
         return aten_slice_scatter(x, src, dim, start, end, step)
-    front = [] if start == 0 else [op.Slice(x, _ints([0]), _ints([start]), _ints([dim]))]
+    front = [] if start == 0 else [_slice(x, 0, start, dim)]
     size = x.shape[dim]
-    is_end = end == INT64_MAX or (isinstance(size, int) and end >= size)
-    back = [] if is_end else [op.Slice(x, _ints([end]), _ints([INT64_MAX]), _ints([dim]))]
+    is_end = end == END or (isinstance(size, int) and end >= size)
+    back = [] if is_end else [_slice(x, end, END, dim)]
     pieces = [*front, src, *back]
     return op.Concat(*pieces, axis=dim) if len(pieces) > 1 else op.Identity(src)
 
 
 def _select_scatter(x: Any, src: Any, dim: int, index: int) -> Any:
-    return _slice_scatter(x, op.Unsqueeze(src, _ints([dim])), dim, index, INT64_MAX if index == -1 else index + 1)
+    return _slice_scatter(x, op.Unsqueeze(src, _ints([dim])), dim, index, END if index == -1 else index + 1)
+
+
+def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
+    """Windows along an axis, their entries along a last one: whole windows where they are few, else entry by entry."""
+    rank = len(self.shape)
+    axis, length = dimension % max(rank, 1), self.shape[dimension] if rank else 1
+    if not rank:
+        return op.Unsqueeze(self, _ints([0]))
+    windows = (length - size) // step + 1 if isinstance(length, int) else None
+    if windows is not None and windows < size:
+        order = [*(a for a in range(rank) if a != axis), axis]
+        cut = [_slice(self, i * step, i * step + size, axis) for i in range(windows)]
+        parts = [op.Unsqueeze(op.Transpose(part, perm=order), _ints([axis])) for part in cut]
+        return parts[0] if windows == 1 else op.Concat(*parts, axis=axis)
+    ends = [i - size + 1 or END for i in range(size)]
+    parts = [op.Unsqueeze(_slice(self, i, end, axis, step), _ints([-1])) for i, end in enumerate(ends)]
+    return parts[0] if size == 1 else op.Concat(*parts, axis=-1)
+
+
+def _slice(x: Any, start: int, end: int, axis: int, step: int = 1) -> Any:
+    return op.Slice(x, _ints([start]), _ints([end]), _ints([axis]), _ints([step]))
 
 
 def _attributes(R: Any, activations: str) -> dict[str, Any]:

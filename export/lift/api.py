@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.arrays import Array
-from rnn_export.errors import FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.capture import MANY_FRAMES, BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.kept import keep_states, kind_of
+from rnn_export.export.lift.guards import settled
+from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
-from rnn_export.export.lift.layers.lifted_layers import Stack
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
+from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
@@ -104,6 +106,7 @@ def lift(
     sample_rate: int | None = None,
     chunk: int = 1,
     sequence_only: bool = False,
+    assume: Mapping[str, bool] | None = None,
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
@@ -111,11 +114,27 @@ def lift(
     """
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat = _flat_model(model, example_inputs, options)
+    flat.decisions = said(assume)
+    while True:
+        try:
+            lifted = _by_calls_or_frames(flat, options)
+            break
+        except DecidedByValue as error:
+            flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+    if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
+        raise LiftError(
+            f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
+            "Leave it out."
+        )
+    return lifted
+
+
+def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:
     try:
         return _lifted(flat, options)
     except StateMovesByCall as error:
         # What looked like time is another axis, where nothing but the call itself moves the memory.
-        if time_axis != "auto" or error.has_others or chunk > 1:
+        if options.time_axis != "auto" or error.has_others or options.chunk > 1:
             raise
         return _lifted(flat, replace(options, time_axis=None))
 
@@ -220,8 +239,9 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     streamed = _streamed(probed, captured, options.chunk)
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
+    spec = replace(spec, assumptions=probed.flat.decisions.needed)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    notes, states = (*captured.notes, *_notes(spec, probed)), tuple(streamed.states)
+    notes, states = (*captured.notes, *notes_of(spec, probed.flat, probed.axes)), tuple(streamed.states)
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -233,10 +253,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
 
 def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
     """Run a copy of the model to find what it keeps, the axes that it may have, and where its states start."""
-    flat = copy.deepcopy(flat)
-    flat.model = unscripted(flat.model)
-    keep_states(flat)
-    flat.check_names()
+    flat = _with_states(flat)
     candidates = axes_candidates(flat, options.time_axis)
     while axes := _next(candidates, flat):
         if options.chunk > 1 and not axes.has_time:
@@ -246,10 +263,20 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
-        states = tuple(LiftedState(leaf.name, initial[leaf.name], *_origin(flat, leaf.name)) for leaf in flat.states)
+        states = tuple(LiftedState(leaf.name, initial[leaf.name], *origin_of(flat, leaf.name)) for leaf in flat.states)
         replaced = copy.deepcopy(flat)
         replaced.model = replace_recurrent(replaced.model)
         yield _Probed(replaced, axes, states)
+
+
+def _with_states(flat: FlatModel) -> FlatModel:
+    """A copy that decides as is known, in which what the model keeps itself are states."""
+    flat = copy.deepcopy(flat)
+    flat.decisions = replace(flat.decisions, checked=False)
+    flat.model = unscripted(flat.model)
+    keep_states(flat)
+    flat.check_names()
+    return flat
 
 
 def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
@@ -306,38 +333,9 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     _followed(probed, module, MANY_FRAMES)
     streamed = Streamed([], 0, output_strides(module, model))
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
+    spec = replace(spec, assumptions=probed.flat.decisions.needed)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
-    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE, *_rows_note(probed)))
-
-
-def _origin(flat: FlatModel, name: str) -> tuple[str, str]:
-    """What a state of the model is, and why it is there."""
-    path = flat.kept_at(name)
-    if path is None:
-        return _ARGUMENT
-    kind = kind_of(path, flat.model)
-    return kind, f"{'a buffer' if kind == 'buffer' else 'an attribute'} that a call of the model changes"
-
-
-_ARGUMENT = ("argument", "an argument that comes back, as declared")
-_WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
-
-
-def _notes(spec: StreamSpec, probed: _Probed) -> Iterator[str]:
-    """What a user should know of a contract."""
-    layers = ", ".join(path for path, module in probed.flat.model.named_modules() if isinstance(module, Stack))
-    if not spec.states and layers:
-        yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
-    elif not spec.states:
-        yield "this model has no state: each frame is computed from itself alone"
-    if spec.has_delay:
-        yield f"{spec.delay_note}: the context of a convolution is not full yet"
-    yield from _rows_note(probed)
-
-
-def _rows_note(probed: _Probed) -> Iterator[str]:
-    if why := probed.axes.one_row:
-        yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"
+    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (WHOLE, *shared_notes(spec, probed.axes)))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -74,8 +74,6 @@ def contract(
 
 def _dtype_of(name: str, tensor: Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_complex():
-        raise LiftError(f"{name!r} is {dtype}: keep its real and its imaginary part as two tensors.")
     if dtype not in DTYPES:
         raise LiftError(f"{name!r} is {dtype}, which a stream does not have: call model.float() before export.")
     return dtype

@@ -17,7 +17,7 @@ from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory,
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
 ROUNDS = 4
@@ -211,11 +211,12 @@ class _FirstCall:
         with made:
             outputs = called.call_stateful(*fed)
         new = kept.kept[len(flat.kept) :]
-        return cls(fed, outputs, [_as_state(group[0], called.model, ()) for group in new], made.made)
+        left = parts_of(_as_state(group[0], called.model, ()) for group in new)
+        return cls(fed, outputs, list(left), made.made)
 
     def is_as_from(self, kept: FlatModel, states: Sequence[Tensor]) -> bool:
         """Whether `kept` gives and leaves the same from `states`."""
-        results = kept(*(t.clone() for t in (*self.fed, *states)))
+        results = kept(*(t.clone() for t in (*self.fed, *parts_of(states))))
         wanted = [*self.outputs, *results[len(self.outputs) : len(results) - len(self.left)], *self.left]
         return all(_same(a, b, START) for a, b in zip(results, wanted, strict=True))
 
@@ -239,7 +240,7 @@ def _first_used(
         starts = [dict(zip(choices, choice, strict=True)).get(i, start) for i, start in enumerate(known)]
         if all(trial.is_as_from(kept, [*others, *starts]) for trial in trials):
             return starts
-    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(others) + i][0] for i in born), *set_once))
+    names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(flat.kept) + i][0] for i in born), *set_once))
     raise LiftError(
         f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
         "makes of weights and constants: register the state as a buffer with the value that it starts from."

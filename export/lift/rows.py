@@ -63,8 +63,11 @@ def is_apart(model: BatchFirst) -> bool:
         module, frames = of_any_length(model)
     except LiftError:
         return True
-    few, more = (recorded(module, model.sample(2, n)) for n in (frames, 2 * frames))
     times = [*model.axes.time_in, *(None for _ in model.axes.states)]
+    short, long = model.sample(2, frames), model.sample(2, 2 * frames)
+    # What has no frames is the same however many there are.
+    long = tuple(a if t is None else b for a, b, t in zip(short, long, times, strict=True))
+    few, more = recorded(module, short), recorded(module, long)
     apart = Rows(module, few, more, [None if t is None else AxisLayout(t) for t in times], RULES)
     return not any(isinstance(apart.of(node), Mixed | Numbered) for node in results(module.graph))
 

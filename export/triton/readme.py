@@ -128,6 +128,8 @@ def _parts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> Iterator[str
     yield ON_BYTES if wire.kind == BYTES else ON_TENSORS
     if spec.has_delay:
         yield f"- The outputs of a sequence's first {spec.delay} frames are of no value: the model has a delay.\n"
+    for assumption in spec.assumptions:
+        yield f"- The model's code takes a decision by a value at {assumption.note}.\n"
     yield LIMITS.format(tried=TRIED[serving.backend], **vars(serving))
 
 

@@ -11,6 +11,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.signature import Leaf
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -43,8 +44,13 @@ def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
-        inputs[tensor.name] = noise.shaped(leaf.example, shape).numpy()
+        inputs[tensor.name] = noise.shaped(example_to_draw(model, leaf), shape).to(leaf.example.dtype).numpy()
     return inputs
+
+
+def example_to_draw(model: StreamingModel, leaf: Leaf) -> Tensor:
+    """The example of an input; of flags, as the bools that they stand for."""
+    return leaf.example.bool() if leaf.name in model.original.decisions.flags else leaf.example
 
 
 def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rnn_export.arrays import Array
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.verify.inputs import example_to_draw
 
 # Of the example's scale.
 QUIET, LOUD = 1e-3, 1e3
@@ -28,9 +29,9 @@ def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], d
     noise, spec, levels = Noise(model.original, seed=2), model.spec, _levels(frames)
     held, inputs = list(levels).index(CONSTANTS), {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
-        timed = spec.timed(tensor)
+        timed, example = spec.timed(tensor), example_to_draw(model, leaf)
         shape = (len(levels), *((frames,) if timed else ()), *tensor.frame)
-        drawn, near = noise.shaped(leaf.example, shape), torch.randint(ENDS, shape, generator=noise.generator)
+        drawn, near = noise.shaped(example, shape), torch.randint(ENDS, shape, generator=noise.generator)
         level = torch.tensor(np.stack(list(levels.values())))
         if timed:
             drawn[held], near[held] = drawn[held, :1], near[held, :1]
@@ -39,11 +40,11 @@ def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], d
             level = torch.where((level == level[:, :1]).all(1), level[:, 0], 1.0)
         level = level.reshape(*level.shape, *(1 for _ in tensor.frame))
         if not drawn.is_floating_point():
-            drawn = _at_the_ends(drawn, level, near, leaf.example, noise.rows)
+            drawn = _at_the_ends(drawn, level, near, example, noise.rows)
         else:
             # Zero is 0, and not -0.
             drawn = (drawn * level + 0.0).to(drawn.dtype)
-        inputs[tensor.name] = drawn.numpy()
+        inputs[tensor.name] = drawn.to(leaf.example.dtype).numpy()
     return tuple(levels), inputs
 
 

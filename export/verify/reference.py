@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError, RnnExportError, first_line
+from rnn_export.errors import AssumptionBroken, ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.capture import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.signature import FlatModel, part_names
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
@@ -84,8 +86,23 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
     """`module`, a copy of the user's, with the states that it takes and gives; its buffers are its own affair."""
     start = initial_states(model, rows)
     own = {s.name: start[s.name] for s in model.spec.states[: len(module.states)]}
-    call = blamed(FAILS)(BatchFirst(module, model.axes))
+    call = _with_its_step(model, blamed(FAILS)(BatchFirst(module, model.axes)))
     return torch_driver(model.spec, call, own, leaves_out_delay=True)
+
+
+def _with_its_step(model: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+    """`call`, whose broken assumptions say at which call it was."""
+    steps = itertools.count(1)
+
+    def counted(*tensors: Tensor) -> Sequence[Tensor]:
+        step = next(steps)
+        try:
+            return call(*tensors)
+        except AssumptionBroken as error:
+            when = " on the whole sequence" if model.spec.has_time else f" at step {step}"
+            raise AssumptionBroken(error.at, error.source, error.value, when) from error
+
+    return counted
 
 
 def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
@@ -94,9 +111,13 @@ def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
 
 
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
-    """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's."""
+    """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's.
+
+    What is decided by the values of all rows is asked of each alone, as a stream has it.
+    """
     example, axis = model.original.inputs[0].example, model.axes.input_batch[0]
-    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else rows
+    alone = 1 if model.spec.assumptions else rows
+    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else alone
     for start in range(0, rows, batch):
         yield np.arange(start, start + batch) % rows
 
@@ -108,8 +129,10 @@ def _kept(model: StreamingModel) -> list[str]:
 def _kept_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
     """The rows of a state that the module keeps itself, as it holds them now."""
     index = [s.name for s in model.spec.states].index(name)
-    held = next(value for path, value in attributes(module.model) if str(path) == name)
+    held = next(value for path, value in attributes(module.model) if name in part_names(str(path)))
     value = torch.as_tensor(held)
+    if value.is_complex():
+        value = value.imag if name.endswith(".imag") else value.real
     # One that has no batch axis in the module is of one stream.
     bare = value.dim() == len(model.spec.states[index].row)
     return (value[None] if bare else model.axes.states[index].rows(value)).numpy()

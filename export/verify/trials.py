@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError
+from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.verify.inputs import fewest_frames
@@ -57,7 +57,7 @@ def trial_vectors(
     try:
         failures: dict[str, str] = {}
         outputs = own_trace(model, loop).outputs
-    except ExportError:
+    except (ExportError, AssumptionBroken):
         failures = _failures(model, loop, kinds)
         loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
         outputs = own_trace(model, loop).outputs
@@ -71,6 +71,8 @@ def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -
     for row, kind in enumerate(kinds):
         try:
             own_trace(model, loop.of_rows(slice(row, row + 1)))
+        except AssumptionBroken as error:
+            found[kind] = f"on it {error.at} is {error.value}, other than was assumed"
         except ExportError as error:
             if kind in ORDINARY:
                 raise
@@ -113,7 +115,7 @@ class _Changing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.generator = torch.Generator().manual_seed(seed)
 
     def change(self, value: Tensor) -> None:
-        if value.is_floating_point():
+        if value.is_floating_point() or value.is_complex():
             signs = torch.randint(2, value.shape, generator=self.generator) * 2 - 1
             value.mul_((1 + CHANGE * signs).to(value))
 
@@ -132,6 +134,8 @@ def _changed(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, A
     """What a copy of the module gives, on as many rows, where all that is computed with is a little different."""
     for seed in range(CHANGES):
         changing, other = _Changing(seed), copy.deepcopy(model.original)
+        # What is decided on an edge may be decided otherwise now.
+        other.decisions = replace(other.decisions, checked=False)
         inputs = {name: torch.from_numpy(array.copy()) for name, array in loop.inputs.items()}
         for tensor in (*other.parameters(), *other.buffers(), *inputs.values()):
             changing.change(tensor.data)

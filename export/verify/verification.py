@@ -59,6 +59,7 @@ def verify_model(
     computes in fp32 in any case. `accept` is asked of each engine, see `rnn_export.runtime.replay.figures`.
     """
     progress("reference")
+    model.original.decisions.seen.counts.clear()
     inputs, kind = inputs_to_verify(model, recording, steps), "noise" if recording is None else "recording"
     if model.spec.sequence_only:
         return _whole_sequences(model, engines, inputs, kind, tolerance, progress, accept)

@@ -59,7 +59,7 @@ def export_command(
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
     sample_rate: int | None, steps: int | None, atol: float | None, rtol: float | None, opset: int | None,
-    accept: str | None, sequence_only: bool, force: bool, as_json: bool,
+    accept: str | None, sequence_only: bool, assume: tuple[tuple[str, bool], ...], force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -72,7 +72,7 @@ def export_command(
     flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
-        steps=steps, atol=atol, rtol=rtol, opset=opset,
+        steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume,
         accept=None if accept is None else find_metric(accept),
     )  # fmt: skip
     with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:

@@ -15,7 +15,17 @@ from rnn_export.cli.options import ExportFlags, source_options
 if TYPE_CHECKING:
     from rnn_export.bundle import Bundle, TargetRow
 
-LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sample_rate", "chunk", "sequence_only")
+LIFTING = (
+    "time_axis",
+    "states",
+    "initial",
+    "input_names",
+    "output_names",
+    "sample_rate",
+    "chunk",
+    "sequence_only",
+    "assume",
+)
 
 
 @command
@@ -24,7 +34,7 @@ LIFTING = ("time_axis", "states", "initial", "input_names", "output_names", "sam
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 def inspect_command(
     what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
-    sequence_only: bool, as_json: bool,
+    sequence_only: bool, assume: tuple[tuple[str, bool], ...], as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
 
@@ -37,7 +47,7 @@ def inspect_command(
         return _of_bundle(Path(what), not as_json)
     from rnn_export.cli.source import read_source
 
-    flags = ExportFlags(time_axis, states, chunk, sequence_only or None)
+    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume)
     return _of_model(*read_source(what, weights, flags), not as_json)
 
 
@@ -66,6 +76,8 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
     evidence = _evidence(bundle)
     if shown:
         tables.contract(bundle.spec)
+        for assumption in bundle.spec.assumptions:
+            tables.say(f"decision at {assumption.note}")
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
         tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
         for code in judgement.trusted:

@@ -14,7 +14,8 @@ from rnn_export.choices import Precision
 class ExportFlags:
     """Keywords of `rnn_export.export.export` that stand on the command line; None and () are those that do not.
 
-    `time_axis` holds the words of --time-axis, and `states` an (argument, output) for each --state.
+    `time_axis` holds the words of --time-axis, and `states` an (argument, output) for each --state,
+    `assume` a (line, value) for each --assume.
     """
 
     time_axis: tuple[str, ...]
@@ -33,11 +34,16 @@ class ExportFlags:
     rtol: float | None = None
     opset: int | None = None
     accept: Callable[[Any, Any], Any] | None = None
+    assume: tuple[tuple[str, bool], ...] = ()
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` of a SOURCE, with those of the command line in their place."""
         chosen = {key: value for key, value in vars(self).items() if value is not None}
-        del chosen["states"], chosen["time_axis"]
+        del chosen["states"], chosen["time_axis"], chosen["assume"]
+        if self.assume:
+            chosen["assume"] = dict(self.assume)
+            if len(chosen["assume"]) < len(self.assume):
+                raise click.BadParameter("a line is assumed twice.", param_hint="--assume")
         if self.states:
             chosen["states"] = dict(self.states)
             if len(chosen["states"]) < len(self.states):
@@ -54,6 +60,14 @@ def name_value(text: str) -> tuple[str, Any]:
     if not name or not value:
         raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
     return name, word_or_number(value)
+
+
+def line_value(text: str) -> tuple[str, bool]:
+    """FILE:LINE=true|false."""
+    line, _, value = text.rpartition("=")
+    if ":" not in line or value.lower() not in ("true", "false"):
+        raise click.BadParameter(f"{text!r} is not FILE:LINE=true or FILE:LINE=false.")
+    return line, value.lower() == "true"
 
 
 def word_or_number(text: str) -> str | int | None:
@@ -101,6 +115,13 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="auto|none|N|NAME=N",
             help="Where time stands: found by running the model, not there, an axis, or an axis by input.",
+        ),
+        click.option(
+            "--assume",
+            type=line_value,
+            multiple=True,
+            metavar="FILE:LINE=true|false",
+            help="Whether the tensor that a line of code asks (if mask.all():) is always true or false in a stream.",
         ),
         click.option(
             "--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt of tensors only."

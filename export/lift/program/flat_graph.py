@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
+from rnn_export.export.lift.program.complex_pairs import has_complex
+from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
 from rnn_export.export.lift.program.tracing import export_program, quiet
 
@@ -18,6 +21,7 @@ from rnn_export.export.lift.program.tracing import export_program, quiet
 MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
 GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_for_size sym_constrain_range")
+RESHAPES = overloads("view _unsafe_view reshape")
 FILLS: Mapping[Any, float] = {
     **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
     **dict.fromkeys(overloads("new_ones ones_like"), 1),
@@ -41,10 +45,18 @@ def flat_graph(
         elif (same := _same_as(node)) is not None:
             node.replace_all_uses_with(same)
             graph.erase_node(node)
+        elif node.target is aten.view.default:
+            # What lies in memory one way here may lie another way in a step.
+            node.target = aten.reshape.default
     graph.set_codegen(CodeGen())
-    _refuse_frames_taken_apart(graph)
+    equal = _equal_sizes(graph, args)
+    _settle_sizes(graph, equal)
+    _refuse_frames_taken_apart(graph, equal)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
+    if has_complex(graph):
+        fold(graph_module, "complex", torch.is_complex)
+        make_real(graph_module)
     _free_constants(graph)
     if fold_weights:
         fold(graph_module)
@@ -67,21 +79,64 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
                     )
 
 
-def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
+def _equal_sizes(graph: fx.Graph, args: Sequence[Tensor]) -> Mapping[Any, Any]:
+    """By symbol of a size, the one symbol of all that are the rows, or the frames."""
+    alike: dict[int, Any] = {}
+    return {
+        size.node.expr: alike.setdefault(here, size.node.expr)
+        for fed, value in zip(placeholders(graph), args, strict=True)
+        for size, here in zip(fed.meta["val"].shape, value.shape, strict=True)
+        if isinstance(size, torch.SymInt) and size.node.expr.is_symbol
+    }
+
+
+def _settle_sizes(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
+    """A size that is the same number whatever there is, as rows // rows, is that number."""
+    numbers: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if numbers and not numbers.keys().isdisjoint(node.all_input_nodes):
+            node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: numbers.get(n, n))
+        value = node.meta.get("val")
+        if node.op == "call_function" and (number := _number(value, equal)) is not None:
+            numbers[node] = number
+        if node.target in RESHAPES:
+            sizes = enumerate(node.args[1])
+            node.update_arg(1, [_number(value.shape[i], equal) or n if n == -1 else n for i, n in sizes])
+
+
+def _number(size: Any, equal: Mapping[Any, Any]) -> int | None:
+    """What a computed size always is, or None."""
+    expression = size.node.expr.subs(equal) if isinstance(size, torch.SymInt) else None
+    return int(expression) if expression is not None and expression.is_Integer else None
+
+
+def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
     """Raise FrozenAxis where pieces are one for each entry of an axis of any size, which torch.export lets pass."""
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         if node.target in (aten.unbind.int, aten.split.Tensor):
             arguments = named_args(node)
             size = arguments["self"].meta["val"].shape[arguments["dim"]]
-            symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
+            symbols = size.node.expr.subs(equal).free_symbols if isinstance(size, torch.SymInt) else ()
             for port, axis in [axes[str(n)] for n in symbols if str(n) in axes]:
                 what = f"axis {axis} of input {port} must be of any size, but the code takes its entries apart"
                 raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis)
+            if isinstance(size, torch.SymInt) and node.target is aten.unbind.int:
+                _select_each(graph, node, arguments)
 
 
-def fold(module: fx.GraphModule) -> None:
-    """What is computed from weights alone is computed here, once."""
+def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any]) -> None:
+    """One part for each entry of an axis whose size is computed, though it is always the same number."""
+    for part in list(unbind.users):
+        with graph.inserting_before(part):
+            selected = graph.call_function(aten.select.int, (arguments["self"], arguments["dim"], part.args[1]))
+        selected.meta = dict(part.meta)
+        part.replace_all_uses_with(selected)
+        graph.erase_node(part)
+
+
+def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor], bool] = lambda value: True) -> None:
+    """What is computed from weights alone, and `which` holds of, is computed here, once, and held as buffers `name`."""
     graph, known = module.graph, dict[fx.Node, Any]()
     made: dict[tuple[Any, ...], str] = {}
     for node in list(graph.nodes):
@@ -93,16 +148,17 @@ def fold(module: fx.GraphModule) -> None:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
                 known[node] = node.target(*args, **kwargs)
-    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor)]:
+    for node in [n for n in known if n.op != "get_attr" and isinstance(known[n], Tensor) and which(known[n])]:
         if all(user in known for user in node.users):
             continue
         key = (node.target, str(node.args), str(node.kwargs))
         if key not in made:
-            made[key] = f"folded_{len(made)}"
+            made[key] = f"{name}_{len(made)}"
             module.register_buffer(made[key], known[node].detach().clone())
         with graph.inserting_before(node):
             folded = graph.get_attr(made[key])
         folded.meta = dict(node.meta)
+
         node.replace_all_uses_with(folded)
 
 
@@ -111,6 +167,9 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     if node.target in SAME:
         return first
+    if node.target is operator.getitem and first is not None and first.target is aten.broadcast_tensors.default:
+        broadcast = named_args(first)["tensors"][node.args[1]]
+        return broadcast if broadcast.meta["val"].shape == node.meta["val"].shape else None
     if node.target is aten.slice.Tensor and _is_whole(node.args[2:]):
         return first
     if node.target is aten.slice_scatter.default and _is_whole(node.args[3:]):

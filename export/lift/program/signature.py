@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.decisions import Deciding, Decisions
 from rnn_export.export.lift.program.script_modules import signature_of
 
 OutputRef = int | str
@@ -32,7 +34,8 @@ class FlatModel(nn.Module):
     """`model` called with flat tensors.
 
     Attributes:
-        inputs: the named data leaves, in the order of forward's arguments.
+        inputs: the named data leaves, in the order of forward's arguments; what is complex, here and elsewhere, is two
+            leaves, NAME.real and NAME.imag.
         states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
         seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
         kept: where each of these stands; in several places, where they hold one tensor.
@@ -40,6 +43,7 @@ class FlatModel(nn.Module):
         output_keys: for each of `outputs`, what `states` would call it.
         written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        decisions: what is known of those that it takes by the value of a tensor.
     """
 
     def __init__(
@@ -64,17 +68,20 @@ class FlatModel(nn.Module):
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
-        self.output_keys = tuple(k for k, v in self._data_parts(result).items() for _ in _tensors(v))
-        self.example_outputs = tuple(t for _, t in self._data(result))
+        results = self._data_parts(result).items()
+        self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in _tensors(v)))
+        self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
+        self.decisions = Decisions()
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
+        self._are_complex: tuple[bool, ...] = ()
         self._roots: dict[AttributePath, Any] = {}
         self._check_states_come_back(result, called)
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
-        return self.states[: len(self.states) - len(self.kept)]
+        return tuple(leaf for leaf in self.states if self.kept_at(leaf.name) is None)
 
     @property
     def kept_paths(self) -> set[AttributePath]:
@@ -83,7 +90,7 @@ class FlatModel(nn.Module):
 
     def kept_at(self, name: str) -> AttributePath | None:
         """Where the model keeps the state `name` itself; None where it is an argument."""
-        return next((places[0] for places in self.kept if str(places[0]) == name), None)
+        return next((places[0] for places in self.kept if name in part_names(str(places[0]))), None)
 
     def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
         """Make states of what the model keeps at `places`, which may be several for one tensor.
@@ -91,7 +98,9 @@ class FlatModel(nn.Module):
         `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
         """
         self.kept += tuple(places)
-        leaves = tuple(Leaf(str(group[0]), start) for group, start in zip(places, starts, strict=True))
+        named = [(str(group[0]), start) for group, start in zip(places, starts, strict=True)]
+        leaves = tuple(Leaf(name, part) for name, start in named for name, part in _named_parts(name, start))
+        self._are_complex += tuple(start.is_complex() for start in starts)
         self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
         roots = {path.root for group in places for path in group}
         self._roots |= {root: root.get(called) for root in sorted(roots, key=str)}
@@ -103,13 +112,14 @@ class FlatModel(nn.Module):
         """Pure: the states that the model keeps itself are arguments and results as well."""
         if not self.kept:
             return self.call_stateful(*tensors)
-        count = len(tensors) - len(self.kept)
-        fed = [t.clone() for t in tensors[count:]]
+        count = len(tensors) - len(self.kept) - sum(self._are_complex)
+        left = list(tensors[count:])
+        fed = [_joined(left, is_complex).clone() for is_complex in self._are_complex]
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
             after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
-        return (*results, *after)
+        return (*results, *parts_of(after))
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
         """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
@@ -118,12 +128,13 @@ class FlatModel(nn.Module):
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
-            filled = [left.pop(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            filled = [_joined(left, leaf.is_complex()) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
-        result = _call(self.model, self.positional, called)
+        with Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext():
+            result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
-        return (*(t for _, t in self._data(result)), *after)
+        return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
 
     def _example_result(self) -> tuple[Any, dict[str, Any]]:
         """What the model gives, and what it was called with, as that is then."""
@@ -184,7 +195,7 @@ class FlatModel(nn.Module):
             raise LiftError(
                 "the model returns nothing but its states: a stream needs an output. Return one more tensor."
             )
-        return _renamed([name for name, _ in leaves], wanted, "output")
+        return _renamed([n for name, leaf in leaves for n, _ in _named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
         """Every declared state is an output, and no output is two states."""
@@ -305,7 +316,8 @@ def _pick(result: Any, ref: OutputRef, state: str) -> Any:
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
-    leaves = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
+    tensors = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
+    leaves = [part for name, leaf in tensors for part in _named_parts(name, leaf)]
     names = _renamed([name for name, _ in leaves], wanted, "input")
     return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
 
@@ -317,6 +329,27 @@ def _leaves(value: Any) -> list[tuple[Any, Any]]:
 
 def _tensors(value: Any) -> list[tuple[str, Tensor]]:
     return [(_suffix(path), leaf) for path, leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def parts_of(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """What a stream has of tensors: of one that is complex, the real and the imaginary part."""
+    for tensor in tensors:
+        yield from (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
+
+
+def _named_parts(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    names = part_names(name)[1:] if tensor.is_complex() else [name]
+    return list(zip(names, parts_of([tensor]), strict=True))
+
+
+def part_names(name: str) -> list[str]:
+    """What a leaf may be called of a tensor called `name`."""
+    return [name, f"{name}.real", f"{name}.imag"]
+
+
+def _joined(left: list[Tensor], is_complex: bool) -> Tensor:
+    """The next of `left`, or the next two where they are the parts of one."""
+    return torch.complex(left.pop(0), left.pop(0)) if is_complex else left.pop(0)
 
 
 def _suffix(path: Sequence[Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.fx import is_foreign
 
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
@@ -91,10 +91,7 @@ def _lift_error(error: Exception) -> LiftError:
             "torch.no_grad() where no gradient is wanted."
         )
     if "data-dependent" in text:
-        return LiftError(
-            f"data-dependent control flow{place}: the code takes a decision by the value of a tensor (if, while, or a "
-            "number made of one), which no graph can do. Compute both and choose with torch.where."
-        )
+        return DecidedByValue(place.removeprefix(" at "), 0, "")
     return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
 
 

@@ -1,0 +1,215 @@
+"""Decisions by value that can be known: of two ways, one may be right whatever the value is, or raise an exception."""
+
+from __future__ import annotations
+
+import copy
+import dis
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import CodeType, TracebackType
+
+import torch
+from torch import Tensor
+
+from rnn_export.errors import DecidedByValue, LiftError
+from rnn_export.export.lift.hidden import History
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.compare import Tolerance, same
+from rnn_export.export.lift.program.decisions import Decisions, Seen
+from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.spec import Assumption
+
+# Whether two ways give the same: as sums in another order do, NaN where the other has it.
+WAYS = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0, equal_nan=True)
+# Trials with a kind of its own for each input, beside those of one kind for all.
+MIXED = 12
+# Of the example's scale.
+QUIET, LOUD = 1e-3, 1e3
+
+
+def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
+    """What is known of the decisions of `flat` where the one of `error` is known as well.
+
+    `flat` must be a copy whose states are given. Raises `error`, with what was tried, where neither way can be taken
+    by itself.
+    """
+    decisions = replace(flat.decisions, checked=False)
+    while True:
+        if error.line:
+            flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
+            decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
+        elif decisions.numbers:
+            raise error
+        else:
+            decisions = replace(decisions, numbers=True)
+        flat.decisions = decisions
+        tensors = [leaf.example for leaf in (*flat.inputs, *flat.states)]
+        try:
+            export_program(flat, tensors, (tuple({} for _ in tensors),))
+        except DecidedByValue as another:
+            error = another
+        except LiftError:
+            return decisions
+        else:
+            return decisions
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run gave, or the exception that it raised."""
+
+    results: tuple[Tensor, ...] | None
+    error: Exception | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        return self.results is not None and all(bool(torch.isfinite(t).all()) for t in self.results)
+
+    def gives(self, other: _Run) -> bool:
+        """Whether it gives what `other` gives."""
+        if self.results is None or other.results is None:
+            return False
+        return all(same(a, b, WAYS) for a, b in zip(self.results, other.results, strict=True))
+
+
+def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> Assumption:
+    here = (error.file, error.line)
+    found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
+    is_fed = False
+    for fed in _trials(flat):
+        own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
+        values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
+        is_fed = is_fed or of_fed
+        if values:
+            ways = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
+            found.append((values, own, ways))
+    ran = [(values, own, ways) for values, own, ways in found if own.results is not None]
+    kinds = set().union(*(values for values, _, _ in found))
+    if found and not is_fed and len(kinds) == 1:
+        return Assumption(error.at, kinds.pop(), "weights")
+    seen_values = set().union(*(values for values, _, _ in ran))
+    # What is NaN both ways shows nothing.
+    shown = set().union(*(values for values, own, _ in ran if own.is_finite))
+    for value in (False, True):
+        if seen_values == {value} and all(_raises(ways[not value], here) for _, _, ways in ran):
+            return Assumption(error.at, value, "raises")
+        if len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
+            return Assumption(error.at, value, "either")
+    tried = {
+        0: "",
+        1: f" (it was {next(iter(seen_values), '')} in all {len(ran)} calls that were tried)",
+        2: f" (in {len(ran)} calls with both, neither was seen to give what the model gives)",
+    }
+    raise DecidedByValue(*here, error.source, tried[len(seen_values)])
+
+
+def _with(decisions: Decisions, at: str, value: bool) -> Decisions:
+    return replace(decisions, known=(*decisions.known, Assumption(at, value, "said")), seen=Seen())
+
+
+def _run(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor]) -> tuple[_Run, Seen]:
+    called = copy.deepcopy(flat)
+    called.decisions = replace(decisions, watched=True)
+    try:
+        with torch.no_grad():
+            return _Run(called(*(t.clone() for t in fed))), decisions.seen
+    except Exception as error:  # the user's code may raise anything
+        return _Run(None, error), decisions.seen
+
+
+def _asks_what_is_fed(flat: FlatModel, decisions: Decisions, fed: Sequence[Tensor], here: tuple[str, int]) -> bool:
+    """Whether the tensors that are asked there hold what was computed from the inputs or states."""
+    history, given = History(), [t.clone() for t in fed]
+    history.begin(given)
+    decisions = replace(decisions, seen=Seen())
+    with history:
+        _run(flat, decisions, given)
+    return any(history.filled(t) for t in decisions.seen.tensors.get(here, []))
+
+
+def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> Iterator[str]:
+    """The inputs of zeros and ones that decide by being zero, and not by how large they are."""
+    noise = Noise(flat, seed=4)
+    fed = [noise.like(leaf.example, {}) for leaf in flat.inputs]
+    states = [leaf.example for leaf in flat.states]
+
+    def decided(*inputs: Tensor) -> set[bool]:
+        return _run(flat, replace(decisions, seen=Seen()), [*inputs, *states])[1].values.get(here, set())
+
+    usual = decided(*fed)
+    for i, leaf in enumerate(flat.inputs):
+        if leaf.example.is_floating_point() and bool(((leaf.example == 0) | (leaf.example == 1)).all()):
+            ways = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
+            zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in ways)
+            if zero != usual and all(other == usual for other in others):
+                yield leaf.name
+
+
+def _raises(run: _Run, here: tuple[str, int]) -> bool:
+    """Whether a run ended in a `raise` or `assert` of the function that decided."""
+    trace = run.error.__traceback__ if run.error is not None else None
+    frames = list(_frames(trace))
+    if not frames:
+        return False
+    code, last, _ = frames[-1]
+    raised = next((i.opname for i in dis.get_instructions(code) if i.offset == last), "") == "RAISE_VARARGS"
+    users = [(c, n) for c, _, n in frames if not is_foreign(c.co_filename)]
+    decided = {c for c, _, _ in frames if c.co_filename == here[0] and here[1] in {n for _, _, n in c.co_lines()}}
+    # A check of torch's is raised below the line that called it.
+    below = bool(users) and (users[-1][0].co_filename, users[-1][1]) == here and code not in {c for c, _ in users}
+    return raised and (code in decided or below)
+
+
+def _frames(trace: TracebackType | None) -> Iterator[tuple[CodeType, int, int]]:
+    while trace is not None:
+        yield trace.tb_frame.f_code, trace.tb_lasti, trace.tb_lineno
+        trace = trace.tb_next
+
+
+def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
+    """Inputs of every kind, and of kinds that differ from input to input, with states that calls of the model leave."""
+    noise, leaves = Noise(flat, seed=3), flat.inputs
+    kinds = list(_KINDS)
+    alike = [[kind] * len(leaves) for kind in kinds]
+    picks = torch.randint(len(kinds), (MIXED, len(leaves)), generator=noise.generator).tolist()
+    mixed = [[kinds[i] for i in row] for row in picks] if len(leaves) > 1 else []
+    for row, chosen in enumerate(itertools.chain(alike, mixed)):
+        inputs = [_KINDS[kind](noise, leaf.example) for kind, leaf in zip(chosen, leaves, strict=True)]
+        starts = row % 2 == 0
+        states = [x.example if starts else noise.between(flat.seen[x.name], 1)[0] for x in flat.states]
+        yield [*inputs, *states]
+
+
+def _flags(noise: Noise, example: Tensor) -> Tensor:
+    return torch.randint(2, example.shape, generator=noise.generator).to(example)
+
+
+def _one_nan(noise: Noise, example: Tensor) -> Tensor:
+    drawn = noise.like(example, {})
+    if drawn.is_floating_point():
+        drawn.view(-1)[0] = torch.nan
+    return drawn
+
+
+def _scaled(scale: float) -> Callable[[Noise, Tensor], Tensor]:
+    def drawn(noise: Noise, example: Tensor) -> Tensor:
+        value = noise.like(example, {})
+        return value * scale if value.is_floating_point() else value
+
+    return drawn
+
+
+_KINDS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
+    "example": lambda noise, example: example.clone(),
+    "noise": _scaled(1.0),
+    "zeros": lambda noise, example: torch.zeros_like(example),
+    "ones": lambda noise, example: torch.ones_like(example),
+    "flags": _flags,
+    "negative": _scaled(-1.0),
+    "loud": _scaled(LOUD),
+    "quiet": _scaled(QUIET),
+    "NaN": _one_nan,
+}

@@ -1,0 +1,43 @@
+"""What a user should know of a lifted model: where its states come from, and what its contract means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.kept import kind_of
+from rnn_export.export.lift.layers.lifted_layers import Stack
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.spec import StreamSpec
+
+
+def origin_of(flat: FlatModel, name: str) -> tuple[str, str]:
+    """What a state of the model is, and why it is there."""
+    path = flat.kept_at(name)
+    if path is None:
+        return _ARGUMENT
+    kind = kind_of(path, flat.model)
+    return kind, f"{'a buffer' if kind == 'buffer' else 'an attribute'} that a call of the model changes"
+
+
+_ARGUMENT = ("argument", "an argument that comes back, as declared")
+WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
+
+
+def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
+    """What a user should know of a contract."""
+    layers = ", ".join(path for path, module in flat.model.named_modules() if isinstance(module, Stack))
+    if not spec.states and layers:
+        yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
+    elif not spec.states:
+        yield "this model has no state: each frame is computed from itself alone"
+    if spec.has_delay:
+        yield f"{spec.delay_note}: the context of a convolution is not full yet"
+    yield from shared_notes(spec, axes)
+
+
+def shared_notes(spec: StreamSpec, axes: Axes) -> Iterator[str]:
+    """Those of whole sequences too."""
+    yield from (assumption.note for assumption in spec.assumptions)
+    if why := axes.one_row:
+        yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"

@@ -1,0 +1,167 @@
+"""Decisions by the value of a tensor (`if mask.all():`), which no graph takes: each is known beforehand, or refused."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError
+from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.spec import Assumption
+
+# These answer with a bool of Python's.
+ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
+# How often one line may be decided in a call: a `while` that never ends is decided over and over.
+OFTEN = 10_000
+
+
+@dataclass(eq=False)
+class Seen:
+    """What was seen of decisions; shared by all copies of a model.
+
+    Attributes:
+        needed: the assumptions that a graph needed.
+        counts: by assumption, how often the user's own module decided so and so.
+        values: by file and line, what undecided ones were.
+        tensors: by file and line, the tensors that they asked.
+    """
+
+    needed: set[str] = field(default_factory=set)
+    counts: dict[str, Counter[bool]] = field(default_factory=dict)
+    values: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
+    tensors: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: Any) -> Seen:
+        return self
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What is known of the decisions of a model.
+
+    Attributes:
+        known: the decision of each line.
+        checked: the model decides as it does, and is held to what is known; else it decides as known.
+        numbers: item() gives a tensor, so that what is decided by it is seen.
+        flags: the inputs of which a decision asks whether they are zero, whatever else they are.
+        watched: decisions of which nothing is known are written down too.
+    """
+
+    known: tuple[Assumption, ...] = ()
+    checked: bool = True
+    numbers: bool = False
+    flags: frozenset[str] = frozenset()
+    watched: bool = False
+    seen: Seen = field(default_factory=Seen)
+
+    def at(self, file: str, line: int) -> Assumption | None:
+        """What is known of one line."""
+        return next((a for a in self.known if f"/{file}:{line}".endswith(f"/{a.at}")), None)
+
+    @property
+    def decide(self) -> bool:
+        """Whether anything is to be decided, or written down, as the model runs now."""
+        return bool(self.known) or self.watched or self.numbers or torch.compiler.is_exporting()
+
+    @property
+    def needed(self) -> tuple[Assumption, ...]:
+        """Of what is known, what a graph needed."""
+        return tuple(a for a in self.known if a.at in self.seen.needed)
+
+
+def said(assume: Any) -> Decisions:
+    """What a user says, {"file.py:190": True}; raises LiftError."""
+    items = dict(assume or {}).items()
+    for at, value in items:
+        file, colon, line = str(at).rpartition(":")
+        if not (file and colon and line.isdigit()) or type(value) is not bool:
+            raise LiftError(f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.')
+    return Decisions(tuple(Assumption(str(at), value, "said") for at, value in items))
+
+
+class Deciding(TorchFunctionMode):
+    """Decides as `decisions` say while the model runs, or is traced."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        super().__init__()
+        self._decisions = decisions
+        self._often = Counter[str]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func is torch._assert:
+            if not self._decide(lambda: bool(args[0]), args[:1]):
+                raise AssertionError(args[1] if len(args) > 1 else kwargs.get("message", ""))
+            return None
+        if name == "item" and self._decisions.numbers:
+            # What is compared with a number of Python's is compared in double, as that is.
+            wide = self._decisions.checked and args[0].is_floating_point()
+            return args[0].reshape(()).double() if wide else args[0].reshape(())
+        if name in ASKING:
+            return self._decide(lambda: bool(func(*args, **kwargs)), args)
+        return func(*args, **kwargs)
+
+    def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
+        file, line = _user_line()
+        decisions, seen = self._decisions, self._decisions.seen
+        known = decisions.at(file, line)
+        if known is None:
+            return self._undecided(ask, asked, file, line)
+        if decisions.checked:
+            value = ask()
+            seen.counts.setdefault(known.at, Counter())[value] += 1
+            if known.why == "said" and value != known.value:
+                raise AssumptionBroken(known.at, source_line(file, line), value)
+            return value
+        if torch.compiler.is_exporting():
+            seen.needed.add(known.at)
+        self._often[known.at] += 1
+        if self._often[known.at] > OFTEN:
+            raise LiftError(
+                f"{known.at}: {source_line(file, line)} is decided more than {OFTEN} times in one call where it is "
+                f"always {known.value}: a loop that ends by a value of a tensor never ends so."
+            )
+        return known.value
+
+    def _undecided(self, ask: Callable[[], bool], asked: Iterable[Any], file: str, line: int) -> bool:
+        seen = self._decisions.seen
+        if not torch.compiler.is_exporting():
+            value = ask()
+            if self._decisions.watched:
+                seen.values.setdefault((file, line), set()).add(value)
+                seen.tensors.setdefault((file, line), []).extend(t for t in asked if isinstance(t, Tensor))
+            return value
+        try:
+            return ask()
+        except Exception as error:  # torch has several for a value that it does not know
+            raise DecidedByValue(file, line, source_line(file, line)) from error
+
+
+def source_line(file: str, line: int) -> str:
+    """A line of the user's as it stands in the file."""
+    return f"`{linecache.getline(file, line).strip()}`"
+
+
+_is_foreign = lru_cache(maxsize=None)(is_foreign)
+
+
+def _user_line() -> tuple[str, int]:
+    """The innermost line that is the user's, else the innermost that asked."""
+    frame = sys._getframe(3)
+    first = (frame.f_code.co_filename, frame.f_lineno)
+    at: Any = frame
+    while at is not None:
+        if not _is_foreign(at.f_code.co_filename):
+            return at.f_code.co_filename, at.f_lineno
+        at = at.f_back
+    return first

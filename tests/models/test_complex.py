@@ -1,0 +1,126 @@
+"""Complex values: pairs of real ones inside, two tensors at the boundary, and nothing else in ONNX and C."""
+
+import operator
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export import export
+from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program.flat_graph import flat_graph
+from tests.models.complex_nets import NETS, Boundary, C
+
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+@pytest.mark.parametrize(("kind", "example", "options", "states"), NETS.values(), ids=NETS)
+def test_nets_stream_through_onnx_and_c(tmp_path, kind, example, options, states):
+    torch.manual_seed(0)
+    bundle = export(kind().eval(), example, tmp_path / "net.rnnx", targets=("onnx", "c"), steps=32, **options)
+    assert tuple(state.name for state in bundle.spec.states) == states
+    graph = onnx.load_from_string(bundle.read("step.onnx")).graph
+    kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    assert not kinds & {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+
+
+def test_a_complex_tensor_is_two_at_the_boundary():
+    example = (torch.randn(2, 4, dtype=C), torch.zeros(2, 4, dtype=C))
+    spec = lift(Boundary().eval(), example, states={"h": 1, "z": None}, time_axis=None).spec
+    assert [t.name for t in spec.inputs] == ["z.real", "z.imag"]
+    assert [t.name for t in spec.outputs] == ["output.real", "output.imag"]
+    assert [(s.name, s.input, s.output, s.shape, s.dtype) for s in spec.states] == [
+        (f"h.{part}", f"h.{part}", f"h.{part}.next", ("batch", 4), "float32") for part in ("real", "imag")
+    ]
+
+
+class Call(nn.Module):
+    """A function of y, complex, and z, real, both (B, 4)."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function = function
+        self.w, self.b = nn.Parameter(torch.randn(4, 4, dtype=C)), nn.Parameter(torch.randn(4, dtype=C))
+        self.linear, self.conv = nn.Linear(4, 5, dtype=C), nn.Conv1d(4, 6, 3, dtype=C)
+
+    def forward(self, x, z):
+        result = self.function(self, torch.view_as_complex(x), z)
+        return (result.real, result.imag) if result.is_complex() else (result * 1.0,)
+
+
+def set_part(y):
+    other = torch.zeros_like(y)
+    other[:, 1] = y[:, 0]
+    return other
+
+
+OPERATORS = {
+    "matmul": lambda s, y, z: y @ s.w + s.b,
+    "linear": lambda s, y, z: s.linear(y),
+    "addmm": lambda s, y, z: torch.addmm(s.b, y, s.w),
+    "convolution": lambda s, y, z: s.conv(y[:, :, None].expand(-1, -1, 5)),
+    "einsum": lambda s, y, z: torch.einsum("bi,ij->bj", y, s.w.conj()),
+    "einsum of three": lambda s, y, z: torch.einsum("bi,ij,bj->bj", y, s.w, y),
+    "conj": lambda s, y, z: y.conj() * torch.complex(z, 2 * z),
+    "div": lambda s, y, z: y / (y + 1j),
+    "number / complex": lambda s, y, z: 2 / y,
+    "number - complex": lambda s, y, z: 2 - y,
+    "complex number": lambda s, y, z: y * (1 + 2j) - 1j,
+    "real times i": lambda s, y, z: z * 1j,
+    "abs": lambda s, y, z: y.abs(),
+    "angle": lambda s, y, z: y.angle(),
+    "polar": lambda s, y, z: torch.polar(y.abs(), y.angle()),
+    "exp": lambda s, y, z: torch.exp(y),
+    "exp(iz)": lambda s, y, z: y * torch.exp(1j * z),
+    "log": lambda s, y, z: torch.log(y),
+    "sqrt": lambda s, y, z: torch.sqrt(y),
+    "sgn": lambda s, y, z: torch.sgn(y),
+    "y**2": lambda s, y, z: y**2,
+    "y**0.5": lambda s, y, z: y**0.5,
+    "y**-2": lambda s, y, z: y**-2,
+    "powers": lambda s, y, z: y[:, :, None] ** torch.arange(3),
+    "addcmul": lambda s, y, z: torch.addcmul(y, y, s.b, value=2),
+    "vecdot": lambda s, y, z: torch.linalg.vecdot(y, y * 1j),
+    "norm": lambda s, y, z: torch.linalg.vector_norm(y, dim=-1),
+    "sum, mean, cumsum": lambda s, y, z: y.sum(-1, keepdim=True) + y.mean(-1, keepdim=True) * y.cumsum(-1),
+    "cat, stack": lambda s, y, z: torch.stack([torch.cat([y, torch.complex(z, z)], 1), torch.cat([y, y], 1)], 1),
+    "where": lambda s, y, z: torch.where(z > 0, y, 0 * y) + torch.where(z > 1, y, 2.0),
+    "slices": lambda s, y, z: y.split(2, 1)[1] * y.unbind(1)[0][:, None] + y[:, [2, 0]] + y.roll(1, -1)[:, :2],
+    "assignment": lambda s, y, z: set_part(y),
+    "in place": lambda s, y, z: y.clone().mul_(1j).add_(s.b),
+    "pad": lambda s, y, z: torch.nn.functional.pad(y, (1, 2)),
+    "pad by a value": lambda s, y, z: torch.nn.functional.pad(y, (1, 2), value=1.5),
+    "factories": lambda s, y, z: y + torch.zeros(len(s.b), dtype=C) + torch.full((4,), 1 + 2j) - torch.ones_like(y),
+    "types": lambda s, y, z: (y.to(torch.complex128) * 1j).to(C) + z.to(C),
+    "weights": lambda s, y, z: y * torch.exp(-torch.exp(s.w.real) + 1j * s.w.imag)[0],
+    "equal": lambda s, y, z: (y == torch.complex(y.real, -y.imag)) | torch.isfinite(y),
+    "mH": lambda s, y, z: (y[:, :, None] @ y[:, None, :]).mH,
+    "fft": lambda s, y, z: torch.fft.fft(y, norm="ortho"),
+    "fft, padded": lambda s, y, z: torch.fft.fft(y[:, None].expand(-1, 3, -1), dim=1, n=5),
+    "ifft": lambda s, y, z: torch.fft.ifft(y, norm="forward"),
+    "rfft": lambda s, y, z: torch.fft.rfft(z),
+    **{f"irfft of {n}": lambda s, y, z, n=n: torch.fft.irfft(y, n=n) for n in (4, 5, 6, 7)},
+}
+
+
+@pytest.mark.parametrize("function", OPERATORS.values(), ids=OPERATORS)
+def test_operators_in_pairs(function):
+    module = Call(function).eval()
+    graph = flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), ({0: DYNAMIC}, {0: DYNAMIC}))
+    inputs = torch.randn(5, 4, 2), torch.randn(5, 4)
+    with torch.no_grad():
+        for got, want in zip(graph(*inputs), module(*inputs), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    values = (node.meta["val"] for node in graph.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor))
+    assert not any(map(operator.methodcaller("is_complex"), values))
+
+
+@pytest.mark.parametrize("name", ["tanh", "prod"])
+def test_an_operator_without_a_form_in_pairs_is_refused_by_name_and_line(name):
+    module = Call(lambda s, y, z: getattr(torch, name)(y, *([1] if name == "prod" else [])))
+    message = rf"^the model \(test_complex\.py:\d+\): {name} of complex values has no form in pairs .* and angle"
+    with pytest.raises(LiftError, match=message):
+        flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), ({0: DYNAMIC}, {0: DYNAMIC}))

@@ -1,0 +1,259 @@
+"""Decisions by the value of a tensor: seen through where one way is right, assumed where it is said, else refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.bundle import open_bundle
+from rnn_export.errors import AssumptionBroken, LiftError, ParityError
+from rnn_export.export import export
+from rnn_export.export.lift.api import lift
+from rnn_export.runtime import load
+
+X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+FILE = "test_decisions.py"
+
+
+def line_of(kind, text):
+    """The line of this file on which the class `kind` has `text`."""
+    with open(__file__) as file:
+        lines = file.readlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"class {kind.__name__}("))
+    return next(i + 1 for i, line in enumerate(lines) if i > start and text in line)
+
+
+def at(kind, text="if "):
+    return f"{FILE}:{line_of(kind, text)}"
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(4, 5, batch_first=True)
+        self.register_buffer("trained", torch.tensor(1.0))
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.gru(x)[0]
+
+
+class Asserts(Net):
+    def forward(self, x):
+        assert torch.isfinite(x).all(), "not finite"
+        return self.body(x)
+
+
+class Raises(Net):
+    def forward(self, x):
+        if x.isnan().any():
+            raise ValueError("NaN")
+        return self.body(x)
+
+
+class TorchAsserts(Net):
+    def forward(self, x):
+        torch._assert((x.abs() < 1e20).all(), "too loud")
+        return self.body(x)
+
+
+class Items(Net):
+    def forward(self, x):
+        if x.abs().max().item() > 1e20:
+            raise ValueError("too loud")
+        return self.body(x)
+
+
+class Helper(Net):
+    def forward(self, x):
+        self.look(x)
+        return self.body(x)
+
+    def look(self, x):
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+
+
+class Trained(Net):
+    def forward(self, x):
+        if self.trained > 0:
+            return 2 * self.body(x)
+        return self.body(x)
+
+
+class Equal(Net):
+    def forward(self, x):
+        if torch.equal(x, torch.zeros_like(x)):
+            return self.body(torch.zeros_like(x))
+        return self.body(x)
+
+
+class Loud(Net):
+    def forward(self, x):
+        if x.max() > 100:
+            return 2 * self.body(x)
+        return self.body(x)
+
+
+class Halves(Net):
+    def forward(self, x):
+        while x.abs().max() > 3:
+            x = x / 2
+        return self.body(x)
+
+
+class Number(Net):
+    def forward(self, x):
+        return self.body(x) * float(x.max())
+
+
+class Starts(nn.Module):
+    """A step with a fast path for when no episode starts, as policies have it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.GRUCell(4, 5)
+
+    def forward(self, x, h, starts):
+        if torch.all(starts == 0.0):
+            h = self.cell(x, h)
+            return 1.0 * h, h
+        h = self.cell(x, (1.0 - starts)[:, None] * h)
+        return 1.0 * h, h
+
+
+SEEN_THROUGH = {
+    "assert": (Asserts, "assert torch", True, "raises"),
+    "raise": (Raises, "if ", False, "raises"),
+    "torch._assert": (TorchAsserts, "torch._assert", True, "raises"),
+    "item": (Items, "if ", False, "raises"),
+    "a helper that raises": (Helper, "if ", True, "raises"),
+    "weights": (Trained, "if ", True, "weights"),
+    "equal": (Equal, "if ", False, "either"),
+}
+
+
+@pytest.mark.parametrize(("kind", "text", "value", "why"), SEEN_THROUGH.values(), ids=SEEN_THROUGH)
+def test_guards_are_seen_through_and_said(kind, text, value, why):
+    lifted = lift(kind().eval(), (X,))
+    (assumption,) = lifted.spec.assumptions
+    assert (assumption.at, assumption.value, assumption.why) == (at(kind, text), value, why)
+    assert assumption.note in lifted.notes
+    assert len(lifted.spec.states) == 1
+
+
+def test_notes_say_what_was_found():
+    found = {why: lift(kind().eval(), (X,)).notes[-1] for kind, why in ((Raises, 0), (Trained, 1), (Equal, 2))}
+    assert found[0].endswith(
+        "the way of false is taken: where it is true, the model raises an exception, and a stream does not"
+    )
+    assert found[1].endswith("always true, since nothing that is fed can change it")
+    assert found[2].endswith(
+        "the way of false is taken, which is right whatever the tensor holds, as was tried with both"
+    )
+
+
+def test_a_fast_path_gives_way_to_the_general_one(tmp_path):
+    model = Starts().eval()
+    example = (torch.randn(2, 4), torch.zeros(2, 5), torch.zeros(2))
+    bundle = export(model, example, tmp_path / "net.rnnx", states={"h": 1}, time_axis=None, steps=32)
+    report = json.loads(bundle.read("parity.json"))
+    (seen,) = report["assumptions"]
+    assert (seen["at"], seen["value"], seen["why"]) == (at(Starts), False, "either")
+    assert min(seen["was_true"], seen["was_false"]) > 10
+    stream, h = load(tmp_path / "net.rnnx").stream(), torch.zeros(1, 5)
+    random = np.random.default_rng(0)
+    for frame in random.standard_normal((40, 4)).astype("float32"):
+        start = np.float32(random.random() < 0.3)
+        y = stream.step({"x": frame, "starts": start})
+        with torch.no_grad():
+            want, h = model(torch.from_numpy(frame)[None], h, torch.tensor([start]))
+        np.testing.assert_allclose(y, want[0], atol=1e-6)
+
+
+def test_a_branch_that_is_none_of_these_is_refused_with_both_ways():
+    place = at(Loud)
+    with pytest.raises(LiftError) as caught:
+        lift(Loud().eval(), (X,))
+    message = str(caught.value)
+    assert message.startswith(f"data-dependent control flow at {place}: `if x.max() > 100:`: ")
+    assert re.search(r"\(in \d calls with both, neither was seen to give what the model gives\)", message)
+    assert "Compute both and choose with torch.where." in message
+    assert f'assume={{"{place}": True}} (--assume {place}=true), or False; every verification checks it.' in message
+
+
+def test_what_was_assumed_stands_in_contract_report_and_graph(tmp_path):
+    place = at(Loud)
+    export(Loud().eval(), (X,), tmp_path / "net.rnnx", assume={place: False}, steps=32)
+    bundle = open_bundle(tmp_path / "net.rnnx")
+    (assumption,) = bundle.spec.assumptions
+    assert assumption.note == f"{place}: assumed to be false in every stream, as was said"
+    report = json.loads(bundle.read("parity.json"))
+    (seen,) = report["assumptions"]
+    assert (seen["at"], seen["value"], seen["why"]) == (place, False, "said")
+    assert seen["was_false"]
+    assert report["not_judged"]["loud noise"] == f"on it {place} is True, other than was assumed"
+    assert place.encode() in bundle.read("step.onnx")
+    assert assumption.note in report["notes"]
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_an_assumption_is_checked_on_the_recording(tmp_path, value):
+    """On 30 frames of which the last is loud, neither way is the model's on all of them."""
+    place = at(Loud)
+    data = np.random.default_rng(0).standard_normal((2, 30, 4)).astype("float32")
+    if not value:
+        data[1, 29] = 1000
+    with pytest.raises(ParityError) as caught:
+        export(Loud().eval(), (X,), tmp_path / "net.rnnx", assume={place: value}, data=data)
+    assert str(caught.value) == (
+        f'assume={{"{place}": {value}}} does not hold on the whole sequence: `if x.max() > 100:` asks a tensor that is '
+        f"{not value}. If a stream is fed other values than these, give a recording of them (data=, --data); if not, "
+        "leave the assumption out, compute both and choose with torch.where. Nothing was written."
+    )
+    assert not (tmp_path / "net.rnnx").exists()
+
+
+def test_a_broken_assumption_says_its_step(tmp_path):
+    example = (torch.randn(2, 4), torch.zeros(2, 5), torch.zeros(2))
+    data = {"x": np.zeros((1, 12, 4), "float32"), "starts": np.zeros((1, 12), "float32")}
+    data["starts"][0, 7] = 1
+    options = {"states": {"h": 1}, "time_axis": None, "assume": {at(Starts): True}}
+    with pytest.raises(
+        AssumptionBroken, match=r"True} does not hold at step 8: `if torch\.all\(starts == 0\.0\):` asks"
+    ):
+        export(Starts().eval(), example, tmp_path / "net.rnnx", data=data, **options)
+
+
+def test_a_row_is_held_to_an_assumption_alone(tmp_path):
+    """any() over both rows holds where it holds for one of them; a stream has one."""
+    data = np.zeros((2, 30, 4), "float32")
+    data[0] += 1000
+    with pytest.raises(AssumptionBroken, match=r"True} does not hold on the whole sequence"):
+        export(Loud().eval(), (X,), tmp_path / "net.rnnx", assume={at(Loud): True}, data=data)
+
+
+REFUSED = {
+    "a line without a decision": (Loud, {f"{FILE}:1": True}, f"assume names {FILE}:1, but in the graph no decision"),
+    "no bool": (Loud, {f"{FILE}:1": 1}, "must be like"),
+    "no line": (Loud, {"file.py": True}, "must be like"),
+    "a loop that never ends": (Halves, {at(Halves, "while"): True}, "is decided more than 10000 times in one call"),
+    "a number": (Number, {}, rf"^data-dependent control flow at {FILE}:\d+: .* choose with torch\.where\.$"),
+}
+
+
+@pytest.mark.parametrize(("kind", "assume", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_assumed_is_refused(kind, assume, message):
+    if kind is Loud:
+        assume = {at(Loud): False, **assume}
+    with pytest.raises(LiftError, match=f"(?s){message}"):
+        lift(kind().eval(), (X,), assume=assume)
+
+
+def test_a_loop_that_is_never_entered_can_be_assumed():
+    (assumption,) = lift(Halves().eval(), (X,), assume={at(Halves, "while"): False}).spec.assumptions
+    assert assumption.why == "said"
