@@ -2,7 +2,8 @@
 
 Exported at a fixed length, a Python loop over the frames stands in the graph as so many copies of its body. Copies
 that differ only in the frame that they take, and in taking the values of the copy before, are one body; what the first
-copy takes in place of those values is where its memory starts.
+copy takes in place of those values is where its memory starts. The first turns of a loop may do something else: then
+the first copy is a later turn.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from rnn_export.export.lift.loops.operands import (
     Operand,
     Place,
     classify,
+    consecutive,
     is_known_early,
 )
-from rnn_export.export.lift.loops.references import only_takes, resolve
+from rnn_export.export.lift.loops.references import Ref, only_takes, resolve, value_at
 from rnn_export.export.lift.loops.unrolled import COPIES, Unrolled
 from rnn_export.export.lift.program.fx import args_of, aten
 
@@ -38,11 +40,12 @@ Copy = list[fx.Node | None]
 
 @dataclass(frozen=True)
 class Join:
-    """A value of every copy, joined by `torch.stack` or `torch.cat` along `dim`."""
+    """A value of every copy, behind `before` of the turns before the first, joined by `torch.stack` or `torch.cat`."""
 
     value: BodyValue
     join: Callable[..., Any]
     dim: int
+    before: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +53,12 @@ class Loop:
     """A body and its copies: `copies[k][j]` is node j of copy k, and `operands[j]` are its arguments.
 
     A node is None where the first copy needs none, since its memory is there already, or the last has no use for it.
+    Before the first copy the loop makes `first` turns of another kind.
     """
 
     copies: list[Copy]
     operands: list[list[Operand]] = field(default_factory=list)
+    first: int = 0
 
     @cached_property
     def places(self) -> Mapping[fx.Node, Place]:
@@ -66,21 +71,22 @@ class Loop:
         return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
 
     def join_of(self, node: fx.Node) -> Join | None:
-        """The value that `node` joins over all copies; None if it does something else."""
+        """The value that `node` joins over all turns; None if it does something else."""
         if node.target not in JOINS or not isinstance(args_of(node)[0], list | tuple):
             return None
-        refs = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
+        joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
+        before, refs = joined[: self.first], joined[self.first :]
         first = self.places.get(refs[0].base) if refs else None
         if first is None or len({ref.path for ref in refs}) > 1:
             return None
         if [self.places.get(ref.base) for ref in refs] != [Place(k, first.node) for k in range(len(self.copies))]:
             return None
         dim = int(args_of(node)[1]) if len(node.args) > 1 else 0
-        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim)
+        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim, tuple(before))
 
 
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
-    """The loops that begin with token `start`, the shortest body first."""
+    """The loops whose copies begin with token `start`, the shortest body first."""
     forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
     for missing in range(MISSING + 1):
         for first_size in range(1, longest - missing + 1):
@@ -90,7 +96,8 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
                 forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
             ):
                 continue
-            for loop in map(Loop, _copies(graph, start, first_size, size)):
+            for copies in _copies(graph, start, first_size, size):
+                loop = Loop(copies, first=_turns_before(graph, copies))
                 operands = _operands(graph, loop)
                 if operands is not None and _gives_frames_or_last(loop):
                     yield replace(loop, operands=operands)
@@ -148,6 +155,19 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]
     return copy, used
 
 
+def _turns_before(graph: Unrolled, copies: list[Copy]) -> int:
+    """How many turns a loop makes before `copies`, by the frames that they leave out."""
+    if not graph.with_first_turns or None in (*copies[0], *copies[-1]):
+        return 0
+    for nodes in zip(*copies, strict=True):
+        for argument in zip(*(node.all_input_nodes for node in nodes if node is not None), strict=False):
+            refs = [resolve(node) for node in argument]
+            if all(graph.same_value(refs[0].base, ref.base) for ref in refs) and (found := consecutive(refs)):
+                sequence = value_at(graph.values[found[0].sequence.base], found[0].sequence.path)
+                return max(int(sequence.shape[found[0].axis]) - len(copies), 0)
+    return 0
+
+
 def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     """The arguments of every node of the body; None where the copies are not of one body."""
     operands = []
@@ -170,4 +190,4 @@ def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple
         return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
     refs = tuple(map(resolve, leaves))
     places = tuple(loop.places.get(ref.base) for ref in refs)
-    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value))
+    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value, loop.first))

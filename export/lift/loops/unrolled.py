@@ -21,12 +21,19 @@ class Unrolled:
 
     `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
     of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
-    sorts the tokens by the newest frame that they know.
+    sorts the tokens by the newest frame that they know, and `with_first_turns` a loop
+    may begin with turns of another kind.
     """
 
     def __init__(
-        self, module: fx.GraphModule, sample: Sequence[Tensor], with_constants: bool, sort_by_frame: bool
+        self,
+        module: fx.GraphModule,
+        sample: Sequence[Tensor],
+        with_constants: bool,
+        sort_by_frame: bool,
+        with_first_turns: bool = False,
     ) -> None:
+        self.with_first_turns = with_first_turns
         _stack_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)

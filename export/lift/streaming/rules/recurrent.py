@@ -10,13 +10,17 @@ from fractions import Fraction
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import RolledLoop
+from rnn_export.export.lift.loops.body import TURN, RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.states import OPS, dotted
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported, refusal
+
+# The kind of a loop's memory, and why it is there.
+LOOPED = "loop", "a variable that the model's own loop carries from frame to frame"
+COUNTED = "counter", "turns of the model's own loop, whose first ones are unlike the others"
 
 
 @rule(*OPS, takes_unsupported=True)
@@ -112,7 +116,6 @@ def _carried(
     context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], input_lag: Fraction
 ) -> list[fx.Node]:
     """What the loop starts from in each step: states of the model, or new ones."""
-    why = "a variable that the model's own loop carries from frame to frame"
     layers: dict[fx.Node, str] = {}
     carried = []
     for i, memory in enumerate(memories):
@@ -126,7 +129,8 @@ def _carried(
                 run[result] = run[node][index]
             base, other_batch = context.runs.base, context.runs.other_batch
             initial = base[memory].expand_as(base[result]), other_batch[memory].expand_as(other_batch[result])
-            memory = context.states.add(context.names.unused(name), result, initial, node, "loop", why)
+            kind, why = COUNTED if letter == TURN else LOOPED
+            memory = context.states.add(context.names.unused(name), result, initial, node, kind, why)
             context.states.set_next(memory, result, input_lag)
         carried.append(memory)
     return carried
@@ -137,6 +141,8 @@ def _memory_name(
 ) -> tuple[str, str]:
     """The name of one memory: by the layer that takes it (`layers`: those met before), or the module that reads it."""
     memory = placeholders(loop.body.graph)[index - loop.memories]
+    if memory.target == TURN:
+        return dotted(path_of(next(iter(memory.users))), TURN), TURN
     node = memory
     while len(node.users) == 1:
         user = next(iter(node.users))
