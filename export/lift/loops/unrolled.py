@@ -44,7 +44,8 @@ class Unrolled:
             newest = _newest_frames(self.graph, moving)
             self.tokens.sort(key=lambda node: newest[node])
         self.index = {node: i for i, node in enumerate(self.tokens)}
-        self.forms = [_form(node) for node in self.tokens]
+        numbers: dict[tuple[Any, ...], int] = {}
+        self.forms = [numbers.setdefault(_form(node), len(numbers)) for node in self.tokens]
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""
