@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.operands import (
     Argument,
@@ -52,7 +51,8 @@ class Join:
 class Loop:
     """A body and its copies: `copies[k][j]` is node j of copy k, and `operands[j]` are its arguments.
 
-    A node is None where the first copy needs none, since its memory is there already, or the last has no use for it.
+    A node is None where the first copy needs none, since its memory is there already, or the last ones have no use
+    for it.
     Before the first copy the loop makes `first` turns of another kind.
     """
 
@@ -88,7 +88,8 @@ class Loop:
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
     """The loops whose copies begin with token `start`, the shortest body first."""
     forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
-    for missing in range(MISSING + 1):
+    # What the first copy lacks makes it a turn of another kind.
+    for missing in range(1 if graph.with_first_turns else MISSING + 1):
         for first_size in range(1, longest - missing + 1):
             second, size = start + first_size, first_size + missing
             body = forms[second : second + size]
@@ -122,7 +123,8 @@ def _users(node: fx.Node) -> Iterator[fx.Node]:
 def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator[list[Copy]]:
     """The copies of a body of `size` tokens, of which the first one has only `first_size`.
 
-    What follows a loop may look like the beginning of one more: so with the last one, and without it.
+    What the last ones make for later copies alone is not there. What follows a loop may look like the beginning of
+    one more: so with those that lack something, and without them.
     """
     at = start + first_size
     body = graph.tokens[at : at + size]
@@ -132,16 +134,17 @@ def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator
     copies = [first]
     while at < len(graph.tokens):
         copy, used = _copy(graph, body, at)
-        if not used:
+        if not used or (not _lacks(copies[-1]) <= _lacks(copy) and len(copies) > 1):
             break
         copies.append(copy)
         at += used
-        if None in copy:
-            break
-    if len(copies) >= COPIES:
-        yield copies
-    if len(copies) > COPIES and None in copies[-1]:
-        yield copies[:-1]
+    complete = sum(None not in copy for copy in copies[1:])
+    for count in range(len(copies), max(complete, COPIES - 1), -1):
+        yield copies[:count]
+
+
+def _lacks(copy: Copy) -> set[int]:
+    return {j for j, node in enumerate(copy) if node is None}
 
 
 def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]:
@@ -157,12 +160,16 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]
 
 def _turns_before(graph: Unrolled, copies: list[Copy]) -> int:
     """How many turns a loop makes before `copies`, by the frames that they leave out."""
-    if not graph.with_first_turns or None in (*copies[0], *copies[-1]):
+    if not graph.with_first_turns:
         return 0
-    for nodes in zip(*copies, strict=True):
-        for argument in zip(*(node.all_input_nodes for node in nodes if node is not None), strict=False):
-            refs = [resolve(node) for node in argument]
-            if all(graph.same_value(refs[0].base, ref.base) for ref in refs) and (found := consecutive(refs)):
+    complete = (nodes for nodes in zip(*copies, strict=True) if None not in nodes)
+    for nodes in complete:
+        for refs in zip(*(graph.arguments[node] for node in nodes if node is not None), strict=True):
+            if (
+                all(isinstance(ref, Ref) for ref in refs)
+                and all(graph.same_value(refs[0].base, ref.base) for ref in refs)
+                and (found := consecutive(refs))
+            ):
                 sequence = value_at(graph.values[found[0].sequence.base], found[0].sequence.path)
                 return max(int(sequence.shape[found[0].axis]) - len(copies), 0)
     return 0
@@ -174,8 +181,7 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     for j in range(len(loop.copies[0])):
         nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
         row = []
-        arguments = [pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in nodes.values()]
-        for leaves in zip(*arguments, strict=True):
+        for leaves in zip(*(graph.arguments[n] for n in nodes.values()), strict=True):
             operand = _operand(graph, loop, tuple(nodes), leaves)
             if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
@@ -186,8 +192,7 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
 
 def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
     first = leaves[0]
-    if not isinstance(first, fx.Node):
+    if not isinstance(first, Ref):
         return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
-    refs = tuple(map(resolve, leaves))
-    places = tuple(loop.places.get(ref.base) for ref in refs)
-    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value, loop.first))
+    places = tuple(loop.places.get(ref.base) for ref in leaves)
+    return classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
+from rnn_export.export.lift.loops.written import read_written_frames
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import args_of, aten, depends_on, placeholders, recorded
+from rnn_export.export.lift.program.fx import depends_on, placeholders, recorded
 
 # Copies that must be seen in the shorter graph.
 COPIES = 4
@@ -34,7 +36,7 @@ class Unrolled:
         with_first_turns: bool = False,
     ) -> None:
         self.with_first_turns = with_first_turns
-        _stack_written_frames(module.graph)
+        read_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
         moving = depends_on(self.graph, placeholders(self.graph))
@@ -46,6 +48,12 @@ class Unrolled:
         self.index = {node: i for i, node in enumerate(self.tokens)}
         numbers: dict[tuple[Any, ...], int] = {}
         self.forms = [numbers.setdefault(_form(node), len(numbers)) for node in self.tokens]
+
+    @cached_property
+    def arguments(self) -> Mapping[fx.Node, Sequence[Any]]:
+        """What each token takes, one after the other: references, and what is no node."""
+        leaves = {n: pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in self.tokens}
+        return {n: [resolve(x) if isinstance(x, fx.Node) else x for x in taken] for n, taken in leaves.items()}
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""
@@ -90,26 +98,3 @@ def _frame_of(ref: Ref) -> int:
 def _form(node: fx.Node) -> tuple[Any, ...]:
     leaves, tree = pytree.tree_flatten((node.args, node.kwargs))
     return node.target, str(tree), tuple("" if isinstance(x, fx.Node) else repr(x) for x in leaves)
-
-
-def _stack_written_frames(graph: fx.Graph) -> None:
-    """`out[:, t] = y` for every t of an empty `out` becomes a stack."""
-    for last in [n for n in graph.nodes if n.target in (aten.select_scatter.default, aten.slice_scatter.default)]:
-        if any(user.target is last.target and user.args[0] is last for user in last.users):
-            continue
-        frames: dict[int, Any] = {}
-        node, dim = last, args_of(last)[2]
-        while isinstance(node, fx.Node) and node.target is last.target:
-            source, frame, axis, index, *end = args_of(node)
-            if axis != dim or (end and end[0] - index != 1):
-                break
-            frames.setdefault(index, frame)
-            node = source
-        if not frames or sorted(frames) != list(range(last.meta["val"].shape[dim])):
-            continue
-        join = aten.stack.default if last.target is aten.select_scatter.default else aten.cat.default
-        with graph.inserting_before(last):
-            joined = graph.call_function(join, ([frames[i] for i in sorted(frames)], dim))
-        joined.meta = dict(last.meta)
-        last.replace_all_uses_with(joined)
-    graph.eliminate_dead_code()
