@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.loops.operators import roll_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
@@ -25,6 +25,7 @@ from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import LiftedState, Streamed
@@ -136,12 +137,12 @@ def _operators(module: BatchFirst, frames: int) -> Counter[str]:
     """How often each operator is called in a run of so many frames."""
     found = Counter[str]()
 
-    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    class Counting(SeesOperators):
+        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             found[str(func)] += 1
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
-    with torch.no_grad(), Counting():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), Counting():
         module(*module.sample(3, frames))
     return found
 
@@ -196,6 +197,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         try:
             graph = flat_graph(module, inputs, module.dynamic(True))
+            roll_scans(graph)
             if not _holds_at_more(module, graph, frames):
                 port, axis = _first_time(module.axes)
                 raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)

@@ -35,12 +35,9 @@ def flat_graph(
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
-    for node in list(graph.nodes):
-        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
-            graph.erase_node(node)
-        elif (same := _same_as(node)) is not None:
-            node.replace_all_uses_with(same)
-            graph.erase_node(node)
+    for inner in graph_module.modules():
+        if isinstance(inner, fx.GraphModule):
+            _drop_idle(inner.graph)
     graph.set_codegen(CodeGen())
     _refuse_frames_taken_apart(graph)
     output = graph.output_node()
@@ -51,6 +48,16 @@ def flat_graph(
     graph.eliminate_dead_code()
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
+
+
+def _drop_idle(graph: fx.Graph) -> None:
+    """Take out checks, and what only repeats its argument."""
+    for node in list(graph.nodes):
+        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
+            graph.erase_node(node)
+        elif (same := _same_as(node)) is not None:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
 
 
 def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]) -> None:
