@@ -80,7 +80,7 @@ class History(SeesOperators):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.done: list[list[str]] = []
         self.read: set[int] = set()
         self._before: set[int] = set()

@@ -184,7 +184,7 @@ class _Unfed(SeesOperators):
     """The tensors that a call makes of weights and constants alone: what a state may start from."""
 
     def __init__(self, fed: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.made: list[Tensor] = []
         self._history = History()
         self._history.begin(fed)
