@@ -17,6 +17,7 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.layers.functions import OpaqueFunctions
 from rnn_export.export.lift.loops.operators import roll_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
@@ -58,7 +59,8 @@ class BatchFirst(nn.Module):
         """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
         states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
-        results = self.flat(*tensors[:inputs], *states)
+        with OpaqueFunctions():
+            results = self.flat(*tensors[:inputs], *states)
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
         return (*results[:outputs], *after)
 
