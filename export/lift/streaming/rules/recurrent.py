@@ -46,7 +46,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
     for argument, letter, index in OPS[node.target]:
         operand = args_of(node)[argument]
         if operand not in context.from_states:
-            name = context.names.unused(f"{path}.{letter}")
+            name = context.names.unused(dotted(path, letter))
             why = f"the {letter} of a layer that is called without it, or with one made in forward"
             initial = context.runs.base[operand], context.runs.other_batch[operand]
             own = context.states.add(name, x, initial, node, "layer", why)
@@ -59,7 +59,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
     if context.is_computed(operand):
         raise LiftError(
-            f"{path}: the state {letter!r} that it starts from is computed from the input, so it cannot be carried "
+            f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot be carried "
             "between calls. Take it as an argument and declare it: states={argument: output}."
         )
 
@@ -150,7 +150,7 @@ def _memory_name(
             if user.args[argument] is node:
                 if user not in layers:
                     layers[user] = context.names.layer(user)
-                return f"{layers[user]}.{letter}", letter
+                return dotted(layers[user], letter), letter
         if len(user.all_input_nodes) > 1 or user.op == "output":
             break
         node = user
