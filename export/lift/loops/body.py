@@ -79,13 +79,20 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], turn
 
 
 def body_module(
-    loop: Loop, inputs: BodyInputs, results: LoopResults, owner: nn.Module, turns: Sequence[Turn] = ()
+    loop: Loop,
+    inputs: BodyInputs,
+    results: LoopResults,
+    owner: nn.Module,
+    turns: Sequence[Turn] = (),
+    one_row: bool = False,
 ) -> RolledLoop:
     """`loop` as a module that takes `inputs.refs` and the memory; `owner` has what the body's graph reads.
 
+    `one_row`: the model takes a batch of one row alone.
+
     Raises LiftError where it cannot be told what the first turns give.
     """
-    body = _Body(loop, inputs)
+    body = _Body(loop, inputs, one_row)
     values: list[BodyValue | Scan] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
     after = {value: body.made(value) for value in values}
     if turns:
@@ -99,8 +106,8 @@ def body_module(
 class _Body:
     """The graph of one turn, for every turn."""
 
-    def __init__(self, loop: Loop, inputs: BodyInputs) -> None:
-        self.loop, self.inputs, self.graph = loop, inputs, fx.Graph()
+    def __init__(self, loop: Loop, inputs: BodyInputs, one_row: bool) -> None:
+        self.loop, self.inputs, self.one_row, self.graph = loop, inputs, one_row, fx.Graph()
         graph = self.graph
         self.invariants = {ref: graph.placeholder(f"outside{i}") for i, ref in enumerate(inputs.invariants)}
         self.frames = {scan: graph.placeholder(f"frame{i}") for i, scan in enumerate(inputs.scans)}
@@ -184,12 +191,12 @@ class _Body:
         assert origin is not None
         shape = value_at(origin.meta["val"], value.path).shape
         rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
-        if len(rows) != 1:
+        if len(rows) > 1 or (not rows and not self.one_row):
             raise cannot_roll("its first turns do something else, with values that have no batch axis")
         meta = {key: known for key, known in origin.meta.items() if key != "val"}
         before = self.graph.call_function(aten.lt.Scalar, (self.turn, float(turn)))
         before.meta = meta
-        sizes = [-1 if axis == rows[0] else 1 for axis in range(len(shape))]
+        sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
         before = self.graph.call_function(aten.reshape.default, (before, sizes))
         chosen = self.graph.call_function(aten.where.self, (before, first, node))
         chosen.meta = meta

@@ -158,7 +158,7 @@ class _Emitter:
                 sequence = value_at(self.old.values[scan.sequence.base], scan.sequence.path)
                 if sequence.shape[scan.axis] != loop.first + len(loop.copies):
                     raise cannot_roll("it does not run over all frames")
-            body = body_module(loop, inputs, self.used[index], self.old.module, turns)
+            body = body_module(loop, inputs, self.used[index], self.old.module, turns, isinstance(self._batch(), int))
             self.bodies[f"loop{index}"] = body
             args = [self._outside(ref) for ref in inputs.refs]
             for value, starts in inputs.memory.items():

@@ -59,8 +59,8 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
     if context.is_computed(operand):
         raise LiftError(
-            f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot be carried "
-            "between calls. Take it as an argument and declare it: states={argument: output}."
+            f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot "
+            "be carried between calls. Take it as an argument and declare it: states={argument: output}."
         )
 
 
