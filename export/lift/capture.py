@@ -18,7 +18,7 @@ from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.layers.functions import OpaqueFunctions
-from rnn_export.export.lift.loops.operators import roll_scans
+from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
@@ -102,11 +102,12 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
     for lengths in dict.fromkeys(_unrollings(module, chunk)):
-        short, long = (flat_graph(module, module.sample(3, n), module.dynamic(False), False) for n in lengths)
+        short = flat_graph(module, module.sample(3, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
         try:
             if irregular := _irregular(module, lengths):
                 raise cannot_roll(irregular)
+            long = flat_graph(module, module.sample(3, lengths[1]), module.dynamic(False), False)
             samples = module.sample(3, lengths[0]), module.sample(3, lengths[1])
             rolled = roll(short, long, samples, lengths, _first_time(axes))
         except LiftError as error:
@@ -200,7 +201,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         try:
             graph = flat_graph(module, inputs, module.dynamic(True))
-            roll_scans(graph)
+            roll_operators(graph)
             if not _holds_at_more(module, graph, frames):
                 port, axis = _first_time(module.axes)
                 raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)

@@ -92,10 +92,12 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
     for missing in range(1 if graph.with_first_turns else MISSING + 1):
         for first_size in range(1, longest - missing + 1):
             second, size = start + first_size, first_size + missing
+            if forms[second : second + 1] != forms[second + size : second + size + 1]:
+                continue
             body = forms[second : second + size]
-            if len(body) < size or any(
-                forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
-            ):
+            if len(body) < size or (not missing and forms[start:second] != body):
+                continue
+            if any(forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)):
                 continue
             for copies in _copies(graph, start, first_size, size):
                 loop = Loop(copies, first=_turns_before(graph, copies))

@@ -7,18 +7,28 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.copies import Join
 from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.references import Part
-from rnn_export.export.lift.program.fx import args_of, placeholders, results
+from rnn_export.export.lift.program.fx import args_of, place_of, placeholders, results
 
 
-def roll_scans(module: fx.GraphModule) -> None:
-    """Make each scan of `module` a RolledLoop, in place: it runs over axis 0 of its sequences, and stacks there."""
-    scan = getattr(torch.ops.higher_order, "scan", None)
-    for i, node in enumerate([n for n in module.graph.nodes if scan is not None and n.target is scan]):
+def roll_operators(module: fx.GraphModule) -> None:
+    """Make each scan of `module` a RolledLoop, in place: it runs over axis 0 of its sequences, and stacks there.
+
+    Raises LiftError for a while_loop.
+    """
+    by_name = {n: str(n.target) for n in module.graph.nodes if isinstance(n.target, HigherOrderOperator)}
+    if (loop := next((n for n in by_name if by_name[n] == "while_loop"), None)) is not None:
+        raise LiftError(
+            f"{place_of(loop)}: while_loop is not lifted: which frame a turn of it takes is a value, and so is how "
+            "many turns there are. Loop over the frames in Python, or with torch's scan."
+        )
+    for i, node in enumerate([n for n in by_name if by_name[n] == "scan"]):
         name = f"scan{i}"
         module.add_submodule(name, _loop(module, node))
         _, init, sequences, others = args_of(node)

@@ -12,7 +12,7 @@ from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
-from rnn_export.export.lift.program.tracing import export_program, quiet
+from rnn_export.export.lift.program.tracing import export_program, lift_error, quiet
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
@@ -30,8 +30,11 @@ def flat_graph(
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
     _refuse_bounds(program, args)
-    with quiet():
-        program = program.run_decompositions({})
+    try:
+        with quiet():
+            program = program.run_decompositions({})
+    except Exception as error:  # what torch does not allow in an operator that is a loop may raise anything
+        raise lift_error(error) from error
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
