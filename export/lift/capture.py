@@ -242,7 +242,8 @@ def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bo
 def _unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     """Pairs of lengths between which the model's own loop makes one iteration more, the shortest first.
 
-    The next ones are multiples of the chunk, beyond the first turns that go through other operators, and far beyond.
+    The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
+    beyond.
     """
     shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
     if shortest is None:

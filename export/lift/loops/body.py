@@ -10,22 +10,22 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
-from rnn_export.export.lift.loops.first_turns import Taken, Turn
+from rnn_export.export.lift.loops.first_iterations import Taken, Iteration
 from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.references import Path, Ref, node_at, value_at
 from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
 from rnn_export.export.lift.program.fx import aten
 
 T = TypeVar("T")
-# The memory that counts the turns of a loop whose first ones are unlike the others.
-TURN = "turn"
+# The memory that counts the iterations of a loop whose first ones are unlike the others.
+ITERATION = "iteration"
 
 
 @dataclass(frozen=True)
 class BodyInputs:
     """What the body of a loop takes; `memory` says what each value was 1, 2, ... frames before the first.
 
-    A start is None where nothing reads it: the first turns do without.
+    A start is None where nothing reads it: the first iterations do without.
     """
 
     invariants: Sequence[Ref]
@@ -38,8 +38,10 @@ class BodyInputs:
         return (*self.invariants, *(scan.sequence for scan in self.scans))
 
 
-def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], turns: Sequence[Turn] = ()) -> BodyInputs:
-    """What the body of `loop` takes, in its first `turns` too.
+def body_inputs(
+    loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], iterations: Sequence[Iteration] = ()
+) -> BodyInputs:
+    """What the body of `loop` takes, in its first `iterations` too.
 
     Raises LiftError where one value starts differently in two places.
     """
@@ -61,7 +63,7 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], turn
                 for k, ref in enumerate(oldest_first):
                     at = depth - loop.first - k - 1
                     if at < 0:
-                        break  # what the first turns make
+                        break  # what the first iterations make
                     start = known[at]
                     if start is not None and (start.path != ref.path or not same_value(start.base, ref.base)):
                         raise cannot_roll("one value of it starts differently in two places")
@@ -72,8 +74,8 @@ def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], turn
             # What is precomputed takes values of its own frame where it says those of the frame before.
             if not (isinstance(operand, Carry) and j in loop.precomputed):
                 take(operand)
-    for turn in turns:
-        for operand, _ in (*(taken for row in turn.operands for taken in row), *turn.values.values()):
+    for iteration in iterations:
+        for operand, _ in (*(taken for row in iteration.operands for taken in row), *iteration.values.values()):
             take(operand)
     return BodyInputs(list(invariants), list(scans), {value: tuple(starts) for value, starts in memory.items()})
 
@@ -83,28 +85,28 @@ def body_module(
     inputs: BodyInputs,
     results: LoopResults,
     owner: nn.Module,
-    turns: Sequence[Turn] = (),
+    iterations: Sequence[Iteration] = (),
     one_row: bool = False,
 ) -> RolledLoop:
     """`loop` as a module that takes `inputs.refs` and the memory; `owner` has what the body's graph reads.
 
     `one_row`: the model takes a batch of one row alone.
 
-    Raises LiftError where it cannot be told what the first turns give.
+    Raises LiftError where it cannot be told what the first iterations give.
     """
     body = _Body(loop, inputs, one_row)
     values: list[BodyValue | Scan] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
     after = {value: body.made(value) for value in values}
-    if turns:
-        if any(value not in turn.values for value in results.last for turn in turns):
-            raise cannot_roll("what its first turns give as their last value is not known")
-        firsts = body.first_values(turns)
+    if iterations:
+        if any(value not in iteration.values for value in results.last for iteration in iterations):
+            raise cannot_roll("what its first iterations give as their last value is not known")
+        firsts = body.first_values(iterations)
         after = {value: body.chosen(value, firsts, node) for value, node in after.items()}
     return body.module(after, results, owner)
 
 
 class _Body:
-    """The graph of one turn, for every turn."""
+    """The graph of one iteration, for every iteration."""
 
     def __init__(self, loop: Loop, inputs: BodyInputs, one_row: bool) -> None:
         self.loop, self.inputs, self.one_row, self.graph = loop, inputs, one_row, fx.Graph()
@@ -115,7 +117,7 @@ class _Body:
             key: [graph.placeholder(f"memory{i}_{depth}") for depth in range(len(starts))]
             for i, (key, starts) in enumerate(inputs.memory.items())
         }
-        self.turn = graph.placeholder(TURN)
+        self.iteration = graph.placeholder(ITERATION)
         self.alike: dict[Any, fx.Node] = {}
         self.nodes: dict[int, fx.Node] = {}
         # What is precomputed for the next frame comes last.
@@ -156,12 +158,12 @@ class _Body:
             self.alike[node, path] = node_at(self.graph, node, path)
         return self.alike[node, path] if path else node
 
-    # --- first turns
+    # --- first iterations
 
-    def first_values(self, turns: Sequence[Turn]) -> list[dict[BodyValue, fx.Node]]:
-        """What each of the first turns gives for values of the body."""
+    def first_values(self, iterations: Sequence[Iteration]) -> list[dict[BodyValue, fx.Node]]:
+        """What each of the first iterations gives for values of the body."""
         found = []
-        for turn in turns:
+        for iteration in iterations:
             own: list[fx.Node] = []
 
             def taken(what: Taken, own: list[fx.Node] = own) -> Any:
@@ -169,32 +171,32 @@ class _Body:
                 node = own[operand.value.node] if isinstance(operand, Local) else self._read(operand)
                 return self._part(node, path) if path else node
 
-            for node, row in zip(turn.nodes, turn.operands, strict=True):
+            for node, row in zip(iteration.nodes, iteration.operands, strict=True):
                 own.append(self._copy(node, [taken(what) for what in row]))
-            found.append({value: taken(what) for value, what in turn.values.items()})
+            found.append({value: taken(what) for value, what in iteration.values.items()})
         return found
 
     def chosen(self, value: BodyValue | Scan, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node) -> fx.Node:
-        """`node` from the first copy on, and before it what the first turns give in its place."""
+        """`node` from the first copy on, and before it what the first iterations give in its place."""
         if isinstance(value, Scan):
             return node
         last = node
         for k in reversed(range(len(firsts))):
-            # A value that is not known of a turn is taken of none.
+            # A value that is not known of a iteration is taken of none.
             first = firsts[k].get(value, last)
             if first is not last:
                 node, last = self._where_before(k + 1, first, node, value), first
         return node
 
-    def _where_before(self, turn: int, first: fx.Node, node: fx.Node, value: BodyValue) -> fx.Node:
+    def _where_before(self, iteration: int, first: fx.Node, node: fx.Node, value: BodyValue) -> fx.Node:
         origin = self.loop.copies[1][value.node]
         assert origin is not None
         shape = value_at(origin.meta["val"], value.path).shape
         rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
         if len(rows) > 1 or (not rows and not self.one_row):
-            raise cannot_roll("its first turns do something else, with values that have no batch axis")
+            raise cannot_roll("its first iterations do something else, with values that have no batch axis")
         meta = {key: known for key, known in origin.meta.items() if key != "val"}
-        before = self.graph.call_function(aten.lt.Scalar, (self.turn, float(turn)))
+        before = self.graph.call_function(aten.lt.Scalar, (self.iteration, float(iteration)))
         before.meta = meta
         sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
         before = self.graph.call_function(aten.reshape.default, (before, sizes))
@@ -205,13 +207,13 @@ class _Body:
     # --- the whole
 
     def module(self, after: Mapping[BodyValue | Scan, fx.Node], results: LoopResults, owner: nn.Module) -> RolledLoop:
-        """The body, which gives `after` for values of a turn."""
+        """The body, which gives `after` for values of a iteration."""
         memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
-        if self.turn.users:
-            more = self.graph.call_function(aten.add.Tensor, (self.turn, 1.0))
+        if self.iteration.users:
+            more = self.graph.call_function(aten.add.Tensor, (self.iteration, 1.0))
             memory.append(self.graph.call_function(aten.clamp.default, (more, None, float(self.loop.first))))
         else:
-            self.graph.erase_node(self.turn)
+            self.graph.erase_node(self.iteration)
         self.graph.output((*memory, *(after[j.value] for j in results.joins), *(after[v] for v in results.last)))
         self.graph.eliminate_dead_code()
         scans = [scan.frame for scan in self.inputs.scans]

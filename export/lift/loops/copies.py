@@ -2,8 +2,8 @@
 
 Exported at a fixed length, a Python loop over the frames stands in the graph as so many copies of its body. Copies
 that differ only in the frame that they take, and in taking the values of the copy before, are one body; what the first
-copy takes in place of those values is where its memory starts. The first turns of a loop may do something else: then
-the first copy is a later turn.
+copy takes in place of those values is where its memory starts. The first iterations of a loop may do something else:
+then the first copy is a later one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Copy = list[fx.Node | None]
 
 @dataclass(frozen=True)
 class Join:
-    """A value of every copy, behind `before` of the turns before the first, joined by `torch.stack` or `torch.cat`."""
+    """A value of every copy, behind `before` of the iterations before, joined by `torch.stack` or `torch.cat`."""
 
     value: BodyValue
     join: Callable[..., Any]
@@ -53,7 +53,7 @@ class Loop:
 
     A node is None where the first copy needs none, since its memory is there already, or the last ones have no use
     for it.
-    Before the first copy the loop makes `first` turns of another kind.
+    Before the first copy the loop makes `first` iterations of another kind.
     """
 
     copies: list[Copy]
@@ -71,7 +71,7 @@ class Loop:
         return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
 
     def join_of(self, node: fx.Node) -> Join | None:
-        """The value that `node` joins over all turns; None if it does something else."""
+        """The value that `node` joins over all iterations; None if it does something else."""
         if node.target not in JOINS or not isinstance(args_of(node)[0], list | tuple):
             return None
         joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
@@ -88,8 +88,8 @@ class Loop:
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
     """The loops whose copies begin with token `start`, the shortest body first."""
     forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
-    # What the first copy lacks makes it a turn of another kind.
-    for missing in range(1 if graph.with_first_turns else MISSING + 1):
+    # What the first copy lacks makes it a iteration of another kind.
+    for missing in range(1 if graph.with_first_iterations else MISSING + 1):
         for first_size in range(1, longest - missing + 1):
             second, size = start + first_size, first_size + missing
             if forms[second : second + 1] != forms[second + size : second + size + 1]:
@@ -100,7 +100,7 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
             if any(forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)):
                 continue
             for copies in _copies(graph, start, first_size, size):
-                loop = Loop(copies, first=_turns_before(graph, copies))
+                loop = Loop(copies, first=_iterations_before(graph, copies))
                 operands = _operands(graph, loop)
                 if operands is not None and _gives_frames_or_last(loop):
                     yield replace(loop, operands=operands)
@@ -160,9 +160,9 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]
     return copy, used
 
 
-def _turns_before(graph: Unrolled, copies: list[Copy]) -> int:
-    """How many turns a loop makes before `copies`, by the frames that they leave out."""
-    if not graph.with_first_turns:
+def _iterations_before(graph: Unrolled, copies: list[Copy]) -> int:
+    """How many iterations a loop makes before `copies`, by the frames that they leave out."""
+    if not graph.with_first_iterations:
         return 0
     complete = (nodes for nodes in zip(*copies, strict=True) if None not in nodes)
     for nodes in complete:

@@ -61,7 +61,7 @@ class Scan:
 class Carry:
     """A value of `depth` copies before, or a frame that such a copy takes; `initial` in the first copies, oldest first.
 
-    `initial` is empty where the first copies have no such argument, or take it of the turns before them.
+    `initial` is empty where the first copies have no such argument, or take it of the iterations before them.
     """
 
     value: BodyValue | Scan
@@ -110,7 +110,7 @@ class Argument:
     each, and where it stands in the loop, None outside of it.
 
     `precomputed` are the nodes that the first copy lacks; `same_value` tells whether two nodes outside are one value.
-    The first copy is turn `first` of the loop.
+    The first copy is iteration `first` of the loop.
     """
 
     copies: tuple[int, ...]
@@ -175,7 +175,7 @@ def _invariant(argument: Argument) -> Invariant | None:
 
 
 def _scan(argument: Argument) -> Scan | Carry | None:
-    """The frame of each turn, or that of some turns before, which the turns before the first copy took."""
+    """The frame of each iteration, or that of one before; those before the first copy took the first frames."""
     if not (argument.is_outside and argument.begins_in_first and argument.has_one_base):
         return None
     found = consecutive(argument.refs)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.body import body_inputs, body_module
 from rnn_export.export.lift.loops.copies import Join, Loop
-from rnn_export.export.lift.loops.first_turns import first_turns
+from rnn_export.export.lift.loops.first_iterations import first_iterations
 from rnn_export.export.lift.loops.operands import BodyValue, Scan
 from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value_at
 from rnn_export.export.lift.loops.two_lengths import Alignment, align, cannot_roll, results_of
@@ -150,15 +150,17 @@ class _Emitter:
     def _call(self, index: int) -> fx.Node:
         if index not in self.calls:
             loop = self.alignment.loops[index]
-            turns = first_turns(loop, self.used[index].joins, self._grows)
-            inputs = body_inputs(loop, self.old.same_value, turns)
+            iterations = first_iterations(loop, self.used[index].joins, self._grows)
+            inputs = body_inputs(loop, self.old.same_value, iterations)
             if not inputs.scans:
                 raise cannot_roll("it takes no frames of an input")
             for scan in inputs.scans:
                 sequence = value_at(self.old.values[scan.sequence.base], scan.sequence.path)
                 if sequence.shape[scan.axis] != loop.first + len(loop.copies):
                     raise cannot_roll("it does not run over all frames")
-            body = body_module(loop, inputs, self.used[index], self.old.module, turns, isinstance(self._batch(), int))
+            body = body_module(
+                loop, inputs, self.used[index], self.old.module, iterations, isinstance(self._batch(), int)
+            )
             self.bodies[f"loop{index}"] = body
             args = [self._outside(ref) for ref in inputs.refs]
             for value, starts in inputs.memory.items():
@@ -177,7 +179,7 @@ class _Emitter:
         return next((n for n in sizes if isinstance(n, torch.SymInt)), 1)
 
     def _zeros(self, shape: Sequence[int | torch.SymInt], dtype: torch.dtype) -> fx.Node:
-        """Zeros, sized by the inputs: what a memory starts from that the first turns do not read."""
+        """Zeros, sized by the inputs: what a memory starts from that the first iterations do not read."""
         sizes: list[Any] = []
         for size in shape:
             if isinstance(size, int):
@@ -186,7 +188,7 @@ class _Emitter:
             fed = (n for n in placeholders(self.old.graph) if str(size) in map(str, n.meta["val"].shape))
             if (source := next(fed, None)) is None:
                 raise cannot_roll(
-                    "its first turns do something else, with values that merge the batch with another axis"
+                    "its first iterations do something else, with values that merge the batch with another axis"
                 )
             axis = [str(n) for n in source.meta["val"].shape].index(str(size))
             sizes.append(self.new.call_function(aten.sym_size.int, (self._node(source), axis)))

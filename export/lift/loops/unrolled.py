@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,8 +24,8 @@ class Unrolled:
 
     `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
     of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
-    sorts the tokens by the newest frame that they know, and `with_first_turns` a loop
-    may begin with turns of another kind.
+    sorts the tokens by the newest frame that they know, and `with_first_iterations` a loop
+    may begin with iterations of another kind.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class Unrolled:
         sample: Sequence[Tensor],
         with_constants: bool,
         sort_by_frame: bool,
-        with_first_turns: bool = False,
+        with_first_iterations: bool = False,
     ) -> None:
-        self.with_first_turns = with_first_turns
+        self.with_first_iterations = with_first_iterations
         read_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
@@ -54,6 +55,21 @@ class Unrolled:
         """What each token takes, one after the other: references, and what is no node."""
         leaves = {n: pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in self.tokens}
         return {n: [resolve(x) if isinstance(x, fx.Node) else x for x in taken] for n, taken in leaves.items()}
+
+    @cached_property
+    def counting(self) -> str:
+        """The operator and the first values of a number that grows from call to call; empty where none does."""
+        found: dict[tuple[Any, ...], list[list[Any]]] = {}
+        for node in self.tokens:
+            taken = self.arguments[node]
+            kinds = tuple(type(x) if type(x) in (int, float) else repr(x) * (not isinstance(x, Ref)) for x in taken)
+            found.setdefault((node.target, kinds), []).append([x for x in taken if type(x) in (int, float)])
+        for (target, _), calls in found.items():
+            for numbers in zip(*calls, strict=True):
+                steps = {b - a for a, b in itertools.pairwise(numbers)}
+                if len(numbers) >= COPIES - 1 and len(steps) == 1 and 0 not in steps:
+                    return f"{target}: {', '.join(map(str, numbers[:3]))}, ..."
+        return ""
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""

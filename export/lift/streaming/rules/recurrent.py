@@ -10,7 +10,7 @@ from fractions import Fraction
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import TURN, RolledLoop
+from rnn_export.export.lift.loops.body import ITERATION, RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
@@ -20,7 +20,7 @@ from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo
 
 # The kind of a loop's memory, and why it is there.
 LOOPED = "loop", "a variable that the model's own loop carries from frame to frame"
-COUNTED = "counter", "turns of the model's own loop, whose first ones are unlike the others"
+COUNTED = "counter", "iterations of the model's own loop, whose first ones are unlike the others"
 
 
 @rule(*OPS, takes_unsupported=True)
@@ -129,7 +129,7 @@ def _carried(
                 run[result] = run[node][index]
             base, other_batch = context.runs.base, context.runs.other_batch
             initial = base[memory].expand_as(base[result]), other_batch[memory].expand_as(other_batch[result])
-            kind, why = COUNTED if letter == TURN else LOOPED
+            kind, why = COUNTED if letter == ITERATION else LOOPED
             memory = context.states.add(context.names.unused(name), result, initial, node, kind, why)
             context.states.set_next(memory, result, input_lag)
         carried.append(memory)
@@ -141,8 +141,8 @@ def _memory_name(
 ) -> tuple[str, str]:
     """The name of one memory: by the layer that takes it (`layers`: those met before), or the module that reads it."""
     memory = placeholders(loop.body.graph)[index - loop.memories]
-    if memory.target == TURN:
-        return dotted(path_of(next(iter(memory.users))), TURN), TURN
+    if memory.target == ITERATION:
+        return dotted(path_of(next(iter(memory.users))), ITERATION), ITERATION
     node = memory
     while len(node.users) == 1:
         user = next(iter(node.users))

@@ -1,4 +1,4 @@
-"""Loops whose first turns are unlike the others, that look back further than one frame, or are an operator."""
+"""Loops whose first iterations are unlike the others, that look back further than one frame, or are an operator."""
 
 import pytest
 import torch
@@ -187,15 +187,15 @@ WIDE = {
 }
 # By model, example, options, and the states.
 LOOPS = {
-    "h is None": (Call(forget_mult, **WIDE), X, {}, ["state", "turn"]),
-    "h and c are None": (Call(peephole, **WIDE), X, {}, ["wide_of_h.state", "state", "turn"]),
-    "another function": (Call(another_function, **parts()), X, {}, ["r.state", "turn"]),
-    "another function, in chunks": (Call(another_function, **parts()), X, {"chunk": 3}, ["r.state", "turn"]),
+    "h is None": (Call(forget_mult, **WIDE), X, {}, ["state", "iteration"]),
+    "h and c are None": (Call(peephole, **WIDE), X, {}, ["wide_of_h.state", "state", "iteration"]),
+    "another function": (Call(another_function, **parts()), X, {}, ["r.state", "iteration"]),
+    "another function, in chunks": (Call(another_function, **parts()), X, {"chunk": 3}, ["r.state", "iteration"]),
     "frames skipped": (
         Call(skipping, **parts()),
         X,
         {},
-        ["r.state", "state", "call1.state", "b.state", "turn"],
+        ["r.state", "state", "call1.state", "b.state", "iteration"],
     ),
     "dilated": (
         Call(dilated, **parts()),
@@ -207,7 +207,7 @@ LOOPS = {
         Call(dilated_in_lists, **parts()),
         X,
         {},
-        ["state", "call1.state", "call2.state", "a.state", "turn"],
+        ["state", "call1.state", "call2.state", "a.state", "iteration"],
     ),
     "eight frames back": (
         Call(far_back, **parts()),
@@ -215,22 +215,22 @@ LOOPS = {
         {},
         ["state", *(f"call{i}.state" for i in range(1, 7)), "r.state"],
     ),
-    "two seeds": (Call(two_seeds, **parts()), X, {}, ["state", "call1.state", "turn"]),
-    "differences": (Call(differences, **parts()), X, {}, ["state", "r.state", "turn"]),
+    "two seeds": (Call(two_seeds, **parts()), X, {}, ["state", "call1.state", "iteration"]),
+    "differences": (Call(differences, **parts()), X, {}, ["state", "r.state", "iteration"]),
     "layers, time first": (
         Call(layers_time_first, **parts()),
         X.transpose(0, 1),
         {},
-        ["r.state", "q.state", "turn"],
+        ["r.state", "q.state", "iteration"],
     ),
-    "only the last": (Call(last_only, **parts()), X, {"time_axis": 1}, ["state", "turn"]),
-    "written into a tensor": (Call(written, **parts()), X, {}, ["r.state", "turn"]),
+    "only the last": (Call(last_only, **parts()), X, {"time_axis": 1}, ["state", "iteration"]),
+    "written into a tensor": (Call(written, **parts()), X, {}, ["r.state", "iteration"]),
     "entries of a state": (Call(entries_of_a_state, **parts()), X, {}, ["state", "call1.state"]),
     "a scripted cell from None": (
         Call(of_cells, cell=torch.jit.script(OptionalCell().eval())),
         X,
         {},
-        ["cell.r.state", "cell.turn"],
+        ["cell.r.state", "cell.iteration"],
     ),
     "an operator": (Call(scanned, **parts()), X, {}, ["state", "call1.state"]),
 }
@@ -243,10 +243,10 @@ def test_a_loop_starts_as_it_was_written(model, example, options, states):
     assert (lifted.has_loop, lifted.dynamic_time) == (True, True)
 
 
-def test_the_count_of_turns_is_a_counter():
+def test_the_count_of_iterations_is_a_counter():
     lifted = lift(Call(another_function, **parts()), (X,))
-    assert [(o.kind, o.why) for o in lifted.origins if o.name == "turn"] == [
-        ("counter", "turns of the model's own loop, whose first ones are unlike the others")
+    assert [(o.kind, o.why) for o in lifted.origins if o.name == "iteration"] == [
+        ("counter", "iterations of the model's own loop, whose first ones are unlike the others")
     ]
 
 
@@ -295,22 +295,26 @@ def by_while_loop(s, x):
     return while_loop(holds, body, start)[2]
 
 
-LOOPS_OVER_TIME = r"^.+ \(test_first_turns\.py:\d+\): the model loops over time in Python, and"
+LOOPS_OVER_TIME = r"^.+ \(test_first_iterations\.py:\d+\): the model loops over time in Python, and"
 REFUSED = {
     "every third": (
         every_third,
-        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: of \d+ frames, not every one goes through the same "
-        r"operators \(.*aten\.addmm\.default.*\)\. Keep the state of the loop in a registered buffer",
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: of \d+ frames, not every one goes through the "
+        r"same operators \(.*aten\.addmm\.default.*\)\. Keep the state of the loop in a registered buffer",
     ),
     "a number that grows": (
         mean_so_far,
-        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: a number in it is another one at each turn\. Keep",
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: its frames are not computed alike: a number in it "
+        r"is another one at each iteration \(aten\.div\.Tensor: 2, 3, 4, \.\.\.\)\. Keep",
     ),
-    "a later frame at first": (looks_ahead_at_first, rf"{LOOPS_OVER_TIME} an output depends on later frames"),
+    "a later frame at first": (
+        looks_ahead_at_first,
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: its first iterations take later frames\. Keep",
+    ),
     "while_loop": (
         by_while_loop,
-        r"^the model \(test_first_turns\.py:\d+\): while_loop is not lifted: which frame a turn of it takes is a value, .* "
-        r"Loop over the frames in Python, or with torch's scan\.$",
+        r"^the model \(test_first_iterations\.py:\d+\): while_loop is not lifted: which frame a iteration of it takes is a value, "
+        r"and so is how many iterations there are\. Loop over the frames in Python, or with torch's scan\.$",
     ),
 }
 

@@ -1,7 +1,7 @@
-"""The first turns of a loop that do something else than the others: what each of them computes, from its own frame.
+"""The first iterations of a loop that do something else than the others: what each computes, from its own frame.
 
-A previous value that is None at first, or a branch like `t - d < 0`, makes them unlike the body. What such a turn gives
-in place of a value of the body is known where the loop joins it, or where a later turn takes it.
+A previous value that is None at first, or a branch like `t - d < 0`, makes them unlike the body. What such an iteration
+gives in place of a value of the body is known where the loop joins it, or where a later one takes it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, L
 from rnn_export.export.lift.loops.references import Path, Ref, resolve
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 
-# What a turn takes: an operand, and the part of it.
+# What a iteration takes: an operand, and the part of it.
 Taken = tuple[Operand, Path]
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One of the first turns: its own nodes in order, what each takes, and what it gives for values of the body.
+class Iteration:
+    """One of the first iterations: its own nodes in order, what each takes, and what it gives for values of the body.
 
-    A Local names one of these nodes, and a Carry a value of the body as of so many turns before.
+    A Local names one of these nodes, and a Carry a value of the body as of so many iterations before.
     """
 
     nodes: Sequence[fx.Node]
@@ -33,8 +33,8 @@ class Turn:
     values: Mapping[BodyValue, Taken]
 
 
-def first_turns(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, int], bool]) -> list[Turn]:
-    """The turns of `loop` before its first copy; `grows` tells whether an axis of a value is one of frames.
+def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, int], bool]) -> list[Iteration]:
+    """The iterations of `loop` before its first copy; `grows` tells whether an axis of a value is one of frames.
 
     Raises LiftError where one takes later frames, or gives two things for one value.
     """
@@ -46,14 +46,14 @@ def first_turns(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, int], b
     for operand in [o for row in loop.operands for o in row]:
         if isinstance(operand, Carry) and isinstance(value := operand.value, BodyValue):
             depths[value] = max(depths.get(value, 0), operand.depth)
-            for turn, ref in enumerate(operand.initial, loop.first - operand.depth):
-                if turn >= 0 and given[turn].setdefault(value, ref) != ref:
+            for iteration, ref in enumerate(operand.initial, loop.first - operand.depth):
+                if iteration >= 0 and given[iteration].setdefault(value, ref) != ref:
                     raise cannot_roll("one value of it starts differently in two places")
-    return [_Reader(loop, given, depths, grows, k).turn() for k in range(loop.first)]
+    return [_Reader(loop, given, depths, grows, k).iteration() for k in range(loop.first)]
 
 
 class _Reader:
-    """Reads turn `number` back from what it gives."""
+    """Reads iteration `number` back from what it gives."""
 
     def __init__(
         self,
@@ -68,21 +68,21 @@ class _Reader:
         self.operands: list[list[Taken]] = []
         self._of_frames: dict[fx.Node, bool] = {}
 
-    def turn(self) -> Turn:
+    def iteration(self) -> Iteration:
         values = {value: self._taken(ref) for value, ref in self.given[self.number].items()}
-        return Turn(list(self.nodes), self.operands, values)
+        return Iteration(list(self.nodes), self.operands, values)
 
     def _taken(self, ref: Ref) -> Taken:
         if (known := self._given_before(ref) or self._frame(ref)) is not None:
             return known
         if ref.base in self.loop.places:
-            raise cannot_roll("its first turns take what later turns make")
+            raise cannot_roll("its first iterations take what later iterations make")
         if self._is_of_frames(ref.base):
             return Local(BodyValue(self._own(ref.base))), ref.path
         return Invariant(ref), ()
 
     def _own(self, node: fx.Node) -> int:
-        """The place of `node` among the nodes of the turn."""
+        """The place of `node` among the nodes of the iteration."""
         if node not in self.nodes:
             leaves = pytree.tree_leaves((node.args, node.kwargs), is_leaf=lambda x: x is None)
             row = [self._taken(resolve(x)) if isinstance(x, fx.Node) else (LiteralValue(x), ()) for x in leaves]
@@ -91,7 +91,7 @@ class _Reader:
         return self.nodes[node]
 
     def _given_before(self, ref: Ref) -> Taken | None:
-        """A value of the body, of an earlier turn, that is remembered anyway."""
+        """A value of the body, of an earlier iteration, that is remembered anyway."""
         for before in range(1, self.number + 1):
             for value, given in self.given[self.number - before].items():
                 inside = given.base is ref.base and ref.path[: len(given.path)] == given.path
@@ -106,7 +106,7 @@ class _Reader:
                 scan = Scan(Ref(ref.base, ref.path[:i]), (part._replace(entry=0), *ref.path[i + 1 :]))
                 before = self.number - part.entry
                 if before < 0:
-                    raise cannot_roll("its first turns take later frames")
+                    raise cannot_roll("its first iterations take later frames")
                 return (Carry(scan, before, ()) if before else scan), ()
         return None
 
