@@ -313,8 +313,8 @@ REFUSED = {
     ),
     "while_loop": (
         by_while_loop,
-        r"^the model \(test_first_iterations\.py:\d+\): while_loop is not lifted: which frame a iteration of it takes is a value, "
-        r"and so is how many iterations there are\. Loop over the frames in Python, or with torch's scan\.$",
+        r"^the model \(test_first_iterations\.py:\d+\): while_loop is not lifted: which frame an iteration takes is a "
+        r"value in it, and so is how many there are\. Loop over the frames in Python, or with torch's scan\.$",
     ),
 }
 

@@ -182,7 +182,7 @@ class _Body:
             return node
         last = node
         for k in reversed(range(len(firsts))):
-            # A value that is not known of a iteration is taken of none.
+            # A value that is not known of an iteration is taken of none.
             first = firsts[k].get(value, last)
             if first is not last:
                 node, last = self._where_before(k + 1, first, node, value), first
@@ -207,7 +207,7 @@ class _Body:
     # --- the whole
 
     def module(self, after: Mapping[BodyValue | Scan, fx.Node], results: LoopResults, owner: nn.Module) -> RolledLoop:
-        """The body, which gives `after` for values of a iteration."""
+        """The body, which gives `after` for values of an iteration."""
         memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
         if self.iteration.users:
             more = self.graph.call_function(aten.add.Tensor, (self.iteration, 1.0))

@@ -88,7 +88,7 @@ class Loop:
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
     """The loops whose copies begin with token `start`, the shortest body first."""
     forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
-    # What the first copy lacks makes it a iteration of another kind.
+    # What the first copy lacks makes it an iteration of another kind.
     for missing in range(1 if graph.with_first_iterations else MISSING + 1):
         for first_size in range(1, longest - missing + 1):
             second, size = start + first_size, first_size + missing

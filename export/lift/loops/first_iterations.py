@@ -17,7 +17,7 @@ from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, L
 from rnn_export.export.lift.loops.references import Path, Ref, resolve
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 
-# What a iteration takes: an operand, and the part of it.
+# What an iteration takes: an operand, and the part of it.
 Taken = tuple[Operand, Path]
 
 

@@ -25,8 +25,8 @@ def roll_operators(module: fx.GraphModule) -> None:
     by_name = {n: str(n.target) for n in module.graph.nodes if isinstance(n.target, HigherOrderOperator)}
     if (loop := next((n for n in by_name if by_name[n] == "while_loop"), None)) is not None:
         raise LiftError(
-            f"{place_of(loop)}: while_loop is not lifted: which frame a iteration of it takes is a value, and so is how "
-            "many iterations there are. Loop over the frames in Python, or with torch's scan."
+            f"{place_of(loop)}: while_loop is not lifted: which frame an iteration takes is a value in it, and so is "
+            "how many there are. Loop over the frames in Python, or with torch's scan."
         )
     for i, node in enumerate([n for n in by_name if by_name[n] == "scan"]):
         name = f"scan{i}"

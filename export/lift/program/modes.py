@@ -17,7 +17,7 @@ def _scan(
     xs: Sequence[Tensor],
     others: Sequence[Tensor] = (),
 ) -> list[Tensor]:
-    """(carried..., frames of axis 0..., others...) -> (carried..., values...), iteration by iteration; the values are stacked."""
+    """(carried..., frames of axis 0..., others...) -> (carried..., values...), one by one; the values are stacked."""
     carried, values = list(init), []
     for frames in zip(*xs, strict=True):
         results = combine(*carried, *frames, *others)
@@ -42,7 +42,7 @@ LOOPS: Mapping[str, Callable[..., Sequence[Any]]] = {"scan": _scan, "while_loop"
 
 
 class SeesOperators(TorchDispatchMode):
-    """Calls `see(operator, args, kwargs)`, which runs it, for each operator; a loop that is one runs iteration by iteration."""
+    """Calls `see(operator, args, kwargs)`, which runs it, for each operator; a loop runs as one in Python."""
 
     supports_higher_order_operators = True
 
