@@ -196,7 +196,8 @@ class _Emitter:
 
     def _grows(self, ref: Ref, axis: int) -> bool:
         """Whether an axis of a value is longer in the longer graph."""
-        other = self.alignment.counterparts.get(ref.base)
+        fed = dict(zip(placeholders(self.old.graph), placeholders(self.longer.graph), strict=True))
+        other = fed.get(ref.base) or self.alignment.counterparts.get(ref.base)
         if other is None:
             return False
         here, there = (value_at(g.values[n], ref.path) for g, n in ((self.old, ref.base), (self.longer, other)))

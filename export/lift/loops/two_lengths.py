@@ -12,7 +12,6 @@ from rnn_export.export.lift.loops.copies import Join, Loop, loops_at
 from rnn_export.export.lift.loops.operands import BodyValue, sources_of
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
 from rnn_export.export.lift.loops.unrolled import Unrolled
-from rnn_export.export.lift.program.fx import placeholders
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
             raise cannot_roll(f"its frames are not computed alike{counted}")
         counterparts[short.tokens[i]] = long.tokens[j]
         i, j = i + 1, j + 1
-    counterparts.update(zip(placeholders(short.graph), placeholders(long.graph), strict=True))
     alike = list(counterparts.items())
     for here, there in pairs:
         first = zip(here.copies[0], there.copies[0], strict=True)
