@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
-from rnn_export.export.lift.loops.first_iterations import Taken, Iteration
+from rnn_export.export.lift.loops.first_iterations import Iteration, Taken
 from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.references import Path, Ref, node_at, value_at
 from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
