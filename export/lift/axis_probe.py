@@ -12,7 +12,7 @@ from torch import Tensor
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import line_of
+from rnn_export.export.lift.program.tracing import line_of, quiet
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class AxisProbe:
 
     def _call(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 return list(self.model(*tensors))
         except Exception as error:  # a size that the model does not take may raise anything
             self.failure, self.place = f"{type(error).__name__}: {first_line(error)}", line_of(error)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.layers.functions import OpaqueFunctions
+from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import LiftedState, Streamed
@@ -40,6 +44,8 @@ FAR = 256
 MANY_FRAMES = 240
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
+# Turns that a loop may look back, or begin with.
+DEEP = 16
 
 
 class BatchFirst(nn.Module):
@@ -54,7 +60,8 @@ class BatchFirst(nn.Module):
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
         states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
         fed = [x if b is not None else x.squeeze(0) for x, b in zip(tensors, self.axes.input_batch, strict=False)]
-        results = self.flat(*fed, *states)
+        with OpaqueFunctions():
+            results = self.flat(*fed, *states)
         given = [y if b is not None else y.unsqueeze(0) for y, b in zip(results, self.axes.output_batch, strict=False)]
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
         return (*given, *after)
@@ -94,49 +101,53 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    samples, lengths = _unrolling(module)
-    short, long = (flat_graph(module, some, module.dynamic(False), False) for some in samples)
-    place = f"{busiest_place(short)}: the model loops over time in Python, and"
-    if irregular := _irregular(module, samples, lengths):
-        raise LiftError(f"{place} its loop over time cannot be rolled up: {irregular}. {KEEP_OUTSIDE}")
-    try:
-        rolled = roll(short, long, samples, lengths, _first_time(axes))
+    for lengths in dict.fromkeys(_unrollings(module, chunk)):
+        short = flat_graph(module, module.sample(3, lengths[0]), module.dynamic(False), False)
+        place = f"{busiest_place(short)}: the model loops over time in Python, and"
+        try:
+            if irregular := _irregular(module, lengths):
+                raise cannot_roll(irregular)
+            long = flat_graph(module, module.sample(3, lengths[1]), module.dynamic(False), False)
+            samples = module.sample(3, lengths[0]), module.sample(3, lengths[1])
+            rolled = roll(short, long, samples, lengths, _first_time(axes))
+        except LiftError as error:
+            reason = error
+            continue
         fold(rolled)
         return Capture(rolled, True)
-    except LiftError as error:
-        if not axes.causal:
-            raise LiftError(
-                f"{place} an output depends on later frames (the loop runs backwards, or what it takes looks ahead), "
-                "so it cannot stream."
-            ) from error
-        if not axes.states or not _moves_alike(module):
-            raise LiftError(f"{place} {error} {KEEP_OUTSIDE}") from error
-        # One chunk of it is still a pure step.
-        graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
-        return Capture(graph, False, (f"lifted for {chunk} frames at a time: {error}",))
+    if not axes.causal:
+        raise LiftError(
+            f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
+            "looks ahead), so it cannot stream."
+        ) from reason
+    if not axes.states or not _moves_alike(module):
+        raise LiftError(f"{place} {reason} {KEEP_OUTSIDE}") from reason
+    # One chunk of it is still a pure step.
+    graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
+    return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
 
 
-def _irregular(module: BatchFirst, samples: tuple[Sequence[Tensor], Sequence[Tensor]], lengths: tuple[int, int]) -> str:
+def _irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
     stride = lengths[1] - lengths[0]
     times = max(FAR // stride, 2)
     far = lengths[0] + times * stride
-    few, more, many = (_operators(module, inputs) for inputs in (*samples, module.sample(3, far)))
+    few, more, many = (_operators(module, n) for n in (*lengths, far))
     odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
     return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TRIES])})" if odd else ""
 
 
-def _operators(module: BatchFirst, inputs: Sequence[Tensor]) -> Counter[str]:
-    """How often each operator is called in a run."""
+def _operators(module: BatchFirst, frames: int) -> Counter[str]:
+    """How often each operator is called in a run of so many frames."""
     found = Counter[str]()
 
-    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    class Counting(SeesOperators):
+        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             found[str(func)] += 1
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
-    with torch.no_grad(), Counting():  # type: ignore[no-untyped-call]
-        module(*inputs)
+    with torch.no_grad(), Counting():
+        module(*module.sample(3, frames))
     return found
 
 
@@ -190,6 +201,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         try:
             graph = flat_graph(module, inputs, module.dynamic(True))
+            roll_operators(graph)
             if not _holds_at_more(module, graph, frames):
                 port, axis = _first_time(module.axes)
                 raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)
@@ -227,15 +239,33 @@ def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bo
     return True
 
 
-def _unrolling(module: BatchFirst) -> tuple[tuple[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[int, int]]:
-    """Inputs of two lengths between which the model's own loop makes one iteration more, and these lengths."""
+def _unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
+    """Pairs of lengths between which the model's own loop makes one iteration more, the shortest first.
+
+    The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
+    beyond.
+    """
     shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
     if shortest is None:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
-    few = (-(-shortest // stride) + COPIES) * stride
-    more = few + stride
-    return (module.sample(3, few), module.sample(3, more)), (few, more)
+    least = -(-shortest // stride)
+    yield (least + COPIES) * stride, (least + COPIES + 1) * stride
+    stride = math.lcm(stride, chunk)
+    settled = _settled(module, -(-shortest // stride), stride)
+    for more in (COPIES, COPIES + DEEP):
+        yield (settled + more) * stride, (settled + more + 1) * stride
+
+
+def _settled(module: BatchFirst, least: int, stride: int) -> int:
+    """From how many strides on one more of them goes through the same operators each time; `least` where from none."""
+
+    def added(strides: int) -> Counter[str]:
+        few, more = (_operators(module, n * stride) for n in (strides, strides + 1))
+        return Counter({name: more[name] - few[name] for name in more | few})
+
+    usual = added(least + DEEP)
+    return next((n for n in range(least, least + DEEP) if added(n) == usual), least)
 
 
 def _stride(module: BatchFirst, shortest: int) -> int:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 
 # A memory in a list may be read only some calls later.
@@ -71,7 +71,7 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
 
 
-class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class History(SeesOperators):
     """The operators of calls, and the storages that hold what was computed from the arguments of any.
 
     Attributes:
@@ -80,7 +80,7 @@ class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.done: list[list[str]] = []
         self.read: set[int] = set()
         self._before: set[int] = set()
@@ -95,8 +95,7 @@ class History(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.fill(arguments)
         self.done.append([])
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         given = leaves_of((args, kwargs))
         first = func._schema.arguments[0].alias_info if given else None
         if func in OVERWRITING and _is_whole(given[0]):

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
@@ -180,18 +180,18 @@ def _start_of(before: Any, after: Tensor) -> Tensor | None:
         return None
 
 
-class _Unfed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Unfed(SeesOperators):
     """The tensors that a call makes of weights and constants alone: what a state may start from."""
 
     def __init__(self, fed: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.made: list[Tensor] = []
         self._history = History()
         self._history.begin(fed)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         with self._history:
-            results = func(*args, **(kwargs or {}))
+            results = func(*args, **kwargs)
         self.made += [t.clone() for t in leaves_of(results) if not self._history.filled(t)]
         return results
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
 
@@ -59,13 +59,13 @@ def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
 NARROW = (torch.float16, torch.bfloat16)
 
 
-class _Narrow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Narrow(SeesOperators):
     """`found` is the first type narrower than fp32 that an operator gives."""
 
     found = ""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         for value in pytree.tree_leaves(result):
             if isinstance(value, Tensor) and value.dtype in NARROW:
                 self.found = self.found or _dtype_of(value)
@@ -78,7 +78,7 @@ def _dtype_of(tensor: Tensor) -> str:
 
 def refuse_inside(flat: FlatModel) -> None:
     """What only a call shows: packed rows, whose states torch does not check, which ends the process; narrow types."""
-    called, narrow = copy.deepcopy(flat), _Narrow()  # type: ignore[no-untyped-call]
+    called, narrow = copy.deepcopy(flat), _Narrow()
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             continue

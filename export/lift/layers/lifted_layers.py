@@ -46,6 +46,39 @@ class OnnxWeights:
     P: Tensor | None = None
 
 
+def weights_of_torch(
+    kind: str, weights: Sequence[Tensor], projection: Tensor | None = None, nonlinearity: str = "tanh"
+) -> OnnxWeights:
+    """Torch's weight_ih, weight_hh and, where there are any, bias_ih and bias_hh, in ONNX layout."""
+    w_ih, w_hh, *biases = weights
+    biases = biases or [w_ih.new_zeros(w_ih.shape[0])] * 2
+    # torch's rows are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
+    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}[kind]
+
+    def rows(w: Tensor) -> Tensor:
+        gates = w.chunk(len(order))
+        return torch.cat([gates[k] for k in order])
+
+    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": nonlinearity.capitalize()}[kind]
+    B = torch.cat([rows(b) for b in biases])
+    return OnnxWeights(kind, rows(w_ih), rows(w_hh), B, activations, 1, projection)
+
+
+def run_layer(x: Tensor, weights: OnnxWeights, states: States) -> tuple[Tensor, States]:
+    """One layer as one opaque op: x (T, B, I), weights (D, ...), states (D, B, H) -> (y (T, B, D * H), next states)."""
+    W, R, B, activations = weights.W, weights.R, weights.B, weights.activations
+    if weights.P is not None:
+        y, *after = lstm_projected(x, W, R, B, weights.P, *states, activations)
+    elif weights.kind == "lstm":
+        y, *after = lstm(x, W, R, B, *states, activations)
+    elif weights.kind == "gru":
+        y, *after = gru(x, W, R, B, *states, activations, weights.linear_before_reset)
+    else:
+        y, *after = rnn(x, W, R, B, *states, activations)
+    # (T, D, B, H): the directions side by side.
+    return (y.squeeze(1) if W.shape[0] == 1 else y.transpose(1, 2).flatten(2)), tuple(after)
+
+
 class OpaqueLayer(nn.Module):
     """One layer as one opaque op: forward(x (T, B, I), states of (D, B, H)) -> (y (T, B, D * H), next states)."""
 
@@ -63,16 +96,8 @@ class OpaqueLayer(nn.Module):
         self.P = stacked(projections) if projections else None
 
     def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        if self.P is not None:
-            y, *after = lstm_projected(x, self.W, self.R, self.B, self.P, *states, self.activations)
-        elif self.kind == "lstm":
-            y, *after = lstm(x, self.W, self.R, self.B, *states, self.activations)
-        elif self.kind == "gru":
-            y, *after = gru(x, self.W, self.R, self.B, *states, self.activations, self.linear_before_reset)
-        else:
-            y, *after = rnn(x, self.W, self.R, self.B, *states, self.activations)
-        # (T, D, B, H): the directions side by side.
-        return (y.squeeze(1) if self.directions == 1 else y.transpose(1, 2).flatten(2)), tuple(after)
+        weights = (self.W, self.R, self.B, self.activations, self.linear_before_reset, self.P)
+        return run_layer(x, OnnxWeights(self.kind, *weights), states)
 
     def zeros(self, x: Tensor) -> States:
         """The state that a call without one starts from."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.lifted_layers import (
@@ -17,6 +17,7 @@ from rnn_export.export.lift.layers.lifted_layers import (
     LiftedSimpleRNNCell,
     OnnxWeights,
     Stack,
+    weights_of_torch,
 )
 from rnn_export.models.gru import CustomGRU, CustomGRUCell
 from rnn_export.models.lstm import CustomLSTM, CustomLSTMCell
@@ -26,20 +27,11 @@ LAYERS = (nn.RNNBase, SimpleRNN, CustomGRU, CustomLSTM)
 
 
 def _torch_weights(module: nn.RNNBase | nn.RNNCellBase, kind: str, suffix: str = "") -> OnnxWeights:
-    w_ih, w_hh = (getattr(module, name + suffix) for name in ("weight_ih", "weight_hh"))
-    zero = w_ih.new_zeros(w_ih.shape[0])
-    biases = [getattr(module, name + suffix) if module.bias else zero for name in ("bias_ih", "bias_hh")]
-    # torch's rows are i, f, g, o and r, z, n; ONNX's are i, o, f, c and z, r, h.
-    order = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}[kind]
-
-    def rows(w: Tensor) -> Tensor:
-        gates = w.detach().chunk(len(order))
-        return torch.cat([gates[k] for k in order])
-
-    plain = getattr(module, "nonlinearity", "tanh").capitalize()
-    activations = {"lstm": "Sigmoid,Tanh,Tanh", "gru": "Sigmoid,Tanh", "rnn": plain}[kind]
+    weights = [getattr(module, name + suffix) for name in ("weight_ih", "weight_hh")]
+    biases = [getattr(module, name + suffix) for name in ("bias_ih", "bias_hh")] if module.bias else []
     projection = getattr(module, "weight_hr" + suffix) if getattr(module, "proj_size", 0) else None
-    return OnnxWeights(kind, rows(w_ih), rows(w_hh), torch.cat([rows(b) for b in biases]), activations, 1, projection)
+    given = [w.detach() for w in (*weights, *biases)]
+    return weights_of_torch(kind, given, projection, getattr(module, "nonlinearity", "tanh"))
 
 
 def _torch_layer(module: nn.RNNBase) -> Stack:

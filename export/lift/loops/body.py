@@ -10,94 +10,214 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
+from rnn_export.export.lift.loops.first_iterations import Iteration, Taken
 from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
 from rnn_export.export.lift.loops.references import Path, Ref, node_at, value_at
 from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
+from rnn_export.export.lift.program.fx import aten
 
 T = TypeVar("T")
+# The memory that counts the iterations of a loop whose first ones are unlike the others.
+ITERATION = "iteration"
 
 
 @dataclass(frozen=True)
 class BodyInputs:
-    """What the body of a loop takes; `memory` says what each value was 1, 2, ... frames before the first."""
+    """What the body of a loop takes; `memory` says what each value was 1, 2, ... frames before the first.
+
+    A start is None where nothing reads it: the first iterations do without.
+    """
 
     invariants: Sequence[Ref]
     scans: Sequence[Scan]
-    memory: Mapping[BodyValue | Scan, Sequence[Ref]]
+    memory: Mapping[BodyValue | Scan, Sequence[Ref | None]]
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """The arguments of the loop as a whole."""
-        initial = (ref for refs in self.memory.values() for ref in refs)
-        return (*self.invariants, *(scan.sequence for scan in self.scans), *initial)
+        """The arguments of the loop before its memory."""
+        return (*self.invariants, *(scan.sequence for scan in self.scans))
 
 
-def body_inputs(loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool]) -> BodyInputs:
-    """What the body of `loop` takes; raises LiftError where one value starts differently in two places."""
+def body_inputs(
+    loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], iterations: Sequence[Iteration] = ()
+) -> BodyInputs:
+    """What the body of `loop` takes, in its first `iterations` too.
+
+    Raises LiftError where one value starts differently in two places.
+    """
     invariants: dict[Ref, None] = {}
     scans: dict[Scan, None] = {}
-    memory: dict[BodyValue | Scan, Sequence[Ref]] = {}
+    memory: dict[BodyValue | Scan, list[Ref | None]] = {}
+
+    def take(operand: Operand) -> None:
+        match operand:
+            case Invariant(ref):
+                invariants[ref] = None
+            case Scan():
+                scans[operand] = None
+            case Carry(value, depth, oldest_first):
+                if isinstance(value, Scan):
+                    scans[value] = None
+                known = memory.setdefault(value, [])
+                known += [None] * (depth - len(known))
+                for k, ref in enumerate(oldest_first):
+                    at = depth - loop.first - k - 1
+                    if at < 0:
+                        break  # what the first iterations make
+                    start = known[at]
+                    if start is not None and (start.path != ref.path or not same_value(start.base, ref.base)):
+                        raise cannot_roll("one value of it starts differently in two places")
+                    known[at] = start or ref
+
     for j, row in enumerate(loop.operands):
         for operand in row:
-            match operand:
-                case Invariant(ref):
-                    invariants[ref] = None
-                case Scan():
-                    scans[operand] = None
-                # What is precomputed takes values of its own frame where it says those of the frame before.
-                case Carry(value, _, oldest_first) if j not in loop.precomputed:
-                    if isinstance(value, Scan):
-                        scans[value] = None
-                    initial = oldest_first[::-1]
-                    known = memory.setdefault(value, initial)
-                    for a, b in zip(known, initial, strict=False):
-                        if a.path != b.path or not same_value(a.base, b.base):
-                            raise cannot_roll("one value of it starts differently in two places")
-                    memory[value] = max(known, initial, key=len)
-    return BodyInputs(list(invariants), list(scans), memory)
+            # What is precomputed takes values of its own frame where it says those of the frame before.
+            if not (isinstance(operand, Carry) and j in loop.precomputed):
+                take(operand)
+    for iteration in iterations:
+        for operand, _ in (*(taken for row in iteration.operands for taken in row), *iteration.values.values()):
+            take(operand)
+    return BodyInputs(list(invariants), list(scans), {value: tuple(starts) for value, starts in memory.items()})
 
 
-def body_module(loop: Loop, inputs: BodyInputs, results: LoopResults, owner: nn.Module) -> RolledLoop:
-    """`loop` as a module that takes `inputs.refs`; `owner` has what the body's graph reads."""
-    graph = fx.Graph()
-    invariants = {ref: graph.placeholder(f"outside{i}") for i, ref in enumerate(inputs.invariants)}
-    frames = {scan: graph.placeholder(f"frame{i}") for i, scan in enumerate(inputs.scans)}
-    memory = {
-        key: [graph.placeholder(f"memory{i}_{depth}") for depth in range(len(initial))]
-        for i, (key, initial) in enumerate(inputs.memory.items())
-    }
-    nodes: dict[int, fx.Node] = {}
+def body_module(
+    loop: Loop,
+    inputs: BodyInputs,
+    results: LoopResults,
+    owner: nn.Module,
+    iterations: Sequence[Iteration] = (),
+    one_row: bool = False,
+) -> RolledLoop:
+    """`loop` as a module that takes `inputs.refs` and the memory; `owner` has what the body's graph reads.
 
-    def made(value: BodyValue | Scan) -> fx.Node:
-        return frames[value] if isinstance(value, Scan) else node_at(graph, nodes[value.node], value.path)
+    `one_row`: the model takes a batch of one row alone.
 
-    def read(operand: Operand, precomputed: bool) -> Any:
+    Raises LiftError where it cannot be told what the first iterations give.
+    """
+    body = _Body(loop, inputs, one_row)
+    values: list[BodyValue | Scan] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
+    after = {value: body.made(value) for value in values}
+    if iterations:
+        if any(value not in iteration.values for value in results.last for iteration in iterations):
+            raise cannot_roll("what its first iterations give as their last value is not known")
+        firsts = body.first_values(iterations)
+        after = {value: body.chosen(value, firsts, node) for value, node in after.items()}
+    return body.module(after, results, owner)
+
+
+class _Body:
+    """The graph of one iteration, for every iteration."""
+
+    def __init__(self, loop: Loop, inputs: BodyInputs, one_row: bool) -> None:
+        self.loop, self.inputs, self.one_row, self.graph = loop, inputs, one_row, fx.Graph()
+        graph = self.graph
+        self.invariants = {ref: graph.placeholder(f"outside{i}") for i, ref in enumerate(inputs.invariants)}
+        self.frames = {scan: graph.placeholder(f"frame{i}") for i, scan in enumerate(inputs.scans)}
+        self.memory = {
+            key: [graph.placeholder(f"memory{i}_{depth}") for depth in range(len(starts))]
+            for i, (key, starts) in enumerate(inputs.memory.items())
+        }
+        self.iteration = graph.placeholder(ITERATION)
+        self.alike: dict[Any, fx.Node] = {}
+        self.nodes: dict[int, fx.Node] = {}
+        # What is precomputed for the next frame comes last.
+        for j in sorted(range(len(loop.operands)), key=lambda j: j in loop.precomputed):
+            node = loop.copies[1][j]
+            assert node is not None
+            self.nodes[j] = self._copy(node, [self._read(o, j in loop.precomputed) for o in loop.operands[j]])
+
+    def made(self, value: BodyValue | Scan) -> fx.Node:
+        """A value of the body, or a frame."""
+        return self.frames[value] if isinstance(value, Scan) else self._part(self.nodes[value.node], value.path)
+
+    def _read(self, operand: Operand, precomputed: bool = False) -> Any:
         match operand:
             case LiteralValue(value):
                 return value
             case Invariant(ref):
-                return invariants[ref]
+                return self.invariants[ref]
             case Scan():
-                return frames[operand]
+                return self.frames[operand]
             case Carry(value, depth) if not precomputed:
-                return memory[value][depth - 1]
+                return self.memory[value][depth - 1]
             case Carry(value) | Local(value):
-                return made(value)
+                return self.made(value)
 
-    # What is precomputed for the next frame comes last.
-    for j in sorted(range(len(loop.operands)), key=lambda j: j in loop.precomputed):
-        node = loop.copies[1][j]
-        assert node is not None
+    def _copy(self, node: fx.Node, leaves: Sequence[Any]) -> fx.Node:
+        """`node` with other arguments; the one that is there already, where it is alike."""
         _, tree = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda x: x is None)
-        leaves = [read(operand, j in loop.precomputed) for operand in loop.operands[j]]
         args, kwargs = pytree.tree_unflatten(leaves, tree)
-        nodes[j] = graph.create_node(node.op, node.target, args, kwargs)
-        nodes[j].meta = dict(node.meta)
-    after = [made(key) if d == 0 else held[d - 1] for key, held in memory.items() for d in range(len(held))]
-    joined = [made(join.value) for join in results.joins]
-    last = [made(value) for value in results.last]
-    graph.output((*after, *joined, *last))
-    return RolledLoop(fx.GraphModule(owner, graph), [scan.frame for scan in inputs.scans], len(after), results.joins)
+        key = (node.target, str(tree), tuple(x if isinstance(x, fx.Node) else repr(x) for x in leaves))
+        if key not in self.alike:
+            self.alike[key] = self.graph.create_node(node.op, node.target, args, kwargs)
+            self.alike[key].meta = dict(node.meta)
+        return self.alike[key]
+
+    def _part(self, node: fx.Node, path: Path) -> fx.Node:
+        if path and (node, path) not in self.alike:
+            self.alike[node, path] = node_at(self.graph, node, path)
+        return self.alike[node, path] if path else node
+
+    # --- first iterations
+
+    def first_values(self, iterations: Sequence[Iteration]) -> list[dict[BodyValue, fx.Node]]:
+        """What each of the first iterations gives for values of the body."""
+        found = []
+        for iteration in iterations:
+            own: list[fx.Node] = []
+
+            def taken(what: Taken, own: list[fx.Node] = own) -> Any:
+                operand, path = what
+                node = own[operand.value.node] if isinstance(operand, Local) else self._read(operand)
+                return self._part(node, path) if path else node
+
+            for node, row in zip(iteration.nodes, iteration.operands, strict=True):
+                own.append(self._copy(node, [taken(what) for what in row]))
+            found.append({value: taken(what) for value, what in iteration.values.items()})
+        return found
+
+    def chosen(self, value: BodyValue | Scan, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node) -> fx.Node:
+        """`node` from the first copy on, and before it what the first iterations give in its place."""
+        if isinstance(value, Scan):
+            return node
+        last = node
+        for k in reversed(range(len(firsts))):
+            # A value that is not known of an iteration is taken of none.
+            first = firsts[k].get(value, last)
+            if first is not last:
+                node, last = self._where_before(k + 1, first, node, value), first
+        return node
+
+    def _where_before(self, iteration: int, first: fx.Node, node: fx.Node, value: BodyValue) -> fx.Node:
+        origin = self.loop.copies[1][value.node]
+        assert origin is not None
+        shape = value_at(origin.meta["val"], value.path).shape
+        rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+        if len(rows) > 1 or (not rows and not self.one_row):
+            raise cannot_roll("its first iterations do something else, with values that have no batch axis")
+        meta = {key: known for key, known in origin.meta.items() if key != "val"}
+        before = self.graph.call_function(aten.lt.Scalar, (self.iteration, float(iteration)))
+        before.meta = meta
+        sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
+        before = self.graph.call_function(aten.reshape.default, (before, sizes))
+        chosen = self.graph.call_function(aten.where.self, (before, first, node))
+        chosen.meta = meta
+        return chosen
+
+    # --- the whole
+
+    def module(self, after: Mapping[BodyValue | Scan, fx.Node], results: LoopResults, owner: nn.Module) -> RolledLoop:
+        """The body, which gives `after` for values of an iteration."""
+        memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
+        if self.iteration.users:
+            more = self.graph.call_function(aten.add.Tensor, (self.iteration, 1.0))
+            memory.append(self.graph.call_function(aten.clamp.default, (more, None, float(self.loop.first))))
+        else:
+            self.graph.erase_node(self.iteration)
+        self.graph.output((*memory, *(after[j.value] for j in results.joins), *(after[v] for v in results.last)))
+        self.graph.eliminate_dead_code()
+        scans = [scan.frame for scan in self.inputs.scans]
+        return RolledLoop(fx.GraphModule(owner, self.graph), scans, len(memory), results.joins)
 
 
 class RolledLoop(nn.Module):

@@ -2,7 +2,8 @@
 
 Exported at a fixed length, a Python loop over the frames stands in the graph as so many copies of its body. Copies
 that differ only in the frame that they take, and in taking the values of the copy before, are one body; what the first
-copy takes in place of those values is where its memory starts.
+copy takes in place of those values is where its memory starts. The first iterations of a loop may do something else:
+then the first copy is a later one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.operands import (
     Argument,
@@ -23,9 +23,10 @@ from rnn_export.export.lift.loops.operands import (
     Operand,
     Place,
     classify,
+    consecutive,
     is_known_early,
 )
-from rnn_export.export.lift.loops.references import only_takes, resolve
+from rnn_export.export.lift.loops.references import Ref, only_takes, resolve, value_at
 from rnn_export.export.lift.loops.unrolled import COPIES, Unrolled
 from rnn_export.export.lift.program.fx import args_of, aten
 
@@ -38,22 +39,26 @@ Copy = list[fx.Node | None]
 
 @dataclass(frozen=True)
 class Join:
-    """A value of every copy, joined by `torch.stack` or `torch.cat` along `dim`."""
+    """A value of every copy, behind `before` of the iterations before, joined by `torch.stack` or `torch.cat`."""
 
     value: BodyValue
     join: Callable[..., Any]
     dim: int
+    before: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Loop:
     """A body and its copies: `copies[k][j]` is node j of copy k, and `operands[j]` are its arguments.
 
-    A node is None where the first copy needs none, since its memory is there already, or the last has no use for it.
+    A node is None where the first copy needs none, since its memory is there already, or the last ones have no use
+    for it.
+    Before the first copy the loop makes `first` iterations of another kind.
     """
 
     copies: list[Copy]
     operands: list[list[Operand]] = field(default_factory=list)
+    first: int = 0
 
     @cached_property
     def places(self) -> Mapping[fx.Node, Place]:
@@ -66,31 +71,36 @@ class Loop:
         return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
 
     def join_of(self, node: fx.Node) -> Join | None:
-        """The value that `node` joins over all copies; None if it does something else."""
+        """The value that `node` joins over all iterations; None if it does something else."""
         if node.target not in JOINS or not isinstance(args_of(node)[0], list | tuple):
             return None
-        refs = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
+        joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
+        before, refs = joined[: self.first], joined[self.first :]
         first = self.places.get(refs[0].base) if refs else None
         if first is None or len({ref.path for ref in refs}) > 1:
             return None
         if [self.places.get(ref.base) for ref in refs] != [Place(k, first.node) for k in range(len(self.copies))]:
             return None
         dim = int(args_of(node)[1]) if len(node.args) > 1 else 0
-        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim)
+        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim, tuple(before))
 
 
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
-    """The loops that begin with token `start`, the shortest body first."""
+    """The loops whose copies begin with token `start`, the shortest body first."""
     forms, longest = graph.forms, (len(graph.tokens) - start) // (COPIES - 1) + 1
-    for missing in range(MISSING + 1):
+    # What the first copy lacks makes it an iteration of another kind.
+    for missing in range(1 if graph.with_first_iterations else MISSING + 1):
         for first_size in range(1, longest - missing + 1):
             second, size = start + first_size, first_size + missing
-            body = forms[second : second + size]
-            if len(body) < size or any(
-                forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)
-            ):
+            if forms[second : second + 1] != forms[second + size : second + size + 1]:
                 continue
-            for loop in map(Loop, _copies(graph, start, first_size, size)):
+            body = forms[second : second + size]
+            if len(body) < size or (not missing and forms[start:second] != body):
+                continue
+            if any(forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)):
+                continue
+            for copies in _copies(graph, start, first_size, size):
+                loop = Loop(copies, first=_iterations_before(graph, copies))
                 operands = _operands(graph, loop)
                 if operands is not None and _gives_frames_or_last(loop):
                     yield replace(loop, operands=operands)
@@ -115,7 +125,8 @@ def _users(node: fx.Node) -> Iterator[fx.Node]:
 def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator[list[Copy]]:
     """The copies of a body of `size` tokens, of which the first one has only `first_size`.
 
-    What follows a loop may look like the beginning of one more: so with the last one, and without it.
+    What the last ones make for later copies alone is not there. What follows a loop may look like the beginning of
+    one more: so with those that lack something, and without them.
     """
     at = start + first_size
     body = graph.tokens[at : at + size]
@@ -125,16 +136,17 @@ def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator
     copies = [first]
     while at < len(graph.tokens):
         copy, used = _copy(graph, body, at)
-        if not used:
+        if not used or (not _lacks(copies[-1]) <= _lacks(copy) and len(copies) > 1):
             break
         copies.append(copy)
         at += used
-        if None in copy:
-            break
-    if len(copies) >= COPIES:
-        yield copies
-    if len(copies) > COPIES and None in copies[-1]:
-        yield copies[:-1]
+    complete = sum(None not in copy for copy in copies[1:])
+    for count in range(len(copies), max(complete, COPIES - 1), -1):
+        yield copies[:count]
+
+
+def _lacks(copy: Copy) -> set[int]:
+    return {j for j, node in enumerate(copy) if node is None}
 
 
 def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]:
@@ -148,14 +160,30 @@ def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]
     return copy, used
 
 
+def _iterations_before(graph: Unrolled, copies: list[Copy]) -> int:
+    """How many iterations a loop makes before `copies`, by the frames that they leave out."""
+    if not graph.with_first_iterations:
+        return 0
+    complete = (nodes for nodes in zip(*copies, strict=True) if None not in nodes)
+    for nodes in complete:
+        for refs in zip(*(graph.arguments[node] for node in nodes if node is not None), strict=True):
+            if (
+                all(isinstance(ref, Ref) for ref in refs)
+                and all(graph.same_value(refs[0].base, ref.base) for ref in refs)
+                and (found := consecutive(refs))
+            ):
+                sequence = value_at(graph.values[found[0].sequence.base], found[0].sequence.path)
+                return max(int(sequence.shape[found[0].axis]) - len(copies), 0)
+    return 0
+
+
 def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     """The arguments of every node of the body; None where the copies are not of one body."""
     operands = []
     for j in range(len(loop.copies[0])):
         nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
         row = []
-        arguments = [pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in nodes.values()]
-        for leaves in zip(*arguments, strict=True):
+        for leaves in zip(*(graph.arguments[n] for n in nodes.values()), strict=True):
             operand = _operand(graph, loop, tuple(nodes), leaves)
             if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
@@ -166,8 +194,7 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
 
 def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
     first = leaves[0]
-    if not isinstance(first, fx.Node):
+    if not isinstance(first, Ref):
         return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
-    refs = tuple(map(resolve, leaves))
-    places = tuple(loop.places.get(ref.base) for ref in refs)
-    return classify(Argument(copies, refs, places, loop.precomputed, graph.same_value))
+    places = tuple(loop.places.get(ref.base) for ref in leaves)
+    return classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))

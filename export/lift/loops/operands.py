@@ -61,7 +61,7 @@ class Scan:
 class Carry:
     """A value of `depth` copies before, or a frame that such a copy takes; `initial` in the first copies, oldest first.
 
-    `initial` is empty where the first copies have no such argument.
+    `initial` is empty where the first copies have no such argument, or take it of the iterations before them.
     """
 
     value: BodyValue | Scan
@@ -110,6 +110,7 @@ class Argument:
     each, and where it stands in the loop, None outside of it.
 
     `precomputed` are the nodes that the first copy lacks; `same_value` tells whether two nodes outside are one value.
+    The first copy is iteration `first` of the loop.
     """
 
     copies: tuple[int, ...]
@@ -117,6 +118,7 @@ class Argument:
     places: tuple[Place | None, ...]
     precomputed: frozenset[int]
     same_value: Callable[[fx.Node, fx.Node], bool]
+    first: int = 0
 
     @property
     def is_outside(self) -> bool:
@@ -172,10 +174,15 @@ def _invariant(argument: Argument) -> Invariant | None:
     return Invariant(argument.refs[0]) if one else None
 
 
-def _scan(argument: Argument) -> Scan | None:
+def _scan(argument: Argument) -> Scan | Carry | None:
+    """The frame of each iteration, or that of one before; those before the first copy took the first frames."""
     if not (argument.is_outside and argument.begins_in_first and argument.has_one_base):
         return None
-    return _frames(argument.refs)
+    found = consecutive(argument.refs)
+    if found is None or found[1] > argument.first:
+        return None
+    scan, start = found
+    return scan if start == argument.first else Carry(scan, argument.first - start, ())
 
 
 def _delayed_scan(argument: Argument) -> Carry | None:
@@ -185,13 +192,13 @@ def _delayed_scan(argument: Argument) -> Carry | None:
     refs = argument.refs
     for depth in range(1, len(refs) - 2):
         one_base = len({ref.base for ref in refs[depth:]}) == 1
-        if one_base and (scan := _frames(refs[depth:])) is not None:
-            return Carry(scan, depth, refs[:depth])
+        if one_base and (found := consecutive(refs[depth:])) is not None and found[1] == 0:
+            return Carry(found[0], argument.first + depth, refs[:depth])
     return None
 
 
-def _frames(refs: Sequence[Ref]) -> Scan | None:
-    """Frame 0, 1, 2, ... of one value, taken in the same way."""
+def consecutive(refs: Sequence[Ref]) -> tuple[Scan, int] | None:
+    """Frame n, n + 1, ... of one value, taken in the same way, and n."""
     paths = [ref.path for ref in refs]
     if len({len(path) for path in paths}) > 1:
         return None
@@ -200,9 +207,10 @@ def _frames(refs: Sequence[Ref]) -> Scan | None:
         return None
     (i,) = moving
     first = paths[0][i]
-    if first.kind == "item" or [path[i] for path in paths] != [first._replace(entry=k) for k in range(len(paths))]:
+    start = first.entry
+    if first.kind == "item" or [p[i] for p in paths] != [first._replace(entry=start + k) for k in range(len(paths))]:
         return None
-    return Scan(Ref(refs[0].base, paths[0][:i]), paths[0][i:])
+    return Scan(Ref(refs[0].base, paths[0][:i]), (first._replace(entry=0), *paths[0][i + 1 :])), start
 
 
 Rule = Callable[[Argument], Operand | None]

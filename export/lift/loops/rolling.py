@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.loops.body import body_inputs, body_module
-from rnn_export.export.lift.loops.copies import Join
-from rnn_export.export.lift.loops.operands import BodyValue
+from rnn_export.export.lift.loops.copies import Join, Loop
+from rnn_export.export.lift.loops.first_iterations import first_iterations
+from rnn_export.export.lift.loops.operands import BodyValue, Scan
 from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value_at
 from rnn_export.export.lift.loops.two_lengths import Alignment, align, cannot_roll, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
@@ -34,13 +37,13 @@ def roll(
     length. Raises LiftError where a loop cannot be rolled up.
     """
     # The first copy computes with a memory that may be constant: it is whole if that counts, and else lacks nodes.
-    for with_constants, sort_by_frame in ((True, False), (True, True), (False, False), (False, True)):
+    for unlike, constants, by_frame in itertools.product((False, True), (True, False), (False, True)):
         here, there = (
-            Unrolled(module, sample, with_constants, sort_by_frame)
+            Unrolled(module, sample, constants, by_frame, unlike)
             for module, sample in zip((short, long), samples, strict=True)
         )
         try:
-            return _Emitter(here, align(here, there, lengths), lengths, length_input).emit()
+            return _Emitter(here, there, align(here, there, lengths), lengths, length_input).emit()
         except LiftError as error:
             reason = error
     raise reason
@@ -57,9 +60,15 @@ class _Emitter:
     """Writes the new graph: every node outside of loops as it is, every loop as one call."""
 
     def __init__(
-        self, graph: Unrolled, alignment: Alignment, lengths: tuple[int, int], length_input: tuple[int, int]
+        self,
+        graph: Unrolled,
+        longer: Unrolled,
+        alignment: Alignment,
+        lengths: tuple[int, int],
+        length_input: tuple[int, int],
     ) -> None:
-        self.old, self.alignment, self.used = graph, alignment, results_of(graph.graph, alignment)
+        self.old, self.longer = graph, longer
+        self.alignment, self.used = alignment, results_of(graph.graph, alignment)
         self.lengths, self.length_input = lengths, length_input
         self.new = fx.Graph()
         self.emitted: dict[fx.Node, fx.Node] = {}
@@ -141,17 +150,66 @@ class _Emitter:
     def _call(self, index: int) -> fx.Node:
         if index not in self.calls:
             loop = self.alignment.loops[index]
-            inputs = body_inputs(loop, self.old.same_value)
+            iterations = first_iterations(loop, self.used[index].joins, self._grows)
+            inputs = body_inputs(loop, self.old.same_value, iterations)
             if not inputs.scans:
                 raise cannot_roll("it takes no frames of an input")
             for scan in inputs.scans:
                 sequence = value_at(self.old.values[scan.sequence.base], scan.sequence.path)
-                if sequence.shape[scan.axis] != len(loop.copies):
+                if sequence.shape[scan.axis] != loop.first + len(loop.copies):
                     raise cannot_roll("it does not run over all frames")
-            self.bodies[f"loop{index}"] = body_module(loop, inputs, self.used[index], self.old.module)
-            args = tuple(
-                self._last(ref, ref.base) or node_at(self.new, self._node(ref.base), ref.path) for ref in inputs.refs
+            body = body_module(
+                loop, inputs, self.used[index], self.old.module, iterations, isinstance(self._batch(), int)
             )
-            self.calls[index] = self.new.create_node("call_module", f"loop{index}", args)
+            self.bodies[f"loop{index}"] = body
+            args = [self._outside(ref) for ref in inputs.refs]
+            for value, starts in inputs.memory.items():
+                args += [self._outside(ref) if ref else self._zeros(*_kind_of(loop, value)) for ref in starts]
+            if len(args) < len(placeholders(body.body.graph)):
+                args.append(self._zeros((self._batch(), 1), torch.float32))
+            self.calls[index] = self.new.create_node("call_module", f"loop{index}", tuple(args))
             self.calls[index].meta = dict(next(n for n in loop.copies[0] if n is not None).meta)
         return self.calls[index]
+
+    def _outside(self, ref: Ref) -> fx.Node:
+        return self._last(ref, ref.base) or node_at(self.new, self._node(ref.base), ref.path)
+
+    def _batch(self) -> int | torch.SymInt:
+        sizes = (n for fed in placeholders(self.old.graph) for n in fed.meta["val"].shape)
+        return next((n for n in sizes if isinstance(n, torch.SymInt)), 1)
+
+    def _zeros(self, shape: Sequence[int | torch.SymInt], dtype: torch.dtype) -> fx.Node:
+        """Zeros, sized by the inputs: what a memory starts from that the first iterations do not read."""
+        sizes: list[Any] = []
+        for size in shape:
+            if isinstance(size, int):
+                sizes.append(size)
+                continue
+            fed = (n for n in placeholders(self.old.graph) if str(size) in map(str, n.meta["val"].shape))
+            if (source := next(fed, None)) is None:
+                raise cannot_roll(
+                    "its first iterations do something else, with values that merge the batch with another axis"
+                )
+            axis = [str(n) for n in source.meta["val"].shape].index(str(size))
+            sizes.append(self.new.call_function(aten.sym_size.int, (self._node(source), axis)))
+        return self.new.call_function(aten.full.default, (sizes, 0), {"dtype": dtype})
+
+    def _grows(self, ref: Ref, axis: int) -> bool:
+        """Whether an axis of a value is longer in the longer graph."""
+        fed = dict(zip(placeholders(self.old.graph), placeholders(self.longer.graph), strict=True))
+        other = fed.get(ref.base) or self.alignment.counterparts.get(ref.base)
+        if other is None:
+            return False
+        here, there = (value_at(g.values[n], ref.path) for g, n in ((self.old, ref.base), (self.longer, other)))
+        return bool(here.shape[axis] != there.shape[axis])
+
+
+def _kind_of(loop: Loop, value: BodyValue | Scan) -> tuple[Sequence[int | torch.SymInt], torch.dtype]:
+    """The shape of a value of the body, or of a frame, and its type."""
+    if isinstance(value, Scan):
+        fake = value_at(value.sequence.base.meta["val"], (*value.sequence.path, *value.frame))
+    else:
+        node = loop.copies[1][value.node]
+        assert node is not None
+        fake = value_at(node.meta["val"], value.path)
+    return fake.shape, fake.dtype

@@ -56,7 +56,12 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
             i, j = i + len(found[0].places), j + len(found[1].places)
             continue
         if i >= len(short.tokens) or j >= len(long.tokens) or short.tokens[i].target is not long.tokens[j].target:
-            raise cannot_roll("its frames are not computed alike")
+            counted = (
+                f": a number in it is another one at each iteration ({counting})"
+                if (counting := short.counting)
+                else ""
+            )
+            raise cannot_roll(f"its frames are not computed alike{counted}")
         counterparts[short.tokens[i]] = long.tokens[j]
         i, j = i + 1, j + 1
     alike = list(counterparts.items())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
+from rnn_export.export.lift.loops.written import read_written_frames
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import args_of, aten, depends_on, placeholders, recorded
+from rnn_export.export.lift.program.fx import depends_on, placeholders, recorded
 
 # Copies that must be seen in the shorter graph.
 COPIES = 4
@@ -21,13 +24,20 @@ class Unrolled:
 
     `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
     of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
-    sorts the tokens by the newest frame that they know.
+    sorts the tokens by the newest frame that they know, and `with_first_iterations` a loop
+    may begin with iterations of another kind.
     """
 
     def __init__(
-        self, module: fx.GraphModule, sample: Sequence[Tensor], with_constants: bool, sort_by_frame: bool
+        self,
+        module: fx.GraphModule,
+        sample: Sequence[Tensor],
+        with_constants: bool,
+        sort_by_frame: bool,
+        with_first_iterations: bool = False,
     ) -> None:
-        _stack_written_frames(module.graph)
+        self.with_first_iterations = with_first_iterations
+        read_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
         moving = depends_on(self.graph, placeholders(self.graph))
@@ -37,7 +47,29 @@ class Unrolled:
             newest = _newest_frames(self.graph, moving)
             self.tokens.sort(key=lambda node: newest[node])
         self.index = {node: i for i, node in enumerate(self.tokens)}
-        self.forms = [_form(node) for node in self.tokens]
+        numbers: dict[tuple[Any, ...], int] = {}
+        self.forms = [numbers.setdefault(_form(node), len(numbers)) for node in self.tokens]
+
+    @cached_property
+    def arguments(self) -> Mapping[fx.Node, Sequence[Any]]:
+        """What each token takes, one after the other: references, and what is no node."""
+        leaves = {n: pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in self.tokens}
+        return {n: [resolve(x) if isinstance(x, fx.Node) else x for x in taken] for n, taken in leaves.items()}
+
+    @cached_property
+    def counting(self) -> str:
+        """The operator and the first values of a number that grows from call to call; empty where none does."""
+        found: dict[tuple[Any, ...], list[list[Any]]] = {}
+        for node in self.tokens:
+            taken = self.arguments[node]
+            kinds = tuple(type(x) if type(x) in (int, float) else repr(x) * (not isinstance(x, Ref)) for x in taken)
+            found.setdefault((node.target, kinds), []).append([x for x in taken if type(x) in (int, float)])
+        for (target, _), calls in found.items():
+            for numbers in zip(*calls, strict=True):
+                steps = {b - a for a, b in itertools.pairwise(numbers)}
+                if len(numbers) >= COPIES - 1 and len(steps) == 1 and 0 not in steps:
+                    return f"{target}: {', '.join(map(str, numbers[:3]))}, ..."
+        return ""
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""
@@ -82,26 +114,3 @@ def _frame_of(ref: Ref) -> int:
 def _form(node: fx.Node) -> tuple[Any, ...]:
     leaves, tree = pytree.tree_flatten((node.args, node.kwargs))
     return node.target, str(tree), tuple("" if isinstance(x, fx.Node) else repr(x) for x in leaves)
-
-
-def _stack_written_frames(graph: fx.Graph) -> None:
-    """`out[:, t] = y` for every t of an empty `out` becomes a stack."""
-    for last in [n for n in graph.nodes if n.target in (aten.select_scatter.default, aten.slice_scatter.default)]:
-        if any(user.target is last.target and user.args[0] is last for user in last.users):
-            continue
-        frames: dict[int, Any] = {}
-        node, dim = last, args_of(last)[2]
-        while isinstance(node, fx.Node) and node.target is last.target:
-            source, frame, axis, index, *end = args_of(node)
-            if axis != dim or (end and end[0] - index != 1):
-                break
-            frames.setdefault(index, frame)
-            node = source
-        if not frames or sorted(frames) != list(range(last.meta["val"].shape[dim])):
-            continue
-        join = aten.stack.default if last.target is aten.select_scatter.default else aten.cat.default
-        with graph.inserting_before(last):
-            joined = graph.call_function(join, ([frames[i] for i in sorted(frames)], dim))
-        joined.meta = dict(last.meta)
-        last.replace_all_uses_with(joined)
-    graph.eliminate_dead_code()

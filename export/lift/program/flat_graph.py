@@ -15,7 +15,7 @@ from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
-from rnn_export.export.lift.program.tracing import export_program, quiet
+from rnn_export.export.lift.program.tracing import export_program, lift_error, quiet
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
@@ -34,20 +34,17 @@ def flat_graph(
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
     _refuse_bounds(program, args)
-    with quiet():
-        program = program.run_decompositions({})
+    try:
+        with quiet():
+            program = program.run_decompositions({})
+    except Exception as error:  # what torch does not allow in an operator that is a loop may raise anything
+        raise lift_error(error) from error
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
-    for node in list(graph.nodes):
-        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
-            graph.erase_node(node)
-        elif (same := _same_as(node)) is not None:
-            node.replace_all_uses_with(same)
-            graph.erase_node(node)
-        elif node.target is aten.view.default:
-            # What lies in memory one way here may lie another way in a step.
-            node.target = aten.reshape.default
+    for inner in graph_module.modules():
+        if isinstance(inner, fx.GraphModule):
+            _drop_idle(inner.graph)
     graph.set_codegen(CodeGen())
     equal = _equal_sizes(graph, args)
     _settle_sizes(graph, equal)
@@ -63,6 +60,19 @@ def flat_graph(
     graph.eliminate_dead_code()
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
+
+
+def _drop_idle(graph: fx.Graph) -> None:
+    """Take out checks, and what only repeats its argument."""
+    for node in list(graph.nodes):
+        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
+            graph.erase_node(node)
+        elif (same := _same_as(node)) is not None:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+        elif node.target is aten.view.default:
+            # What lies in memory one way here may lie another way in a step.
+            node.target = aten.reshape.default
 
 
 def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]) -> None:

@@ -42,7 +42,7 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
-        raise _lift_error(error) from error
+        raise lift_error(error) from error
 
 
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
@@ -73,7 +73,7 @@ def _place(line: Any) -> str:
     return f"{line.filename.rpartition('/')[2]}:{line.lineno}"
 
 
-def _lift_error(error: Exception) -> LiftError:
+def lift_error(error: Exception) -> LiftError:
     """What torch says, in the user's words where there are any."""
     text, place = str(error), line_of(error)
     fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)

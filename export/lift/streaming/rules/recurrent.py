@@ -10,13 +10,17 @@ from fractions import Fraction
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import RolledLoop
+from rnn_export.export.lift.loops.body import ITERATION, RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.states import OPS, dotted
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported, refusal
+
+# The kind of a loop's memory, and why it is there.
+LOOPED = "loop", "a variable that the model's own loop carries from frame to frame"
+COUNTED = "counter", "iterations of the model's own loop, whose first ones are unlike the others"
 
 
 @rule(*OPS, takes_unsupported=True)
@@ -42,7 +46,7 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
     for argument, letter, index in OPS[node.target]:
         operand = args_of(node)[argument]
         if operand not in context.from_states:
-            name = context.names.unused(f"{path}.{letter}")
+            name = context.names.unused(dotted(path, letter))
             why = f"the {letter} of a layer that is called without it, or with one made in forward"
             initial = context.runs.base[operand], context.runs.other_batch[operand]
             own = context.states.add(name, x, initial, node, "layer", why)
@@ -55,8 +59,8 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
     if context.is_computed(operand):
         raise LiftError(
-            f"{path}: the state {letter!r} that it starts from is computed from the input, so it cannot be carried "
-            "between calls. Take it as an argument and declare it: states={argument: output}."
+            f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot "
+            "be carried between calls. Take it as an argument and declare it: states={argument: output}."
         )
 
 
@@ -112,7 +116,6 @@ def _carried(
     context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], input_lag: Fraction
 ) -> list[fx.Node]:
     """What the loop starts from in each step: states of the model, or new ones."""
-    why = "a variable that the model's own loop carries from frame to frame"
     layers: dict[fx.Node, str] = {}
     carried = []
     for i, memory in enumerate(memories):
@@ -126,7 +129,8 @@ def _carried(
                 run[result] = run[node][index]
             base, other_batch = context.runs.base, context.runs.other_batch
             initial = base[memory].expand_as(base[result]), other_batch[memory].expand_as(other_batch[result])
-            memory = context.states.add(context.names.unused(name), result, initial, node, "loop", why)
+            kind, why = COUNTED if letter == ITERATION else LOOPED
+            memory = context.states.add(context.names.unused(name), result, initial, node, kind, why)
             context.states.set_next(memory, result, input_lag)
         carried.append(memory)
     return carried
@@ -137,6 +141,8 @@ def _memory_name(
 ) -> tuple[str, str]:
     """The name of one memory: by the layer that takes it (`layers`: those met before), or the module that reads it."""
     memory = placeholders(loop.body.graph)[index - loop.memories]
+    if memory.target == ITERATION:
+        return dotted(path_of(next(iter(memory.users))), ITERATION), ITERATION
     node = memory
     while len(node.users) == 1:
         user = next(iter(node.users))
@@ -144,7 +150,7 @@ def _memory_name(
             if user.args[argument] is node:
                 if user not in layers:
                     layers[user] = context.names.layer(user)
-                return f"{layers[user]}.{letter}", letter
+                return dotted(layers[user], letter), letter
         if len(user.all_input_nodes) > 1 or user.op == "output":
             break
         node = user

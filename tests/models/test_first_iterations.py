@@ -1,0 +1,325 @@
+"""Loops whose first iterations are unlike the others, that look back further than one frame, or are an operator."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call, assert_streams
+
+X = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
+
+
+def forget_mult(s, x):
+    """Of a QRNN: h is None before the first frame."""
+    z, f, o = s.wide(x).chunk(3, -1)
+    h, ys = None, []
+    for t in range(x.shape[1]):
+        new = f[:, t].sigmoid() * z[:, t].tanh()
+        if h is not None:
+            new = new + (1 - f[:, t].sigmoid()) * h
+        ys.append(new)
+        h = new
+    return o.sigmoid() * torch.stack(ys, 1)
+
+
+def peephole(s, x):
+    h = c = None
+    ys = []
+    for frame in x.unbind(1):
+        i, f, o = (s.wide(frame) if h is None else s.wide(frame) + s.wide_of_h(h)).chunk(3, -1)
+        new = i.sigmoid() * o.tanh()
+        if c is not None:
+            new = new + (f + s.scale * c).sigmoid() * c
+        c = new
+        h = (o + s.scale * c).sigmoid() * c.tanh()
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def another_function(s, x):
+    ys = []
+    for t, frame in enumerate(x.unbind(1)):
+        h = s.b(frame).relu() if t == 0 else torch.tanh(s.a(frame) + s.r(h))  # noqa: F821
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def skipping(s, x):
+    hs = []
+    for t in range(x.shape[1]):
+        a = s.a(x[:, t])
+        if t - 1 >= 0:
+            a = a + s.r(hs[t - 1])
+        if t - 4 >= 0:
+            a = a + s.b(hs[t - 4])
+        hs.append(a.tanh())
+    return torch.stack(hs, 1)
+
+
+def dilated(s, x):
+    for layer, d in ((s.a, 1), (s.b, 2), (s.r, 3)):
+        hs = []
+        for t in range(x.shape[1]):
+            before = hs[t - d] if t - d >= 0 else torch.zeros_like(x[:, 0])
+            hs.append(torch.tanh(layer(x[:, t]) + 0.5 * before))
+        x = torch.stack(hs, 1)
+    return x
+
+
+def dilated_in_lists(s, x):
+    xs = list(x.unbind(1))
+    for layer, d in ((s.a, 1), (s.b, 2)):
+        hs = []
+        for t, frame in enumerate(xs):
+            a = layer(frame)
+            hs.append((a + 0.5 * hs[t - d] if t - d >= 0 else a).tanh())
+        xs = hs
+    return torch.stack(xs, 1)
+
+
+def far_back(s, x):
+    hs = []
+    for t in range(x.shape[1]):
+        before = hs[t - 8] if t >= 8 else x.new_zeros(x.shape[0], 4)
+        hs.append(torch.tanh(s.a(x[:, t]) + s.r(before)))
+    return torch.stack(hs, 1)
+
+
+def two_seeds(s, x):
+    hs = []
+    for t, frame in enumerate(x.unbind(1)):
+        if t == 0:
+            h = s.a(frame)
+        elif t == 1:
+            h = s.a(frame) + 0.5 * hs[0]
+        else:
+            h = torch.tanh(s.a(frame) + 0.5 * hs[-1] - 0.3 * hs[-2])
+        hs.append(h)
+    return torch.stack(hs, 1)
+
+
+def differences(s, x):
+    ys = []
+    for t in range(x.shape[1]):
+        change = x[:, t] - x[:, t - 1] if t > 0 else x[:, t]
+        h = s.a(change).tanh() if t == 0 else torch.tanh(s.a(change) + s.r(h))  # noqa: F821
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def layers_time_first(s, x):
+    hs, ys = [None, None], []
+    for t in range(x.shape[0]):
+        y = x[t]
+        for k, (i, r) in enumerate(((s.a, s.r), (s.b, s.q))):
+            hs[k] = i(y).tanh() if hs[k] is None else torch.tanh(i(y) + r(hs[k]))
+            y = hs[k]
+        ys.append(y)
+    return torch.stack(ys, 0)
+
+
+def last_only(s, x):
+    h = None
+    for frame in x.unbind(1):
+        h = s.a(frame).tanh() if h is None else torch.tanh(s.a(frame) + s.r(h))
+    return s.b(h)
+
+
+def written(s, x):
+    hs = x.new_zeros(x.shape[0], x.shape[1], 4)
+    for t in range(x.shape[1]):
+        hs[:, t] = s.a(x[:, t]).tanh() if t == 0 else torch.tanh(s.a(x[:, t]) + s.r(hs[:, t - 1]))
+    return hs
+
+
+def entries_of_a_state(s, x):
+    state, ys = x.new_zeros(2, x.shape[0], 4), []
+    for frame in x.unbind(1):
+        for k, value in enumerate((s.a(frame), s.b(frame))):
+            state[k] = 0.5 * state[k].clone() + value
+        ys.append(state.sum(0))
+    return torch.stack(ys, 1)
+
+
+class OptionalCell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.r = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, h: Tensor | None) -> Tensor:
+        if h is None:
+            return torch.tanh(self.i(x))
+        return torch.tanh(self.i(x) + self.r(h))
+
+
+def of_cells(s, x):
+    h, ys = None, []
+    for frame in x.unbind(1):
+        h = s.cell(frame, h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def scanned(s, x):
+    from torch._higher_order_ops.scan import scan
+
+    def step(carried, frame):
+        h, total = carried
+        h = torch.tanh(s.a(frame) + s.r(h))
+        return (h, total + h), (h + total, h.clone())
+
+    ys, zs = scan(step, (x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape[0], 4)), x, dim=1)[1]
+    return ys.movedim(0, 1), zs.movedim(0, 1)
+
+
+def parts(**others) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {**{name: nn.Linear(4, 4) for name in ("a", "b", "r", "q")}, **others}
+
+
+WIDE = {
+    "wide": nn.Linear(4, 12),
+    "wide_of_h": nn.Linear(4, 12, bias=False),
+    "scale": nn.Parameter(torch.tensor([0.1, 0.2, -0.3, 0.4])),
+}
+# By model, example, options, and the states.
+LOOPS = {
+    "h is None": (Call(forget_mult, **WIDE), X, {}, ["state", "iteration"]),
+    "h and c are None": (Call(peephole, **WIDE), X, {}, ["wide_of_h.state", "state", "iteration"]),
+    "another function": (Call(another_function, **parts()), X, {}, ["r.state", "iteration"]),
+    "another function, in chunks": (Call(another_function, **parts()), X, {"chunk": 3}, ["r.state", "iteration"]),
+    "frames skipped": (
+        Call(skipping, **parts()),
+        X,
+        {},
+        ["r.state", "state", "call1.state", "b.state", "iteration"],
+    ),
+    "dilated": (
+        Call(dilated, **parts()),
+        X,
+        {},
+        ["state", *(f"call{i}.state" for i in range(1, 6))],
+    ),
+    "dilated, in lists": (
+        Call(dilated_in_lists, **parts()),
+        X,
+        {},
+        ["state", "call1.state", "call2.state", "a.state", "iteration"],
+    ),
+    "eight frames back": (
+        Call(far_back, **parts()),
+        X,
+        {},
+        ["state", *(f"call{i}.state" for i in range(1, 7)), "r.state"],
+    ),
+    "two seeds": (Call(two_seeds, **parts()), X, {}, ["state", "call1.state", "iteration"]),
+    "differences": (Call(differences, **parts()), X, {}, ["state", "r.state", "iteration"]),
+    "layers, time first": (
+        Call(layers_time_first, **parts()),
+        X.transpose(0, 1),
+        {},
+        ["r.state", "q.state", "iteration"],
+    ),
+    "only the last": (Call(last_only, **parts()), X, {"time_axis": 1}, ["state", "iteration"]),
+    "written into a tensor": (Call(written, **parts()), X, {}, ["r.state", "iteration"]),
+    "entries of a state": (Call(entries_of_a_state, **parts()), X, {}, ["state", "call1.state"]),
+    "a scripted cell from None": (
+        Call(of_cells, cell=torch.jit.script(OptionalCell().eval())),
+        X,
+        {},
+        ["cell.r.state", "cell.iteration"],
+    ),
+    "an operator": (Call(scanned, **parts()), X, {}, ["state", "call1.state"]),
+}
+
+
+@pytest.mark.parametrize(("model", "example", "options", "states"), LOOPS.values(), ids=LOOPS)
+def test_a_loop_starts_as_it_was_written(model, example, options, states):
+    lifted = assert_streams(model.eval(), example, **options)
+    assert [s.name for s in lifted.spec.states] == states
+    assert (lifted.has_loop, lifted.dynamic_time) == (True, True)
+
+
+def test_the_count_of_iterations_is_a_counter():
+    lifted = lift(Call(another_function, **parts()), (X,))
+    assert [(o.kind, o.why) for o in lifted.origins if o.name == "iteration"] == [
+        ("counter", "iterations of the model's own loop, whose first ones are unlike the others")
+    ]
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def every_third(s, x):
+    h, ys = x.new_zeros(x.shape[0], 4), []
+    for t, frame in enumerate(x.unbind(1)):
+        if t % 3 == 0:
+            h = torch.tanh(s.a(frame) + h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def mean_so_far(s, x):
+    mean, ys = None, []
+    for t, frame in enumerate(x.unbind(1)):
+        mean = frame if mean is None else mean + (frame - mean) / (t + 1)
+        ys.append(mean)
+    return torch.stack(ys, 1)
+
+
+def looks_ahead_at_first(s, x):
+    h, ys = None, []
+    for t in range(x.shape[1]):
+        h = s.a(x[:, 1]) if h is None else torch.tanh(s.a(x[:, t]) + s.r(h))
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def by_while_loop(s, x):
+    from torch._higher_order_ops import while_loop
+
+    T = x.shape[1]
+
+    def holds(t, h, out):
+        return t < T
+
+    def body(t, h, out):
+        frame = torch.index_select(x, 1, t.reshape(1)).squeeze(1)
+        h = torch.tanh(s.a(frame) + s.r(h))
+        return t + 1, h, out.index_copy(1, t.reshape(1), h[:, None])
+
+    start = (torch.zeros((), dtype=torch.long), x.new_zeros(x.shape[0], 4), x.new_zeros(x.shape[0], T, 4))
+    return while_loop(holds, body, start)[2]
+
+
+LOOPS_OVER_TIME = r"^.+ \(test_first_iterations\.py:\d+\): the model loops over time in Python, and"
+REFUSED = {
+    "every third": (
+        every_third,
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: of \d+ frames, not every one goes through the "
+        r"same operators \(.*aten\.addmm\.default.*\)\. Keep the state of the loop in a registered buffer",
+    ),
+    "a number that grows": (
+        mean_so_far,
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: its frames are not computed alike: a number in it "
+        r"is another one at each iteration \(aten\.div\.Tensor: 2, 3, 4, \.\.\.\)\. Keep",
+    ),
+    "a later frame at first": (
+        looks_ahead_at_first,
+        rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: its first iterations take later frames\. Keep",
+    ),
+    "while_loop": (
+        by_while_loop,
+        r"^the model \(test_first_iterations\.py:\d+\): while_loop is not lifted: which frame an iteration takes is a "
+        r"value in it, and so is how many there are\. Loop over the frames in Python, or with torch's scan\.$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("forward", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_such_loop_says_why(forward, message):
+    with pytest.raises(LiftError, match=f"(?s){message}"):
+        lift(Call(forward, **parts()), (X,), time_axis=1)
