@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.api import lift
@@ -63,3 +64,29 @@ def test_a_table_over_another_axis_than_time_is_none_of_that():
     bands = nn.Parameter(torch.ones(16))
     model = Call(lambda s, x: s.gru(x * s.bands[: x.shape[2]])[0], gru=gru(), bands=bands)
     assert lift(model, (X,)).spec.inputs[0].shape == ("batch", "time", 16)
+
+
+BANDS = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_bands_of_a_number_beside_time():
+    """Fewer of them pass, more do not: all the same the other axis is time, and the only one that can be."""
+    bands = nn.Parameter(torch.ones(32))
+    model = Call(
+        lambda s, x: s.conv(F.pad((x * s.bands[: x.shape[2]]).unsqueeze(1), (0, 0, 2, 0)))[:, 0],
+        bands=bands,
+        conv=nn.Conv2d(1, 1, 3, padding=(0, 1)),
+    )
+    assert lift(model, (BANDS,)).spec.inputs[0].shape == ("batch", "time", 32)
+
+
+def test_what_looks_ahead_beside_a_number_of_bands():
+    """Either may be meant: both are said."""
+    bands = nn.Parameter(torch.ones(32))
+    model = Call(lambda s, x: (x - x.mean(1, keepdim=True)) * s.bands[: x.shape[2]], bands=bands)
+    message = (
+        r"which axis is time must be said: with time_axis=\{'x': 1\} an output depends on later frames, and axis 2 of "
+        r"input 0 may only be up to 32 long"
+    )
+    with pytest.raises(LiftError, match=message):
+        lift(model, (BANDS,))
