@@ -135,7 +135,7 @@ def frames_followed(model: nn.Module, x: Tensor, time: int) -> int:
     return field
 
 
-# What operators do along the 64 bands of x (2, 3, T, 64), and a window of two frames; each window counts one more.
+# What operators do along the 64 bands of x (2, 3, T, 64), and a window of two frames.
 ALONG_BANDS = {
     "cut": lambda s, x: s.window(x[..., 1:60:4]),
     "joined": lambda s, x: s.window(torch.cat([x, torch.zeros_like(x)], 3)),
@@ -155,12 +155,18 @@ def test_what_is_done_along_another_axis_needs_no_longer_sequences(forward):
         "down": nn.Conv2d(3, 3, (1, 9), (1, 3), (0, 4)),
         "up": nn.ConvTranspose2d(3, 3, (1, 9), (1, 3)),
     }
-    assert frames_followed(Call(forward, **parts), torch.randn(2, 3, 11, 64), 2) <= 5
+    assert frames_followed(Call(forward, **parts), torch.randn(2, 3, 11, 64), 2) == 2
 
 
 def test_the_same_along_time_does():
     model = Call(lambda s, x: F.pad(x, (0, 0, 5, 0))[:, :, 1:].unfold(2, 4, 2).flatten(3))
     assert frames_followed(model, torch.randn(2, 3, 11, 4), 2) == 1 + 5 + 1 + 4
+
+
+def test_what_a_frame_is_made_into_counts_in_frames_of_its_own():
+    """As in a model with an encoder and a decoder of samples: 8 windows of the decoder's overlap, not 320 frames."""
+    model = Call(lambda s, x: s.up(s.down(x)), down=nn.Conv1d(1, 2, 40, 40), up=nn.ConvTranspose1d(2, 1, 320, 40))
+    assert frames_followed(model, torch.randn(2, 1, 4000), 2) == 1 + 39 + 8 * 40
 
 
 def test_a_context_that_no_memory_holds_is_said(monkeypatch):

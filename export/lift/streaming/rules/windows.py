@@ -41,7 +41,9 @@ def _window_reach(node: fx.Node) -> Reach:
     dilations, strides = (
         _by_axis(given.get(name) or usual, len(sizes)) for name, usual in (("dilation", [1]), ("stride", sizes))
     )
-    reaches = [Reach(size * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)]
+    reaches = [
+        Reach((size - 1) * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)
+    ]
     return _largest(node, reaches)
 
 
@@ -137,10 +139,12 @@ def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
 
 
 def _transposed_reach(node: fx.Node) -> Reach:
+    """In frames of the argument, of which each makes `stride`."""
     given = named_args(node)
     sizes = given["weight"].meta["val"].shape[2:]
-    dilations = _by_axis(given["dilation"], len(sizes))
-    return _largest(node, [Reach(size * dilation) for size, dilation in zip(sizes, dilations, strict=True)])
+    dilations, strides = (_by_axis(given[name], len(sizes)) for name in ("dilation", "stride"))
+    spans = ((size - 1) * dilation for size, dilation in zip(sizes, dilations, strict=True))
+    return _largest(node, [Reach(-(-span // stride)) for span, stride in zip(spans, strides, strict=True)])
 
 
 @rule(*TRANSPOSED_AXES, reach=_transposed_reach)
