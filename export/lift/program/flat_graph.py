@@ -12,7 +12,7 @@ from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
-from rnn_export.export.lift.program.tracing import export_program, quiet
+from rnn_export.export.lift.program.tracing import export_program, functional
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
@@ -30,9 +30,7 @@ def flat_graph(
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
     _refuse_bounds(program, args)
-    with quiet():
-        program = program.run_decompositions({})
-    graph_module = program.module(check_guards=False)
+    graph_module = functional(program).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
     for node in list(graph.nodes):
