@@ -34,7 +34,7 @@ def add_target(
             f"{bundle.path} has no {STEP} to write {target!r} ({order.precision}) from: export the bundle again with "
             "--target onnx."
         )
-    order = replace(order, opset=order.opset or found.opset)
+    order = replace(order.of_rows(bundle.spec.rows), opset=order.opset or found.opset)
     progress("graphs")
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
     with foreign_graph(STEP, bundle.read(STEP), bundle.spec) as step:

@@ -36,7 +36,7 @@ from rnn_export.runtime.build.native.names import source_name
 from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.spec import StateSpec, TensorSpec
-from rnn_export.target_options import TargetOptions
+from rnn_export.target_options import TargetOptions, check_batch
 from rnn_export.targets import Target, find_targets
 
 # Targets, each with what is asked of it.
@@ -125,6 +125,8 @@ def export(
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only,
     )  # fmt: skip
     _refuse_other_floats(lifted, precision)
+    check_batch(batch, lifted.spec.rows)
+    plan = [(target, options.of_rows(lifted.spec.rows)) for target, options in plan]
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)

@@ -1,5 +1,7 @@
 """One family of errors. Each message says what was found, why it cannot work and what to do next."""
 
+from collections.abc import Sequence
+
 # --- public: what a user catches
 
 
@@ -122,6 +124,14 @@ class TraceFailed(LiftError):
 
 class RowsDepend(LiftError):
     """Rows of the batch depend on each other."""
+
+
+class NoBatchAxis(LiftError):
+    """No axis holds independent rows; `free` are those, one for each input, along which the model takes other sizes."""
+
+    def __init__(self, message: str, free: Sequence[Sequence[int]]) -> None:
+        super().__init__(message)
+        self.free = free
 
 
 class StateMovesByCall(LiftError):

@@ -1,9 +1,14 @@
 """The two orders of a tensor's axes: the graph's own, and the canonical one, batch and time first."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from rnn_export.arrays import Array, Arrays
-from rnn_export.spec import StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, StreamSpec, TensorSpec
+
+# What a graph computes: from inputs and states to outputs and next states, by name.
+Call = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
 def canonical(array: Array, spec: TensorSpec) -> Array:
@@ -24,6 +29,21 @@ def graph_inputs(spec: StreamSpec, inputs: Arrays) -> dict[str, Array]:
 def canonical_frames(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Array:
     """An input or output of one call of the graph as (rows, frames, ...), or (rows, ...) without a time axis."""
     return canonical(array, tensor) if spec.has_time else canonical(array, tensor)[:, None]
+
+
+def row_by_row(spec: StreamSpec, call: Call) -> Call:
+    """`call` for any number of rows: one after the other where the contract has one row."""
+    if spec.rows is None:
+        return call
+    axes = {t.name: t.axis(BATCH) or 0 for t in (*spec.inputs, *spec.outputs)}
+
+    def rows(feed: dict[str, Array]) -> dict[str, Array]:
+        first = spec.inputs[0].name
+        count = range(feed[first].shape[axes[first]])
+        given = [call({name: a.take([row], axes.get(name, 0)) for name, a in feed.items()}) for row in count]
+        return {name: np.concatenate([g[name] for g in given], axes.get(name, 0)) for name in given[0]}
+
+    return rows
 
 
 def late_rows(spec: StreamSpec, fed: Array) -> Array:

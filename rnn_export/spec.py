@@ -22,6 +22,8 @@ _EVERY = re.compile("[2-9]|[1-9][0-9]{1,8}")
 ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8}
 ITEM_BYTES |= {"bool": 1}
 DTYPES = tuple(ITEM_BYTES)
+# Fields of a contract that it may lack, as those do that were written before.
+OPTIONAL = {"rows": int}
 
 Dim = int | str
 
@@ -107,6 +109,7 @@ class StreamSpec:
         outputs: the data outputs; the next states are left out.
         states: the memory, in the order of the graph's state inputs.
         chunk: frames per step.
+        rows: 1 where the model takes one stream at a time, so that `"batch"` is 1 in every graph; None for any number.
         delay: frames at the start of a stream that give no output.
         sample_rate: Hz of the signal that the inputs are cut from, or None.
         sequence_only: whether the model needs whole sequences: there is no step then, and no state.
@@ -121,6 +124,7 @@ class StreamSpec:
     sample_rate: int | None = None
     sequence_only: bool = False
     digest: str = ""
+    rows: Literal[1] | None = None
 
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
@@ -182,8 +186,8 @@ class StreamSpec:
         return not self.has_time or tensor.axis(TIME) is not None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, ready for `json.dumps`."""
-        return asdict(self)
+        """Plain data, ready for `json.dumps`; what has no value is left out."""
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value is not None}
 
     def dumps(self) -> str:
         """The one canonical text of this contract."""
@@ -194,7 +198,8 @@ class StreamSpec:
         """Read what `to_json` wrote; raises SpecError on anything missing, unknown or of the wrong type."""
         tensors = dict.fromkeys(("inputs", "outputs", "states"), list | tuple)
         numbers = {"chunk": int, "delay": int, "sample_rate": int | None, "sequence_only": bool, "digest": str}
-        fields = _fields(data, "the stream contract", {**tensors, **numbers})
+        optional = {name: kind for name, kind in OPTIONAL.items() if isinstance(data, dict) and name in data}
+        fields = _fields(data, "the stream contract", {**tensors, **numbers, **optional})
         tensor = {"name": str, "dtype": str, "shape": list | tuple}
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(
@@ -227,6 +232,8 @@ def _numbers(spec: StreamSpec) -> Iterator[str]:
         yield f"delay is {spec.delay} frames, over the limit of {limits.DELAY}."
     if spec.digest and not re.fullmatch("[0-9a-f]{64}", spec.digest):
         yield f"digest is {spec.digest!r}, which is not a sha256 in lower-case hex."
+    if spec.rows not in (None, 1):
+        yield f"rows is {spec.rows}: a model takes one stream at a time, 1, or any number."
     if spec.sample_rate is not None and not 1 <= spec.sample_rate <= limits.SAMPLE_RATE:
         yield f"sample_rate is {spec.sample_rate}, but is in Hz, from 1 to {limits.SAMPLE_RATE}."
 

@@ -1,6 +1,8 @@
 """What is asked of a target."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 from rnn_export.arrays import Arrays
 from rnn_export.errors import ExportError
@@ -42,3 +44,15 @@ class TargetOptions:
         low, usual, high = self.batch
         if not 1 <= low <= usual <= high:
             raise ExportError(f"batch {low}:{usual}:{high} is no range MIN:OPT:MAX of at least 1 that rises.")
+
+    def of_rows(self, rows: int | None) -> TargetOptions:
+        """The same for a contract of so many `rows`; None for any number."""
+        return self if rows is None else replace(self, batch=(rows,) * 3)
+
+
+def check_batch(batch: tuple[int, int, int] | None, rows: int | None) -> None:
+    """Raise ExportError where a batch is asked for that a contract of so many `rows` has not."""
+    if rows is not None and batch not in (None, (rows,) * 3):
+        raise ExportError(
+            f"batch is {batch}, but the model takes one stream at a time (rows: 1 in its contract): leave it out."
+        )

@@ -19,6 +19,7 @@ from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
+from rnn_export.runtime.row_by_row import RowByRow
 from rnn_export.runtime.stream import Stream, stream_class
 from rnn_export.runtime.types import Y
 from rnn_export.runtime.uncopied import Uncopied
@@ -79,6 +80,11 @@ class Engine(Uncopied, Generic[Y]):
         self.precision, self.batches = session.precision, session.batches
         self.skipped_backends: tuple[str, ...] = ()
         self._session, self._stream_class = session, stream_class(self.spec, session)
+        # For several rows.
+        self._rows, self._rows_class = session, self._stream_class
+        if self.spec.rows is not None and not session.steps_rows_apart:
+            self._rows, self.batches = RowByRow(session, self.spec), (1, None)
+            self._rows_class = stream_class(self.spec, self._rows)
         self._initial = artefacts.initial_states()
         self._over: str | None = None
         watch(self)
@@ -155,6 +161,8 @@ class Engine(Uncopied, Generic[Y]):
             raise StreamError(f"batch={batch}: the engine was built for {low} to {high} streams in one step. {fix}.")
         chosen = self._initial if states is None else check_states(self.spec, batch, states)
         rows = {s.name: np.broadcast_to(chosen[s.name], (batch, *s.row)) for s in self.spec.states}
+        if batch > 1:
+            return self._rows_class(self.spec, self._rows, batch, rows)
         return self._stream_class(self.spec, self._session, batch, rows)
 
     def metrics(self) -> dict[str, float]:
@@ -173,4 +181,4 @@ class Engine(Uncopied, Generic[Y]):
         Raises StreamError where an argument does not fit, or the model needs whole sequences.
         """
         self._check_here()
-        return Pool(self.spec, self._session, self._initial, capacity, idle_timeout, on_nan)
+        return Pool(self.spec, self._rows, self._initial, capacity, idle_timeout, on_nan)

@@ -11,7 +11,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import new_constant
-from rnn_export.spec import TIME, Dim, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
 
@@ -19,7 +19,9 @@ INT64_MAX = 2**63 - 1
 def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
     """By name of each input and output of a graph."""
     shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
-    return shapes | {name: s.shape for s in spec.states for name in (s.input, s.output)}
+    shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
+    batch = spec.rows or BATCH
+    return {name: tuple(batch if dim == BATCH else dim for dim in shape) for name, shape in shapes.items()}
 
 
 class SequenceFromStep(InPlacePass):

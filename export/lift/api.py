@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.arrays import Array
-from rnn_export.errors import LiftError, RowsDepend, StateMovesByCall, first_line
+from rnn_export.errors import FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.capture import MANY_FRAMES, BatchFirst, Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
@@ -27,7 +27,7 @@ from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
-from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+from rnn_export.export.lift.program.tracing import DYNAMIC, export_program, place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_states,
@@ -38,7 +38,7 @@ from rnn_export.export.lift.refusals import (
     refuse_train_mode,
     refuse_wrappers,
 )
-from rnn_export.export.lift.rows import follow_rows, is_apart
+from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -79,15 +79,15 @@ class StreamingModel:
         return loops or any(node.target is projected for node in self.module.graph.nodes)
 
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
-        """`module` exported with a dynamic batch and `frames` frames, or dynamic time where `frames` is None."""
+        """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
         some = 5 * self.spec.largest_every if frames is None else frames
-        dynamic = (BATCH, TIME) if frames is None else (BATCH,)
+        dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
         noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, shapes = [], []
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
             like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.shaped(like, sized(tensor.shape, 3, some)))
+            tensors.append(noise.shaped(like, sized(tensor.shape, self.spec.rows or 3, some)))
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
         return export_program(self.module, tensors, tuple(shapes))
 
@@ -172,7 +172,7 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     try:
         for probed in _probed(flat, options):
             try:
-                return (_whole_sequences if options.sequence_only else _of_frames)(flat, probed, options)
+                return _along(flat, probed, options)
             except RowsDepend as error:
                 refused = refused or error
     except LiftError:
@@ -182,6 +182,38 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     raise refused
 
 
+def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+    """The model lifted along some axes: for any batch, or where its code makes a number of it for one stream."""
+    lifted, axes = _whole_sequences if options.sequence_only else _of_frames, probed.axes
+    try:
+        return lifted(flat, probed, options)
+    except FrozenAxis as error:
+        if axes.one_row or error.axis != dict(enumerate(axes.rows_in)).get(error.port):
+            raise
+        one = replace(axes, one_row=_why_one(probed, error))
+        if not _takes_one(flat, one):
+            raise
+        return lifted(flat, replace(probed, axes=one), options)
+
+
+def _why_one(probed: _Probed, error: FrozenAxis) -> str:
+    model, frames = BatchFirst(probed.flat, probed.axes), MANY_FRAMES if probed.axes.has_time else 1
+    place = place_of_number(model, model.sample(3, frames), error.port, error.axis)
+    return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
+
+
+def _takes_one(flat: FlatModel, axes: Axes) -> bool:
+    """Whether the model runs on one row, and what it keeps itself is of one."""
+    kept = [axes.states[i].rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
+    model = BatchFirst(copy.deepcopy(flat), axes)
+    try:
+        with torch.no_grad():
+            model(*model.sample(1, MANY_FRAMES if axes.has_time else 1))
+    except Exception:  # a size that the model does not take may raise anything
+        return False
+    return all(len(rows) == 1 for rows in kept)
+
+
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
@@ -189,7 +221,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    notes, states = (*captured.notes, *_notes(spec, probed.flat)), tuple(streamed.states)
+    notes, states = (*captured.notes, *_notes(spec, probed)), tuple(streamed.states)
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -244,8 +276,11 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
         _followed(probed, module, chunk)
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
     runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES))
-    rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
-    streamed = stream(module, flat.model, runs, rows, axes.input_time, axes.output_time, chunk, RULES)
+    if axes.one_row:
+        rows = rows_of_one(module, runs.base)
+    else:
+        rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
+    streamed = stream(module, flat.model, runs, rows, axes.time_in, axes.time_out, chunk, RULES)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))
     if not axes.causal:
@@ -258,6 +293,8 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
 
 def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
     """Raise RowsDepend where rows of a result of `module`, of `frames` frames, depend on each other."""
+    if probed.axes.one_row:
+        return
     sample = BatchFirst(probed.flat, probed.axes).sample
     few, more = (recorded(module, sample(batch, frames)) for batch in (2, 3))
     follow_rows(module, few, more, probed.axes.rows_in, probed.axes.rows_out)
@@ -270,7 +307,7 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     streamed = Streamed([], 0, output_strides(module, model))
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
-    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE,))
+    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (_WHOLE, *_rows_note(probed)))
 
 
 def _origin(flat: FlatModel, name: str) -> tuple[str, str]:
@@ -286,15 +323,21 @@ _ARGUMENT = ("argument", "an argument that comes back, as declared")
 _WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
 
 
-def _notes(spec: StreamSpec, flat: FlatModel) -> Iterator[str]:
+def _notes(spec: StreamSpec, probed: _Probed) -> Iterator[str]:
     """What a user should know of a contract."""
-    layers = ", ".join(path for path, module in flat.model.named_modules() if isinstance(module, Stack))
+    layers = ", ".join(path for path, module in probed.flat.model.named_modules() if isinstance(module, Stack))
     if not spec.states and layers:
         yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
     elif not spec.states:
         yield "this model has no state: each frame is computed from itself alone"
     if spec.has_delay:
         yield f"{spec.delay_note}: the context of a convolution is not full yet"
+    yield from _rows_note(probed)
+
+
+def _rows_note(probed: _Probed) -> Iterator[str]:
+    if why := probed.axes.one_row:
+        yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -310,7 +353,7 @@ def _copied(model: nn.Module) -> nn.Module:
 def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
     """A state that moves once per call, and not once per frame, makes another stream of every cut of the input."""
     spec, own = lifted.spec, [leaf.name for leaf in flat.states]
-    frames = spec.chunk * max(1, spec.settling_steps)
+    frames, rows = spec.chunk * max(1, spec.settling_steps), spec.rows or 2
     drawn = BatchFirst(flat, lifted.axes).sample(2, 2 * frames, 3)
     loop = ClosedLoop(spec, inputs_of(spec, drawn))
 
@@ -320,7 +363,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
         return driver.states()
 
     states: Mapping[str, Array] = {
-        **{s.name: lifted.initial[s.name].expand(2, *s.row).contiguous().numpy() for s in spec.states},
+        **{s.name: lifted.initial[s.name].expand(rows, *s.row).contiguous().numpy() for s in spec.states},
         **{name: value.numpy() for name, value in zip(own, drawn[len(spec.inputs) :], strict=True)},
     }
     if spec.has_delay:

@@ -6,30 +6,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rnn_export.errors import LiftError
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout
-from rnn_export.export.lift.batch_search import batch_candidates
+from rnn_export.errors import LiftError, NoBatchAxis
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
+from rnn_export.export.lift.batch_search import MOVED, batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
-from rnn_export.export.lift.time_search import find_time
+from rnn_export.export.lift.time_search import ProbedRows, find_time
 
 TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Per tensor, where batch and time stand; None where there is no time.
+    """Per tensor, where batch and time stand; None where there is none.
 
     `causal` is False where an output depends on later frames than its own. `rivals` have another time, along which no
-    run showed that a frame depends on another.
+    run showed that a frame depends on another. `one_row` says why the model takes one stream at a time; empty where it
+    takes any number, and then every tensor has a batch axis.
     """
 
-    input_batch: tuple[int, ...]
-    input_time: tuple[int | None, ...]
+    input_batch: Assignment
+    input_time: Assignment
     states: tuple[RowLayout, ...]
-    output_batch: tuple[int, ...]
-    output_time: tuple[int | None, ...]
+    output_batch: Assignment
+    output_time: Assignment
     causal: bool = True
     rivals: tuple[Axes, ...] = ()
+    one_row: str = ""
 
     @property
     def has_time(self) -> bool:
@@ -38,31 +40,90 @@ class Axes:
 
     @property
     def rows_in(self) -> tuple[int, ...]:
-        """The batch axis of each input, and of each state as (B, *row)."""
-        return (*self.input_batch, *(0 for _ in self.states))
+        """The batch axis of each input, and of each state as (B, *row); what has none gets one in front."""
+        return (*(b or 0 for b in self.input_batch), *(0 for _ in self.states))
 
     @property
     def rows_out(self) -> tuple[int, ...]:
         """The batch axis of each output, and of each next state as (B, *row)."""
-        return (*self.output_batch, *(0 for _ in self.states))
+        return (*(b or 0 for b in self.output_batch), *(0 for _ in self.states))
+
+    @property
+    def time_in(self) -> Assignment:
+        """The time axis of each input, with a batch axis in front where it has none."""
+        return _behind_batch(self.input_batch, self.input_time)
+
+    @property
+    def time_out(self) -> Assignment:
+        """The time axis of each output, with a batch axis in front where it has none."""
+        return _behind_batch(self.output_batch, self.output_time)
 
     def input_sizes(self, batch: int, frames: int) -> list[dict[int, int]]:
         """By input, its sizes along its axes of batch and time."""
-        axes = zip(self.input_batch, self.input_time, strict=True)
-        return [{b: batch} if t is None else {b: batch, t: frames} for b, t in axes]
+        batch = 1 if self.one_row else batch
+        return sizes_of(self.input_batch, self.input_time, batch, [frames] * len(self.input_time))
+
+
+def _behind_batch(batch: Assignment, time: Assignment) -> Assignment:
+    return tuple(t if t is None or b is not None else t + 1 for b, t in zip(batch, time, strict=True))
 
 
 def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
     """Axes that the runs of `model` allow, the likeliest first; what its graph says of them is another matter.
 
-    `model` must be a copy that may be run at will. Raises LiftError where there are none, or several could be time.
+    Raises LiftError where there are none, or several could be time.
     """
     probe, said = AxisProbe(model), _said_time(model, time_axis)
-    for batch in batch_candidates(probe, said):
-        time = find_time(probe, batch, said)
-        found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
-        rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
-        yield replace(found, rivals=tuple(rivals))
+    try:
+        for batch in batch_candidates(probe, said):
+            time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
+            found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
+            rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
+            yield replace(found, rivals=tuple(rivals))
+    except NoBatchAxis as error:
+        yield _axes_of_one(probe, said, error)
+
+
+def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis) -> Axes:
+    """Axes of a model that takes one stream at a time; raises `refused` where an axis holds rows that depend."""
+    taken = said or (None,) * len(probe.inputs)
+    inputs = tuple(axis_of_one(leaf.example.shape, t) for leaf, t in zip(probe.inputs, taken, strict=True))
+    rows = ProbedRows(inputs, tuple(RowLayout.of_one(leaf.example) for leaf in probe.states), 1)
+    try:
+        time = find_time(probe, rows, said)
+    except LiftError as error:
+        raise (refused if refused.free else error) from None
+    known = [{b, t} for b, t in zip(inputs, time.inputs, strict=True)]
+    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free) or any(
+        _takes_more(probe, rows, port, axis)
+        for port, leaf in enumerate(probe.inputs)
+        for axis in {*range(leaf.example.dim())} - known[port]
+    ):
+        raise refused
+    outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
+    output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)
+    why = _why_one(probe, rows)
+    return Axes(inputs, time.inputs, rows.states, output_batch, time.outputs, time.causal, one_row=why)
+
+
+def _takes_more(probe: AxisProbe, rows: ProbedRows, port: int, axis: int) -> bool:
+    """Whether one input alone may be longer along `axis`, which then may be its batch."""
+    sizes: list[dict[int, int]] = [{} for _ in probe.inputs]
+    sizes[port] = {axis: probe.inputs[port].example.shape[axis] + 1}
+    return probe.run(rows.states, probe.draw(1, sizes, rows.states)) is not None
+
+
+def _why_one(probe: AxisProbe, rows: ProbedRows) -> str:
+    """What keeps the model from a batch of any size, and where."""
+    bare = [leaf for leaf, axis in zip(probe.inputs, rows.inputs, strict=True) if axis is None]
+    bare += [leaf for leaf, layout in zip(probe.states, rows.states, strict=True) if layout.alone]
+    if bare:
+        shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in bare)
+        return f"there is no batch axis in {shapes}"
+    sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
+    if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
+        return f"a batch of 2 fails{probe.place}: {probe.failure}"
+    return MOVED
 
 
 def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

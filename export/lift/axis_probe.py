@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,21 +12,32 @@ from torch import Tensor
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import line_of
 
 
 @dataclass(frozen=True)
 class RowLayout:
     """How a model lays out a state of rows (B, *row): along `axis`, B * inner long where each stream has several rows.
 
-    Rows of a tensor without a batch axis have `added` axes before its own, the batch and ones behind it.
+    Rows of a tensor without a batch axis have `added` axes before its own, the batch and ones behind it; or the model
+    takes one stream, `alone`.
     """
 
     axis: int
     inner: int = 1
     added: int = 0
+    alone: bool = False
+
+    @staticmethod
+    def of_one(example: Tensor) -> RowLayout:
+        """Of a model that takes one stream."""
+        axis = axis_of_one(example.shape, None)
+        return RowLayout(0, alone=True) if axis is None else RowLayout(axis)
 
     def rows(self, tensor: Tensor) -> Tensor:
         """(B, *row) from the model's own tensor."""
+        if self.alone:
+            return tensor.unsqueeze(0)
         if self.added:
             return tensor.reshape(tensor.shape[0], *tensor.shape[self.added :])
         moved = tensor.movedim(self.axis, 0)
@@ -33,6 +45,8 @@ class RowLayout:
 
     def tensor(self, rows: Tensor) -> Tensor:
         """The model's own tensor from (B, *row)."""
+        if self.alone:
+            return rows.squeeze(0)
         if self.added:
             return rows.reshape(rows.shape[0], *(1,) * (self.added - 1), *rows.shape[1:])
         merged = rows if self.inner == 1 else rows.reshape(-1, *rows.shape[2:])
@@ -41,6 +55,12 @@ class RowLayout:
     def example_rows(self, example: Tensor) -> Tensor:
         """(B, *row) from an example value, which has the axes of one stream only where `added`."""
         return example[None] if self.added else self.rows(example)
+
+
+def axis_of_one(shape: Sequence[int], time: int | None) -> int | None:
+    """Where one stream's tensor has a batch of one, if it has: first, or behind another axis; never at `time`."""
+    places = [a for a, size in enumerate(shape[:2]) if size == 1 and a != time and (a == 0 or len(shape) > 2)]
+    return places[0] if places else None
 
 
 def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
@@ -55,16 +75,23 @@ def layouts(example: Tensor, batch: int, added: int = 4) -> Iterator[RowLayout]:
 Assignment = tuple[int | None, ...]
 
 
-class AxisProbe:
-    """Runs `model`, which must be a copy that may be run at will.
+def sizes_of(batch: Assignment, time: Assignment, rows: int, frames: Sequence[int]) -> list[dict[int, int]]:
+    """By input, its sizes along its axes of batch and time, if it has them; `frames` are its own."""
+    axes = zip(batch, time, frames, strict=True)
+    return [{a: n for a, n in ((b, rows), (t, count)) if a is not None} for b, t, count in axes]
 
-    `failure` is why the last run gave nothing. Raises LiftError where the model fails on its example.
+
+class AxisProbe:
+    """Runs a copy of `model`.
+
+    `failure` is why the last run gave nothing, and where. Raises LiftError where the model fails on its example.
     """
 
     def __init__(self, model: FlatModel) -> None:
-        self.model, self.noise = model, Noise(model)
+        # What another batch leaves in it is nothing for whoever lifts it.
+        self.model, self.noise = copy.deepcopy(model), Noise(model)
         self.inputs, self.states = model.inputs, model.states
-        self.failure = ""
+        self.failure = self.place = ""
         if self._call([leaf.example for leaf in (*self.inputs, *self.states)]) is None:
             raise LiftError(f"the model fails on its own example inputs: {self.failure}")
 
@@ -81,7 +108,7 @@ class AxisProbe:
         if results is None:
             return None
         if any(a.shape != b.shape for a, b in zip(fed, results[outputs:], strict=True)):
-            self.failure = "a state comes back in another shape than it went in"
+            self.failure, self.place = "a state comes back in another shape than it went in", ""
             return None
         return [*results[:outputs], *(a.rows(t) for a, t in zip(states, results[outputs:], strict=True))]
 
@@ -90,7 +117,7 @@ class AxisProbe:
             with torch.no_grad():
                 return list(self.model(*tensors))
         except Exception as error:  # a size that the model does not take may raise anything
-            self.failure = f"{type(error).__name__}: {first_line(error)}"
+            self.failure, self.place = f"{type(error).__name__}: {first_line(error)}", line_of(error)
             return None
 
     def by_name(self, axes: Assignment) -> str:

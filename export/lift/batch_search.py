@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnn_export.errors import LiftError
+from rnn_export.errors import NoBatchAxis
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, layouts
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 
@@ -17,6 +17,8 @@ from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 TRIES = 8
 # Lines of an error message.
 TRIED = 4
+DEPEND = "rows depend on each other, or not every output and state has them"
+MOVED = "after a call with another batch the same values give something else, so it keeps something of that batch"
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,17 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     """Axes that no run of the model shows to be none; `time` are the axes that are known to be time.
 
     Those come first along which another row was seen to change the results, at its own row alone. Where noise moves
-    nothing, the graph has to tell. Raises LiftError with the axes that were tried, where there is no candidate.
+    nothing, the graph has to tell. Raises NoBatchAxis with the axes that were tried, where there is no candidate.
     """
     tried: list[str] = []
+    free: list[tuple[int, ...]] = []
     unmoved: list[BatchAxes] = []
     found = 0
     for inputs, states in _candidates(probe, time):
-        probe.failure = "rows depend on each other, or not every output and state has them"
+        probe.failure = DEPEND
         batch, moved = _tried(probe, inputs, states)
+        # Any size is so many rows of one stream.
+        free += [inputs] if probe.failure == DEPEND and all(layout.inner == 1 for layout in states) else []
         if batch is None:
             line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
             tried += [] if line in tried else [line]
@@ -52,10 +57,11 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     if found or unmoved:
         return
     shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*probe.inputs, *probe.states))
-    raise LiftError(
+    raise NoBatchAxis(
         f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
         "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
-        "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"])
+        "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"]),
+        free,
     )
 
 
@@ -92,7 +98,12 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     found = BatchAxes(inputs, states, outputs)
     # Where rows write over each other, the last one wins: it is changed too.
     moved = [_moves_alone(probe, found, row, three, many) for row in (0, 2)]
-    return (None, False) if None in moved else (found, all(moved))
+    if None not in moved:
+        return found, all(moved)
+    again = probe.run(states, three)
+    if again is not None and not all(same(a, b, INDEPENDENCE) for a, b in zip(again, many, strict=True)):
+        probe.failure = MOVED
+    return None, False
 
 
 def _moves_alone(

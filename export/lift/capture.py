@@ -53,21 +53,26 @@ class BatchFirst(nn.Module):
         """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""
         inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
         states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
-        results = self.flat(*tensors[:inputs], *states)
+        fed = [x if b is not None else x.squeeze(0) for x, b in zip(tensors, self.axes.input_batch, strict=False)]
+        results = self.flat(*fed, *states)
+        given = [y if b is not None else y.unsqueeze(0) for y, b in zip(results, self.axes.output_batch, strict=False)]
         after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
-        return (*results[:outputs], *after)
+        return (*given, *after)
 
     def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Noise inputs, and states (B, *row)."""
-        noise, sizes = Noise(self.flat, seed), self.axes.input_sizes(batch, frames)
-        inputs = [noise.like(leaf.example, size) for leaf, size in zip(self.flat.inputs, sizes, strict=True)]
-        return (*inputs, *draw_states(self.flat, self.axes.states, noise, batch))
+        """Noise inputs, and states (B, *row); of one row where the model takes no more."""
+        axes, noise = self.axes, Noise(self.flat, seed)
+        drawn = zip(self.flat.inputs, axes.input_sizes(batch, frames), axes.input_batch, strict=True)
+        like = ((noise.like(leaf.example, sizes), b) for leaf, sizes, b in drawn)
+        inputs = [x if b is not None else x.unsqueeze(0) for x, b in like]
+        return (*inputs, *draw_states(self.flat, axes.states, noise, 1 if axes.one_row else batch))
 
     def dynamic(self, time: bool) -> tuple[Any, ...]:
-        """The axes of any size, as torch.export takes them: the batch, and `time`."""
-        pairs = zip(self.axes.input_batch, self.axes.input_time, strict=True)
-        inputs = [{b: DYNAMIC, t: DYNAMIC} if time and t is not None else {b: DYNAMIC} for b, t in pairs]
-        return ((*inputs, *({0: DYNAMIC} for _ in self.axes.states)),)
+        """The axes of any size, as torch.export takes them: the batch, unless it is one row, and `time`."""
+        axes = self.axes
+        rows = [set() if axes.one_row else {b} for b in axes.rows_in]
+        times = [{t} if time and t is not None else set() for t in (*axes.time_in, *(None for _ in axes.states))]
+        return (tuple(dict.fromkeys(b | t, DYNAMIC) for b, t in zip(rows, times, strict=True)),)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     try:
         return Capture(of_any_length(module)[0], True)
     except FrozenAxis as error:
-        if error.axis != dict(enumerate(axes.input_time)).get(error.port):
+        if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
     samples, lengths = _unrolling(module)
     short, long = (flat_graph(module, some, module.dynamic(False), False) for some in samples)
@@ -165,7 +170,7 @@ def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
     """For how many frames of the input each output of whole sequences has one."""
     with torch.no_grad():
         results = [graph(*module.sample(1, n)) for n in (MANY_FRAMES, 2 * MANY_FRAMES)]
-    times = module.axes.output_time
+    times = module.axes.time_out
     grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
     return [1 if g == 1 or not g else max(round(MANY_FRAMES / g), 1) for g in grown]
 
@@ -204,7 +209,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
 
 def _first_time(axes: Axes) -> tuple[int, int]:
     """The first input with time, and its axis."""
-    return next((i, t) for i, t in enumerate(axes.input_time) if t is not None)
+    return next((i, t) for i, t in enumerate(axes.time_in) if t is not None)
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
@@ -239,7 +244,7 @@ def _stride(module: BatchFirst, shortest: int) -> int:
     def lengths(frames: int) -> list[int]:
         with torch.no_grad():
             outputs = module(*module.sample(2, frames))
-        return [y.shape[t] for y, t in zip(outputs, module.axes.output_time, strict=False) if t is not None]
+        return [y.shape[t] for y, t in zip(outputs, module.axes.time_out, strict=False) if t is not None]
 
     fewest = lengths(shortest)
     more = (n for n in range(1, 65) if _runs(module, shortest + n))

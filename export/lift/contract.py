@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +51,10 @@ def contract(
 ) -> StreamSpec:
     """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
 
-    def tensor(name: str, example: Tensor, batch: int, time: int | None, every: int = 1) -> TensorSpec:
+    def tensor(name: str, example: Tensor, batch: int | None, time: int | None, every: int = 1) -> TensorSpec:
         symbol = TIME if every == 1 else f"{TIME}/{every}"
+        if batch is None:
+            example, batch, time = example[None], 0, None if time is None else time + 1
         sizes = enumerate(example.shape)
         shape: list[Dim] = [BATCH if a == batch else symbol if a == time else int(n) for a, n in sizes]
         return TensorSpec(name, _dtype_of(name, example), tuple(shape))
@@ -65,7 +68,8 @@ def contract(
     inputs = tuple(tensor(leaf.name, leaf.example, batch, time) for leaf, batch, time in fed)
     outputs = tuple(tensor(*output) for output in given)
     states = tuple(state(s.name, s.initial) for s in streamed.states)
-    return StreamSpec(inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only=sequence_only)
+    rows: Literal[1] | None = 1 if axes.one_row else None
+    return StreamSpec(inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only, rows=rows)
 
 
 def _dtype_of(name: str, tensor: Tensor) -> str:

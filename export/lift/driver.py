@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.layout import canonical_frames
+from rnn_export.layout import canonical_frames, row_by_row
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
 
@@ -31,7 +31,7 @@ def torch_driver(
             results = module(*map(torch.from_numpy, feed.values()))
         return {name: value.detach().numpy() for name, value in zip(names, results, strict=True)}
 
-    return StepDriver(spec, call, states, leaves_out_delay)
+    return StepDriver(spec, row_by_row(spec, call), states, leaves_out_delay)
 
 
 def inputs_of(spec: StreamSpec, tensors: Sequence[Tensor]) -> dict[str, Array]:

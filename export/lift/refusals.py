@@ -165,7 +165,7 @@ def refuse_other_start(
     unsaid = [name for name in defaulted if name not in (initial or {})]
     if not unsaid:
         return
-    noise, batch = Noise(flat), 2
+    noise, batch = Noise(flat), 1 if axes.one_row else 2
     sizes = axes.input_sizes(batch, 5)
     inputs = [noise.like(leaf.example, size) for leaf, size in zip(flat.inputs, sizes, strict=True)]
     rows = [values[s.name].expand(batch, *values[s.name].shape) for s in flat.states]

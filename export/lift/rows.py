@@ -14,7 +14,7 @@ from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.rows import DEPEND, NUMBERED, Mixed, NodeRows, Numbered, RowInfo, RowRule, Rows
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.references import value_at
-from rnn_export.export.lift.program.fx import args_of, place_of, recorded, results
+from rnn_export.export.lift.program.fx import args_of, place_of, placeholders, recorded, results
 from rnn_export.export.lift.streaming.states import OPS
 from rnn_export.export.lift.streaming.time_axis import name_of
 
@@ -49,6 +49,11 @@ def follow_rows(
     return rows
 
 
+def rows_of_one(module: fx.GraphModule, run: Values) -> Rows:
+    """Where there is one row, nothing can depend on another."""
+    return Rows(module, run, run, [None for _ in placeholders(module.graph)], {})
+
+
 def is_apart(model: BatchFirst) -> bool:
     """Whether the frames of every result depend on no frames but their own, so that the axis of time may be any other.
 
@@ -59,7 +64,7 @@ def is_apart(model: BatchFirst) -> bool:
     except LiftError:
         return True
     few, more = (recorded(module, model.sample(2, n)) for n in (frames, 2 * frames))
-    times = [*model.axes.input_time, *(None for _ in model.axes.states)]
+    times = [*model.axes.time_in, *(None for _ in model.axes.states)]
     apart = Rows(module, few, more, [None if t is None else AxisLayout(t) for t in times], RULES)
     return not any(isinstance(apart.of(node), Mixed | Numbered) for node in results(module.graph))
 

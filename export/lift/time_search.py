@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import BoundedAxis, LiftError
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, changed_axes
-from rnn_export.export.lift.batch_search import BatchAxes
+from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
 from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 
@@ -45,15 +44,24 @@ class TimeCandidate:
         return 0 if self.causal and self.remembers else 1 if self.has_output_time else 2
 
 
-def find_time(probe: AxisProbe, batch: BatchAxes, said: Assignment | None) -> TimeCandidate:
+@dataclass(frozen=True)
+class ProbedRows:
+    """Where the batch stands in each input and state, and how many rows the model is run with."""
+
+    inputs: Assignment
+    states: tuple[RowLayout, ...]
+    count: int
+
+
+def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
     """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
 
     Raises LiftError where `said` cannot be time, several axes could be, or the last frame alone may be put out.
     """
-    none = TimeCandidate((None,) * len(batch.inputs), (None,) * len(batch.outputs), False)
+    none = TimeCandidate((None,) * len(rows.inputs), (None,) * len(probe.model.outputs), False)
     if said == none.inputs:
         return none
-    search = TimeSearch(probe, batch)
+    search = TimeSearch(probe, rows)
     if said is not None:
         found = search.candidate(said, True)
         if found is None:
@@ -87,8 +95,8 @@ def find_time(probe: AxisProbe, batch: BatchAxes, said: Assignment | None) -> Ti
 class TimeSearch:
     """Runs the model at several lengths, the batch being known."""
 
-    def __init__(self, probe: AxisProbe, batch: BatchAxes) -> None:
-        self.probe, self.batch = probe, batch
+    def __init__(self, probe: AxisProbe, rows: ProbedRows) -> None:
+        self.probe, self.rows = probe, rows
         self.whole_example = False
         self._failed: list[Assignment] = []
 
@@ -127,7 +135,7 @@ class TimeSearch:
             if len(sizes) > 1 or size < 3:
                 continue
             same, shorter, short = (self._run(self._drawn_at(axes, n)) for n in (size, size - 1, size - 2))
-            if same is None or not _shrinks(shorter, short, len(self.batch.outputs)):
+            if same is None or not _shrinks(shorter, short, len(self.probe.model.outputs)):
                 continue
             longest = self._longest(axes, size)
             self._run(self._drawn_at(axes, longest + 1))
@@ -151,21 +159,21 @@ class TimeSearch:
         return runs
 
     def _drawn_at(self, axes: Assignment, size: int) -> list[Tensor]:
-        sizes = [{b: 2} if t is None else {b: 2, t: size} for b, t in zip(self.batch.inputs, axes, strict=True)]
-        return self.probe.draw(2, sizes, self.batch.states)
+        return self._drawn(axes, [size] * len(axes))
 
     def _choices(self) -> Iterator[Assignment]:
-        pairs = zip(self.probe.inputs, self.batch.inputs, strict=True)
+        pairs = zip(self.probe.inputs, self.rows.inputs, strict=True)
         by_input = [[*(a for a in range(leaf.example.dim()) if a != b), None] for leaf, b in pairs]
         return (choice for choice in itertools.product(*by_input) if any(axis is not None for axis in choice))
 
     def _draw(self, inputs: Assignment, multiple: int) -> list[Tensor]:
-        """Noise with batch 2, and `multiple` times the example's length along time."""
-        sizes = [
-            {b: 2} if t is None else {b: 2, t: multiple * self._length(leaf.example.shape[t])}
-            for leaf, b, t in zip(self.probe.inputs, self.batch.inputs, inputs, strict=True)
-        ]
-        return self.probe.draw(2, sizes, self.batch.states)
+        """Noise of `multiple` times the example's length along time."""
+        own = (0 if t is None else leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, inputs, strict=True))
+        return self._drawn(inputs, [multiple * self._length(n) if n else 0 for n in own])
+
+    def _drawn(self, inputs: Assignment, frames: Sequence[int]) -> list[Tensor]:
+        rows = self.rows
+        return self.probe.draw(rows.count, sizes_of(rows.inputs, inputs, rows.count, frames), rows.states)
 
     def _length(self, size: int) -> int:
         """The length of the example, or where that is long a part of it."""
@@ -173,7 +181,7 @@ class TimeSearch:
         return part if size > LONG and part > LONG // 2 and not self.whole_example else size
 
     def _run(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
-        return self.probe.run(self.batch.states, tensors)
+        return self.probe.run(self.rows.states, tensors)
 
     def _outputs(self, inputs: Assignment) -> Assignment | None:
         """For each output, the axis that grows with `inputs`; None where the model fails or several axes grow."""
@@ -183,7 +191,7 @@ class TimeSearch:
             if results is None:
                 return None
             runs.append(results)
-        grown = [changed_axes(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(self.batch.outputs)]
+        grown = [changed_axes(a, b) for a, b in zip(runs[1], runs[2], strict=True)][: len(self.probe.model.outputs)]
         return None if any(len(axes) > 1 for axes in grown) else tuple(axes[0] if axes else None for axes in grown)
 
     def _is_causal(self, candidate: TimeCandidate) -> bool:
@@ -219,7 +227,7 @@ class TimeSearch:
 
     def _axes(self, candidate: TimeCandidate) -> Assignment:
         """The time axis of everything that goes in; states have none."""
-        return (*candidate.inputs, *(None for _ in self.batch.states))
+        return (*candidate.inputs, *(None for _ in self.rows.states))
 
 
 def _shrinks(long: Sequence[Tensor] | None, short: Sequence[Tensor] | None, outputs: int) -> bool:

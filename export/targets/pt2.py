@@ -24,9 +24,11 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
     """`step.pt2`: (inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     spec, batch = model.spec, torch.export.Dim("batch")
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
-    shapes = [{port.shape.index(BATCH): batch} for port in ports]
+    shapes = [{} if spec.rows else {port.shape.index(BATCH): batch} for port in ports]
     try:
-        program = torch.export.export(aten_step(model), example(spec, 3), dynamic_shapes=(*shapes,), strict=False)
+        program = torch.export.export(
+            aten_step(model), example(spec, spec.rows or 3), dynamic_shapes=(*shapes,), strict=False
+        )
     except Exception as error:  # torch.export raises many kinds
         raise ExportError(f"torch.export cannot follow the step: {first_line(error)}") from error
     for module in program.graph_module.modules():

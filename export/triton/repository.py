@@ -13,7 +13,7 @@ from rnn_export.bundle.signature import SIGNATURE
 from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, ExportError, NotInBundle, Untrusted
 from rnn_export.export.triton import pbtxt
-from rnn_export.export.triton.config import Serving, config, data_file
+from rnn_export.export.triton.config import WIRE_KINDS, Serving, config, data_file
 from rnn_export.export.triton.readme import readme
 from rnn_export.runtime.backends.remote.wire import BYTES, WireFormat, WireTensor, state_dims
 from rnn_export.runtime.build.tensorrt.recipe import shape_flags
@@ -84,7 +84,10 @@ def write_repository(
     """
     opened, path = open_bundle(bundle), Path(path)
     name = opened.path.name.removesuffix(".rnnx") if name is None else name
-    batch = min(USUAL_BATCH, streams) if batch is None else batch
+    # Our runtime steps the rows of a batch one by one where it must; a graph does not.
+    rows = None if WIRE_KINDS.get(backend) == BYTES else opened.spec.rows
+    _check_rows(batch, rows)
+    batch = min(rows or USUAL_BATCH, streams) if batch is None else batch
     serving = Serving(name, backend, precision or "", streams, batch, idle_s, delay_us, runtime_backend)
     serving.check()
     _refuse_model(opened.spec, opened.path)
@@ -98,6 +101,14 @@ def write_repository(
     files[f"models/{serving.name}/config.pbtxt"] = text.encode()
     _write(path, files | _scripts(opened.spec, serving, wire), force)
     return Repository(path, serving, wire, checked, model.remaining)
+
+
+def _check_rows(batch: int | None, rows: int | None) -> None:
+    if rows is not None and batch not in (None, rows):
+        raise ExportError(
+            f"--batch {batch}: the model takes one stream at a time (rows: 1 in its contract), and so does its graph. "
+            "Leave it out, or serve with --backend python, which steps the rows of a batch one by one."
+        )
 
 
 def _scripts(spec: StreamSpec, serving: Serving, wire: WireFormat) -> dict[str, bytes]:

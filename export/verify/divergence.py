@@ -36,7 +36,9 @@ def _own_outputs(model: StreamingModel, loop: ClosedLoop) -> dict[str, list[Tens
             found.setdefault(paths[module], []).append(tensors[0].clone())
 
     for module in paths:
-        module.register_forward_hook(keep)
+        # torch takes no hook of a script.
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_hook(keep)
     count = sum(1 for _ in loop.steps(own_driver(model, flat, loop.rows), own_calls(model, loop)))
     return {path: outputs for path, outputs in found.items() if len(outputs) == count}
 

@@ -97,8 +97,8 @@ def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
 
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
     """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's."""
-    example = model.original.inputs[0].example
-    batch = example.shape[model.axes.input_batch[0]] if _kept(model) else rows
+    example, axis = model.original.inputs[0].example, model.axes.input_batch[0]
+    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else rows
     for start in range(0, rows, batch):
         yield np.arange(start, start + batch) % rows
 

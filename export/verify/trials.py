@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.verify.inputs import fewest_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
@@ -20,9 +25,11 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import ORDINARY
 from rnn_export.runtime.replay.golden import Golden
 
-# How often all weights and inputs are changed, and by how much of themselves: 32 roundings of fp32, and less than the
+# How often all that is computed with is changed, and by how much of itself: 32 roundings of fp32, and less than the
 # tolerance, so that a decision that hangs on it is seen.
 CHANGES, CHANGE = 3, 2.0**-18
+# These round nothing.
+EXACT = MOVING | SHAPE_ONLY | overloads("copy_ gather index.Tensor index_select where.self masked_fill.Scalar relu")
 
 
 def trial_vectors(
@@ -72,7 +79,7 @@ def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -
 
 
 def _scales(model: StreamingModel, loop: ClosedLoop, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """By output, how far each value moves where weights and inputs change, over how much they change.
+    """By output, how far each value moves where weights, inputs and what operators give change, over how much they do.
 
     That is the scale of what it was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where
     a value's own running magnitude is no smaller.
@@ -98,17 +105,37 @@ def _distance(a: Array, b: Array) -> Array:
     return np.where(np.isnan(b), 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
 
 
+class _Changing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What each operator gives is a little different, as by another rounding: 1 - z may lose all that z has."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def change(self, value: Tensor) -> None:
+        if value.is_floating_point():
+            signs = torch.randint(2, value.shape, generator=self.generator) * 2 - 1
+            value.mul_((1 + CHANGE * signs).to(value))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        computes = any(isinstance(a, Tensor) for a in pytree.tree_leaves((args, kwargs)))
+        if computes and not is_view and func not in EXACT:
+            for value in pytree.tree_leaves(results):
+                if isinstance(value, Tensor):
+                    self.change(value)
+        return results
+
+
 def _changed(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
-    """What a copy of the module gives, on as many rows, whose weights and inputs are a little different."""
+    """What a copy of the module gives, on as many rows, where all that is computed with is a little different."""
     for seed in range(CHANGES):
-        generator = torch.Generator().manual_seed(seed)
-
-        def change(value: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
-            signs = torch.randint(2, value.shape, generator=generator) * 2 - 1
-            return value * (1 + CHANGE * signs).to(value) if value.is_floating_point() else value
-
-        other = copy.deepcopy(model.original)
-        for tensor in (*other.parameters(), *other.buffers()):
-            tensor.data = change(tensor.data)
-        inputs = {name: change(torch.from_numpy(array)).numpy() for name, array in loop.inputs.items()}
-        yield own_trace(replace(model, original=other), ClosedLoop(loop.spec, inputs)).outputs
+        changing, other = _Changing(seed), copy.deepcopy(model.original)
+        inputs = {name: torch.from_numpy(array.copy()) for name, array in loop.inputs.items()}
+        for tensor in (*other.parameters(), *other.buffers(), *inputs.values()):
+            changing.change(tensor.data)
+        fed = {name: tensor.numpy() for name, tensor in inputs.items()}
+        with changing:
+            outputs = own_trace(replace(model, original=other), ClosedLoop(loop.spec, fed)).outputs
+        yield outputs

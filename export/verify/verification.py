@@ -25,6 +25,7 @@ from rnn_export.export.verify.reference import (
     own_trace,
 )
 from rnn_export.export.verify.trials import trial_vectors
+from rnn_export.layout import row_by_row
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
@@ -149,7 +150,7 @@ def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) ->
 
     steps = min(golden.frames, max(REFERENCE_FRAMES, fewest_frames(spec))) // spec.chunk
     edges = range(0, (steps + 1) * spec.chunk, spec.chunk)
-    driver = StepDriver(spec, call, initial_states(model, golden.rows))
+    driver = StepDriver(spec, row_by_row(spec, call), initial_states(model, golden.rows))
     trace = ClosedLoop(spec, golden.inputs).run(driver, edges)
     return [
         *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),

@@ -16,7 +16,7 @@ from rnn_export.runtime.build.origin import find_row
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
 from rnn_export.runtime.recording import read
-from rnn_export.target_options import TargetOptions
+from rnn_export.target_options import TargetOptions, check_batch
 
 Stage = Callable[[str], None]
 STEP = "step.onnx"
@@ -98,6 +98,7 @@ def _added(
 ) -> Draft:
     from rnn_export.export.add_target import add_target
 
+    check_batch(options.batch, bundle.spec.rows)
     order = TargetOptions(
         precision or "fp32",
         options.state_precision or "fp32",

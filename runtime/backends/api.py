@@ -127,6 +127,7 @@ class Session(ABC):
         has_sequence: whether its `StreamBuffers` can `run`.
         run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
+        steps_rows_apart: whether a step of several rows is one for each, so that the model may have one row alone.
         survives_fork: whether what it loaded works in a forked process too: it is memory alone, without threads
             and locks.
         stepper: None, or a compiled base class for streams. In place of a lock and of Python's step it has `_locked`,
@@ -138,6 +139,7 @@ class Session(ABC):
     has_sequence: bool = False
     run_is_steps: bool = False
     batches: tuple[int, int | None] = (1, None)
+    steps_rows_apart: bool = False
     survives_fork: bool = False
     stepper: type | None = None
 

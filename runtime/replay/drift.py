@@ -164,6 +164,9 @@ def is_report(data: Any) -> bool:
     texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
     counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
     drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
+    notes = data.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        return False
     if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
         return False
     if not all(isinstance(why, str) for why in kinds.values()):

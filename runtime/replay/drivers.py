@@ -1,17 +1,15 @@
 """What a closed loop drives: a pure step, a stream of an engine, streams of a pool."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.layout import canonical_frames, graph_inputs
+from rnn_export.layout import Call, canonical_frames, graph_inputs
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
-
-Call = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
 class StepDriver:

@@ -66,6 +66,7 @@ class Rows:
 
     Attributes:
         info: by node, where its rows stand; one for each result where it has several.
+        alone: whether nothing has rows, since there is one stream.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Rows:
     ) -> None:
         """`inputs` says where the rows stand in what the graph takes; `rules` are by operator, or class of module."""
         self.module, self.few, self.more, self.rules = module, few, more, rules
+        self.alone = all(info is None for info in inputs)
         nodes = placeholders(module.graph)
         known = zip(nodes, inputs, strict=True)
         self.count = next((at.cells_in(few[n]) for n, at in known if isinstance(at, AxisLayout)), 1)

@@ -134,21 +134,30 @@ class LiftedLayer(Stack):
         self.batch_first = batch_first
 
     def forward(self, input: Tensor, hx: Tensor | States | None = None) -> tuple[Tensor, Tensor | States]:  # noqa: A002
-        if not isinstance(input, Tensor) or input.dim() != 3:
+        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
             raise LiftError(
-                f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor with a batch "
-                "axis, (time, batch, features) or (batch, time, features). Drop the packing, add the axis."
+                f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor, (time, batch, "
+                "features) or (batch, time, features), or (time, features) of one stream. Drop the packing."
             )
         states = (hx,) if isinstance(hx, Tensor) else hx
+        if input.dim() == 2:
+            y, after = self.run(input[:, None], None if states is None else tuple(s[:, None] for s in states))
+            y, after = y[:, 0], tuple(s[:, 0] for s in after)
+            return y, (after if len(after) > 1 else after[0])
         y, after = self.run(input.transpose(0, 1) if self.batch_first else input, states)
         return (y.transpose(0, 1) if self.batch_first else y), (after if len(after) > 1 else after[0])
 
 
 class LiftedCell(Stack):
-    """nn.RNNCell, nn.GRUCell, nn.LSTMCell: forward(input (B, I), hx=None) -> h or (h, c), each (B, H)."""
+    """nn.RNNCell, nn.GRUCell, nn.LSTMCell: forward(input (B, I), hx=None) -> h or (h, c), each (B, H); or all bare."""
 
     def forward(self, input: Tensor, hx: Tensor | States | None = None) -> Tensor | States:  # noqa: A002
-        after = _frame(self, input, (hx,) if isinstance(hx, Tensor) else hx)
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        if input.dim() == 1:
+            after = _frame(self, input[None], None if states is None else tuple(s[None] for s in states))
+            after = tuple(s[0] for s in after)
+        else:
+            after = _frame(self, input, states)
         return after if len(after) > 1 else after[0]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.fx import is_foreign
 
-DYNAMIC = torch.export.Dim.DYNAMIC
+DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
 @contextlib.contextmanager
@@ -64,9 +64,37 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
         raise _lift_error(error) from error
 
 
+def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
+    """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
+    shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
+    except Exception:  # as of export_program
+        return ""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    env = next((v.fake_mode.shape_env for v in values if hasattr(v, "fake_mode")), None)
+    for symbol, sources in getattr(env, "var_to_sources", {}).items():
+        if any(source.name.endswith(f"[{port}].size()[{axis}]") for source in sources):
+            found = getattr(env, "replacements_slocs", {}).get(symbol)
+            lines = [getattr(found, name, None) for name in ("maybe_user_loc", "framework_loc")]
+            return next((place for line in lines if (place := _place(line))), "")
+    return ""
+
+
+def _place(line: Any) -> str:
+    """FILE:LINE of the user's code, as torch has it in words or as a frame."""
+    if isinstance(line, str):
+        named = re.match(r"(?:.*/)?([^/]+:\d+)", line)
+        return named.group(1) if named else ""
+    if line is None or is_foreign(line.filename):
+        return ""
+    return f"{line.filename.rpartition('/')[2]}:{line.lineno}"
+
+
 def _lift_error(error: Exception) -> LiftError:
     """What torch says, in the user's words where there are any."""
-    text, place = str(error), _line_of(error)
+    text, place = str(error), line_of(error)
     fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
     if fixed is not None:
         port, axis, size = map(int, fixed.groups())
@@ -89,7 +117,7 @@ def _lift_error(error: Exception) -> LiftError:
     return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     """The last line of the user's code that the error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in frames if not is_foreign(f.filename)]

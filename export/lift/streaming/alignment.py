@@ -120,9 +120,9 @@ def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before
     settled = delay_to_step(context, value, before)
     whole = context.runs.base[settled]
     axes = growing_axes(whole, context.runs.other_batch[settled])
-    if len(axes) != 1 or whole.shape[axes[0]] != BATCH:
+    if not context.rows.alone and (len(axes) != 1 or whole.shape[axes[0]] != BATCH):
         raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
-    info, sizes = context.timed(settled), [-1 if a == axes[0] else 1 for a in range(whole.dim())]
+    info, sizes = context.timed(settled), [-1 if a in axes else 1 for a in range(whole.dim())]
     with context.graph.inserting_before(before):
         ready = context.states.after_frames(info.input_lag, whole.dim())
         ready = context.graph.call_function(aten.reshape.default, (ready, sizes))

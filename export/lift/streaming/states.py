@@ -123,6 +123,24 @@ class StateLayout:
 
 
 @dataclass(frozen=True)
+class OneRowLayout:
+    """The layout of a value of the only stream, whose state leaves out the axes of size 1 in front."""
+
+    def rows(self, value: Tensor, batch: int) -> Tensor:
+        """(1, ...), `batch` being 1."""
+        front = next((axis for axis, size in enumerate(value.shape) if size > 1), value.dim())
+        return value.reshape(1, *value.shape[front:])
+
+    def value_of(self, graph: fx.Graph, state: fx.Node, like: Tensor) -> fx.Node:
+        """As of `StateLayout`."""
+        return graph.call_function(aten.reshape.default, (state, list(like.shape)))
+
+    def state_of(self, graph: fx.Graph, value: fx.Node, row: Sequence[int]) -> fx.Node:
+        """As of `StateLayout`."""
+        return graph.call_function(aten.reshape.default, (value, [1, *row]))
+
+
+@dataclass(frozen=True)
 class LiftedState:
     """A state that lifting found: `initial` is the row that every stream starts from, without a batch axis.
 
@@ -138,7 +156,7 @@ class LiftedState:
 @dataclass(frozen=True)
 class _Added:
     state: LiftedState
-    layout: StateLayout
+    layout: StateLayout | OneRowLayout
     input: fx.Node
 
 
@@ -184,7 +202,9 @@ class States:
         self.found.append(state)
         return self._last_input
 
-    def _layout(self, layout_of: fx.Node, value: Tensor, other: Tensor) -> StateLayout:
+    def _layout(self, layout_of: fx.Node, value: Tensor, other: Tensor) -> StateLayout | OneRowLayout:
+        if self.rows.alone:
+            return OneRowLayout()
         axes = growing_axes(value, other)
         if len(axes) != 1:
             raise refusal(

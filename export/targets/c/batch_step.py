@@ -61,6 +61,8 @@ class BatchStep:
 
 def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> BatchStep | str:
     """The step of `ROWS` streams beside that of one, `alone`, with the same weights; or in a line why there is none."""
+    if spec.rows is not None:
+        return "the model takes one stream at a time"
     shared = len(alone.weights.arrays)
     code = CodeBuilder(alone.weights, alone.precision, alone.scales)
     try:

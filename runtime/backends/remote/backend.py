@@ -83,6 +83,8 @@ def _model(address: Address, endpoints: dict[str, Endpoint]) -> ServedModel:
 class RemoteSession(Session):
     """Servers of one model; a sequence whose states were not fetched for `snapshot_every` frames brings them along."""
 
+    steps_rows_apart = True
+
     def __init__(self, servers: Servers, device: str, snapshot_every: int) -> None:
         self.servers, self.device, self.snapshot_every = servers, device, snapshot_every
         self.spec, self.precision = servers.model.spec, servers.model.precision

@@ -89,7 +89,7 @@ class TorchSession(api.Session):
 
     def _check(self) -> None:
         """One step from zeros must give what the contract says, since a wrong shape would be broadcast later."""
-        spec, batch = self.spec, 2
+        spec, batch = self.spec, self.spec.rows or 2
         states = [_host(s, batch, spec.chunk) for s in spec.states]
         feeds = [*(_host(t, batch, spec.chunk) for t in spec.inputs), *states]
         gives = [*(_host(t, batch, spec.chunk) for t in spec.outputs), *states]

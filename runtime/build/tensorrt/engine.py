@@ -16,6 +16,7 @@ from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove,
 from rnn_export.runtime.build.tensorrt.builder import EngineBuilder, engine_target, find_builder, why_elsewhere
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.target_options import check_batch
 from rnn_export.trust import Trust
 
 CACHE, LOG = "timing.cache", "build.log"
@@ -177,6 +178,7 @@ def plan_engine(
         states = f"states in {recipe.state_precision}, not in {options.state_precision}"
         fix = f"export the bundle again with --state-precision {options.state_precision}"
         raise BuildError(f"the graph of {target!r} ({row.precision}) in {origin.bundle.path} has {states}: {fix}.")
+    check_batch(options.batch, origin.bundle.spec.rows)
     if options.batch is not None:
         recipe = replace(recipe, batch=options.batch)
     plan = EnginePlan(origin, builder, recipe, recipe.memory if options.memory is None else options.memory)

@@ -1,0 +1,266 @@
+"""Models that take one stream at a time: what fixes their batch is said, and streams and pools step row by row."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.errors import ExportError, LiftError
+from rnn_export.export import export
+from rnn_export.export.lift.api import lift
+from rnn_export.runtime import load
+
+
+class Net(nn.Module):
+    def __init__(self, batch_first=True):
+        super().__init__()
+        self.gru, self.out = nn.GRU(4, 8, batch_first=batch_first), nn.Linear(8, 3)
+
+
+class Written(Net):
+    """The batch is written out."""
+
+    def forward(self, x):
+        return self.out(self.gru(x, torch.zeros(1, 1, 8))[0])
+
+
+class Counted(Net):
+    """The rows are a number, by len."""
+
+    def forward(self, x):
+        return self.out(self.gru(x)[0]).reshape(len(x), -1, 3)
+
+
+class Looped(Net):
+    """One row after the other."""
+
+    def forward(self, x):
+        y, _ = self.gru(x)
+        return torch.stack([self.out(y[row]) for row in range(x.shape[0])])
+
+
+class Checked(nn.Module):
+    """A loop over time of a cell, after a check."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        if x.shape[0] != 1:
+            raise ValueError("one at a time")
+        h, ys = x.new_zeros(1, 8), []
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t], h)
+            ys.append(self.out(h))
+        return torch.stack(ys, 1)
+
+
+class TimeFirst(Net):
+    """(time, 1, features) to (time, features)."""
+
+    def __init__(self):
+        super().__init__(False)
+
+    def forward(self, x):
+        return self.out(self.gru(x, torch.zeros(1, 1, 8))[0]).view(-1, 3)
+
+
+class Bare(nn.Module):
+    """(time, features), as torch's layers take it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.conv = nn.GRU(4, 8), nn.Conv1d(8, 3, 3)
+
+    def forward(self, x):
+        return self.conv(nn.functional.pad(self.gru(x)[0].T, (2, 0))).T
+
+
+class Valid(nn.Module):
+    """(channels, time), with a context that has to fill."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 3)
+        self.gru = nn.GRU(8, 3)
+
+    def forward(self, x):
+        return self.gru(self.conv(x).T)[0]
+
+
+class Step(nn.Module):
+    """Like the step function of RWKV: vectors, and one state of several of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, state):
+        state = torch.stack([state[0] * 0.9 + self.linear(x), torch.maximum(state[1], x)])
+        return torch.tanh(state.sum(0)), state
+
+
+class Cell(nn.Module):
+    """A cell on a vector, which keeps its state itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 8)
+        self.hc = None
+
+    def forward(self, x):
+        self.hc = self.cell(x, self.hc)
+        return self.hc[0]
+
+
+class Cached(nn.Module):
+    """A cached convolution of one stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+        self.register_buffer("cache", torch.zeros(4, 2))
+
+    def forward(self, x):
+        window = torch.cat([self.cache, x[:, None]], 1)
+        self.cache = window[:, 1:]
+        return torch.tanh((window * self.weight).sum(1))
+
+
+class Resets(Net):
+    """A state that another batch resets."""
+
+    def __init__(self):
+        super().__init__()
+        self.h, self.rows = torch.zeros(1, 1, 8), 0
+
+    def forward(self, x):
+        if self.rows != x.shape[0]:
+            self.h, self.rows = torch.zeros(1, x.shape[0], 8), x.shape[0]
+        y, self.h = self.gru(x, self.h)
+        return self.out(y)
+
+
+ROW = torch.randn(1, 6, 4)
+FAILS = r"a batch of 2 fails at test_one_row\.py:\d+"
+COUNTS = r"the code makes a number of the size of the batch at test_one_row\.py:\d+;"
+WHY = {
+    "written": (
+        Written(),
+        (ROW,),
+        {},
+        r"a batch of 2 fails at test_one_row\.py:\d+: RuntimeError: Expected hidden size",
+    ),
+    "len": (
+        Counted(),
+        (ROW.repeat(3, 1, 1),),
+        {},
+        COUNTS,
+    ),
+    "loop over rows": (
+        Looped(),
+        (ROW,),
+        {},
+        COUNTS,
+    ),
+    "check": (Checked(), (ROW,), {}, rf"{FAILS}: ValueError: one at a time"),
+    "time first": (TimeFirst(), (ROW.transpose(0, 1),), {}, "a batch of 2 fails"),
+    "bare": (Bare(), (ROW[0],), {}, r"there is no batch axis in x \(6, 4\);"),
+    "bare, with a delay": (Valid(), (ROW[0].T,), {}, r"there is no batch axis in x \(4, 6\);"),
+    "step": (Step(), (torch.randn(4), torch.randn(2, 4)), {"states": {"state": 1}}, r"in x \(4,\), state \(2, 4\);"),
+    "cell": (Cell(), (torch.randn(4),), {}, r"there is no batch axis in x \(4,\), hc\.0 \(8,\), hc\.1 \(8,\);"),
+    "cached": (Cached(), (torch.randn(4),), {}, r"there is no batch axis in x \(4,\), cache \(4, 2\);"),
+    "resets": (Resets(), (ROW,), {"time_axis": 1}, "."),
+}
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_a_batch_of_one_is_lifted_and_said(name):
+    model, example, options, why = WHY[name]
+    lifted = lift(model.eval(), example, **options)
+    assert lifted.spec.rows == 1
+    (note,) = (note for note in lifted.notes if note.startswith("rows: 1"))
+    assert note.startswith("rows: 1, one stream at a time, since ")
+    assert note.endswith("rows of a batch or pool are stepped one by one")
+
+    assert re.search(why, note)
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_rows_of_streams_and_pools_are_those_of_streams_of_their_own(name, tmp_path):
+    """On each backend: three rows in lockstep, three streams of a pool, and three streams apart; and the model."""
+    model, example, options, _ = WHY[name]
+    export(model.eval(), example, tmp_path / "net.rnnx", targets=("onnx", "torchscript", "c"), **options)
+    for backend in ("onnxruntime", "torchscript", "native"):
+        engine = load(tmp_path / "net.rnnx", backend=backend)
+        assert engine.batches == (1, None)
+        x = np.random.default_rng(0).standard_normal((7, 3, *engine.spec.inputs[0].frame), np.float32)
+        apart, lockstep, pool = [engine.stream() for _ in range(3)], engine.stream(batch=3), engine.pool(4)
+        ids = [pool.open() for _ in range(3)]
+        for frame in x:
+            want = [stream.step(row) for stream, row in zip(apart, frame, strict=True)]
+            given, pooled = lockstep.step(frame), pool.step(ids[::-1], frame[::-1])
+            if want[0] is not None:
+                np.testing.assert_array_equal(given, np.stack(want))
+                np.testing.assert_array_equal(pooled[::-1], np.stack(want))
+        for state, value in lockstep.states.items():
+            for row, stream in enumerate(apart):
+                np.testing.assert_array_equal(value[row], stream.states[state][0])
+        snapshot = lockstep.snapshot()
+        after = lockstep.step(x[0])
+        lockstep.restore(snapshot)
+        np.testing.assert_array_equal(lockstep.step(x[0]), after)
+
+
+def test_a_whole_run_of_rows_is_the_model_on_each(tmp_path):
+    model = Written().eval()
+    export(model, (ROW,), tmp_path / "net.rnnx")
+    engine = load(tmp_path / "net.rnnx", backend="onnxruntime")
+    x = np.random.default_rng(0).standard_normal((3, 9, 4), np.float32)
+    with torch.no_grad():
+        want = np.concatenate([model(torch.from_numpy(row[None])).numpy() for row in x])
+    stream = engine.stream(batch=3)
+    np.testing.assert_allclose(np.concatenate([stream.run(x[:, :4]), stream.run(x[:, 4:])], 1), want, atol=1e-6)
+
+
+def test_a_refused_row_leaves_all_as_they_were(tmp_path):
+    export(Written().eval(), (ROW,), tmp_path / "net.rnnx")
+    stream = load(tmp_path / "net.rnnx", backend="onnxruntime").stream(batch=2)
+    stream.step(np.ones((2, 4), np.float32))
+    before, one = stream.states, stream._buffers.one
+    steps = iter([one.step, _fails])
+    one.step = lambda: next(steps)()
+    with pytest.raises(KeyboardInterrupt):
+        stream.step(np.ones((2, 4), np.float32))
+    for name, value in stream.states.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def _fails():
+    raise KeyboardInterrupt
+
+
+MIXED = {
+    "rows that mix": (lambda self, x: self.out(self.gru(x)[0]) - x.mean(), (ROW.repeat(3, 1, 1),)),
+    "rows that mix, an example of one": (lambda self, x: self.out(self.gru(x)[0] - self.gru(x)[0].mean(0)), (ROW,)),
+}
+
+
+@pytest.mark.parametrize(("forward", "example"), MIXED.values(), ids=MIXED)
+def test_rows_that_mix_are_no_batch_of_one(forward, example):
+    net = Net()
+    net.__class__ = type("Mixing", (Net,), {"forward": forward})
+    with pytest.raises(LiftError, match=r"no batch axis found|rows of the batch depend on each other"):
+        lift(net.eval(), example)
+
+
+def test_an_engine_is_built_for_one_row(tmp_path):
+    bundle = export(Written().eval(), (ROW,), tmp_path / "net.rnnx", targets=("jetson-orin-nano",))
+    (row,) = (row for row in bundle.targets if row.target == "jetson-orin-nano")
+    assert row.requires["batch"] == [1, 1, 1]
+    with pytest.raises(ExportError, match=r"batch is \(1, 4, 8\), but the model takes one stream at a time"):
+        export(Written().eval(), (ROW,), tmp_path / "other.rnnx", targets=("jetson-orin-nano",), batch=(1, 4, 8))
+    assert not (tmp_path / "other.rnnx").exists()
