@@ -218,6 +218,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
+    if captured.refusal is not None:
+        raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))

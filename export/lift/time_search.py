@@ -145,10 +145,8 @@ class TimeSearch:
                     f"which axis is time must be said: with {others} an output depends on later frames, and axis "
                     f"{axis} of input {port} may only be up to {longest} long."
                 )
-            raise BoundedAxis(
-                f"axis {axis} of input {port} may only be up to {longest} long: beyond, the model fails "
-                f"({self.probe.failure}). That is a table of so many positions, most likely"
-            )
+            beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
+            raise BoundedAxis(port, axis, longest, beyond)
 
     def _longest(self, axes: Assignment, size: int) -> int:
         """The most entries that the model takes along `axes`, up to some times the example's."""

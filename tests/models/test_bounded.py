@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -90,3 +92,43 @@ def test_what_looks_ahead_beside_a_number_of_bands():
     )
     with pytest.raises(LiftError, match=message):
         lift(model, (BANDS,))
+
+
+def test_another_way_for_short_sequences_is_said():
+    def forward(s, x):
+        return s.gru(x)[0] if x.shape[1] > 50 else s.gru(2 * x)[0]
+
+    message = r"axis 1 of input 0: the code goes another way over 40 frames than over 67 \(a branch on the length, or"
+    with pytest.raises(LiftError, match=message):
+        lift(Call(forward, gru=gru()), (X,), time_axis=1)
+
+
+def test_padding_to_whole_windows_by_a_number_is_no_bound():
+    """As Demucs does it: each length goes a way of its own, so that no table of positions is to blame."""
+
+    def forward(s, x):
+        frames = given = x.shape[-1]
+        for _ in range(4):
+            frames = max(math.ceil((frames - 8) / 4) + 1, 1)
+        for _ in range(4):
+            frames = (frames - 1) * 4 + 8
+        x, skips = F.pad(x, (0, int(frames) - given)), []
+        for down in s.down:
+            x = down(x).relu()
+            skips.append(x)
+        for up in s.up:
+            skip = skips.pop()
+            x = up(x + skip[..., : x.shape[-1]]).relu()
+        return x[..., :given]
+
+    down, up = (nn.ModuleList(kind(1, 1, 8, 4) for _ in range(4)) for kind in (nn.Conv1d, nn.ConvTranspose1d))
+    message = r"axis 2 of input 0: what the code does follows from the length, and changes beyond \d+ and \d+"
+    with pytest.raises(LiftError, match=message):
+        lift(Call(forward, down=down, up=up), (torch.randn(1, 1, 852),), time_axis=2, chunk=256)
+
+
+def test_a_branch_that_changes_nothing_is_no_other_way():
+    def forward(s, x):
+        return s.gru(x)[0] if x.shape[1] > 64 else s.gru(x * 1)[0]
+
+    assert lift(Call(forward, gru=gru()), (X,), time_axis=1).spec.inputs[0].shape == ("batch", "time", 16)

@@ -59,10 +59,8 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                 upper = program.range_constraints[size.node.expr].upper
                 if upper.is_number and upper < MANY:
-                    raise BoundedAxis(
-                        f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
-                        "else (a branch on the length, a table of that many rows)"
-                    )
+                    beyond = "the code does something else (a branch on the length, a table of that many rows)"
+                    raise BoundedAxis(port, axis, int(upper), beyond)
 
 
 def _refuse_frames_taken_apart(graph: fx.Graph) -> None:
