@@ -277,7 +277,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
-    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES))
+    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES), captured.frames)
     if axes.one_row:
         rows = rows_of_one(module, runs.base)
     else:

@@ -80,12 +80,14 @@ class BatchFirst(nn.Module):
 class Capture:
     """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk.
 
-    `refusal` is why it is not the model's at all lengths, which counts where nothing else is wrong.
+    `frames` is a length that the model was seen to take; `refusal` is why the graph is not the model's at all lengths,
+    which counts where nothing else is wrong.
     """
 
     module: fx.GraphModule
     dynamic_time: bool
     notes: tuple[str, ...] = ()
+    frames: int = 0
     refusal: LiftError | None = None
 
 
@@ -96,7 +98,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
     try:
         graph, frames = of_any_length(module)
-        return Capture(graph, True, (), _another_way(module, graph, frames))
+        return Capture(graph, True, (), frames, _another_way(module, graph, frames))
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise

@@ -178,3 +178,16 @@ def test_a_context_that_no_memory_holds_is_said(monkeypatch):
     )
     with pytest.raises(LiftError, match=message):
         lift(model, (torch.randn(1, 1, 100),), time_axis=2)
+
+
+def test_runs_have_a_length_that_the_model_takes():
+    """Shorter ones would fail at a length that nobody chose: "expected 0 < n_fft < 9"."""
+
+    def forward(s, x):
+        y = torch.stft(x, 64, 32, window=s.window, center=False, return_complex=True)
+        return s.gru(torch.view_as_real(y).flatten(2).mT.reshape(x.shape[0], -1, 66))[0]
+
+    model = Call(forward, window=torch.hann_window(64), gru=nn.GRU(66, 4, batch_first=True))
+    message = r"a transform over windows of time is not taken apart into its windows: write it as unfold, .*\(stft\)"
+    with pytest.raises(LiftError, match=message):
+        lift(model.eval(), (torch.randn(1, 640),), time_axis=1)

@@ -49,12 +49,12 @@ class RecordedRuns:
         return isinstance(value, int) and value != self.longer[node]
 
 
-def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int) -> RecordedRuns:
-    """Run `module` over a multiple of `unit` frames beyond `receptive_field`.
+def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int, least: int = 0) -> RecordedRuns:
+    """Run `module` over a multiple of `unit` frames beyond `receptive_field`, and of at least `least`.
 
     Raises LiftError where it does not take them, or where all of its values are too large to be kept.
     """
-    frames = unit * (math.ceil(receptive_field / unit) + MARGIN)
+    frames = unit * max(math.ceil(receptive_field / unit) + MARGIN, math.ceil(least / unit))
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     other_batch = sample(OTHER_BATCH, frames, 1)
     try:
