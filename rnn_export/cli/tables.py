@@ -68,9 +68,9 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     memory = sum(map(_bytes, spec.states))
     whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
-    rows = f", rows {spec.rows} (one stream at a time)" if spec.rows else ""
+    one = f", rows {spec.rows} (one stream at a time)" if spec.rows else ""
     _print(
-        f"chunk {spec.chunk}, delay {spec.delay}{rows}{rate}, {memory} bytes of state a stream, "
+        f"chunk {spec.chunk}, delay {spec.delay}{one}{rate}, {memory} bytes of state a stream, "
         f"digest {spec.digest[:12]}{whole}"
     )
 

@@ -7,7 +7,7 @@ from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axis_probe import AxisProbe
 from rnn_export.export.lift.batch_search import batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.time_search import TimeCandidate, TimeSearch
+from rnn_export.export.lift.time_search import ProbedRows, TimeCandidate, TimeSearch
 
 from .nets import Explicit, Ids, LastFrame, Loop, Several, Tagger
 
@@ -172,8 +172,6 @@ NO_BATCH = {
         (torch.randn(7, 4),),
         r"no batch axis found in input \(7, 4\).*rows depend on each other",
     ),
-    "unbatched cell": (nn.GRUCell(4, 5), (torch.randn(4),), r"no batch axis found in input \(4,\), h \(5,\)"),
-    "scalar": (Elementwise(), (torch.tensor(1.0),), r"no batch axis found in x \(\).*no axis"),
     "mixed rows": (
         Call(lambda self, x: self.linear(x - x.mean(0)), linear=nn.Linear(4, 4)),
         (torch.randn(2, 4),),
@@ -240,7 +238,8 @@ def test_time_is_the_axis_whose_frames_know_of_earlier_ones():
 )
 def test_what_a_candidate_knows(forward, found):
     model = FlatModel(Call(forward, linear=nn.Linear(4, 4)), (torch.randn(2, 6, 4),), {}, None, None)
-    search = TimeSearch(probe := AxisProbe(model), next(batch_candidates(probe, (1,))))
+    batch = next(batch_candidates(probe := AxisProbe(model), (1,)))
+    search = TimeSearch(probe, ProbedRows(batch.inputs, batch.states, 2))
     candidate = search.candidate((1,), False)
     assert (candidate.inputs, candidate.outputs, candidate.has_output_time) == ((1,), (1,), True)
     assert (candidate.causal, search._remembers(candidate)) == found
