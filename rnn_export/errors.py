@@ -109,13 +109,15 @@ class FrozenAxis(LiftError):
 
 
 class BoundedAxis(LiftError):
-    """The code does something else, or fails, where an axis that must be of any size is longer than some number."""
+    """The code fails, or does something else, where axis `axis` of input `port` is longer than `longest`."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, port: int, axis: int, longest: int, beyond: str) -> None:
         super().__init__(
-            f"{detail}, but a stream has no end. If one call is one frame, say time_axis=None (--time-axis none). If "
-            "this is time, let the code take any length."
+            f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
+            "If one call is one frame, say time_axis=None (--time-axis none). If this is time, let the code take any "
+            "length."
         )
+        self.port, self.axis, self.longest = port, axis, longest
 
 
 class TraceFailed(LiftError):

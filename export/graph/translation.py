@@ -13,6 +13,7 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_slice_scatter
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
+from rnn_export.export.graph import statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.lift.program.fx import END
 from rnn_export.export.lift.program.tracing import quiet
@@ -23,11 +24,17 @@ BASE_OPSET = 18
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
     """The graph of an exported step or sequence at `BASE_OPSET`, inputs and outputs named as in the contract."""
-    ops = torch.ops.rnn_export
+    ops, aten = torch.ops.rnn_export, torch.ops.aten
     packets: dict[Any, Any] = {ops.lstm: _lstm, ops.lstm_projected: _lstm_projected, ops.gru: _gru, ops.rnn: _rnn}
-    packets |= {torch.ops.aten.slice_scatter: _slice_scatter, torch.ops.aten.select_scatter: _select_scatter}
+    packets |= {aten.slice_scatter: _slice_scatter, aten.select_scatter: _select_scatter}
     # Torch's own numbers the windows with a Range, whose length no reader can bound.
-    packets[torch.ops.aten.unfold] = _unfold
+    packets[aten.unfold] = _unfold
+    table = {packet.default: write for packet, write in packets.items()} | {
+        aten.var.correction: statistics.var,
+        aten.std.correction: statistics.std,
+        aten.var_mean.correction: statistics.var_mean,
+        aten.std_mean.correction: statistics.std_mean,
+    }
     try:
         with quiet(), _torchlib_read_once():
             exported = torch.onnx.export(
@@ -38,7 +45,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 opset_version=BASE_OPSET,
                 # Torch's own takes an epsilon away: see passes/simplify.py.
                 optimize=False,
-                custom_translation_table={packet.default: write for packet, write in packets.items()},
+                custom_translation_table=table,
             )
     except Exception as error:  # torch.onnx raises many kinds
         raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error

@@ -237,6 +237,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
+    if captured.refusal is not None:
+        raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, assumptions=probed.flat.decisions.needed)
@@ -302,7 +304,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
-    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES))
+    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES), captured.frames)
     if axes.one_row:
         rows = rows_of_one(module, runs.base)
     else:

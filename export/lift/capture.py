@@ -42,6 +42,7 @@ LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 FAR = 256
 # Of these, as many as most strides divide.
 MANY_FRAMES = 240
+ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
 # Turns that a loop may look back, or begin with.
@@ -84,11 +85,17 @@ class BatchFirst(nn.Module):
 
 @dataclass(frozen=True)
 class Capture:
-    """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk."""
+    """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk.
+
+    `frames` is a length that the model was seen to take; `refusal` is why the graph is not the model's at all lengths,
+    which counts where nothing else is wrong.
+    """
 
     module: fx.GraphModule
     dynamic_time: bool
     notes: tuple[str, ...] = ()
+    frames: int = 0
+    refusal: LiftError | None = None
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
@@ -97,7 +104,8 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     if not axes.has_time:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
     try:
-        return Capture(of_any_length(module)[0], True)
+        graph, frames = of_any_length(module)
+        return Capture(graph, True, (), frames, _another_way(module, graph, frames))
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
@@ -174,7 +182,10 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
     if module.flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
-    return of_any_length(module)[0]
+    graph, frames = of_any_length(module)
+    if refusal := _another_way(module, graph, frames):
+        raise refusal
+    return graph
 
 
 def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
@@ -188,8 +199,10 @@ def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
-    bounded, reason = [], ""
+    bounded, longest, reason = list[BoundedAxis](), 0, ""
     for frames in LENGTHS:
+        if frames <= longest:
+            continue
         inputs = module.sample(3, frames)
         try:
             with torch.no_grad():
@@ -202,21 +215,60 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         try:
             graph = flat_graph(module, inputs, module.dynamic(True))
             roll_operators(graph)
+            port, axis = _first_time(module.axes)
             if not _holds_at_more(module, graph, frames):
-                port, axis = _first_time(module.axes)
+                if bounded:
+                    raise BoundedAxis(port, axis, frames, ELSE)
                 raise FrozenAxis(f"the graph of {frames} frames gives something else for more of them.", port, axis)
+            _refuse_end(module, graph, frames)
             return graph, frames
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
+            longest = error.longest if (error.port, error.axis) == _first_time(module.axes) else longest
             if len(bounded) == TRIES:
                 break
     if bounded:
+        _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
     raise LiftError(
         f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."
     )
+
+
+def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
+    """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many."""
+    if _is_right(module, graph, MANY_FRAMES) is False:
+        right = [n for n in LENGTHS if n < MANY_FRAMES and _is_right(module, graph, n)]
+        port, axis = _first_time(module.axes)
+        raise BoundedAxis(port, axis, max(frames, *right), ELSE)
+
+
+def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> LiftError | None:
+    """The error where over fewer frames than `frames` the model gives something else than the graph of so many."""
+    other = [n for n in LENGTHS if n < frames and _is_right(module, graph, n) is False]
+    port, axis = _first_time(module.axes)
+    if not other:
+        return None
+    return LiftError(
+        f"axis {axis} of input {port}: the code goes another way over {max(other)} frames than over {frames} (a branch "
+        "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
+        "way at all lengths."
+    )
+
+
+def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
+    """Raise LiftError where what is done ends at another length for each length that it was exported at."""
+    port, axis = _first_time(module.axes)
+    ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
+    if len(ends) > 1:
+        raise LiftError(
+            f"axis {axis} of input {port}: what the code does follows from the length, and changes beyond "
+            f"{' and '.join(map(str, ends))} frames, as far as it was tried (by numbers computed from the length, such "
+            "as padding that fills a last window up), but a stream has no length. Let the model take whole windows, "
+            "and pad outside of it."
+        )
 
 
 def _first_time(axes: Axes) -> tuple[int, int]:
@@ -226,17 +278,22 @@ def _first_time(axes: Axes) -> tuple[int, int]:
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
     """Whether a graph of any length is right at the next one: export may unroll a loop without a word."""
-    for inputs in (module.sample(2, more) for more in LENGTHS if more > frames):
-        with torch.no_grad():
-            try:
-                want = module(*inputs)
-            except Exception:  # a length that the model does not take may raise anything
-                continue
-            try:
-                return all(same(a, b, INDEPENDENCE) for a, b in zip(graph(*inputs), want, strict=True))
-            except Exception:  # sizes that do not fit
-                return False
-    return True
+    known = (_is_right(module, graph, more) for more in LENGTHS if more > frames)
+    return next((right for right in known if right is not None), True)
+
+
+def _is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | None:
+    """Whether a graph gives what the model does over `frames` frames; None where the model does not take them."""
+    inputs = module.sample(2, frames)
+    with torch.no_grad():
+        try:
+            want = module(*inputs)
+        except Exception:  # a length that the model does not take may raise anything
+            return None
+        try:
+            return all(same(a, b, INDEPENDENCE) for a, b in zip(graph(*inputs), want, strict=True))
+        except Exception:  # sizes that do not fit
+            return False
 
 
 def _unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:

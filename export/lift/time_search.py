@@ -68,9 +68,9 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
             raise LiftError(f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}")
         return found
     best = search.best()
-    if not best or best[0].rank:
-        search.refuse_bounded()
     found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)
+    if not best or best[0].rank:
+        search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if not best and layers and not probe.model.states:
         raise LiftError(
@@ -105,7 +105,7 @@ class TimeSearch:
         choices = {axes: self.candidate(axes, False) for axes in self._choices()}
         self._failed = [axes for axes, candidate in choices.items() if candidate is None]
         found = [candidate for candidate in choices.values() if candidate is not None]
-        if sum(c.has_output_time for c in found) > 1:
+        if sum(c.has_output_time for c in found) > 1 or self._failed:
             found = [replace(c, remembers=self._remembers(c)) if c.has_output_time and c.causal else c for c in found]
         found.sort(key=lambda c: (c.rank, not c.causal))
         rivals = tuple(c for c in found if found[0].rank == 0 and c.rank == 1 and c.causal)
@@ -124,10 +124,10 @@ class TimeSearch:
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
-    def refuse_bounded(self) -> None:
+    def refuse_bounded(self, others: str) -> None:
         """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length.
 
-        Of those that `best` found the model to take no multiples of.
+        Of those that `best` found the model to take no multiples of; `others` may be time but for looking ahead.
         """
         for axes in self._failed:
             sizes = {leaf.example.shape[t] for leaf, t in zip(self.probe.inputs, axes, strict=True) if t is not None}
@@ -140,10 +140,13 @@ class TimeSearch:
             longest = self._longest(axes, size)
             self._run(self._drawn_at(axes, longest + 1))
             port, axis = next((i, t) for i, t in enumerate(axes) if t is not None)
-            raise BoundedAxis(
-                f"axis {axis} of input {port} may only be up to {longest} long: beyond, the model fails "
-                f"({self.probe.failure}). That is a table of so many positions, most likely"
-            )
+            if others:
+                raise LiftError(
+                    f"which axis is time must be said: with {others} an output depends on later frames, and axis "
+                    f"{axis} of input {port} may only be up to {longest} long."
+                )
+            beyond = f"the model fails ({self.probe.failure}). That is a table of so many positions, most likely"
+            raise BoundedAxis(port, axis, longest, beyond)
 
     def _longest(self, axes: Assignment, size: int) -> int:
         """The most entries that the model takes along `axes`, up to some times the example's."""

@@ -14,6 +14,7 @@ from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.spec import StreamSpec
 
 from ..models.nets import Dict, Explicit, Ids, LastFrame, LearnedStart, Loop, Several, Tagger  # noqa: TID252
+from ..models.streams import Call  # noqa: TID252
 
 X = torch.zeros(2, 7, 4)
 MODELS = {
@@ -152,3 +153,29 @@ def test_the_opset_is_the_one_asked_for(graphs, opset):
     graph = onnx.load_from_string(step_graph(graphs("hidden")[0], opset))
     assert [(o.domain, o.version) for o in graph.opset_import] == [("", opset)]
     onnx.checker.check_model(graph, full_check=True)
+
+
+SPREADS = {
+    "var": lambda x: x.var(2, keepdim=True),
+    "var of all": lambda x: x.var(2, unbiased=False, keepdim=True),
+    "std without its axis": lambda x: x.std(2)[..., None],
+    "var_mean": lambda x: torch.cat(torch.var_mean(x, 2, keepdim=True), 2),
+    "several axes": lambda x: x.unflatten(2, (2, 2)).var((2, 3), correction=2, keepdim=True)[..., 0],
+}
+
+
+@pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS)
+def test_a_spread_is_written_in_its_own_size(spread):
+    """Torch widens it to the size that it has, by an Expand whose size no reader of the graph knows."""
+    model = Call(lambda s, x: s.gru(x)[0] * spread(x).sum(2, keepdim=True), gru=nn.GRU(4, 5, batch_first=True))
+    lifted = lift(model, torch.randn(1, 8, 4))
+    step = step_graph(lifted)
+    assert step is not None
+    assert "Expand" not in {node.op_type for node in onnx.load_from_string(step).graph.node}
+    x, h = torch.randn(3, 1, 4), torch.randn(3, 5)
+    with torch.no_grad():
+        wanted, _ = lifted.module(x, h)
+    names = [*(t.name for t in lifted.spec.inputs), *(s.input for s in lifted.spec.states)]
+    feeds = dict(zip(names, (x.numpy(), h.numpy()), strict=True))
+    got = ort.InferenceSession(step).run([lifted.spec.outputs[0].name], feeds)[0]
+    np.testing.assert_allclose(got, wanted.numpy(), 1e-5, 1e-6)

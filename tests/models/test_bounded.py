@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.api import lift
@@ -63,3 +66,69 @@ def test_a_table_over_another_axis_than_time_is_none_of_that():
     bands = nn.Parameter(torch.ones(16))
     model = Call(lambda s, x: s.gru(x * s.bands[: x.shape[2]])[0], gru=gru(), bands=bands)
     assert lift(model, (X,)).spec.inputs[0].shape == ("batch", "time", 16)
+
+
+BANDS = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_bands_of_a_number_beside_time():
+    """Fewer of them pass, more do not: all the same the other axis is time, and the only one that can be."""
+    bands = nn.Parameter(torch.ones(32))
+    model = Call(
+        lambda s, x: s.conv(F.pad((x * s.bands[: x.shape[2]]).unsqueeze(1), (0, 0, 2, 0)))[:, 0],
+        bands=bands,
+        conv=nn.Conv2d(1, 1, 3, padding=(0, 1)),
+    )
+    assert lift(model, (BANDS,)).spec.inputs[0].shape == ("batch", "time", 32)
+
+
+def test_what_looks_ahead_beside_a_number_of_bands():
+    """Either may be meant: both are said."""
+    bands = nn.Parameter(torch.ones(32))
+    model = Call(lambda s, x: (x - x.mean(1, keepdim=True)) * s.bands[: x.shape[2]], bands=bands)
+    message = (
+        r"which axis is time must be said: with time_axis=\{'x': 1\} an output depends on later frames, and axis 2 of "
+        r"input 0 may only be up to 32 long"
+    )
+    with pytest.raises(LiftError, match=message):
+        lift(model, (BANDS,))
+
+
+def test_another_way_for_short_sequences_is_said():
+    def forward(s, x):
+        return s.gru(x)[0] if x.shape[1] > 50 else s.gru(2 * x)[0]
+
+    message = r"axis 1 of input 0: the code goes another way over 40 frames than over 67 \(a branch on the length, or"
+    with pytest.raises(LiftError, match=message):
+        lift(Call(forward, gru=gru()), (X,), time_axis=1)
+
+
+def test_padding_to_whole_windows_by_a_number_is_no_bound():
+    """As Demucs does it: each length goes a way of its own, so that no table of positions is to blame."""
+
+    def forward(s, x):
+        frames = given = x.shape[-1]
+        for _ in range(4):
+            frames = max(math.ceil((frames - 8) / 4) + 1, 1)
+        for _ in range(4):
+            frames = (frames - 1) * 4 + 8
+        x, skips = F.pad(x, (0, int(frames) - given)), []
+        for down in s.down:
+            x = down(x).relu()
+            skips.append(x)
+        for up in s.up:
+            skip = skips.pop()
+            x = up(x + skip[..., : x.shape[-1]]).relu()
+        return x[..., :given]
+
+    down, up = (nn.ModuleList(kind(1, 1, 8, 4) for _ in range(4)) for kind in (nn.Conv1d, nn.ConvTranspose1d))
+    message = r"axis 2 of input 0: what the code does follows from the length, and changes beyond \d+ and \d+"
+    with pytest.raises(LiftError, match=message):
+        lift(Call(forward, down=down, up=up), (torch.randn(1, 1, 852),), time_axis=2, chunk=256)
+
+
+def test_a_branch_that_changes_nothing_is_no_other_way():
+    def forward(s, x):
+        return s.gru(x)[0] if x.shape[1] > 64 else s.gru(x * 1)[0]
+
+    assert lift(Call(forward, gru=gru()), (X,), time_axis=1).spec.inputs[0].shape == ("batch", "time", 16)

@@ -12,6 +12,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program.flat_graph import flat_graph
+from rnn_export.export.lift.program.tracing import DYNAMIC
+from rnn_export.export.lift.streaming import runs
+from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.rules import RULES
 
 from .streams import Call, assert_streams
 
@@ -121,3 +126,68 @@ def test_padding_that_grows_with_the_sequence():
     model = Call(lambda s, x: s.conv(F.pad(x, (x.shape[-1], 0))), conv=nn.Conv1d(1, 8, 3))
     with pytest.raises(LiftError, match=r"it pads a sequence by an amount that changes with its length"):
         lift(model.eval(), torch.randn(1, 1, 40))
+
+
+def frames_followed(model: nn.Module, x: Tensor, time: int) -> int:
+    """Over how many frames the graph of `model` is recorded."""
+    graph = flat_graph(model.eval(), (x,), ({0: DYNAMIC, time: DYNAMIC},)).graph
+    _, field = receptive_field(graph, RULES)
+    return field
+
+
+# What operators do along the 64 bands of x (2, 3, T, 64), and a window of two frames.
+ALONG_BANDS = {
+    "cut": lambda s, x: s.window(x[..., 1:60:4]),
+    "joined": lambda s, x: s.window(torch.cat([x, torch.zeros_like(x)], 3)),
+    "joined channels": lambda s, x: s.window(torch.cat([x[:, :1], x[:, 1:]], 1)),
+    "padded": lambda s, x: s.window(F.pad(x, (40, 40))),
+    "taken apart in windows": lambda s, x: s.window(x.unfold(3, 16, 8).flatten(3)),
+    "convolved": lambda s, x: s.window(s.down(s.down(x))),
+    "convolved back": lambda s, x: s.window(s.up(x)),
+}
+
+
+@pytest.mark.parametrize("forward", ALONG_BANDS.values(), ids=ALONG_BANDS)
+def test_what_is_done_along_another_axis_needs_no_longer_sequences(forward):
+    """Else the frames multiply with each stride over bands, until no memory holds them."""
+    parts = {
+        "window": nn.Conv2d(3, 3, (2, 1)),
+        "down": nn.Conv2d(3, 3, (1, 9), (1, 3), (0, 4)),
+        "up": nn.ConvTranspose2d(3, 3, (1, 9), (1, 3)),
+    }
+    assert frames_followed(Call(forward, **parts), torch.randn(2, 3, 11, 64), 2) == 2
+
+
+def test_the_same_along_time_does():
+    model = Call(lambda s, x: F.pad(x, (0, 0, 5, 0))[:, :, 1:].unfold(2, 4, 2).flatten(3))
+    assert frames_followed(model, torch.randn(2, 3, 11, 4), 2) == 1 + 5 + 1 + 4
+
+
+def test_what_a_frame_is_made_into_counts_in_frames_of_its_own():
+    """As in a model with an encoder and a decoder of samples: 8 windows of the decoder's overlap, not 320 frames."""
+    model = Call(lambda s, x: s.up(s.down(x)), down=nn.Conv1d(1, 2, 40, 40), up=nn.ConvTranspose1d(2, 1, 320, 40))
+    assert frames_followed(model, torch.randn(2, 1, 4000), 2) == 1 + 39 + 8 * 40
+
+
+def test_a_context_that_no_memory_holds_is_said(monkeypatch):
+    monkeypatch.setattr(runs, "MOST", 2**20)
+    model = Call(lambda s, x: s.conv(F.pad(x, (20_000, 0))), conv=nn.Conv1d(1, 1, 2, dilation=20_000)).eval()
+    message = (
+        r"may depend on \d+ frames, by its windows and strides, and over the \d+ that it is followed over, the values "
+        r"of a run take more than 0\.0 GiB\. Shorten its context"
+    )
+    with pytest.raises(LiftError, match=message):
+        lift(model, (torch.randn(1, 1, 100),), time_axis=2)
+
+
+def test_runs_have_a_length_that_the_model_takes():
+    """Shorter ones would fail at a length that nobody chose: "expected 0 < n_fft < 9"."""
+
+    def forward(s, x):
+        y = torch.stft(x, 64, 32, window=s.window, center=False, return_complex=True)
+        return s.gru(torch.view_as_real(y).flatten(2).mT.reshape(x.shape[0], -1, 66))[0]
+
+    model = Call(forward, window=torch.hann_window(64), gru=nn.GRU(66, 4, batch_first=True))
+    message = r"a transform over windows of time is not taken apart into its windows: write it as unfold, .*\(stft\)"
+    with pytest.raises(LiftError, match=message):
+        lift(model.eval(), (torch.randn(1, 640),), time_axis=1)

@@ -232,6 +232,5 @@ class _Trial:
 def _digit_sets(count: int) -> Iterator[list[int]]:
     """Sets of numbers below `count`, so that of any two, in both orders, one set has the first and not the second."""
     for digit in range(max(count - 1, 1).bit_length()):
-        ones = [n for n in range(count) if n >> digit & 1]
-        yield ones
-        yield [n for n in range(count) if n not in ones]
+        for bit in (1, 0):
+            yield [n for n in range(count) if n >> digit & 1 == bit]

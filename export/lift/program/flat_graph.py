@@ -15,7 +15,7 @@ from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
-from rnn_export.export.lift.program.tracing import export_program, lift_error, quiet
+from rnn_export.export.lift.program.tracing import export_program, functional
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
@@ -34,12 +34,7 @@ def flat_graph(
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
     _refuse_bounds(program, args)
-    try:
-        with quiet():
-            program = program.run_decompositions({})
-    except Exception as error:  # what torch does not allow in an operator that is a loop may raise anything
-        raise lift_error(error) from error
-    graph_module = program.module(check_guards=False)
+    graph_module = functional(program).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
     for inner in graph_module.modules():
@@ -83,10 +78,8 @@ def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                 upper = program.range_constraints[size.node.expr].upper
                 if upper.is_number and upper < MANY:
-                    raise BoundedAxis(
-                        f"axis {axis} of input {port} may only be up to {upper} long: beyond, the code does something "
-                        "else (a branch on the length, a table of that many rows)"
-                    )
+                    beyond = "the code does something else (a branch on the length, a table of that many rows)"
+                    raise BoundedAxis(port, axis, int(upper), beyond)
 
 
 def _equal_sizes(graph: fx.Graph, args: Sequence[Tensor]) -> Mapping[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,12 +103,33 @@ def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[f
     return found
 
 
-def recorded(module: fx.GraphModule, sample: Sequence[Tensor]) -> dict[fx.Node, Any]:
-    """The value of every node of a graph in a run on `sample`."""
-    interpreter = fx.Interpreter(module, garbage_collect_values=False)
+def recorded(module: fx.GraphModule, sample: Sequence[Tensor], most: float = math.inf) -> dict[fx.Node, Any]:
+    """The value of every node of a graph in a run on `sample`; raises MemoryError where all take over `most` bytes."""
+    recorder = _Recorder(module, most)
     with torch.no_grad():
-        interpreter.run(*sample)
-    return dict(interpreter.env)
+        recorder.run(*sample)
+    return dict(recorder.env)
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps the value of every node, of up to `most` bytes together."""
+
+    def __init__(self, module: fx.GraphModule, most: float) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.most, self.bytes = most, 0
+        # Many values share one memory.
+        self.seen = set[int]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        for tensor in torch.utils._pytree.tree_leaves(value):
+            if isinstance(tensor, Tensor) and n.op != "get_attr":
+                memory = tensor.untyped_storage()
+                self.bytes += 0 if memory.data_ptr() in self.seen else memory.nbytes()
+                self.seen.add(memory.data_ptr())
+        if self.bytes > self.most:
+            raise MemoryError(f"the values of a run take more than {self.most / 2**30:.1f} GiB")
+        return value
 
 
 def path_of(node: fx.Node) -> str:

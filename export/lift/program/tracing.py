@@ -22,12 +22,21 @@ DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch and the exporters from logging and warning about themselves; what matters ends in an exception."""
+    """Keep torch and the exporters from logging and warning about themselves; what matters ends in an exception.
+
+    Torch also remembers what operators do to shapes, which takes longer than to see it again where sizes are symbols:
+    a third of an export.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         sink = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -42,6 +51,16 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
+        raise lift_error(error) from error
+
+
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
+    try:
+        with quiet():
+            done: torch.export.ExportedProgram = program.run_decompositions({})
+            return done
+    except Exception as error:  # torch's own operators may fail in here
         raise lift_error(error) from error
 
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, place_of, placeholders, values_of
+from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
 from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
@@ -145,13 +146,6 @@ class StreamingContext:
 
 
 Apply = Callable[[StreamingContext, fx.Node], NodeInfo]
-
-
-class Reach(NamedTuple):
-    """How far one result of an operator reaches: over so many frames, taken every `stride`; at least as many."""
-
-    frames: int = 0
-    stride: int = 1
 
 
 @dataclass(frozen=True)

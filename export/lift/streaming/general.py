@@ -24,7 +24,8 @@ REASONS = {
     "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
     "mean sum var std amax amin max min norm": "statistics over time look at all frames",
     "flip roll sort topk": "it moves frames over time",
-    "fft stft": "a transform over time looks at all frames",
+    "stft": "a transform over windows of time is not taken apart into its windows: write it as unfold, times a matrix",
+    "fft": "a transform over time looks at all frames",
     "view reshape flatten unflatten": "a reshape cuts through time",
     "unbind split chunk": "it takes the frames of the sequence apart",
 }

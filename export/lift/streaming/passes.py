@@ -147,7 +147,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
         where = f": {'; '.join(dict.fromkeys(context.lookahead))}" if context.lookahead else ""
         raise LiftError(
             f"an output looks {ahead} frames ahead, so it cannot stream{where}. Pad on the left only, or drop the "
-            f"padding on the right: the stream is then late by as many frames (its delay)."
+            "padding on the right (of a transposed convolution, the overlap behind the last frame): the stream is then "
+            "late by as many frames (its delay)."
         )
     return Fraction(max(info.lag or 0, least_lag - int(ahead))) / info.rate
 

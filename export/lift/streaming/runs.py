@@ -15,6 +15,8 @@ from rnn_export.export.lift.program.fx import recorded
 BATCH, OTHER_BATCH = 2, 3
 # Frames beyond the receptive field.
 MARGIN = 8
+# Bytes that one run may take.
+MOST = 2**31
 
 # (batch, frames, seed) to all inputs of a graph.
 Sample = Callable[[int, int, int], Sequence[Tensor]]
@@ -47,13 +49,22 @@ class RecordedRuns:
         return isinstance(value, int) and value != self.longer[node]
 
 
-def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int) -> RecordedRuns:
-    """Run `module` over a multiple of `unit` frames beyond `receptive_field`; LiftError where it does not take them."""
-    frames = unit * (math.ceil(receptive_field / unit) + MARGIN)
+def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: int, least: int = 0) -> RecordedRuns:
+    """Run `module` over a multiple of `unit` frames beyond `receptive_field`, and of at least `least`.
+
+    Raises LiftError where it does not take them, or where all of its values are too large to be kept.
+    """
+    frames = unit * max(math.ceil(receptive_field / unit) + MARGIN, math.ceil(least / unit))
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     other_batch = sample(OTHER_BATCH, frames, 1)
     try:
-        runs = [recorded(module, tensors) for tensors in (base, longer, other_batch)]
+        runs = [recorded(module, tensors, MOST) for tensors in (base, longer, other_batch)]
+    except MemoryError as error:
+        raise LiftError(
+            f"a frame of the model may depend on {receptive_field} frames, by its windows and strides, and over the "
+            f"{frames} that it is followed over, {first_line(error)}. Shorten its context: smaller kernels, "
+            "dilations, strides."
+        ) from None
     except Exception as error:  # a length that the model does not take may raise anything
         raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
     return RecordedRuns(frames, frames + unit, *runs)

@@ -8,8 +8,9 @@ from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start
-from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
 
 # A number above is an end, not a size.
@@ -17,8 +18,11 @@ HUGE = 2**20
 
 
 def _reach(node: fx.Node) -> Reach:
-    numbers = [n for n in args_of(node) if type(n) is int and abs(n) < HUGE]
-    return Reach(sum(map(abs, numbers)), args_of(node)[4] if len(node.args) > 4 else 1)
+    value, dim, *numbers = args_of(node)
+    if not may_be_time(value, dim):
+        return Reach()
+    ends = [n for n in numbers[:2] if type(n) is int and abs(n) < HUGE]
+    return Reach(sum(map(abs, ends)), numbers[2] if len(numbers) > 2 else 1)
 
 
 @rule(aten.slice.Tensor, reach=_reach)

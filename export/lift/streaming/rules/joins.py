@@ -10,15 +10,19 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start, trim
-from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
 
 
 def _join_reach(node: fx.Node) -> Reach:
-    values = [n.meta.get("val") for n in node.all_input_nodes if n.op != "placeholder"]
-    largest = [max((n for n in v.shape if isinstance(n, int)), default=0) for v in values if isinstance(v, Tensor)]
-    return Reach(sum(largest) + sum(abs(n) for n in args_of(node)[1:]))
+    """The frames of the parts that have a number of them."""
+    dim = args_of(node)[1] if len(node.args) > 1 else 0
+    if not may_be_time(node, dim):
+        return Reach()
+    values = [v for n in node.all_input_nodes if isinstance(v := n.meta.get("val"), Tensor)]
+    return Reach(sum(n for v in values if v.numel() and type(n := v.shape[dim]) is int))
 
 
 @rule(aten.cat.default, reach=_join_reach)
@@ -60,7 +64,10 @@ def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> i
 
 
 def _pad_reach(node: fx.Node) -> Reach:
-    return Reach(sum(abs(n) for n in args_of(node)[1] if type(n) is int))
+    """Pairs of numbers, the last axis first."""
+    value, pads = args_of(node)[:2]
+    along = (n for i, n in enumerate(pads) if may_be_time(value, -1 - i // 2))
+    return Reach(sum(abs(n) for n in along if type(n) is int))
 
 
 @rule(aten.pad.default, aten.constant_pad_nd.default, reach=_pad_reach)

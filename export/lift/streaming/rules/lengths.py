@@ -7,8 +7,9 @@ import operator
 from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import args_of, aten
-from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
 from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
-from rnn_export.export.lift.streaming.context import Reach, StreamingContext, rule
+from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
 
 # Over how many of the last axes the window goes.
@@ -33,29 +35,26 @@ class Window:
 
 
 def _window_reach(node: fx.Node) -> Reach:
-    """The largest size and stride over the axes that may be time: those of any size, or all where each is a number."""
+    """The largest size and stride over the axes that may be time."""
     given = named_args(node)
     sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else list(given["kernel_size"])
-
-    def by_axis(name: str, usual: list[int]) -> list[int]:
-        values = list(given.get(name) or usual)
-        return values * len(sizes) if len(values) == 1 else values
-
-    value = args_of(node)[0].meta.get("val")
-    lengths = value.shape[-len(sizes) :] if isinstance(value, Tensor) else [None] * len(sizes)
-    dilations, strides = by_axis("dilation", [1]), by_axis("stride", sizes)
-    reaches = [Reach(size * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)]
-    open_ended = [reach for reach, length in zip(reaches, lengths, strict=True) if type(length) is not int]
-    if not open_ended and _is_of_any_length(node.graph):
-        return Reach(0)
-    chosen = open_ended or reaches
-    return Reach(max(r.frames for r in chosen), max(r.stride for r in chosen))
+    dilations, strides = (
+        _by_axis(given.get(name) or usual, len(sizes)) for name, usual in (("dilation", [1]), ("stride", sizes))
+    )
+    reaches = [
+        Reach((size - 1) * dilation, stride) for size, dilation, stride in zip(sizes, dilations, strides, strict=True)
+    ]
+    return _largest(node, reaches)
 
 
-def _is_of_any_length(graph: fx.Graph) -> bool:
-    """Whether sizes that are numbers are never time: torch.export knows which are not."""
-    values = [n.meta.get("val") for n in graph.nodes if n.op == "placeholder"]
-    return any(sum(type(size) is not int for size in v.shape) > 1 for v in values if isinstance(v, Tensor))
+def _by_axis(numbers: Sequence[int], axes: int) -> list[int]:
+    return [*numbers] * (axes if len(numbers) == 1 else 1)
+
+
+def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
+    """Of reaches along the last axes of the argument of `node`."""
+    chosen = [r for axis, r in enumerate(reaches, -len(reaches)) if may_be_time(args_of(node)[0], axis)]
+    return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
 @rule(*WINDOWED_AXES, reach=_window_reach)
@@ -73,7 +72,12 @@ def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return _slide(context, node, window)
 
 
-@rule(aten.unfold.default, reach=lambda node: Reach(sum(map(abs, args_of(node)[1:])), args_of(node)[3]))
+def _unfold_reach(node: fx.Node) -> Reach:
+    value, dim, size, stride = args_of(node)
+    return Reach(size, stride) if may_be_time(value, dim) else Reach()
+
+
+@rule(aten.unfold.default, reach=_unfold_reach)
 def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Windows as a new axis, which stay together."""
     value, dim, size, stride = args_of(node)
@@ -135,8 +139,12 @@ def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
 
 
 def _transposed_reach(node: fx.Node) -> Reach:
+    """In frames of the argument, of which each makes `stride`."""
     given = named_args(node)
-    return Reach(max(given["weight"].meta["val"].shape[2:]) * max(given["dilation"]))
+    sizes = given["weight"].meta["val"].shape[2:]
+    dilations, strides = (_by_axis(given[name], len(sizes)) for name in ("dilation", "stride"))
+    spans = ((size - 1) * dilation for size, dilation in zip(sizes, dilations, strict=True))
+    return _largest(node, [Reach(-(-span // stride)) for span, stride in zip(spans, strides, strict=True)])
 
 
 @rule(*TRANSPOSED_AXES, reach=_transposed_reach)
@@ -147,7 +155,7 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if place is None:
         return general(context, node)
     names = ("stride", "padding", "output_padding", "dilation")
-    numbers = {name: [*given[name]] * (axes if len(given[name]) == 1 else 1) for name in names}
+    numbers = {name: _by_axis(given[name], axes) for name in names}
     stride, cut = numbers["stride"][place], numbers["padding"][place]
     size = numbers["dilation"][place] * (context.runs.base[given["weight"]].shape[2 + place] - 1) + 1
     if size < stride:
