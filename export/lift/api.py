@@ -14,7 +14,15 @@ from torch import Tensor, fx, nn
 from rnn_export.arrays import Array
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
-from rnn_export.export.lift.capture import MANY_FRAMES, BatchFirst, Capture, capture, capture_sequence, output_strides
+from rnn_export.export.lift.capture import (
+    MANY_FRAMES,
+    BatchFirst,
+    Capture,
+    capture,
+    capture_sequence,
+    fewest_frames,
+    output_strides,
+)
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
@@ -216,8 +224,8 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
 
 
 def _why_one(probed: _Probed, error: FrozenAxis) -> str:
-    model, frames = BatchFirst(probed.flat, probed.axes), MANY_FRAMES if probed.axes.has_time else 1
-    place = place_of_number(model, model.sample(3, frames), error.port, error.axis)
+    model = BatchFirst(probed.flat, probed.axes)
+    place = place_of_number(model, model.sample(3, fewest_frames(model)), error.port, error.axis)
     return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
 
 

@@ -339,6 +339,11 @@ def _stride(module: BatchFirst, shortest: int) -> int:
     return next(found, 1)
 
 
+def fewest_frames(module: BatchFirst) -> int:
+    """The shortest length that the model takes, of those that it is exported at."""
+    return next((n for n in LENGTHS if _runs(module, n)), MANY_FRAMES) if module.axes.has_time else 1
+
+
 def _runs(module: BatchFirst, frames: int) -> bool:
     try:
         with torch.no_grad():

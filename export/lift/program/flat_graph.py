@@ -46,10 +46,10 @@ def flat_graph(
     _refuse_frames_taken_apart(graph, equal)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
+    _free_constants(graph)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)
         make_real(graph_module)
-    _free_constants(graph)
     if fold_weights:
         fold(graph_module)
     graph.eliminate_dead_code()
