@@ -1,11 +1,14 @@
 """What a test costs, by the folder that it stands in."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rnn_export import errors
 from rnn_export.trust import VARIABLE
 
 # The nets are small: a second thread only waits for the first, and for long where the cores are shared.
@@ -41,6 +44,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS).as_posix()
         costs = [mark for mark, starts in COSTS.items() if path.startswith(starts)]
         item.add_marker(costs[0] if costs else "unit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def refusals_made() -> Iterator[None]:
+    """Where lifting and export refuse, by line, for `scripts/refusals.py`: of this process, which is one of several."""
+    made: set[str] = set()
+
+    def init(self: errors.RnnExportError, *args: Any) -> None:
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename == errors.__file__:
+            frame = frame.f_back
+        made.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        Exception.__init__(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (errors.LiftError, errors.ExportError):
+            patch.setattr(kind, "__init__", init)
+        yield
+    folder = TESTS.parent / ".cache" / "refusals"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(os.getpid())).write_text("\n".join(sorted(made)))
 
 
 @pytest.fixture(scope="session", autouse=True)
