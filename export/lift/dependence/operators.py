@@ -71,10 +71,11 @@ class Operators:
 
         `layouts` says where the cells of the arguments stand, of which all have as many. Raises CellsMixed.
         """
-        growing = [
-            growing_axes(value, other)
-            for value, other in zip(_results(self.values[node]), _results(self.more[node]), strict=True)
-        ]
+        fewer, more = _results(self.values[node]), _results(self.more[node])
+        if len(fewer) != len(more):
+            # One for each cell.
+            raise CellsMixed
+        growing = [growing_axes(value, other) for value, other in zip(fewer, more, strict=True)]
         if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
             raise CellsMixed
         if is_pointwise(node):

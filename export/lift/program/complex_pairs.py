@@ -18,6 +18,10 @@ from rnn_export.export.lift.program.fx import aten, place_of, placeholders
 # A value without an imaginary part has None there.
 Part = fx.Node | complex | float | int | None
 
+TRANSFORM_OF_WINDOWS = (
+    "a transform over windows of time is not taken apart into its windows: write it as unfold, times a matrix"
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -58,6 +62,8 @@ class PairWriter:
                     continue
                 rule = rules.get(node.target)
                 found = NotImplemented if rule is None else rule(self, node)
+                if found is NotImplemented and _name_of(node).endswith("stft"):
+                    raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_WINDOWS} ({_name_of(node)}).")
                 if found is NotImplemented:
                     raise LiftError(
                         f"{place_of(node)}: {_name_of(node)} of complex values has no form in pairs of real ones that "
