@@ -28,7 +28,7 @@ from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import DYNAMIC
+from rnn_export.export.lift.program.tracing import DYNAMIC, line_of
 from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -109,12 +109,13 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    for lengths in dict.fromkeys(_unrollings(module, chunk)):
+    for lengths in _unrollings(module, chunk):
         short = flat_graph(module, module.sample(3, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
+        if irregular := _irregular(module, lengths):
+            reason = cannot_roll(irregular)
+            continue
         try:
-            if irregular := _irregular(module, lengths):
-                raise cannot_roll(irregular)
             long = flat_graph(module, module.sample(3, lengths[1]), module.dynamic(False), False)
             samples = module.sample(3, lengths[0]), module.sample(3, lengths[1])
             rolled = roll(short, long, samples, lengths, _first_time(axes))
@@ -146,7 +147,7 @@ def _irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
 
 
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:
-    """How often each operator is called in a run of so many frames."""
+    """How often each operator is called in a run of so many frames; raises LiftError where the model fails on them."""
     found = Counter[str]()
 
     class Counting(SeesOperators):
@@ -154,8 +155,17 @@ def _operators(module: BatchFirst, frames: int) -> Counter[str]:
             found[str(func)] += 1
             return func(*args, **kwargs)
 
-    with torch.no_grad(), Counting():
-        module(*module.sample(3, frames))
+    sample = module.sample(3, frames)
+    try:
+        with torch.no_grad(), Counting():
+            module(*sample)
+    except LiftError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(
+            f"the model loops over time in Python, and fails on {frames} frames{line_of(error)}: "
+            f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length."
+        ) from error
     return found
 
 
@@ -307,11 +317,13 @@ def _unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
         raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
     stride = _stride(module, shortest)
     least = -(-shortest // stride)
-    yield (least + COPIES) * stride, (least + COPIES + 1) * stride
+    first = (least + COPIES) * stride, (least + COPIES + 1) * stride
+    yield first
     stride = math.lcm(stride, chunk)
     settled = _settled(module, -(-shortest // stride), stride)
     for more in (COPIES, COPIES + DEEP):
-        yield (settled + more) * stride, (settled + more + 1) * stride
+        if (lengths := ((settled + more) * stride, (settled + more + 1) * stride)) != first:
+            yield lengths
 
 
 def _settled(module: BatchFirst, least: int, stride: int) -> int:
