@@ -26,10 +26,10 @@ from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
-from rnn_export.export.lift.program.fx import busiest_place
 from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.program.places import busiest_place, line_of
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import DYNAMIC, line_of
+from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 

@@ -17,7 +17,7 @@ from rnn_export.export.lift.hidden import History
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import Tolerance, same
 from rnn_export.export.lift.program.decisions import Decisions, Seen
-from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.export.lift.program.places import is_foreign
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.spec import Assumption

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.program.fx import aten, place_of, placeholders
+from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.places import place_of
 
 # A value without an imaginary part has None there.
 Part = fx.Node | complex | float | int | None

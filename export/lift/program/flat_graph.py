@@ -14,7 +14,8 @@ from torch.fx.graph import CodeGen
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
 
 # A length that no stream is meant to stay below.
