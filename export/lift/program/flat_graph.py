@@ -34,7 +34,7 @@ def flat_graph(
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
-    _refuse_bounds(program, args)
+    _refuse_bounds(program)
     graph_module = functional(program).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
@@ -71,8 +71,8 @@ def _drop_idle(graph: fx.Graph) -> None:
             node.target = aten.reshape.default
 
 
-def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]) -> None:
-    """Raise LiftError where the code does something else from some length on."""
+def _refuse_bounds(program: torch.export.ExportedProgram) -> None:
+    """Raise BoundedAxis where the code does something else from some length on."""
     fed = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
     for port, node in enumerate(fed):
         for axis, size in enumerate(node.meta["val"].shape):
@@ -162,7 +162,6 @@ def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor],
         with graph.inserting_before(node):
             folded = graph.get_attr(made[key])
         folded.meta = dict(node.meta)
-
         node.replace_all_uses_with(folded)
 
 
