@@ -71,8 +71,8 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     yield first
     stride = math.lcm(stride, chunk)
     settled = _settled(module, -(-shortest // stride), stride)
-    for more in (COPIES, COPIES + DEEP):
-        if (lengths := ((settled + more) * stride, (settled + more + 1) * stride)) != first:
+    for strides in (settled + COPIES, settled + COPIES + DEEP):
+        if (lengths := (strides * stride, (strides + 1) * stride)) != first:
             yield lengths
 
 
