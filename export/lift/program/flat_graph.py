@@ -206,4 +206,6 @@ def _free_constants(graph: fx.Graph) -> None:
 
 def _size_of(graph: fx.Graph, fed: fx.Node, size: Any) -> fx.Node:
     axis = next(a for a, n in enumerate(fed.meta["val"].shape) if str(n) == str(size))
-    return graph.call_function(aten.sym_size.int, (fed, axis))
+    node = graph.call_function(aten.sym_size.int, (fed, axis))
+    node.meta["val"] = size
+    return node
