@@ -58,6 +58,7 @@ def set_part(y):
 
 
 OPERATORS = {
+    "zeros and ones like": lambda s, y, z: torch.ones_like(y) * y + torch.zeros_like(y),
     "matmul": lambda s, y, z: y @ s.w + s.b,
     "linear": lambda s, y, z: s.linear(y),
     "addmm": lambda s, y, z: torch.addmm(s.b, y, s.w),

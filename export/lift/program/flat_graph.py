@@ -223,4 +223,6 @@ def _free_constants(graph: fx.Graph) -> None:
 
 def _size_of(graph: fx.Graph, fed: fx.Node, size: Any) -> fx.Node:
     axis = next(a for a, n in enumerate(fed.meta["val"].shape) if str(n) == str(size))
-    return graph.call_function(aten.sym_size.int, (fed, axis))
+    found = graph.call_function(aten.sym_size.int, (fed, axis))
+    found.meta = {"val": size}
+    return found
