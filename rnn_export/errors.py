@@ -168,11 +168,14 @@ class RowsDepend(LiftError):
 
 
 class NoBatchAxis(LiftError):
-    """No axis holds independent rows; `free` are those, one for each input, along which the model takes other sizes."""
+    """No axis holds independent rows; `free` are those, one for each input, along which the model takes other sizes.
 
-    def __init__(self, message: str, free: Sequence[Sequence[int]]) -> None:
+    `alone`: along some axis a batch of one gives something else than its row in a larger batch.
+    """
+
+    def __init__(self, message: str, free: Sequence[Sequence[int]], alone: bool) -> None:
         super().__init__(message)
-        self.free = free
+        self.free, self.alone = free, alone
 
 
 class StateMovesByCall(LiftError):

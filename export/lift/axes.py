@@ -8,7 +8,7 @@ from typing import Literal
 
 from rnn_export.errors import LiftError, NoBatchAxis
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
-from rnn_export.export.lift.batch_search import MOVED, batch_candidates
+from rnn_export.export.lift.batch_search import ALONE, MOVED, batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.time_search import ProbedRows, find_time
 
@@ -101,7 +101,7 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
         raise refused
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
     output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)
-    why = _why_one(probe, rows)
+    why = _why_one(probe, rows, refused)
     return Axes(inputs, time.inputs, rows.states, output_batch, time.outputs, time.causal, one_row=why)
 
 
@@ -112,7 +112,7 @@ def _takes_more(probe: AxisProbe, rows: ProbedRows, port: int, axis: int) -> boo
     return probe.run(rows.states, probe.draw(1, sizes, rows.states)) is not None
 
 
-def _why_one(probe: AxisProbe, rows: ProbedRows) -> str:
+def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
     """What keeps the model from a batch of any size, and where."""
     bare = [leaf for leaf, axis in zip(probe.inputs, rows.inputs, strict=True) if axis is None]
     bare += [leaf for leaf, layout in zip(probe.states, rows.states, strict=True) if layout.alone]
@@ -122,7 +122,7 @@ def _why_one(probe: AxisProbe, rows: ProbedRows) -> str:
     sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
     if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
         return f"a batch of 2 fails{probe.place}: {probe.failure}"
-    return MOVED
+    return ALONE if refused.alone else MOVED
 
 
 def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

@@ -21,6 +21,9 @@ DEPEND = "rows depend on each other, or not every output and state has them"
 MOVED = "after a call with another batch the same values give something else, so it keeps something of that batch"
 
 
+ALONE = "a batch of one gives something else than its row in a larger batch (a branch on its size, a squeeze of it)"
+
+
 @dataclass(frozen=True)
 class BatchAxes:
     """Where the batch stands in each input, state and output."""
@@ -39,12 +42,13 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     tried: list[str] = []
     free: list[tuple[int, ...]] = []
     unmoved: list[BatchAxes] = []
-    found = 0
+    found, alone = 0, False
     for inputs, states in _candidates(probe, time):
         probe.failure = DEPEND
         batch, moved = _tried(probe, inputs, states)
         # Any size is so many rows of one stream.
         free += [inputs] if probe.failure == DEPEND and all(layout.inner == 1 for layout in states) else []
+        alone = alone or probe.failure == ALONE
         if batch is None:
             line = f"  axes {probe.by_name((*inputs, *(s.axis for s in states)))}: {probe.failure}"
             tried += [] if line in tried else [line]
@@ -57,11 +61,14 @@ def batch_candidates(probe: AxisProbe, time: Assignment | None) -> Iterator[Batc
     if found or unmoved:
         return
     shapes = ", ".join(f"{leaf.name} {tuple(leaf.example.shape)}" for leaf in (*probe.inputs, *probe.states))
+    one = "If one stream at a time is meant, give an example of one row. " if alone else ""
     raise NoBatchAxis(
         f"no batch axis found in {shapes}: every input, output and state needs one, along which the size can "
         "change with the rows independent of each other. Give example inputs with a batch axis, and declare every "
-        "state that is passed in, states={argument: output}. Tried:\n" + "\n".join(tried[:TRIED] or ["  no axis"]),
+        f"state that is passed in, states={{argument: output}}. {one}Tried:\n"
+        + "\n".join(tried[:TRIED] or ["  no axis"]),
         free,
+        alone,
     )
 
 
@@ -99,11 +106,34 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     # Where rows write over each other, the last one wins: it is changed too.
     moved = [_moves_alone(probe, found, row, three, many) for row in (0, 2)]
     if None not in moved:
+        if _is_another_alone(probe, found, three, many):
+            probe.failure = ALONE
+            return None, False
         return found, all(moved)
     again = probe.run(states, three)
     if again is not None and not all(same(a, b, INDEPENDENCE) for a, b in zip(again, many, strict=True)):
         probe.failure = MOVED
     return None, False
+
+
+def _is_another_alone(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
+    """Whether the first row of the three that are `fed` gives something else alone, but not beside another one.
+
+    Axes of 1 that are squeezed away count where the example is of one row, which shows what is meant.
+    """
+    rows = (0,) * len(batch.states)
+    into, out = (*batch.inputs, *rows), (*batch.outputs, *rows)
+    alone, two = (probe.run(batch.states, [x.narrow(a, 0, n) for x, a in zip(fed, into, strict=True)]) for n in (1, 2))
+    if alone is None or two is None:
+        return False
+    first = [t.narrow(a, 0, 1) for t, a in zip(results, out, strict=True)]
+    if not all(same(t.narrow(a, 0, 1), b, INDEPENDENCE) for t, a, b in zip(two, out, first, strict=True)):
+        return False
+    is_one = all(leaf.example.shape[a] == 1 for leaf, a in zip(probe.inputs, batch.inputs, strict=True))
+    if is_one and any(a.dim() != b.dim() for a, b in zip(alone, first, strict=True)):
+        return True
+    pairs = zip(alone, first, strict=True)
+    return not all(a.numel() == b.numel() and same(a.reshape(b.shape), b, INDEPENDENCE) for a, b in pairs)
 
 
 def _moves_alone(

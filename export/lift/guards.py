@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dis
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import CodeType, TracebackType
 
@@ -24,6 +24,8 @@ from rnn_export.spec import Assumption
 
 # Trials with a kind of its own for each input, beside those of one kind for all.
 MIXED = 12
+# Pairs of trials, of the one way and of the other, between which it is sought where the decision turns.
+TURNS, HALVINGS = 4, 24
 
 
 def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
@@ -75,13 +77,16 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
     here = (error.file, error.line)
     found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
     is_fed = False
-    for fed in _trials(flat):
+    sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
+    for fed in itertools.chain(_trials(flat), _turns(flat, decisions, here, sure)):
         own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
         is_fed = is_fed or of_fed
         if values:
             ways = {v: _run(flat, _with(decisions, error.at, v), fed)[0] for v in (False, True)}
             found.append((values, own, ways))
+            if len(values) == 1 and own.is_finite:
+                sure[next(iter(values))].append(fed)
     ran = [(values, own, ways) for values, own, ways in found if own.results is not None]
     kinds = set().union(*(values for values, _, _ in found))
     if found and not is_fed and len(kinds) == 1:
@@ -100,6 +105,31 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
         2: f" (in {len(ran)} calls with both, neither was seen to give what the model gives)",
     }
     raise DecidedByValue(*here, error.source, tried[len(seen_values)])
+
+
+def _turns(
+    flat: FlatModel, decisions: Decisions, here: tuple[str, int], sure: Mapping[bool, Sequence[Sequence[Tensor]]]
+) -> Iterator[list[Tensor]]:
+    """What is fed on both sides of where the decision turns, between trials that are sure to decide one way.
+
+    There a way that is right for what decides it, but not up to where it is taken, shows. Flags stay as they are.
+    """
+    pairs = list(itertools.islice(zip(*(trials[::-1] for trials in sure.values()), strict=False), TURNS))
+    stay = [i for i, leaf in enumerate(flat.inputs) if _is_flag(leaf.example)]
+    for one, other in pairs:
+        ends = [list(one), list(other)]
+        for _ in range(HALVINGS):
+            middle = [
+                (a + b) / 2 if a.is_floating_point() and i not in stay else a
+                for i, (a, b) in enumerate(zip(*ends, strict=True))
+            ]
+            values = _run(flat, replace(decisions, seen=Seen()), middle)[1].values.get(here, set())
+            ends[values == {True}] = middle
+        yield from ends
+
+
+def _is_flag(example: Tensor) -> bool:
+    return example.is_floating_point() and bool(((example == 0) | (example == 1)).all())
 
 
 def _with(decisions: Decisions, at: str, value: bool) -> Decisions:
@@ -137,7 +167,7 @@ def _flags_of(flat: FlatModel, decisions: Decisions, here: tuple[str, int]) -> I
 
     usual = decided(*fed)
     for i, leaf in enumerate(flat.inputs):
-        if leaf.example.is_floating_point() and bool(((leaf.example == 0) | (leaf.example == 1)).all()):
+        if _is_flag(leaf.example):
             ways = (torch.zeros_like(fed[i]), QUIET * fed[i], -fed[i])
             zero, *others = (decided(*fed[:i], way, *fed[i + 1 :]) for way in ways)
             if zero != usual and all(other == usual for other in others):

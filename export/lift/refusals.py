@@ -118,7 +118,10 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
 
 def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
     """An input that the model writes to, or that comes back in its own shape beside others, is most likely a state."""
-    for leaf in flat.inputs[1:]:
+    # What is complex is two inputs, and two outputs of one key.
+    first = [f"{leaf.name.removesuffix('.real')}.imag" for leaf in flat.inputs[:1]]
+    others = [leaf for leaf in flat.inputs[1:] if leaf.name not in first]
+    for leaf in others:
         name = leaf.name.split(".")[0]
         if name in flat.written and name not in plain:
             raise LiftError(
@@ -126,16 +129,16 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
                 f"the input itself states={{{name!r}: {name!r}}} (--state {name}={name}), or in an output; or say that "
                 f"it is none, states={{{name!r}: None}} (--state {name}=none)."
             )
-    if len(flat.outputs) + len(flat.states) < 2:
+    if len(set(flat.output_keys)) + len(flat.states) < 2:
         return
-    for leaf in flat.inputs[1:]:
+    for leaf in others:
         name, example = leaf.name.split(".")[0], leaf.example
         results = zip(flat.output_keys, flat.example_outputs, strict=True)
         returned = [key for key, output in results if _is_alike(output, example)]
         if name in plain or not returned:
             continue
         # Inputs of one shape most often come back in their order, after any output of that shape.
-        alike = [other.name for other in flat.inputs[1:] if _is_alike(other.example, example)]
+        alike = [other.name for other in others if _is_alike(other.example, example)]
         likely = returned[max(0, min(len(returned) - 1, alike.index(leaf.name) + len(returned) - len(alike)))]
         keys = " or ".join(map(repr, dict.fromkeys(returned)))
         raise LiftError(

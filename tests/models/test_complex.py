@@ -58,6 +58,7 @@ def set_part(y):
 
 
 OPERATORS = {
+    "zeros and ones like": lambda s, y, z: torch.ones_like(y) * y + torch.zeros_like(y),
     "matmul": lambda s, y, z: y @ s.w + s.b,
     "linear": lambda s, y, z: s.linear(y),
     "addmm": lambda s, y, z: torch.addmm(s.b, y, s.w),
@@ -124,3 +125,30 @@ def test_an_operator_without_a_form_in_pairs_is_refused_by_name_and_line(name):
     message = rf"^the model \(test_complex\.py:\d+\): {name} of complex values has no form in pairs .* and angle"
     with pytest.raises(LiftError, match=message):
         flat_graph(module, (torch.randn(3, 4, 2), torch.randn(3, 4)), ({0: DYNAMIC}, {0: DYNAMIC}))
+
+
+class Mask(nn.Module):
+    """A mask on a spectrum."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 2, batch_first=True)
+
+    def forward(self, spectrum):
+        return spectrum * self.gru(torch.view_as_real(spectrum).flatten(2))[0].sigmoid()
+
+
+def test_a_complex_input_that_comes_back_in_its_shape_is_no_state():
+    """Its two parts are one input."""
+    module = Mask().eval()
+    spectrum = torch.randn(2, 6, 2, dtype=C)
+    lifted = lift(module, (spectrum,))
+    assert [t.name for t in lifted.spec.inputs] == [leaf.name for leaf in lifted.original.inputs]
+    assert len(lifted.spec.inputs) == len(lifted.spec.outputs) == 2
+    state, ys = torch.zeros(2, 2), []
+    with torch.no_grad():
+        for t in range(6):
+            frame = spectrum[:, t : t + 1]
+            re, im, state = lifted.module(frame.real, frame.imag, state)
+            ys.append(torch.complex(re, im))
+        torch.testing.assert_close(torch.cat(ys, 1), module(spectrum))

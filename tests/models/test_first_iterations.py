@@ -323,3 +323,16 @@ REFUSED = {
 def test_what_is_no_such_loop_says_why(forward, message):
     with pytest.raises(LiftError, match=f"(?s){message}"):
         lift(Call(forward, **parts()), (X,), time_axis=1)
+
+
+def test_a_first_iteration_that_counts_rows_is_refused():
+    def by_rows(s, x):
+        h, ys = None, []
+        for t in range(x.shape[1]):
+            h = s.a(x[:, t]) * x.shape[0] if h is None else torch.tanh(s.a(x[:, t]) + s.r(h))
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    message = r"test_first_iterations\.py:\d+\): mul: the number of rows is used as a value"
+    with pytest.raises(LiftError, match=message):
+        lift(Call(by_rows, a=nn.Linear(4, 4), r=nn.Linear(4, 4)), (X,))

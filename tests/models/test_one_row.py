@@ -133,6 +133,21 @@ class Cached(nn.Module):
         return torch.tanh((window * self.weight).sum(1))
 
 
+class Squeezed(Net):
+    """A batch of one is taken away."""
+
+    def forward(self, x):
+        return self.out(self.gru(x)[0]).squeeze(0)
+
+
+class Alone(Net):
+    """A branch on a batch of one."""
+
+    def forward(self, x):
+        y = self.out(self.gru(x)[0])
+        return 2 * y if x.shape[0] == 1 else y
+
+
 class Resets(Net):
     """A state that another batch resets."""
 
@@ -150,6 +165,7 @@ class Resets(Net):
 ROW = torch.randn(1, 6, 4)
 FAILS = r"a batch of 2 fails at test_one_row\.py:\d+"
 COUNTS = r"the code makes a number of the size of the batch at test_one_row\.py:\d+;"
+ALONE = "a batch of one gives something else than its row in a larger batch"
 WHY = {
     "written": (
         Written(),
@@ -176,6 +192,8 @@ WHY = {
     "step": (Step(), (torch.randn(4), torch.randn(2, 4)), {"states": {"state": 1}}, r"in x \(4,\), state \(2, 4\);"),
     "cell": (Cell(), (torch.randn(4),), {}, r"there is no batch axis in x \(4,\), hc\.0 \(8,\), hc\.1 \(8,\);"),
     "cached": (Cached(), (torch.randn(4),), {}, r"there is no batch axis in x \(4,\), cache \(4, 2\);"),
+    "squeezed": (Squeezed(), (ROW,), {}, ALONE),
+    "alone": (Alone(), (ROW,), {}, ALONE),
     "resets": (Resets(), (ROW,), {"time_axis": 1}, "."),
 }
 
@@ -258,6 +276,39 @@ def test_rows_that_mix_are_no_batch_of_one(forward, example):
     net.__class__ = type("Mixing", (Net,), {"forward": forward})
     with pytest.raises(LiftError, match=r"no batch axis found|rows of the batch depend on each other"):
         lift(net.eval(), example)
+
+
+def test_what_one_row_alone_gives_is_shown_by_an_example_of_one():
+    x = torch.randn(1, 5, 4)
+    for model in (Squeezed().eval(), Alone().eval()):
+        lifted = lift(model, (ROW,))
+        states = [lifted.initial[s.name].expand(1, *s.row) for s in lifted.spec.states]
+        with torch.no_grad():
+            torch.testing.assert_close(lifted.module(x, *states)[0], model(x).reshape(1, 5, 3))
+    with pytest.raises(LiftError, match=rf"(?s)give an example of one row\. Tried:.*{ALONE} \(a branch on its size"):
+        lift(Alone().eval(), (ROW.repeat(3, 1, 1),))
+
+
+@pytest.mark.parametrize("forward", ["squeeze()", "squeeze(0)", "squeeze((0, 2))"])
+def test_axes_of_any_size_are_not_squeezed_in_a_step(forward, tmp_path):
+    """torch takes axes away by their size, which is 1 in a step of one frame and one row."""
+    net = Net()
+    net.out = nn.Linear(8, 1)
+    steps = {
+        "squeeze()": lambda self, x: self.out(self.gru(x)[0]).squeeze(),
+        "squeeze(0)": lambda self, x: self.out(self.gru(x)[0]).squeeze(0),
+        "squeeze((0, 2))": lambda self, x: self.out(self.gru(x)[0]).squeeze((0, 2)),
+    }
+    net.__class__ = type("Squeezing", (Net,), {"forward": steps[forward]})
+    export(net.eval(), (ROW.repeat(2, 1, 1),), tmp_path / "net.rnnx")
+    engine = load(tmp_path / "net.rnnx", backend="onnxruntime")
+    x = np.random.default_rng(0).standard_normal((2, 5, 4), np.float32)
+    with torch.no_grad():
+        want = net(torch.from_numpy(x)).numpy()
+    for row in range(2):
+        stream = engine.stream()
+        given = np.stack([stream.step(frame) for frame in x[row]])
+        np.testing.assert_allclose(given, want[row], atol=1e-6)
 
 
 def test_an_engine_is_built_for_one_row(tmp_path):

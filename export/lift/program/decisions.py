@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,9 @@ class Decisions:
 
 def said(assume: Any) -> Decisions:
     """What a user says, {"file.py:190": True}; raises LiftError."""
-    items = dict(assume or {}).items()
+    if not isinstance(assume, Mapping | None):
+        raise LiftError(f'assume is {assume!r}: it must be a dict like {{"file.py:190": True}}.')
+    items = (assume or {}).items()
     for at, value in items:
         file, colon, line = str(at).rpartition(":")
         if not (file and colon and line.isdigit()) or type(value) is not bool:

@@ -14,7 +14,7 @@ from torch.fx.graph import CodeGen
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
 
@@ -23,6 +23,7 @@ MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
 GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_for_size sym_constrain_range")
 RESHAPES = overloads("view _unsafe_view reshape")
+SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 FILLS: Mapping[Any, float] = {
     **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
     **dict.fromkeys(overloads("new_ones ones_like"), 1),
@@ -61,7 +62,9 @@ def flat_graph(
 def _drop_idle(graph: fx.Graph) -> None:
     """Take out checks, and what only repeats its argument."""
     for node in list(graph.nodes):
-        if (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
+        if node.target in SQUEEZES:
+            _squeeze_ones(graph, node)
+        elif (node.op == "call_module" and node.target == "_guards_fn") or node.target in GUARDS:
             graph.erase_node(node)
         elif (same := _same_as(node)) is not None:
             node.replace_all_uses_with(same)
@@ -69,6 +72,21 @@ def _drop_idle(graph: fx.Graph) -> None:
         elif node.target is aten.view.default:
             # What lies in memory one way here may lie another way in a step.
             node.target = aten.reshape.default
+
+
+def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
+    """Take out only the axes that are always 1 long: one of any size stays, in a step of one frame or one row too."""
+    value, *rest = args_of(node)
+    before = value.meta["val"]
+    asked = rest[0] if rest else range(before.dim())
+    axes = {a % before.dim() for a in ((asked,) if isinstance(asked, int) else asked)} if before.dim() else set()
+    for axis in sorted((a for a in axes if isinstance(before.shape[a], int) and before.shape[a] == 1), reverse=True):
+        with graph.inserting_before(node):
+            squeezed = graph.call_function(aten.squeeze.dim, (value, axis))
+        squeezed.meta = {**node.meta, "val": value.meta["val"].squeeze(axis)}
+        value = squeezed
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
 
 
 def _refuse_bounds(program: torch.export.ExportedProgram) -> None:

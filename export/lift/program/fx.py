@@ -85,8 +85,12 @@ def numbers_taken(node: fx.Node) -> list[fx.Node]:
 
 
 def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[fx.Node, Any]) -> set[fx.Node]:
-    """The numbers computed from a size that differs between two runs, whether or not they differ themselves."""
-    found: set[fx.Node] = set()
+    """The numbers computed from a size that differs between two runs, whether or not they differ themselves.
+
+    A number that goes into a graph is a size: the body of a loop takes those from outside.
+    """
+    taken = [n for n in placeholders(graph) if not isinstance(here[n], Tensor | tuple | list)]
+    found = {n for n in taken if here[n] != there[n]}
     for node in graph.nodes:
         if node.op == "call_function" and not isinstance(here[node], Tensor | tuple | list):
             differs = node.target is aten.sym_size.int and here[node] != there[node]
