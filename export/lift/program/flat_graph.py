@@ -75,8 +75,9 @@ def _drop_idle(graph: fx.Graph) -> None:
 
 def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
     """Take out only the axes that are always 1 long: one of any size stays, in a step of one frame or one row too."""
-    value, before = node.args[0], node.args[0].meta["val"]
-    asked = node.args[1] if len(node.args) > 1 else range(before.dim())
+    arguments = named_args(node)
+    value, before = arguments["self"], arguments["self"].meta["val"]
+    asked = arguments.get("dim", range(before.dim()))
     axes = {a % before.dim() for a in ((asked,) if isinstance(asked, int) else asked)} if before.dim() else set()
     for axis in sorted((a for a in axes if isinstance(before.shape[a], int) and before.shape[a] == 1), reverse=True):
         with graph.inserting_before(node):
