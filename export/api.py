@@ -152,8 +152,7 @@ def export(
     recorded = None if data is None else recording.read(data, lifted.spec)
     if calibrate is not None:
         calibration = recording.read(calibrate, lifted.spec)
-        narrow = {"int8": calibration}
-        plan = [(target, replace(options, calibration=narrow.get(options.precision))) for target, options in plan]
+        plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
     progress("graphs")
     plan, draft = _draft(lifted, plan, targets)
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress, accept)

@@ -1,7 +1,7 @@
 """Sizes that a graph computes from shapes: the few whole numbers behind a ConstantOfShape, in numpy."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,7 +35,9 @@ class ShapeValues:
         return bool(node.inputs) and node.inputs[-1] in self.whole
 
     def shape(self, node: Node) -> tuple[int, ...] | None:
-        """Of what a node makes in a shape that it is given, where that is known."""
+        """Of what a node makes in a shape that it is given, or cuts at computed places, where these are known."""
+        if node.op == "Slice":
+            return self._sliced(node)
         known = self.values.get(node.inputs[-1]) if node.inputs else None
         if node.op not in ("ConstantOfShape", "Expand") or known is None:
             return None
@@ -49,6 +51,27 @@ class ShapeValues:
         rank = max(len(wanted), len(shape))
         one, other = ([1] * (rank - len(dims)) + [*dims] for dims in (shape, [max(1, d) for d in wanted]))
         return tuple(map(max, one, other))
+
+    def _sliced(self, node: Node) -> tuple[int, ...] | None:
+        shape = [*self.shapes.get(node.inputs[0], ())]
+        starts, ends = self._numbers(node, 1), self._numbers(node, 2)
+        axes = self._numbers(node, 3, range(len(starts)))
+        steps = self._numbers(node, 4, [1] * len(starts))
+        if not starts or not len(starts) == len(ends) == len(axes) == len(steps):
+            return None
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            size = shape[axis] if -len(shape) <= axis < len(shape) else None
+            if size is None or step == 0:
+                return None
+            shape[axis] = len(range(*slice(start, end, step).indices(size)))
+        known = tuple(size for size in shape if size is not None)
+        return known if len(known) == len(shape) else None
+
+    def _numbers(self, node: Node, place: int, usual: Sequence[int] = ()) -> list[int]:
+        """What an input of a node is; `usual` where it is left out, empty where nothing is known."""
+        name = node.inputs[place] if place < len(node.inputs) else ""
+        value = self.values.get(name)
+        return [] if name and value is None else [*usual] if value is None else [int(n) for n in value.reshape(-1)]
 
     def size(self, node: Node) -> int | None:
         """How many values a node gives, where its sizes are known numbers."""

@@ -254,7 +254,7 @@ def _ports(spec: StreamSpec) -> Iterator[str]:
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
     for names in (feeds, gives, [s.name for s in spec.states], [a.at for a in spec.assumptions]):
         if len(names) > limits.TENSORS:
-            yield f"there are {len(names)} tensors, over the limit of {limits.TENSORS}."
+            yield f"there are {len(names)} names, over the limit of {limits.TENSORS}."
         if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
             yield f"names must be unique, but {', '.join(map(repr, doubled))} stand twice among {names}."
     for tensor in (*spec.inputs, *spec.outputs):

@@ -63,7 +63,7 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = translate(model.program(frames), model.spec)
     apply(graph, common.ClearMetadataAndDocStringPass(), Simplify())
-    _name_dimensions(graph, model.spec, frames)
+    _name_dimensions(graph, model.spec)
     return _written(apply(graph, ConvertOpset(opset)), model.spec, frames)
 
 
@@ -76,7 +76,7 @@ def _written(graph: ir.Model, spec: StreamSpec, frames: int | None) -> bytes:
     return serialised
 
 
-def _name_dimensions(graph: ir.Model, spec: StreamSpec, frames: int | None) -> None:
+def _name_dimensions(graph: ir.Model, spec: StreamSpec) -> None:
     """Call the two symbols by their names at every tensor they reach, and drop what torch noted there."""
     names: dict[str, str] = {}
     shapes = shapes_of(spec)

@@ -14,21 +14,15 @@ from torch import Tensor, fx, nn
 from rnn_export.arrays import Array
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
-from rnn_export.export.lift.capture import (
-    MANY_FRAMES,
-    BatchFirst,
-    Capture,
-    capture,
-    capture_sequence,
-    fewest_frames,
-    output_strides,
-)
+from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_strides
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
+from rnn_export.export.lift.lengths import MANY_FRAMES, shortest_length
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
@@ -225,7 +219,7 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
 
 def _why_one(probed: _Probed, error: FrozenAxis) -> str:
     model = BatchFirst(probed.flat, probed.axes)
-    place = place_of_number(model, model.sample(3, fewest_frames(model)), error.port, error.axis)
+    place = place_of_number(model, model.sample(3, shortest_length(model)), error.port, error.axis)
     return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.places import line_of
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import line_of, quiet
+from rnn_export.export.lift.program.tracing import quiet
 
 
 @dataclass(frozen=True)

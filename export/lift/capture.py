@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
-from rnn_export.export.lift.axis_probe import draw_states
+from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.layers.functions import OpaqueFunctions
+from rnn_export.export.lift.lengths import LENGTHS, MANY_FRAMES, irregular, is_right, unrollings
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
-from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.noise import SCALES, Noise
-from rnn_export.export.lift.program.compare import CLOSED_LOOP, INDEPENDENCE, same
+from rnn_export.export.lift.noise import SCALES
+from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
-from rnn_export.export.lift.program.fx import busiest_place
-from rnn_export.export.lift.program.modes import SeesOperators
-from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import DYNAMIC
+from rnn_export.export.lift.program.places import busiest_place
 from rnn_export.export.lift.streaming import LiftedState, Streamed
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -36,51 +29,9 @@ KEEP_OUTSIDE = (
     "Keep the state of the loop in a registered buffer, or take it as an argument, return it, and declare it: "
     "states={argument: output}."
 )
-# Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
-LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
-# Frames that a loop is followed over, to see that each goes through the same operators.
-FAR = 256
-# Of these, as many as most strides divide.
-MANY_FRAMES = 240
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
-# Turns that a loop may look back, or begin with.
-DEEP = 16
-
-
-class BatchFirst(nn.Module):
-    """The flat model with the batch on axis 0 of every state."""
-
-    def __init__(self, flat: FlatModel, axes: Axes) -> None:
-        super().__init__()
-        self.flat, self.axes = flat, axes
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""
-        inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
-        states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
-        fed = [x if b is not None else x.squeeze(0) for x, b in zip(tensors, self.axes.input_batch, strict=False)]
-        with OpaqueFunctions():
-            results = self.flat(*fed, *states)
-        given = [y if b is not None else y.unsqueeze(0) for y, b in zip(results, self.axes.output_batch, strict=False)]
-        after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
-        return (*given, *after)
-
-    def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Noise inputs, and states (B, *row); of one row where the model takes no more."""
-        axes, noise = self.axes, Noise(self.flat, seed)
-        drawn = zip(self.flat.inputs, axes.input_sizes(batch, frames), axes.input_batch, strict=True)
-        like = ((noise.like(leaf.example, sizes), b) for leaf, sizes, b in drawn)
-        inputs = [x if b is not None else x.unsqueeze(0) for x, b in like]
-        return (*inputs, *draw_states(self.flat, axes.states, noise, 1 if axes.one_row else batch))
-
-    def dynamic(self, time: bool) -> tuple[Any, ...]:
-        """The axes of any size, as torch.export takes them: the batch, unless it is one row, and `time`."""
-        axes = self.axes
-        rows = [set() if axes.one_row else {b} for b in axes.rows_in]
-        times = [{t} if time and t is not None else set() for t in (*axes.time_in, *(None for _ in axes.states))]
-        return (tuple(dict.fromkeys(b | t, DYNAMIC) for b, t in zip(rows, times, strict=True)),)
 
 
 @dataclass(frozen=True)
@@ -109,12 +60,13 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    for lengths in dict.fromkeys(_unrollings(module, chunk)):
+    for lengths in unrollings(module, chunk):
         short = flat_graph(module, module.sample(3, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
+        if unlike := irregular(module, lengths):
+            reason = cannot_roll(unlike)
+            continue
         try:
-            if irregular := _irregular(module, lengths):
-                raise cannot_roll(irregular)
             long = flat_graph(module, module.sample(3, lengths[1]), module.dynamic(False), False)
             samples = module.sample(3, lengths[0]), module.sample(3, lengths[1])
             rolled = roll(short, long, samples, lengths, _first_time(axes))
@@ -133,30 +85,6 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
-
-
-def _irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
-    """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
-    stride = lengths[1] - lengths[0]
-    times = max(FAR // stride, 2)
-    far = lengths[0] + times * stride
-    few, more, many = (_operators(module, n) for n in (*lengths, far))
-    odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
-    return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TRIES])})" if odd else ""
-
-
-def _operators(module: BatchFirst, frames: int) -> Counter[str]:
-    """How often each operator is called in a run of so many frames."""
-    found = Counter[str]()
-
-    class Counting(SeesOperators):
-        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            found[str(func)] += 1
-            return func(*args, **kwargs)
-
-    with torch.no_grad(), Counting():
-        module(*module.sample(3, frames))
-    return found
 
 
 def _moves_alike(module: BatchFirst) -> bool:
@@ -239,15 +167,15 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
 
 def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
     """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many."""
-    if _is_right(module, graph, MANY_FRAMES) is False:
-        right = [n for n in LENGTHS if n < MANY_FRAMES and _is_right(module, graph, n)]
+    if is_right(module, graph, MANY_FRAMES) is False:
+        right = [n for n in LENGTHS if n < MANY_FRAMES and is_right(module, graph, n)]
         port, axis = _first_time(module.axes)
         raise BoundedAxis(port, axis, max(frames, *right), ELSE)
 
 
 def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> LiftError | None:
     """The error where over fewer frames than `frames` the model gives something else than the graph of so many."""
-    other = [n for n in LENGTHS if n < frames and _is_right(module, graph, n) is False]
+    other = [n for n in LENGTHS if n < frames and is_right(module, graph, n) is False]
     port, axis = _first_time(module.axes)
     if not other:
         return None
@@ -278,75 +206,5 @@ def _first_time(axes: Axes) -> tuple[int, int]:
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
     """Whether a graph of any length is right at the next one: export may unroll a loop without a word."""
-    known = (_is_right(module, graph, more) for more in LENGTHS if more > frames)
+    known = (is_right(module, graph, more) for more in LENGTHS if more > frames)
     return next((right for right in known if right is not None), True)
-
-
-def _is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | None:
-    """Whether a graph gives what the model does over `frames` frames; None where the model does not take them."""
-    inputs = module.sample(2, frames)
-    with torch.no_grad():
-        try:
-            want = module(*inputs)
-        except Exception:  # a length that the model does not take may raise anything
-            return None
-        try:
-            return all(same(a, b, INDEPENDENCE) for a, b in zip(graph(*inputs), want, strict=True))
-        except Exception:  # sizes that do not fit
-            return False
-
-
-def _unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
-    """Pairs of lengths between which the model's own loop makes one iteration more, the shortest first.
-
-    The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
-    beyond.
-    """
-    shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
-    if shortest is None:
-        raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
-    stride = _stride(module, shortest)
-    least = -(-shortest // stride)
-    yield (least + COPIES) * stride, (least + COPIES + 1) * stride
-    stride = math.lcm(stride, chunk)
-    settled = _settled(module, -(-shortest // stride), stride)
-    for more in (COPIES, COPIES + DEEP):
-        yield (settled + more) * stride, (settled + more + 1) * stride
-
-
-def _settled(module: BatchFirst, least: int, stride: int) -> int:
-    """From how many strides on one more of them goes through the same operators each time; `least` where from none."""
-
-    def added(strides: int) -> Counter[str]:
-        few, more = (_operators(module, n * stride) for n in (strides, strides + 1))
-        return Counter({name: more[name] - few[name] for name in more | few})
-
-    usual = added(least + DEEP)
-    return next((n for n in range(least, least + DEEP) if added(n) == usual), least)
-
-
-def _stride(module: BatchFirst, shortest: int) -> int:
-    """How many frames more give one more frame of every output."""
-
-    def lengths(frames: int) -> list[int]:
-        with torch.no_grad():
-            outputs = module(*module.sample(2, frames))
-        return [y.shape[t] for y, t in zip(outputs, module.axes.time_out, strict=False) if t is not None]
-
-    fewest = lengths(shortest)
-    more = (n for n in range(1, 65) if _runs(module, shortest + n))
-    found = (n for n in more if all(a > b for a, b in zip(lengths(shortest + n), fewest, strict=True)))
-    return next(found, 1)
-
-
-def fewest_frames(module: BatchFirst) -> int:
-    """The shortest length that the model takes, of those that it is exported at."""
-    return next((n for n in LENGTHS if _runs(module, n)), MANY_FRAMES) if module.axes.has_time else 1
-
-
-def _runs(module: BatchFirst, frames: int) -> bool:
-    try:
-        with torch.no_grad():
-            return all(t.numel() for t in module(*module.sample(2, frames)))
-    except Exception:  # too short for a window of the model
-        return False

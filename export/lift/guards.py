@@ -14,31 +14,27 @@ from torch import Tensor
 
 from rnn_export.errors import DecidedByValue, LiftError
 from rnn_export.export.lift.hidden import History
-from rnn_export.export.lift.noise import Noise
-from rnn_export.export.lift.program.compare import Tolerance, same
+from rnn_export.export.lift.noise import LOUD, QUIET, Noise
+from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
 from rnn_export.export.lift.program.decisions import Decisions, Seen
-from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.export.lift.program.places import is_foreign
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.spec import Assumption
 
-# Whether two ways give the same: as sums in another order do, NaN where the other has it.
-WAYS = Tolerance(rtol=1e-5, atol=1e-6, smallest_scale=0.0, equal_nan=True)
 # Trials with a kind of its own for each input, beside those of one kind for all.
 MIXED = 12
 # Pairs of trials, of the one way and of the other, between which it is sought where the decision turns.
 TURNS, HALVINGS = 4, 24
-# Of the example's scale.
-QUIET, LOUD = 1e-3, 1e3
 
 
 def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
     """What is known of the decisions of `flat` where the one of `error` is known as well.
 
-    `flat` must be a copy whose states are given. Raises `error`, with what was tried, where neither way can be taken
-    by itself.
+    `flat` must be a copy that decides as is known, its states given. Raises `error`, with what was tried, where neither
+    way can be taken by itself.
     """
-    decisions = replace(flat.decisions, checked=False)
+    decisions = flat.decisions
     while True:
         if error.line:
             flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
@@ -74,7 +70,7 @@ class _Run:
         """Whether it gives what `other` gives."""
         if self.results is None or other.results is None:
             return False
-        return all(same(a, b, WAYS) for a, b in zip(self.results, other.results, strict=True))
+        return all(same(a, b, ANOTHER_WAY) for a, b in zip(self.results, other.results, strict=True))
 
 
 def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> Assumption:

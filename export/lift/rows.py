@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, RowsDepend
-from rnn_export.export.lift.capture import BatchFirst, of_any_length
+from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.capture import of_any_length
 from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.rows import DEPEND, NUMBERED, Mixed, NodeRows, Numbered, RowInfo, RowRule, Rows
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.references import value_at
-from rnn_export.export.lift.program.fx import args_of, place_of, placeholders, recorded, results
+from rnn_export.export.lift.program.fx import args_of, placeholders, recorded, results
+from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.streaming.states import OPS
 from rnn_export.export.lift.streaming.time_axis import name_of
 

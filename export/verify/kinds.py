@@ -10,11 +10,9 @@ from torch import Tensor
 
 from rnn_export.arrays import Array
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.noise import LOUD, QUIET, Noise
 from rnn_export.export.verify.inputs import example_to_draw
 
-# Of the example's scale.
-QUIET, LOUD = 1e-3, 1e3
 # Of whole numbers, how many at each end of their range are drawn.
 ENDS = 4
 CONSTANTS = "constants"

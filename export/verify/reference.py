@@ -14,7 +14,7 @@ from torch import Tensor
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError, RnnExportError, first_line
 from rnn_export.export.lift.api import StreamingModel
-from rnn_export.export.lift.capture import BatchFirst
+from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.verify.inputs import fewest_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
@@ -110,11 +110,11 @@ def _distance(a: Array, b: Array) -> Array:
     return np.where(np.isnan(b), 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
 
 
-class _Changing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Changing(SeesOperators):
     """What each operator gives is a little different, as by another rounding: 1 - z may lose all that z has."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
 
     def change(self, value: Tensor, of_one: bool = False) -> None:
@@ -125,8 +125,8 @@ class _Changing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 value.mul_((1 + changes).to(value))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        results = func(*args, **kwargs)
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         computes = any(isinstance(a, Tensor) for a in pytree.tree_leaves((args, kwargs)))
         if computes and not is_view and func not in EXACT:

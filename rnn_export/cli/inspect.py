@@ -86,8 +86,10 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
             tables.say(f"code: {code.title} does not run here without --trust: it {judgement.why}")
         if evidence:
             tables.parity(evidence)
+            said = {assumption.note for assumption in bundle.spec.assumptions}
             for note in evidence.get("notes", []):
-                tables.say(f"note: {note}")
+                if note not in said:
+                    tables.say(f"note: {note}")
         tables.say("made by " + ", ".join(f"{name} {version}" for name, version in bundle.producer.items()))
     return {
         "spec": bundle.spec.to_json(),

@@ -123,7 +123,6 @@ def test_rows_that_hear_each_other_behind_a_gate_are_refused_with_their_place(mi
 LATE = {
     "reset at frame 20": lambda t, h, ys: h * 0 if t == 20 else h,
     "from frame 30 on": lambda t, h, ys: h + 1 if t >= 30 else h,
-    "ten frames ago": lambda t, h, ys: h + ys[t - 10] if t >= 10 else h,
 }
 
 
@@ -136,7 +135,8 @@ def test_a_loop_that_does_something_else_later_is_refused(late):
             ys.append(h)
         return torch.stack(ys, 1)
 
-    with pytest.raises(LiftError, match=r"of 2\d\d frames, not every one goes through the same operators \(aten"):
+    message = r"of 2\d\d frames, not every one goes through the same operators \(aten|its frames are not computed alike"
+    with pytest.raises(LiftError, match=message):
         lift(Call(forward, o=nn.Linear(8, 8)), (X,))
 
 

@@ -5,11 +5,14 @@ import re
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from rnn_export.cli.main import main
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export import export
 from rnn_export.export.lift.api import lift
+from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
 
@@ -315,3 +318,25 @@ def test_an_engine_is_built_for_one_row(tmp_path):
     with pytest.raises(ExportError, match=r"batch is \(1, 4, 8\), but the model takes one stream at a time"):
         export(Written().eval(), (ROW,), tmp_path / "other.rnnx", targets=("jetson-orin-nano",), batch=(1, 4, 8))
     assert not (tmp_path / "other.rnnx").exists()
+
+
+def test_a_graph_for_triton_takes_one_row_a_step(tmp_path):
+    bundle = tmp_path / "net.rnnx"
+    export(Written().eval(), (ROW,), bundle)
+    made = write_repository(bundle, tmp_path / "graph", backend="onnxruntime")
+    assert made.serving.batch == 1
+    assert "max_batch_size: 1\n" in (tmp_path / "graph" / "models" / "net" / "config.pbtxt").read_text()
+    with pytest.raises(
+        ExportError, match=r"--batch 4: the model takes one stream at a time \(rows: 1 in its contract\)"
+    ):
+        write_repository(bundle, tmp_path / "more", backend="onnxruntime", batch=4)
+    # Our runtime steps the rows of a batch one by one.
+    assert write_repository(bundle, tmp_path / "python", backend="python", batch=4).serving.batch == 4
+
+
+def test_inspect_shows_what_fixes_the_batch(tmp_path):
+    export(Written().eval(), (ROW,), tmp_path / "net.rnnx")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.rnnx")])
+    text = " ".join((shown.stdout + shown.stderr).split())
+    assert "rows 1 (one stream at a time)" in text
+    assert re.search(r"note: rows: 1, one stream at a time, since a batch of 2 fails at test_one_row\.py:\d+", text)

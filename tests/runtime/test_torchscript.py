@@ -167,7 +167,7 @@ def test_a_snapshot_moves_to_the_other_backend(both, first, second):
     rest = b.run(cut(13, 32))
     for name in start:
         got = np.concatenate([start[name], rest[name]], 1)
-        np.testing.assert_allclose(got, golden[f"output/{name}"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got, golden[f"output/{name}"][:, :32], rtol=1e-5, atol=1e-6)
 
 
 def test_threads_share_an_engine(both):

@@ -71,15 +71,16 @@ class Operators:
 
         `layouts` says where the cells of the arguments stand, of which all have as many. Raises CellsMixed.
         """
-        growing = [
-            growing_axes(value, other)
-            for value, other in zip(_results(self.values[node]), _results(self.more[node]), strict=True)
-        ]
+        here, there = (_results(run[node]) for run in (self.values, self.more))
+        if len(here) != len(there):
+            # There is a result for each cell.
+            raise CellsMixed
+        growing = [growing_axes(value, other) for value, other in zip(here, there, strict=True)]
         if any(len(axes) > 1 for axes in growing) or _rolls(node, self.values, layouts):
             raise CellsMixed
         if is_pointwise(node):
             places = [(self.values[n], at) for n, at in layouts.items()]
-            return [_pointwise(r, g, places) for r, g in zip(_results(self.values[node]), growing, strict=True)]
+            return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}

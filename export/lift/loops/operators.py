@@ -14,7 +14,8 @@ from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.copies import Join
 from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.references import Part
-from rnn_export.export.lift.program.fx import args_of, place_of, placeholders, results
+from rnn_export.export.lift.program.fx import args_of, placeholders, results
+from rnn_export.export.lift.program.places import place_of
 
 
 def roll_operators(module: fx.GraphModule) -> None:

@@ -24,8 +24,8 @@ class Unrolled:
 
     `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
     of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
-    sorts the tokens by the newest frame that they know, and `with_first_iterations` a loop
-    may begin with iterations of another kind.
+    sorts the tokens by the newest frame that they know. A loop may begin with iterations of another kind only
+    `with_first_iterations`.
     """
 
     def __init__(

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.program.fx import aten, place_of, placeholders
+from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.places import place_of
 
-# A value without an imaginary part has None there.
-Part = fx.Node | complex | float | int | None
+TRANSFORM_OF_WINDOWS = (
+    "a transform over windows of time is not taken apart into its windows: write it as unfold, times a matrix"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class PairWriter:
                     continue
                 rule = rules.get(node.target)
                 found = NotImplemented if rule is None else rule(self, node)
+                if found is NotImplemented and _name_of(node).endswith("stft"):
+                    raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_WINDOWS} ({_name_of(node)}).")
                 if found is NotImplemented:
                     raise LiftError(
                         f"{place_of(node)}: {_name_of(node)} of complex values has no form in pairs of real ones that "
@@ -194,12 +198,16 @@ class PairWriter:
         if isinstance(value, Tensor):
             dtype = value.dtype.to_real()
             re, im = (None if part is None else self._typed(part, dtype) for part in (re, im))
-            for _ in range(0 if re is None or im is None else 2):
-                assert re is not None
-                if len(self.value_of(re).shape) < value.dim() or str(self.value_of(re).shape) != str(value.shape):
-                    re = self.add(re, self.call(aten.zeros_like.default, im))
-                re, im = im, re
+            if re is not None and im is not None:
+                re = self._widened(re, im, value)
+                im = self._widened(im, re, value)
         return Pair(re, im)
+
+    def _widened(self, part: fx.Node, other: fx.Node, value: Tensor) -> fx.Node:
+        """`part` in the shape of `value`, which the two parts have together."""
+        if str(self.value_of(part).shape) == str(value.shape):
+            return part
+        return self.call(aten.add.Tensor, part, self.call(aten.zeros_like.default, other))
 
     def _typed(self, node: fx.Node, dtype: torch.dtype) -> fx.Node:
         return node if self.value_of(node).dtype == dtype else self.call(aten._to_copy.default, node, dtype=dtype)

@@ -143,8 +143,10 @@ def _pow(write: PairWriter, node: fx.Node) -> Any:
             found = write.times(found, base)
         return found if whole > 0 else write.over(Pair(1.0, None), found)
     if not isinstance(base.re, fx.Node):
-        log = complex(base.re, base.im or 0.0)
-        size, angle = math.log(abs(log)), math.atan2(log.imag, log.real)
+        number = complex(base.re or 0.0, base.im or 0.0)
+        if number == 0:
+            return NotImplemented
+        size, angle = math.log(abs(number)), math.atan2(number.imag, number.real)
         return write.exp(write.times(exponent, Pair(size, angle or None)))
     return write.exp(write.times(write.log(base), exponent))
 

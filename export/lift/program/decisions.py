@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import linecache
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError
-from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.export.lift.program.places import source_line, user_line
 from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
@@ -114,7 +111,7 @@ class Deciding(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
-        file, line = _user_line()
+        file, line = user_line()
         decisions, seen = self._decisions, self._decisions.seen
         known = decisions.at(file, line)
         if known is None:
@@ -147,23 +144,3 @@ class Deciding(TorchFunctionMode):
             return ask()
         except Exception as error:  # torch has several for a value that it does not know
             raise DecidedByValue(file, line, source_line(file, line)) from error
-
-
-def source_line(file: str, line: int) -> str:
-    """A line of the user's as it stands in the file."""
-    return f"`{linecache.getline(file, line).strip()}`"
-
-
-_is_foreign = lru_cache(maxsize=None)(is_foreign)
-
-
-def _user_line() -> tuple[str, int]:
-    """The innermost line that is the user's, else the innermost that asked."""
-    frame = sys._getframe(3)
-    first = (frame.f_code.co_filename, frame.f_lineno)
-    at: Any = frame
-    while at is not None:
-        if not _is_foreign(at.f_code.co_filename):
-            return at.f_code.co_filename, at.f_lineno
-        at = at.f_back
-    return first

@@ -14,7 +14,8 @@ from torch.fx.graph import CodeGen
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, place_of, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
 
 # A length that no stream is meant to stay below.
@@ -34,7 +35,7 @@ def flat_graph(
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
     program = export_program(module, args, shapes)
-    _refuse_bounds(program, args)
+    _refuse_bounds(program)
     graph_module = functional(program).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
@@ -88,8 +89,8 @@ def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _refuse_bounds(program: torch.export.ExportedProgram, args: Sequence[Tensor]) -> None:
-    """Raise LiftError where the code does something else from some length on."""
+def _refuse_bounds(program: torch.export.ExportedProgram) -> None:
+    """Raise BoundedAxis where the code does something else from some length on."""
     fed = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
     for port, node in enumerate(fed):
         for axis, size in enumerate(node.meta["val"].shape):
@@ -179,7 +180,6 @@ def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor],
         with graph.inserting_before(node):
             folded = graph.get_attr(made[key])
         folded.meta = dict(node.meta)
-
         node.replace_all_uses_with(folded)
 
 
@@ -224,6 +224,6 @@ def _free_constants(graph: fx.Graph) -> None:
 
 def _size_of(graph: fx.Graph, fed: fx.Node, size: Any) -> fx.Node:
     axis = next(a for a, n in enumerate(fed.meta["val"].shape) if str(n) == str(size))
-    found = graph.call_function(aten.sym_size.int, (fed, axis))
-    found.meta = {"val": size}
-    return found
+    node = graph.call_function(aten.sym_size.int, (fed, axis))
+    node.meta["val"] = size
+    return node

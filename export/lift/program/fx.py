@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from rnn_export import models
-
 aten = torch.ops.aten
-# The folders of lifting and of the cells.
-_OURS = tuple(
-    f"{folder}/" for folder in (Path(__file__).resolve().parents[1], Path(str(models.__file__)).resolve().parent)
-)
 END = 2**63 - 1
 
 
@@ -146,32 +138,3 @@ def paths_of(node: fx.Node) -> list[str]:
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     # The user's model is the submodule flat.model of what was exported.
     return [p.removeprefix("flat.model").lstrip(".") for p in stack if p.startswith("flat.model")]
-
-
-def place_of(node: fx.Node) -> str:
-    """Module path and source line of `node`, for a message."""
-    path = path_of(node) or "the model"
-    lines = list(_source_lines(node.meta.get("stack_trace") or ""))
-    return f"{path} ({lines[-1]})" if lines else path
-
-
-def busiest_place(module: fx.GraphModule) -> str:
-    """Where most of the graph comes from: of an unrolled loop, its body."""
-    places = Counter(place_of(node) for node in module.graph.nodes if node.op == "call_function")
-    return places.most_common(1)[0][0] if places else "the model"
-
-
-def _source_lines(trace: str) -> Iterator[str]:
-    """`file.py:12` of each frame that is not torch's or ours."""
-    for line in trace.splitlines():
-        name, comma, rest = line.strip().partition(", line ")
-        if comma and name.startswith('File "'):
-            file = name.removeprefix('File "').removesuffix('"')
-            if not is_foreign(file):
-                yield f"{file.rpartition('/')[2]}:{rest.split(',')[0]}"
-
-
-def is_foreign(file: str) -> bool:
-    """Whether a file is torch's or of this package."""
-    path = str(Path(file).resolve())
-    return path.startswith(_OURS) or any(part in path for part in ("/torch/", "/contextlib.py", "<"))

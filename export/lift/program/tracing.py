@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import re
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
-from rnn_export.export.lift.program.fx import is_foreign
+from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
 
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
@@ -89,7 +88,7 @@ def _place(line: Any) -> str:
         return named.group(1) if named else ""
     if line is None or is_foreign(line.filename):
         return ""
-    return f"{line.filename.rpartition('/')[2]}:{line.lineno}"
+    return at_line(line.filename, line.lineno)
 
 
 def lift_error(error: Exception) -> LiftError:
@@ -112,10 +111,3 @@ def lift_error(error: Exception) -> LiftError:
     if "data-dependent" in text:
         return DecidedByValue(place.removeprefix(" at "), 0, "")
     return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
-
-
-def line_of(error: Exception) -> str:
-    """The last line of the user's code that the error passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f"{f.filename.rpartition('/')[2]}:{f.lineno}" for f in frames if not is_foreign(f.filename)]
-    return f" at {lines[-1]}" if lines else ""

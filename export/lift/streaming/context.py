@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
-from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, place_of, placeholders, values_of
+from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, placeholders, values_of
+from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, NotDecided
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.program.complex_pairs import TRANSFORM_OF_WINDOWS
 from rnn_export.export.lift.program.fx import numbers_taken
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
@@ -24,7 +25,7 @@ REASONS = {
     "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
     "mean sum var std amax amin max min norm": "statistics over time look at all frames",
     "flip roll sort topk": "it moves frames over time",
-    "stft": "a transform over windows of time is not taken apart into its windows: write it as unfold, times a matrix",
+    "stft": TRANSFORM_OF_WINDOWS,
     "fft": "a transform over time looks at all frames",
     "view reshape flatten unflatten": "a reshape cuts through time",
     "unbind split chunk": "it takes the frames of the sequence apart",

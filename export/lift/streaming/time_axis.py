@@ -9,7 +9,7 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.layout import AxisLayout
-from rnn_export.export.lift.program.fx import place_of
+from rnn_export.export.lift.program.places import place_of
 
 
 @dataclass(frozen=True)

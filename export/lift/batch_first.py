@@ -1,0 +1,51 @@
+"""The flat model as everything behind the axes calls it: the batch first in every state, and of every tensor."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.axis_probe import draw_states
+from rnn_export.export.lift.layers.functions import OpaqueFunctions
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import DYNAMIC
+
+
+class BatchFirst(nn.Module):
+    """The flat model with the batch on axis 0 of every state."""
+
+    def __init__(self, flat: FlatModel, axes: Axes) -> None:
+        super().__init__()
+        self.flat, self.axes = flat, axes
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""
+        inputs, outputs, layouts = len(self.flat.inputs), len(self.flat.outputs), self.axes.states
+        states = [layout.tensor(s) for s, layout in zip(tensors[inputs:], layouts, strict=False)]
+        fed = [x if b is not None else x.squeeze(0) for x, b in zip(tensors, self.axes.input_batch, strict=False)]
+        # What is run, and compared with, is torch's own.
+        with OpaqueFunctions() if torch.compiler.is_exporting() else contextlib.nullcontext():
+            results = self.flat(*fed, *states)
+        given = [y if b is not None else y.unsqueeze(0) for y, b in zip(results, self.axes.output_batch, strict=False)]
+        after = [layout.rows(s) for s, layout in zip(results[outputs:], layouts, strict=False)]
+        return (*given, *after)
+
+    def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
+        """Noise inputs, and states (B, *row); of one row where the model takes no more."""
+        axes, noise = self.axes, Noise(self.flat, seed)
+        drawn = zip(self.flat.inputs, axes.input_sizes(batch, frames), axes.input_batch, strict=True)
+        like = ((noise.like(leaf.example, sizes), b) for leaf, sizes, b in drawn)
+        inputs = [x if b is not None else x.unsqueeze(0) for x, b in like]
+        return (*inputs, *draw_states(self.flat, axes.states, noise, 1 if axes.one_row else batch))
+
+    def dynamic(self, time: bool) -> tuple[Any, ...]:
+        """The axes of any size, as torch.export takes them: the batch, unless it is one row, and `time`."""
+        axes = self.axes
+        rows = [set() if axes.one_row else {b} for b in axes.rows_in]
+        times = [{t} if time and t is not None else set() for t in (*axes.time_in, *(None for _ in axes.states))]
+        return (tuple(dict.fromkeys(b | t, DYNAMIC) for b, t in zip(rows, times, strict=True)),)

@@ -1,0 +1,134 @@
+"""At which lengths a model is exported, found by running it: those that it takes, and those of its own loop."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.loops.unrolled import COPIES
+from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.program.places import line_of
+
+# Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
+LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Of these, as many as most strides divide.
+MANY_FRAMES = 240
+# Frames that a loop is followed over, to see that each goes through the same operators.
+FAR = 256
+# Turns that a loop may look back, or begin with.
+DEEP = 16
+# Operators that a message names.
+TOLD = 3
+
+
+def shortest_length(module: BatchFirst) -> int:
+    """The shortest length that the model takes, of those that it is exported at."""
+    return next((n for n in LENGTHS if _runs(module, n)), MANY_FRAMES) if module.axes.has_time else 1
+
+
+def _runs(module: BatchFirst, frames: int) -> bool:
+    try:
+        with torch.no_grad():
+            return all(t.numel() for t in module(*module.sample(2, frames)))
+    except Exception:  # too short for a window of the model
+        return False
+
+
+def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | None:
+    """Whether a graph gives what the model does over `frames` frames; None where the model does not take them."""
+    inputs = module.sample(2, frames)
+    with torch.no_grad():
+        try:
+            want = module(*inputs)
+        except Exception:  # a length that the model does not take may raise anything
+            return None
+        try:
+            return all(same(a, b, ANOTHER_WAY) for a, b in zip(graph(*inputs), want, strict=True))
+        except Exception:  # sizes that do not fit
+            return False
+
+
+def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
+    """Pairs of lengths between which the model's own loop makes one iteration more, the shortest first.
+
+    The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
+    beyond.
+    """
+    shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
+    if shortest is None:
+        raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
+    stride = _stride(module, shortest)
+    least = -(-shortest // stride)
+    first = (least + COPIES) * stride, (least + COPIES + 1) * stride
+    yield first
+    stride = math.lcm(stride, chunk)
+    settled = _settled(module, -(-shortest // stride), stride)
+    for strides in (settled + COPIES, settled + COPIES + DEEP):
+        if (lengths := (strides * stride, (strides + 1) * stride)) != first:
+            yield lengths
+
+
+def _settled(module: BatchFirst, least: int, stride: int) -> int:
+    """From how many strides on one more of them goes through the same operators each time; `least` where from none."""
+
+    def added(strides: int) -> Counter[str]:
+        few, more = (_operators(module, n * stride) for n in (strides, strides + 1))
+        return Counter({name: more[name] - few[name] for name in more | few})
+
+    usual = added(least + DEEP)
+    return next((n for n in range(least, least + DEEP) if added(n) == usual), least)
+
+
+def _stride(module: BatchFirst, shortest: int) -> int:
+    """How many frames more give one more frame of every output."""
+
+    def lengths(frames: int) -> list[int]:
+        with torch.no_grad():
+            outputs = module(*module.sample(2, frames))
+        return [y.shape[t] for y, t in zip(outputs, module.axes.time_out, strict=False) if t is not None]
+
+    fewest = lengths(shortest)
+    more = (n for n in range(1, 65) if _runs(module, shortest + n))
+    found = (n for n in more if all(a > b for a, b in zip(lengths(shortest + n), fewest, strict=True)))
+    return next(found, 1)
+
+
+def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
+    """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
+    stride = lengths[1] - lengths[0]
+    times = max(FAR // stride, 2)
+    far = lengths[0] + times * stride
+    few, more, many = (_operators(module, n) for n in (*lengths, far))
+    odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
+    return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TOLD])})" if odd else ""
+
+
+def _operators(module: BatchFirst, frames: int) -> Counter[str]:
+    """How often each operator is called in a run of so many frames; raises LiftError where the model fails on them."""
+    found = Counter[str]()
+
+    class Counting(SeesOperators):
+        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            found[str(func)] += 1
+            return func(*args, **kwargs)
+
+    sample = module.sample(3, frames)
+    try:
+        with torch.no_grad(), Counting():
+            module(*sample)
+    except LiftError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(
+            f"the model loops over time in Python, and fails on {frames} frames{line_of(error)}: "
+            f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length."
+        ) from error
+    return found

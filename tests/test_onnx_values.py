@@ -1,0 +1,56 @@
+"""Sizes that a graph computes, as a reader follows them: against what onnx.reference really gives."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from rnn_export.onnx_file import read_model
+from rnn_export.onnx_values import ShapeValues
+
+FULL = 2**63 - 1
+CUTS = {
+    "to a computed end": ([0], None, [1], None),
+    "from the back": ([-2], [FULL], [0], None),
+    "every other": ([1], [FULL], [1], [2]),
+    "backwards": ([-1], [-FULL], [2], [-1]),
+    "without axes": ([0, 1], [2, 3], None, None),
+    "beyond the end": ([2], [99], [2], [1]),
+    "nothing": ([3], [1], [2], None),
+}
+
+
+def _graph(starts, ends, axes, steps):
+    """x (2, 6, 4) cut; an end that is None is computed, 2 * x.shape[0]."""
+    constants, names = [], []
+    for name, value in zip(("starts", "ends", "axes", "steps"), (starts, ends, axes, steps), strict=True):
+        computed = name == "ends" and value is None
+        names.append(name if value is not None or computed else "")
+        if value is not None:
+            constants.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    constants.append(numpy_helper.from_array(np.array([2], np.int64), "two"))
+    nodes = [helper.make_node("Shape", ["x"], ["shape"], start=0, end=1)]
+    nodes.append(helper.make_node("Mul", ["shape", "two"], ["ends" if ends is None else "unused"]))
+    nodes.append(helper.make_node("Slice", ["x", *names], ["y"], name="cut"))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "cut", [x], [y], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_what_is_cut_has_the_shape_that_onnx_gives(cut):
+    model = _graph(*cut)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": np.zeros((2, 6, 4), np.float32)})
+    graph = read_model(model.SerializeToString())
+    (node,) = (node for node in graph.nodes if node.op == "Slice")
+    assert ShapeValues(graph, {"x": (2, 6, 4)}).shape(node) == y.shape
+
+
+def test_a_cut_that_a_value_decides_is_not_known():
+    model = _graph([0], [3], [1], None)
+    model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "ends"))
+    model.graph.input.append(helper.make_tensor_value_info("ends", TensorProto.INT64, [1]))
+    graph = read_model(model.SerializeToString())
+    node = graph.nodes[-1]
+    assert ShapeValues(graph, {"x": (2, 6, 4), "ends": (1,)}).shape(node) is None
