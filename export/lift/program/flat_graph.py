@@ -14,7 +14,7 @@ from torch.fx.graph import CodeGen
 from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
-from rnn_export.export.lift.program.fx import END, SAME, args_of, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
 
@@ -76,9 +76,9 @@ def _drop_idle(graph: fx.Graph) -> None:
 
 def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
     """Take out only the axes that are always 1 long: one of any size stays, in a step of one frame or one row too."""
-    value, *rest = args_of(node)
-    before = value.meta["val"]
-    asked = rest[0] if rest else range(before.dim())
+    arguments = named_args(node)
+    value, before = arguments["self"], arguments["self"].meta["val"]
+    asked = arguments.get("dim", range(before.dim()))
     axes = {a % before.dim() for a in ((asked,) if isinstance(asked, int) else asked)} if before.dim() else set()
     for axis in sorted((a for a in axes if isinstance(before.shape[a], int) and before.shape[a] == 1), reverse=True):
         with graph.inserting_before(node):
