@@ -23,7 +23,7 @@ from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
-from rnn_export.errors import BackendUnavailable, BundleError, ExportError, RnnExportError
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError, LiftError
 from rnn_export.export.lift.api import StreamingModel, lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
@@ -247,7 +247,7 @@ def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Pl
         writer = find_writer(target.name)
         try:
             written = writer.write(lifted, target, options)
-        except RnnExportError as error:
+        except (ExportError, LiftError) as error:
             if target.name in asked:
                 raise
             said.append(f"the bundle has no portable graph, step.onnx, beside {', '.join(asked)}: {error}")
