@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def _error(case: Published, model: torch.nn.Module, engine: Engine) -> float:
     """The largest error of the first output over 200 frames, over its largest magnitude."""
     spec, fed = engine.spec, _drawn(engine, FRAMES)
     with torch.no_grad():
-        want = case.own(model, fed).numpy()[spec.delay :]
+        want = case.own(copy.deepcopy(model), fed).numpy()[spec.delay :]
     stream, given = engine.stream(), []
     for frame in range(FRAMES):
         x = {name: value[frame].numpy() for name, value in fed.items()}
