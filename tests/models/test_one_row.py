@@ -214,8 +214,11 @@ def test_a_batch_of_one_is_lifted_and_said(name):
 def test_rows_of_streams_and_pools_are_those_of_streams_of_their_own(name, tmp_path):
     """On each backend: three rows in lockstep, three streams of a pool, and three streams apart; and the model."""
     model, example, options, _ = WHY[name]
-    export(model.eval(), example, tmp_path / "net.rnnx", targets=("onnx", "torchscript", "c"), **options)
-    for backend in ("onnxruntime", "torchscript", "native"):
+    # A row is a row whatever fixed the batch: each backend is tried with one of each layout.
+    everywhere = name in ("written", "bare, with a delay", "step")
+    targets = {"onnx": "onnxruntime", **({"torchscript": "torchscript", "c": "native"} if everywhere else {})}
+    export(model.eval(), example, tmp_path / "net.rnnx", targets=tuple(targets), **options)
+    for backend in targets.values():
         engine = load(tmp_path / "net.rnnx", backend=backend)
         assert engine.batches == (1, None)
         x = np.random.default_rng(0).standard_normal((7, 3, *engine.spec.inputs[0].frame), np.float32)
