@@ -356,8 +356,9 @@ def test_inspect_shows_what_a_target_needs(run: Run, bundle: Path, half: Path) -
     assert shown.exit_code == 0
     line = next(line for line in shown.stdout.splitlines() if line.startswith(" tensorrt "))
     assert " ".join(line.split()) == "tensorrt fp16 18 step.onnx, recipe.json library tensorrt, batch 1 4 16"
-    (row,) = json.loads(run("inspect", half, "--json").stdout)["targets"]
+    row, portable = json.loads(run("inspect", half, "--json").stdout)["targets"]
     assert (row["target"], row["precision"], row["opset"]) == ("tensorrt", "fp16", 18)
+    assert (portable["target"], portable["precision"]) == ("onnx", "fp32")
     assert row["requires"] == {"library": "tensorrt", "batch": [1, 4, 16]}
     for part in ("jetson-orin-nano   fp32", "jetson-nano        fp32", "onnx               fp32"):
         assert part in run("inspect", bundle).stdout
