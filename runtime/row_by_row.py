@@ -8,7 +8,14 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.layout import canonical
-from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, empty_state, rows_with_nan
+from rnn_export.runtime.backends.api import (
+    Session,
+    StateStore,
+    StreamBuffers,
+    UndoingStore,
+    empty_state,
+    rows_with_nan,
+)
 from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 
@@ -63,14 +70,12 @@ class RowBuffers(StreamBuffers):
         self.one.after_fork()
 
 
-class RowStateStore(StateStore):
+class RowStateStore(UndoingStore):
     """The states of a pool's streams as arrays (slots, ...)."""
 
     def __init__(self, session: RowByRow) -> None:
         self.spec, self.one = session.spec, session.session.stream_buffers(1)
         self.states = empty_state(self.spec, 0)
-        # Of the round whose next states are being written: its slots, and their states before.
-        self.before: tuple[Array, Mapping[str, Array]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -87,20 +92,8 @@ class RowStateStore(StateStore):
         before = self.read(slots)
         after = step_rows(self.spec, self.one, inputs, outputs, before)
         nan_rows = rows_with_nan(self.spec, outputs, after.values())
-        self.before = slots, before
-        try:
-            self.write(slots, after)
-        except BaseException:
-            self.finish()
-            raise
-        self.before = None
-        self.rounds += 1
+        self.keep(slots, before, after)
         return outputs, nan_rows
-
-    def finish(self) -> None:
-        if self.before is not None:
-            self.write(*self.before)
-            self.before = None
 
     def read(self, slots: Array) -> dict[str, Array]:
         return {name: state[slots] for name, state in self.states.items()}
@@ -108,6 +101,9 @@ class RowStateStore(StateStore):
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         for name, state in self.states.items():
             state[slots] = states[name]
+
+    def put(self, rows: Array, states: Mapping[str, Array]) -> None:
+        self.write(rows, states)
 
     def after_fork(self) -> None:
         self.one.after_fork()

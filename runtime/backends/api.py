@@ -118,6 +118,36 @@ class StateStore(ABC):
         """In a forked process: leave alone what is the parent's to end."""
 
 
+class UndoingStore(StateStore):
+    """A store whose round, broken off while its next states are written, is undone.
+
+    Attributes:
+        before: of a round whose next states are being written: its rows, and their states before.
+    """
+
+    before: tuple[Any, Any] | None = None
+
+    @abstractmethod
+    def put(self, rows: Any, states: Any) -> None:
+        """Write the states of `rows`."""
+
+    def keep(self, rows: Any, before: Any, after: Any) -> None:
+        """End a round: `rows`, whose states were `before`, have those `after` it, all or none."""
+        self.before = rows, before
+        try:
+            self.put(rows, after)
+        except BaseException:
+            self.finish()
+            raise
+        self.before = None
+        self.rounds += 1
+
+    def finish(self) -> None:
+        if self.before is not None:
+            self.put(*self.before)
+            self.before = None
+
+
 class Session(ABC):
     """A loaded model, immutable and shared between threads.
 

@@ -136,14 +136,12 @@ class TorchBuffers(api.StreamBuffers):
         self.states = self.session.tensors(states)
 
 
-class TorchStateStore(api.StateStore):
+class TorchStateStore(api.UndoingStore):
     """A pool's states as tensors (slots, ...) on the device, gathered and scattered there."""
 
     def __init__(self, session: TorchSession) -> None:
         self.session, self.spec, self.where = session, session.spec, session.where
         self.states = session.tensors(api.empty_state(session.spec, 0))
-        # Of the round whose next states are being written: its rows, and their states before.
-        self.before: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -170,24 +168,12 @@ class TorchStateStore(api.StateStore):
                 for now in after:
                     if now.is_floating_point() and bool((bad := now.isnan().reshape(len(now), -1).any(1)).any()):
                         nan_rows = bad.cpu().numpy() | (False if nan_rows is None else nan_rows)
-                self.before = rows, before
-                self._put(rows, after)
+                self.keep(rows, before, after)
         except Exception as error:  # torch raises many kinds
-            self.finish()
             raise StreamError(f"{self.session.name} refused the round: {_cause(error)}") from error
-        except BaseException:
-            self.finish()
-            raise
-        self.before = None
-        self.rounds += 1
         return outputs, nan_rows
 
-    def finish(self) -> None:
-        if self.before is not None:
-            self._put(*self.before)
-            self.before = None
-
-    def _put(self, rows: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+    def put(self, rows: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         for state, now in zip(self.states, states, strict=True):
             state.index_copy_(0, rows, now)
 
@@ -198,7 +184,7 @@ class TorchStateStore(api.StateStore):
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         rows = torch.from_numpy(slots).to(self.where)
-        self._put(rows, self.session.tensors(states))
+        self.put(rows, self.session.tensors(states))
 
 
 def _host(tensor: TensorSpec | StateSpec, batch: int, chunk: int) -> Array:
