@@ -63,7 +63,7 @@ class CodeBuilder:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
-        self.node_index, self.macs, self.uses_libm = 0, 0, False
+        self.node_index, self.macs, self.uses_libm, self.uses_fourier = 0, 0, False, False
         self.fused: set[ir.Node] = set()
         self.table_rows: dict[str, int] = {}
         self.scales_used: list[float] = []

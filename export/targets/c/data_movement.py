@@ -1,7 +1,6 @@
 """Operators that move values and compute none."""
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ import onnx_ir as ir
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.elementwise import broadcast
-from rnn_export.export.targets.c.notation import index_expression, scalar_literal, shape_of, strides_of
+from rnn_export.export.targets.c.notation import scalar_literal, shape_of, strides_of
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:
@@ -23,14 +22,16 @@ def reshape(code: CodeBuilder, node: ir.Node) -> None:
 def transpose(code: CodeBuilder, node: ir.Node) -> None:
     x = code.read(node, 0)
     order = list(node.attributes.get_ints("perm", range(len(x.shape))[::-1]))
-    moved = [axis for axis in order if x.shape[axis] != 1]
-    if moved == sorted(moved):
+    if in_order(x.shape, order):
         code.set_view(node, x)
         return
-    y = code.new_output(node)
-    strides = strides_of(x.shape)
-    loops = [(x.shape[axis], to, strides[axis]) for axis, to in zip(order, strides_of(y.shape), strict=True)]
-    copy_strided(code, y, 0, x, 0, loops)
+    permute(code, x, code.new_output(node), x.shape, order)
+
+
+def in_order(sizes: Sequence[int], order: Sequence[int]) -> bool:
+    """Whether the values of an array of `sizes` lie as they do once its axes are in `order`."""
+    moved = [axis for axis in order if sizes[axis] != 1]
+    return moved == sorted(moved)
 
 
 def concat(code: CodeBuilder, node: ir.Node) -> None:
@@ -51,7 +52,7 @@ def split(code: CodeBuilder, node: ir.Node) -> None:
     start = 0
     for i, value in enumerate(node.outputs):
         shape = shape_of(value)
-        _slice(code, node, x, [(start if a == axis else 0, 1) for a in range(len(shape))], shape, i)
+        slice_along(code, node, x, [(start if a == axis else 0, 1) for a in range(len(shape))], shape, i)
         start += shape[axis]
 
 
@@ -65,10 +66,10 @@ def slice_(code: CodeBuilder, node: ir.Node) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         taken = range(x.shape[axis])[slice(int(start), int(end), int(step))]
         part[axis], shape[axis] = (taken[0] if taken else 0, int(step)), len(taken)
-    _slice(code, node, x, part, shape)
+    slice_along(code, node, x, part, shape)
 
 
-def _slice(
+def slice_along(
     code: CodeBuilder, node: ir.Node, x: CTensor, part: Sequence[tuple[int, int]], shape: Sequence[int], output: int = 0
 ) -> None:
     """Part of x, (first, step) along each axis: a view where it lies in one piece."""
@@ -81,31 +82,47 @@ def _slice(
     copy_strided(code, y, 0, x, offset, list(zip(shape, dense, strides, strict=True)))
 
 
-def gather(code: CodeBuilder, node: ir.Node) -> None:
-    """Rows of a table; an index beyond it takes the last or first row, since a step cannot fail."""
-    x, index = code.read(node, 0), code.input(node, 1)
-    axis = node.attributes.get_int("axis", 0) % len(x.shape)
-    outer, rows, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-    if index.constant is not None and index.size == 1:
-        row = int(index.constant.reshape(-1)[0])
-        if not -rows <= row < rows:
-            raise refusal(node, f"it takes {row} of {rows} along axis {axis}")
-        part = [(row % rows if a == axis else 0, 1) for a in range(len(x.shape))]
-        _slice(code, node, x, part, (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
-        return
-    index, y = code.with_address(index), code.new_output(node)
-    if port := re.match(r"\(*(in\d+)\b", index.address):
-        code.table_rows[port[1]] = min(rows, code.table_rows.get(port[1], rows))
-    with code.loops(["o", "j"], [outer, index.size]):
-        code.emit(f"int64_t row = {index.address}[j] < 0 ? {index.address}[j] + {rows} : {index.address}[j];")
-        code.emit(f"row = row < 0 ? 0 : row >= {rows} ? {rows - 1} : row;")
-        target = f"{y.address} + (o * {index.size} + j) * {inner}"
-        code.emit(f"memcpy({target}, {x.address} + (o * {rows} + row) * {inner}, {inner} * sizeof({x.c_type}));")
-
-
 def expand(code: CodeBuilder, node: ir.Node) -> None:
     x = code.read(node, 0)
     broadcast(code, code.new_output(node), [x], "{a}")
+
+
+def depth_to_space(code: CodeBuilder, node: ir.Node) -> None:
+    """x (images, block, block, channels, height, width), or (images, channels, block, block, ...) with the mode CRD."""
+    x, block, y = code.read(node, 0), node.attributes.get_int("blocksize"), code.new_output(node)
+    images, channels, height, width = y.shape[0], y.shape[1], *x.shape[2:]
+    by_column = node.attributes.get_string("mode", "DCR") == "CRD"
+    sizes = (
+        (images, channels, block, block, height, width)
+        if by_column
+        else (images, block, block, channels, height, width)
+    )
+    order = (0, 1, 4, 2, 5, 3) if by_column else (0, 3, 4, 1, 5, 2)
+    permute(code, x, y, sizes, order)
+
+
+def space_to_depth(code: CodeBuilder, node: ir.Node) -> None:
+    x, block, y = code.read(node, 0), node.attributes.get_int("blocksize"), code.new_output(node)
+    sizes = (*x.shape[:2], y.shape[2], block, y.shape[3], block)
+    permute(code, x, y, sizes, (0, 3, 5, 1, 2, 4))
+
+
+def permute(code: CodeBuilder, x: CTensor, y: CTensor, sizes: Sequence[int], order: Sequence[int]) -> None:
+    """Copy x, as an array of `sizes`, to y with its axes in `order`."""
+    strides, result = strides_of(sizes), strides_of([sizes[axis] for axis in order])
+    loops = [(sizes[axis], to, strides[axis]) for axis, to in zip(order, result, strict=True)]
+    copy_strided(code, y, 0, x, 0, loops)
+
+
+def trilu(code: CodeBuilder, node: ir.Node) -> None:
+    """One triangle of each matrix, the others being zeros."""
+    x, diagonal, y = code.read(node, 0), code.constant(node, 1), code.new_output(node)
+    rows, columns = x.shape[-2:]
+    first = 0 if diagonal is None else int(diagonal)
+    sign = ">=" if node.attributes.get_int("upper", 1) else "<="
+    with code.loops(["o", "r", "c"], [x.size // (rows * columns), rows, columns]):
+        at = f"o * {rows * columns} + r * {columns} + c"
+        code.emit(f"{y.address}[{at}] = c - r {sign} {first} ? {x.address}[{at}] : 0;")
 
 
 def tile(code: CodeBuilder, node: ir.Node) -> None:
@@ -114,34 +131,6 @@ def tile(code: CodeBuilder, node: ir.Node) -> None:
     for size, times, to, source in zip(x.shape, repeats, strides_of(y.shape), strides_of(x.shape), strict=True):
         loops += [(times, size * to, 0), (size, to, source)]
     copy_strided(code, y, 0, x, 0, loops)
-
-
-def pad(code: CodeBuilder, node: ir.Node) -> None:
-    x, pads, value, axes = code.read(node, 0), code.required(node, 1), code.constant(node, 2), code.constant(node, 3)
-    mode, rank = node.attributes.get_string("mode", "constant"), len(x.shape)
-    padded = list(range(rank)) if axes is None else [int(a) % rank for a in axes]
-    if mode not in ("constant", "reflect", "edge") or (pads < 0).any():
-        raise refusal(node, f"its mode is {mode!r} with pads {pads.tolist()}, and known are constant, reflect and edge")
-    if mode == "reflect" and any(int(pads[i]) >= x.shape[a] for i, a in enumerate(2 * padded)):
-        raise refusal(node, f"it mirrors {pads.tolist()} values of {list(x.shape)}, which are not so many")
-    before = dict(zip(padded, pads.tolist(), strict=False))
-    y = code.new_output(node)
-    filler = "0" if value is None else scalar_literal(value)
-    loops = [f"n{axis}" for axis in range(rank)]
-    places = [f"({n} - {before[axis]})" if before.get(axis) else n for axis, n in enumerate(loops)]
-    inside = [f"{place} >= 0 && {place} < {size}" for place, size in zip(places, x.shape, strict=True)]
-    indices = [_nearest(mode, place, size) for place, size in zip(places, x.shape, strict=True)]
-    source = f"{x.address}[{index_expression(indices, strides_of(x.shape)) if rank else ''}]"
-    with code.loops(loops, y.shape):
-        read = f"{' && '.join(inside)} ? {source} : {filler}" if mode == "constant" else source
-        code.emit(f"{y.address}[{index_expression(loops, strides_of(y.shape))}] = {read};")
-
-
-def _nearest(mode: str, place: str, size: int) -> str:
-    """The index along an axis of so many values that is read for a place that may lie beyond it."""
-    if mode == "reflect" and size > 1:
-        return f"rnn_reflect({place}, {size})"
-    return f"rnn_nearest({place}, {size})" if mode == "edge" else place
 
 
 def constant_of_shape(code: CodeBuilder, node: ir.Node) -> None:

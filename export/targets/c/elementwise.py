@@ -5,88 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.formulas import DEFAULTS, LIBRARY, POWERS, SCALAR, VARIANTS, VECTOR
 from rnn_export.export.targets.c.notation import float_literal, scalar_literal, strides_of
 
-# Formulas of C, in which {a}, {b} and {c} are a value of each input, and other names are attributes.
-ARITHMETIC = {"Add": "{a} + {b}", "Sub": "{a} - {b}", "Mul": "{a} * {b}"}
-# Of vectors of floats.
-VECTOR = {
-    **ARITHMETIC,
-    "Div": "{a} / {b}",
-    # A NaN of either stays one.
-    "Max": "RNN_IF(({a} < {b}) | ({b} != {b}), {b}, {a})",
-    "Min": "RNN_IF(({a} > {b}) | ({b} != {b}), {b}, {a})",
-    "Neg": "-{a}",
-    "Abs": "rnn_abs({a})",
-    "Reciprocal": "1.0f / {a}",
-    "Floor": "rnn_floor({a})",
-    "Ceil": "-rnn_floor(-{a})",
-    "Sqrt": "rnn_sqrt({a})",
-    "Exp": "rnn_exp({a})",
-    "Log": "rnn_log({a})",
-    "Erf": "rnn_erf({a})",
-    "Tanh": "rnn_tanh({a})",
-    "Sigmoid": "rnn_sigmoid({a})",
-    "HardSigmoid": "rnn_min(rnn_max({alpha} * {a} + {beta}, rnn_all(0.0f)), rnn_all(1.0f))",
-    "HardSwish": "{a} * rnn_min(rnn_max({a} * 0.166666667f + 0.5f, rnn_all(0.0f)), rnn_all(1.0f))",
-    "Softplus": "rnn_softplus({a})",
-    "Softsign": "{a} / (1.0f + rnn_abs({a}))",
-    "Mish": "{a} * rnn_tanh(rnn_softplus({a}))",
-    "Gelu": "0.5f * {a} * (1.0f + rnn_erf({a} * 0.707106781f))",
-    "Relu": "rnn_relu({a})",
-    "PRelu": "RNN_IF({a} < 0.0f, {b} * {a}, {a})",
-    "LeakyRelu": "RNN_IF({a} < 0.0f, {alpha} * {a}, {a})",
-    "ThresholdedRelu": "RNN_IF({a} > {alpha}, {a}, rnn_all(0.0f))",
-    "Elu": "RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a}), {a})",
-    "Celu": "RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a} / {alpha}), {a})",
-    "Selu": "{gamma} * RNN_IF({a} < 0.0f, {alpha} * rnn_em1({a}), {a})",
-}
-GELU_BY_TANH = "0.5f * {a} * (1.0f + rnn_tanh(0.797884561f * ({a} + 0.044715f * {a} * {a} * {a})))"
-# Attributes that a node may leave out, by the ONNX operator reference.
-DEFAULTS = {
-    "Celu": {"alpha": 1.0},
-    "Elu": {"alpha": 1.0},
-    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
-    "LeakyRelu": {"alpha": 0.01},
-    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
-    "ThresholdedRelu": {"alpha": 1.0},
-}
-# Of single values: all that integers and booleans have, and floats where there is none of vectors.
-SCALAR = {
-    **ARITHMETIC,
-    # Nothing is divided by zero: a step cannot fail.
-    "Div": "{b} ? {a} / {b} : 0",
-    "Max": "{a} > {b} ? {a} : {b}",
-    "Min": "{a} < {b} ? {a} : {b}",
-    "Neg": "-{a}",
-    "Abs": "{a} < 0 ? -{a} : {a}",
-    "Sign": "({a} > 0) - ({a} < 0)",
-    "Not": "!{a}",
-    "And": "{a} && {b}",
-    "Or": "{a} || {b}",
-    "Xor": "!{a} != !{b}",
-    "Equal": "{a} == {b}",
-    "Less": "{a} < {b}",
-    "LessOrEqual": "{a} <= {b}",
-    "Greater": "{a} > {b}",
-    "GreaterOrEqual": "{a} >= {b}",
-    "Where": "{a} ? {b} : {c}",
-}
-# The host's mathematical library has these; a microcontroller may have none.
-LIBRARY = {
-    **{name: f"{name.lower()}f({{a}})" for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh")},
-    "Pow": "powf({a}, {b})",
-    "Round": "rintf({a})",
-}
-POWERS = {
-    2.0: "{a} * {a}",
-    3.0: "{a} * {a} * {a}",
-    0.5: "rnn_sqrt({a})",
-    1.0: "{a}",
-    -1.0: "1.0f / {a}",
-    -0.5: "1.0f / rnn_sqrt({a})",
-}
+# Of whole numbers, written out as a product.
+LARGEST_WHOLE_POWER = 8
 
 
 def by_formula(code: CodeBuilder, node: ir.Node) -> None:
@@ -97,29 +22,61 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
     formula = (SCALAR if scalar else VECTOR).get(node.op_type)
     if formula is None:
         raise refusal(node, f"it has no form for {tensors[0].c_type}")
-    if node.op_type == "Gelu" and node.attributes.get_string("approximate", "none") == "tanh":
-        formula = GELU_BY_TANH
+    for (op_type, name, value), variant in VARIANTS.items():
+        if op_type == node.op_type and name in node.attributes and node.attributes[name].value == value:
+            formula = variant
     for name, default in DEFAULTS.get(node.op_type, {}).items():
         value = float(np.float32(node.attributes.get_float(name, default)))
         formula = formula.replace(f"{{{name}}}", float_literal(value))
-    while len(tensors) > 2 and "{c}" not in formula:
+    if "{c}" not in formula:
+        tensors = _first_joined(code, tensors, formula)
+    if len(tensors) == 1 and "{b}" in formula:
+        formula = "{a}"
+    broadcast(code, code.new_output(node), tensors, formula, scalar)
+
+
+def _first_joined(code: CodeBuilder, tensors: list[CTensor], formula: str) -> list[CTensor]:
+    """Two of any number of tensors, the first being what a formula of {a} and {b} made of all but the last."""
+    while len(tensors) > 2:
         pair = tensors[:2]
         result = code.alloc(pair[0].c_type, np.broadcast_shapes(*(t.shape for t in pair)))
         broadcast(code, result, pair, formula)
         tensors = [result, *tensors[2:]]
-    if len(tensors) == 1 and "{b}" in formula:
-        formula = "{a}"
-    broadcast(code, code.new_output(node), tensors, formula, scalar)
+    return tensors
+
+
+def mean(code: CodeBuilder, node: ir.Node) -> None:
+    tensors = code.read_all(node)
+    formula = "({a} + {b})" if len(tensors) > 1 else "{a}"
+    pair = _first_joined(code, tensors, "{a} + {b}")
+    broadcast(code, code.new_output(node), pair, f"{formula} / {len(tensors)}.0f")
 
 
 def power(code: CodeBuilder, node: ir.Node) -> None:
     """Squares, roots and the like are written out; other exponents need powf."""
     x, exponent = code.read(node, 0), code.input(node, 1).constant
     exponents = set() if exponent is None else set(exponent.reshape(-1).tolist())
-    if x.c_type == "float" and len(exponents) == 1 and (formula := POWERS.get(float(*exponents))):
+    single = float(*exponents) if len(exponents) == 1 else None
+    if x.c_type == "float" and (formula := POWERS.get(single)):
         broadcast(code, code.new_output(node), [x], formula)
-        return
-    library(code, node)
+    elif x.c_type == "float":
+        code.uses_libm = True
+        broadcast(code, code.new_output(node), code.read_all(node), "powf({a}, (float){b})", scalar=True)
+    elif single in range(LARGEST_WHOLE_POWER + 1):
+        broadcast(code, code.new_output(node), [x], " * ".join(["{a}"] * int(single)) or "1")
+    else:
+        raise refusal(
+            node, f"whole numbers have constant powers of 0 to {LARGEST_WHOLE_POWER} alone, all to the same one"
+        )
+
+
+def modulo(code: CodeBuilder, node: ir.Node) -> None:
+    if code.read(node, 0).c_type != "float":
+        by_formula(code, node)
+    elif node.attributes.get_int("fmod", 0):
+        library(code, node)
+    else:
+        raise refusal(node, "ONNX has it for floats with fmod=1 alone")
 
 
 def library(code: CodeBuilder, node: ir.Node) -> None:
@@ -133,13 +90,20 @@ def library(code: CodeBuilder, node: ir.Node) -> None:
 
 def clip(code: CodeBuilder, node: ir.Node) -> None:
     x, formula = code.read(node, 0), "{a}"
+    tensors = [x]
     for index, function, sign in ((1, "rnn_max", "<"), (2, "rnn_min", ">")):
-        limit = code.constant(node, index)
-        if limit is not None:
-            bound = scalar_literal(limit)
-            value = f"(({formula}) {sign} {bound} ? {bound} : ({formula}))"
-            formula = f"{function}({formula}, rnn_all({bound}))" if x.c_type == "float" else value
-    broadcast(code, code.new_output(node), [x], formula)
+        if input_of(node, index) is None:
+            continue
+        limit = code.input(node, index)
+        if limit.constant is None:
+            tensors.append(limit)
+            bound = each = "{b}" if len(tensors) == 2 else "{c}"
+        else:
+            each = scalar_literal(limit.constant)
+            bound = f"rnn_all({each})"
+        value = f"(({formula}) {sign} {each} ? {each} : ({formula}))"
+        formula = f"{function}({formula}, {bound})" if x.c_type == "float" else value
+    broadcast(code, code.new_output(node), tensors, formula)
 
 
 def cast(code: CodeBuilder, node: ir.Node) -> None:

@@ -1,6 +1,6 @@
 """Gemm and MatMul; and products with constant matrices, in the precision that the step is written in."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.contraction import Term, contract
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.notation import float_literal, round_up, strides_of
 from rnn_export.export.targets.c.weights import TILE, tiled_matrix, tiled_vector
@@ -57,26 +58,18 @@ def _fused_bias(code: CodeBuilder, node: ir.Node, n: int, y: CTensor) -> Array:
 def _matmul_of_computed(code: CodeBuilder, node: ir.Node) -> None:
     a, b = code.read(node, 0), code.read(node, 1)
     y = code.new_output(node)
-    rows, inner = (a.shape[-2] if len(a.shape) > 1 else 1), a.shape[-1]
-    columns = b.shape[-1] if len(b.shape) > 1 else 1
-    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    code.macs += math.prod(stack) * rows * inner * columns
-    from_a = _start_in_stack(a.shape[:-2], len(stack), rows * inner)
-    from_b = _start_in_stack(b.shape[:-2], len(stack), inner * columns)
-    from_y = _start_in_stack(stack, len(stack), rows * columns)
-    with code.loops([*(f"s{axis}" for axis in range(len(stack))), "r", "c"], [*stack, rows, columns]):
-        code.emit("float sum = 0.0f;")
-        code.emit(f"for (int k = 0; k < {inner}; k++)")
-        read_a, read_b = f"{a.address}[r * {inner} + k{from_a}]", f"{b.address}[k * {columns} + c{from_b}]"
-        code.emit(f"    sum += {read_a} * {read_b};")
-        code.emit(f"{y.address}[r * {columns} + c{from_y}] = sum;")
+    left, right = (a.shape if len(a.shape) > 1 else (1, *a.shape)), (b.shape if len(b.shape) > 1 else (*b.shape, 1))
+    stack = np.broadcast_shapes(left[:-2], right[:-2])
+    labels = [f"stack {axis}" for axis in range(len(stack))]
+    sizes = {**dict(zip(labels, stack, strict=True)), "row": left[-2], "along": left[-1], "column": right[-1]}
 
+    def term(tensor: CTensor, shape: Sequence[int], ends: tuple[str, str]) -> Term:
+        names = [*labels[len(labels) + 2 - len(shape) :], *ends]
+        each = zip(names, shape, strides_of(shape), strict=True)
+        return Term(tensor, {name: stride for name, size, stride in each if size > 1})
 
-def _start_in_stack(shape: tuple[int, ...], rank: int, size: int) -> str:
-    """Where the matrix, of `size` values, that the loops s0, s1 ... are at starts in a stack that is broadcast."""
-    first = rank - len(shape)
-    strides = enumerate(zip(shape, strides_of(shape), strict=True), first)
-    return "".join(f" + s{axis} * {stride * size}" for axis, (count, stride) in strides if count > 1)
+    result = term(y, (*stack, left[-2], right[-1]), ("row", "column"))
+    contract(code, result, [term(a, left, ("row", "along")), term(b, right, ("along", "column"))], sizes)
 
 
 def gemm(code: CodeBuilder, node: ir.Node) -> None:

@@ -1,4 +1,4 @@
-"""Operators that slide a window over images: convolutions and pools."""
+"""Windows that slide over images, and convolutions."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_name
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.matrix import Operand, Product
 from rnn_export.export.targets.c.notation import index_expression, strides_of
 
@@ -32,9 +32,15 @@ class SlidingWindow:
     def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> "SlidingWindow":
         """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
         rank, attributes = len(window), node.attributes
-        strides, dilations = (attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
-        pads = attributes.get_ints("pads", [0] * 2 * rank)
-        return SlidingWindow(x.shape[2:], y.shape[2:], window, strides, dilations, pads)
+        strides, dilations = (list(attributes.get_ints(name, [1] * rank)) for name in ("strides", "dilations"))
+        pads = list(attributes.get_ints("pads", [0] * 2 * rank))
+        padding, sizes, places = attributes.get_string("auto_pad", "NOTSET"), x.shape[2:], y.shape[2:]
+        if padding.startswith("SAME"):
+            steps = zip(sizes, places, window, strides, dilations, strict=True)
+            missing = [max((p - 1) * s + (w - 1) * d + 1 - n, 0) for n, p, w, s, d in steps]
+            less, more = [m // 2 for m in missing], [m - m // 2 for m in missing]
+            pads = less + more if padding == "SAME_UPPER" else more + less
+        return SlidingWindow(sizes, places, window, strides, dilations, pads)
 
     def variables(self, letter: str) -> list[str]:
         return [f"{letter}{axis}" for axis in range(len(self.window))]
@@ -54,8 +60,6 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
     weight, bias = code.required(node, 1), code.constant(node, 2)
     x, groups = code.read(node, 0), node.attributes.get_int("group", 1)
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise refusal(node, "its padding is computed (auto_pad)")
     y = code.new_output(node)
     sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
     images, places = x.shape[0], math.prod(sliding.places)
@@ -104,33 +108,3 @@ def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequenc
         value = f"{' && '.join(inside)} ? {read} : 0.0f" if inside else read
         code.emit(f"{patches.address}[{index_expression(variables, strides_of(shape))}] = {value};")
     return patches.address, values
-
-
-def pool(code: CodeBuilder, node: ir.Node) -> None:
-    x = code.read(node, 0)
-    computed = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    if computed or node.attributes.get_int("ceil_mode", 0) == 1:
-        raise refusal(node, "its padding is computed (auto_pad or ceil_mode)")
-    if len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
-        raise refusal(node, "its indices are an output too")
-    largest = node.op_type == "MaxPool"
-    counted = not largest and not node.attributes.get_int("count_include_pad", 0)
-    y = code.new_output(node)
-    sliding = SlidingWindow.of(node, x, y, node.attributes.get_ints("kernel_shape"))
-    indices = [sliding.index(axis) for axis in range(len(sliding.window))]
-    inside = " && ".join(f"{i} >= 0 && {i} < {size}" for i, size in zip(indices, sliding.sizes, strict=True))
-    read = f"{x.address}[c * {math.prod(sliding.sizes)} + {index_expression(indices, strides_of(sliding.sizes))}]"
-    target = index_expression(["c", *sliding.variables("l")], [math.prod(sliding.places), *strides_of(sliding.places)])
-    count = "count" if counted else str(math.prod(sliding.window))
-    with code.loops(["c", *sliding.variables("l")], [x.shape[0] * x.shape[1], *sliding.places]):
-        code.emit(f"float sum = {'-1.0f / 0.0f' if largest else '0.0f'};")
-        if counted:
-            code.emit("int count = 0;")
-        with code.loops(sliding.variables("k"), sliding.window):
-            code.emit(f"if ({inside}) {{")
-            following = f"{read} > sum || {read} != {read} ? {read} : sum" if largest else f"sum + {read}"
-            code.emit(f"    sum = {following};")
-            if counted:
-                code.emit("    count++;")
-            code.emit("}")
-        code.emit(f"{y.address}[{target}] = {'sum' if largest else f'sum / (float){count}'};")

@@ -97,13 +97,13 @@ def sources(
     templates = {f"{name}.h": "step.h", f"{name}.c": "step.c"}
     templates |= {file: file for file in ("main.c", "selftest.c", "CMakeLists.txt")}
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
-    files["kernels.h"] = kernels(precision)
+    files["kernels.h"] = kernels(precision, code.uses_fourier)
     written = {file: text.encode() for file, text in files.items()}
     return written if weights.embedded else {**written, f"{name}.bin": weights.blob()}
 
 
-def kernels(precision: str) -> str:
-    """The functions that a step is made of, as one header."""
-    names = [*KERNELS, *(["narrow"] if precision in NARROW else [])]
+def kernels(precision: str, fourier: bool = False) -> str:
+    """The functions that a step is made of, as one header; those of transforms where it has one."""
+    names = [*KERNELS, *["narrow"] * (precision in NARROW), *["fourier"] * fourier]
     parts = [resources(PACKAGE).joinpath(f"kernels/{name}.h").read_text() for name in names]
     return render(PACKAGE, "templates/kernels.h", "kernels", {"kernels": "\n".join(parts)})

@@ -47,10 +47,29 @@ RNN_INLINE void rnn_layer_norm(const float *x, int n, float epsilon, const float
         rnn_store_part(y + i, centred * rnn_load_part(scale + i, m) + rnn_load_part(bias + i, m), m);
     });
 }
-/* Where a position beyond a row of n values is taken from: mirrored at the ends, or the nearest end. */
+/* The same without a mean. */
+RNN_INLINE void rnn_rms_norm(const float *x, int n, float epsilon, const float *scale, const float *bias, float *y)
+{
+    const float below = rnn_scalar(rnn_sqrt(rnn_all(rnn_sum_of_squares(x, n, 0.0f) / (float)n + epsilon)));
+    RNN_EACH(n, {
+        const rnn_v scaled = rnn_load_part(x + i, m) / below * rnn_load_part(scale + i, m);
+        rnn_store_part(y + i, scaled + rnn_load_part(bias + i, m), m);
+    });
+}
+/* One group of channels, each of n values with a scale and a bias of its own. */
+RNN_INLINE void rnn_group_norm(const float *x, int channels, int n, float epsilon, const float *scale, const float *bias, float *y)
+{
+    const int all = channels * n;
+    const float mean = rnn_sum(x, all) / (float)all, variance = rnn_sum_of_squares(x, all, mean) / (float)all;
+    const float below = rnn_scalar(rnn_sqrt(rnn_all(variance + epsilon)));
+    for (int c = 0; c < channels; c++, x += n, y += n)
+        RNN_EACH(n, rnn_store_part(y + i, (rnn_load_part(x + i, m) - mean) / below * scale[c] + bias[c], m));
+}
+/* Where a position beyond a row of n values is taken from: mirrored at the ends, the nearest end, or from the other end. */
 RNN_INLINE int rnn_reflect(int i, int n)
 {
     i = i < 0 ? -i : i;
     return i < n ? i : 2 * (n - 1) - i;
 }
 RNN_INLINE int rnn_nearest(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }
+RNN_INLINE int rnn_wrap(int i, int n) { return (i % n + n) % n; }
