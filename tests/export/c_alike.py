@@ -143,3 +143,42 @@ def casts() -> list[Case]:
     cases += [case("Cast", np.array([0, -0.0, 0.3, np.nan, np.inf, 1e-40], np.float32), to=9)]
     cases += [case("Cast", np.array([2**24 + 1, -(2**40), 2**31 - 1]), to=1)]
     return cases
+
+
+def remainders() -> list[Case]:
+    """And what else whole numbers and truths have of their own."""
+    cases = []
+    for kind in (np.int64, np.int32):
+        x, y = ints(2, 17, dtype=kind), ints(2, 17, low=1, high=5, dtype=kind) * ints(17, dtype=kind).clip(-1, 1)
+        y[y == 0] = 3
+        cases += [case("Mod", x, y), case("Mod", x, y, fmod=1), case("Div", x, y)]
+        cases += [case(f"Bitwise{op}", x, y) for op in ("And", "Or", "Xor")]
+        cases += [case("BitwiseNot", x), case("Pow", x, const(2, kind)), case("Pow", x, const([3], kind))]
+        cases += [case("Pow", x, const(0, kind)), case("Clip", x, ints(dtype=kind), const(5, kind))]
+    cases += [
+        case("Mod", floats(3, 17, scale=5), positive(17), fmod=1),
+        case("Mod", floats(3, 17, scale=5), const(-1.5, np.float32), fmod=1),
+        case("IsNaN", SPECIAL.copy()),
+        case("IsInf", SPECIAL.copy()),
+        case("IsInf", SPECIAL.copy(), detect_negative=0),
+        case("IsInf", SPECIAL.copy(), detect_positive=0),
+        case("Sum", floats(3, 1), floats(5), floats(2, 1, 1)),
+        case("Sum", floats(3, 17), floats(3, 17)),
+        case("Sum", floats(5)),
+        case("Mean", floats(3, 1), floats(5), floats(2, 1, 1)),
+        case("Mean", floats(3, 17), const(floats(17))),
+        case("Mean", floats(5)),
+        case("Clip", floats(3, 17), floats(), 0.5),
+        case("Clip", floats(17), floats() - 1, positive()),
+        case("Clip", floats(17), None, floats()),
+        case("Pow", positive(3), ints(3)),
+        case("Pow", positive(3), const(5)),
+        case("Shrink", floats(17)),
+        case("Shrink", floats(17, scale=3), bias=0.3, lambd=1.2),
+        case("Asinh", floats(17)),
+        case("Acosh", positive(17) + 1),
+        case("Atanh", within(17)),
+        case("CastLike", floats(3, 5, scale=9), ints(1)),
+        case("CastLike", ints(3, 5), const(floats(1))),
+    ]
+    return cases

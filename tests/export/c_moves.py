@@ -129,5 +129,17 @@ def padded() -> list[Case]:
         case("Pad", truth(3), [1, 2], const(True)),
         case("Pad", truth(3), [1, 2]),
         case("Pad", floats(1, 4), [3, 0, 2, 0], mode="edge"),
+        case("Pad", floats(3, 5), [0, -1, 1, -2]),
+        case("Pad", floats(3, 5), [-1, 2, 0, -3], 0.5),
+        case("Pad", floats(3, 5), [1, 0, 0, 2], floats()),
     ]
     return cases
+
+
+def wrapped() -> list[Case]:
+    """Of opset 19."""
+    return [
+        case("Pad", floats(5), [2, 3], mode="wrap"),
+        case("Pad", floats(2, 3, 4), [0, 1, 3, 0, 2, 4], mode="wrap"),
+        case("Pad", floats(2, 3, 4), [1, 2], None, [-1], mode="wrap"),
+    ]

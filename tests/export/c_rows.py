@@ -3,7 +3,7 @@
 import numpy as np
 
 from .c_sheet import Case, case, const
-from .c_values import SPECIAL, floats, positive
+from .c_values import SPECIAL, floats, ints, positive, truth
 
 REDUCED = ("Sum", "Mean", "SumSquare", "L1", "L2", "Max", "Min", "Prod")
 
@@ -21,6 +21,12 @@ def reductions() -> list[Case]:
             case(f"Reduce{name}", floats()),
         ]
     cases += [case("ReduceLogSum", positive(3, 17), axes) for axes in ([1], [0], [-1, 0])]
+    cases += [case("ReduceLogSumExp", floats(3, 4, 5, scale=9) + 70, axes) for axes in ([1], [0], [-1, 0], [0, 1, 2])]
+    cases += [case("ReduceLogSumExp", np.array([[-np.inf, -np.inf], [np.inf, 0], [0, -np.inf]], np.float32), [1])]
+    for name in ("Sum", "Mean", "SumSquare", "L1", "Max", "Min", "Prod"):
+        cases += [case(f"Reduce{name}", ints(2, 3, 4, low=-3, high=4, dtype=np.int32), axes) for axes in ([1], [0, 2])]
+        if name in ("Sum", "Max", "Min", "Prod"):
+            cases += [case(f"Reduce{name}", ints(2, 3, 4, low=-3, high=4), [-1], keepdims=0)]
     for name in ("Sum", "Mean", "Max", "Min", "Prod"):
         cases += [case(f"Reduce{name}", floats(2, 3), const([], np.int64), noop_with_empty_axes=1)]
         cases += [case(f"Reduce{name}", floats(2, 3), noop_with_empty_axes=1)]
@@ -32,6 +38,11 @@ def reductions_of_old() -> list[Case]:
     """With axes as an attribute, up to opset 17."""
     cases = [case(f"Reduce{n}", floats(2, 3, 5), axes=[-1, 0], keepdims=k) for n in REDUCED[1:] for k in (0, 1)]
     return [*cases, case("ReduceMean", floats(2, 3, 5)), case("ReduceSum", floats(2, 3, 5), [1], keepdims=0)]
+
+
+def reductions_of_truths() -> list[Case]:
+    """Of opset 20."""
+    return [case(f"Reduce{name}", truth(3, 4, 2), axes) for name in ("Max", "Min") for axes in ([1], [0, -1])]
 
 
 def norms() -> list[Case]:

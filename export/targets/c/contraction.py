@@ -1,4 +1,4 @@
-"""Sums over products of two tensors, whose axes have labels: what Einsum and MatMul of computed tensors are written as."""
+"""Sums over products of two tensors, whose axes have labels: Einsum, and MatMul of computed tensors."""
 
 import math
 from collections.abc import Mapping, Sequence

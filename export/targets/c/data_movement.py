@@ -1,6 +1,5 @@
 """Operators that move values and compute none."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +87,7 @@ def expand(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def depth_to_space(code: CodeBuilder, node: ir.Node) -> None:
-    """x (images, block, block, channels, height, width), or (images, channels, block, block, ...) with the mode CRD."""
+    """Of (images, block, block, channels, height, width), or with CRD (images, channels, block, block, ...)."""
     x, block, y = code.read(node, 0), node.attributes.get_int("blocksize"), code.new_output(node)
     images, channels, height, width = y.shape[0], y.shape[1], *x.shape[2:]
     by_column = node.attributes.get_string("mode", "DCR") == "CRD"

@@ -7,6 +7,7 @@ from string import ascii_letters
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.contraction import Term, contract
 from rnn_export.export.targets.c.data_movement import copy_strided, permute
@@ -87,7 +88,7 @@ def _by_product(code: CodeBuilder, node: ir.Node, y: Term, x: Term, w: Term, siz
     order = [*stack, *rows, *outputs]
     plain = [label for label in y.strides if sizes[label] > 1]
     result = y.tensor if plain == order else code.alloc("float", [sizes[label] for label in order])
-    name = str(node.inputs[0].name if node.inputs[0] and node.inputs[0].const_value is None else node.inputs[1].name)
+    name = input_name(node, 0 if code.input(node, 0).constant is None else 1)
     for i, matrix in enumerate(weights):
         operand = Operand(np.ascontiguousarray(matrix), f"({source.address} + {i * count * k})", k, name)
         Product(code, np.zeros(n, np.float32), count, operand).emit(f"({result.address} + {i * count * n})")

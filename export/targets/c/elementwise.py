@@ -1,5 +1,6 @@
 """Operators that treat every value alike, with ONNX's rules of broadcasting."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,8 +23,8 @@ def by_formula(code: CodeBuilder, node: ir.Node) -> None:
     formula = (SCALAR if scalar else VECTOR).get(node.op_type)
     if formula is None:
         raise refusal(node, f"it has no form for {tensors[0].c_type}")
-    for (op_type, name, value), variant in VARIANTS.items():
-        if op_type == node.op_type and name in node.attributes and node.attributes[name].value == value:
+    for (op_type, name, choice), variant in VARIANTS.items():
+        if op_type == node.op_type and name in node.attributes and node.attributes[name].value == choice:
             formula = variant
     for name, default in DEFAULTS.get(node.op_type, {}).items():
         value = float(np.float32(node.attributes.get_float(name, default)))
@@ -56,7 +57,7 @@ def power(code: CodeBuilder, node: ir.Node) -> None:
     """Squares, roots and the like are written out; other exponents need powf."""
     x, exponent = code.read(node, 0), code.input(node, 1).constant
     exponents = set() if exponent is None else set(exponent.reshape(-1).tolist())
-    single = float(*exponents) if len(exponents) == 1 else None
+    single = float(*exponents) if len(exponents) == 1 else math.nan
     if x.c_type == "float" and (formula := POWERS.get(single)):
         broadcast(code, code.new_output(node), [x], formula)
     elif x.c_type == "float":

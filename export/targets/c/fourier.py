@@ -48,7 +48,7 @@ def stft(code: CodeBuilder, node: ir.Node) -> None:
     length, y = code.constant(node, 3), code.new_output(node)
     window = code.read(node, 2) if input_of(node, 2) is not None else None
     n = window.size if length is None and window is not None else int(np.asarray(length).reshape(-1)[0])
-    transform = Transform(code, n, n, 1, x.shape[-1] == 1, bool(node.attributes.get_int("onesided", 1)), False)
+    transform = Transform(code, n, n, 1, x.shape[-1] == 1, y.shape[2] <= n // 2 + 1, False)
     values, parts, frames = x.shape[1], x.shape[2] if len(x.shape) > 2 else 1, y.shape[1]
 
     def read(j: str, part: int) -> str:
@@ -178,7 +178,7 @@ def _transform(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -
 
 
 def _by_convolution(code: CodeBuilder, n: int, inner: int, here: Pair, there: Pair) -> tuple[Pair, Pair]:
-    """X[k] = c[k] sum over j of (x[j] c[j]) conj(c[k - j]), c[j] = e^(-pi i j^2 / n): a circular convolution of _room(n)."""
+    """X[k] = c[k] sum over j of (x[j] c[j]) conj(c[k - j]) with c[j] = e^(-pi i j^2 / n): circular, of _room(n)."""
     size, j = _room(n), np.arange(n)
     chirp = np.exp(-1j * np.pi * (j * j % (2 * n)) / n)
     kernel = np.zeros(size, np.complex128)
@@ -211,8 +211,8 @@ def _room(n: int) -> int:
     """Values that a transform of n needs room for: n, or a length of small factors for its convolution."""
     if _radices(n) is not None:
         return n
-    lengths = (2**a * 3**b * 5**c for a in range(40) for b in range(3) for c in range(2))
-    return min(length for length in lengths if length >= 2 * n - 1)
+    power = 1 << (2 * n - 2).bit_length()
+    return min(length for length in (power * 9 // 16, power * 5 // 8, power * 3 // 4, power) if length >= 2 * n - 1)
 
 
 def _roots(n: int, count: int) -> Array:

@@ -1,5 +1,7 @@
-"""Operators that read or write where indices say: an index beyond an axis reads its last or first value, and writes nothing,
-since a step cannot fail."""
+"""Operators that read or write where indices say.
+
+An index beyond an axis reads its last or first value, and writes nothing, since a step cannot fail.
+"""
 
 import math
 import re
@@ -42,7 +44,7 @@ def gather(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def gather_elements(code: CodeBuilder, node: ir.Node) -> None:
-    """y[i, j, k] = x[i, index[i, j, k], k] for axis 1."""
+    """Element by element: y[i, j, k] = x[i, index[i, j, k], k] for axis 1."""
     x, index, y = code.read(node, 0), code.read(node, 1), code.new_output(node)
     axis = node.attributes.get_int("axis", 0) % len(x.shape)
     loops = [f"n{a}" for a in range(len(x.shape))]
@@ -71,7 +73,7 @@ def gather_nd(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def scatter_elements(code: CodeBuilder, node: ir.Node) -> None:
-    """y = x, but y[i, index[i, j, k], k] = update[i, j, k] for axis 1."""
+    """The input, but y[i, index[i, j, k], k] = update[i, j, k] for axis 1."""
     index, update, y = code.read(node, 1), code.read(node, 2), _copied(code, node)
     axis = node.attributes.get_int("axis", 0) % len(y.shape)
     loops = [f"n{a}" for a in range(len(y.shape))]
@@ -85,7 +87,7 @@ def scatter_elements(code: CodeBuilder, node: ir.Node) -> None:
 
 
 def scatter_nd(code: CodeBuilder, node: ir.Node) -> None:
-    """y = x, but the part of y that a row of index (places..., depth) names is that of update (places..., part...)."""
+    """The input, but the part of y that a row of index (places..., depth) names is of update (places..., part...)."""
     index, update, y = code.read(node, 1), code.read(node, 2), _copied(code, node)
     depth, places = index.shape[-1], math.prod(index.shape[:-1])
     named, part = y.shape[:depth], math.prod(y.shape[depth:])

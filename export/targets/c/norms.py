@@ -39,8 +39,9 @@ def layer_norm(code: CodeBuilder, node: ir.Node) -> None:
     n, shape = math.prod(x.shape[axis:]), x.shape[axis:]
     affine = {i: code.input(node, i) for i in (1, 2) if input_of(node, i) is not None}
     fixed = all(tensor.constant is not None for tensor in affine.values())
-    known = {i: tensor.constant for i, tensor in affine.items() if fixed}
-    scale, bias = (np.broadcast_to(known.get(i, start), shape) for i, start in ((1, np.float32(1)), (2, np.float32(0))))
+    known = {i: np.asarray(tensor.constant) for i, tensor in affine.items() if fixed}
+    scale = np.broadcast_to(known.get(1, np.ones(1, np.float32)), shape)
+    bias = np.broadcast_to(known.get(2, np.zeros(1, np.float32)), shape)
     epsilon = float_literal(node.attributes.get_float("epsilon", 1e-5))
     function = "rnn_layer_norm" if node.op_type == "LayerNormalization" else "rnn_rms_norm"
     result = y if fixed else code.alloc("float", y.shape)
@@ -52,22 +53,19 @@ def layer_norm(code: CodeBuilder, node: ir.Node) -> None:
         broadcast(code, y, [result, *map(code.with_address, affine.values())], formula)
 
 
-def group_norm(code: CodeBuilder, node: ir.Node) -> None:
-    """InstanceNormalization, where every channel is a group, and GroupNormalization; scale and bias by channel or group."""
-    x, scale, bias, y = code.read(node, 0), code.required(node, 1), code.required(node, 2), code.new_output(node)
-    channels, places = x.shape[1], math.prod(x.shape[2:])
-    groups = node.attributes.get_int("num_groups", channels)
-    each = channels // groups
-    of_channels = [code.weights.name_of(np.repeat(a, channels // len(a))) for a in (scale, bias)]
+def instance_norm(code: CodeBuilder, node: ir.Node) -> None:
+    """InstanceNormalization: each channel of each image, with a scale and a bias of its own."""
+    x, scale, bias = code.read(node, 0), code.read(node, 1), code.read(node, 2)
+    y, channels, n = code.new_output(node), x.shape[1], math.prod(x.shape[2:])
     epsilon = float_literal(node.attributes.get_float("epsilon", 1e-5))
-    with code.loops(["o", "g"], [x.shape[0], groups]):
-        at = f"(o * {groups} + g) * {each * places}"
-        names = ", ".join(f"{name} + g * {each}" for name in of_channels)
-        code.emit(f"rnn_group_norm({x.address} + {at}, {each}, {places}, {epsilon}, {names}, {y.address} + {at});")
+    with code.loops(["o", "c"], [x.shape[0], channels]):
+        at = f"(o * {channels} + c) * {n}"
+        affine = f"{scale.address}[c], {bias.address}[c]"
+        code.emit(f"rnn_channel_norm({x.address} + {at}, {n}, {epsilon}, {affine}, {y.address} + {at});")
 
 
 def lp_norm(code: CodeBuilder, node: ir.Node) -> None:
-    """x over its length along an axis; zeros stay zeros."""
+    """Values over their length along an axis; zeros stay zeros."""
     x, y = code.read(node, 0), code.new_output(node)
     axis, p = node.attributes.get_int("axis", -1) % len(x.shape), node.attributes.get_int("p", 2)
     n, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])

@@ -23,8 +23,8 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
     x, kind = code.read(node, 0), node.op_type.removeprefix("Global")
     if x.c_type != "float":
         raise refusal(node, f"it has no form for {x.c_type}")
-    with_places = len(node.outputs) > 1 and bool(node.outputs[1].uses() or node.outputs[1].is_graph_output())
-    if with_places and node.attributes.get_int("storage_order", 0):
+    with_places = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    if with_places and node.attributes.get_int("storage_order", 0) == 1:
         raise refusal(node, "its indices count column by column (storage_order)")
     window = x.shape[2:] if kind != node.op_type else node.attributes.get_ints("kernel_shape")
     y = code.new_output(node)
@@ -69,7 +69,7 @@ def _inside(sliding: SlidingWindow) -> str:
 
 
 def _counted(node: ir.Node, sliding: SlidingWindow) -> tuple[str, str]:
-    """What is counted of a window for its mean, nothing where all of it is; and the number that the sum is divided by."""
+    """What is counted of a window for its mean, nothing where that is all; and what the sum is divided by."""
     if node.attributes.get_int("count_include_pad", 0):
         ends = [size + pad for size, pad in zip(sliding.sizes, sliding.pads[len(sliding.sizes) :], strict=True)]
         tests = [f"{sliding.index(axis)} < {end}" for axis, end in enumerate(ends) if sliding.last(axis) >= end]

@@ -27,7 +27,7 @@ REDUCTIONS = {
 # Those that whole numbers have too.
 OF_WHOLE_NUMBERS = ("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceMax", "ReduceMin", "ReduceProd")
 OF_TRUTHS = ("ReduceMax", "ReduceMin")
-# What opset 18 says of a node that has no axes, and is not to reduce all of them, is not read alike everywhere but for these.
+# Of a node that has no axes, and is not to reduce all of them, opset 18 is read alike everywhere for these alone.
 PLAIN = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 # What a running sum or product starts as, and how it goes on.
 SCANS = {"CumSum": ("0", "+="), "CumProd": ("1", "*=")}

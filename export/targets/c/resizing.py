@@ -1,7 +1,7 @@
 """Resize: each value of an axis is a weighted sum of a few, whose places and weights are known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refus
 
 # Where a value of the result lies in the input, in float32 as ONNX Runtime has it, from its place p, the scale s, the
 # size n of the input, and the size m of the result.
-COORDINATES = {
+COORDINATES: Mapping[str, Callable[[Array, np.float32, int, int], Array]] = {
     "half_pixel": lambda p, s, n, m: (p + np.float32(0.5)) / s - np.float32(0.5),
     "pytorch_half_pixel": lambda p, s, n, m: (p + np.float32(0.5)) / s - np.float32(0.5) if m > 1 else 0 * p,
     "half_pixel_symmetric": lambda p, s, n, m: (
@@ -22,7 +22,7 @@ COORDINATES = {
     "align_corners": lambda p, s, n, m: p * np.float32(n - 1) / np.float32(m - 1) if m > 1 else 0 * p,
     "asymmetric": lambda p, s, n, m: p / s,
 }
-NEAREST = {
+NEAREST: Mapping[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -52,6 +52,8 @@ def resize(code: CodeBuilder, node: ir.Node) -> None:
             f"its mode is {mode!r} over {way!r} with the policy {policy!r}, and known are nearest and linear over "
             f"{', '.join(COORDINATES)} with the policy 'stretch'",
         )
+    if mode == "linear" and x.c_type != "float":
+        raise refusal(node, f"it has no form for {x.c_type} that is not the nearest value")
     if attributes.get_int("antialias", 0):
         raise refusal(node, "it smooths (antialias)")
     y, rank = code.new_output(node), len(x.shape)

@@ -9,7 +9,8 @@ from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.nodes import DEFAULT_ACTIVATIONS, activations_of, directions_of, input_of
 from rnn_export.export.graph.passes.pipeline import apply, rewrite
 from rnn_export.export.graph.passes.simplify import Simplify
-from rnn_export.export.targets.c.operators import refuse_unknown
+from rnn_export.export.targets.c.functions import written_out
+from rnn_export.export.targets.c.operators import OPERATORS, refuse_unknown
 from rnn_export.spec import BATCH
 
 # Constants that folding may make; it may start from any.
@@ -24,7 +25,7 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
             if dim.dim_param == BATCH:
                 dim.dim_value = batch
     del model.graph.value_info[:]
-    graph = ir.from_proto(model)
+    graph = ir.from_proto(written_out(model, OPERATORS))
     apply(graph, Simplify(FOLDED), common.RemoveUnusedNodesPass())
     refuse_unknown(graph.graph)
     try:

@@ -14,7 +14,7 @@ from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 
 def conv_transpose(code: CodeBuilder, node: ir.Node) -> None:
-    """x (images, channels, *sizes) and weights (channels, outputs of a group, *window)."""
+    """From (images, channels, *sizes) and weights (channels, outputs of a group, *window)."""
     weight, bias = code.required(node, 1), code.constant(node, 2)
     x, groups = code.read(node, 0), node.attributes.get_int("group", 1)
     y = code.new_output(node)
@@ -46,7 +46,7 @@ def _start(code: CodeBuilder, y: CTensor, bias: np.ndarray) -> None:
 def _add(
     code: CodeBuilder, node: ir.Node, windows: CTensor, image: Sequence[int], y: CTensor, of_group: Sequence[int]
 ) -> None:
-    """Add the windows of one group to where they belong in y; `of_group` is its first output, their number, the window."""
+    """Add the windows of one group to where they belong; `of_group` has its first output, their number, the window."""
     first, outputs, *window = of_group
     rank, sizes, result = len(window), image[2:], y.shape[2:]
     strides, dilations = (node.attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))

@@ -56,14 +56,12 @@ RNN_INLINE void rnn_rms_norm(const float *x, int n, float epsilon, const float *
         rnn_store_part(y + i, scaled + rnn_load_part(bias + i, m), m);
     });
 }
-/* One group of channels, each of n values with a scale and a bias of its own. */
-RNN_INLINE void rnn_group_norm(const float *x, int channels, int n, float epsilon, const float *scale, const float *bias, float *y)
+/* All with one scale and one bias. */
+RNN_INLINE void rnn_channel_norm(const float *x, int n, float epsilon, float scale, float bias, float *y)
 {
-    const int all = channels * n;
-    const float mean = rnn_sum(x, all) / (float)all, variance = rnn_sum_of_squares(x, all, mean) / (float)all;
+    const float mean = rnn_sum(x, n) / (float)n, variance = rnn_sum_of_squares(x, n, mean) / (float)n;
     const float below = rnn_scalar(rnn_sqrt(rnn_all(variance + epsilon)));
-    for (int c = 0; c < channels; c++, x += n, y += n)
-        RNN_EACH(n, rnn_store_part(y + i, (rnn_load_part(x + i, m) - mean) / below * scale[c] + bias[c], m));
+    RNN_EACH(n, rnn_store_part(y + i, (rnn_load_part(x + i, m) - mean) / below * scale + bias, m));
 }
 /* Where a position beyond a row of n values is taken from: mirrored at the ends, the nearest end, or from the other end. */
 RNN_INLINE int rnn_reflect(int i, int n)

@@ -1,0 +1,60 @@
+"""Cases of transforms: lengths of every kind, along every axis, of real and complex values, there and back."""
+
+import numpy as np
+
+from .c_sheet import Case, case, const
+from .c_values import floats
+
+# Powers of two and not, small primes, the largest radix, primes beyond it, odd and even numbers that have one.
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16, 30, 49, 60, 61, 64, 67, 100, 128, 134, 201, 240, 320, 512)
+
+
+def transforms() -> list[Case]:
+    """Of opset 20, where the axis is an input."""
+    cases = []
+    for n in LENGTHS:
+        cases += [
+            case("DFT", floats(1, n, 1), None, const(1), onesided=1),
+            case("DFT", floats(1, n, 2), None, const(1)),
+            case("DFT", floats(1, n, 2), None, const(1), inverse=1),
+        ]
+        if n > 1:
+            cases += [case("DFT", spectrum(n, 1), const(n), const(1), inverse=1, onesided=1)]
+    for n in (8, 15, 67):
+        cases += [
+            case("DFT", floats(2, n, 1), onesided=0),
+            case("DFT", floats(2, n, 1), inverse=1),
+            case("DFT", floats(n, 3, 1), None, const(0), onesided=1),
+            case("DFT", floats(2, n, 5, 2), None, const(-3)),
+            case("DFT", floats(2, n, 5, 2), None, const(1), inverse=1),
+            case("DFT", floats(2, n, 1), const(n - 3), const(-2), onesided=1),
+            case("DFT", floats(2, n, 1), const(n + 5), const(-2), onesided=1),
+            case("DFT", floats(2, n, 2), const(n + 4), const(-2)),
+            case("DFT", floats(2, n, 2), const(n - 2), const(-2), inverse=1),
+            case("DFT", floats(2, n, 5, 1), const(n - 1), const(1), onesided=1),
+        ]
+    return [*cases, case("DFT", spectrum(16, 2), None, const(1), inverse=1, onesided=1)]
+
+
+def spectrum(n: int, rows: int) -> np.ndarray:
+    """What a real signal has: (rows, n / 2 + 1, 2), the first and for an even n the last without an imaginary part."""
+    values = np.fft.rfft(floats(rows, n).astype(np.float64), axis=1)
+    return np.stack([values.real, values.imag], -1).astype(np.float32)
+
+
+def transforms_of_old() -> list[Case]:
+    """Of opset 17, where the axis is an attribute, and of frames."""
+    window = const(np.hanning(16).astype(np.float32))
+    return [
+        case("DFT", floats(2, 12, 1)),
+        case("DFT", floats(2, 12, 1), onesided=1, axis=-2),
+        case("DFT", floats(2, 12, 3, 2), axis=2),
+        case("DFT", floats(2, 12, 3, 2), axis=1, inverse=1),
+        case("DFT", floats(2, 12, 1), 10, axis=1),
+        case("STFT", floats(1, 64, 1), 4, window, 16, onesided=1),
+        case("STFT", floats(2, 64, 1), 8, window, onesided=0),
+        case("STFT", floats(2, 64, 1), 8, None, 16, onesided=1),
+        case("STFT", floats(1, 40, 1), 5, const(floats(15)), 15, onesided=1),
+        case("STFT", floats(1, 64, 2), 8, window, 16, onesided=0),
+        case("STFT", floats(1, 512, 1), 128, const(floats(512)), 512, onesided=1),
+    ]
