@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .c_sheet import Case, case, const
+from .c_sheet import Case, Constant, case, const
 from .c_values import floats
 
 # Powers of two and not, small primes, the largest radix, primes beyond it, odd and even numbers that have one.
@@ -58,3 +58,20 @@ def transforms_of_old() -> list[Case]:
         case("STFT", floats(1, 64, 2), 8, window, 16, onesided=0),
         case("STFT", floats(1, 512, 1), 128, const(floats(512)), 512, onesided=1),
     ]
+
+
+def fourier(found: Case) -> np.ndarray:
+    """What numpy makes of a case, in float64, as pairs or as real values."""
+    x, length, axis = (*found.inputs, None, None)[:3]
+    assert isinstance(x, np.ndarray)
+    along = int(axis.value) if isinstance(axis, Constant) else found.attributes.get("axis", 1)
+    along %= x.ndim
+    n = int(length.value) if isinstance(length, Constant) else None
+    values = x[..., 0] + (1j * x[..., 1].astype(np.float64) if x.shape[-1] == 2 else 0)
+    values = values.astype(np.complex128 if x.shape[-1] == 2 else np.float64)
+    inverse, onesided = (bool(found.attributes.get(name)) for name in ("inverse", "onesided"))
+    if inverse and onesided:
+        return np.fft.irfft(values, n, along)
+    transform = np.fft.ifft if inverse else np.fft.rfft if onesided else np.fft.fft
+    result = transform(values, n, along)
+    return np.stack([result.real, result.imag], -1)
