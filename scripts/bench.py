@@ -22,6 +22,7 @@ from torch import nn
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
+import fourier_figures  # noqa: E402
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
 import native_sizes  # noqa: E402
@@ -236,6 +237,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
         tensorrt_figures.half,
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
+    "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
     "truth": ("Nets of third parties against float64, 1,000 frames, relative to scale", native_speed.truth),

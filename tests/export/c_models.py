@@ -17,12 +17,12 @@ def model(nodes, states=(), inputs=(X,), outputs=(Y,), initial=None, **constants
     return Model(made, nodes, initial=initial or {}, constants={**ONE, **constants})
 
 
-def written(made: Model, precision="fp32") -> dict[str, bytes]:
+def written(made: Model, precision="fp32", name="hand") -> dict[str, bytes]:
     initial = {s.name: made.initial.get(s.name, np.zeros(s.row, s.dtype)) for s in made.spec.states}
     graph = onnx.load_from_string(made.graph(made.step, made.spec.chunk))
     graph.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     graph = onnx.shape_inference.infer_shapes(graph)
-    return sources(graph.SerializeToString(), made.spec, initial, "hand", precision)
+    return sources(graph.SerializeToString(), made.spec, initial, name, precision)
 
 
 def step_of(made: Model) -> Step:

@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,8 +193,17 @@ class Step:
         return {t.name: y for t, y in zip(self.spec.outputs, made, strict=True)}
 
     def run(self, given: Sequence[Array], made: Sequence[Array]) -> None:
+        self.prepared(given, made)()
+
+    def prepared(self, given: Sequence[Array], made: Sequence[Array]) -> Callable[[], None]:
+        """A call without what leads to it; it holds the arrays that it reads and writes."""
         addresses = [(ctypes.c_void_p * len(x))(*(a.ctypes.data for a in x)) for x in (given, made)]
-        self.call.rnn_step(ctypes.c_void_p(self.state.ctypes.data), *addresses)
+        state, step = ctypes.c_void_p(self.state.ctypes.data), self.call.rnn_step
+
+        def call(held: Sequence[Sequence[Array]] = (given, made)) -> None:
+            step(state, *addresses)
+
+        return call
 
     def states(self) -> dict[str, Array]:
         found = {}

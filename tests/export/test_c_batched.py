@@ -16,6 +16,7 @@ from rnn_export.export.targets.c.operators import write_step
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.spec import StreamSpec
 
 from ..native.models import MODELS  # noqa: TID252
 from ..native.needs import need  # noqa: TID252
@@ -228,6 +229,73 @@ def test_sanitized(compiler, name, precision, tmp_path):
     lines = run(["./user"], tmp_path).splitlines()
     assert lines[-1] == "same"
     assert len(lines) == ROWS + 1
+
+
+def many() -> tuple[dict[str, bytes], StreamSpec]:
+    """One node of many kinds, each beside what other streams hear."""
+    random = np.random.default_rng(0)
+    nodes = [
+        ("Reshape", ["x", "image shape"], ["image"], {}),
+        ("ConvTranspose", ["image", "kernels"], ["up"], {"group": 2, "strides": [2], "pads": [1, 0]}),
+        ("InstanceNormalization", ["image", "fours", "fours"], ["normed"], {}),
+        ("Einsum", ["image", "cube"], ["mixed"], {"equation": "bct,cdt->bcd"}),
+        ("Einsum", ["image", "normed"], ["scores"], {"equation": "bct,bdt->bcd"}),
+        ("Unsqueeze", ["x", "last"], ["signal"], {}),
+        ("DFT", ["signal"], ["spectrum"], {"onesided": 1, "axis": 1}),
+        ("CumSum", ["x", "one axis"], ["sums"], {}),
+        ("TopK", ["x", "three"], ["most", "places"], {}),
+        ("GatherElements", ["sums", "places"], ["picked"], {"axis": 1}),
+        ("ScatterElements", ["x", "places", "most"], ["put"], {"axis": 1, "reduction": "add"}),
+        ("ArgMax", ["x"], ["best"], {"axis": 1, "keepdims": 0}),
+        ("OneHot", ["best", "sixteen", "off and on"], ["hot"], {}),
+        ("Gather", ["table", "best"], ["row"], {}),
+        ("Mod", ["places", "three"], ["rest"], {}),
+        ("Cast", ["rest"], ["rests"], {"to": 1}),
+        ("Resize", ["image", "", "twice"], ["wide"], {"mode": "linear"}),
+        ("AveragePool", ["image"], ["means"], {"kernel_shape": [3], "strides": [2], "pads": [1, 0], "ceil_mode": 1}),
+        ("Pad", ["image", "around"], ["mirrored"], {"mode": "reflect"}),
+        ("Trilu", ["image"], ["upper"], {}),
+        ("ReduceLogSumExp", ["image", "last"], ["loud"], {}),
+        ("IsNaN", ["x"], ["bad"], {}),
+        ("Where", ["bad", "zero", "h"], ["kept"], {}),
+    ]
+    names = ["up", "normed", "mixed", "scores", "spectrum", "wide", "means", "mirrored", "upper", "loud"]
+    nodes += [("Flatten", [name], [f"flat {name}"], {}) for name in names]
+    flat = [f"flat {name}" for name in names] + ["sums", "most", "picked", "put", "hot", "row", "rests", "kept"]
+    nodes += [("Concat", flat, ["y"], {"axis": 1}), ("Identity", ["put"], ["h.next"], {})]
+    made = model(
+        nodes,
+        [state("h", 16)],
+        [tensor("x", "batch", 16)],
+        [tensor("y", "batch", 266)],
+        kernels=random.standard_normal((4, 2, 3)).astype(np.float32),
+        fours=np.arange(1, 5, dtype=np.float32),
+        cube=random.standard_normal((4, 5, 4)).astype(np.float32),
+        table=random.standard_normal((16, 3)).astype(np.float32),
+        twice=np.array([1, 1, 2], np.float32),
+        around=np.array([0, 0, 2, 0, 0, 1]),
+        three=np.array([3]),
+        last=np.array([-1]),
+        sixteen=np.array(16),
+        zero=np.float32(0),
+        **{"image shape": np.array([-1, 4, 4]), "one axis": np.array(1), "off and on": np.array([0, 1], np.float32)},
+    )
+    return written(made, name="net"), made.spec
+
+
+def test_rows_of_many_operators():
+    files, spec = many()
+    compare(Streams(files, "net", spec))
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_many_operators_sanitized(compiler, tmp_path):
+    need(compiler)
+    files, spec = many()
+    lay_out({**files, "user.c": main_of(MAIN, spec)}, tmp_path)
+    checks = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    run([compiler, *STRICT, *checks, "-DNET_ROWS", "net.c", "user.c", "-o", "user", "-lm"], tmp_path)
+    assert run(["./user"], tmp_path).splitlines()[-1] == "same"
 
 
 @pytest.mark.parametrize("march", ["armv8-a", "armv8.2-a+dotprod"])
