@@ -1,5 +1,8 @@
 """Every operator of the C writer in every form, compiled, against ONNX Runtime."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -65,6 +68,12 @@ def test_every_operator_is_here():
     assert tried - WRITTEN_OUT | {"ConstantOfShape"} == set(OPERATORS)
 
 
+def test_the_page_lists_all_of_them():
+    text = (Path(__file__).parents[2] / "docs/c-operators.md").read_text()
+    rows = re.findall(r"^\| [\w ,']+ \| (`.*`) \|$", text, re.MULTILINE)
+    assert {name for row in rows for name in row.strip("`").split("` `")} == set(OPERATORS)
+
+
 VALUES = [
     helper.make_tensor("v", TensorProto.FLOAT, [1], [-np.inf]),
     helper.make_tensor("v", TensorProto.FLOAT, [1], [np.nan]),
@@ -93,6 +102,39 @@ def test_an_index_beyond_the_table_takes_its_nearest_row():
     sheet.feed[name] = index.reshape(1, -1)
     (got,) = sheet.computed().values()
     np.testing.assert_array_equal(got.reshape(8, 3), table[[4, 4, 4, 0, 0, 0, 0, 4]])
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_a_division_never_ends_the_process(kind):
+    least = np.iinfo(kind).min
+    sheet = Sheet([case(op, np.ones(4, kind), np.ones(4, kind)) for op in ("Div", "Mod")])
+    for name in sheet.feed:
+        values = [least, least, 7, -7] if name.split(".")[1] == "0" else [-1, 0, 0, -1]
+        sheet.feed[name] = np.array([values], kind)
+    quotient, rest = sheet.computed().values()
+    assert quotient.tolist() == [[least, 0, 0, 7]]
+    assert rest.tolist() == [[0, 0, 0, 0]]
+
+
+def test_an_update_beyond_the_axis_is_left_out():
+    x, update = floats(4, 3), floats(3, 3)
+    cases = [
+        case("ScatterND", x, np.zeros((3, 1), np.int64), update),
+        case("ScatterElements", x, np.zeros((3, 3), np.int64), update),
+        case("TensorScatter", x[None], update[None, :1], np.array([0])),
+    ]
+    sheet = Sheet(cases, 24)
+    for name in sheet.feed:
+        if name == "c0.1.fed":
+            sheet.feed[name] = np.array([[4, -5, -1]])
+        elif name == "c1.1.fed":
+            sheet.feed[name] = np.array([[4, 4, 4, -5, -5, -5, 2, 2, 2]])
+        elif name == "c2.2.fed":
+            sheet.feed[name] = np.array([[9]])
+    got = [y.reshape(4, 3) for y in sheet.computed().values()]
+    np.testing.assert_array_equal(got[0], np.concatenate([x[:3], update[2:]]))
+    np.testing.assert_array_equal(got[1], np.concatenate([x[:2], update[2:], x[3:]]))
+    np.testing.assert_array_equal(got[2], x)
 
 
 def test_a_nan_goes_through():

@@ -55,7 +55,7 @@ DEFAULTS = {
 SCALAR = {
     **ARITHMETIC,
     # Nothing is divided by zero: a step cannot fail.
-    "Div": "{b} == 0 ? 0 : {b} == -1 ? 0 - {a} : {a} / {b}",
+    "Div": "{b} == 0 ? 0 : {b} == -1 ? (int64_t)(0 - (uint64_t){a}) : {a} / {b}",
     "Max": "{a} > {b} ? {a} : {b}",
     "Min": "{a} < {b} ? {a} : {b}",
     "Neg": "-{a}",

@@ -82,7 +82,10 @@ class Transform:
         in_pairs = n % 2 == 0 and (to_real or (self.real and not self.inverse))
         length = n // 2 if in_pairs else n
         size = max(_room(length), length + 1) * inner
-        here, there = ((code.alloc("float", (size,)).address, code.alloc("float", (size,)).address) for _ in range(2))
+        here = (code.alloc("float", (size,)).address, code.alloc("float", (size,)).address)
+        there = here
+        if length > 1 or (in_pairs and self.inverse):
+            there = (code.alloc("float", (size,)).address, code.alloc("float", (size,)).address)
         if in_pairs and not self.inverse:
             self._load_pairs(read, here)
             a, b = _transform(code, length, inner, here, there)[0]
