@@ -178,7 +178,7 @@ def remainders() -> list[Case]:
         case("Asinh", floats(17)),
         case("Acosh", positive(17) + 1),
         case("Atanh", within(17)),
-        case("CastLike", floats(3, 5, scale=9), ints(1)),
+        case("CastLike", floats(3, 5, scale=9), const(ints(1))),
         case("CastLike", ints(3, 5), const(floats(1))),
     ]
     return cases

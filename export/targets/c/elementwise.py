@@ -64,7 +64,7 @@ def power(code: CodeBuilder, node: ir.Node) -> None:
         code.uses_libm = True
         broadcast(code, code.new_output(node), code.read_all(node), "powf({a}, (float){b})", scalar=True)
     elif single in range(LARGEST_WHOLE_POWER + 1):
-        broadcast(code, code.new_output(node), [x], " * ".join(["{a}"] * int(single)) or "1")
+        broadcast(code, code.new_output(node), [x], " * ".join(["{a}"] * int(single)) or "{a} * 0 + 1")
     else:
         raise refusal(
             node, f"whole numbers have constant powers of 0 to {LARGEST_WHOLE_POWER} alone, all to the same one"

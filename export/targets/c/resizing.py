@@ -10,6 +10,7 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.notation import shape_of
 
 # Where a value of the result lies in the input, in float32 as ONNX Runtime has it, from its place p, the scale s, the
 # size n of the input, and the size m of the result.
@@ -56,16 +57,16 @@ def resize(code: CodeBuilder, node: ir.Node) -> None:
         raise refusal(node, f"it has no form for {x.c_type} that is not the nearest value")
     if attributes.get_int("antialias", 0):
         raise refusal(node, "it smooths (antialias)")
-    y, rank = code.new_output(node), len(x.shape)
+    shape, rank = shape_of(node.outputs[0]), len(x.shape)
     axes = [int(axis) % rank for axis in attributes.get_ints("axes", range(rank))]
     given = code.constant(node, 2) if input_of(node, 2) is not None else None
-    scales = [y.shape[a] / x.shape[a] for a in axes] if given is None or not given.size else given.tolist()
-    changed = [(axis, s) for axis, s in zip(axes, scales, strict=True) if s != 1 or x.shape[axis] != y.shape[axis]]
+    scales = [shape[a] / x.shape[a] for a in axes] if given is None or not given.size else given.tolist()
+    changed = [(axis, s) for axis, s in zip(axes, scales, strict=True) if s != 1 or x.shape[axis] != shape[axis]]
     if not changed:
         code.set_view(node, x)
     for i, (axis, scale) in enumerate(changed):
-        shape = (*x.shape[:axis], y.shape[axis], *x.shape[axis + 1 :])
-        result = y if i + 1 == len(changed) else code.alloc(x.c_type, shape)
+        made = (*x.shape[:axis], shape[axis], *x.shape[axis + 1 :])
+        result = code.new_output(node) if i + 1 == len(changed) else code.alloc(x.c_type, made)
         places = COORDINATES[way](
             np.arange(shape[axis], dtype=np.float32), np.float32(scale), x.shape[axis], shape[axis]
         )
