@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -13,6 +14,9 @@ from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import round_up, shape_of
 from rnn_export.export.targets.c.weights import CACHE_LINE, Weights
 from rnn_export.runtime.build.native.names import C_TYPES, SIZES
+
+if TYPE_CHECKING:
+    from rnn_export.export.targets.c.shifts import Shift
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 # After the last node.
@@ -56,7 +60,8 @@ class CodeBuilder:
 
     `precision` is that of products with constant matrices, `scales` are for int8: the calibrated largest magnitudes of
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
-    by address of an input the fewest rows of the tables that it is an index of.
+    by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
+    state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
     """
 
     def __init__(self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None) -> None:
@@ -67,6 +72,9 @@ class CodeBuilder:
         self.fused: set[ir.Node] = set()
         self.table_rows: dict[str, int] = {}
         self.scales_used: list[float] = []
+        self.next_states: dict[str, ir.Value] = {}
+        self.shifts: dict[str, Shift] = {}
+        self.windows: dict[ir.Value, Shift] = {}
         self._indent = 1
         # Name, type, and where it lies in the scratch memory, or how many values it has outside of it.
         self._variables: list[tuple[str, str, Buffer | int]] = []
@@ -93,14 +101,30 @@ class CodeBuilder:
 
     def tensor_of(self, value: ir.Value) -> CTensor:
         """Where a value lies; its buffer is in use until now."""
+        if value in self.windows:
+            self._join(value, self.windows.pop(value))
         if value not in self.tensors:
             assert value.const_value is not None
             constant = value.const_value.numpy()
             self.tensors[value] = CTensor("", self.c_type(value), constant.shape, constant=constant)
-        tensor = self.tensors[value]
+        return self.used(self.tensors[value])
+
+    def used(self, tensor: CTensor) -> CTensor:
+        """The same, whose buffer is in use until now."""
         if tensor.buffer is not None:
             tensor.buffer.last = max(tensor.buffer.last, self.node_index)
         return tensor
+
+    def _join(self, value: ir.Value, window: "Shift") -> None:
+        """Write a window as one array after all."""
+        self.tensors[value] = y = self.alloc(window.state.c_type, shape_of(value))
+        at, row = 0, math.prod(y.shape[window.axis :])
+        for part in (window.state, self.used(window.entering)):
+            size = math.prod(part.shape[window.axis :])
+            with self.loop("o", part.size // size):
+                target, source = f"{y.address} + o * {row} + {at}", f"{part.address} + o * {size}"
+                self.emit(f"memcpy({target}, {source}, {size} * sizeof({y.c_type}));")
+            at += size
 
     def input(self, node: ir.Node, index: int) -> CTensor:
         """An input that is there; one that is constant may have no address."""

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.notation import scalar_literal, shape_of, strides_of
+from rnn_export.export.targets.c.shifts import defer, shift_of
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:
@@ -34,6 +35,9 @@ def in_order(sizes: Sequence[int], order: Sequence[int]) -> bool:
 
 
 def concat(code: CodeBuilder, node: ir.Node) -> None:
+    if (shift := shift_of(code, node)) is not None:
+        defer(code, node, shift)
+        return
     y = code.new_output(node)
     axis = node.attributes.get_int("axis", 0) % len(y.shape)
     offset, strides = 0, strides_of(y.shape)

@@ -89,8 +89,10 @@ def write_step(model: ir.Model, code: CodeBuilder, addresses: Mapping[str, str])
     """
     for value in model.graph.inputs:
         code.tensors[value] = CTensor(addresses[str(value.name)], code.c_type(value), shape_of(value))
-    results = write_nodes(model, code)
-    return _copy_overwritten(code, results, [a for a in addresses.values() if a.startswith("state->")])
+    states = [address for address in addresses.values() if address.startswith("state->")]
+    results = list(model.graph.outputs)[len(model.graph.outputs) - len(states) :]
+    code.next_states = {a: value for a, value in zip(states, results, strict=True) if results.count(value) == 1}
+    return _copy_overwritten(code, write_nodes(model, code), states)
 
 
 def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
@@ -100,6 +102,8 @@ def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
         if node not in code.fused:
             OPERATORS[node.op_type](code, node)
     code.node_index = END
+    for shift in code.shifts.values():
+        code.used(shift.entering)
     return [code.with_address(code.tensor_of(value)) for value in model.graph.outputs]
 
 

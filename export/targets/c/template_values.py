@@ -46,7 +46,7 @@ def template_values(
     `batch` is the step of several streams, or why there is none.
     """
     declarations, stack = code.declarations()
-    parts = [_block(declarations), *code.statements, _block(_write_results(spec, results))]
+    parts = [_block(declarations), *code.statements, _block(_write_results(spec, code, results))]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
@@ -147,11 +147,13 @@ def _port_values(ports: Sequence[Values]) -> Values:
     }
 
 
-def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str]:
+def _write_results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[str]:
     members = identifiers([s.name for s in spec.states])
     targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
     for target, result in zip(targets, results, strict=True):
-        if result.address != target:
+        if target in code.shifts:
+            yield from code.shifts[target].statements()
+        elif result.address != target:
             yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
 
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.matrix import Operand, Product
-from rnn_export.export.targets.c.notation import index_expression, strides_of
+from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
+from rnn_export.export.targets.c.shifts import Shift
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class SlidingWindow:
 def conv(code: CodeBuilder, node: ir.Node) -> None:
     """Each place of the output is a row: what its window holds, times the kernels."""
     weight, bias = code.required(node, 1), code.constant(node, 2)
-    x, groups = code.read(node, 0), node.attributes.get_int("group", 1)
+    groups, window = node.attributes.get_int("group", 1), _apart(code, node)
+    x = code.read(node, 0) if window is None else window.joined()
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     y = code.new_output(node)
     sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
@@ -68,7 +70,10 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
     for group in range(groups):
         of_group = slice(group * outputs, (group + 1) * outputs)
         source = x.view(group * channels * math.prod(sliding.sizes), (channels, *sliding.sizes))
-        address, row_stride = _rows(code, sliding, source, x.shape)
+        if window is None:
+            address, row_stride = _rows(code, sliding, source, x.shape)
+        else:
+            address, row_stride = _row_of_window(code, sliding, window, group, channels), values
         operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, input_name(node, 0))
         start = group * outputs * places
         if places == 1 and 1 in (images, groups):
@@ -79,6 +84,28 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
         with code.loops(["m", "o", "l"], [images, outputs, places]):
             target = index_expression(["m", "o", "l"], [len(weight) * places, places, 1])
             code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
+
+
+def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
+    """The window that it has one place in, along time alone, where that was not joined."""
+    assert node.inputs[0] is not None
+    window, rank = code.windows.get(node.inputs[0]), len(shape_of(node.outputs[0]))
+    plain = rank == 3 and shape_of(node.outputs[0])[2] == 1 and not any(node.attributes.get_ints("pads", [0, 0]))
+    return window if plain and window is not None and window.axis == 2 and window.state.shape[0] == 1 else None
+
+
+def _row_of_window(code: CodeBuilder, sliding: SlidingWindow, window: Shift, group: int, channels: int) -> str:
+    """The address of what the one place of a group sees, of a state and what enters it."""
+    (size,), first = sliding.window, group * channels
+    values = code.alloc("float", (channels, size))
+    length, new = window.state.shape[2], code.used(window.entering).shape[2]
+    with code.loop("c", channels):
+        for k in range(size):
+            at = k * sliding.dilations[0]
+            old = f"{window.state.address}[({first} + c) * {length} + {at}]"
+            entering = f"{window.entering.address}[({first} + c) * {new} + {at - length}]"
+            code.emit(f"{values.address}[c * {size} + {k}] = {old if at < length else entering};")
+    return values.address
 
 
 def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequence[int]) -> tuple[str, int]:
