@@ -29,9 +29,8 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
     window = x.shape[2:] if kind != node.op_type else node.attributes.get_ints("kernel_shape")
     y = code.new_output(node)
     sliding = SlidingWindow.of(node, x, y, window)
-    indices = [sliding.index(axis) for axis in range(len(window))]
-    inside = _inside(sliding)
-    at = f"c * {math.prod(sliding.sizes)} + {index_expression(indices, strides_of(sliding.sizes))}"
+    index, tests = sliding.read()
+    at, inside = f"c * {math.prod(sliding.sizes)} + {index}", " && ".join(tests) or "1"
     start, step = POOLS[kind]
     value, result = f"{x.address}[{at}]", "sum"
     if kind == "LpPool":
@@ -59,26 +58,16 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
             code.emit(f"{places.address}[{target}] = best;")
 
 
-def _inside(sliding: SlidingWindow) -> str:
-    """Whether a value of the window lies in the image."""
-    tests = []
-    for axis, size in enumerate(sliding.sizes):
-        tests += [f"{sliding.index(axis)} >= 0"] * bool(sliding.pads[axis])
-        tests += [f"{sliding.index(axis)} < {size}"] * (sliding.last(axis) >= size)
-    return " && ".join(tests) or "1"
-
-
 def _counted(node: ir.Node, sliding: SlidingWindow) -> tuple[str, str]:
     """What is counted of a window for its mean, nothing where that is all; and what the sum is divided by."""
     if node.attributes.get_int("count_include_pad", 0):
         ends = [size + pad for size, pad in zip(sliding.sizes, sliding.pads[len(sliding.sizes) :], strict=True)]
         tests = [f"{sliding.index(axis)} < {end}" for axis, end in enumerate(ends) if sliding.last(axis) >= end]
-        counted = " && ".join(tests)
     else:
-        counted = _inside(sliding)
-    if counted in ("", "1"):
+        _, tests = sliding.read()
+    if not tests:
         return "", f"{math.prod(sliding.window)}.0f"
-    return counted, "(float)count"
+    return " && ".join(tests), "(float)count"
 
 
 def _power(code: CodeBuilder, value: str, p: int) -> tuple[str, str]:

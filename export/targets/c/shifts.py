@@ -28,6 +28,13 @@ class Shift:
         shape[self.axis] += self.entering.shape[self.axis]
         return CTensor("", self.state.c_type, tuple(shape))
 
+    def value(self, row: str, at: int) -> str:
+        """The C of a value along the last axis of both, in a row of what stands before it."""
+        length, new = self.state.shape[-1], self.entering.shape[-1]
+        if at < length:
+            return f"{self.state.address}[({row}) * {length} + {at}]"
+        return f"{self.entering.address}[({row}) * {new} + {at - length}]"
+
     def statements(self) -> list[str]:
         """Move the state: all of it as one row of values, and then what enters over what came from the next row."""
         x = self.entering

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.matrix import Operand, Product
@@ -50,6 +51,14 @@ class SlidingWindow:
         """Where a value of a window lies along an axis; the image ends at 0 and at its size."""
         return f"(l{axis} * {self.strides[axis]} + k{axis} * {self.dilations[axis]} - {self.pads[axis]})"
 
+    def read(self) -> tuple[str, list[str]]:
+        """The flat index of a value of a window in the image, and what must hold for it to be inside."""
+        inside, indices = [], [self.index(axis) for axis in range(len(self.window))]
+        for axis, (index, size) in enumerate(zip(indices, self.sizes, strict=True)):
+            inside += [f"{index} >= 0"] * (self.pads[axis] > 0)
+            inside += [f"{index} < {size}"] * (self.last(axis) >= size)
+        return index_expression(indices, strides_of(self.sizes)), inside
+
     def last(self, axis: int) -> int:
         """The largest `index`."""
         place, value = self.places[axis] - 1, self.window[axis] - 1
@@ -64,6 +73,9 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
     y = code.new_output(node)
     sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
+    if groups > 1 and weight.shape[1] == 1:
+        _by_channel(code, sliding, window or x, y, weight, bias)
+        return
     images, places = x.shape[0], math.prod(sliding.places)
     outputs, channels = len(weight) // groups, weight.shape[1]
     rows, values = images * places, channels * math.prod(sliding.window)
@@ -86,6 +98,39 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
             code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
 
 
+def _by_channel(
+    code: CodeBuilder, sliding: SlidingWindow, x: CTensor | Shift, y: CTensor, weight: Array, bias: Array
+) -> None:
+    """Of groups of one channel: too small to be products, in fp32 whatever the precision."""
+    outputs, values, places = len(weight), math.prod(sliding.window), math.prod(sliding.places)
+    kernels, biases = code.weights.name_of(weight), code.weights.name_of(bias)
+    code.macs += y.size * values
+    if isinstance(x, Shift):
+        code.used(x.entering)
+        channel = _channel(outputs, x.state.shape[1])
+        with code.loop("o", outputs):
+            taps = [x.value(channel, k * sliding.dilations[0]) for k in range(values)]
+            terms = [f"{kernels}[o * {values} + {k}] * {tap}" for k, tap in enumerate(taps)]
+            code.emit(f"{y.address}[o] = {biases}[o] + {' + '.join(terms)};")
+        return
+    index, inside = sliding.read()
+    places_of, values_of = sliding.variables("l"), sliding.variables("k")
+    source = f"(m * {x.shape[1]} + {_channel(outputs, x.shape[1])}) * {math.prod(sliding.sizes)} + {index}"
+    target = f"(m * {outputs} + o) * {places} + {index_expression(places_of, strides_of(sliding.places))}"
+    with code.loops(["m", "o"], [x.shape[0], outputs]):
+        with code.loops(places_of, sliding.places):
+            code.emit(f"{y.address}[{target}] = {biases}[o];")
+        with code.loops([*values_of, *places_of], [*sliding.window, *sliding.places]):
+            factor = f"{kernels}[o * {values} + {index_expression(values_of, strides_of(sliding.window))}]"
+            condition = f"if ({' && '.join(inside)}) " if inside else ""
+            code.emit(f"{condition}{y.address}[{target}] += {factor} * {x.address}[{source}];")
+
+
+def _channel(outputs: int, channels: int) -> str:
+    """The channel that the output `o` is of."""
+    return "o" if outputs == channels else f"o / {outputs // channels}"
+
+
 def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
     """The window that it has one place in, along time alone, where that was not joined."""
     assert node.inputs[0] is not None
@@ -98,13 +143,11 @@ def _row_of_window(code: CodeBuilder, sliding: SlidingWindow, window: Shift, gro
     """The address of what the one place of a group sees, of a state and what enters it."""
     (size,), first = sliding.window, group * channels
     values = code.alloc("float", (channels, size))
-    length, new = window.state.shape[2], code.used(window.entering).shape[2]
+    code.used(window.entering)
     with code.loop("c", channels):
         for k in range(size):
-            at = k * sliding.dilations[0]
-            old = f"{window.state.address}[({first} + c) * {length} + {at}]"
-            entering = f"{window.entering.address}[({first} + c) * {new} + {at - length}]"
-            code.emit(f"{values.address}[c * {size} + {k}] = {old if at < length else entering};")
+            value = window.value(f"{first} + c", k * sliding.dilations[0])
+            code.emit(f"{values.address}[c * {size} + {k}] = {value};")
     return values.address
 
 
@@ -122,15 +165,8 @@ def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequenc
     shape = [images[0], *sliding.places, x.shape[0], *sliding.window]
     values = x.shape[0] * math.prod(sliding.window)
     patches = code.alloc("float", (math.prod(shape) // values, values))
-    terms, inside = [f"m * {math.prod(images[1:])}", f"c * {math.prod(sliding.sizes)}"], []
-    for axis, (size, stride) in enumerate(zip(sliding.sizes, strides_of(sliding.sizes), strict=True)):
-        index = sliding.index(axis)
-        if sliding.pads[axis]:
-            inside.append(f"{index} >= 0")
-        if sliding.last(axis) >= size:
-            inside.append(f"{index} < {size}")
-        terms.append(f"{index} * {stride}")
-    read = f"{x.address}[{' + '.join(terms)}]"
+    index, inside = sliding.read()
+    read = f"{x.address}[m * {math.prod(images[1:])} + c * {math.prod(sliding.sizes)} + {index}]"
     with code.loops(variables, shape):
         value = f"{' && '.join(inside)} ? {read} : 0.0f" if inside else read
         code.emit(f"{patches.address}[{index_expression(variables, strides_of(shape))}] = {value};")
