@@ -1,0 +1,109 @@
+"""Windows over time: moved in their place where that is all that becomes of them, and joined where it is not."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from ..runtime.graphs import state, tensor  # noqa: TID252
+from .c_models import model, step_of, written
+
+STEPS = 14
+MOVED = "state->h[i] = state->h[i + "
+ENDS = {"end": np.array([2**63 - 1]), "two": np.array([2]), "last": np.array([-1]), "-3": np.array([-3])}
+RANDOM = np.random.default_rng(0)
+
+
+def kernels(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+JOIN = ("Concat", ["h", "x"], ["all"], {"axis": 2})
+MOVE = ("Slice", ["all", "[1]", "end", "two"], ["h.next"], {})
+MOVE_2 = ("Slice", ["all", "two", "end", "last"], ["h.next"], {})
+KEEP_3 = ("Slice", ["all", "-3", "end", "last"], ["h.next"], {})
+CONV = ("Conv", ["all", "w", "b"], ["y"], {})
+# Nodes; the shapes of x, h and y; the kernels; and whether h moves in its place.
+FORMS = {
+    "conv": ([JOIN, MOVE, CONV], (4, 1), (4, 2), (3, 1), kernels(3, 4, 3), True),
+    "dilated": ([JOIN, MOVE, (*CONV[:3], {"dilations": [3]})], (4, 1), (4, 6), (3, 1), kernels(3, 4, 3), True),
+    "groups": ([JOIN, MOVE, (*CONV[:3], {"group": 2})], (4, 1), (4, 2), (6, 1), kernels(6, 2, 3), True),
+    "a channel a group": ([JOIN, MOVE, (*CONV[:3], {"group": 4})], (4, 1), (4, 3), (4, 1), kernels(4, 1, 4), True),
+    "more outputs": ([JOIN, MOVE, (*CONV[:3], {"group": 4})], (4, 1), (4, 2), (8, 1), kernels(8, 1, 3), True),
+    "many frames": ([JOIN, MOVE_2, (*CONV[:3], {"strides": [2]})], (4, 2), (4, 3), (3, 1), kernels(3, 4, 4), True),
+    "several places": ([JOIN, MOVE_2, CONV], (4, 2), (4, 3), (3, 2), kernels(3, 4, 4), True),
+    "padded": ([JOIN, MOVE, (*CONV[:3], {"pads": [0, 1]})], (4, 1), (4, 2), (3, 1), kernels(3, 4, 4), True),
+    "kept from the end": ([JOIN, KEEP_3, CONV], (4, 1), (4, 3), (3, 1), kernels(3, 4, 4), True),
+    "time first": (
+        [
+            ("Concat", ["h", "x"], ["all"], {"axis": 1}),
+            ("Slice", ["all", "[1]", "end", "[1]"], ["h.next"], {}),
+            ("ReduceMax", ["all", "[1]"], ["y"], {"keepdims": 1}),
+        ],
+        *((1, 4), (5, 4), (1, 4), None, True),
+    ),
+    "the old state is an output": (
+        [JOIN, MOVE, CONV, ("Identity", ["h"], ["old"], {})],
+        *((4, 1), (4, 2), (3, 1), kernels(3, 4, 3), True),
+    ),
+    "the next state is read": (
+        [JOIN, MOVE, ("Conv", ["h.next", "w", "b"], ["y"], {})],
+        *((4, 1), (4, 3), (3, 1), kernels(3, 4, 3), False),
+    ),
+    "all is new": ([JOIN, MOVE_2, CONV], (4, 2), (4, 1), (3, 1), kernels(3, 4, 3), False),
+    "two frames are left out": ([JOIN, MOVE_2, CONV], (4, 2), (4, 2), (3, 1), kernels(3, 4, 4), False),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_window_is_what_onnx_runtime_has(form):
+    nodes, x, h, y, w, moved = FORMS[form]
+    outputs = [tensor("y", "batch", *y)]
+    if "old" in nodes[-1][2]:
+        outputs.append(tensor("old", "batch", *h))
+    constants = {**ENDS, "b": kernels(y[0])} | ({} if w is None else {"w": w})
+    made = model(nodes, [state("h", *h)], [tensor("x", "batch", *x)], outputs, **constants)
+    text = written(made)["hand.c"].decode().partition("#ifdef HAND_ROWS")[0]
+    assert (MOVED in text) is moved
+    follows(made)
+
+
+def test_one_window_enters_the_next():
+    """What one state loses is what the other gains, and an output is read where a state is."""
+    nodes = [
+        ("Slice", ["h", "[0]", "[1]", "two"], ["oldest"], {}),
+        JOIN,
+        MOVE,
+        ("Concat", ["g", "oldest"], ["more"], {"axis": 2}),
+        ("Slice", ["more", "[1]", "end", "two"], ["g.next"], {}),
+        ("Conv", ["more", "w", "b"], ["y"], {}),
+    ]
+    made = model(
+        nodes,
+        [state("h", 1, 3), state("g", 1, 2)],
+        [tensor("x", "batch", 1, 1)],
+        [tensor("y", "batch", 3, 1)],
+        w=kernels(3, 1, 3),
+        b=kernels(3),
+        **ENDS,
+    )
+    text = written(made)["hand.c"].decode()
+    assert MOVED in text
+    assert MOVED.replace("h", "g") in text
+    follows(made)
+
+
+def follows(made) -> None:
+    """A closed loop beside ONNX Runtime's."""
+    session = ort.InferenceSession(made.graph(made.step, 1), providers=["CPUExecutionProvider"])
+    step, random = step_of(made), np.random.default_rng(1)
+    states = {s.input: np.zeros((1, *s.row), np.float32) for s in made.spec.states}
+    for _ in range(STEPS):
+        x = random.standard_normal((1, *made.spec.inputs[0].shape[1:])).astype(np.float32)
+        got = step({"x": x})
+        names = [*(t.name for t in made.spec.outputs), *(s.output for s in made.spec.states)]
+        want = dict(zip(names, session.run(names, {"x": x, **states}), strict=True))
+        states = {s.input: want[s.output] for s in made.spec.states}
+        for t in made.spec.outputs:
+            np.testing.assert_allclose(got[t.name], want[t.name], rtol=0, atol=1e-5, err_msg=t.name)
+        for name, value in step.states().items():
+            np.testing.assert_array_equal(value, states[name][0])
