@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, overload
+from typing import Any, Generic, overload
 
 import numpy as np
 

@@ -31,6 +31,7 @@ class RecordedRuns:
     base: dict[fx.Node, Any]
     longer: dict[fx.Node, Any]
     other_batch: dict[fx.Node, Any]
+    sample: Sample
 
     @property
     def all(self) -> tuple[dict[fx.Node, Any], ...]:
@@ -67,4 +68,4 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
         ) from None
     except Exception as error:  # a length that the model does not take may raise anything
         raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
-    return RecordedRuns(frames, frames + unit, *runs)
+    return RecordedRuns(frames, frames + unit, *runs, sample)
