@@ -69,7 +69,7 @@ MODELS = {
     "reflect and a stride": (
         Call(lambda s, x: s.c(F.pad(x, (3, 3), "reflect")), c=conv(6, stride=2)),
         {"chunk": 2},
-        (4, 4),
+        (2, 2),
     ),
     "reflect, changed frame by frame": (
         Call(lambda s, x: s.c(F.pad(x, (2, 2), "reflect").relu()), c=conv(5)),
@@ -91,6 +91,61 @@ MODELS = {
         (1, 1),
     ),
 }
+
+# Rates above one, and transforms: of samples, by (B, L).
+HANN = torch.hann_window(16)
+RATES = {
+    "every frame twice": (Call(lambda s, x: s.c(x).repeat_interleave(2, 2), c=conv()), X, {}, ["time*2"]),
+    "nearest": (Call(lambda s, x: F.interpolate(s.c(x), scale_factor=3), c=conv()), X, {}, ["time*3"]),
+    "linear": (Call(lambda s, x: F.interpolate(s.c(x), scale_factor=2, mode="linear"), c=conv()), X, {}, ["time*2"]),
+    "shuffled": (
+        Call(lambda s, x: s.c(x).reshape(x.shape[0], 2, 2, -1).permute(0, 1, 3, 2).flatten(2), c=conv()),
+        X,
+        {},
+        ["time*2"],
+    ),
+    "two thirds": (Call(lambda s, x: s.c(s.u(x)), c=conv(stride=3), u=up(2)), X, {"chunk": 3}, ["time*2/3"]),
+    "two rates": (
+        Call(lambda s, x: (s.u(x), s.c(x)), c=conv(stride=2, padding=1), u=up(2)),
+        X,
+        {"chunk": 2},
+        ["time*2", "time/2"],
+    ),
+    "down, up and cut": (
+        Call(lambda s, x: F.interpolate(s.c(x), scale_factor=2)[..., : x.shape[2]], c=conv(stride=2, padding=1)),
+        X,
+        {"chunk": 2},
+        ["time"],
+    ),
+    "a spectrum": (Call(lambda s, x: spectrum(x, center=False).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
+    "a centred spectrum": (Call(lambda s, x: spectrum(x).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
+    "there and back": (Call(lambda s, x: signal(spectrum(x))), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time"]),
+    "a masked spectrum": (
+        Call(lambda s, x: masked(s, x), g=nn.GRU(9, 9, batch_first=True)),
+        X[:, 0].repeat(1, 4),
+        {"chunk": 4},
+        ["time"],
+    ),
+}
+
+
+def spectrum(x, **options):
+    return torch.stft(x, 16, 4, window=HANN, return_complex=True, **options)
+
+
+def signal(spectrum, **options):
+    return torch.istft(spectrum, 16, 4, window=HANN, **options)
+
+
+def masked(s, x):
+    values = spectrum(x)
+    return signal(values * torch.sigmoid(s.g(values.abs().mT)[0]).mT, length=x.shape[-1])
+
+
+@pytest.mark.parametrize(("model", "example", "options", "rates"), RATES.values(), ids=RATES)
+def test_frames_faster_and_slower(model, example, options, rates):
+    spec = assert_whole(model, example, **options).spec
+    assert [t.shape[t.axis("time")] for t in spec.outputs] == rates
 
 
 @pytest.mark.parametrize(("model", "options", "ends"), MODELS.values(), ids=MODELS)

@@ -54,22 +54,21 @@ class Lengths:
         size = self._size(node, axis)
         found = [self._at(size, many + n) for n in range(unit)]
         if None in found and unit <= MOST_RUN:
-            original = self._same.get(node, node)
-            found = [self._run(many + n).get(original, size) for n, size in enumerate(found)]
-        if None in found:
-            base = int(self.runs.base[node].shape[axis])
-            found = [base + ((many + n - self.runs.frames) * rate.numerator) // rate.denominator for n in range(unit)]
-        return [int(n if isinstance(n, int) else n.shape[axis]) - int(many * rate) for n in found]
+            found = [self._run(many + n, node, axis) for n in range(unit)]
+        base = int(self.runs.base[node].shape[axis])
+        usual = (base + int((many + n - self.runs.frames) * rate // 1) for n in range(unit))
+        return [(m if n is None else n) - int(many * rate) for n, m in zip(found, usual, strict=True)]
 
-    def _run(self, frames: int) -> dict[fx.Node, Any]:
-        """The values of every node over so many frames; none where the graph does not take them."""
+    def _run(self, frames: int, node: fx.Node, axis: int) -> int | None:
+        """The size in a run of so many frames; None where the graph does not take them."""
         if frames not in self._seen:
             try:
                 values = recorded(self._whole, self.runs.sample(BATCH, frames, 0))
             except Exception:  # a length that the graph does not take may raise anything
                 values = {}
             self._seen[frames] = {node: values[copy] for node, copy in self._copies.items() if copy in values}
-        return self._seen[frames]
+        value = self._seen[frames].get(self._same.get(node, node))
+        return None if value is None else int(value.shape[axis])
 
     def _size(self, node: fx.Node, axis: int) -> Any:
         original = self._same.get(node, node)
