@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.operators import write_nodes
 from rnn_export.export.targets.c.static_graph import static_graph
+from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.runtime.build.native.names import identifiers
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 

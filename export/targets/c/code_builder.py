@@ -3,56 +3,21 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.notation import round_up, shape_of
-from rnn_export.export.targets.c.weights import CACHE_LINE, Weights
+from rnn_export.export.targets.c.notation import shape_of
+from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
+from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.native.names import C_TYPES, SIZES
-
-if TYPE_CHECKING:
-    from rnn_export.export.targets.c.shifts import Shift
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 # After the last node.
 END = 1 << 30
-
-
-@dataclass
-class Buffer:
-    """Floats of the scratch memory that are in use from the node `first` to the node `last`."""
-
-    size: int
-    first: int
-    last: int
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class CTensor:
-    """A dense array of C. `address` is an expression, empty for a constant that no statement reads yet."""
-
-    address: str
-    c_type: str
-    shape: tuple[int, ...]
-    buffer: Buffer | None = None
-    constant: Array | None = None
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def view(self, offset: int, shape: Sequence[int]) -> "CTensor":
-        """Consecutive values of it, from `offset` on, as an array of this shape."""
-        size = math.prod(shape)
-        constant = None if self.constant is None else self.constant.reshape(-1)[offset : offset + size].reshape(shape)
-        address = f"({self.address} + {offset})" if offset else self.address
-        return replace(self, address=address, shape=tuple(shape), constant=constant)
 
 
 class CodeBuilder:
@@ -115,7 +80,7 @@ class CodeBuilder:
             tensor.buffer.last = max(tensor.buffer.last, self.node_index)
         return tensor
 
-    def _join(self, value: ir.Value, window: "Shift") -> None:
+    def _join(self, value: ir.Value, window: Shift) -> None:
         """Write a window as one array after all."""
         self.tensors[value] = y = self.alloc(window.state.c_type, shape_of(value))
         at, row = 0, math.prod(y.shape[window.axis :])
@@ -205,25 +170,6 @@ class CodeBuilder:
                 lines.append(f"{c_type} {name}[{place}];")
                 size += SIZES[c_type] * place
         return lines, size
-
-
-def assign_offsets(buffers: Sequence[Buffer]) -> int:
-    """Give each the lowest place that no other has at the same time, the largest first; the floats of them all."""
-    placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: -b.size):
-        taken = sorted((b.offset, _end(b)) for b in placed if b.first <= buffer.last and buffer.first <= b.last)
-        buffer.offset = 0
-        for start, stop in taken:
-            if _end(buffer) <= start:
-                break
-            buffer.offset = max(buffer.offset, stop)
-        placed.append(buffer)
-    return max(map(_end, placed), default=0)
-
-
-def _end(buffer: Buffer) -> int:
-    """Where the next may start: on a cache line."""
-    return buffer.offset + round_up(buffer.size, CACHE_LINE // SIZES["float"])
 
 
 def refusal(node: ir.Node, reason: str) -> ExportError:

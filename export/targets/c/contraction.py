@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
+from rnn_export.export.targets.c.tensors import CTensor
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.notation import scalar_literal, shape_of, strides_of
 from rnn_export.export.targets.c.shifts import defer, shift_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 
 def reshape(code: CodeBuilder, node: ir.Node) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_name
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.contraction import Term, contract
 from rnn_export.export.targets.c.data_movement import copy_strided, permute
 from rnn_export.export.targets.c.matrix import Operand, Product
 from rnn_export.export.targets.c.notation import strides_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 # A constant that both sides have labels in common with is so many matrices at most.
 MATRICES = 64

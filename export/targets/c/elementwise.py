@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.formulas import DEFAULTS, LIBRARY, POWERS, SCALAR, VARIANTS, VECTOR
 from rnn_export.export.targets.c.notation import float_literal, scalar_literal, strides_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 # Of whole numbers, written out as a product.
 LARGEST_WHOLE_POWER = 8

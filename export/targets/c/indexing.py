@@ -8,9 +8,10 @@ import re
 
 import onnx_ir as ir
 
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.data_movement import slice_along
 from rnn_export.export.targets.c.notation import index_expression, strides_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 # What a value {u} does where there is {y}.
 UPDATES = {

@@ -8,10 +8,11 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name, input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.contraction import Term, contract
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.notation import float_literal, round_up, strides_of
+from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import TILE, tiled_matrix, tiled_vector
 
 # 2^-60 as bfloat16.

@@ -6,10 +6,11 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.data_movement import copy_strided
 from rnn_export.export.targets.c.elementwise import broadcast
 from rnn_export.export.targets.c.notation import float_literal
+from rnn_export.export.targets.c.tensors import CTensor
 
 
 def softmax(code: CodeBuilder, node: ir.Node) -> None:

@@ -20,11 +20,12 @@ from rnn_export.export.targets.c import (
     reductions,
     windows,
 )
-from rnn_export.export.targets.c.code_builder import END, CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import END, CodeBuilder
 from rnn_export.export.targets.c.einsum import einsum
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.padding import pad
 from rnn_export.export.targets.c.resizing import resize
+from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.transposed import conv_transpose
 
 OPERATORS: Mapping[str, Callable[[CodeBuilder, ir.Node], None]] = {

@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import activations_of, directions_of, input_name, input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.matrix import Operand, Product
+from rnn_export.export.targets.c.tensors import CTensor
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor, refusal
+from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
 from rnn_export.export.targets.c.notation import shape_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 # Where a value of the result lies in the input, in float32 as ONNX Runtime has it, from its place p, the scale s, the
 # size n of the input, and the size m of the result.

@@ -4,46 +4,12 @@ Such a state and what enters it are not joined where a convolution can read both
 one, moved along in its place once everything has read it.
 """
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A whole state, what enters it at its end, in scratch memory, and along which axis."""
-
-    state: CTensor
-    entering: CTensor
-    axis: int
-
-    def joined(self) -> CTensor:
-        """Both as one array, which lies nowhere."""
-        shape = list(self.state.shape)
-        shape[self.axis] += self.entering.shape[self.axis]
-        return CTensor("", self.state.c_type, tuple(shape))
-
-    def value(self, row: str, at: int) -> str:
-        """The C of a value along the last axis of both, in a row of what stands before it."""
-        length, new = self.state.shape[-1], self.entering.shape[-1]
-        if at < length:
-            return f"{self.state.address}[({row}) * {length} + {at}]"
-        return f"{self.entering.address}[({row}) * {new} + {at - length}]"
-
-    def statements(self) -> list[str]:
-        """Move the state: all of it as one row of values, and then what enters over what came from the next row."""
-        x = self.entering
-        inner = math.prod(self.state.shape[self.axis + 1 :])
-        row, new, size = self.state.shape[self.axis] * inner, x.shape[self.axis] * inner, self.state.size
-        state = self.state.address
-        lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
-        lines += [f"for (int o = 0; o < {size // row}; o++)", f"    for (int i = 0; i < {new}; i++)"]
-        return [*lines, f"        {state}[o * {row} + {row - new} + i] = {x.address}[o * {new} + i];"]
+from rnn_export.export.targets.c.code_builder import CodeBuilder
+from rnn_export.export.targets.c.tensors import CTensor, Shift
 
 
 def shift_of(code: CodeBuilder, node: ir.Node) -> Shift | None:

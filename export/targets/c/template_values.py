@@ -10,8 +10,9 @@ import numpy as np
 
 from rnn_export.arrays import Array, Arrays
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
+from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.layout import graph_layout
 from rnn_export.runtime.build.native.compiler import FLAGS

@@ -7,10 +7,11 @@ import numpy as np
 import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_name
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.data_movement import copy_strided
 from rnn_export.export.targets.c.matrix import Operand, Product
 from rnn_export.export.targets.c.notation import index_expression, strides_of
+from rnn_export.export.targets.c.tensors import CTensor
 
 
 def conv_transpose(code: CodeBuilder, node: ir.Node) -> None:

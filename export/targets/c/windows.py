@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name
-from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
+from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.matrix import Operand, Product
 from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
-from rnn_export.export.targets.c.shifts import Shift
+from rnn_export.export.targets.c.tensors import CTensor, Shift
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Tensors of a step in C, where they lie, and those that move along."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rnn_export.arrays import Array
+from rnn_export.export.targets.c.notation import round_up
+from rnn_export.export.targets.c.weights import CACHE_LINE
+from rnn_export.runtime.build.native.names import SIZES
+
+
+@dataclass
+class Buffer:
+    """Floats of the scratch memory that are in use from the node `first` to the node `last`."""
+
+    size: int
+    first: int
+    last: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class CTensor:
+    """A dense array of C. `address` is an expression, empty for a constant that no statement reads yet."""
+
+    address: str
+    c_type: str
+    shape: tuple[int, ...]
+    buffer: Buffer | None = None
+    constant: Array | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def view(self, offset: int, shape: Sequence[int]) -> "CTensor":
+        """Consecutive values of it, from `offset` on, as an array of this shape."""
+        size = math.prod(shape)
+        constant = None if self.constant is None else self.constant.reshape(-1)[offset : offset + size].reshape(shape)
+        address = f"({self.address} + {offset})" if offset else self.address
+        return replace(self, address=address, shape=tuple(shape), constant=constant)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A whole state, what enters it at its end, in scratch memory, and along which axis."""
+
+    state: CTensor
+    entering: CTensor
+    axis: int
+
+    def joined(self) -> CTensor:
+        """Both as one array, which lies nowhere."""
+        shape = list(self.state.shape)
+        shape[self.axis] += self.entering.shape[self.axis]
+        return CTensor("", self.state.c_type, tuple(shape))
+
+    def value(self, row: str, at: int) -> str:
+        """The C of a value along the last axis of both, in a row of what stands before it."""
+        length, new = self.state.shape[-1], self.entering.shape[-1]
+        if at < length:
+            return f"{self.state.address}[({row}) * {length} + {at}]"
+        return f"{self.entering.address}[({row}) * {new} + {at - length}]"
+
+    def statements(self) -> list[str]:
+        """Move the state: all of it as one row of values, and then what enters over what came from the next row."""
+        x = self.entering
+        inner = math.prod(self.state.shape[self.axis + 1 :])
+        row, new, size = self.state.shape[self.axis] * inner, x.shape[self.axis] * inner, self.state.size
+        state = self.state.address
+        lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
+        lines += [f"for (int o = 0; o < {size // row}; o++)", f"    for (int i = 0; i < {new}; i++)"]
+        return [*lines, f"        {state}[o * {row} + {row - new} + i] = {x.address}[o * {new} + i];"]
+
+
+def assign_offsets(buffers: Sequence[Buffer]) -> int:
+    """Give each the lowest place that no other has at the same time, the largest first; the floats of them all."""
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: -b.size):
+        taken = sorted((b.offset, _end(b)) for b in placed if b.first <= buffer.last and buffer.first <= b.last)
+        buffer.offset = 0
+        for start, stop in taken:
+            if _end(buffer) <= start:
+                break
+            buffer.offset = max(buffer.offset, stop)
+        placed.append(buffer)
+    return max(map(_end, placed), default=0)
+
+
+def _end(buffer: Buffer) -> int:
+    """Where the next may start: on a cache line."""
+    return buffer.offset + round_up(buffer.size, CACHE_LINE // SIZES["float"])
