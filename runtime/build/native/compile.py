@@ -43,7 +43,7 @@ def compile_native(
         (folder / "step").mkdir()
         for file, data in files.items():
             (folder / "step" / file).write_bytes(data)
-        (folder / FILE).write_text(glue(name, spec))
+        (folder / FILE).write_text(glue(name, spec), encoding="utf-8")
         flags, used = _flags(compiler, march, folder)
         parts = [f"step/{name}.c", FILE]
         if headers is not None:

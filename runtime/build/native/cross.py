@@ -73,7 +73,7 @@ def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple
     """A library for the backend `native`, which calls it through ctypes, and the self-test as a program of its own."""
     folder = sources.folder
     (folder / "glue").mkdir()
-    (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec))
+    (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec), encoding="utf-8")
     library = [*FLAGS, with_rows(sources.name), *LINK, "-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", LIBRARY]
     compiler.compile([*library, "-Wl,--as-needed", "-lm"], folder)
     runner = find_runner(compiler.machine, used)
