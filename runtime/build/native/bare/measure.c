@@ -2,6 +2,7 @@
    is painted, and what the step left unpainted is counted. The defines come from the command line. */
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include HEADER
 
 #define PAINT 0x5AFE57ACu
@@ -15,7 +16,11 @@ static unsigned long deepest, steps;
 void WRAPPED_STEP(PARAMETERS)
 {
     volatile uint32_t *top, *word;
+#ifdef __riscv
+    __asm__ volatile("mv %0, sp" : "=r"(top));
+#else
     __asm__ volatile("mov %0, sp" : "=r"(top));
+#endif
     for (word = stack_limit; word < top; word++) *word = PAINT;
     REAL_STEP(ARGUMENTS);
     for (word = stack_limit; word < top && *word == PAINT; word++) {}
@@ -28,3 +33,8 @@ void print_measures(void)
 {
     printf("rnn-export: steps %lu, stack %lu, state %lu\n", steps, deepest, (unsigned long)STATE_BYTES);
 }
+
+#ifdef __riscv
+/* startup.c calls it on a Cortex-M; this machine starts by picolibc's own. */
+__attribute__((constructor)) static void measure(void) { atexit(print_measures); }
+#endif
