@@ -149,18 +149,13 @@ def _measuring(sources: _Sources) -> list[str]:
 def _sizes(sources: _Sources, compiler: CrossCompiler, objects: list[str]) -> tuple[int, int]:
     """Constant and writable bytes that a program gains with NAME_init and NAME_step, what they call included."""
     wanted = [f"-Wl,-u,{sources.name}_{what}" for what in ("init", *["weights"] * sources.weights)]
-    # picolibc's layout has the stack among what is written to.
-    flags = [
-        "-nostartfiles",
-        "-Wl,--gc-sections",
-        "-Wl,--defsym=__stack_size=0",
-        f"-Wl,-e,{sources.name}_step",
-        *wanted,
-    ]
+    flags = ["-nostartfiles", "-Wl,--gc-sections", f"-Wl,-e,{sources.name}_step", *wanted]
     compiler.compile([*flags, *objects, "-lm", "-o", "model"], sources.folder)
     table = compiler.tool("size", "model", folder=sources.folder)
     text, data, bss = (int(number) for number in table.splitlines()[1].split()[:3])
-    return text + data, data + bss
+    # picolibc's layout has a stack among what is written to.
+    stack = re.search(r"^\.stack\s+(\d+)", compiler.tool("size", "-A", "model", folder=sources.folder), re.MULTILINE)
+    return text + data, data + bss - (int(stack[1]) if stack else 0)
 
 
 def _measures(sources: _Sources, lines: list[str]) -> tuple[int, int]:

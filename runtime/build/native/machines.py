@@ -74,7 +74,7 @@ def _rv32(march: str, abi: str) -> Machine:
     parts = {"flash": 0x80000000, "flash_size": 2**25, "ram": 0x82000000, "ram_size": 2**22, "stack_size": 2**20}
     layout = [f"-Wl,--defsym=__{name}={value}" for name, value in parts.items()]
     limit = parts["ram"] + parts["ram_size"] - parts["stack_size"]
-    start = ("--crt0=semihost", "--oslib=semihost", f"-Wl,--defsym=stack_limit={limit}")
+    start = ("--crt0=semihost", "--oslib=semihost", f"-Wl,--defsym=stack_limit={limit}", "bare/rv32.c")
     packages, qemu = "gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf", "qemu-system-riscv32"
     board = Board("virt", (*layout, *start))
     gcc = "riscv64-unknown-elf-gcc"
@@ -101,9 +101,6 @@ MACHINES = {
         _linux("arm-linux-musleabihf", "", "qemu-arm"),
         _linux("x86_64-linux-gnu", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross", "qemu-x86_64", "-march="),
         _linux("x86_64-linux-musl", "", "qemu-x86_64", "-march="),
-        _cortex_m("cortex-m3", _mps2("mps2-an385", 0x21000000), "-mfloat-abi=soft"),
-        _cortex_m("cortex-m4", _mps2("mps2-an386", 0x21000000), "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
-        _cortex_m("cortex-m7", _mps2("mps2-an500", 0x60000000), "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
         _linux("riscv64-linux-gnu", "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross", "qemu-riscv64", "-mcpu="),
         _linux("riscv64-linux-musl", "", "qemu-riscv64"),
         _rv32("rv32imc", "ilp32"),
@@ -113,6 +110,9 @@ MACHINES = {
         _macos("aarch64"),
         _macos("x86_64"),
         Machine("wasm32-wasi", "", "", (), "wasm32-wasi", "-mcpu=", "node", None, "wasi", "nodejs"),
+        _cortex_m("cortex-m3", _mps2("mps2-an385", 0x21000000), "-mfloat-abi=soft"),
+        _cortex_m("cortex-m4", _mps2("mps2-an386", 0x21000000), "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+        _cortex_m("cortex-m7", _mps2("mps2-an500", 0x60000000), "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
     )
 }
 

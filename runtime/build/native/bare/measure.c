@@ -2,7 +2,6 @@
    is painted, and what the step left unpainted is counted. The defines come from the command line. */
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include HEADER
 
 #define PAINT 0x5AFE57ACu
@@ -33,8 +32,3 @@ void print_measures(void)
 {
     printf("rnn-export: steps %lu, stack %lu, state %lu\n", steps, deepest, (unsigned long)STATE_BYTES);
 }
-
-#ifdef __riscv
-/* startup.c calls it on a Cortex-M; this machine starts by picolibc's own. */
-__attribute__((constructor)) static void measure(void) { atexit(print_measures); }
-#endif
