@@ -9,7 +9,6 @@ import errno
 import os
 import platform
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -76,9 +75,9 @@ def fsync(fd: int) -> None:
 
 def fsync_folder(path: Path, push: Callable[[int], None] = fsync) -> None:
     """Push the names in a folder to the disk; Windows opens no folder, and its NTFS keeps a journal of names."""
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):
         return
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         push(fd)
     finally:
@@ -118,7 +117,7 @@ def locked(folder: Path) -> Iterator[bool]:
             if fd is not None:
                 os.close(fd)
         return
-    fd, held = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _BINARY), False
+    fd, held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _BINARY), False
     try:
         with suppress(OSError):
             _fcntl.flock(fd, _fcntl.LOCK_EX)
@@ -186,8 +185,6 @@ def _rename_call(source: Path, target: Path, linux: int, mac: int) -> bool:
 
 def _function(name: str) -> Any:
     """A function of the C library; None where that lacks it, and on Windows, which has no library of no name."""
-    if sys.platform == "win32":
-        return None
     try:
         return getattr(ctypes.CDLL(None, use_errno=True), name, None)
     except (OSError, TypeError):

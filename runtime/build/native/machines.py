@@ -105,7 +105,7 @@ MACHINES = {
         _linux("riscv64-linux-musl", "", "qemu-riscv64"),
         _rv32("rv32imc", "ilp32"),
         _rv32("rv32imafc", "ilp32f"),
-        _windows("x86_64", "gcc-mingw-w64-x86-64", "wine"),
+        _windows("x86_64", "gcc-mingw-w64-x86-64-win32", "wine"),
         _windows("aarch64", ""),
         _macos("aarch64"),
         _macos("x86_64"),
