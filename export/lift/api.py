@@ -45,6 +45,7 @@ from rnn_export.export.lift.refusals import (
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
 from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.positions import count_positions
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import record
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -306,7 +307,10 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
         return Streamed(probed.states, 0, [1] * len(flat.outputs))
-    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES), captured.frames)
+    sample, reach = BatchFirst(flat, axes).sample, receptive_field(module.graph, RULES)
+    runs = record(module, sample, *reach, captured.frames)
+    if count_positions(module, runs, None if axes.one_row else axes.rows_in):
+        runs = record(module, sample, *reach, captured.frames)
     if axes.one_row:
         rows = rows_of_one(module, runs.base)
     else:

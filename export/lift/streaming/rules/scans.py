@@ -21,7 +21,7 @@ from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, name_of, refusal
 
-# Of a body of one frame: its arguments are the frames, then what is carried; it gives what is carried next, then frames.
+# A body of one frame takes frames, then what is carried; it gives what is carried next, then frames.
 Body = Callable[..., Any]
 
 
@@ -61,7 +61,7 @@ def highest(dtype: torch.dtype) -> float:
 
 
 def two_sum(total: Any, x: Any) -> Any:
-    """total + x, each total the number and what rounding took of it, along a last axis: A. Neumaier, 1974.
+    """Total + x, each total the number and what rounding took of it, along a last axis: A. Neumaier, 1974.
 
     That is about twice the digits of one number. Of an infinite sum the rest is 0.
     """
