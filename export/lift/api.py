@@ -23,6 +23,7 @@ from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, shortest_length
+from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
@@ -240,7 +241,8 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
-    with parallel_functions(lambda: model(*model.sample(2, MANY_FRAMES if probed.axes.has_time else 1))):
+    sample = model.sample(2, MANY_FRAMES if probed.axes.has_time else 1)
+    with parallel_functions(lambda: model(*sample)), sequential_scans():
         captured = capture(model, options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)

@@ -40,7 +40,7 @@ def _either_way(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _fold_logs(node: fx.Node, sums: fx.Node, logs: fx.Node) -> None:
-    """sums + logcumsumexp(log_x - sums)."""
+    """Take sums + logcumsumexp(log_x - sums) for what it is."""
     if logs.target is not aten.logcumsumexp.default or not node.users:
         return
     inside, dim = args_of(logs)
@@ -62,7 +62,7 @@ def _fold_logs(node: fx.Node, sums: fx.Node, logs: fx.Node) -> None:
 
 
 def _fold_products(node: fx.Node, product: fx.Node, sums: fx.Node) -> None:
-    """product * cumsum(x / product)."""
+    """Take product * cumsum(x / product) for what it is."""
     if sums.target is not aten.cumsum.default or sums.kwargs or not node.users:
         return
     inside, dim = args_of(sums)

@@ -145,7 +145,7 @@ class _Positions:
         node.target, node.args, node.kwargs = aten.alias.default, (laid_out,), {}
 
     def _steps(self, before: fx.Node, numbers: fx.Node, start: float, step: float, dtype: torch.dtype) -> fx.Node:
-        """start + step * number; whole numbers are exact until the end."""
+        """As start + step * number; whole numbers are exact until the end."""
         whole = float(start).is_integer() and float(step).is_integer()
         if not whole:
             numbers = self._insert(before, aten._to_copy.default, numbers, dtype=dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.recurrences import log_recurrence, recurrence
 from rnn_export.export.lift.loops.references import Part
 from rnn_export.export.lift.program.fx import aten, named_args
-from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
+from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, name_of, refusal
@@ -202,15 +203,13 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
     settled = _settled(context, node, frames)
     info = context.timed(settled[0])
     if (dtype := node.kwargs.get("dtype")) is not None:
-        settled = [context.insert(node, aten._to_copy.default, n) for n in settled]
-        for n in settled:
-            n.kwargs = {"dtype": dtype}
-    states = _states(context, node, scan, axis)
+        settled = [_converted(context, n, dtype, node) for n in settled]
     name = f"scan{sum(isinstance(m, RolledLoop) for m in context.module.modules())}"
     joins = [Join(BodyValue(i), torch.stack, axis) for i in range(scan.results)]
     frame = (Part("select", axis, 0),)
-    loop = RolledLoop(fx.symbolic_trace(scan.body), [frame] * len(frames), len(states), joins)
+    loop = RolledLoop(fx.symbolic_trace(scan.body), [frame] * len(frames), len(scan.carried), joins)
     context.module.add_submodule(name, loop)
+    states = _states(context, node, scan, loop, settled)
     with context.graph.inserting_before(node):
         called = context.graph.call_module(name, (*settled, *states))
         after = [context.graph.call_function(operator.getitem, (called, scan.results + i)) for i in range(len(states))]
@@ -228,22 +227,48 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
 
 
 def _settled(context: StreamingContext, node: fx.Node, frames: Sequence[fx.Node]) -> list[fx.Node]:
-    """What a scan runs over, as frames that move, at one lag of whole steps."""
+    """What a scan runs over, as frames that move, at one lag: of whole steps, or ahead of their time."""
     moving = [context.alias(n, context.timed(n).moving(), node) for n in frames]
-    settled = [delay_to_step(context, n, node) for n in moving]
-    lag = max(context.timed(n).lag or 0 for n in settled)
-    return [delay_to(context, n, lag, node) for n in settled]
+    lag = max(context.timed(n).lag or 0 for n in moving)
+    if lag > 0:
+        step = context.chunk * context.timed(moving[0]).rate
+        lag = int(math.ceil(lag / step) * step)
+    return [trim(context, delay_to(context, n, lag, node), 0, node) for n in moving]
 
 
-def _states(context: StreamingContext, node: fx.Node, scan: Scan, axis: int) -> list[fx.Node]:
-    """What is carried, in the shape of one frame, as states."""
-    values = [run[node] for run in (context.runs.base, context.runs.other_batch)]
-    base, other = ((v if isinstance(v, Tensor) else v[0]).select(axis, 0) for v in values)
+def _converted(context: StreamingContext, value: fx.Node, dtype: torch.dtype, before: fx.Node) -> fx.Node:
+    new = context.stand_in(context.insert(before, aten._to_copy.default, value), value, context.timed(value))
+    new.kwargs = {"dtype": dtype}
+    for run in context.runs.all:
+        run[new] = run[value].to(dtype)
+    return new
+
+
+def _states(
+    context: StreamingContext, node: fx.Node, scan: Scan, loop: RolledLoop, frames: Sequence[fx.Node]
+) -> list[fx.Node]:
+    """What is carried, in the shape of one frame, as states: as of the frames that are known ahead of their time."""
+    starts = [
+        _start(run, node, scan, loop, frames, -(context.timed(frames[0]).lag or 0)) for run in context.runs.all[::2]
+    ]
     found = []
-    for carried in scan.carried:
-        dtype = carried.dtype or base.dtype
-        parts = [carried.parts] if carried.parts > 1 else []
-        initial = [torch.full([*f.shape, *parts], carried.start(dtype), dtype=dtype) for f in (base, other)]
+    for carried, base, other in zip(scan.carried, *starts, strict=True):
         name = context.names.kept(node, carried.name)
-        found.append(context.states.add(name, node, (initial[0], initial[1]), node, "scan", scan.why))
+        found.append(context.states.add(name, node, (base, other), node, "scan", scan.why))
     return found
+
+
+def _start(
+    run: Mapping[fx.Node, Any], node: fx.Node, scan: Scan, loop: RolledLoop, frames: Sequence[fx.Node], known: int
+) -> Sequence[Tensor]:
+    """What is carried after the first `known` frames of a run."""
+    (axis,) = {path[0].axis for path in loop.scans}
+    value = run[node] if isinstance(run[node], Tensor) else run[node][0]
+    like, start = value.select(axis, 0), []
+    for carried in scan.carried:
+        dtype, parts = carried.dtype or like.dtype, [carried.parts] if carried.parts > 1 else []
+        start.append(torch.full([*like.shape, *parts], carried.start(dtype), dtype=dtype))
+    if known <= 0:
+        return start
+    with torch.no_grad():
+        return loop(*(run[n].narrow(axis, 0, known) for n in frames), *start)[scan.results :]
