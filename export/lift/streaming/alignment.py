@@ -9,10 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.layout import growing_axes
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.runs import BATCH
 from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 
@@ -99,7 +97,7 @@ def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, fr
     The argument of `node` is written anew where these frames are not there ahead of their time.
     """
     if frames > 0 and (info.lag or 0) > 0:
-        filled = _fill_missing(context, args_of(node)[0], fill, node)
+        filled = fill_missing(context, args_of(node)[0], fill, node)
         node.update_arg(0, filled)
         info = replace(context.timed(filled).by_entry(), history=0)
     if info.lag is None and fill == 0 and frames <= 0:
@@ -120,16 +118,12 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
     return node
 
 
-def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
+def fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of the frames that do not exist yet."""
     settled = delay_to_step(context, value, before)
-    whole = context.runs.base[settled]
-    axes = growing_axes(whole, context.runs.other_batch[settled])
-    if not context.rows.alone and (len(axes) != 1 or whole.shape[axes[0]] != BATCH):
-        raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
-    info, sizes = context.timed(settled), [-1 if a in axes else 1 for a in range(whole.dim())]
+    info, runs = context.timed(settled), context.runs
     with context.graph.inserting_before(before):
-        ready = context.states.after_frames(info.input_lag, whole.dim())
-        ready = context.graph.call_function(aten.reshape.default, (ready, sizes))
+        ready = context.states.after_frames(info.input_lag, 2)
+        ready = context.states.for_each_row(ready, settled, runs.base[settled], runs.other_batch[settled])
         filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
     return context.stand_in(filled, settled, info)

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
@@ -39,7 +40,7 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
         raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
     front, value, back = parts[: timed[0]], parts[timed[0]], parts[timed[0] + 1 :]
     if back:
-        context.note_lookahead(node, _frames(context, back, axis), "frames joined behind")
+        value = _behind(context, node, value, back, axis)
     if any(n in context.from_states for n in front):
         # The model keeps its own past in a state, and puts it before the frames of each call.
         context.carried.add(node)
@@ -57,6 +58,17 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
             raise refusal(node, "it puts frames that are not all the same before a sequence that is late.")
     node.target, node.args = aten.alias.default, (value,)
     return shift_start(context, node, info, _frames(context, front, axis), fill)
+
+
+def _behind(context: StreamingContext, node: fx.Node, value: fx.Node, back: Sequence[fx.Node], axis: int) -> fx.Node:
+    """`value` with what is joined behind it after its end."""
+    if any(n in context.from_input or n in context.from_states for n in back):
+        raise refusal(node, "it puts frames behind the sequence that are computed from the input.")
+    frames = torch.cat([context.runs.base[n] for n in back], axis).detach()
+    if float(frames.min()) != float(frames.max()):
+        raise refusal(node, "it puts frames behind the sequence that are not all the same.")
+    entries = context.alias(value, context.timed(value).by_entry(), node)
+    return fill_after_end(context, entries, float(frames.flatten()[0]), node)
 
 
 def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> int:
@@ -79,10 +91,12 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     # Pairs of (before, after), the last axis first.
     place = 2 * (context.rank(value) - 1 - axis)
-    # What is computed from the length fills up a last window: there is none to fill in whole steps.
+    # What is computed from the length fills up a last window.
     left, right = (context.runs.number(n) for n in pads[place : place + 2] or (0, 0))
-    if left is None or right is None:
-        raise refusal(node, "it pads a sequence by an amount that changes with its length, and a stream has none.")
+    if right is None or isinstance(pads[place + 1], fx.Node):
+        right = 1
+    if left is None:
+        raise refusal(node, "it pads the start of a sequence by an amount that changes with its length.")
     others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
     node.args = (value, others, *rest)
     if not (left or right):
@@ -90,10 +104,12 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     mode = next((a for a in rest if isinstance(a, str)), "constant")
     if mode != "constant":
         raise refusal(node, f"padding over time by {mode} takes frames that come later: pad with a constant.")
-    if right > 0:
-        context.note_lookahead(node, right, "padding on the right")
     fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
-    info = shift_start(context, node, context.timed(value).by_entry(), left, fill)
+    entries = context.alias(value, context.timed(value).by_entry(), node)
+    node.replace_input_with(value, entries)
+    if right > 0:
+        node.replace_input_with(entries, fill_after_end(context, entries, fill, node))
+    info = shift_start(context, node, context.timed(args_of(node)[0]), left, fill)
     if not any(others):
         node.target, node.args = aten.alias.default, (args_of(node)[0],)
     return info

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
-from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
+from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
@@ -88,10 +89,10 @@ def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 def _slide(context: StreamingContext, node: fx.Node, window: Window) -> TimeAxisInfo:
     """Keep the frames that a window over the first argument of `node` has of the steps before."""
-    if window.right:
-        context.note_lookahead(node, window.right, "padding on the right")
     value = args_of(node)[0]
     value = context.alias(value, context.timed(value).by_entry().moving(), node)
+    if window.right:
+        value = fill_after_end(context, value, 0.0, node)
     if window.left:
         value = pad_start(context, value, window.left, 0.0, node)
     info = context.timed(value)
@@ -164,10 +165,16 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     info = context.timed(value).by_entry()
     history = (size - 1) // stride
     value = trim(context, context.alias(value, info.moving(), node), 0, node)
+    if size > stride:
+        # Nothing before the first frames and behind the last ones adds to what these make.
+        value = fill_after_end(context, value, 0.0, node)
+        if (context.timed(value).lag or 0) > 0:
+            value = fill_missing(context, value, 0.0, node)
+    result = replace(context.timed(value), layout=info.layout).expanded(stride, cut)
     if history:
         value = keep_history(context, value, history, node, "frames", f"the {history} frames that add to the next")
     expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
     expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
     end = stride - size if size > stride else END
     node.target, node.args = aten.slice.Tensor, (expanded, info.layout.axis, history * stride, end)
-    return info.expanded(stride, cut)
+    return result
