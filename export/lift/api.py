@@ -23,10 +23,7 @@ from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, shortest_length
-from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.loops.functions import parallel_functions
-from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
@@ -248,10 +245,7 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
 
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
-    model = BatchFirst(probed.flat, probed.axes)
-    sample = model.sample(2, MANY_FRAMES if probed.axes.has_time else 1)
-    with parallel_functions(lambda: model(*sample)), sequential_scans():
-        captured = capture(model, options.chunk)
+    captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
     if captured.refusal is not None:
@@ -325,7 +319,6 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
         return unchanged(probed.states, len(flat.outputs))
-    fold_parallel_scans(module)
     sample, reach = BatchFirst(flat, axes).sample, receptive_field(module.graph, RULES)
     runs = record(module, sample, *reach, captured.frames)
     if count_positions(module, runs, None if axes.one_row else axes.rows_in):

@@ -16,7 +16,10 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.lengths import LENGTHS, MANY_FRAMES, irregular, is_right, unrollings
+from rnn_export.export.lift.loops.associative import sequential_scans
+from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.operators import roll_operators
+from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
@@ -51,7 +54,19 @@ class Capture:
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
-    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be."""
+    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be.
+
+    What computes a recurrence in parallel stands in the graph as the recurrence.
+    """
+    sample = module.sample(2, MANY_FRAMES if module.axes.has_time else 1)
+    with parallel_functions(lambda: module(*sample)), sequential_scans():
+        captured = _capture(module, chunk)
+    if captured.dynamic_time:
+        fold_parallel_scans(captured.module)
+    return captured
+
+
+def _capture(module: BatchFirst, chunk: int) -> Capture:
     axes = module.axes
     if not axes.has_time:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
