@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, overload
+from typing import Any, Generic, overload
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
     as_array,
+    check_limit,
     check_out,
     check_snapshot,
     check_values,
@@ -100,7 +101,7 @@ class Stream(Uncopied, Generic[Y]):
             turn = threading.Lock()
             self._locked, self._turn, self._advance = turn.locked, turn, self._buffers.step
         else:
-            simple &= len(self._inputs) == 1
+            simple &= len(self._inputs) == 1 and spec.max_frames is None
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
         self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
         self._survives_fork, self._over = session.survives_fork, None
@@ -131,6 +132,8 @@ class Stream(Uncopied, Generic[Y]):
         with self._turn:
             if self._pending:
                 self._check_none_waits()
+            if self.spec.max_frames is not None:
+                check_limit(self.spec, self._frames, self.spec.chunk)
             if out is not None:
                 self._check_out(out)
             if self._load_input is not None:
@@ -236,10 +239,8 @@ class Stream(Uncopied, Generic[Y]):
             self._locked = _always
 
     def _busy(self) -> StreamError:
-        if self._over is not None:
-            return StreamError(self._over)
-        why = "a stream belongs to one thread at a time. Open one each"
-        return StreamError(f"another thread is inside this stream: {why}.")
+        inside = "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
+        return StreamError(inside if self._over is None else self._over)
 
     def _alone(self) -> AbstractContextManager[Any]:
         """The turn, to be entered at once."""
@@ -362,6 +363,7 @@ class Stream(Uncopied, Generic[Y]):
         if before.pending:
             inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
+        check_limit(spec, before.frames, total)
         # Those of whole chunks; the others wait.
         count = total - total % spec.chunk
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}

@@ -24,27 +24,61 @@ from rnn_export.export.lift.dependence.drawn import is_pointwise
 from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
-from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, overloads, placeholders
-from rnn_export.export.lift.streaming.runs import RecordedRuns
+from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
+from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
 ARANGES = overloads("arange arange.start arange.start_step")
+LOOKING_UP = overloads("embedding index_select")
 REPEATING = overloads("expand repeat")
 RESHAPES = overloads("view _unsafe_view reshape expand")
 
 
-def count_positions(module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> bool:
+def recorded_with_positions(
+    module: fx.GraphModule,
+    sample: Sample,
+    reach: tuple[int, int],
+    least: int,
+    rows_in: Sequence[int] | None,
+    max_frames: int | None,
+) -> RecordedRuns:
+    """The runs of `module`, as `record` makes them, once its positions are counted."""
+    runs = record(module, sample, *reach, least)
+    return record(module, sample, *reach, least) if count_positions(module, runs, rows_in, max_frames) else runs
+
+
+def count_positions(
+    module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None, max_frames: int | None
+) -> bool:
     """Rewrite the positions of `module` in place, as far as they can be counted; whether there were any.
 
-    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream.
+    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream. `max_frames` are the
+    most that a stream will have. Raises LiftError where a table has fewer positions.
     """
     counted = _Positions(module, runs, rows_in)
     for node in list(module.graph.nodes):
         counted.visit(node)
+    if counted.table is not None:
+        _refuse_beyond(*counted.table, max_frames)
     if counted.numbers:
         module.graph.eliminate_dead_code()
         module.graph.lint()
         module.recompile()
     return bool(counted.numbers)
+
+
+def _refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
+    """Raise LiftError unless a stream ends before the table that `node` looks up in."""
+    if max_frames is None:
+        raise refusal(
+            node,
+            f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
+            f"end. If streams of {frames} frames at most are meant, say max_frames={frames} (--max-frames {frames}); "
+            f"if one call is one frame of {frames}, time_axis=None (--time-axis none).",
+        )
+    if max_frames > frames:
+        reason = f"{name_of(node)} has a table for {frames} frames: max_frames can be {frames}, not {max_frames}."
+        raise refusal(node, reason)
 
 
 @dataclass(frozen=True)
@@ -71,6 +105,7 @@ class _Positions:
         self.axes: dict[fx.Node, int] = {}
         self.of_rows: dict[fx.Node, fx.Node] = {}
         self.numbers: dict[tuple[int, int], fx.Node] = {}
+        self.table: tuple[fx.Node, int] | None = None
         self._rows: fx.Node | int | None = None
         self._lengths: dict[tuple[int, int], fx.Node] = {}
 
@@ -117,6 +152,8 @@ class _Positions:
 
     def _source(self, node: fx.Node, axis: int) -> fx.Node | None:
         """A position that is made of a length: numbers in even steps, or a running sum of what is always the same."""
+        if node.target is aten.slice.Tensor:
+            return self._rows_of_table(node, axis)
         length, value = self._length(node, axis), self.runs.longer[node]
         if length is None or node.target not in ARANGES | {aten.cumsum.default}:
             return None
@@ -133,6 +170,41 @@ class _Positions:
         others = [1 if a in (axis, batch) else n for a, n in enumerate(value.shape)]
         ones = self._insert(node, aten.full.default, others, 1, dtype=value.dtype)
         return self._insert(node, aten.mul.Tensor, numbers, ones)
+
+    def _rows_of_table(self, node: fx.Node, axis: int) -> fx.Node | None:
+        """The first entries of a table, as many as there are frames, looked up one by one."""
+        given, length = named_args(node), self._length(node, axis)
+        table, start = given["self"], self.runs.number(given["start"] or 0)
+        entries = self.runs.base[table].shape[axis]
+        grows = entries != self.runs.longer[table].shape[axis]
+        if length is None or start is None or start < 0 or grows or given["step"] != 1:
+            return None
+        self._bound(node, entries - start)
+        numbers = self._numbers(length, node)
+        if start:
+            numbers = self._insert(node, aten.add.Tensor, numbers, start)
+        # Where nobody counts, what is beyond the table is its last entry.
+        numbers = self._insert(node, aten.clamp.default, numbers, None, entries - 1)
+        return self._insert(node, aten.index_select.default, table, axis, numbers)
+
+    def _bound(self, node: fx.Node, frames: int) -> None:
+        if self.table is None or frames < self.table[1]:
+            self.table = node, frames
+
+    def _looked_up(self, node: fx.Node, stand_ins: dict[fx.Node, fx.Node]) -> None:
+        """Note how far the numbers go that `node` looks up by in a table, and hold them to it."""
+        given = named_args(node)
+        table = next((given[n] for n in ("weight", "self") if isinstance(given.get(n), fx.Node)), None)
+        if node.target not in LOOKING_UP or table in stand_ins:
+            return
+        axis = 0 if node.target is aten.embedding.default else given["dim"] % self.runs.base[table].dim()
+        entries = int(self.runs.base[table].shape[axis])
+        for index in [n for n in stand_ins if not self.runs.base[n].is_floating_point()]:
+            here, there = (run[index] for run in (self.runs.base, self.runs.longer))
+            if (more := int(there.max() - here.max())) > 0:
+                frames, longer = (v.shape[self.axes[index]] for v in (here, there))
+                self._bound(node, frames + (entries - 1 - int(here.max())) * (longer - frames) // more)
+                stand_ins[index] = self._insert(node, aten.clamp.default, stand_ins[index], None, entries - 1)
 
     def _count_along(self, node: fx.Node, axis: int) -> None:
         """Let a running sum of what is always the same, with rows, be the number of its frame."""
@@ -204,7 +276,11 @@ class _Positions:
         except CellsMixed:
             return None
         stand_ins = {n: self.of_rows.get(n) or self._repeated(n, a, node) for n, a in timed.items()}
-        return None if None in stand_ins.values() else self._mapped(node, axis, stand_ins, node)
+        found = {n: new for n, new in stand_ins.items() if new is not None}
+        if len(found) < len(stand_ins):
+            return None
+        self._looked_up(node, found)
+        return self._mapped(node, axis, found, node)
 
     def _frames_axis(self, node: fx.Node) -> int | None:
         """Where a value that is made of sizes has frames."""
