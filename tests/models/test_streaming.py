@@ -314,9 +314,12 @@ REFUSED = {
         within(lambda s, x: x - x[:, -1:]),
         rf"{AT}a value as of the last frame is used for every frame: that looks at the end first",
     ),
-    "a mirror": (within(lambda s, x: F.pad(x.mT, (2, 0), "reflect").mT), rf"{AT}padding over time by reflect takes"),
+    "a circle": (within(lambda s, x: F.pad(x.mT, (2, 0), "circular").mT), rf"{AT}padding over time by circular puts"),
     "behind itself": (within(lambda s, x: s.b(x)[:, : x.shape[1]] * x, b=BothWays()), r"it joins two sequences one be"),
-    "a pool at both ends": (within(lambda s, x: F.avg_pool1d(x.mT, 3, 1, 1).mT), rf"{AT}avg_pool1d pads over time at"),
+    "a pool with ceil_mode": (
+        within(lambda s, x: F.avg_pool1d(x.mT, 3, 1, ceil_mode=True).mT),
+        rf"{AT}avg_pool1d with ceil_mode adds a window",
+    ),
     "bidirectional": (
         Call(lambda s, x: s.net[0](x)[0], net=nn.ModuleList([nn.LSTM(4, 5, batch_first=True, bidirectional=True)])),
         r"^net\.0: the LSTM is bidirectional: .* bidirectional=False, or export whole sequences only: sequence_only",

@@ -64,12 +64,15 @@ def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) ->
 
 
 def keep_history(
-    context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str
+    context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str, known: bool = True
 ) -> fx.Node:
-    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name."""
+    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name.
+
+    Frames that are there before the stream begins are zeros, where they are not `known`.
+    """
     info, runs = context.timed(value), context.runs
-    fixed = context.is_constant(value)
-    initial = tuple(_history_at_start(run[value], info, frames, fixed) for run in (runs.base, runs.other_batch))
+    start, fixed = info if known else replace(info, lag=0), known and context.is_constant(value)
+    initial = tuple(_history_at_start(run[value], start, frames, fixed) for run in (runs.base, runs.other_batch))
     own = context.states.add(context.names.kept(before, what), value, (initial[0], initial[1]), before, "frames", why)
     axis = info.layout.axis
     joined = context.insert(before, aten.cat.default, [own, value], axis)

@@ -58,7 +58,7 @@ class StreamingContext:
         self.operators = Operators(runs.base, runs.longer, self.is_constant)
         self.states = States(self.graph, self.names, rows)
         self.length_of_piece: dict[fx.Node, fx.Node] = {}
-        self.lengths = Lengths(self.graph, runs, [None if i is None else i.layout.axis for i in inputs])
+        self.lengths = Lengths(module, runs, [None if i is None else i.layout.axis for i in inputs])
         self.after_end: dict[fx.Node, fx.Node] = {}
         self.carried: set[fx.Node] = set()
 
@@ -154,6 +154,13 @@ class StreamingContext:
             run[new] = run[like]
         return new
 
+    def computed(self, before: fx.Node, like: fx.Node, operator: Any, *args: Any) -> fx.Node:
+        """A call of `operator` before a node, its values recorded; rows and lengths are those of `like`."""
+        node = self.stand_in(self.insert(before, operator, *args), like, None)
+        for run in self.runs.all:
+            run[node] = operator(*(run[a] if isinstance(a, fx.Node) else a for a in args))
+        return node
+
     def constant(self, value: Tensor, before: fx.Node) -> fx.Node:
         """`value` as a buffer of the module."""
         name = f"_made_{sum(n.startswith('_made_') for n, _ in self.module.named_buffers())}"
@@ -181,12 +188,14 @@ class Rule:
         operators: the targets of the nodes that it is for; of a node that calls a module, the class of the module.
         reach: of a node, for the length of the sequences that the model is recorded on.
         takes_unsupported: whether it deals itself with arguments that a stream cannot have.
+        takes_mirrors: and with those whose first and last frames are not there yet.
     """
 
     apply: Apply
     operators: tuple[Any, ...]
     reach: Callable[[fx.Node], Reach] | None
     takes_unsupported: bool
+    takes_mirrors: bool
 
     def __call__(self, context: StreamingContext, node: fx.Node) -> NodeInfo:
         return self.apply(context, node)
@@ -196,10 +205,13 @@ Rules = Mapping[Any, Rule]
 
 
 def rule(
-    *operators: Any, reach: Callable[[fx.Node], Reach] | None = None, takes_unsupported: bool = False
+    *operators: Any,
+    reach: Callable[[fx.Node], Reach] | None = None,
+    takes_unsupported: bool = False,
+    takes_mirrors: bool = False,
 ) -> Callable[[Apply], Rule]:
     """Make a function the rule of some operators."""
-    return lambda apply: Rule(apply, operators, reach, takes_unsupported)
+    return lambda apply: Rule(apply, operators, reach, takes_unsupported, takes_mirrors)
 
 
 def rules_of(families: Sequence[ModuleType]) -> Rules:

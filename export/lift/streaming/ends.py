@@ -20,26 +20,28 @@ from rnn_export.export.lift.streaming.context import StreamingContext
 
 def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value`, its frames its entries, with `fill` in the place of all frames after its last one."""
-    node = context.insert(before, aten.alias.default, value)
-    context.stand_in(node, value, context.timed(value).moving())
-    first = first_steps_after_end(context, node)
-    axis = context.timed(node).layout.axis
-    shape = [-1 if a == axis else 1 for a in range(context.rank(node))]
-    thresholds = context.constant(torch.tensor(first, dtype=torch.float32).reshape(shape), before)
-    with context.graph.inserting_before(before):
-        past = context.states.for_each_row(
-            context.states.past_end(), node, context.runs.base[node], context.runs.other_batch[node]
-        )
-        is_own = context.graph.call_function(aten.lt.Tensor, (past, thresholds))
-        filled = context.graph.call_function(aten.where.ScalarOther, (is_own, node, fill))
+    node = context.alias(value, context.timed(value).moving(), before)
+    filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before), node, fill)
     context.after_end[filled] = node
     return context.stand_in(filled, node, context.timed(node))
 
 
-def first_steps_after_end(context: StreamingContext, value: fx.Node) -> list[int]:
+def is_own(context: StreamingContext, value: fx.Node, before: fx.Node, padded: int = 0) -> fx.Node:
+    """Which frames of a step are those of a value, but for the last `padded` of a sequence: bool, for each row."""
+    axis, runs = context.timed(value).layout.axis, context.runs
+    shape = [-1 if a == axis else 1 for a in range(context.rank(value))]
+    first = torch.tensor(_first_past(context, value, padded), dtype=torch.float32)
+    thresholds = context.constant(first.reshape(shape), before)
+    with context.graph.inserting_before(before):
+        past = context.states.past_end()
+        past = context.states.for_each_row(past, value, runs.base[value], runs.other_batch[value])
+        return context.graph.call_function(aten.lt.Tensor, (past, thresholds))
+
+
+def _first_past(context: StreamingContext, value: fx.Node, padded: int) -> list[int]:
     """For each frame that a step has of `value`, the fewest frames past the end with which it is none of its own."""
     frames = context.frames_in_step(value)
-    own = own_frames(context, value)
+    own = _own_frames(context, value, padded)
     first, past = [0] * frames, 1
     for frame in reversed(range(frames)):
         while own(past) > frame:
@@ -48,11 +50,11 @@ def first_steps_after_end(context: StreamingContext, value: fx.Node) -> list[int
     return first
 
 
-def own_frames(context: StreamingContext, value: fx.Node) -> Callable[[int], int]:
+def _own_frames(context: StreamingContext, value: fx.Node, padded: int) -> Callable[[int], int]:
     """By frames past the end, how many of a step's frames of a value are its own; below 0 the end is long over."""
     info, unit = context.timed(value), context.unit
     lengths = context.lengths.of(value, info.layout.axis, info.rate, unit)
-    ahead = (info.lag or 0) + info.history
+    ahead = (info.lag or 0) + info.history - padded
 
     def own(past: int) -> int:
         periods, rest = divmod(context.chunk - past, unit)

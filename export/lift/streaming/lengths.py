@@ -1,4 +1,7 @@
-"""How many frames the values of a graph have for any number of frames of the input, by what torch.export knows."""
+"""How many frames the values of a graph have for any number of frames of the input.
+
+torch.export has an expression for most sizes. Where it has none, the graph is run over some more frames.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,25 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import placeholders
-from rnn_export.export.lift.streaming.runs import RecordedRuns
+from rnn_export.export.lift.program.fx import placeholders, recorded
+from rnn_export.export.lift.streaming.runs import BATCH, RecordedRuns
+
+# Numbers of frames that a graph is run over, at most.
+MOST_RUN = 16
 
 
 class Lengths:
     """The length of each value's axis of time; made before the graph is changed."""
 
-    def __init__(self, graph: fx.Graph, runs: RecordedRuns, input_time: Sequence[int | None]) -> None:
-        self.runs = runs
+    def __init__(self, module: fx.GraphModule, runs: RecordedRuns, input_time: Sequence[int | None]) -> None:
+        self.runs, graph = runs, module.graph
         self._same: dict[fx.Node, fx.Node] = {}
+        # As it is now.
+        whole = fx.Graph()
+        self._copies: dict[fx.Node, fx.Node] = {}
+        whole.output(whole.graph_copy(graph, self._copies))
+        whole.set_codegen(graph._codegen)
+        self._whole, self._seen = fx.GraphModule(module, whole), dict[int, dict[fx.Node, Any]]()
         symbols: dict[Any, int | None] = {}
         for i, node in enumerate(placeholders(graph)):
             known: Any = node.meta.get("val")
@@ -41,11 +53,22 @@ class Lengths:
         many = unit * -(-self.runs.longer_frames // unit + 1)
         size = self._size(node, axis)
         found = [self._at(size, many + n) for n in range(unit)]
-        if None in found:
-            # What has no name for its size has as many frames as its rate allows.
-            base = int(self.runs.base[node].shape[axis])
-            found = [base + ((many + n - self.runs.frames) * rate.numerator) // rate.denominator for n in range(unit)]
-        return [int(n or 0) - int(many * rate) for n in found]
+        if None in found and unit <= MOST_RUN:
+            found = [self._run(many + n, node, axis) for n in range(unit)]
+        base = int(self.runs.base[node].shape[axis])
+        usual = (base + int((many + n - self.runs.frames) * rate // 1) for n in range(unit))
+        return [(m if n is None else n) - int(many * rate) for n, m in zip(found, usual, strict=True)]
+
+    def _run(self, frames: int, node: fx.Node, axis: int) -> int | None:
+        """The size in a run of so many frames; None where the graph does not take them."""
+        if frames not in self._seen:
+            try:
+                values = recorded(self._whole, self.runs.sample(BATCH, frames, 0))
+            except Exception:  # a length that the graph does not take may raise anything
+                values = {}
+            self._seen[frames] = {node: values[copy] for node, copy in self._copies.items() if copy in values}
+        value = self._seen[frames].get(self._same.get(node, node))
+        return None if value is None else int(value.shape[axis])
 
     def _size(self, node: fx.Node, axis: int) -> Any:
         original = self._same.get(node, node)

@@ -17,6 +17,7 @@ from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on,
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.mirrors import settled
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import LiftedState
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
@@ -118,6 +119,9 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
     if unsupported is not None and not (rule and rule.takes_unsupported):
         return unsupported
     try:
+        if rule is not None and not rule.takes_mirrors:
+            for value in context.timed_arguments(node):
+                node.replace_input_with(value, settled(context, value, node))
         return (rule or general)(context, node)
     except LiftError as error:
         return Unsupported(error)
@@ -126,6 +130,8 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
 def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Streamed:
     """Write the end of the graph, whose first results are outputs with these time axes."""
     given = results(context.graph)
+    before = context.graph.output_node()
+    given = tuple(settled(context, n, before) if context.is_timed(n) else n for n in given)
     outputs, own_next = given[: len(output_time)], given[len(output_time) :]
     for node in outputs:
         if context.time_axis(node) is not None:
@@ -136,7 +142,6 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     unit = math.lcm(*(rate.denominator for rate in rates))
     delay = math.ceil(max(lags, default=Fraction(0)) / unit) * unit
     lengths = [_lengths(context, n, delay) for n in outputs]
-    before = context.graph.output_node()
     delayed = [_delay_output(context, n, delay, before) for n in outputs]
     with context.graph.inserting_before(before):
         own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]

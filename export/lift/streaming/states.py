@@ -247,6 +247,12 @@ class States:
         ready = self.graph.call_function(aten.ge.Scalar, (self._counter[1], float(input_lag)))
         return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
 
+    def seen_frames(self, most: Fraction) -> fx.Node:
+        """The frames of the input that went in before this step, (B, 1): at least `most` once so many did."""
+        self.after_frames(most, 2)
+        assert self._counter is not None
+        return self._counter[1]
+
     def past_end(self) -> fx.Node:
         """The frames fed after the end of the sequence, once this step is over, (B, 1); 0 as long as it goes on."""
         if self._past_end is None:

@@ -14,7 +14,7 @@ from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
+from rnn_export.export.lift.streaming.time_axis import Mirrors, NodeInfo, refusal
 
 
 def _join_reach(node: fx.Node) -> Reach:
@@ -93,8 +93,8 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     place = 2 * (context.rank(value) - 1 - axis)
     # What is computed from the length fills up a last window.
     left, right = (context.runs.number(n) for n in pads[place : place + 2] or (0, 0))
-    if right is None or isinstance(pads[place + 1], fx.Node):
-        right = 1
+    computed = isinstance(pads[place + 1] if place < len(pads) else 0, fx.Node)
+    right = 1 if right is None or computed else right
     if left is None:
         raise refusal(node, "it pads the start of a sequence by an amount that changes with its length.")
     others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
@@ -102,8 +102,14 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if not (left or right):
         return general(context, node)
     mode = next((a for a in rest if isinstance(a, str)), "constant")
+    if mode in ("reflect", "replicate"):
+        return _mirror(context, node, Mirrors(mode, left, right), bool(any(others)))
     if mode != "constant":
-        raise refusal(node, f"padding over time by {mode} takes frames that come later: pad with a constant.")
+        raise refusal(
+            node,
+            f"padding over time by {mode} puts the end of the sequence before its start, which no stream has. Pad with "
+            "a constant, or by reflect or replicate.",
+        )
     fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
     entries = context.alias(value, context.timed(value).by_entry(), node)
     node.replace_input_with(value, entries)
@@ -113,3 +119,16 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if not any(others):
         node.target, node.args = aten.alias.default, (args_of(node)[0],)
     return info
+
+
+def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: bool) -> NodeInfo:
+    """Padding by frames of the sequence itself, which the window that reads them puts in."""
+    value = args_of(node)[0]
+    info = context.timed(value).by_entry().moving()
+    if others or mirrors.left < 0 or mirrors.right < 0:
+        raise refusal(node, f"padding by {mirrors.mode} over time and other axes at once: pad them one by one.")
+    if info.layout.axis != context.timed(value).layout.axis or context.timed(value).layout.inner != 1:
+        raise refusal(node, f"padding by {mirrors.mode} where several entries are one frame.")
+    node.target, node.args = aten.alias.default, (trim(context, context.alias(value, info, node), 0, node),)
+    info = context.timed(args_of(node)[0])
+    return replace(info, lag=(info.lag or 0) - mirrors.left, mirrors=mirrors)
