@@ -25,6 +25,7 @@ from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.streaming.fills import broadcast_fills
 from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
 from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
@@ -42,9 +43,11 @@ def recorded_with_positions(
     rows_in: Sequence[int] | None,
     max_frames: int | None,
 ) -> RecordedRuns:
-    """The runs of `module`, as `record` makes them, once its positions are counted."""
+    """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast."""
     runs = record(module, sample, *reach, least)
-    return record(module, sample, *reach, least) if count_positions(module, runs, rows_in, max_frames) else runs
+    if count_positions(module, runs, rows_in, max_frames):
+        runs = record(module, sample, *reach, least)
+    return record(module, sample, *reach, least) if broadcast_fills(module, runs) else runs
 
 
 def count_positions(
