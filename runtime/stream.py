@@ -130,10 +130,8 @@ class Stream(Uncopied, Generic[Y]):
         if self._locked():
             raise self._busy()
         with self._turn:
-            if self._pending:
-                self._check_none_waits()
-            if self.spec.max_frames is not None:
-                check_limit(self.spec, self._frames, self.spec.chunk)
+            if self._pending or self.spec.max_frames is not None:
+                self._check_takes_more()
             if out is not None:
                 self._check_out(out)
             if self._load_input is not None:
@@ -287,7 +285,8 @@ class Stream(Uncopied, Generic[Y]):
         checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
         return {name: a[None] if bare[name] else a for name, a in checked.items()}
 
-    def _check_none_waits(self) -> None:
+    def _check_takes_more(self) -> None:
+        check_limit(self.spec, self._frames, self.spec.chunk)
         pending = self._finish()
         if isinstance(pending, _Ended):
             raise StreamError(OVER)
@@ -300,8 +299,9 @@ class Stream(Uncopied, Generic[Y]):
         if not isinstance(x, Mapping):
             if len(names) == 1:
                 return {names[0]: x}
-            what = f"give a dict with {names}, not a {type(x).__name__}"
-            raise StreamError(f"this stream has {len(names)} inputs: {what}.")
+            raise StreamError(
+                f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}."
+            )
         if set(x) != set(names):
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x
