@@ -286,22 +286,21 @@ class Stream(Uncopied, Generic[Y]):
         return {name: a[None] if bare[name] else a for name, a in checked.items()}
 
     def _check_takes_more(self) -> None:
-        check_limit(self.spec, self._frames, self.spec.chunk)
         pending = self._finish()
         if isinstance(pending, _Ended):
             raise StreamError(OVER)
         if pending:
             waiting = next(iter(pending.values())).shape[1]
             raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+        check_limit(self.spec, self._frames, self.spec.chunk)
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
         if not isinstance(x, Mapping):
             if len(names) == 1:
                 return {names[0]: x}
-            raise StreamError(
-                f"this stream has {len(names)} inputs: give a dict with {names}, not a {type(x).__name__}."
-            )
+            what = f"give a dict with {names}, not a {type(x).__name__}"
+            raise StreamError(f"this stream has {len(names)} inputs: {what}.")
         if set(x) != set(names):
             raise StreamError(f"the inputs are {names}, but {sorted(map(str, x))} were given.")
         return x
@@ -364,8 +363,7 @@ class Stream(Uncopied, Generic[Y]):
             inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
         check_limit(spec, before.frames, total)
-        # Those of whole chunks; the others wait.
-        count = total - total % spec.chunk
+        count = total - total % spec.chunk  # those of whole chunks; the others wait
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
         start, runs_delay = 0, self._sequence_graph_runs_delay
         while start < count:

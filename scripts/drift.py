@@ -1,4 +1,4 @@
-"""How far sums, scans and counts are from float64 after a million frames: the streams, and the model as it is called."""
+"""How far sums, scans and counts are from float64 after a million frames: of streams, and of the model itself."""
 
 from __future__ import annotations
 
