@@ -107,14 +107,6 @@ def test_a_parallel_scan_is_the_recurrence(name):
     assert len(carried) == 1, carried
 
 
-def test_numbers_from_the_end_are_refused():
-    model = Call(
-        lambda s, x: s.g(x + torch.arange(x.shape[1] - 1, -1, -1)[:, None])[0], g=nn.GRU(4, 4, batch_first=True)
-    )
-    with pytest.raises(LiftError, match=r"length of the sequence is used as a value|positions over time"):
-        lift(model, (X,), time_axis=1)
-
-
 @pytest.mark.parametrize("by", ["rows", "numbers"])
 def test_a_table_of_positions_asks_for_the_most_frames(by):
     model = scan_nets.LearnedPositions(by)
