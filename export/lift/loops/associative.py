@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops import associative_scan
 from torch.utils import _pytree as pytree
 
 
 @contextlib.contextmanager
 def sequential_scans() -> Iterator[None]:
     """Let `torch._higher_order_ops.associative_scan` combine one frame after the other inside of the block."""
-    # The package has a function of the module's name.
-    module = importlib.import_module("torch._higher_order_ops.associative_scan")
-    before = vars(module)["generic_associative_scan"]
+    # The package has a function of its module's name.
+    module = associative_scan.__globals__
+    before = module["generic_associative_scan"]
     try:
-        vars(module)["generic_associative_scan"] = _sequential
+        module["generic_associative_scan"] = _sequential
         yield
     finally:
-        vars(module)["generic_associative_scan"] = before
+        module["generic_associative_scan"] = before
 
 
 def _sequential(operator: Any, leaves: Sequence[Tensor], dim: int = 0, additional_inputs: Any = ()) -> list[Tensor]:
