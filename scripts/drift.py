@@ -41,28 +41,28 @@ class EveryThird(nn.Module):
     """Every third frame alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where((torch.arange(x.shape[1]) - 3 * (torch.arange(x.shape[1]) // 3) == 0)[:, None], x, -x)
+        return torch.where((torch.arange(x.shape[1]) % 3 == 0)[:, None], x, -x)
 
 
 def drift() -> Iterator[tuple[str, float]]:
     noise = torch.randn(1, FRAMES, 4) + 1
-    nets: list[tuple[str, nn.Module, Tensor]] = [
-        ("cumulative norm of noise about 1", Norm(), noise),
-        ("cumulative mean of 0.1", Mean(), torch.full((1, FRAMES, 4), 0.1)),
-        ("minGRU", MinGRU(), noise),
-        ("a count of frames", EveryThird(), noise),
+    nets: list[tuple[str, nn.Module, Tensor, str]] = [
+        ("cumulative norm of noise about 1", Norm(), noise, "c"),
+        ("cumulative mean of 0.1", Mean(), torch.full((1, FRAMES, 4), 0.1), "c"),
+        ("minGRU", MinGRU(), noise, "c"),
+        ("every third frame", EveryThird(), noise, "onnx"),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for name, module, x in nets:
+        for name, module, x, target in nets:
             path = Path(folder) / "it.rnnx"
             options = {"rtol": 1e-3} if name == "minGRU" else {}
-            export(module.eval(), (x[:, :12],), path, targets=("onnx", "c"), time_axis=1, force=True, **options)
+            export(module.eval(), (x[:, :12],), path, targets=(target,), time_axis=1, force=True, **options)
             want = _true(module, x)[-LAST:]
             with torch.no_grad():
                 own = module(x)[0, -LAST:].numpy()
             yield f"{name}: the model on the whole sequence in float32", _error(own, want)
-            got = load(path, backend="native").stream().run(x[0].numpy())
-            yield f"{name}: the stream in C", _error(got[-LAST:], want)
+            got = load(path, backend="native" if target == "c" else "onnxruntime").stream().run(x[0].numpy())
+            yield f"{name}: the stream ({target})", _error(got[-LAST:], want)
     yield "cumulative mean of 0.1, summed in one float32", _error(_plain_mean(), np.full(LAST, np.float32(0.1)))
 
 

@@ -62,7 +62,7 @@ def highest(dtype: torch.dtype) -> float:
 
 
 def two_sum(total: Any, x: Any) -> Any:
-    """Total + x, each total the number and what rounding took of it, along a last axis: A. Neumaier, 1974.
+    """As total + x, each total the number and what rounding took of it, along a last axis: T. Dekker, 1971.
 
     That is about twice the digits of one number. Of an infinite sum the rest is 0.
     """
@@ -70,13 +70,19 @@ def two_sum(total: Any, x: Any) -> Any:
     more = aten.add.Tensor(first, x)
     taken = aten.sub.Tensor(more, first)
     lost = aten.add.Tensor(aten.sub.Tensor(first, aten.sub.Tensor(more, taken)), aten.sub.Tensor(x, taken))
-    lost = aten.where.ScalarSelf(aten.ne.Tensor(lost, lost), 0.0, lost)
-    return aten.stack.default([more, aten.add.Tensor(rest, lost)], -1)
+    rest = aten.add.Tensor(rest, _number(lost))
+    # The rest stays small: what it has of the sum's digits goes there.
+    whole = aten.add.Tensor(more, rest)
+    return aten.stack.default([whole, _number(aten.sub.Tensor(rest, aten.sub.Tensor(whole, more)))], -1)
+
+
+def _number(x: Any) -> Any:
+    return aten.where.ScalarSelf(aten.ne.Tensor(x, x), 0.0, x)
 
 
 def float_sum(x: Any, total: Any) -> Any:
     total = two_sum(total, x)
-    return total, aten.sum.dim_IntList(total, [-1])
+    return total, aten.select.int(total, -1, 0)
 
 
 def whole_sum(x: Any, total: Any) -> Any:
@@ -95,7 +101,7 @@ def log_sum_exp(x: Any, largest: Any, total: Any) -> Any:
     by = aten.exp.default(aten.sub.Tensor(largest, more))
     total = aten.mul.Tensor(total, aten.unsqueeze.default(by, -1))
     total = two_sum(total, aten.exp.default(aten.sub.Tensor(x, more)))
-    return more, total, aten.add.Tensor(more, aten.log.default(aten.sum.dim_IntList(total, [-1])))
+    return more, total, aten.add.Tensor(more, aten.log.default(aten.select.int(total, -1, 0)))
 
 
 def best_value(better: Any) -> Body:
