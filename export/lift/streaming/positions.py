@@ -198,7 +198,7 @@ class _Positions:
         """Note how far the numbers go that `node` looks up by in a table, and hold them to it."""
         given = named_args(node)
         table = next((given[n] for n in ("weight", "self") if isinstance(given.get(n), fx.Node)), None)
-        if node.target not in LOOKING_UP or table in stand_ins:
+        if node.target not in LOOKING_UP or table is None or table in stand_ins:
             return
         axis = 0 if node.target is aten.embedding.default else given["dim"] % self.runs.base[table].dim()
         entries = int(self.runs.base[table].shape[axis])
@@ -310,10 +310,12 @@ class _Positions:
 
     def _mapped(self, node: fx.Node, axis: int, stand_ins: Mapping[fx.Node, Any], before: fx.Node) -> fx.Node | None:
         """`node` with other arguments, of any number of frames; None where it takes the length of the sequence."""
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
+        given: Any = fx.node.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
+        args, kwargs = given
         if node.target is aten.slice.Tensor and args[1] % self.runs.base[node].dim() == axis:
             (source,) = (n for n in node.all_input_nodes if isinstance(self.runs.base[n], Tensor))
-            return args[0] if self.runs.base[node].shape == self.runs.base[source].shape else None
+            whole: fx.Node = args[0]
+            return whole if self.runs.base[node].shape == self.runs.base[source].shape else None
         if node.target in RESHAPES:
             sizes = list(args[1])
             if -1 not in sizes or node.target is aten.expand.default:

@@ -146,7 +146,7 @@ LOG_SUM = Scan(log_sum_exp, (LARGEST, SUM), "the sum of exponentials so far, sca
 AT, NUMBER = Carried("at", zero, torch.int64), Carried("frame", zero, torch.int64)
 MAX, MIN = Carried("max", lowest), Carried("min", highest)
 # By operator, the values alone, and the values and the numbers of their frames.
-EXTREMES = {
+EXTREMES: dict[Any, tuple[Scan, Scan]] = {
     aten.cummax.default: (
         Scan(best_value(aten.maximum.default), (MAX,), "the largest so far"),
         Scan(extreme(aten.ge.Tensor), (MAX, AT, NUMBER), "the largest so far, and where it was", 2),
@@ -156,7 +156,7 @@ EXTREMES = {
         Scan(extreme(aten.le.Tensor), (MIN, AT, NUMBER), "the least so far, and where it was", 2),
     ),
 }
-RECURRENCES = {
+RECURRENCES: dict[Any, Scan] = {
     recurrence._opoverload: Scan(linear, (Carried("h", zero),), "what a scan carries"),
     log_recurrence._opoverload: Scan(log_linear, (Carried("log_h", lowest),), "the log of what a scan carries"),
 }
@@ -208,7 +208,8 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
     settled = _settled(context, node, frames)
     info = context.timed(settled[0])
-    if (dtype := node.kwargs.get("dtype")) is not None:
+    dtype: Any = node.kwargs.get("dtype")
+    if dtype is not None:
         settled = [_converted(context, n, dtype, node) for n in settled]
     name = f"scan{sum(isinstance(m, RolledLoop) for m in context.module.modules())}"
     joins = [Join(BodyValue(i), torch.stack, axis) for i in range(scan.results)]
@@ -277,4 +278,5 @@ def _start(
     if known <= 0:
         return start
     with torch.no_grad():
-        return loop(*(run[n].narrow(axis, 0, known) for n in frames), *start)[scan.results :]
+        given: Sequence[Tensor] = loop(*(run[n].narrow(axis, 0, known) for n in frames), *start)
+    return given[scan.results :]
