@@ -79,6 +79,7 @@ def export(
     accept: Accept | None = None,
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
+    max_frames: int | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
@@ -117,6 +118,8 @@ def export(
         assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
             always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
             contract, and is checked on all that is verified.
+        max_frames: the most frames of one stream, where the model has a table of so many positions: a stream that is
+            fed more raises StreamError, until it is reset.
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
@@ -134,6 +137,7 @@ def export(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
         )
     counts = {"steps": steps, "chunk": chunk, "sample_rate": 1 if sample_rate is None else sample_rate}
+    counts["max_frames"] = 1 if max_frames is None else max_frames
     for name, value in counts.items():
         if type(value) is not int or value < 1:
             raise ExportError(f"{name} is {value!r}, but must be an int of at least 1.")
@@ -146,6 +150,7 @@ def export(
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
+        max_frames=max_frames,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
     check_batch(batch, lifted.spec.rows)

@@ -39,8 +39,9 @@ def _stream(name: str, spec: StreamSpec) -> Iterator[str]:
             yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
     yield ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
+    most = f", {spec.max_frames} frames of a stream at most" if spec.max_frames else ""
     alone = ", one stream at a time" if spec.rows else ""
-    yield f"Chunk {spec.chunk}{alone}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
+    yield f"Chunk {spec.chunk}{alone}{most}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}."
 
 
 def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:

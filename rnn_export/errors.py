@@ -114,8 +114,8 @@ class BoundedAxis(LiftError):
     def __init__(self, port: int, axis: int, longest: int, beyond: str) -> None:
         super().__init__(
             f"axis {axis} of input {port} may only be up to {longest} long: beyond, {beyond}, but a stream has no end. "
-            "If one call is one frame, say time_axis=None (--time-axis none). If this is time, let the code take any "
-            "length."
+            f"If streams of {longest} frames at most are meant, say max_frames={longest} (--max-frames {longest}); if "
+            f"one call is one frame, time_axis=None (--time-axis none). Else let the code take any length."
         )
         self.port, self.axis, self.longest = port, axis, longest
 

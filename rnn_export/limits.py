@@ -16,9 +16,9 @@ MAX_BYTES_VARIABLE = "RNN_EXPORT_MAX_BYTES"
 PART, FILES_PART = 4, 4
 
 JSON_BYTES, JSON_DEPTH, JSON_DIGITS = 16 * 2**20, 64, 19
-# Of a contract: inputs, outputs and states; axes of one; characters of a name; frames of a delay; Hz.
+# Of a contract: inputs, outputs and states; axes of one; characters of a name; of a delay; Hz; of a stream.
 TENSORS, AXES, NAME = 4096, 16, 1024
-DELAY, SAMPLE_RATE = 2**24, 2**31
+DELAY, SAMPLE_RATE, FRAMES = 2**24, 2**31, 2**53
 # Of a manifest: rows of files and of targets; characters and parts of a path.
 FILES, TARGETS = 10_000, 1000
 PATH, PARTS = 1024, 32

@@ -40,7 +40,7 @@ __all__ = [
 # Under which an ONNX file holds the JSON of its contract, in `metadata_props`.
 METADATA_KEY = "rnn_export.spec"
 # Fields of a contract that it may lack, as those do that were written before.
-OPTIONAL = {"rows": int, "assumptions": list | tuple, "end": str}
+OPTIONAL = {"rows": int, "max_frames": int, "assumptions": list | tuple, "end": str}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class StreamSpec:
         sequence_only: whether the model needs whole sequences: there is no step then, and no state.
         end: the name of the state that counts the frames fed after the end of a sequence, where the last frames of a
             sequence are unlike what any later frame makes of them; else None.
+        max_frames: the most frames of a stream, where the model has a table of so many positions; None for any number.
         assumptions: how decisions are taken that the model's code takes by values; left out of the JSON if none.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
@@ -107,6 +108,7 @@ class StreamSpec:
     rows: Literal[1] | None = None
     assumptions: tuple[Assumption, ...] = ()
     end: str | None = None
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
@@ -129,6 +131,15 @@ class StreamSpec:
         samples = self.sample_rate is not None and all(math.prod(t.frame) == 1 for t in self.inputs if self.timed(t))
         late = f" ({self.delay * 1000 / (self.sample_rate or 1):.3g} ms)" if samples else ""
         return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
+
+    def beyond(self, fed: int, frames: int) -> str | None:
+        """Why a stream that was fed `fed` frames cannot take `frames` more; None where it can."""
+        if self.max_frames is None or fed + frames <= self.max_frames:
+            return None
+        return (
+            f"a stream of this model has {self.max_frames} frames at most (max_frames), as many as its table has "
+            f"positions: {fed} were fed, and {frames} more go beyond. Nothing was fed: reset it, and begin again."
+        )
 
     @property
     def largest_every(self) -> int:
@@ -249,6 +260,11 @@ def _numbers(spec: StreamSpec) -> Iterator[str]:
         yield f"digest is {spec.digest!r}, which is not a sha256 in lower-case hex."
     if spec.rows not in (None, 1):
         yield f"rows is {spec.rows}: a model takes one stream at a time, 1, or any number."
+    if spec.max_frames is not None and not (spec.has_time and spec.chunk <= spec.max_frames <= limits.FRAMES):
+        yield (
+            f"max_frames is {spec.max_frames}, but counts the frames of a stream of sequences: from {spec.chunk}, a "
+            f"chunk, to {limits.FRAMES}."
+        )
     if spec.sample_rate is not None and not 1 <= spec.sample_rate <= limits.SAMPLE_RATE:
         yield f"sample_rate is {spec.sample_rate}, but is in Hz, from 1 to {limits.SAMPLE_RATE}."
 

@@ -130,6 +130,12 @@ def check_out(name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...])
         raise StreamError(f"out for {name!r} is read-only.")
 
 
+def check_limit(spec: StreamSpec, fed: int, frames: int, who: str = "") -> None:
+    """Raise StreamError where a stream that was fed `fed` frames, named in `who`, cannot take `frames` more."""
+    if (beyond := spec.beyond(fed, frames)) is not None:
+        raise StreamError(f"{who}{beyond}")
+
+
 def without_delay(
     spec: StreamSpec, outputs: Mapping[str, Array | None], fed: int, frames: int
 ) -> dict[str, Array | None]:

@@ -15,7 +15,7 @@ from rnn_export.errors import PoolFull, StreamError
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
-from rnn_export.runtime.frame_io import check_snapshot, check_states
+from rnn_export.runtime.frame_io import check_limit, check_snapshot, check_states
 from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
@@ -180,6 +180,9 @@ class Pool(Uncopied, Generic[Y]):
                 if not len(slots):
                     return self._rounds.outputs(None, out, ()), np.zeros(0, np.int64)
                 frames: Array = self._table.frames[slots]
+                if self.spec.max_frames is not None:
+                    latest = int(frames.argmax())
+                    check_limit(self.spec, int(frames[latest]), self.spec.chunk, f"stream {list(ids)[latest]}: ")
                 self._fed = slots, frames, self._store.rounds
                 results, nan_rows = self._store.step(slots, inputs)
             except StreamError:

@@ -33,6 +33,7 @@ from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
     as_array,
+    check_limit,
     check_out,
     check_snapshot,
     check_values,
@@ -100,7 +101,7 @@ class Stream(Uncopied, Generic[Y]):
             turn = threading.Lock()
             self._locked, self._turn, self._advance = turn.locked, turn, self._buffers.step
         else:
-            simple &= len(self._inputs) == 1
+            simple &= len(self._inputs) == 1 and spec.max_frames is None
             session.bind(self, self._buffers, *((self._inputs[0].view, self._output_view) if simple else (None, None)))
         self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
         self._survives_fork, self._over = session.survives_fork, None
@@ -129,8 +130,8 @@ class Stream(Uncopied, Generic[Y]):
         if self._locked():
             raise self._busy()
         with self._turn:
-            if self._pending:
-                self._check_none_waits()
+            if self._pending or self.spec.max_frames is not None:
+                self._check_takes_more()
             if out is not None:
                 self._check_out(out)
             if self._load_input is not None:
@@ -236,10 +237,8 @@ class Stream(Uncopied, Generic[Y]):
             self._locked = _always
 
     def _busy(self) -> StreamError:
-        if self._over is not None:
-            return StreamError(self._over)
-        why = "a stream belongs to one thread at a time. Open one each"
-        return StreamError(f"another thread is inside this stream: {why}.")
+        inside = "another thread is inside this stream: a stream belongs to one thread at a time. Open one each."
+        return StreamError(inside if self._over is None else self._over)
 
     def _alone(self) -> AbstractContextManager[Any]:
         """The turn, to be entered at once."""
@@ -286,13 +285,14 @@ class Stream(Uncopied, Generic[Y]):
         checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
         return {name: a[None] if bare[name] else a for name, a in checked.items()}
 
-    def _check_none_waits(self) -> None:
+    def _check_takes_more(self) -> None:
         pending = self._finish()
         if isinstance(pending, _Ended):
             raise StreamError(OVER)
         if pending:
             waiting = next(iter(pending.values())).shape[1]
             raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
+        check_limit(self.spec, self._frames, self.spec.chunk)
 
     def _by_name(self, x: Frames) -> Mapping[str, Any]:
         names = [t.name for t in self.spec.inputs]
@@ -362,8 +362,8 @@ class Stream(Uncopied, Generic[Y]):
         if before.pending:
             inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
         total = inputs[timed[0]].shape[1]
-        # Those of whole chunks; the others wait.
-        count = total - total % spec.chunk
+        check_limit(spec, before.frames, total)
+        count = total - total % spec.chunk  # those of whole chunks; the others wait
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
         start, runs_delay = 0, self._sequence_graph_runs_delay
         while start < count:

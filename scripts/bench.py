@@ -22,6 +22,7 @@ from torch import nn
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
+import drift  # noqa: E402
 import fourier_figures  # noqa: E402
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
@@ -227,6 +228,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "third": ("Nets of third parties, 1,000 frames, worst error relative to scale", lifting.third_party),
     "random": ("200 random architectures", lifting.random_architectures),
     "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
+    "drift": ("Sums, scans and counts after a million frames, relative to scale against float64", drift.drift),
     "time": ("Lift, export and verify, and verification alone, s of one core", lifting.times),
     "rtx": (
         "TensorRT-RTX, every streaming case: parse and build, engine, executor over 200 steps",

@@ -22,7 +22,7 @@ from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.lengths import MANY_FRAMES, shortest_length
+from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.decisions import said
@@ -43,8 +43,8 @@ from rnn_export.export.lift.refusals import (
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
-from rnn_export.export.lift.streaming.runs import record
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -62,6 +62,7 @@ def lift(
     chunk: int = 1,
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
+    max_frames: int | None = None,
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
@@ -69,7 +70,7 @@ def lift(
     """
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat = _flat_model(model, example_inputs, options)
-    flat.decisions = said(assume)
+    flat.decisions, flat.max_frames = said(assume), max_frames
     while True:
         try:
             lifted = _by_calls_or_frames(flat, options)
@@ -182,7 +183,7 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
     model = BatchFirst(copy.deepcopy(flat), axes)
     try:
         with torch.no_grad():
-            model(*model.sample(1, MANY_FRAMES if axes.has_time else 1))
+            model(*model.sample(1, many_frames(model) if axes.has_time else 1))
     except Exception:  # a size that the model does not take may raise anything
         return False
     return all(len(rows) == 1 for rows in kept)
@@ -196,7 +197,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
-    spec = replace(spec, assumptions=probed.flat.decisions.needed)
+    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     notes, states = (*captured.notes, *notes_of(spec, probed.flat, probed.axes)), tuple(streamed.states)
     for node in captured.module.graph.nodes:
@@ -272,7 +273,9 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
         return unchanged(probed.states, len(flat.outputs))
-    runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES), captured.frames)
+    sample, reach = BatchFirst(flat, axes).sample, receptive_field(module.graph, RULES)
+    rows_in = None if axes.one_row else axes.rows_in
+    runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames)
     if axes.one_row:
         rows = rows_of_one(module, runs.base)
     else:

@@ -15,8 +15,11 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.lengths import LENGTHS, MANY_FRAMES, irregular, is_right, unrollings
+from rnn_export.export.lift.lengths import MANY_FRAMES, irregular, is_right, lengths_of, many_frames, unrollings
+from rnn_export.export.lift.loops.associative import sequential_scans
+from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.operators import roll_operators
+from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
@@ -53,7 +56,19 @@ class Capture:
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
-    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be."""
+    """Export `module`, and roll up a Python loop over time; raises LiftError where neither can be.
+
+    What computes a recurrence in parallel stands in the graph as the recurrence.
+    """
+    sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
+    with parallel_functions(lambda: module(*sample)), sequential_scans():
+        captured = _capture(module, chunk)
+    if captured.dynamic_time:
+        fold_parallel_scans(captured.module)
+    return captured
+
+
+def _capture(module: BatchFirst, chunk: int) -> Capture:
     axes = module.axes
     if not axes.has_time:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
@@ -133,7 +148,7 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
     bounded, longest, reason = list[BoundedAxis](), 0, ""
-    for frames in LENGTHS:
+    for frames in lengths_of(module):
         if frames <= longest:
             continue
         inputs = module.sample(3, frames)
@@ -146,7 +161,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            graph = flat_graph(module, inputs, module.dynamic(True))
+            graph = flat_graph(module, inputs, module.dynamic(True), most=module.flat.max_frames)
             roll_operators(graph)
             port, axis = _first_time(module.axes)
             if not _holds_at_more(module, graph, frames):
@@ -165,23 +180,24 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
+    tried = ", ".join(map(str, lengths_of(module)))
     raise LiftError(
-        f"the model fails on sequences of each length tried, {', '.join(map(str, LENGTHS))} frames: {reason}. Where "
+        f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."
     )
 
 
 def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
     """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many."""
-    if is_right(module, graph, MANY_FRAMES) is False:
-        right = [n for n in LENGTHS if n < MANY_FRAMES and is_right(module, graph, n)]
+    if is_right(module, graph, many_frames(module)) is False:
+        right = [n for n in lengths_of(module) if n < MANY_FRAMES and is_right(module, graph, n)]
         port, axis = _first_time(module.axes)
         raise BoundedAxis(port, axis, max(frames, *right), ELSE)
 
 
 def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
     """Over how many frames at least the graph of `frames` is the model; an error where that hangs on other things."""
-    known = {n: is_right(module, graph, n) for n in LENGTHS if n != frames}
+    known = {n: is_right(module, graph, n) for n in lengths_of(module) if n != frames}
     wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
     if not wrong:
         return 1, None
@@ -228,5 +244,5 @@ def _first_time(axes: Axes) -> tuple[int, int]:
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
     """Whether a graph of any length is right at the next one: export may unroll a loop without a word."""
-    known = (is_right(module, graph, more) for more in LENGTHS if more > frames)
+    known = (is_right(module, graph, more) for more in lengths_of(module) if more > frames)
     return next((right for right in known if right is not None), True)

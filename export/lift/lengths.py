@@ -29,9 +29,21 @@ DEEP = 16
 TOLD = 3
 
 
+def many_frames(module: BatchFirst) -> int:
+    """Frames of a long sequence: many strides divide it, unless the model takes fewer."""
+    most = module.flat.max_frames
+    return MANY_FRAMES if most is None else min(MANY_FRAMES, most)
+
+
+def lengths_of(module: BatchFirst) -> tuple[int, ...]:
+    """The lengths that a model is exported at, and tried."""
+    most = module.flat.max_frames
+    return LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
+
+
 def shortest_length(module: BatchFirst) -> int:
     """The shortest length that the model takes, of those that it is exported at."""
-    return next((n for n in LENGTHS if _runs(module, n)), MANY_FRAMES) if module.axes.has_time else 1
+    return next((n for n in lengths_of(module) if _runs(module, n)), many_frames(module)) if module.axes.has_time else 1
 
 
 def _runs(module: BatchFirst, frames: int) -> bool:

@@ -176,6 +176,9 @@ class TimeSearch:
     def _length(self, size: int) -> int:
         """The length of the example, or where that is long a part of it."""
         part = next(n for n in range(LONG, 0, -1) if size % n == 0)
+        if (most := self.probe.model.max_frames) is not None and 3 * size > most:
+            # Three times as many are tried.
+            return max(min(size, most // 3), 1)
         return part if size > LONG and part > LONG // 2 and not self.whole_example else size
 
     def _run(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:

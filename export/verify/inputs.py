@@ -31,6 +31,8 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
     for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
         _refuse_one_id(tensor, leaf.example, rows)
     frames = max(steps * model.spec.chunk, fewest_frames(model.spec))
+    if (most := model.spec.max_frames) is not None:
+        frames = min(frames, most // model.spec.chunk * model.spec.chunk)
     return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
 
 

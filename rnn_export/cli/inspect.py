@@ -25,6 +25,7 @@ LIFTING = (
     "chunk",
     "sequence_only",
     "assume",
+    "max_frames",
 )
 
 

@@ -299,12 +299,8 @@ REFUSED = {
         rf"{AT}the length of the sequence .* \(layer_norm\)",
     ),
     "flip": (within(lambda s, x: x + x.flip(1)), rf"{AT}it moves frames over time \(flip\){PAST}"),
-    "cumsum": (
-        within(lambda s, x: x.cumsum(1)),
-        rf"{AT}a running sum over time: keep it in a buffer that each frame adds to \(cumsum\){PAST}",
-    ),
-    "positions": (
-        within(lambda s, x: x + torch.arange(x.shape[1])[None, :, None]),
+    "positions from the end": (
+        within(lambda s, x: x + torch.arange(x.shape[1] - 1, -1, -1)[None, :, None]),
         rf"{AT}positions over time: .* Count the frames in a buffer",
     ),
     "the length": (within(lambda s, x: x / x.shape[1]), rf"{AT}the length of the sequence is used as a value"),

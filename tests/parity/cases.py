@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rnn_export.models import CustomGRU, CustomGRUCell, CustomLSTM, CustomLSTMCell, SimpleRNN, SimpleRNNCell
 
 from ..models import equations as eq  # noqa: TID252
-from ..models import nets  # noqa: TID252
+from ..models import nets, scan_nets  # noqa: TID252
 from ..models.nets import Dict, Explicit, Ids, LastFrame, LearnedStart, Loop, Named, Several, Tagger, Tuple  # noqa: TID252
 from ..test_silero_example import load_script  # noqa: TID252
 
@@ -54,6 +54,12 @@ def whole(model: nn.Module, inputs: Inputs) -> Truth:
     if isinstance(results, dict):
         return list(results.values()), {}
     return list(results) if isinstance(results, tuple) else [results], {}
+
+
+def in_double(model: nn.Module, inputs: Inputs) -> Truth:
+    """As `whole`, for what a parallel scan loses in float32 by itself."""
+    outputs, _ = whole(copy.deepcopy(model).double(), tuple(x.double() for x in inputs))
+    return [y.float() for y in outputs], {}
 
 
 def time_major(model: nn.Module, inputs: Inputs) -> Truth:
@@ -447,6 +453,9 @@ CASES = [
     Case("valid-residual", TORCHS, of(nets.ValidResidual, TIME_LAST), time_last),
     Case("strided-causal", TORCHS, of(nets.StridedCausal, TIME_LAST, chunk=2), time_last),
     Case("strided-valid-then-gru", TORCHS, of(nets.StridedValidGRU, torch.randn(2, 16, 4), chunk=4), whole),
+    # Sums, counts and scans over time.
+    Case("cumulative-norm", TORCHS, of(scan_nets.CumulativeNorm, BATCH_FIRST), whole),
+    Case("min-gru", TORCHS, of(scan_nets.MinGRU, BATCH_FIRST), in_double),
     # What comes after a frame, and frames in other numbers.
     Case("look-ahead", TORCHS, of(nets.LookAhead, TIME_LAST, chunk=2), time_last),
     Case("spectral-mask", TORCHS, of(nets.Denoiser, torch.randn(2, 64), chunk=4), whole),

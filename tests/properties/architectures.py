@@ -205,6 +205,14 @@ def draw_strided(p: Pick) -> Sketch:
     return part("Strided", width=p.one(4, 3), kernel=stride + p.one(0, 1, 2), stride=stride, how=how)
 
 
+def draw_running(p: Pick) -> Sketch:
+    if p.chance(20):
+        return part("Positions", how=p.one("sinus", "turns", "fades"))
+    if p.chance(10):
+        return part("Latch", how=p.one("cumsum", "cummax", "any"), level=p.one(*LEVELS))
+    return part("Running", how=p.one("mean", "norm", "max", "min", "log", "product"))
+
+
 # What keeps the number of frames.
 STEADY = (
     draw_layer,
@@ -220,6 +228,7 @@ STEADY = (
     draw_dual,
     draw_gate,
     draw_gate,
+    draw_running,
 )
 
 
@@ -235,10 +244,9 @@ def draw_branches(p: Pick) -> Sketch:
 FLAWS: dict[str, Callable[[Pick], dict[str, Any]]] = {
     "Bidirectional": lambda p: {"cell": p.one("GRU", "LSTM", "RNN")},
     "Attention": lambda p: {"how": p.one("matmul", "sdpa", "module", "causal")},
-    "OverTime": lambda p: {"how": p.one("softmax", "mean", "max", "flip", "cumsum", "roll", "standardised")},
+    "OverTime": lambda p: {"how": p.one("softmax", "mean", "max", "flip", "roll", "standardised")},
     "LookAhead": lambda p: {"how": p.one("same", "padding", "pad", "shift")},
-    "Positions": lambda p: {"how": p.one("table", "ramp", "sinus")},
-    "Latch": lambda p: {"how": p.one("cumsum", "cummax", "any"), "level": p.one(*LEVELS)},
+    "Table": lambda p: {},
     "OverRows": lambda p: {"how": p.one("mean", "max", "softmax", "roll", "first", "standardised")},
     "Statistics": lambda p: {"how": p.one("batch", "group", "instance")},
     "DataBranch": lambda p: {},

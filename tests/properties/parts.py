@@ -624,7 +624,7 @@ class Attention(Part):
 
 
 class OverTime(Part):
-    """An operator over the whole of time: "softmax", "mean", "max", "flip", "cumsum", "roll", "standardised"."""
+    """An operator over the whole of time: "softmax", "mean", "max", "flip", "roll", "standardised"."""
 
     def __init__(self, size: int, how: str) -> None:
         super().__init__(size)
@@ -639,8 +639,6 @@ class OverTime(Part):
             return x / x.abs().amax(1, keepdim=True)
         if self.how == "flip":
             return x.flip(1)
-        if self.how == "cumsum":
-            return torch.cumsum(x, 1)
         if self.how == "roll":
             return x.roll(1, 1)
         return (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, keepdim=True) + 1e-5)
@@ -662,19 +660,53 @@ class LookAhead(Part):
         return self.conv(F.pad(x, (1, 1)) if self.how == "pad" else x).transpose(1, 2)
 
 
+class Table(Part):
+    """Positions that are looked up, so that they end."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.table = nn.Embedding(5000, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table(torch.arange(x.shape[1]))
+
+
 class Positions(Part):
-    """`how`: "table" looked up, "ramp", "sinus"."""
+    """`how`: "sinus", "turns" (a table looked up again and again), "fades" (1 / t)."""
 
     def __init__(self, size: int, how: str) -> None:
         super().__init__(size)
-        self.how, self.table = how, nn.Embedding(5000, size)
+        self.how, self.table = how, nn.Embedding(5, size)
 
     def forward(self, x: Tensor) -> Tensor:
         t = torch.arange(x.shape[1])
-        if self.how == "table":
-            return x + self.table(t)
-        t = t.to(x.dtype)[:, None]
-        return x + (0.1 * t if self.how == "ramp" else torch.sin(t * torch.arange(1, self.width + 1)))
+        if self.how == "turns":
+            return x + self.table(t % 5)
+        if self.how == "fades":
+            return x * (1 + 1 / (1 + t))[:, None]
+        return x + torch.sin(t[:, None] * torch.arange(1, self.width + 1) / 8)
+
+
+class Running(Part):
+    """`how`: "mean" of all frames so far, "norm" by it, "max", "min", "log" of a mean of exponentials, "product"."""
+
+    def __init__(self, size: int, how: str) -> None:
+        super().__init__(size)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = torch.arange(1, x.shape[1] + 1)[:, None]
+        if self.how == "mean":
+            return x.cumsum(1) / count
+        if self.how == "norm":
+            mean = x.sum(2, keepdim=True).cumsum(1) / (self.width * count)
+            power = x.pow(2).sum(2, keepdim=True).cumsum(1) / (self.width * count)
+            return (x - mean) / (power - mean.pow(2)).clamp(min=0.1).sqrt()
+        if self.how == "log":
+            return x.logcumsumexp(1) - count.log()
+        if self.how == "product":
+            return x * torch.sigmoid(x + 4).cumprod(1)
+        return x - (x.cummax(1) if self.how == "max" else x.cummin(1)).values
 
 
 class Statistics(Part):

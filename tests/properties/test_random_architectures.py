@@ -156,7 +156,18 @@ def test_the_draw_reaches_every_part_and_every_flaw():
     plans = [draw_plan(Random(number)) for number in range(600)]
     kinds = frozenset().union(*(plan.kinds for plan in plans))
     assert set(FLAWS) <= kinds
-    assert {"Gate", "Limit", "Detector", "Squelch", "Limiter", "Hold", "Alarm", "Integrator"} <= kinds
+    assert {
+        "Gate",
+        "Limit",
+        "Detector",
+        "Squelch",
+        "Limiter",
+        "Hold",
+        "Alarm",
+        "Integrator",
+        "Running",
+        "Positions",
+    } <= kinds
     assert {plan.end for plan in plans} == set(nets.ENDS)
     for option in ("layers=12", "dead=True", "deaf=True", "fresh=True"):
         assert any(option in str(plan) for plan in plans)

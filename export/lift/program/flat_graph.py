@@ -32,11 +32,18 @@ FILLS: Mapping[Any, float] = {
 
 
 def flat_graph(
-    module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...], fold_weights: bool = True
+    module: nn.Module,
+    args: Sequence[Tensor],
+    shapes: tuple[Any, ...],
+    fold_weights: bool = True,
+    most: int | None = None,
 ) -> fx.GraphModule:
-    """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes."""
+    """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
+
+    `most`: the longest that any axis will be, where it is not of any size.
+    """
     program = export_program(module, args, shapes)
-    _refuse_bounds(program)
+    _refuse_bounds(program, most or MANY)
     graph_module = functional(program).module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
@@ -91,14 +98,14 @@ def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _refuse_bounds(program: torch.export.ExportedProgram) -> None:
+def _refuse_bounds(program: torch.export.ExportedProgram, most: int) -> None:
     """Raise BoundedAxis where the code does something else from some length on."""
     fed = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
     for port, node in enumerate(fed):
         for axis, size in enumerate(node.meta["val"].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                 upper = program.range_constraints[size.node.expr].upper
-                if upper.is_number and upper < MANY:
+                if upper.is_number and upper < most:
                     beyond = "the code does something else (a branch on the length, a table of that many rows)"
                     raise BoundedAxis(port, axis, int(upper), beyond)
 

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.program.numbering import frame_numbers
+
 aten = torch.ops.aten
+FRAME_NUMBERS = frame_numbers._opoverload
 END = 2**63 - 1
 
 
@@ -23,7 +26,7 @@ def overloads(names: str) -> set[Any]:
 TAKE_SIZES = overloads(
     "view _unsafe_view reshape expand repeat unflatten.int slice.Tensor zeros ones full empty.memory_format "
     "new_zeros new_ones new_full new_empty arange arange.start arange.start_step"
-)
+) | {FRAME_NUMBERS}
 # These number what they make.
 NUMBERING = overloads("arange arange.start arange.start_step linspace eye eye.m tril_indices triu_indices")
 # What these make depends on the shape of their argument, not on its values.

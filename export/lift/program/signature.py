@@ -43,6 +43,7 @@ class FlatModel(nn.Module):
         output_keys: for each of `outputs`, what `states` would call it.
         written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
+        max_frames: the most frames of a sequence, as the user says; None for any number.
         decisions: what is known of those that it takes by the value of a tensor.
     """
 
@@ -72,6 +73,7 @@ class FlatModel(nn.Module):
         self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in _tensors(v)))
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
+        self.max_frames: int | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()

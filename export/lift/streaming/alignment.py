@@ -71,8 +71,8 @@ def keep_history(
     Frames that are there before the stream begins are zeros, where they are not `known`.
     """
     info, runs = context.timed(value), context.runs
-    start = info if known else replace(info, lag=0)
-    initial = tuple(_history_at_start(run[value], start, frames) for run in (runs.base, runs.other_batch))
+    start, fixed = info if known else replace(info, lag=0), known and context.is_constant(value)
+    initial = tuple(_history_at_start(run[value], start, frames, fixed) for run in (runs.base, runs.other_batch))
     own = context.states.add(context.names.kept(before, what), value, (initial[0], initial[1]), before, "frames", why)
     axis = info.layout.axis
     joined = context.insert(before, aten.cat.default, [own, value], axis)
@@ -81,13 +81,17 @@ def keep_history(
     return joined
 
 
-def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int) -> Tensor:
-    """The `frames` frames before those of the first step: the ones ahead of their time, behind zeros for the rest."""
+def _history_at_start(whole: Tensor, info: TimeAxisInfo, frames: int, fixed: bool) -> Tensor:
+    """The `frames` frames before those of the first step: the ones ahead of their time, behind zeros for the rest.
+
+    What is made of the numbers of frames alone, `fixed`, is there before it is a number of any: as of the first frame.
+    """
     axis, size = info.layout.axis, info.layout.inner
     start, end = (max(n * size, 0) for n in (-(info.lag or 0) - frames, -(info.lag or 0)))
     known = whole.narrow(axis, start, end - start)
     missing = [frames * size - (end - start) if a == axis else n for a, n in enumerate(whole.shape)]
-    return torch.cat([whole.new_zeros(missing), known], axis)
+    front = whole.narrow(axis, 0, size).repeat([n // size if a == axis else 1 for a, n in enumerate(missing)])
+    return torch.cat([front if fixed else torch.zeros_like(front), known], axis)
 
 
 def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, frames: int, fill: float) -> TimeAxisInfo:

@@ -146,6 +146,9 @@ class StreamingContext:
         self.info[new] = info
         new.meta = {k: v for k, v in like.meta.items() if k != "val"}
         self.rows.info[new] = self.rows.of(like)
+        for sources in (self.from_input, self.from_states):
+            if like in sources:
+                sources.add(new)
         self.lengths.same(new, like)
         for run in self.runs.all:
             run[new] = run[like]

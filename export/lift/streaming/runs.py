@@ -44,6 +44,13 @@ class RecordedRuns:
         value = self.base[argument]
         return int(value) if value == self.longer[argument] else None
 
+    def number_of(self, argument: Any) -> float | None:
+        """A number of any kind, as `number` has whole ones."""
+        if not isinstance(argument, fx.Node):
+            return float(argument)
+        value = self.base[argument]
+        return float(value) if value == self.longer[argument] else None
+
     def grows(self, node: fx.Node) -> bool:
         """Whether `node` is a number that grows with the length of the sequence."""
         value = self.base.get(node)

@@ -1,0 +1,389 @@
+"""Positions over time, `arange` and what is computed of it: counted in each stream, where the model numbers a sequence.
+
+A value that is made of sizes alone, and is another one at each frame, is a function of the number of its frame. The
+numbers become a running sum of ones for each row, which the rule of sums puts in a state; what is computed of them runs
+on the frames of all rows in one axis, since each of its frames depends on its own number alone; and where it meets the
+rows of the batch it is laid out like them. Over a whole sequence the graph gives what it gave before.
+
+    x + pe(arange(T))[None]        x (B, T, C), pe (T, C)
+
+    ones (B, T) -> running sum - 1 -> (B * T,) -> pe (B * T, C) -> (B, T, C) -> x + ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from rnn_export.export.lift.dependence.drawn import is_pointwise
+from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
+from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
+from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
+from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
+from rnn_export.export.lift.streaming.fills import broadcast_fills
+from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
+from rnn_export.export.lift.streaming.time_axis import name_of, refusal
+
+ARANGES = overloads("arange arange.start arange.start_step")
+LOOKING_UP = overloads("embedding index_select")
+REPEATING = overloads("expand repeat")
+RESHAPES = overloads("view _unsafe_view reshape expand")
+
+
+def recorded_with_positions(
+    module: fx.GraphModule,
+    sample: Sample,
+    reach: tuple[int, int],
+    least: int,
+    rows_in: Sequence[int] | None,
+    max_frames: int | None,
+) -> RecordedRuns:
+    """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast."""
+    runs = record(module, sample, *reach, least)
+    if count_positions(module, runs, rows_in, max_frames):
+        runs = record(module, sample, *reach, least)
+    return record(module, sample, *reach, least) if broadcast_fills(module, runs) else runs
+
+
+def count_positions(
+    module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None, max_frames: int | None
+) -> bool:
+    """Rewrite the positions of `module` in place, as far as they can be counted; whether there were any.
+
+    `rows_in` says where the rows stand in each thing that goes in; None where there is one stream. `max_frames` are the
+    most that a stream will have. Raises LiftError where a table has fewer positions.
+    """
+    counted = _Positions(module, runs, rows_in)
+    for node in list(module.graph.nodes):
+        counted.visit(node)
+    if counted.table is not None:
+        _refuse_beyond(*counted.table, max_frames)
+    if counted.numbers:
+        module.graph.eliminate_dead_code()
+        module.graph.lint()
+        module.recompile()
+    return bool(counted.numbers)
+
+
+def _refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
+    """Raise LiftError unless a stream ends before the table that `node` looks up in."""
+    if max_frames is None:
+        raise refusal(
+            node,
+            f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
+            f"end. If streams of {frames} frames at most are meant, say max_frames={frames} (--max-frames {frames}); "
+            f"if one call is one frame of {frames}, time_axis=None (--time-axis none).",
+        )
+    if max_frames > frames:
+        reason = f"{name_of(node)} has a table for {frames} frames: max_frames can be {frames}, not {max_frames}."
+        raise refusal(node, reason)
+
+
+@dataclass(frozen=True)
+class Length:
+    """A number of frames, by the node that gives it; `key` is what it is in both runs."""
+
+    node: fx.Node
+    key: tuple[int, int]
+
+
+class _Positions:
+    """The positions of one graph, and what stands for them: by node, the same with the frames of all rows in its axis.
+
+    Attributes:
+        axes: by node that is a function of the number of its frame, where its frames stand.
+        of_rows: by such a node, what stands for it.
+        numbers: by length, the numbers of the frames of all rows, (B * T,).
+    """
+
+    def __init__(self, module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> None:
+        self.graph, self.runs, self.rows_in = module.graph, runs, rows_in
+        self.moving = depends_on(self.graph, placeholders(self.graph))
+        self.operators = Operators(runs.base, runs.longer, lambda node: node not in self.moving)
+        self.axes: dict[fx.Node, int] = {}
+        self.of_rows: dict[fx.Node, fx.Node] = {}
+        self.numbers: dict[tuple[int, int], fx.Node] = {}
+        self.table: tuple[fx.Node, int] | None = None
+        self._rows: fx.Node | int | None = None
+        self._lengths: dict[tuple[int, int], fx.Node] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Whatever a node is: a length, a position, what is computed of one, or what takes one beside rows."""
+        if node.op != "call_function":
+            return
+        if self.runs.grows(node):
+            self._lengths.setdefault((self.runs.base[node], self.runs.longer[node]), node)
+        given = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.of_rows]
+        if not isinstance(self.runs.base[node], Tensor):
+            return
+        axis = None if node in self.moving else self._axis(node)
+        if axis is None or self._batch_axis(node) is not None:
+            if given:
+                self._meet(node, given)
+            elif axis is not None:
+                self._count_along(node, axis)
+            return
+        made = self._computed(node, axis) if given else self._source(node, axis)
+        if made is not None:
+            self.axes[node], self.of_rows[node] = axis, made
+
+    # --- what is known of a value
+
+    def _axis(self, node: fx.Node) -> int | None:
+        """Where the frames stand in a value that is a function of their numbers; None of any other value."""
+        here, there = self.runs.base[node], self.runs.longer[node]
+        axes = growing_axes(here, there)
+        if len(axes) != 1 or not same(there.narrow(axes[0], 0, here.shape[axes[0]]), here, INITIAL_ROWS):
+            return None
+        return None if self._is_alike(node, axes[0]) else axes[0]
+
+    def _is_alike(self, node: fx.Node, axis: int) -> bool:
+        value = self.runs.longer[node]
+        return same(value, value.narrow(axis, 0, 1).expand_as(value))
+
+    def _batch_axis(self, node: fx.Node) -> int | None:
+        """The axis of a value that is the batch, where it has one."""
+        axes = growing_axes(self.runs.base[node], self.runs.other_batch[node])
+        return axes[0] if axes and self.rows_in is not None else None
+
+    # --- numbers
+
+    def _source(self, node: fx.Node, axis: int) -> fx.Node | None:
+        """A position that is made of a length: numbers in even steps, or a running sum of what is always the same."""
+        if node.target is aten.slice.Tensor:
+            return self._rows_of_table(node, axis)
+        length, value = self._length(node, axis), self.runs.longer[node]
+        if length is None or node.target not in ARANGES | {aten.cumsum.default}:
+            return None
+        start, step = (float(n) for n in (value.flatten()[0], value.select(axis, 1).flatten()[0] - value.flatten()[0]))
+        sizes = [-1 if a == axis else 1 for a in range(value.dim())]
+        even = torch.arange(value.shape[axis], dtype=torch.float64).reshape(sizes) * step + start
+        if not same(value, even.to(value.dtype).expand_as(value), INITIAL_ROWS):
+            return None
+        numbers = self._steps(node, self._numbers(length, node), start, step, value.dtype)
+        if value.dim() == 1:
+            return numbers
+        numbers = self._insert(node, aten.reshape.default, numbers, sizes)
+        batch = self._batch_axis(node)
+        others = [1 if a in (axis, batch) else n for a, n in enumerate(value.shape)]
+        ones = self._insert(node, aten.full.default, others, 1, dtype=value.dtype)
+        return self._insert(node, aten.mul.Tensor, numbers, ones)
+
+    def _rows_of_table(self, node: fx.Node, axis: int) -> fx.Node | None:
+        """The first entries of a table, as many as there are frames, looked up one by one."""
+        given, length = named_args(node), self._length(node, axis)
+        table, start = given["self"], self.runs.number(given["start"] or 0)
+        entries = self.runs.base[table].shape[axis]
+        grows = entries != self.runs.longer[table].shape[axis]
+        if length is None or start is None or start < 0 or grows or given["step"] != 1:
+            return None
+        self._bound(node, entries - start)
+        numbers = self._numbers(length, node)
+        if start:
+            numbers = self._insert(node, aten.add.Tensor, numbers, start)
+        # Where nobody counts, what is beyond the table is its last entry.
+        numbers = self._insert(node, aten.clamp.default, numbers, None, entries - 1)
+        return self._insert(node, aten.index_select.default, table, axis, numbers)
+
+    def _bound(self, node: fx.Node, frames: int) -> None:
+        if self.table is None or frames < self.table[1]:
+            self.table = node, frames
+
+    def _looked_up(self, node: fx.Node, stand_ins: dict[fx.Node, fx.Node]) -> None:
+        """Note how far the numbers go that `node` looks up by in a table, and hold them to it."""
+        given = named_args(node)
+        table = next((given[n] for n in ("weight", "self") if isinstance(given.get(n), fx.Node)), None)
+        if node.target not in LOOKING_UP or table is None or table in stand_ins:
+            return
+        axis = 0 if node.target is aten.embedding.default else given["dim"] % self.runs.base[table].dim()
+        entries = int(self.runs.base[table].shape[axis])
+        for index in [n for n in stand_ins if not self.runs.base[n].is_floating_point()]:
+            here, there = (run[index] for run in (self.runs.base, self.runs.longer))
+            if (more := int(there.max() - here.max())) > 0:
+                frames, longer = (v.shape[self.axes[index]] for v in (here, there))
+                self._bound(node, frames + (entries - 1 - int(here.max())) * (longer - frames) // more)
+                stand_ins[index] = self._insert(node, aten.clamp.default, stand_ins[index], None, entries - 1)
+
+    def _count_along(self, node: fx.Node, axis: int) -> None:
+        """Let a running sum of what is always the same, with rows, be the number of its frame."""
+        made, batch = self._source(node, axis), self._batch_axis(node)
+        if made is None or batch is None or axis == batch or self.runs.base[node].shape[batch] != self._batch():
+            return
+        self.axes[node], self.of_rows[node] = axis, made
+        laid_out = self._laid_out(node, node, batch, self.runs.base[node].dim())
+        assert laid_out is not None
+        node.target, node.args, node.kwargs = aten.alias.default, (laid_out,), {}
+
+    def _steps(self, before: fx.Node, numbers: fx.Node, start: float, step: float, dtype: torch.dtype) -> fx.Node:
+        """As start + step * number; whole numbers are exact until the end."""
+        whole = float(start).is_integer() and float(step).is_integer()
+        if not whole:
+            numbers = self._insert(before, aten._to_copy.default, numbers, dtype=dtype)
+        if step != 1:
+            numbers = self._insert(before, aten.mul.Tensor, numbers, int(step) if whole else step)
+        if start != 0:
+            numbers = self._insert(before, aten.add.Tensor, numbers, int(start) if whole else start)
+        if whole and dtype != torch.int64:
+            numbers = self._insert(before, aten._to_copy.default, numbers, dtype=dtype)
+        return numbers
+
+    def _length(self, node: fx.Node, axis: int) -> Length | None:
+        """The node that gives the number of frames of a value, among those before it."""
+        key = int(self.runs.base[node].shape[axis]), int(self.runs.longer[node].shape[axis])
+        found = self._lengths.get(key) or self._of_input(key)
+        return None if found is None else Length(found, key)
+
+    def _of_input(self, key: tuple[int, int]) -> fx.Node | None:
+        """The length of an input, where that is `key`."""
+        fed = placeholders(self.graph)
+        for node in fed:
+            here, there = (run[node].shape for run in (self.runs.base, self.runs.longer))
+            for axis, sizes in enumerate(zip(here, there, strict=True)):
+                if sizes == key:
+                    self._lengths[key] = self._insert(fed[-1].next, aten.sym_size.int, node, axis)
+                    return self._lengths[key]
+        return None
+
+    def _numbers(self, length: Length, before: fx.Node) -> fx.Node:
+        """The number of each frame of all rows, from 0: whole numbers of 64 bits."""
+        if length.key not in self.numbers:
+            rows = self._count_of_rows()
+            after = length.node.next
+            numbers = self._insert(after, FRAME_NUMBERS, rows, length.node)
+            numbers.meta = {k: v for k, v in before.meta.items() if k != "val"}
+            self.numbers[length.key] = self._insert(after, aten.reshape.default, numbers, [-1])
+        return self.numbers[length.key]
+
+    def _count_of_rows(self) -> fx.Node | int:
+        if self.rows_in is None:
+            return 1
+        if self._rows is None:
+            fed = placeholders(self.graph)
+            self._rows = self._insert(fed[-1].next, aten.sym_size.int, fed[0], self.rows_in[0])
+        return self._rows
+
+    # --- what is computed of them
+
+    def _computed(self, node: fx.Node, axis: int) -> fx.Node | None:
+        """`node` of the frames of all rows; None where a frame of it depends on others than its own."""
+        timed = {n: a for n in node.all_input_nodes if (a := self._frames_axis(n)) is not None}
+        if any(n not in self.of_rows and not self._is_alike(n, a) for n, a in timed.items()):
+            return None
+        try:
+            self.operators.dependences(node, {n: AxisLayout(a) for n, a in timed.items()})
+        except CellsMixed:
+            return None
+        stand_ins = {n: self.of_rows.get(n) or self._repeated(n, a, node) for n, a in timed.items()}
+        found = {n: new for n, new in stand_ins.items() if new is not None}
+        if len(found) < len(stand_ins):
+            return None
+        self._looked_up(node, found)
+        return self._mapped(node, axis, found, node)
+
+    def _frames_axis(self, node: fx.Node) -> int | None:
+        """Where a value that is made of sizes has frames."""
+        if node in self.axes or node in self.moving or not isinstance(self.runs.base[node], Tensor):
+            return self.axes.get(node)
+        axes = growing_axes(self.runs.base[node], self.runs.longer[node])
+        return axes[0] if len(axes) == 1 else None
+
+    def _repeated(self, node: fx.Node, axis: int, before: fx.Node) -> fx.Node | None:
+        """A value whose frames are all alike, with those of all rows; None where it cannot be made."""
+        given = {n: a for n in node.all_input_nodes if (a := self._frames_axis(n)) is not None}
+        if given:
+            stand_ins = {n: self._repeated(n, a, before) for n, a in given.items()}
+            return None if None in stand_ins.values() else self._mapped(node, axis, stand_ins, before)
+        value, length = self.runs.base[node], self._length(node, axis)
+        if length is None or value.dtype == torch.bool or not same(value, value.flatten()[:1].expand_as(value)):
+            return None
+        none = self._insert(before, aten.mul.Tensor, self._numbers(length, before), 0)
+        none = self._insert(before, aten._to_copy.default, none, dtype=value.dtype)
+        none = self._insert(before, aten.reshape.default, none, [-1 if a == axis else 1 for a in range(value.dim())])
+        sizes = [1 if a == axis else n for a, n in enumerate(value.shape)]
+        one = self._insert(before, aten.full.default, sizes, value.flatten()[0].item(), dtype=value.dtype)
+        return self._insert(before, aten.add.Tensor, none, one)
+
+    def _mapped(self, node: fx.Node, axis: int, stand_ins: Mapping[fx.Node, Any], before: fx.Node) -> fx.Node | None:
+        """`node` with other arguments, of any number of frames; None where it takes the length of the sequence."""
+        given: Any = fx.node.map_arg((node.args, node.kwargs), lambda n: stand_ins.get(n, n))
+        args, kwargs = given
+        if node.target is aten.slice.Tensor and args[1] % self.runs.base[node].dim() == axis:
+            (source,) = (n for n in node.all_input_nodes if isinstance(self.runs.base[n], Tensor))
+            whole: fx.Node = args[0]
+            return whole if self.runs.base[node].shape == self.runs.base[source].shape else None
+        if node.target in RESHAPES:
+            sizes = list(args[1])
+            if -1 not in sizes or node.target is aten.expand.default:
+                sizes[axis] = -1
+            args = (args[0], sizes)
+        if any(isinstance(n, fx.Node) and self.runs.grows(n) for n in pytree.tree_leaves((args, kwargs))):
+            return None
+        new = self._insert(before, node.target, *args, **kwargs)
+        new.meta = {k: v for k, v in node.meta.items() if k != "val"}
+        return new
+
+    # --- where they meet rows
+
+    def _meet(self, node: fx.Node, given: Sequence[fx.Node]) -> None:
+        """Let `node` take what stands for positions, if it repeats them along the batch as it broadcasts."""
+        batch, rank = self._batch_axis(node), self.runs.base[node].dim()
+        if node.target not in REPEATING and not is_pointwise(node):
+            return
+        if self.rows_in is not None and (batch is None or self.runs.base[node].shape[batch] != self._batch()):
+            return
+        for value in given:
+            laid_out = self._laid_out(value, node, batch, rank)
+            if laid_out is None or (node.target is aten.repeat.default and not self._repeats_rows(node, batch)):
+                return
+            node.replace_input_with(value, laid_out)
+            if node.target is aten.repeat.default:
+                node.target, node.args = aten.alias.default, (laid_out,)
+            if node.target is aten.expand.default:
+                time = self.axes[value] + rank - self.runs.base[value].dim()
+                sizes: Any = enumerate(node.args[1])  # type: ignore[arg-type]
+                node.args = (laid_out, [-1 if a in (batch, time) else n for a, n in sizes])
+
+    def _repeats_rows(self, node: fx.Node, batch: int | None) -> bool:
+        """Whether nothing but the batch is repeated."""
+        times: Any = node.args[1]
+        return all(n == 1 for a, n in enumerate(times) if a != batch)
+
+    def _batch(self) -> int:
+        assert self.rows_in is not None
+        return int(self.runs.base[placeholders(self.graph)[0]].shape[self.rows_in[0]])
+
+    def _laid_out(self, value: fx.Node, node: fx.Node, batch: int | None, rank: int) -> fx.Node | None:
+        """What stands for `value` with the rows in axis `batch` of a result of `rank` axes; None where another is."""
+        flat, time, shape = self.of_rows[value], self.axes[value], self.runs.base[value].shape
+        if batch is None:
+            return flat
+        front = rank - len(shape)
+        own = batch - front
+        if own == time or (own >= 0 and shape[own] != 1 and value is not node):
+            return None
+        rest = [a for a in range(len(shape)) if a not in (own, time)]
+        if own >= 0:
+            flat, time = self._insert(node, aten.squeeze.dim, flat, own), time - (own < time)
+        others = [a for a in range(len(shape) - (own >= 0)) if a != time]
+        moved = self._insert(node, aten.permute.default, flat, [time, *others])
+        length = self._length(value, self.axes[value])
+        assert length is not None
+        sizes = [-1, length.node, *(int(shape[a]) for a in rest)]
+        split = self._insert(node, aten.reshape.default, moved, sizes)
+        # The batch, the frames and the rest, in the order of the result.
+        places = [batch, self.axes[value] + front, *(a + front for a in rest)]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        laid_out = self._insert(node, aten.permute.default, split, order)
+        for axis in range(min(places), rank):
+            if axis not in places:
+                laid_out = self._insert(node, aten.unsqueeze.default, laid_out, axis - min(places))
+        return laid_out
+
+    def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        with self.graph.inserting_before(before):
+            return self.graph.call_function(target, args, kwargs)
