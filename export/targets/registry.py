@@ -49,11 +49,6 @@ class StepWriter(Writer, Protocol):
         """The same files as `write`."""
 
 
-def is_written_from_step(target: str) -> bool:
-    """Whether a bundle gains the target later, from its step.onnx."""
-    return hasattr(find_writer(target), "from_step")
-
-
 def golden_files(target: str, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:
     """The golden vectors in the target's own form, once it is verified; none where those of the bundle will do."""
     write = getattr(find_writer(target), "golden_files", None)

@@ -12,7 +12,6 @@ from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends.api import folder
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.native.names import c_name, source_name
 from rnn_export.runtime.build.origin import find_row, prove, record_built
@@ -91,15 +90,15 @@ def write_target(bundle: Bundle, target: str, precision: str | None, rebuild: bo
             f"{target} is written where the export extra is: pip install 'rnn-export[export,cpu]'. A bundle that has "
             "it already is complete: there is nothing to build."
         )
-    from rnn_export.export.targets.registry import is_written_from_step
+    from rnn_export.export.add_target import can_add
 
-    if not is_written_from_step(target):
+    if not can_add(target):
         raise BuildError(f"target {target!r} is complete when it is exported: there is nothing to build.")
     if row is not None and not rebuild:
         raise BuildError(f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.")
     draft = _added(bundle, target, row.precision if row else precision, BuildOptions(), None, stage)
     (row,) = draft.targets
-    proved, report = prove(draft, found.backend, folder(target, row.precision), stage)
+    proved, report = prove(draft, found.backend, row.files[0].rpartition("/")[0], stage)
     stage("write")
     notes = [*draft.notes, *record_built(bundle, code_of(proved))]
     (row,) = proved.targets
