@@ -165,6 +165,15 @@ _ROWS = (
         checked=LOADED_BACK,
     ),
     Target(
+        name="openvino",
+        summary="one step for OpenVINO with its state inside, as IR (xml, bin); fp16 and int8 store weights so",
+        precisions=("fp32", "fp16", "int8"),
+        checked="in a closed loop on OpenVINO on the CPU against the model",
+        backend="openvino",
+        is_data=True,
+        min_version="2026.0",
+    ),
+    Target(
         name="c",
         summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
         precisions=("fp32", "bf16", "int8"),

@@ -82,10 +82,11 @@ class Engine(Uncopied, Generic[Y]):
         self._session, self._stream_class = session, stream_class(self.spec, session)
         # For several rows.
         self._rows, self._rows_class = session, self._stream_class
-        if self.spec.rows is not None and not session.steps_rows_apart:
+        in_pieces = self.spec.rows is not None and not session.steps_rows_apart
+        if in_pieces or session.rows_at_once is not None:
             self._rows, self.batches = RowByRow(session, self.spec), (1, None)
             self._rows_class = stream_class(self.spec, self._rows)
-        self._initial = artefacts.initial_states()
+        self._artefacts, self._initial = artefacts, artefacts.initial_states()
         self._over: str | None = None
         watch(self)
 
@@ -118,6 +119,11 @@ class Engine(Uncopied, Generic[Y]):
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
+
+    def by_default(self) -> Engine | None:
+        """The same bundle as its library computes by itself, where that is less than what is asked of it here."""
+        session = self._session.by_default()
+        return None if session is None else Engine(self._artefacts, self.backend, session)
 
     def after_fork(self) -> None:
         """Of `runtime.forks`."""

@@ -1,0 +1,82 @@
+"""From a step in ONNX to OpenVINO's IR: runs in a process of its own (`rnn_export.apart`)."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rnn_export.arrays import Arrays, unpack_arrays
+from rnn_export.errors import ExportError
+from rnn_export.export.targets.openvino.files import joined
+from rnn_export.export.targets.openvino.weights import store_in_int8
+from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, variable
+from rnn_export.runtime.backends.openvino.library import SETTINGS, cause, ov
+from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+
+_MANY_LINES = re.compile(r"\s+")
+
+
+def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
+    """`step.onnx` of the contract `words["spec"]` as IR; raises ExportError where OpenVINO refuses it."""
+    spec, precision = StreamSpec.from_json(words["spec"]), str(words["precision"])
+    step, initial = files["step.onnx"], unpack_arrays(files["initial.npz"])
+    stateful = _stateful(_read(step, spec, 1), spec, initial)
+    texts = {STATEFUL: _written(stateful, precision)}
+    if spec.rows is None:
+        texts[STATELESS] = _written(_read(step, spec, ROWS), precision)
+    graphs, weights = joined(texts)
+    return {**graphs, WEIGHTS: weights}
+
+
+def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
+    """A model of `rows` streams, in which every size is a number and what follows from sizes is computed."""
+    try:
+        model = ov.Core().read_model(step)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot read the step: {_reason(error)}. {ADVICE}") from error
+    ports: dict[str, TensorSpec | StateSpec] = {**{t.name: t for t in spec.inputs}, **{s.input: s for s in spec.states}}
+    try:
+        model.reshape({name: list(sized(port.shape, rows, spec.chunk)) for name, port in ports.items()})
+        passes = ov.passes.Manager()
+        passes.register_pass(ov.passes.ConstantFolding())
+        passes.run_passes(model)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}") from error
+    return model
+
+
+ADVICE = (
+    "The bundle's other targets are not touched by it: leave openvino out, or write that part of the model otherwise"
+)
+
+
+def _stateful(model: Any, spec: StreamSpec, initial: Arrays) -> Any:
+    """`model` with its states inside, which begin at their initial values whenever they are reset."""
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    apply_make_stateful_transformation(model, {s.input: s.output for s in spec.states})
+    starts = {variable(s): initial[s.name][None] for s in spec.states if s.name in initial}
+    for node in model.get_ops():
+        if node.get_type_name() == "ReadValue" and (name := node.get_attributes()["variable_id"]) in starts:
+            node.set_arguments([ov.op.Constant(starts[name]).output(0)])
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _written(model: Any, precision: str) -> tuple[bytes, bytes]:
+    """The IR and its weights, of a model that OpenVINO compiles."""
+    if precision == "int8":
+        store_in_int8(model)
+    try:
+        ov.Core().compile_model(model, "CPU", SETTINGS)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot compile the step: {_reason(error)}. {ADVICE}") from error
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, STATEFUL)
+        ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _reason(error: RuntimeError) -> str:
+    return _MANY_LINES.sub(" ", cause(error)).removesuffix(".")
