@@ -10,11 +10,14 @@ from rnn_export.arrays import Arrays, unpack_arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.openvino.files import joined
 from rnn_export.export.targets.openvino.weights import store_in_int8
-from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, variable
-from rnn_export.runtime.backends.openvino.library import SETTINGS, cause, ov
+from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, check_layers, variable
+from rnn_export.runtime.backends.openvino.library import SETTINGS, cause, ov, version
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
-_MANY_LINES = re.compile(r"\s+")
+ADVICE = "Leave openvino out, or write that part of the model otherwise."
+# What OpenVINO says of operators that it cannot read, each with its opset.
+_NO_RULE = re.compile(r"No conversion rule found for operations: ([\w, .-]+)")
+_LONGEST = 400
 
 
 def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
@@ -26,6 +29,11 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
     if spec.rows is None:
         texts[STATELESS] = _written(_read(step, spec, ROWS), precision)
     graphs, weights = joined(texts)
+    for graph in graphs.values():
+        try:
+            check_layers(graph, len(weights))
+        except ValueError as error:
+            raise ExportError(f"the step in OpenVINO's IR is none that a bundle holds: {error}. {ADVICE}") from error
     return {**graphs, WEIGHTS: weights}
 
 
@@ -34,7 +42,10 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
     try:
         model = ov.Core().read_model(step)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot read the step: {_reason(error)}. {ADVICE}") from error
+        if unknown := _NO_RULE.search(str(error)):
+            operators = re.sub(r"-\d+", "", unknown[1]).strip()
+            raise ExportError(f"OpenVINO {version()} has no operator for {operators} of the step. {ADVICE}") from error
+        raise ExportError(f"OpenVINO {version()} cannot read the step: {_reason(error)}. {ADVICE}") from error
     ports: dict[str, TensorSpec | StateSpec] = {**{t.name: t for t in spec.inputs}, **{s.input: s for s in spec.states}}
     try:
         model.reshape({name: list(sized(port.shape, rows, spec.chunk)) for name, port in ports.items()})
@@ -42,13 +53,10 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
         passes.register_pass(ov.passes.ConstantFolding())
         passes.run_passes(model)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}") from error
+        raise ExportError(
+            f"OpenVINO {version()} cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}"
+        ) from error
     return model
-
-
-ADVICE = (
-    "The bundle's other targets are not touched by it: leave openvino out, or write that part of the model otherwise"
-)
 
 
 def _stateful(model: Any, spec: StreamSpec, initial: Arrays) -> Any:
@@ -71,7 +79,7 @@ def _written(model: Any, precision: str) -> tuple[bytes, bytes]:
     try:
         ov.Core().compile_model(model, "CPU", SETTINGS)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot compile the step: {_reason(error)}. {ADVICE}") from error
+        raise ExportError(f"OpenVINO {version()} cannot compile the step: {_reason(error)}. {ADVICE}") from error
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, STATEFUL)
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -79,4 +87,4 @@ def _written(model: Any, precision: str) -> tuple[bytes, bytes]:
 
 
 def _reason(error: RuntimeError) -> str:
-    return _MANY_LINES.sub(" ", cause(error)).removesuffix(".")
+    return cause(error)[:_LONGEST].removesuffix(".")

@@ -9,7 +9,7 @@ from rnn_export.errors import BackendUnavailable, BundleError
 from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
 from rnn_export.runtime.backends.openvino.buffers import RowsBuffers, StatefulBuffers
 from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, read_graph
-from rnn_export.runtime.backends.openvino.library import cause, ov, settings
+from rnn_export.runtime.backends.openvino.library import cause, ov, settings, version
 from rnn_export.spec import StreamSpec
 
 
@@ -63,5 +63,4 @@ def _compiled(name: str, graph: Any, asked: Mapping[str, Any]) -> Any:
     try:
         return ov.Core().compile_model(graph, "CPU", dict(asked))
     except RuntimeError as error:
-        version = ov.get_version().partition("-")[0]
-        raise BackendUnavailable(f"openvino {version} cannot compile {name}: {cause(error)}") from error
+        raise BackendUnavailable(f"openvino {version()} cannot compile {name}: {cause(error)}") from error

@@ -39,8 +39,7 @@ def variable(state: StateSpec) -> str:
 def read_graph(file: str, raw: bytes, weights: bytes, spec: StreamSpec) -> Any:
     """The model of `file`; raises BundleError where it is damaged, too large, or not of the contract."""
     try:
-        net = _parsed(raw)
-        _check_layers(net, len(weights))
+        net = check_layers(raw, len(weights))
         if _contract(net) != spec.dumps():
             raise ValueError("it was written for another contract than the bundle's")
         for parent in [*net.iter()]:
@@ -50,7 +49,7 @@ def read_graph(file: str, raw: bytes, weights: bytes, spec: StreamSpec) -> Any:
         model = ov.Core().read_model(text, ov.Tensor(np.frombuffer(weights, np.uint8)))
         for excess in limits.excess(_sizes(model), "the graph"):
             raise ValueError(excess)
-    except (ValueError, ElementTree.ParseError) as error:
+    except ValueError as error:
         raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
     except RuntimeError as error:
         raise BundleError(f"{file} cannot be read by OpenVINO: {cause(error)} Export the bundle again.") from error
@@ -62,14 +61,22 @@ def _parsed(raw: bytes) -> Element:
     text = raw.decode("utf-8")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it declares a document type, which no graph of a bundle does")
-    net = ElementTree.fromstring(text)
+    try:
+        net = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is no XML: {error}") from error
     if net.tag != "net" or net.get("version") != VERSION:
         raise ValueError(f"it is <{net.tag} version={net.get('version')!r}>, not IR of version {VERSION}")
     return net
 
 
-def _check_layers(net: Element, nbytes: int) -> None:
-    """Raise ValueError where a layer is none of a bundle, or would have OpenVINO compute something of any size."""
+def check_layers(raw: bytes, nbytes: int) -> Element:
+    """The IR `raw`, whose weights are a file of so many bytes.
+
+    Raises ValueError where it is damaged, or a layer is none of a bundle or would have OpenVINO compute something of
+    any size.
+    """
+    net = _parsed(raw)
     sources: dict[str, list[str]] = {}
     for edge in net.iterfind("edges/edge"):
         sources.setdefault(edge.get("to-layer", ""), []).append(edge.get("from-layer", ""))
@@ -89,6 +96,7 @@ def _check_layers(net: Element, nbytes: int) -> None:
             known[key] = _from_constants(title, kind, [known[source] for source in given])
         elif any(source not in layers for source in given):
             raise ValueError(f"{title} reads a layer that is not there")
+    return net
 
 
 def _constant(title: str, layer: Element, nbytes: int) -> tuple[int, ...]:

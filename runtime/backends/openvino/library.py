@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"openvino is not here ({error}): pip install 'rnn-export[openvino]'.") from error
 
-__all__ = ["PRECISION", "SETTINGS", "cause", "infer", "ov", "settings"]
+__all__ = ["PRECISION", "SETTINGS", "cause", "infer", "ov", "settings", "version"]
 
 ov: Any = _openvino
 # The inference itself, without the layer of Python around it: (request, inputs, share outputs, decode strings).
@@ -27,6 +27,11 @@ def settings(threads: int, by_default: bool = False) -> dict[str, Any]:
     """How a model is compiled: for steps that come one by one; with what OpenVINO computes in `by_default`."""
     asked = {**SETTINGS, "INFERENCE_NUM_THREADS": threads}
     return {name: value for name, value in asked.items() if not (by_default and name in PRECISION)}
+
+
+def version() -> str:
+    """Of OpenVINO, as "2026.4.1"."""
+    return str(ov.get_version()).partition("-")[0]
 
 
 def cause(error: Exception) -> str:
