@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnn_export.arrays import Arrays, unpack_arrays
+from rnn_export.arrays import unpack_arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.targets.openvino.files import joined
+from rnn_export.export.targets.openvino.states import check_states, make_stateful, separate
 from rnn_export.export.targets.openvino.weights import store_in_int8
-from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, check_layers, variable
+from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, check_layers
 from rnn_export.runtime.backends.openvino.library import SETTINGS, cause, ov, version
-from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
+from rnn_export.spec import METADATA_KEY, StateSpec, StreamSpec, TensorSpec, sized
 
 ADVICE = "Leave openvino out, or write that part of the model otherwise."
 # What OpenVINO says of operators that it cannot read, each with its opset.
@@ -24,10 +25,13 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
     """`step.onnx` of the contract `words["spec"]` as IR; raises ExportError where OpenVINO refuses it."""
     spec, precision = StreamSpec.from_json(words["spec"]), str(words["precision"])
     step, initial = files["step.onnx"], unpack_arrays(files["initial.npz"])
-    stateful = _stateful(_read(step, spec, 1), spec, initial)
-    texts = {STATEFUL: _written(stateful, precision)}
-    if spec.rows is None:
-        texts[STATELESS] = _written(_read(step, spec, ROWS), precision)
+    check_states(spec)
+    models = {STATEFUL: _read(step, spec, 1)} | ({} if spec.rows else {STATELESS: _read(step, spec, ROWS)})
+    make_stateful(models[STATEFUL], spec, initial)
+    for model in models.values():
+        separate(model)
+        model.set_rt_info(spec.dumps(), ["framework", METADATA_KEY])
+    texts = {name: _written(model, precision) for name, model in models.items()}
     graphs, weights = joined(texts)
     for graph in graphs.values():
         try:
@@ -56,19 +60,6 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
         raise ExportError(
             f"OpenVINO {version()} cannot take the step for {rows} streams: {_reason(error)}. {ADVICE}"
         ) from error
-    return model
-
-
-def _stateful(model: Any, spec: StreamSpec, initial: Arrays) -> Any:
-    """`model` with its states inside, which begin at their initial values whenever they are reset."""
-    from openvino._offline_transformations import apply_make_stateful_transformation
-
-    apply_make_stateful_transformation(model, {s.input: s.output for s in spec.states})
-    starts = {variable(s): initial[s.name][None] for s in spec.states if s.name in initial}
-    for node in model.get_ops():
-        if node.get_type_name() == "ReadValue" and (name := node.get_attributes()["variable_id"]) in starts:
-            node.set_arguments([ov.op.Constant(starts[name]).output(0)])
-    model.validate_nodes_and_infer_types()
     return model
 
 
