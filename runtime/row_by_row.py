@@ -125,7 +125,7 @@ def step_rows(
 ) -> dict[str, Array]:
     """The next states (n, ...) of n rows; `inputs` and `outputs`, which it fills, have the layout of the graph.
 
-    `one` steps `size` rows. Where fewer are left, its others are what they were before, and nobody reads them.
+    `one` steps `size` rows. Where fewer are left, its others are the first of them again, and nobody reads them.
     """
     fed = [(canonical(inputs[t.name], t), canonical(one.inputs[t.name], t)) for t in spec.inputs]
     given = [(canonical(outputs[t.name], t), canonical(one.outputs[t.name], t)) for t in spec.outputs]
@@ -135,7 +135,7 @@ def step_rows(
         piece, count = slice(start, start + size), min(size, rows - start)
         one.write({name: _filled(state[piece], size) for name, state in states.items()})
         for whole, part in fed:
-            part[:count] = whole[piece]
+            part[:count], part[count:] = whole[piece], whole[start]
         one.step()
         for whole, part in given:
             whole[piece] = part[:count]

@@ -31,7 +31,7 @@ def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, b
     for model in models.values():
         separate(model)
         model.set_rt_info(spec.dumps(), ["framework", METADATA_KEY])
-    texts = {name: _written(model, precision) for name, model in models.items()}
+    texts = {name: serialised(model, precision) for name, model in models.items()}
     graphs, weights = joined(texts)
     for graph in graphs.values():
         try:
@@ -63,7 +63,7 @@ def _read(step: bytes, spec: StreamSpec, rows: int) -> Any:
     return model
 
 
-def _written(model: Any, precision: str) -> tuple[bytes, bytes]:
+def serialised(model: Any, precision: str) -> tuple[bytes, bytes]:
     """The IR and its weights, of a model that OpenVINO compiles."""
     if precision == "int8":
         store_in_int8(model)

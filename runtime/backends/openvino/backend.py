@@ -10,6 +10,7 @@ from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, t
 from rnn_export.runtime.backends.openvino.buffers import RowsBuffers, StatefulBuffers
 from rnn_export.runtime.backends.openvino.graph import ROWS, STATEFUL, STATELESS, WEIGHTS, read_graph
 from rnn_export.runtime.backends.openvino.library import cause, ov, settings, version
+from rnn_export.runtime.backends.openvino.tables import table_rows
 from rnn_export.spec import StreamSpec
 
 
@@ -21,12 +22,13 @@ class OpenVinoSession(Session):
     def __init__(self, spec: StreamSpec, graphs: Mapping[str, Any], precision: str, asked: Mapping[str, Any]) -> None:
         self.spec, self.graphs, self.precision, self.asked = spec, graphs, precision, asked
         self.compiled = {name: _compiled(name, graph, asked) for name, graph in graphs.items()}
+        self.tables = table_rows(graphs[STATEFUL])
         self.rows_at_once = ROWS if STATELESS in graphs else None
 
     def stream_buffers(self, batch: int) -> StreamBuffers:
         if batch == 1:
-            return StatefulBuffers(self.spec, self.compiled[STATEFUL])
-        return RowsBuffers(self.spec, self.compiled[STATELESS])
+            return StatefulBuffers(self.spec, self.compiled[STATEFUL], self.tables)
+        return RowsBuffers(self.spec, self.compiled[STATELESS], self.tables)
 
     def by_default(self) -> OpenVinoSession | None:
         usual = settings(self.asked["INFERENCE_NUM_THREADS"], by_default=True)

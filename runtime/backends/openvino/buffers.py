@@ -12,14 +12,15 @@ from rnn_export.errors import StreamError
 from rnn_export.runtime.backends.api import StreamBuffers
 from rnn_export.runtime.backends.openvino.graph import ROWS, variable
 from rnn_export.runtime.backends.openvino.library import cause, infer, ov
+from rnn_export.runtime.backends.openvino.tables import check_ids
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 
 class StatefulBuffers(StreamBuffers):
     """One stream: an infer request of its own, and the arrays that it reads and writes."""
 
-    def __init__(self, spec: StreamSpec, compiled: Any) -> None:
-        self.spec = spec
+    def __init__(self, spec: StreamSpec, compiled: Any, tables: Mapping[str, int]) -> None:
+        self.spec, self.tables = spec, tables
         self.inputs = {t.name: _array(t, 1, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _array(t, 1, spec.chunk) for t in spec.outputs}
         self.request = _bound(compiled, [*self.inputs.values()], [*self.outputs.values()])
@@ -42,6 +43,7 @@ class StatefulBuffers(StreamBuffers):
         self._count_from(frames)
 
     def step(self) -> None:
+        check_ids(self.tables, self.inputs)
         try:
             self.last.extend(islice(self.turns, 1))
         except RuntimeError as error:
@@ -58,8 +60,8 @@ class StatefulBuffers(StreamBuffers):
 class RowsBuffers(StreamBuffers):
     """`ROWS` streams in one step, whose states go in and come out."""
 
-    def __init__(self, spec: StreamSpec, compiled: Any) -> None:
-        self.spec = spec
+    def __init__(self, spec: StreamSpec, compiled: Any, tables: Mapping[str, int]) -> None:
+        self.spec, self.tables = spec, tables
         self.inputs = {t.name: _array(t, ROWS, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _array(t, ROWS, spec.chunk) for t in spec.outputs}
         self.before, self.after = ({s.name: _array(s, ROWS, 1) for s in spec.states} for _ in range(2))
@@ -67,6 +69,7 @@ class RowsBuffers(StreamBuffers):
         self.request = _bound(compiled, fed, given)
 
     def step(self) -> None:
+        check_ids(self.tables, self.inputs)
         try:
             infer(self.request, {}, True, False)
         except RuntimeError as error:
