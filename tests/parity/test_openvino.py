@@ -15,7 +15,8 @@ from ..zoo import store  # noqa: TID252
 
 TAKEN = (
     *("nn.GRU-with-state", "nn.LSTM-2-batch-first", "hidden-lstm-projected-1", "learned-h-and-c"),
-    *("buffer-not-from-zero", "token-shift", "causal-dilated-residual", "strided-causal", "valid-residual", "loop-two-cells", "dual-path"),
+    *("buffer-not-from-zero", "token-shift", "causal-dilated-residual", "strided-causal", "valid-residual"),
+    *("loop-two-cells", "dual-path"),
 )  # fmt: skip
 
 
