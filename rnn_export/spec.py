@@ -125,8 +125,10 @@ class StreamSpec:
 
     @property
     def delay_note(self) -> str:
-        """The delay in words, for a message."""
-        return f"the first {self.delay} frames give no output"
+        """The delay in words, for a message: in ms too, where frames are samples."""
+        samples = self.sample_rate is not None and all(math.prod(t.frame) == 1 for t in self.inputs if self.timed(t))
+        late = f" ({self.delay * 1000 / (self.sample_rate or 1):.3g} ms)" if samples else ""
+        return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
 
     @property
     def largest_every(self) -> int:
