@@ -14,7 +14,6 @@ from rnn_export.runtime.build.native.names import identifier
 from .graphs import MODELS
 from .host_engine import host_engine
 from .native_toys import model_sources, with_native
-from .openvino_toys import with_openvino
 from .stand_ins import CudaRuntime, Machine
 
 
@@ -46,6 +45,9 @@ def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 @pytest.fixture(scope="session")
 def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
     """The engine of a model by name on OpenVINO, loaded once."""
+    pytest.importorskip("openvino", reason="openvino: pip install 'rnn-export[openvino]'")
+    from .openvino_toys import with_openvino
+
     folder = tmp_path_factory.mktemp("openvino")
 
     @cache
