@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import fewest_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
@@ -49,7 +49,11 @@ def trial_vectors(
     spec = model.spec
     # A module that takes one frame a call is called for every frame of every copy.
     frames //= 1 if spec.has_time else 2
-    frames = max((frames // spec.chunk + spec.settling_steps) * spec.chunk, fewest_frames(spec))
+    frames = max(
+        (frames // spec.chunk + spec.settling_steps) * spec.chunk,
+        fewest_frames(spec),
+        -(-model.shortest // spec.chunk) * spec.chunk,
+    )
     frames = min(frames, golden.frames)
     kinds, inputs = trial_inputs(model, frames)
     if golden.kinds[0] not in kinds:

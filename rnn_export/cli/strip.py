@@ -1,4 +1,4 @@
-"""`rnn-export strip`: of a bundle what a device needs."""
+"""`rnn-export strip`: the bundle that a device needs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,42 +11,35 @@ from rnn_export.cli.main import command
 
 @command
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--keep", required=True, multiple=True, metavar="TARGET", help="A target that stays; may be repeated.")
-@click.option("--precision", help="Only this precision of them.  [default: all]")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The bundle to write.  [default: NAME-TARGET.rnnx]"
-)
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--keep", required=True, multiple=True, metavar="TARGET", help="What stays: c, c-int8, onnx, ...")
+@click.option("--triple", "triples", multiple=True, help="Of compiled C keep that for this machine.  [default: all]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="NAME.rnnx to write.  [default: BUNDLE itself]")
+@click.option("--force", is_flag=True, help="Replace the bundle that stands there.")
 def strip_command(
-    bundle: Path, keep: tuple[str, ...], precision: str | None, output: Path | None, force: bool, as_json: bool
+    bundle: Path, keep: tuple[str, ...], triples: tuple[str, ...], output: Path | None, force: bool, as_json: bool
 ) -> dict[str, Any]:
-    """Write a bundle with some targets of BUNDLE alone, and the golden vectors that prove them on the device.
+    """Write BUNDLE with the targets to --keep alone, and what `verify` needs on a device.
 
-    A signature is of a whole bundle, so the new one has none: sign it again. Code in it is the same, and runs here if
-    it ran in BUNDLE.
+    Golden vectors, first states and the report of the verification stay, graphs and other targets go, the README with
+    them. The manifest is another one, so a signature of BUNDLE does not hold for what is written: sign that again.
     """
     from rnn_export.bundle import open_bundle
-    from rnn_export.bundle.code import record
-    from rnn_export.bundle.judgement import judge
     from rnn_export.bundle.stripping import strip_bundle
 
     opened = open_bundle(bundle)
-    path = output or bundle.with_name(f"{bundle.name.removesuffix('.rnnx')}-{'-'.join(keep)}.rnnx")
-    stripped = strip_bundle(opened, path, keep, precision, force)
-    notes = []
-    if opened.signature:
-        # What a trusted key vouched for is trusted by itself from now on, as after a build.
-        why = record(judge(opened).trusted)
-        notes.append(
-            f"the signature is of {bundle} as a whole, and not of {path}: before it goes elsewhere, rnn-export sign "
-            f"{path} --key KEY" + (f"; its code is not on record here either: {why}" if why else "")
-        )
-    if untrusted := judge(stripped).untrusted:
-        notes.append(f"code in it is not trusted here: {', '.join(code.title for code in untrusted)}")
-    sizes = [sum(row.bytes for row in b.files.values()) for b in (opened, stripped)]
-    for note in notes:
-        tables.note(note)
+    done = strip_bundle(opened, keep, triples, output, force)
+    before, after = (sum(row.bytes for row in which.files.values()) for which in (opened, done.bundle))
+    targets = [f"{row.target}-{row.precision}" for row in done.bundle.targets]
     if not as_json:
-        kept = ", ".join(f"{row.target} ({row.precision})" for row in stripped.targets)
-        tables.say(f"wrote {path}: {kept}; {sizes[1]:,} of {sizes[0]:,} bytes")
-    return {"bundle": str(path), "files": sorted(stripped.files), "bytes": sizes[1], "signed": False, "notes": notes}
+        for note in done.notes:
+            tables.note(note)
+        tables.say(f"wrote {done.bundle.path} with {', '.join(targets)}: {after:,} bytes, {before - after:,} less")
+    return {
+        "bundle": str(done.bundle.path),
+        "targets": targets,
+        "gone": list(done.gone),
+        "bytes": after,
+        "bytes_before": before,
+        "signature": None if opened.signature is None else "does not hold",
+        "notes": list(done.notes),
+    }
