@@ -12,7 +12,7 @@ from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.graph.translation import BASE_OPSET
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
