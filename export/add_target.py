@@ -17,6 +17,11 @@ from rnn_export.targets import find_target
 STEP = "step.onnx"
 
 
+def can_add(target: str) -> bool:
+    """Whether a bundle gains the target later, from its step.onnx."""
+    return hasattr(find_writer(target), "from_step")
+
+
 def add_target(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
 ) -> Draft:

@@ -28,6 +28,8 @@ class Target:
 
     Attributes:
         opset, opsets: the usual one; the lowest and the highest. None where there is no ONNX graph.
+        backend: what runs it here, of `rnn_export.runtime.registry`; empty where this toolkit has nothing that does.
+        is_data: whether it is interpreted and held to the contract when it is loaded, so that it runs untrusted.
         library: what builds an engine from the files: "tensorrt", "tensorrt-rtx" or None.
         min_version: the oldest version of `library` that must take the files, where no JetPack says it.
         compute: compute capabilities of the GPUs; empty where any will do.
@@ -39,6 +41,8 @@ class Target:
     summary: str
     checked: str
     precisions: tuple[str, ...] = ("fp32",)
+    backend: str = ""
+    is_data: bool = False
     opset: int | None = None
     opsets: tuple[int, int] | None = None
     library: str | None = None
@@ -135,8 +139,8 @@ def _jetson(
 ) -> Target:
     precisions = tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute))
     checked = ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND
-    row = Target(name, module, checked, precisions, opset, (13, last), library="tensorrt", memory=memory)
-    return replace(row, compute=(compute,), jetpacks=jetpacks)
+    row = Target(name, module, checked, precisions, "tensorrt", opset=opset, opsets=(13, last), library="tensorrt")
+    return replace(row, compute=(compute,), jetpacks=jetpacks, memory=memory)
 
 
 _ROWS = (
@@ -144,6 +148,8 @@ _ROWS = (
         name="onnx",
         summary="portable ONNX graphs, one step and whole sequences, for ONNX Runtime and all that reads ONNX",
         checked="in a closed loop on ONNX Runtime against the model",
+        backend="onnxruntime",
+        is_data=True,
         opset=18,
         opsets=(13, 23),
     ),
@@ -151,6 +157,7 @@ _ROWS = (
         name="torchscript",
         summary="one step for LibTorch (C++, mobile); torch has deprecated TorchScript and may drop it",
         checked=LOADED_BACK,
+        backend="torchscript",
     ),
     Target(
         name="pt2",
@@ -158,16 +165,27 @@ _ROWS = (
         checked=LOADED_BACK,
     ),
     Target(
+        name="openvino",
+        summary="one step for OpenVINO with its state inside, as IR (xml, bin); fp16 and int8 store weights so",
+        precisions=("fp32", "fp16", "int8"),
+        checked="in a closed loop on OpenVINO on the CPU against the model",
+        backend="openvino",
+        is_data=True,
+        min_version="2026.0",
+    ),
+    Target(
         name="c",
         summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
         precisions=("fp32", "bf16", "int8"),
         checked=COMPILED,
+        backend="native",
     ),
     Target(
         name="tensorrt",
         summary="a TensorRT engine for the GPU of the machine that builds it",
         precisions=GRAPH_PRECISIONS,
         checked=ON_DEVICE,
+        backend="tensorrt",
         opset=18,
         opsets=(13, 20),
         library="tensorrt",
@@ -178,6 +196,7 @@ _ROWS = (
         summary="a TensorRT-RTX engine for RTX 30 (8.6), 40 (8.9) and 50 (12.0)",
         precisions=GRAPH_PRECISIONS,
         checked=ON_DEVICE,
+        backend="tensorrt",
         opset=18,
         opsets=(13, 23),
         library="tensorrt-rtx",

@@ -41,8 +41,8 @@ def load(
         path: the directory NAME.rnnx; or "grpc://HOST:PORT,HOST:PORT/NAME", a model that `rnn-export triton` wrote, on
             one or several servers. "?deadline_ms=1000&snapshot_every=16" are the milliseconds that a server may take
             for a frame, and the frames after which the states are fetched, so that another server can go on.
-        backend: "tensorrt", "native", "onnxruntime", "torchscript", or "auto" for the fastest that this bundle and
-            this machine support; or the `ServerAddress` of servers that run this very bundle.
+        backend: "tensorrt", "native", "onnxruntime", "openvino", "torchscript", or "auto" for the fastest that this
+            bundle and this machine support; or the `ServerAddress` of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.
@@ -83,10 +83,11 @@ class Engine(Uncopied, Generic[Y]):
         self._session, self._stream_class = session, stream_class(self.spec, session)
         # For several rows.
         self._rows, self._rows_class = session, self._stream_class
-        if self.spec.rows is not None and not session.steps_rows_apart:
+        in_pieces = self.spec.rows is not None and not session.steps_rows_apart
+        if in_pieces or session.rows_at_once is not None:
             self._rows, self.batches = RowByRow(session, self.spec), (1, None)
             self._rows_class = stream_class(self.spec, self._rows)
-        self._initial = artefacts.initial_states()
+        self._artefacts, self._initial = artefacts, artefacts.initial_states()
         self._over: str | None = None
         watch(self)
 
@@ -119,6 +120,11 @@ class Engine(Uncopied, Generic[Y]):
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
+
+    def by_default(self) -> Engine | None:
+        """The same bundle as its library computes by itself, where that is less than what is asked of it here."""
+        session = self._session.by_default()
+        return None if session is None else Engine(self._artefacts, self.backend, session)
 
     def after_fork(self) -> None:
         """Of `runtime.forks`."""

@@ -14,6 +14,7 @@ BACKENDS: Mapping[str, str] = {
     "tensorrt": "rnn_export.runtime.backends.tensorrt.backend",
     "native": "rnn_export.runtime.backends.native.backend",
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime.backend",
+    "openvino": "rnn_export.runtime.backends.openvino.backend",
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
 }
 

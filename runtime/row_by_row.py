@@ -1,4 +1,4 @@
-"""Many rows of a model that takes one at a time: the same step for each, its states on the host in between."""
+"""Many rows where a step has one, or another fixed number: the same step for each piece, its states on the host."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 
 class RowByRow(Session):
-    """The session of one row as one of any number."""
+    """The session of one row, or of `rows_at_once`, as one of any number."""
 
     def __init__(self, session: Session, spec: StreamSpec) -> None:
         self.session, self.spec = session, spec
         self.device, self.precision = session.device, session.precision
         self.has_sequence, self.run_is_steps = session.has_sequence, session.run_is_steps
         self.survives_fork = session.survives_fork
+        self.rows = session.rows_at_once or 1
+
+    def piece(self) -> StreamBuffers:
+        """Buffers of what is stepped at once."""
+        return self.session.stream_buffers(self.rows)
 
     def stream_buffers(self, batch: int) -> StreamBuffers:
         return RowBuffers(self, batch)
@@ -39,13 +44,14 @@ class RowBuffers(StreamBuffers):
     """The buffers of several rows, which go through those of one after the other."""
 
     def __init__(self, session: RowByRow, batch: int) -> None:
-        self.spec, self.one = session.spec, session.session.stream_buffers(1)
+        self.spec, self.one, self.rows = session.spec, session.piece(), session.rows
         self.inputs = _buffers(self.spec.inputs, batch, self.spec.chunk) if self.one.inputs else {}
         self.outputs = _buffers(self.spec.outputs, batch, self.spec.chunk) if self.one.outputs else {}
         self.states = empty_state(self.spec, batch)
 
     def step(self) -> None:
-        states, chunk = step_rows(self.spec, self.one, self.inputs, self.outputs, self.states), self.spec.chunk
+        chunk = self.spec.chunk
+        states = step_rows(self.spec, self.one, self.rows, self.inputs, self.outputs, self.states)
         # No call stands between the two, so no interrupt does.
         self.states = states
         self.frames += chunk
@@ -74,7 +80,7 @@ class RowStateStore(UndoingStore):
     """The states of a pool's streams as arrays (slots, ...)."""
 
     def __init__(self, session: RowByRow) -> None:
-        self.spec, self.one = session.spec, session.session.stream_buffers(1)
+        self.spec, self.one, self.rows = session.spec, session.piece(), session.rows
         self.states = empty_state(self.spec, 0)
 
     @property
@@ -90,7 +96,7 @@ class RowStateStore(UndoingStore):
     def step(self, slots: Array, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
         outputs = _buffers(self.spec.outputs, len(slots), self.spec.chunk)
         before = self.read(slots)
-        after = step_rows(self.spec, self.one, inputs, outputs, before)
+        after = step_rows(self.spec, self.one, self.rows, inputs, outputs, before)
         nan_rows = rows_with_nan(self.spec, outputs, after.values())
         self.keep(slots, before, after)
         return outputs, nan_rows
@@ -112,23 +118,34 @@ class RowStateStore(UndoingStore):
 def step_rows(
     spec: StreamSpec,
     one: StreamBuffers,
+    size: int,
     inputs: Mapping[str, Array],
     outputs: Mapping[str, Array],
     states: Mapping[str, Array],
 ) -> dict[str, Array]:
-    """The next states (n, ...) of n rows; `inputs` and `outputs`, which it fills, have the layout of the graph."""
+    """The next states (n, ...) of n rows; `inputs` and `outputs`, which it fills, have the layout of the graph.
+
+    `one` steps `size` rows. Where fewer are left, its others are the first of them again, and nobody reads them.
+    """
     fed = [(canonical(inputs[t.name], t), canonical(one.inputs[t.name], t)) for t in spec.inputs]
     given = [(canonical(outputs[t.name], t), canonical(one.outputs[t.name], t)) for t in spec.outputs]
     after = []
-    for row in range(len(fed[0][0])):
-        one.write(_row(states, row))
+    rows = len(fed[0][0])
+    for start in range(0, rows, size):
+        piece, count = slice(start, start + size), min(size, rows - start)
+        one.write({name: _filled(state[piece], size) for name, state in states.items()})
         for whole, part in fed:
-            part[0] = whole[row]
+            part[:count], part[count:] = whole[piece], whole[start]
         one.step()
         for whole, part in given:
-            whole[row] = part[0]
-        after.append(one.read())
+            whole[piece] = part[:count]
+        after.append({name: state[:count] for name, state in one.read().items()})
     return _joined(after)
+
+
+def _filled(rows: Array, size: int) -> Array:
+    """`rows`, with the first of them again in the place of those that are missing."""
+    return rows if len(rows) == size else np.concatenate([rows, rows[:1].repeat(size - len(rows), 0)])
 
 
 def _buffers(tensors: Sequence[TensorSpec], rows: int, chunk: int) -> dict[str, Array]:

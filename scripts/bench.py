@@ -29,6 +29,7 @@ import model as silero  # noqa: E402
 import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import pool_figures  # noqa: E402
+import runtimes  # noqa: E402
 import tensorrt_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
 from turns import in_turn  # noqa: E402
@@ -248,6 +249,8 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "held": ("Live streams on one core, p99 below a frame's time", pool_figures.held),
     "failover": ("32 sessions on two Triton servers, one killed", pool_figures.failover),
     "step": ("Cost of a step on ONNX Runtime, µs, median", step_cost),
+    "runtimes": ("Other runtimes: every case of the parity table, golden vectors, relative to scale", runtimes.parity),
+    "runtime-step": ("A step on every runtime, from Python, µs, median", runtimes.cost),
     "start": ("Start-up, s, median", start_up),
 }
 

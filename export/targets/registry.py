@@ -23,6 +23,7 @@ WRITERS: Mapping[str, str] = {
     "torchscript": "rnn_export.export.targets.torchscript",
     "pt2": "rnn_export.export.targets.pt2",
     "tensorrt": "rnn_export.export.targets.tensorrt.writer",
+    "openvino": "rnn_export.export.targets.openvino.writer",
     "c": "rnn_export.export.targets.c.writer",
 }
 

@@ -17,7 +17,6 @@ from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 from rnn_export.trust import remember
 
-DATA_TARGETS = ("onnx",)
 # What an engine is built from.
 GRAPH, RECIPE = "step.onnx", "recipe.json"
 
@@ -78,10 +77,10 @@ def _of_row(spec: StreamSpec, row: TargetRow, hashes: Mapping[str, str]) -> list
 
 
 def _is_code(row: TargetRow, path: str) -> bool:
-    if row.target in DATA_TARGETS:
-        return False
     known = TARGETS.get(row.target)
-    return not (known and known.library and path.rpartition("/")[2] in (GRAPH, RECIPE))
+    if known is None:
+        return True
+    return not (known.is_data or (known.library and path.rpartition("/")[2] in (GRAPH, RECIPE)))
 
 
 def _machine(row: TargetRow, path: str) -> str | None:

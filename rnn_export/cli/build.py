@@ -1,4 +1,4 @@
-"""`rnn-export build`: an engine of TensorRT's, or C compiled for a machine."""
+"""`rnn-export build`: an engine of TensorRT's, C compiled for a machine, or what another runtime reads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
     from rnn_export.choices import Precision
+    from rnn_export.cli.building import WrittenTarget
     from rnn_export.runtime.build.native.build import BuiltC
     from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
 
@@ -23,7 +24,7 @@ STAGES = 9
 
 @command
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to build for: c, tensorrt, tensorrt-rtx, jetson-orin-nano, ...")
+@click.option("--target", required=True, help="What to build for: c, tensorrt, jetson-orin-nano, openvino, ...")
 @click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
 @click.option("--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
 @click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
@@ -51,13 +52,17 @@ def build_command(
     that nobody trusted has made or signed are not compiled, but written anew from step.onnx, which needs both.
     """
     from rnn_export.bundle import open_bundle
-    from rnn_export.cli.building import build_c_target, build_engine_target
+    from rnn_export.cli.building import build_c_target, build_engine_target, write_target
     from rnn_export.runtime.build.native.build import Destination
     from rnn_export.runtime.build.tensorrt.engine import BuildOptions
+    from rnn_export.targets import find_target
 
+    # C says itself which precisions a bundle has.
+    complete = target != "c" and find_target(target, precision or "fp32", None).library is None
     of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
     of_engines = {"--batch": batch, "--state-precision": state_precision, "--memory": memory, "--compute": compute}
-    if wrong := [name for name, given in (of_engines if target == "c" else of_c).items() if given is not None]:
+    others = {**of_c, **of_engines} if complete else of_engines if target == "c" else of_c
+    if wrong := [name for name, given in others.items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
         raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.")
     if calibrate is not None and precision != "int8":
@@ -67,12 +72,16 @@ def build_command(
         opened = open_bundle(bundle)
         if target == "c":
             compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage, trust)
+        elif complete:
+            written = write_target(opened, target, precision, rebuild, stage)
         else:
             engine = build_engine_target(opened, target, precision, options, stage, trust)
+    if complete:
+        return _of_written(written, not as_json)
     return _of_c(compiled, not as_json) if target == "c" else _of_engine(engine, bundle, not as_json)
 
 
-def _show_notes(done: BuiltC | BuiltEngine) -> None:
+def _show_notes(done: BuiltC | BuiltEngine | WrittenTarget) -> None:
     for note in done.notes:
         tables.note(note)
     if done.report:
@@ -106,6 +115,21 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
         "notes": list(done.notes),
         "selftest": test and {**asdict(test), "passed": test.passed},
         "parity": done.report and done.report.to_json(),
+    }
+
+
+def _of_written(done: WrittenTarget, show: bool) -> dict[str, Any]:
+    if show:
+        _show_notes(done)
+        tables.say(f"wrote {done.row.target} ({done.row.precision}): {done.bytes:,} bytes")
+    return {
+        "target": done.row.target,
+        "precision": done.row.precision,
+        "requires": dict(done.row.requires),
+        "files": sorted(done.row.files),
+        "bytes": done.bytes,
+        "notes": list(done.notes),
+        "parity": done.report.to_json(),
     }
 
 

@@ -1,22 +1,26 @@
 """A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import judge
+from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.native.names import c_name, source_name
-from rnn_export.runtime.build.origin import find_row
+from rnn_export.runtime.build.origin import find_row, prove, record_built
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
 from rnn_export.runtime.recording import read
+from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.target_options import TargetOptions, check_batch
+from rnn_export.targets import find_target
 
 Stage = Callable[[str], None]
 STEP = "step.onnx"
@@ -66,6 +70,40 @@ def build_engine_target(
         find_builder(found, options.compute)
         origin = _added(bundle, target, precision, options, None, stage)
     return build_engine(origin, target, precision, options, stage, trust)
+
+
+@dataclass(frozen=True)
+class WrittenTarget:
+    """A target that was complete as it was written from step.onnx: `row` of it, and how it did here."""
+
+    row: TargetRow
+    bytes: int
+    report: ParityReport
+    notes: Sequence[str]
+
+
+def write_target(bundle: Bundle, target: str, precision: str | None, rebuild: bool, stage: Stage) -> WrittenTarget:
+    """Write what has nothing to build: files that a runtime of its own reads."""
+    found, row = find_target(target, precision or "fp32", None), find_row(bundle, target, precision)
+    if not _can_write():
+        raise BuildError(
+            f"{target} is written where the export extra is: pip install 'rnn-export[export,cpu]'. A bundle that has "
+            "it already is complete: there is nothing to build."
+        )
+    from rnn_export.export.add_target import can_add
+
+    if not can_add(target):
+        raise BuildError(f"target {target!r} is complete when it is exported: there is nothing to build.")
+    if row is not None and not rebuild:
+        raise BuildError(f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.")
+    draft = _added(bundle, target, row.precision if row else precision, BuildOptions(), None, stage)
+    (row,) = draft.targets
+    proved, report = prove(draft, found.backend, row.files[0].rpartition("/")[0], stage)
+    stage("write")
+    notes = [*draft.notes, *record_built(bundle, code_of(proved))]
+    (row,) = proved.targets
+    extend_bundle(bundle, row, proved.files)
+    return WrittenTarget(row, sum(map(len, proved.files.values())), report, notes)
 
 
 def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Path | None) -> None:

@@ -21,11 +21,12 @@ STAGES = 12
     "--target",
     "targets",
     multiple=True,
-    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, c, tensorrt, tensorrt-rtx, "
-    "jetson-orin-nano and so on; may be repeated.  [default: onnx]",
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, c, tensorrt, "
+    "tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option(
-    "--precision", help="Precision: fp32, or fp16 or bf16 for TensorRT, or bf16 or int8 for C.  [default: fp32]"
+    "--precision",
+    help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO.  [default: fp32]",
 )
 @click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
 @click.option(

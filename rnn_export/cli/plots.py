@@ -11,7 +11,13 @@ from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
 
 # From the palette of Okabe and Ito, told apart by every eye.
-COLORS = {"native": "#D55E00", "onnxruntime": "#0072B2", "torchscript": "#009E73", "tensorrt": "#CC79A7"}
+COLORS = {
+    "native": "#D55E00",
+    "onnxruntime": "#0072B2",
+    "openvino": "#F0E442",
+    "torchscript": "#009E73",
+    "tensorrt": "#CC79A7",
+}
 INK, GREY, FAINT, LIMIT = "#222222", "#666666", "#E4E4E4", "#111111"
 WIDTH, ROW, HEAD, FOOT = 12, 0.62, 1.55, 1.1  # inches
 # Where the right edge of each column of numbers is, of the width of the axes.

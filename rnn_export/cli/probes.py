@@ -168,6 +168,21 @@ def _onnxruntime() -> Iterator[Finding]:
         yield probe.finding("ok", str(load_module("onnxruntime").__version__))
 
 
+def _openvino() -> Iterator[Finding]:
+    probe = PROBES["openvino"]
+    if importlib.util.find_spec("openvino") is None:
+        yield probe.finding("missing", "not installed; only the target and the backend openvino need it")
+        return
+    openvino = load_module("openvino")
+    core = openvino.Core()
+    doubled = core.compile_model(core.read_model(DOUBLE), "CPU")(np.array([1.5], np.float32))[0]
+    if doubled.tolist() != [3.0]:
+        yield probe.finding("broken", f"says that 1.5 + 1.5 is {doubled.tolist()}")
+    else:
+        version = openvino.get_version().partition("-")[0]
+        yield probe.finding("ok", f"{version}, computes on {', '.join(core.available_devices)}")
+
+
 def _provider(kind: str) -> Iterator[Finding]:
     if importlib.util.find_spec("onnxruntime") is None:
         return
@@ -216,6 +231,7 @@ PROBES = {
         partial(_provider, "CUDA"),
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
+    "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
 

@@ -108,6 +108,17 @@ def parity(report: Mapping[str, Any]) -> None:
         say(f"not exercised: {'; '.join(shown)}{more}: a recording that does, --data, would prove more")
 
 
+def by_default(report: Mapping[str, Any] | None) -> None:
+    """Note how far off a library is where it computes in what it takes by itself; None where that is what was asked."""
+    if report is not None:
+        worst = max(math.inf if d["relative"] is None else d["relative"] for d in report["drifts"])
+        verdict = "within the tolerance too" if report["ok"] else "outside the tolerance"
+        note(
+            f"{report['backend']} by itself computes in less than is asked of it here: its largest relative error is "
+            f"{worst:.1e} then, {verdict}. Ask for the same in a program of your own."
+        )
+
+
 def targets(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print the target table, plain data as `rnn_export.targets.table_rows` gives it."""
     columns = ("target", "GPU", "JetPack (TensorRT)", "opset", "precisions", "GiB", "what it is, and what to know")

@@ -45,6 +45,9 @@ def verify_command(
     With the address of servers as --backend, the proof that they do. The golden vectors are of BUNDLE itself: who made
     it is what --signed-by says. FN gets two arrays (rows, frames, ...), or two dicts of them by output where there are
     several, and gives a number or a dict of numbers; False, or an assert that fails, is exit code 3.
+
+    Where the library of a backend computes in less than fp32 by itself, it is tried so too, and what comes of it is
+    told and held to nothing.
     """
     from rnn_export.bundle import open_bundle
     from rnn_export.bundle.judgement import check_signature
@@ -67,7 +70,10 @@ def verify_command(
         report = replay_golden(engine, golden, stage)
         if function is not None and report.ok:
             report = replace(report, figures=task_figures(engine, golden, function))
+        usual = engine.by_default()
+        by_default = None if usual is None else replay_golden(usual, golden).to_json()
     if not as_json:
         tables.parity(report.to_json())
+        tables.by_default(by_default)
     report.raise_for_failure("This bundle does not do here what the model did: do not use it on this backend.")
-    return report.to_json()
+    return {**report.to_json(), "by_default": by_default}

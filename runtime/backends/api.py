@@ -4,6 +4,8 @@ Its `backend.py` has one function, `open_session(artefacts, precision, device, t
 `BackendUnavailable` with the reason where it cannot run here or has no graph for the precision.
 """
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,6 +159,8 @@ class Session(ABC):
         has_sequence: whether its `StreamBuffers` can `run`.
         run_is_steps: whether that is nothing but steps, so that `run` takes the frames of a delay too.
         batches: the fewest and most rows of a stream; None where there is no most.
+        rows_at_once: how many rows are stepped at once where it is no other number than that and 1; `stream_buffers` is
+            asked for these two, and several rows go through it in pieces. None where a step has any number.
         steps_rows_apart: whether a step of several rows is one for each, so that the model may have one row alone.
         survives_fork: whether what it loaded works in a forked process too: it is memory alone, without threads
             and locks.
@@ -169,6 +173,7 @@ class Session(ABC):
     has_sequence: bool = False
     run_is_steps: bool = False
     batches: tuple[int, int | None] = (1, None)
+    rows_at_once: int | None = None
     steps_rows_apart: bool = False
     survives_fork: bool = False
     stepper: type | None = None
@@ -177,9 +182,13 @@ class Session(ABC):
     def stream_buffers(self, batch: int) -> StreamBuffers:
         """Buffers and states for `batch` streams in lockstep; the states are not set yet."""
 
-    @abstractmethod
     def state_store(self) -> StateStore:
         """States for the streams of a pool; there is no room for any yet."""
+        raise NotImplementedError("several rows go in pieces")
+
+    def by_default(self) -> Session | None:
+        """The same where its library computes in what it takes by itself; None where that is what is asked of it."""
+        return None
 
     def metrics(self) -> dict[str, float]:
         """Counts since it was loaded, where it keeps any."""

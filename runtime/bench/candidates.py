@@ -21,8 +21,6 @@ from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 
-# The target that a backend runs; TensorRT's are all those that are built with a library of it.
-TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript"}
 BASELINE = "onnxruntime run(dict)"
 
 
@@ -64,14 +62,17 @@ def candidates(bundle: Bundle, backends: Sequence[str] = ()) -> list[Candidate]:
         rows = [row for row in bundle.targets if _runs(backend, row)]
         found += [Candidate(backend, row, row.target) for row in rows]
         if backends and not rows:
-            found.append(Candidate(backend, None, TARGET.get(backend, backend)))
+            found.append(Candidate(backend, None, _target(backend)))
     return found
 
 
 def _runs(backend: str, row: TargetRow) -> bool:
-    if backend in TARGET:
-        return row.target == TARGET[backend]
-    return row.target in TARGETS and TARGETS[row.target].library is not None
+    return row.target in TARGETS and TARGETS[row.target].backend == backend
+
+
+def _target(backend: str) -> str:
+    """The first target that a backend runs."""
+    return next(target.name for target in TARGETS.values() if target.backend == backend)
 
 
 def _open_engine(bundle: Bundle, candidate: Candidate, trust: bool) -> Engine:

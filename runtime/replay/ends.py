@@ -64,9 +64,8 @@ def by_pool(engine: Engine, loop: ClosedLoop) -> dict[str, Array]:
         frame = without_time(spec, loop.cut(start, start + spec.chunk))
         given = with_time(spec, _named(spec, pool.step(ids, only_value(frame))))
         _add(pieces, {t.name: given[t.name][:, spec.valid(t, start)] for t in spec.outputs if t.name in pieces})
-    rest = loop.cut(whole, loop.frames)
-    untimed = any(not spec.timed(t) for t in spec.inputs)
-    left = pool.finish(ids, only_value(rest) if whole < loop.frames or untimed else None)
+    rest, untimed = loop.cut(whole, loop.frames), {t.name for t in spec.inputs if not spec.timed(t)}
+    left = pool.finish(ids, {name: a for name, a in rest.items() if whole < loop.frames or name in untimed} or None)
     _add(pieces, {name: np.stack([_named(spec, row)[name] for row in left]) for name in pieces})
     return {name: np.concatenate(parts, 1) for name, parts in pieces.items()}
 

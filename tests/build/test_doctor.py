@@ -33,7 +33,8 @@ def here() -> dict[str, Finding]:
 def test_everything_is_looked_at(here):
     wanted = {
         *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
-        *("onnxruntime CUDA", "torch", "gcc", "clang", "zig", "Python headers", "system", "other machines"),
+        *("onnxruntime CUDA", "openvino", "torch", "gcc", "clang", "zig", "Python headers"),
+        *("system", "other machines"),
     }
     assert wanted <= set(here)
 
@@ -59,7 +60,7 @@ def test_what_is_not_ok_has_a_fix(here):
 
 
 def test_what_the_tests_themselves_use_is_ok(here):
-    for name in ("onnxruntime", "onnxruntime CPU", "torch"):
+    for name in ("onnxruntime", "onnxruntime CPU", "openvino", "torch"):
         assert here[name].state == "ok", here[name]
     assert here["onnxruntime CPU"].detail == "makes a session and computes"
 
@@ -117,6 +118,7 @@ NOTHING = {
     "tensorrt-rtx": "pip install 'rnn-export[rtx]'",
     "cuda-python": "pip install ",
     "onnxruntime": "pip install 'rnn-export[cpu]'",
+    "openvino": "pip install 'rnn-export[openvino]'",
     "torch": "pip install 'rnn-export[export]'",
 }
 
@@ -141,6 +143,7 @@ MODULES = {
     "onnxruntime": "onnxruntime",
     "onnxruntime CPU": "onnxruntime",
     "onnxruntime CUDA": "onnxruntime",
+    "openvino": "openvino",
     "torch": "torch",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnn_export.bundle import open_bundle
-from rnn_export.errors import BackendUnavailable
+from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.names import identifier
@@ -42,11 +42,31 @@ def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return write
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native"])
+@pytest.fixture(scope="session")
+def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
+    """The engine of a model by name on OpenVINO, loaded once."""
+    pytest.importorskip("openvino", reason="openvino: pip install 'rnn-export[openvino]'")
+    from .openvino_toys import with_openvino
+
+    folder = tmp_path_factory.mktemp("openvino")
+
+    @cache
+    def get(name: str) -> Engine:
+        try:
+            return load(with_openvino(folder / f"{name}.rnnx", MODELS[name]), backend="openvino")
+        except ExportError as error:
+            pytest.skip(str(error))
+
+    return get
+
+
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino"])
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
         return cache(lambda name: load(bundle(name), backend="onnxruntime"))
+    if request.param == "openvino":
+        return request.getfixturevalue("openvino_engine")
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))

@@ -121,7 +121,9 @@ def test_rows_of_a_bundle_go_to_their_backends(proven):
     names = ("onnx", "c", "torchscript", "jetson-orin-nano", "pt2", "not-known")
     rows = [TargetRow(name, "fp32", None, (), {}) for name in names]
     rows += [TargetRow("c", "int8", None, (), {"name": "sum"})]
-    found = candidates.candidates(replace(bundle, targets=tuple(rows)), [*candidates.TARGET, "tensorrt"])
+    found = candidates.candidates(
+        replace(bundle, targets=tuple(rows)), ["native", "onnxruntime", "torchscript", "tensorrt"]
+    )
     assert [(c.backend, c.target, c.precision) for c in found] == [
         ("native", "c", "fp32"),
         ("native", "c", "int8"),

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import Engine, slot_table
 from rnn_export.runtime.backends.onnxruntime import buffers
+from rnn_export.runtime.pool import _Goal
 from rnn_export.snapshot import Snapshot, pack, unpack
 
 from .graphs import IDS
@@ -156,7 +157,7 @@ class Streams(RuleBasedStateMachine):
         raw = pack(self.spec, 1, poisoned)
         assert self.is_refused(raw, self.alone[stream].restore, lambda raw: self.pool.restore(stream, raw))
         with self.pool._lock:
-            self.pool._set(self.pool._one(stream), poisoned)
+            self.pool._set(_Goal(self.pool._one(stream), poisoned.frames, poisoned.states))
         self.alone[stream]._set(poisoned)
 
     @precondition(lambda self: self.alone)

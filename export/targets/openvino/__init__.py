@@ -1,0 +1,1 @@
+"""The target `openvino`: OpenVINO's intermediate representation (IR)."""

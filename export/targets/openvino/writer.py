@@ -1,0 +1,54 @@
+"""The target `openvino`: one step as OpenVINO's IR, its state inside.
+
+`step.xml` takes one stream, whose states are OpenVINO's own variables: whoever runs it feeds frames, and calls
+`reset_state` for a new stream. `rows.xml` takes so many streams at once and has the states as inputs and outputs, for
+pools; a model of one row has none. Both read their weights from `step.bin`. All sizes in them are numbers.
+"""
+
+from typing import Any
+
+from rnn_export.apart import run_apart
+from rnn_export.arrays import Arrays, pack_arrays
+from rnn_export.errors import ExportError
+from rnn_export.export.graph.step import step_graph
+from rnn_export.export.graph.translation import BASE_OPSET
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.runtime.engine import Engine
+from rnn_export.spec import StreamSpec
+from rnn_export.target_options import TargetOptions
+from rnn_export.targets import Target
+
+
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`."""
+    step = step_graph(model, BASE_OPSET)
+    if step is None:
+        raise ExportError("openvino runs a step, and this model takes whole sequences: leave openvino out.")
+    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+    return from_step(step, model.spec, initial, target, options)
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    """The same from a step graph: OpenVINO reads it in a process of its own, which says nothing."""
+    if options.calibration is not None:
+        raise ExportError(
+            "openvino in int8 has its weights alone in int8, which needs no recording: leave calibrate (--calibrate) "
+            "out."
+        )
+    stored = {s.name: initial[s.name] for s in spec.states if s.initial == "stored"}
+    given = {"step.onnx": step, "initial.npz": pack_arrays(stored)}
+    words = {"spec": spec.to_json(), "precision": options.precision}
+    made = run_apart("rnn_export.export.targets.openvino.convert", "convert", given, words)
+    return {f"{folder('openvino', options.precision)}/{name}": data for name, data in made.items()}
+
+
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
+    """The OpenVINO from which on the files can be read; what wrote them stands in each."""
+    return {"openvino": target.min_version}
+
+
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    return [Engine.of(artefacts, "openvino", options.precision)]

@@ -1,0 +1,41 @@
+"""OpenVINO itself, or why it is not here; what it is asked for, and what it says of an error."""
+
+from typing import Any
+
+from rnn_export.errors import BackendUnavailable
+
+try:
+    import openvino as _openvino
+    import openvino.opset13
+    import openvino.passes
+except ImportError as error:
+    raise BackendUnavailable(f"openvino is not here ({error}): pip install 'rnn-export[openvino]'.") from error
+
+__all__ = ["PRECISION", "SETTINGS", "cause", "infer", "ov", "settings", "version"]
+
+ov: Any = _openvino
+# The inference itself, without the layer of Python around it: (request, inputs, share outputs, decode strings).
+infer: Any = next(
+    c.infer for c in _openvino.InferRequest.__mro__[1:] if "infer" in vars(c) and c.__module__ == "openvino._pyopenvino"
+)
+# By itself OpenVINO computes in less than fp32 where a CPU has instructions for bf16, and says nothing.
+PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+SETTINGS = {**PRECISION, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+
+
+def settings(threads: int, by_default: bool = False) -> dict[str, Any]:
+    """How a model is compiled: for steps that come one by one; with what OpenVINO computes in `by_default`."""
+    asked = {**SETTINGS, "INFERENCE_NUM_THREADS": threads}
+    return {name: value for name, value in asked.items() if not (by_default and name in PRECISION)}
+
+
+def version() -> str:
+    """Of OpenVINO, as "2026.4.1"."""
+    return str(ov.get_version()).partition("-")[0]
+
+
+def cause(error: Exception) -> str:
+    """The reason alone: OpenVINO tells first where in its sources it was."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(said) or type(error).__name__

@@ -1,0 +1,28 @@
+"""Models written by hand as bundles for OpenVINO."""
+
+from pathlib import Path
+
+from rnn_export.arrays import pack_arrays
+from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.bundle.writing import extend_bundle
+from rnn_export.export.targets.openvino.convert import convert
+
+from .graphs import Model
+
+FOLDER = "targets/openvino-fp32"
+
+
+def converted(model: Model) -> dict[str, bytes]:
+    """The files of the target, by path in a bundle; in this process, which is quicker."""
+    given = {"step.onnx": model.files()["step.onnx"], "initial.npz": pack_arrays(model.initial)}
+    made = convert(given, {"spec": model.spec.to_json(), "precision": "fp32"})
+    return {f"{FOLDER}/{name}": data for name, data in made.items()}
+
+
+def with_openvino(path: Path, model: Model, **changes: bytes) -> Path:
+    """The bundle of `model` with IR; `changes` are files of it by the name without an end, written in its place."""
+    model.write(path)
+    files = converted(model)
+    files |= {name: changes[Path(name).stem] for name in files if name.endswith(".xml") and Path(name).stem in changes}
+    extend_bundle(open_bundle(path), TargetRow("openvino", "fp32", None, tuple(files), {}), files)
+    return path
