@@ -10,8 +10,8 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import judge
 from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
+from rnn_export.runtime.build.names import c_name, source_name
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
-from rnn_export.runtime.build.native.names import c_name, source_name
 from rnn_export.runtime.build.origin import find_row
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine

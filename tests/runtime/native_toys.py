@@ -9,8 +9,8 @@ import numpy as np
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.targets.c.writer import sources as write
+from rnn_export.runtime.build.names import identifier, identifiers
 from rnn_export.runtime.build.native.compile import compile_native
-from rnn_export.runtime.build.native.names import identifier, identifiers
 from rnn_export.spec import DTYPES, StreamSpec, TensorSpec, sized
 
 from ..trusting import trusted  # noqa: TID252

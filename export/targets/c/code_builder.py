@@ -12,7 +12,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import round_up, shape_of
 from rnn_export.export.targets.c.weights import CACHE_LINE, Weights
-from rnn_export.runtime.build.native.names import C_TYPES, SIZES
+from rnn_export.runtime.build.names import C_TYPES, SIZES
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 # After the last node.

@@ -14,9 +14,9 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.layout import graph_layout
-from rnn_export.runtime.build.native.compiler import FLAGS
-from rnn_export.runtime.build.native.names import C_TYPES, identifiers
-from rnn_export.runtime.build.native.template import Values
+from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.names import C_TYPES, identifiers
+from rnn_export.runtime.build.template import Values
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
