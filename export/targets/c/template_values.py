@@ -13,15 +13,12 @@ from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder, CTensor
 from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.layout import graph_layout
 from rnn_export.runtime.build.compiler import FLAGS
 from rnn_export.runtime.build.names import C_TYPES, identifiers
 from rnn_export.runtime.build.template import Values
 from rnn_export.runtime.replay.golden import Golden
+from rnn_export.runtime.replay.step_vectors import StepVectors
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
-
-# Numbers of the golden vectors that a microcontroller has room for.
-GOLDEN_VALUES = 32768
 
 
 def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
@@ -156,45 +153,28 @@ def _write_results(spec: StreamSpec, results: Sequence[CTensor]) -> Iterator[str
 
 
 def golden_values(spec: StreamSpec, golden: Golden) -> Values:
-    """For `golden.h`: the first steps of the first row, as many as `GOLDEN_VALUES` allows, and the states after."""
-    a_step = sum(math.prod(t.frame) for t in (*spec.inputs, *spec.outputs)) * spec.chunk
-    fitting = [k for k, at in enumerate(golden.at) if at // spec.chunk * a_step <= GOLDEN_VALUES]
-    last = fitting[-1] if fitting else 0
-    steps, late = int(golden.at[last]) // spec.chunk, spec.settling_steps
+    """For `golden.h`."""
+    vectors = StepVectors.of(spec, golden)
     return {
-        "steps": steps,
-        "late": min(late, steps),
+        "steps": vectors.steps,
+        "late": vectors.silent_steps,
         "atol": repr(golden.tolerance.atol),
         "rtol": repr(golden.tolerance.rtol),
-        "arrays": "\n".join(_golden_arrays(spec, golden, last, steps, late)),
+        "arrays": "\n".join(_golden_arrays(spec, vectors)),
     }
 
 
-def _golden_arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late: int) -> Iterator[str]:
-    """Inputs of `steps` steps, outputs of those after the first `late`, and the states at the checkpoint `last`."""
-    for i, tensor in enumerate(spec.inputs):
-        yield _golden_array(f"in{i}", _by_step(spec, tensor, golden.inputs[tensor.name][:1], steps), tensor.dtype)
-    for i, tensor in enumerate(spec.outputs):
-        frames = golden.outputs[tensor.name][:1]
-        if spec.timed(tensor):
-            skipped = spec.frames_out(tensor, late * spec.chunk)
-            yield _golden_array(f"out{i}", _by_step(spec, tensor, frames[:, skipped:], steps - late), tensor.dtype)
-        elif golden.at[last] == golden.frames:
+def _golden_arrays(spec: StreamSpec, vectors: StepVectors) -> Iterator[str]:
+    for i, (tensor, array) in enumerate(zip(spec.inputs, vectors.inputs, strict=True)):
+        yield _golden_array(f"in{i}", array, tensor.dtype)
+    for i, (tensor, values) in enumerate(zip(spec.outputs, vectors.outputs, strict=True)):
+        if values is None:
+            continue
+        if not spec.timed(tensor):
             yield f"#define GOLDEN_LAST{i}"
-            yield _golden_array(f"out{i}", frames, tensor.dtype)
-    for i, state in enumerate(spec.states):
-        yield _golden_array(f"state{i}", golden.states[state.name][:1, last], state.dtype)
-
-
-def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:
-    """(1, time, ...) as the arrays of so many steps, one after the other; one zero where there are none."""
-    if not spec.timed(tensor):
-        return np.concatenate([graph_layout(frames, tensor).reshape(-1)] * steps)
-    size = tensor.frames_of(spec.chunk)
-    pieces = [frames[:, s * size : (s + 1) * size] for s in range(steps)]
-    if not spec.has_time:
-        pieces = [piece[:, 0] for piece in pieces]
-    return np.concatenate([graph_layout(piece, tensor).reshape(-1) for piece in pieces] or [np.zeros(1, tensor.dtype)])
+        yield _golden_array(f"out{i}", values, tensor.dtype)
+    for i, (state, array) in enumerate(zip(spec.states, vectors.states, strict=True)):
+        yield _golden_array(f"state{i}", array, state.dtype)
 
 
 def _golden_array(name: str, array: Array, dtype: str) -> str:
