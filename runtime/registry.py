@@ -15,7 +15,10 @@ BACKENDS: Mapping[str, str] = {
     "native": "rnn_export.runtime.backends.native.backend",
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime.backend",
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
+    "wasm": "rnn_export.runtime.backends.wasm.backend",
 }
+# Run where they are asked for alone.
+NEVER_AUTO = frozenset({"wasm"})
 
 REMOTE = "rnn_export.runtime.backends.remote.backend"
 

@@ -24,6 +24,7 @@ WRITERS: Mapping[str, str] = {
     "pt2": "rnn_export.export.targets.pt2",
     "tensorrt": "rnn_export.export.targets.tensorrt.writer",
     "c": "rnn_export.export.targets.c.writer",
+    "wasm": "rnn_export.export.targets.wasm",
 }
 
 
