@@ -8,7 +8,7 @@ from rnn_export.arrays import Arrays
 from rnn_export.export.targets.c.calibration import scales
 from rnn_export.export.targets.c.writer import sources
 from rnn_export.runtime.backends.api import Artefacts, folder
-from rnn_export.runtime.backends.wasm.modules import SCALAR, SIMD
+from rnn_export.runtime.build.wasm.build import engines as both_modules
 from rnn_export.runtime.build.wasm.package import GOLDEN, golden_json, package
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
@@ -43,11 +43,7 @@ def requires(target: Target, order: TargetOptions) -> dict[str, Any]:
 
 
 def engines(artefacts: Artefacts, target: Target, order: TargetOptions) -> list[Engine]:
-    """Both modules, since it is the browser that chooses."""
-    from rnn_export.runtime.backends.wasm.backend import open_module
-
-    sessions = [open_module(artefacts, module, order.precision) for module in (SIMD, SCALAR)]
-    return [Engine(artefacts, "wasm", session) for session in sessions]
+    return both_modules(artefacts, order.precision)
 
 
 def golden_files(spec: StreamSpec, order: TargetOptions, golden: Golden) -> dict[str, bytes]:
