@@ -113,14 +113,14 @@ export class Model {
 
   #load(x) {
     const { ports } = this.#inputs, names = ports.map((port) => port.tensor.name);
-    if (ports.length > 1) {
-      const given = x !== null && typeof x === "object" && !ArrayBuffer.isView(x) ? Object.keys(x) : null;
-      if (!given || given.length !== names.length || names.some((name) => !(name in x))) {
-        const found = given ? `{${given.join(", ")}} was given` : `not ${kindOf(x)}`;
-        throw new RnnError(`this model has ${names.length} inputs: give {${names.join(", ")}}, ${found}.`);
-      }
+    const named = x !== null && typeof x === "object" && !Array.isArray(x) && !ArrayBuffer.isView(x);
+    if (!named && ports.length > 1) {
+      throw new RnnError(`this model has ${ports.length} inputs: give {${names.join(", ")}}, not ${kindOf(x)}.`);
     }
-    ports.forEach((port, i) => fill(this.#view(port), ports.length > 1 ? x[names[i]] : x, port.tensor, this.#tables[i]));
+    if (named && (Object.keys(x).length !== names.length || names.some((name) => !(name in x)))) {
+      throw new RnnError(`the inputs are {${names.join(", ")}}, but {${Object.keys(x).join(", ")}} was given.`);
+    }
+    ports.forEach((port, i) => fill(this.#view(port), named ? x[names[i]] : x, port.tensor, this.#tables[i]));
   }
 
   #text(address) {
