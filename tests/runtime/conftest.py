@@ -15,6 +15,7 @@ from .graphs import MODELS
 from .host_engine import host_engine
 from .native_toys import model_sources, with_native
 from .stand_ins import CudaRuntime, Machine
+from .wasm_toys import need_zig, wasm_draft
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return write
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native"])
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "wasm"])
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
@@ -50,6 +51,9 @@ def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Cal
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))
+    if request.param == "wasm":
+        need_zig()
+        return cache(lambda name: Engine.of(wasm_draft(name), "wasm"))
     return cache(lambda name: host_engine(open_bundle(bundle(name))))
 
 

@@ -116,6 +116,7 @@ def sources(
         "#include <stdint.h>",
         f"typedef struct {{\n{chr(10).join(fields)}\n}} {name}_state;",
         f"#define {upper}_MACS {macs}",
+        f"#define {upper}_STACK_BYTES 1024",
         *([f"#define {upper}_WEIGHTS_BYTES {len(weights)}"] if weights is not None else []),
         *sizes,
         macros,

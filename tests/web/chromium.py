@@ -77,7 +77,9 @@ class Chromium:
     def run(self, code: str) -> Any:
         """What the async function with the body `code` returns in the page, as JSON; an exception of it is one here."""
         wrapped = f"(async () => {{ {code} }})()"
-        given = self._ask("Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True, userGesture=True)
+        given = self._ask(
+            "Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True, userGesture=True
+        )
         if "exceptionDetails" in given:
             thrown = given["exceptionDetails"]
             raise RuntimeError(thrown.get("exception", {}).get("description", thrown["text"]))

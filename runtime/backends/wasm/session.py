@@ -16,8 +16,8 @@ from rnn_export.runtime.backends.api import Session, StreamBuffers, UndoingStore
 from rnn_export.runtime.backends.c_step import check_indices, contract_sha256, row_buffer, row_shape
 from rnn_export.spec import BATCH, StreamSpec
 
-# Bytes that an address is a multiple of, those of a page, and of a pointer.
-LINE, PAGE, POINTER = 64, 2**16, 4
+# Bytes that an address is a multiple of, and in a pool the start of a struct; those of a page, and of a pointer.
+LINE, ALIGNED, PAGE, POINTER = 64, 16, 2**16, 4
 
 
 class Instance:
@@ -104,7 +104,7 @@ class WasmSession(Session):
         if first.text(first.call("rnn_contract")) != contract_sha256(spec):
             why = "was compiled for other names, types or sizes than the contract says"
             raise BackendUnavailable(f"model.wasm {why}: build it again, rnn-export build --target wasm --rebuild.")
-        self.stride = max(1, -(-first.call("rnn_state_bytes") // LINE)) * LINE
+        self.stride = max(1, -(-first.call("rnn_state_bytes") // ALIGNED)) * ALIGNED
         self.offsets = [first.call("rnn_state_offset", i) for i in range(len(spec.states))]
         rows = {t.name: first.call("rnn_input_rows", i) for i, t in enumerate(spec.inputs)}
         self.table_rows = {name: n for name, n in rows.items() if n}

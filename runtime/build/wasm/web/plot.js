@@ -1,7 +1,7 @@
 // Lines that scroll: the last `WIDTH` points of several values, drawn when the page is.
 
 const COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b"];
-const POINTS = 600;
+const POINTS = 300;
 
 /** A canvas with up to eight lines, each value a point. */
 export class Plot {
