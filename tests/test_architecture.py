@@ -194,6 +194,7 @@ FRAME_ARITHMETIC = {
     "export/lift/contract.py": "finds them",
     "export/lift/streaming/": "finds them",
     "export/targets/c/": "writes them as constants",
+    "runtime/build/wasm/package.py": "writes them as constants",
     "runtime/backends/remote/codec.py": "sends how many frames a stream was fed",
     "runtime/replay/golden.py": "shows them",
     "export/verify/inputs.py": "shows them",

@@ -17,6 +17,19 @@ from .native_toys import model_sources, with_native
 from .stand_ins import CudaRuntime, Machine
 from .wasm_toys import need_zig, wasm_draft
 
+# What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
+ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_snapshot.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items[:] = [item for item in items if item.path.parent != here or _is_held(item)]
+
+
+def _is_held(item: pytest.Item) -> bool:
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("engine") != "wasm" or item.path.name in ON_WASMTIME
+
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

@@ -39,7 +39,7 @@ class Chromium:
             command.append(f"--use-file-for-fake-audio-capture={microphone}")
         # It reads commands from 3 and writes answers to 4.
         shell = f'exec "$@" 3<&{to_read} 4>&{to_write}'
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - until __exit__
         self.process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *command, "about:blank"],
             pass_fds=(to_read, to_write), stdout=self.log, stderr=self.log,
@@ -75,11 +75,9 @@ class Chromium:
         self.wait("document.readyState === 'complete'")
 
     def run(self, code: str) -> Any:
-        """What the async function with the body `code` returns in the page, as JSON; an exception of it is one here."""
-        wrapped = f"(async () => {{ {code} }})()"
-        given = self._ask(
-            "Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True, userGesture=True
-        )
+        """What the body `code` of an async function returns in the page, as JSON; an exception of it is one here."""
+        how = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+        given = self._ask("Runtime.evaluate", expression=f"(async () => {{ {code} }})()", **how)
         if "exceptionDetails" in given:
             thrown = given["exceptionDetails"]
             raise RuntimeError(thrown.get("exception", {}).get("description", thrown["text"]))

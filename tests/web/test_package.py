@@ -176,11 +176,11 @@ def test_what_cannot_work_is_refused_with_the_reason_and_changes_nothing(packed)
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("7", '"ids" holds 7, which is out of its table of 7 rows, at index 0'),
-        ("-8", '"ids" holds -8, which is out of its table of 7 rows, at index 0'),
+        ("11", '"ids" holds 11, which is out of its table of 11 rows, at index 0'),
+        ("-12", '"ids" holds -12, which is out of its table of 11 rows, at index 0'),
         ("1.5", '"ids" holds 1.5, which is no int64, at index 0'),
         ("2n", None),
-        ("-7", None),
+        ("-11", None),
     ],
 )
 def test_an_index_is_held_to_its_table(packed, value, message):

@@ -87,7 +87,7 @@ def _audio(spec: StreamSpec) -> dict[str, Any]:
         return {"why": f"its input {tensor.name!r} is {tensor.dtype} {tensor.shape}, not samples one after the other"}
     samples = int(np.prod(row_shape(tensor, spec.chunk), dtype=int))
     heard = [t for t in spec.outputs if t.dtype == "float32" and spec.timed(t) and _in_order(t)]
-    same = [t.name for t in heard if np.prod(row_shape(t, spec.chunk), dtype=int) == samples and samples > 1]
+    same = [t.name for t in heard if np.prod(row_shape(t, spec.chunk), dtype=int) == samples]
     return {"samples": samples, "output": same[0] if same else None}
 
 
