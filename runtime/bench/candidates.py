@@ -22,7 +22,7 @@ from rnn_export.spec import StreamSpec
 from rnn_export.targets import TARGETS
 
 # The target that a backend runs; TensorRT's are all those that are built with a library of it.
-TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript"}
+TARGET = {"native": "c", "onnxruntime": "onnx", "torchscript": "torchscript", "wasm": "wasm"}
 BASELINE = "onnxruntime run(dict)"
 
 

@@ -20,9 +20,10 @@ TYPES = {
     ".json": "application/json",
     ".wasm": "application/wasm",
 }
+# What the page runs comes from the package, and nothing goes elsewhere.
+POLICY = ("default-src 'self'", "img-src data:", "script-src 'self' 'wasm-unsafe-eval'", "frame-ancestors 'none'")
 HEADERS = {
-    # What the page runs comes from the package, and nothing goes elsewhere.
-    "Content-Security-Policy": "default-src 'self'; img-src data:; script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'",
+    "Content-Security-Policy": "; ".join(POLICY),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",

@@ -63,9 +63,11 @@ def build_wasm(
     Raises BuildError, BackendUnavailable, BundleError or ParityError, and leaves the bundle as it was.
     """
     before = on_disk(bundle)
+    if isinstance(bundle, Bundle):
+        refuse_rebuild(bundle, precision, rebuild)
     find_zig()
     progress("compile")
-    draft = bundle if isinstance(bundle, Draft) else _from_c(bundle, precision, rebuild, trust)
+    draft = bundle if isinstance(bundle, Draft) else package_from_c(bundle, precision, trust)
     (row,), golden = draft.targets, Golden.from_arrays(before.arrays(FILE), before.spec)
     reports = [replay_golden(engine, golden, progress) for engine in engines(draft, row.precision)]
     for report in reports:
@@ -92,8 +94,8 @@ def has_sources(bundle: Bundle, precision: str | None, trust: bool | Trust = Fal
     return origin is not None and not origin.judgement.has_untrusted_sources(origin.row)
 
 
-def _from_c(bundle: Bundle, precision: str | None, rebuild: bool, trust: bool | Trust) -> Draft:
-    refuse_rebuild(bundle, precision, rebuild)
+def package_from_c(bundle: Bundle, precision: str | None = None, trust: bool | Trust = False) -> Draft:
+    """The package without golden vectors, to be added to `bundle`, of its C; raises as `build_wasm`."""
     origin = find_origin(bundle, "c", precision, trust)
     if origin is None:
         what = f" in {precision}" if precision else ""
