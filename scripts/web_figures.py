@@ -91,9 +91,7 @@ def _measured(title: str, path: Path, count: int) -> Figures:
     yield f"{title}: wasmtime from Python, µs", taken["wasm"]
     package = path / "targets" / "wasm-fp32"
     for simd, kind in ((True, "vectors"), (False, "scalar")):
-        code = (
-            f"const model = await load(undefined, {{ simd: {json.dumps(simd)} }}), {{ frame, count }} = given;{TIMED}"
-        )
+        opened = f"const model = await load(undefined, {{ simd: {json.dumps(simd)} }}), {{ frame, count }} = given;"
         found = node(package, opened + TIMED, {"frame": frame.reshape(-1).tolist(), "count": count})
         yield f"{title}: Node, {kind}, µs", found
         yield f"{title}: Node, {kind}, against native", found / taken["native"]
