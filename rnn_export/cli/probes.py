@@ -199,6 +199,14 @@ def _torch() -> Iterator[Finding]:
     yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
 
 
+def _wasmtime() -> Iterator[Finding]:
+    probe = PROBES["wasmtime"]
+    if importlib.util.find_spec("wasmtime") is None:
+        yield probe.finding("missing", "not installed; with zig it builds and runs the target wasm")
+    else:
+        yield probe.finding("ok", str(load_module("wasmtime").__version__))
+
+
 REINSTALL = "pip install --force-reinstall"
 PROBES = {
     "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
@@ -212,6 +220,7 @@ PROBES = {
         partial(_provider, "CUDA"),
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
+    "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
 
