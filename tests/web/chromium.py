@@ -83,6 +83,11 @@ class Chromium:
             raise RuntimeError(thrown.get("exception", {}).get("description", thrown["text"]))
         return given["result"].get("value")
 
+    def choose(self, file_input: str, path: Path) -> None:
+        """Choose `path` in the file input that the expression gives."""
+        found = self._ask("Runtime.evaluate", expression=file_input)["result"]["objectId"]
+        self._ask("DOM.setFileInputFiles", files=[str(path)], objectId=found)
+
     def wait(self, condition: str) -> None:
         """Until an expression is true in the page."""
         end = time.monotonic() + SECONDS

@@ -105,6 +105,32 @@ def test_the_page_listens_to_the_microphone_and_draws(packed, chromium, served, 
     assert not [line for line in chromium.said if '"level": "error"' in line or "exceptionDetails" in line]
 
 
+def test_the_page_plays_a_file(packed, chromium, served, tmp_path):
+    chromium.open(served(packed("silero").bundle))
+    chromium.wait(SELFTEST)
+    chromium.choose("document.getElementById('chosen')", SPEECH)
+    chromium.wait("window.steps >= 5")
+    assert chromium.run("return document.getElementById('said').textContent") == "Playing speech.wav."
+    (tmp_path / "noise.wav").write_bytes(b"no sound at all")
+    chromium.choose("document.getElementById('chosen')", tmp_path / "noise.wav")
+    chromium.wait("document.getElementById('said').className === 'bad'")
+    assert "decode" in chromium.run("return document.getElementById('said').textContent")
+    assert chromium.run("return document.getElementById('stop').disabled")
+
+
+def test_the_page_steps_through_lines_of_numbers(packed, chromium, served, tmp_path):
+    chromium.open(served(packed("lstm").bundle))
+    chromium.wait(SELFTEST)
+    (tmp_path / "frames.csv").write_text("1,2,3,4,5,6,7,8\n" * 4)
+    chromium.choose("document.getElementById('chosen')", tmp_path / "frames.csv")
+    chromium.wait("document.getElementById('said').textContent === 'Stepping through frames.csv. 4 steps done.'")
+    (tmp_path / "short.csv").write_text("1,2,3\n")
+    chromium.choose("document.getElementById('chosen')", tmp_path / "short.csv")
+    chromium.wait("document.getElementById('said').className === 'bad'")
+    wanted = '"x" has 3 values, but a step takes 8, of shape (1, 8).'
+    assert chromium.run("return document.getElementById('said').textContent") == wanted
+
+
 def test_a_model_of_sound_plays_in_an_audio_worklet(packed, chromium, served):
     its = packed("nam")
     chromium.open(served(its.bundle))

@@ -28,7 +28,7 @@ class Instance:
         self.exports: Mapping[str, Any] = dict(wasmtime.Instance(self.store, module, []).exports(self.store))
         self.memory: wasmtime.Memory = self.exports["memory"]
         self.call("_initialize")
-        self.end = int(self.exports["__heap_base"].value(self.store))
+        self.end, self.whole = int(self.exports["__heap_base"].value(self.store)), self._all_bytes()
         self.weights = self.take(len(weights)) if weights else 0
         if weights:
             self.bytes_at(self.weights, len(weights))[:] = np.frombuffer(weights, np.uint8)
@@ -46,12 +46,16 @@ class Instance:
         lacking = self.end - self.memory.data_len(self.store)
         if lacking > 0:
             self.memory.grow(self.store, -(-lacking // PAGE))
+            self.whole = self._all_bytes()
         return start
 
     def bytes_at(self, address: int, count: int) -> Array:
         """A view (count,) of the memory, good until the next `take`."""
-        whole = np.ctypeslib.as_array(self.memory.data_ptr(self.store), (self.memory.data_len(self.store),))
-        return whole[address : address + count]
+        return self.whole[address : address + count]
+
+    def _all_bytes(self) -> Array:
+        # Asking is slow, and a step takes no memory: the host alone makes it larger.
+        return np.ctypeslib.as_array(self.memory.data_ptr(self.store), (self.memory.data_len(self.store),))
 
     def text(self, address: int) -> str:
         return bytes(self.bytes_at(address, LINE)).decode()
