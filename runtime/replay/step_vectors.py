@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,41 @@ from rnn_export.spec import StreamSpec, TensorSpec
 
 # Numbers of the vectors that a microcontroller has room for.
 MOST_VALUES = 32768
+# Sequences that end, among them.
+ENDS = 4
+
+
+@dataclass(frozen=True)
+class EndVectors:
+    """Sequences of the first `frames` frames: what each of their `steps` steps gives, one sequence after the other.
+
+    `outputs` are by the number of the output in the contract, NaN where there is no frame.
+    """
+
+    frames: Sequence[int]
+    steps: Sequence[int]
+    outputs: Mapping[int, Array]
+
+    @staticmethod
+    def of(spec: StreamSpec, golden: Golden, steps: int) -> EndVectors | None:
+        """A few that end within `steps` steps; None where there are none."""
+        known = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
+        chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
+        tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
+        if not chosen or not tensors:
+            return None
+        taken = [n // spec.chunk + spec.closing_steps(n) for n in chosen]
+        outputs = {}
+        for i, tensor in tensors:
+            size, first = tensor.frames_of(spec.chunk), tensor.frames_of(spec.delay)
+            pieces = []
+            for frames, count in zip(chosen, taken, strict=True):
+                whole = np.full((1, count * size + first, *tensor.frame), np.nan, tensor.dtype)
+                ended = golden.ends[frames][tensor.name][:1]
+                whole[:, first : first + ended.shape[1]] = ended
+                pieces.append(_by_step(spec, tensor, whole[:, : count * size], count))
+            outputs[i] = np.concatenate(pieces)
+        return EndVectors(chosen, taken, outputs)
 
 
 @dataclass(frozen=True)
@@ -30,6 +65,7 @@ class StepVectors:
     inputs: Sequence[Array]
     outputs: Sequence[Array | None]
     states: Sequence[Array]
+    ends: EndVectors | None
 
     @staticmethod
     def of(spec: StreamSpec, golden: Golden) -> StepVectors:
@@ -49,7 +85,8 @@ class StepVectors:
 
         inputs = [_by_step(spec, t, golden.inputs[t.name][:1], steps) for t in spec.inputs]
         states = [golden.states[s.name][0, last].reshape(-1) for s in spec.states]
-        return StepVectors(steps, silent, inputs, [output(t) for t in spec.outputs], states)
+        ends = EndVectors.of(spec, golden, steps)
+        return StepVectors(steps, silent, inputs, [output(t) for t in spec.outputs], states, ends)
 
 
 def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:

@@ -17,7 +17,7 @@ from rnn_export.runtime.build.compiler import FLAGS
 from rnn_export.runtime.build.names import C_TYPES, identifiers
 from rnn_export.runtime.build.template import Values
 from rnn_export.runtime.replay.golden import Golden
-from rnn_export.runtime.replay.step_vectors import StepVectors
+from rnn_export.runtime.replay.step_vectors import EndVectors, StepVectors
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 
@@ -47,7 +47,8 @@ def template_values(
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
-    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    names = identifiers([s.name for s in spec.states])
+    members = enumerate(zip(names, spec.states, strict=True))
     states = [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
     weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
@@ -58,6 +59,8 @@ def template_values(
         "digest": spec.digest,
         "chunk": spec.chunk,
         "delay": spec.delay,
+        "tail": spec.tail,
+        "end_member": next((m for m, s in zip(names, spec.states, strict=True) if s.name == spec.end), None),
         "silent_steps": silent_steps,
         "silent_frames": silent_frames,
         "sample_rate": spec.sample_rate,
@@ -113,8 +116,21 @@ def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
             **_array(tensor, shape),
             "axes": f", of ({', '.join(axes)})" if any(TIME in axis for axis in axes) else "",
             "timed": spec.timed(tensor),
+            "ends": spec.timed(tensor) and tensor.dtype.startswith("float") and bool(tensor.lengths),
+            **_lengths(tensor),
             "table_rows": code.table_rows.get(f"{way}{i}"),
         }
+
+
+def _lengths(tensor: TensorSpec) -> Values:
+    count = len(tensor.lengths)
+    values = ", ".join(map(str, tensor.lengths))
+    return {
+        "length": count > 0,
+        "length_count": count,
+        "length_values": values,
+        "length_more": tensor.frames_of(count),
+    }
 
 
 def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
@@ -160,7 +176,7 @@ def golden_values(spec: StreamSpec, golden: Golden) -> Values:
         "late": vectors.silent_steps,
         "atol": repr(golden.tolerance.atol),
         "rtol": repr(golden.tolerance.rtol),
-        "arrays": "\n".join(_golden_arrays(spec, vectors)),
+        "arrays": "\n".join([*_golden_arrays(spec, vectors), *_golden_ends(spec, vectors.ends)]),
     }
 
 
@@ -175,6 +191,16 @@ def _golden_arrays(spec: StreamSpec, vectors: StepVectors) -> Iterator[str]:
         yield _golden_array(f"out{i}", values, tensor.dtype)
     for i, (state, array) in enumerate(zip(spec.states, vectors.states, strict=True)):
         yield _golden_array(f"state{i}", array, state.dtype)
+
+
+def _golden_ends(spec: StreamSpec, ends: EndVectors | None) -> Iterator[str]:
+    if ends is None:
+        return
+    yield f"#define GOLDEN_ENDS {len(ends.frames)}"
+    yield _golden_array("end_frames", np.array(ends.frames), "int32")
+    yield _golden_array("end_steps", np.array(ends.steps), "int32")
+    for i, array in ends.outputs.items():
+        yield _golden_array(f"end_out{i}", array, spec.outputs[i].dtype)
 
 
 def _golden_array(name: str, array: Array, dtype: str) -> str:

@@ -72,7 +72,8 @@ def _port(spec: StreamSpec, tensor: TensorSpec) -> dict[str, Any]:
     dims = [dim for dim in tensor.shape if dim != BATCH]
     axis = tensor.axis(TIME)
     time = None if axis is None else dims.index(tensor.shape[axis])
-    told = {"timed": spec.timed(tensor), "time": time, "every": tensor.every}
+    rate = [tensor.rate.numerator, tensor.rate.denominator]
+    told = {"timed": spec.timed(tensor), "time": time, "rate": rate}
     return {**_tensor(tensor.name, tensor.dtype, row_shape(tensor, spec.chunk)), **told}
 
 

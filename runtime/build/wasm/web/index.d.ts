@@ -11,8 +11,8 @@ export interface Tensor {
   timed?: boolean;
   /** The axis of its frames, null where a step is one frame. */
   time?: number | null;
-  /** Frames of the input for each frame of it. */
-  every?: number;
+  /** How many frames it has, [0], for so many of the input, [1]. */
+  rate?: [number, number];
 }
 
 /** The content of model.json. */

@@ -12,6 +12,8 @@ const ARRAYS = {
 const LINE = 64, PAGE = 65536, POINTER = 4;
 // Of a snapshot: magic, digest, rows (u32), frames (u64), frames that wait (u32); little-endian, and a crc32 at the end.
 const MAGIC = "rnnxsnp1", HEADER = 56, CHECK = 4;
+// Among the frames that wait: the sequence is over.
+const ENDED = 0x80000000;
 
 /** A loaded module. `contract` is the content of model.json, `weights` that of weights.bin where there is one. */
 export class Model {
@@ -225,6 +227,9 @@ export class Stream {
     }
     const rows = data.getUint32(40, true), frames = data.getBigUint64(44, true), waiting = data.getUint32(52, true);
     if (rows !== 1) throw new RnnError(`this snapshot has ${rows} rows, but a stream has one here.`);
+    if (waiting & ENDED) {
+      throw new RnnError("this snapshot is of a sequence that has ended, after which nothing can be fed: take one before finish().");
+    }
     if (waiting) {
       throw new RnnError(`this snapshot has ${waiting} frames that wait for a whole chunk: run the rest before it is taken.`);
     }
@@ -318,9 +323,9 @@ function checkState(values, { name, dtype }) {
 }
 
 /** The frames of an output that come after the delay, where `late` frames of the input gave none. */
-function settled(view, { timed, time, every, shape }, late) {
+function settled(view, { timed, time, rate, shape }, late) {
   if (!timed || time === null) return view.slice();
-  const frames = shape[time], first = late / every, inner = shape.slice(time + 1).reduce((a, b) => a * b, 1);
+  const frames = shape[time], first = Math.floor((late * rate[0]) / rate[1]), inner = shape.slice(time + 1).reduce((a, b) => a * b, 1);
   const outer = shape.slice(0, time).reduce((a, b) => a * b, 1), kept = (frames - first) * inner;
   const result = new view.constructor(outer * kept);
   for (let o = 0; o < outer; o++) {
