@@ -35,7 +35,7 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         held = {t.name: inputs[t.name] for t in engine.spec.inputs if not engine.spec.timed(t)}
         ended: Any = stream.finish(held or None)
         left = _by_name(engine, ended)
-        ended = (
+        pairs = (
             (name, a, left[name] if rows > 1 or left[name] is None else left[name][None]) for name, a in outputs.items()
         )
         outputs = {name: a if end is None else np.concatenate([a, end], 1) for name, a, end in pairs}
