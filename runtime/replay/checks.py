@@ -30,7 +30,8 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
     ordinary, *trials = golden.parts(engine)
     beginning = ordinary.beginning(engine.spec)
     drifts: list[Drift] = []
-    for name, check in (WHOLE_SEQUENCES if engine.spec.sequence_only else STREAMS).items():
+    checks = WHOLE_SEQUENCES if engine.spec.sequence_only else {**STREAMS, **(ENDS if golden.ends else {})}
+    for name, check in checks.items():
         progress(name)
         for vectors in (ordinary if name in ALL_STEPS else beginning, *trials):
             drifts += check(_Check(name, engine, vectors))
@@ -137,4 +138,6 @@ def _pool_end(check: _Check) -> Iterator[Drift]:
 ALL_STEPS = ("step", "sequence")
 WHOLE_SEQUENCES = {"sequence": _sequence, "batch-invariance": _batch_invariance}
 STREAMS = {"step": _step, "sequence": _sequence, "chunked": _chunked, "reset": _reset, "snapshot": _snapshot}
-STREAMS |= {"batch-invariance": _batch_invariance, "pool": _pool, "end": _end, "pool end": _pool_end}
+STREAMS |= {"batch-invariance": _batch_invariance, "pool": _pool}
+# Of models whose sequences have an end of their own.
+ENDS = {"end": _end, "pool end": _pool_end}
