@@ -197,6 +197,7 @@ FRAME_ARITHMETIC = {
     "runtime/build/wasm/package.py": "writes them as constants",
     "runtime/backends/remote/codec.py": "sends how many frames a stream was fed",
     "runtime/replay/golden.py": "shows them",
+    "runtime/replay/step_vectors.py": "lays them out by step",
     "runtime/replay/ends.py": "lets sequences end before and after it",
     "export/verify/inputs.py": "shows them",
     "export/triton/readme.py": "shows them",
