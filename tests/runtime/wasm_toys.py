@@ -12,10 +12,9 @@ from rnn_export.runtime.build.wasm.compile import compile_wasm, find_zig
 from .graphs import MODELS
 from .native_toys import model_sources
 
-pytest.importorskip("wasmtime")
-
 
 def need_zig() -> None:
+    pytest.importorskip("wasmtime")
     try:
         find_zig()
     except BackendUnavailable as error:
