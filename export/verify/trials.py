@@ -49,7 +49,11 @@ def trial_vectors(
     spec = model.spec
     # A module that takes one frame a call is called for every frame of every copy.
     frames //= 1 if spec.has_time else 2
-    frames = max((frames // spec.chunk + spec.settling_steps) * spec.chunk, fewest_frames(spec))
+    frames = max(
+        (frames // spec.chunk + spec.settling_steps) * spec.chunk,
+        fewest_frames(spec),
+        -(-model.shortest // spec.chunk) * spec.chunk,
+    )
     frames = min(frames, golden.frames)
     kinds, inputs = trial_inputs(model, frames)
     if golden.kinds[0] not in kinds:

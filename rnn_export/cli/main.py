@@ -18,8 +18,8 @@ from rnn_export.lazy import load_module
 from rnn_export.text import visible
 
 COMMANDS = (
-    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "targets", "triton", "trust",
-    "verify",
+    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "strip", "targets",
+    "triton", "trust", "verify",
 )  # fmt: skip
 # What the extra `export` installs; only writing graphs needs them.
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")

@@ -45,7 +45,7 @@ def compile_wasm(sources: Mapping[str, bytes], name: str, spec: StreamSpec) -> d
         (folder / "step").mkdir()
         for file, data in sources.items():
             (folder / "step" / file).write_bytes(data)
-        (folder / FILE).write_text(glue(name, spec))
+        (folder / FILE).write_text(glue(name, spec), encoding="utf-8")
         flags = [*FLAGS, *LINK, f"-Wl,-z,stack-size={stack}", "-Istep", f"step/{name}.c", FILE, "-lm"]
         for module, vectors in MODULES.items():
             compiler.compile([*vectors, *flags, "-o", module], folder)
