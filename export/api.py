@@ -24,9 +24,10 @@ from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, LiftError
-from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.readme import README, bundle_readme
 from rnn_export.export.targets.registry import find_writer, fp16_accumulate_engines, golden_files, notes
 from rnn_export.export.verify.assumptions import assumptions_seen

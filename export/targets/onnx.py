@@ -4,7 +4,7 @@ from typing import Any
 
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.graph.translation import BASE_OPSET
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
 from rnn_export.target_options import TargetOptions

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from rnn_export.arrays import Arrays
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError, SourceError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import Leaf
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import StreamSpec, TensorSpec
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.noise import LOUD, QUIET, Noise
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import example_to_draw
 
 # Of whole numbers, how many at each end of their range are drawn.

@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import fewest_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import rewrite
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
 from rnn_export.export.verify.reference import (

@@ -18,7 +18,7 @@ from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
 from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
 from rnn_export.export.graph.step import required_step
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.runtime.backends.api import Artefacts, folder
