@@ -36,7 +36,7 @@ from rnn_export.export.verify.verification import verify_model
 from rnn_export.lazy import load_module
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import recording
-from rnn_export.runtime.build.native.names import source_name
+from rnn_export.runtime.build.names import source_name
 from rnn_export.runtime.registry import BACKENDS
 from rnn_export.runtime.replay import golden
 from rnn_export.runtime.replay.checks import replay_golden

@@ -128,6 +128,7 @@ JETPACK_7_2 = JetPack("7.2", tensorrt="10.16", cuda="13.2", builds=True)
 ORIN = (*JETPACK_6, JETPACK_7_2)
 
 COMPILED = "in a closed loop as this machine compiles it against the model; elsewhere by its self-test"
+WASMTIME = "in a closed loop on wasmtime against the model, with vectors and without; elsewhere by its self-test"
 CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
@@ -179,6 +180,13 @@ _ROWS = (
         precisions=("fp32", "bf16", "int8"),
         checked=COMPILED,
         backend="native",
+    ),
+    Target(
+        name="wasm",
+        summary="the step in C as WebAssembly, a package for browsers (an AudioWorklet too) and Node",
+        precisions=("fp32", "bf16", "int8"),
+        checked=WASMTIME,
+        backend="wasm",
     ),
     Target(
         name="tensorrt",

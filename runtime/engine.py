@@ -18,7 +18,7 @@ from rnn_export.runtime.backends.remote.address import is_address
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.pool import Pool
-from rnn_export.runtime.registry import BACKENDS, open_address, open_session
+from rnn_export.runtime.registry import BACKENDS, NEVER_AUTO, open_address, open_session
 from rnn_export.runtime.row_by_row import RowByRow
 from rnn_export.runtime.stream import Stream
 from rnn_export.runtime.stream_class import stream_class
@@ -107,7 +107,7 @@ class Engine(Uncopied, Generic[Y]):
             served, session = open_address(backend, "auto", precision, device, threads, artefacts.spec)
             return Engine(served, "remote", session)
         refused: list[tuple[str, BackendUnavailable]] = []
-        for name in BACKENDS if backend == "auto" else (backend,):
+        for name in [n for n in BACKENDS if n not in NEVER_AUTO] if backend == "auto" else (backend,):
             try:
                 session = open_session(name, artefacts, precision, device, threads, trust)
             except BackendUnavailable as error:

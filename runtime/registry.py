@@ -16,7 +16,10 @@ BACKENDS: Mapping[str, str] = {
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime.backend",
     "openvino": "rnn_export.runtime.backends.openvino.backend",
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
+    "wasm": "rnn_export.runtime.backends.wasm.backend",
 }
+# Run where they are asked for alone.
+NEVER_AUTO = frozenset({"wasm"})
 
 REMOTE = "rnn_export.runtime.backends.remote.backend"
 

@@ -31,6 +31,7 @@ import native_speed  # noqa: E402
 import pool_figures  # noqa: E402
 import runtimes  # noqa: E402
 import tensorrt_figures  # noqa: E402
+import web_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
 from turns import in_turn  # noqa: E402
 
@@ -243,6 +244,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
+    "wasm": ("The target wasm, one core: a step in Node, Chromium and wasmtime", web_figures.web),
     "truth": ("Nets of third parties against float64, 1,000 frames, relative to scale", native_speed.truth),
     "pool": ("A pool of 256 streams, one core", pool_figures.pool),
     "soak": ("10,000 open streams, ragged rounds for 60 s", pool_figures.soak),

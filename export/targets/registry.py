@@ -25,6 +25,7 @@ WRITERS: Mapping[str, str] = {
     "tensorrt": "rnn_export.export.targets.tensorrt.writer",
     "openvino": "rnn_export.export.targets.openvino.writer",
     "c": "rnn_export.export.targets.c.writer",
+    "wasm": "rnn_export.export.targets.wasm",
 }
 
 

@@ -1,4 +1,4 @@
-"""`rnn-export build`: an engine of TensorRT's, C compiled for a machine, or what another runtime reads."""
+"""`rnn-export build`: TensorRT engines, C compiled for a machine or to WebAssembly, what other runtimes read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from rnn_export.cli.building import WrittenTarget
     from rnn_export.runtime.build.native.build import BuiltC
     from rnn_export.runtime.build.tensorrt.engine import BuiltEngine
+    from rnn_export.runtime.build.wasm.build import BuiltWasm
 
 STAGES = 9
 
 
 @command
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to build for: c, tensorrt, jetson-orin-nano, openvino, ...")
+@click.option("--target", required=True, help="What to build for: c, wasm, tensorrt, jetson-orin-nano, openvino, ...")
 @click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
 @click.option("--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
 @click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
@@ -47,21 +48,23 @@ def build_command(
 ) -> dict[str, Any]:  # fmt: skip
     """Build BUNDLE for a target, hold what comes out to the golden vectors, and record it in the bundle.
 
-    An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one.
+    An engine of TensorRT's is built on the machine that runs it; C is compiled for this machine, or for another one,
+    or to WebAssembly, in a package for browsers and Node.
     Needs neither torch nor onnx, but for a target or precision that the bundle has no graph or sources for. Sources
     that nobody trusted has made or signed are not compiled, but written anew from step.onnx, which needs both.
     """
     from rnn_export.bundle import open_bundle
-    from rnn_export.cli.building import build_c_target, build_engine_target, write_target
+    from rnn_export.cli.building import build_c_target, build_engine_target, build_wasm_target, write_target
     from rnn_export.runtime.build.native.build import Destination
     from rnn_export.runtime.build.tensorrt.engine import BuildOptions
     from rnn_export.targets import find_target
 
     # C says itself which precisions a bundle has.
-    complete = target != "c" and find_target(target, precision or "fp32", None).library is None
+    complete = target not in ("c", "wasm") and find_target(target, precision or "fp32", None).library is None
     of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
     of_engines = {"--batch": batch, "--state-precision": state_precision, "--memory": memory, "--compute": compute}
-    others = {**of_c, **of_engines} if complete else of_engines if target == "c" else of_c
+    unfit: dict[str, dict[str, Any]] = {"c": of_engines, "wasm": {**of_engines, "--triple": triple, "--cpu": cpu}}
+    others = {**of_c, **of_engines} if complete else unfit.get(target, of_c)
     if wrong := [name for name, given in others.items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
         raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.")
@@ -72,16 +75,20 @@ def build_command(
         opened = open_bundle(bundle)
         if target == "c":
             compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage, trust)
+        elif target == "wasm":
+            packed = build_wasm_target(opened, precision, calibrate, rebuild, stage, trust)
         elif complete:
             written = write_target(opened, target, precision, rebuild, stage)
         else:
             engine = build_engine_target(opened, target, precision, options, stage, trust)
+    if target == "wasm":
+        return _of_wasm(packed, bundle, not as_json)
     if complete:
         return _of_written(written, not as_json)
     return _of_c(compiled, not as_json) if target == "c" else _of_engine(engine, bundle, not as_json)
 
 
-def _show_notes(done: BuiltC | BuiltEngine | WrittenTarget) -> None:
+def _show_notes(done: BuiltC | BuiltEngine | BuiltWasm | WrittenTarget) -> None:
     for note in done.notes:
         tables.note(note)
     if done.report:
@@ -128,6 +135,24 @@ def _of_written(done: WrittenTarget, show: bool) -> dict[str, Any]:
         "requires": dict(done.row.requires),
         "files": sorted(done.row.files),
         "bytes": done.bytes,
+        "notes": list(done.notes),
+        "parity": done.report.to_json(),
+    }
+
+
+def _of_wasm(done: BuiltWasm, bundle: Path, show: bool) -> dict[str, Any]:
+    row, sizes = done.row, {path: len(data) for path, data in done.files.items()}
+    modules = {path.rpartition("/")[2]: size for path, size in sizes.items() if path.endswith((".wasm", ".bin"))}
+    if show:
+        _show_notes(done)
+        tables.say(f"built wasm ({row.precision}): {', '.join(f'{n} {size:,} bytes' for n, size in modules.items())}")
+        tables.note(f"the package is {bundle}/targets/wasm-{row.precision}; its page: rnn-export serve-web {bundle}")
+    return {
+        "target": row.target,
+        "precision": row.precision,
+        "requires": dict(row.requires),
+        "files": sorted(sizes),
+        "bytes": modules,
         "notes": list(done.notes),
         "parity": done.report.to_json(),
     }

@@ -12,11 +12,13 @@ from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES
 from rnn_export.errors import BuildError
+from rnn_export.runtime.build.names import c_name, source_name
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
-from rnn_export.runtime.build.native.names import c_name, source_name
 from rnn_export.runtime.build.origin import find_row, prove, record_built
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
+from rnn_export.runtime.build.wasm.build import BuiltWasm, build_wasm, has_sources, refuse_rebuild
+from rnn_export.runtime.build.wasm.compile import find_zig
 from rnn_export.runtime.recording import read
 from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.target_options import TargetOptions, check_batch
@@ -57,6 +59,18 @@ def build_c_target(
         if untrusted and calibrate is None:
             origin = replace(origin, notes=[*origin.notes, ANEW])
     return build_c(origin, precision, destination, rebuild, stage, trust)
+
+
+def build_wasm_target(
+    bundle: Bundle, precision: str | None, calibrate: Path | None, rebuild: bool, stage: Stage, trust: bool = False
+) -> BuiltWasm:
+    """Compile C to WebAssembly: that of the bundle where it is trusted, else written from the step."""
+    refuse_rebuild(bundle, precision, rebuild)
+    find_zig()
+    origin: Bundle | Draft = bundle
+    if (calibrate is not None or not has_sources(bundle, precision, trust)) and _can_write():
+        origin = _added(bundle, "wasm", precision, BuildOptions(), calibrate, stage)
+    return build_wasm(origin, precision, rebuild, stage, trust)
 
 
 def build_engine_target(

@@ -18,8 +18,8 @@ from rnn_export.lazy import load_module
 from rnn_export.text import visible
 
 COMMANDS = (
-    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "sign", "strip", "targets", "triton", "trust",
-    "verify",
+    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "strip", "targets",
+    "triton", "trust", "verify",
 )  # fmt: skip
 # What the extra `export` installs; only writing graphs needs them.
 EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
@@ -28,7 +28,7 @@ P = ParamSpec("P")
 
 
 class Commands(click.Group):
-    """A group whose command NAME is NAME_command of the module rnn_export.cli.NAME."""
+    """A group whose command NAME is NAME_command of the module rnn_export.cli.NAME, with _ for a hyphen."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -36,7 +36,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(load_module(f"rnn_export.cli.{cmd_name}"), f"{cmd_name}_command")
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(load_module(f"rnn_export.cli.{name}"), f"{name}_command")
         return found
 
 
@@ -58,7 +59,7 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
     An error of ours, or a package of the extra `export` that is not here, is exit code 1; ParityError is exit code 3.
     """
 
-    @click.command(function.__name__.removesuffix("_command"))
+    @click.command(function.__name__.removesuffix("_command").replace("_", "-"))
     @click.option(
         "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout; all else goes to stderr."
     )

@@ -24,7 +24,8 @@ from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
-from rnn_export.runtime.build.native.compiler import find_compiler, zig
+from rnn_export.runtime.build.compiler import zig
+from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.machines import MACHINES
 from rnn_export.runtime.build.native.selftest import find_runner
 
@@ -218,6 +219,14 @@ def _torch() -> Iterator[Finding]:
     yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
 
 
+def _wasmtime() -> Iterator[Finding]:
+    probe = PROBES["wasmtime"]
+    if importlib.util.find_spec("wasmtime") is None:
+        yield probe.finding("missing", "not installed; with zig it builds and runs the target wasm")
+    else:
+        yield probe.finding("ok", str(load_module("wasmtime").__version__))
+
+
 REINSTALL = "pip install --force-reinstall"
 PROBES = {
     "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
@@ -232,6 +241,7 @@ PROBES = {
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
     "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
+    "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
 

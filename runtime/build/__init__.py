@@ -1,1 +1,1 @@
-"""What turns a bundle's graphs into machine code here: the recipe, the builder of TensorRT, the machine it is on."""
+"""Machine code made here, and what all of it shares: the origin, the proof; of C the names, glue and a compiler."""

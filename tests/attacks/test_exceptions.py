@@ -16,7 +16,7 @@ from rnn_export.errors import BuildError, BundleError, SourceError
 from rnn_export.json_door import parse_json
 from rnn_export.runtime import recording
 from rnn_export.runtime.backends.native.record import Record
-from rnn_export.runtime.build.native.compile import work_folder
+from rnn_export.runtime.build.compiler import work_folder
 from rnn_export.runtime.build.tensorrt.recipe import Recipe
 from rnn_export.runtime.replay.golden import Golden
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rnn_export.runtime.build.native import template
-from rnn_export.runtime.build.native.template import render
+from rnn_export.runtime.build import template
+from rnn_export.runtime.build.template import render
 
 HEADER = """\
 #ifndef NAME_H

@@ -11,8 +11,9 @@ import numpy as np
 from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.build.native.compiler import FLAGS, find_compiler
-from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.names import identifiers
+from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.spec import BATCH, StreamSpec, sized
 
 from ..zoo import store  # noqa: TID252

@@ -15,7 +15,7 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.operators import write_step
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.build.native.glue import FILE, glue
+from rnn_export.runtime.build.glue import FILE, glue
 from rnn_export.spec import StreamSpec
 
 from ..native.models import MODELS  # noqa: TID252

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rnn_export.runtime.build.native.compiler import FLAGS, STANDARD
+from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.native.compiler import STANDARD
 
 STRICT = (*STANDARD, "-pedantic", "-Wall", "-Wextra", "-Werror")
 FAST = FLAGS

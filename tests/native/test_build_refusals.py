@@ -73,7 +73,7 @@ def test_two_precisions_of_which_none_is_named(lstm: Path) -> None:
 def test_no_compiler(lstm: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("rnn_export.runtime.build.native.compiler.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rnn_export.runtime.build.compiler.importlib.util.find_spec", lambda name: None)
     none = (
         "no C compiler is here: gcc is not found, clang is not found, zig is not found: sudo apt install gcc, or pip "
         "install ziglang, which needs no root."

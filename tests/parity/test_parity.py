@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.models import CustomGRUCell
+from rnn_export.runtime.build.wasm.build import package_from_c
 from rnn_export.runtime.engine import Engine, load
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import TensorSpec
@@ -49,9 +52,13 @@ class Exported:
     scripted: Engine
     native: Engine
     step_graph: bytes
+    path: Path
 
     def natively(self) -> Exported:
         return replace(self, engine=self.native)
+
+    def on_wasmtime(self) -> Engine:
+        return Engine.of(package_from_c(open_bundle(self.path)), "wasm")
 
     def draw(self, frames: int) -> Inputs:
         torch.manual_seed(1)
@@ -111,6 +118,7 @@ def exported_case(case: Case) -> Exported:
         load(path, backend="torchscript"),
         load(path, backend="native"),
         open_bundle(path).read("step.onnx"),
+        path,
     )
 
 
@@ -247,6 +255,14 @@ def by_native_pieces(it: Exported, inputs: Named) -> tuple[Named, Named]:
     return by_pieces(it.natively(), inputs)
 
 
+def by_wasmtime(it: Exported, inputs: Named) -> tuple[Named, Named]:
+    """The same as WebAssembly: steps at first, then a run of all the rest."""
+    stream = it.on_wasmtime().stream(batch=ROWS)
+    frames = next(inputs[t.name].shape[1] for t in it.engine.spec.inputs if it.timed(t))
+    pieces = stepped(it, stream, it.cut(inputs, 0, 24))
+    return it.joined([*pieces, bare(it, stream.run(fed(it.cut(inputs, 24, frames))))]), stream.states
+
+
 WAYS = [by_lifted, by_step, by_run, by_pieces, by_reference, by_torchscript, by_native_step, by_native_pieces]
 CORE = [case for case in CASES if case.core]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -264,6 +280,14 @@ def check(it: Exported, way: Callable[..., tuple[Named, Named]], frames: int, dr
     given, last = way(it, it.named(inputs))
     assert_close(given, outputs, it.case.tolerance)
     assert_close(last, states, it.case.tolerance)
+
+
+# All of them take minutes: RNN_EXPORT_EVERY_CASE=1.
+@pytest.mark.parametrize("case", CASES if os.environ.get("RNN_EXPORT_EVERY_CASE") else CORE, ids=lambda case: case.name)
+def test_webassembly_equals_the_untouched_module(exported, case):
+    pytest.importorskip("ziglang")
+    pytest.importorskip("wasmtime")
+    check(exported(case), by_wasmtime, FRAMES)
 
 
 @every_case

@@ -8,13 +8,27 @@ import pytest
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BackendUnavailable, ExportError
 from rnn_export.runtime import Engine, load
+from rnn_export.runtime.build.names import identifier
 from rnn_export.runtime.build.native.compiler import find_compiler
-from rnn_export.runtime.build.native.names import identifier
 
 from .graphs import MODELS
 from .host_engine import host_engine
 from .native_toys import model_sources, with_native
 from .stand_ins import CudaRuntime, Machine
+from .wasm_toys import need_zig, wasm_draft
+
+# What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
+ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_snapshot.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items[:] = [item for item in items if item.path.parent != here or _is_held(item)]
+
+
+def _is_held(item: pytest.Item) -> bool:
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("engine") != "wasm" or item.path.name in ON_WASMTIME
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +74,7 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return get
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino"])
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino", "wasm"])
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
@@ -70,6 +84,9 @@ def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Cal
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))
+    if request.param == "wasm":
+        need_zig()
+        return cache(lambda name: Engine.of(wasm_draft(name), "wasm"))
     return cache(lambda name: host_engine(open_bundle(bundle(name))))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from rnn_export.bundle import Bundle, TargetRow, extend_bundle, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.targets.c.writer import sources as write
+from rnn_export.runtime.build.names import identifier, identifiers
 from rnn_export.runtime.build.native.compile import compile_native
-from rnn_export.runtime.build.native.names import identifier, identifiers
 from rnn_export.spec import DTYPES, StreamSpec, TensorSpec, sized
 
 from ..trusting import trusted  # noqa: TID252
@@ -116,6 +116,7 @@ def sources(
         "#include <stdint.h>",
         f"typedef struct {{\n{chr(10).join(fields)}\n}} {name}_state;",
         f"#define {upper}_MACS {macs}",
+        f"#define {upper}_STACK_BYTES 1024",
         *([f"#define {upper}_WEIGHTS_BYTES {len(weights)}"] if weights is not None else []),
         *sizes,
         macros,

@@ -118,7 +118,7 @@ def test_a_wrong_engine_is_not_timed(proven):
 
 def test_rows_of_a_bundle_go_to_their_backends(proven):
     bundle = open_bundle(proven("sum"))
-    names = ("onnx", "c", "torchscript", "jetson-orin-nano", "pt2", "not-known")
+    names = ("onnx", "c", "torchscript", "wasm", "jetson-orin-nano", "pt2", "not-known")
     rows = [TargetRow(name, "fp32", None, (), {}) for name in names]
     rows += [TargetRow("c", "int8", None, (), {"name": "sum"})]
     found = candidates.candidates(
@@ -129,6 +129,7 @@ def test_rows_of_a_bundle_go_to_their_backends(proven):
         ("native", "c", "int8"),
         ("onnxruntime", "onnx", "fp32"),
         ("torchscript", "torchscript", "fp32"),
+        ("wasm", "wasm", "fp32"),
         ("tensorrt", "jetson-orin-nano", "fp32"),
     ]
 

@@ -10,7 +10,7 @@ from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.operators import write_nodes
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.tensors import CTensor
-from rnn_export.runtime.build.native.names import identifiers
+from rnn_export.runtime.build.names import identifiers
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
 # Streams of a batch: 16 take twice as long as 8, and a batch that is not full takes as long as a full one.

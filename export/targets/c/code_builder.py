@@ -13,7 +13,7 @@ from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.runtime.build.native.names import C_TYPES, SIZES
+from rnn_export.runtime.build.names import C_TYPES, SIZES
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 # After the last node.

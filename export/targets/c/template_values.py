@@ -14,17 +14,12 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import Weights
-from rnn_export.layout import graph_layout
-from rnn_export.runtime.build.native.compiler import FLAGS
-from rnn_export.runtime.build.native.names import C_TYPES, identifiers
-from rnn_export.runtime.build.native.template import Values
+from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.names import C_TYPES, identifiers
+from rnn_export.runtime.build.template import Values
 from rnn_export.runtime.replay.golden import Golden
+from rnn_export.runtime.replay.step_vectors import EndVectors, StepVectors
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
-
-# Numbers of the golden vectors that a microcontroller has room for.
-GOLDEN_VALUES = 32768
-# Sequences that end, among them.
-ENDS = 4
 
 
 def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
@@ -177,69 +172,38 @@ def _write_results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTenso
 
 
 def golden_values(spec: StreamSpec, golden: Golden) -> Values:
-    """For `golden.h`: the first steps of the first row, as many as `GOLDEN_VALUES` allows, and the states after."""
-    a_step = sum(math.prod(t.frame) for t in (*spec.inputs, *spec.outputs)) * spec.chunk
-    fitting = [k for k, at in enumerate(golden.at) if at // spec.chunk * a_step <= GOLDEN_VALUES]
-    last = fitting[-1] if fitting else 0
-    steps, late = int(golden.at[last]) // spec.chunk, spec.settling_steps
-    arrays = [*_golden_arrays(spec, golden, last, steps, late), *_golden_ends(spec, golden, steps)]
+    """For `golden.h`."""
+    vectors = StepVectors.of(spec, golden)
     return {
-        "steps": steps,
-        "late": min(late, steps),
+        "steps": vectors.steps,
+        "late": vectors.silent_steps,
         "atol": repr(golden.tolerance.atol),
         "rtol": repr(golden.tolerance.rtol),
-        "arrays": "\n".join(arrays),
+        "arrays": "\n".join([*_golden_arrays(spec, vectors), *_golden_ends(spec, vectors.ends)]),
     }
 
 
-def _golden_arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late: int) -> Iterator[str]:
-    """Inputs of `steps` steps, outputs of those after the first `late`, and the states at the checkpoint `last`."""
-    for i, tensor in enumerate(spec.inputs):
-        yield _golden_array(f"in{i}", _by_step(spec, tensor, golden.inputs[tensor.name][:1], steps), tensor.dtype)
-    for i, tensor in enumerate(spec.outputs):
-        frames = golden.outputs[tensor.name][:1]
-        if spec.timed(tensor):
-            skipped = spec.frames_out(tensor, late * spec.chunk)
-            yield _golden_array(f"out{i}", _by_step(spec, tensor, frames[:, skipped:], steps - late), tensor.dtype)
-        elif golden.at[last] == golden.frames:
+def _golden_arrays(spec: StreamSpec, vectors: StepVectors) -> Iterator[str]:
+    for i, (tensor, array) in enumerate(zip(spec.inputs, vectors.inputs, strict=True)):
+        yield _golden_array(f"in{i}", array, tensor.dtype)
+    for i, (tensor, values) in enumerate(zip(spec.outputs, vectors.outputs, strict=True)):
+        if values is None:
+            continue
+        if not spec.timed(tensor):
             yield f"#define GOLDEN_LAST{i}"
-            yield _golden_array(f"out{i}", frames, tensor.dtype)
-    for i, state in enumerate(spec.states):
-        yield _golden_array(f"state{i}", golden.states[state.name][:1, last], state.dtype)
+        yield _golden_array(f"out{i}", values, tensor.dtype)
+    for i, (state, array) in enumerate(zip(spec.states, vectors.states, strict=True)):
+        yield _golden_array(f"state{i}", array, state.dtype)
 
 
-def _golden_ends(spec: StreamSpec, golden: Golden, steps: int) -> Iterator[str]:
-    """A few sequences that end within `steps` steps: what each step after the other gives, NaN where it is no frame."""
-    known = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
-    chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
-    tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
-    if not chosen or not tensors:
+def _golden_ends(spec: StreamSpec, ends: EndVectors | None) -> Iterator[str]:
+    if ends is None:
         return
-    taken = [n // spec.chunk + spec.closing_steps(n) for n in chosen]
-    yield f"#define GOLDEN_ENDS {len(chosen)}"
-    yield from (
-        _golden_array(f"end_{name}", np.array(n), "int32") for name, n in (("frames", chosen), ("steps", taken))
-    )
-    for i, tensor in tensors:
-        size, first = tensor.frames_of(spec.chunk), tensor.frames_of(spec.delay)
-        pieces = []
-        for frames, count in zip(chosen, taken, strict=True):
-            whole = np.full((1, count * size + first, *tensor.frame), np.nan, tensor.dtype)
-            ended = golden.ends[frames][tensor.name][:1]
-            whole[:, first : first + ended.shape[1]] = ended
-            pieces.append(_by_step(spec, tensor, whole[:, : count * size], count))
-        yield _golden_array(f"end_out{i}", np.concatenate(pieces), tensor.dtype)
-
-
-def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:
-    """(1, time, ...) as the arrays of so many steps, one after the other; one zero where there are none."""
-    if not spec.timed(tensor):
-        return np.concatenate([graph_layout(frames, tensor).reshape(-1)] * steps)
-    size = tensor.frames_of(spec.chunk)
-    pieces = [frames[:, s * size : (s + 1) * size] for s in range(steps)]
-    if not spec.has_time:
-        pieces = [piece[:, 0] for piece in pieces]
-    return np.concatenate([graph_layout(piece, tensor).reshape(-1) for piece in pieces] or [np.zeros(1, tensor.dtype)])
+    yield f"#define GOLDEN_ENDS {len(ends.frames)}"
+    yield _golden_array("end_frames", np.array(ends.frames), "int32")
+    yield _golden_array("end_steps", np.array(ends.steps), "int32")
+    for i, array in ends.outputs.items():
+        yield _golden_array(f"end_out{i}", array, spec.outputs[i].dtype)
 
 
 def _golden_array(name: str, array: Array, dtype: str) -> str:

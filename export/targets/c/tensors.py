@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.notation import round_up
 from rnn_export.export.targets.c.weights import CACHE_LINE
-from rnn_export.runtime.build.native.names import SIZES
+from rnn_export.runtime.build.names import SIZES
 
 
 @dataclass

@@ -7,7 +7,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.export.targets.c.notation import array_literal, round_up
-from rnn_export.runtime.build.native.names import C_TYPES
+from rnn_export.runtime.build.names import C_TYPES
 
 # Bytes that a source still holds as text; beyond it compilers become slow.
 EMBEDDED = 4 * 2**20

@@ -17,9 +17,9 @@ from rnn_export.export.targets.c.template_values import golden_values, initial_s
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.runtime.build.names import identifiers
 from rnn_export.runtime.build.native.compile import compile_native
-from rnn_export.runtime.build.native.names import identifiers
-from rnn_export.runtime.build.native.template import render
+from rnn_export.runtime.build.template import render
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec

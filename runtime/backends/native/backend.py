@@ -23,8 +23,9 @@ from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
+from rnn_export.runtime.backends.c_step import contract_sha256
 from rnn_export.runtime.backends.native.cpu import host_triple, library_name, this_cpu
-from rnn_export.runtime.backends.native.record import Record, contract_sha256, numpy_major, sources_sha256
+from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
 
 LIBRARY, RECORD = library_name(host_triple()), "build.json"

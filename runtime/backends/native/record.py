@@ -12,7 +12,6 @@ import numpy as np
 
 from rnn_export.errors import BundleError
 from rnn_export.json_door import parse_json
-from rnn_export.spec import StreamSpec
 
 # Not compiled into the library: these may be added or change after it was.
 AROUND = ("golden.h", "main.c", "selftest.c")
@@ -80,13 +79,6 @@ def sources_sha256(files: Mapping[str, bytes]) -> str:
         if name.endswith((".c", ".h", ".bin")) and name not in AROUND:
             whole.update(f"{name} {hashlib.sha256(named[name]).hexdigest()}\n".encode())
     return whole.hexdigest()
-
-
-def contract_sha256(spec: StreamSpec) -> str:
-    """The sha256 of what a compiled step is held to: chunk, and name, dtype and shape of each tensor, in order."""
-    groups = (spec.inputs, spec.outputs, spec.states)
-    ports = [[(tensor.name, tensor.dtype, tensor.shape) for tensor in group] for group in groups]
-    return hashlib.sha256(json.dumps([spec.chunk, ports]).encode()).hexdigest()
 
 
 def numpy_major() -> int:

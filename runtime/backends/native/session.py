@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
-from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
+from rnn_export.runtime.backends.c_step import check_indices, row_buffer, row_shape
+from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
 # The most axes of a frame that the stepper takes.
 AXES = 8
@@ -60,12 +61,7 @@ class CompiledStep:
         self.call.rnn_init(address, None if self.weights is None else self.weights.ctypes.data)
 
     def check_indices(self, what: str, inputs: Mapping[str, Array]) -> None:
-        """Raise StreamError where an input is beyond the rows of its table: C does not look at an index."""
-        for name, rows in self.table_rows.items():
-            wrong = (inputs[name] < -rows) | (inputs[name] >= rows)
-            if wrong.any():
-                why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
-                raise StreamError(f"native refused the {what}: {name!r} is out of its table, {why}.")
+        check_indices("native", self.table_rows, what, inputs)
 
     def state_views(self, structs: Array, stride: int, count: int) -> dict[str, Array]:
         """Each state of `count` streams (count, ...), where it lies in structs that are `stride` bytes apart."""
@@ -82,8 +78,8 @@ class NativeBuffers(StreamBuffers):
 
     def __init__(self, compiled: CompiledStep, batch: int) -> None:
         self.compiled, self.batch, spec, self.chunk = compiled, batch, compiled.spec, compiled.spec.chunk
-        self.inputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.inputs}
-        self.outputs = {t.name: _buffer(t, batch, spec.chunk) for t in spec.outputs}
+        self.inputs = {t.name: row_buffer(t, batch, spec.chunk) for t in spec.inputs}
+        self.outputs = {t.name: row_buffer(t, batch, spec.chunk) for t in spec.outputs}
         stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // LINE)) * LINE
         self.structs = aligned(batch * stride)
         # The first struct, the bytes from row to row, and the rows.
@@ -253,11 +249,6 @@ def _load_index(load: Callable[[Any], None], check: Callable[[], None], x: Any) 
     check()
 
 
-def _buffer(tensor: TensorSpec, batch: int, chunk: int) -> Array:
-    """In the shape of the graph, with the values of each row together."""
-    return np.moveaxis(np.zeros((batch, *row_shape(tensor, chunk)), tensor.dtype), 0, tensor.axis(BATCH) or 0)
-
-
 def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> Array:
     """(batch, time, ...) as (batch, steps, what a step takes); what has no time axis stands in every step."""
     if not spec.timed(tensor):
@@ -288,11 +279,6 @@ def aligned(nbytes: int) -> Array:
     block = np.zeros(nbytes + LINE, np.uint8)
     start = -block.ctypes.data % LINE
     return block[start : start + nbytes]
-
-
-def row_shape(tensor: TensorSpec, frames: int) -> tuple[int, ...]:
-    """The shape that one row has in a step of so many frames."""
-    return sized([dim for dim in tensor.shape if dim != BATCH], 1, frames)
 
 
 def addresses(arrays: list[Array]) -> Any:

@@ -12,11 +12,11 @@ from rnn_export.runtime.backends.api import folder
 from rnn_export.runtime.backends.native.backend import RECORD
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
+from rnn_export.runtime.build.names import c_name
 from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.runtime.build.native.cross import cross_build
 from rnn_export.runtime.build.native.machines import find_machine
-from rnn_export.runtime.build.native.names import c_name
 from rnn_export.runtime.build.native.selftest import SelfTest
 from rnn_export.runtime.build.origin import Origin, find_origin, on_disk, prove, record_built
 from rnn_export.runtime.replay.drift import ParityReport

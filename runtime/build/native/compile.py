@@ -4,9 +4,7 @@ import os
 import re
 import sys
 import sysconfig
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.build.native.compiler import FLAGS, Compiler, find_compiler, link
-from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
+from rnn_export.runtime.build.compiler import FLAGS, Compiler, work_folder
+from rnn_export.runtime.build.glue import FILE, glue, with_rows
+from rnn_export.runtime.build.native.compiler import find_compiler, link
 from rnn_export.spec import StreamSpec
 
 STEPPER = "stepper.c"
@@ -61,17 +60,6 @@ def compile_native(
     record = Record(host_triple(), compiler.title, tuple(flags), tuple(used), python, numpy, sha256)
     place = f"build/{record.triple}"
     return {f"{place}/{LIBRARY}": library, f"{place}/{RECORD}": record.to_file()}
-
-
-@contextmanager
-def work_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; raises BuildError where it cannot be written."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="rnn-export-") as place:
-            yield Path(place)
-    except OSError as error:
-        why = f"{error.filename or 'the temporary folder'} cannot be written: {error.strerror or error}"
-        raise BuildError(f"{why}. Make room there, or set TMPDIR to another folder.") from error
 
 
 def python_headers() -> tuple[str, ...] | None:

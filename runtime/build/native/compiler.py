@@ -2,67 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rnn_export.errors import BuildError, ToolUnavailable
 from rnn_export.runtime.backends.native.cpu import host_triple
+from rnn_export.runtime.build.compiler import Compiler, zig
 from rnn_export.runtime.build.native.machines import Machine
 
-# For a library here, for other machines, in CMakeLists.txt and in the tests.
-FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+# For a library here.
 _LINK = ("-shared", "-fPIC", "-fvisibility=hidden")
 STANDARD = ("-std=c99",)
 # For a microcontroller: unrolled by -O3 a step takes up to twice the flash, and a program takes what it calls.
 BARE = ("-O2", "-ffunction-sections", "-fdata-sections")
 FIX = "sudo apt install gcc, or pip install ziglang, which needs no root"
-# gcc 12 and clang 14 by their own words; the linker's have no "error:".
-_ERROR = re.compile(r"\berror\b|undefined reference|undefined symbol|cannot find|No such file")
 # The compiler is here without the C library that its package recommends.
 _NO_LIBRARY = re.compile(
     r"error: <?'?\w+\.h.*(?:No such file|not found)|cannot find (?:-l|\w*crt)|cannot read spec file"
 )
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """A compiler: `command` starts it, `title` is what it says of itself in one line."""
-
-    command: tuple[str, ...]
-    title: str
-
-    def compile(self, arguments: Sequence[str], folder: Path) -> None:
-        """Run it in `folder`; raises BuildError with its first error."""
-        done = self._run(arguments, folder)
-        if done.returncode:
-            lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            first = next((line for line in lines if _ERROR.search(line)), (lines or ["no word"])[0])
-            raise BuildError(f"{self.title} stopped with exit code {done.returncode}: {first}")
-
-    def macros(self, flags: Sequence[str], folder: Path) -> frozenset[str]:
-        """The names that it defines by itself, given `flags`; raises BuildError where it does not know one."""
-        done = self._run([*flags, "-dM", "-E", "-x", "c", os.devnull], folder)
-        if done.returncode:
-            first = (done.stderr.strip().splitlines() or ["no word"])[0]
-            raise BuildError(f"{self.title} does not know {' '.join(flags)}: {first}")
-        return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
-
-    def _run(self, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-        # zig keeps what it makes beside the sources, and the words of an error are asked for in English.
-        there = {**os.environ, "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(folder / "zig")}
-        try:
-            command = [*self.command, *arguments]
-            return subprocess.run(command, cwd=folder, env=there, capture_output=True, text=True, errors="replace")
-        except OSError as error:
-            raise BuildError(f"{self.title} cannot be started: {error}") from error
 
 
 def find_compiler(name: str | None = None) -> Compiler:
@@ -83,13 +46,6 @@ def find_compiler(name: str | None = None) -> Compiler:
             return said
         tried.append(f"{command[0] if command[0] in ('gcc', 'clang') else 'zig'} {said}")
     raise ToolUnavailable(f"no C compiler is here: {', '.join(tried)}", FIX)
-
-
-def zig() -> tuple[str, ...]:
-    """What starts zig; empty where it is not here."""
-    if program := shutil.which("zig"):
-        return (program,)
-    return (sys.executable, "-m", "ziglang") if importlib.util.find_spec("ziglang") is not None else ()
 
 
 def _zig() -> tuple[str, ...]:

@@ -6,7 +6,7 @@
 #define RNN_LANES 16
 #elif defined(__AVX__)
 #define RNN_LANES 8
-#elif defined(__SSE2__) || defined(__ARM_NEON)
+#elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__)
 #define RNN_LANES 4
 #else
 #define RNN_LANES 1

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.runtime.backends.native.record import contract_sha256
-from rnn_export.runtime.build.native.names import C_TYPES, identifiers
-from rnn_export.runtime.build.native.template import render
+from rnn_export.runtime.backends.c_step import contract_sha256
+from rnn_export.runtime.build.names import C_TYPES, identifiers
+from rnn_export.runtime.build.template import render
 from rnn_export.spec import StreamSpec, sized
 
 FILE = "rnn_glue.c"
@@ -45,7 +45,7 @@ def glue(name: str, spec: StreamSpec) -> str:
         "n_in": inputs,
         "n_out": outputs,
     }
-    return render("rnn_export.runtime.build.native", FILE, name, values)
+    return render("rnn_export.runtime.build", FILE, name, values)
 
 
 def with_rows(name: str) -> str:

@@ -1,0 +1,1 @@
+"""The step in C as WebAssembly, run here by wasmtime."""

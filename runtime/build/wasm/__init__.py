@@ -1,0 +1,1 @@
+"""The step in C as WebAssembly: compiled, and packed for npm and browsers."""

@@ -1,0 +1,105 @@
+"""The backend wasm: what it loads, and what it refuses with the reason."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
+from rnn_export.runtime import Engine
+
+from .wasm_toys import need_zig, wasm_draft
+
+MODULE = "targets/wasm-fp32/model.wasm"
+
+
+@pytest.fixture(scope="module")
+def draft():
+    need_zig()
+    return wasm_draft("sum")
+
+
+def with_module(draft, data):
+    return replace(draft, files={**draft.files, MODULE: data})
+
+
+def test_an_engine_says_what_it_is(draft):
+    engine = Engine.of(draft, "wasm")
+    assert (engine.backend, engine.device, engine.precision, engine.batches) == ("wasm", "cpu", "fp32", (1, None))
+    stream = engine.stream(batch=2)
+    stream.step(np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(stream.step(np.ones((2, 3), np.float32)), np.full((2, 3), 2))
+
+
+def test_it_is_never_taken_by_auto(draft):
+    with pytest.raises(BackendUnavailable, match="no backend can run this bundle here") as refused:
+        Engine.of(draft)
+    assert "wasm" not in str(refused.value).replace("only wasm", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda"}, r"wasm has no device 'cuda': use 'cpu'\."),
+        ({"threads": 2}, r"threads=2: a step in WebAssembly runs on one thread\. Leave threads out"),
+        ({"precision": "int8"}, r"the bundle has 'wasm' in fp32, not in int8\."),
+    ],
+)
+def test_what_it_cannot_do_is_refused(draft, options, message):
+    with pytest.raises(BackendUnavailable, match=message):
+        Engine.of(draft, "wasm", **options)
+
+
+def test_a_module_that_is_none_is_refused(draft):
+    with pytest.raises(BackendUnavailable, match=r"wasmtime cannot load targets/wasm-fp32/model\.wasm: "):
+        Engine.of(with_module(draft, b"\0asm"), "wasm")
+
+
+def test_a_module_of_another_contract_is_refused(draft):
+    other = wasm_draft("pair")
+    with pytest.raises(BackendUnavailable, match="was compiled for other names, types or sizes than the contract says"):
+        Engine.of(with_module(draft, other.files[MODULE]), "wasm")
+
+
+def test_a_bundle_without_the_module_is_refused(draft):
+    row = replace(draft.targets[0], files=("targets/wasm-fp32/model-scalar.wasm",))
+    with pytest.raises(BundleError, match=r"target 'wasm' \(fp32\) has no model\.wasm in the bundle"):
+        Engine.of(replace(draft, targets=(row,)), "wasm")
+    with pytest.raises(NotInBundle, match="the bundle has no target 'wasm', only none"):
+        Engine.of(replace(draft, targets=()), "wasm")
+
+
+def test_without_wasmtime_it_says_what_to_install():
+    code = (
+        "import sys\nsys.modules['wasmtime'] = None\n"
+        "from rnn_export.errors import BackendUnavailable\n"
+        "try: import rnn_export.runtime.backends.wasm.backend\n"
+        "except BackendUnavailable as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("wasmtime is not here (")
+    assert done.stdout.endswith("pip install 'rnn-export[wasm]'.\n")
+
+
+def test_streams_on_several_threads_share_nothing(draft):
+    from concurrent.futures import ThreadPoolExecutor
+
+    engine = Engine.of(draft, "wasm")
+
+    def count(steps):
+        stream = engine.stream()
+        return [stream.step(np.ones(3, np.float32))[0] for _ in range(steps)][-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(count, [50, 51, 52, 53])) == [50, 51, 52, 53]
+
+
+def test_a_module_imports_nothing(draft):
+    import wasmtime
+
+    engine = wasmtime.Engine()
+    for name in ("sum", "tokens"):
+        for data in (draft if name == "sum" else wasm_draft(name)).files.values():
+            assert wasmtime.Module(engine, data).imports == []
