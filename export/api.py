@@ -1,28 +1,39 @@
 """`export`: one call from a model to a verified bundle."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, cast
 
 from rnn_export.bundle import Bundle
 from rnn_export.choices import Precision
-from rnn_export.export.lift.axes import TimeAxis
-from rnn_export.export.lift.program.signature import OutputRef
-from rnn_export.export.module import export_module
+from rnn_export.errors import ExportError
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rnn_export.export.lift.axes import TimeAxis
+    from rnn_export.export.lift.program.signature import OutputRef
+
+# What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
+OF_MODULES: Mapping[str, object] = {
+    "example_inputs": None, "time_axis": "auto", "input_names": None, "output_names": None, "sequence_only": False,
+    "assume": None,
+}  # fmt: skip
+OF_FILES = ("fixed", "shapes")
+
 
 def export(
-    model: nn.Module,
-    example_inputs: Sequence[Any] | Tensor,
-    path: str | os.PathLike[str],
+    model: nn.Module | str | os.PathLike[str],
+    example_inputs: Sequence[Any] | Tensor | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     time_axis: TimeAxis = "auto",
     states: Mapping[str, OutputRef | None] | None = None,
-    initial: Mapping[str, Tensor] | None = None,
+    initial: Mapping[str, Any] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     sample_rate: int | None = None,
@@ -40,19 +51,23 @@ def export(
     accept: Accept | None = None,
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
     """Lift `model` into one pure step, write it as `targets`, verify each in a closed loop, write the bundle `path`.
 
     Args:
-        model: in eval mode, on the CPU; a copy of it is worked with.
+        model: in eval mode, on the CPU; a copy of it is worked with. Or the path of an ONNX file that is a step
+            already: `export("model.onnx", path="NAME.rnnx")`, which needs no torch.
         example_inputs: a tuple of tensors that `model` can be called with, with a batch axis.
         path: the directory NAME.rnnx.
         time_axis: "auto" finds it by running the model; None for a model that takes one frame per call; an axis for
             every input; or {input: axis or None}.
         states: argument to output, for a model that takes and returns its states: {"h": 1, "c": 2}. They start at
-            zeros. None in place of an output says that an argument is no state, {} that there are none at all.
+            zeros. None in place of an output says that an argument is no state, {} that there are none at all. Of an
+            ONNX file, input to output; those are found that name and shape tell.
         initial: {state: tensor} for states that start elsewhere; one row, without the batch axis.
         input_names, output_names: in the order of forward's data arguments and results.
         sample_rate: Hz, where an input is a piece of a signal.
@@ -78,6 +93,9 @@ def export(
         assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
             always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
             contract, and is checked on all that is verified.
+        fixed: {input: value} for inputs of an ONNX file that are always the same, such as a sampling rate.
+        shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
+            numbers, "batch" for any number of streams, "time" for an axis of frames.
         force: replace a bundle that is already there.
         progress: called with the name of each stage.
 
@@ -87,6 +105,27 @@ def export(
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.
     """
+    if path is None:
+        raise ExportError('export needs a path to write to: path="NAME.rnnx".')
+    if isinstance(model, str | os.PathLike):
+        # Only what an ONNX file has no use for is looked at.
+        said = (example_inputs, time_axis, input_names, output_names, sequence_only, assume)
+        if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
+            raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
+        from rnn_export.export.onnx_file import export_onnx
+
+        return export_onnx(
+            model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
+            shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
+            state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
+            steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, progress=progress,
+        )  # fmt: skip
+    if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
+        raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
+    if example_inputs is None:
+        raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
+    from rnn_export.export.module import export_module
+
     return export_module(
         model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,

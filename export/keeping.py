@@ -38,13 +38,18 @@ def with_evidence(
     source: str,
     assumptions: Sequence[Mapping[str, Any]],
     not_exercised: Sequence[Mapping[str, str]],
+    file: Mapping[str, Any] | None = None,
 ) -> tuple[Draft, dict[str, bytes]]:
-    """`draft` with the self-tests of its targets and all notes, and the files that are the evidence of `report`."""
+    """`draft` with the self-tests of its targets and all notes, and the files that are the evidence of `report`.
+
+    `file` is what there is to say of an ONNX file that the bundle is made of.
+    """
     others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
     said = [*draft.notes, *(note for target, options in plan for note in notes(draft, target, options))]
     draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
     evidence = {
         "source": source,
+        **({} if file is None else {"file": file}),
         "notes": list(draft.notes),
         "assumptions": assumptions,
         **report.to_json(),
