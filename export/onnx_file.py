@@ -17,6 +17,7 @@ from rnn_export.choices import Precision
 from rnn_export.errors import ExportError, SourceError
 from rnn_export.export.from_onnx.boundary import digest_of, step_of
 from rnn_export.export.from_onnx.layout import Layout, find_layout
+from rnn_export.export.from_onnx.memory import restarting
 from rnn_export.export.from_onnx.original import Original
 from rnn_export.export.from_onnx.pairing import find_pairs
 from rnn_export.export.from_onnx.ports import constants, ports, said_shapes
@@ -91,8 +92,10 @@ def export_onnx(
         plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
     progress("graphs")
     step = step_of(source, layout, spec, values)
+    said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs]
+    said += restarting(step, chunk)
     plan, draft = _draft(step, spec, first, plan, opset)
-    draft = replace(draft, notes=[f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs])
+    draft = replace(draft, notes=said)
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     truth = FileStep(original, layout, spec, first)
     report, vectors = verify_file(

@@ -141,7 +141,7 @@ class FoldFills(InPlacePass):
 
 
 def _simplified(graph: ir.Model) -> ir.Model:
-    """What is computed from constants and sizes is computed; a branch that goes shows the sizes of what is behind it."""
+    """What constants and sizes say is computed; a branch that goes shows the sizes of what is behind it."""
     nodes = -1
     while nodes != (nodes := sum(1 for _ in graph.graph.all_nodes())):
         graph = apply(_with_shapes(graph), Simplify(FOLDED), FoldFills())
@@ -177,7 +177,8 @@ def _lay_out(model: ModelProto, layout: Layout, spec: StreamSpec) -> None:
         del ends[:]
         for name in names:
             numbers = sized(shapes[name], 1, spec.chunk)
-            dims = [BATCH if d == BATCH else n for d, n in zip(shapes[name], numbers, strict=True)]
+            # Where the file has one row it may count on it.
+            dims = [BATCH if d == BATCH and not spec.rows else n for d, n in zip(shapes[name], numbers, strict=True)]
             ends.append(helper.make_tensor_value_info(name, kinds[name], dims))
 
 

@@ -52,6 +52,11 @@ def _port(value: ValueInfoProto) -> Port:
         dtype = "of no known type"
     if dtype not in DTYPES:
         raise SourceError(f"{value.name!r} is {dtype}, which no stream has: known are {', '.join(DTYPES)}.")
+    if dtype in ("float16", "float64"):
+        raise SourceError(
+            f"{value.name!r} is {dtype}: every target is written from a float32 step, and is narrow inside where its "
+            "precision says so. Export the model with float32 inputs and outputs."
+        )
     if not tensor.HasField("shape"):
         return Port(value.name, dtype, None)
     dims = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)

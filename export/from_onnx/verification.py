@@ -13,6 +13,7 @@ from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.from_onnx.inputs import Noise
 from rnn_export.export.from_onnx.layout import Layout
+from rnn_export.export.from_onnx.memory import check_whole
 from rnn_export.export.from_onnx.original import Original
 from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
 from rnn_export.export.graph.passes.pipeline import parse, rewrite
@@ -84,6 +85,8 @@ def verify_file(
     noise = Noise(spec, step)
     inputs = noise.frames(frames) if recording is None else beginning(spec, recording, frames)
     golden = _golden(file, inputs, tolerance, "noise" if recording is None else "recording")
+    loop = ClosedLoop(spec, inputs)
+    check_whole(file.original, file.layout, file.initial, loop, golden.outputs, golden.tolerance)
     trials, failures = (None, {}) if _has_unknown_range(noise) else _trials(file, step, noise, golden)
     vectors = replace(golden, precision=precision, trials=trials)
     reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]

@@ -45,7 +45,8 @@ def main() -> None:
     """Recurrent networks from PyTorch to the edge: exported, verified, streamed step by step.
 
     SOURCE is file.py:factory or package.module:factory, a function that returns (model, example_inputs) or
-    (model, example_inputs, options), where options are keywords of rnn_export.export.export.
+    (model, example_inputs, options), where options are keywords of rnn_export.export.export. For `export` it may be an
+    ONNX file that is a step already.
 
     Exit codes: 0 good, 1 a clear error, 2 usage, 3 the result is not what the model does.
     """
