@@ -93,7 +93,7 @@ def export_onnx(
     progress("graphs")
     step = step_of(source, layout, spec, values)
     said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs]
-    said += restarting(step, chunk)
+    said += restarting(step, chunk, meant=states is not None)
     plan, draft = _draft(step, spec, first, plan, opset)
     draft = replace(draft, notes=said)
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]

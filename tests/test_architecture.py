@@ -120,7 +120,7 @@ def arrows() -> dict[str, dict[str, str]]:
 def test_every_folder_has_a_row_and_every_row_a_folder():
     folders = {folder_of(module) for module in modules()}
     assert {row_of(folder).folder for folder in folders} == {row.folder for row in table()}
-    assert len(table()) <= 25
+    assert len(table()) <= 30
 
 
 def test_the_table_goes_one_way():
@@ -196,7 +196,7 @@ FRAME_ARITHMETIC = {
     "export/targets/c/": "writes them as constants",
     "runtime/backends/remote/codec.py": "sends how many frames a stream was fed",
     "runtime/replay/golden.py": "shows them",
-    "export/verify/inputs.py": "shows them",
+    "export/verify/frames.py": "shows them",
     "export/triton/readme.py": "shows them",
     "rnn_export/cli/": "shows them",
 }

@@ -18,6 +18,7 @@ from rnn_export.errors import ExportError, first_line
 from rnn_export.export.from_onnx.layout import Layout, Placed
 from rnn_export.export.from_onnx.reading import Source, array_of, graphs_of, opset_of, tensors_of
 from rnn_export.export.graph.passes.foreign import foreign_graph
+from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
@@ -29,6 +30,8 @@ BASE_OPSET = 18
 FOLDED = 2**22
 # Values of one that is made of a shape.
 SMALL = 64
+# Inputs of recurrent operators that are first states.
+FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 
 
 def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str, Array]) -> bytes:
@@ -45,7 +48,7 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
     proto = ir.to_proto(graph)
     _lay_out(proto, layout, spec)
     graph = ir.from_proto(proto)
-    apply(graph, common.ClearMetadataAndDocStringPass(), Simplify(FOLDED))
+    graph = apply(_with_shapes(graph), common.ClearMetadataAndDocStringPass(), SayFirstStates(), Simplify(FOLDED))
     graph.producer_name, graph.producer_version = "rnn-export", None
     graph.metadata_props.clear()
     graph.metadata_props[METADATA_KEY] = spec.dumps()
@@ -118,6 +121,30 @@ def _converted(model: ModelProto, source: Source) -> ir.Model:
             # It has what came later; each target says for itself whether it takes that.
             return graph
     return graph
+
+
+class SayFirstStates(InPlacePass):
+    """Zeros where a recurrent operator does not say which state it starts from: what writes it out asks for it."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        done = False
+        for node in [node for node in model.graph if node.op_type in FIRST_STATES]:
+            x, r = node.inputs[0], node.inputs[2]
+            batch = None if x is None or x.shape is None else x.shape[1]
+            shape = None if r is None else r.shape
+            missing = [i for i in FIRST_STATES[node.op_type] if len(node.inputs) <= i or node.inputs[i] is None]
+            sizes = [] if shape is None else [shape[0], batch, shape[2]]
+            numbers = [n for n in sizes if isinstance(n, int)]
+            if not missing or len(numbers) < 3 or "layout" in node.attributes:
+                continue
+            zeros = np.zeros(numbers, np.float32)
+            value = new_constant(f"{next(o.name for o in node.outputs if o.name)}/first", zeros)
+            model.graph.register_initializer(value)
+            node.resize_inputs(max(len(node.inputs), *(i + 1 for i in missing)))
+            for i in missing:
+                node.replace_input_with(i, value)
+            done = True
+        return PassResult(model, modified=done)
 
 
 class FoldFills(InPlacePass):

@@ -15,31 +15,42 @@ from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.spec import TIME
 
-# Inputs of ONNX's recurrent operators that are first states.
-FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+# Inputs of ONNX's operators with a memory that are first states, and the axis of the first input that is time.
+FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "CausalConvWithState": (3,), "LinearAttention": (3,)}
+TIME_AXIS = {"CausalConvWithState": 2, "LinearAttention": 1}
 # Steps that are run in one call.
 AT_ONCE = 8
 
 
-def restarting(step: bytes, chunk: int) -> Iterator[str]:
+def restarting(step: bytes, chunk: int, meant: bool) -> Iterator[str]:
     """What to know of recurrent operators that start anew at each step, over an axis inside of a frame.
 
-    Raises SourceError where they run over the frames of a step, so that what they remember is lost.
+    Raises SourceError where they run over the frames of a step, so that what they remember is lost; or may do so,
+    forwards alone, and it is not `meant`.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(step))
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    values = (*model.graph.value_info, *model.graph.input)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     known = {v.name for v in model.graph.input}
     for node in model.graph.node:
         if node.op_type in FIRST_STATES:
             fed = [node.input[i] for i in FIRST_STATES[node.op_type] if i < len(node.input) and node.input[i]]
             if not fed or not known & set(fed):
-                frames = (shapes.get(node.input[0]) or [1])[0]
+                frames = (shapes.get(node.input[0]) or [1, 1, 1])[TIME_AXIS.get(node.op_type, 0)]
                 name = f"node {node.name!r} ({node.op_type})"
-                if frames in (1, chunk):
+                if frames in (0, 1, chunk):
                     raise SourceError(
                         f"{name} starts from the same state at each call, and no input of the file is that state: a "
                         "step of it would forget all that was before. Export the model with its states as inputs and "
                         "outputs."
+                    )
+                direction = next((a.s for a in node.attribute if a.name == "direction"), b"forward")
+                if direction == b"forward" and not meant:
+                    raise SourceError(
+                        f"{name} starts from the same state at each call, and runs over {frames} entries. If these are "
+                        "frames of a sequence, a step would forget all that was before: export the model with its "
+                        "states as inputs and outputs. If it is an axis inside of a frame, say that it has no state: "
+                        "states={}, or --state NAME=none for an input."
                     )
                 yield f"{name} starts anew at each step, over the {frames} entries of an axis of the frame"
         if known & set(node.input):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,10 @@ MEMORY = {
     "hx",
     "cx",
 }
+# Names that say of an input, and of an output, that it is data.
+DATA = {"input", "x", "query", "key", "value", "q", "k", "v", "audio", "speech", "wav", "waveform", "feat", "feats"}
+DATA |= {"decay", "beta", "gate", "feature", "features", "mel", "signal", "samples", "frame", "frames"}
+RESULT = {"output", "out", "y", "result", "prob", "probs", "logits", "enhanced"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ def find_pairs(
     open_inputs = {n: p for n, p in taken.items() if n not in (said or {})}
     open_outputs = {n: p for n, p in given.items() if n not in {pair.output for pair in found.values()}}
     matches = _by_name(open_inputs, open_outputs)
+    claims = Counter(outputs[0] for outputs in matches.values() if len(outputs) == 1)
     for name, outputs in matches.items():
-        if len(outputs) == 1:
+        # What two inputs claim is nobody's.
+        if len(outputs) == 1 and claims[outputs[0]] == 1:
             found[name] = Pair(name, outputs[0], "by name and shape")
     left = [n for n in open_outputs if n not in {pair.output for pair in found.values()}]
     unclear = {}
@@ -64,10 +71,19 @@ def find_pairs(
         if name in found:
             continue
         alike = matches.get(name) or [n for n in left if _is_like(port, open_outputs[n])]
+        if name.lower() in DATA:
+            alike = [n for n in alike if n.lower() not in RESULT]
         if alike or MEMORY & set(_words(name)):
             unclear[name] = alike
     if unclear:
         raise SourceError(_question(taken, given, unclear))
+    lost = [name for name in given if (MEMORY | {"present"}) & set(_words(name))]
+    if lost and not found:
+        raise SourceError(
+            f"the file gives {', '.join(map(repr, lost))}, by its name a state for the next step, but takes none: it "
+            f"takes {_told(taken)}. Export the model with its states as inputs too, or say that there are none, "
+            "states={}."
+        )
     return tuple(found[name] for name in taken if name in found)
 
 
@@ -107,9 +123,7 @@ def _by_name(taken: Mapping[str, Port], given: Mapping[str, Port]) -> dict[str, 
             if alike := [out for out in fitting if same(name, out)]:
                 found[name] = alike
                 break
-    # An output that two inputs claim is nobody's.
-    claims = [out for outputs in found.values() if len(outputs) == 1 for out in outputs]
-    return {name: outs * (1 if len(outs) > 1 or claims.count(outs[0]) == 1 else 2) for name, outs in found.items()}
+    return found
 
 
 def _exactly(name: str, output: str) -> bool:

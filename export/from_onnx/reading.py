@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 
 from rnn_export import limits
 from rnn_export.arrays import Array
-from rnn_export.errors import RnnExportError, SourceError, first_line
+from rnn_export.errors import SourceError, first_line
 from rnn_export.onnx_file import read_model
 
 # Of ONNX's default operators: before, LSTM and GRU were others; after, what the onnx package here knows.
@@ -76,9 +76,9 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be used: {str(error).removesuffix('.')}. {_OPERATORS}") from error
     try:
+        if not all(value.type.tensor_type.HasField("shape") for value in proto.graph.output):
+            proto = onnx.shape_inference.infer_shapes(proto)
         onnx.checker.check_model(proto)
-    except RnnExportError:
-        raise
     except Exception as error:  # the checker raises several kinds
         raise SourceError(f"{path} is no valid ONNX: {first_line(error)}.") from error
     return Source(path, packed, proto)

@@ -28,7 +28,7 @@ from rnn_export.runtime.backends.onnxruntime.library import make_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
-from rnn_export.runtime.replay.drift import ORDINARY, ParityReport
+from rnn_export.runtime.replay.drift import ORDINARY, Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.runtime.replay.golden import Golden
@@ -93,7 +93,12 @@ def verify_file(
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
     progress("onnx.reference")
-    second = second_opinion(spec, file.states(golden.rows), step, golden)
+    second: list[Drift] = []
+    try:
+        second = second_opinion(spec, file.states(golden.rows), step, golden)
+    except ExportError as error:
+        # It is a second one: what ONNX's own evaluator cannot read, or is not written out, has the first.
+        failures["onnx.reference"] = str(error).removesuffix(f". {CONSEQUENCE}").removesuffix(".")
     report = as_one(with_figures(reports, engines, vectors, accept))
     report = replace(report, drifts=(*report.drifts, *second), not_judged={**failures, **report.not_judged})
     report.raise_for_failure(CONSEQUENCE)
@@ -167,8 +172,11 @@ def _moved(random: np.random.Generator, array: Array) -> Array:
 
 
 def _with_changes(step: bytes, random: np.random.Generator) -> bytes:
-    """The step, recurrent operators written out, with other weights and a factor behind each operator that rounds."""
-    model = parse(rewrite(step, DecomposeRecurrent()))
+    """The step with other weights and a factor behind each operator that rounds, those of recurrent ones too."""
+    try:
+        model = parse(rewrite(step, DecomposeRecurrent()))
+    except ExportError:
+        model = parse(step)
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.dtype is ir.DataType.FLOAT:
             value.const_value = ir.tensor(_moved(random, value.const_value.numpy()), name=value.name)

@@ -88,9 +88,9 @@ def export_command(
             options = file_options(flags, fixed, shapes, initial)
             bundle = export(source, path=output, force=force, progress=stage, **options)
         else:
+            refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
             from rnn_export.cli.source import read_source
 
-            refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
             model, example, options = read_source(source, weights, flags)
             bundle = export(model, example, output, force=force, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))

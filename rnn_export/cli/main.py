@@ -20,8 +20,9 @@ from rnn_export.text import visible
 COMMANDS = (
     "bench", "build", "doctor", "export", "inspect", "keygen", "run", "sign", "targets", "triton", "trust", "verify",
 )  # fmt: skip
-# What the extra `export` installs; only writing graphs needs them.
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
+# What the extras `onnx` and `export` install; only writing graphs needs them.
+ONNX_PACKAGES = ("onnx", "onnx_ir", "onnxscript")
+EXPORT_PACKAGES = ("torch", *ONNX_PACKAGES, "safetensors")
 
 P = ParamSpec("P")
 
@@ -73,7 +74,9 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if isinstance(error, ModuleNotFoundError):
                 if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
                     raise
-                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[export,cpu]'."
+                is_onnx = str(kwargs.get("source")).lower().endswith(".onnx")
+                extra = "onnx" if is_onnx else "export"
+                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[{extra},cpu]'."
             if kwargs["as_json"]:
                 click.echo(json.dumps({"error": type(error).__name__, "message": message}))
             click.echo(visible(f"error: {message}", lines=True), err=True)
