@@ -1,8 +1,8 @@
 """A stream's memory as bytes, to be restored by any backend on any machine: same contract, same weights, same batch.
 
 Layout, little-endian: the magic, sha256 digest of the spec (32 bytes), batch (u32), frames so far (u64), pending frames
-(u32), then each state's raw values in the order of the spec, then the pending frames of each input with a time axis,
-then the crc32 of all of it (u32).
+(u32, its highest bit set where the sequence has ended), then each state's raw values in the order of the spec, then the
+pending frames of each input with a time axis, then the crc32 of all of it (u32).
 """
 
 import math
@@ -18,16 +18,21 @@ from rnn_export.spec import StreamSpec
 
 MAGIC = b"rnnxsnp1"
 HEADER = struct.Struct("<8s32sIQI")
+ENDED = 1 << 31
 CHECK = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`states` by name (batch, ...); `pending` by input name (batch, frames, ...): frames below a whole chunk."""
+    """`states` by name (batch, ...); `pending` by input name (batch, frames, ...): frames below a whole chunk.
+
+    `ended`: the sequence is over, and nothing can be fed before a reset.
+    """
 
     frames: int
     states: Arrays
     pending: Arrays
+    ended: bool = False
 
 
 def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:
@@ -37,7 +42,9 @@ def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:
             "this model has no digest, so a snapshot could be restored into another one: export it again."
         )
     waiting = next((a.shape[1] for a in snapshot.pending.values()), 0)
-    header = HEADER.pack(MAGIC, bytes.fromhex(spec.digest), batch, snapshot.frames, waiting)
+    header = HEADER.pack(
+        MAGIC, bytes.fromhex(spec.digest), batch, snapshot.frames, waiting | (ENDED if snapshot.ended else 0)
+    )
     pending = [snapshot.pending[t.name] for t in spec.inputs if t.name in snapshot.pending]
     arrays = [*(snapshot.states[s.name] for s in spec.states), *pending]
     whole = header + b"".join(np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in arrays)
@@ -61,6 +68,7 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
         raise StreamError(
             f"this snapshot has {rows} rows, but the stream has {batch}: open engine.stream(batch={rows})."
         )
+    ended, waiting = bool(waiting & ENDED), waiting & ~ENDED
     shapes = [(s.name, (batch, *s.row), s.dtype) for s in spec.states]
     timed = [t for t in spec.inputs if spec.timed(t)] if waiting else []
     held = [(t.name, (batch, waiting, *t.frame), t.dtype) for t in timed]
@@ -79,4 +87,4 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
             raise StreamError(f"this snapshot is damaged: {name!r} has a value that is neither true nor false.")
         arrays.append((name, raw.reshape(shape).astype(dtype)))
         at += size
-    return Snapshot(frames, dict(arrays[: len(shapes)]), dict(arrays[len(shapes) :]))
+    return Snapshot(frames, dict(arrays[: len(shapes)]), dict(arrays[len(shapes) :]), ended)

@@ -4,100 +4,43 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from rnn_export import limits
 from rnn_export.errors import SpecError
+from rnn_export.tensor_spec import (
+    BATCH,
+    DTYPES,
+    ITEM_BYTES,
+    TIME,
+    Dim,
+    StateSpec,
+    TensorSpec,
+    sized,
+)
 
-BATCH = "batch"
-TIME = "time"
+__all__ = [
+    "ASSUMED",
+    "BATCH",
+    "DTYPES",
+    "ITEM_BYTES",
+    "METADATA_KEY",
+    "TIME",
+    "Assumption",
+    "Dim",
+    "StateSpec",
+    "StreamSpec",
+    "TensorSpec",
+    "sized",
+]
+
 # Under which an ONNX file holds the JSON of its contract, in `metadata_props`.
 METADATA_KEY = "rnn_export.spec"
-# Of "time/N": from 2 on, as a number is written.
-_EVERY = re.compile("[2-9]|[1-9][0-9]{1,8}")
-# The bytes of a value by dtype.
-ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8}
-ITEM_BYTES |= {"bool": 1}
-DTYPES = tuple(ITEM_BYTES)
 # Fields of a contract that it may lack, as those do that were written before.
-OPTIONAL = {"rows": int, "assumptions": list | tuple}
-
-Dim = int | str
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output. A dimension is a positive int, or the symbol `"batch"` or `"time"`.
-
-    An output that has one frame for every N frames of the input has `"time/N"`.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[Dim, ...]
-
-    def __post_init__(self) -> None:
-        _check_tensor(self.name, self.dtype, self.shape, (BATCH, TIME))
-
-    def axis(self, symbol: str) -> int | None:
-        """Where `symbol` stands in the shape, or None; `"time"` stands for `"time/N"` too."""
-        return next((a for a, dim in enumerate(self.shape) if _symbol(dim) == symbol), None)
-
-    @cached_property
-    def canonical_axes(self) -> tuple[int, ...]:
-        """The axes in the order batch, time if there is any, the rest."""
-        moving = [axis for axis in (self.axis(BATCH), self.axis(TIME)) if axis is not None]
-        return (*moving, *(axis for axis in range(len(self.shape)) if axis not in moving))
-
-    @cached_property
-    def graph_axes(self) -> tuple[int, ...]:
-        """Where each axis of the shape stands in the canonical order."""
-        return tuple(self.canonical_axes.index(axis) for axis in range(len(self.shape)))
-
-    @property
-    def every(self) -> int:
-        """For how many frames of the input this has one."""
-        axis = self.axis(TIME)
-        return _every(self.shape[axis]) if axis is not None else 1
-
-    def frames_of(self, frames: int) -> int:
-        """How many frames this has where the input has `frames`."""
-        return frames // self.every
-
-    @property
-    def frame(self) -> tuple[int, ...]:
-        """The shape of one frame: what is left without the batch and time axes."""
-        return tuple(d for d in self.shape if isinstance(d, int))
-
-
-@dataclass(frozen=True)
-class StateSpec:
-    """One tensor of memory: fed as `input`, returned as `output`. Axis 0 of `shape` is always the batch.
-
-    `initial` is `"zeros"`, or `"stored"` where the value of one row lies in the bundle's `initial_states.npz`.
-    """
-
-    name: str
-    input: str
-    output: str
-    dtype: str
-    shape: tuple[Dim, ...]
-    initial: Literal["zeros", "stored"] = "zeros"
-
-    def __post_init__(self) -> None:
-        _check_tensor(self.name, self.dtype, self.shape, (BATCH,))
-        if self.shape[:1] != (BATCH,):
-            raise SpecError(f"state {self.name!r} has shape {self.shape}: axis 0 of every state must be 'batch'.")
-        if self.initial not in ("zeros", "stored"):
-            raise SpecError(f"state {self.name!r}: initial is {self.initial!r}, but only 'zeros' and 'stored' exist.")
-
-    @property
-    def row(self) -> tuple[int, ...]:
-        """The shape of one stream's state: everything but the batch axis."""
-        return tuple(d for d in self.shape if isinstance(d, int))
+OPTIONAL = {"rows": int, "assumptions": list | tuple, "end": str}
 
 
 @dataclass(frozen=True)
@@ -147,6 +90,8 @@ class StreamSpec:
         delay: frames at the start of a stream that give no output.
         sample_rate: Hz of the signal that the inputs are cut from, or None.
         sequence_only: whether the model needs whole sequences: there is no step then, and no state.
+        end: the name of the state that counts the frames fed after the end of a sequence, where the last frames of a
+            sequence are unlike what any later frame makes of them; else None.
         assumptions: how decisions are taken that the model's code takes by values; left out of the JSON if none.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
@@ -161,6 +106,7 @@ class StreamSpec:
     digest: str = ""
     rows: Literal[1] | None = None
     assumptions: tuple[Assumption, ...] = ()
+    end: str | None = None
 
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
@@ -179,13 +125,15 @@ class StreamSpec:
 
     @property
     def delay_note(self) -> str:
-        """The delay in words, for a message."""
-        return f"the first {self.delay} frames give no output"
+        """The delay in words, for a message: in ms too, where frames are samples."""
+        samples = self.sample_rate is not None and all(math.prod(t.frame) == 1 for t in self.inputs if self.timed(t))
+        late = f" ({self.delay * 1000 / (self.sample_rate or 1):.3g} ms)" if samples else ""
+        return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
 
     @property
     def largest_every(self) -> int:
-        """The fewest frames of the input for which every output has one."""
-        return max(tensor.every for tensor in self.outputs)
+        """The fewest frames of the input for which every output has a whole number of frames."""
+        return math.lcm(*(tensor.every for tensor in self.outputs))
 
     @property
     def settling_steps(self) -> int:
@@ -206,16 +154,42 @@ class StreamSpec:
 
     def valid(self, tensor: TensorSpec, fed: int, frames: int | None = None) -> slice:
         """Which frames of an output, of those for the next `frames` (one chunk if None), come after the delay."""
-        return slice(self.late(fed, frames) // tensor.every if self.timed(tensor) else 0, None)
+        return slice(tensor.frames_of(self.late(fed, frames)) if self.timed(tensor) else 0, None)
 
     def frames_out(self, tensor: TensorSpec, frames: int) -> int:
         """How many frames of an output the first `frames` frames of a stream give."""
-        return max(frames - self.delay, 0) // tensor.every
+        return tensor.frames_of(max(frames - self.delay, 0))
 
-    def known_after(self, tensor: TensorSpec, start: int, stop: int) -> range:
+    @cached_property
+    def tail(self) -> int:
+        """The most frames of an output that only the end of a sequence gives."""
+        start = (self.settling_steps + 1) * self.chunk
+        return max(len(self.left(t, n)) for t in self.outputs for n in range(start, start + self.chunk))
+
+    def left(self, tensor: TensorSpec, frames: int) -> range:
+        """Which frames of an output a sequence of `frames` still has to give, once all its whole steps are fed."""
+        given = self.frames_out(tensor, frames - frames % self.chunk)
+        return range(given, max(tensor.length_of(frames), given) if tensor.lengths else given)
+
+    def left_in_last_steps(self, tensor: TensorSpec, frames: int) -> slice:
+        """Where `left` stands among the frames of the steps after the whole ones of a sequence of `frames`."""
+        left, fed = self.left(tensor, frames), frames - frames % self.chunk
+        # The first of these steps begins with the frame of the output that the delay left for it.
+        first = left.start - tensor.frames_of(fed - self.delay)
+        return slice(first, first + len(left))
+
+    def closing_steps(self, frames: int) -> int:
+        """How many steps after the whole ones of a sequence of `frames` give what is left."""
+        fed = frames - frames % self.chunk
+        last = ((t, self.left(t, frames)) for t in self.outputs if self.timed(t))
+        # Frame j of an output is there once the delay and j + 1 of its frames went by.
+        due = [self.delay + -(-left.stop // t.rate) for t, left in last if left]
+        return max([0, *(-(-(int(n) - fed) // self.chunk) for n in due)])
+
+    def known_after(self, tensor: TensorSpec, start: int, stop: int) -> list[int]:
         """For each frame of an output that the frames from `start` to `stop` give, how many had been fed by then."""
-        first, end = (self.delay + self.frames_out(tensor, n) * tensor.every for n in (start, stop))
-        return range(first + tensor.every, end + tensor.every, tensor.every)
+        first, end = (self.frames_out(tensor, n) for n in (start, stop))
+        return [self.delay + math.ceil((j + 1) / tensor.rate) for j in range(first, end)]
 
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
@@ -223,7 +197,11 @@ class StreamSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; what has no value is left out."""
-        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
+        data = {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
+        for tensor in (*data["inputs"], *data["outputs"]):
+            if not tensor["lengths"]:
+                del tensor["lengths"]
+        return data
 
     def dumps(self) -> str:
         """The one canonical text of this contract."""
@@ -240,7 +218,7 @@ class StreamSpec:
         state = {**tensor, "input": str, "output": str, "initial": str}
         return StreamSpec(
             inputs=tuple(TensorSpec(**_shaped(t, "an input", tensor)) for t in fields.pop("inputs")),
-            outputs=tuple(TensorSpec(**_shaped(t, "an output", tensor)) for t in fields.pop("outputs")),
+            outputs=tuple(_output(t, tensor) for t in fields.pop("outputs")),
             states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
             assumptions=tuple(_assumption(a) for a in fields.pop("assumptions", ())),
             **fields,
@@ -288,49 +266,36 @@ def _frames(spec: StreamSpec) -> Iterator[str]:
             )
     if any(tensor.every > 1 for tensor in spec.inputs):
         yield "an input has 'time', never 'time/N'."
+    if any(tensor.rate != 1 for tensor in spec.inputs):
+        yield "an input has 'time', never 'time*N'."
+    yield from _ends(spec)
     if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
+
+
+def _ends(spec: StreamSpec) -> Iterator[str]:
+    if any(tensor.lengths for tensor in spec.inputs):
+        yield "an input has no lengths: it is as long as the sequence."
+    for tensor in spec.outputs:
+        if not tensor.lengths:
+            continue
+        period = len(tensor.lengths)
+        if any(type(n) is not int or abs(n) > limits.DELAY for n in tensor.lengths) or not spec.timed(tensor):
+            yield f"{tensor.name!r} has lengths {tensor.lengths[:8]}: they are whole numbers of frames, up to a limit."
+        elif period % tensor.every or spec.chunk % period or spec.sequence_only:
+            yield f"{tensor.name!r} has {period} lengths: a multiple of {tensor.every} that divides the chunk."
+    state = next((s for s in spec.states if s.name == spec.end), None)
+    counts = state is not None and (state.dtype, state.row, state.initial) == ("float32", (1,), "zeros")
+    if spec.end is not None and not counts:
+        yield f"end is {spec.end!r}, which must be a state, float32 (batch, 1), that starts at zero."
+    if spec.tail > limits.DELAY:
+        yield f"the end of a sequence gives {spec.tail} frames, over the limit of {limits.DELAY}."
 
 
 def _sizes(spec: StreamSpec) -> Iterator[str]:
     tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
     sizes = ((t.name, math.prod(sized(t.shape, 1, spec.chunk)) * ITEM_BYTES[t.dtype]) for t in tensors)
     yield from limits.excess(sizes, "a step of one stream")
-
-
-def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:
-    if not name or not isinstance(name, str):
-        raise SpecError(f"a tensor needs a name, not {name!r}.")
-    if len(name) > limits.NAME or len(shape) > limits.AXES:
-        found = f"{len(name)} characters of name and {len(shape)} axes"
-        raise SpecError(f"tensor {name[:80]!r} has {found}, over the limits of {limits.NAME} and {limits.AXES}.")
-    if dtype not in DTYPES:
-        raise SpecError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}.")
-    for dim in shape:
-        if not (_symbol(dim) in symbols if isinstance(dim, str) else type(dim) is int and dim >= 1):
-            known = ", ".join(symbols)
-            raise SpecError(f"{name!r} has dimension {dim!r}: it must be a positive int or one of {known}.")
-    bases = [_symbol(d) for d in shape if isinstance(d, str)]
-    if doubled := {d for d in bases if bases.count(d) > 1}:
-        raise SpecError(f"{name!r} has shape {tuple(shape)}: {doubled.pop()!r} stands there twice.")
-
-
-def sized(shape: Sequence[Dim], batch: int, frames: int) -> tuple[int, ...]:
-    """A shape of numbers: that of `batch` streams and a piece of `frames` frames of the input."""
-    numbers = {BATCH: batch, TIME: frames}
-    return tuple(numbers[_symbol(d) or ""] // _every(d) if isinstance(d, str) else d for d in shape)
-
-
-def _symbol(dim: Dim) -> str | None:
-    """The symbol of a dimension: `"time"` for `"time/N"`."""
-    if not isinstance(dim, str):
-        return None
-    base, slash, every = dim.partition("/")
-    return dim if slash and (base != TIME or not _EVERY.fullmatch(every)) else base
-
-
-def _every(dim: Dim) -> int:
-    return int(dim.partition("/")[2] or 1) if isinstance(dim, str) else 1
 
 
 def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,6 +310,12 @@ def _fields(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:
 
 def _assumption(data: Any) -> Assumption:
     return Assumption(**_fields(data, "an assumption", {"at": str, "value": bool, "why": str}))
+
+
+def _output(data: Any, types: Mapping[str, Any]) -> TensorSpec:
+    has_lengths = isinstance(data, dict) and "lengths" in data
+    fields = _shaped(data, "an output", {**types, **({"lengths": list | tuple} if has_lengths else {})})
+    return TensorSpec(**{**fields, "lengths": tuple(fields.get("lengths", ()))})
 
 
 def _shaped(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from rnn_export.runtime.frame_io import check_states
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.registry import BACKENDS, open_address, open_session
 from rnn_export.runtime.row_by_row import RowByRow
-from rnn_export.runtime.stream import Stream, stream_class
+from rnn_export.runtime.stream import Stream
+from rnn_export.runtime.stream_class import stream_class
 from rnn_export.runtime.types import Y
 from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.trust import Trust

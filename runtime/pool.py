@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, get_args
 
 import numpy as np
@@ -24,6 +25,16 @@ from rnn_export.snapshot import Snapshot, pack
 from rnn_export.spec import StreamSpec
 
 ON_NAN: tuple[OnNan, ...] = get_args(OnNan)
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What some slots are to hold: the states, how many frames they were fed, and whether their sequence is over."""
+
+    slots: Array
+    frames: Array | int
+    states: Mapping[str, Array]
+    ended: bool = False
 
 
 class Pool(Uncopied, Generic[Y]):
@@ -66,7 +77,7 @@ class Pool(Uncopied, Generic[Y]):
         # What an interrupt may have broken off: slots of a round, their frames before, and the store's count of rounds;
         # or slots that are to be as a snapshot says. The next in the lock ends it (see `Stream`).
         self._fed: tuple[Array, Array, int] | None = None
-        self._goal: tuple[Array, Snapshot] | None = None
+        self._goal: _Goal | None = None
         self._survives_fork = session.survives_fork
         self._over: str | None = None
         watch(self)
@@ -90,7 +101,7 @@ class Pool(Uncopied, Generic[Y]):
                 self._grow()
             slot = self._table.vacant()
             self._store.write(np.array([slot]), start.states)
-            self._table.frames[slot] = start.frames
+            self._table.set(np.array([slot]), start.frames, start.ended)
             stream = self._table.take(slot, now)
             self._counts["opened"] += 1
             return stream
@@ -121,14 +132,14 @@ class Pool(Uncopied, Generic[Y]):
             self._sweep()
             slots = self._one(stream)
             frames = int(self._table.frames[slots[0]])
-            return pack(self.spec, 1, Snapshot(frames, self._store.read(slots), {}))
+            return pack(self.spec, 1, Snapshot(frames, self._store.read(slots), {}, bool(self._table.ended[slots[0]])))
 
     def restore(self, stream: int, snapshot: bytes) -> None:
         """Let one stream go on from where `snapshot` was taken, here or of a Stream of one row."""
         start = self._unpacked(snapshot)
         with self._lock:
             self._sweep()
-            self._set(self._one(stream), start)
+            self._set(_Goal(self._one(stream), start.frames, start.states, start.ended))
 
     @property
     def ids(self) -> list[int]:
@@ -162,6 +173,7 @@ class Pool(Uncopied, Generic[Y]):
             now = self._sweep()
             try:
                 slots = self._table.round(ids)
+                self._table.refuse_ended(slots)
                 inputs = self._rounds.inputs(ids, x, len(slots))
                 if out is not None:
                     self._rounds.check_out(out, len(slots))
@@ -186,6 +198,30 @@ class Pool(Uncopied, Generic[Y]):
             self._counts["rounds"] += 1
             self._counts["frames"] += len(slots) * self.spec.chunk
             return outputs, frames
+
+    def finish(self, ids: Ids, x: "Frames | None" = None) -> list[Any]:
+        """End the sequences of `ids`: for each of them in order, what `Stream.finish` gives of it.
+
+        `x` are frames below a whole chunk that belong to the sequences too, (n, frames, ...), and what has no time
+        axis. Nothing can be fed to these streams after that, until they are reset.
+        """
+        with self._lock:
+            self._sweep()
+            slots = self._find(ids)
+            self._table.refuse_ended(slots)
+            ending, frames = self._rounds.ending(x, len(slots)), self._table.frames[slots]
+            if not len(slots):
+                return []
+            states = self._store.read(slots)
+            self._goal = _Goal(slots, frames, states)
+            try:
+                self._store.write(slots, ending.states(states))
+                steps = max(map(ending.steps, frames.tolist()))
+                outputs = self._rounds.last_outputs(ending, steps, lambda given: self._store.step(slots, given)[0])
+            finally:
+                self._finish()
+            self._set(_Goal(slots, frames, states, ended=True))
+            return [self._rounds.left(ending, n, outputs, row) for row, n in enumerate(frames.tolist())]
 
     def frames(self, ids: int | Ids) -> Array:
         """How many frames each of `ids` was fed, (n,) int64."""
@@ -247,8 +283,8 @@ class Pool(Uncopied, Generic[Y]):
         self._store.grow(count)
         self._table.grow(count)
 
-    def _set(self, slots: Array, goal: Snapshot) -> None:
-        self._goal = slots, goal
+    def _set(self, goal: _Goal) -> None:
+        self._goal = goal
         try:
             self._finish()
         except StreamError:
@@ -264,16 +300,16 @@ class Pool(Uncopied, Generic[Y]):
                 self._table.frames[slots] = frames + self.spec.chunk
             self._fed = None
         if self._goal is not None:
-            slots, goal = self._goal
-            self._store.write(slots, goal.states)
-            self._table.frames[slots] = goal.frames
+            goal = self._goal
+            self._store.write(goal.slots, goal.states)
+            self._table.set(goal.slots, goal.frames, goal.ended)
             self._goal = None
 
     def _reset(self, slots: Array) -> None:
         if not len(slots):
             return
         rows = {s.name: np.broadcast_to(self._initial[s.name], (len(slots), *s.row)) for s in self.spec.states}
-        self._set(slots, Snapshot(0, rows, {}))
+        self._set(_Goal(slots, 0, rows))
         self._table.resets[slots] += 1
         self._counts["reset"] += len(slots)
 

@@ -4,14 +4,15 @@ Model repositories written by earlier releases import `Rounds` from here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, graph_layout, late_rows
+from rnn_export.layout import canonical, canonical_frames, graph_inputs, graph_layout, late_rows
+from rnn_export.runtime.ending import Ending
 from rnn_export.runtime.frame_io import as_array, check_out, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
@@ -40,6 +41,46 @@ class Rounds:
                 _check_finite(name, value, ids)
             inputs[name] = graph_layout(value.reshape(-1, *layout.canonical_row), layout.tensor)
         return inputs
+
+    def ending(self, x: Any, n: int) -> Ending:
+        """The end of n sequences, `x` their last frames below a chunk and what has no time axis; None for neither."""
+        spec = self.spec
+        held = {t.name: t for t in spec.inputs if not spec.timed(t)}
+        given = {} if x is None else dict(x if isinstance(x, Mapping) else dict.fromkeys(list(self._in)[:1], x))
+        if unknown := [name for name in given if name not in self._in]:
+            raise StreamError(f"the inputs are {list(self._in)}, but {sorted(map(str, unknown))} were given.")
+        if missing := [name for name in held if name not in given]:
+            raise StreamError(f"the inputs {missing} have no frames: give them to finish too, as they were fed.")
+        arrays = {name: as_array(name, value, self._in[name].dtype) for name, value in given.items()}
+        counts = {a.shape[1] if a.ndim > 1 else 0 for name, a in arrays.items() if name not in held}
+        timed = len(self._in) - len(held)
+        if counts and (len(counts) > 1 or len(arrays) - len(held) != timed or not 0 < min(counts) < spec.chunk):
+            raise StreamError(
+                f"finish takes the last frames of every input below a chunk of {spec.chunk}, (streams, frames, ...), "
+                "as many of each, or none."
+            )
+        shapes = {name: (n, *counts, *self._in[name].tensor.frame) for name in arrays if name not in held}
+        shapes |= {name: (n, *tensor.frame) for name, tensor in held.items()}
+        checked = {name: check_values(name, a, shapes[name], self._in[name].dtype) for name, a in arrays.items()}
+        pending = {name: a for name, a in checked.items() if name not in held}
+        return Ending(spec, n, pending, {name: checked[name] for name in held})
+
+    def last_outputs(
+        self, ending: Ending, steps: int, step: Callable[[dict[str, Array]], Mapping[str, Array]]
+    ) -> dict[str, Array]:
+        """`Ending.last_outputs`, of a `step` in the layout of the graph."""
+
+        def canonically(inputs: dict[str, Array]) -> dict[str, Array]:
+            given = step(graph_inputs(self.spec, inputs))
+            return {t.name: canonical_frames(self.spec, t, given[t.name]) for t in self.spec.outputs}
+
+        return ending.last_outputs(steps, canonically)
+
+    def left(self, ending: Ending, frames: int, outputs: Mapping[str, Array], row: int) -> Any:
+        """What `Stream.finish` gives of one row, which was fed `frames` in whole steps."""
+        left = ending.left(frames, {name: a[row : row + 1] for name, a in outputs.items()})
+        values = {name: None if a is None else a[0].copy() for name, a in left.items()}
+        return values if len(values) > 1 else next(iter(values.values()))
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
         if not isinstance(x, Mapping):

@@ -19,7 +19,7 @@ FREE = 1 << 33
 CLOSED, IDLE, NAN = range(3)
 CAUSES = ("was closed", "was closed: no frame for more than idle_timeout", "was closed: a NaN came out of it")
 # The columns: arrays with a value for each slot along their last axis.
-COLUMNS = ("generation", "last", "frames", "resets", "nan", "latency", "_position", "_cause")
+COLUMNS = ("generation", "last", "frames", "resets", "nan", "latency", "ended", "_position", "_cause")
 
 
 class SlotTable:
@@ -27,7 +27,7 @@ class SlotTable:
 
     `generation` is that of the stream there, or of the next one with FREE added; `last` the time of its last frame in
     seconds, infinity where no stream is; `frames`, `resets` and `nan` are counts. `latency` (buckets, slots) says how
-    many of its rounds took how long: a round writes to one bucket, so to one row.
+    many of its rounds took how long: a round writes to one bucket, so to one row. `ended`: its sequence is over.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,6 +40,7 @@ class SlotTable:
         self.frames = np.zeros(0, np.int64)
         self.resets, self.nan = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
         self.latency = np.zeros((len(BOUNDS), 0), np.uint32)
+        self.ended, self._any_ended = np.zeros(0, np.bool_), False
         # Where a slot stands in the round that is looked at, and why its last stream was closed.
         self._position, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
         self._key: tuple[Any, ...] | None = None
@@ -77,9 +78,23 @@ class SlotTable:
     def vacant(self) -> int:
         """The slot that is taken next, its statistics at zero."""
         slot = self.free[-1]
-        for column in (self.frames, self.resets, self.nan, self.latency):
+        for column in (self.frames, self.resets, self.nan, self.latency, self.ended):
             column[..., slot] = 0
         return slot
+
+    def set(self, slots: Array, frames: Any, ended: bool) -> None:
+        """The streams in `slots` were fed `frames`, and their sequences are over, or not."""
+        self._any_ended |= ended
+        self.frames[slots], self.ended[slots] = frames, ended
+
+    def refuse_ended(self, slots: Array) -> None:
+        """Raise StreamError where the sequence of a stream in `slots` is over."""
+        if self._any_ended and self.ended[slots].any():
+            slot = int(slots[self.ended[slots]][0])
+            stream = int(self.generation[slot]) << SLOT_BITS | slot
+            raise StreamError(
+                f"the sequence of stream {stream} is over, since finish() ended it: reset it before another."
+            )
 
     def take(self, slot: int, now: float) -> int:
         """A new id for the stream in `slot`, which is vacant."""

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, overload
+from typing import Any, Generic, overload
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
+from rnn_export.runtime.ending import Ending
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
@@ -43,6 +44,7 @@ from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack
 from rnn_export.spec import StreamSpec, TensorSpec
 
+OVER = "the sequence is over, since finish() ended it: reset the stream before another one."
 # Frames of one call of the sequence graph; bounds the memory of a long run.
 BLOCK = 4096
 
@@ -52,6 +54,11 @@ class _Unfinished:
     """In the place of frames that wait: the memory is to be `goal`, and may be anything now."""
 
     goal: Snapshot
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """In the place of frames that wait: the sequence is over."""
 
 
 class Stream(Uncopied, Generic[Y]):
@@ -72,7 +79,7 @@ class Stream(Uncopied, Generic[Y]):
     _locked: Callable[[], bool]
     _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
-    _pending: dict[str, Array] | _Unfinished
+    _pending: dict[str, Array] | _Unfinished | _Ended
     _over: str | None
 
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
@@ -168,6 +175,34 @@ class Stream(Uncopied, Generic[Y]):
                 outputs = {name: None if a is None else a[0] for name, a in outputs.items()}
             return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
+    @overload
+    def finish(self: Stream[Array], held: Frames | None = None) -> Array: ...
+    @overload
+    def finish(self: Stream[dict[str, Array]], held: Frames | None = None) -> dict[str, Array | None]: ...
+    @overload
+    def finish(self, held: Frames | None = None) -> Array | dict[str, Array | None]: ...
+    def finish(self, held: Any = None) -> Any:
+        """End the sequence: the frames of every output that only its end gives, (frames, ...) or (batch, frames, ...).
+
+        These are at most `spec.tail`, none where nothing was fed. What `run` and `step` gave, and these, are what the
+        model gives of the whole sequence. An output without a time axis is None: the last one stands. `held` are the
+        inputs without a time axis, where there are any. Nothing can be fed after that, until a `reset`.
+        """
+        with self._alone():
+            before = self._get()
+            inputs = self._held(held)
+            self._pending = _Unfinished(before)
+            try:
+                ending = Ending(self.spec, self.batch, before.pending, inputs)
+                self._buffers.write(ending.states(before.states))
+                left = ending.left(before.frames, ending.last_outputs(ending.steps(before.frames), self._by_step))
+            finally:
+                self._finish()
+            self._set(Snapshot(before.frames, before.states, {}, ended=True))
+            if self.batch == 1:
+                left = {name: None if a is None else a[0] for name, a in left.items()}
+            return left if len(left) > 1 else next(iter(left.values()))
+
     @property
     def states(self) -> dict[str, Array]:
         """Copies of the states by name, each (batch, ...)."""
@@ -183,7 +218,10 @@ class Stream(Uncopied, Generic[Y]):
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""
         with self._alone():
-            return pack(self.spec, self.batch, self._get())
+            pending = self._finish()
+            ended = isinstance(pending, _Ended)
+            waiting = {} if isinstance(pending, _Ended) else pending
+            return pack(self.spec, self.batch, Snapshot(self._frames, self._buffers.read(), waiting, ended))
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from where `snapshot` was taken; raises StreamError where it does not fit or holds NaN or Inf."""
@@ -211,6 +249,8 @@ class Stream(Uncopied, Generic[Y]):
 
     def _get(self) -> Snapshot:
         pending = self._finish()
+        if isinstance(pending, _Ended):
+            raise StreamError(OVER)
         return Snapshot(self._frames, self._buffers.read(), pending)
 
     def _set(self, goal: Snapshot) -> None:
@@ -222,17 +262,35 @@ class Stream(Uncopied, Generic[Y]):
             self._pending = before
             raise
 
-    def _finish(self) -> dict[str, Array]:
+    def _finish(self) -> dict[str, Array] | _Ended:
         """End what an interrupt broke off; the frames that wait."""
         if isinstance(self._pending, _Unfinished):
             goal = self._pending.goal
             self._buffers.write(goal.states)
             self._frames = goal.frames
-            self._pending = dict(goal.pending)
+            self._pending = _Ended() if goal.ended else dict(goal.pending)
         return self._pending
 
+    def _held(self, held: Any) -> dict[str, Array]:
+        """The inputs without a time axis, (batch, ...)."""
+        tensors = [t for t in self.spec.inputs if not self.spec.timed(t)]
+        names = [t.name for t in tensors]
+        if held is None and names:
+            raise StreamError(f"the inputs {names} have no frames: give them to finish too, as they were fed.")
+        given = {} if held is None else dict(held if isinstance(held, Mapping) else dict.fromkeys(names[:1], held))
+        if set(given) != set(names):
+            raise StreamError(f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.")
+        rows = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in tensors}
+        bare = {t.name: rows[t.name].ndim == len(t.frame) and self.batch == 1 for t in tensors}
+        shapes = {t.name: t.frame if bare[t.name] else (self.batch, *t.frame) for t in tensors}
+        checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
+        return {name: a[None] if bare[name] else a for name, a in checked.items()}
+
     def _check_none_waits(self) -> None:
-        if pending := self._finish():
+        pending = self._finish()
+        if isinstance(pending, _Ended):
+            raise StreamError(OVER)
+        if pending:
             waiting = next(iter(pending.values())).shape[1]
             raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
 
@@ -338,37 +396,5 @@ class Stream(Uncopied, Generic[Y]):
         return results if self.spec.has_time else {name: a[:, None] for name, a in results.items()}
 
 
-class SequenceStream(Stream[Y]):
-    """A stream of a model that takes whole sequences only: it runs each of them, and has no step."""
-
-    def step(self, x: Frames, out: object = None) -> NoReturn:
-        raise _no_step()
-
-    def snapshot(self) -> NoReturn:
-        raise _no_step()
-
-    def restore(self, snapshot: bytes) -> NoReturn:
-        raise _no_step()
-
-    def _run(self, inputs: dict[str, Array], before: Snapshot) -> Mapping[str, Array | None]:
-        given = self._buffers.run(inputs)
-        self._pending = dict(before.pending)
-        return given
-
-
 def _always() -> bool:
     return True
-
-
-def _no_step() -> StreamError:
-    why = "the model needs whole sequences (it was exported with sequence_only). Give each of them to run(xs)"
-    return StreamError(f"this bundle cannot stream: {why}.")
-
-
-def stream_class(spec: StreamSpec, session: Session) -> type[Stream[Any]]:
-    """The class of a session's streams: see above."""
-    if spec.sequence_only:
-        return SequenceStream
-    if session.stepper is None:
-        return Stream
-    return type("Stream", (session.stepper, Stream), {"__doc__": Stream.__doc__, "__module__": Stream.__module__})

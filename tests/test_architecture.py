@@ -197,6 +197,7 @@ FRAME_ARITHMETIC = {
     "runtime/backends/remote/codec.py": "sends how many frames a stream was fed",
     "runtime/replay/golden.py": "shows them",
     "export/verify/frames.py": "shows them",
+    "runtime/replay/ends.py": "lets sequences end before and after it",
     "export/triton/readme.py": "shows them",
     "rnn_export/cli/": "shows them",
 }

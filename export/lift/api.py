@@ -15,7 +15,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.batch_first import BatchFirst
-from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_strides
+from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
@@ -43,7 +43,7 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
-from rnn_export.export.lift.streaming import LiftedState, Streamed, stream
+from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import record
@@ -59,11 +59,13 @@ class StreamingModel:
         spec: the contract.
         original: a copy of the user's own module, otherwise untouched, called with flat tensors in its own layout.
         axes: where batch and time stand in the tensors of `original`.
-        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0.
+        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0. Over a sequence
+            that goes on: what stands after its end is in `step` alone.
         dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
         initial: by state name, the value that one row starts from.
         origins: where each state was found.
         notes: what a user should know of how the model was lifted.
+        ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
     """
 
     spec: StreamSpec
@@ -74,6 +76,12 @@ class StreamingModel:
     initial: Mapping[str, Tensor]
     origins: tuple[LiftedState, ...] = ()
     notes: tuple[str, ...] = ()
+    ending: fx.GraphModule | None = None
+
+    @property
+    def step(self) -> fx.GraphModule:
+        """`module` for `spec.chunk` frames, with what stands after the end of a sequence."""
+        return self.ending or self.module
 
     @property
     def has_loop(self) -> bool:
@@ -93,7 +101,7 @@ class StreamingModel:
             like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
             tensors.append(noise.shaped(like, sized(tensor.shape, self.spec.rows or 3, some)))
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
-        return export_program(self.module, tensors, tuple(shapes))
+        return export_program(self.module if frames is None else self.step, tensors, tuple(shapes))
 
 
 def lift(
@@ -249,7 +257,11 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    lifted = StreamingModel(spec, flat, probed.axes, captured.module, captured.dynamic_time, initial, states, notes)
+    for node in streamed.step.graph.nodes if streamed.step is not None else ():
+        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    lifted = StreamingModel(
+        spec, flat, probed.axes, captured.module, captured.dynamic_time, initial, states, notes, streamed.step
+    )
     if captured.dynamic_time:
         _refuse_memory_by_call(lifted, probed.flat)
     return lifted
@@ -305,7 +317,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     flat, axes, module = probed.flat, probed.axes, captured.module
     if not captured.dynamic_time:
         _followed(probed, module, chunk)
-        return Streamed(probed.states, 0, [1] * len(flat.outputs))
+        return unchanged(probed.states, len(flat.outputs))
     runs = record(module, BatchFirst(flat, axes).sample, *receptive_field(module.graph, RULES), captured.frames)
     if axes.one_row:
         rows = rows_of_one(module, runs.base)
@@ -314,7 +326,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     streamed = stream(module, flat.model, runs, rows, axes.time_in, axes.time_out, chunk, RULES)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))
-    if not axes.causal:
+    if not axes.causal and streamed.end is None:
         raise LiftError(
             "an output depends on later frames (a loop that runs backwards, or statistics over the whole "
             "sequence), so it cannot stream. Export whole sequences only: sequence_only=True (--sequence-only)."
@@ -335,7 +347,8 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     model = BatchFirst(probed.flat, probed.axes)
     module = capture_sequence(model, options.chunk)
     _followed(probed, module, MANY_FRAMES)
-    streamed = Streamed([], 0, output_strides(module, model))
+    rates = output_rates(module, model)
+    streamed = replace(unchanged([], len(rates)), rates=rates)
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, assumptions=probed.flat.decisions.needed)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))

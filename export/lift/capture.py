@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
-from rnn_export.export.lift.streaming import LiftedState, Streamed
+from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 KEEP_OUTSIDE = (
@@ -97,7 +98,7 @@ def _moves_alike_at(module: BatchFirst, scale: float) -> bool:
     inputs, values = drawn[: len(flat.inputs)], drawn[len(flat.inputs) :]
     inputs = tuple(scale * x if x.is_floating_point() else x for x in inputs)
     states = [LiftedState(leaf.name, value[0], "argument", "") for leaf, value in zip(flat.states, values, strict=True)]
-    spec = contract(flat, module.axes, Streamed(states, 0, [1] * len(flat.outputs)), None, 1, False)
+    spec = contract(flat, module.axes, unchanged(states, len(flat.outputs)), None, 1, False)
     start = {leaf.name: value.numpy() for leaf, value in zip(flat.states, values, strict=True)}
     loop = ClosedLoop(spec, inputs_of(spec, inputs))
     whole, by_frame = (loop.run(torch_driver(spec, module, start), edges).outputs for edges in ((0, 4), range(5)))
@@ -116,13 +117,13 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
     return graph
 
 
-def output_strides(graph: fx.GraphModule, module: BatchFirst) -> list[int]:
-    """For how many frames of the input each output of whole sequences has one."""
+def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
+    """How many frames each output of whole sequences has for each frame of the input."""
     with torch.no_grad():
         results = [graph(*module.sample(1, n)) for n in (MANY_FRAMES, 2 * MANY_FRAMES)]
     times = module.axes.time_out
-    grown = [1 if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
-    return [1 if g == 1 or not g else max(round(MANY_FRAMES / g), 1) for g in grown]
+    grown = [MANY_FRAMES if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
+    return [Fraction(g or MANY_FRAMES, MANY_FRAMES).limit_denominator(MANY_FRAMES // 2) for g in grown]
 
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:

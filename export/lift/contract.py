@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from rnn_export.export.lift.program.compare import EXACT, same
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.streaming import Streamed
 from rnn_export.spec import BATCH, DTYPES, TIME, Dim, StateSpec, StreamSpec, TensorSpec
+from rnn_export.tensor_spec import rated
 
 
 def initial_rows(flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -51,12 +53,11 @@ def contract(
 ) -> StreamSpec:
     """The contract, without its digest; raises LiftError where a tensor has a dtype that a stream does not have."""
 
-    def tensor(name: str, example: Tensor, batch: int | None, time: int | None, every: int = 1) -> TensorSpec:
-        symbol = TIME if every == 1 else f"{TIME}/{every}"
+    def tensor(name: str, example: Tensor, batch: int | None, time: int | None) -> TensorSpec:
         if batch is None:
             example, batch, time = example[None], 0, None if time is None else time + 1
         sizes = enumerate(example.shape)
-        shape: list[Dim] = [BATCH if a == batch else symbol if a == time else int(n) for a, n in sizes]
+        shape: list[Dim] = [BATCH if a == batch else TIME if a == time else int(n) for a, n in sizes]
         return TensorSpec(name, _dtype_of(name, example), tuple(shape))
 
     def state(name: str, initial: Tensor) -> StateSpec:
@@ -64,12 +65,20 @@ def contract(
         return StateSpec(name, name, f"{name}.next", dtype, shape, "stored" if bool(initial.any()) else "zeros")
 
     fed = zip(flat.inputs, axes.input_batch, axes.input_time, strict=True)
-    given = zip(flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, streamed.every, strict=True)
+
+    def output(tensor: TensorSpec, rate: Fraction, lengths: tuple[int, ...]) -> TensorSpec:
+        shape = tuple(rated(rate) if dim == TIME else dim for dim in tensor.shape)
+        return replace(tensor, shape=shape, lengths=lengths)
+
+    given = zip(flat.outputs, flat.example_outputs, axes.output_batch, axes.output_time, strict=True)
     inputs = tuple(tensor(leaf.name, leaf.example, batch, time) for leaf, batch, time in fed)
-    outputs = tuple(tensor(*output) for output in given)
+    plain = (tensor(*leaf) for leaf in given)
+    outputs = tuple(output(*each) for each in zip(plain, streamed.rates, streamed.lengths, strict=True))
     states = tuple(state(s.name, s.initial) for s in streamed.states)
     rows: Literal[1] | None = 1 if axes.one_row else None
-    return StreamSpec(inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only, rows=rows)
+    return StreamSpec(
+        inputs, outputs, states, chunk, streamed.delay, sample_rate, sequence_only, rows=rows, end=streamed.end
+    )
 
 
 def _dtype_of(name: str, tensor: Tensor) -> str:

@@ -32,7 +32,9 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
     elif not spec.states:
         yield "this model has no state: each frame is computed from itself alone"
     if spec.has_delay:
-        yield f"{spec.delay_note}: the context of a convolution is not full yet"
+        yield spec.delay_note
+    if spec.tail:
+        yield f"the end of a sequence gives up to {spec.tail} frames more of an output: finish() has them"
     yield from shared_notes(spec, axes)
 
 

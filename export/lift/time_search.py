@@ -193,7 +193,7 @@ class TimeSearch:
         return None if any(len(axes) > 1 for axes in grown) else tuple(axes[0] if axes else None for axes in grown)
 
     def _is_causal(self, candidate: TimeCandidate) -> bool:
-        """Whether the outputs of the first two thirds are those of a call that ends there."""
+        """Whether the outputs of the first third are those of a call that ends after two thirds."""
         whole = self._draw(candidate.inputs, 3)
         head = [
             t if x is None else t.narrow(x, 0, t.shape[x] // 3 * 2).contiguous()
@@ -204,7 +204,7 @@ class TimeSearch:
             # Nothing is known: what follows the graph will see.
             return True
         return all(
-            x is None or same(a.narrow(x, 0, b.shape[x]), b, INDEPENDENCE)
+            x is None or same(a.narrow(x, 0, b.shape[x] // 2), b.narrow(x, 0, b.shape[x] // 2), INDEPENDENCE)
             for a, b, x in zip(long, short, candidate.outputs, strict=False)
         )
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.errors import AssumptionBroken
+from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names
-from rnn_export.export.verify.blame import blamed
+from rnn_export.export.verify.blame import CONSEQUENCE, blamed
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
 from rnn_export.runtime.replay.drivers import StepDriver
+from rnn_export.runtime.replay.ends import lengths_tried
 from rnn_export.runtime.replay.golden import Golden
 
 FAILS = "the model fails on what it is verified on"
@@ -40,6 +42,7 @@ def golden_vectors(
     own = own_trace(model, loop)
     steps = np.arange(1, loop.frames // spec.chunk + 1)
     golden = Golden(inputs, own.outputs, lifted.states, steps * spec.chunk, tolerance, kinds=(kind,) * loop.rows)
+    golden = replace(golden, ends=ends_of_sequences(model, loop))
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # Steps of several frames round up how late a state is: then the module's own has seen more.
     for name, want in {} if spec.has_delay and spec.chunk > 1 else own.states.items():
@@ -50,13 +53,36 @@ def golden_vectors(
 
 def lifted_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
     """What the lifted step gives, its states fed back."""
-    return loop.run(torch_driver(model.spec, blamed(FAILS)(model.module), initial_states(model, loop.rows)))
+    return loop.run(torch_driver(model.spec, blamed(FAILS)(model.step), initial_states(model, loop.rows)))
 
 
-def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
+def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict[str, Array]]:
+    """What the user's own module gives of the first frames alone, by how many; where it takes so few.
+
+    Raises ExportError where that has another length than the contract says.
+    """
+    spec, found = model.spec, {}
+    for frames in lengths_tried(spec, loop.frames):
+        try:
+            given = own_trace(model, ClosedLoop(spec, loop.cut(0, frames)), whole=True).outputs
+        except (ExportError, AssumptionBroken):
+            continue
+        ended = {t.name: given[t.name] for t in spec.outputs if spec.timed(t) and t.name in given}
+        for tensor in (t for t in spec.outputs if t.name in ended):
+            due = tensor.length_of(frames) if tensor.lengths else spec.frames_out(tensor, frames)
+            if ended[tensor.name].shape[1] != due:
+                raise ExportError(
+                    f"{tensor.name!r} has {ended[tensor.name].shape[1]} frames of a sequence of {frames}, where {due} "
+                    f"were found to be its length: what the code does at the end is not understood. {CONSEQUENCE}"
+                )
+        found[frames] = ended
+    return found
+
+
+def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> Trace:
     """What the user's own module gives, and its states as of after each call; of a buffer, as of after the last.
 
-    Frames that a stream gives later than these are left out.
+    Frames that a stream gives later than these are left out, unless `whole`.
     """
     traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
     outputs, states = (
@@ -64,7 +90,7 @@ def own_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
         for group in ([t.outputs for t in traces], [t.states for t in traces])
     )
     ends = {t.name: model.spec.frames_out(t, loop.frames) for t in model.spec.outputs if model.spec.timed(t)}
-    if not model.spec.sequence_only:
+    if not model.spec.sequence_only and not whole:
         outputs |= {name: outputs[name][:, :end] for name, end in ends.items()}
     return Trace(outputs, states)
 

@@ -24,14 +24,22 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
     inputs = recording.read(source, engine.spec)
     rows, frames = next(inputs[t.name].shape[:2] for t in engine.spec.inputs if engine.spec.timed(t))
     chunk = engine.spec.chunk
-    if engine.spec.without_output(0, frames // chunk * chunk):
+    if engine.spec.without_output(0, frames // chunk * chunk) and not engine.spec.tail:
         why = f"a step takes {chunk}, and the first {engine.spec.delay} give none"
         raise SourceError(f"{source} has {frames} frames, which give no output: {why}.")
     stream = engine.stream(batch=rows)
     begin = time.perf_counter()
     result: Any = stream.run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
-    seconds = time.perf_counter() - begin
     outputs = _by_name(engine, result)
+    if engine.spec.tail:
+        held = {t.name: inputs[t.name] for t in engine.spec.inputs if not engine.spec.timed(t)}
+        ended: Any = stream.finish(held or None)
+        left = _by_name(engine, ended)
+        pairs = (
+            (name, a, left[name] if rows > 1 or left[name] is None else left[name][None]) for name, a in outputs.items()
+        )
+        outputs = {name: a if end is None else np.concatenate([a, end], 1) for name, a, end in pairs}
+    seconds = time.perf_counter() - begin
     if rows == 1:
         outputs = {name: a[0] for name, a in outputs.items()}
     report: dict[str, Any] = {
@@ -39,7 +47,7 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         "device": engine.device,
         "frames": frames,
         "rows": rows,
-        "left": frames % chunk,
+        "left": 0 if engine.spec.tail else frames % chunk,
         "seconds": seconds,
         "us_per_frame": seconds / frames * 1e6,
         "real_time": _real_time(engine, frames, seconds),
@@ -66,20 +74,27 @@ def run_raw(engine: Engine, source: BinaryIO, output: Path | None, as_json: bool
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     size = math.prod(shape) * dtype.itemsize
     frames, outputs = 0, []
+
+    def give(named: Arrays, has_frames: bool) -> None:
+        if as_json:
+            outputs.append({name: a.tolist() for name, a in named.items()})
+        else:
+            lines = {name: a if has_frames else a[None] for name, a in named.items()}
+            np.savetxt(sys.stdout, _lines(lines, "stdout"), delimiter=",", fmt="%.9g")
+            sys.stdout.flush()
+
     while raw := source.read(size):
         if len(raw) < size:
             raise SourceError(f"the input ends inside a frame: {len(raw)} of {size} bytes after {frames} frames.")
         result: Any = stream.step(np.frombuffer(raw, dtype).reshape(shape).astype(tensor.dtype))
         frames += spec.chunk
-        if result is None:
-            continue
-        named = _by_name(engine, result)
-        if as_json:
-            outputs.append({name: a.tolist() for name, a in named.items()})
-        else:
-            lines = {name: a if spec.chunk > 1 else a[None] for name, a in named.items()}
-            np.savetxt(sys.stdout, _lines(lines, "stdout"), delimiter=",", fmt="%.9g")
-            sys.stdout.flush()
+        if result is not None:
+            give(_by_name(engine, result), spec.chunk > 1)
+    if spec.tail:
+        ended: Any = stream.finish()
+        left = {name: a for name, a in _by_name(engine, ended).items() if a is not None}
+        if any(len(a) for a in left.values()):
+            give(left, True)
     return {"backend": engine.backend, "device": engine.device, "frames": frames, "outputs": outputs}
 
 

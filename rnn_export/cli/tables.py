@@ -65,12 +65,13 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
         found = [(s, _shape(s.shape), _bytes(s), origins[s.name]) for s in spec.states]
         states = [(s.name, why["kind"], shape, s.initial, size, why["why"]) for s, shape, size, why in found]
         table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), states)
+    tail = f", tail {spec.tail}" if spec.tail else ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     memory = sum(map(_bytes, spec.states))
     whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
     one = f", rows {spec.rows} (one stream at a time)" if spec.rows else ""
     _print(
-        f"chunk {spec.chunk}, delay {spec.delay}{one}{rate}, {memory} bytes of state a stream, "
+        f"chunk {spec.chunk}, delay {spec.delay}{tail}{one}{rate}, {memory} bytes of state a stream, "
         f"digest {spec.digest[:12]}{whole}"
     )
 

@@ -9,6 +9,7 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import FrameDriver, PoolDriver, RunDriver
+from rnn_export.runtime.replay.ends import by_pool, by_stream, end_drifts
 from rnn_export.runtime.replay.golden import Golden
 from rnn_export.runtime.stream import Stream
 
@@ -21,14 +22,16 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
     """Drive `engine` over the golden vectors and their trials with the state fed back, in every way a user may.
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
-    moved to a new stream in mid-stream; each row alone; and in a pool, in another order at each round. A model of whole
+    moved to a new stream in mid-stream; each row alone; in a pool, in another order at each round; and sequences that
+    end, of a stream and of a pool. A model of whole
     sequences only: the whole, and each row alone. Every step and the whole are of all golden vectors, the others of
     what a bundle keeps of them.
     """
     ordinary, *trials = golden.parts(engine)
     beginning = ordinary.beginning(engine.spec)
     drifts: list[Drift] = []
-    for name, check in (WHOLE_SEQUENCES if engine.spec.sequence_only else STREAMS).items():
+    checks = WHOLE_SEQUENCES if engine.spec.sequence_only else {**STREAMS, **(ENDS if golden.ends else {})}
+    for name, check in checks.items():
         progress(name)
         for vectors in (ordinary if name in ALL_STEPS else beginning, *trials):
             drifts += check(_Check(name, engine, vectors))
@@ -124,7 +127,17 @@ def _pool(check: _Check) -> Iterator[Drift]:
         yield from check.everything(trace.of_rows(slice(first, first + rows)))
 
 
+def _end(check: _Check) -> Iterator[Drift]:
+    return end_drifts(check.name, check.engine, check.golden, by_stream)
+
+
+def _pool_end(check: _Check) -> Iterator[Drift]:
+    return end_drifts(check.name, check.engine, check.golden, by_pool)
+
+
 ALL_STEPS = ("step", "sequence")
 WHOLE_SEQUENCES = {"sequence": _sequence, "batch-invariance": _batch_invariance}
 STREAMS = {"step": _step, "sequence": _sequence, "chunked": _chunked, "reset": _reset, "snapshot": _snapshot}
 STREAMS |= {"batch-invariance": _batch_invariance, "pool": _pool}
+# Of models whose sequences have an end of their own.
+ENDS = {"end": _end, "pool end": _pool_end}

@@ -19,6 +19,8 @@ FILE = "golden.npz"
 # Before the names of the arrays of trials.
 TRIALS = "trials/"
 CHECKPOINTS = 16
+# Before the names of the arrays of sequences that end, and after it how many frames they have.
+ENDS = "ends/"
 # Of inputs and outputs that are kept, beyond the fewest steps.
 KEPT_BYTES, KEPT_STEPS = 2**23, 16
 
@@ -30,6 +32,8 @@ class Golden:
     `inputs` and `outputs` are (r, t, ...), without t where a sequence model has no time axis there (an output then as
     of the last frame); `states` are (r, k, ...), as of after `at[k]` frames. `tolerance` is that of an engine in
     `precision`. `kinds` says what kind of input each row is.
+
+    `ends` are what the model gives of the first frames alone, by how many these are, (r, t, ...): whole sequences.
 
     `trials` are shorter vectors of other kinds of input, of which the outputs alone are compared, each entry of a frame
     on its own scale: its running magnitude, or where that is larger `scales` (r, t, ...), the scale of what it was
@@ -44,6 +48,7 @@ class Golden:
     precision: str = "fp32"
     kinds: tuple[str, ...] = ()
     scales: Mapping[str, Array] = field(default_factory=dict)
+    ends: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
     trials: Golden | None = None
 
     @property
@@ -130,7 +135,9 @@ class Golden:
             for group in (self.inputs, self.outputs, self.states, self.scales)
         )
         kinds = tuple(np.array(self.kinds)[rows].tolist()) if self.kinds else ()
-        return replace(self, inputs=inputs, outputs=outputs, states=states, scales=scales, kinds=kinds, trials=None)
+        ends = {frames: {name: a[rows] for name, a in outs.items()} for frames, outs in self.ends.items()}
+        golden = replace(self, inputs=inputs, outputs=outputs, states=states, scales=scales, kinds=kinds)
+        return replace(golden, ends=ends, trials=None)
 
     def output_drifts(
         self, check: str, spec: StreamSpec, outputs: Mapping[str, Array], start: int = 0, stop: int | None = None
@@ -140,6 +147,7 @@ class Golden:
         # In less than fp32 the error of a small entry is on the scale of the large ones beside it.
         scales = self.scales if self.precision == "fp32" else {}
         for tensor in spec.outputs:
+            known: Sequence[int]
             got, want, scale = outputs[tensor.name], self.outputs[tensor.name], scales.get(tensor.name)
             if not spec.timed(tensor):
                 if stop < self.frames:
@@ -173,6 +181,7 @@ class Golden:
     def _arrays(self) -> dict[str, Array]:
         groups = {"input": self.inputs, "output": self.outputs, "state": self.states, "scale": self.scales}
         arrays = {f"{group}/{name}": a for group, named in groups.items() for name, a in named.items()}
+        arrays |= {f"{ENDS}{n}/{name}": a for n, named in self.ends.items() for name, a in named.items()}
         return {**arrays, "at": self.at, **({"kinds": np.array(self.kinds)} if self.kinds else {})}
 
     @staticmethod
@@ -212,6 +221,12 @@ class Golden:
             frames = array.shape[1] if any_length else spec.frames_out(tensor, self.frames)
             time = (frames,) if spec.timed(tensor) else ()
             _check_one(tensor.name, array, tensor.dtype, (*rows, *time, *tensor.frame))
+        for frames, ended in self.ends.items():
+            if not 0 < frames <= self.frames:
+                raise ValueError(f"it has an end after {frames} of {self.frames} frames")
+            for tensor in (t for t in spec.outputs if t.name in ended):
+                shape = (*rows, max(tensor.length_of(frames), 0) if tensor.lengths else 0, *tensor.frame)
+                _check_one(f"{ENDS}{frames}/{tensor.name}", ended[tensor.name], tensor.dtype, shape)
         for name, scale in self.scales.items():
             _check_one(f"scale/{name}", scale, "float32", self.outputs[name].shape)
         for state in spec.states:
@@ -251,7 +266,20 @@ def _read(
         precision,
         tuple(map(str, arrays.get("kinds", np.array([], str)))),
         group("scale", scaled),
+        _ends(arrays, spec),
     )
+
+
+def _ends(arrays: Mapping[str, Array], spec: StreamSpec) -> dict[int, dict[str, Array]]:
+    ends: dict[int, dict[str, Array]] = {}
+    names = {t.name for t in spec.outputs if spec.timed(t)}
+    for name in arrays:
+        if name.startswith(ENDS):
+            frames, _, tensor = name.removeprefix(ENDS).partition("/")
+            if not frames.isdecimal() or len(frames) > 9 or tensor not in names:
+                raise ValueError(f"{name!r} is the end of no output")
+            ends.setdefault(int(frames), {})[tensor] = arrays[name]
+    return dict(sorted(ends.items()))
 
 
 def _check_one(name: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:

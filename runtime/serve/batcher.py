@@ -97,6 +97,15 @@ class Batcher(Uncopied, Generic[Y]):
             self._waiting.add(submission)
         return submission
 
+    def finish(self, stream: int, x: Frames | None = None) -> Any:
+        """What `Pool.finish` gives of one stream; raises StreamError while frames of it wait for their round."""
+        with self._changed:
+            if any(s.stream == stream for s in (*self._waiting.all(), *self._taken)):
+                raise StreamError(
+                    f"frames of stream {stream} still wait for a round: take their results before its end."
+                )
+        return self.pool.finish([stream], x)[0]
+
     def metrics(self) -> BatcherMetrics:
         """Frames that wait, rounds, and what became of the frames; see `BatcherMetrics`."""
         with self._changed:

@@ -16,7 +16,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import Engine, Stream, load
 from rnn_export.runtime.registry import BACKENDS
-from rnn_export.runtime.stream import SequenceStream
+from rnn_export.runtime.stream_class import SequenceStream
 
 from .graphs import MODELS, PAIR, START, SUM, WHOLE
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
 
 TRANSFORM_OF_WINDOWS = (
@@ -33,15 +34,12 @@ class Pair:
 Rule = Callable[["PairWriter", fx.Node], Any]
 
 
-class PairWriter:
-    """Writes what stands for one node, before it, in its place in the user's code."""
+class PairWriter(NodeWriter):
+    """Writes what stands for one node of complex values."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        self.module, self.graph = module, module.graph
+        super().__init__(module, "real")
         self.pairs: dict[fx.Node, Pair] = {}
-        self._mode = next(n.meta["val"].fake_mode for n in placeholders(self.graph))
-        self._at: fx.Node | None = None
-        self._constants = 0
 
     def rewrite(self, rules: Mapping[Any, Rule]) -> None:
         """Every complex value as a pair; raises LiftError with operator and place for what has no rule."""
@@ -52,7 +50,7 @@ class PairWriter:
             complex_in = any(n in self.pairs for n in node.all_input_nodes)
             if node.op not in ("call_function", "get_attr") or not (complex_in or is_complex(node)):
                 continue
-            self._at = node
+            self.at = node
             with self.graph.inserting_before(node):
                 if node.op == "get_attr":
                     held = attrgetter(str(node.target))(self.module).detach()
@@ -75,32 +73,6 @@ class PairWriter:
         for node in reversed(nodes):
             if not node.users and node.op in ("call_function", "get_attr"):
                 self.graph.erase_node(node)
-
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """`target` of nodes and numbers, as one node."""
-        assert self._at is not None
-        node = self.graph.call_function(target, args, kwargs)
-        node.meta = {key: value for key, value in self._at.meta.items() if key != "val"}
-        values = fx.node.map_arg((args, kwargs), lambda n: self.value_of(n))
-        with self._mode, torch.no_grad():
-            node.meta["val"] = target(*values[0], **values[1])
-        return node
-
-    def constant(self, value: Tensor) -> fx.Node:
-        """A tensor of numbers as a node."""
-        assert self._at is not None
-        name = f"real_{self._constants}"
-        self._constants += 1
-        self.module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
-        node = self.graph.get_attr(name)
-        node.meta = {**self._at.meta, "val": self._mode.from_tensor(getattr(self.module, name))}
-        return node
-
-    def value_of(self, node: fx.Node) -> Any:
-        """What stands for the value of a node: of its shape and type."""
-        if "val" not in node.meta and node.op == "get_attr":
-            node.meta["val"] = self._mode.from_tensor(attrgetter(str(node.target))(self.module).detach())
-        return node.meta["val"]
 
     def pair(self, value: Any) -> Pair:
         """An operand, complex or not, as a pair."""
@@ -192,8 +164,8 @@ class PairWriter:
 
     def _whole(self, pair: Pair) -> Pair:
         """The parts that there are, of the shape and type of the value."""
-        assert self._at is not None
-        value = self.value_of(self._at)
+        assert self.at is not None
+        value = self.value_of(self.at)
         re, im = pair.re, pair.im
         if isinstance(value, Tensor):
             dtype = value.dtype.to_real()

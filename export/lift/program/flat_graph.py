@@ -17,6 +17,7 @@ from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
+from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
 # A length that no stream is meant to stay below.
 MANY = 2**31
@@ -49,6 +50,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
+    take_windows_apart(graph_module)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)
         make_real(graph_module)

@@ -10,7 +10,7 @@ What an operator does along time is asked of `export.lift.dependence`. Only oper
 over them, have a rule: a function of the context and a node, in the file of its family under `rules`.
 """
 
-from rnn_export.export.lift.streaming.passes import Streamed, stream
+from rnn_export.export.lift.streaming.passes import Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.states import LiftedState
 
-__all__ = ["LiftedState", "Streamed", "stream"]
+__all__ = ["LiftedState", "Streamed", "stream", "unchanged"]

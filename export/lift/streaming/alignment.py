@@ -9,10 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.dependence.layout import growing_axes
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.runs import BATCH
 from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo, refusal
 
 
@@ -66,11 +64,15 @@ def delay_to_step(context: StreamingContext, value: fx.Node, before: fx.Node) ->
 
 
 def keep_history(
-    context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str
+    context: StreamingContext, value: fx.Node, frames: int, before: fx.Node, what: str, why: str, known: bool = True
 ) -> fx.Node:
-    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name."""
+    """`value` behind the `frames` frames before it, which are kept in a state, `what` by name.
+
+    Frames that are there before the stream begins are zeros, where they are not `known`.
+    """
     info, runs = context.timed(value), context.runs
-    initial = tuple(_history_at_start(run[value], info, frames) for run in (runs.base, runs.other_batch))
+    start = info if known else replace(info, lag=0)
+    initial = tuple(_history_at_start(run[value], start, frames) for run in (runs.base, runs.other_batch))
     own = context.states.add(context.names.kept(before, what), value, (initial[0], initial[1]), before, "frames", why)
     axis = info.layout.axis
     joined = context.insert(before, aten.cat.default, [own, value], axis)
@@ -94,7 +96,7 @@ def shift_start(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, fr
     The argument of `node` is written anew where these frames are not there ahead of their time.
     """
     if frames > 0 and (info.lag or 0) > 0:
-        filled = _fill_missing(context, args_of(node)[0], fill, node)
+        filled = fill_missing(context, args_of(node)[0], fill, node)
         node.update_arg(0, filled)
         info = replace(context.timed(filled).by_entry(), history=0)
     if info.lag is None and fill == 0 and frames <= 0:
@@ -115,16 +117,12 @@ def pad_start(context: StreamingContext, value: fx.Node, frames: int, fill: floa
     return node
 
 
-def _fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
+def fill_missing(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
     """`value` with `fill` in place of the frames that do not exist yet."""
     settled = delay_to_step(context, value, before)
-    whole = context.runs.base[settled]
-    axes = growing_axes(whole, context.runs.other_batch[settled])
-    if not context.rows.alone and (len(axes) != 1 or whole.shape[axes[0]] != BATCH):
-        raise refusal(before, "padding over time of late frames whose batch is merged with another axis.")
-    info, sizes = context.timed(settled), [-1 if a in axes else 1 for a in range(whole.dim())]
+    info, runs = context.timed(settled), context.runs
     with context.graph.inserting_before(before):
-        ready = context.states.after_frames(info.input_lag, whole.dim())
-        ready = context.graph.call_function(aten.reshape.default, (ready, sizes))
+        ready = context.states.after_frames(info.input_lag, 2)
+        ready = context.states.for_each_row(ready, settled, runs.base[settled], runs.other_batch[settled])
         filled = context.graph.call_function(aten.where.ScalarOther, (ready, settled, fill))
     return context.stand_in(filled, settled, info)

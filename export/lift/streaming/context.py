@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, placeholders, values_of
-from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.streaming.lengths import Lengths
 from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
@@ -31,7 +31,8 @@ class StreamingContext:
         sizes: the numbers made of the length of the sequence.
         from_input: the nodes with the values of inputs in them, not only their shapes; so `from_states`.
         length_of_piece: by a number that is the length of a sequence and a constant, the length alone.
-        lookahead: where the model looks ahead, in words.
+        lengths: how many frames each value has of a sequence.
+        after_end: by a node that holds what stands after the end of a sequence, what it is before.
         carried: the nodes that take a state on from frame to frame.
     """
 
@@ -41,7 +42,7 @@ class StreamingContext:
         model: nn.Module,
         runs: RecordedRuns,
         rows: Rows,
-        inputs: Sequence[Info],
+        inputs: Sequence[TimeAxisInfo | None],
         chunk: int,
     ) -> None:
         """`model` names layers by their paths; `inputs` is what is known of each input."""
@@ -57,7 +58,8 @@ class StreamingContext:
         self.operators = Operators(runs.base, runs.longer, self.is_constant)
         self.states = States(self.graph, self.names, rows)
         self.length_of_piece: dict[fx.Node, fx.Node] = {}
-        self.lookahead: list[str] = []
+        self.lengths = Lengths(module, runs, [None if i is None else i.layout.axis for i in inputs])
+        self.after_end: dict[fx.Node, fx.Node] = {}
         self.carried: set[fx.Node] = set()
 
     # --- what is known of a node
@@ -122,8 +124,15 @@ class StreamingContext:
         moves = self.is_moving(node) or isinstance(self.info.get(node), Unsupported)
         return moves or (node in self.from_input and node not in self.from_states)
 
-    def note_lookahead(self, node: fx.Node, frames: int, how: str) -> None:
-        self.lookahead.append(f"{place_of(node)} looks {frames} frames ahead ({how})")
+    @property
+    def unit(self) -> int:
+        """A number of frames of the input that every stride divides."""
+        return self.runs.longer_frames - self.runs.frames
+
+    def frames_in_step(self, node: fx.Node) -> int:
+        """How many frames a step has of a value, those before it among them."""
+        info = self.timed(node)
+        return int(self.chunk * info.rate) + info.history
 
     # --- new nodes
 
@@ -137,9 +146,24 @@ class StreamingContext:
         self.info[new] = info
         new.meta = {k: v for k, v in like.meta.items() if k != "val"}
         self.rows.info[new] = self.rows.of(like)
+        self.lengths.same(new, like)
         for run in self.runs.all:
             run[new] = run[like]
         return new
+
+    def computed(self, before: fx.Node, like: fx.Node, operator: Any, *args: Any) -> fx.Node:
+        """A call of `operator` before a node, its values recorded; rows and lengths are those of `like`."""
+        node = self.stand_in(self.insert(before, operator, *args), like, None)
+        for run in self.runs.all:
+            run[node] = operator(*(run[a] if isinstance(a, fx.Node) else a for a in args))
+        return node
+
+    def constant(self, value: Tensor, before: fx.Node) -> fx.Node:
+        """`value` as a buffer of the module."""
+        name = f"_made_{sum(n.startswith('_made_') for n, _ in self.module.named_buffers())}"
+        self.module.register_buffer(name, value)
+        with self.graph.inserting_before(before):
+            return self.graph.get_attr(name)
 
     def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
         """`value` under another info."""
@@ -161,12 +185,14 @@ class Rule:
         operators: the targets of the nodes that it is for; of a node that calls a module, the class of the module.
         reach: of a node, for the length of the sequences that the model is recorded on.
         takes_unsupported: whether it deals itself with arguments that a stream cannot have.
+        takes_mirrors: and with those whose first and last frames are not there yet.
     """
 
     apply: Apply
     operators: tuple[Any, ...]
     reach: Callable[[fx.Node], Reach] | None
     takes_unsupported: bool
+    takes_mirrors: bool
 
     def __call__(self, context: StreamingContext, node: fx.Node) -> NodeInfo:
         return self.apply(context, node)
@@ -176,10 +202,13 @@ Rules = Mapping[Any, Rule]
 
 
 def rule(
-    *operators: Any, reach: Callable[[fx.Node], Reach] | None = None, takes_unsupported: bool = False
+    *operators: Any,
+    reach: Callable[[fx.Node], Reach] | None = None,
+    takes_unsupported: bool = False,
+    takes_mirrors: bool = False,
 ) -> Callable[[Apply], Rule]:
     """Make a function the rule of some operators."""
-    return lambda apply: Rule(apply, operators, reach, takes_unsupported)
+    return lambda apply: Rule(apply, operators, reach, takes_unsupported, takes_mirrors)
 
 
 def rules_of(families: Sequence[ModuleType]) -> Rules:

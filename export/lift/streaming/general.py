@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from torch import Tensor, fx
@@ -14,7 +15,16 @@ from rnn_export.export.lift.program.complex_pairs import TRANSFORM_OF_WINDOWS
 from rnn_export.export.lift.program.fx import numbers_taken
 from rnn_export.export.lift.streaming.alignment import align
 from rnn_export.export.lift.streaming.context import StreamingContext
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, name_of, refusal
+from rnn_export.export.lift.streaming.mirrors import settled
+from rnn_export.export.lift.streaming.time_axis import (
+    Info,
+    LastFrame,
+    Mirrors,
+    NodeInfo,
+    TimeAxisInfo,
+    name_of,
+    refusal,
+)
 
 # By words in the name of an operator, the first that fits.
 REASONS = {
@@ -43,6 +53,7 @@ def general(context: StreamingContext, node: fx.Node) -> NodeInfo:
 def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Of an operator with frames among its arguments: all are brought to one lag, and so is the result."""
     _refuse_length(context, node)
+    mirrors = _mirrors(context, node)
     arguments = _with_as_many_frames(context, node)
     if context.last_frame_of_arguments(node):
         raise refusal(node, LAST_FRAME_FOR_ALL)
@@ -58,7 +69,19 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
     history = align(context, node, arguments, _lag(infos))
     results = [result_info(d, infos, history) for d in dependences]
+    if mirrors is not None:
+        results = [replace(i, mirrors=mirrors) if isinstance(i, TimeAxisInfo) else i for i in results]
     return results[0] if isinstance(context.runs.base[node], Tensor) else results
+
+
+def _mirrors(context: StreamingContext, node: fx.Node) -> Mirrors | None:
+    """What the first and last frames of the only value with frames should be: whatever is done to each, they repeat."""
+    arguments = context.timed_arguments(node)
+    if len(arguments) == 1 and (mirrors := context.timed(arguments[0]).mirrors) is not None:
+        return mirrors
+    for value in arguments:
+        node.replace_input_with(value, settled(context, value, node))
+    return None
 
 
 def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.Node]:

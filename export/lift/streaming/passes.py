@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import fx, nn
@@ -17,6 +17,7 @@ from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on,
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.mirrors import settled
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import LiftedState
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
@@ -24,15 +25,30 @@ from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, Time
 
 @dataclass(frozen=True)
 class Streamed:
-    """The states in the order of the graph's new inputs, the delay, and for how many frames each output has one.
+    """What became of a graph.
 
-    `moved_by_call` numbers the states of the model's own that a call moves, however many frames it has.
+    Attributes:
+        states: in the order of the graph's new inputs.
+        delay: frames of the input that go by before the first of an output.
+        rates: frames of each output for each frame of the input.
+        lengths: of each output, as in its contract; empty where nothing is left at the end of a sequence.
+        end: the name of the state that counts the frames after the end of a sequence, where one is needed.
+        step: the graph of a step, with what stands after the end; None where nothing does.
+        moved_by_call: the states of the model's own, by number, that a call moves, however many frames it has.
     """
 
     states: Sequence[LiftedState]
     delay: int
-    every: list[int]
+    rates: Sequence[Fraction]
+    lengths: Sequence[tuple[int, ...]]
+    end: str | None = None
+    step: fx.GraphModule | None = None
     moved_by_call: Sequence[int] = ()
+
+
+def unchanged(states: Sequence[LiftedState], outputs: int) -> Streamed:
+    """A graph that is a step as it is."""
+    return Streamed(states, 0, [Fraction(1)] * outputs, [()] * outputs)
 
 
 def stream(
@@ -60,7 +76,7 @@ def stream(
         if isinstance(info := context.info.get(node), Unsupported):
             raise info.error
     by_call = _moved_by_call(context, results(context.graph)[len(output_time) :])
-    return Streamed(context.states.found, *_finish(context, output_time), by_call)
+    return replace(_finish(context, output_time), moved_by_call=by_call)
 
 
 def _moved_by_call(context: StreamingContext, next_values: Sequence[fx.Node]) -> list[int]:
@@ -103,31 +119,67 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
     if unsupported is not None and not (rule and rule.takes_unsupported):
         return unsupported
     try:
+        if rule is not None and not rule.takes_mirrors:
+            for value in context.timed_arguments(node):
+                node.replace_input_with(value, settled(context, value, node))
         return (rule or general)(context, node)
     except LiftError as error:
         return Unsupported(error)
 
 
-def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> tuple[int, list[int]]:
-    """Write the end of the graph, whose first results are outputs with these time axes; their delay and strides."""
+def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Streamed:
+    """Write the end of the graph, whose first results are outputs with these time axes."""
     given = results(context.graph)
+    before = context.graph.output_node()
+    given = tuple(settled(context, n, before) if context.is_timed(n) else n for n in given)
     outputs, own_next = given[: len(output_time)], given[len(output_time) :]
     for node in outputs:
         if context.time_axis(node) is not None:
             context.info[node] = context.timed(node).by_entry()
     lags = [_output_lag(context, n, axis) for n, axis in zip(outputs, output_time, strict=True)]
     _refuse_chunk(context, outputs)
-    strides = [int(1 / context.timed(n).rate) if context.is_timed(n) else 1 for n in outputs]
-    unit = math.lcm(*strides)
+    rates = [context.timed(n).rate if context.is_timed(n) else Fraction(1) for n in outputs]
+    unit = math.lcm(*(rate.denominator for rate in rates))
     delay = math.ceil(max(lags, default=Fraction(0)) / unit) * unit
-    before = context.graph.output_node()
+    lengths = [_lengths(context, n, delay) for n in outputs]
     delayed = [_delay_output(context, n, delay, before) for n in outputs]
     with context.graph.inserting_before(before):
         own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]
         added = context.states.next_values(context.chunk)
     before.args = ((*delayed, *own, *added),)
-    _clean(context)
-    return delay, strides
+    step = _with_ends(context)
+    _clean(context.module, context.length_of_piece)
+    return Streamed(context.states.found, delay, rates, lengths, context.states.end, step)
+
+
+def _lengths(context: StreamingContext, node: fx.Node, delay: int) -> tuple[int, ...]:
+    """The lengths of an output, by its shortest period; none where they are what a delay leaves."""
+    if not context.is_timed(node):
+        return ()
+    info = context.timed(node)
+    found = context.lengths.of(node, info.layout.axis, info.rate, context.unit)
+    for period in (n for n in range(1, context.unit + 1) if context.unit % n == 0 and (n * info.rate).denominator == 1):
+        more = int(period * info.rate)
+        if all(found[n] == found[n % period] + n // period * more for n in range(context.unit)):
+            found = found[:period]
+            break
+    nothing_left = context.chunk == len(found) == 1 and found[0] == -delay
+    return () if nothing_left else tuple(found)
+
+
+def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
+    """A copy of the graph with what stands after the end of a sequence; the graph itself loses it."""
+    if not context.after_end:
+        return None
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    graph.output(graph.graph_copy(context.graph, copies))
+    graph.set_codegen(context.graph._codegen)
+    step = fx.GraphModule(context.module, graph)
+    pieces = {copies[node]: copies[length] for node, length in context.length_of_piece.items()}
+    _clean(step, pieces)
+    for filled, node in context.after_end.items():
+        filled.replace_all_uses_with(node)
+    return step
 
 
 def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> Fraction:
@@ -139,18 +191,9 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:
         raise refusal(node, "the frames of an output stand in another axis than time.")
-    if info.rate > 1 or info.rate.numerator != 1:
-        raise refusal(node, f"an output has {info.rate} frames for each frame of the input: at most one is possible.")
-    least_lag = max(info.least_lag, 0)
-    ahead = context.frames_in(node) - (context.runs.frames * info.rate - least_lag)
-    if ahead > 0:
-        where = f": {'; '.join(dict.fromkeys(context.lookahead))}" if context.lookahead else ""
-        raise LiftError(
-            f"an output looks {ahead} frames ahead, so it cannot stream{where}. Pad on the left only, or drop the "
-            "padding on the right (of a transposed convolution, the overlap behind the last frame): the stream is then "
-            "late by as many frames (its delay)."
-        )
-    return Fraction(max(info.lag or 0, least_lag - int(ahead))) / info.rate
+    # An output that ends early is late by so much at least: no stream gives frames that the model does not.
+    short = int(context.runs.frames * info.rate) - context.frames_in(node)
+    return Fraction(max(info.lag or 0, short, 0)) / info.rate
 
 
 def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:
@@ -182,10 +225,10 @@ def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
     return context.states.held(new, old, context.rank(new), lag)
 
 
-def _clean(context: StreamingContext) -> None:
+def _clean(module: fx.GraphModule, length_of_piece: Mapping[fx.Node, fx.Node]) -> None:
     """Lengths become those of a piece, and what only repeats a value goes."""
-    graph = context.graph
-    for node, length in context.length_of_piece.items():
+    graph = module.graph
+    for node, length in length_of_piece.items():
         node.replace_all_uses_with(length)
     for node in list(graph.nodes):
         if node.target in SAME:
@@ -193,4 +236,4 @@ def _clean(context: StreamingContext) -> None:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.lint()
-    context.module.recompile()
+    module.recompile()

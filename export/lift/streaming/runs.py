@@ -31,6 +31,7 @@ class RecordedRuns:
     base: dict[fx.Node, Any]
     longer: dict[fx.Node, Any]
     other_batch: dict[fx.Node, Any]
+    sample: Sample
 
     @property
     def all(self) -> tuple[dict[fx.Node, Any], ...]:
@@ -58,7 +59,7 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     other_batch = sample(OTHER_BATCH, frames, 1)
     try:
-        runs = [recorded(module, tensors, MOST) for tensors in (base, longer, other_batch)]
+        few, more, others = (recorded(module, tensors, MOST) for tensors in (base, longer, other_batch))
     except MemoryError as error:
         raise LiftError(
             f"a frame of the model may depend on {receptive_field} frames, by its windows and strides, and over the "
@@ -67,4 +68,4 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
         ) from None
     except Exception as error:  # a length that the model does not take may raise anything
         raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
-    return RecordedRuns(frames, frames + unit, *runs)
+    return RecordedRuns(frames, frames + unit, few, more, others, sample)

@@ -171,6 +171,7 @@ class States:
         self._last_input = placeholders(graph)[-1]
         self._counter: tuple[str, fx.Node] | None = None  # of frames seen: name and input
         self._warm_up = Fraction(0)
+        self._past_end: tuple[str, fx.Node] | None = None  # frames fed after the end: name and input
 
     def add(
         self, name: str, layout_of: fx.Node, initial: tuple[Tensor, Tensor], before: fx.Node, kind: str, why: str
@@ -246,10 +247,53 @@ class States:
         ready = self.graph.call_function(aten.ge.Scalar, (self._counter[1], float(input_lag)))
         return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
 
+    def seen_frames(self, most: Fraction) -> fx.Node:
+        """The frames of the input that went in before this step, (B, 1): at least `most` once so many did."""
+        self.after_frames(most, 2)
+        assert self._counter is not None
+        return self._counter[1]
+
+    def past_end(self) -> fx.Node:
+        """The frames fed after the end of the sequence, once this step is over, (B, 1); 0 as long as it goes on."""
+        if self._past_end is None:
+            state = LiftedState(self.names.unused("past_end"), torch.zeros(1), "counter", "frames fed after the end")
+            self._past_end = state.name, self._new_input("past_end", state)
+        return self._past_end[1]
+
+    @property
+    def end(self) -> str | None:
+        """The name of the state that is `past_end`, where there is one."""
+        return None if self._past_end is None else self._past_end[0]
+
+    def for_each_row(self, by_row: fx.Node, value: fx.Node, run: Tensor, other: Tensor) -> fx.Node:
+        """`by_row` (B, 1), with an axis of 1 for each of `value` but that of its rows; at the insertion point.
+
+        `run` and `other` are what `value` is for batches of BATCH and of OTHER_BATCH.
+        """
+        rank = run.dim()
+        if self.rows.alone:
+            return self.graph.call_function(aten.reshape.default, (by_row, [1] * rank))
+        layout = self._layout(value, run, other)
+        assert isinstance(layout, StateLayout)
+        batch = layout.batch
+        if not batch.is_plain:
+            # Several rows stand for one stream.
+            sizes = [-1, batch.inner] if batch.outer == 1 else [batch.outer, -1]
+            turned = by_row if batch.outer == 1 else self.graph.call_function(aten.transpose.int, (by_row, 0, 1))
+            by_row = self.graph.call_function(aten.expand.default, (turned, sizes))
+            by_row = self.graph.call_function(aten.reshape.default, (by_row, [-1, 1]))
+        shape = [-1 if axis == batch.axis else 1 for axis in range(rank)]
+        return self.graph.call_function(aten.reshape.default, (by_row, shape))
+
     def next_values(self, chunk: int) -> list[fx.Node]:
         """The next value of every state, after a step of `chunk` frames; at the graph's insertion point."""
         if self._counter is not None:
             name, seen = self._counter
             more = self.graph.call_function(aten.add.Tensor, (seen, float(chunk)))
             self._next[name] = self.graph.call_function(aten.clamp.default, (more, None, float(self._warm_up)))
+        if self._past_end is not None:
+            name, past = self._past_end
+            ended = self.graph.call_function(aten.gt.Scalar, (past, 0.0))
+            more = self.graph.call_function(aten.add.Tensor, (past, float(chunk)))
+            self._next[name] = self.graph.call_function(aten.where.self, (ended, more, past))
         return [self._next[s.name] for s in self.found]

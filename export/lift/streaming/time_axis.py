@@ -13,6 +13,22 @@ from rnn_export.export.lift.program.places import place_of
 
 
 @dataclass(frozen=True)
+class Mirrors:
+    """Frames of its own that a sequence has before its first and after its last one: `left` and `right` of them.
+
+    `mode` is "reflect" or "replicate": see `mirrors`.
+    """
+
+    mode: str
+    left: int
+    right: int
+
+    def reach(self, frames: int) -> int:
+        """How far the first of `frames` such frames is from the one that it repeats."""
+        return 2 * frames if self.mode == "reflect" else frames
+
+
+@dataclass(frozen=True)
 class TimeAxisInfo:
     """A value that has frames.
 
@@ -44,6 +60,7 @@ class TimeAxisInfo:
         history: frames at the front of each step that the step before had too. Negative for the argument of a window
             with a stride that leaves out the first frames of a step.
         slack: how much of the lag is waiting alone, for others or for a whole step.
+        mirrors: what its first and last frames should be, which are not there yet.
     """
 
     layout: AxisLayout
@@ -51,6 +68,7 @@ class TimeAxisInfo:
     lag: int | None = 0
     history: int = 0
     slack: int = 0
+    mirrors: Mirrors | None = None
 
     def __post_init__(self) -> None:
         assert self.slack >= 0

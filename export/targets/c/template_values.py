@@ -22,6 +22,8 @@ from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, size
 
 # Numbers of the golden vectors that a microcontroller has room for.
 GOLDEN_VALUES = 32768
+# Sequences that end, among them.
+ENDS = 4
 
 
 def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> str:
@@ -50,7 +52,8 @@ def template_values(
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
-    members = enumerate(zip(identifiers([s.name for s in spec.states]), spec.states, strict=True))
+    names = identifiers([s.name for s in spec.states])
+    members = enumerate(zip(names, spec.states, strict=True))
     states = [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
     weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
@@ -61,6 +64,8 @@ def template_values(
         "digest": spec.digest,
         "chunk": spec.chunk,
         "delay": spec.delay,
+        "tail": spec.tail,
+        "end_member": next((m for m, s in zip(names, spec.states, strict=True) if s.name == spec.end), None),
         "silent_steps": silent_steps,
         "silent_frames": silent_frames,
         "sample_rate": spec.sample_rate,
@@ -116,8 +121,21 @@ def _ports(spec: StreamSpec, code: CodeBuilder) -> Iterator[Values]:
             **_array(tensor, shape),
             "axes": f", of ({', '.join(axes)})" if any(TIME in axis for axis in axes) else "",
             "timed": spec.timed(tensor),
+            "ends": spec.timed(tensor) and tensor.dtype.startswith("float") and bool(tensor.lengths),
+            **_lengths(tensor),
             "table_rows": code.table_rows.get(f"{way}{i}"),
         }
+
+
+def _lengths(tensor: TensorSpec) -> Values:
+    count = len(tensor.lengths)
+    values = ", ".join(map(str, tensor.lengths))
+    return {
+        "length": count > 0,
+        "length_count": count,
+        "length_values": values,
+        "length_more": tensor.frames_of(count),
+    }
 
 
 def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
@@ -161,12 +179,13 @@ def golden_values(spec: StreamSpec, golden: Golden) -> Values:
     fitting = [k for k, at in enumerate(golden.at) if at // spec.chunk * a_step <= GOLDEN_VALUES]
     last = fitting[-1] if fitting else 0
     steps, late = int(golden.at[last]) // spec.chunk, spec.settling_steps
+    arrays = [*_golden_arrays(spec, golden, last, steps, late), *_golden_ends(spec, golden, steps)]
     return {
         "steps": steps,
         "late": min(late, steps),
         "atol": repr(golden.tolerance.atol),
         "rtol": repr(golden.tolerance.rtol),
-        "arrays": "\n".join(_golden_arrays(spec, golden, last, steps, late)),
+        "arrays": "\n".join(arrays),
     }
 
 
@@ -184,6 +203,29 @@ def _golden_arrays(spec: StreamSpec, golden: Golden, last: int, steps: int, late
             yield _golden_array(f"out{i}", frames, tensor.dtype)
     for i, state in enumerate(spec.states):
         yield _golden_array(f"state{i}", golden.states[state.name][:1, last], state.dtype)
+
+
+def _golden_ends(spec: StreamSpec, golden: Golden, steps: int) -> Iterator[str]:
+    """A few sequences that end within `steps` steps: what each step after the other gives, NaN where it is no frame."""
+    known = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
+    chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
+    tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
+    if not chosen or not tensors:
+        return
+    taken = [n // spec.chunk + spec.closing_steps(n) for n in chosen]
+    yield f"#define GOLDEN_ENDS {len(chosen)}"
+    yield from (
+        _golden_array(f"end_{name}", np.array(n), "int32") for name, n in (("frames", chosen), ("steps", taken))
+    )
+    for i, tensor in tensors:
+        size, first = tensor.frames_of(spec.chunk), tensor.frames_of(spec.delay)
+        pieces = []
+        for frames, count in zip(chosen, taken, strict=True):
+            whole = np.full((1, count * size + first, *tensor.frame), np.nan, tensor.dtype)
+            ended = golden.ends[frames][tensor.name][:1]
+            whole[:, first : first + ended.shape[1]] = ended
+            pieces.append(_by_step(spec, tensor, whole[:, : count * size], count))
+        yield _golden_array(f"end_out{i}", np.concatenate(pieces), tensor.dtype)
 
 
 def _by_step(spec: StreamSpec, tensor: TensorSpec, frames: Array, steps: int) -> Array:

@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from rnn_export.export.lift.program.fx import args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, refusal
+from rnn_export.export.lift.streaming.time_axis import Mirrors, NodeInfo, refusal
 
 
 def _join_reach(node: fx.Node) -> Reach:
@@ -39,7 +40,7 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
         raise refusal(node, "it joins two sequences one behind the other: a stream has no end at which to do so.")
     front, value, back = parts[: timed[0]], parts[timed[0]], parts[timed[0] + 1 :]
     if back:
-        context.note_lookahead(node, _frames(context, back, axis), "frames joined behind")
+        value = _behind(context, node, value, back, axis)
     if any(n in context.from_states for n in front):
         # The model keeps its own past in a state, and puts it before the frames of each call.
         context.carried.add(node)
@@ -57,6 +58,17 @@ def join(context: StreamingContext, node: fx.Node) -> NodeInfo:
             raise refusal(node, "it puts frames that are not all the same before a sequence that is late.")
     node.target, node.args = aten.alias.default, (value,)
     return shift_start(context, node, info, _frames(context, front, axis), fill)
+
+
+def _behind(context: StreamingContext, node: fx.Node, value: fx.Node, back: Sequence[fx.Node], axis: int) -> fx.Node:
+    """`value` with what is joined behind it after its end."""
+    if any(n in context.from_input or n in context.from_states for n in back):
+        raise refusal(node, "it puts frames behind the sequence that are computed from the input.")
+    frames = torch.cat([context.runs.base[n] for n in back], axis).detach()
+    if float(frames.min()) != float(frames.max()):
+        raise refusal(node, "it puts frames behind the sequence that are not all the same.")
+    entries = context.alias(value, context.timed(value).by_entry(), node)
+    return fill_after_end(context, entries, float(frames.flatten()[0]), node)
 
 
 def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> int:
@@ -79,21 +91,44 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     # Pairs of (before, after), the last axis first.
     place = 2 * (context.rank(value) - 1 - axis)
-    # What is computed from the length fills up a last window: there is none to fill in whole steps.
+    # What is computed from the length fills up a last window.
     left, right = (context.runs.number(n) for n in pads[place : place + 2] or (0, 0))
-    if left is None or right is None:
-        raise refusal(node, "it pads a sequence by an amount that changes with its length, and a stream has none.")
+    computed = isinstance(pads[place + 1] if place < len(pads) else 0, fx.Node)
+    right = 1 if right is None or computed else right
+    if left is None:
+        raise refusal(node, "it pads the start of a sequence by an amount that changes with its length.")
     others = [0 if i in (place, place + 1) else n for i, n in enumerate(pads)]
     node.args = (value, others, *rest)
     if not (left or right):
         return general(context, node)
     mode = next((a for a in rest if isinstance(a, str)), "constant")
+    if mode in ("reflect", "replicate"):
+        return _mirror(context, node, Mirrors(mode, left, right), bool(any(others)))
     if mode != "constant":
-        raise refusal(node, f"padding over time by {mode} takes frames that come later: pad with a constant.")
-    if right > 0:
-        context.note_lookahead(node, right, "padding on the right")
+        raise refusal(
+            node,
+            f"padding over time by {mode} puts the end of the sequence before its start, which no stream has. Pad with "
+            "a constant, or by reflect or replicate.",
+        )
     fill = next((float(a) for a in rest if a is not None and not isinstance(a, str)), 0.0)
-    info = shift_start(context, node, context.timed(value).by_entry(), left, fill)
+    entries = context.alias(value, context.timed(value).by_entry(), node)
+    node.replace_input_with(value, entries)
+    if right > 0:
+        node.replace_input_with(entries, fill_after_end(context, entries, fill, node))
+    info = shift_start(context, node, context.timed(args_of(node)[0]), left, fill)
     if not any(others):
         node.target, node.args = aten.alias.default, (args_of(node)[0],)
     return info
+
+
+def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: bool) -> NodeInfo:
+    """Padding by frames of the sequence itself, which the window that reads them puts in."""
+    value = args_of(node)[0]
+    info = context.timed(value).by_entry().moving()
+    if others or mirrors.left < 0 or mirrors.right < 0:
+        raise refusal(node, f"padding by {mirrors.mode} over time and other axes at once: pad them one by one.")
+    if info.layout.axis != context.timed(value).layout.axis or context.timed(value).layout.inner != 1:
+        raise refusal(node, f"padding by {mirrors.mode} where several entries are one frame.")
+    node.target, node.args = aten.alias.default, (trim(context, context.alias(value, info, node), 0, node),)
+    info = context.timed(args_of(node)[0])
+    return replace(info, lag=(info.lag or 0) - mirrors.left, mirrors=mirrors)

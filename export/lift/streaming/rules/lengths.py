@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo
 
 
-@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default)
+@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default, takes_mirrors=True)
 def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Frame by frame: a size that is the length of the sequence becomes the length of a piece, whatever it is."""
     has_frames = bool(context.timed_arguments(node))
@@ -49,7 +49,7 @@ def quotient(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return general(context, node)
 
 
-@rule(operator.getitem)
+@rule(operator.getitem, takes_mirrors=True)
 def one_of_several(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """What is known of one result of an operator that gives several."""
     source, index = args_of(node)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
-from rnn_export.export.lift.streaming.alignment import keep_history, pad_start, trim
+from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.mirrors import mirrored, settled
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
 
@@ -57,7 +60,7 @@ def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
     return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
-@rule(*WINDOWED_AXES, reach=_window_reach)
+@rule(*WINDOWED_AXES, reach=_window_reach, takes_mirrors=True)
 def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, behind padding of its own over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
@@ -65,11 +68,30 @@ def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if place is None:
         return general(context, node)
     window = _window(context, node, place)
-    if window.left or window.right:
-        if "weight" not in named_args(node):
-            raise refusal(node, f"{name_of(node)} pads over time at both ends: pad on the left, before it.")
-        _take_out_padding(node, place, axes)
-    return _slide(context, node, window)
+    given = named_args(node)
+    if given.get("ceil_mode"):
+        raise refusal(node, f"{name_of(node)} with ceil_mode adds a window at the end of some lengths alone.")
+    if not (window.left or window.right):
+        return _slide(context, node, window)
+    if given.get("count_include_pad") is False and given.get("divisor_override") is None:
+        return _over_own_frames(context, node)
+    _take_out_padding(node, place, axes)
+    # Of the padding a maximum is none, and a mean is over its zeros too, or not.
+    lowest = torch.finfo(context.runs.base[value].dtype).min
+    return _slide(context, node, window, lowest if "max_pool" in name_of(node) else 0.0)
+
+
+def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
+    """Means that leave padding out: means over its zeros too, divided by what share of each window is none of it."""
+    value, given = args_of(node)[0], {**named_args(node), "count_include_pad": True}
+    ones = context.computed(node, value, aten.ones_like.default, value)
+    context.info[ones] = context.timed(value)
+    means = context.computed(node, node, node.target, *given.values())
+    share = context.computed(node, node, node.target, *{**given, "self": ones}.values())
+    for part in (means, share):
+        context.info[part] = convolution_or_pool(context, part)
+    node.target, node.args = aten.div.Tensor, (means, share)
+    return general(context, node)
 
 
 def _unfold_reach(node: fx.Node) -> Reach:
@@ -77,7 +99,7 @@ def _unfold_reach(node: fx.Node) -> Reach:
     return Reach(size, stride) if may_be_time(value, dim) else Reach()
 
 
-@rule(aten.unfold.default, reach=_unfold_reach)
+@rule(aten.unfold.default, reach=_unfold_reach, takes_mirrors=True)
 def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Windows as a new axis, which stay together."""
     value, dim, size, stride = args_of(node)
@@ -86,14 +108,19 @@ def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return _slide(context, node, Window(int(size), int(stride)))
 
 
-def _slide(context: StreamingContext, node: fx.Node, window: Window) -> TimeAxisInfo:
-    """Keep the frames that a window over the first argument of `node` has of the steps before."""
-    if window.right:
-        context.note_lookahead(node, window.right, "padding on the right")
+def _slide(context: StreamingContext, node: fx.Node, window: Window, fill: float = 0.0) -> TimeAxisInfo:
+    """Keep the frames that a window over the first argument of `node` has of the steps before; `fill` around them."""
     value = args_of(node)[0]
+    if context.timed(value).mirrors is not None and not (window.left or window.right):
+        value, result = mirrored(context, value, window.size, window.stride, node)
+        node.update_arg(0, value)
+        return result
+    value = settled(context, value, node)
     value = context.alias(value, context.timed(value).by_entry().moving(), node)
+    if window.right:
+        value = fill_after_end(context, value, fill, node)
     if window.left:
-        value = pad_start(context, value, window.left, 0.0, node)
+        value = pad_start(context, value, window.left, fill, node)
     info = context.timed(value)
     result, history = info.windowed(window.size, window.stride)
     if history > info.history:
@@ -126,7 +153,7 @@ def _window(context: StreamingContext, node: fx.Node, place: int) -> Window:
 
 
 def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
-    """Make `node` a convolution without padding over time."""
+    """Make `node` a convolution or pool without padding over time."""
     given = named_args(node)
     pads = given["padding"]
     if isinstance(pads, str):
@@ -164,10 +191,16 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     info = context.timed(value).by_entry()
     history = (size - 1) // stride
     value = trim(context, context.alias(value, info.moving(), node), 0, node)
+    if size > stride:
+        # Nothing before the first frames and behind the last ones adds to what these make.
+        value = fill_after_end(context, value, 0.0, node)
+        if (context.timed(value).lag or 0) > 0:
+            value = fill_missing(context, value, 0.0, node)
+    result = replace(context.timed(value), layout=info.layout).expanded(stride, cut)
     if history:
         value = keep_history(context, value, history, node, "frames", f"the {history} frames that add to the next")
     expanded = context.insert(node, node.target, *{**given, **numbers, next(iter(given)): value}.values())
     expanded.meta = {k: v for k, v in node.meta.items() if k != "val"}
     end = stride - size if size > stride else END
     node.target, node.args = aten.slice.Tensor, (expanded, info.layout.axis, history * stride, end)
-    return info.expanded(stride, cut)
+    return result

@@ -62,6 +62,30 @@ int main(int argc, char **argv)
     for (int j = 0; j < $size; j++)
         compare(&of_state$i, (double)state.$member[j], (double)golden_state$i[j]);
 //@end states
+#ifdef GOLDEN_ENDS
+    for (int e = 0, at = 0; e < GOLDEN_ENDS; e++) {
+//@if weights_file
+        name_init(&state, name_weights);
+//@end weights_file
+//@unless weights_file
+        name_init(&state);
+//@end weights_file
+        for (int step = 0; step < golden_end_steps[e]; step++, at++) {
+            /* What stands behind the end may be anything. */
+            const int s = step < GOLDEN_STEPS ? step : 0;
+            if (step == golden_end_frames[e] / NAME_CHUNK)
+                name_finish(&state, (size_t)(golden_end_frames[e] % NAME_CHUNK));
+            name_step(&state, $golden_step);
+//@each outputs
+//@if ends
+            for (int j = 0; j < $size; j++)
+                if (golden_end_out$i[at * $size + j] == golden_end_out$i[at * $size + j])
+                    compare(&of_out$i, (double)out$i[j], (double)golden_end_out$i[at * $size + j]);
+//@end ends
+//@end outputs
+        }
+    }
+#endif
 //@each outputs
     wrong |= said("$label", of_out$i);
 //@end outputs

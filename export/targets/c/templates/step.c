@@ -59,6 +59,30 @@ void name_run(name_state *state, $parameters, size_t steps)
     for (size_t s = 0; s < steps; s++)
         name_step(state, $steps_of_run);
 }
+//@if tail
+
+void name_finish(name_state *state, size_t rest)
+{
+//@if end_member
+    state->$end_member[0] = (float)(NAME_CHUNK - rest);
+//@end end_member
+//@unless end_member
+    (void)state;
+    (void)rest;
+//@end end_member
+}
+//@each ports
+//@if length
+
+size_t name_length_$parameter(size_t frames)
+{
+    static const long lengths[$length_count] = {$length_values};
+    const long length = (long)(frames / $length_count) * $length_more + lengths[frames % $length_count];
+    return length < 0 ? 0 : (size_t)length;
+}
+//@end length
+//@end ports
+//@end tail
 //@if batch
 
 #ifdef NAME_ROWS

@@ -19,6 +19,10 @@ extern "C" {
 #define NAME_CHUNK $chunk
 /** Frames at the start of a stream that give no output: what a step writes until then is of no value. */
 #define NAME_DELAY $delay
+//@if tail
+/** Frames of an output, at most, that only the end of a sequence gives: see name_finish. */
+#define NAME_TAIL $tail
+//@end tail
 //@if sample_rate
 /** Hz of the signal. */
 #define NAME_SAMPLE_RATE $sample_rate
@@ -87,6 +91,22 @@ void name_step(name_state *state, $public_parameters);
  */
 void name_run(name_state *state, $public_parameters, size_t steps);
 
+//@if tail
+/** Say that the sequence ends in the next step, after `rest` of its frames: 0 where it ended with the step before.
+ *
+ *  What stands behind these frames in that step, and in those that follow, may be anything. Step on until the outputs
+ *  have, behind the frames of the delay, as many frames as name_length_... says; then init starts another sequence.
+ */
+void name_finish(name_state *state, size_t rest);
+
+//@each ports
+//@if length
+/** Frames of $label of a whole sequence of `frames` frames of the input. */
+size_t name_length_$parameter(size_t frames);
+
+//@end length
+//@end ports
+//@end tail
 //@unless batch
 /* There is no name_rows: $no_batch */
 //@end batch

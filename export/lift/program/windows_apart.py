@@ -1,0 +1,235 @@
+"""Operators that are windows, products and sums in one, written as these: spectra, folds, and more frames from fewer.
+
+Sources: the docstrings of torch.stft, torch.istft, torch.nn.Fold and torch.nn.Upsample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
+from rnn_export.export.lift.program.node_writer import NodeWriter
+from rnn_export.export.lift.program.places import place_of
+
+# Frames at which it is seen how many times as many there are behind an operator.
+SEEN = (5040, 10080)
+# Below it a sum of windows is taken for 0, as torch does.
+TINY = 1e-11
+
+
+def take_windows_apart(module: fx.GraphModule) -> None:
+    """In place; an operator that is none of these windows stays."""
+    write = NodeWriter(module, "window")
+    for node in list(module.graph.nodes):
+        rule = RULES.get(node.target) if node.op == "call_function" else None
+        if rule is None:
+            continue
+        write.at = node
+        with module.graph.inserting_before(node):
+            found = rule(write, node)
+        if found is not None:
+            node.replace_all_uses_with(found)
+            module.graph.erase_node(node)
+
+
+def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
+    """torch.stft of (B, L) or (L,), padded before: windows, times the window, transformed one by one."""
+    given = named_args(node)
+    x, size = given["self"], given["n_fft"]
+    hop = given.get("hop_length") or size // 4
+    if given.get("center"):
+        half, rank = size // 2, write.value_of(x).dim()
+        for _ in range(3 - rank):
+            x = write.call(aten.unsqueeze.default, x, 0)
+        x = write.call(aten.pad.default, x, [half, half], given.get("pad_mode") or "reflect")
+        for _ in range(3 - rank):
+            x = write.call(aten.squeeze.dim, x, 0)
+    frames = write.call(aten.unfold.default, x, -1, size, hop)
+    window = _window(write, given, size)
+    if window is not None:
+        frames = write.call(aten.mul.Tensor, frames, write.constant(window))
+    one_sided = given.get("onesided")
+    is_real = not write.value_of(x).is_complex()
+    transform = aten.fft_rfft.default if is_real and one_sided is not False else aten.fft_fft.default
+    norm = "ortho" if given.get("normalized") else None
+    spectrum = write.call(aten.transpose.int, write.call(transform, frames, None, -1, norm), -1, -2)
+    return spectrum if given.get("return_complex") else write.call(aten.view_as_real.default, spectrum)
+
+
+def _signal(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """torch.istft of (B, F, T) or (F, T): transformed back one by one, added up, divided by the windows added up."""
+    given = named_args(node)
+    spectrum, size = given["self"], given["n_fft"]
+    hop, centred = given.get("hop_length") or size // 4, given.get("center", True)
+    if given.get("return_complex") or given.get("onesided") is False:
+        return None
+    frames = write.call(aten.transpose.int, spectrum, -1, -2)
+    norm = "ortho" if given.get("normalized") else None
+    frames = write.call(aten.fft_irfft.default, frames, size, -1, norm)
+    window = _window(write, given, size)
+    window = torch.ones(size) if window is None else window
+    added = _added(write, write.call(aten.mul.Tensor, frames, write.constant(window)), hop)
+    shares = write.call(aten.ones_like.default, write.call(aten.slice.Tensor, frames, -1, 0, 1))
+    weights = _added(write, write.call(aten.mul.Tensor, shares, write.constant(window * window)), hop)
+    start = size // 2 if centred else 0
+    length = given.get("length")
+    if length is not None:
+        end: Any = write.call(torch.sym_sum, [length, start]) if isinstance(length, fx.Node) else length + start
+    else:
+        end = -start if start else END
+    added, weights = (write.call(aten.slice.Tensor, value, -1, start, end) for value in (added, weights))
+    # Where no frame is yet, or none any more.
+    is_there = write.call(aten.gt.Scalar, weights, TINY)
+    return write.call(aten.div.Tensor, added, write.call(aten.where.ScalarOther, is_there, weights, 1.0))
+
+
+def _window(write: NodeWriter, given: dict[str, Any], size: int) -> Tensor | None:
+    """The window, centred among zeros; None where it is all ones."""
+    node, length = given.get("window"), given.get("win_length") or size
+    if node is None:
+        held: Tensor | None = None if length == size else torch.ones(length)
+    else:
+        held = _held(write, node)
+    return None if held is None else torch.nn.functional.pad(held, [(size - length) // 2, (size - length + 1) // 2])
+
+
+def _held(write: NodeWriter, node: fx.Node) -> Tensor:
+    """The numbers of a constant of the module; raises LiftError where it is computed."""
+    if node.op == "call_function" and all(isinstance(n, fx.Node) for n in node.all_input_nodes):
+        values = [_held(write, n) for n in node.all_input_nodes]
+        numbers = dict(zip(node.all_input_nodes, values, strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: numbers[n])
+        target: Any = node.target
+        result: Tensor = target(*args, **kwargs)
+        return result
+    if node.op != "get_attr":
+        raise LiftError(f"{place_of(node)}: the window is computed from the input, so it is another one in each call.")
+    held: Any = write.module
+    for name in str(node.target).split("."):
+        held = getattr(held, name)
+    return torch.as_tensor(held).detach()
+
+
+def _added(write: NodeWriter, frames: fx.Node, hop: int) -> fx.Node:
+    """Frames (..., T, N) added up, each `hop` samples after the one before: (..., (T - 1) hop + N)."""
+    size = int(write.value_of(frames).shape[-1])
+    count = -(-size // hop)
+    if count * hop > size:
+        frames = write.call(aten.constant_pad_nd.default, frames, [0, count * hop - size])
+    parts = []
+    for place in range(count):
+        part = write.call(aten.slice.Tensor, frames, -1, place * hop, (place + 1) * hop)
+        parts.append(write.call(aten.constant_pad_nd.default, part, [0, 0, place, count - 1 - place]))
+    total = parts[0]
+    for part in parts[1:]:
+        total = write.call(aten.add.Tensor, total, part)
+    samples = write.call(aten.flatten.using_ints, total, -2, -1)
+    return samples if count * hop == size else write.call(aten.slice.Tensor, samples, -1, 0, size - count * hop)
+
+
+def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Columns (B, C K, T) added up along one axis, the other being 1 long."""
+    given = named_args(node)
+    columns, sizes, kernel = given["self"], given["output_size"], given["kernel_size"]
+    along = 1 if kernel[0] == 1 else 0
+    if kernel[1 - along] != 1 or sizes[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
+        return None
+    if any(given["padding"]) or write.value_of(columns).dim() != 3:
+        return None
+    frames = write.call(aten.unflatten.int, columns, 1, [-1, kernel[along]])
+    added = _added(write, write.call(aten.transpose.int, frames, -1, -2), given["stride"][along])
+    added = write.call(aten.slice.Tensor, added, -1, 0, sizes[along])
+    return write.call(aten.unsqueeze.default, added, -2 if along else -1)
+
+
+def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Windows along one axis of (B, C, H, W), the other being 1 long, as columns (B, C K, T)."""
+    given = named_args(node)
+    x, kernel = given["self"], given["kernel_size"]
+    along = 1 if kernel[0] == 1 else 0
+    shape = write.value_of(x).shape
+    if len(shape) != 4 or shape[3 - along] != 1 or kernel[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
+        return None
+    padding = given["padding"]
+    if padding[1 - along]:
+        return None
+    x = write.call(aten.squeeze.dim, x, 3 - along)
+    if padding[along]:
+        x = write.call(aten.constant_pad_nd.default, x, [padding[along]] * 2)
+    windows = write.call(aten.unfold.default, x, -1, kernel[along], given["stride"][along])
+    return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
+
+
+def _times(write: NodeWriter, node: fx.Node) -> int | None:
+    """How many frames an operator makes of each, along the last axis; None where that is no whole number."""
+    sizes = [write.value_of(n).shape[-1] for n in (node.all_input_nodes[0], node)]
+    if all(isinstance(n, int) for n in sizes):
+        return None
+    found = set()
+    for frames in SEEN:
+        before, after = (_at(size, frames) for size in sizes)
+        if not before or after is None or after % before:
+            return None
+        found.add(after // before)
+    return found.pop() if len(found) == 1 else None
+
+
+def _at(size: Any, frames: int) -> int | None:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    value = expression.subs(dict.fromkeys(expression.free_symbols, frames))
+    return int(value) if value.is_number and value == int(value) else None
+
+
+def _repeated(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Nearest neighbours: every frame several times."""
+    times = _times(write, node)
+    if times is None or write.value_of(node).dim() != 3:
+        return None
+    each = write.call(aten.unsqueeze.default, node.args[0], -1)
+    sizes = [-1] * (write.value_of(each).dim() - 1) + [times]
+    more = write.call(aten.flatten.using_ints, write.call(aten.expand.default, each, sizes), -2, -1)
+    return _cut(write, more, node)
+
+
+def _between(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Linear interpolation: of each frame and its neighbours, several; beyond the ends, the last ones again."""
+    times = _times(write, node)
+    if times is None or named_args(node)["align_corners"]:
+        return None
+    around = write.call(aten.pad.default, node.args[0], [1, 1], "replicate")
+    windows = write.call(aten.unfold.default, around, -1, 3, 1)
+    weights = torch.zeros(3, times)
+    for place in range(times):
+        at = (place + 0.5) / times + 0.5
+        weights[int(at), place], weights[int(at) + 1, place] = 1 - at % 1, at % 1
+    more = write.call(aten.matmul.default, windows, write.constant(weights))
+    return _cut(write, write.call(aten.flatten.using_ints, more, -2, -1), node)
+
+
+def _cut(write: NodeWriter, more: fx.Node, node: fx.Node) -> fx.Node:
+    """`more`, no longer than what `node` gives."""
+    size = named_args(node).get("output_size")
+    end = size[-1] if size else None
+    is_same = write.value_of(more).shape[-1] == write.value_of(node).shape[-1]
+    return more if is_same or end is None else write.call(aten.slice.Tensor, more, -1, 0, end)
+
+
+def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> dict[Any, Any]:
+    return dict.fromkeys(overloads(names), rule)
+
+
+RULES = {
+    **_on("stft stft.center", _spectrum),
+    **_on("istft", _signal),
+    **_on("col2im", _fold),
+    **_on("im2col", _columns),
+    **_on("upsample_nearest1d upsample_nearest1d.vec", _repeated),
+    **_on("upsample_linear1d upsample_linear1d.vec", _between),
+}

@@ -1,0 +1,63 @@
+"""What stands after the last frame of a sequence: known once it has ended, and no affair of the steps before.
+
+A step in which the sequence ends, or that comes after, has frames of the input that are none of it. They make frames
+of every value that are none of its own, from some frame on. Where a value is padded on the right these are the padding,
+and what it holds is put in their place; a value that is only cut, filtered or decimated needs nothing, since none of
+its own frames follows from them. How many frames of the input there are after the end, `past_end`, is a state: 0 as
+long as the sequence goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.streaming.context import StreamingContext
+
+
+def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
+    """`value`, its frames its entries, with `fill` in the place of all frames after its last one."""
+    node = context.alias(value, context.timed(value).moving(), before)
+    filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before), node, fill)
+    context.after_end[filled] = node
+    return context.stand_in(filled, node, context.timed(node))
+
+
+def is_own(context: StreamingContext, value: fx.Node, before: fx.Node, padded: int = 0) -> fx.Node:
+    """Which frames of a step are those of a value, but for the last `padded` of a sequence: bool, for each row."""
+    axis, runs = context.timed(value).layout.axis, context.runs
+    shape = [-1 if a == axis else 1 for a in range(context.rank(value))]
+    first = torch.tensor(_first_past(context, value, padded), dtype=torch.float32)
+    thresholds = context.constant(first.reshape(shape), before)
+    with context.graph.inserting_before(before):
+        past = context.states.past_end()
+        past = context.states.for_each_row(past, value, runs.base[value], runs.other_batch[value])
+        return context.graph.call_function(aten.lt.Tensor, (past, thresholds))
+
+
+def _first_past(context: StreamingContext, value: fx.Node, padded: int) -> list[int]:
+    """For each frame that a step has of `value`, the fewest frames past the end with which it is none of its own."""
+    frames = context.frames_in_step(value)
+    own = _own_frames(context, value, padded)
+    first, past = [0] * frames, 1
+    for frame in reversed(range(frames)):
+        while own(past) > frame:
+            past += 1
+        first[frame] = past
+    return first
+
+
+def _own_frames(context: StreamingContext, value: fx.Node, padded: int) -> Callable[[int], int]:
+    """By frames past the end, how many of a step's frames of a value are its own; below 0 the end is long over."""
+    info, unit = context.timed(value), context.unit
+    lengths = context.lengths.of(value, info.layout.axis, info.rate, unit)
+    ahead = (info.lag or 0) + info.history - padded
+
+    def own(past: int) -> int:
+        periods, rest = divmod(context.chunk - past, unit)
+        return periods * int(unit * info.rate) + lengths[rest] + ahead
+
+    return own

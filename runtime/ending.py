@@ -1,0 +1,73 @@
+"""The end of a sequence: the frames that wait, then none, until everything that the model gives of it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnn_export.arrays import Array, Arrays
+from rnn_export.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Sequences that end after whole steps and the frames that are `pending` by input, (rows, frames, ...).
+
+    `held` are the inputs without a time axis, (rows, ...).
+    """
+
+    spec: StreamSpec
+    rows: int
+    pending: Arrays
+    held: Arrays
+
+    @property
+    def waiting(self) -> int:
+        """How many frames wait for a whole chunk."""
+        return next((int(a.shape[1]) for a in self.pending.values()), 0)
+
+    def states(self, states: Arrays) -> Arrays:
+        """`states` (rows, ...) before the first of the last steps."""
+        end = self.spec.end
+        if end is None:
+            return states
+        return {**states, end: np.full_like(states[end], self.spec.chunk - self.waiting)}
+
+    def last_outputs(self, steps: int, step: Callable[[dict[str, Array]], Mapping[str, Array]]) -> dict[str, Array]:
+        """Every output with frames, (rows, frames, ...), of the last `steps` steps; `step` is of (rows, chunk, ...)."""
+        spec = self.spec
+        pieces: dict[str, list[Array]] = {t.name: [] for t in spec.outputs if spec.timed(t)}
+        for number in range(steps):
+            outputs = step(self._inputs(first=number == 0))
+            for name, parts in pieces.items():
+                parts.append(outputs[name].copy())
+        none = {t.name: np.zeros((self.rows, 0, *t.frame), t.dtype) for t in spec.outputs if t.name in pieces}
+        return {name: np.concatenate([none[name], *parts], 1) for name, parts in pieces.items()}
+
+    def _inputs(self, first: bool) -> dict[str, Array]:
+        inputs = dict(self.held)
+        for tensor in (t for t in self.spec.inputs if t.name not in inputs):
+            inputs[tensor.name] = np.zeros((self.rows, self.spec.chunk, *tensor.frame), tensor.dtype)
+            if first and tensor.name in self.pending:
+                inputs[tensor.name][:, : self.waiting] = self.pending[tensor.name]
+        return inputs
+
+    def steps(self, frames: int) -> int:
+        """How many steps give what is left of a sequence, `frames` of which were fed in whole steps."""
+        return self.spec.closing_steps(frames + self.waiting) if frames + self.waiting else 0
+
+    def left(self, frames: int, outputs: Mapping[str, Array]) -> dict[str, Array | None]:
+        """What is left of a sequence, `frames` of which were fed before, of its `last_outputs` (rows, frames, ...).
+
+        None of an output without a time axis: the last that a step gave stands.
+        """
+        spec, found = self.spec, dict[str, Array | None]()
+        for tensor in spec.outputs:
+            if tensor.name not in outputs:
+                found[tensor.name] = None
+                continue
+            whole = frames + self.waiting
+            found[tensor.name] = outputs[tensor.name][:, spec.left_in_last_steps(tensor, whole) if whole else slice(0)]
+        return found

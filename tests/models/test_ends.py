@@ -1,0 +1,154 @@
+"""Sequences that end: padding on the right, overlaps behind the last frame, and steps that the end cuts."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .streams import Call
+from .whole_streams import assert_whole
+
+X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def conv(size: int = 3, **options) -> nn.Conv1d:
+    return nn.Conv1d(4, 4, size, **options)
+
+
+def up(size: int = 4, **options) -> nn.ConvTranspose1d:
+    return nn.ConvTranspose1d(4, 4, size, 2, **options)
+
+
+def gru() -> nn.GRU:
+    return nn.GRU(4, 4, batch_first=True)
+
+
+def filled_up(s, x):
+    rest = -x.shape[-1] % 4
+    return s.c(F.pad(x, (2, rest)))
+
+
+# By name: the model, its options, and the delay and tail that it has.
+MODELS = {
+    "padding": (Call(lambda s, x: s.c(x), c=conv(padding=1)), {}, (1, 1)),
+    "same": (Call(lambda s, x: s.c(x), c=conv(5, padding="same")), {}, (2, 2)),
+    "two paddings": (Call(lambda s, x: s.c(torch.relu(s.d(x))), c=conv(padding=1), d=conv(5, padding=2)), {}, (3, 3)),
+    "a value beside": (Call(lambda s, x: s.c(F.pad(x, (0, 2), value=1.5)), c=conv()), {}, (2, 2)),
+    "joined behind": (Call(lambda s, x: s.c(torch.cat([x, torch.zeros_like(x[..., :2])], 2)), c=conv()), {}, (2, 2)),
+    "a residual": (Call(lambda s, x: x + s.c(x), c=conv(padding=1)), {}, (1, 1)),
+    "a cut behind": (Call(lambda s, x: s.c(x)[..., :-2], c=conv(padding=2)), {}, (0, 0)),
+    "before a GRU": (
+        Call(lambda s, x: s.g(s.c(x).mT)[0].mT, c=conv(padding=1), g=gru()),
+        {},
+        (1, 1),
+    ),
+    "a stride": (Call(lambda s, x: s.c(x), c=conv(stride=2, padding=1)), {"chunk": 2}, (0, 1)),
+    "a GRU between strides": (
+        Call(lambda s, x: s.u(s.g(s.c(x).mT)[0].mT), c=conv(stride=2, padding=1), g=gru(), u=up(padding=1)),
+        {"chunk": 2},
+        (1, 3),
+    ),
+    "the last window filled up": (Call(filled_up, c=conv(6, stride=4)), {"chunk": 4}, (0, 1)),
+    "two frames for one": (Call(lambda s, x: s.u(x), u=up()), {}, (0, 2)),
+    "a chunk of a causal model": (Call(lambda s, x: s.g(x.mT)[0].mT, g=gru()), {"chunk": 5}, (0, 4)),
+    "two axes": (
+        Call(lambda s, x: s.c(x[:, None]).flatten(1, 2), c=nn.Conv2d(1, 2, (3, 5), padding=(1, 2))),
+        {"time_axis": 2},
+        (2, 2),
+    ),
+    "reflect": (Call(lambda s, x: s.c(F.pad(x, (1, 1), "reflect")), c=conv()), {}, (1, 1)),
+    "reflect far": (Call(lambda s, x: s.c(F.pad(x, (4, 3), "reflect")), c=conv()), {}, (4, 9)),
+    "replicate": (Call(lambda s, x: s.c(F.pad(x, (2, 2), "replicate")), c=conv(5)), {}, (2, 2)),
+    "as a layer pads": (Call(lambda s, x: s.c(x), c=conv(5, padding=2, padding_mode="reflect")), {"chunk": 3}, (2, 4)),
+    "reflect alone": (Call(lambda s, x: F.pad(x, (2, 1), "reflect")), {}, (2, 5)),
+    "reflect and a stride": (
+        Call(lambda s, x: s.c(F.pad(x, (3, 3), "reflect")), c=conv(6, stride=2)),
+        {"chunk": 2},
+        (2, 2),
+    ),
+    "reflect, changed frame by frame": (
+        Call(lambda s, x: s.c(F.pad(x, (2, 2), "reflect").relu()), c=conv(5)),
+        {},
+        (2, 2),
+    ),
+    "reflect late frames": (Call(lambda s, x: s.c(F.pad(s.d(x), (2, 2), "reflect")), c=conv(5), d=conv(3)), {}, (4, 2)),
+    "a mean": (Call(lambda s, x: F.avg_pool1d(x, 3, 1, 1)), {}, (1, 1)),
+    "a mean without padding": (Call(lambda s, x: F.avg_pool1d(x, 5, 1, 2, count_include_pad=False)), {}, (2, 2)),
+    "a maximum": (Call(lambda s, x: F.max_pool1d(s.c(x), 3, 2, 1), c=conv()), {"chunk": 2}, (2, 1)),
+    "a mean over both axes": (
+        Call(lambda s, x: F.avg_pool2d(x[:, None], 3, 1, 1, count_include_pad=False).flatten(1, 2)),
+        {"time_axis": 2},
+        (1, 1),
+    ),
+    "rows and bands in one axis": (
+        Call(lambda s, x: s.c(x.reshape(-1, 1, x.shape[2])).reshape(x.shape), c=nn.Conv1d(1, 1, 3, padding=1)),
+        {},
+        (1, 1),
+    ),
+}
+
+# Rates above one, and transforms: of samples, by (B, L).
+HANN = torch.hann_window(16)
+RATES = {
+    "every frame twice": (Call(lambda s, x: s.c(x).repeat_interleave(2, 2), c=conv()), X, {}, ["time*2"]),
+    "nearest": (Call(lambda s, x: F.interpolate(s.c(x), scale_factor=3), c=conv()), X, {}, ["time*3"]),
+    "linear": (Call(lambda s, x: F.interpolate(s.c(x), scale_factor=2, mode="linear"), c=conv()), X, {}, ["time*2"]),
+    "shuffled": (
+        Call(lambda s, x: s.c(x).reshape(x.shape[0], 2, 2, -1).permute(0, 1, 3, 2).flatten(2), c=conv()),
+        X,
+        {},
+        ["time*2"],
+    ),
+    "two thirds": (Call(lambda s, x: s.c(s.u(x)), c=conv(stride=3), u=up(2)), X, {"chunk": 3}, ["time*2/3"]),
+    "two rates": (
+        Call(lambda s, x: (s.u(x), s.c(x)), c=conv(stride=2, padding=1), u=up(2)),
+        X,
+        {"chunk": 2},
+        ["time*2", "time/2"],
+    ),
+    "down, up and cut": (
+        Call(lambda s, x: F.interpolate(s.c(x), scale_factor=2)[..., : x.shape[2]], c=conv(stride=2, padding=1)),
+        X,
+        {"chunk": 2},
+        ["time"],
+    ),
+    "a spectrum": (Call(lambda s, x: spectrum(x, center=False).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
+    "a centred spectrum": (Call(lambda s, x: spectrum(x).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
+    "there and back": (Call(lambda s, x: signal(spectrum(x))), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time"]),
+    "a masked spectrum": (
+        Call(lambda s, x: masked(s, x), g=nn.GRU(9, 9, batch_first=True)),
+        X[:, 0].repeat(1, 4),
+        {"chunk": 4},
+        ["time"],
+    ),
+}
+
+
+def spectrum(x, **options):
+    return torch.stft(x, 16, 4, window=HANN, return_complex=True, **options)
+
+
+def signal(spectrum, **options):
+    return torch.istft(spectrum, 16, 4, window=HANN, **options)
+
+
+def masked(s, x):
+    values = spectrum(x)
+    return signal(values * torch.sigmoid(s.g(values.abs().mT)[0]).mT, length=x.shape[-1])
+
+
+@pytest.mark.parametrize(("model", "example", "options", "rates"), RATES.values(), ids=RATES)
+def test_frames_faster_and_slower(model, example, options, rates):
+    spec = assert_whole(model, example, **options).spec
+    assert [t.shape[t.axis("time")] for t in spec.outputs] == rates
+
+
+@pytest.mark.parametrize(("model", "options", "ends"), MODELS.values(), ids=MODELS)
+def test_a_stream_and_its_end_are_the_whole(model, options, ends):
+    spec = assert_whole(model, X, **options).spec
+    assert (spec.delay, spec.tail) == ends

@@ -1,0 +1,74 @@
+"""A model as a stream that ends: its steps and what is left at the end, against the model on the whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rnn_export.arrays import Array
+from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.driver import torch_driver
+from rnn_export.layout import canonical
+from rnn_export.runtime.ending import Ending
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+
+ROWS = 2
+
+
+def assert_whole(
+    model: nn.Module, *example: Tensor, lengths: range | None = None, atol: float = 2e-6, **options: Any
+) -> StreamingModel:
+    """Lift `model` and hold streams of several lengths to it, to the last frame; gives what was lifted."""
+    lifted = lift(model, example, **options)
+    spec = lifted.spec
+    more = spec.delay + 2 * spec.chunk
+    taken = 0
+    for frames in lengths or [1, 2, 3, *range(more, more + max(spec.chunk, 3))]:
+        inputs = _drawn(lifted, example, frames)
+        try:
+            with torch.no_grad():
+                given = model(*inputs)
+        except RuntimeError:
+            continue  # too few frames for the model
+        taken += 1
+        wanted = given if isinstance(given, tuple) else (given,)
+        for tensor, want, got in zip(spec.outputs, wanted, streamed(lifted, *inputs), strict=False):
+            if spec.timed(tensor):
+                want = canonical(want.numpy(), tensor)
+                assert got.shape == want.shape, (frames, got.shape, want.shape)
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol, err_msg=f"{frames} frames")
+    assert taken > 2
+    return lifted
+
+
+def streamed(lifted: StreamingModel, *inputs: Tensor) -> list[Array]:
+    """Every output of a whole sequence, (rows, frames, ...), from steps and its end."""
+    spec = lifted.spec
+    named = {t.name: canonical(x.numpy(), t) for t, x in zip(spec.inputs, inputs, strict=True)}
+    loop = ClosedLoop(spec, named)
+    whole = loop.frames - loop.frames % spec.chunk
+    initial = {s.name: lifted.initial[s.name].expand(loop.rows, *s.row).contiguous().numpy() for s in spec.states}
+    driver = torch_driver(spec, lifted.step, initial)
+    outputs = loop.run(driver, range(0, whole + 1, spec.chunk)).outputs if whole else {}
+    pending = {t.name: loop.inputs[t.name][:, whole:] for t in spec.inputs if spec.timed(t) and whole < loop.frames}
+    ending = Ending(spec, loop.rows, pending, {t.name: named[t.name] for t in spec.inputs if not spec.timed(t)})
+    closing = torch_driver(spec, lifted.step, ending.states(driver.states()))
+    left = ending.left(whole, ending.last_outputs(ending.steps(whole), closing.step))
+    return [
+        np.concatenate([outputs.get(t.name, value[:, :0]), value], 1)
+        for t in spec.outputs
+        if (value := left[t.name]) is not None
+    ]
+
+
+def _drawn(lifted: StreamingModel, example: tuple[Tensor, ...], frames: int) -> list[Tensor]:
+    drawn = []
+    for like, batch, time in zip(example, lifted.axes.input_batch, lifted.axes.input_time, strict=True):
+        sizes = [
+            lifted.spec.rows or ROWS if a == batch else frames if a == time else n for a, n in enumerate(like.shape)
+        ]
+        drawn.append(torch.randn(sizes).to(like.dtype) if like.is_floating_point() else torch.randint(9, sizes))
+    return drawn
