@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper, versio
 from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.arrays import Array, Arrays
-from rnn_export.errors import ExportError, first_line
+from rnn_export.errors import BundleError, ExportError, SourceError, first_line
 from rnn_export.export.from_onnx.layout import Layout, Placed
 from rnn_export.export.from_onnx.reading import Source, array_of, graphs_of, opset_of, tensors_of
 from rnn_export.export.graph.passes.foreign import foreign_graph
@@ -37,7 +37,7 @@ FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str, Array]) -> bytes:
     """`step.onnx`: the contract's inputs and states, at opset 18 or a later one where an operator needs it.
 
-    Raises ExportError, with what the onnx package says, where it cannot be converted, and BundleError where what comes
+    Raises ExportError, with what the onnx package says, where it cannot be converted, and SourceError where what comes
     out is nothing that a bundle may hold.
     """
     model = ModelProto()
@@ -57,8 +57,15 @@ def step_of(source: Source, layout: Layout, spec: StreamSpec, fixed: Mapping[str
         step = serialise(graph, check=True)
     except Exception as error:  # the checker raises several kinds
         raise ExportError(f"{source.path} as a step is no valid ONNX: {first_line(error)}.") from error
-    with foreign_graph("step.onnx", step, spec):
-        return step
+    try:
+        with foreign_graph("step.onnx", step, spec):
+            return step
+    except BundleError as error:
+        why = str(error).removeprefix("step.onnx cannot be used: ").removesuffix(" Export the bundle again.")
+        raise SourceError(
+            f"{source.path} as a step cannot be used: {why} In a step every size follows from shapes, and a loop has a "
+            "constant number of trips: export the model for one step, its loops unrolled."
+        ) from error
 
 
 def digest_of(spec: StreamSpec, source: Source, fixed: Mapping[str, Array], initial: Arrays) -> str:

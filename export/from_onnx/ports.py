@@ -60,7 +60,9 @@ def _port(value: ValueInfoProto) -> Port:
     if not tensor.HasField("shape"):
         return Port(value.name, dtype, None)
     dims = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
-    return Port(value.name, dtype, tuple(d if d else None for d in dims))
+    # A word that tf2onnx makes for each axis that it knows nothing of.
+    known = (None if isinstance(d, str) and d.startswith("unk__") else d or None for d in dims)
+    return Port(value.name, dtype, tuple(known))
 
 
 def constants(model: ModelProto, fixed: Mapping[str, Any]) -> dict[str, Array]:

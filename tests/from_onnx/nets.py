@@ -18,7 +18,7 @@ def random(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * np.float32(0.4)
 
 
-def value(name: str, shape: Sequence[int | str | None], kind: int = FLOAT) -> Any:
+def value(name: str, shape: Sequence[int | str | None] | None, kind: int = FLOAT) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

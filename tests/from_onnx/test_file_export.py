@@ -250,6 +250,31 @@ def test_half_precision_at_the_ends_is_refused(made: Make, tmp_path: Path) -> No
         made(file)
 
 
+def test_a_loop_without_an_end_is_refused(made: Make, tmp_path: Path) -> None:
+    """As Keras writes a recurrent layer that is not unrolled."""
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Tanh", ["v"], ["w"]),
+            onnx.helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [nets.value("i", (), nets.INT64), nets.value("go", (), 9), nets.value("v", None)],
+        [nets.value("on", (), 9), nets.value("w", None)],
+    )
+    nodes = [
+        onnx.helper.make_node("Add", ["x", "h"], ["sum"]),
+        onnx.helper.make_node("Shape", ["sum"], ["sizes"]),
+        onnx.helper.make_node("Gather", ["sizes", "zero"], ["trips"]),
+        onnx.helper.make_node("Loop", ["trips", "", "sum"], ["h_out"], "roll", body=body),
+        onnx.helper.make_node("Sigmoid", ["h_out"], ["y"]),
+    ]
+    inputs = [nets.value("x", ("batch", 3)), nets.value("h", ("batch", 3))]
+    outputs = [nets.value("y", ("batch", 3)), nets.value("h_out", ("batch", 3))]
+    file = nets.save(tmp_path / "loop.onnx", nodes, inputs, outputs, {"zero": np.array(0, np.int64)})
+    with pytest.raises(SourceError, match=r"loop.onnx as a step cannot be used: .* its loops unrolled"):
+        made(file, states={"h": "h_out", "x": None})
+
+
 def test_ids_whose_range_nobody_knows_need_a_recording(made: Make, tmp_path: Path) -> None:
     nodes = [
         onnx.helper.make_node("Cast", ["n"], ["f"], to=1),
