@@ -18,9 +18,10 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.choices import Precision
 from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.keeping import keep, with_evidence
-from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axes import TimeAxis
 from rnn_export.export.lift.program.signature import OutputRef
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.planning import (
     Plan,
     check_calibration,

@@ -1,10 +1,11 @@
 """One file, written as a whole or not at all."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rnn_export import host
 
 
 @contextmanager
@@ -13,4 +14,4 @@ def save_atomically(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         yield written
-        os.replace(written, path)
+        host.replace(written, path)

@@ -7,16 +7,16 @@ that RNN_EXPORT_TRUST names count alike. A store that others could have written 
 
 import base64
 import binascii
-import fcntl
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnn_export import host
 from rnn_export.errors import TrustError
 
 VARIABLE = "RNN_EXPORT_TRUST"
@@ -42,19 +42,21 @@ def trusted_here() -> Trust:
     found, (record, _) = Trust(), record_path()
     if record is not None:
         found |= _read_record(record)
-    if os.path.isdir(MACHINE_WIDE):
+    # On Windows anybody may make such a folder, and it would belong to nobody that could be told.
+    if host.user() is not None and os.path.isdir(MACHINE_WIDE):
         found |= _read_folder(MACHINE_WIDE, {0})
     for place in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        path, owners = Path(place), {0, os.geteuid()}
+        path, owners = Path(place), {0, host.user()}
         found |= _read_folder(path, owners) if path.is_dir() else parse(path, _read(path, owners))
     return found
 
 
 def record_path() -> tuple[Path | None, str]:
     """This user's record, which need not be there yet; or None, and why this user has none."""
-    base = Path(os.environ.get("XDG_DATA_HOME") or Path(os.path.expanduser("~"), ".local/share"))
-    if not base.is_absolute():
-        return None, "this user has no home: neither XDG_DATA_HOME nor HOME is an absolute path"
+    base = host.data_folder()
+    if base is None:
+        names = "LOCALAPPDATA nor USERPROFILE" if os.name == "nt" else "XDG_DATA_HOME nor HOME"
+        return None, f"this user has no home: neither {names} is an absolute path"
     return base / "rnn-export" / "trust", ""
 
 
@@ -67,9 +69,9 @@ def remember(lines: Sequence[str]) -> None:
         raise TrustError(f"nothing is recorded as trusted, for {why}. Name a store of your own in {VARIABLE}.")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(path.parent):
+        with host.locked(path.parent):
             _read_record(path)
-            there = path.read_text().splitlines() if path.exists() else []
+            there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             code = [line for line in [*there, *lines] if line.startswith("code ")]
             others = [line for line in [*there, *lines] if not line.startswith("code ")]
             _replace(path, [*dict.fromkeys(others), *_newest(code)])
@@ -130,7 +132,7 @@ def _newest(lines: Iterable[str]) -> list[str]:
 def _read_record(path: Path) -> Trust:
     if not os.path.lexists(path):
         return Trust()
-    owners = {os.geteuid()}
+    owners = {host.user()}
     try:
         _refuse_unsafe(path.parent, os.stat(path.parent), owners, "700")
     except OSError as error:
@@ -138,7 +140,7 @@ def _read_record(path: Path) -> Trust:
     return parse(path, _read(path, owners))
 
 
-def _read_folder(folder: Path, owners: set[int]) -> Trust:
+def _read_folder(folder: Path, owners: set[int | None]) -> Trust:
     try:
         _refuse_unsafe(folder, os.stat(folder), owners, "755")
         found = Trust()
@@ -150,12 +152,12 @@ def _read_folder(folder: Path, owners: set[int]) -> Trust:
         raise TrustError(f"{folder} cannot be read: {error.strerror or error}.") from error
 
 
-def _read(path: Path, owners: set[int]) -> str:
+def _read(path: Path, owners: set[int | None]) -> str:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, host.READ)
         with os.fdopen(fd, "rb") as file:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > LIMIT:
+            if not host.is_plain(fd) or found.st_size > LIMIT:
                 raise TrustError(f"{path} is no store of what is trusted: a text file of at most {LIMIT} bytes.")
             _refuse_unsafe(path, found, owners, "600")
             return file.read(LIMIT).decode()
@@ -165,11 +167,13 @@ def _read(path: Path, owners: set[int]) -> str:
         raise TrustError(f"{path} is no store of what is trusted: it is not text.") from error
 
 
-def _refuse_unsafe(path: Path, found: os.stat_result, owners: set[int], mode: str) -> None:
+def _refuse_unsafe(path: Path, found: os.stat_result, owners: set[int | None], mode: str) -> None:
+    if host.user() is None:
+        return
     if found.st_uid not in owners:
-        who = " or ".join(str(owner) for owner in sorted(owners))
+        who = " or ".join(str(owner) for owner in sorted(owner for owner in owners if owner is not None))
         raise TrustError(
-            f"{path} belongs to user {found.st_uid}, so it cannot say what user {os.geteuid()} trusts: "
+            f"{path} belongs to user {found.st_uid}, so it cannot say what user {host.user()} trusts: "
             f"it must belong to user {who} (chown)."
         )
     if found.st_mode & OTHERS_WRITE:
@@ -181,26 +185,14 @@ def _refuse_unsafe(path: Path, found: os.stat_result, owners: set[int], mode: st
 
 def _replace(path: Path, lines: Sequence[str]) -> None:
     new = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(new, host.CREATE, 0o600)
     try:
-        with os.fdopen(fd, "w") as file:
+        with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{line}\n" for line in lines)
             file.flush()
             os.fsync(fd)
-        os.replace(new, path)
+        host.replace(new, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(new)
         raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process, and one thread, writes at a time; a file system without locks goes on without."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

@@ -65,6 +65,7 @@ class StreamingModel:
         initial: by state name, the value that one row starts from.
         origins: where each state was found.
         notes: what a user should know of how the model was lifted.
+        shortest: the fewest frames of a whole sequence of which the model gives what a stream does.
         ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
     """
 
@@ -77,6 +78,7 @@ class StreamingModel:
     origins: tuple[LiftedState, ...] = ()
     notes: tuple[str, ...] = ()
     ending: fx.GraphModule | None = None
+    shortest: int = 1
 
     @property
     def step(self) -> fx.GraphModule:
@@ -260,7 +262,16 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     for node in streamed.step.graph.nodes if streamed.step is not None else ():
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     lifted = StreamingModel(
-        spec, flat, probed.axes, captured.module, captured.dynamic_time, initial, states, notes, streamed.step
+        spec,
+        flat,
+        probed.axes,
+        captured.module,
+        captured.dynamic_time,
+        initial,
+        states,
+        notes,
+        streamed.step,
+        captured.shortest,
     )
     if captured.dynamic_time:
         _refuse_memory_by_call(lifted, probed.flat)

@@ -33,6 +33,7 @@ KEEP_OUTSIDE = (
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
+FAR_BEYOND = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Capture:
     """A graph (inputs..., states...) -> (outputs..., next states...) for any batch, of any length or of one chunk.
 
     `frames` is a length that the model was seen to take; `refusal` is why the graph is not the model's at all lengths,
-    which counts where nothing else is wrong.
+    which counts where nothing else is wrong. `shortest` is the fewest frames over which it is.
     """
 
     module: fx.GraphModule
@@ -48,6 +49,7 @@ class Capture:
     notes: tuple[str, ...] = ()
     frames: int = 0
     refusal: LiftError | None = None
+    shortest: int = 1
 
 
 def capture(module: BatchFirst, chunk: int) -> Capture:
@@ -57,7 +59,8 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
         return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
     try:
         graph, frames = of_any_length(module)
-        return Capture(graph, True, (), frames, _another_way(module, graph, frames))
+        shortest, refusal = _another_way(module, graph, frames)
+        return Capture(graph, True, _notes_of_short(shortest), frames, refusal, shortest)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
@@ -112,8 +115,9 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
     if module.flat.states or chunk > 1:
         raise LiftError("sequence_only: whole sequences have neither states that are carried on nor chunks.")
     graph, frames = of_any_length(module)
-    if refusal := _another_way(module, graph, frames):
-        raise refusal
+    shortest, refusal = _another_way(module, graph, frames)
+    if refusal or shortest > 1:
+        raise refusal or LiftError(f"the code goes another way over fewer than {shortest} frames: give it as many.")
     return graph
 
 
@@ -154,7 +158,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except BoundedAxis as error:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
-            longest = error.longest if (error.port, error.axis) == _first_time(module.axes) else longest
+            # Far beyond a bound that short sequences alone may have.
+            longest = FAR_BEYOND * error.longest if (error.port, error.axis) == _first_time(module.axes) else longest
             if len(bounded) == TRIES:
                 break
     if bounded:
@@ -174,16 +179,32 @@ def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
         raise BoundedAxis(port, axis, max(frames, *right), ELSE)
 
 
-def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> LiftError | None:
-    """The error where over fewer frames than `frames` the model gives something else than the graph of so many."""
-    other = [n for n in LENGTHS if n < frames and is_right(module, graph, n) is False]
+def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
+    """Over how many frames at least the graph of `frames` is the model; an error where that hangs on other things."""
+    known = {n: is_right(module, graph, n) for n in LENGTHS if n != frames}
+    wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
+    if not wrong:
+        return 1, None
+    if max(wrong) < min([frames, *right]):
+        low, high = max(wrong), min([frames, *right])
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_right(module, graph, middle) is False else (low, middle)
+        return high, None
     port, axis = _first_time(module.axes)
-    if not other:
-        return None
-    return LiftError(
-        f"axis {axis} of input {port}: the code goes another way over {max(other)} frames than over {frames} (a branch "
+    return 1, LiftError(
+        f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
         "way at all lengths."
+    )
+
+
+def _notes_of_short(shortest: int) -> tuple[str, ...]:
+    if shortest == 1:
+        return ()
+    return (
+        f"over fewer than {shortest} frames the code goes another way (a branch on the length): a stream goes the way "
+        "of more of them",
     )
 
 

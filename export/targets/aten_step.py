@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.errors import ExportError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 TORCHS = ("aten", "prim", "prims")

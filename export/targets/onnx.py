@@ -12,7 +12,7 @@ from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 if TYPE_CHECKING:
-    from rnn_export.export.lift.api import StreamingModel
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
 
 def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS, Target
 
 if TYPE_CHECKING:
-    from rnn_export.export.lift.api import StreamingModel
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
 WRITERS: Mapping[str, str] = {
     "onnx": "rnn_export.export.targets.onnx",

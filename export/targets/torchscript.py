@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.aten_step import aten_step
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE

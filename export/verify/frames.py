@@ -23,9 +23,9 @@ def fewest_frames(spec: StreamSpec) -> int:
     return (FEWEST_STEPS + spec.settling_steps) * spec.chunk
 
 
-def trial_frames(spec: StreamSpec, frames: int, most: int) -> int:
-    """`frames` of each kind of input and those of the delay, in whole steps, and no more than `most`."""
-    steps = frames // spec.chunk + spec.settling_steps
+def trial_frames(spec: StreamSpec, frames: int, most: int, shortest: int = 0) -> int:
+    """`frames` of each kind of input and those of the delay, in whole steps, `shortest` at least and `most` at most."""
+    steps = max(frames // spec.chunk + spec.settling_steps, -(-shortest // spec.chunk))
     return min(max(steps * spec.chunk, fewest_frames(spec)), most)
 
 

@@ -47,7 +47,7 @@ def trial_vectors(
     spec = model.spec
     # A module that takes one frame a call is called for every frame of every copy.
     frames //= 1 if spec.has_time else 2
-    frames = trial_frames(spec, frames, golden.frames)
+    frames = trial_frames(spec, frames, golden.frames, model.shortest)
     kinds, inputs = trial_inputs(model, frames)
     if golden.kinds[0] not in kinds:
         loop = ClosedLoop(spec, golden.inputs).of_rows(slice(1))

@@ -3,21 +3,18 @@
 `write`, `fsync`, `mkdir`, `rename`, `exchange` and `remove` are the only places where the disk is changed.
 """
 
-import ctypes
-import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from rnn_export import host
 from rnn_export.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -37,10 +34,6 @@ class DirectoryKind:
 
 BUNDLE = DirectoryKind("bundle", MANIFEST)
 
-_AT_FDCWD = -100
-_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
-_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-
 
 def write(fd: int, data: bytes) -> None:
     rest = memoryview(data)
@@ -50,11 +43,7 @@ def write(fd: int, data: bytes) -> None:
 
 def fsync(fd: int) -> None:
     """Push a file or a directory to the disk, where the file system can (some network ones cannot for directories)."""
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
+    host.fsync(fd)
 
 
 def mkdir(path: Path) -> None:
@@ -63,15 +52,12 @@ def mkdir(path: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Move a directory to a name that must be free; raises FileExistsError if it is not."""
-    if not _renameat2(source, target, _RENAME_NOREPLACE):
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-        os.rename(source, target)
+    host.rename(source, target)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap two directories in one atomic step; False where kernel, libc or file system do not offer it."""
-    return _renameat2(one, other, _RENAME_EXCHANGE)
+    """Swap two directories in one atomic step; False where system or file system do not offer it."""
+    return host.exchange(one, other)
 
 
 def remove(tree: Path) -> None:
@@ -110,15 +96,16 @@ def open_regular(root: Path, name: str) -> BinaryIO:
     try:
         for part in name.split("/"):
             place = place / part
-            if place.is_symlink():
+            if host.refused_name(part):
+                raise BundleError(f"{what} cannot be read here, {part!r} is no name of a file on this system.")
+            if host.is_link(place):
                 raise BundleError(f"{what} leads through a symlink, {part!r}; a bundle holds plain files only.")
-        # Without O_NONBLOCK a named pipe would wait for its writer for ever.
-        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(place, host.READ_NO_LINK)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{what} is missing: copy or export the bundle again.") from None
     except OSError as error:
         raise BundleError(f"{what} cannot be opened: {error.strerror}.") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    if not host.is_plain(fd):
         os.close(fd)
         raise BundleError(f"{what} is not a regular file; a bundle holds plain files only.")
     return os.fdopen(fd, "rb")
@@ -129,14 +116,14 @@ def _fill(root: Path, files: Mapping[str, bytes]) -> None:
     for folder in folders:
         mkdir(root / folder)
     for name, data in files.items():
-        fd = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777 if data.startswith(b"#!") else 0o666)
+        fd = os.open(root / name, host.CREATE, 0o777 if data.startswith(b"#!") else 0o666)
         try:
             write(fd, data)
             fsync(fd)
         finally:
             os.close(fd)
     for folder in reversed(folders):
-        _fsync_directory(root / folder)
+        host.fsync_folder(root / folder, fsync)
 
 
 def _swap_in(new: Path, path: Path, force: bool, kind: DirectoryKind) -> None:
@@ -147,7 +134,7 @@ def _swap_in(new: Path, path: Path, force: bool, kind: DirectoryKind) -> None:
         rename(path, _backup_path(path))
         rename(new, path)
     # The old directory is deleted next: the new one must be on the disk by then.
-    _fsync_directory(path.parent)
+    host.fsync_folder(path.parent, fsync)
 
 
 def _refuse_to_clobber(path: Path, force: bool, kind: DirectoryKind) -> None:
@@ -189,15 +176,7 @@ def _leftovers(path: Path) -> list[Path]:
     return [path.parent / name for name in os.listdir(path.parent) if temporary.fullmatch(name)]
 
 
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fsync(fd)
-    finally:
-        os.close(fd)
-
-
-# A second descriptor of the same process would wait for the first.
+# A second lock of the same process would wait for the first.
 _mine = threading.local()
 
 
@@ -208,27 +187,10 @@ def locked(folder: Path) -> Iterator[bool]:
     if folder in held:
         yield True
         return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
+    with host.locked(folder) as alone:
+        if alone:
             held.add(folder)
-        yield folder in held
-    finally:
-        if folder in held:
-            held.remove(folder)
-            # A child forked meanwhile shares the descriptor: closing alone would not free the lock.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
-
-
-def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return False
-    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in _UNSUPPORTED:
-        return False
-    raise OSError(code, os.strerror(code), str(source), None, str(target))
+        try:
+            yield alone
+        finally:
+            held.discard(folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rnn_export import host
 from rnn_export.errors import TrustError
 from rnn_export.trust import is_key
 
@@ -74,7 +75,7 @@ def make_key(path: Path) -> tuple[Path, str]:
         (beside, 0o644, f"ed25519 {public} {path.name}\n".encode()),
     ):
         try:
-            with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            with os.fdopen(os.open(place, host.CREATE, mode), "wb") as file:
                 file.write(data)
         except FileExistsError as error:
             raise TrustError(f"{place} exists, and a key is never replaced: choose another name.") from error

@@ -17,12 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rnn_export import host
 from rnn_export.errors import ToolUnavailable
 from rnn_export.lazy import load_module
+from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
 from rnn_export.runtime.backends.tensorrt.nvidia import driver, jetson, target_of
-from rnn_export.runtime.build.native.compiler import find_compiler
+from rnn_export.runtime.build.native.compiler import find_compiler, zig
+from rnn_export.runtime.build.native.machines import MACHINES
+from rnn_export.runtime.build.native.selftest import find_runner
 
 SECONDS = 120
 
@@ -220,7 +224,22 @@ def examine(root: Path = Path("/")) -> list[Finding]:
     """Look at everything, and never raise; `root` is where the file system of the machine starts."""
     with ThreadPoolExecutor(2) as pool:
         native = [finding for findings in pool.map(run_probe, PROBES) for finding in findings]
-    return [*_jetson(root), *native, *_compilers(), _headers()]
+    return [_system(), *_jetson(root), *native, *_compilers(), _others(), _headers()]
+
+
+def _system() -> Finding:
+    return Finding("system", "ok", f"{host.title()}: {host_triple()}")
+
+
+def _others() -> Finding:
+    """The other machines that C is compiled for here, and how many of those programs run here."""
+    machines = [machine for name, machine in MACHINES.items() if name != host_triple()]
+    there = [m for m in machines if shutil.which(m.gcc or "-") or (m.zig and zig())]
+    if not there:
+        return Finding("other machines", "missing", "no compiler is here for any of them", "pip install ziglang")
+    run = [m.triple for m in there if not isinstance(find_runner(m), str)]
+    detail = f"C is compiled for {', '.join(m.triple for m in there)}; run here: {', '.join(run) or 'none'}"
+    return Finding("other machines", "ok", detail)
 
 
 def _jetson(root: Path) -> Iterator[Finding]:

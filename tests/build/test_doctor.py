@@ -16,7 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from rnn_export.cli import probes
 from rnn_export.cli.probes import DOUBLE, PROBES, Finding, examine
 from rnn_export.errors import ToolUnavailable
+from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
+from rnn_export.runtime.build.native.machines import MACHINES
 
 from .test_machine import machine, tegra
 
@@ -31,9 +33,22 @@ def here() -> dict[str, Finding]:
 def test_everything_is_looked_at(here):
     wanted = {
         *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
-        *("onnxruntime CUDA", "torch", "gcc", "clang", "zig", "Python headers"),
+        *("onnxruntime CUDA", "torch", "gcc", "clang", "zig", "Python headers", "system", "other machines"),
     }
     assert wanted <= set(here)
+
+
+def test_the_machines_that_c_is_compiled_for(here, monkeypatch):
+    assert here["system"].detail.endswith(f": {host_triple()}")
+    monkeypatch.setattr(probes, "zig", lambda: ("zig",))
+    known = ("riscv64-linux-musl", "aarch64-macos", "rv32imc")
+    monkeypatch.setattr(probes, "MACHINES", {name: MACHINES[name] for name in known})
+    monkeypatch.setattr(probes.shutil, "which", lambda program: "/x" if program == "qemu-riscv64" else None)
+    detail = "C is compiled for riscv64-linux-musl, aarch64-macos; run here: riscv64-linux-musl"
+    assert probes._others() == Finding("other machines", "ok", detail)
+    monkeypatch.setattr(probes, "zig", lambda: ())
+    detail = "no compiler is here for any of them"
+    assert probes._others() == Finding("other machines", "missing", detail, "pip install ziglang")
 
 
 def test_what_is_not_ok_has_a_fix(here):

@@ -703,3 +703,30 @@ class TokenShift(nn.Module):
         before = F.pad(x[:, :-1], (0, 0, 1, 0))
         y, _ = self.gru(torch.relu(self.key(self.mix * x + (1 - self.mix) * before)))
         return y
+
+
+class LookAhead(nn.Module):
+    """Padding at both ends, a stride, a layer that carries a state, and each frame twice: (B, 4, T) to (B, 5, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 5, 3, stride=2, padding=1)
+        self.gru = nn.GRU(5, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.gru(self.second(torch.relu(self.first(x))).mT)[0].mT
+        return nn.functional.interpolate(y, scale_factor=2)[..., : x.shape[-1]]
+
+
+class Denoiser(nn.Module):
+    """A mask over a centred spectrum: samples (B, L) to samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(9, 9, batch_first=True)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.stft(x, 16, 4, window=self.window, return_complex=True)
+        mask = torch.sigmoid(self.gru(spectrum.abs().mT)[0]).mT
+        return torch.istft(spectrum * mask, 16, 4, window=self.window, length=x.shape[-1])

@@ -152,10 +152,6 @@ FUTURE = {
         Call(lambda self, x: self.gru(x.flip(1))[0], gru=nn.GRU(4, 5, batch_first=True)),
         r"the model \(test_axes\.py:\d+\): it moves frames over time \(flip\), so it cannot stream",
     ),
-    "look-ahead": (
-        Call(lambda self, x: self.conv(x.mT).mT, conv=nn.Conv1d(4, 4, 3, padding=1)),
-        r"an output looks 1 frames ahead, so it cannot stream: conv \(test_axes\.py:\d+\)",
-    ),
 }
 
 

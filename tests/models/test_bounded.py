@@ -13,6 +13,7 @@ from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.api import lift
 
 from .streams import Call
+from .whole_streams import assert_whole
 
 X = torch.randn(1, 32, 16, generator=torch.Generator().manual_seed(0))
 
@@ -98,13 +99,21 @@ def test_another_way_for_short_sequences_is_said():
     def forward(s, x):
         return s.gru(x)[0] if x.shape[1] > 50 else s.gru(2 * x)[0]
 
-    message = r"axis 1 of input 0: the code goes another way over 40 frames than over 67 \(a branch on the length, or"
-    with pytest.raises(LiftError, match=message):
+    lifted = lift(Call(forward, gru=gru()), (X,), time_axis=1)
+    assert lifted.shortest == 51
+    assert lifted.notes[0].startswith("over fewer than 51 frames the code goes another way (a branch on the length)")
+
+
+def test_another_way_at_some_lengths_is_refused():
+    def forward(s, x):
+        return s.gru(x)[0] if x.shape[1] % 3 else s.gru(2 * x)[0]
+
+    with pytest.raises(LiftError, match=r"goes another way over|follows from the length|must be of any size"):
         lift(Call(forward, gru=gru()), (X,), time_axis=1)
 
 
-def test_padding_to_whole_windows_by_a_number_is_no_bound():
-    """As Demucs does it: each length goes a way of its own, so that no table of positions is to blame."""
+def test_padding_to_whole_windows_by_a_number():
+    """As Demucs does it: rounded lengths stay symbols, so that the padding is that of any length."""
 
     def forward(s, x):
         frames = given = x.shape[-1]
@@ -122,9 +131,9 @@ def test_padding_to_whole_windows_by_a_number_is_no_bound():
         return x[..., :given]
 
     down, up = (nn.ModuleList(kind(1, 1, 8, 4) for _ in range(4)) for kind in (nn.Conv1d, nn.ConvTranspose1d))
-    message = r"axis 2 of input 0: what the code does follows from the length, and changes beyond \d+ and \d+"
-    with pytest.raises(LiftError, match=message):
-        lift(Call(forward, down=down, up=up), (torch.randn(1, 1, 852),), time_axis=2, chunk=256)
+    model = Call(forward, down=down, up=up)
+    lifted = assert_whole(model, torch.randn(1, 1, 852), time_axis=2, chunk=256, lengths=range(700, 1000, 97))
+    assert (lifted.spec.delay, lifted.spec.outputs[0].lengths) == (512, (0,))
 
 
 def test_a_branch_that_changes_nothing_is_no_other_way():

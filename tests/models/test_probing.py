@@ -18,7 +18,8 @@ from rnn_export.export.lift.streaming import runs
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 
-from .streams import Call, assert_streams
+from .streams import Call
+from .whole_streams import assert_whole
 
 X = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -118,13 +119,14 @@ def test_padding_that_fills_the_last_window_up_is_none_in_whole_steps():
     """As codecs do it: how much is computed from the length, and 0 where that is a multiple of the stride."""
     torch.manual_seed(0)
     model = Call(lambda s, x: s.conv(F.pad(x, (2, -x.shape[-1] % 2))), conv=nn.Conv1d(1, 8, 4, 2))
-    lifted = assert_streams(model.eval(), torch.randn(1, 1, 40), chunk=2)
-    assert [(s.name, s.row) for s in lifted.spec.states] == [("conv.frames", (1, 2))]
+    lifted = assert_whole(model.eval(), torch.randn(1, 1, 40), chunk=2)
+    assert [(s.name, s.row) for s in lifted.spec.states] == [("past_end", (1,)), ("conv.frames", (1, 2))]
+    assert (lifted.spec.delay, lifted.spec.outputs[0].lengths) == (0, (0, 1))
 
 
 def test_padding_that_grows_with_the_sequence():
     model = Call(lambda s, x: s.conv(F.pad(x, (x.shape[-1], 0))), conv=nn.Conv1d(1, 8, 3))
-    with pytest.raises(LiftError, match=r"it pads a sequence by an amount that changes with its length"):
+    with pytest.raises(LiftError, match=r"it pads the start of a sequence by an amount that changes with its length"):
         lift(model.eval(), torch.randn(1, 1, 40))
 
 
@@ -181,13 +183,15 @@ def test_a_context_that_no_memory_holds_is_said(monkeypatch):
 
 
 def test_runs_have_a_length_that_the_model_takes():
-    """Shorter ones would fail at a length that nobody chose: "expected 0 < n_fft < 9"."""
+    """Shorter ones would fail at a length that nobody chose."""
 
     def forward(s, x):
         y = torch.stft(x, 64, 32, window=s.window, center=False, return_complex=True)
         return s.gru(torch.view_as_real(y).flatten(2).mT.reshape(x.shape[0], -1, 66))[0]
 
     model = Call(forward, window=torch.hann_window(64), gru=nn.GRU(66, 4, batch_first=True))
-    message = r"a transform over windows of time is not taken apart into its windows: write it as unfold, .*\(stft\)"
+    message = (
+        r"chunk=1: the model takes 32 frames at once \(its strides\), so a step must have a multiple of 32: chunk=32"
+    )
     with pytest.raises(LiftError, match=message):
         lift(model.eval(), (torch.randn(1, 640),), time_axis=1)

@@ -179,7 +179,7 @@ def test_outputs_of_fewer_frames_say_so():
 
 def test_a_delay_is_noted():
     notes = lift(Valid().eval(), (SOUND,)).notes
-    assert notes == ("the first 2 frames give no output: the context of a convolution is not full yet",)
+    assert notes == ("the first 2 frames give no output: every output comes so much later than its frame",)
 
 
 def test_two_inputs_of_other_lags_and_one_that_is_held():

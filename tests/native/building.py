@@ -10,11 +10,19 @@ LINUX = {
     "aarch64-linux-gnu": "aarch64-linux-gnu-gcc",
     "aarch64-linux-musl": "aarch64-linux-musl-gcc|zig",
     "arm-linux-gnueabihf": "arm-linux-gnueabihf-gcc|zig",
+    "riscv64-linux-gnu": "riscv64-linux-gnu-gcc|zig",
+}
+OTHERS = {
+    "x86_64-windows-gnu": "x86_64-w64-mingw32-gcc|zig",
+    "wasm32-wasi": "zig",
+    "rv32imc": "riscv64-unknown-elf-gcc",
+    "rv32imafc": "riscv64-unknown-elf-gcc",
 }
 
 
 def build(triple: str, files: dict[str, bytes] | None = None, cpu: str | None = None) -> CrossBuild:
-    need(*[LINUX[triple], MACHINES[triple].emulator] if triple in LINUX else ["arm-none-eabi-gcc", "qemu-system-arm"])
+    compiler = {**LINUX, **OTHERS}.get(triple, "arm-none-eabi-gcc")
+    need(compiler, MACHINES[triple].emulator)
     return cross_build(toy() if files is None else files, "toy", SPEC, triple, cpu)
 
 

@@ -20,7 +20,7 @@ from .toys import OUTPUTS, SPEC, STEPS, recorded, toy
 
 BARE = ["cortex-m3", "cortex-m4", "cortex-m7"]
 X = b"golden_x + i * TOY_X_SIZE,"
-ELF = {"aarch64": 183, "arm": 40}
+ELF = {"aarch64": 183, "arm": 40, "riscv64": 243}
 STATE = 8 * 4
 
 every_place = pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])

@@ -447,4 +447,7 @@ CASES = [
     Case("valid-residual", TORCHS, of(nets.ValidResidual, TIME_LAST), time_last),
     Case("strided-causal", TORCHS, of(nets.StridedCausal, TIME_LAST, chunk=2), time_last),
     Case("strided-valid-then-gru", TORCHS, of(nets.StridedValidGRU, torch.randn(2, 16, 4), chunk=4), whole),
+    # What comes after a frame, and frames in other numbers.
+    Case("look-ahead", TORCHS, of(nets.LookAhead, TIME_LAST, chunk=2), time_last),
+    Case("spectral-mask", TORCHS, of(nets.Denoiser, torch.randn(2, 64), chunk=4), whole),
 ]

@@ -71,15 +71,20 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
         base = call(aten.sub.Scalar, (call(aten.mul.Scalar, (fed, float(info.rate))), float(behind)))
         base = call(aten._to_copy.default, (base,), {"dtype": torch.int64})
         base = context.states.for_each_row(base, value, runs.base[value], runs.other_batch[value])
-        length = call(aten.sym_size.int, (value, axis))
-        here = _along(context, call(aten.arange.default, (length,)), value)
+        one = value
+        for other in (a for a in range(context.rank(value)) if a != axis):
+            one = call(aten.slice.Tensor, (one, other, 0, 1))
+        # Not arange: of a sequence of any length its size would follow from values.
+        ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
+        here = call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))
         number = call(aten.add.Tensor, (here, base))
         is_before = call(aten.lt.Scalar, (number, mirrors.left))
         is_there = call(aten.ge.Scalar, (number, 0))
         is_mirror = call(aten.logical_and.default, (is_before, is_there))
         ahead = call(aten.mul.Scalar, (call(aten.rsub.Scalar, (number, mirrors.left)), mirrors.reach(1)))
         source = call(aten.where.self, (is_mirror, call(aten.add.Tensor, (here, ahead)), here))
-        source = call(aten.minimum.default, (source, call(aten.amax.default, (here,))))
+        newest = call(aten.slice.Tensor, (here, axis, -1, END))
+        source = call(aten.minimum.default, (source, newest))
         filled = _taken(context, value, source)
     return context.stand_in(filled, value, info)
 
@@ -102,12 +107,6 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
         filled = _taken(context, value, source)
     context.after_end[filled] = value
     return context.stand_in(filled, value, info)
-
-
-def _along(context: StreamingContext, numbers: fx.Node, value: fx.Node) -> fx.Node:
-    """Numbers (n,) along the axis of time of `value`; at the insertion point."""
-    axis, rank = context.timed(value).layout.axis, context.rank(value)
-    return context.graph.call_function(aten.reshape.default, (numbers, [-1 if a == axis else 1 for a in range(rank)]))
 
 
 def _taken(context: StreamingContext, value: fx.Node, source: fx.Node) -> fx.Node:

@@ -27,7 +27,7 @@ from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
 if TYPE_CHECKING:
-    from rnn_export.export.lift.api import StreamingModel
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
 PACKAGE = "rnn_export.export.targets.c"
 KERNELS = ("vector", "functions", "dense", "recurrent", "rows")

@@ -23,11 +23,11 @@ from rnn_export.arrays import Array
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
-from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
+from rnn_export.runtime.backends.native.cpu import host_triple, library_name, this_cpu
 from rnn_export.runtime.backends.native.record import Record, contract_sha256, numpy_major, sources_sha256
 from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
 
-LIBRARY, RECORD = "native.so", "build.json"
+LIBRARY, RECORD = library_name(host_triple()), "build.json"
 PAGE = 2**21
 
 
@@ -86,8 +86,9 @@ def _rebuild(row: TargetRow) -> str:
 
 def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     """What is recorded of the build for this machine; raises BackendUnavailable where it does not run here."""
-    triple, ends, target, fix = host_triple(), f"/{LIBRARY}", _target(row), _rebuild(row)
-    found = sorted(path.removesuffix(ends).rsplit("/", 1)[-1] for path in row.files if path.endswith(ends))
+    triple, target, fix = host_triple(), _target(row), _rebuild(row)
+    places = (path.split("/")[-2:] for path in row.files if path.count("/") > 1)
+    found = sorted(machine for machine, file in places if file == library_name(machine))
     if not found:
         raise NotInBundle(f"{target} is not compiled yet for this machine, {triple}. {fix}")
     if triple not in found:
@@ -97,7 +98,7 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
     record, cpu = Record.from_file(path, artefacts.read(path)), this_cpu()
     if record.features and not cpu.features:
         what = f"{target} is compiled for {', '.join(record.features)}"
-        raise BackendUnavailable(f"{what}, and /proc/cpuinfo does not say what this CPU has.")
+        raise BackendUnavailable(f"{what}, and nothing says what this CPU has: /proc/cpuinfo does not.")
     if lacking := [word for word in record.features if word not in cpu.features]:
         what = f"{target} is compiled for {', '.join(lacking)}"
         raise BackendUnavailable(f"{what}, which this CPU ({cpu.model}) does not have. {fix}")
@@ -116,8 +117,9 @@ def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | 
         return None
     path = _file(row, f"{row.requires['name']}.bin")
     data = artefacts.read(path)
-    # Shared memory, mmap's default, has large pages seldom.
-    block = mmap.mmap(-1, len(data) + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Shared memory, mmap's default, has large pages seldom; Windows knows no other.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    block = mmap.mmap(-1, len(data) + PAGE, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             block.madvise(mmap.MADV_HUGEPAGE)
@@ -153,7 +155,8 @@ def _load(data: bytes, record: Record) -> Library:
     with _loading:
         if key not in _loaded:
             # glibc takes a library of the same name for the same library.
-            with tempfile.TemporaryDirectory(prefix="rnn-export-") as folder:
+            # Windows keeps the file of a library that is in use.
+            with tempfile.TemporaryDirectory(prefix="rnn-export-", ignore_cleanup_errors=os.name == "nt") as folder:
                 path = Path(folder, LIBRARY)
                 path.write_bytes(data)
                 stepper = _extension(str(path)) if fits else None

@@ -2,10 +2,13 @@
 
 import platform
 import re
+import sys
 import sysconfig
 from collections.abc import Set
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 # A compiler's flags without -m; in capitals they are its macros. Only what it uses by itself: a build that never
 # touches AES or AMX must run where they are missing.
@@ -21,6 +24,13 @@ _WORDS |= {f"avx512{name}": f"avx512_{name}" for name in ("vbmi2", "vnni", "bita
 _ARM = {"ATOMICS": "atomics", "FP16_VECTOR_ARITHMETIC": "asimdhp", "FP16_FML": "asimdfhm", "QRDMX": "asimdrdm"}
 _ARM |= {"DOTPROD": "asimddp", "JCVT": "jscvt", "FRINT": "frint", "BF16": "bf16", "MATMUL_INT8": "i8mm"}
 _ARM |= {"SVE": "sve", "SVE2": "sve2"}
+# Of systems without /proc/cpuinfo, by sys.platform.
+_ELSEWHERE = {"darwin": "macos", "win32": "windows-gnu"}
+# What numpy calls what it finds in an x86 by itself.
+_OF_NUMPY = {"SSE3": "pni", "SSE41": "sse4_1", "SSE42": "sse4_2", "FMA3": "fma"}
+_OF_NUMPY |= {f"AVX512_{name}": f"avx512_{name}".lower() for name in ("VNNI", "VBMI2", "BITALG", "VPOPCNTDQ", "FP16")}
+# Every Mac with a processor of Apple's has what the first of them had.
+APPLE_M1 = frozenset(["atomics", "asimdhp", "asimdfhm", "asimdrdm", "asimddp", "jscvt", "frint"])
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -32,10 +42,27 @@ class Cpu(NamedTuple):
 
 
 def this_cpu(path: Path = CPUINFO) -> Cpu:
-    """Read what the kernel says in `path`; the features are those of the first core."""
+    """Read what the kernel says in `path`; the features are those of the first core, elsewhere what numpy finds."""
+    if sys.platform in _ELSEWHERE:
+        mac = sys.platform == "darwin" and platform.machine() == "arm64"
+        return Cpu(platform.processor() or platform.machine(), APPLE_M1 if mac else of_numpy())
     text = read_text(path)
     words = re.search(r"^(?:flags|Features)[ \t]*:(.*)$", text, re.MULTILINE)
     return Cpu(_model(text), frozenset(words[1].split() if words else ()))
+
+
+def of_numpy() -> frozenset[str]:
+    """What numpy finds in an x86, in the words of the kernel; less than there is, and nothing where it does not say."""
+    core = getattr(np, "_core", None) or np.core
+    found = getattr(getattr(core, "_multiarray_umath", None), "__cpu_features__", {})
+    known = {_WORDS.get(flag, flag) for flag in _X86.split()}
+    words = {_OF_NUMPY.get(name, name.lower()) for name, there in found.items() if there}
+    return frozenset(known & words)
+
+
+def library_name(triple: str) -> str:
+    """The file of a library that is loaded on the machine `triple`."""
+    return "native.dll" if "-windows" in triple else "native.dylib" if triple.endswith("-macos") else "native.so"
 
 
 def read_text(path: Path) -> str:
@@ -71,6 +98,9 @@ def without(words: Set[str]) -> list[str]:
 
 def host_triple() -> str:
     """The triple of this Python, 32 bits though its kernel may have 64: "x86_64-linux-gnu", "arm-linux-gnueabihf"."""
+    if sys.platform in _ELSEWHERE:
+        name = platform.machine().lower()
+        return f"{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(name, name) }-{_ELSEWHERE[sys.platform]}"
     parts = str(sysconfig.get_config_var("HOST_GNU_TYPE") or "").split("-")
     if len(parts) < 3:
         return f"{platform.machine()}-linux-gnu"

@@ -1,6 +1,8 @@
 """The C of a bundle made into a library for this machine, with the extension for this Python where it can be."""
 
+import os
 import re
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +15,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.build.native.compiler import FLAGS, LINK, Compiler, find_compiler
+from rnn_export.runtime.build.native.compiler import FLAGS, Compiler, find_compiler, link
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.spec import StreamSpec
 
@@ -43,14 +45,15 @@ def compile_native(
         (folder / "step").mkdir()
         for file, data in files.items():
             (folder / "step" / file).write_bytes(data)
-        (folder / FILE).write_text(glue(name, spec))
+        (folder / FILE).write_text(glue(name, spec), encoding="utf-8")
         flags, used = _flags(compiler, march, folder)
         parts = [f"step/{name}.c", FILE]
         if headers is not None:
             (folder / STEPPER).write_bytes(Path(__file__).with_name(STEPPER).read_bytes())
             parts.append(STEPPER)
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
-        compiler.compile([*flags, with_rows(name), *LINK, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
+        linked = [*link(host_triple()), *["-Wl,-undefined,dynamic_lookup"] * (sys.platform == "darwin")]
+        compiler.compile([*flags, with_rows(name), *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
     python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
     numpy = None if headers is None else numpy_major()
@@ -77,7 +80,8 @@ def python_headers() -> tuple[str, ...] | None:
     folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), np.get_include()]
     if not Path(folders[0], "Python.h").is_file() or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
-    return tuple(dict.fromkeys(folders))
+    # On Windows an extension is linked to a file of Python's that its compilers look for elsewhere.
+    return None if os.name == "nt" else tuple(dict.fromkeys(folders))
 
 
 def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], list[str]]:
@@ -85,7 +89,7 @@ def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], lis
     if not re.fullmatch("[a-z0-9][a-z0-9+._-]*", march):
         raise BuildError(f"march={march!r}: say native, or a level such as x86-64-v3.")
     x86 = host_triple().startswith(("x86_64", "i"))
-    flags = [*FLAGS, f"-march={march}" if x86 or march != "native" else "-mcpu=native"]
+    flags = [*FLAGS, *(_native(compiler) if march == "native" and not x86 else [f"-march={march}"])]
     used = features(compiler.macros(flags, folder))
     cpu = this_cpu()
     if march == "native" and x86 and cpu.features:
@@ -93,3 +97,10 @@ def _flags(compiler: Compiler, march: str, folder: Path) -> tuple[list[str], lis
         flags += without(set(used) - cpu.features)
         used = features(compiler.macros(flags, folder))
     return flags, used
+
+
+def _native(compiler: Compiler) -> list[str]:
+    """The flag for this CPU, no x86: elsewhere than on Linux for the least that has this name, as nobody says more."""
+    if sys.platform == "darwin":
+        return [f"-mcpu=apple{'_' if 'cc' in compiler.command else '-'}m1"]
+    return [] if os.name == "nt" else ["-mcpu=native"]

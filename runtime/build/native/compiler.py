@@ -19,7 +19,7 @@ from rnn_export.runtime.build.native.machines import Machine
 
 # For a library here, for other machines, in CMakeLists.txt and in the tests.
 FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-LINK = ("-shared", "-fPIC", "-fvisibility=hidden", "-s")
+_LINK = ("-shared", "-fPIC", "-fvisibility=hidden")
 STANDARD = ("-std=c99",)
 # For a microcontroller: unrolled by -O3 a step takes up to twice the flash, and a program takes what it calls.
 BARE = ("-O2", "-ffunction-sections", "-fdata-sections")
@@ -110,6 +110,11 @@ def _version(command: tuple[str, ...]) -> Compiler | str:
     return Compiler((path, *command[1:]), f"zig cc, {first}" if "cc" in command[1:] else first)
 
 
+def link(triple: str) -> tuple[str, ...]:
+    """Flags for a library that is loaded: the linker of macOS knows no -s."""
+    return _LINK if triple.endswith("-macos") else (*_LINK, "-s")
+
+
 @dataclass(frozen=True)
 class CrossCompiler(Compiler):
     """A compiler for `machine`; what makes it compile for that is in its command."""
@@ -140,16 +145,17 @@ class CrossCompiler(Compiler):
         """The same, for programs that need no library beside them: zig makes those with musl alone."""
         if not self.zig:
             return self
-        target = self.machine.zig.replace("gnu", "musl")
+        target = self.machine.zig.replace("linux-gnu", "linux-musl")
         return replace(self, command=tuple(target if part == self.machine.zig else part for part in self.command))
 
     def tool(self, name: str, *arguments: str, folder: Path) -> str:
         """Run what comes with the compiler, `"ar"` or `"size"`, and give what it printed."""
-        program = self.machine.gcc.removesuffix("gcc") + name
-        found = shutil.which(program)
-        if found is None:
+        program = f"zig {name}" if self.zig else self.machine.gcc.removesuffix("gcc") + name
+        found = None if self.zig else shutil.which(program)
+        if found is None and not self.zig:
             raise _missing(f"no {program}", self.machine)
-        done = subprocess.run([found, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        command = (*zig(), name) if found is None else (found,)
+        done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"{program} stopped with exit code {done.returncode}: {done.stderr.strip()}")
         return done.stdout
@@ -157,11 +163,12 @@ class CrossCompiler(Compiler):
 
 def find_cross(machine: Machine) -> CrossCompiler:
     """Find gcc for `machine`, or zig where it knows it; raises ToolUnavailable that names what to install."""
-    if program := shutil.which(machine.gcc):
+    if machine.gcc and (program := shutil.which(machine.gcc)):
         return _gcc(program, machine)
     command = zig() if machine.zig else ()
     if not command:
-        raise _missing(f"neither {machine.gcc} nor zig" if machine.zig else f"no {machine.gcc}", machine)
+        names = [name for name in (machine.gcc, "zig" if machine.zig else "") if name]
+        raise _missing(f"neither {names[0]} nor zig" if names[1:] else f"no {names[0]}", machine)
     # zig writes cortex_a72 and x86_64_v3.
     flags = ["-" + flag[1:].replace("-", "_") for flag in machine.flags]
     title = f"zig cc {_first_line(*command, 'version')}"
@@ -170,7 +177,7 @@ def find_cross(machine: Machine) -> CrossCompiler:
 
 def _gcc(program: str, machine: Machine) -> CrossCompiler:
     found = CrossCompiler((program, *machine.flags), _first_line(program, "--version"), machine)
-    if machine.bare and not any(flag.startswith("-mfloat-abi") for flag in machine.flags):
+    if machine.bare and not any(flag.startswith(("-mfloat-abi", "-mabi")) for flag in machine.flags):
         # Floats go in registers of the FPU where the CPU has one.
         hard = "__ARM_FP" in found.macros(["-mfloat-abi=softfp"], Path("/"))
         found = replace(found, command=(*found.command, f"-mfloat-abi={'hard' if hard else 'soft'}"))

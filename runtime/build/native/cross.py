@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rnn_export.errors import BuildError
-from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
-from rnn_export.runtime.backends.native.cpu import features
+from rnn_export.runtime.backends.native.backend import RECORD
+from rnn_export.runtime.backends.native.cpu import features, library_name
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.native.compile import work_folder
-from rnn_export.runtime.build.native.compiler import BARE, FLAGS, LINK, STANDARD, CrossCompiler, find_cross
+from rnn_export.runtime.build.native.compiler import BARE, FLAGS, STANDARD, CrossCompiler, find_cross, link
 from rnn_export.runtime.build.native.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
@@ -57,7 +57,7 @@ def cross_build(
         for file, data in files.items():
             (sources.folder / file).write_bytes(data)
         used = [] if machine.bare else features(compiler.macros(FLAGS, sources.folder))
-        library, proof = _bare(sources, compiler) if machine.bare else _linux(sources, compiler, used)
+        library, proof = _bare(sources, compiler) if machine.bare else _hosted(sources, compiler, used)
         made = (sources.folder / library).read_bytes()
     flags = (*compiler.flags, *FLAGS, *(BARE if machine.bare else ()))
     record = Record(machine.triple, compiler.title, flags, tuple(used), None, None, sources_sha256(files))
@@ -69,19 +69,38 @@ def cross_build(
     return CrossBuild(machine.triple, built, record, proof)
 
 
-def _linux(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple[str, SelfTest]:
-    """A library for the backend `native`, which calls it through ctypes, and the self-test as a program of its own."""
-    folder = sources.folder
-    (folder / "glue").mkdir()
-    (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec))
-    library = [*FLAGS, with_rows(sources.name), *LINK, "-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", LIBRARY]
-    compiler.compile([*library, "-Wl,--as-needed", "-lm"], folder)
-    runner = find_runner(compiler.machine, used)
+def _hosted(sources: _Sources, compiler: CrossCompiler, used: list[str]) -> tuple[str, SelfTest]:
+    """A library for the backend `native`, which calls it through ctypes, and the self-test as a program of its own.
+
+    Of "wasi" it is a static library without the glue.
+    """
+    folder, machine = sources.folder, compiler.machine
+    library = _archive(sources, compiler) if machine.system == "wasi" else _loaded(sources, compiler)
+    runner = find_runner(machine, used)
     if isinstance(runner, str):
-        return LIBRARY, SelfTest(None, runner)
-    compiler.static.compile([*FLAGS, "-static", f"{sources.name}.c", "selftest.c", "-o", "selftest", "-lm"], folder)
-    lines = run_selftest(runner, compiler.machine, folder, *[f"{sources.name}.bin"] * sources.weights)
-    return LIBRARY, SelfTest(runner.title, "", tuple(lines))
+        return library, SelfTest(None, runner)
+    static = ["-static"] * (machine.system in ("linux", "windows"))
+    parts = [f"{sources.name}.c", "selftest.c", "-o", machine.program, "-lm"]
+    compiler.static.compile([*FLAGS, *static, *parts], folder)
+    lines = run_selftest(runner, machine, folder, *[f"{sources.name}.bin"] * sources.weights)
+    return library, SelfTest(runner.title, "", tuple(lines))
+
+
+def _archive(sources: _Sources, compiler: CrossCompiler) -> str:
+    library, objects = f"lib{sources.name}.a", f"{sources.name}.o"
+    compiler.compile([*FLAGS, "-c", f"{sources.name}.c", "-o", objects], sources.folder)
+    compiler.tool("ar", "rcsD", library, objects, folder=sources.folder)
+    return library
+
+
+def _loaded(sources: _Sources, compiler: CrossCompiler) -> str:
+    folder, library = sources.folder, library_name(compiler.machine.triple)
+    (folder / "glue").mkdir()
+    (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec), encoding="utf-8")
+    parts = ["-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", library]
+    needed = ["-Wl,--as-needed"] * (compiler.machine.system == "linux")
+    compiler.compile([*FLAGS, with_rows(sources.name), *link(compiler.machine.triple), *parts, *needed, "-lm"], folder)
+    return library
 
 
 def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
@@ -104,9 +123,9 @@ def _bare(sources: _Sources, compiler: CrossCompiler) -> tuple[str, SelfTest]:
         return library, SelfTest(None, str(runner), flash=constant)
     embedded = [f"-D{name.upper()}_WEIGHTS_EMBEDDED"] * sources.weights
     compiler.compile([*STANDARD, *FLAGS, *embedded, "-c", "selftest.c", "-o", "selftest.o"], folder)
-    parts = ["bare/startup.c", "bare/measure.c", "selftest.o", library, "-lm", "-o", "selftest"]
-    layout = ["-nostartfiles", "-T", "bare/mps2.ld", f"-Wl,--defsym=psram={board.psram}", f"-Wl,--wrap={name}_step"]
-    compiler.compile(["-O2", "-I.", *_measuring(sources), "-Wl,--gc-sections", *layout, *parts], folder)
+    parts = ["bare/measure.c", "selftest.o", library, "-lm", "-o", compiler.machine.program]
+    flags = ["-O2", "-I.", *_measuring(sources), "-Wl,--gc-sections", f"-Wl,--wrap={name}_step"]
+    compiler.compile([*flags, *board.layout, *parts], folder)
     lines = run_selftest(runner, compiler.machine, folder)
     stack, state = _measures(sources, lines)
     shown = tuple(line for line in lines if not _MEASURED.fullmatch(line))
@@ -134,7 +153,9 @@ def _sizes(sources: _Sources, compiler: CrossCompiler, objects: list[str]) -> tu
     compiler.compile([*flags, *objects, "-lm", "-o", "model"], sources.folder)
     table = compiler.tool("size", "model", folder=sources.folder)
     text, data, bss = (int(number) for number in table.splitlines()[1].split()[:3])
-    return text + data, data + bss
+    # picolibc's layout has a stack among what is written to.
+    stack = re.search(r"^\.stack\s+(\d+)", compiler.tool("size", "-A", "model", folder=sources.folder), re.MULTILINE)
+    return text + data, data + bss - (int(stack[1]) if stack else 0)
 
 
 def _measures(sources: _Sources, lines: list[str]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rnn_export.errors import BuildError
 
@@ -9,12 +10,15 @@ ANY_CORTEX_M = "arm-none-eabi"
 CORTEX_M = r"cortex-m\d+\w*(\+[a-z0-9.+]+)?"
 
 
+System = Literal["linux", "windows", "macos", "wasi", "bare"]
+
+
 @dataclass(frozen=True)
 class Board:
-    """A board that qemu-system-arm plays: its name there, and where its 16 MiB of PSRAM start."""
+    """A board that QEMU plays: its name there, and what the linker is told to make a program for it."""
 
     name: str
-    psram: int
+    layout: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,9 @@ class Machine:
     """A machine that C is compiled for elsewhere: `triple` is its folder in a bundle's `build/`, a Cortex-M's its CPU.
 
     `packages` are Debian's that bring `gcc` and the C library, `zig` what `zig cc -target` calls it, `cpu` the flag
-    that names a CPU, `board` what carries it in QEMU; empty or None where there is none. One that is `bare` has no
-    Linux: a static library is made for it.
+    that names a CPU, `emulator` what runs its programs here, of `emulator_package`, and `board` what carries it in
+    QEMU; empty or None where there is none. A static library is made for a "bare" machine, which has no system, and for
+    "wasi", whose programs load none; for all others one that is loaded.
     """
 
     triple: str
@@ -34,11 +39,17 @@ class Machine:
     cpu: str = "-mcpu="
     emulator: str = ""
     board: Board | None = None
-    bare: bool = False
+    system: System = "linux"
+    emulator_package: str = "qemu-user"
 
     @property
-    def emulator_package(self) -> str:
-        return "qemu-system-arm" if self.bare else "qemu-user"
+    def bare(self) -> bool:
+        return self.system == "bare"
+
+    @property
+    def program(self) -> str:
+        """What the self-test is called: Windows runs nothing without its ending."""
+        return "selftest.exe" if self.system == "windows" else "selftest"
 
 
 def _linux(triple: str, packages: str, emulator: str, cpu: str = "-mcpu=") -> Machine:
@@ -48,7 +59,37 @@ def _linux(triple: str, packages: str, emulator: str, cpu: str = "-mcpu=") -> Ma
 def _cortex_m(cpu: str, board: Board | None, *abi: str) -> Machine:
     flags = (f"-mcpu={cpu}", "-mthumb", *abi)
     packages = "gcc-arm-none-eabi libnewlib-arm-none-eabi"
-    return Machine(cpu, "arm-none-eabi-gcc", packages, flags, emulator="qemu-system-arm", board=board, bare=True)
+    qemu = "qemu-system-arm"
+    return Machine(cpu, "arm-none-eabi-gcc", packages, flags, "", "-mcpu=", qemu, board, "bare", qemu)
+
+
+def _mps2(name: str, psram: int) -> Board:
+    """One of Arm's, with 16 MiB of PSRAM at `psram`."""
+    return Board(name, ("-nostartfiles", "-T", "bare/mps2.ld", f"-Wl,--defsym=psram={psram}", "bare/startup.c"))
+
+
+def _rv32(march: str, abi: str) -> Machine:
+    """A RISC-V of 32 bits, with picolibc, whose own start and semihosting run it on the board `virt`."""
+    flags = (f"-march={march}", f"-mabi={abi}", "--specs=picolibc.specs")
+    parts = {"flash": 0x80000000, "flash_size": 2**25, "ram": 0x82000000, "ram_size": 2**22, "stack_size": 2**20}
+    layout = [f"-Wl,--defsym=__{name}={value}" for name, value in parts.items()]
+    limit = parts["ram"] + parts["ram_size"] - parts["stack_size"]
+    start = ("--crt0=semihost", "--oslib=semihost", f"-Wl,--defsym=stack_limit={limit}", "bare/rv32.c")
+    packages, qemu = "gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf", "qemu-system-riscv32"
+    board = Board("virt", (*layout, *start))
+    gcc = "riscv64-unknown-elf-gcc"
+    return Machine(march, gcc, packages, flags, "", "-mcpu=", qemu, board, "bare", "qemu-system-riscv")
+
+
+def _windows(processor: str, packages: str, emulator: str = "") -> Machine:
+    triple, gcc = f"{processor}-windows-gnu", f"{processor}-w64-mingw32-gcc"
+    cpu = "-march=" if processor == "x86_64" else "-mcpu="
+    return Machine(triple, gcc, packages, (), triple, cpu, emulator, None, "windows", "wine wine64")
+
+
+def _macos(processor: str) -> Machine:
+    triple = f"{processor}-macos"
+    return Machine(triple, "", "", (), triple, "-mcpu=", "", None, "macos", "")
 
 
 MACHINES = {
@@ -60,9 +101,18 @@ MACHINES = {
         _linux("arm-linux-musleabihf", "", "qemu-arm"),
         _linux("x86_64-linux-gnu", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross", "qemu-x86_64", "-march="),
         _linux("x86_64-linux-musl", "", "qemu-x86_64", "-march="),
-        _cortex_m("cortex-m3", Board("mps2-an385", 0x21000000), "-mfloat-abi=soft"),
-        _cortex_m("cortex-m4", Board("mps2-an386", 0x21000000), "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
-        _cortex_m("cortex-m7", Board("mps2-an500", 0x60000000), "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+        _linux("riscv64-linux-gnu", "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross", "qemu-riscv64", "-mcpu="),
+        _linux("riscv64-linux-musl", "", "qemu-riscv64"),
+        _rv32("rv32imc", "ilp32"),
+        _rv32("rv32imafc", "ilp32f"),
+        _windows("x86_64", "gcc-mingw-w64-x86-64-win32", "wine"),
+        _windows("aarch64", ""),
+        _macos("aarch64"),
+        _macos("x86_64"),
+        Machine("wasm32-wasi", "", "", (), "wasm32-wasi", "-mcpu=", "node", None, "wasi", "nodejs"),
+        _cortex_m("cortex-m3", _mps2("mps2-an385", 0x21000000), "-mfloat-abi=soft"),
+        _cortex_m("cortex-m4", _mps2("mps2-an386", 0x21000000), "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+        _cortex_m("cortex-m7", _mps2("mps2-an500", 0x60000000), "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
     )
 }
 
@@ -79,7 +129,7 @@ def find_machine(triple: str, cpu: str | None = None) -> Machine:
         if not re.fullmatch(CORTEX_M, cpu):
             raise BuildError(f"--cpu {cpu!r} is no Cortex-M, which {ANY_CORTEX_M} stands for: --cpu cortex-m33.")
         # Without a row it is compiled, and not run.
-        return MACHINES[cpu] if cpu in MACHINES and MACHINES[cpu].bare else _cortex_m(cpu, None)
+        return MACHINES[cpu] if cpu in MACHINES else _cortex_m(cpu, None)
     row = MACHINES.get(triple)
     if row is None:
         known = ", ".join((*MACHINES, f"{ANY_CORTEX_M} --cpu CPU"))
@@ -87,5 +137,6 @@ def find_machine(triple: str, cpu: str | None = None) -> Machine:
     if cpu is None:
         return row
     if row.bare:
-        raise BuildError(f"{triple} is a CPU already: leave --cpu {cpu} out, or give --triple {ANY_CORTEX_M}.")
+        other = f", or give --triple {ANY_CORTEX_M}" if re.fullmatch(CORTEX_M, triple) else ""
+        raise BuildError(f"{triple} is a CPU already: leave --cpu {cpu} out{other}.")
     return replace(row, flags=(*row.flags, f"{row.cpu}{cpu}"))

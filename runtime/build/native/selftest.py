@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnn_export.errors import BuildError, ParityError
-from rnn_export.runtime.backends.native.cpu import this_cpu
+from rnn_export.runtime.backends.native.cpu import host_triple, this_cpu
 from rnn_export.runtime.build.native.machines import Machine
 
 SECONDS = 600
 _SHOWN = 8
+# A program of WASI in Node, which sees the folder it is started in.
+_NODE = """
+const { WASI } = require("node:wasi");
+const args = process.argv.slice(1);
+const wasi = new WASI({ version: "preview1", args, preopens: { ".": "." }, returnOnExit: true });
+const program = new WebAssembly.Module(require("node:fs").readFileSync(args[0]));
+process.exitCode = wasi.start(new WebAssembly.Instance(program, wasi.getImportObject()));
+"""
 
 
 @dataclass(frozen=True)
@@ -55,23 +63,31 @@ def find_runner(machine: Machine, features: Sequence[str] = ()) -> Runner | str:
             return f"not run: it is made for {', '.join(lacking)}, which this CPU ({cpu.model}) does not have."
         return Runner("this machine", ())
     board = machine.board
+    if not machine.emulator:
+        return f"not run there: nothing here runs what {machine.triple} runs. Run selftest.c on such a machine."
     if machine.bare and board is None:
         return f"not run: there is no board with {machine.triple} among those known here. Run selftest.c on yours."
-    names = (machine.emulator,) if machine.bare else (machine.emulator, f"{machine.emulator}-static")
+    names = (machine.emulator, f"{machine.emulator}-static") if machine.system == "linux" else (machine.emulator,)
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         return f"not run: {machine.emulator} is not here (Debian, Ubuntu: sudo apt install {machine.emulator_package})."
+    if machine.system == "wasi":
+        return Runner(machine.emulator, (program, "--no-warnings", "-e", _NODE))
+    if machine.system == "windows":
+        return Runner(machine.emulator, ("env", "WINEDEBUG=-all", program))
     if board is None:
         return Runner(machine.emulator, (program,))
     console = ("-display", "none", "-monitor", "none", "-serial", "none", "-chardev", "stdio,id=console")
     semihosting = ("-semihosting-config", "enable=on,target=native,chardev=console")
-    return Runner(f"{machine.emulator} ({board.name})", (program, "-M", board.name, *console, *semihosting, "-kernel"))
+    start = ("-bios", "none") * (board.name == "virt")
+    command = (program, "-M", board.name, *start, *console, *semihosting, "-kernel")
+    return Runner(f"{machine.emulator} ({board.name})", command)
 
 
 def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str) -> list[str]:
     """What `selftest` in `folder` prints; raises ParityError where that says FAIL, BuildError where it has no end."""
     where = f"the self-test for {machine.triple} on {runner.title}"
-    command = [*runner.command, str(folder / "selftest"), *arguments]
+    command = [*runner.command, str(folder / machine.program), *arguments]
     try:
         done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -90,7 +106,9 @@ def run_selftest(runner: Runner, machine: Machine, folder: Path, *arguments: str
 
 def _is_here(machine: Machine) -> bool:
     own, _, rest = machine.triple.partition("-")
-    return sys.platform == "linux" and not machine.bare and platform.machine() == own and bool(rest)
+    if machine.system != "linux":
+        return machine.triple == host_triple()
+    return sys.platform == "linux" and platform.machine() == own and bool(rest)
 
 
 def _end(code: int) -> str:

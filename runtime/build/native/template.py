@@ -20,7 +20,10 @@ _BLOCK = re.compile(r"^(?://|#)@(if|unless|each) (\w+)\n(.*?)^(?://|#)@end \2\n"
 def render(package: str, file: str, name: str, values: Values) -> str:
     """The template `file` of `package` for the model `name`; raises KeyError where `values` lacks a key."""
     folder = files(package)
-    text = _INCLUDE.sub(lambda found: folder.joinpath(found[1]).read_text(), folder.joinpath(file).read_text())
+    text = _INCLUDE.sub(
+        lambda found: folder.joinpath(found[1]).read_text(encoding="utf-8"),
+        folder.joinpath(file).read_text(encoding="utf-8"),
+    )
     text = re.sub(r"\bNAME_", f"{name.upper()}_", re.sub(r"\bname_", f"{name}_", text))
     return "".join(_filled(text, {"name": name, **values}))
 

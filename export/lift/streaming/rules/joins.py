@@ -103,7 +103,7 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     mode = next((a for a in rest if isinstance(a, str)), "constant")
     if mode in ("reflect", "replicate"):
-        return _mirror(context, node, Mirrors(mode, left, right), bool(any(others)))
+        return _mirror(context, node, Mirrors(mode, left, right), others)
     if mode != "constant":
         raise refusal(
             node,
@@ -121,12 +121,16 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return info
 
 
-def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: bool) -> NodeInfo:
-    """Padding by frames of the sequence itself, which the window that reads them puts in."""
+def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: list[int]) -> NodeInfo:
+    """Padding by frames of the sequence itself, which the window that reads them puts in; that of `others` before."""
     value = args_of(node)[0]
+    if any(others):
+        inner = context.computed(node, value, aten.pad.default, value, others, mirrors.mode)
+        context.info[inner] = general(context, inner)
+        value = inner
     info = context.timed(value).by_entry().moving()
-    if others or mirrors.left < 0 or mirrors.right < 0:
-        raise refusal(node, f"padding by {mirrors.mode} over time and other axes at once: pad them one by one.")
+    if mirrors.left < 0 or mirrors.right < 0:
+        raise refusal(node, f"padding by {mirrors.mode} with a negative number cuts the sequence: cut it before.")
     if info.layout.axis != context.timed(value).layout.axis or context.timed(value).layout.inner != 1:
         raise refusal(node, f"padding by {mirrors.mode} where several entries are one frame.")
     node.target, node.args = aten.alias.default, (trim(context, context.alias(value, info, node), 0, node),)

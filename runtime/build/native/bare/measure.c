@@ -15,7 +15,11 @@ static unsigned long deepest, steps;
 void WRAPPED_STEP(PARAMETERS)
 {
     volatile uint32_t *top, *word;
+#ifdef __riscv
+    __asm__ volatile("mv %0, sp" : "=r"(top));
+#else
     __asm__ volatile("mov %0, sp" : "=r"(top));
+#endif
     for (word = stack_limit; word < top; word++) *word = PAINT;
     REAL_STEP(ARGUMENTS);
     for (word = stack_limit; word < top && *word == PAINT; word++) {}
