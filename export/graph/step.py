@@ -11,7 +11,7 @@ from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 from rnn_export.targets import Target
 

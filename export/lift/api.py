@@ -23,15 +23,13 @@ from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, shortest_length
-from rnn_export.export.lift.loops.body import RolledLoop
-from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel, OutputRef
-from rnn_export.export.lift.program.tracing import DYNAMIC, export_program, place_of_number
+from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_states,
@@ -47,63 +45,8 @@ from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unch
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import record
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
-
-
-@dataclass(frozen=True, eq=False)
-class StreamingModel:
-    """A model lifted into one pure function with its memory outside.
-
-    Attributes:
-        spec: the contract.
-        original: a copy of the user's own module, otherwise untouched, called with flat tensors in its own layout.
-        axes: where batch and time stand in the tensors of `original`.
-        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0. Over a sequence
-            that goes on: what stands after its end is in `step` alone.
-        dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
-        initial: by state name, the value that one row starts from.
-        origins: where each state was found.
-        notes: what a user should know of how the model was lifted.
-        shortest: the fewest frames of a whole sequence of which the model gives what a stream does.
-        ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
-    """
-
-    spec: StreamSpec
-    original: FlatModel
-    axes: Axes
-    module: fx.GraphModule
-    dynamic_time: bool
-    initial: Mapping[str, Tensor]
-    origins: tuple[LiftedState, ...] = ()
-    notes: tuple[str, ...] = ()
-    ending: fx.GraphModule | None = None
-    shortest: int = 1
-
-    @property
-    def step(self) -> fx.GraphModule:
-        """`module` for `spec.chunk` frames, with what stands after the end of a sequence."""
-        return self.ending or self.module
-
-    @property
-    def has_loop(self) -> bool:
-        """Whether `module` drives something frame after frame that no operator of a graph does."""
-        projected = torch.ops.rnn_export.lstm_projected.default
-        loops = any(isinstance(m, RolledLoop) for m in self.module.modules())
-        return loops or any(node.target is projected for node in self.module.graph.nodes)
-
-    def program(self, frames: int | None) -> torch.export.ExportedProgram:
-        """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
-        some = 5 * self.spec.largest_every if frames is None else frames
-        dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
-        noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
-        tensors, shapes = [], []
-        ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
-        for tensor in ports:
-            like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.shaped(like, sized(tensor.shape, self.spec.rows or 3, some)))
-            shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
-        return export_program(self.module if frames is None else self.step, tensors, tuple(shapes))
 
 
 def lift(

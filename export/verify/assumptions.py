@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rnn_export.errors import ParityError
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
 
 

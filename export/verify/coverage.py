@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.program.fx import depends_on, named_args, placeholders
 from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import initial_states
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.golden import Golden

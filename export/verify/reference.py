@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace

@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
-from rnn_export.export.lift.api import StreamingModel
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.verify.frames import trial_frames

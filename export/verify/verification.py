@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.export.lift.api import StreamingModel
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.frames import TRIAL_FRAMES

@@ -20,10 +20,11 @@ from rnn_export.errors import ExportError, ParityError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
 from rnn_export.export.lift import api
-from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.rows import RULES
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.coverage import not_exercised
 from rnn_export.export.verify.inputs import inputs_to_verify
 from rnn_export.export.verify.kinds import trial_inputs

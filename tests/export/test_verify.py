@@ -18,7 +18,8 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.lift.api import StreamingModel, lift
+from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.engine import Engine

@@ -1,0 +1,72 @@
+"""What a model is once it is lifted: a pure step, its contract, and where all of it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.axes import Axes
+from rnn_export.export.lift.loops.body import RolledLoop
+from rnn_export.export.lift.noise import Noise
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+from rnn_export.export.lift.streaming import LiftedState
+from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
+
+
+@dataclass(frozen=True, eq=False)
+class StreamingModel:
+    """A model lifted into one pure function with its memory outside.
+
+    Attributes:
+        spec: the contract.
+        original: a copy of the user's own module, otherwise untouched, called with flat tensors in its own layout.
+        axes: where batch and time stand in the tensors of `original`.
+        module: (inputs..., states...) -> (outputs..., next states...); states have the batch on axis 0. Over a sequence
+            that goes on: what stands after its end is in `step` alone.
+        dynamic_time: whether `module` takes any length; if not, it takes exactly `spec.chunk` frames.
+        initial: by state name, the value that one row starts from.
+        origins: where each state was found.
+        notes: what a user should know of how the model was lifted.
+        shortest: the fewest frames of a whole sequence of which the model gives what a stream does.
+        ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
+    """
+
+    spec: StreamSpec
+    original: FlatModel
+    axes: Axes
+    module: fx.GraphModule
+    dynamic_time: bool
+    initial: Mapping[str, Tensor]
+    origins: tuple[LiftedState, ...] = ()
+    notes: tuple[str, ...] = ()
+    ending: fx.GraphModule | None = None
+    shortest: int = 1
+
+    @property
+    def step(self) -> fx.GraphModule:
+        """`module` for `spec.chunk` frames, with what stands after the end of a sequence."""
+        return self.ending or self.module
+
+    @property
+    def has_loop(self) -> bool:
+        """Whether `module` drives something frame after frame that no operator of a graph does."""
+        projected = torch.ops.rnn_export.lstm_projected.default
+        loops = any(isinstance(m, RolledLoop) for m in self.module.modules())
+        return loops or any(node.target is projected for node in self.module.graph.nodes)
+
+    def program(self, frames: int | None) -> torch.export.ExportedProgram:
+        """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
+        some = 5 * self.spec.largest_every if frames is None else frames
+        dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
+        noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
+        tensors, shapes = [], []
+        ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
+        for tensor in ports:
+            like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
+            tensors.append(noise.shaped(like, sized(tensor.shape, self.spec.rows or 3, some)))
+            shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
+        return export_program(self.module if frames is None else self.step, tensors, tuple(shapes))
