@@ -16,6 +16,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.frames import trial_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
