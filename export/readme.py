@@ -14,13 +14,18 @@ README = "README.md"
 
 def bundle_readme(name: str, spec: StreamSpec, targets: Sequence[TargetRow], evidence: Mapping[str, Any]) -> str:
     """The page, in Markdown; `evidence` is what stands in parity.json."""
-    return "\n".join((*_stream(name, spec), *_targets(targets), *_verification(name, evidence), ""))
+    return "\n".join((*_stream(name, spec, evidence), *_targets(targets), *_verification(name, evidence), ""))
 
 
-def _stream(name: str, spec: StreamSpec) -> Iterator[str]:
+def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {visible(name)}"
     yield ""
-    if spec.sequence_only:
+    if file := evidence.get("file"):
+        yield (
+            f"The step of {_code(file['name'])} (opset {file['opset']}, by {visible(file['producer'])}), its states "
+            "outside, in the bundle format of rnn-export."
+        )
+    elif spec.sequence_only:
         yield "A PyTorch model of whole sequences, in the bundle format of rnn-export: it cannot stream."
     else:
         yield "A recurrent PyTorch model as one step with its states outside, in the bundle format of rnn-export."
@@ -58,8 +63,9 @@ def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
     yield "## How it was verified"
     yield ""
     allowed = "{atol:g} + {rtol:g} x its scale".format_map(evidence["tolerance"])
+    truth = "ONNX Runtime on the file itself" if "file" in evidence else "the PyTorch model itself"
     yield (
-        f"In a closed loop against the PyTorch model itself, {extent(evidence)} x {evidence['rows']} rows of "
+        f"In a closed loop against {truth}, {extent(evidence)} x {evidence['rows']} rows of "
         f"{evidence['source']} and shorter trials of other kinds of input, on {evidence['backend']}. No value was "
         f"further off than {allowed}, or what its precision allows."
     )

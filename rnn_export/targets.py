@@ -35,6 +35,7 @@ class Target:
         compute: compute capabilities of the GPUs; empty where any will do.
         jetpacks: the JetPacks that are served, the oldest first.
         memory: GiB of the variants of a module, shared by CPU and GPU.
+        from_torch: why it is written from a PyTorch module alone; empty where it is written from a step in ONNX too.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     compute: tuple[str, ...] = ()
     jetpacks: tuple[JetPack, ...] = ()
     memory: tuple[int, ...] = ()
+    from_torch: str = ""
 
     @property
     def on_device(self) -> bool:
@@ -132,6 +134,7 @@ WASMTIME = "in a closed loop on wasmtime against the model, with vectors and wit
 CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the model"
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
+OF_TORCH = "is written from a program of torch's, which a PyTorch module alone gives"
 LOADED_BACK = "in a closed loop on torch against the model, loaded back from its bytes"
 
 
@@ -159,11 +162,13 @@ _ROWS = (
         summary="one step for LibTorch (C++, mobile); torch has deprecated TorchScript and may drop it",
         checked=LOADED_BACK,
         backend="torchscript",
+        from_torch=OF_TORCH,
     ),
     Target(
         name="pt2",
         summary="one step as torch.export saves it, for torch.export.load and AOTInductor",
         checked=LOADED_BACK,
+        from_torch=OF_TORCH,
     ),
     Target(
         name="openvino",

@@ -20,7 +20,7 @@ COSTS = {
     "server": ("triton/test_server", "triton/test_failover"),
     "native": ("native/", "attacks/", "export/test_c_", "build/test_compiler"),
     "export": (
-        "export/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
+        "export/", "from_onnx/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
         "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme",
         "test_load", "test_packaging", "build/test_engine", "build/test_library",
     ),

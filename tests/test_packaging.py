@@ -27,6 +27,7 @@ NOT_SOURCE = shutil.ignore_patterns(".*", "*.egg-info", "dist", "out", "__pycach
 
 EXTRAS = {
     "export": {"torch", "onnx", "onnxscript", "safetensors"},
+    "onnx": {"onnx", "onnx-ir", "onnxscript"},
     "cpu": {"onnxruntime"},
     "gpu": {"onnxruntime-gpu"},
     "tensorrt": {"tensorrt", "cuda-python"},

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from rnn_export.errors import DecidedByValue, LiftError
 from rnn_export.export.lift.hidden import History
-from rnn_export.export.lift.noise import LOUD, QUIET, Noise
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
 from rnn_export.export.lift.program.decisions import Decisions, Seen
 from rnn_export.export.lift.program.places import is_foreign
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.runtime.replay.levels import LOUD, QUIET
 from rnn_export.spec import Assumption
 
 # Trials with a kind of its own for each input, beside those of one kind for all.

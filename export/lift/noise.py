@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 # Of the example: a threshold far above it would hide what a model does.
 SCALES = (1.0, 30.0, 1000.0)
-# Of the example too: a whisper and a shout.
-QUIET, LOUD = 1e-3, 1e3
 # With so many values an example shows its range.
 FEW = 8
 

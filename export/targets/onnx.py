@@ -1,21 +1,41 @@
 """The target `onnx`: the step, and where there is one the sequence graph, verified on ONNX Runtime."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rnn_export.export.graph.step import sequence_graph, step_graph
-from rnn_export.export.graph.translation import BASE_OPSET
-from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.arrays import Arrays
+from rnn_export.export.graph.passes.opset import ConvertOpset
+from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
+from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
+if TYPE_CHECKING:
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+
+def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.onnx` and `sequence.onnx`, at the top of the bundle, where everybody looks for them."""
+    # All else here starts from a step that is written, and needs no torch.
+    from rnn_export.export.graph.step import sequence_graph, step_graph
+    from rnn_export.export.graph.translation import BASE_OPSET
+
     opset = BASE_OPSET if options.opset is None else options.opset
     graphs = {"step.onnx": step_graph(model, opset), "sequence.onnx": sequence_graph(model, opset)}
     return {name: graph for name, graph in graphs.items() if graph is not None}
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    """`step.onnx` at the opset of `options`, or its own."""
+    model = parse(step)
+    if options.opset not in (None, model.opset_imports.get("")):
+        assert options.opset is not None
+        apply(model, ConvertOpset(options.opset))
+        step = serialise(model, check=True)
+    return {"step.onnx": step}
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -6,10 +6,9 @@ What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rnn_export.arrays import Arrays
-from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.runtime.engine import Engine
@@ -17,6 +16,9 @@ from rnn_export.runtime.replay.golden import Golden
 from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
 WRITERS: Mapping[str, str] = {
     "onnx": "rnn_export.export.targets.onnx",
@@ -32,7 +34,7 @@ WRITERS: Mapping[str, str] = {
 class Writer(Protocol):
     """A target's module."""
 
-    def write(self, model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    def write(self, model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
         """The files by their path in the bundle; raises ExportError where the model cannot be said so."""
 
     def requires(self, target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rnn_export.errors import ParityError
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.verify.reference import CONSEQUENCE
+from rnn_export.export.verify.blame import CONSEQUENCE
 
 
 def assumptions_seen(model: StreamingModel) -> list[dict[str, Any]]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.errors import ExportError, SourceError
+from rnn_export.errors import ExportError
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import Leaf
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.spec import StreamSpec, TensorSpec
-
-ROWS = 2
-# With fewer steps the state would hardly be fed back.
-FEWEST_STEPS = 4
+from rnn_export.export.verify.frames import ROWS, beginning, fewest_frames
+from rnn_export.spec import TensorSpec
 
 
 def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | None, steps: int) -> dict[str, Array]:
@@ -33,12 +28,7 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
     frames = max(steps * model.spec.chunk, fewest_frames(model.spec))
     if (most := model.spec.max_frames) is not None:
         frames = min(frames, most // model.spec.chunk * model.spec.chunk)
-    return _noise(model, frames) if recording is None else _beginning(model.spec, recording, frames)
-
-
-def fewest_frames(spec: StreamSpec) -> int:
-    """Frames of which at least `FEWEST_STEPS` steps give every output."""
-    return (FEWEST_STEPS + spec.settling_steps) * spec.chunk
+    return _noise(model, frames) if recording is None else beginning(model.spec, recording, frames)
 
 
 def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
@@ -61,20 +51,3 @@ def _refuse_one_id(tensor: TensorSpec, example: Tensor, rows: int | None) -> Non
             f"input {tensor.name!r} is {tensor.dtype} and 0 everywhere in the example, and the model has no "
             "nn.Embedding that says which values it takes: put the largest one into the example."
         )
-
-
-def _beginning(spec: StreamSpec, recording: Mapping[str, Array], frames: int) -> dict[str, Array]:
-    """Whole chunks; a single row gets a second one that starts half-way."""
-    loop = ClosedLoop(spec, recording)
-    there = min(loop.frames, frames)
-    if there // spec.chunk * spec.chunk < fewest_frames(spec):
-        late = f" after a delay of {spec.delay}" if spec.has_delay else ""
-        raise SourceError(
-            f"verification has {there} frames of the recording: it needs at least {fewest_frames(spec)}, "
-            f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back."
-        )
-    if loop.rows == 1:
-        timed = [t.name for t in spec.inputs if spec.timed(t)]
-        second = {n: np.roll(a, a.shape[1] // 2, 1) if n in timed else a for n, a in recording.items()}
-        loop = ClosedLoop(spec, {n: np.concatenate([a, second[n]]) for n, a in recording.items()})
-    return {n: np.ascontiguousarray(a) for n, a in loop.cut(0, there // spec.chunk * spec.chunk).items()}

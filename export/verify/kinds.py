@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.export.lift.noise import LOUD, QUIET, Noise
+from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.inputs import example_to_draw
-
-# Of whole numbers, how many at each end of their range are drawn.
-ENDS = 4
-CONSTANTS = "constants"
+from rnn_export.runtime.replay.levels import CONSTANTS, ENDS, levels_of
 
 
 def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], dict[str, Array]]:
@@ -24,7 +19,7 @@ def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], d
     A float is noise like the example's times the level of its frame. A whole number or bool has the low end of its
     range where the level is below 1, the high end where it is above, and is drawn from all of it where it is 1.
     """
-    noise, spec, levels = Noise(model.original, seed=2), model.spec, _levels(frames)
+    noise, spec, levels = Noise(model.original, seed=2), model.spec, levels_of(frames)
     held, inputs = list(levels).index(CONSTANTS), {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
         timed, example = spec.timed(tensor), example_to_draw(model, leaf)
@@ -44,27 +39,6 @@ def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], d
             drawn = (drawn * level + 0.0).to(drawn.dtype)
         inputs[tensor.name] = drawn.to(leaf.example.dtype).numpy()
     return tuple(levels), inputs
-
-
-def _levels(frames: int) -> Mapping[str, Array]:
-    """By kind, the level of each frame."""
-    random = np.random.default_rng(0)
-    flat = np.ones(frames)
-    loud_frames, steps, held = QUIET * flat, QUIET * flat, QUIET * flat
-    places = random.choice(frames, max(1, frames // 10), replace=False)
-    loud_frames[places] = np.resize([LOUD, 100.0, 10.0], len(places))
-    for start, stop in np.sort(random.choice(frames + 1, 4, replace=False)).reshape(2, 2):
-        steps[start:stop] = LOUD
-    held[np.arange(frames) * 4 // frames % 2 == 1] = LOUD
-    return {
-        "noise": flat,
-        "quiet noise": QUIET * flat,
-        "loud noise": LOUD * flat,
-        "zeros": 0 * flat,
-        CONSTANTS: held,
-        "loud frames": loud_frames,
-        "steps": steps,
-    }
 
 
 def _at_the_ends(drawn: Tensor, level: Tensor, near: Tensor, example: Tensor, rows: int | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from rnn_export.arrays import Array
-from rnn_export.errors import AssumptionBroken, ExportError, RnnExportError, first_line
+from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.blame import CONSEQUENCE, blamed
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
@@ -26,7 +26,6 @@ from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.ends import lengths_tried
 from rnn_export.runtime.replay.golden import Golden
 
-CONSEQUENCE = "Nothing was written."
 FAILS = "the model fails on what it is verified on"
 
 
@@ -162,14 +161,3 @@ def _kept_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
     # One that has no batch axis in the module is of one stream.
     bare = value.dim() == len(model.spec.states[index].row)
     return (value[None] if bare else model.axes.states[index].rows(value)).numpy()
-
-
-@contextlib.contextmanager
-def blamed(what: str) -> Iterator[None]:
-    """An exception of somebody else's code as one line of ours; around a block, or a function."""
-    try:
-        yield
-    except RnnExportError:
-        raise
-    except Exception as error:  # the model and onnx.reference may raise anything
-        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}. {CONSEQUENCE}") from error

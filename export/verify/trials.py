@@ -17,17 +17,15 @@ from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.verify.inputs import fewest_frames
+from rnn_export.export.verify.frames import trial_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
+from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import ORDINARY
 from rnn_export.runtime.replay.golden import Golden
 
-# How often all that is computed with is changed, and by how much of itself: 32 roundings of fp32, and less than the
-# tolerance, so that a decision that hangs on it is seen.
-CHANGES, CHANGE = 3, 2.0**-18
 # These round nothing.
 EXACT = MOVING | SHAPE_ONLY | overloads("copy_ gather index.Tensor index_select where.self masked_fill.Scalar relu")
 
@@ -49,12 +47,7 @@ def trial_vectors(
     spec = model.spec
     # A module that takes one frame a call is called for every frame of every copy.
     frames //= 1 if spec.has_time else 2
-    frames = max(
-        (frames // spec.chunk + spec.settling_steps) * spec.chunk,
-        fewest_frames(spec),
-        -(-model.shortest // spec.chunk) * spec.chunk,
-    )
-    frames = min(frames, golden.frames)
+    frames = trial_frames(spec, frames, golden.frames, model.shortest)
     kinds, inputs = trial_inputs(model, frames)
     if golden.kinds[0] not in kinds:
         loop = ClosedLoop(spec, golden.inputs).of_rows(slice(1))
@@ -68,7 +61,10 @@ def trial_vectors(
         failures = _failures(model, loop, kinds)
         loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
         outputs = own_trace(model, loop).outputs
-    kinds, scales = tuple(kind for kind in kinds if kind not in failures), _scales(model, loop, outputs)
+    kinds, scales = (
+        tuple(kind for kind in kinds if kind not in failures),
+        scales_of(model.spec, outputs, _changed(model, loop)),
+    )
     return Golden(loop.inputs, outputs, {}, np.array([frames]), tolerance, kinds=kinds, scales=scales), failures
 
 
@@ -85,33 +81,6 @@ def _failures(model: StreamingModel, loop: ClosedLoop, kinds: tuple[str, ...]) -
                 raise
             found[kind] = f"the model fails on it: {error.__cause__}"
     return found
-
-
-def _scales(model: StreamingModel, loop: ClosedLoop, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """By output, how far each value moves where weights, inputs and what operators give change, over how much they do.
-
-    That is the scale of what it was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where
-    a value's own running magnitude is no smaller.
-    """
-    moved = {name: np.zeros(value.shape) for name, value in outputs.items()}
-    for other in _changed(model, loop):
-        for name, value in outputs.items():
-            moved[name] = np.maximum(moved[name], _distance(other[name].astype(float), value.astype(float)) / CHANGE)
-    found = {}
-    for tensor in model.spec.outputs:
-        value, far = outputs[tensor.name], moved[tensor.name]
-        own = np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0)
-        own = np.maximum.accumulate(own, 1) if model.spec.timed(tensor) else own
-        with np.errstate(divide="ignore", over="ignore"):
-            found[tensor.name] = np.where(far > own, np.exp2(np.ceil(np.log2(far))), 0.0).astype(np.float32)
-    return found
-
-
-def _distance(a: Array, b: Array) -> Array:
-    """Inf where one of two values alone is a number, 0 where neither is."""
-    with np.errstate(invalid="ignore"):
-        apart = np.where(a == b, 0.0, np.abs(a - b))
-    return np.where(np.isnan(b), 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
 
 
 class _Changing(SeesOperators):

@@ -6,39 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
-from onnx.reference import ReferenceEvaluator
 
 from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
-from rnn_export.export.graph.passes.pipeline import rewrite
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.blame import CONSEQUENCE
 from rnn_export.export.verify.divergence import first_divergent_module
-from rnn_export.export.verify.inputs import fewest_frames, inputs_to_verify
+from rnn_export.export.verify.frames import TRIAL_FRAMES
+from rnn_export.export.verify.inputs import inputs_to_verify
 from rnn_export.export.verify.reference import (
-    CONSEQUENCE,
     batches,
-    blamed,
     golden_vectors,
     initial_states,
     lifted_trace,
     own_trace,
 )
+from rnn_export.export.verify.reports import as_one, with_figures
+from rnn_export.export.verify.second_opinion import second_opinion
 from rnn_export.export.verify.trials import trial_vectors
-from rnn_export.layout import row_by_row
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drift import Drift, ParityReport
-from rnn_export.runtime.replay.drivers import StepDriver
-from rnn_export.runtime.replay.figures import Accept, task_figures
+from rnn_export.runtime.replay.figures import Accept
 from rnn_export.runtime.replay.golden import Golden
-
-# Of each kind of input, beside those of the delay.
-TRIAL_FRAMES = 64
-# onnx.reference is plain Python.
-REFERENCE_FRAMES = 16
 
 
 def verify_model(
@@ -75,12 +66,12 @@ def verify_model(
     reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
-    reports = _with_figures(reports, engines, vectors, accept)
+    reports = with_figures(reports, engines, vectors, accept)
     second: list[Drift] = []
     if step_graph is not None:
         progress("onnx.reference")
-        second = _second_opinion(model, step_graph, golden)
-    report = _as_one(reports)
+        second = second_opinion(model.spec, initial_states(model, golden.rows), step_graph, golden)
+    report = as_one(reports)
     report = replace(
         report,
         drifts=(*lifted, *on_trials, *report.drifts, *second),
@@ -88,27 +79,6 @@ def verify_model(
     )
     report.raise_for_failure(CONSEQUENCE)
     return report, vectors
-
-
-def _with_figures(
-    reports: Sequence[ParityReport], engines: Sequence[Engine], vectors: Golden, accept: Accept | None
-) -> list[ParityReport]:
-    if accept is None:
-        return [*reports]
-    pairs = zip(reports, engines, strict=True)
-    return [replace(report, figures=task_figures(engine, vectors, accept)) for report, engine in pairs]
-
-
-def _as_one(reports: Sequence[ParityReport]) -> ParityReport:
-    """The report of several backends, each check under the name of its own."""
-    if len(reports) == 1:
-        return reports[0]
-    drifts = tuple(replace(d, check=f"{r.backend}.{d.check}") for r in reports for d in r.drifts)
-    figures = {f"{r.backend}.{name}": value for r in reports for name, value in r.figures.items()}
-    not_judged = {kind: why for r in reports for kind, why in r.not_judged.items()}
-    backend = ", ".join(r.backend for r in reports)
-    device = ", ".join(dict.fromkeys(r.device for r in reports))
-    return replace(reports[0], backend=backend, device=device, drifts=drifts, not_judged=not_judged, figures=figures)
 
 
 def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[Drift, ...]) -> None:
@@ -153,26 +123,5 @@ def _whole_sequences(
         for engine in engines:
             reports.append(replay_golden(engine, golden, progress))
             reports[-1].raise_for_failure(CONSEQUENCE)
-    (last,) = _with_figures(reports[-1:], engines[-1:], golden, accept)
+    (last,) = with_figures(reports[-1:], engines[-1:], golden, accept)
     return replace(last, not_judged={**failures, **last.not_judged}), golden
-
-
-def _second_opinion(model: StreamingModel, step_graph: bytes, golden: Golden) -> list[Drift]:
-    """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph."""
-    spec = model.spec
-    evaluator = ReferenceEvaluator(onnx.load_from_string(rewrite(step_graph, DecomposeRecurrent())))
-    names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
-
-    @blamed("onnx.reference, the second opinion, cannot run the graph")
-    def call(feed: dict[str, Array]) -> dict[str, Array]:
-        results: list[Array] = evaluator.run(None, feed)  # type: ignore[assignment]
-        return dict(zip(names, results, strict=True))
-
-    steps = min(golden.frames, max(REFERENCE_FRAMES, fewest_frames(spec))) // spec.chunk
-    edges = range(0, (steps + 1) * spec.chunk, spec.chunk)
-    driver = StepDriver(spec, row_by_row(spec, call), initial_states(model, golden.rows))
-    trace = ClosedLoop(spec, golden.inputs).run(driver, edges)
-    return [
-        *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
-        *golden.state_drifts("onnx.reference", spec, trace.states, slice(steps)),
-    ]

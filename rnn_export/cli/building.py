@@ -1,4 +1,4 @@
-"""A bundle built for a target: the graph or the sources that it lacks are written first, where the export extra is."""
+"""A bundle built for a target: the graph or the sources that it lacks are written first, where the onnx extra is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.cli.main import EXPORT_PACKAGES
+from rnn_export.cli.main import ONNX_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.names import c_name, source_name
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
@@ -129,7 +129,7 @@ def _refuse_lost_scales(bundle: Bundle, row: TargetRow, calibrate: Path | None) 
 
 
 def _can_write() -> bool:
-    return all(map(find_spec, EXPORT_PACKAGES))
+    return all(map(find_spec, ONNX_PACKAGES))
 
 
 def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, logged_notes
+from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 
 STAGES = 12
@@ -33,6 +34,7 @@ STAGES = 12
     "--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]"
 )
 @source_options
+@onnx_options
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -61,15 +63,18 @@ def export_command(
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
     sample_rate: int | None, max_frames: int | None, steps: int | None, atol: float | None, rtol: float | None,
-    opset: int | None, accept: str | None, sequence_only: bool, assume: tuple[tuple[str, bool], ...], force: bool,
-    as_json: bool,
+    opset: int | None, accept: str | None, sequence_only: bool, assume: tuple[tuple[str, bool], ...], fixed: Words,
+    shapes: Words, initial: Words, force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
+
+    SOURCE may be an ONNX file, model.onnx, that is a step already: it takes its states and gives the next ones. They
+    are found by name and shape, or said: --state h=h_out, --state x=none. That needs no torch, and the bundle is held
+    to what ONNX Runtime makes of the file.
 
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
     from rnn_export.cli.functions import find_metric
-    from rnn_export.cli.source import read_source
     from rnn_export.export.api import export
 
     flags = ExportFlags(
@@ -79,8 +84,17 @@ def export_command(
         accept=None if accept is None else find_metric(accept),
     )  # fmt: skip
     with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
-        model, example, options = read_source(source, weights, flags)
-        bundle = export(model, example, output, force=force, progress=stage, **options)
+        if is_onnx(source):
+            if weights is not None:
+                raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
+            options = file_options(flags, fixed, shapes, initial)
+            bundle = export(source, path=output, force=force, progress=stage, **options)
+        else:
+            refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
+            from rnn_export.cli.source import read_source
+
+            model, example, options = read_source(source, weights, flags)
+            bundle = export(model, example, output, force=force, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
         tables.contract(bundle.spec)

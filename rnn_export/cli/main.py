@@ -21,8 +21,9 @@ COMMANDS = (
     "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "strip", "targets",
     "triton", "trust", "verify",
 )  # fmt: skip
-# What the extra `export` installs; only writing graphs needs them.
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
+# What the extras `onnx` and `export` install; only writing graphs needs them.
+ONNX_PACKAGES = ("onnx", "onnx_ir", "onnxscript")
+EXPORT_PACKAGES = ("torch", *ONNX_PACKAGES, "safetensors")
 
 P = ParamSpec("P")
 
@@ -47,7 +48,8 @@ def main() -> None:
     """Recurrent networks from PyTorch to the edge: exported, verified, streamed step by step.
 
     SOURCE is file.py:factory or package.module:factory, a function that returns (model, example_inputs) or
-    (model, example_inputs, options), where options are keywords of rnn_export.export.export.
+    (model, example_inputs, options), where options are keywords of rnn_export.export.export. For `export` it may be an
+    ONNX file that is a step already.
 
     Exit codes: 0 good, 1 a clear error, 2 usage, 3 the result is not what the model does.
     """
@@ -74,7 +76,9 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if isinstance(error, ModuleNotFoundError):
                 if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
                     raise
-                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[export,cpu]'."
+                is_onnx = str(kwargs.get("source")).lower().endswith(".onnx")
+                extra = "onnx" if is_onnx else "export"
+                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[{extra},cpu]'."
             if kwargs["as_json"]:
                 click.echo(json.dumps({"error": type(error).__name__, "message": message}))
             click.echo(visible(f"error: {message}", lines=True), err=True)

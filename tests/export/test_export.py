@@ -12,7 +12,7 @@ from torch import nn
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BundleError, ExportError, LiftError, ParityError, RnnExportError, SourceError
 from rnn_export.export import export
-from rnn_export.export.api import count_weights
+from rnn_export.export.keeping import count_weights
 from rnn_export.runtime import load
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden

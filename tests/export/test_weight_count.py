@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from rnn_export.export.api import count_weights
+from rnn_export.export.keeping import count_weights
 
 from ..runtime.graphs import MODELS, TABLE  # noqa: TID252
 

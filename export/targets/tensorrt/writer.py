@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,8 +17,6 @@ from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise, with_shapes
 from rnn_export.export.graph.passes.rounding import NARROW, WriteOutRoundings
-from rnn_export.export.graph.step import required_step
-from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.tensorrt.lint import lint, refuse
 from rnn_export.export.targets.tensorrt.parser_rules import parser_rules
 from rnn_export.runtime.backends.api import Artefacts, folder
@@ -30,11 +28,17 @@ from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
+if TYPE_CHECKING:
+    from rnn_export.export.lift.streaming_model import StreamingModel
+
 DEVICE = "numeric (not run on hardware)"
 
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.onnx`, typed and without recurrent operators, and `recipe.json`, in the folder of the target."""
+    # All else here starts from a step that is written, and needs no torch.
+    from rnn_export.export.graph.step import required_step
+
     return from_step(required_step(model, target), model.spec, {}, target, options)
 
 

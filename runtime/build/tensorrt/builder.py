@@ -23,6 +23,8 @@ class EngineBuilder:
 def engine_target(name: str, precision: str | None) -> Target:
     """The row of a target that an engine is built for; raises ExportError, or BuildError where there is no engine."""
     target = find_target(name, precision or "fp32", None)
+    if target.from_torch:
+        raise BuildError(f"target {name!r} {target.from_torch}: export the module with --target {name}.")
     if target.library is None:
         raise BuildError(f"target {name!r} is complete when it is exported: there is nothing to build.")
     return target

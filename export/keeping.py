@@ -1,0 +1,103 @@
+"""A verified draft written as a bundle: the tail of every export."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from rnn_export import __version__
+from rnn_export.arrays import pack_arrays
+from rnn_export.bundle import INITIAL_STATES, Bundle, write_bundle
+from rnn_export.bundle.code import code_of, record
+from rnn_export.bundle.draft import Draft
+from rnn_export.export.planning import Plan
+from rnn_export.export.readme import README, bundle_readme
+from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.drift import ParityReport
+from rnn_export.runtime.replay.golden import FILE, Golden
+
+ACCUMULATES = "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
+LOG = logging.getLogger(__package__)
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+
+def with_evidence(
+    draft: Draft,
+    plan: Plan,
+    report: ParityReport,
+    vectors: Golden,
+    progress: Callable[[str], None],
+    source: str,
+    assumptions: Sequence[Mapping[str, Any]],
+    not_exercised: Sequence[Mapping[str, str]],
+    file: Mapping[str, Any] | None = None,
+) -> tuple[Draft, dict[str, bytes]]:
+    """`draft` with the self-tests of its targets and all notes, and the files that are the evidence of `report`.
+
+    `file` is what there is to say of an ONNX file that the bundle is made of.
+    """
+    others = [engine for target, options in plan for engine in fp16_accumulate_engines(draft, target, options)]
+    said = [*draft.notes, *(note for target, options in plan for note in notes(draft, target, options))]
+    draft = replace(draft, notes=[*said, *([ACCUMULATES] if others else ())])
+    evidence = {
+        "source": source,
+        **({} if file is None else {"file": file}),
+        "notes": list(draft.notes),
+        "assumptions": assumptions,
+        **report.to_json(),
+        "not_exercised": not_exercised,
+        "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
+    }
+    spec = draft.spec
+    for target, options in plan:
+        draft = draft.with_files(target.name, options.precision, golden_files(target.name, spec, options, vectors))
+    text = json.dumps(evidence, indent=1) + "\n"
+    return draft, {"parity.json": text.encode(), FILE: vectors.beginning(spec).thinned().to_npz()}
+
+
+def keep(
+    draft: Draft, evidence: Mapping[str, bytes], path: str | os.PathLike[str], force: bool, made_by: Mapping[str, str]
+) -> Bundle:
+    """Write the bundle `path`, record its code as made here, and warn of what there is to know of it.
+
+    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own.
+    """
+    files = {**draft.files, **evidence}
+    if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
+        files[INITIAL_STATES] = pack_arrays(stored)
+    page = bundle_readme(Path(path).name, draft.spec, draft.targets, json.loads(evidence["parity.json"]))
+    files[README] = page.encode()
+    weights = count_weights(files["step.onnx"]) if "step.onnx" in files else None
+    why = record(code_of(draft))
+    producer = {"rnn-export": __version__, **made_by}
+    bundle = write_bundle(
+        path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force
+    )
+    for note in (*draft.notes, *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ())):
+        LOG.warning("%s", note)
+    return bundle
+
+
+def count_weights(model: bytes) -> int:
+    """The floats among the constants of an ONNX graph: the memory that holds them bounds how fast a step can be.
+
+    A table that is only looked up in counts for nothing: a step reads one row of it.
+    """
+    graph = onnx.load_from_string(model).graph
+    constants = [(tensor.name, tensor) for tensor in graph.initializer]
+    tables, read = set(), set()
+    for node in graph.node:
+        looked_up = 1 if node.op_type == "Gather" else 0
+        tables |= set(node.input[:looked_up])
+        read |= set(node.input[looked_up:])
+        constants += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
+    floats = [(name, tensor) for name, tensor in constants if tensor.data_type in FLOATS]
+    return sum(math.prod(tensor.dims) for name, tensor in floats if name in read or name not in tables)

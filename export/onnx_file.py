@@ -1,0 +1,186 @@
+"""A bundle from an ONNX file that is a step already, whoever made it: read, pair, lay out, write, verify, keep."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+
+from rnn_export.arrays import Arrays
+from rnn_export.bundle import Bundle, TargetRow
+from rnn_export.bundle.draft import Draft
+from rnn_export.choices import Precision
+from rnn_export.errors import ExportError, SourceError
+from rnn_export.export.from_onnx.boundary import digest_of, step_of
+from rnn_export.export.from_onnx.layout import Layout, find_layout
+from rnn_export.export.from_onnx.memory import restarting
+from rnn_export.export.from_onnx.original import Original
+from rnn_export.export.from_onnx.pairing import find_pairs
+from rnn_export.export.from_onnx.ports import constants, ports, said_shapes
+from rnn_export.export.from_onnx.reading import Source, opset_of, read_source
+from rnn_export.export.from_onnx.verification import FileStep, verify_file
+from rnn_export.export.keeping import keep, with_evidence
+from rnn_export.export.planning import (
+    PORTABLE,
+    Plan,
+    check_calibration,
+    check_counts,
+    check_place,
+    check_runtime,
+    plan_of,
+    tolerance_of,
+)
+from rnn_export.export.targets.registry import StepWriter, find_writer
+from rnn_export.runtime import recording
+from rnn_export.runtime.replay.figures import Accept
+from rnn_export.spec import StreamSpec
+from rnn_export.target_options import check_batch
+
+
+def export_onnx(
+    file: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    states: Mapping[str, str | None] | None,
+    initial: Mapping[str, Any] | None,
+    fixed: Mapping[str, Any] | None,
+    shapes: Mapping[str, Sequence[int | str]] | None,
+    sample_rate: int | None,
+    targets: Sequence[str],
+    precision: Precision,
+    state_precision: Precision | None,
+    opset: int | None,
+    batch: tuple[int, int, int] | None,
+    chunk: int,
+    data: recording.Source | None,
+    calibrate: recording.Source | None,
+    steps: int,
+    atol: float | None,
+    rtol: float | None,
+    accept: Accept | None,
+    force: bool,
+    progress: Callable[[str], None],
+) -> Bundle:
+    """What `rnn_export.export.api.export` does with an ONNX file; see there for each argument."""
+    check_place(Path(path), force)
+    check_runtime()
+    plan = plan_of(targets, precision, state_precision, opset, batch, Path(path))
+    for target, _ in plan:
+        if target.from_torch:
+            raise ExportError(f"target {target.name!r} {target.from_torch}: {file} is none. Leave the target out.")
+    check_counts(steps=steps, chunk=chunk, sample_rate=1 if sample_rate is None else sample_rate)
+    check_calibration(calibrate, precision)
+    tolerance = tolerance_of(precision, atol, rtol)
+    progress("lift")
+    source = read_source(file)
+    values = constants(source.model, fixed or {})
+    original = Original(source, values)
+    layout = _layout(source, original, values, states, shapes or {}, chunk)
+    rate = _rate(source) if sample_rate is None else sample_rate
+    first = _initial(layout, initial or {})
+    spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
+    spec = replace(spec, digest=digest_of(spec, source, values, first))
+    check_batch(batch, spec.rows)
+    plan = [(target, options.of_rows(spec.rows)) for target, options in plan]
+    recorded = None if data is None else recording.read(data, spec)
+    if calibrate is not None:
+        calibration = recording.read(calibrate, spec)
+        plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
+    progress("graphs")
+    step = step_of(source, layout, spec, values)
+    said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs]
+    said += restarting(step, chunk, meant=states is not None)
+    plan, draft = _draft(step, spec, first, plan, opset)
+    draft = replace(draft, notes=said)
+    engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
+    truth = FileStep(original, layout, spec, first)
+    report, vectors = verify_file(
+        truth, engines, draft.files["step.onnx"], recorded, steps, tolerance, progress, plan[0][1].precision, accept
+    )
+    kind = "noise" if recorded is None else "recording"
+    draft, evidence = with_evidence(
+        draft,
+        plan,
+        report,
+        vectors,
+        progress,
+        source=kind,
+        assumptions=[],
+        not_exercised=[],
+        file=_told(source, values),
+    )
+    progress("write")
+    versions = {"onnx": onnx.__version__, "numpy": np.__version__}
+    return keep(draft, evidence, path, force, versions)
+
+
+def _layout(
+    source: Source,
+    original: Original,
+    fixed: Arrays,
+    states: Mapping[str, str | None] | None,
+    shapes: Mapping[str, Sequence[int | str]],
+    chunk: int,
+) -> Layout:
+    taken = {name: port for name, port in ports(source.model.graph.input).items() if name not in fixed}
+    given = ports(source.model.graph.output)
+    said = said_shapes({**taken, **given}, shapes)
+    # What is said of a shape tells an input from another as what the file says does.
+    feeds, gives = ({n: replace(p, shape=said.get(n, p.shape)) for n, p in named.items()} for named in (taken, given))
+    return find_layout(taken, given, find_pairs(feeds, gives, states), said, original, chunk)
+
+
+def _rate(source: Source) -> int | None:
+    """What sherpa-onnx and others write of a model."""
+    said = source.metadata.get("sample_rate", "")
+    return int(said) if said.isdigit() and int(said) > 0 else None
+
+
+def _initial(layout: Layout, said: Mapping[str, Any]) -> Arrays:
+    """One row of every state in the layout of the contract; raises SourceError where one does not fit."""
+    found = {}
+    names = [pair.input for pair in layout.pairs]
+    if unknown := sorted(set(said) - set(names)):
+        raise SourceError(f"initial names {unknown}, but the states of the file are {names}.")
+    for pair, placed in zip(layout.pairs, layout.states, strict=True):
+        row = tuple(d for d in placed.shape if isinstance(d, int))
+        value = np.asarray(said.get(pair.input, 0), placed.dtype)
+        if value.ndim == len(placed.dims) and placed.batch is not None and value.shape[placed.batch] == 1:
+            value = placed.from_file(value)[0]
+        if value.shape not in ((), row):
+            raise SourceError(f"initial[{pair.input!r}] has shape {value.shape}, but one row of the state has {row}.")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise SourceError(f"initial[{pair.input!r}] holds NaN or Inf.")
+        found[pair.input] = np.broadcast_to(value, row).copy()
+    return found
+
+
+def _draft(step: bytes, spec: StreamSpec, initial: Arrays, plan: Plan, opset: int | None) -> tuple[Plan, Draft]:
+    files: dict[str, bytes] = {}
+    rows, done = [], []
+    for target, options in plan:
+        if target.name == PORTABLE and opset is None:
+            options = replace(options, opset=opset_of(onnx.load_from_string(step)))
+        writer = cast(StepWriter, find_writer(target.name))
+        written = writer.from_step(step, spec, initial, target, options)
+        done.append((target, options))
+        rows.append(
+            TargetRow(target.name, options.precision, options.opset, tuple(written), writer.requires(target, options))
+        )
+        files |= written
+    return done, Draft(spec, files, tuple(rows), initial)
+
+
+def _told(source: Source, fixed: Arrays) -> dict[str, Any]:
+    """What stands in the evidence of the file itself."""
+    return {
+        "name": source.path.name,
+        "sha256": hashlib.sha256(source.packed).hexdigest(),
+        "opset": source.opset,
+        "producer": source.producer,
+        "fixed": {name: value.tolist() for name, value in fixed.items() if value.size <= 16},
+    }

@@ -1,0 +1,46 @@
+"""What ONNX's own reference evaluator says of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from rnn_export.arrays import Array
+from rnn_export.export.graph.passes.decompose import DecomposeRecurrent
+from rnn_export.export.graph.passes.pipeline import rewrite
+from rnn_export.export.verify.blame import blamed
+from rnn_export.export.verify.frames import fewest_frames
+from rnn_export.layout import row_by_row
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.drift import Drift
+from rnn_export.runtime.replay.drivers import StepDriver
+from rnn_export.runtime.replay.golden import Golden
+from rnn_export.spec import StreamSpec
+
+# onnx.reference is plain Python.
+REFERENCE_FRAMES = 16
+
+
+def second_opinion(spec: StreamSpec, states: Mapping[str, Array], step_graph: bytes, golden: Golden) -> list[Drift]:
+    """The first frames on onnx.reference, which ignores `activations`: so on the decomposed graph.
+
+    `states` are where the rows of `golden` start.
+    """
+    evaluator = ReferenceEvaluator(onnx.load_from_string(rewrite(step_graph, DecomposeRecurrent())))
+    names = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+
+    @blamed("onnx.reference, the second opinion, cannot run the graph")
+    def call(feed: dict[str, Array]) -> dict[str, Array]:
+        results: list[Array] = evaluator.run(None, feed)  # type: ignore[assignment]
+        return dict(zip(names, results, strict=True))
+
+    steps = min(golden.frames, max(REFERENCE_FRAMES, fewest_frames(spec))) // spec.chunk
+    edges = range(0, (steps + 1) * spec.chunk, spec.chunk)
+    driver = StepDriver(spec, row_by_row(spec, call), states)
+    trace = ClosedLoop(spec, golden.inputs).run(driver, edges)
+    return [
+        *golden.output_drifts("onnx.reference", spec, trace.outputs, stop=edges[-1]),
+        *golden.state_drifts("onnx.reference", spec, trace.states, slice(steps)),
+    ]

@@ -1,0 +1,93 @@
+"""An ONNX file as SOURCE of `rnn-export export`: the options that are said of it, and which are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnn_export.cli.options import ExportFlags
+
+Words = tuple[tuple[str, str], ...]
+
+
+def is_onnx(source: str) -> bool:
+    """Whether SOURCE is an ONNX file, and no factory."""
+    return source.lower().endswith(".onnx")
+
+
+def name_text(text: str) -> tuple[str, str]:
+    """NAME=TEXT; a name may hold anything but the last "=", as names of graphs do."""
+    name, _, value = text.rpartition("=")
+    if not name or not value:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
+    return name, value
+
+
+def onnx_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is said of an ONNX file alone."""
+    for option in (
+        click.option(
+            "--initial", type=name_text, multiple=True, metavar="NAME=FILE.npy|N", help="ONNX: where a state starts."
+        ),
+        click.option(
+            "--shape", "shapes", type=name_text, multiple=True, metavar="NAME=DIM,DIM",
+            help="ONNX: an input's shape in a step: numbers, batch and time, as input=batch,512.",
+        ),
+        click.option(
+            "--fix", "fixed", type=name_text, multiple=True, metavar="NAME=FILE.npy|N",
+            help="ONNX: an input that is always the same, as sr=16000.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def file_options(flags: ExportFlags, fixed: Words, shapes: Words, initial: Words) -> dict[str, Any]:
+    """Keywords of `export` for an ONNX file; a usage error where one is of a module."""
+    options = flags.over({})
+    if wrong := [key for key in ("time_axis", "sequence_only", "assume") if key in options]:
+        names = ", ".join(f"--{key.replace('_', '-')}" for key in wrong)
+        raise click.UsageError(f"{names} is said of a PyTorch module: leave it out, or see --shape.")
+    if "states" in options:
+        options["states"] = {name: None if out is None else str(out) for name, out in options["states"].items()}
+    values = {"fixed": _values(fixed, "--fix"), "initial": _values(initial, "--initial")}
+    values["shapes"] = {name: _dims(text) for name, text in shapes}
+    return {**options, **{key: value for key, value in values.items() if value}}
+
+
+def refuse_file_options(source: str, **given: object) -> None:
+    """A usage error where what is said of ONNX files is said of a factory."""
+    if wrong := [f"--{name}" for name, value in given.items() if value]:
+        raise click.UsageError(f"{', '.join(wrong)} is said of an ONNX file, and {source} is none: leave it out.")
+
+
+def _values(words: Words, option: str) -> Mapping[str, Any]:
+    import numpy as np
+
+    from rnn_export.arrays import unpack_array
+    from rnn_export.errors import SourceError
+
+    found: dict[str, Any] = {}
+    for name, text in words:
+        if name in found:
+            raise click.BadParameter(f"{name!r} stands twice.", param_hint=option)
+        if text.endswith(".npy"):
+            try:
+                found[name] = unpack_array(Path(text).read_bytes())
+            except (OSError, ValueError) as error:
+                raise SourceError(f"{os.fspath(text)} cannot be read as .npy: {error}.") from None
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no number and no .npy file.", param_hint=option) from None
+        found[name] = np.array(int(number) if number.is_integer() else number)
+    return found
+
+
+def _dims(text: str) -> Sequence[int | str]:
+    return tuple(int(part) if part.isdigit() else part for part in text.split(","))

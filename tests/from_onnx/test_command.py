@@ -1,0 +1,101 @@
+"""The command on an ONNX file, in a process where torch cannot be imported, and on a device without onnx."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from rnn_export.cli.main import main
+
+from . import nets
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def bare(*arguments: object, without: tuple[str, ...] = ("torch", "safetensors")) -> subprocess.CompletedProcess[str]:
+    """The command where these packages are not installed."""
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({without}))\n"
+        f"from rnn_export.cli.main import main\nmain({[str(a) for a in arguments]})"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_from_a_file_to_c_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "net.rnnx"
+    made = bare("export", nets.rated(tmp_path / "net.onnx"), "--fix", "sr=8000", "--state", "state=stateN", "--state",
+                "x=none", "--steps", 8, "-o", path, "--json")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert made.stderr == "note: state 'state' comes back as 'stateN', declared\n"
+    said = json.loads(made.stdout)
+    assert said["spec"]["states"][0]["output"] == "stateN"
+    assert said["parity"]["file"]["name"] == "net.onnx"
+    built = bare("build", path, "--target", "c", "--json")
+    assert built.returncode == 0, built.stderr
+    checked = bare("verify", path, "--backend", "native", without=("torch", "onnx", "onnx_ir", "onnxscript"))
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_without_onnx_it_says_what_to_install(tmp_path: Path) -> None:
+    done = bare("export", nets.window(tmp_path / "net.onnx"), "-o", tmp_path / "net.rnnx", without=("torch", "onnx"))
+    assert done.returncode == 1
+    assert "this needs onnx, which is not here: pip install 'rnn-export[onnx,cpu]'" in done.stderr
+
+
+def test_build_refuses_what_is_written_from_torch(tmp_path: Path) -> None:
+    path = tmp_path / "net.rnnx"
+    assert run("export", nets.window(tmp_path / "net.onnx"), "--steps", 8, "-o", path).exit_code == 0
+    done = run("build", path, "--target", "pt2")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "error: target 'pt2' is written from a program of torch's, which a PyTorch module alone gives: export the "
+        "module with --target pt2.\n",
+    )
+
+
+def test_a_question_has_the_options_that_answer_it(tmp_path: Path) -> None:
+    file, path = nets.accumulator(tmp_path / "net.onnx"), tmp_path / "net.rnnx"
+    asked = run("export", file, "-o", path)
+    assert asked.exit_code == 1
+    assert "--state a=b, or --state a=none" in asked.stderr
+    start = tmp_path / "a.npy"
+    np.save(start, np.ones(3, np.float32))
+    done = run("export", file, "--state", "a=b", "--state", "x=none", "--initial", f"a={start}", "--shape", "x=batch,3",
+               "--steps", 8, "-o", path)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "from a stored tensor" in done.stdout or "stored" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "a.pt"], "--weights is said of a PyTorch module"),
+        (["--time-axis", "1"], "--time-axis is said of a PyTorch module"),
+        (["--sequence-only"], "--sequence-only is said of a PyTorch module"),
+        (["--fix", "sr"], "'sr' is not NAME=VALUE"),
+        (["--fix", "sr=much"], "'much' is no number and no .npy file"),
+        (["--fix", "sr=1", "--fix", "sr=2"], "'sr' stands twice"),
+    ],
+)
+def test_usage(options: list[str], message: str, tmp_path: Path) -> None:
+    done = run("export", nets.window(tmp_path / "net.onnx"), "-o", tmp_path / "net.rnnx", *options)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+
+
+def test_what_is_said_of_files_is_not_said_of_factories(tmp_path: Path) -> None:
+    done = run("export", "nets.py:net", "-o", tmp_path / "net.rnnx", "--fix", "sr=1")
+    assert (done.exit_code, "--fix is said of an ONNX file, and nets.py:net is none" in done.stderr) == (2, True)
+
+
+def test_a_start_that_cannot_be_read(tmp_path: Path) -> None:
+    file, start = nets.window(tmp_path / "net.onnx"), f"past_x={tmp_path / 'none.npy'}"
+    done = run("export", file, "-o", tmp_path / "a.rnnx", "--initial", start)
+    assert (done.exit_code, "none.npy cannot be read as .npy" in done.stderr) == (1, True)

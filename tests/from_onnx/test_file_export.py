@@ -1,0 +1,289 @@
+"""From a file to a bundle: its layouts, its constants, and what is held to what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from rnn_export import load
+from rnn_export.bundle import Bundle
+from rnn_export.errors import BuildError, ExportError, ParityError, RnnExportError, SourceError
+from rnn_export.export.api import export
+from rnn_export.export.from_onnx import boundary
+from rnn_export.runtime.build.tensorrt.builder import engine_target
+
+from . import nets
+
+Make = Callable[..., Bundle]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Make:
+    def make(file: Path, **options: Any) -> Bundle:
+        return export(file, path=tmp_path / "net.rnnx", **{"steps": 12, **options})
+
+    return make
+
+
+def stepped(file: Path, inputs: list[Any], states: dict[str, tuple[str, Any]], fixed: dict[str, Any], x: str) -> Any:
+    """The first output of the file for each input, its states fed back by hand."""
+    session = ort.InferenceSession(file)
+    fed, results = {name: start for name, (_, start) in states.items()}, []
+    for frame in inputs:
+        names = [value.name for value in session.get_outputs()]
+        given = dict(zip(names, session.run(None, {x: frame, **fed, **fixed}), strict=True))
+        results.append(given[names[0]])
+        fed = {name: given[out] for name, (out, _) in states.items()}
+    return results
+
+
+@pytest.mark.parametrize("opset", [9, 12, 17, 21])
+def test_an_lstm_of_any_opset(opset: int, made: Make, tmp_path: Path) -> None:
+    """Its states (layers, batch, units) have the batch in front, and its axis of one frame is part of the frame."""
+    file = nets.lstm(tmp_path / "lstm.onnx", opset=opset)
+    bundle = made(file)
+    assert {s.name: (s.output, s.shape) for s in bundle.spec.states} == {
+        "h": ("hn", ("batch", 1, 6)),
+        "c": ("cn", ("batch", 1, 6)),
+    }
+    assert (bundle.spec.inputs[0].shape, bundle.spec.outputs[0].shape) == ((1, "batch", 4), (1, "batch", 3))
+    assert (bundle.spec.rows, bundle.targets[0].opset) == (None, 18)
+    x = nets.random(5, 4, seed=9)
+    zeros = np.zeros((1, 1, 6), np.float32)
+    want = stepped(file, [f[None, None] for f in x], {"h": ("hn", zeros), "c": ("cn", zeros)}, {}, "x")
+    stream = load(bundle.path).stream()
+    np.testing.assert_allclose([stream.step(f[None]) for f in x], np.array(want)[:, :, 0], atol=1e-6)
+
+
+def test_c_is_written_and_held_to_the_file(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.window(tmp_path / "window.onnx"), targets=("onnx", "c"))
+    assert [row.target for row in bundle.targets] == ["onnx", "c"]
+    checks = {drift["check"] for drift in json.loads(bundle.read("parity.json"))["drifts"]}
+    assert {"native.step", "onnxruntime.step", "native.pool", "onnx.reference"} <= checks
+
+
+def test_an_axis_of_frames_is_dropped_from_a_step(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.lstm(tmp_path / "lstm.onnx", frames="T"), shapes={"x": ("time", "batch", 4)})
+    assert (bundle.spec.inputs[0].shape, bundle.spec.outputs[0].shape) == (("batch", 4), ("batch", 3))
+
+
+def test_a_step_of_several_frames_keeps_its_axis(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.lstm(tmp_path / "lstm.onnx", frames="T"), shapes={"x": ("time", "batch", 4)}, chunk=3)
+    shapes = (bundle.spec.inputs[0].shape, bundle.spec.outputs[0].shape)
+    assert (shapes, bundle.spec.chunk) == ((("time", "batch", 4), ("time", "batch", 3)), 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fixed_batch_is_one_stream(batch: int, made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.lstm(tmp_path / "lstm.onnx", batch=batch))
+    assert (bundle.spec.rows, bundle.spec.states[0].shape) == (1, ("batch", batch, 6))
+    graph = onnx.load_from_string(bundle.read("step.onnx")).graph
+    assert [d.dim_value for d in graph.input[1].type.tensor_type.shape.dim] == [1, batch, 6]
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_a_branch_on_a_constant_goes(rate: int, made: Make, tmp_path: Path) -> None:
+    file = nets.rated(tmp_path / "rated.onnx")
+    bundle = made(file, fixed={"sr": rate}, states={"state": "stateN", "x": None})
+    graph = onnx.load_from_string(bundle.read("step.onnx")).graph
+    assert "If" not in {node.op_type for node in graph.node}
+    assert [value.name for value in graph.input] == ["x", "state"]
+    x, zeros = nets.random(4, 4, seed=9), np.zeros((1, 4), np.float32)
+    sr = {"sr": np.array(rate, np.int64)}
+    want = stepped(file, [f[None] for f in x], {"state": ("stateN", zeros)}, sr, "x")
+    stream = load(bundle.path).stream()
+    np.testing.assert_allclose([stream.step(f) for f in x], np.array(want)[:, 0], atol=1e-6)
+    assert json.loads(bundle.read("parity.json"))["file"]["fixed"] == {"sr": rate}
+
+
+def test_a_state_starts_where_it_is_said(made: Make, tmp_path: Path) -> None:
+    file, start = nets.accumulator(tmp_path / "net.onnx", "h", "h_out"), nets.random(3, seed=5)
+    bundle = made(file, initial={"h": start}, states={"h": "h_out", "x": None})
+    assert bundle.spec.states[0].initial == "stored"
+    x = nets.random(4, 3, seed=9)
+    want = stepped(file, [f[None] for f in x], {"h": ("h_out", start[None])}, {}, "x")
+    stream = load(bundle.path).stream()
+    np.testing.assert_allclose([stream.step(f) for f in x], np.array(want)[:, 0], atol=1e-6)
+
+
+def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
+    file = nets.window(tmp_path / "net.onnx")
+    first, same = (export(file, path=tmp_path / f"{i}.rnnx", steps=8).spec.digest for i in "ab")
+    model = onnx.load(file)
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save(model, file)
+    assert first == same != export(file, path=tmp_path / "c.rnnx", steps=8).spec.digest
+
+
+def test_a_recording_is_verified_on(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.window(tmp_path / "net.onnx"), data=nets.random(40, 2, 1))
+    assert json.loads(bundle.read("parity.json"))["source"] == "recording"
+
+
+def test_the_bundle_says_what_it_was_made_of(made: Make, tmp_path: Path) -> None:
+    bundle = made(nets.window(tmp_path / "net.onnx"))
+    page = bundle.read("README.md").decode()
+    assert "The step of `net.onnx` (opset 17, by somebody), its states outside" in page
+    assert "against ONNX Runtime on the file itself" in page
+    assert "state 'past_x' comes back as 'present_x', by name and shape" in page
+    assert "torch" not in bundle.producer
+
+
+def test_a_step_that_does_something_else_is_refused(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The truth is the file, not what was made of it."""
+    right = boundary.step_of
+
+    def wrong(*args: Any) -> bytes:
+        model = onnx.load_from_string(right(*args))
+        weights = next(t for t in model.graph.initializer if len(t.dims) == 3)
+        array = onnx.numpy_helper.to_array(weights).copy()
+        array.flat[0] += 0.01
+        weights.CopyFrom(onnx.numpy_helper.from_array(array, weights.name))
+        return model.SerializeToString()
+
+    monkeypatch.setattr("rnn_export.export.onnx_file.step_of", wrong)
+    with pytest.raises(ParityError, match="Nothing was written"):
+        made(nets.window(tmp_path / "net.onnx"))
+    assert not (tmp_path / "net.rnnx").exists()
+
+
+# --- what is refused
+
+
+def recurrent(path: Path, frames: int | str, direction: str = "forward") -> Path:
+    """x (frames, batch, 4) -> y: a GRU that starts from zeros at each call."""
+    directions = 2 if direction == "bidirectional" else 1
+    weights = {"W": nets.random(directions, 15, 4), "R": nets.random(directions, 15, 5, seed=1)}
+    node = onnx.helper.make_node("GRU", ["x", "W", "R"], ["y"], "gru", hidden_size=5, direction=direction)
+    y = nets.value("y", (frames, directions, "batch", 5))
+    return nets.save(path, [node], [nets.value("x", (frames, "batch", 4))], [y], weights)
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "message"),
+    [
+        (1, {}, "node 'gru' .GRU. starts from the same state at each call, and no input of the file is that state"),
+        ("T", {"shapes": {"x": ("time", "batch", 4)}}, "starts from the same state at each call, and no input"),
+        (6, {}, "runs over 6 entries. If these are frames of a sequence, a step would forget .* states={}"),
+        ("T", {}, "the input is 'x' float32 .T, batch, 4., and nothing says how large 'T' is .*--shape x=DIM,DIM,4"),
+    ],
+)
+def test_a_memory_that_no_state_holds_is_refused(
+    frames: int | str, options: dict[str, Any], message: str, made: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        made(recurrent(tmp_path / "gru.onnx", frames), **options)
+
+
+def test_a_memory_inside_of_a_frame_is_none(made: Make, tmp_path: Path) -> None:
+    note = "starts anew at each step, over the 6 entries of an axis of the frame"
+    both = made(recurrent(tmp_path / "gru.onnx", 6, "bidirectional"))
+    assert any(note in said for said in json.loads(both.read("parity.json"))["notes"])
+    assert made(recurrent(tmp_path / "gru.onnx", 6), states={}, force=True).spec.states == ()
+
+
+def test_a_convolution_over_frames_of_a_call_is_no_step(made: Make, tmp_path: Path) -> None:
+    """Frame after frame it would see its padding alone: several frames in one call show it."""
+    node = onnx.helper.make_node("Conv", ["x", "K"], ["y"], pads=[2, 0])
+    inputs, outputs = [nets.value("x", ("batch", 4, "T"))], [nets.value("y", ("batch", 5, "T"))]
+    file = nets.save(tmp_path / "conv.onnx", [node], inputs, outputs, {"K": nets.random(5, 4, 3)})
+    with pytest.raises(SourceError, match=r"conv.onnx is no step: for 8 frames in one call 'y' is off by .*bring it"):
+        made(file, shapes={"x": ("batch", 4, "time")})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"targets": ("pt2",)}, ExportError, "target 'pt2' is written from a program of torch's, which a PyTorch"),
+        ({"targets": ("torchscript",)}, ExportError, "target 'torchscript' is written from a program of torch's"),
+        ({"time_axis": 1}, ExportError, "time_axis is said of a PyTorch module, and not of an ONNX file"),
+        ({"example_inputs": (1,)}, ExportError, "example_inputs is said of a PyTorch module"),
+        ({"fixed": {"sr": 1}}, SourceError, "there is no input 'sr' to fix: the file takes 'x' float32"),
+        ({"fixed": {"x": "much"}}, SourceError, "the value 'much' of 'x' is not of float32"),
+        ({"shapes": {"z": (1,)}}, SourceError, "there is no 'z' to say a shape of: the file has x, past_x, y, pre"),
+        ({"shapes": {"x": (1, 3, 1)}}, SourceError, "the shape .1, 3, 1. of 'x' does not fit the file, which has 'x'"),
+        ({"shapes": {"x": ("rows", 2, 1)}}, SourceError, "holds 'rows': say numbers, 'batch' and 'time'"),
+        ({"initial": {"z": 1}}, SourceError, "initial names .'z'., but the states of the file are .'past_x'."),
+        ({"initial": {"past_x": np.ones(7)}}, SourceError, "initial.'past_x'. has shape .7,., but one row of"),
+        ({"initial": {"past_x": np.inf}}, SourceError, "initial.'past_x'. holds NaN or Inf"),
+        ({"chunk": 4}, SourceError, "chunk is 4, but no input has a time axis: say where it is, --shape NAME=ba"),
+        ({"steps": 0}, ExportError, "steps is 0, but must be an int of at least 1"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_wrongly_is_refused(
+    options: dict[str, Any], error: type[RnnExportError], message: str, made: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        made(nets.window(tmp_path / "net.onnx"), **options)
+    assert not (tmp_path / "net.rnnx").exists()
+
+
+def test_what_is_said_of_files_is_not_said_of_modules(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="fixed is said of an ONNX file, and not of a PyTorch module"):
+        export(object(), (1,), tmp_path / "a.rnnx", fixed={"sr": 1})  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="export needs a path to write to"):
+        export("net.onnx")
+
+
+def test_a_target_of_torch_is_not_built_either() -> None:
+    with pytest.raises(BuildError, match=r"'pt2' is written from a program of torch's.*export the module with --targ"):
+        engine_target("pt2", None)
+
+
+def test_half_precision_at_the_ends_is_refused(made: Make, tmp_path: Path) -> None:
+    file = nets.accumulator(tmp_path / "net.onnx")
+    model = onnx.load(file)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    model.graph.node[0].input[0] = "wide"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["wide"], to=1))
+    onnx.save(model, file)
+    with pytest.raises(SourceError, match="'x' is float16: every target is written from a float32 step"):
+        made(file)
+
+
+def test_a_loop_without_an_end_is_refused(made: Make, tmp_path: Path) -> None:
+    """As Keras writes a recurrent layer that is not unrolled."""
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Tanh", ["v"], ["w"]),
+            onnx.helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [nets.value("i", (), nets.INT64), nets.value("go", (), 9), nets.value("v", None)],
+        [nets.value("on", (), 9), nets.value("w", None)],
+    )
+    nodes = [
+        onnx.helper.make_node("Add", ["x", "h"], ["sum"]),
+        onnx.helper.make_node("Shape", ["sum"], ["sizes"]),
+        onnx.helper.make_node("Gather", ["sizes", "zero"], ["trips"]),
+        onnx.helper.make_node("Loop", ["trips", "", "sum"], ["h_out"], "roll", body=body),
+        onnx.helper.make_node("Sigmoid", ["h_out"], ["y"]),
+    ]
+    inputs = [nets.value("x", ("batch", 3)), nets.value("h", ("batch", 3))]
+    outputs = [nets.value("y", ("batch", 3)), nets.value("h_out", ("batch", 3))]
+    file = nets.save(tmp_path / "loop.onnx", nodes, inputs, outputs, {"zero": np.array(0, np.int64)})
+    with pytest.raises(SourceError, match=r"loop.onnx as a step cannot be used: .* its loops unrolled"):
+        made(file, states={"h": "h_out", "x": None})
+
+
+def test_ids_whose_range_nobody_knows_need_a_recording(made: Make, tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["n"], ["f"], to=1),
+        onnx.helper.make_node("Add", ["f", "h"], ["h_out"]),
+        onnx.helper.make_node("Tanh", ["h_out"], ["y"]),
+    ]
+    inputs = [nets.value("n", ("batch", 3), nets.INT64), nets.value("h", ("batch", 3))]
+    outputs = [nets.value("y", ("batch", 3)), nets.value("h_out", ("batch", 3))]
+    file = nets.save(tmp_path / "ids.onnx", nodes, inputs, outputs, {})
+    with pytest.raises(ExportError, match="input 'n' is int64, and nothing in the graph says which values it takes"):
+        made(file)
+    assert made(file, data=np.arange(60).reshape(20, 3) % 2).spec.states[0].name == "h"

@@ -1,0 +1,100 @@
+"""Which inputs of a file are taken for states, and when it is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from rnn_export.errors import SourceError
+from rnn_export.export.from_onnx.pairing import find_pairs
+from rnn_export.export.from_onnx.ports import Port
+
+X, Y = Port("x", "float32", ("batch", 4)), Port("y", "float32", ("batch", 2))
+
+
+def state(*names: str, shape: tuple[int | str, ...] = ("batch", 8)) -> dict[str, Port]:
+    return {name: Port(name, "float32", shape) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("taken", "given"),
+    [
+        ("h", "h_out"), ("h_in", "h_out"), ("state", "stateN"), ("h c", "hn cn"), ("h0 c0", "hn cn"),
+        ("h_0 c_0", "h_n c_n"), ("state0 state1", "new_state0 new_state1"),
+        ("state0 state1", "next_state0 next_state1"),
+        ("state_in_1 state_in_2", "state_out_1 state_out_2"),
+        ("past_key_0 past_value_0", "present_key_0 present_value_0"),
+        ("cached_len_0 cached_len_1", "new_cached_len_0 new_cached_len_1"), ("h.prev", "h"), ("h1 h2", "h1_out h2_out"),
+        ("inputState", "outputState"), ("past_state", "present_state"),
+    ],
+)  # fmt: skip
+def test_pairs_that_names_tell(taken: str, given: str) -> None:
+    found = find_pairs({"x": X, **state(*taken.split())}, {"y": Y, **state(*given.split())}, None)
+    assert [(pair.input, pair.output) for pair in found] == list(zip(taken.split(), given.split(), strict=True))
+
+
+def test_the_order_of_outputs_says_nothing() -> None:
+    found = find_pairs({"x": X, **state("h", "c")}, {**state("cn", "hn"), "y": Y}, None)
+    assert [(pair.input, pair.output) for pair in found] == [("h", "hn"), ("c", "cn")]
+
+
+def test_another_shape_is_no_state_whatever_its_name() -> None:
+    given = {"y": Y, "hidden_out": Port("hidden_out", "float32", (1, 8, 3))}
+    with pytest.raises(SourceError, match="'hidden' sounds like a state, but nothing comes back like it"):
+        find_pairs({"x": X, **state("hidden")}, given, None)
+
+
+def test_what_names_do_not_tell_is_asked_with_the_options() -> None:
+    with pytest.raises(SourceError) as error:
+        find_pairs({"x": X, **state("a")}, {"y": Y, **state("b", "c")}, None)
+    message = str(error.value)
+    assert "it is not clear which inputs are states" in message
+    assert "'a' may come back as 'b' or 'c': --state a=b, or --state a=c, or --state a=none" in message
+    assert "'a' float32 (batch, 8)" in message
+
+
+def test_what_sounds_like_a_state_and_does_not_come_back_is_asked() -> None:
+    with pytest.raises(
+        SourceError, match="'hidden' sounds like a state, but nothing comes back like it: --state hidden=none"
+    ):
+        find_pairs({"x": X, **state("hidden")}, {"y": Y}, None)
+
+
+def test_a_state_that_is_given_and_never_taken_is_refused() -> None:
+    with pytest.raises(
+        SourceError, match="gives 'present_state', by its name a state for the next step, but takes none"
+    ):
+        find_pairs({"x": X}, {"y": Y, **state("present_state")}, None)
+    assert find_pairs({"x": X}, {"y": Y, **state("present_state")}, {}) == ()
+
+
+def test_what_is_declared_is_taken() -> None:
+    taken, given = {"x": X, **state("a", "b")}, {"y": Y, **state("c", "d")}
+    found = find_pairs(taken, given, {"a": "d", "b": "c"})
+    assert [(pair.input, pair.output, pair.why) for pair in found] == [("a", "d", "declared"), ("b", "c", "declared")]
+    assert find_pairs(taken, given, {"a": None, "b": None}) == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"z": "c"}, "there is no input 'z' to be a state: the file takes 'x' float32"),
+        ({"a": "z"}, "there is no output 'z' for the state 'a': the file gives 'y' float32"),
+        ({"a": "y"}, "'y' float32 \\(batch, 2\\) cannot be the next 'a' float32 \\(batch, 8\\)"),
+        ({"a": "c", "b": "c"}, "the output 'c' is said to be two states"),
+    ],
+)
+def test_what_is_declared_is_held_to_the_file(said: dict[str, str | None], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        find_pairs({"x": X, **state("a", "b")}, {"y": Y, **state("c", "d")}, said)
+
+
+def test_a_cache_that_grows_is_no_state() -> None:
+    taken, given = {"x": X, **state("past", shape=(1, 7))}, {"y": Y, **state("present", shape=(1, 8))}
+    with pytest.raises(SourceError, match="A cache that grows is none"):
+        find_pairs(taken, given, {"past": "present"})
+
+
+def test_data_that_comes_out_in_its_own_shape_is_not_asked_for() -> None:
+    data = {"input": Port("input", "float32", ("batch", 8)), **state("h")}
+    result = {"output": Port("output", "float32", ("batch", 8)), **state("hn")}
+    assert [pair.input for pair in find_pairs(data, result, None)] == ["h"]

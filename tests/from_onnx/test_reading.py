@@ -1,0 +1,128 @@
+"""A file is read whole, with what lies beside it, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.external_data_helper import convert_model_to_external_data
+
+from rnn_export.errors import SourceError
+from rnn_export.export.from_onnx.reading import read_source, tensors_of
+
+from . import nets
+
+
+def external(folder: Path, **said: str) -> Path:
+    """A net whose weights lie in weights.bin beside it; `said` replaces what it says of where."""
+    model = onnx.load(nets.lstm(folder / "inside.onnx"))
+    convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    path = folder / "net.onnx"
+    onnx.save(model, path)
+    if said:
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            entry.value = said.get(entry.key, entry.value)
+        path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_weights_beside_the_file_are_packed_in(tmp_path: Path) -> None:
+    inside, outside = (read_source(path) for path in (nets.lstm(tmp_path / "a.onnx"), external(tmp_path)))
+    assert [t.raw_data for t in tensors_of(outside.model)] == [t.raw_data for t in tensors_of(inside.model)]
+    (tmp_path / "weights.bin").unlink()
+    assert onnx.load_from_string(outside.packed).graph.initializer[0].HasField("raw_data")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"location": "../secret.bin"}, "lie in '../secret.bin', which is no file in the folder of the model"),
+        ({"location": "/etc/hostname"}, "lie in '/etc/hostname', which is no file in the folder of the model"),
+        ({"location": "link.bin"}, "lie in 'link.bin', which is no file in the folder of the model"),
+        ({"location": "not_there.bin"}, "lie in 'not_there.bin', which is no file in the folder of the model"),
+        ({"offset": "9999999"}, "which has [0-9]+ bytes: it is cut off, or of another model"),
+        ({"offset": "x"}, "have a place in 'weights.bin' that is no number"),
+        ({"length": "8"}, "the weights 'W' are damaged"),
+    ],
+)
+def test_weights_that_lie_elsewhere_are_refused(said: dict[str, str], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(10_000))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(SourceError, match=message):
+        read_source(external(folder, **said))
+
+
+def test_what_is_no_onnx_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(SourceError, match="does not exist or is not a file"):
+        read_source(path)
+    path.write_bytes(b"no model at all")
+    with pytest.raises(SourceError, match="cannot be read as ONNX"):
+        read_source(path)
+    path.write_bytes(b"")
+    with pytest.raises(SourceError, match="it holds no graph"):
+        read_source(path)
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = nets.lstm(tmp_path / "net.onnx")
+    monkeypatch.setenv("RNN_EXPORT_MAX_BYTES", "100")
+    with pytest.raises(SourceError, match="bytes, over the limit of 400: set RNN_EXPORT_MAX_BYTES to more"):
+        read_source(path)
+
+
+@pytest.mark.parametrize(("opset", "message"), [(8, "is of opset 8, but 9 to"), (999, "is of opset 999, but 9 to")])
+def test_opsets_that_are_not_known_are_refused(opset: int, message: str, tmp_path: Path) -> None:
+    path = nets.accumulator(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.opset_import[0].version = opset
+    onnx.save(model, path)
+    with pytest.raises(SourceError, match=message):
+        read_source(path)
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "message"),
+    [
+        ("FusedMatMul", "com.microsoft", "is of the domain 'com.microsoft', which is not ONNX's own"),
+        ("RandomNormal", "", "is an operator that no graph of a bundle has"),
+    ],
+)
+def test_the_gate_is_that_of_a_strangers_bundle(op: str, domain: str, message: str, tmp_path: Path) -> None:
+    path = nets.accumulator(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node(op, ["x"], ["more"], "mine", domain=domain))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    with pytest.raises(SourceError, match=f"node 'mine' .* {message}"):
+        read_source(path)
+
+
+def test_weights_that_are_inputs_as_well_are_weights(tmp_path: Path) -> None:
+    path = nets.accumulator(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.input.append(nets.value("M", (3, 2)))
+    onnx.save(model, path)
+    assert [value.name for value in read_source(path).model.graph.input] == ["x", "a"]
+
+
+def test_functions_of_a_file_are_written_out(tmp_path: Path) -> None:
+    path = nets.accumulator(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    double = helper.make_function(
+        "mine", "Twice", ["v"], ["w"], [helper.make_node("Add", ["v", "v"], ["w"])], [helper.make_opsetid("", 17)]
+    )
+    model.functions.append(double)
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node.append(helper.make_node("Twice", ["y"], ["z"], domain="mine"))
+    model.graph.output.append(nets.value("z", ("batch", 2)))
+    onnx.save(model, path)
+    ops = [node.op_type for node in read_source(path).model.graph.node]
+    assert ops == ["Add", "Tanh", "MatMul", "Add"]
+    assert np.all([t.raw_data for t in tensors_of(read_source(path).model)])
