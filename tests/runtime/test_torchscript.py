@@ -107,6 +107,8 @@ def test_the_golden_vectors_replay(both):
         "snapshot",
         "batch-invariance",
         "pool",
+        "end",
+        "pool end",
     }
 
 

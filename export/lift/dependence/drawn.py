@@ -86,10 +86,14 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
     return range(sizes[0][dim] if isinstance(dim, int) else sizes[0][0])
 
 
+# Pointwise as well, though torch does not say so.
+UNTAGGED = overloads("where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor")
+
+
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each entry of the result is made of the entries at its place, as torch says of the operator."""
     if getattr(node.target, "namespace", "") != "aten":
         # What others say of their operators is not known to be so.
         return False
     tags = getattr(node.target, "tags", ())
-    return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+    return (torch.Tag.pointwise in tags or node.target in UNTAGGED) and torch.Tag.nondeterministic_seeded not in tags

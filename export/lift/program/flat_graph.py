@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from rnn_export.errors import BoundedAxis, FrozenAxis
+from rnn_export.export.lift.program.attention import narrow_attention
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
@@ -57,6 +58,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
+    narrow_attention(graph_module, args)
     take_windows_apart(graph_module)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)

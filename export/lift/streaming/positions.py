@@ -45,9 +45,15 @@ def recorded_with_positions(
 ) -> RecordedRuns:
     """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast."""
     runs = record(module, sample, *reach, least)
-    if count_positions(module, runs, rows_in, max_frames):
+    count_positions(module, runs, rows_in, max_frames)
+    if not _has_all(runs, module):
         runs = record(module, sample, *reach, least)
-    return record(module, sample, *reach, least) if broadcast_fills(module, runs) else runs
+    broadcast_fills(module, runs)
+    return runs if _has_all(runs, module) else record(module, sample, *reach, least)
+
+
+def _has_all(runs: RecordedRuns, module: fx.GraphModule) -> bool:
+    return all(node.op == "output" or node in runs.base for node in module.graph.nodes)
 
 
 def count_positions(

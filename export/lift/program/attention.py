@@ -1,0 +1,312 @@
+"""Attention over the last W frames, written as windows over keys and values.
+
+Each frame attends to all frames, and a mask leaves those from `ahead` frames after it to `behind` frames before it.
+What a mask leaves is seen in the graph itself: it is run at two lengths, and where the chances outside of one band are
+zero at both, and the masks alike along it, the band is all that there is. Then frame t needs the keys and values of a
+window, and a product over windows is streamed as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.node_writer import NodeWriter
+
+# Frames that a band is looked for in, and the widest one that is found.
+FEW, MORE, WIDEST = 160, 224, 128
+LONGEST_PERIOD = 32
+# An example's axis of more entries is time: those of the batch are fewer.
+ROWS = 3
+SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
+PRODUCTS = overloads("matmul bmm")
+# Of scores, entry by entry.
+POINTWISE = overloads(
+    "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
+    "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
+)
+IDLE = overloads("clone alias dropout _to_copy native_dropout")
+SDPA = overloads("scaled_dot_product_attention")
+
+
+@dataclass(frozen=True)
+class Band:
+    """Frame t takes the frames from t - `behind` to t + `ahead`."""
+
+    behind: int
+    ahead: int
+
+    @property
+    def size(self) -> int:
+        return self.behind + self.ahead + 1
+
+    def along(self, table: Tensor) -> Tensor | None:
+        """(..., T, T) as (..., period, size), from the oldest frame of each window on; None where it is not alike.
+
+        Row n is of frame n and of every `period` frames after it: more than one where frames attend within blocks.
+        """
+        frames = table.shape[-1]
+        middle = torch.arange(self.behind, frames - self.ahead)
+        places = middle[:, None] + torch.arange(-self.behind, self.ahead + 1)
+        windows = table[..., middle[:, None].expand_as(places), places]
+        for period in range(1, min(LONGEST_PERIOD, len(middle) // 2) + 1):
+            first = windows[..., :period, :].roll(self.behind, -2)
+            if torch.equal(windows, first[..., middle % period, :]):
+                return first
+        return None
+
+
+def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor]) -> None:
+    """Attention within a band as windows, in place; any other stays as it is."""
+    module.graph.eliminate_dead_code()
+    for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
+        _apart_from_product(module, node)
+    nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
+    if not nodes:
+        return
+    runs = [_Run(module, examples, frames) for frames in (FEW, MORE)]
+    for node in nodes:
+        chances, whole = _taken_apart(module, node) if node.target in SDPA else (node, None)
+        found = _Attention.of(chances)
+        band = None if found is None else _band(found, runs)
+        if found is not None and band is not None and (narrow := _written(module, found, band, runs)) is not None:
+            (whole or found.result).replace_all_uses_with(narrow)
+    module.graph.eliminate_dead_code()
+
+
+def _is_square(node: fx.Node) -> bool:
+    """Whether the scores of frames by frames are behind a node."""
+    value: Any = node.meta.get("val")
+    if node.target in SDPA:
+        key: Any = named_args(node)["key"].meta.get("val")
+        return value.dim() > 2 and _is_symbol(value.shape[-2]) and bool(value.shape[-2] == key.shape[-2])
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return False
+    return _is_symbol(value.shape[-1]) and bool(value.shape[-1] == value.shape[-2])
+
+
+def _is_symbol(size: Any) -> bool:
+    return isinstance(size, torch.SymInt)
+
+
+def _apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
+    """A product that is added to something, as two operators."""
+    given, write = named_args(node), NodeWriter(module, "sum")
+    if node.kwargs.get("beta", given["beta"]) != 1 or node.kwargs.get("alpha", given["alpha"]) != 1:
+        return
+    write.at = node
+    with module.graph.inserting_before(node):
+        product = write.call(aten.bmm.default, given["batch1"], given["batch2"])
+        node.replace_all_uses_with(write.call(aten.add.Tensor, product, given["self"]))
+    module.graph.erase_node(node)
+
+
+def _taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """A fused attention as its operators beside it: the softmax, and the node that all of them stand for."""
+    given: dict[str, Any] = named_args(node)
+    write = NodeWriter(module, "attention")
+    options = dict(node.kwargs)
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    scale = options.get("scale") or write.value_of(query).shape[-1] ** -0.5
+    mask: Any = options.get("attn_mask", given.get("attn_mask"))
+    write.at = node
+    with module.graph.inserting_before(node):
+        scores = write.call(aten.matmul.default, query, write.call(aten.transpose.int, key, -2, -1))
+        scores = write.call(aten.mul.Scalar, scores, scale)
+        if options.get("is_causal", given.get("is_causal")):
+            frames = write.call(aten.sym_size.int, key, write.value_of(key).dim() - 2)
+            all_ones = write.call(aten.ones.default, [frames, frames], dtype=torch.bool)
+            mask = write.call(aten.tril.default, all_ones)
+        if mask is not None and write.value_of(mask).dtype == torch.bool:
+            scores = write.call(aten.where.ScalarOther, mask, scores, float("-inf"))
+        elif mask is not None:
+            scores = write.call(aten.add.Tensor, scores, mask)
+        chances = write.call(aten.softmax.int, scores, -1)
+        write.call(aten.matmul.default, chances, value)
+    return chances, node
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`."""
+
+    query: fx.Node
+    key: fx.Node
+    scores: fx.Node
+    between: tuple[fx.Node, ...]
+    chances: fx.Node
+    value: fx.Node
+    result: fx.Node
+
+    @staticmethod
+    def of(chances: fx.Node) -> _Attention | None:
+        """Around a softmax over the last axis; None where something else is done to its chances or its scores."""
+        given = named_args(chances)
+        last = chances.meta["val"].dim() - 1
+        if given.get("dim", -1) % (last + 1) != last:
+            return None
+        after = chances
+        while len(after.users) == 1 and next(iter(after.users)).target in IDLE:
+            after = next(iter(after.users))
+        result = next(iter(after.users), None)
+        if result is None or len(after.users) != 1 or result.target not in PRODUCTS or args_of(result)[0] is not after:
+            return None
+        between, scores = _scores(args_of(chances)[0])
+        if scores is None:
+            return None
+        query, turned = args_of(scores)
+        key = _before_turn(turned)
+        if key is None:
+            return None
+        return _Attention(query, key, scores, between, chances, args_of(result)[1], result)
+
+
+def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
+    """The operators between a product and `node`, in order, and the product; None where there is not one alone."""
+    between: list[fx.Node] = []
+    while node.target in POINTWISE:
+        between.append(node)
+        square = [n for n in node.all_input_nodes if not _is_constant(n)]
+        if len(square) != 1:
+            return (), None
+        (node,) = square
+    return tuple(reversed(between)), node if node.target in PRODUCTS else None
+
+
+def _before_turn(node: fx.Node) -> fx.Node | None:
+    """(..., T, E) of the keys, whose last two axes `node` exchanges."""
+    if node.target is aten.transpose.int:
+        rank = node.meta["val"].dim()
+        if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:
+            found: fx.Node = args_of(node)[0]
+            return found
+    return None
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a value is made of weights and sizes alone."""
+    seen, after = set[fx.Node](), [node]
+    while after:
+        node = after.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "placeholder":
+            return False
+        after += [] if node.target in SHAPE_ONLY else node.all_input_nodes
+    return True
+
+
+class _Run:
+    """The values of nodes over so many frames, each computed when it is asked for."""
+
+    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], frames: int) -> None:
+        self.interpreter = fx.Interpreter(module)
+        self.frames = frames
+        generator = torch.Generator().manual_seed(0)
+        self.values: dict[fx.Node, Any] = {}
+        for node, example in zip(placeholders(module.graph), examples, strict=True):
+            sizes = [
+                int(here) if isinstance(known, int) or here <= ROWS else frames
+                for known, here in zip(node.meta["val"].shape, example.shape, strict=True)
+            ]
+            drawn = torch.randn(sizes, generator=generator) if example.is_floating_point() else torch.zeros(sizes)
+            self.values[node] = drawn.to(example.dtype)
+
+    def of(self, node: fx.Node) -> Any:
+        if node not in self.values:
+            for before in node.all_input_nodes:
+                self.of(before)
+            self.interpreter.env = self.values
+            with torch.no_grad():
+                self.values[node] = self.interpreter.run_node(node)
+        return self.values[node]
+
+
+def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
+    """The band outside of which no chance is above zero, the same at both lengths; None without one."""
+    bands = set()
+    for run in runs:
+        try:
+            chances: Tensor = run.of(found.chances)
+        except Exception:  # a length that the graph does not take may raise anything
+            return None
+        frames = chances.shape[-1]
+        if frames != run.frames:
+            return None
+        taken = (chances != 0).reshape(-1, frames, frames).any(0).nonzero()
+        apart = taken[:, 0] - taken[:, 1]
+        bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
+    band = bands.pop()
+    return None if bands or band.size > WIDEST else band
+
+
+def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
+    """The same by windows of keys and values; None where the masks are not alike along the band."""
+    tables: dict[fx.Node, Tensor] = {}
+    for node in found.between:
+        for mask in (n for n in node.all_input_nodes if _is_constant(n)):
+            along = [_along(run.of(mask), band, run.frames) for run in runs]
+            if along[0] is None or along[1] is None or not torch.equal(along[0], along[1]):
+                return None
+            tables[mask] = along[0]
+    write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
+    write.at = found.result
+    with graph.inserting_before(found.result):
+        keys, values = (_windows(write, n, band) for n in (found.key, found.value))
+        query = write.call(aten.unsqueeze.default, found.query, -2)
+        scores = write.call(aten.matmul.default, query, keys)
+        for node in found.between:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
+            scores = write.call(node.target, *args, **kwargs)
+        is_there = _windows(
+            write, write.call(aten.ones_like.default, write.call(aten.slice.Tensor, found.key, -1, 0, 1)), band
+        )
+        lowest = torch.finfo(write.value_of(scores).dtype).min
+        scores = write.call(aten.where.ScalarOther, write.call(aten.gt.Scalar, is_there, 0.5), scores, lowest)
+        chances = write.call(aten.softmax.int, scores, -1)
+        result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
+        return write.call(aten.squeeze.dim, result, -2)
+
+
+def _along(mask: Any, band: Band, frames: int) -> Tensor | None:
+    """A mask as it stands along the band; of one that is no table of frames by frames, itself with an axis more."""
+    mask = torch.as_tensor(mask)
+    if mask.dim() < 2 or mask.shape[-1] != frames or mask.shape[-2] != frames:
+        return mask if mask.numel() == 1 else None
+    for axis in range(mask.dim() - 2):
+        first = mask.narrow(axis, 0, 1)
+        mask = first if torch.equal(mask, first.expand_as(mask)) else mask
+    along = band.along(mask)
+    if along is None or (along.shape[-2] > 1 and along.numel() > along.shape[-2] * along.shape[-1]):
+        return None
+    return along.unsqueeze(-2)
+
+
+def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], scores: fx.Node, frames: fx.Node) -> Any:
+    """By node of the code between product and softmax, what stands for it along the band."""
+
+    def table(node: fx.Node) -> fx.Node:
+        if node not in tables:
+            return scores
+        values = tables[node]
+        period = values.shape[-3] if values.dim() > 2 else 1
+        if period == 1:
+            return write.constant(values)
+        numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, frames, -2))
+        rows = write.constant(values.reshape(period, 1, -1).float())
+        taken = write.call(aten.index_select.default, rows, 0, write.call(aten.remainder.Scalar, numbers, period))
+        return write.call(aten.gt.Scalar, taken, 0.5) if values.dtype == torch.bool else taken
+
+    return table
+
+
+def _windows(write: NodeWriter, value: fx.Node, band: Band) -> fx.Node:
+    """(..., T, E) as windows (..., T, E, size), zeros where no frame is."""
+    padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
+    return write.call(aten.unfold.default, padded, -2, band.size, 1)

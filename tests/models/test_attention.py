@@ -1,0 +1,113 @@
+"""Attention that a mask narrows to a band of frames streams; what attends to all of them is refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call
+from .whole_streams import assert_whole
+
+X = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))  # (B, T, C)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def apart(frames: int) -> torch.Tensor:
+    """(T, T): by how many frames a query is later than a key."""
+    at = torch.arange(frames)
+    return at[:, None] - at[None]
+
+
+def band(frames: int, behind: int, ahead: int = 0) -> torch.Tensor:
+    distance = apart(frames)
+    return (distance >= -ahead) & (distance <= behind)
+
+
+def fused(s, x, mask):
+    q, k, v = s.qkv(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def by_hand(s, x):
+    q, k, v = s.qkv(x).chunk(3, -1)
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(8)).masked_fill(~band(x.shape[1], 3), -torch.inf)
+    return torch.softmax(scores, -1) @ v
+
+
+def by_triangles(s, x):
+    q, k, v = s.qkv(x).chunk(3, -1)
+    allowed = torch.ones(x.shape[1], x.shape[1]).tril().triu(-3)
+    return torch.softmax(q @ k.mT * 0.3 + (1 - allowed) * -1e9, -1) @ v
+
+
+def slopes(s, x):
+    distance = apart(x.shape[1]).float()
+    return fused(s, x, torch.where(band(x.shape[1], 4), -0.3 * distance, -torch.inf))
+
+
+def blocks(s, x):
+    """Frames of a block of 4 attend to it, and to the one before."""
+    block = torch.arange(x.shape[1]) // 4
+    distance = block[:, None] - block[None]
+    return fused(s, x, (distance >= 0) & (distance <= 1))
+
+
+def heads(s, x):
+    mask = ~band(x.shape[1], 5)
+    return s.attend(x, x, x, attn_mask=mask)[0]
+
+
+QKV = nn.Linear(8, 24)
+# By name: the model, its delay and tail, and the frames that it keeps.
+NARROW = {
+    "fused": (Call(lambda s, x: fused(s, x, band(x.shape[1], 4)), qkv=QKV), (0, 0), 4),
+    "with frames ahead": (Call(lambda s, x: fused(s, x, band(x.shape[1], 3, 2)), qkv=QKV), (2, 2), 5),
+    "by hand": (Call(by_hand, qkv=QKV), (0, 0), 3),
+    "by triangles": (Call(by_triangles, qkv=QKV), (0, 0), 3),
+    "slopes": (Call(slopes, qkv=QKV), (0, 0), 4),
+    "blocks": (Call(blocks, qkv=QKV), (3, 3), 10),
+    "a layer": (Call(heads, attend=nn.MultiheadAttention(8, 2, batch_first=True)), (0, 0), 5),
+}
+
+
+@pytest.mark.parametrize(("model", "ends", "kept"), NARROW.values(), ids=NARROW)
+def test_attention_within_a_band_streams(model, ends, kept):
+    spec = assert_whole(model, X, time_axis=1, lengths=range(1, 14)).spec
+    assert (spec.delay, spec.tail) == ends
+    assert next(s.row[-2] for s in spec.states if s.name.endswith("frames")) == kept
+
+
+def test_a_layer_after_another():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model = Call(lambda s, x: s.two(s.one(x, ~band(x.shape[1], 2)), ~band(x.shape[1], 2)), one=encoder, two=encoder)
+    assert assert_whole(model, X, time_axis=1).spec.delay == 0
+
+
+ALL_FRAMES = {
+    "causal": Call(lambda s, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
+    "no mask": Call(lambda s, x: torch.softmax(x @ x.mT, -1) @ x),
+}
+
+
+@pytest.mark.parametrize("model", ALL_FRAMES.values(), ids=ALL_FRAMES)
+def test_attention_to_all_frames_is_refused(model):
+    with pytest.raises(LiftError, match=r"attention, or another product over time, looks at all frames"):
+        lift(model, (X,), time_axis=1)
+
+
+def test_a_table_that_differs_along_the_band_is_refused():
+    def forward(s, x):
+        later = torch.arange(x.shape[1]) > 100
+        return fused(s, x, band(x.shape[1], 3) & ~(later[:, None] & (apart(x.shape[1]) == 2)))
+
+    with pytest.raises(LiftError):
+        lift(Call(forward, qkv=QKV), (X,), time_axis=1)
