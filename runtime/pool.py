@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rnn_export.arrays import Array
 from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
+from rnn_export.layout import late_rows
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
@@ -194,7 +195,8 @@ class Pool(Uncopied, Generic[Y]):
             self._fed = None
             outputs = self._rounds.outputs(results, out, frames)
             if nan_rows is not None:
-                self._found_nan(slots[nan_rows])
+                # What a step gives before the first frame of its sequence is of no value, a NaN as well.
+                self._found_nan(slots[nan_rows & (late_rows(self.spec, frames) == 0)])
             took = time.perf_counter() - start
             self.latency.add(took)
             self._table.latency[bucket(took)][slots] += 1

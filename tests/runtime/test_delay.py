@@ -147,6 +147,27 @@ def test_a_lifted_model_in_any_pieces(name):
     np.testing.assert_allclose(np.concatenate(pieces, 1), want, rtol=1e-5, atol=1e-5)
 
 
+class ShareOfEarlier(torch.nn.Module):
+    """0 / 0 before there are two frames."""
+
+    def forward(self, x):
+        return x[:, 2:] * (x[:, :-2] / x[:, :-2])
+
+
+def test_nan_before_the_first_output_is_none_of_a_stream():
+    lifted = lift(ShareOfEarlier().eval(), (torch.randn(2, 16, 4),), time_axis=1)
+    rows = (TargetRow("onnx", "fp32", 18, ("step.onnx",), {}),)
+    draft = Draft(
+        lifted.spec, {"step.onnx": step_graph(lifted)}, rows, {n: v.numpy() for n, v in lifted.initial.items()}
+    )
+    pool, xs = Engine.of(draft, "onnxruntime").pool(2), np.random.default_rng(0).standard_normal((6, 1, 4), np.float32)
+    stream = pool.open()
+    given = np.concatenate([pool.step([stream], x) for x in xs])
+    assert np.isnan(given[: lifted.spec.delay]).all()
+    np.testing.assert_allclose(given[lifted.spec.delay :], xs[2:, 0], rtol=1e-6)
+    assert (pool.metrics()["nan"], pool.health(stream)["resets"]) == (0, 0)
+
+
 # --- whole sequences only -----------------------------------------------------------------------------------------
 
 
