@@ -112,6 +112,7 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
 def _taken(context: StreamingContext, value: fx.Node, source: fx.Node) -> fx.Node:
     """The frames of `value` that `source` numbers, for each row; at the insertion point."""
     call = context.graph.call_function
-    return call(
-        aten.gather.default, (value, context.timed(value).layout.axis, call(aten.expand_as.default, (source, value)))
-    )
+    # Not expand_as: of a sequence of any length its size would follow from values.
+    zeros = call(aten.zeros_like.default, (value,), {"dtype": torch.int64})
+    everywhere = call(aten.add.Tensor, (source, zeros))
+    return call(aten.gather.default, (value, context.timed(value).layout.axis, everywhere))

@@ -145,7 +145,8 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     delayed = [_delay_output(context, n, delay, before) for n in outputs]
     with context.graph.inserting_before(before):
         own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]
-        added = context.states.next_values(context.chunk)
+        fed = next(n for n in context.inputs if context.is_timed(n))
+        added = context.states.next_values(context.chunk, (fed, context.timed(fed).layout.axis, context.rank(fed)))
     before.args = ((*delayed, *own, *added),)
     step = _with_ends(context)
     _clean(context.module, context.length_of_piece)

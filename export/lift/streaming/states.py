@@ -171,6 +171,7 @@ class States:
         self._last_input = placeholders(graph)[-1]
         self._counter: tuple[str, fx.Node] | None = None  # of frames seen: name and input
         self._warm_up = Fraction(0)
+        self._counts_each = False  # whether a call of more than a step counts all of its frames
         self._past_end: tuple[str, fx.Node] | None = None  # frames fed after the end: name and input
 
     def add(
@@ -251,6 +252,7 @@ class States:
         """The frames of the input that went in before this step, (B, 1): at least `most` once so many did."""
         self.after_frames(most, 2)
         assert self._counter is not None
+        self._counts_each = True
         return self._counter[1]
 
     def past_end(self) -> fx.Node:
@@ -285,11 +287,15 @@ class States:
         shape = [-1 if axis == batch.axis else 1 for axis in range(rank)]
         return self.graph.call_function(aten.reshape.default, (by_row, shape))
 
-    def next_values(self, chunk: int) -> list[fx.Node]:
-        """The next value of every state, after a step of `chunk` frames; at the graph's insertion point."""
+    def next_values(self, chunk: int, fed: tuple[fx.Node, int, int]) -> list[fx.Node]:
+        """The next value of every state, after a step of `chunk` frames; at the graph's insertion point.
+
+        `fed` is an input with its axis of time, and how many axes it has.
+        """
         if self._counter is not None:
             name, seen = self._counter
-            more = self.graph.call_function(aten.add.Tensor, (seen, float(chunk)))
+            frames = self._frames_of(*fed) if self._counts_each else float(chunk)
+            more = self.graph.call_function(aten.add.Tensor, (seen, frames))
             self._next[name] = self.graph.call_function(aten.clamp.default, (more, None, float(self._warm_up)))
         if self._past_end is not None:
             name, past = self._past_end
@@ -297,3 +303,11 @@ class States:
             more = self.graph.call_function(aten.add.Tensor, (past, float(chunk)))
             self._next[name] = self.graph.call_function(aten.where.self, (ended, more, past))
         return [self._next[s.name] for s in self.found]
+
+    def _frames_of(self, fed: fx.Node, axis: int, rank: int) -> fx.Node:
+        """The number of frames of an input as a float; at the insertion point."""
+        one = fed
+        for other in (a for a in range(rank) if a != axis):
+            one = self.graph.call_function(aten.slice.Tensor, (one, other, 0, 1))
+        ones = self.graph.call_function(aten.ones_like.default, (one,), {"dtype": torch.float32})
+        return self.graph.call_function(aten.sum.default, (ones,))
