@@ -1,10 +1,8 @@
 """OpenVINO: the target and the backend. That its streams and pools are those of the others, the suite here shows."""
 
 import json
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -151,32 +149,6 @@ def test_both_graphs_share_their_weights(both):
     }  # fmt: skip
     floats = sum(p.numel() for p in Several().parameters())
     assert 4 * floats < (both / FOLDER / "step.bin").stat().st_size < 4 * floats + 4096
-
-
-def test_an_interrupt_leaves_states_and_frames_together(openvino_engine):
-    stream, x = openvino_engine("sum").stream(), np.ones(3, np.float32)
-
-    class Interrupt(Exception):
-        pass
-
-    def interrupt(*_: object) -> None:
-        raise Interrupt
-
-    before, chance, cut = signal.signal(signal.SIGALRM, interrupt), random.Random(0), 0
-    try:
-        for _ in range(200):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 4e-4))
-                for _ in range(20):
-                    stream.step(x)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                cut += 1
-            assert stream.states["h"][0, 0] == stream._frames
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert cut > 20
 
 
 def test_one_row_at_a_time(tmp_path):
