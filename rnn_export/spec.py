@@ -174,8 +174,12 @@ class StreamSpec:
     @cached_property
     def tail(self) -> int:
         """The most frames of an output that only the end of a sequence gives."""
-        start = (self.settling_steps + 1) * self.chunk
-        return max(len(self.left(t, n)) for t in self.outputs for n in range(start, start + self.chunk))
+        last = (self.settling_steps + 2) * self.chunk
+        # The longest rests of a step, one for each of the lengths.
+        return max(
+            (self.left(t, last - n).stop - self.left(t, last - n).start for t in self.outputs for n in _rests(t)),
+            default=0,
+        )
 
     def left(self, tensor: TensorSpec, frames: int) -> range:
         """Which frames of an output a sequence of `frames` still has to give, once all its whole steps are fed."""
@@ -287,6 +291,10 @@ def _frames(spec: StreamSpec) -> Iterator[str]:
     yield from _ends(spec)
     if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."
+
+
+def _rests(tensor: TensorSpec) -> range:
+    return range(1, len(tensor.lengths) + 1)
 
 
 def _ends(spec: StreamSpec) -> Iterator[str]:
