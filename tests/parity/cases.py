@@ -458,5 +458,11 @@ CASES = [
     Case("min-gru", TORCHS, of(scan_nets.MinGRU, BATCH_FIRST), in_double),
     # What comes after a frame, and frames in other numbers.
     Case("look-ahead", TORCHS, of(nets.LookAhead, TIME_LAST, chunk=2), time_last),
-    Case("spectral-mask", TORCHS, of(nets.Denoiser, torch.randn(2, 64), chunk=4), whole),
+    Case(
+        "spectral-mask",
+        TORCHS,
+        of(nets.Denoiser, torch.randn(2, 64), chunk=4),
+        whole,
+        draw=lambda rows, frames: (torch.randn(rows, frames),),
+    ),
 ]

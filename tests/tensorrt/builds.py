@@ -133,7 +133,7 @@ def error_of(got: Array, want: Array) -> float:
         return 0.0 if np.array_equal(got, want) else float("inf")
     scale = float(np.abs(want).max(initial=0))
     error = float(np.abs(got.astype(np.float64) - want).max(initial=0))
-    return error / scale if scale else float("inf")
+    return error / scale if scale else float("inf") if error else 0.0
 
 
 def build(parsed: Parsed) -> Any:

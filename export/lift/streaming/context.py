@@ -168,6 +168,22 @@ class StreamingContext:
         with self.graph.inserting_before(before):
             return self.graph.get_attr(name)
 
+    def forget_end(self) -> None:
+        """Whatever stands after the end of a sequence, no result has it: the graph goes on without."""
+        idle = []
+        for filled, node in self.after_end.items():
+            filled.replace_all_uses_with(node)
+            idle.append(filled)
+        while idle:
+            # Not all that is idle goes: the next values of states are not taken yet.
+            node = idle.pop()
+            if not node.users and node.op in ("call_function", "get_attr") and not node._erased:
+                before = node.all_input_nodes
+                self.graph.erase_node(node)
+                idle += before
+        self.after_end.clear()
+        self.states.forget_end()
+
     def alias(self, value: fx.Node, info: Info, before: fx.Node) -> fx.Node:
         """`value` under another info."""
         return self.stand_in(self.insert(before, aten.alias.default, value), value, info)

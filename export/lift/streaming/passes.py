@@ -142,6 +142,8 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     unit = math.lcm(*(rate.denominator for rate in rates))
     delay = math.ceil(max(lags, default=Fraction(0)) / unit) * unit
     lengths = [_lengths(context, n, delay) for n in outputs]
+    if not any(_outlasts(context, n) for n in outputs):
+        context.forget_end()
     delayed = [_delay_output(context, n, delay, before) for n in outputs]
     with context.graph.inserting_before(before):
         own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]
@@ -166,6 +168,15 @@ def _lengths(context: StreamingContext, node: fx.Node, delay: int) -> tuple[int,
             break
     nothing_left = context.chunk == len(found) == 1 and found[0] == -delay
     return () if nothing_left else tuple(found)
+
+
+def _outlasts(context: StreamingContext, node: fx.Node) -> bool:
+    """Whether an output has frames at the end of some sequence that its lag does not let it have."""
+    if not context.is_timed(node):
+        return False
+    info, unit = context.timed(node), context.unit
+    found = context.lengths.of(node, info.layout.axis, info.rate, unit)
+    return any(length > math.floor(frames * info.rate) - max(info.least_lag, 0) for frames, length in enumerate(found))
 
 
 def _with_ends(context: StreamingContext) -> fx.GraphModule | None:

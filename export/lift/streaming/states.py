@@ -267,6 +267,16 @@ class States:
         """The name of the state that is `past_end`, where there is one."""
         return None if self._past_end is None else self._past_end[0]
 
+    def forget_end(self) -> None:
+        """Take `past_end` out of the graph, where nothing reads it."""
+        if self._past_end is not None:
+            name, node = self._past_end
+            self.found = [state for state in self.found if state.name != name]
+            self._past_end = None
+            if self._last_input is node:
+                self._last_input = node.prev
+            self.graph.erase_node(node)
+
     def for_each_row(self, by_row: fx.Node, value: fx.Node, run: Tensor, other: Tensor) -> fx.Node:
         """`by_row` (B, 1), with an axis of 1 for each of `value` but that of its rows; at the insertion point.
 
