@@ -15,7 +15,15 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
-from rnn_export.export.lift.lengths import MANY_FRAMES, irregular, is_right, lengths_of, many_frames, unrollings
+from rnn_export.export.lift.lengths import (
+    MANY_FRAMES,
+    has_loop,
+    irregular,
+    is_right,
+    lengths_of,
+    many_frames,
+    unrollings,
+)
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.operators import roll_operators
@@ -148,6 +156,7 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
     bounded, longest, reason = list[BoundedAxis](), 0, ""
+    frozen: FrozenAxis | None = None
     for frames in lengths_of(module):
         if frames <= longest:
             continue
@@ -177,9 +186,16 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             longest = FAR_BEYOND * error.longest if (error.port, error.axis) == _first_time(module.axes) else longest
             if len(bounded) == TRIES:
                 break
+        except FrozenAxis as error:
+            # A loop makes a number of the length at any; else it may have met another size.
+            if frozen or (error.port, error.axis) != _first_time(module.axes) or has_loop(module, frames):
+                raise
+            frozen = error
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
+    if frozen:
+        raise frozen
     tried = ", ".join(map(str, lengths_of(module)))
     raise LiftError(
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "

@@ -123,6 +123,12 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TOLD])})" if odd else ""
 
 
+def has_loop(module: BatchFirst, frames: int) -> bool:
+    """Whether more frames than `frames` go through more operators."""
+    more = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), None)
+    return more is None or _operators(module, frames) != _operators(module, more)
+
+
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:
     """How often each operator is called in a run of so many frames; raises LiftError where the model fails on them."""
     found = Counter[str]()

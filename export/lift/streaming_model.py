@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ class StreamingModel:
 
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
-        some = 5 * self.spec.largest_every if frames is None else frames
+        some = 5 * math.lcm(self.spec.chunk, self.spec.largest_every) if frames is None else frames
         dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
         noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, shapes = [], []

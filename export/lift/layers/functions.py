@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.layers.lifted_layers import OnnxWeights, States, run_layer, weights_of_torch
+from rnn_export.export.lift.program.signal_of import signal_of
 
 KINDS = {"lstm": ("lstm", ""), "gru": ("gru", ""), "rnn_tanh": ("rnn", "tanh"), "rnn_relu": ("rnn", "relu")}
 
 
 class OpaqueFunctions(TorchFunctionMode):
-    """While it is entered, a call of one of these functions is one opaque op for each layer."""
+    """While it is entered, a call of one of these is one opaque op for each layer; `torch.istft` is one too."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -27,6 +28,8 @@ class OpaqueFunctions(TorchFunctionMode):
         # Packed sequences come with the sizes of their batches in second place.
         if known and not kwargs and len(args) == 9 and not isinstance(args[2], Tensor):
             return _run(*KINDS[name], *args)
+        if func is torch.istft:
+            return signal_of(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

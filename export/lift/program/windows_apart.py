@@ -15,6 +15,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
 
 # Frames at which it is seen how many times as many there are behind an operator.
 SEEN = (5040, 10080)
@@ -228,6 +229,7 @@ def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> di
 RULES = {
     **_on("stft stft.center", _spectrum),
     **_on("istft", _signal),
+    torch.ops.rnn_export.istft.default: _signal,
     **_on("col2im", _fold),
     **_on("im2col", _columns),
     **_on("upsample_nearest1d upsample_nearest1d.vec", _repeated),

@@ -1,0 +1,62 @@
+"""`torch.istft` to a length, as one operator: torch's own makes a number of the length of a sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("rnn_export::istft", mutates_args=())
+def istft_to_length(
+    self: Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int,
+    window: Tensor,
+    center: bool,
+    normalized: bool,
+    length: int,
+) -> Tensor:
+    """A spectrum (..., F, T) as a signal (..., length): `torch.istft` of these arguments."""
+    return torch.istft(self, n_fft, hop_length, win_length, window, center, normalized, length=length).clone()
+
+
+@istft_to_length.register_fake
+def _shape(
+    self: Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int,
+    window: Tensor,
+    center: bool,
+    normalized: bool,
+    length: int,
+) -> Tensor:
+    return window.new_empty((*self.shape[:-2], length))
+
+
+def signal_of(
+    spectrum: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: Any = None,
+    return_complex: bool = False,
+) -> Tensor:
+    """`torch.istft`, whose length stays a symbol where it is one."""
+    if not isinstance(length, torch.SymInt) or return_complex or onesided is False:
+        return torch.istft(
+            spectrum, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex
+        )
+    size = win_length or n_fft
+    held = torch.ones(size, device=spectrum.device) if window is None else window
+    result: Tensor = torch.ops.rnn_export.istft(
+        spectrum, n_fft, hop_length or size // 4, size, held, center, normalized, length
+    )
+    return result
