@@ -210,7 +210,8 @@ class Streams(RuleBasedStateMachine):
             given = row(y, i)
             assert_row(self.spec, given, self.alone[stream].step(row(x, i)))
             self.last[stream] = self.clock[0]
-            if any(np.isnan(a).any() for a in self.alone[stream].states.values()):
+            settled = not self.spec.late(self.alone[stream]._frames - self.spec.chunk)
+            if settled and any(np.isnan(a).any() for a in self.alone[stream].states.values()):
                 self.turned(stream)
 
     def rooms(self, n: int):
