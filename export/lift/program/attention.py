@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
-# Frames that a band is looked for in, and the widest one that is found.
-FEW, MORE, WIDEST = 160, 224, 128
+# Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
+FRAMES = ((160, 224), (1280, 1408))
+MARGIN = 32
 LONGEST_PERIOD = 32
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
@@ -69,14 +70,23 @@ def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor]) -> None
     nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
     if not nodes:
         return
-    runs = [_Run(module, examples, frames) for frames in (FEW, MORE)]
+    tiers = [[_Run(module, examples, frames) for frames in both] for both in FRAMES]
     for node in nodes:
         chances, whole = _taken_apart(module, node) if node.target in SDPA else (node, None)
         found = _Attention.of(chances)
-        band = None if found is None else _band(found, runs)
-        if found is not None and band is not None and (narrow := _written(module, found, band, runs)) is not None:
+        narrow = None if found is None else _narrowed(module, found, tiers)
+        if found is not None and narrow is not None:
             (whole or found.result).replace_all_uses_with(narrow)
     module.graph.eliminate_dead_code()
+
+
+def _narrowed(module: fx.GraphModule, found: _Attention, tiers: Sequence[Sequence[_Run]]) -> fx.Node | None:
+    """An attention as windows, by the first of the `tiers` of runs that its band is within; None where it has none."""
+    for runs in tiers:
+        band = _band(found, runs)
+        if band is not None:
+            return _written(module, found, band, runs)
+    return None
 
 
 def _is_square(node: fx.Node) -> bool:
@@ -243,7 +253,7 @@ def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size > WIDEST else band
+    return None if bands or band.size + MARGIN > runs[0].frames else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
