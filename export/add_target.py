@@ -8,6 +8,7 @@ from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
+from rnn_export.export.planning import PORTABLE
 from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -18,8 +19,8 @@ STEP = "step.onnx"
 
 
 def can_add(target: str) -> bool:
-    """Whether a bundle gains the target later, from its step.onnx."""
-    return hasattr(find_writer(target), "from_step")
+    """Whether a bundle gains the target later, from its step.onnx; that itself is not built anew."""
+    return target != PORTABLE and hasattr(find_writer(target), "from_step")
 
 
 def add_target(

@@ -122,7 +122,7 @@ def test_rows_of_a_bundle_go_to_their_backends(proven):
     rows = [TargetRow(name, "fp32", None, (), {}) for name in names]
     rows += [TargetRow("c", "int8", None, (), {"name": "sum"})]
     found = candidates.candidates(
-        replace(bundle, targets=tuple(rows)), ["native", "onnxruntime", "torchscript", "tensorrt"]
+        replace(bundle, targets=tuple(rows)), ["native", "onnxruntime", "torchscript", "wasm", "tensorrt"]
     )
     assert [(c.backend, c.target, c.precision) for c in found] == [
         ("native", "c", "fp32"),

@@ -104,7 +104,12 @@ def test_the_command_serves_until_ctrl_c(packed):
     its = packed("lstm")
     code = "from rnn_export.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve-web", str(its.bundle), "--port", "0", "--json"]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert started.stderr is not None
     said = started.stderr.readline()
     port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", said)[1])
