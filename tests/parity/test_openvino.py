@@ -13,6 +13,8 @@ from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..zoo import store  # noqa: TID252
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
 TAKEN = (
     *("nn.GRU-with-state", "nn.LSTM-2-batch-first", "hidden-lstm-projected-1", "learned-h-and-c"),
     *("buffer-not-from-zero", "token-shift", "causal-dilated-residual", "strided-causal", "valid-residual"),
