@@ -14,6 +14,8 @@ from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.spec import BATCH, TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
+# What a graph computes sizes by, and makes of them.
+OF_SHAPES = ("Constant", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Mul", "Add", "Cast", "ConstantOfShape")
 
 
 def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
@@ -62,6 +64,7 @@ class _Scan:
         spec = self.spec
         inputs = {str(value.name): self.outside(value) for value in self.step.inputs}
         outputs = {str(value.name): self.outside(value) for value in self.step.outputs}
+        self.move_out_shapes(inputs)
         frames = [self.split(tensor, inputs[tensor.name]) for tensor in self.timed]
         attributes: dict[str, Any] = {
             "body": self.body(inputs),
@@ -77,6 +80,19 @@ class _Scan:
             self.join(tensor, steps, outputs[tensor.name])
         ports, imports = (list(inputs.values()), list(outputs.values())), self.step.opset_imports
         return ir.Graph(*ports, nodes=self.nodes, initializers=self.weights, opset_imports=imports, name="sequence")
+
+    def move_out_shapes(self, outside: dict[str, ir.Value]) -> None:
+        """Put before the steps what follows from the shapes of states alone, which is the same in each of them."""
+        states, moved = {s.input for s in self.spec.states}, set[ir.Value | None](self.weights)
+        for node in list(self.step):
+            fed = node.inputs[0] if node.inputs else None
+            if node.op_type == "Shape" and fed in self.step.inputs and fed is not None and fed.name in states:
+                node.replace_input_with(0, outside[str(fed.name)])
+            elif node.op_type not in OF_SHAPES or not moved.issuperset(node.inputs):
+                continue
+            self.step.remove(node)
+            self.nodes.append(node)
+            moved.update(node.outputs)
 
     def outside(self, value: ir.Value) -> ir.Value:
         return ir.Value(name=value.name, type=value.type, shape=ir.Shape(self.shapes[str(value.name)]))
