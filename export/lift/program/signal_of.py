@@ -24,16 +24,8 @@ def istft_to_length(
 
 
 @istft_to_length.register_fake
-def _shape(
-    self: Tensor,
-    n_fft: int,
-    hop_length: int,
-    win_length: int,
-    window: Tensor,
-    center: bool,
-    normalized: bool,
-    length: int,
-) -> Tensor:
+def _shape(self: Tensor, n_fft: int, hop_length: int, win_length: int, window: Tensor, *others: Any) -> Tensor:
+    *_, length = others
     return window.new_empty((*self.shape[:-2], length))
 
 

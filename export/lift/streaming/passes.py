@@ -141,9 +141,10 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     rates = [context.timed(n).rate if context.is_timed(n) else Fraction(1) for n in outputs]
     unit = math.lcm(*(rate.denominator for rate in rates))
     delay = math.ceil(max(lags, default=Fraction(0)) / unit) * unit
-    lengths = [_lengths(context, n, delay) for n in outputs]
-    if not any(_outlasts(context, n) for n in outputs):
+    found = [_lengths(context, n) for n in outputs]
+    if not any(_outlasts(context, n, of_it) for n, of_it in zip(outputs, found, strict=True)):
         context.forget_end()
+    lengths = [_shortest_period(context, n, of_it, delay) for n, of_it in zip(outputs, found, strict=True)]
     delayed = [_delay_output(context, n, delay, before) for n in outputs]
     with context.graph.inserting_before(before):
         own = [_own_next(context, old, new) for old, new in zip(context.own_states, own_next, strict=True)]
@@ -155,12 +156,19 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     return Streamed(context.states.found, delay, rates, lengths, context.states.end, step)
 
 
-def _lengths(context: StreamingContext, node: fx.Node, delay: int) -> tuple[int, ...]:
-    """The lengths of an output, by its shortest period; none where they are what a delay leaves."""
+def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:
+    """The lengths of an output, those of one period that every stride divides; none where it has no frames."""
     if not context.is_timed(node):
+        return []
+    info = context.timed(node)
+    return context.lengths.of(node, info.layout.axis, info.rate, context.unit)
+
+
+def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int], delay: int) -> tuple[int, ...]:
+    """`found` by its shortest period; none where they are what a delay leaves."""
+    if not found:
         return ()
     info = context.timed(node)
-    found = context.lengths.of(node, info.layout.axis, info.rate, context.unit)
     for period in (n for n in range(1, context.unit + 1) if context.unit % n == 0 and (n * info.rate).denominator == 1):
         more = int(period * info.rate)
         if all(found[n] == found[n % period] + n // period * more for n in range(context.unit)):
@@ -170,12 +178,11 @@ def _lengths(context: StreamingContext, node: fx.Node, delay: int) -> tuple[int,
     return () if nothing_left else tuple(found)
 
 
-def _outlasts(context: StreamingContext, node: fx.Node) -> bool:
+def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> bool:
     """Whether an output has frames at the end of some sequence that its lag does not let it have."""
-    if not context.is_timed(node):
+    if not found:
         return False
-    info, unit = context.timed(node), context.unit
-    found = context.lengths.of(node, info.layout.axis, info.rate, unit)
+    info = context.timed(node)
     return any(length > math.floor(frames * info.rate) - max(info.least_lag, 0) for frames, length in enumerate(found))
 
 

@@ -45,11 +45,10 @@ def recorded_with_positions(
 ) -> RecordedRuns:
     """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast."""
     runs = record(module, sample, *reach, least)
-    count_positions(module, runs, rows_in, max_frames)
-    if not _has_all(runs, module):
+    # A length may be asked for where no position is counted in the end.
+    if count_positions(module, runs, rows_in, max_frames) or not _has_all(runs, module):
         runs = record(module, sample, *reach, least)
-    broadcast_fills(module, runs)
-    return runs if _has_all(runs, module) else record(module, sample, *reach, least)
+    return record(module, sample, *reach, least) if broadcast_fills(module, runs) else runs
 
 
 def _has_all(runs: RecordedRuns, module: fx.GraphModule) -> bool:
