@@ -28,6 +28,7 @@ from rnn_export.export.planning import (
     check_counts,
     check_place,
     check_runtime,
+    fitted,
     plan_of,
     tolerance_of,
 )
@@ -39,7 +40,6 @@ from rnn_export.precision import Tolerance
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StateSpec, TensorSpec
-from rnn_export.target_options import check_batch
 
 
 def export_module(
@@ -91,12 +91,7 @@ def export_module(
         max_frames=max_frames,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
-    check_batch(batch, lifted.spec.rows)
-    plan = [(target, options.of_rows(lifted.spec.rows)) for target, options in plan]
-    recorded = None if data is None else recording.read(data, lifted.spec)
-    if calibrate is not None:
-        calibration = recording.read(calibrate, lifted.spec)
-        plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
+    plan, recorded = fitted(plan, lifted.spec, batch, data, calibrate)
     progress("graphs")
     plan, draft = _draft(lifted, plan, targets)
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress, accept)

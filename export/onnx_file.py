@@ -31,6 +31,7 @@ from rnn_export.export.planning import (
     check_counts,
     check_place,
     check_runtime,
+    fitted,
     plan_of,
     tolerance_of,
 )
@@ -38,7 +39,6 @@ from rnn_export.export.targets.registry import StepWriter, find_writer
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StreamSpec
-from rnn_export.target_options import check_batch
 
 
 def export_onnx(
@@ -84,12 +84,7 @@ def export_onnx(
     first = _initial(layout, initial or {})
     spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
     spec = replace(spec, digest=digest_of(spec, source, values, first))
-    check_batch(batch, spec.rows)
-    plan = [(target, options.of_rows(spec.rows)) for target, options in plan]
-    recorded = None if data is None else recording.read(data, spec)
-    if calibrate is not None:
-        calibration = recording.read(calibrate, spec)
-        plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
+    plan, recorded = fitted(plan, spec, batch, data, calibrate)
     progress("graphs")
     step = step_of(source, layout, spec, values)
     said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs]

@@ -5,20 +5,40 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rnn_export.arrays import Arrays
 from rnn_export.bundle.atomic import BUNDLE
 from rnn_export.choices import Precision
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError
 from rnn_export.lazy import load_module
 from rnn_export.precision import TOLERANCES, Tolerance
+from rnn_export.runtime import recording
 from rnn_export.runtime.build.names import source_name
 from rnn_export.runtime.registry import BACKENDS
-from rnn_export.target_options import TargetOptions
+from rnn_export.spec import StreamSpec
+from rnn_export.target_options import TargetOptions, check_batch
 from rnn_export.targets import TARGETS, Target, find_targets
 
 # In every bundle, whatever else is: what runs, is verified and gains other targets anywhere.
 PORTABLE = "onnx"
 # Targets, each with what is asked of it.
 Plan = Sequence[tuple[Target, TargetOptions]]
+
+
+def fitted(
+    plan: Plan,
+    spec: StreamSpec,
+    batch: tuple[int, int, int] | None,
+    data: recording.Source | None,
+    calibrate: recording.Source | None,
+) -> tuple[Plan, Arrays | None]:
+    """`plan` for one contract, with the recording to calibrate on; and the recording to verify on, by input."""
+    check_batch(batch, spec.rows)
+    plan = [(target, options.of_rows(spec.rows)) for target, options in plan]
+    recorded = None if data is None else recording.read(data, spec)
+    if calibrate is not None:
+        calibration = recording.read(calibrate, spec)
+        plan = [(t, replace(o, calibration=calibration) if o.precision == "int8" else o) for t, o in plan]
+    return plan, recorded
 
 
 def check_place(path: Path, force: bool) -> None:
