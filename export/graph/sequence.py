@@ -14,8 +14,6 @@ from rnn_export.export.graph.passes.nodes import new_constant
 from rnn_export.spec import BATCH, TIME, Dim, StreamSpec, TensorSpec
 
 INT64_MAX = 2**63 - 1
-# What a graph computes sizes by, and makes of them.
-OF_SHAPES = ("Constant", "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Mul", "Add", "Cast", "ConstantOfShape")
 
 
 def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
@@ -24,6 +22,12 @@ def shapes_of(spec: StreamSpec) -> dict[str, tuple[Dim, ...]]:
     shapes |= {name: s.shape for s in spec.states for name in (s.input, s.output)}
     batch = spec.rows or BATCH
     return {name: tuple(batch if dim == BATCH else dim for dim in shape) for name, shape in shapes.items()}
+
+
+def _moves(node: ir.Node) -> bool:
+    """Whether a node may leave its graph, as those may that give no output of it and hold no graph of their own."""
+    holds_graph = any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+    return not holds_graph and not any(value.is_graph_output() for value in node.outputs)
 
 
 class SequenceFromStep(InPlacePass):
@@ -64,7 +68,7 @@ class _Scan:
         spec = self.spec
         inputs = {str(value.name): self.outside(value) for value in self.step.inputs}
         outputs = {str(value.name): self.outside(value) for value in self.step.outputs}
-        self.move_out_shapes(inputs)
+        self.move_out(inputs)
         frames = [self.split(tensor, inputs[tensor.name]) for tensor in self.timed]
         attributes: dict[str, Any] = {
             "body": self.body(inputs),
@@ -81,18 +85,25 @@ class _Scan:
         ports, imports = (list(inputs.values()), list(outputs.values())), self.step.opset_imports
         return ir.Graph(*ports, nodes=self.nodes, initializers=self.weights, opset_imports=imports, name="sequence")
 
-    def move_out_shapes(self, outside: dict[str, ir.Value]) -> None:
-        """Put before the steps what follows from the shapes of states alone, which is the same in each of them."""
-        states, moved = {s.input for s in self.spec.states}, set[ir.Value | None](self.weights)
-        for node in list(self.step):
-            fed = node.inputs[0] if node.inputs else None
-            if node.op_type == "Shape" and fed in self.step.inputs and fed is not None and fed.name in states:
-                node.replace_input_with(0, outside[str(fed.name)])
-            elif node.op_type not in OF_SHAPES or not moved.issuperset(node.inputs):
+    def move_out(self, outside: dict[str, ir.Value]) -> None:
+        """Put before the steps what is the same in each: what follows from weights, and from all sizes but time's."""
+        same = {*self.weights, None}
+        sized: dict[ir.Value | None, ir.Value] = {v: outside[str(v.name)] for v in self.step.inputs}
+        for node in filter(_moves, list(self.step)):
+            if node.op_type == "Shape" and (whole := sized.get(node.inputs[0])) and not self.has_time(node, whole):
+                node.replace_input_with(0, whole)
+            elif not same.issuperset(node.inputs):
                 continue
             self.step.remove(node)
             self.nodes.append(node)
-            moved.update(node.outputs)
+            same.update(node.outputs)
+
+    def has_time(self, shape: ir.Node, value: ir.Value) -> bool:
+        """Whether what a Shape node takes of an input holds its number of frames."""
+        axes = [axis for tensor in self.timed if tensor.name == value.name for axis in [tensor.axis(TIME)]]
+        rank = len(self.shapes[str(value.name)])
+        taken = range(rank)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", rank)]
+        return not set(taken).isdisjoint(axes)
 
     def outside(self, value: ir.Value) -> ir.Value:
         return ir.Value(name=value.name, type=value.type, shape=ir.Shape(self.shapes[str(value.name)]))
