@@ -35,9 +35,11 @@ class ShapeValues:
         return bool(node.inputs) and node.inputs[-1] in self.whole
 
     def shape(self, node: Node) -> tuple[int, ...] | None:
-        """Of what a node makes in a shape that it is given, or cuts at computed places, where these are known."""
+        """Of what a node makes in a shape that it is given, counts or cuts at computed places, where these are known."""
         if node.op == "Slice":
             return self._sliced(node)
+        if node.op == "Range":
+            return self._counted(node)
         known = self.values.get(node.inputs[-1]) if node.inputs else None
         if node.op not in ("ConstantOfShape", "Expand") or known is None:
             return None
@@ -66,6 +68,12 @@ class ShapeValues:
             shape[axis] = len(range(*slice(start, end, step).indices(size)))
         known = tuple(size for size in shape if size is not None)
         return known if len(known) == len(shape) else None
+
+    def _counted(self, node: Node) -> tuple[int, ...] | None:
+        parts = [self._numbers(node, place) for place in range(3)]
+        if any(len(part) != 1 for part in parts) or parts[2] == [0]:
+            return None
+        return (len(range(*(part[0] for part in parts))),)
 
     def _numbers(self, node: Node, place: int, usual: Sequence[int] = ()) -> list[int]:
         """What an input of a node is; `usual` where it is left out, empty where nothing is known."""

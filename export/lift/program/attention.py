@@ -8,6 +8,7 @@ window, and a product over windows is streamed as any other.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from rnn_export.export.lift.program.node_writer import NodeWriter
 FRAMES = ((160, 224), (1280, 1408))
 MARGIN = 32
 LONGEST_PERIOD = 32
+# Frames of the input, samples mostly, behind one of an attention.
+HIGHEST_STRIDE = 1 << 16
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
@@ -70,22 +73,23 @@ def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor]) -> None
     nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
     if not nodes:
         return
-    tiers = [[_Run(module, examples, frames) for frames in both] for both in FRAMES]
+    runs = _Runs(module, examples)
     for node in nodes:
         chances, whole = _taken_apart(module, node) if node.target in SDPA else (node, None)
         found = _Attention.of(chances)
-        narrow = None if found is None else _narrowed(module, found, tiers)
+        narrow = None if found is None else _narrowed(module, found, runs)
         if found is not None and narrow is not None:
             (whole or found.result).replace_all_uses_with(narrow)
     module.graph.eliminate_dead_code()
 
 
-def _narrowed(module: fx.GraphModule, found: _Attention, tiers: Sequence[Sequence[_Run]]) -> fx.Node | None:
-    """An attention as windows, by the first of the `tiers` of runs that its band is within; None where it has none."""
-    for runs in tiers:
-        band = _band(found, runs)
+def _narrowed(module: fx.GraphModule, found: _Attention, runs: _Runs) -> fx.Node | None:
+    """An attention as windows, by the first two runs that its band is within; None where it has none."""
+    for few, many in FRAMES:
+        both = [runs.with_frames(found.chances, frames) for frames in (few, many)]
+        band = _band(found, both)
         if band is not None:
-            return _written(module, found, band, runs)
+            return _written(module, found, band, both)
     return None
 
 
@@ -212,12 +216,37 @@ def _is_constant(node: fx.Node) -> bool:
     return True
 
 
+class _Runs:
+    """Runs of a graph, one for each length of its input."""
+
+    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor]) -> None:
+        self.module, self.examples = module, examples
+        self.by_length: dict[int, _Run] = {}
+
+    def with_frames(self, chances: fx.Node, frames: int) -> _Run:
+        """The run of the fewest frames of the input of which `chances` have so many, at whatever rate."""
+        length = _shortest(chances.meta["val"].shape[-1], frames)
+        if length not in self.by_length:
+            self.by_length[length] = _Run(self.module, self.examples, length)
+        return self.by_length[length]
+
+
+def _shortest(size: torch.SymInt, wanted: int) -> int:
+    """The least length of the input at which `size` is `wanted` or more."""
+    expression = size.node.expr
+    if len(expression.free_symbols) != 1:
+        return wanted
+    (symbol,) = expression.free_symbols
+    lengths = range(wanted * HIGHEST_STRIDE)
+    length = bisect_left(lengths, wanted, key=lambda length: int(expression.subs(symbol, length)))
+    return length if length in lengths else wanted
+
+
 class _Run:
-    """The values of nodes over so many frames, each computed when it is asked for."""
+    """The values of nodes over so many frames of the input, each computed when it is asked for."""
 
     def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], frames: int) -> None:
         self.interpreter = fx.Interpreter(module)
-        self.frames = frames
         generator = torch.Generator().manual_seed(0)
         self.values: dict[fx.Node, Any] = {}
         for node, example in zip(placeholders(module.graph), examples, strict=True):
@@ -240,20 +269,21 @@ class _Run:
 
 def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
     """The band outside of which no chance is above zero, the same at both lengths; None without one."""
-    bands = set()
+    bands, lengths = set(), []
     for run in runs:
         try:
             chances: Tensor = run.of(found.chances)
         except Exception:  # a length that the graph does not take may raise anything
             return None
         frames = chances.shape[-1]
-        if frames != run.frames:
+        if frames != chances.shape[-2]:
             return None
+        lengths.append(frames)
         taken = (chances != 0).reshape(-1, frames, frames).any(0).nonzero()
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].frames else band
+    return None if bands or band.size + MARGIN > min(lengths) else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -261,7 +291,7 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     tables: dict[fx.Node, Tensor] = {}
     for node in found.between:
         for mask in (n for n in node.all_input_nodes if _is_constant(n)):
-            along = [_along(run.of(mask), band, run.frames) for run in runs]
+            along = [_along(run.of(mask), band, run.of(found.chances).shape[-1]) for run in runs]
             if along[0] is None or along[1] is None or not torch.equal(along[0], along[1]):
                 return None
             tables[mask] = along[0]

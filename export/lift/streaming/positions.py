@@ -116,6 +116,7 @@ class _Positions:
         self.table: tuple[fx.Node, int] | None = None
         self._rows: fx.Node | int | None = None
         self._lengths: dict[tuple[int, int], fx.Node] = {}
+        self._values: dict[tuple[int, int], tuple[fx.Node, int]] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Whatever a node is: a length, a position, what is computed of one, or what takes one beside rows."""
@@ -126,6 +127,8 @@ class _Positions:
         given = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.of_rows]
         if not isinstance(self.runs.base[node], Tensor):
             return
+        if node in self.moving:
+            self._note_lengths(node)
         axis = None if node in self.moving else self._axis(node)
         if axis is None or self._batch_axis(node) is not None:
             if given:
@@ -240,8 +243,22 @@ class _Positions:
     def _length(self, node: fx.Node, axis: int) -> Length | None:
         """The node that gives the number of frames of a value, among those before it."""
         key = int(self.runs.base[node].shape[axis]), int(self.runs.longer[node].shape[axis])
-        found = self._lengths.get(key) or self._of_input(key)
+        found = self._lengths.get(key) or self._of_input(key) or self._of_value(key)
         return None if found is None else Length(found, key)
+
+    def _note_lengths(self, node: fx.Node) -> None:
+        here, there = (run[node].shape for run in (self.runs.base, self.runs.longer))
+        for axis, sizes in enumerate(zip(here, there, strict=True)):
+            if sizes[0] != sizes[1]:
+                self._values.setdefault(sizes, (node, axis))
+
+    def _of_value(self, key: tuple[int, int]) -> fx.Node | None:
+        """The length of a value before, where that is `key`: of the frames that a convolution gives, say."""
+        if key not in self._values:
+            return None
+        value, axis = self._values[key]
+        self._lengths[key] = self._insert(value.next, aten.sym_size.int, value, axis)
+        return self._lengths[key]
 
     def _of_input(self, key: tuple[int, int]) -> fx.Node | None:
         """The length of an input, where that is `key`."""
