@@ -30,6 +30,7 @@ import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import pool_figures  # noqa: E402
 import runtimes  # noqa: E402
+import stream_figures  # noqa: E402
 import tensorrt_figures  # noqa: E402
 import web_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
@@ -242,6 +243,8 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
+    "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
+    "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
     "wasm": ("The target wasm, one core: a step in Node, Chromium and wasmtime", web_figures.web),

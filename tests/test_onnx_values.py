@@ -47,6 +47,34 @@ def test_what_is_cut_has_the_shape_that_onnx_gives(cut):
     assert ShapeValues(graph, {"x": (2, 6, 4)}).shape(node) == y.shape
 
 
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (1, 2), (9, 1), (9, -3)])
+def test_what_is_counted_has_the_shape_that_onnx_gives(start, step):
+    """To the size of another axis: x.shape[1], over 2."""
+    constants = {"start": start, "step": step, "two": 2, "one": 1}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["size"]),
+        helper.make_node("Div", ["size", "two"], ["end"]),
+        helper.make_node("Range", ["start", "end", "step"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 13, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, None)
+    given = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "count", [x], [y], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": np.zeros((2, 13, 4), np.float32)})
+    read = read_model(model.SerializeToString())
+    assert ShapeValues(read, {"x": (2, 13, 4)}).shape(read.nodes[-1]) == want.shape
+
+
+def test_a_count_to_a_value_is_not_known():
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("start", "end", "step")]
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, None)
+    graph = helper.make_graph([helper.make_node("Range", ["start", "end", "step"], ["y"])], "count", inputs, [y])
+    read = read_model(helper.make_model(graph).SerializeToString())
+    assert ShapeValues(read, dict.fromkeys(("start", "end", "step"), ())).shape(read.nodes[0]) is None
+
+
 def test_a_cut_that_a_value_decides_is_not_known():
     model = _graph([0], [3], [1], None)
     model.graph.initializer.remove(next(t for t in model.graph.initializer if t.name == "ends"))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SAMPLE_RATE = 8000  # Hz
-FILTER = 16  # samples of a filter: 2 ms, every millisecond
+SAMPLE_RATE = 16000  # Hz
+FILTER = 32  # samples of a filter: 2 ms, every millisecond
 
 
 class CumulativeNorm(nn.Module):
@@ -72,4 +72,4 @@ def factory(
     """The net with random weights, an example, and the options of `export`."""
     torch.manual_seed(0)
     net = ConvTasNet(filters, channels, hidden, layers, repeats)
-    return net.eval(), (torch.zeros(1, 800),), {"chunk": FILTER // 2, "sample_rate": SAMPLE_RATE}
+    return net.eval(), (torch.zeros(1, 50 * FILTER),), {"chunk": FILTER // 2, "sample_rate": SAMPLE_RATE}

@@ -9,27 +9,33 @@ from torch import Tensor, nn
 
 SAMPLE_RATE = 16000  # Hz
 WINDOW, HOP = 512, 128  # samples: 32 ms, every 8 ms
-BINS = WINDOW // 2 + 1
 
 
 class Denoiser(nn.Module):
     """Noisy sound (B, samples) in, the same without its noise out."""
 
-    def __init__(self, hidden: int = 64) -> None:
+    def __init__(self, samples: int = WINDOW, hop: int = HOP, hidden: int = 64) -> None:
         super().__init__()
-        self.gru = nn.GRU(BINS, hidden, batch_first=True)
-        self.mask = nn.Linear(hidden, BINS)
-        self.register_buffer("window", torch.hann_window(WINDOW).sqrt())
+        bins = samples // 2 + 1
+        self.samples, self.hop = samples, hop
+        self.gru = nn.GRU(bins, hidden, batch_first=True)
+        self.mask = nn.Linear(hidden, bins)
+        self.register_buffer("window", torch.hann_window(samples).sqrt())
 
     def forward(self, noisy: Tensor) -> Tensor:
-        spectrum = torch.stft(noisy, WINDOW, HOP, window=self.window, return_complex=True)  # (B, bins, frames)
+        spectrum = torch.stft(
+            noisy, self.samples, self.hop, window=self.window, return_complex=True
+        )  # (B, bins, frames)
         loudness = torch.log(spectrum.abs() + 1e-4)
         remembered, _ = self.gru(loudness.transpose(1, 2))
         mask = torch.sigmoid(self.mask(remembered)).transpose(1, 2)
-        return torch.istft(spectrum * mask, WINDOW, HOP, window=self.window, length=noisy.shape[-1])
+        return torch.istft(spectrum * mask, self.samples, self.hop, window=self.window, length=noisy.shape[-1])
 
 
-def factory(hidden: int = 64) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]:
+def factory(
+    window: int = WINDOW, hop: int = HOP, hidden: int = 64
+) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]:
     """The net with random weights, an example, and the options of `export`."""
     torch.manual_seed(0)
-    return Denoiser(hidden).eval(), (torch.zeros(1, 4096),), {"chunk": HOP, "sample_rate": SAMPLE_RATE}
+    net = Denoiser(window, hop, hidden)
+    return net.eval(), (torch.zeros(1, 8 * window),), {"chunk": hop, "sample_rate": SAMPLE_RATE}

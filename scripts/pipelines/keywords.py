@@ -36,7 +36,7 @@ class Spotter(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         spectrum = torch.stft(sound, FFT, HOP, WINDOW, self.window, center=False, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
-        mel = torch.log(power.transpose(1, 2) @ self.filters + 1e-5)  # (B, frames, bands)
+        mel = torch.log(power.transpose(1, 2) @ self.filters + 1e-4) / 4  # (B, frames, bands)
         x = torch.relu(self.conv(F.pad(mel.transpose(1, 2), (2, 0))))
         return self.head(self.gru(x.transpose(1, 2))[0])
 

@@ -92,6 +92,18 @@ def test_a_layer_after_another():
     assert assert_whole(model, X, time_axis=1).spec.delay == 0
 
 
+def test_attention_behind_a_stride_of_samples():
+    """The frames that attend are fewer than those of the input."""
+
+    def forward(s, x):
+        y = s.frames(x.unsqueeze(1)).mT
+        return fused(s, y, band(y.shape[1], 3)) + torch.arange(y.shape[1])[:, None] % 5
+
+    model = Call(forward, frames=nn.Conv1d(1, 8, 20, 20), qkv=QKV)
+    spec = assert_whole(model, torch.randn(2, 320), time_axis=1, chunk=20, lengths=range(19, 130, 13)).spec
+    assert (spec.delay, spec.tail) == (0, 0)
+
+
 ALL_FRAMES = {
     "causal": Call(lambda s, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
     "no mask": Call(lambda s, x: torch.softmax(x @ x.mT, -1) @ x),

@@ -148,6 +148,18 @@ def test_frames_faster_and_slower(model, example, options, rates):
     assert [t.shape[t.axis("time")] for t in spec.outputs] == rates
 
 
+def test_a_window_that_no_number_of_chunks_completes():
+    """Its last frame comes of samples that no whole step has, and torch.export has no expression for how many."""
+
+    def forward(s, x):
+        spectrum = torch.stft(x, 40, 32, center=False, return_complex=True)
+        return s.g(spectrum.abs().mT)[0]
+
+    model = Call(forward, g=nn.GRU(21, 3, batch_first=True))
+    spec = assert_whole(model, torch.randn(2, 400), chunk=32, lengths=range(40, 150, 7)).spec
+    assert (spec.delay, spec.tail) == (64, 1)
+
+
 @pytest.mark.parametrize(("model", "options", "ends"), MODELS.values(), ids=MODELS)
 def test_a_stream_and_its_end_are_the_whole(model, options, ends):
     spec = assert_whole(model, X, **options).spec

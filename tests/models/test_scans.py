@@ -41,6 +41,11 @@ def of_strided(s, x):
     return (y.cumsum(2) / (numbers(y, 2) + 1)).mT
 
 
+def of_valid_and_strided(s, x):
+    y = nn.functional.conv1d(x.mT, s.c.weight, stride=2)
+    return (y.cumsum(2) / torch.arange(1, y.shape[2] + 1)).mT
+
+
 def periodic(s, x):
     return x * (numbers(x) % 3 == 0)[:, None]
 
@@ -62,6 +67,11 @@ MODELS = {
     "sum of ones": (lambda s, x: x / torch.ones_like(x).cumsum(1), {}, ["frame"]),
     "mean": (lambda s, x: x.cumsum(1) / (numbers(x) + 1)[:, None], {"chunk": 3}, ["frame", "sum"]),
     "mean of a late value": (of_valid, {}, ["frames", "frame", "sum", "warm_up", "delay"]),
+    "mean of a late value of half the frames": (
+        of_valid_and_strided,
+        {"chunk": 2},
+        ["frames", "frame", "sum", "warm_up"],
+    ),
     "every third frame": (periodic, {}, ["frame"]),
     "a table looked up periodically": (lambda s, x: x + s.e(numbers(x) % 7), {}, ["frame"]),
     "numbers of each row": (lambda s, x: x + s.e(numbers(x).expand(len(x), -1) % 7), {}, ["frame"]),

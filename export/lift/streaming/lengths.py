@@ -15,7 +15,7 @@ from torch import fx
 from rnn_export.export.lift.program.fx import placeholders, recorded
 from rnn_export.export.lift.streaming.runs import BATCH, RecordedRuns
 
-# Numbers of frames that a graph is run over, at most.
+# Lengths that a value has over the numbers of frames that a graph is run over, at most.
 MOST_RUN = 16
 
 
@@ -53,11 +53,19 @@ class Lengths:
         many = unit * -(-self.runs.longer_frames // unit + 1)
         size = self._size(node, axis)
         found = [self._at(size, many + n) for n in range(unit)]
-        if None in found and unit <= MOST_RUN:
-            found = [self._run(many + n, node, axis) for n in range(unit)]
+        if None in found and min(unit, unit * rate) <= MOST_RUN:
+            found = self._runs(many, many + unit, node, axis)[:-1]
         base = int(self.runs.base[node].shape[axis])
         usual = (base + int((many + n - self.runs.frames) * rate // 1) for n in range(unit))
         return [(m if n is None else n) - int(many * rate) for n, m in zip(found, usual, strict=True)]
+
+    def _runs(self, first: int, last: int, node: fx.Node, axis: int) -> list[int | None]:
+        """The sizes in runs of `first` to `last` frames; between two that are alike there is no other."""
+        low, high = self._run(first, node, axis), self._run(last, node, axis)
+        if last - first <= 1 or low == high:
+            return [low] * (last - first) + [high]
+        middle = (first + last) // 2
+        return self._runs(first, middle, node, axis)[:-1] + self._runs(middle, last, node, axis)
 
     def _run(self, frames: int, node: fx.Node, axis: int) -> int | None:
         """The size in a run of so many frames; None where the graph does not take them."""

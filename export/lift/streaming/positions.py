@@ -13,7 +13,6 @@ rows of the batch it is laid out like them. Over a whole sequence the graph give
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.fills import broadcast_fills
+from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
 from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
 from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
@@ -89,14 +89,6 @@ def _refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
         raise refusal(node, reason)
 
 
-@dataclass(frozen=True)
-class Length:
-    """A number of frames, by the node that gives it; `key` is what it is in both runs."""
-
-    node: fx.Node
-    key: tuple[int, int]
-
-
 class _Positions:
     """The positions of one graph, and what stands for them: by node, the same with the frames of all rows in its axis.
 
@@ -115,20 +107,17 @@ class _Positions:
         self.numbers: dict[tuple[int, int], fx.Node] = {}
         self.table: tuple[fx.Node, int] | None = None
         self._rows: fx.Node | int | None = None
-        self._lengths: dict[tuple[int, int], fx.Node] = {}
-        self._values: dict[tuple[int, int], tuple[fx.Node, int]] = {}
+        self.lengths = PositionLengths(self.graph, runs)
 
     def visit(self, node: fx.Node) -> None:
         """Whatever a node is: a length, a position, what is computed of one, or what takes one beside rows."""
         if node.op != "call_function":
             return
-        if self.runs.grows(node):
-            self._lengths.setdefault((self.runs.base[node], self.runs.longer[node]), node)
+        if node in self.moving or self.runs.grows(node):
+            self.lengths.note(node)
         given = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.of_rows]
         if not isinstance(self.runs.base[node], Tensor):
             return
-        if node in self.moving:
-            self._note_lengths(node)
         axis = None if node in self.moving else self._axis(node)
         if axis is None or self._batch_axis(node) is not None:
             if given:
@@ -165,7 +154,7 @@ class _Positions:
         """A position that is made of a length: numbers in even steps, or a running sum of what is always the same."""
         if node.target is aten.slice.Tensor:
             return self._rows_of_table(node, axis)
-        length, value = self._length(node, axis), self.runs.longer[node]
+        length, value = self.lengths.of(node, axis), self.runs.longer[node]
         if length is None or node.target not in ARANGES | {aten.cumsum.default}:
             return None
         start, step = (float(n) for n in (value.flatten()[0], value.select(axis, 1).flatten()[0] - value.flatten()[0]))
@@ -184,7 +173,7 @@ class _Positions:
 
     def _rows_of_table(self, node: fx.Node, axis: int) -> fx.Node | None:
         """The first entries of a table, as many as there are frames, looked up one by one."""
-        given, length = named_args(node), self._length(node, axis)
+        given, length = named_args(node), self.lengths.of(node, axis)
         table, start = given["self"], self.runs.number(given["start"] or 0)
         entries = self.runs.base[table].shape[axis]
         grows = entries != self.runs.longer[table].shape[axis]
@@ -240,37 +229,6 @@ class _Positions:
             numbers = self._insert(before, aten._to_copy.default, numbers, dtype=dtype)
         return numbers
 
-    def _length(self, node: fx.Node, axis: int) -> Length | None:
-        """The node that gives the number of frames of a value, among those before it."""
-        key = int(self.runs.base[node].shape[axis]), int(self.runs.longer[node].shape[axis])
-        found = self._lengths.get(key) or self._of_input(key) or self._of_value(key)
-        return None if found is None else Length(found, key)
-
-    def _note_lengths(self, node: fx.Node) -> None:
-        here, there = (run[node].shape for run in (self.runs.base, self.runs.longer))
-        for axis, sizes in enumerate(zip(here, there, strict=True)):
-            if sizes[0] != sizes[1]:
-                self._values.setdefault(sizes, (node, axis))
-
-    def _of_value(self, key: tuple[int, int]) -> fx.Node | None:
-        """The length of a value before, where that is `key`: of the frames that a convolution gives, say."""
-        if key not in self._values:
-            return None
-        value, axis = self._values[key]
-        self._lengths[key] = self._insert(value.next, aten.sym_size.int, value, axis)
-        return self._lengths[key]
-
-    def _of_input(self, key: tuple[int, int]) -> fx.Node | None:
-        """The length of an input, where that is `key`."""
-        fed = placeholders(self.graph)
-        for node in fed:
-            here, there = (run[node].shape for run in (self.runs.base, self.runs.longer))
-            for axis, sizes in enumerate(zip(here, there, strict=True)):
-                if sizes == key:
-                    self._lengths[key] = self._insert(fed[-1].next, aten.sym_size.int, node, axis)
-                    return self._lengths[key]
-        return None
-
     def _numbers(self, length: Length, before: fx.Node) -> fx.Node:
         """The number of each frame of all rows, from 0: whole numbers of 64 bits."""
         if length.key not in self.numbers:
@@ -320,7 +278,7 @@ class _Positions:
         if given:
             stand_ins = {n: self._repeated(n, a, before) for n, a in given.items()}
             return None if None in stand_ins.values() else self._mapped(node, axis, stand_ins, before)
-        value, length = self.runs.base[node], self._length(node, axis)
+        value, length = self.runs.base[node], self.lengths.of(node, axis)
         if length is None or value.dtype == torch.bool or not same(value, value.flatten()[:1].expand_as(value)):
             return None
         none = self._insert(before, aten.mul.Tensor, self._numbers(length, before), 0)
@@ -393,7 +351,7 @@ class _Positions:
             flat, time = self._insert(node, aten.squeeze.dim, flat, own), time - (own < time)
         others = [a for a in range(len(shape) - (own >= 0)) if a != time]
         moved = self._insert(node, aten.permute.default, flat, [time, *others])
-        length = self._length(value, self.axes[value])
+        length = self.lengths.of(value, self.axes[value])
         assert length is not None
         sizes = [-1, length.node, *(int(shape[a]) for a in rest)]
         split = self._insert(node, aten.reshape.default, moved, sizes)

@@ -1,0 +1,146 @@
+"""Whole pipelines, from samples on: exported, verified, streamed on ONNX Runtime and in C, and timed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import training  # noqa: E402
+from spectra import draw  # noqa: E402
+from speech import clip  # noqa: E402
+from turns import in_turn  # noqa: E402
+
+from rnn_export.bundle import Bundle  # noqa: E402
+from rnn_export.export import export  # noqa: E402
+from rnn_export.layout import canonical  # noqa: E402
+from rnn_export.runtime import load  # noqa: E402
+
+BACKENDS = {"native": "in C", "onnxruntime": "on ONNX Runtime"}
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A net of this folder, how it is trained, and what else is to be said once it has streamed the sound.
+
+    `sound` gives the samples (1, samples), and what `said` is told of them beside the output.
+    """
+
+    train: Callable[[Any], None] | None = None
+    sound: Callable[[], tuple[Tensor, Any]] = lambda: (clip()[None], None)
+    said: Callable[[Array, Any, Path], str] = lambda output, about, folder: "random weights"
+
+
+def noisy() -> tuple[Tensor, Any]:
+    clean, sound = training.noisy_clip()
+    return sound[None], (clean, sound)
+
+
+def denoised(output: Array, about: Any, folder: Path) -> str:
+    clean, sound = about
+    before, after = training.before_and_after(clean, sound, torch.from_numpy(output))
+    draw(folder / "denoiser.png", clean.numpy(), sound.numpy(), output, (before, after))
+    return f"signal over noise {before:.1f} dB before, {after:.1f} dB after; drawn: {folder / 'denoiser.png'}"
+
+
+def sentence() -> tuple[Tensor, Any]:
+    sound, words = training.spoken(60)
+    return sound[None], words
+
+
+def found(output: Array, words: Any, folder: Path) -> str:
+    return f"{training.words_right(torch.from_numpy(output), words)} of {len(words)} made-up words told apart"
+
+
+PIPELINES = {
+    "keywords": Pipeline(training.train_spotter, sentence, found),
+    "denoiser": Pipeline(training.train_denoiser, noisy, denoised),
+    "conv_tasnet": Pipeline(),
+    "demucs": Pipeline(),
+    "transformer": Pipeline(),
+}
+
+
+def exported(name: str, folder: Path, steps: int = 64, **sizes: int) -> tuple[nn.Module, Bundle]:
+    """The net, trained where it can be, and its bundle."""
+    net, example, options = importlib.import_module(name).factory(**sizes)
+    train = PIPELINES[name].train
+    if train is not None:
+        train(net)
+    targets = ("onnx", "c")
+    path = folder / f"{name}.rnnx"
+    return net, export(net, example, path, targets=targets, steps=steps, force=True, **options)
+
+
+def streamed(bundle: Bundle, backend: Any, samples: Array, seed: int = 0) -> Array:
+    """What a stream gives of (samples,), fed in pieces that are cut at random, and of its end: (frames, ...)."""
+    stream = load(bundle.path, backend).stream()
+    cuts = np.sort(np.random.default_rng(seed).integers(0, len(samples), 9))
+    pieces = [stream.run(piece) for piece in np.split(samples, cuts)]
+    return np.concatenate([*pieces, stream.finish()])
+
+
+@torch.no_grad()
+def whole(net: nn.Module, bundle: Bundle, sound: Tensor) -> Array:
+    """What the net itself gives of the whole sound (1, samples): (frames, ...)."""
+    return canonical(net(sound).numpy(), bundle.spec.outputs[0])[0]
+
+
+def microseconds(bundle: Bundle, samples: Array, rounds: int = 41, number: int = 50) -> dict[str, float]:
+    """Of a step, by backend: the median of rounds in which they take turns."""
+    frame = np.ascontiguousarray(samples[: bundle.spec.chunk])
+    streams = {backend: load(bundle.path, backend).stream() for backend in BACKENDS}
+    calls = {backend: lambda stream=stream: stream.step(frame) for backend, stream in streams.items()}
+    return {backend: float(np.median(times)) for backend, times in in_turn(calls, rounds, number).items()}
+
+
+def shown(name: str, folder: Path, steps: int = 64, rounds: int = 41, **sizes: int) -> str:
+    """One line on a pipeline, exported into `folder` and streamed on every backend, equal to the whole."""
+    pipeline, begin = PIPELINES[name], time.perf_counter()
+    net, bundle = exported(name, folder, steps, **sizes)
+    took, spec = time.perf_counter() - begin, bundle.spec
+    sound, about = pipeline.sound()
+    outputs = {backend: streamed(bundle, backend, sound[0].numpy()) for backend in BACKENDS}
+    want = whole(net, bundle, sound)
+    for backend, output in outputs.items():
+        np.testing.assert_allclose(output, want, rtol=0, atol=2e-5 * np.abs(want).max(), err_msg=f"{name}, {backend}")
+    apart = max(float(np.abs(output - want).max()) for output in outputs.values()) / float(np.abs(want).max())
+    step = microseconds(bundle, sound[0].numpy(), rounds)
+    budget = 1e6 * spec.chunk / spec.sample_rate
+    cost = ", ".join(f"{BACKENDS[b]} {us:.0f} µs ({budget / us:,.0f} times real time)" for b, us in step.items())
+    return (
+        f"{name}: {sound.shape[1]:,} samples in, {len(want):,} frames out; "
+        f"delay {1000 * spec.delay / spec.sample_rate:.0f} ms, tail {spec.tail} frames; "
+        f"largest difference to the whole {apart:.1e} of its scale; a step of {budget / 1000:g} ms: {cost}; "
+        f"{pipeline.said(outputs['native'], about, folder)}; trained, exported and verified in {took:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(PIPELINES)}")
+    parser.add_argument("--folder", type=Path, default=Path("out"), help="for the bundles and the picture")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in PIPELINES]:
+        parser.error(f"there is no pipeline {unknown[0]!r}: {', '.join(PIPELINES)}")
+    torch.set_num_threads(1)
+    arguments.folder.mkdir(exist_ok=True)
+    for name in arguments.names or PIPELINES:
+        print(shown(name, arguments.folder), flush=True)
+
+
+if __name__ == "__main__":
+    main()
