@@ -30,7 +30,8 @@ from rnn_export.export.lift.streaming.time_axis import (
 REASONS = {
     "rand bernoulli multinomial normal dropout": "it draws random numbers",
     "cumsum cumprod": "a running sum over time: keep it in a buffer that each frame adds to",
-    "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames",
+    "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames. If it is "
+    "causal attention, max_context=N (--max-context N) lets each frame see the last N",
     "softmax": "a softmax over time looks at all frames",
     "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
     "mean sum var std amax amin max min norm": "statistics over time look at all frames",
