@@ -27,6 +27,8 @@ LONGEST_PERIOD = 32
 ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 PRODUCTS = overloads("matmul bmm")
+# Axes of keys where each head has one of its own: (B, H, T, E).
+BY_HEAD = 4
 # Of scores, entry by entry.
 POINTWISE = overloads(
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
@@ -305,16 +307,28 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
         query = write.call(aten.unsqueeze.default, found.query, -2)
         scores = write.call(aten.matmul.default, query, keys)
         for node in found.between:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
-            scores = write.call(node.target, *args, **kwargs)
-        is_there = _windows(
-            write, write.call(aten.ones_like.default, write.call(aten.slice.Tensor, found.key, -1, 0, 1)), band
-        )
+            if not _does_nothing(node, tables):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
+                scores = write.call(node.target, *args, **kwargs)
+        one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
+        if write.value_of(one).dim() == BY_HEAD:
+            one = write.call(aten.slice.Tensor, one, 1, 0, 1)
+        is_there = _windows(write, write.call(aten.ones_like.default, one), band)
         lowest = torch.finfo(write.value_of(scores).dtype).min
         scores = write.call(aten.where.ScalarOther, write.call(aten.gt.Scalar, is_there, 0.5), scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
         result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
         return write.call(aten.squeeze.dim, result, -2)
+
+
+def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:
+    """Whether scores within the band are left as they are, by a mask that is all true for example."""
+    masks = [tables[n] for n in node.all_input_nodes if n in tables]
+    scores = torch.randn(masks[0].shape if masks else (1,))
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: tables.get(n, scores))
+    assert callable(node.target)
+    result = node.target(*args, **kwargs)
+    return result.dtype == scores.dtype and torch.equal(result, scores)
 
 
 def _last(table: Tensor, like: Tensor) -> Tensor:

@@ -30,8 +30,7 @@ from rnn_export.export.lift.streaming.time_axis import (
 REASONS = {
     "rand bernoulli multinomial normal dropout": "it draws random numbers",
     "cumsum cumprod": "a running sum over time: keep it in a buffer that each frame adds to",
-    "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames. If it is "
-    "causal attention, max_context=N (--max-context N) lets each frame see the last N",
+    "attention matmul bmm baddbmm einsum": "attention, or another product over time, looks at all frames",
     "softmax": "a softmax over time looks at all frames",
     "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
     "mean sum var std amax amin max min norm": "statistics over time look at all frames",
@@ -41,6 +40,9 @@ REASONS = {
     "view reshape flatten unflatten": "a reshape cuts through time",
     "unbind split chunk": "it takes the frames of the sequence apart",
 }
+PAST_OF_ATTENTION = (
+    "Use past frames only: a mask that leaves the last frames, or where it is causal max_context=N (--max-context N)."
+)
 LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
 
 
@@ -155,4 +157,5 @@ def _why_not_frame_local(node: fx.Node) -> str:
     name = name_of(node)
     fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
     known = next(fitting, "it mixes frames over time")
-    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."
+    instead = PAST_OF_ATTENTION if known.startswith("attention") else "Use past frames only, kept in a state."
+    return f"{known} ({name}), so it cannot stream. {instead}"
