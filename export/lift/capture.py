@@ -155,7 +155,7 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
-    bounded, longest, reason = list[BoundedAxis](), 0, ""
+    flat, bounded, longest, reason = module.flat, list[BoundedAxis](), 0, ""
     frozen: FrozenAxis | None = None
     for frames in lengths_of(module):
         if frames <= longest:
@@ -170,7 +170,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            graph = flat_graph(module, inputs, module.dynamic(True), most=module.flat.max_frames)
+            graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)
             port, axis = _first_time(module.axes)
             if not _holds_at_more(module, graph, frames):
