@@ -35,7 +35,7 @@ class ShapeValues:
         return bool(node.inputs) and node.inputs[-1] in self.whole
 
     def shape(self, node: Node) -> tuple[int, ...] | None:
-        """Of what a node makes in a shape that it is given, counts or cuts at computed places, where these are known."""
+        """Of what a node makes in a given shape, counts, or cuts at computed places, where these are known."""
         if node.op == "Slice":
             return self._sliced(node)
         if node.op == "Range":

@@ -53,7 +53,7 @@ class Lengths:
         many = unit * -(-self.runs.longer_frames // unit + 1)
         size = self._size(node, axis)
         found = [self._at(size, many + n) for n in range(unit)]
-        if None in found and min(unit, unit * rate) <= MOST_RUN:
+        if None in found and min(unit, int(unit * rate)) <= MOST_RUN:
             found = self._runs(many, many + unit, node, axis)[:-1]
         base = int(self.runs.base[node].shape[axis])
         usual = (base + int((many + n - self.runs.frames) * rate // 1) for n in range(unit))
