@@ -83,7 +83,7 @@ def _streams(path: Path) -> dict[str, Stream]:
 
 def _medians(streams: dict[str, Stream], frame: np.ndarray) -> dict[str, float]:
     calls = {backend: lambda stream=stream: stream.step(frame) for backend, stream in streams.items()}
-    return {backend: float(np.median(times)) for backend, times in in_turn(calls, 41, 50).items()}
+    return {backend: float(np.median(times)) for backend, times in in_turn(calls, 501, 3).items()}
 
 
 def _last_over_first(stream: Stream) -> float:

@@ -99,7 +99,7 @@ def whole(net: nn.Module, bundle: Bundle, sound: Tensor) -> Array:
     return canonical(net(sound).numpy(), bundle.spec.outputs[0])[0]
 
 
-def microseconds(bundle: Bundle, samples: Array, rounds: int = 41, number: int = 50) -> dict[str, float]:
+def microseconds(bundle: Bundle, samples: Array, rounds: int = 501, number: int = 3) -> dict[str, float]:
     """Of a step, by backend: the median of rounds in which they take turns."""
     frame = np.ascontiguousarray(samples[: bundle.spec.chunk])
     streams = {backend: load(bundle.path, backend).stream() for backend in BACKENDS}
@@ -107,7 +107,7 @@ def microseconds(bundle: Bundle, samples: Array, rounds: int = 41, number: int =
     return {backend: float(np.median(times)) for backend, times in in_turn(calls, rounds, number).items()}
 
 
-def shown(name: str, folder: Path, steps: int = 64, rounds: int = 41, **sizes: int) -> str:
+def shown(name: str, folder: Path, steps: int = 64, rounds: int = 501, **sizes: int) -> str:
     """One line on a pipeline, exported into `folder` and streamed on every backend, equal to the whole."""
     pipeline, begin = PIPELINES[name], time.perf_counter()
     net, bundle = exported(name, folder, steps, **sizes)

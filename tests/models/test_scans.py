@@ -70,7 +70,7 @@ MODELS = {
     "mean of a late value of half the frames": (
         of_valid_and_strided,
         {"chunk": 2},
-        ["frames", "frame", "sum", "warm_up"],
+        ["frames", "frame", "sum", "warm_up", "delay"],
     ),
     "every third frame": (periodic, {}, ["frame"]),
     "a table looked up periodically": (lambda s, x: x + s.e(numbers(x) % 7), {}, ["frame"]),
