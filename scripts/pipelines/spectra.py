@@ -12,8 +12,8 @@ RATE = 16000  # Hz
 
 
 def draw(path: Path, clean: Array, noisy: Array, denoised: Array, decibels: tuple[float, float]) -> None:
-    """Write a PNG of 1200 x 800 pixels; each sound is (samples,), `decibels` its signal over noise before and after."""
-    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
+    """Write a PNG of 800 x 560 pixels; each sound is (samples,), `decibels` its signal over noise before and after."""
+    figure = Figure(figsize=(10, 7), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     titles = (
         "The clip, which the net has not heard",
