@@ -60,14 +60,14 @@ def attention() -> Figures:
     for window in WINDOWS:
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
-            path, begin = Path(folder) / "attention.rnnx", time.perf_counter()
+            path, begin = Path(folder) / "attention.rnnx", time.process_time()
             example = (torch.zeros(1, 12, WIDTH),)
             try:
                 export(Attention(window).eval(), example, path, targets=TARGETS, steps=32, time_axis=1)
             except LiftError as error:
                 print(f"  {window} frames: {error}", file=sys.stderr)
                 continue
-            yield f"{window} frames: lift, export and verify, s", time.perf_counter() - begin
+            yield f"{window} frames: lift, export and verify, s of one core", time.process_time() - begin
             streams = _streams(path)
             for backend, median in _medians(streams, frame).items():
                 yield f"{window} frames: a step on {BACKENDS[backend]}, µs", median
