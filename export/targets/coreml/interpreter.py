@@ -102,7 +102,7 @@ class _Call:
                     f"{self.operation.title} gives {np.shape(value)} in numpy where coremltools says {shape}: "
                     "leave coreml out, and report this."
                 )
-            values[name] = np.asarray(value).astype(dtype)
+            values[name] = np.asarray(value).astype(dtype, copy=False)
 
 
 def check_known(program: Program) -> None:

@@ -17,8 +17,8 @@ def open_model(package: Path, compute: str) -> Any:
     """The package as coremltools' MLModel; raises BackendUnavailable with the reason."""
     if platform.system() != "Darwin":
         raise BackendUnavailable(
-            f"coreml runs on macOS alone, and this is {platform.system()}: verify the bundle on a Mac, `rnn-export verify "
-            "NAME.rnnx --backend coreml`."
+            f"coreml runs on macOS alone, and this is {platform.system()}: verify the bundle on a Mac, `rnn-export "
+            "verify NAME.rnnx --backend coreml`."
         )
     release = platform.mac_ver()[0]
     if int(release.partition(".")[0] or 0) < MACOS:

@@ -1,7 +1,7 @@
 """The operators of MIL that a program of a bundle may have: functions of tensors whose sizes are numbers.
 
 Each of them can be verified without macOS. Left out are those that hold other programs, draw at random, keep lists, or
-give as many values as their input makes them. `COMPUTE` are those that compute, and do not only move, choose or convert.
+give as many values as their input makes them. `COMPUTE` are those that compute, and do not only move or convert.
 """
 
 _MOVING = """
