@@ -28,8 +28,6 @@ NOT_RUN = (
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """The files of `step.mlpackage`."""
     spec = model.spec
-    if spec.sequence_only:
-        raise ExportError("coreml runs a step, and this model takes whole sequences: leave coreml out.")
     for state in spec.states:
         if state.dtype not in DTYPES:
             raise ExportError(

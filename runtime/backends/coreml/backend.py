@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,10 @@ class CoreMlSession(Session):
 
     rows_at_once = 1
 
-    def __init__(self, spec: StreamSpec, model: Any, precision: str, device: str, begun: bool, place: Any) -> None:
+    def __init__(self, spec: StreamSpec, model: Any, precision: str, device: str, begun: bool, place: str) -> None:
         self.spec, self.model, self.precision, self.device, self.begun = spec, model, precision, device, begun
         # The package lies there as long as Core ML may read it.
-        self.place = place
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
 
     def stream_buffers(self, batch: int) -> StreamBuffers:
         return PackageBuffers(self.spec, self.precision, self.begun, ModelPrediction(self.model))
@@ -40,11 +43,18 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     if threads > 1:
         raise BackendUnavailable(f"threads={threads}: Core ML takes as many as it likes. Leave threads out.")
     files, program = read_package(artefacts, row)
-    place = tempfile.TemporaryDirectory(prefix="rnn-export-")
-    package = Path(place.name, PACKAGE)
+    place = tempfile.mkdtemp(prefix="rnn-export-")
+    try:
+        model = open_model(_written(Path(place, PACKAGE), files), UNITS[where])
+    except BackendUnavailable:
+        shutil.rmtree(place)
+        raise
+    return CoreMlSession(artefacts.spec, model, row.precision, where, BEGUN in program.states, place)
+
+
+def _written(package: Path, files: Mapping[str, bytes]) -> Path:
     for name, data in files.items():
         path = package / PLACES[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    model = open_model(package, UNITS[where])
-    return CoreMlSession(artefacts.spec, model, row.precision, where, BEGUN in program.states, place)
+    return package
