@@ -4,7 +4,7 @@ Core ML keeps states in fp16 alone, which begin at zeros (Apple's guide to state
 So a state of the contract is one tensor of fp16 or several, of its own shape each, which add up to it:
 
     fp32 in precision fp32   value = first + second / 2048: to the last bit of fp32 from 6e-5 up to 65504, below that to
-                             1e-11; what is larger is infinite
+                             2e-11; what is larger is infinite
     fp32 in precision fp16   one, in fp16 as all that is computed
     int32, int64, int16      value = (first * 2048 + second) * 2048 + third, exact for all 32 bits
     bool, int8, uint8        one
