@@ -14,7 +14,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.lift import lift
-from rnn_export.export.targets.coreml import writer
+from rnn_export.export.targets import coreml as writer
 from rnn_export.lazy import load_module
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden

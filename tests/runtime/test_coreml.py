@@ -29,8 +29,8 @@ from rnn_export.cli.main import main
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
 from rnn_export.export import export
 from rnn_export.export.lift import lift
-from rnn_export.export.targets.coreml.interpreter import FUNCTIONS, MilRun, MilSession
-from rnn_export.export.targets.coreml.writer import write
+from rnn_export.export.targets.coreml import write
+from rnn_export.export.targets.mil.interpreter import FUNCTIONS, MilRun, MilSession
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.coreml.mil import read_program

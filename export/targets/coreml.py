@@ -9,8 +9,9 @@ from typing import Any
 from rnn_export.apart import run_apart
 from rnn_export.errors import ExportError
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.coreml.interpreter import MilSession, check_known
-from rnn_export.export.targets.coreml.program import traced
+from rnn_export.export.targets.aten_step import aten_step
+from rnn_export.export.targets.mil.interpreter import MilSession, check_known
+from rnn_export.export.targets.mil.program import traced
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.coreml.mil import read_program
 from rnn_export.runtime.backends.coreml.names import DTYPES, MANIFEST, MODEL, PACKAGE, PLACES, WEIGHTS
@@ -34,8 +35,10 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
                 f"state {state.name!r} is {state.dtype}, which Core ML does not compute in: keep it as one of "
                 f"{', '.join(DTYPES)}, or leave coreml out."
             )
-    given, words = {"step.pt": traced(model, options.precision)}, {"precision": options.precision}
-    made = run_apart("rnn_export.export.targets.coreml.convert", "convert", given, {**words, "spec": spec.to_json()})
+    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+    given = {"step.pt": traced(aten_step(model), spec, initial, options.precision)}
+    words = {"spec": spec.to_json(), "precision": options.precision}
+    made = run_apart("rnn_export.export.targets.mil.convert", "convert", given, words)
     try:
         program = read_program(made[MODEL], made[WEIGHTS])
         check_known(program)

@@ -11,9 +11,9 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
-from rnn_export.export.targets.coreml.elementwise import ELEMENTWISE
-from rnn_export.export.targets.coreml.moving import MOVING
-from rnn_export.export.targets.coreml.products import PRODUCTS
+from rnn_export.export.targets.mil.elementwise import ELEMENTWISE
+from rnn_export.export.targets.mil.moving import MOVING
+from rnn_export.export.targets.mil.products import PRODUCTS
 from rnn_export.runtime.backends.api import Session, StreamBuffers
 from rnn_export.runtime.backends.coreml.buffers import PackageBuffers
 from rnn_export.runtime.backends.coreml.mil import Operation, Program

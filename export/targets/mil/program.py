@@ -4,14 +4,13 @@ import io
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
+from rnn_export.arrays import Arrays
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.aten_step import aten_step
-from rnn_export.export.targets.coreml.stateful import StatefulStep
-from rnn_export.spec import sized
+from rnn_export.export.targets.mil.stateful import StatefulStep
+from rnn_export.spec import StreamSpec, sized
 
 aten = torch.ops.aten
 
@@ -29,17 +28,18 @@ SAME = {
 }
 
 
-def traced(model: StreamingModel, precision: str) -> bytes:
-    """A TorchScript file: (inputs...) -> (outputs...), whose buffers `state_...` are what Core ML keeps."""
-    step = aten_step(model)
+def traced(step: fx.GraphModule, spec: StreamSpec, initial: Arrays, precision: str) -> bytes:
+    """A TorchScript file: (inputs...) -> (outputs...), whose buffers `state_...` are what Core ML keeps.
+
+    `step` is that of the contract in torch's own operators.
+    """
     for node in step.graph.nodes:
         node.target = SAME.get(node.target, node.target)
     step.recompile()
-    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-    whole, file = StatefulStep(step, model.spec, initial, precision).requires_grad_(False), io.BytesIO()
+    whole, file = StatefulStep(step, spec, initial, precision).requires_grad_(False), io.BytesIO()
     given = tuple(
-        torch.zeros(sized(t.shape, 1, model.spec.chunk), dtype=torch.float32 if t.dtype == "float32" else torch.int32)
-        for t in model.spec.inputs
+        torch.zeros(sized(t.shape, 1, spec.chunk), dtype=torch.float32 if t.dtype == "float32" else torch.int32)
+        for t in spec.inputs
     )
     with warnings.catch_warnings():
         # Of what becomes a number in it, which is what it is for, and of TorchScript's age.

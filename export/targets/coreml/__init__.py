@@ -1,1 +1,0 @@
-"""The target `coreml`: one step as a package of Core ML's, its state inside."""
