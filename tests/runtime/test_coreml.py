@@ -36,6 +36,7 @@ from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.coreml.mil import read_program
 from rnn_export.runtime.backends.coreml.names import BEGUN, PLACES, join, part_names, split, tensor_names
 from rnn_export.runtime.backends.coreml.operators import OPERATORS
+from rnn_export.runtime.backends.coreml.package import read_package
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec
@@ -131,8 +132,8 @@ class StandInModel:
     def predict(self, data, state):
         if {name: (str(a.dtype), a.shape) for name, a in data.items()} != dict(self.program.inputs):
             raise RuntimeError("the input is of another type")
-        if np.isinf(next(iter(data.values()))).any():
-            raise RuntimeError("no infinite numbers\nhere")
+        if max(np.abs(a).max() for a in data.values()) > 1e9:
+            raise RuntimeError("no such numbers\nhere")
         return state.predict(data)
 
 
@@ -176,8 +177,8 @@ def test_a_frame_that_core_ml_refuses_leaves_the_state(bundle, mac):
     stream = load(bundle, backend="coreml").stream()
     stream.step(np.ones((2, 5), np.float32))
     before = stream.states
-    with pytest.raises(StreamError, match=r"coreml refused the frame: no infinite numbers$"):
-        stream.run(np.full((2, 5), np.inf, np.float32))
+    with pytest.raises(StreamError, match=r"coreml refused the frame: no such numbers$"):
+        stream.run(np.full((2, 5), 2e9, np.float32))
     for name, value in stream.states.items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -237,7 +238,8 @@ def test_the_program_keeps_pairs_of_fp16_and_begins_by_itself(bundle):
 
 def test_the_weights_are_the_model_s(bundle, half):
     torch.manual_seed(0)
-    for path, precision, model in ((bundle, "fp32", net()), (half, "fp16", nn.LSTM(5, 8))):
+    lstm = nn.LSTM(5, 8)
+    for path, precision, model in ((bundle, "fp32", net().lstm), (half, "fp16", lstm)):
         stored = [a for a in program_of(path, precision).constants.values() if a.dtype.kind == "f" and a.ndim == 2]
         for name, weight in model.named_parameters():
             if name.startswith("weight_"):
@@ -343,18 +345,19 @@ def test_a_package_that_is_none_of_a_bundle(bundle, mac, case):
         Engine.of(packaged(bundle, **make(bundle)), "coreml")
 
 
-def test_any_damaged_bit_is_a_bundle_error_or_harmless(bundle, mac):
+def test_any_damaged_bit_is_a_bundle_error_or_harmless(bundle):
     """Whatever a bit changes, what comes of it is an answer or one kind of error."""
     model, random = bytearray(files_of(bundle)["model.mlmodel"]), np.random.default_rng(0)
     refused = 0
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(model)
         damaged[random.integers(len(model))] ^= 1 << random.integers(8)
+        draft = packaged(bundle, model=bytes(damaged))
         try:
-            Engine.of(packaged(bundle, model=bytes(damaged)), "coreml")
+            read_package(draft, draft.targets[0])
         except BundleError:
             refused += 1
-    assert refused > 100
+    assert refused > 50
 
 
 def test_sizes_are_limited(bundle, mac, monkeypatch):

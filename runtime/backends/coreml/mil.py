@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.protobuf import VARINT, Value, fields, packed, text
+from rnn_export.protobuf import Value, fields, packed, text
 
 WEIGHTS_PATH = "@model_path/weights/weight.bin"
 # The version of the format from which on a model keeps states: iOS 18 and macOS 15.
@@ -123,6 +123,8 @@ class _Reader:
             elif number == 2:
                 name, argument = _entry(_message(value))
                 inputs[name] = tuple(self.argument(argument))
+                if not inputs[name]:
+                    raise ValueError(f"operation {kind!r} is given nothing as {name!r}")
             elif number == 3:
                 name, form, _ = _named(_message(value))
                 outputs[name] = form
@@ -273,21 +275,33 @@ def _immediate(message: memoryview, form: Form) -> Array:
     if number != 1:
         raise ValueError("a constant is no tensor")
     for kind, _, repeated in fields(_message(tensor)):
-        for _, wire, value in fields(_message(repeated)):
-            if kind == 4:
-                values.append(np.array([text(value)]))
-            elif kind in (2, 3, 5):
-                values.append(np.array(packed(value) if wire == VARINT or kind else [], dtype))
-            else:
-                stored = {1: "float32", 6: "float64", 7: dtype}.get(kind, dtype)
-                values.append(np.frombuffer(_message(value), stored))
-    flat = np.concatenate(values) if values else np.zeros(0)
+        for _, _, value in fields(_message(repeated)):
+            values.append(_values(kind, value, dtype))
+    flat = np.concatenate(values) if values else np.zeros(0, dtype)
     if flat.size != math.prod(shape):
-        # What is all zeros may be left out.
-        if flat.size or dtype == "str":
-            raise ValueError(f"a constant of {shape} has {flat.size} values")
-        flat = np.zeros(math.prod(shape))
-    return flat.reshape(shape) if dtype == "str" else flat.reshape(shape).astype(dtype)
+        raise ValueError(f"a constant of {shape} has {flat.size} values")
+    return flat.reshape(shape)
+
+
+def _values(kind: int, value: Value, dtype: str) -> Array:
+    """The values of one field of a `TensorValue`, whose number is `kind`, as `dtype`."""
+    if dtype == "str":
+        return np.array([text(value)])
+    if kind in (2, 3, 5) and not dtype.startswith("float"):
+        numbers = packed(value)
+        if dtype != "bool" and numbers and not _fit(numbers, dtype):
+            raise ValueError(f"a constant of {dtype} is beyond what that holds")
+        return np.array(numbers, dtype)
+    if kind in (1, 6) and dtype.startswith("float"):
+        with np.errstate(all="ignore"):
+            return np.frombuffer(_message(value), "float32" if kind == 1 else "float64").astype(dtype)
+    if kind == 7:
+        return np.frombuffer(_message(value), dtype)
+    raise ValueError(f"a constant of {dtype} stands in field {kind}")
+
+
+def _fit(numbers: Sequence[int], dtype: str) -> bool:
+    return np.iinfo(dtype).min <= min(numbers) and max(numbers) <= np.iinfo(dtype).max
 
 
 def _message(value: Value) -> memoryview:
