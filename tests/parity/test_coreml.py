@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import os
-import warnings
 
 import pytest
 
@@ -15,7 +14,6 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.lift import lift
 from rnn_export.export.targets import coreml as writer
-from rnn_export.lazy import load_module
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
@@ -24,23 +22,8 @@ from rnn_export.targets import TARGETS
 from ..zoo import store  # noqa: TID252
 from .cases import CASES
 
-TAKEN = (
-    *("nn.GRU-with-state", "hidden-lstm-projected-1", "ids", "buffer-not-from-zero", "causal-dilated-residual"),
-    *("strided-valid-then-gru", "min-gru"),
-)  # fmt: skip
+TAKEN = ("ids", "buffer-not-from-zero", "strided-valid-then-gru")
 TARGET, OPTIONS = TARGETS["coreml"], TargetOptions()
-
-
-def here(module: str, function: str, files, words) -> dict[str, bytes]:
-    """In this process, which is quicker."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return getattr(load_module(module), function)(files, words)
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch):
-    monkeypatch.setattr(writer, "run_apart", here)
 
 
 def lifted(name: str):
