@@ -180,6 +180,15 @@ _ROWS = (
         min_version="2026.0",
     ),
     Target(
+        name="coreml",
+        summary="one step for Core ML (iOS 18, macOS 15) with its state inside, as an mlpackage; not run on hardware",
+        precisions=("fp32", "fp16"),
+        checked="in a closed loop against the model, its program executed in numpy; not run on hardware",
+        backend="coreml",
+        is_data=True,
+        from_torch=OF_TORCH,
+    ),
+    Target(
         name="c",
         summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
         precisions=("fp32", "bf16", "int8"),

@@ -17,9 +17,10 @@ BACKENDS: Mapping[str, str] = {
     "openvino": "rnn_export.runtime.backends.openvino.backend",
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
     "wasm": "rnn_export.runtime.backends.wasm.backend",
+    "coreml": "rnn_export.runtime.backends.coreml.backend",
 }
 # Run where they are asked for alone.
-NEVER_AUTO = frozenset({"wasm"})
+NEVER_AUTO = frozenset({"coreml", "wasm"})
 
 REMOTE = "rnn_export.runtime.backends.remote.backend"
 

@@ -22,12 +22,13 @@ STAGES = 12
     "--target",
     "targets",
     multiple=True,
-    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, c, tensorrt, "
-    "tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, coreml, c, "
+    "tensorrt, tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option(
     "--precision",
-    help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO.  [default: fp32]",
+    help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO; fp16 for Core ML.  "
+    "[default: fp32]",
 )
 @click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
 @click.option(

@@ -219,6 +219,15 @@ def _torch() -> Iterator[Finding]:
     yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
 
 
+def _coremltools() -> Iterator[Finding]:
+    probe = PROBES["coremltools"]
+    if importlib.util.find_spec("coremltools") is None:
+        yield probe.finding("missing", "not installed; only the target and the backend coreml need it")
+        return
+    runs = "converts and runs" if sys.platform == "darwin" else "converts; Core ML itself runs on macOS alone"
+    yield probe.finding("ok", f"{load_module('coremltools').__version__}, {runs}")
+
+
 def _wasmtime() -> Iterator[Finding]:
     probe = PROBES["wasmtime"]
     if importlib.util.find_spec("wasmtime") is None:
@@ -241,6 +250,7 @@ PROBES = {
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
     "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
+    "coremltools": Probe("coremltools", _coremltools, "pip install 'rnn-export[coreml]'"),
     "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }

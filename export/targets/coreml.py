@@ -1,0 +1,68 @@
+"""The target `coreml`: one step as a package of Core ML's (`step.mlpackage`), its state inside, for one stream.
+
+Core ML runs on Apple's systems alone. coremltools converts here, and what it wrote is read back and executed in numpy,
+in the closed loop that every target is held to: the program is verified, and was not run on hardware.
+"""
+
+from typing import Any
+
+from rnn_export.apart import run_apart
+from rnn_export.errors import ExportError
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.targets.aten_step import aten_step
+from rnn_export.export.targets.mil.interpreter import MilSession, check_known
+from rnn_export.export.targets.mil.program import traced
+from rnn_export.runtime.backends.api import Artefacts, folder, target_row
+from rnn_export.runtime.backends.coreml.mil import read_program
+from rnn_export.runtime.backends.coreml.names import DTYPES, MANIFEST, MODEL, PACKAGE, PLACES, WEIGHTS
+from rnn_export.runtime.backends.coreml.package import check_program, manifest, read_package
+from rnn_export.runtime.engine import Engine
+from rnn_export.target_options import TargetOptions
+from rnn_export.targets import Target
+
+NOT_RUN = (
+    "coreml was not run on hardware: its program was executed in numpy. On a Mac, `rnn-export verify NAME.rnnx "
+    "--backend coreml` holds Core ML itself to the golden vectors."
+)
+
+
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    """The files of `step.mlpackage`."""
+    spec = model.spec
+    for state in spec.states:
+        if state.dtype not in DTYPES:
+            raise ExportError(
+                f"state {state.name!r} is {state.dtype}, which Core ML does not compute in: keep it as one of "
+                f"{', '.join(DTYPES)}, or leave coreml out."
+            )
+    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+    given = {"step.pt": traced(aten_step(model), spec, initial, options.precision)}
+    words = {"spec": spec.to_json(), "precision": options.precision}
+    made = run_apart("rnn_export.export.targets.mil.convert", "convert", given, words)
+    try:
+        program = read_program(made[MODEL], made[WEIGHTS])
+        check_known(program)
+        check_program(program, spec, options.precision)
+    except ValueError as error:
+        raise ExportError(
+            f"what coremltools makes of the step is none that a bundle holds: {error}. Leave coreml out, or write that "
+            "part of the model otherwise."
+        ) from error
+    place = f"{folder('coreml', options.precision)}/{PACKAGE}"
+    return {f"{place}/{PLACES[name]}": data for name, data in {**made, MANIFEST: manifest()}.items()}
+
+
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
+    """The systems from which on a model keeps states, what it computes in, and what its states are kept in."""
+    states = {"fp32": "pairs of fp16, which hold fp32", "fp16": "fp16"}[options.precision]
+    return {"ios": "18", "macos": "15", "compute": options.precision, "states": states}
+
+
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    """On the interpreter, from the bytes of the files."""
+    _, program = read_package(artefacts, target_row(artefacts, "coreml", options.precision))
+    return [Engine(artefacts, "coreml in numpy", MilSession(artefacts.spec, program, options.precision))]
+
+
+def notes(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[str]:
+    return [NOT_RUN]

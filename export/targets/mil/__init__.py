@@ -1,0 +1,1 @@
+"""Programs of Core ML's (MIL): a step converted to one, and one executed in numpy."""

@@ -1,0 +1,49 @@
+"""Cases of the parity table as programs of Core ML: those whose states are of other kinds, and one that is refused."""
+
+import importlib.util
+import inspect
+import os
+
+import pytest
+
+if importlib.util.find_spec("coremltools") is None and not os.environ.get("CI"):
+    pytest.skip("coreml: coremltools is not here: pip install 'rnn-export[coreml]'", allow_module_level=True)
+
+from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.bundle.draft import Draft
+from rnn_export.errors import ExportError
+from rnn_export.export.lift import lift
+from rnn_export.export.targets import coreml as writer
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
+from rnn_export.target_options import TargetOptions
+from rnn_export.targets import TARGETS
+
+from ..zoo import store  # noqa: TID252
+from .cases import CASES
+
+TAKEN = ("ids", "buffer-not-from-zero", "strided-valid-then-gru")
+TARGET, OPTIONS = TARGETS["coreml"], TargetOptions()
+
+
+def lifted(name: str):
+    model, example, options = next(case for case in CASES if case.name == name).build()
+    taken = inspect.signature(lift).parameters
+    return lift(model, example, **{key: value for key, value in options.items() if key in taken})
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_equals_the_model(name):
+    model, bundle = lifted(name), open_bundle(store.bundle(name))
+    files = writer.write(model, TARGET, OPTIONS)
+    row = TargetRow("coreml", "fp32", None, tuple(files), {})
+    draft = Draft(bundle.spec, files, (row,), bundle.initial_states(), bundle)
+    (engine,) = writer.engines(draft, TARGET, OPTIONS)
+    report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
+    report.raise_for_failure("")
+    assert max(drift.relative for drift in report.drifts) < 2e-5
+
+
+def test_what_coremltools_cannot_convert_is_refused_with_its_own_words():
+    with pytest.raises(ExportError, match=r"coremltools [\d.]+ cannot convert the step: .*gather_along_axis"):
+        writer.write(lifted("spectral-mask"), TARGET, OPTIONS)
