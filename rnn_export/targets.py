@@ -180,6 +180,14 @@ _ROWS = (
         min_version="2026.0",
     ),
     Target(
+        name="litert",
+        summary="one step for LiteRT (Android, iOS, Linux) and TensorFlow Lite for Microcontrollers, as .tflite",
+        checked="in a closed loop on LiteRT on the CPU against the model",
+        backend="litert",
+        min_version="2.0",
+        from_torch=OF_TORCH,
+    ),
+    Target(
         name="c",
         summary="one step in C99 with no dependency, for microcontrollers, embedded Linux and the backend native",
         precisions=("fp32", "bf16", "int8"),

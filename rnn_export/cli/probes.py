@@ -184,6 +184,16 @@ def _openvino() -> Iterator[Finding]:
         yield probe.finding("ok", f"{version}, computes on {', '.join(core.available_devices)}")
 
 
+def _litert() -> Iterator[Finding]:
+    probe = PROBES["litert"]
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        yield probe.finding("missing", "ai-edge-litert is not installed; only the target and the backend litert need it")
+        return
+    litert = load_module("rnn_export.runtime.backends.litert.library")
+    writes = importlib.util.find_spec("litert_torch") is not None
+    yield probe.finding("ok", f"{litert.version()}, {'litert-torch writes' if writes else 'without litert-torch, which writes'} the target")
+
+
 def _provider(kind: str) -> Iterator[Finding]:
     if importlib.util.find_spec("onnxruntime") is None:
         return
@@ -241,6 +251,7 @@ PROBES = {
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
     "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
+    "litert": Probe("litert", _litert, "pip install 'rnn-export[litert]'"),
     "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
 }
