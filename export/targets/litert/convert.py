@@ -41,7 +41,7 @@ def converted(program: bytes) -> bytes:
         import litert_torch
     except ImportError as error:
         raise BackendUnavailable(
-            f"litert-torch is not here ({error}): pip install 'rnn-export[litert,export]'."
+            f"litert-torch is not here ({error}): pip install 'rnn-export[export,litert-export]'."
         ) from error
     step = torch.export.load(io.BytesIO(program))
     try:

@@ -10,7 +10,8 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
 from rnn_export.runtime.backends.api import Artefacts, Session, StreamBuffers, target_row
 from rnn_export.runtime.backends.litert.library import cause, new_interpreter, version
-from rnn_export.runtime.backends.litert.model import FILE, Ports, check_model
+from rnn_export.runtime.backends.litert.model import FILE, Checked, check_model
+from rnn_export.runtime.backends.litert.tables import check_ids, table_rows
 from rnn_export.spec import StreamSpec, TensorSpec, sized
 
 
@@ -20,8 +21,10 @@ class LiteRtSession(Session):
     device = "cpu"
     rows_at_once = 1
 
-    def __init__(self, spec: StreamSpec, raw: bytes, ports: Ports, precision: str, threads: int) -> None:
-        self.spec, self.raw, self.ports, self.precision, self.threads = spec, raw, ports, precision, threads
+    def __init__(self, spec: StreamSpec, file: Checked, precision: str, threads: int) -> None:
+        self.spec, self.raw, self.precision, self.threads = spec, file.raw, precision, threads
+        self.inputs, self.outputs = file.inputs, file.outputs
+        self.tables = table_rows(file.model, [(t.name, n) for t, n in zip(spec.inputs, file.inputs, strict=False)])
         # What LiteRT refuses is said here, and not by the first stream.
         self.stream_buffers(1)
 
@@ -33,8 +36,8 @@ class LiteRtBuffers(StreamBuffers):
     """One stream: host arrays, copied into the interpreter and out of it at each step."""
 
     def __init__(self, session: LiteRtSession) -> None:
-        spec, ports = session.spec, session.ports
-        self.spec, count = spec, len(spec.inputs)
+        spec, count = session.spec, len(session.spec.inputs)
+        self.spec, self.tables = spec, session.tables
         self.inputs = {t.name: _array(t, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: _array(t, spec.chunk) for t in spec.outputs}
         self.states: list[Array] = []
@@ -42,13 +45,14 @@ class LiteRtBuffers(StreamBuffers):
             self.interpreter = new_interpreter(session.raw, session.threads)
         except (RuntimeError, ValueError) as error:
             raise BackendUnavailable(f"LiteRT {version()} cannot open {FILE}: {cause(error)}") from error
-        self.fed = tuple(zip(ports.inputs[:count], self.inputs.values(), strict=True))
-        self.fed_states = ports.inputs[count:]
-        self.given = tuple(zip(ports.outputs, self.outputs.values(), strict=False))
-        self.given_states = ports.outputs[len(spec.outputs) :]
+        self.fed = tuple(zip(session.inputs[:count], self.inputs.values(), strict=True))
+        self.fed_states = session.inputs[count:]
+        self.given = tuple(zip(session.outputs, self.outputs.values(), strict=False))
+        self.given_states = session.outputs[len(spec.outputs) :]
 
     def step(self) -> None:
         interpreter = self.interpreter
+        check_ids(self.tables, self.inputs)
         try:
             for number, frame in self.fed:
                 interpreter.set_tensor(number, frame)
@@ -82,8 +86,7 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     name = row.file(FILE)
     if name is None:
         raise BundleError(f"target 'litert' lists {', '.join(row.files)}, but no {FILE}. Export the bundle again.")
-    raw = artefacts.read(name)
-    return LiteRtSession(spec, raw, check_model(name, raw, spec), row.precision, threads)
+    return LiteRtSession(spec, check_model(name, artefacts.read(name), spec), row.precision, threads)
 
 
 def _array(tensor: TensorSpec, frames: int) -> Array:

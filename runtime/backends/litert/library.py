@@ -34,6 +34,6 @@ def version() -> str:
 
 
 def cause(error: Exception) -> str:
-    """The reason alone: LiteRT tells first where in its sources it was."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+    """The reason alone: an interpreter tells all that it ever refused, the newest last."""
+    said = [part.strip() for part in str(error).split("failed to invoke.") if part.strip()]
+    return " ".join(said[-1].split()) if said else type(error).__name__

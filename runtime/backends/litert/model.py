@@ -29,14 +29,22 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Ports:
-    """Where the tensors are, by number in the graph and in the order of the contract: inputs, then states."""
+class Checked:
+    """A file that is of the contract.
 
+    Attributes:
+        inputs, outputs: where the tensors are, by number in the graph and in the order of the contract: inputs, then
+            states.
+        model: the file as objects of Python.
+    """
+
+    raw: bytes
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    model: Any
 
 
-def check_model(file: str, raw: bytes, spec: StreamSpec) -> Ports:
+def check_model(file: str, raw: bytes, spec: StreamSpec) -> Checked:
     """Raises BundleError where `raw` is damaged, too large, or not of the contract."""
     try:
         model = parsed(raw)
@@ -51,7 +59,7 @@ def check_model(file: str, raw: bytes, spec: StreamSpec) -> Ports:
     except ValueError as error:
         raise BundleError(f"{file} cannot be used: {str(error).removesuffix('.')}. Export the bundle again.") from error
     _check_contract(file, graph, ports, spec)
-    return Ports(tuple(i for _, i in ports[0]), tuple(i for _, i in ports[1]))
+    return Checked(raw, tuple(i for _, i in ports[0]), tuple(i for _, i in ports[1]), model)
 
 
 def parsed(raw: bytes) -> Any:
