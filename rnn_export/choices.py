@@ -5,7 +5,9 @@ from typing import Literal, NewType, TypeAlias
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Of weights and arithmetic."""
 
-BackendName: TypeAlias = Literal["auto", "tensorrt", "native", "onnxruntime", "openvino", "litert", "torchscript", "wasm"]
+BackendName: TypeAlias = Literal[
+    "auto", "tensorrt", "native", "onnxruntime", "openvino", "litert", "torchscript", "wasm"
+]
 """What computes a step; "auto" takes the fastest that a bundle and a machine support."""
 
 OnNan: TypeAlias = Literal["reset", "close", "keep"]

@@ -184,7 +184,7 @@ _ROWS = (
         summary="one step for LiteRT (Android, iOS, Linux) and TensorFlow Lite for Microcontrollers, as .tflite",
         checked="in a closed loop on LiteRT on the CPU against the model",
         backend="litert",
-        min_version="2.0",
+        min_version="2.3",
         from_torch=OF_TORCH,
     ),
     Target(

@@ -187,11 +187,11 @@ def _openvino() -> Iterator[Finding]:
 def _litert() -> Iterator[Finding]:
     probe = PROBES["litert"]
     if importlib.util.find_spec("ai_edge_litert") is None:
-        yield probe.finding("missing", "ai-edge-litert is not installed; only the target and the backend litert need it")
+        yield probe.finding("missing", "not installed; only the target and the backend litert need it")
         return
     litert = load_module("rnn_export.runtime.backends.litert.library")
-    writes = importlib.util.find_spec("litert_torch") is not None
-    yield probe.finding("ok", f"{litert.version()}, {'litert-torch writes' if writes else 'without litert-torch, which writes'} the target")
+    writer = "without" if importlib.util.find_spec("litert_torch") is None else "with"
+    yield probe.finding("ok", f"{litert.version()}, {writer} litert-torch, which writes the target")
 
 
 def _provider(kind: str) -> Iterator[Finding]:

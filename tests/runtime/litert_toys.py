@@ -48,10 +48,12 @@ class Graph:
     def constant(self, value: Any, dtype: Any = np.int32) -> str:
         return self.add(f"constant {len(self.graph.tensors)}", np.array(value, dtype), constant=True)
 
-    def operator(self, kind: str, inputs: list[str], output: str, like: np.ndarray, options: Any = None) -> None:
+    def operator(
+        self, kind: str, inputs: list[str], output: str, like: np.ndarray, options: Any = None, version: int = 1
+    ) -> None:
         code, operator = schema.OperatorCodeT(), schema.OperatorT()
         code.builtinCode = getattr(schema.BuiltinOperator, kind)
-        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), 1
+        code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
         operator.opcodeIndex = len(self.model.operatorCodes)
         self.model.operatorCodes.append(code)
         operator.inputs = [self.numbers[name] for name in inputs]
@@ -120,7 +122,11 @@ def slice_(graph: Graph, inputs: list[str], output: str, constants: Mapping, att
 
 WRITERS: Mapping[str, Callable[..., None]] = {
     **{kind.title(): elementwise(kind) for kind in ("ADD", "SUB", "MUL")},
-    **{"Identity": identity, "CumSum": cumsum, "Unsqueeze": unsqueeze, "Gather": gather, "Slice": slice_},
+    "Identity": identity,
+    "CumSum": cumsum,
+    "Unsqueeze": unsqueeze,
+    "Gather": gather,
+    "Slice": slice_,
 }
 
 

@@ -1,1 +1,1 @@
-"""The target `litert`: a step as a file of LiteRT's (`.tflite`), which TensorFlow Lite for Microcontrollers reads too."""
+"""The target `litert`: a file of LiteRT's, `.tflite`, which TensorFlow Lite for Microcontrollers reads too."""

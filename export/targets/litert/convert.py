@@ -19,18 +19,23 @@ _LONGEST = 400
 
 
 def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
-    """`step.pt2`, a program of one stream, as `step.tflite` of the contract `words["spec"]`.
+    """Each program NAME.pt2, which is of one stream, as NAME.tflite of the contract `words["specs"][NAME]`.
 
     Raises ExportError where LiteRT refuses it.
     """
-    spec = StreamSpec.from_json(words["spec"])
-    raw = named(converted(files["step.pt2"]), spec)
+    specs = {name: StreamSpec.from_json(spec) for name, spec in words["specs"].items()}
+    return {f"{name}.tflite": written(files[f"{name}.pt2"], spec) for name, spec in specs.items()}
+
+
+def written(program: bytes, spec: StreamSpec) -> bytes:
+    """A saved program as a file of the contract, which LiteRT opens."""
+    raw = named(converted(program), spec)
     try:
         check_model(FILE, raw, spec)
         new_interpreter(raw, 1)
     except (BackendUnavailable, BundleError, RuntimeError, ValueError) as error:
         raise ExportError(f"the step as LiteRT's file is none that a bundle holds: {cause(error)} {ADVICE}") from error
-    return {FILE: raw}
+    return raw
 
 
 def converted(program: bytes) -> bytes:

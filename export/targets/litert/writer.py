@@ -21,9 +21,7 @@ from rnn_export.targets import Target
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.tflite`; litert-torch writes it in a process of its own, which says nothing."""
-    if model.spec.sequence_only:
-        raise ExportError("litert runs a step, and this model takes whole sequences: leave litert out.")
-    given, words = {"step.pt2": one_stream(model)}, {"spec": model.spec.to_json()}
+    given, words = {"step.pt2": one_stream(model)}, {"specs": {"step": model.spec.to_json()}}
     made = run_apart("rnn_export.export.targets.litert.convert", "convert", given, words)
     return {f"{folder('litert', options.precision)}/{name}": data for name, data in made.items()}
 

@@ -9,7 +9,7 @@ of one stream.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ FILE, SIGNATURE = "step.tflite", "step"
 Form = tuple[str, str, tuple[int, ...]]
 DTYPES = {
     getattr(schema.TensorType, name.upper()): name
-    for name in ("float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool")
+    for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "bool")
 }
 
 
@@ -177,4 +177,4 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
 
 
-_OPERATORS = {n: name for name, n in vars(schema.BuiltinOperator).items() if isinstance(n, int)}
+_OPERATORS: Mapping[int, str] = {n: name for name, n in vars(schema.BuiltinOperator).items() if isinstance(n, int)}

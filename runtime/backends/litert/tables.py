@@ -23,7 +23,8 @@ def table_rows(model: Any, inputs: Sequence[tuple[str, int]]) -> dict[str, int]:
         if kind in _PASSED_ON:
             origin[int(operator.outputs[0])] = fed[0]
         elif kind in ("GATHER", "EMBEDDING_LOOKUP"):
-            ids, table, axis = (fed[1], fed[0], operator.builtinOptions.axis) if kind == "GATHER" else (fed[0], fed[1], 0)
+            ids, table = fed[:2] if kind == "EMBEDDING_LOOKUP" else fed[1::-1]
+            axis = 0 if kind == "EMBEDDING_LOOKUP" else operator.builtinOptions.axis
             shape = graph.tensors[table].shape
             if ids in names and -len(shape) <= axis < len(shape):
                 name, rows = names[ids], int(shape[axis])
