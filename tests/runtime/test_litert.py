@@ -308,6 +308,10 @@ HOSTILE = {
         lambda: changed(TOKENS, lambda m, g: setattr(m.buffers[table_of(g).buffer], "offset", 4096)),
         "lies outside of the graph, which none of a bundle does",
     ),
+    "a constant in another file": (
+        lambda: changed(TOKENS, lambda m, g: setattr(table_of(g), "externalBuffer", 1)),
+        "lies outside of the graph, which none of a bundle does",
+    ),
     "a buffer that is not there": (
         lambda: changed(SUM, lambda m, g: setattr(g.tensors[0], "buffer", 999)),
         "tensor 'x' lies in a buffer that is not there",

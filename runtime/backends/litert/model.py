@@ -119,7 +119,7 @@ def _check_constants(model: Any, graph: Any, nbytes: int) -> None:
         if not 0 <= tensor.buffer < len(model.buffers or ()):
             raise ValueError(f"tensor {_text(tensor.name)!r} lies in a buffer that is not there")
         buffer = model.buffers[tensor.buffer]
-        if buffer.offset > 1 or buffer.size > 1:
+        if buffer.offset > 1 or buffer.size > 1 or tensor.externalBuffer:
             raise ValueError(f"tensor {_text(tensor.name)!r} lies outside of the graph, which none of a bundle does")
         if buffer.data is not None and len(buffer.data) not in (0, sizes[number][1]):
             raise ValueError(
