@@ -6,7 +6,7 @@ from rnn_export.apart import run_apart
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.litert.writer import one_stream
+from rnn_export.export.targets.litert import one_stream
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -31,7 +31,7 @@ def drafts() -> dict[str, Draft]:
             bundles[case.name] = open_bundle(store.bundle(case.name))
             programs[f"{case.name}.pt2"] = one_stream(lift(model, example, **options))
     specs = {name: bundle.spec.to_json() for name, bundle in bundles.items()}
-    made = run_apart("rnn_export.export.targets.litert.convert", "convert", programs, {"specs": specs})
+    made = run_apart("rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs})
     row = TargetRow("litert", "fp32", None, (PATH,), {})
     return {
         name: Draft(bundle.spec, {PATH: made[f"{name}.tflite"]}, (row,), bundle.initial_states(), bundle)

@@ -10,7 +10,7 @@ import numpy as np
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
-from rnn_export.export.targets.litert.naming import named, packed
+from rnn_export.export.targets.tflite.naming import named, packed
 from rnn_export.runtime.backends.litert.library import schema
 from rnn_export.runtime.backends.litert.model import DTYPES, FILE
 from rnn_export.spec import sized

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
-from rnn_export.export.targets.litert.naming import named
+from rnn_export.export.targets.tflite.naming import named
 from rnn_export.runtime.backends.litert.library import cause, new_interpreter
 from rnn_export.runtime.backends.litert.model import FILE, check_model
 from rnn_export.spec import StreamSpec

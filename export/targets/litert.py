@@ -22,7 +22,7 @@ from rnn_export.targets import Target
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.tflite`; litert-torch writes it in a process of its own, which says nothing."""
     given, words = {"step.pt2": one_stream(model)}, {"specs": {"step": model.spec.to_json()}}
-    made = run_apart("rnn_export.export.targets.litert.convert", "convert", given, words)
+    made = run_apart("rnn_export.export.targets.tflite.convert", "convert", given, words)
     return {f"{folder('litert', options.precision)}/{name}": data for name, data in made.items()}
 
 

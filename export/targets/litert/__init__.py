@@ -1,1 +1,0 @@
-"""The target `litert`: a file of LiteRT's, `.tflite`, which TensorFlow Lite for Microcontrollers reads too."""
