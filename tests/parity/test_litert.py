@@ -17,7 +17,7 @@ from .cases import CASES
 pytest.importorskip("litert_torch", reason="litert-export: pip install 'rnn-export[litert-export]'")
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
-TAKEN = ("hidden-lstm-projected-1", "ids", "learned-h-and-c", "token-shift", "strided-causal")
+TAKEN = ("hidden-lstm-projected-1", "ids", "learned-h-and-c", "token-shift")
 PATH = "targets/litert-fp32/step.tflite"
 
 
