@@ -180,6 +180,14 @@ _ROWS = (
         min_version="2026.0",
     ),
     Target(
+        name="litert",
+        summary="one step for LiteRT (Android, iOS, Linux) and TensorFlow Lite for Microcontrollers, as .tflite",
+        checked="in a closed loop on LiteRT on the CPU against the model",
+        backend="litert",
+        min_version="2.3",
+        from_torch=OF_TORCH,
+    ),
+    Target(
         name="coreml",
         summary="one step for Core ML (iOS 18, macOS 15) with its state inside, as an mlpackage; not run on hardware",
         precisions=("fp32", "fp16"),

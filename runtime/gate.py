@@ -10,6 +10,7 @@ from rnn_export.bundle.judgement import Judgement, judge
 from rnn_export.errors import Untrusted
 from rnn_export.runtime.backends.api import Artefacts
 from rnn_export.spec import StreamSpec
+from rnn_export.targets import TARGETS
 from rnn_export.trust import Trust
 
 
@@ -51,8 +52,8 @@ class GatedBundle:
 def mend(code: Code) -> str:
     """What makes it run, for who knows where the bundle is from."""
     target = f"--target {code.target} --precision {code.precision}"
-    made = f"rnn-export export SOURCE {target}"
-    if code.target not in ("torchscript", "pt2"):
+    made, row = f"rnn-export export SOURCE {target}", TARGETS.get(code.target)
+    if row is None or not row.from_torch:
         made = f"rnn-export build NAME.rnnx {target} --rebuild"
     key = "rnn-export trust KEY.pub"
     return (

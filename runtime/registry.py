@@ -15,6 +15,7 @@ BACKENDS: Mapping[str, str] = {
     "native": "rnn_export.runtime.backends.native.backend",
     "onnxruntime": "rnn_export.runtime.backends.onnxruntime.backend",
     "openvino": "rnn_export.runtime.backends.openvino.backend",
+    "litert": "rnn_export.runtime.backends.litert.backend",
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
     "wasm": "rnn_export.runtime.backends.wasm.backend",
     "coreml": "rnn_export.runtime.backends.coreml.backend",

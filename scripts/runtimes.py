@@ -11,21 +11,24 @@ import model as silero
 import torch
 from torch import nn
 
-from rnn_export.bundle import open_bundle
+from rnn_export.bundle import Bundle, TargetRow, open_bundle
+from rnn_export.bundle.draft import Draft
 from rnn_export.errors import RnnExportError
 from rnn_export.export import export
 from rnn_export.export.add_target import add_target
+from rnn_export.export.lift.api import lift
+from rnn_export.export.targets.registry import find_writer
 from rnn_export.runtime.bench.measure import bench
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import TARGETS
-from tests.parity.cases import CASES
+from tests.parity.cases import CASES, Case
 from tests.zoo import store
 
-RUNTIMES = ("openvino",)
-BACKENDS = ("onnxruntime", "native", "openvino")
+RUNTIMES = ("openvino", "litert")
+BACKENDS = ("onnxruntime", "native", "openvino", "litert")
 Figures = Iterator[tuple[str, float]]
 
 
@@ -37,7 +40,7 @@ def parity() -> Figures:
             for case in CASES:
                 bundle = open_bundle(store.bundle(case.name))
                 try:
-                    engine = Engine.of(add_target(bundle, target, TargetOptions(precision)), TARGETS[target].backend)
+                    engine = Engine.of(written(case, bundle, target, precision), TARGETS[target].backend)
                     report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec))
                 except RnnExportError as error:
                     print(f"  {target} {precision} refuses {case.name}: {error}", file=sys.stderr)
@@ -47,6 +50,16 @@ def parity() -> Figures:
                 yield f"{target} {precision}, {case.name}: relative error", worst
             yield f"{target} {precision}: cases of {len(CASES)} that it takes", taken
             yield f"{target} {precision}: largest relative error", largest
+
+
+def written(case: Case, bundle: Bundle, target: str, precision: str) -> Draft:
+    """The target of a case, from the step of its bundle or, where that does not give it, from the model."""
+    row, options = TARGETS[target], TargetOptions(precision)
+    if not row.from_torch:
+        return add_target(bundle, target, options)
+    model, example, how = case.build()
+    files = find_writer(target).write(lift(model, example, **how), row, options)
+    return Draft(bundle.spec, files, (TargetRow(target, precision, None, tuple(files), {}),), bundle.initial_states())
 
 
 def cost() -> Figures:

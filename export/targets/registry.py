@@ -26,6 +26,7 @@ WRITERS: Mapping[str, str] = {
     "pt2": "rnn_export.export.targets.pt2",
     "tensorrt": "rnn_export.export.targets.tensorrt.writer",
     "openvino": "rnn_export.export.targets.openvino.writer",
+    "litert": "rnn_export.export.targets.litert",
     "coreml": "rnn_export.export.targets.coreml",
     "c": "rnn_export.export.targets.c.writer",
     "wasm": "rnn_export.export.targets.wasm",

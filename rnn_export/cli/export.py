@@ -22,7 +22,7 @@ STAGES = 12
     "--target",
     "targets",
     multiple=True,
-    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, coreml, c, "
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, litert, coreml, c, "
     "tensorrt, tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option(

@@ -15,6 +15,7 @@ COLORS = {
     "native": "#D55E00",
     "onnxruntime": "#0072B2",
     "openvino": "#F0E442",
+    "litert": "#56B4E9",
     "torchscript": "#009E73",
     "tensorrt": "#CC79A7",
 }

@@ -184,6 +184,16 @@ def _openvino() -> Iterator[Finding]:
         yield probe.finding("ok", f"{version}, computes on {', '.join(core.available_devices)}")
 
 
+def _litert() -> Iterator[Finding]:
+    probe = PROBES["litert"]
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        yield probe.finding("missing", "not installed; only the target and the backend litert need it")
+        return
+    litert = load_module("rnn_export.runtime.backends.litert.library")
+    writer = "without" if importlib.util.find_spec("litert_torch") is None else "with"
+    yield probe.finding("ok", f"{litert.version()}, {writer} litert-torch, which writes the target")
+
+
 def _provider(kind: str) -> Iterator[Finding]:
     if importlib.util.find_spec("onnxruntime") is None:
         return
@@ -250,6 +260,7 @@ PROBES = {
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
     "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
+    "litert": Probe("litert", _litert, "pip install 'rnn-export[litert]'"),
     "coremltools": Probe("coremltools", _coremltools, "pip install 'rnn-export[coreml]'"),
     "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
     "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),

@@ -28,6 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_held(item: pytest.Item) -> bool:
     params = getattr(getattr(item, "callspec", None), "params", {})
+    if params.get("engine") == "litert":
+        # Its pools are those of row_by_row, as OpenVINO's are.
+        return item.path.name not in ("test_native.py", "test_pool_machine.py")
     return params.get("engine") != "wasm" or item.path.name in ON_WASMTIME
 
 
@@ -74,13 +77,24 @@ def openvino_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return get
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino", "wasm"])
+@pytest.fixture(scope="session")
+def litert_engine() -> Callable[[str], Engine]:
+    """The engine of a model by name on LiteRT, loaded once."""
+    pytest.importorskip("ai_edge_litert", reason="litert: pip install 'rnn-export[litert]'")
+    from .litert_toys import litert_draft
+
+    return cache(lambda name: Engine.of(litert_draft(name), "litert"))
+
+
+@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino", "litert", "wasm"])
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
         return cache(lambda name: load(bundle(name), backend="onnxruntime"))
     if request.param == "openvino":
         return request.getfixturevalue("openvino_engine")
+    if request.param == "litert":
+        return request.getfixturevalue("litert_engine")
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))

@@ -1,0 +1,1 @@
+"""Files of LiteRT's, `.tflite`: how the target `litert` comes to them."""

@@ -1,0 +1,66 @@
+"""From a step of torch's to LiteRT's file: runs in a process of its own (`rnn_export.apart`)."""
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
+from rnn_export.export.targets.tflite.naming import named
+from rnn_export.runtime.backends.litert.library import cause, new_interpreter
+from rnn_export.runtime.backends.litert.model import FILE, check_model
+from rnn_export.spec import StreamSpec
+
+ADVICE = "Leave litert out, or write that part of the model otherwise."
+# What the converter says of operators that it cannot write: of torch's, and of those that it makes of them.
+_NO_LOWERING = re.compile(r"Lowering not found: (?:torch\.ops\.)?([\w.]+)")
+_ILLEGAL = re.compile(r"failed to legalize operation '([\w.]+)'|error: '([\w.]+)' op ")
+_LONGEST = 400
+
+
+def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
+    """Each program NAME.pt2, which is of one stream, as NAME.tflite of the contract `words["specs"][NAME]`.
+
+    Raises ExportError where LiteRT refuses it.
+    """
+    specs = {name: StreamSpec.from_json(spec) for name, spec in words["specs"].items()}
+    return {f"{name}.tflite": written(files[f"{name}.pt2"], spec) for name, spec in specs.items()}
+
+
+def written(program: bytes, spec: StreamSpec) -> bytes:
+    """A saved program as a file of the contract, which LiteRT opens."""
+    raw = named(converted(program), spec)
+    try:
+        check_model(FILE, raw, spec)
+        new_interpreter(raw, 1)
+    except (BackendUnavailable, BundleError, RuntimeError, ValueError) as error:
+        raise ExportError(f"the step as LiteRT's file is none that a bundle holds: {cause(error)} {ADVICE}") from error
+    return raw
+
+
+def converted(program: bytes) -> bytes:
+    """What litert-torch makes of a saved program, which names nothing as the contract does."""
+    import torch
+
+    try:
+        import litert_torch
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"litert-torch is not here ({error}): pip install 'rnn-export[export,litert-export]'."
+        ) from error
+    step = torch.export.load(io.BytesIO(program))
+    try:
+        # Without 64 bits a state or an id of int64 would be one of 32 bits, and nothing said.
+        made = litert_torch.convert(step.module(), step.example_inputs[0], enable_x64=True)
+        return bytes(made.model_content())
+    except Exception as error:  # the converter has many kinds
+        raise ExportError(f"litert-torch cannot take the step: {reason(str(error))}. {ADVICE}") from error
+
+
+def reason(said: str) -> str:
+    """What the converter says, with the operator that it is about first."""
+    if unknown := _NO_LOWERING.search(said):
+        return f"it has no operator for {unknown[1]}"
+    if illegal := _ILLEGAL.search(said):
+        return f"LiteRT has no operator for {illegal[1] or illegal[2]}"
+    return first_line(ValueError(said))[:_LONGEST].removesuffix(".")

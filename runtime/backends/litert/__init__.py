@@ -1,0 +1,1 @@
+"""LiteRT on the CPU: the backend that runs the target `litert`."""

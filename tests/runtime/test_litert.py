@@ -1,0 +1,361 @@
+"""LiteRT: the target and the backend. That its streams and pools are those of the others, the suite here shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rnn_export.bundle import open_bundle
+from rnn_export.bundle.code import code_of
+from rnn_export.errors import BackendUnavailable, BundleError, StreamError, Untrusted
+from rnn_export.export.targets.tflite.convert import reason
+from rnn_export.runtime import load
+from rnn_export.runtime.bench.candidates import candidates
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
+
+from .graphs import SUM, TOKENS, H, Model, X, Y, frames, spec
+
+pytest.importorskip("ai_edge_litert", reason="litert: pip install 'rnn-export[litert]'")
+
+from rnn_export.runtime.backends.litert.library import schema
+from rnn_export.runtime.backends.litert.model import check_model, parsed
+
+from .litert_toys import PATH, file_of, graph_of, named, packed, with_litert
+
+PAGE = Path(__file__).parents[2] / "docs/targets/litert.md"
+NETS = """
+import torch
+def detector():
+    torch.manual_seed(0)
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    return torch.nn.LSTM(8, 16, 2).eval(), (torch.zeros(1, 1, 8),), names
+"""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [Path(sys.executable).with_name("rnn-export"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A model of two layers by the command, for both backends."""
+    pytest.importorskip("litert_torch", reason="litert-export: pip install 'rnn-export[litert-export]'")
+    folder = tmp_path_factory.mktemp("litert")
+    (folder / "nets.py").write_text(NETS)
+    path = folder / "detector.rnnx"
+    targets = ("--target", "litert", "--target", "onnx")
+    return path, run("export", f"{folder}/nets.py:detector", "-o", path, *targets, "--steps", 64, "--json")
+
+
+@pytest.fixture(scope="module")
+def detector(exported) -> Path:
+    return exported[0]
+
+
+def golden_of(path: Path) -> Golden:
+    bundle = open_bundle(path)
+    return Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+
+
+# --- the target
+
+
+def test_the_command_says_nothing_of_the_converter_s(exported):
+    path, done = exported
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["parity"]["ok"] is True
+    row = open_bundle(path).target("litert", "fp32")
+    assert (row.files, row.requires, row.opset) == ((PATH,), {"litert": "2.3"}, None)
+    floats = sum(p.numel() for p in torch.nn.LSTM(8, 16, 2).parameters())
+    assert 4 * floats < (path / PATH).stat().st_size < 4 * floats + 12_000
+
+
+def test_the_golden_vectors_replay(detector):
+    engine = load(detector, backend="litert")
+    assert (engine.backend, engine.device, engine.precision) == ("litert", "cpu", "fp32")
+    report = replay_golden(engine, golden_of(detector))
+    assert report.ok
+    assert max(drift.relative for drift in report.drifts) < 1e-5
+    assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
+
+
+def test_no_path_of_the_user_s_code_is_in_the_file(detector):
+    raw = (detector / PATH).read_bytes()
+    model = parsed(raw)
+    names = {tensor.name for tensor in model.subgraphs[0].tensors}
+    assert all(re.fullmatch(rb"t\d+|x|y|l[01]\.[hc](\.next)?", name) for name in names)
+    assert {m.name for m in model.metadata} <= {b"min_runtime_version", b"rnn_export.spec"}
+    assert str(detector.parent).encode() not in raw
+    assert b"nets.py" not in raw
+
+
+def test_constants_lie_where_the_schema_wants_them(detector):
+    """At multiples of 16 bytes, which flatbuffers' own code for Python does not see to."""
+    raw = (detector / PATH).read_bytes()
+    model, weights = schema.Model.GetRootAs(raw, 0), 0
+    for i in range(model.BuffersLength()):
+        buffer = model.Buffers(i)
+        if buffer.DataLength():
+            place = buffer._tab.Vector(buffer._tab.Offset(4))
+            assert place % 16 == 0
+            weights += buffer.DataLength()
+    assert weights > 4 * 3000
+
+
+def test_microcontrollers_run_the_same_file(detector, capfd):
+    """TFLM's own interpreter, by number and with no signature; its arena is what a device has to give."""
+    tflm = pytest.importorskip("tflite_micro", reason="tflite-micro has wheels for Linux on x86-64 alone").runtime
+    bundle, golden = open_bundle(detector), golden_of(detector)
+    micro = tflm.Interpreter.from_bytes((detector / PATH).read_bytes())
+    states = [np.zeros((1, *s.row), np.float32) for s in bundle.spec.states]
+    given = []
+    for x in golden.inputs["x"][0]:
+        for number, value in enumerate([x.reshape(1, 1, 8), *states]):
+            micro.set_input(value, number)
+        micro.invoke()
+        y, *states = (micro.get_output(number) for number in range(1 + len(states)))
+        given.append(y.reshape(16))
+    np.testing.assert_allclose(given, golden.outputs["y"][0], rtol=1e-4, atol=1e-5)
+    capfd.readouterr()
+    micro.print_allocations()
+    total = re.search(r"Arena allocation total (\d+) bytes", capfd.readouterr().err)
+    assert total is not None
+    (said,) = re.findall(r"\| LSTM 8→16, 2 layers \| ([\d,]+) \|", PAGE.read_text())
+    assert int(total[1]) == int(said.replace(",", ""))
+
+
+def test_what_the_converter_says_is_said_with_the_operator():
+    assert (
+        reason("Lowering not found: aten.linalg_det.default\nat ...")
+        == "it has no operator for aten.linalg_det.default"
+    )
+    said = "x: error: failed to legalize operation 'stablehlo.cholesky' that was explicitly marked illegal"
+    assert reason(said) == "LiteRT has no operator for stablehlo.cholesky"
+    assert reason("Something else.\nmore") == "Something else"
+
+
+def test_build_refuses_it_with_the_way_to_go(detector):
+    done = run("build", detector, "--target", "litert")
+    assert done.returncode == 1
+    assert "target 'litert' is written from a program of torch's, which a PyTorch module alone gives" in done.stderr
+
+
+# --- the backend
+
+
+@pytest.mark.parametrize(("first", "second"), [("onnxruntime", "litert"), ("litert", "onnxruntime")])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_snapshot_moves_to_the_other_backend(detector, first, second, batch):
+    golden = golden_of(detector)
+    x, y = np.ascontiguousarray(golden.inputs["x"][:batch, :32]), golden.outputs["y"][:batch, :32]
+    a, b = load(detector, backend=first).stream(batch=batch), load(detector, backend=second).stream(batch=batch)
+    start = a.run(x[:, :13])
+    b.restore(a.snapshot())
+    np.testing.assert_allclose(np.concatenate([start, b.run(x[:, 13:])], 1), y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_device_without_litert_and_one_without_torch(detector):
+    code = (
+        "import sys; sys.modules[sys.argv[2]] = None\n"
+        "from rnn_export.runtime import load\n"
+        "from rnn_export.errors import BackendUnavailable\n"
+        "try: print(load(sys.argv[1], backend='litert', trust=True).backend)\n"
+        "except BackendUnavailable as error: print(error)\n"
+    )
+
+    def without(module: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", code, detector, module], capture_output=True, text=True, check=True
+        )
+
+    assert (without("torch").stdout, without("torch").stderr) == ("litert\n", "")
+    missing = without("ai_edge_litert.interpreter").stdout
+    assert missing.startswith("ai-edge-litert is not here (")
+    assert missing.endswith("pip install 'rnn-export[litert]'.\n")
+
+
+def test_bad_options(detector):
+    for options, message in (
+        ({"device": "gpu"}, "litert has no device 'gpu' here: it was tried on 'cpu' alone."),
+        ({"precision": "int8"}, "the bundle has 'litert' in fp32, not in int8"),
+    ):
+        with pytest.raises(BackendUnavailable, match=re.escape(message)):
+            load(detector, backend="litert", **options)
+    assert load(detector, backend="litert", threads=2).stream()
+
+
+def test_ids_beyond_the_table_and_beyond_32_bits(litert_engine):
+    stream = litert_engine("tokens").stream()
+    stream.step(3)
+    for wrong in (7, -1, 2**32 + 3):
+        message = rf"litert refused the frame: 'id' is out of its table, idx={wrong} must be within .* range \[0,4\]"
+        with pytest.raises(StreamError, match=message):
+            stream.step(wrong)
+    np.testing.assert_array_equal(stream.states["h"], [[6, 7]])
+
+
+def test_a_sum_ends_at_the_largest_number(litert_engine):
+    """Of LiteRT's own kernels: an overflow is seen by nobody, as the page says."""
+    stream, big = litert_engine("sum").stream(), np.full(3, np.finfo(np.float32).max)
+    stream.step(big)
+    np.testing.assert_array_equal(stream.step(big), big)
+
+
+def test_bench_times_it(detector):
+    names = [(c.backend, c.precision) for c in candidates(open_bundle(detector))]
+    assert ("litert", "fp32") in names
+
+
+# --- files of others
+
+
+def test_it_is_code(tmp_path):
+    path = with_litert(tmp_path / "m.rnnx", SUM, file_of(SUM))
+    assert [code.title for code in code_of(open_bundle(path))] == ["litert (fp32)"]
+    assert load(path, backend="litert").backend == "litert"
+    other = with_litert(tmp_path / "n.rnnx", SUM, file_of(SUM)[:-8] + bytes(8))
+    (other / "initial_states.npz").unlink(missing_ok=True)
+    code = "import sys; from rnn_export.runtime import load; load(sys.argv[1], backend='litert')"
+    given = subprocess.run(
+        [sys.executable, "-c", code, other], capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin", "XDG_DATA_HOME": str(tmp_path), "PYTHONPATH": ":".join(p for p in sys.path if p)},
+    )  # fmt: skip
+    last = given.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"{Untrusted.__module__}.Untrusted: the bundle's litert (fp32) is code: ")
+    assert "`rnn-export export SOURCE --target litert --precision fp32`" in last
+
+
+def a_few_bytes(values: int) -> bytes:
+    """The graph of SUM, and one number that it makes so many of."""
+    graph = graph_of(SUM)
+    shape, one = graph.constant([values]), graph.constant([1.0], np.float32)
+    graph.operator("BROADCAST_TO", [one, shape], "many", np.zeros(3, np.float32), version=2)
+    return named(packed(graph.model), SUM.spec)
+
+
+def test_why_it_is_code(tmp_path):
+    """A size that no look at the file shows: LiteRT works it out of a constant as it makes room."""
+    assert len(a_few_bytes(2**26)) < 2048
+    check_model("step.tflite", a_few_bytes(2**26), SUM.spec)
+    code = (
+        "import sys\n"
+        "from rnn_export.runtime.backends.litert.library import new_interpreter\n"
+        "made = new_interpreter(open(sys.argv[1], 'rb').read(), 1)\n"
+        "made.invoke()\n"
+        "print(open('/proc/self/statm').read().split()[1])\n"
+    )
+    pages = []
+    for values in (3, 2**26):
+        (tmp_path / "step.tflite").write_bytes(a_few_bytes(values))
+        command = [sys.executable, "-c", code, tmp_path / "step.tflite"]
+        pages.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert (pages[1] - pages[0]) * os.sysconf("SC_PAGE_SIZE") > 2**27
+
+
+def changed(model: Model, change) -> bytes:
+    made = parsed(file_of(model))
+    change(made, made.subgraphs[0])
+    return packed(made)
+
+
+def custom(model, graph) -> None:
+    code = model.operatorCodes[0]
+    code.builtinCode, code.deprecatedBuiltinCode, code.customCode = schema.BuiltinOperator.CUSTOM, 32, b"Evil"
+
+
+def renamed(model, graph) -> None:
+    model.signatureDefs[0].inputs[0].name = b"z"
+
+
+def swapped(model, graph) -> None:
+    graph.inputs = graph.inputs[::-1]
+
+
+def table_of(graph) -> object:
+    return next(t for t in graph.tensors if list(t.shape) == [5, 2])
+
+
+OTHER = Model(spec("other", [X], [Y], [H]), SUM.step)
+HOSTILE = {
+    "no file of LiteRT's": (lambda: b"\x08\x0a garbage", "it is no file of LiteRT's"),
+    "cut off": (lambda: file_of(SUM)[:300], "it is damaged: "),
+    "places far away": (lambda: b"\xf0\xff\xff\x7fTFL3" + file_of(SUM)[8:], "it is damaged: "),
+    "a custom operator": (lambda: changed(SUM, custom), "it has the custom operator 'Evil', which no graph"),
+    "two graphs": (lambda: changed(SUM, lambda m, g: m.subgraphs.append(g)), "it has 2 graphs, and a step has one"),
+    "another contract": (lambda: file_of(OTHER), "it was written for another contract than the bundle's"),
+    "no contract": (lambda: changed(SUM, lambda m, g: setattr(m, "metadata", [])), "for another contract"),
+    "another name": (lambda: changed(SUM, renamed), r"takes \[\('z', .* but the contract says"),
+    "another order": (lambda: changed(SUM, swapped), "its signature has another order than its graph"),
+    "no signature": (lambda: changed(SUM, lambda m, g: setattr(m, "signatureDefs", [])), "not one signature, 'step'"),
+    "a size that is none": (
+        lambda: changed(SUM, lambda m, g: setattr(g.tensors[0], "shapeSignature", [-1, 3])),
+        "the size of tensor 'x' follows from values: it has no bound",
+    ),
+    "too large": (lambda: changed(SUM, lambda m, g: setattr(g.tensors[-1], "shape", [2**30])), "over the limit of"),
+    "a constant that is larger": (
+        lambda: changed(TOKENS, lambda m, g: setattr(table_of(g), "shape", [5, 2000])),
+        "takes 40000 bytes, and 40 are stored",
+    ),
+    "a constant elsewhere": (
+        lambda: changed(TOKENS, lambda m, g: setattr(m.buffers[table_of(g).buffer], "offset", 4096)),
+        "lies outside of the graph, which none of a bundle does",
+    ),
+    "a constant in another file": (
+        lambda: changed(TOKENS, lambda m, g: setattr(table_of(g), "externalBuffer", 1)),
+        "lies outside of the graph, which none of a bundle does",
+    ),
+    "a buffer that is not there": (
+        lambda: changed(SUM, lambda m, g: setattr(g.tensors[0], "buffer", 999)),
+        "tensor 'x' lies in a buffer that is not there",
+    ),
+    "a tensor that is not there": (
+        lambda: changed(SUM, lambda m, g: setattr(g.operators[0], "inputs", [0, 999])),
+        "ADD reads or writes a tensor that is not there",
+    ),
+    "a kind that is not there": (
+        lambda: changed(SUM, lambda m, g: setattr(g.operators[0], "opcodeIndex", 99)),
+        "an operator of it has no kind",
+    ),
+    "text": (lambda: changed(SUM, lambda m, g: setattr(g.tensors[0], "type", 5)), "is of kind 5, which no step has"),
+    "a tensor that stays": (
+        lambda: changed(SUM, lambda m, g: setattr(g.tensors[0], "isVariable", True)),
+        "tensor 'x' is kept, sparse or a list, which none of a step is",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_that_is_none_of_a_bundle(tmp_path, case):
+    make, message = HOSTILE[case]
+    path = with_litert(tmp_path / "m.rnnx", TOKENS if case.startswith("a constant") else SUM, make())
+    with pytest.raises(BundleError, match=message):
+        load(path, backend="litert")
+
+
+def test_what_litert_refuses_is_told(tmp_path):
+    """Sizes that do not fit each other, which LiteRT sees as it makes room."""
+    graph = graph_of(SUM)
+    graph.operator("ADD", ["x", graph.constant(np.zeros(7), np.float32)], "odd", np.zeros(7, np.float32))
+    path = with_litert(tmp_path / "m.rnnx", SUM, named(packed(graph.model), SUM.spec))
+    with pytest.raises(BackendUnavailable, match=r"LiteRT [\d.]+ cannot open step\.tflite: .*ADD"):
+        load(path, backend="litert")
+
+
+# --- the page
+
+
+def test_the_python_of_the_page(detector):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    np.save(detector.parent / "features.npy", frames(12, 8))
+    code += "\nnp.save('out.npy', np.concatenate(outputs)[:, 0])"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=detector.parent, check=True)
+    wanted = load(detector, backend="onnxruntime").stream().run(frames(12, 8))
+    np.testing.assert_allclose(np.load(detector.parent / "out.npy"), wanted, rtol=1e-5, atol=1e-6)
