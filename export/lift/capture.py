@@ -155,8 +155,7 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
-    bounded, longest, reason = list[BoundedAxis](), 0, ""
-    frozen: FrozenAxis | None = None
+    bounded, frozen, longest, reason = list[BoundedAxis](), list[FrozenAxis](), 0, ""
     for frames in lengths_of(module):
         if frames <= longest:
             continue
@@ -187,15 +186,16 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             if len(bounded) == TRIES:
                 break
         except FrozenAxis as error:
-            # A loop makes a number of the length at any; else it may have met another size.
-            if frozen or (error.port, error.axis) != _first_time(module.axes) or has_loop(module, frames):
+            # A loop makes a number of the length at any; else it may have met another size, or be a single window.
+            frozen.append(error)
+            alike = (error.port, error.axis) == _first_time(module.axes)
+            if len(frozen) == TRIES or not alike or has_loop(module, frames):
                 raise
-            frozen = error
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
     if frozen:
-        raise frozen
+        raise frozen[-1]
     tried = ", ".join(map(str, lengths_of(module)))
     raise LiftError(
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 MANY_FRAMES = 240
 # Frames that a loop is followed over, to see that each goes through the same operators.
 FAR = 256
+# How many times as long the next one is of lengths at which a loop shows.
+FARTHER = 1.5
 # Turns that a loop may look back, or begin with.
 DEEP = 16
 # Operators that a message names.
@@ -124,9 +127,18 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
 
 
 def has_loop(module: BatchFirst, frames: int) -> bool:
-    """Whether more frames than `frames` go through more operators."""
-    more = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), None)
-    return more is None or _operators(module, frames) != _operators(module, more)
+    """Whether more frames than `frames` go through more operators, and still more of them through still more.
+
+    An operator or two come and go with the length where there is no loop: over a single window, or one that is cut.
+    """
+    beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
+    counts: list[int] = []
+    for n in beyond:
+        if n > frames * FARTHER:
+            frames, counts = n, [*counts, _operators(module, n).total()]
+        if len(counts) == 3:
+            break
+    return all(few < more for few, more in pairwise(counts))
 
 
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:

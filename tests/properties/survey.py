@@ -195,9 +195,7 @@ def figures_of(cases: list[Case]) -> dict[str, Any]:
         "worst relative error": max([0.0, *(case.verdict.error for case in exact)]),
         "late for no reason": sum(case.verdict.late > 0 for case in exact),
         "reasons": {reason: n / reasons.total() for reason, n in reasons.most_common()},
-        "features": dict(
-            Counter(name for case in exact for name in (*case.features, *case.verdict.found)).most_common()
-        ),
+        "features": dict(named.most_common()),
         "pairs": {f"{a} + {b}": n for (a, b), n in Counter(pair for c in exact for pair in c.pairs).most_common()},
         "seconds": round(sum(s for s, _ in seconds), 1),
         "seconds a case": round(sum(s for s, _ in seconds) / max(len(seconds), 1), 2),
