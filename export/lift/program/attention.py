@@ -217,7 +217,6 @@ class _Run:
 
     def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], frames: int) -> None:
         self.interpreter = fx.Interpreter(module)
-        self.frames = frames
         generator = torch.Generator().manual_seed(0)
         self.values: dict[fx.Node, Any] = {}
         for node, example in zip(placeholders(module.graph), examples, strict=True):
@@ -240,20 +239,19 @@ class _Run:
 
 def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
     """The band outside of which no chance is above zero, the same at both lengths; None without one."""
-    bands = set()
+    bands, lengths = set(), list[int]()
     for run in runs:
         try:
             chances: Tensor = run.of(found.chances)
         except Exception:  # a length that the graph does not take may raise anything
             return None
         frames = chances.shape[-1]
-        if frames != run.frames:
-            return None
+        lengths.append(frames)
         taken = (chances != 0).reshape(-1, frames, frames).any(0).nonzero()
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].frames else band
+    return None if bands or band.size + MARGIN > lengths[0] or lengths[0] == lengths[1] else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -261,7 +259,7 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     tables: dict[fx.Node, Tensor] = {}
     for node in found.between:
         for mask in (n for n in node.all_input_nodes if _is_constant(n)):
-            along = [_along(run.of(mask), band, run.frames) for run in runs]
+            along = [_along(run.of(mask), band, run.of(found.chances).shape[-1]) for run in runs]
             if along[0] is None or along[1] is None or not torch.equal(along[0], along[1]):
                 return None
             tables[mask] = along[0]
