@@ -44,6 +44,8 @@ KEEP_OUTSIDE = (
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
+# Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
+ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
 
 
@@ -159,7 +161,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     for frames in lengths_of(module):
         if frames <= longest:
             continue
-        inputs = module.sample(3, frames)
+        inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
         try:
             with torch.no_grad():
                 module(*inputs)
@@ -188,8 +190,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except FrozenAxis as error:
             # A loop makes a number of the length at any; else it may have met another size, or be a single window.
             frozen.append(error)
-            alike = (error.port, error.axis) == _first_time(module.axes)
-            if len(frozen) == TRIES or not alike or has_loop(module, frames):
+            if len(frozen) == TRIES or has_loop(module, frames):
                 raise
     if bounded:
         _refuse_ways_by_length(module, bounded)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def _max_pool1d(
-    input: Tensor,
+    input: Tensor,  # noqa: A002 - the name that a caller may use
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
