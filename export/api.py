@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
 OF_MODULES: Mapping[str, object] = {
     "example_inputs": None, "time_axis": "auto", "input_names": None, "output_names": None, "sequence_only": False,
-    "assume": None, "max_frames": None,
+    "assume": None, "max_frames": None, "max_context": None,
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
 
@@ -52,6 +52,7 @@ def export(
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
+    max_context: int | None = None,
     fixed: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     force: bool = False,
@@ -94,8 +95,11 @@ def export(
         assume: {"file.py:190": True} where the code decides by the value of a tensor (`if mask.all():`), and that is
             always true, or False, on what a stream is fed: what the tensor is, before any `not`. It stands in the
             contract, and is checked on all that is verified.
-        max_frames: the most frames of one stream, where the model has a table of so many positions: a stream that is
-            fed more raises StreamError, until it is reset.
+        max_frames: the most frames of one stream, where the model has a table of so many positions, or attends to all
+            frames before: a stream that is fed more raises StreamError, until it is reset.
+        max_context: how many frames attention may look at, the newest among them, where the model attends to all
+            frames before. Up to so many frames a stream is the model; beyond, it is the model with all frames farther
+            back masked, which is what it is held to. It stands in the contract.
         fixed: {input: value} for inputs of an ONNX file that are always the same, such as a sampling rate.
         shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
             numbers, "batch" for any number of streams, "time" for an axis of frames.
@@ -112,7 +116,7 @@ def export(
         raise ExportError('export needs a path to write to: path="NAME.rnnx".')
     if isinstance(model, str | os.PathLike):
         # Only what an ONNX file has no use for is looked at.
-        said = (example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames)
+        said = (example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames, max_context)
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
         from rnn_export.export.onnx_file import export_onnx
@@ -134,5 +138,5 @@ def export(
         output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
         state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
         steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames, force=force, progress=progress,
+        max_frames=max_frames, max_context=max_context, force=force, progress=progress,
     )  # fmt: skip

@@ -68,6 +68,7 @@ def export_module(
     sequence_only: bool,
     assume: Mapping[str, bool] | None,
     max_frames: int | None,
+    max_context: int | None,
     force: bool,
     progress: Callable[[str], None],
 ) -> Bundle:
@@ -79,7 +80,7 @@ def export_module(
         raise ExportError(
             "sequence_only writes whole sequences, which the target onnx alone has: leave the others out."
         )
-    one = {"sample_rate": sample_rate, "max_frames": max_frames}
+    one = {"sample_rate": sample_rate, "max_frames": max_frames, "max_context": max_context}
     check_counts(steps=steps, chunk=chunk, **{name: 1 if n is None else n for name, n in one.items()})
     check_calibration(calibrate, precision)
     tolerance = tolerance_of(precision, atol, rtol)
@@ -88,7 +89,7 @@ def export_module(
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames,
+        max_frames=max_frames, max_context=max_context,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
     plan, recorded = fitted(plan, lifted.spec, batch, data, calibrate)

@@ -40,7 +40,7 @@ __all__ = [
 # Under which an ONNX file holds the JSON of its contract, in `metadata_props`.
 METADATA_KEY = "rnn_export.spec"
 # Fields of a contract that it may lack, as those do that were written before.
-OPTIONAL = {"rows": int, "max_frames": int, "assumptions": list | tuple, "end": str}
+OPTIONAL = {"rows": int, "max_frames": int, "max_context": int, "assumptions": list | tuple, "end": str}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class StreamSpec:
         sequence_only: whether the model needs whole sequences: there is no step then, and no state.
         end: the name of the state that counts the frames fed after the end of a sequence, where the last frames of a
             sequence are unlike what any later frame makes of them; else None.
-        max_frames: the most frames of a stream, where the model has a table of so many positions; None for any number.
+        max_frames: the most frames of a stream, where the model takes no more; None for any number.
+        max_context: how many frames attention looks at, the newest among them, where the model itself looks at all
+            frames before; else None.
         assumptions: how decisions are taken that the model's code takes by values; left out of the JSON if none.
         digest: sha256 over this contract and the source weights: a snapshot fits where the digest is the same.
     """
@@ -109,6 +111,7 @@ class StreamSpec:
     assumptions: tuple[Assumption, ...] = ()
     end: str | None = None
     max_frames: int | None = None
+    max_context: int | None = None
 
     def __post_init__(self) -> None:
         for check in (_ports, _numbers, _frames, _sizes):
@@ -132,13 +135,21 @@ class StreamSpec:
         late = f" ({self.delay * 1000 / (self.sample_rate or 1):.3g} ms)" if samples else ""
         return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
 
+    @property
+    def context_note(self) -> str:
+        """In words, for a message, how far attention looks back."""
+        return (
+            f"attention looks at {self.max_context} frames (max_context): where a stream is longer, this is another "
+            "function than the model that was trained, and what it is worth is for you to measure"
+        )
+
     def beyond(self, fed: int, frames: int) -> str | None:
         """Why a stream that was fed `fed` frames cannot take `frames` more; None where it can."""
         if self.max_frames is None or fed + frames <= self.max_frames:
             return None
         return (
-            f"a stream of this model has {self.max_frames} frames at most (max_frames), as many as its table has "
-            f"positions: {fed} were fed, and {frames} more go beyond. Nothing was fed: reset it, and begin again."
+            f"a stream of this model has {self.max_frames} frames at most (max_frames), and was exported for no more: "
+            f"{fed} were fed, and {frames} more go beyond. Nothing was fed: reset it, and begin again."
         )
 
     @property
@@ -269,6 +280,8 @@ def _numbers(spec: StreamSpec) -> Iterator[str]:
             f"max_frames is {spec.max_frames}, but counts the frames of a stream of sequences: from {spec.chunk}, a "
             f"chunk, to {limits.FRAMES}."
         )
+    if spec.max_context is not None and not (spec.has_time and 1 <= spec.max_context <= limits.FRAMES):
+        yield f"max_context is {spec.max_context}, but counts frames of sequences: from 1 to {limits.FRAMES}."
     if spec.sample_rate is not None and not 1 <= spec.sample_rate <= limits.SAMPLE_RATE:
         yield f"sample_rate is {spec.sample_rate}, but is in Hz, from 1 to {limits.SAMPLE_RATE}."
 

@@ -25,6 +25,7 @@ from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
+from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.script_modules import unscripted
@@ -63,6 +64,7 @@ def lift(
     sequence_only: bool = False,
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
+    max_context: int | None = None,
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
@@ -70,13 +72,17 @@ def lift(
     """
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat = _flat_model(model, example_inputs, options)
-    flat.decisions, flat.max_frames = said(assume), max_frames
+    flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
     while True:
         try:
             lifted = _by_calls_or_frames(flat, options)
             break
         except DecidedByValue as error:
             flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+    if max_context is not None and not (flat.context and flat.context.bounds):
+        raise LiftError(
+            f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
+        )
     if unasked := [a.at for a in flat.decisions.known if a.at not in flat.decisions.seen.needed]:
         raise LiftError(
             f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
@@ -198,6 +204,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
     spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames)
+    spec = replace(spec, max_context=flat.context.said if flat.context else None)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     notes, states = (*captured.notes, *notes_of(spec, probed.flat, probed.axes)), tuple(streamed.states)
     for node in captured.module.graph.nodes:

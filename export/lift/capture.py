@@ -21,6 +21,7 @@ from rnn_export.export.lift.lengths import (
     irregular,
     is_right,
     lengths_of,
+    longer_example,
     many_frames,
     unrollings,
 )
@@ -157,8 +158,10 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
-    bounded, frozen, longest, reason = list[BoundedAxis](), list[FrozenAxis](), 0, ""
-    for frames in lengths_of(module):
+    flat, longest, reason = module.flat, 0, ""
+    bounded, frozen = list[BoundedAxis](), list[FrozenAxis]()
+    lengths = [*lengths_of(module), *longer_example(module)]
+    for frames in lengths:
         if frames <= longest:
             continue
         inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
@@ -171,7 +174,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
         try:
-            graph = flat_graph(module, inputs, module.dynamic(True), most=module.flat.max_frames)
+            graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)
             port, axis = _first_time(module.axes)
             if not _holds_at_more(module, graph, frames):
@@ -184,7 +187,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
             # Far beyond a bound that short sequences alone may have.
-            longest = FAR_BEYOND * error.longest if (error.port, error.axis) == _first_time(module.axes) else longest
+            if (error.port, error.axis) == _first_time(module.axes):
+                longest = max(error.longest, min(FAR_BEYOND * error.longest, lengths[-1] - 1))
             if len(bounded) == TRIES:
                 break
         except FrozenAxis as error:
@@ -197,7 +201,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         raise bounded[-1]
     if frozen:
         raise frozen[-1]
-    tried = ", ".join(map(str, lengths_of(module)))
+    tried = ", ".join(map(str, lengths))
     raise LiftError(
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."

@@ -45,6 +45,12 @@ def lengths_of(module: BatchFirst) -> tuple[int, ...]:
     return LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
 
 
+def longer_example(module: BatchFirst) -> list[int]:
+    """The length of the user's example, where it is longer than all that are tried."""
+    own = [x.example.shape[t] for x, t in zip(module.flat.inputs, module.axes.input_time, strict=True) if t is not None]
+    return [max(own)] if max(own) > LENGTHS[-1] else []
+
+
 def shortest_length(module: BatchFirst) -> int:
     """The shortest length that the model takes, of those that it is exported at."""
     return next((n for n in lengths_of(module) if _runs(module, n)), many_frames(module)) if module.axes.has_time else 1

@@ -40,6 +40,8 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
 
 def shared_notes(spec: StreamSpec, axes: Axes) -> Iterator[str]:
     """Those of whole sequences too."""
+    if spec.max_context:
+        yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)
     if why := axes.one_row:
         yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"

@@ -65,7 +65,10 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if said is not None:
         found = search.candidate(said, True)
         if found is None:
-            raise LiftError(f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}")
+            raise LiftError(
+                f"time_axis={probe.by_name(said)}: the model cannot run at other lengths. {probe.failure}. If it takes "
+                "so many frames at most, say max_frames=N (--max-frames N)."
+            )
         return found
     best = search.best()
     found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)

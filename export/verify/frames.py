@@ -23,6 +23,12 @@ def fewest_frames(spec: StreamSpec) -> int:
     return (FEWEST_STEPS + spec.settling_steps) * spec.chunk
 
 
+def frames_beyond_context(spec: StreamSpec) -> int:
+    """Frames of which at least `FEWEST_STEPS` steps leave some of the first ones out of what attention looks at."""
+    steps = 0 if spec.max_context is None else -(-spec.max_context // spec.chunk) + FEWEST_STEPS
+    return steps * spec.chunk
+
+
 def trial_frames(spec: StreamSpec, frames: int, most: int, shortest: int = 0) -> int:
     """`frames` of each kind of input and those of the delay, in whole steps, `shortest` at least and `most` at most."""
     steps = max(frames // spec.chunk + spec.settling_steps, -(-shortest // spec.chunk))

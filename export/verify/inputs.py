@@ -11,7 +11,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import Leaf
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.verify.frames import ROWS, beginning, fewest_frames
+from rnn_export.export.verify.frames import ROWS, beginning, fewest_frames, frames_beyond_context
 from rnn_export.spec import TensorSpec
 
 
@@ -25,7 +25,7 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
     rows = Noise(model.original).rows
     for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
         _refuse_one_id(tensor, leaf.example, rows)
-    frames = max(steps * model.spec.chunk, fewest_frames(model.spec))
+    frames = max(steps * model.spec.chunk, fewest_frames(model.spec), frames_beyond_context(model.spec))
     if (most := model.spec.max_frames) is not None:
         frames = min(frames, most // model.spec.chunk * model.spec.chunk)
     return _noise(model, frames) if recording is None else beginning(model.spec, recording, frames)

@@ -42,7 +42,8 @@ STAGES = 12
 )
 @calibrate_option
 @click.option("--sample-rate", type=click.IntRange(1), help="Hz, where the input is a piece of a signal.")
-@click.option("--max-frames", type=click.IntRange(1), help="Of one stream, where the model has so many positions.")
+@click.option("--max-frames", type=click.IntRange(1), help="Of one stream, where the model takes no more.")
+@click.option("--max-context", type=click.IntRange(1), help="Frames that attention without a bound may look at.")
 @click.option("--steps", type=click.IntRange(1), help="Of the closed loop, --chunk frames each.  [default: 256]")
 @click.option("--atol", type=click.FloatRange(0), help="Absolute part of the tolerance.  [default: 1e-06 in fp32]")
 @click.option(
@@ -62,9 +63,9 @@ def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
-    sample_rate: int | None, max_frames: int | None, steps: int | None, atol: float | None, rtol: float | None,
-    opset: int | None, accept: str | None, sequence_only: bool, assume: tuple[tuple[str, bool], ...], fixed: Words,
-    shapes: Words, initial: Words, force: bool, as_json: bool,
+    sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
+    rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
+    assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, force: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -80,7 +81,7 @@ def export_command(
     flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
-        steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames,
+        steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept),
     )  # fmt: skip
     with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:

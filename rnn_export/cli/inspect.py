@@ -26,6 +26,7 @@ LIFTING = (
     "sequence_only",
     "assume",
     "max_frames",
+    "max_context",
 )
 
 

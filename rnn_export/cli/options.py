@@ -36,6 +36,7 @@ class ExportFlags:
     accept: Callable[[Any, Any], Any] | None = None
     assume: tuple[tuple[str, bool], ...] = ()
     max_frames: int | None = None
+    max_context: int | None = None
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` of a SOURCE, with those of the command line in their place."""

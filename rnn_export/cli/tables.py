@@ -68,11 +68,12 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
     tail = f", tail {spec.tail}" if spec.tail else ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     most = f", {spec.max_frames} frames at most" if spec.max_frames else ""
+    context = f", attention to {spec.max_context} frames" if spec.max_context else ""
     memory = sum(map(_bytes, spec.states))
     whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
     one = f", rows {spec.rows} (one stream at a time)" if spec.rows else ""
     _print(
-        f"chunk {spec.chunk}, delay {spec.delay}{tail}{most}{one}{rate}, {memory} bytes of state a stream, "
+        f"chunk {spec.chunk}, delay {spec.delay}{tail}{most}{context}{one}{rate}, {memory} bytes of state a stream, "
         f"digest {spec.digest[:12]}{whole}"
     )
 

@@ -101,6 +101,16 @@ OTHER_RATES = {
 }
 
 
+def test_a_limit_of_large_scores_stays():
+    def forward(s, x):
+        q, k, v = s.qkv(x).chunk(3, -1)
+        scores = (q @ k.mT).clamp(-50, 50)
+        return torch.softmax(scores.masked_fill(~band(x.shape[1], 3), -torch.inf), -1) @ v
+
+    lifted = assert_whole(Call(forward, qkv=QKV), X, time_axis=1, lengths=range(5, 9))
+    assert any("clamp" in str(n.target) for n in lifted.step.graph.nodes)
+
+
 @pytest.mark.parametrize(("model", "every"), OTHER_RATES.values(), ids=OTHER_RATES)
 def test_attention_at_another_rate_streams(model, every):
     spec = assert_whole(model, X, time_axis=1, chunk=every).spec

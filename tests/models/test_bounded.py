@@ -47,6 +47,19 @@ def test_a_table_of_positions_is_a_bound(make, frames):
         lift(make(frames), (X,))
 
 
+@pytest.mark.parametrize("short", [7, 40])
+def test_what_is_done_to_short_sequences_alone_is_no_bound(short):
+    """Of the lengths that are tried two, and then none, are beyond it: the example is."""
+
+    def forward(s, x):
+        y = s.conv(x)
+        return -y if y.shape[-1] < short else y
+
+    model = Call(forward, conv=nn.Conv1d(1, 4, 400, stride=100))
+    lifted = lift(model, (torch.randn(1, 1, 8000),), chunk=100)
+    assert any(f"over fewer than {300 + 100 * short} frames the code goes another way" in n for n in lifted.notes)
+
+
 def test_one_call_as_one_frame_may_be_said():
     lifted = lift(positions(64), (X,), time_axis=None)
     assert lifted.spec.inputs[0].shape == ("batch", 32, 16)

@@ -20,9 +20,14 @@ ROWS = 2
 
 
 def assert_whole(
-    model: nn.Module, *example: Tensor, lengths: range | None = None, atol: float = 2e-6, **options: Any
+    model: nn.Module,
+    *example: Tensor,
+    lengths: range | None = None,
+    atol: float = 2e-6,
+    truth: nn.Module | None = None,
+    **options: Any,
 ) -> StreamingModel:
-    """Lift `model` and hold streams of several lengths to it, to the last frame; gives what was lifted."""
+    """Lift `model` and hold streams of several lengths to it, or to `truth`; gives what was lifted."""
     lifted = lift(model, example, **options)
     spec = lifted.spec
     more = spec.delay + 2 * spec.chunk
@@ -31,7 +36,7 @@ def assert_whole(
         inputs = _drawn(lifted, example, frames)
         try:
             with torch.no_grad():
-                given = model(*inputs)
+                given = (truth or model)(*inputs)
         except RuntimeError:
             continue  # too few frames for the model
         taken += 1

@@ -1,8 +1,9 @@
 """What one operator does along an axis of cells, frames or rows: known by name, or tried on values drawn for it.
 
-An operator that works entry by entry is known to keep every cell apart. Any other is called with some cells of its
-arguments exchanged: what changes in its results depends on them. The exchanged cells are those with a one, then those
-with a zero, in each digit of their binary number, so that every two cells are told apart by one of the trials.
+An operator that works entry by entry is known to keep every cell apart, and one that works along other axes to put
+them where its definition says. Any other is called with some cells of its arguments exchanged: what changes in its
+results depends on them. The exchanged cells are those with a one, then those with a zero, in each digit of their
+binary number, so that every two cells are told apart by one of the trials.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import first_line
+from rnn_export.export.lift.dependence.definitions import by_definition
 from rnn_export.export.lift.dependence.drawn import KINDS, Draws, Kind, is_pointwise, picked_from
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
 from rnn_export.export.lift.program.compare import LOCALITY, differing
@@ -81,6 +83,8 @@ class Operators:
         if is_pointwise(node):
             places = [(self.values[n], at) for n, at in layouts.items()]
             return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
+        if (defined := by_definition(node, self.values, self.more, layouts)) is not None:
+            return [defined]
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}

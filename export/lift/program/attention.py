@@ -1,9 +1,9 @@
 """Attention over the last W frames, written as windows over keys and values.
 
 Each frame attends to all frames, and a mask leaves those from `ahead` frames after it to `behind` frames before it.
-What a mask leaves is seen in the graph itself: it is run at two lengths, and where the chances outside of one band are
-zero at both, and the masks alike along it, the band is all that there is. Then frame t needs the keys and values of a
-window, and a product over windows is streamed as any other.
+What a mask leaves is seen in the graph itself: its masks are made at two lengths, and where scores of zero come out of
+them as good as minus infinity outside of one band at both, and the masks are alike along it, the band is all that there
+is. Then frame t needs the keys and values of a window, and a product over windows is streamed as any other.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
-FRAMES = ((160, 224), (1280, 1408))
+FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
 MARGIN = 32
 LONGEST_PERIOD = 32
+# Of scores: a limit that only large ones meet is one.
+SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 PRODUCTS = overloads("matmul bmm")
+# Axes of keys where each head has one of its own: (B, H, T, E).
+BY_HEAD = 4
 # Of scores, entry by entry.
 POINTWISE = overloads(
     "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
@@ -52,37 +57,55 @@ class Band:
         Row n is of frame n and of every `period` frames after it: more than one where frames attend within blocks.
         """
         frames = table.shape[-1]
-        middle = torch.arange(self.behind, frames - self.ahead)
-        places = middle[:, None] + torch.arange(-self.behind, self.ahead + 1)
-        windows = table[..., middle[:, None].expand_as(places), places]
-        for period in range(1, min(LONGEST_PERIOD, len(middle) // 2) + 1):
+        rows = torch.arange(frames)
+        places = rows[:, None] + torch.arange(-self.behind, self.ahead + 1)
+        is_there, places = (places >= 0) & (places < frames), places.clamp(0, frames - 1)
+        windows = table[..., rows[:, None].expand_as(places), places]
+        one = windows[..., self.behind : self.behind + 1, :]
+        if torch.equal(torch.where(is_there, windows, one), one.expand_as(windows)):
+            return one
+        middle = rows[self.behind : frames - self.ahead]
+        windows = windows[..., middle, :]
+        for period in range(2, min(LONGEST_PERIOD, len(middle) // 2) + 1):
             first = windows[..., :period, :].roll(self.behind, -2)
             if torch.equal(windows, first[..., middle % period, :]):
                 return first
         return None
 
+    def within(self, frames: int) -> Band:
+        """What a sequence of so many frames has of it."""
+        return Band(min(self.behind, frames - 1), min(self.ahead, frames - 1))
 
-def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor]) -> None:
-    """Attention within a band as windows, in place; any other stays as it is."""
+
+def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None) -> None:
+    """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is."""
     module.graph.eliminate_dead_code()
     for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
         _apart_from_product(module, node)
     nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
     if not nodes:
         return
-    tiers = [[_Run(module, examples, frames) for frames in both] for both in FRAMES]
     for node in nodes:
         chances, whole = _taken_apart(module, node) if node.target in SDPA else (node, None)
         found = _Attention.of(chances)
-        narrow = None if found is None else _narrowed(module, found, tiers)
+        narrow = None if found is None else _narrowed(module, found, examples, context)
         if found is not None and narrow is not None:
             (whole or found.result).replace_all_uses_with(narrow)
     module.graph.eliminate_dead_code()
 
 
-def _narrowed(module: fx.GraphModule, found: _Attention, tiers: Sequence[Sequence[_Run]]) -> fx.Node | None:
-    """An attention as windows, by the first of the `tiers` of runs that its band is within; None where it has none."""
-    for runs in tiers:
+def _narrowed(
+    module: fx.GraphModule, found: _Attention, examples: Sequence[Tensor], context: Context | None
+) -> fx.Node | None:
+    """An attention as windows, by masks of as few frames as its band is within; None where it has none."""
+    if context is not None:
+        more = min(context.frames + 2 * MARGIN, context.most or MOST)
+        runs = [_Run(module, examples, n) for n in (more, max(more - MARGIN, more // 2, 1))]
+        if _is_causal(found, runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs)):
+            context.bounds = True
+            return narrow
+    for both in FRAMES:
+        runs = [_Run(module, examples, frames) for frames in both]
         band = _band(found, runs)
         if band is not None:
             return _written(module, found, band, runs)
@@ -213,22 +236,27 @@ def _is_constant(node: fx.Node) -> bool:
 
 
 class _Run:
-    """The values of nodes over so many frames, each computed when it is asked for."""
+    """The values of nodes over so many frames, each computed when it is asked for; sizes by what is known of them."""
 
     def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], frames: int) -> None:
         self.interpreter = fx.Interpreter(module)
-        generator = torch.Generator().manual_seed(0)
+        self.frames = frames
         self.values: dict[fx.Node, Any] = {}
+        self.sizes: dict[Any, int] = {}
         for node, example in zip(placeholders(module.graph), examples, strict=True):
+            known = node.meta["val"].shape
             sizes = [
-                int(here) if isinstance(known, int) or here <= ROWS else frames
-                for known, here in zip(node.meta["val"].shape, example.shape, strict=True)
+                h if isinstance(k, int) or h <= ROWS else frames for k, h in zip(known, example.shape, strict=True)
             ]
-            drawn = torch.randn(sizes, generator=generator) if example.is_floating_point() else torch.zeros(sizes)
-            self.values[node] = drawn.to(example.dtype)
+            self.values[node] = torch.zeros(sizes, dtype=example.dtype)
+            self.sizes |= {k.node.expr: size for k, size in zip(known, sizes, strict=True) if _is_symbol(k)}
 
     def of(self, node: fx.Node) -> Any:
         if node not in self.values:
+            size: Any = node.meta.get("val")
+            if _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys():
+                self.values[node] = int(size.node.expr.subs(self.sizes))
+                return self.values[node]
             for before in node.all_input_nodes:
                 self.of(before)
             self.interpreter.env = self.values
@@ -236,22 +264,41 @@ class _Run:
                 self.values[node] = self.interpreter.run_node(node)
         return self.values[node]
 
+    def square(self, found: _Attention) -> int:
+        """How many frames attend to each other: those of the input where no size says more."""
+        size: Any = found.scores.meta["val"].shape[-1]
+        known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
+        return int(size.node.expr.subs(self.sizes)) if known else self.frames
 
-def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
-    """The band outside of which no chance is above zero, the same at both lengths; None without one."""
-    bands, lengths = set(), list[int]()
-    for run in runs:
+    def masked(self, found: _Attention) -> Tensor | None:
+        """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
+        both = [self.square(found)] * 2
+        self.values[found.scores] = torch.zeros([1] * (found.scores.meta["val"].dim() - 2) + both)
         try:
-            chances: Tensor = run.of(found.chances)
+            masked: Tensor = self.of(args_of(found.chances)[0])
         except Exception:  # a length that the graph does not take may raise anything
             return None
-        frames = chances.shape[-1]
-        lengths.append(frames)
-        taken = (chances != 0).reshape(-1, frames, frames).any(0).nonzero()
+        return masked if [*masked.shape[-2:]] == both else None
+
+
+def _is_causal(found: _Attention, runs: Sequence[_Run]) -> bool:
+    at_full_rate = all(run.square(found) == run.frames for run in runs)
+    return at_full_rate and all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
+
+
+def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
+    """The band that masks leave, the same at both lengths; None without one."""
+    bands = set()
+    for run in runs:
+        if (masked := run.masked(found)) is None:
+            return None
+        taken = (masked > MASKED).flatten(0, -3).any(0).nonzero() if masked.dim() > 2 else (masked > MASKED).nonzero()
+        if not len(taken):
+            return None
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > lengths[0] or lengths[0] == lengths[1] else band
+    return None if bands or band.size + MARGIN > runs[0].square(found) else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -259,10 +306,11 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     tables: dict[fx.Node, Tensor] = {}
     for node in found.between:
         for mask in (n for n in node.all_input_nodes if _is_constant(n)):
-            along = [_along(run.of(mask), band, run.of(found.chances).shape[-1]) for run in runs]
-            if along[0] is None or along[1] is None or not torch.equal(along[0], along[1]):
+            lengths = (run.square(found) for run in runs)
+            here, there = (_along(run.of(mask), band.within(n), n) for run, n in zip(runs, lengths, strict=True))
+            if here is None or there is None or not torch.equal(_last(here, there), there):
                 return None
-            tables[mask] = along[0]
+            tables[mask] = here
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
@@ -270,16 +318,37 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
         query = write.call(aten.unsqueeze.default, found.query, -2)
         scores = write.call(aten.matmul.default, query, keys)
         for node in found.between:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
-            scores = write.call(node.target, *args, **kwargs)
-        is_there = _windows(
-            write, write.call(aten.ones_like.default, write.call(aten.slice.Tensor, found.key, -1, 0, 1)), band
-        )
+            if not _does_nothing(node, tables):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
+                scores = write.call(node.target, *args, **kwargs)
+        one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
+        if write.value_of(one).dim() == BY_HEAD:
+            one = write.call(aten.slice.Tensor, one, 1, 0, 1)
+        is_there = _windows(write, write.call(aten.ones_like.default, one), band)
         lowest = torch.finfo(write.value_of(scores).dtype).min
         scores = write.call(aten.where.ScalarOther, write.call(aten.gt.Scalar, is_there, 0.5), scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
         result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
         return write.call(aten.squeeze.dim, result, -2)
+
+
+def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:
+    """Whether scores within the band are left as they are, by a mask that is all true for example."""
+    masks = [tables[n] for n in node.all_input_nodes if n in tables]
+    drawn = torch.randn(masks[0].shape if masks else (16,), generator=torch.Generator().manual_seed(0))
+    return all(_stays(node, tables, scale * drawn) for scale in SCALES)
+
+
+def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> bool:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: tables.get(n, scores))
+    assert callable(node.target)
+    result = node.target(*args, **kwargs)
+    return result.dtype == scores.dtype and torch.equal(result, scores)
+
+
+def _last(table: Tensor, like: Tensor) -> Tensor:
+    """As many of the last entries as `like` has."""
+    return table[..., -like.shape[-1] :] if like.dim() else table
 
 
 def _along(mask: Any, band: Band, frames: int) -> Tensor | None:

@@ -15,6 +15,7 @@ from rnn_export.errors import BoundedAxis, FrozenAxis
 from rnn_export.export.lift.program.attention import narrow_attention
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
+from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program, functional
@@ -38,10 +39,11 @@ def flat_graph(
     shapes: tuple[Any, ...],
     fold_weights: bool = True,
     most: int | None = None,
+    context: Context | None = None,
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
 
-    `most`: the longest that any axis will be, where it is not of any size.
+    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention.
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
@@ -60,7 +62,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
-    narrow_attention(graph_module, args)
+    narrow_attention(graph_module, args, context)
     take_windows_apart(graph_module)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)

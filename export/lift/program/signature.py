@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import Deciding, Decisions
 from rnn_export.export.lift.program.script_modules import signature_of
 
@@ -44,6 +45,7 @@ class FlatModel(nn.Module):
         written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
         max_frames: the most frames of a sequence, as the user says; None for any number.
+        context: how far attention to all frames before goes back, as the user says; None where it does not stream.
         decisions: what is known of those that it takes by the value of a tensor.
     """
 
@@ -74,6 +76,7 @@ class FlatModel(nn.Module):
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
         self.max_frames: int | None = None
+        self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()
@@ -133,7 +136,8 @@ class FlatModel(nn.Module):
             filled = [_joined(left, leaf.is_complex()) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
-        with Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext():
+        deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
+        with deciding, self.context.bounding() if self.context else contextlib.nullcontext():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))

@@ -40,6 +40,9 @@ REASONS = {
     "view reshape flatten unflatten": "a reshape cuts through time",
     "unbind split chunk": "it takes the frames of the sequence apart",
 }
+PAST_OF_ATTENTION = (
+    "Use past frames only: a mask that leaves the last frames, or where it is causal max_context=N (--max-context N)."
+)
 LAST_FRAME_FOR_ALL = "a value as of the last frame is used for every frame: that looks at the end first."
 
 
@@ -154,4 +157,5 @@ def _why_not_frame_local(node: fx.Node) -> str:
     name = name_of(node)
     fitting = (why for words, why in REASONS.items() if any(word in name for word in words.split()))
     known = next(fitting, "it mixes frames over time")
-    return f"{known} ({name}), so it cannot stream. Use past frames only, kept in a state."
+    instead = PAST_OF_ATTENTION if known.startswith("attention") else "Use past frames only, kept in a state."
+    return f"{known} ({name}), so it cannot stream. {instead}"

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
+from rnn_export.export.lift.program.fx import args_of, aten
+
 
 class Reach(NamedTuple):
     """How far one result of an operator reaches: over so many frames, taken every `stride`; at least as many."""
@@ -22,6 +24,18 @@ def may_be_time(value: Any, axis: int) -> bool:
     if not isinstance(known, Tensor) or not -known.dim() <= axis < known.dim():
         return True
     return type(known.shape[axis]) is not int or not _is_of_any_length(value.graph)
+
+
+def has_a_window_for_each_frame(node: fx.Node) -> bool:
+    """Whether `node` gives windows of a value that is padded so that there is one for each frame, however few."""
+    if node.target is not aten.unfold.default:
+        return False
+    padded, dim, size, _ = args_of(node)
+    if not isinstance(padded, fx.Node) or padded.target is not aten.constant_pad_nd.default:
+        return False
+    pads, from_end = args_of(padded)[1], dim if dim < 0 else dim - padded.meta["val"].dim()
+    around = pads[-2 * from_end - 2 : -2 * from_end or None]
+    return all(type(n) is int for n in around) and sum(around) >= size - 1
 
 
 def _is_of_any_length(graph: fx.Graph) -> bool:

@@ -11,10 +11,13 @@ from rnn_export.export.graph.passes.pipeline import apply, rewrite
 from rnn_export.export.graph.passes.simplify import Simplify
 from rnn_export.export.targets.c.functions import written_out
 from rnn_export.export.targets.c.operators import OPERATORS, refuse_unknown
+from rnn_export.export.targets.c.transforms import FindTransforms
 from rnn_export.spec import BATCH
 
 # Constants that folding may make; it may start from any.
 FOLDED = 2**22
+# What is computed twice, or stored, is so once.
+ONCE = (common.DeduplicateInitializersPass(), common.CommonSubexpressionEliminationPass())
 
 
 def static_graph(step: bytes, batch: int = 1) -> ir.Model:
@@ -26,7 +29,7 @@ def static_graph(step: bytes, batch: int = 1) -> ir.Model:
                 dim.dim_value = batch
     del model.graph.value_info[:]
     graph = ir.from_proto(written_out(model, OPERATORS))
-    apply(graph, Simplify(FOLDED), common.RemoveUnusedNodesPass())
+    apply(graph, Simplify(FOLDED), FindTransforms(), *ONCE, common.RemoveUnusedNodesPass())
     refuse_unknown(graph.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph), strict_mode=True, data_prop=True)

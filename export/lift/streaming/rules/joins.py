@@ -13,7 +13,7 @@ from rnn_export.export.lift.streaming.alignment import shift_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
-from rnn_export.export.lift.streaming.reach import Reach, may_be_time
+from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
 from rnn_export.export.lift.streaming.time_axis import Mirrors, NodeInfo, refusal
 
 
@@ -78,6 +78,8 @@ def _frames(context: StreamingContext, parts: Sequence[fx.Node], axis: int) -> i
 def _pad_reach(node: fx.Node) -> Reach:
     """Pairs of numbers, the last axis first."""
     value, pads = args_of(node)[:2]
+    if node.users and all(has_a_window_for_each_frame(n) for n in node.users):
+        return Reach()
     along = (n for i, n in enumerate(pads) if may_be_time(value, -1 - i // 2))
     return Reach(sum(abs(n) for n in along if type(n) is int))
 

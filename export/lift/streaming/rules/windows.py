@@ -15,7 +15,7 @@ from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.mirrors import mirrored, settled
-from rnn_export.export.lift.streaming.reach import Reach, may_be_time
+from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
 
 # Over how many of the last axes the window goes.
@@ -96,6 +96,8 @@ def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
 
 def _unfold_reach(node: fx.Node) -> Reach:
     value, dim, size, stride = args_of(node)
+    if has_a_window_for_each_frame(node):
+        return Reach(0, stride)
     return Reach(size, stride) if may_be_time(value, dim) else Reach()
 
 

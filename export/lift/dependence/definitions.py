@@ -1,0 +1,115 @@
+"""Where cells go in operators that move axes, or work along others than theirs: their definition says it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
+from rnn_export.export.lift.program.fx import named_args, overloads
+
+Values = Mapping[fx.Node, Any]
+# (arguments by name, their values, where the cells stand) -> the axis of the result, counted from its end, or None.
+Definition = Callable[[Mapping[str, Any], Values, Mapping[fx.Node, AxisLayout]], "int | None"]
+
+
+def by_definition(
+    node: fx.Node, values: Values, more: Values, layouts: Mapping[fx.Node, AxisLayout]
+) -> AxisLayout | None:
+    """Where the cells of the arguments of `node` stand in its only result; None where that has to be tried."""
+    define, merged = DEFINITIONS.get(node.target), {(at.outer, at.inner) for at in layouts.values()}
+    if define is None or len(merged) != 1:
+        return None
+    axis = define({**named_args(node), **node.kwargs}, values, layouts)
+    if axis is None or growing_axes(values[node], more[node]) != [axis]:
+        return None
+    return AxisLayout(axis, *merged.pop())
+
+
+def _alone(layouts: Mapping[fx.Node, AxisLayout], value: Any) -> int | None:
+    """The axis of the cells of `value`, where no other argument has any."""
+    return layouts[value].axis if set(layouts) == {value} else None
+
+
+def _exchanged(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    rank, axis = values[given["self"]].dim(), layouts[given["self"]].axis
+    one, other = given["dim0"] % rank, given["dim1"] % rank
+    places: dict[int, int] = {one: other, other: one}
+    return places.get(axis, axis)
+
+
+def _permuted(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    value = given["self"]
+    return [d % values[value].dim() for d in given["dims"]].index(layouts[value].axis)
+
+
+def _with_one_more(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    value = given["self"]
+    at, axis = given["dim"] % (values[value].dim() + 1), layouts[value].axis
+    return axis + 1 if at <= axis else axis
+
+
+def _without_some(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    value, axis = given["self"], layouts[given["self"]].axis
+    dims = {d % values[value].dim() for d in _list(given["dim"])}
+    gone = [d for d in dims if values[value].shape[d] == 1]
+    return None if axis in dims else axis - sum(d < axis for d in gone)
+
+
+def _along_others(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """The entries along other axes are made of each other, and stay where they are."""
+    axis = layouts[given["self"]].axis
+    return None if axis == given["dim"] % values[given["self"]].dim() else axis
+
+
+def _reduced(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    value, axis = given["self"], layouts[given["self"]].axis
+    dims = {d % values[value].dim() for d in _list(given.get("dim"))}
+    if not dims or axis in dims:
+        return None
+    return axis if given.get("keepdim", False) else axis - sum(d < axis for d in dims)
+
+
+def _normalised(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    axis = _alone(layouts, given["input"])
+    kept = values[given["input"]].dim() - len(given["normalized_shape"])
+    return axis if axis is not None and axis < kept else None
+
+
+def _linear(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    axis = _alone(layouts, given["input"])
+    return axis if axis is not None and axis < values[given["input"]].dim() - 1 else None
+
+
+def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """Of matrices: those of a batch, rows of the left one, or columns of the right one, are apart."""
+    left, right = list(given.values())[:2]
+    ranks: tuple[int, int] = values[left].dim(), values[right].dim()
+    places: set[int] = {layouts[n].axis - values[n].dim() for n in (left, right) if n in layouts}
+    summed = (left in layouts and -1 in places, right in layouts and -2 in places)
+    if min(ranks) < 2 or len(places) != 1 or any(summed):
+        return None
+    return max(ranks) + places.pop()
+
+
+def _list(dims: Any) -> Sequence[int]:
+    return [] if dims is None else [dims] if isinstance(dims, int) else dims
+
+
+DEFINITIONS: Mapping[Any, Definition] = {
+    operator: define
+    for define, names in {
+        _exchanged: "transpose.int",
+        _permuted: "permute",
+        _with_one_more: "unsqueeze",
+        _without_some: "squeeze.dim squeeze.dims",
+        _along_others: "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax",
+        _reduced: "sum.dim_IntList mean.dim amax amin",
+        _normalised: "layer_norm",
+        _linear: "linear",
+        _product: "matmul bmm mm",
+    }.items()
+    for operator in overloads(names)
+}

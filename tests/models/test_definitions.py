@@ -1,0 +1,89 @@
+"""What an operator's definition says of cells is what trying it shows, wherever they stand."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from rnn_export.export.lift.dependence import definitions
+from rnn_export.export.lift.dependence.definitions import DEFINITIONS
+from rnn_export.export.lift.dependence.layout import AxisLayout
+from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
+from rnn_export.export.lift.program.fx import aten, recorded
+
+X = torch.zeros(3, 1, 4, 5)
+FORMS = {
+    "transpose": (aten.transpose.int, 0, -1),
+    "transpose of others": (aten.transpose.int, 1, 2),
+    "permute": (aten.permute.default, [2, -3, 1, 3]),
+    "unsqueeze before": (aten.unsqueeze.default, 0),
+    "unsqueeze at the end": (aten.unsqueeze.default, -1),
+    "squeeze": (aten.squeeze.dim, 1),
+    "squeeze of more": (aten.squeeze.dim, -1),
+    "softmax": (aten.softmax.int, -1),
+    "log_softmax": (aten.log_softmax.int, 2),
+    "sum": (aten.sum.dim_IntList, [-1, 1]),
+    "sum kept": (aten.sum.dim_IntList, [2], True),
+    "sum of all": (aten.sum.dim_IntList, None),
+    "mean": (aten.mean.dim, [0]),
+    "amax": (aten.amax.default, [-2]),
+    "norm": (aten.layer_norm.default, [5]),
+    "norm of two": (aten.layer_norm.default, [4, 5]),
+    "linear": (aten.linear.default, torch.ones(3, 5), torch.ones(3)),
+    "product with a matrix": (aten.matmul.default, torch.ones(5, 2)),
+    "product with matrices": (aten.matmul.default, torch.ones(3, 1, 5, 2)),
+    "product with rows": (aten.matmul.default, torch.ones(5)),
+}
+
+
+def depends(operator, args, few, more, axes) -> object:
+    """What `operator` on `few`, tensors with cells in `axes`, and on `more` of them depends on; or why nothing."""
+    held, graph = nn.Module(), fx.Graph()
+    given = [graph.placeholder(f"x{i}") for i in range(len(few))]
+    taken = []
+    for i, value in enumerate(args):
+        if isinstance(value, Tensor):
+            held.register_buffer(f"weight{i}", value)
+        taken.append(graph.get_attr(f"weight{i}") if isinstance(value, Tensor) else value)
+    node = graph.call_function(operator, (*given, *taken))
+    graph.output((node,))
+    try:
+        runs = [recorded(fx.GraphModule(held, graph), values) for values in (few, more)]
+        layouts = {n: AxisLayout(axis) for n, axis in zip(given, axes, strict=True)}
+        return Operators(*runs, lambda n: False).dependences(node, layouts)
+    except (CellsMixed, RuntimeError, ValueError) as refused:
+        return type(refused)
+
+
+def one_more(value: Tensor, axis: int) -> Tensor:
+    return torch.cat([value, value.narrow(axis, 0, 1)], axis)
+
+
+def said_and_tried(monkeypatch, *asked) -> tuple[object, object]:
+    said = depends(*asked)
+    monkeypatch.setattr(definitions, "DEFINITIONS", {})
+    return said, depends(*asked)
+
+
+@pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_definition_says_what_a_trial_finds(form, axis, monkeypatch):
+    operator, *args = form
+    said, tried = said_and_tried(monkeypatch, operator, args, [X], [one_more(X, axis)], [axis])
+    assert said == tried
+
+
+@pytest.mark.parametrize(("axes", "apart"), [((0, 0), True), ((1, 2), False), ((2, 1), False), ((1, 1), False)])
+def test_rows_of_a_batch_are_apart_in_products_and_rows_and_columns_are_not(axes, apart, monkeypatch):
+    pair = torch.zeros(2, 3, 4), torch.zeros(2, 4, 3)
+    more = [one_more(t, axis) for t, axis in zip(pair, axes, strict=True)]
+    said, tried = said_and_tried(monkeypatch, aten.bmm.default, (), pair, more, axes)
+    assert said == tried
+    assert isinstance(said, list) == apart
+
+
+def test_every_definition_is_held_to_a_trial():
+    assert {operator.overloadpacket for operator, *_ in FORMS.values()} >= {
+        aten.transpose, aten.permute, aten.unsqueeze, aten.squeeze, aten.softmax, aten.sum, aten.mean, aten.amax,
+        aten.layer_norm, aten.linear, aten.matmul,
+    }  # fmt: skip
+    assert all(operator in DEFINITIONS for operator, *_ in FORMS.values())
