@@ -1,17 +1,19 @@
-"""A product with the basis of a transform is computed as one, and no other product is."""
+"""A product, or a convolution, with the basis of a transform is computed as one, and no other is."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.export.targets.c.static_graph import static_graph
 from rnn_export.export.targets.c.transforms import basis_of
 
-from .c_sheet import Sheet, case, const
+from .c_sheet import Case, Sheet, case, const
 from .c_values import floats
 
 HANN = np.hanning(129)[:-1]
+ENDS = np.array([0.5**0.5, *np.ones(63), 0.5**0.5])
 
 
 def waves(rows: int, columns: int, length: int, part: int) -> np.ndarray:
@@ -28,38 +30,54 @@ def back(length: int) -> np.ndarray:
     return scale
 
 
-# By name: values, frequencies, length, and what each row is times.
+@dataclass
+class Made:
+    """`scale` of each row, times waves of `length` values, times `weight` of each column."""
+
+    rows: int
+    columns: int
+    length: int
+    scale: np.ndarray = field(default_factory=lambda: np.ones(1))
+    weight: np.ndarray = field(default_factory=lambda: np.ones(1))
+
+    def matrix(self, part: int) -> np.ndarray:
+        whole = self.scale[:, None] * waves(self.rows, self.columns, self.length, part) * self.weight
+        return whole.astype(np.float32)
+
+
 BASES = {
-    "of a real signal": (128, 65, 128, np.ones(128)),
-    "of an odd length": (129, 65, 129, np.ones(129)),
-    "of all frequencies": (128, 128, 128, np.ones(128)),
-    "under a window": (128, 65, 128, HANN),
-    "of fewer values": (100, 65, 128, np.ones(100)),
-    "back to a real signal": (65, 128, 128, back(128)),
-    "back to one of an odd length": (65, 129, 129, back(129)),
-    "scaled": (400, 201, 400, np.full(400, 400**-0.5)),
+    "of a real signal": Made(128, 65, 128),
+    "of an odd length": Made(129, 65, 129),
+    "of all frequencies": Made(128, 128, 128),
+    "under a window": Made(128, 65, 128, HANN),
+    "of fewer values": Made(100, 65, 128),
+    "back to a real signal": Made(65, 128, 128, back(128)),
+    "back to one of an odd length": Made(65, 129, 129, back(129)),
+    "scaled": Made(400, 201, 400, np.full(1, 400**-0.5)),
+    "less at the ends": Made(128, 65, 128, HANN, ENDS),
 }
 
 
 @pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize(("rows", "columns", "length", "scale"), BASES.values(), ids=BASES)
-def test_a_basis_is_found(rows, columns, length, scale, part):
-    matrix = (scale[:, None] * waves(rows, columns, length, part)).astype(np.float32)
-    for found in (basis_of(matrix), basis_of(-matrix)):
+@pytest.mark.parametrize("made", BASES.values(), ids=BASES)
+def test_a_basis_is_found(made, part):
+    matrix = made.matrix(part)
+    for given in (matrix, -matrix):
+        found = basis_of(given)
         assert found is not None
-        assert (found.length, found.part) == (length, part)
-    again = basis_of(matrix).scale[:, None] * waves(rows, columns, length, part)
-    np.testing.assert_allclose(again, matrix, rtol=0, atol=1e-6 * np.abs(matrix).max())
+        assert (found.length, found.part) == (made.length, part)
+        again = found.scale[:, None] * waves(made.rows, made.columns, made.length, part) * found.weight
+        np.testing.assert_allclose(again, given, rtol=0, atol=1e-6 * np.abs(matrix).max())
 
 
 OTHERS = {
     "random": floats(128, 65),
-    "zeros": np.zeros((128, 65), np.float32),
-    "constant": np.ones((128, 65), np.float32),
+    "zeros": np.zeros((128, 65)),
+    "constant": np.ones((128, 65)),
     "a little off": waves(128, 65, 128, 0) + 1e-4 * floats(128, 65),
     "of another length": waves(128, 65, 160, 0),
     "a cosine transform": np.cos(np.pi * np.outer(np.arange(128) + 0.5, np.arange(64)) / 128),
-    "another scale for each column": waves(128, 65, 128, 0) * np.linspace(1, 2, 65),
+    "another scale for each number": waves(128, 65, 128, 0) * (1 + np.eye(128, 65)),
 }
 
 
@@ -70,7 +88,7 @@ def test_what_is_no_basis_stays_a_product(matrix):
 
 def spectrum(opset: int) -> bytes:
     """y = x cos, z = x sin of x (batch, 128)."""
-    bases = {name: waves(128, 65, 128, part).astype(np.float32) for part, name in enumerate(("cos", "sin"))}
+    bases = {name: BASES["of a real signal"].matrix(part) for part, name in enumerate(("cos", "sin"))}
     made = helper.make_graph(
         [helper.make_node("MatMul", ["x", name], [result]) for name, result in zip(bases, "yz", strict=True)],
         "g",
@@ -78,9 +96,7 @@ def spectrum(opset: int) -> bytes:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 65]) for name in "yz"],
         [numpy_helper.from_array(value, name) for name, value in bases.items()],
     )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
 
 
 @pytest.mark.parametrize("batch", [1, 8])
@@ -94,13 +110,53 @@ def test_before_the_operator_was_there_it_stays_a_product():
     assert {n.op_type for n in static_graph(spectrum(13)).graph} == {"MatMul"}
 
 
-def test_in_c_it_is_the_product():
-    cases = []
-    for rows, columns, length, scale in BASES.values():
-        for part in (0, 1):
-            basis = (scale[:, None] * waves(rows, columns, length, part)).astype(np.float32)
-            cases.append(case("MatMul", floats(2, 3, rows), const(basis)))
-    sheet = Sheet(cases, 18)
-    assert {n.op_type for n in static_graph(sheet.graph(sheet.spec)).graph} >= {"DFT"}
+def operators(sheet: Sheet) -> set[str]:
+    return {n.op_type for n in static_graph(sheet.graph(sheet.spec)).graph} - {"Reshape"}
+
+
+def assert_alike(sheet: Sheet) -> None:
     for of, got, want in sheet.compared():
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * np.abs(want).max(), err_msg=str(of))
+
+
+def test_a_product_is_the_same_in_c():
+    sheet = Sheet([case("MatMul", floats(2, 3, m.rows), const(m.matrix(p))) for m in BASES.values() for p in (0, 1)])
+    assert operators(sheet) <= {"DFT", "Unsqueeze", "Gather", "Mul"}
+    assert_alike(sheet)
+
+
+def convolved(made: Made, sign: int = 1, **attributes) -> Case:
+    kernels = np.concatenate([made.matrix(0), sign * made.matrix(1)], 1).T[:, None]
+    return case("Conv", floats(2, 1, 400), const(np.ascontiguousarray(kernels)), **attributes)
+
+
+def test_a_convolution_is_the_same_in_c():
+    """Silero VAD, for one, has its transform as a convolution."""
+    frames = [BASES[name] for name in ("of a real signal", "of an odd length", "under a window", "less at the ends")]
+    mixed = np.concatenate([frames[2].matrix(0), Made(128, 65, 128, HANN + 0.1).matrix(1)], 1).T[:, None]
+    others = [convolved(frames[0]), case("Conv", floats(1, 1, 128), const(np.ascontiguousarray(mixed)))]
+    sheet = Sheet([convolved(m, sign, strides=[64]) for m in frames for sign in (1, -1)] + others)
+    assert operators(sheet) <= {"Squeeze", "Gather", "Mul", "Unsqueeze", "DFT", "Concat", "Transpose"}
+    assert_alike(sheet)
+
+
+def test_other_convolutions_stay_as_they_are():
+    usual, swapped = BASES["under a window"], BASES["of a real signal"]
+    kernels = {
+        "padding": convolved(usual, pads=[1, 1]),
+        "dilation": convolved(usual, dilations=[2]),
+        "sines first": np.concatenate([swapped.matrix(1), swapped.matrix(0)], 1),
+        "cosines alone": np.concatenate([swapped.matrix(0), swapped.matrix(0)], 1),
+    }
+    cases = [
+        k if isinstance(k, Case) else case("Conv", floats(2, 1, 300), const(np.ascontiguousarray(k.T[:, None])))
+        for k in kernels.values()
+    ]
+    sheet = Sheet(cases)
+    assert operators(sheet) == {"Conv"}
+    assert_alike(sheet)
+
+
+def test_both_halves_of_the_kernels_are_of_one_transform():
+    sheet = Sheet([convolved(BASES["under a window"], -1, strides=[64])])
+    assert [n.op_type for n in static_graph(sheet.graph(sheet.spec)).graph].count("DFT") == 1
