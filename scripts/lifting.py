@@ -73,8 +73,10 @@ def random_architectures() -> Figures:
             yield name, float(len(value))
             for row in value:
                 print(f"{row['architecture']}\n{row['message']}", file=sys.stderr)
-        elif isinstance(value, dict):
+        elif name == "reasons":
             yield from ((f"refused: {reason}", share) for reason, share in value.items())
+        elif isinstance(value, dict):
+            yield from ((f"exact with {of}", float(count)) for of, count in value.items())
         elif not isinstance(value, list):
             yield name, float(value)
 

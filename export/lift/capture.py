@@ -45,6 +45,8 @@ KEEP_OUTSIDE = (
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
+# Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
+ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
 
 
@@ -156,13 +158,13 @@ def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     """The graph, exported at a length that is in no other size of the model, and that length; raises LiftError."""
-    flat, bounded, longest, reason = module.flat, list[BoundedAxis](), 0, ""
-    frozen: FrozenAxis | None = None
+    flat, longest, reason = module.flat, 0, ""
+    bounded, frozen = list[BoundedAxis](), list[FrozenAxis]()
     lengths = [*lengths_of(module), *longer_example(module)]
     for frames in lengths:
         if frames <= longest:
             continue
-        inputs = module.sample(3, frames)
+        inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
         try:
             with torch.no_grad():
                 module(*inputs)
@@ -190,15 +192,15 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             if len(bounded) == TRIES:
                 break
         except FrozenAxis as error:
-            # A loop makes a number of the length at any; else it may have met another size.
-            if frozen or (error.port, error.axis) != _first_time(module.axes) or has_loop(module, frames):
+            # A loop makes a number of the length at any; else it may have met another size, or be a single window.
+            frozen.append(error)
+            if len(frozen) == TRIES or has_loop(module, frames):
                 raise
-            frozen = error
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
     if frozen:
-        raise frozen
+        raise frozen[-1]
     tried = ", ".join(map(str, lengths))
     raise LiftError(
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.batch_first import BatchFirst
@@ -23,6 +25,8 @@ LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 MANY_FRAMES = 240
 # Frames that a loop is followed over, to see that each goes through the same operators.
 FAR = 256
+# How many times as long the next one is of lengths at which a loop shows.
+FARTHER = 1.5
 # Turns that a loop may look back, or begin with.
 DEEP = 16
 # Operators that a message names.
@@ -69,9 +73,17 @@ def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | N
         except Exception:  # a length that the model does not take may raise anything
             return None
         try:
-            return all(same(a, b, ANOTHER_WAY) for a, b in zip(graph(*inputs), want, strict=True))
-        except Exception:  # sizes that do not fit
+            if _same_outputs(graph(*inputs), want):
+                return True
+            # Over many frames a model may round positions or sums by more than that: not in float64.
+            exact = [x.double() if x.is_floating_point() else x for x in inputs]
+            return _same_outputs(deepcopy(graph).double()(*exact), deepcopy(module).double()(*exact))
+        except Exception:  # sizes that do not fit, or a float32 of the code's own
             return False
+
+
+def _same_outputs(given: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+    return all(same(a, b, ANOTHER_WAY) for a, b in zip(given, want, strict=True))
 
 
 def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
@@ -130,9 +142,18 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
 
 
 def has_loop(module: BatchFirst, frames: int) -> bool:
-    """Whether more frames than `frames` go through more operators."""
-    more = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), None)
-    return more is None or _operators(module, frames) != _operators(module, more)
+    """Whether more frames than `frames` go through more operators, and still more of them through still more.
+
+    An operator or two come and go with the length where there is no loop: over a single window, or one that is cut.
+    """
+    beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
+    counts: list[int] = []
+    for n in beyond:
+        if n > frames * FARTHER:
+            frames, counts = n, [*counts, _operators(module, n).total()]
+        if len(counts) == 3:
+            break
+    return all(few < more for few, more in pairwise(counts))
 
 
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:

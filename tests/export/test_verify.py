@@ -276,3 +276,23 @@ def test_the_explicit_states_are_verified_in_the_models_own_layout():
     files = {"step.onnx": step_graph(model)}
     assert ort.InferenceSession(files["step.onnx"]).get_inputs()[1].shape == ["batch", 2, 5]
     assert verified(model, files)[0].ok
+
+
+class Ahead(nn.Module):
+    """A GRU whose state comes in and goes out, on a convolution that looks a frame ahead; x (B, T, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(4, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, h = self.gru(self.conv(x.mT).mT, h)
+        return y, h
+
+
+def test_a_state_of_which_the_model_has_seen_the_end_is_held_by_the_outputs():
+    torch.manual_seed(0)
+    model = lift(Ahead().eval(), (X, torch.zeros(1, 2, 5)), states={"h": 1})
+    report, golden = verified(model, {"step.onnx": step_graph(model)})
+    assert report.ok
+    assert "h" in golden.states

@@ -86,6 +86,37 @@ def test_attention_within_a_band_streams(model, ends, kept):
     assert next(s.row[-2] for s in spec.states if s.name.endswith("frames")) == kept
 
 
+def three(s, x):
+    """Of batches of three rows, an entry of a part of `qkv` is as far from the next frame's as it is long."""
+    q, k, v = s.qkv(x).chunk(3, -1)
+    return s.attend(q, k, v, attn_mask=~band(x.shape[1], 2))[0]
+
+
+ATTEND = nn.MultiheadAttention(8, 2, batch_first=True)
+# By name: the model, and for how many frames it has one.
+OTHER_RATES = {
+    "after a stride": (Call(lambda s, x: three(s, s.c(x.mT).mT), c=nn.Conv1d(8, 8, 2, 2), qkv=QKV, attend=ATTEND), 2),
+    "before a pool": (Call(lambda s, x: F.max_pool1d(by_hand(s, x).mT, 2).mT, qkv=QKV), 2),
+    "of fewer frames": (Call(lambda s, x: by_hand(s, s.c(x.mT).mT), c=nn.Conv1d(8, 8, 3), qkv=QKV), 1),
+}
+
+
+def test_a_limit_of_large_scores_stays():
+    def forward(s, x):
+        q, k, v = s.qkv(x).chunk(3, -1)
+        scores = (q @ k.mT).clamp(-50, 50)
+        return torch.softmax(scores.masked_fill(~band(x.shape[1], 3), -torch.inf), -1) @ v
+
+    lifted = assert_whole(Call(forward, qkv=QKV), X, time_axis=1, lengths=range(5, 9))
+    assert any("clamp" in str(n.target) for n in lifted.step.graph.nodes)
+
+
+@pytest.mark.parametrize(("model", "every"), OTHER_RATES.values(), ids=OTHER_RATES)
+def test_attention_at_another_rate_streams(model, every):
+    spec = assert_whole(model, X, time_axis=1, chunk=every).spec
+    assert spec.outputs[0].every == every
+
+
 def test_a_layer_after_another():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     model = Call(lambda s, x: s.two(s.one(x, ~band(x.shape[1], 2)), ~band(x.shape[1], 2)), one=encoder, two=encoder)

@@ -119,6 +119,18 @@ RATES = {
         {"chunk": 2},
         ["time"],
     ),
+    "linear by three": (
+        Call(lambda s, x: F.interpolate(s.c(x), scale_factor=3, mode="linear"), c=conv(stride=2)),
+        X,
+        {"chunk": 2},
+        ["time*3/2"],
+    ),
+    "cut, and in windows that overlap": (
+        Call(lambda s, x: overlapped(x + s.u(s.c(x))[..., : x.shape[2]]), c=conv(stride=2, padding=1), u=up(padding=1)),
+        X,
+        {"chunk": 2},
+        ["time"],
+    ),
     "a spectrum": (Call(lambda s, x: spectrum(x, center=False).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "a centred spectrum": (Call(lambda s, x: spectrum(x).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "there and back": (Call(lambda s, x: signal(spectrum(x))), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time"]),
@@ -133,6 +145,12 @@ RATES = {
 
 def spectrum(x, **options):
     return torch.stft(x, 16, 4, window=HANN, return_complex=True, **options)
+
+
+def overlapped(x):
+    windows = x.unfold(2, 4, 2).sin()
+    columns, size = windows.transpose(2, 3).flatten(1, 2), 2 * windows.shape[2] + 2
+    return F.fold(columns, (1, size), (1, 4), stride=(1, 2))[:, :, 0]
 
 
 def signal(spectrum, **options):

@@ -82,7 +82,9 @@ class Planted(Part):
     ) -> None:
         super().__init__(size if inside is None else inside.width)
         self.over, self.how, self.join, self.inside = over, how, join, inside
-        self.lost, self.stride = (0, 1) if inside is None else (inside.lost, inside.stride)
+        if inside is not None:
+            self.lost, self.least, self.ahead = inside.lost, inside.least, inside.ahead
+            self.needs, self.rate = inside.needs, inside.rate
         self.gate = Gate(self.width, gate, level)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,8 +31,17 @@ ENDS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Of a second output (B, T, 2), which has other frames than the first.
+OTHER_FRAMES: dict[str, Callable[[Tensor], Tensor]] = {
+    "faster": lambda y: y.repeat_interleave(2, 1),
+    "slower": lambda y: F.max_pool1d(y.transpose(1, 2), 3, 2, 1).transpose(1, 2),
+}
+
+
 class Heads(nn.Module):
-    """`kind`: one "tensor", a "tuple", "dict" or "named" tuple of two, "last" (a tuple, one as of the last frame)."""
+    """`kind`: one "tensor", or two: a "tuple", "dict", "named" tuple, "last" (a tuple, one as of the last frame), or a
+    tuple whose second has twice the frames ("faster") or half of them ("slower").
+    """
 
     end = ""
 
@@ -44,7 +53,8 @@ class Heads(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         outputs = {"first": self.first(x)}
         if self.second is not None:
-            outputs["second"] = self.second(x[:, -1] if self.kind == "last" else x)
+            y = self.second(x[:, -1] if self.kind == "last" else x)
+            outputs["second"] = OTHER_FRAMES[self.kind](y) if self.kind in OTHER_FRAMES else y
         return {name: ENDS[self.end](y) for name, y in outputs.items()}
 
     def ended(self, end: str) -> None:

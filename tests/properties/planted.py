@@ -11,8 +11,11 @@ from random import Random
 from torch import Tensor
 
 from . import adversary
-from .architectures import Architecture, Pick, Plan, Sketch, build, draw_plan, part
+from .architectures import Architecture, build
+from .drawing import Pick, draw_plan
 from .mixes import JOINS, MIXES, Planted
+from .plans import Plan
+from .sketches import Sketch, part
 from .thresholds import GATES
 
 # So often is the place drawn again where no input reaches farther than noise does.

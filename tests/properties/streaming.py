@@ -1,16 +1,13 @@
-"""Streams of a bundle against the untouched model: on the whole sequence, and on each of its rows alone."""
+"""Streams of a bundle, to their end, against the untouched model: on the whole sequence, and on each row alone."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from rnn_export.runtime.engine import Engine
@@ -19,15 +16,8 @@ from rnn_export.spec import StreamSpec, TensorSpec
 
 from . import adversary
 from .architectures import Architecture
+from .truth import TOLERANCE, Array, Outputs, Truth
 
-Array = npt.NDArray[Any]
-Outputs = list[Array]
-
-# An error relative to the largest magnitude that the output of this row had until this frame, or FLOOR.
-TOLERANCE, FLOOR = 2e-5, 1e-3
-# A stream may be off LEEWAY times as far as the model itself is, on inputs and with weights that differ by a rounding:
-# a gate at its level and a norm of what is constant amplify it.
-LEEWAY, SHAKEN = 10, 3
 # Chunks that are streamed after those in which nothing comes out.
 CHUNKS = 12
 # Rows that are attacked, and how often in each kind.
@@ -37,74 +27,35 @@ ROWS, ATTACKS = 3, 2
 def check(architecture: Architecture, engine: Engine[Any], random: Random) -> tuple[float, int]:
     """The largest relative error, and how late a stream is for no reason, in frames; AssertionError if it is wrong.
 
-    On noise in every way to stream, on an adversary's inputs in pieces and row by row.
+    On noise in every way to stream, on a sequence of a few frames, on an adversary's inputs in pieces and row by row.
+    Half of the lengths are no multiple of the chunk.
     """
-    frames = (CHUNKS + -(-engine.spec.delay // engine.spec.chunk)) * engine.spec.chunk
-    drawn = architecture.draw(random.randint(1, 4), frames, random.randrange(1000))
+    spec = engine.spec
+    whole = (CHUNKS + -(-spec.delay // spec.chunk)) * spec.chunk
+
+    def frames(most: int) -> int:
+        # The last frame of each piece is known only where a step ends with it.
+        exactly = architecture.plan.outputs == "last" or random.random() < 0.5
+        return most - (0 if exactly else random.randrange(spec.chunk))
+
+    drawn = architecture.draw(random.randint(1, 4), frames(whole), random.randrange(1000))
     noise = Streams(architecture, engine, drawn, random)
     worst = noise.worst()
+    if architecture.plan.outputs != "last":
+        short = architecture.draw(2, random.randint(1, spec.delay + spec.chunk), random.randrange(1000))
+        if architecture.takes(short):
+            worst = max(worst, _attacked("a short one", Streams(architecture, engine, short, random)))
     for kind in ATTACKS * tuple(adversary.KINDS):
-        attack = adversary.attack(architecture, kind, ROWS, frames, random)
-        try:
-            error = Streams(architecture, engine, attack, random).worst(("run in pieces", "each row alone"))
-        except AssertionError as wrong:
-            raise AssertionError(f"{kind}: {wrong}") from None
-        worst = max(worst, error)
-    return worst, noise.late
+        attack = adversary.attack(architecture, kind, ROWS, frames(whole), random)
+        worst = max(worst, _attacked(kind, Streams(architecture, engine, attack, random)))
+    return worst, 0 if architecture.plan.ahead else noise.late
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------
-
-
-def apart(a: Array, b: Array) -> Array:
-    """|a - b|: zero where both are the same infinity or both not a number, infinite where only one is."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        return np.where(same, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf))
-
-
-def scale(true: Array, timed: bool) -> Array:
-    """The largest finite magnitude of each row so far, (rows, frames, 1, ...), or of each row, (rows, 1, ...)."""
-    size = np.abs(np.where(np.isfinite(true), true, 0).astype(np.float64))
-    size = size.max(axis=tuple(range(2 if timed else 1, true.ndim)), keepdims=True)
-    return np.maximum(np.maximum.accumulate(size, 1) if timed else size, FLOOR)
-
-
-class Truth:
-    """What the untouched model gives, (rows, frames, ...), for all rows at once or for each `alone`."""
-
-    def __init__(self, architecture: Architecture, inputs: list[Tensor], alone: bool) -> None:
-        self.architecture, self.inputs, self.alone = architecture, inputs, alone
-        self.outputs = self._of(architecture, inputs)
-
-    def _of(self, architecture: Architecture, inputs: list[Tensor]) -> Outputs:
-        calls = [[x[i : i + 1] for x in inputs] for i in range(len(inputs[0]))] if self.alone else [inputs]
-        given = [architecture.truth([x.clone() for x in call]) for call in calls]
-        return [torch.cat(rows).numpy() for rows in zip(*given, strict=True)]
-
-    @cached_property
-    def leeway(self) -> Outputs:
-        others = [self._of(*self.architecture.shaken(self.inputs, seed)) for seed in range(SHAKEN)]
-        # A model may make float32 of its own.
-        with contextlib.suppress(RuntimeError):
-            others.append(self._of(*self.architecture.exact(self.inputs)))
-        moved = [[apart(a, b) for a, b in zip(self.outputs, other, strict=True)] for other in others]
-        return [LEEWAY * np.max(one, axis=0) for one in zip(*moved, strict=True)]
-
-    def error(self, i: int, given: Array, timed: bool, row: int | None) -> float:
-        """The largest relative error of output `i`, over time for as many frames as were given, of all rows or one."""
-        rows = slice(row, None if row is None else row + 1)
-
-        def cut(x: Array) -> Array:
-            return x[rows, : given.shape[1]] if timed else x[rows]
-
-        size = cut(scale(self.outputs[i], timed))
-        off = apart(given, cut(self.outputs[i]))
-        if (off / size).max() > TOLERANCE:
-            with np.errstate(invalid="ignore"):
-                off = np.nan_to_num(np.maximum(off - cut(self.leeway[i]), 0), nan=0.0)
-        return float((off / size).max())
+def _attacked(kind: str, streams: Streams) -> float:
+    try:
+        return streams.worst(("run in pieces", "each row alone"))
+    except AssertionError as wrong:
+        raise AssertionError(f"{kind}: {wrong}") from None
 
 
 class Streams:
@@ -120,7 +71,7 @@ class Streams:
     @property
     def late(self) -> int:
         """Frames by which streams are later than the model, whole steps as soon as a step is more than a frame."""
-        lost = [self.frames - y.shape[1] * t.every for y, t in self._outputs() if self.spec.timed(t)]
+        lost = [self.frames - math.floor(y.shape[1] / t.rate) for y, t in self._outputs() if self.spec.timed(t)]
         due = max([0, *(-(-n // t.every) * t.every for n in lost for t in self.spec.outputs)])
         return self.spec.delay - due
 
@@ -130,10 +81,11 @@ class Streams:
     def worst(self, names: Iterable[str] = ()) -> float:
         """The largest relative error of some ways to stream, or of all; AssertionError above the tolerance."""
         ways = {
-            "run in one piece": lambda: self.error([self.run(self.stream(), 0, self.frames)]),
-            "run in pieces": lambda: self.error(self.pieces(self.stream())),
-            "step": lambda: self.error(self.steps(self.stream(), self.frames)),
+            "run in one piece": lambda: self.error(self.ended(self.stream(), self.whole_run)),
+            "run in pieces": lambda: self.error(self.ended(self.stream(), self.pieces)),
+            "step": lambda: self.error(self.ended(self.stream(), self.steps)),
             "reset": lambda: self.error(self.after_reset()),
+            "pool": self.pooled,
             "each row alone": self.alone,
         }
         worst = 0.0
@@ -151,18 +103,44 @@ class Streams:
 
     # --- feeding
 
-    def fed(self, start: int, stop: int, row: int | None = None) -> Any:
+    def fed(self, start: int, stop: int, row: int | None = None) -> dict[str, Array]:
         given = {}
         for tensor, x in zip(self.spec.inputs, self.inputs, strict=True):
             x = x if row is None else x[row : row + 1]
             given[tensor.name] = x[:, start:stop] if self.spec.timed(tensor) else x
-        return given if len(given) > 1 else next(iter(given.values()))
+        return given
+
+    def held(self, row: int | None = None) -> dict[str, Array] | None:
+        """What `finish` takes beside the frames."""
+        held = {t.name for t in self.spec.inputs if not self.spec.timed(t)}
+        return {name: x for name, x in self.fed(0, 0, row).items() if name in held} or None
 
     def bare(self, given: Any) -> Outputs:
         return list(given.values()) if isinstance(given, dict) else [given]
 
     def run(self, stream: Stream, start: int, stop: int, row: int | None = None) -> Outputs:
-        return self.bare(stream.run(self.fed(start, stop, row)))
+        return self.bare(stream.run(_single(self.fed(start, stop, row))))
+
+    def ended(self, stream: Stream, feed: Callable[[Stream], list[Outputs]], row: int | None = None) -> list[Outputs]:
+        """What comes of all frames, and what is left at the end."""
+        given = feed(stream)
+        for tensor, y in zip(self.spec.outputs, zip(*given, strict=True), strict=True):
+            if self.spec.timed(tensor):
+                came, due = sum(a.shape[1] for a in y), self.spec.frames_out(tensor, self._whole_steps)
+                assert came == due, f"{tensor.name} has {came} frames before the end in place of {due}"
+        left = self.bare(stream.finish(self.held(row)))
+        if self.rows == 1 or row is not None:
+            left = [None if y is None else y[None] for y in left]
+        for tensor, y in zip(self.spec.outputs, left, strict=True):
+            assert y is None or y.shape[1] <= self.spec.tail, f"{tensor.name} has {y.shape[1]} frames at the end"
+        return [*given, left]
+
+    @property
+    def _whole_steps(self) -> int:
+        return self.frames - self.frames % self.spec.chunk
+
+    def whole_run(self, stream: Stream) -> list[Outputs]:
+        return [self.run(stream, 0, self.frames)]
 
     def pieces(self, stream: Stream) -> list[Outputs]:
         given, at = [], 0
@@ -172,43 +150,75 @@ class Streams:
             at = stop
         return given
 
-    def steps(self, stream: Stream, frames: int) -> list[Outputs]:
+    def steps(self, stream: Stream) -> list[Outputs]:
+        """The rest below a chunk in a run."""
         chunk, given = self.spec.chunk, []
-        for start in range(0, frames, chunk):
-            feed = self.fed(start, start + chunk)
-            feed = feed if isinstance(feed, dict) else {self.spec.inputs[0].name: feed}
-            for tensor in self.spec.inputs:
-                if self.spec.timed(tensor) and chunk == 1:
-                    feed[tensor.name] = feed[tensor.name][:, 0]
-                if self.rows == 1:
-                    feed[tensor.name] = feed[tensor.name][0]
-            result = stream.step(feed if len(feed) > 1 else next(iter(feed.values())))
+        for start in range(0, self._whole_steps, chunk):
+            feed = self._frame(start)
+            if self.rows == 1:
+                feed = {name: x[0] for name, x in feed.items()}
+            result = stream.step(_single(feed))
             if start + chunk <= self.spec.delay:
                 assert result is None, f"frame {start} came before the delay was over"
                 continue
-            outputs = self.bare(result)
-            given.append(
-                [
-                    y.reshape(self.rows, -1 if self.spec.timed(t) else 1, *t.frame)
-                    if self.spec.timed(t)
-                    else y.reshape(self.rows, *t.frame)
-                    for y, t in zip(outputs, self.spec.outputs, strict=True)
-                ]
-            )
+            given.append([self._framed(y, t) for y, t in zip(self.bare(result), self.spec.outputs, strict=True)])
+        if self._whole_steps < self.frames or not given:
+            given.append(self.run(stream, self._whole_steps, self.frames))
         return given
+
+    def _frame(self, start: int) -> dict[str, Array]:
+        """What a step takes of all rows."""
+        feed = self.fed(start, start + self.spec.chunk)
+        one = {t.name for t in self.spec.inputs if self.spec.timed(t) and self.spec.chunk == 1}
+        return {name: x[:, 0] if name in one else x for name, x in feed.items()}
+
+    def _framed(self, y: Array, tensor: TensorSpec) -> Array:
+        """An output of a step, (rows, frames, ...), or (rows, ...) without a time axis."""
+        frames = (-1,) if self.spec.timed(tensor) else ()
+        return y.reshape(self.rows, *frames, *tensor.frame)
 
     def after_reset(self) -> list[Outputs]:
         stream = self.stream()
         # Below a whole chunk too, so that some frames wait when the reset comes.
-        self.run(stream, 0, self.random.randint(1, self.frames - 1))
+        self.run(stream, 0, self.random.randint(1, max(self.frames - 1, 1)))
+        if self.random.random() < 0.5:
+            stream.finish(self.held())
         stream.reset()
-        return self.pieces(stream)
+        return self.ended(stream, self.pieces)
+
+    def pooled(self) -> float:
+        """Streams of a pool, each a row, which end in another order."""
+        pool = self.engine.pool(self.rows)
+        ids = [pool.open() for _ in range(self.rows)]
+        given: list[Outputs] = []
+        for start in range(0, self._whole_steps, self.spec.chunk):
+            outputs = self.bare(pool.step(ids, _single(self._frame(start))))
+            valid = [self.spec.valid(t, start) if self.spec.timed(t) else slice(None) for t in self.spec.outputs]
+            framed = [self._framed(y, t) for y, t in zip(outputs, self.spec.outputs, strict=True)]
+            given.append(
+                [y[:, v] if self.spec.timed(t) else y for y, v, t in zip(framed, valid, self.spec.outputs, strict=True)]
+            )
+        order = self.random.sample(range(self.rows), self.rows)
+        rest = {} if self._whole_steps == self.frames else self.fed(self._whole_steps, self.frames)
+        rest = {name: x[order] for name, x in {**rest, **(self.held() or {})}.items()}
+        finished = pool.finish([ids[i] for i in order], rest or None)
+        by_row = dict(zip(order, map(self.bare, finished), strict=True))
+        errors = []
+        for row in range(self.rows):
+            left = [None if y is None else y[None] for y in by_row[row]]
+            errors.append(self.error([*([y[row : row + 1] for y in one] for one in given), left], row))
+        return max(errors)
 
     def alone(self) -> float:
         errors = []
         for row in range(self.rows):
-            stream, cut = self.engine.stream(), self.random.randint(1, self.frames - 1)
-            errors.append(self.error([self.run(stream, 0, cut, row), self.run(stream, cut, self.frames, row)], row))
+            cut = self.random.randint(1, max(self.frames - 1, 1))
+
+            def feed(stream: Stream, row: int = row, cut: int = cut) -> list[Outputs]:
+                pieces = [(0, cut), (cut, self.frames)]
+                return [self.run(stream, start, stop, row) for start, stop in pieces if start < stop]
+
+            errors.append(self.error(self.ended(self.engine.stream(), feed, row), row))
         return max(errors)
 
     def error(self, pieces: list[Outputs], row: int | None = None) -> float:
@@ -216,10 +226,15 @@ class Streams:
         worst = 0.0
         for i, (true, tensor) in enumerate(self._outputs()):
             timed = self.spec.timed(tensor)
-            given = np.concatenate([p[i] for p in pieces], 1) if timed else pieces[-1][i]
-            due = (self.frames - self.spec.delay) // tensor.every
-            want = (1 if row is not None else self.rows, *((due, *true.shape[2:]) if timed else true.shape[1:]))
-            assert given.shape == want, f"{tensor.name} is {given.shape} in place of {want}"
+            given = [p[i] for p in pieces if p[i] is not None]
+            joined = np.concatenate(given, 1) if timed else given[-1]
+            want = (1 if row is not None else self.rows, *true.shape[1:])
+            assert joined.shape == want, f"{tensor.name} is {joined.shape} in place of {want}"
             for truth in (self.single,) if row is not None else (self.single, self.whole):
-                worst = max(worst, truth.error(i, given, timed, row))
+                worst = max(worst, truth.error(i, joined, timed, row))
         return worst
+
+
+def _single(given: dict[str, Array]) -> Any:
+    """As a stream of one input takes it."""
+    return given if len(given) > 1 else next(iter(given.values()))

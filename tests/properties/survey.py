@@ -4,6 +4,7 @@ python -m tests.properties.survey --count 2000 --jobs 2
 python -m tests.properties.survey --planted 500
 
 `--planted` plants into each an operator that mixes frames or rows behind a gate: it must be refused, or do no harm.
+`--store FILE` keeps a line of JSON for each, and goes on where a survey was stopped.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,8 +37,11 @@ from rnn_export.errors import ExportError, LiftError, ParityError
 from rnn_export.export import export
 from rnn_export.runtime import load
 
-from .architectures import Architecture, Plan, build, random_architecture, smallest
+from .architectures import Architecture, build, random_architecture
+from .features import features, measured
+from .plans import Plan
 from .planted import planted_architecture
+from .shrinking import smallest
 from .streaming import check
 
 # Frames of the closed loop of export(), which looks at twice as many chunks as needed anyway.
@@ -54,7 +59,9 @@ LATE, VAGUE, CRASH = "refused by parity alone", "refused without a place", "cras
 
 @dataclass
 class Verdict:
-    """What became of an architecture; `error` is the largest relative one, `late` how late for no reason, in frames."""
+    """What became of an architecture: the largest relative `error`, how `late` it is for no reason, in frames, and what
+    was `found` in its contract, as `features.measured` says it.
+    """
 
     kind: str
     message: str = ""
@@ -62,6 +69,7 @@ class Verdict:
     late: int = 0
     seconds: float = 0.0
     reason: str = ""
+    found: list[str] = field(default_factory=list)
     trace: str = field(default="", repr=False)
 
     @property
@@ -73,8 +81,9 @@ def judge(architecture: Architecture, seed: int = 0) -> Verdict:
     """Export an architecture and stream it in every way, `seed` drawing the data and the pieces."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Said once by torch where nn.LSTM has a proj_size.
-        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN", UserWarning)
+        # Said once by torch where nn.LSTM has a proj_size, and an even kernel "same" frames.
+        for said in ("LSTM with projections is not supported with oneDNN", "Using padding='same' with even kernel"):
+            warnings.filterwarnings("ignore", said, UserWarning)
         verdict = _judge(architecture, Path(folder) / "it.rnnx", Random(seed))
     verdict.seconds = time.perf_counter() - begun
     verdict.reason = architecture.refusal or architecture.plan.planted or ""
@@ -96,14 +105,15 @@ def _judge(architecture: Architecture, path: Path, random: Random) -> Verdict:
     except Exception as error:
         return Verdict(CRASH, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
     try:
-        error, late = check(architecture, load(path, backend="onnxruntime"), random)
+        engine = load(path, backend="onnxruntime")
+        error, late = check(architecture, engine, random)
     except AssertionError as wrong:
         return Verdict(WRONG, str(wrong))
     except Exception as failed:
         return Verdict(CRASH, f"streaming: {type(failed).__name__}: {failed}", trace=traceback.format_exc())
     if flawed:
         return Verdict(WRONG, "exported, and wrong on nothing that was tried", error, late)
-    return Verdict(EXACT, "", error, late)
+    return Verdict(EXACT, "", error, late, found=measured(engine.spec))
 
 
 # --- the survey ---------------------------------------------------------------------------------------------------
@@ -113,12 +123,26 @@ Draw = Callable[[int], Architecture]
 
 @dataclass(frozen=True)
 class Case:
-    """An architecture by its number, and what became of it."""
+    """An architecture by its number, what it has, and what became of it. `wanted`: whether a stream can have it."""
 
     number: int
-    plan: Plan
     architecture: str
+    wanted: bool
+    features: list[str]
     verdict: Verdict
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def loads(line: str) -> Case:
+        data = json.loads(line)
+        return Case(**{**data, "verdict": Verdict(**data["verdict"])})
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Of features, its contract's beside its own."""
+        return combinations(sorted([*self.features, *self.verdict.found]), 2)
 
 
 def survey(
@@ -128,40 +152,51 @@ def survey(
     judged: Callable[[Architecture, int], Verdict] = judge,
     draw: Draw = random_architecture,
     jobs: int = 1,
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Architectures number `seed`, `seed` + 1, ...: how many are exact or refused rightly, and all that goes wrong.
 
-    `draw`: `random_architecture` or `planted_architecture`. `jobs`: processes. `tell` is called after each.
+    `draw`: `random_architecture` or `planted_architecture`. `jobs`: processes. `tell` is called after each. `store`: a
+    file of cases, to which each is added; what it has is not done again.
     """
-    figures: dict[str, Any] = {"drawn": 0, **dict.fromkeys((EXACT, REFUSED), 0)}
+    numbers = range(seed, seed + count)
+    lines = store.read_text().splitlines() if store is not None and store.exists() else []
+    cases = [case for case in map(Case.loads, lines) if case.number in numbers]
+    done = {case.number for case in cases}
+    for case in _cases(partial(_case, draw, judged), [n for n in numbers if n not in done], jobs):
+        cases.append(case)
+        if store is not None:
+            with store.open("a") as file:
+                file.write(f"{case.dumps()}\n")
+        if tell is not None:
+            tell(case)
+    return figures_of(cases)
+
+
+def figures_of(cases: list[Case]) -> dict[str, Any]:
+    """What `survey` gives of its cases."""
+    figures: dict[str, Any] = {"drawn": len(cases), **dict.fromkeys((EXACT, REFUSED), 0)}
     figures |= {kind: [] for kind in (WRONG, REFUSED_FALSELY, LATE, VAGUE, CRASH)}
-    reasons: Counter[str] = Counter()
-    errors, seconds, late, wanted = [0.0], [], 0, 0
-    for case in _cases(partial(_case, draw, judged), range(seed, seed + count), jobs):
+    for case in cases:
         verdict = case.verdict
-        figures["drawn"] += 1
-        wanted += case.plan.refusal is None and case.plan.planted is None
         if verdict.good:
             figures[verdict.kind] += 1
         else:
             row = {"number": case.number, "architecture": case.architecture, "message": verdict.message}
             figures[verdict.kind].append({**row, "trace": verdict.trace} if verdict.trace else row)
-        if verdict.kind == REFUSED:
-            reasons[verdict.reason] += 1
-        if verdict.kind == EXACT:
-            errors.append(verdict.error)
-            late += verdict.late > 0
-        seconds.append((round(verdict.seconds, 2), case.number))
-        if tell is not None:
-            tell(case)
-    refused = sum(reasons.values())
-    rate = {"rate exact": figures[EXACT] / wanted} if wanted else {}
+    exact = [case for case in cases if case.verdict.kind == EXACT]
+    reasons = Counter(case.verdict.reason for case in cases if case.verdict.kind == REFUSED)
+    named = Counter(name for case in exact for name in (*case.features, *case.verdict.found))
+    wanted = sum(case.wanted for case in cases)
+    seconds = [(round(case.verdict.seconds, 2), case.number) for case in cases]
     return {
         **figures,
-        **rate,
-        "worst relative error": max(errors),
-        "late for no reason": late,
-        "reasons": {reason: n / refused for reason, n in reasons.most_common()},
+        **({"rate exact": figures[EXACT] / wanted} if wanted else {}),
+        "worst relative error": max([0.0, *(case.verdict.error for case in exact)]),
+        "late for no reason": sum(case.verdict.late > 0 for case in exact),
+        "reasons": {reason: n / reasons.total() for reason, n in reasons.most_common()},
+        "features": dict(named.most_common()),
+        "pairs": {f"{a} + {b}": n for (a, b), n in Counter(pair for c in exact for pair in c.pairs).most_common()},
         "seconds": round(sum(s for s, _ in seconds), 1),
         "seconds a case": round(sum(s for s, _ in seconds) / max(len(seconds), 1), 2),
         "slowest": sorted(seconds, reverse=True)[:5],
@@ -170,10 +205,12 @@ def survey(
 
 def _case(draw: Draw, judged: Callable[[Architecture, int], Verdict], number: int) -> Case:
     architecture = draw(number)
-    return Case(number, architecture.plan, str(architecture), judged(architecture, number))
+    plan = architecture.plan
+    wanted = plan.refusal is None and plan.planted is None
+    return Case(number, str(architecture), wanted, features(plan), judged(architecture, number))
 
 
-def _cases(case: Callable[[int], Case], numbers: range, jobs: int) -> Iterator[Case]:
+def _cases(case: Callable[[int], Case], numbers: Sequence[int], jobs: int) -> Iterator[Case]:
     if jobs == 1:
         yield from map(case, numbers)
         return
@@ -203,13 +240,16 @@ def _alike(message: str) -> str:
 def table(figures: dict[str, Any]) -> Table:
     shown = Table("", "", title="Random architectures, streamed against the whole sequence", title_justify="left")
     for name, value in figures.items():
-        if name == "reasons":
+        if name in ("reasons", "features", "pairs"):
             continue
         text = str(len(value)) if isinstance(value, list) and name != "slowest" else str(value)
         text = f"{value:.1%}" if name.startswith("rate") else f"{value:.1e}" if name.startswith("worst") else text
         shown.add_row(name, text)
     for reason, share in figures["reasons"].items():
         shown.add_row(f"refused for {reason}", f"{share:.0%}")
+    for name, count in figures["features"].items():
+        shown.add_row(f"exact with {name}", str(count))
+    shown.add_row("pairs of features that are exact", str(len(figures["pairs"])))
     return shown
 
 
@@ -221,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the number of the first (0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--shrink", action="store_true", help="look for the smallest of each that goes wrong")
+    parser.add_argument("--store", type=Path, help="a file that keeps each case, and from which a survey goes on")
     parser.add_argument("--json", action="store_true", help="print all on stdout as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,10 +277,10 @@ def main() -> None:
                 return
             text = f"{case.number}: {case.verdict.kind}: {case.architecture}\n  {case.verdict.message}\n"
             if arguments.shrink:
-                text += f"  smallest: build({shrunk(case.plan, case.verdict)})\n"
+                text += f"  smallest: build({shrunk(draw(case.number).plan, case.verdict)})\n"
             said.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        figures = survey(count, arguments.seed, tell, draw=draw, jobs=arguments.jobs)
+        figures = survey(count, arguments.seed, tell, draw=draw, jobs=arguments.jobs, store=arguments.store)
     if arguments.json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:

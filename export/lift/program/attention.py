@@ -26,6 +26,8 @@ MARGIN = 32
 LONGEST_PERIOD = 32
 # Frames of the input, samples mostly, behind one of an attention.
 HIGHEST_STRIDE = 1 << 16
+# Of scores: a limit that only large ones meet is one.
+SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
@@ -285,18 +287,26 @@ class _Run:
                 self.values[node] = self.interpreter.run_node(node)
         return self.values[node]
 
+    def square(self, found: _Attention) -> int:
+        """How many frames attend to each other: those of the input where no size says more."""
+        size: Any = found.scores.meta["val"].shape[-1]
+        known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
+        return int(size.node.expr.subs(self.sizes)) if known else self.frames
+
     def masked(self, found: _Attention) -> Tensor | None:
         """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
-        self.values[found.scores] = torch.zeros([1] * (found.scores.meta["val"].dim() - 2) + [self.frames] * 2)
+        both = [self.square(found)] * 2
+        self.values[found.scores] = torch.zeros([1] * (found.scores.meta["val"].dim() - 2) + both)
         try:
             masked: Tensor = self.of(args_of(found.chances)[0])
         except Exception:  # a length that the graph does not take may raise anything
             return None
-        return masked if masked.shape[-2:] == (self.frames, self.frames) else None
+        return masked if [*masked.shape[-2:]] == both else None
 
 
 def _is_causal(found: _Attention, runs: Sequence[_Run]) -> bool:
-    return all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
+    at_full_rate = all(run.square(found) == run.frames for run in runs)
+    return at_full_rate and all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
 
 
 def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
@@ -305,13 +315,13 @@ def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
     for run in runs:
         if (masked := run.masked(found)) is None:
             return None
-        taken = (masked > MASKED).reshape(-1, run.frames, run.frames).any(0).nonzero()
+        taken = (masked > MASKED).flatten(0, -3).any(0).nonzero() if masked.dim() > 2 else (masked > MASKED).nonzero()
         if not len(taken):
             return None
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].frames else band
+    return None if bands or band.size + MARGIN > runs[0].square(found) else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -319,7 +329,8 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     tables: dict[fx.Node, Tensor] = {}
     for node in found.between:
         for mask in (n for n in node.all_input_nodes if _is_constant(n)):
-            here, there = (_along(run.of(mask), band.within(run.frames), run.frames) for run in runs)
+            lengths = (run.square(found) for run in runs)
+            here, there = (_along(run.of(mask), band.within(n), n) for run, n in zip(runs, lengths, strict=True))
             if here is None or there is None or not torch.equal(_last(here, there), there):
                 return None
             tables[mask] = here
@@ -347,7 +358,11 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
 def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:
     """Whether scores within the band are left as they are, by a mask that is all true for example."""
     masks = [tables[n] for n in node.all_input_nodes if n in tables]
-    scores = torch.randn(masks[0].shape if masks else (1,))
+    drawn = torch.randn(masks[0].shape if masks else (16,), generator=torch.Generator().manual_seed(0))
+    return all(_stays(node, tables, scale * drawn) for scale in SCALES)
+
+
+def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> bool:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: tables.get(n, scores))
     assert callable(node.target)
     result = node.target(*args, **kwargs)

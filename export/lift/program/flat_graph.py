@@ -47,7 +47,9 @@ def flat_graph(
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
-    graph_module = functional(program).module(check_guards=False)
+    program = functional(program)
+    _refuse_frozen(program, shapes)
+    graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     graph = graph_module.graph
     for inner in graph_module.modules():
@@ -104,14 +106,30 @@ def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
 
 def _refuse_bounds(program: torch.export.ExportedProgram, most: int) -> None:
     """Raise BoundedAxis where the code does something else from some length on."""
-    fed = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
-    for port, node in enumerate(fed):
+    for port, node in enumerate(_fed(program)):
         for axis, size in enumerate(node.meta["val"].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                 upper = program.range_constraints[size.node.expr].upper
                 if upper.is_number and upper < most:
                     beyond = "the code does something else (a branch on the length, a table of that many rows)"
                     raise BoundedAxis(port, axis, int(upper), beyond)
+
+
+def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...]) -> None:
+    """Raise FrozenAxis where an operator took a size for another one of the model, and made a number of it."""
+    for port, (node, free) in enumerate(zip(_fed(program), shapes[0], strict=True)):
+        for axis in free:
+            size = node.meta["val"].shape[axis]
+            if not isinstance(size, torch.SymInt):
+                what = (
+                    f"axis {axis} of input {port} must be of any size, but what is done with it holds for {size} alone"
+                )
+                raise FrozenAxis(f"{what}, which is another size of the model too.", port, axis)
+
+
+def _fed(program: torch.export.ExportedProgram) -> list[fx.Node]:
+    inputs = program.graph_signature.user_inputs
+    return [n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
 
 
 def _equal_sizes(graph: fx.Graph, args: Sequence[Tensor]) -> Mapping[Any, Any]:

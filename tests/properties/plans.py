@@ -1,0 +1,115 @@
+"""What an architecture is made from, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+from . import nets
+from .flaws import FLAWS
+from .parts import Cell, Part
+from .sketches import Sketch, chain
+
+# Where a model keeps the memory of one stream in itself.
+BUFFERS = ("reassigned", "copied", "born", "set", "attribute")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an architecture is made from: `build(Plan(...))` makes it again.
+
+    Attributes:
+        way: "whole" sequences; "declared" states beside them; "frames", one per call.
+        layout: of the input; see Net.
+        size: features of the input.
+        body: its parts.
+        outputs: see Heads.
+        end: of the heads; see ENDS.
+        other: a second input, "sequence" or "held".
+        memory: where the states are, of frames ("args", "none", "tuple", "dict", "reassigned", "copied", "born", "set",
+            "attribute"), or declared ones ("args", "tuple").
+        cell, layers: of the declared layer.
+        chunk: frames per step.
+        batch, frames: of the example; its frames are beyond what the body loses.
+        axis: whether the user says which axis is time.
+        seed: of the weights.
+    """
+
+    way: str = "whole"
+    layout: str = "btc"
+    size: int = 4
+    body: tuple[Sketch, ...] = ()
+    outputs: str = "tensor"
+    end: str = ""
+    other: str = ""
+    memory: str = ""
+    cell: str = "GRU"
+    layers: int = 1
+    chunk: int = 1
+    batch: int = 2
+    frames: int = 6
+    axis: bool = False
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        said = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"Plan({', '.join(said)})"
+
+    @property
+    def features(self) -> int:
+        return self.size * (nets.BANDS if self.layout in ("bctf", "btfc") else 1)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(inner.kind for sketch in self.body for inner in sketch.all())
+
+    @property
+    def unit(self) -> int:
+        """Frames of the input of which a chunk has to have a multiple."""
+        unit, rate = 1, Fraction(1)
+        for part in self._parts():
+            unit = math.lcm(unit, (rate / part.needs).denominator)
+            rate *= part.rate
+        return math.lcm(unit, rate.denominator, (rate / 2).denominator if self.outputs == "slower" else 1)
+
+    @property
+    def lost(self) -> int:
+        """At least as many frames of the input as its parts need before their first output."""
+        lost, rate = Fraction(0), Fraction(1)
+        for part in self._parts():
+            lost += (part.lost + part.least) / rate
+            rate *= part.rate
+        return math.ceil(lost)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether only the end of a sequence gives its last frames."""
+        return any(part.ahead for part in self._parts()) or self.outputs == "slower"
+
+    def _parts(self) -> Iterator[Part]:
+        return (p for p in chain(self.features, self.body).parts if isinstance(p, Part))
+
+    @property
+    def cells(self) -> int:
+        return sum(len(p.rows) for p in chain(self.size, self.body).parts if isinstance(p, Cell))
+
+    @property
+    def buffered(self) -> bool:
+        """Whether the model keeps the memory of one stream in itself."""
+        return self.memory in BUFFERS or "BufferedLayer" in self.kinds
+
+    @property
+    def planted(self) -> str | None:
+        """What mixes frames or rows behind a gate."""
+        return next((s.says() for sketch in self.body for s in sketch.all() if s.kind == "Planted"), None)
+
+    @property
+    def refusal(self) -> str | None:
+        """What a stream cannot have."""
+        flaw = next((sketch for sketch in self.body if sketch.kind in FLAWS), None)
+        if flaw is not None:
+            return flaw.says()
+        return "chunk is no multiple of the stride" if self.chunk % self.unit else None
