@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
@@ -23,7 +24,6 @@ from rnn_export.export.lift.program.node_writer import NodeWriter
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
 FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
 MARGIN = 32
-LONGEST_PERIOD = 32
 # Frames of the input, samples mostly, behind one of an attention.
 HIGHEST_STRIDE = 1 << 16
 # Of scores: a limit that only large ones meet is one.
@@ -41,43 +41,6 @@ POINTWISE = overloads(
 )
 IDLE = overloads("clone alias dropout _to_copy native_dropout")
 SDPA = overloads("scaled_dot_product_attention")
-
-
-@dataclass(frozen=True)
-class Band:
-    """Frame t takes the frames from t - `behind` to t + `ahead`."""
-
-    behind: int
-    ahead: int
-
-    @property
-    def size(self) -> int:
-        return self.behind + self.ahead + 1
-
-    def along(self, table: Tensor) -> Tensor | None:
-        """(..., T, T) as (..., period, size), from the oldest frame of each window on; None where it is not alike.
-
-        Row n is of frame n and of every `period` frames after it: more than one where frames attend within blocks.
-        """
-        frames = table.shape[-1]
-        rows = torch.arange(frames)
-        places = rows[:, None] + torch.arange(-self.behind, self.ahead + 1)
-        is_there, places = (places >= 0) & (places < frames), places.clamp(0, frames - 1)
-        windows = table[..., rows[:, None].expand_as(places), places]
-        one = windows[..., self.behind : self.behind + 1, :]
-        if torch.equal(torch.where(is_there, windows, one), one.expand_as(windows)):
-            return one
-        middle = rows[self.behind : frames - self.ahead]
-        windows = windows[..., middle, :]
-        for period in range(2, min(LONGEST_PERIOD, len(middle) // 2) + 1):
-            first = windows[..., :period, :].roll(self.behind, -2)
-            if torch.equal(windows, first[..., middle % period, :]):
-                return first
-        return None
-
-    def within(self, frames: int) -> Band:
-        """What a sequence of so many frames has of it."""
-        return Band(min(self.behind, frames - 1), min(self.ahead, frames - 1))
 
 
 def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None) -> None:
@@ -287,15 +250,9 @@ class _Run:
                 self.values[node] = self.interpreter.run_node(node)
         return self.values[node]
 
-    def square(self, found: _Attention) -> int:
-        """How many frames attend to each other: those of the input where no size says more."""
-        size: Any = found.scores.meta["val"].shape[-1]
-        known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
-        return int(size.node.expr.subs(self.sizes)) if known else self.frames
-
     def masked(self, found: _Attention) -> Tensor | None:
         """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
-        both = [self.square(found)] * 2
+        both = [self.frames] * 2
         self.values[found.scores] = torch.zeros([1] * (found.scores.meta["val"].dim() - 2) + both)
         try:
             masked: Tensor = self.of(args_of(found.chances)[0])
@@ -305,8 +262,7 @@ class _Run:
 
 
 def _is_causal(found: _Attention, runs: Sequence[_Run]) -> bool:
-    at_full_rate = all(run.square(found) == run.frames for run in runs)
-    return at_full_rate and all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
+    return all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
 
 
 def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
@@ -321,7 +277,7 @@ def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
         apart = taken[:, 0] - taken[:, 1]
         bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].square(found) else band
+    return None if bands or band.size + MARGIN > runs[0].frames else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -329,8 +285,7 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     tables: dict[fx.Node, Tensor] = {}
     for node in found.between:
         for mask in (n for n in node.all_input_nodes if _is_constant(n)):
-            lengths = (run.square(found) for run in runs)
-            here, there = (_along(run.of(mask), band.within(n), n) for run, n in zip(runs, lengths, strict=True))
+            here, there = (band.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
             if here is None or there is None or not torch.equal(_last(here, there), there):
                 return None
             tables[mask] = here
@@ -372,20 +327,6 @@ def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> b
 def _last(table: Tensor, like: Tensor) -> Tensor:
     """As many of the last entries as `like` has."""
     return table[..., -like.shape[-1] :] if like.dim() else table
-
-
-def _along(mask: Any, band: Band, frames: int) -> Tensor | None:
-    """A mask as it stands along the band; of one that is no table of frames by frames, itself with an axis more."""
-    mask = torch.as_tensor(mask)
-    if mask.dim() < 2 or mask.shape[-1] != frames or mask.shape[-2] != frames:
-        return mask if mask.numel() == 1 else None
-    for axis in range(mask.dim() - 2):
-        first = mask.narrow(axis, 0, 1)
-        mask = first if torch.equal(mask, first.expand_as(mask)) else mask
-    along = band.along(mask)
-    if along is None or (along.shape[-2] > 1 and along.numel() > along.shape[-2] * along.shape[-1]):
-        return None
-    return along.unsqueeze(-2)
 
 
 def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], scores: fx.Node, frames: fx.Node) -> Any:
