@@ -40,6 +40,8 @@ class ShapeValues:
             return self._sliced(node)
         if node.op == "Range":
             return self._counted(node)
+        if node.op == "Reshape":
+            return self._reshaped(node)
         known = self.values.get(node.inputs[-1]) if node.inputs else None
         if node.op not in ("ConstantOfShape", "Expand") or known is None:
             return None
@@ -74,6 +76,19 @@ class ShapeValues:
         if any(len(part) != 1 for part in parts) or parts[2] == [0]:
             return None
         return (len(range(*(part[0] for part in parts))),)
+
+    def _reshaped(self, node: Node) -> tuple[int, ...] | None:
+        """Only where it holds as many values as it is given."""
+        given, wanted = self.shapes.get(node.inputs[0], (None,)), self._numbers(node, 1)
+        if None in given or wanted.count(-1) > 1:
+            return None
+        (keeps_zeros,) = node.numbers.get("allowzero") or [0]
+        shape = [given[i] if d == 0 and not keeps_zeros and i < len(given) else d for i, d in enumerate(wanted)]
+        known = [d for d in shape if d is not None]
+        size, rest = math.prod(d for d in given if d is not None), math.prod(d for d in known if d != -1)
+        if rest and size % rest == 0:
+            known = [size // rest if d == -1 else d for d in known]
+        return tuple(known) if min(known, default=0) >= 0 and math.prod(known) == size else None
 
     def _numbers(self, node: Node, place: int, usual: Sequence[int] = ()) -> list[int]:
         """What an input of a node is; `usual` where it is left out, empty where nothing is known."""

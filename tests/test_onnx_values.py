@@ -67,6 +67,43 @@ def test_what_is_counted_has_the_shape_that_onnx_gives(start, step):
     assert ShapeValues(read, {"x": (2, 13, 4)}).shape(read.nodes[-1]) == want.shape
 
 
+RESHAPES = {
+    "to computed sizes": ([None, 4, 3, 2], 0),
+    "with zeros for themselves": ([None, 4, 3, 2], 1),
+    "what is left": ([None, -1], 0),
+    "a size that stays": ([0, -1, 2, None], 0),
+    "to other numbers": ([None, 25], 0),
+    "two that are left": ([None, -1, -1], 0),
+}
+
+
+@pytest.mark.parametrize(("sizes", "keeps_zeros"), RESHAPES.values(), ids=RESHAPES)
+def test_what_is_reshaped_has_the_shape_that_onnx_gives(sizes, keeps_zeros):
+    """x (2, 6, 4); a size that is None is x.shape[0]."""
+    names = ["shape" if n is None else f"n{i}" for i, n in enumerate(sizes)]
+    constants = [
+        numpy_helper.from_array(np.array([n], np.int64), f"n{i}") for i, n in enumerate(sizes) if n is not None
+    ]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], start=0, end=1),
+        helper.make_node("Concat", names, ["sizes"], axis=0),
+        helper.make_node("Reshape", ["x", "sizes"], ["y"], allowzero=keeps_zeros),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    made = helper.make_graph(nodes, "reshaped", [x], [y], constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    try:
+        (given,) = ReferenceEvaluator(model).run(None, {"x": np.zeros((2, 6, 4), np.float32)})
+        wanted = given.shape
+    except (ValueError, RuntimeError):
+        wanted = None
+    graph = read_model(model.SerializeToString())
+    (node,) = (node for node in graph.nodes if node.op == "Reshape")
+    assert ShapeValues(graph, {"x": (2, 6, 4)}).shape(node) == wanted
+    assert ShapeValues(graph, {"x": (2, None, 4)}).shape(node) is None
+
+
 def test_a_count_to_a_value_is_not_known():
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in ("start", "end", "step")]
     y = helper.make_tensor_value_info("y", TensorProto.INT64, None)
