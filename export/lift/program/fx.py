@@ -104,22 +104,24 @@ def made_of_sizes(graph: fx.Graph, here: Mapping[fx.Node, Any], there: Mapping[f
 
 def recorded(module: fx.GraphModule, sample: Sequence[Tensor], most: float = math.inf) -> dict[fx.Node, Any]:
     """The value of every node of a graph in a run on `sample`; raises MemoryError where all take over `most` bytes."""
-    recorder = _Recorder(module, most)
+    recorder = Recorder(module, most)
     with torch.no_grad():
         recorder.run(*sample)
     return dict(recorder.env)
 
 
-class _Recorder(fx.Interpreter):
-    """Keeps the value of every node, of up to `most` bytes together."""
+class Recorder(fx.Interpreter):
+    """Keeps the value of every node, of up to `most` bytes together; `at` is the one that runs, or that failed."""
 
     def __init__(self, module: fx.GraphModule, most: float) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.most, self.bytes = most, 0
+        self.at: fx.Node | None = None
         # Many values share one memory.
         self.seen = set[int]()
 
     def run_node(self, n: fx.Node) -> Any:
+        self.at = n
         value = super().run_node(n)
         for tensor in torch.utils._pytree.tree_leaves(value):
             if isinstance(tensor, Tensor) and n.op != "get_attr":

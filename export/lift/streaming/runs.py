@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.fx import Recorder
+from rnn_export.export.lift.streaming.time_axis import refusal
 
 BATCH, OTHER_BATCH = 2, 3
 # Frames beyond the receptive field.
@@ -66,13 +68,27 @@ def record(module: fx.GraphModule, sample: Sample, unit: int, receptive_field: i
     base, longer = sample(BATCH, frames, 0), sample(BATCH, frames + unit, 0)
     other_batch = sample(OTHER_BATCH, frames, 1)
     try:
-        few, more, others = (recorded(module, tensors, MOST) for tensors in (base, longer, other_batch))
+        few, more, others = (
+            _recorded(module, tensors, n)
+            for tensors, n in ((base, frames), (longer, frames + unit), (other_batch, frames))
+        )
     except MemoryError as error:
         raise LiftError(
             f"a frame of the model may depend on {receptive_field} frames, by its windows and strides, and over the "
             f"{frames} that it is followed over, {first_line(error)}. Shorten its context: smaller kernels, "
             "dilations, strides."
         ) from None
-    except Exception as error:  # a length that the model does not take may raise anything
-        raise LiftError(f"the model fails on {frames} or {frames + unit} frames: {first_line(error)}") from error
     return RecordedRuns(frames, frames + unit, few, more, others, sample)
+
+
+def _recorded(module: fx.GraphModule, tensors: Sequence[Tensor], frames: int) -> dict[fx.Node, Any]:
+    recorder = Recorder(module, MOST)
+    try:
+        with torch.no_grad():
+            recorder.run(*tensors)
+    except MemoryError:
+        raise
+    except Exception as error:  # a length that an operator does not take may raise anything
+        assert recorder.at is not None
+        raise refusal(recorder.at, f"it fails over {frames} frames: {first_line(error)}") from error
+    return dict(recorder.env)
