@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis.internal.conjecture import providers
 
 from rnn_export import errors
 from rnn_export.trust import VARIABLE
@@ -37,6 +38,8 @@ MARKS = {
 def pytest_configure(config: pytest.Config) -> None:
     for mark, what in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {what}")
+    # It draws numbers that stand in modules of ours too: which of them are imported hangs on what a worker ran before.
+    setattr(providers, "_get_local_constants", lambda: providers._local_constants)  # noqa: B010
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.program.flat_graph import flat_graph
 from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming import runs
@@ -195,3 +197,24 @@ def test_runs_have_a_length_that_the_model_takes():
     )
     with pytest.raises(LiftError, match=message):
         lift(model.eval(), (torch.randn(1, 640),), time_axis=1)
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(4, 3, 2, bidirectional=True), nn.LSTM(4, 3, proj_size=2), nn.RNN(4, 3)])
+def test_what_stands_in_for_a_layer_is_copied_and_computes_in_float64(layer):
+    stand_in = replace_recurrent(nn.Sequential(copy.deepcopy(layer)))
+    x = torch.randn(5, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(copy.deepcopy(stand_in).double()(x)[0], copy.deepcopy(layer).double()(x)[0])
+    assert stand_in(x.float())[0].dtype == torch.float32
+
+
+def test_a_graph_may_round_as_the_model_does_over_many_frames():
+    """The log of small magnitudes, in another order of sums than torch.stft's."""
+
+    def forward(s, x):
+        spectrum = torch.stft(x, 64, 32, window=s.window, center=False, return_complex=True)
+        return s.out(s.gru((spectrum.abs() + 1e-3).log().mT)[0])
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        parts = {"gru": nn.GRU(33, 32, batch_first=True), "out": nn.Linear(32, 2), "window": torch.hann_window(64)}
+        assert lift(Call(forward, **parts), (torch.randn(2, 640),), chunk=32).spec.delay == 32

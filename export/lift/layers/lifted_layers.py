@@ -11,6 +11,7 @@ T time, B batch, D directions, L layers, I input, H hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -130,6 +131,17 @@ class Stack(nn.Module):
         if own is not None:
             vars(made)["forward"] = MethodType(own, made)
         return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stack:
+        """Not as a recurrent layer, whose state has weights in one piece."""
+        made: Stack = object.__new__(type(self))
+        memo[id(self)] = made
+        vars(made).update(deepcopy(vars(self), memo))
+        return made
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Stack:
+        nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:
