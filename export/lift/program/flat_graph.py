@@ -117,7 +117,8 @@ def _refuse_bounds(program: torch.export.ExportedProgram, most: int) -> None:
 
 def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...]) -> None:
     """Raise FrozenAxis where an operator took a size for another one of the model, and made a number of it."""
-    for port, (node, free) in enumerate(zip(_fed(program), shapes[0], strict=True)):
+    axes = torch.utils._pytree.tree_leaves(shapes, lambda part: isinstance(part, dict))
+    for port, (node, free) in enumerate(zip(_fed(program), axes, strict=True)):
         for axis in free:
             size = node.meta["val"].shape[axis]
             if not isinstance(size, torch.SymInt):
