@@ -206,7 +206,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames)
     spec = replace(spec, max_context=flat.context.said if flat.context else None)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
-    notes, states = (*captured.notes, *notes_of(spec, probed.flat, probed.axes)), tuple(streamed.states)
+    shortest, states = max(captured.shortest, streamed.shortest), tuple(streamed.states)
+    notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
     for node in captured.module.graph.nodes:
         # What is left would keep all of torch.export's bookkeeping alive.
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
@@ -222,7 +223,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         states,
         notes,
         streamed.step,
-        captured.shortest,
+        shortest,
     )
     if captured.dynamic_time:
         _refuse_memory_by_call(lifted, probed.flat)

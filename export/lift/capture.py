@@ -86,7 +86,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     try:
         graph, frames = of_any_length(module)
         shortest, refusal = _another_way(module, graph, frames)
-        return Capture(graph, True, _notes_of_short(shortest), frames, refusal, shortest)
+        return Capture(graph, True, (), frames, refusal, shortest)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
@@ -233,15 +233,6 @@ def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tupl
         f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
         "way at all lengths."
-    )
-
-
-def _notes_of_short(shortest: int) -> tuple[str, ...]:
-    if shortest == 1:
-        return ()
-    return (
-        f"over fewer than {shortest} frames the code goes another way (a branch on the length): a stream goes the way "
-        "of more of them",
     )
 
 

@@ -24,8 +24,13 @@ _ARGUMENT = ("argument", "an argument that comes back, as declared")
 WHOLE = "this bundle cannot stream: it takes whole sequences only (sequence_only)"
 
 
-def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
-    """What a user should know of a contract."""
+def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> Iterator[str]:
+    """What a user should know of a contract, and of a graph that is a stream's from `shortest` frames on."""
+    if shortest > 1:
+        yield (
+            f"over fewer than {shortest} frames the code goes another way (a branch on the length, or a length with a "
+            "floor): a stream goes the way of more of them"
+        )
     layers = ", ".join(path for path, module in flat.model.named_modules() if isinstance(module, Stack))
     if not spec.states and layers:
         yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"

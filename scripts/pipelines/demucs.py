@@ -33,7 +33,7 @@ class Demucs(nn.Module):
     def valid_length(self, length: int) -> int:
         """The least length from `length` on that the strides divide."""
         for _ in self.encoder:
-            length = math.ceil((length - KERNEL) / STRIDE) + 1
+            length = max(math.ceil((length - KERNEL) / STRIDE) + 1, 1)
         for _ in self.encoder:
             length = (length - 1) * STRIDE + KERNEL
         return length

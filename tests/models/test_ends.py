@@ -1,5 +1,7 @@
 """Sequences that end: padding on the right, overlaps behind the last frame, and steps that the end cuts."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -185,3 +187,22 @@ def test_lengths_are_found_by_running_where_torch_has_no_expression_for_them(mon
 def test_a_stream_and_its_end_are_the_whole(model, options, ends):
     spec = assert_whole(model, X, **options).spec
     assert (spec.delay, spec.tail) == ends
+
+
+def test_a_length_with_a_floor_is_that_of_longer_sequences():
+    """As Demucs pads: to what its strides divide, and for a single window at least."""
+
+    def forward(s, x):
+        length = max(math.ceil((x.shape[-1] - 8) / 4) + 1, 1)
+        length = max(math.ceil((length - 8) / 4) + 1, 1)
+        for _ in range(2):
+            length = (length - 1) * 4 + 8
+        padded = F.pad(x, (0, length - x.shape[-1]))
+        return s.up_one(s.up_two(s.two(s.one(padded))))[..., : x.shape[-1]]
+
+    parts = {"one": nn.Conv1d(1, 3, 8, 4), "two": nn.Conv1d(3, 3, 8, 4)}
+    parts |= {"up_two": nn.ConvTranspose1d(3, 3, 8, 4), "up_one": nn.ConvTranspose1d(3, 1, 8, 4)}
+    model = Call(forward, **parts)
+    lifted = assert_whole(model, torch.randn(1, 1, 400), lengths=range(21, 60), chunk=16)
+    assert lifted.shortest == 21
+    assert any("over fewer than 21 frames the code goes another way" in note for note in lifted.notes)

@@ -5,25 +5,33 @@ torch.export has an expression for most sizes. Where it has none, the graph is r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._sympy.functions import Max, Min
 
 from rnn_export.export.lift.program.fx import placeholders, recorded
 from rnn_export.export.lift.streaming.runs import BATCH, RecordedRuns
 
+# What gives a length a floor, which short sequences alone come down to.
+BOUNDS = (Max, Min)
 # Lengths that a value has over the numbers of frames that a graph is run over, at most.
 MOST_RUN = 16
 
 
 class Lengths:
-    """The length of each value's axis of time; made before the graph is changed."""
+    """The length of each value's axis of time; made before the graph is changed.
+
+    Attributes:
+        shortest: the fewest frames of the input from which on all that were asked for are what `of` says.
+    """
 
     def __init__(self, module: fx.GraphModule, runs: RecordedRuns, input_time: Sequence[int | None]) -> None:
-        self.runs, graph = runs, module.graph
+        self.runs, graph, self.shortest = runs, module.graph, 1
         self._same: dict[fx.Node, fx.Node] = {}
         # As it is now.
         whole = fx.Graph()
@@ -57,7 +65,13 @@ class Lengths:
             found = self._runs(many, many + unit, node, axis)[:-1]
         base = int(self.runs.base[node].shape[axis])
         usual = (base + int((many + n - self.runs.frames) * rate // 1) for n in range(unit))
-        return [(m if n is None else n) - int(many * rate) for n, m in zip(found, usual, strict=True)]
+        lengths = [(m if n is None else n) - int(many * rate) for n, m in zip(found, usual, strict=True)]
+        if isinstance(size, torch.SymInt) and size.node.expr.has(*BOUNDS):
+            begin = bisect_left(
+                range(many), True, key=lambda n: self._at(size, n) == _carried_on(lengths, n, unit, rate)
+            )
+            self.shortest = max(self.shortest, begin)
+        return lengths
 
     def _runs(self, first: int, last: int, node: fx.Node, axis: int) -> list[int | None]:
         """The sizes in runs of `first` to `last` frames; between two that are alike there is no other."""
@@ -95,3 +109,9 @@ class Lengths:
             return int(size) if isinstance(size, int) else None
         value = size.node.expr.subs({**self._numbers, **dict.fromkeys(self._frames, frames)})
         return int(value) if value.is_Integer else None
+
+
+def _carried_on(lengths: Sequence[int], frames: int, unit: int, rate: Fraction) -> int:
+    """What a value that is `lengths` long for the first frames is long for `frames` of them."""
+    periods, rest = divmod(frames, unit)
+    return int(periods * unit * rate) + lengths[rest]

@@ -34,6 +34,7 @@ class Streamed:
         lengths: of each output, as in its contract; empty where nothing is left at the end of a sequence.
         end: the name of the state that counts the frames after the end of a sequence, where one is needed.
         step: the graph of a step, with what stands after the end; None where nothing does.
+        shortest: the fewest frames of a sequence of which a stream gives what the graph does.
         moved_by_call: the states of the model's own, by number, that a call moves, however many frames it has.
     """
 
@@ -43,6 +44,7 @@ class Streamed:
     lengths: Sequence[tuple[int, ...]]
     end: str | None = None
     step: fx.GraphModule | None = None
+    shortest: int = 1
     moved_by_call: Sequence[int] = ()
 
 
@@ -153,7 +155,7 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     before.args = ((*delayed, *own, *added),)
     step = _with_ends(context)
     _clean(context.module, context.length_of_piece)
-    return Streamed(context.states.found, delay, rates, lengths, context.states.end, step)
+    return Streamed(context.states.found, delay, rates, lengths, context.states.end, step, context.lengths.shortest)
 
 
 def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:
