@@ -47,12 +47,19 @@ def quiet() -> Iterator[None]:
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
     try:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes():
+        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes(), products_as_written():
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
         raise lift_error(error) from error
+
+
+@contextlib.contextmanager
+def products_as_written() -> Iterator[None]:
+    """Where opt_einsum is installed, torch asks it for the order of the products of an einsum: by sizes, as numbers."""
+    with torch.backends.opt_einsum.flags(enabled=False):
+        yield
 
 
 def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
