@@ -11,7 +11,7 @@ from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.program.fx import named_args, overloads
 
 Values = Mapping[fx.Node, Any]
-# (arguments by name, their values, where the cells stand) -> the axis of the result, counted from its end, or None.
+# (arguments by name, their values, where the cells stand) -> their axis in the result, or None.
 Definition = Callable[[Mapping[str, Any], Values, Mapping[fx.Node, AxisLayout]], "int | None"]
 
 

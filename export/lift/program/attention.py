@@ -67,12 +67,12 @@ def _narrowed(
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or MOST)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
-        if _is_causal(found, runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs)):
+        if _is_causal(runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs)):
             context.bounds = True
             return narrow
     for both in FRAMES:
         runs = [_Run(module, examples, found, frames) for frames in both]
-        band = _band(found, runs)
+        band = _band(runs)
         if band is not None:
             return _written(module, found, band, runs)
     return None
@@ -219,7 +219,7 @@ class _Run:
     """
 
     def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], found: _Attention, frames: int) -> None:
-        self.interpreter = fx.Interpreter(module)
+        self.interpreter, self.found = fx.Interpreter(module), found
         size = found.scores.meta["val"].shape[-1]
         length = _shortest(size, frames)
         self.values: dict[fx.Node, Any] = {}
@@ -250,26 +250,26 @@ class _Run:
                 self.values[node] = self.interpreter.run_node(node)
         return self.values[node]
 
-    def masked(self, found: _Attention) -> Tensor | None:
+    def masked(self) -> Tensor | None:
         """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
-        both = [self.frames] * 2
-        self.values[found.scores] = torch.zeros([1] * (found.scores.meta["val"].dim() - 2) + both)
+        both, scores = [self.frames] * 2, self.found.scores
+        self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
         try:
-            masked: Tensor = self.of(args_of(found.chances)[0])
+            masked: Tensor = self.of(args_of(self.found.chances)[0])
         except Exception:  # a length that the graph does not take may raise anything
             return None
         return masked if [*masked.shape[-2:]] == both else None
 
 
-def _is_causal(found: _Attention, runs: Sequence[_Run]) -> bool:
-    return all((masked := run.masked(found)) is not None and is_causal(masked) for run in runs)
+def _is_causal(runs: Sequence[_Run]) -> bool:
+    return all((masked := run.masked()) is not None and is_causal(masked) for run in runs)
 
 
-def _band(found: _Attention, runs: Sequence[_Run]) -> Band | None:
+def _band(runs: Sequence[_Run]) -> Band | None:
     """The band that masks leave, the same at both lengths; None without one."""
     bands = set()
     for run in runs:
-        if (masked := run.masked(found)) is None:
+        if (masked := run.masked()) is None:
             return None
         taken = (masked > MASKED).flatten(0, -3).any(0).nonzero() if masked.dim() > 2 else (masked > MASKED).nonzero()
         if not len(taken):

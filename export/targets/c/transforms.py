@@ -22,6 +22,8 @@ from rnn_export.export.graph.passes.nodes import Replacement, input_of, values
 SHORTEST, FEWEST = 64, 32
 # The opset whose DFT takes its axis as an input, and the first from which nothing else of a step changes up to it.
 OF_DFT, ALIKE = 20, 18
+# Columns that are looked at before all of them are.
+FIRST = 8
 # What rounding to float32 leaves of a basis, relative to its largest number.
 ROUNDED = 3e-7
 
@@ -65,19 +67,26 @@ def _matrix(node: ir.Node) -> Array | None:
 def basis_of(matrix: Array) -> Basis | None:
     """The basis that `matrix` (values, frequencies) is; None where it is none."""
     rows, columns = matrix.shape
+    near = ROUNDED * np.abs(matrix).max()
     for length in (2 * columns - 2, 2 * columns - 1, columns):
-        if rows > length:
-            continue
-        # Whole turns are left out before the angle loses digits.
-        turns = np.outer(np.arange(rows), np.arange(columns)) % length
-        angles = turns * (2 * np.pi / length)
-        for part, waves in enumerate((np.cos(angles), -np.sin(angles))):
-            scale = _scale(matrix[:, part].astype(np.float64), waves[:, part])
-            weight = _weight(matrix, scale[:, None] * waves)
-            off = np.abs(matrix - scale[:, None] * waves * weight).max()
-            if off <= ROUNDED * np.abs(matrix).max() and np.any(scale):
-                return Basis(length, part, scale.astype(np.float32), weight.astype(np.float32))
+        for part in (0, 1) if rows <= length else ():
+            # A few columns tell most matrices from a basis.
+            if _basis(matrix[:, :FIRST], length, part, near) and (basis := _basis(matrix, length, part, near)):
+                return basis
     return None
+
+
+def _basis(matrix: Array, length: int, part: int, near: float) -> Basis | None:
+    """One part of the transform of `length` values as `matrix`, or as its first columns, is within `near` of it."""
+    rows, columns = matrix.shape
+    # Whole turns are left out before the angle loses digits.
+    angles = np.outer(np.arange(rows), np.arange(columns)) % length * (2 * np.pi / length)
+    waves = -np.sin(angles) if part else np.cos(angles)
+    scale = _scale(matrix[:, part].astype(np.float64), waves[:, part])
+    weight = _weight(matrix, scale[:, None] * waves)
+    if not np.any(scale) or np.abs(matrix - scale[:, None] * waves * weight).max() > near:
+        return None
+    return Basis(length, part, scale.astype(np.float32), weight.astype(np.float32))
 
 
 def _scale(column: Array, wave: Array) -> Array:
