@@ -63,11 +63,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """`look` runs in a process of its own; `fix` helps where that does not come back."""
+    """`look` runs in a process of its own; `fix` helps where that does not come back.
+
+    Where `module` is not installed nothing is looked at, and `without` says what that means.
+    """
 
     name: str
     look: Callable[[], Iterator[Finding]]
     fix: str
+    module: str = ""
+    without: str = ""
+
+    def findings(self) -> Iterator[Finding]:
+        if self.module and importlib.util.find_spec(self.module) is None:
+            yield self.finding("missing", "; ".join(filter(None, ("not installed", self.without))))
+        else:
+            yield from self.look()
 
     def finding(self, state: State, detail: str) -> Finding:
         return Finding(self.name, state, detail, None if state == "ok" else self.fix)
@@ -93,7 +104,7 @@ def run_probe(key: str) -> list[Finding]:
 def answer(key: str) -> None:
     """In the process of a probe: print what it finds."""
     try:
-        findings = list(PROBES[key].look())
+        findings = list(PROBES[key].findings())
     except Exception as error:  # whatever native code answers with is a finding
         findings = [PROBES[key].finding("broken", f"{type(error).__name__}: {error}")]
     print(json.dumps([asdict(finding) for finding in findings]))  # noqa: T201
@@ -162,18 +173,11 @@ def _driver_major() -> int | None:
 
 
 def _onnxruntime() -> Iterator[Finding]:
-    probe = PROBES["onnxruntime"]
-    if importlib.util.find_spec("onnxruntime") is None:
-        yield probe.finding("missing", "not installed")
-    else:
-        yield probe.finding("ok", str(load_module("onnxruntime").__version__))
+    yield PROBES["onnxruntime"].finding("ok", str(load_module("onnxruntime").__version__))
 
 
 def _openvino() -> Iterator[Finding]:
     probe = PROBES["openvino"]
-    if importlib.util.find_spec("openvino") is None:
-        yield probe.finding("missing", "not installed; only the target and the backend openvino need it")
-        return
     openvino = load_module("openvino")
     core = openvino.Core()
     doubled = core.compile_model(core.read_model(DOUBLE), "CPU")(np.array([1.5], np.float32))[0]
@@ -186,9 +190,6 @@ def _openvino() -> Iterator[Finding]:
 
 def _litert() -> Iterator[Finding]:
     probe = PROBES["litert"]
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        yield probe.finding("missing", "not installed; only the target and the backend litert need it")
-        return
     litert = load_module("rnn_export.runtime.backends.litert.library")
     writer = "without" if importlib.util.find_spec("litert_torch") is None else "with"
     yield probe.finding("ok", f"{litert.version()}, {writer} litert-torch, which writes the target")
@@ -222,48 +223,57 @@ def _computes(session: Any, provider: str) -> tuple[State, str]:
 
 def _torch() -> Iterator[Finding]:
     probe = PROBES["torch"]
-    if importlib.util.find_spec("torch") is None:
-        yield probe.finding("missing", "not installed; only exporting and the backend torchscript need it")
-        return
     torch = load_module("torch")
     yield probe.finding("ok", f"{torch.__version__}, {'with CUDA' if torch.cuda.is_available() else 'on the CPU'}")
 
 
 def _coremltools() -> Iterator[Finding]:
     probe = PROBES["coremltools"]
-    if importlib.util.find_spec("coremltools") is None:
-        yield probe.finding("missing", "not installed; only the target and the backend coreml need it")
-        return
     runs = "converts and runs" if sys.platform == "darwin" else "converts; Core ML itself runs on macOS alone"
     yield probe.finding("ok", f"{load_module('coremltools').__version__}, {runs}")
 
 
 def _wasmtime() -> Iterator[Finding]:
-    probe = PROBES["wasmtime"]
-    if importlib.util.find_spec("wasmtime") is None:
-        yield probe.finding("missing", "not installed; with zig it builds and runs the target wasm")
-    else:
-        yield probe.finding("ok", str(load_module("wasmtime").__version__))
+    yield PROBES["wasmtime"].finding("ok", str(load_module("wasmtime").__version__))
 
 
 REINSTALL = "pip install --force-reinstall"
+OF_TARGET = "only the target and the backend {} need it"
 PROBES = {
     "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
     "tensorrt": Probe("TensorRT", partial(_tensorrt, "tensorrt"), f"{REINSTALL} 'rnn-export[tensorrt]'"),
     "tensorrt-rtx": Probe("TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), f"{REINSTALL} 'rnn-export[rtx]'"),
     "cuda-python": Probe("cuda-python", _cuda_python, f"{REINSTALL} cuda-python"),
-    "onnxruntime": Probe("onnxruntime", _onnxruntime, "pip install 'rnn-export[cpu]'"),
+    "onnxruntime": Probe("onnxruntime", _onnxruntime, "pip install 'rnn-export[cpu]'", "onnxruntime"),
     "onnxruntime CPU": Probe("onnxruntime CPU", partial(_provider, "CPU"), f"{REINSTALL} onnxruntime"),
     "onnxruntime CUDA": Probe(
         "onnxruntime CUDA",
         partial(_provider, "CUDA"),
         "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
     ),
-    "openvino": Probe("openvino", _openvino, "pip install 'rnn-export[openvino]'"),
-    "litert": Probe("litert", _litert, "pip install 'rnn-export[litert]'"),
-    "coremltools": Probe("coremltools", _coremltools, "pip install 'rnn-export[coreml]'"),
-    "wasmtime": Probe("wasmtime", _wasmtime, "pip install 'rnn-export[wasm]'"),
-    "torch": Probe("torch", _torch, "pip install 'rnn-export[export]'"),
+    "openvino": Probe(
+        "openvino", _openvino, "pip install 'rnn-export[openvino]'", "openvino", OF_TARGET.format("openvino")
+    ),
+    "litert": Probe(
+        "litert", _litert, "pip install 'rnn-export[litert]'", "ai_edge_litert", OF_TARGET.format("litert")
+    ),
+    "coremltools": Probe(
+        "coremltools", _coremltools, "pip install 'rnn-export[coreml]'", "coremltools", OF_TARGET.format("coreml")
+    ),
+    "wasmtime": Probe(
+        "wasmtime",
+        _wasmtime,
+        "pip install 'rnn-export[wasm]'",
+        "wasmtime",
+        "with zig it builds and runs the target wasm",
+    ),
+    "torch": Probe(
+        "torch",
+        _torch,
+        "pip install 'rnn-export[export]'",
+        "torch",
+        "only exporting and the backend torchscript need it",
+    ),
 }
 
 
