@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -25,6 +26,16 @@ class Caller:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+
+    def counted(self, inferences: int) -> int:
+        """Steps that the server ran for so many requests; it counts a batch after it has answered it."""
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            (stats,) = self.client.get_inference_statistics(self.model).model_stats
+            if stats.inference_count >= inferences or time.monotonic() > end:
+                assert stats.inference_count == inferences
+                return stats.execution_count
+            time.sleep(0.01)
 
     def tensors(self, inputs: Mapping[str, Any], seed: bytes = b"") -> list[Any]:
         """The tensors of one request."""
