@@ -44,6 +44,7 @@ from rnn_export.export.lift.refusals import (
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.equal_states import merge_equal_states
 from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming_model import StreamingModel
@@ -289,6 +290,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     else:
         rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
     streamed = stream(module, flat.model, runs, rows, axes.time_in, axes.time_out, chunk, RULES)
+    streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))
     if not axes.causal and streamed.end is None:
