@@ -24,6 +24,7 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
+from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
@@ -66,6 +67,7 @@ def lift(
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
     max_context: int | None = None,
+    pack_states: bool = False,
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
@@ -89,7 +91,7 @@ def lift(
             f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
             "Leave it out."
         )
-    return lifted
+    return packed(lifted) if pack_states else lifted
 
 
 def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:

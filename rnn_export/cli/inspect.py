@@ -27,6 +27,7 @@ LIFTING = (
     "assume",
     "max_frames",
     "max_context",
+    "pack_states",
 )
 
 
@@ -34,9 +35,10 @@ LIFTING = (
 @click.argument("what", metavar="BUNDLE|SOURCE")
 @source_options
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
+@click.option("--pack-states", is_flag=True, help="Look at it with its states packed into one tensor.")
 def inspect_command(
     what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
-    sequence_only: bool, assume: tuple[tuple[str, bool], ...], as_json: bool,
+    sequence_only: bool, pack_states: bool, assume: tuple[tuple[str, bool], ...], as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
 
@@ -49,7 +51,7 @@ def inspect_command(
         return _of_bundle(Path(what), not as_json)
     from rnn_export.cli.source import read_source
 
-    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume)
+    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume, pack_states=pack_states or None)
     return _of_model(*read_source(what, weights, flags), not as_json)
 
 

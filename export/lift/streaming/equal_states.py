@@ -8,7 +8,7 @@ is another value of the graph, by operators and arguments.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,13 +89,6 @@ def _next_numbers(module: fx.GraphModule, classes: Sequence[int]) -> list[int]:
     return [numbers[node] for node in results(module.graph)[-len(classes) :]]
 
 
-@dataclass(frozen=True)
-class _Number:
-    """Stands for a node among arguments."""
-
-    number: int
-
-
 def _draws(node: fx.Node) -> bool:
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
@@ -112,5 +105,5 @@ def _key(module: fx.GraphModule, node: fx.Node, numbers: dict[fx.Node, int]) -> 
         return ("held", str(node.target))
     if node.op == "placeholder" or _draws(node):
         return ("alone", node.name)
-    args = fx.node.map_arg((node.args, node.kwargs), lambda n: _Number(numbers[n]))
+    args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}")
     return (node.op, str(node.target), repr(args))
