@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -60,7 +60,7 @@ def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         weights = _weights(one, sizes[axis], made[axis], scales[axis], corners)
         value = _weighed(write, value, axis + 2, weights, picks=not reach)
     if rate == 1:
-        return value
+        return cast(fx.Node, value)
     more = _over_time(write, value, time + 2, rate, one, reach)
     return more if more is None else _cut(write, more, value, time + 2, rate, node)
 
