@@ -115,4 +115,5 @@ def _measured(title: str, path: Path, count: int) -> Figures:
 
 
 def _scripts(sizes: dict[str, int]) -> int:
-    return sum(sizes[name] for name in ("index.js", "stream.js", "worklet.js", "model.json"))
+    of_page = ("page.js", "plot.js")
+    return sum(size for name, size in sizes.items() if name == "model.json" or name.endswith(".js") and name not in of_page)

@@ -19,8 +19,9 @@ from ..zoo import store  # noqa: TID252
 from .node import need
 
 FILES = {
-    "golden.json", "index.d.ts", "index.html", "index.js", "model-scalar.wasm", "model.json", "model.wasm",
-    "package.json", "page.css", "page.js", "plot.js", "stream.js", "worklet.js",
+    "frames.js", "golden.json", "index.d.ts", "index.html", "index.js", "model-scalar.wasm", "model.json", "model.wasm",
+    "package.json", "page.css", "page.js", "plot.js", "selftest.js", "snapshot.js", "stream.js", "values.js",
+    "worklet.js",
 }  # fmt: skip
 
 
