@@ -115,5 +115,5 @@ def _measured(title: str, path: Path, count: int) -> Figures:
 
 
 def _scripts(sizes: dict[str, int]) -> int:
-    of_page = ("page.js", "plot.js")
-    return sum(size for name, size in sizes.items() if name == "model.json" or name.endswith(".js") and name not in of_page)
+    fetched = {name for name in sizes if name.endswith(".js")} - {"page.js", "plot.js"} | {"model.json"}
+    return sum(sizes[name] for name in fetched)
