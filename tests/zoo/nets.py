@@ -45,4 +45,5 @@ NETS: Mapping[str, Net] = {
     "denoised-sound": Net(denoised_sound, ("c",)),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
+    "two-layers-of-pages": Net(two_layers, ("torchscript", "pt2", "tensorrt")),
 }
