@@ -221,7 +221,7 @@ _ROWS = (
         from_torch=OF_TORCH,
         needs="to write: extra litert-export; to run: LiteRT (extra litert), or TFLM",
         ran="LiteRT and TFLM on x86-64 Linux; not: Android, iOS, a microcontroller",
-        cannot="several streams in a step; it is written of a PyTorch module alone",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="coreml",
@@ -233,7 +233,7 @@ _ROWS = (
         from_torch=OF_TORCH,
         needs="to write: extra coreml; to run: iOS 18 or macOS 15",
         ran="executed in numpy from its files; Core ML itself was not run",
-        cannot="several streams in a step; it is written of a PyTorch module alone",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="c",

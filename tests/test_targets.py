@@ -156,13 +156,15 @@ def test_a_row_says_what_it_needs_where_it_ran_and_what_it_cannot(name):
     assert (Path(__file__).parent.parent / row.page).exists()
 
 
-def test_the_command_lists_every_target_with_all_that(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+def test_the_command_lists_every_target_with_all_that():
     shown = CliRunner().invoke(main, ["targets"]).stdout
+    # Cells are folded, so it is the words that are there.
+    words = set(shown.replace(",", " ").split())
     for row in table_rows():
-        assert all(row[key] in shown for key in ("target", "summary", "needs", "ran", "cannot", "page"))
+        told = " ".join(row[key] for key in ("target", "summary", "needs", "ran", "cannot", "page"))
+        assert set(told.replace(",", " ").split()) <= words
     # Four modules whose Python is too old, of which the same is to be said.
-    assert shown.count("trtexec builds it there") == 1
+    assert shown.count("trtexec") == 1 + sum("trtexec" in row["note"] for row in table_rows())
 
 
 def test_the_table_is_json():
