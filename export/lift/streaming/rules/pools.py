@@ -18,6 +18,8 @@ from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.rules.windows import Window, slide, take_out_padding, window_of, window_reach
 from rnn_export.export.lift.streaming.time_axis import NodeInfo, name_of
 
+# Below that of any window that has an entry of its own.
+LEAST_SHARE = 1e-6
 # Over how many of the last axes the window goes.
 POOLED_AXES: dict[Any, int] = {
     **dict.fromkeys((aten.avg_pool1d.default, aten.max_pool1d.default), 1),
@@ -63,8 +65,14 @@ def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
     share = context.computed(node, node, node.target, *{**given, "self": ones}.values())
     for part in (means, share):
         context.info[part] = pool(context, part)
-    node.target, node.args = aten.div.Tensor, (means, share)
+    node.target, node.args = aten.div.Tensor, (means, _above_zero(context, node, share))
     return general(context, node)
+
+
+def _above_zero(context: StreamingContext, node: fx.Node, share: fx.Node) -> fx.Node:
+    """`share`, and something where no frame of a window is there, so that what is none of the sequence is a number."""
+    some = context.insert(node, aten.clamp.default, share, LEAST_SHARE)
+    return context.stand_in(some, share, context.timed(share))
 
 
 # --- windows that the end leaves incomplete
@@ -92,7 +100,7 @@ def _means_with_last_windows(context: StreamingContext, node: fx.Node, window: W
     if others is not None:
         whole = context.insert(node, aten.div.Tensor, means, context.constant(others, node))
         means = context.stand_in(whole, means, context.timed(means))
-    node.target, node.args = aten.div.Tensor, (means, share)
+    node.target, node.args = aten.div.Tensor, (means, _above_zero(context, node, share))
     return general(context, node)
 
 
