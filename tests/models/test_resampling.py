@@ -43,6 +43,10 @@ RESAMPLED = {
     "cubic, three for two": (of((1.5, 1), "bicubic"), IMAGE, 2, "time*3/2"),
     "linear, over three axes": (of((2, 1, 2), "trilinear"), VIDEO, 1, "time*2"),
     "nearest, over three axes": (of((2, 1, 2)), VIDEO, 1, "time*2"),
+    "fewer of fewer": (
+        Call(lambda s, x: F.interpolate(F.interpolate(x, scale_factor=2 / 3, mode="linear"), scale_factor=0.5)),
+        X, 3, "time/3",
+    ),
     "behind a window that looks ahead": (
         Call(lambda s, x: F.interpolate(s.c(x), scale_factor=1.5, mode="linear"), c=nn.Conv1d(4, 4, 3, padding=1)),
         X, 2, "time*3/2",

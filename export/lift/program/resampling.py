@@ -50,11 +50,11 @@ def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         return None
     (time,) = moving
     scales, corners = _scales(given, len(sizes)), bool(given.get("align_corners"))
-    rate = _rate(sizes[time], made[time])
+    scale = scales[time]
+    rate = _rate(sizes[time], made[time]) if scale is None else Fraction(scale).limit_denominator(MOST)
     if rate is None or (rate != 1 and corners):
         return None
-    scale = scales[time]
-    if rate.denominator > 1 and (scale is None or abs(scale - rate) > 1e-9 * rate):
+    if (scale is None and rate.denominator > 1) or (scale is not None and abs(scale - rate) > 1e-9 * rate):
         return None
     for axis in (a for a in range(len(sizes)) if a != time):
         weights = _weights(one, sizes[axis], made[axis], scales[axis], corners)
