@@ -182,10 +182,10 @@ _ROWS = (
     Target(
         name="litert",
         summary="one step for LiteRT (Android, iOS, Linux) and TensorFlow Lite for Microcontrollers, as .tflite",
+        precisions=("fp32", "int8"),
         checked="in a closed loop on LiteRT on the CPU against the model",
         backend="litert",
         min_version="2.3",
-        from_torch=OF_TORCH,
     ),
     Target(
         name="coreml",
@@ -194,7 +194,6 @@ _ROWS = (
         checked="in a closed loop against the model, its program executed in numpy; not run on hardware",
         backend="coreml",
         is_data=True,
-        from_torch=OF_TORCH,
     ),
     Target(
         name="c",

@@ -31,7 +31,9 @@ def drafts() -> dict[str, Draft]:
             bundles[case.name] = open_bundle(store.bundle(case.name))
             programs[f"{case.name}.pt2"] = one_stream(lift(model, example, **options))
     specs = {name: bundle.spec.to_json() for name, bundle in bundles.items()}
-    made = run_apart("rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs})
+    made = run_apart(
+        "rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs, "precision": "fp32"}
+    )
     row = TargetRow("litert", "fp32", None, (PATH,), {})
     return {
         name: Draft(bundle.spec, {PATH: made[f"{name}.tflite"]}, (row,), bundle.initial_states(), bundle)
