@@ -81,7 +81,7 @@ def _negative_part(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
 
 
-ONE = {
+ONE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Neg": torch.neg, "Abs": torch.abs, "Reciprocal": torch.reciprocal, "Floor": torch.floor, "Ceil": torch.ceil,
     "Round": torch.round, "Sqrt": torch.sqrt, "Exp": torch.exp, "Log": torch.log, "Erf": torch.erf,
     "Tanh": torch.tanh, "Sigmoid": torch.sigmoid, "HardSwish": F.hardswish, "Softplus": F.softplus,
@@ -89,11 +89,17 @@ ONE = {
     "IsNaN": torch.isnan, "Sin": torch.sin, "Cos": torch.cos, "Tan": torch.tan, "Asin": torch.asin,
     "Acos": torch.acos, "Atan": torch.atan, "Sinh": torch.sinh, "Cosh": torch.cosh,
 }  # fmt: skip
-TWO = {
+TWO: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Sub": torch.sub, "And": torch.logical_and, "Or": torch.logical_or, "Xor": torch.logical_xor, "Equal": torch.eq,
     "Less": torch.lt, "LessOrEqual": torch.le, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "PRelu": _negative_part,
 }  # fmt: skip
-MANY = {"Add": torch.add, "Mul": torch.mul, "Sum": torch.add, "Max": torch.maximum, "Min": torch.minimum}
+MANY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": torch.add,
+    "Mul": torch.mul,
+    "Sum": torch.add,
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+}
 
 OPERATORS: Mapping[str, Operator] = {
     **{name: _of_one(function) for name, function in ONE.items()},

@@ -45,8 +45,8 @@ class OnnxStep(nn.Module):
         if unknown:
             first = next(iter(unknown.values()))
             raise ExportError(
-                f"no program of torch's is made of {', '.join(sorted(unknown))} (node {first.name!r}): export the PyTorch "
-                "module itself with this target, or leave the target out."
+                f"no program of torch's is made of {', '.join(sorted(unknown))} (node {first.name!r}): export the "
+                "PyTorch module itself with this target, or leave the target out."
             )
         self.constants: dict[str, Array] = {}
         self.places: dict[str, str] = {}

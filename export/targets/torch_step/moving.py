@@ -1,12 +1,13 @@
 """Operators that move values, in torch: shapes, parts and indices."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rnn_export.arrays import Array
 from rnn_export.export.targets.torch_step.operands import Operands, Operator
 
 
@@ -65,13 +66,20 @@ def _slice(x: Operands) -> Tensor:
 
 
 def _expand(x: Operands) -> Tensor:
-    sizes = torch.broadcast_shapes(x[0].shape, tuple(x.required(1)))
+    sizes = np.broadcast_shapes(tuple(x[0].shape), tuple(x.required(1)))
     return x[0].expand(sizes)
+
+
+MODES: Mapping[str, Callable[[int, tuple[int, int]], Array]] = {
+    "reflect": lambda size, ends: np.pad(np.arange(size), ends, mode="reflect"),
+    "edge": lambda size, ends: np.pad(np.arange(size), ends, mode="edge"),
+    "wrap": lambda size, ends: np.pad(np.arange(size), ends, mode="wrap"),
+}
 
 
 def _pad(x: Operands) -> Tensor:
     pads = x.required(1) if x.given(1) else x.attribute("pads")
-    rank, mode = x[0].dim(), x.attribute("mode", "constant")
+    rank, mode = x[0].dim(), str(x.attribute("mode", "constant"))
     axes = x.ints(3) or [*range(rank)]
     by_axis = {axis % rank: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
     # torch counts from the last axis.
@@ -79,21 +87,21 @@ def _pad(x: Operands) -> Tensor:
     if mode == "constant":
         value = x.numbers(2)
         return F.pad(x[0], flat, value=0.0 if value is None or not value.size else value.item())
+    if mode not in MODES:
+        raise x.refusal(f"its mode is {mode!r}")
     result = x[0]
-    for axis, (before, after) in by_axis.items():
-        size = result.shape[axis]
-        places = np.pad(
-            np.arange(size), (before, after), mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
-        )
-        result = result if (before, after) == (0, 0) else result.index_select(axis, torch.from_numpy(places))
+    for axis, ends in by_axis.items():
+        if any(ends):
+            places = MODES[mode](result.shape[axis], ends)
+            result = result.index_select(axis, torch.from_numpy(places))
     return result
 
 
 def _gather(x: Operands) -> Tensor:
     """Places that are constant may count from the end; others are ids, which are held to their table."""
     axis, data, ids = x.attribute("axis", 0) % x[0].dim(), x[0], x.node.inputs[1]
-    if ids is not None and ids.name in x.constants:
-        known = x.constants[ids.name] % data.shape[axis]
+    if ids is not None and str(ids.name) in x.constants:
+        known = x.constants[str(ids.name)] % data.shape[axis]
         result = data.index_select(axis, torch.from_numpy(known.reshape(-1).astype(np.int64)))
         return result.reshape(*data.shape[:axis], *known.shape, *data.shape[axis + 1 :])
     if axis == 0 and data.dim() == 2:

@@ -15,7 +15,7 @@ def _gemm(x: Operands) -> Tensor:
     alpha, beta = x.attribute("alpha", 1.0), x.attribute("beta", 1.0)
     if alpha == beta == 1.0 and x.given(2) and x[2].dim() == 1:
         return F.linear(a, b, x[2])
-    result = F.linear(a, b) * alpha
+    result: Tensor = F.linear(a, b) * alpha
     return result + beta * x[2] if x.given(2) else result
 
 

@@ -17,7 +17,7 @@ schema: Any = _schema
 
 
 def new_interpreter(raw: bytes, threads: int, keeps_all: bool = False) -> Any:
-    """An interpreter of its own on the file `raw`, with room for its tensors; all of them can be read if it `keeps_all`.
+    """An interpreter of its own on the file `raw`, with room for its tensors: all can be read where it `keeps_all`.
 
     On LiteRT's own kernels, without the delegate for XNNPACK: that one writes a line on stderr whenever it is made,
     and packs the weights anew for each.
