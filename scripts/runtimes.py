@@ -214,7 +214,8 @@ def summary() -> Iterator[str]:
         package = f" {_version(runtime.package)}" if runtime.package else ""
         reasons = f"{len(refused)}: {', '.join(f'`{name}`' for name in refused)}" if refused else ""
         worst = f"{max(errors):.1e}" if errors else ""
-        yield f"| `{runtime.target}` | {runtime.ran_on}{package} | {len(errors)} of {len(CASES)} | {worst} | {reasons} |"
+        taken = f"{len(errors)} of {len(CASES)}"
+        yield f"| `{runtime.target}` | {runtime.ran_on}{package} | {taken} | {worst} | {reasons} |"
 
 
 def step_table() -> Iterator[str]:

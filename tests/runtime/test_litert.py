@@ -142,12 +142,6 @@ def test_what_the_converter_says_is_said_with_the_operator():
     assert reason("Something else.\nmore") == "Something else"
 
 
-def test_build_refuses_it_with_the_way_to_go(detector):
-    done = run("build", detector, "--target", "litert")
-    assert done.returncode == 1
-    assert "target 'litert' is written from a program of torch's, which a PyTorch module alone gives" in done.stderr
-
-
 # --- the backend
 
 

@@ -46,11 +46,14 @@ def _power(x: Operands) -> Tensor:
 
 
 def _clip(x: Operands) -> Tensor:
-    bounds: list[Any] = [x.attribute("min"), x.attribute("max")]
-    for number in (1, 2):
-        if (found := x.numbers(number)) is not None:
-            bounds[number - 1] = found.item()
-    return torch.clamp(x[0], *bounds) if bounds != [None, None] else x[0]
+    low: Any = x[1] if x.given(1) else x.attribute("min")
+    high: Any = x[2] if x.given(2) else x.attribute("max")
+    if x.is_constant(1) and x.is_constant(2):
+        # As numbers they are what converters know.
+        low, high = (
+            bound if number is None else number.item() for bound, number in ((low, x.numbers(1)), (high, x.numbers(2)))
+        )
+    return x[0] if low is None and high is None else torch.clamp(x[0], low, high)
 
 
 def _cast(x: Operands) -> Tensor:
@@ -75,6 +78,10 @@ def _hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
 
 def _thresholded(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
+
+
+def _selu(x: Tensor, alpha: float, gamma: float) -> Tensor:
+    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
 
 
 def _negative_part(x: Tensor, slope: Tensor) -> Tensor:
@@ -119,5 +126,5 @@ OPERATORS: Mapping[str, Operator] = {
     "ThresholdedRelu": _with(_thresholded, alpha=1.0),
     "Elu": _with(F.elu, alpha=1.0),
     "Celu": _with(F.celu, alpha=1.0),
-    "Selu": _of_one(F.selu),
+    "Selu": _with(_selu, alpha=1.6732632, gamma=1.0507010),
 }

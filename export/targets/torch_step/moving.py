@@ -98,16 +98,16 @@ def _pad(x: Operands) -> Tensor:
 
 
 def _gather(x: Operands) -> Tensor:
-    """Places that are constant may count from the end; others are ids, which are held to their table."""
+    """Places that are constant may count from the end; others are ids of rows, as LiteRT and Core ML know them."""
     axis, data, ids = x.attribute("axis", 0) % x[0].dim(), x[0], x.node.inputs[1]
     if ids is not None and str(ids.name) in x.constants:
         known = x.constants[str(ids.name)] % data.shape[axis]
         result = data.index_select(axis, torch.from_numpy(known.reshape(-1).astype(np.int64)))
-        return result.reshape(*data.shape[:axis], *known.shape, *data.shape[axis + 1 :])
+        return result.reshape([*data.shape[:axis], *known.shape, *data.shape[axis + 1 :]])
     if axis == 0 and data.dim() == 2:
         return F.embedding(x[1], data)
     flat = data.index_select(axis, x[1].reshape(-1))
-    return flat.reshape(*data.shape[:axis], *x[1].shape, *data.shape[axis + 1 :])
+    return flat.reshape([*data.shape[:axis], *x[1].shape, *data.shape[axis + 1 :]])
 
 
 def _gather_elements(x: Operands) -> Tensor:

@@ -42,6 +42,11 @@ class Operands:
             raise self.refusal(f"its input {index} ({value.name!r}) is no constant")
         return self.constants[str(value.name)]
 
+    def is_constant(self, index: int) -> bool:
+        """Also where it is left out."""
+        value = input_of(self.node, index)
+        return value is None or value.name in self.constants
+
     def ints(self, index: int) -> list[int] | None:
         found = self.numbers(index)
         return None if found is None else [int(n) for n in np.atleast_1d(found)]

@@ -1,5 +1,6 @@
 """Products, windows, sums along axes and norms, in torch."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -102,9 +103,16 @@ def _along(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
         axes = x.axes() or []
         if not axes and x.attribute("noop_with_empty_axes", 0):
             return x[0]
-        return function(x[0], axes or [*range(x[0].dim())], bool(x.attribute("keepdims", 1)))
+        # Of whole numbers torch makes wider ones.
+        return function(x[0], axes or [*range(x[0].dim())], bool(x.attribute("keepdims", 1))).to(x[0].dtype)
 
     return write
+
+
+def _mean(x: Tensor, axes: list[int], keeps: bool) -> Tensor:
+    if x.is_floating_point():
+        return x.mean(axes, keepdim=keeps)
+    return torch.div(x.sum(axes, keepdim=keeps), math.prod(x.shape[axis] for axis in axes), rounding_mode="trunc")
 
 
 def _product(x: Tensor, axes: list[int], keeps: bool) -> Tensor:
@@ -117,7 +125,7 @@ def _cumulative(x: Operands) -> Tensor:
     (axis,) = x.required(1)
     exclusive, reverse = x.attribute("exclusive", 0), x.attribute("reverse", 0)
     turned = x[0].flip(axis) if reverse else x[0]
-    sums = turned.cumsum(axis)
+    sums = turned.cumsum(axis).to(x[0].dtype)
     sums = sums - turned if exclusive else sums
     return sums.flip(axis) if reverse else sums
 
@@ -140,8 +148,9 @@ def _softmax(function: Callable[..., Tensor]) -> Operator:
 
 
 def _layer_norm(x: Operands) -> Tensor:
-    axis = x.attribute("axis", -1) % x[0].dim()
-    return F.layer_norm(x[0], x[0].shape[axis:], x[1], x[2] if x.given(2) else None, x.attribute("epsilon", 1e-5))
+    sizes = x[0].shape[x.attribute("axis", -1) % x[0].dim() :]
+    weight, bias = x[1].expand(sizes), x[2].expand(sizes) if x.given(2) else None
+    return F.layer_norm(x[0], sizes, weight, bias, x.attribute("epsilon", 1e-5))
 
 
 def _batch_norm(x: Operands) -> Tensor:
@@ -163,7 +172,7 @@ OPERATORS: Mapping[str, Operator] = {
     "GlobalAveragePool": _over_all(torch.mean),
     "GlobalMaxPool": _over_all(torch.amax),
     "ReduceSum": _along(lambda x, axes, keeps: x.sum(axes, keepdim=keeps)),
-    "ReduceMean": _along(lambda x, axes, keeps: x.mean(axes, keepdim=keeps)),
+    "ReduceMean": _along(_mean),
     "ReduceMax": _along(lambda x, axes, keeps: x.amax(axes, keepdim=keeps)),
     "ReduceMin": _along(lambda x, axes, keeps: x.amin(axes, keepdim=keeps)),
     "ReduceProd": _along(_product),
