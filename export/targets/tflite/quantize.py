@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,8 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
     )
     how = recipe.dynamic_wi8_afp32() if known is None else recipe.static_wi8_ai8()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             made = bytes(Quantizer(raw, how).quantize(known).quantized_model)
     except Exception as error:  # the quantizer raises many kinds
         raise ExportError(f"ai-edge-quantizer cannot take the step: {first_line(error)[:400]} {ADVICE}") from error
