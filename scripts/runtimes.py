@@ -3,7 +3,8 @@
 
 scripts/runtimes.py cases [RUNTIME ...]     each runtime in a process of its own; what is there already is kept
 scripts/runtimes.py step [--core N]         the nets that are timed, every backend in turn on one core
-scripts/runtimes.py page                    docs/runtimes.md of both
+scripts/runtimes.py int8                    LiteRT in int8 beside fp32: bytes, and the error step by step
+scripts/runtimes.py page                    docs/runtimes.md of all that
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 import model as silero  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from native_speed import SPEECH  # noqa: E402
 from torch import nn  # noqa: E402
 
 from rnn_export import apart  # noqa: E402
@@ -37,6 +39,8 @@ from rnn_export.export.lift.api import lift  # noqa: E402
 from rnn_export.export.targets.registry import find_writer  # noqa: E402
 from rnn_export.lazy import load_module  # noqa: E402
 from rnn_export.runtime.bench.measure import bench  # noqa: E402
+from rnn_export.runtime.engine import Engine  # noqa: E402
+from rnn_export.runtime.recording import read  # noqa: E402
 from rnn_export.runtime.replay.checks import replay_golden  # noqa: E402
 from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
 from rnn_export.target_options import TargetOptions  # noqa: E402
@@ -191,13 +195,62 @@ def cost() -> Figures:
                 yield f"{name}: {engine}, step, µs", told["us"]
 
 
+# --- LiteRT in int8
+
+AT = (1, 10, 100, 1000)
+
+
+def int8() -> dict[str, Any]:
+    """By net and by how values are scaled: bytes of the file, and the largest error relative to scale up to a step.
+
+    On noise like that of the calibration, or on the recording; what is over the tolerance is told.
+    """
+    apart.run_apart = in_this_process
+    found: dict[str, Any] = {}
+    for name, net, example, options in nets():
+        with tempfile.TemporaryDirectory() as folder:
+            heard = SPEECH if name == "Silero VAD" else noise(example[0].shape[-1], 2 * AT[-1])
+            bundle = export(net, example, Path(folder) / "net.rnnx", **{**options, "data": heard, "steps": AT[-1]})
+            golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+            recording = read(heard, bundle.spec)
+            for title, order in (
+                ("fp32", TargetOptions()),
+                ("int8, scales at run time", TargetOptions("int8")),
+                ("int8, calibrated", TargetOptions("int8", calibration=recording)),
+            ):
+                draft = litert_draft(bundle, order)
+                report = replay_golden(Engine.of(draft, "litert", order.precision), golden)
+                curves = [d.curve for d in report.drifts if d.check == "step" and d.kind == "recording"]
+                errors = {at: max((e for curve in curves for n, e in curve if n <= at), default=0.0) for at in AT}
+                size = sum(map(len, draft.files.values()))
+                found[f"{name}, {title}"] = {"bytes": size, "errors": errors, "ok": report.ok}
+                print(f"{name}, {title}", found[f"{name}, {title}"], file=sys.stderr, flush=True)
+    return found
+
+
+def noise(width: int, frames: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((frames, width)).astype(np.float32)
+
+
+def litert_draft(bundle: Bundle, order: TargetOptions) -> Draft:
+    """As `add_target` writes it, also where it is not near enough to the model."""
+    row, initial = TARGETS["litert"], bundle.initial_states()
+    files = find_writer("litert").from_step(bundle.read("step.onnx"), bundle.spec, initial, row, order)
+    return Draft(bundle.spec, files, (TargetRow("litert", order.precision, None, tuple(files), {}),), initial, bundle)
+
+
 # --- the page
 
 
 def page() -> None:
     """`docs/runtimes.md`: what was kept, between the lines that the page has for it."""
     text = PAGE.read_text()
-    for name, lines in (("summary", summary()), ("steps", step_table()), ("cases", case_table())):
+    for name, lines in (
+        ("summary", summary()),
+        ("steps", step_table()),
+        ("int8", int8_table()),
+        ("cases", case_table()),
+    ):
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, rest = text.split(begin)
         text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1]
@@ -226,6 +279,15 @@ def step_table() -> Iterator[str]:
     for engine in engines:
         cells = [_cell(told, engine) for name, told in found.items() if name != "machine"]
         yield f"| {engine} | " + " | ".join(cells) + " |"
+
+
+def int8_table() -> Iterator[str]:
+    found = kept("int8")
+    yield "| | bytes | " + " | ".join(f"error to step {at}" for at in AT) + " | |"
+    yield "|---|---|" + "---|" * (len(AT) + 1)
+    for name, told in found.items():
+        errors = " | ".join(f"{error:.0e}" for error in told["errors"].values())
+        yield f"| {name} | {told['bytes']:,} | {errors} | {'' if told['ok'] else 'refused: over the tolerance'} |"
 
 
 def _cell(told: Mapping[str, Any], engine: str) -> str:
@@ -262,7 +324,7 @@ def _version(package: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cases", "one", "step", "page"))
+    parser.add_argument("what", choices=("cases", "one", "step", "int8", "page"))
     parser.add_argument("runtimes", nargs="*", metavar="RUNTIME")
     parser.add_argument("--core", type=int)
     given = parser.parse_args()
@@ -273,9 +335,10 @@ def main() -> None:
         all_cases(given.runtimes)
     elif given.what == "one":
         cases(*given.runtimes)
-    elif given.what == "step":
+    elif given.what in ("step", "int8"):
         KEPT.mkdir(parents=True, exist_ok=True)
-        (KEPT / "steps.json").write_text(json.dumps(steps(given.core), indent=1) + "\n")
+        name, found = ("steps", steps(given.core)) if given.what == "step" else ("int8", int8())
+        (KEPT / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     else:
         page()
 
