@@ -114,6 +114,11 @@ def write_target(
         raise BuildError(f"target {target!r} is complete when it is exported: there is nothing to build.")
     if row is not None and not rebuild:
         raise BuildError(f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.")
+    if row is not None and row.requires.get("scales") == "calibrated" and calibrate is None:
+        raise BuildError(
+            f"{target} ({row.precision}) of {bundle.path} has its scales from a recording: give one, --calibrate FILE, "
+            "to write it again."
+        )
     order = _order(bundle, row.precision if row else precision, BuildOptions(), calibrate)
     draft, (report,) = add_proved(bundle, target, order, stage)
     proved = with_report(draft, report)

@@ -224,7 +224,7 @@ def test_it_is_code(tmp_path):
     )  # fmt: skip
     last = given.stderr.strip().splitlines()[-1]
     assert last.startswith(f"{Untrusted.__module__}.Untrusted: the bundle's litert (fp32) is code: ")
-    assert "`rnn-export export SOURCE --target litert --precision fp32`" in last
+    assert "`rnn-export build NAME.rnnx --target litert --precision fp32 --rebuild`" in last
 
 
 def a_few_bytes(values: int) -> bytes:

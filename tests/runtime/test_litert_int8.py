@@ -220,6 +220,8 @@ def test_what_does_not_go_with_it(arguments, message):
 def test_it_is_written_again_only_if_asked(detector, heard):
     said = refused("build", detector, "--target", "litert", "--precision", "int8", "--calibrate", heard)
     assert said.endswith("has litert (int8): give --rebuild to write it again.")
+    said = refused("build", detector, "--target", "litert", "--precision", "int8", "--rebuild")
+    assert said.endswith("has its scales from a recording: give one, --calibrate FILE, to write it again.")
 
 
 def test_what_the_quantizer_refuses_is_told():
