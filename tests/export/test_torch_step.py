@@ -7,6 +7,7 @@ import torch
 from onnx import TensorProto, helper
 
 from rnn_export.errors import ExportError
+from rnn_export.export.targets.aten_step import step_of_graph
 from rnn_export.export.targets.torch_step.module import OPERATORS, OnnxStep
 
 from .c_cases import FAMILIES, cases_of
@@ -97,3 +98,17 @@ def test_what_goes_in_comes_out():
     step = OnnxStep(helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]).SerializeToString())
     y, after = step(torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 20.0]]))
     assert (y.tolist(), after.tolist()) == ([[11.0, 22.0]], [[1.0, 2.0]])
+
+
+def test_as_a_program_in_torch_s_own_operators():
+    """What converters are given: one graph of plain operators, whose refusals are ours."""
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    sheet = Sheet([case("Softmax", x), case("ReduceMean", x, [1], keepdims=0)])
+    program = step_of_graph(sheet.graph(sheet.spec), sheet.spec)
+    assert {node.op for node in program.graph.nodes} <= {"placeholder", "get_attr", "call_function", "output"}
+    assert all(node.target.namespace == "aten" for node in program.graph.nodes if node.op == "call_function")
+    for value, want in zip(program(*[torch.from_numpy(x.reshape(1, 6))] * 2), sheet.wanted.values(), strict=False):
+        np.testing.assert_allclose(value, want, rtol=1e-6)
+    wrong = Sheet([case("ArgMax", x, select_last_index=1)])
+    with pytest.raises(ExportError, match=r"node 'n0' \(ArgMax\) cannot be written in torch's operators: of several"):
+        step_of_graph(wrong.graph(wrong.spec), wrong.spec)

@@ -1,5 +1,6 @@
 """Operators that move values, in torch: shapes, parts and indices."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -31,7 +32,7 @@ def _unsqueeze(x: Operands) -> Tensor:
 
 def _flatten(x: Operands) -> Tensor:
     axis = x.attribute("axis", 1)
-    rows = int(np.prod(x[0].shape[: axis if axis >= 0 else x[0].dim() + axis], dtype=np.int64))
+    rows = math.prod(x[0].shape[: axis if axis >= 0 else x[0].dim() + axis])
     return x[0].reshape(rows, -1)
 
 
@@ -53,13 +54,8 @@ def _slice(x: Operands) -> Tensor:
     result = x[0]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         taken = range(result.shape[axis])[start:end:step]
-        if taken.step > 0:
-            result = result.narrow(axis, taken[0], taken[-1] + 1 - taken[0]) if taken else result.narrow(axis, 0, 0)
-            result = (
-                result
-                if step == 1 or not taken
-                else result[(slice(None),) * (axis % result.dim()) + (slice(None, None, step),)]
-            )
+        if step > 0:
+            result = torch.ops.aten.slice.Tensor(result, axis, taken.start, taken.stop, step)
         else:
             result = result.index_select(axis, torch.tensor([*taken]))
     return result
