@@ -312,7 +312,7 @@ def case_table() -> Iterator[str]:
     if reasons:
         yield ""
     for reason, number in reasons.items():
-        yield f"{number}. {reason}"
+        yield f"{number}. {' '.join(reason.split())[:400]}"
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rnn_export.apart import run_apart
 from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.targets.tflite.quantize import state_scales
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
@@ -74,6 +73,8 @@ def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
 
 def found(spec: StreamSpec, files: Mapping[str, bytes]) -> dict[str, Any]:
     """The scale and zero point of each state that is in int8: what is kept is scale * (value - zero_point)."""
+    from rnn_export.export.targets.tflite.quantize import state_scales
+
     (raw,) = files.values()
     scales = state_scales(raw, spec)
     return {"state_scales": scales} if scales else {}

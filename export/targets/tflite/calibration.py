@@ -43,8 +43,10 @@ class _Watch:
         file = check_model(FILE, raw, spec)
         (graph,), buffers = file.model.subgraphs, file.model.buffers
         self.interpreter: Any = new_interpreter(raw, 1, keeps_all=True)
-        self.inputs = dict(zip([*(t.name for t in spec.inputs), *(s.input for s in spec.states)], file.inputs))  # noqa: B905
-        self.outputs = dict(zip([*(t.name for t in spec.outputs), *(s.output for s in spec.states)], file.outputs))  # noqa: B905
+        taken = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
+        given = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
+        self.inputs = dict(zip(taken, file.inputs, strict=True))
+        self.outputs = dict(zip(given, file.outputs, strict=True))
         self.watched = {
             number: tensor.name.decode()
             for number, tensor in enumerate(graph.tensors)

@@ -31,10 +31,10 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
         raise ExportError(
             f"ai-edge-quantizer is not here ({error}): pip install 'rnn-export[litert-export]'."
         ) from error
-    known = (
-        None if ranges is None else {n: {"min": _cell(low), "max": _cell(high)} for n, (low, high) in ranges.items()}
-    )
-    how = recipe.dynamic_wi8_afp32() if known is None else recipe.static_wi8_ai8()
+    known, how = None, recipe.dynamic_wi8_afp32()
+    if ranges is not None:
+        known = {name: {"min": _cell(low), "max": _cell(high)} for name, (low, high) in ranges.items()}
+        how = recipe.static_wi8_ai8()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
