@@ -42,6 +42,7 @@ from rnn_export.runtime.bench.measure import bench  # noqa: E402
 from rnn_export.runtime.engine import Engine  # noqa: E402
 from rnn_export.runtime.recording import read  # noqa: E402
 from rnn_export.runtime.replay.checks import replay_golden  # noqa: E402
+from rnn_export.runtime.replay.drift import Drift  # noqa: E402
 from rnn_export.runtime.replay.golden import FILE, Golden  # noqa: E402
 from rnn_export.target_options import TargetOptions  # noqa: E402
 from rnn_export.targets import TARGETS  # noqa: E402
@@ -55,7 +56,7 @@ Figures = Iterator[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Runtime:
-    """A column of the table: a target, what ran its files here, and the package whose version counts."""
+    """A column of the table: a target, what ran its files here, and the package whose version stands in that."""
 
     target: str
     ran_on: str
@@ -63,14 +64,14 @@ class Runtime:
 
 
 RUNTIMES = (
-    Runtime("onnx", "ONNX Runtime", "onnxruntime"),
+    Runtime("onnx", "ONNX Runtime {}", "onnxruntime"),
     Runtime("c", "the C of this machine's compiler"),
-    Runtime("torchscript", "torch", "torch"),
-    Runtime("openvino", "OpenVINO", "openvino"),
-    Runtime("litert", "LiteRT", "ai-edge-litert"),
-    Runtime("coreml", "its program executed in numpy, not run on hardware", "coremltools"),
-    Runtime("wasm", "wasmtime", "wasmtime"),
-    Runtime("tensorrt", "its graph on ONNX Runtime, not run on hardware", "onnxruntime"),
+    Runtime("torchscript", "torch {}", "torch"),
+    Runtime("openvino", "OpenVINO {}", "openvino"),
+    Runtime("litert", "LiteRT {}", "ai-edge-litert"),
+    Runtime("coreml", "its program (of coremltools {}) executed in numpy, not run on hardware", "coremltools"),
+    Runtime("wasm", "wasmtime {}", "wasmtime"),
+    Runtime("tensorrt", "its graph on ONNX Runtime {}, not run on hardware", "onnxruntime"),
 )
 # What a step is timed on: targets that are exported together, and the backends that they run on.
 TIMED = ("onnx", "c", "torchscript", "openvino", "litert", "wasm")
@@ -88,10 +89,15 @@ def measured(case: Case, target: str) -> dict[str, Any]:
         for engine in find_writer(target).engines(draft, row, TargetOptions(opset=row.opset)):
             report = replay_golden(engine, golden)
             report.raise_for_failure("")
-            worst = max([worst, *(drift.relative for drift in report.drifts)])
+            worst = max([worst, *map(relative, report.drifts)])
         return {"error": worst}
     except RnnExportError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
+
+
+def relative(drift: Drift) -> float:
+    """Of an entry that is nothing beside the others of its tensor, the error is relative to theirs."""
+    return min(drift.relative, drift.error / drift.scale) if drift.scale else drift.relative
 
 
 def written(case: Case, bundle: Bundle, target: str) -> Bundle | Draft:
@@ -264,11 +270,11 @@ def summary() -> Iterator[str]:
         found = kept(runtime.target)
         errors = [one["error"] for one in found.values() if "error" in one]
         refused = [name for name, one in found.items() if "refused" in one]
-        package = f" {_version(runtime.package)}" if runtime.package else ""
+        ran_on = runtime.ran_on.format(_version(runtime.package) if runtime.package else "")
         reasons = f"{len(refused)}: {', '.join(f'`{name}`' for name in refused)}" if refused else ""
         worst = f"{max(errors):.1e}" if errors else ""
         taken = f"{len(errors)} of {len(CASES)}"
-        yield f"| `{runtime.target}` | {runtime.ran_on}{package} | {taken} | {worst} | {reasons} |"
+        yield f"| `{runtime.target}` | {ran_on} | {taken} | {worst} | {reasons} |"
 
 
 def step_table() -> Iterator[str]:
