@@ -123,6 +123,19 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles], anchor
 
 
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    words = re.search(r"^\.venv/bin/python (-m sphinx .*) out/docs$", (ROOT / "scripts/docs").read_text(), re.MULTILINE)
+    assert words
+    build = [sys.executable, *words[1].split(), str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES:
+        inside = page.relative_to(ROOT).as_posix()
+        assert (tmp_path / inside).with_suffix(".html").exists(), f"{inside} is in no contents: docs/contents.txt"
+    assert "max_context" in (tmp_path / "docs/api.html").read_text()
+
+
 def test_scripts_can_be_run() -> None:
-    for name in ("demo", "test", "bench", "load"):
+    for name in ("demo", "test", "bench", "load", "docs"):
         assert shutil.which(str(ROOT / "scripts" / name)), f"scripts/{name} has no run bit"
