@@ -6,10 +6,9 @@ All of them change what is private to torch: where that is not there any more, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -20,21 +19,28 @@ from rnn_export.export.lift.program.functional import is_functional
 def shortcuts() -> Iterator[None]:
     """In here torch reads its translations once, and traces a program anew only to take operators apart."""
     with ExitStack() as stack:
-        for enter in (_torchlib_read_once, _traced_where_needed):
-            try:
-                stack.enter_context(enter())
-            except (ImportError, AttributeError):
-                continue
+        for shortcut in (_torchlib_read_once, _traced_where_needed):
+            with suppress(ImportError, KeyError, AttributeError):
+                stack.enter_context(_instead(*shortcut()))
         yield
 
 
-def _torchlib_read_once() -> Any:
+@contextmanager
+def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _torchlib_read_once() -> tuple[Any, str, Callable[..., Any]]:
     """Torch reads the sources of its 500 translations at each export: 0.3 s."""
     from torch.onnx._internal.exporter import _registration
 
     apis: Any = vars(_registration)["onnxscript_apis"]
-    original = apis.get_torchlib_ops
-    return mock.patch.object(apis, "get_torchlib_ops", partial(_torchlib, original))
+    return apis, "get_torchlib_ops", partial(_torchlib, apis.get_torchlib_ops)
 
 
 @cache
@@ -42,16 +48,17 @@ def _torchlib(read: Callable[[], Any]) -> Any:
     return read()
 
 
-def _traced_where_needed() -> Any:
+def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     """Torch traces each program anew to take apart the operators that it has no translation of."""
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 
-    original = _fx_passes.decompose_with_registry
+    anew, translated = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
+    table_of = _decomp.create_onnx_friendly_decomposition_table
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
-        known = set(_decomp.get_onnx_implemented_overloads(registry))
+        known = set(translated(registry))
         targets = {n.target for n in program.graph.nodes if n.op == "call_function"}
-        taken_apart = _decomp.create_onnx_friendly_decomposition_table(known).keys() & (targets - known)
-        return program if is_functional(program) and not taken_apart else original(program, registry)
+        taken_apart = table_of(known).keys() & (targets - known)
+        return program if is_functional(program) and not taken_apart else anew(program, registry)
 
-    return mock.patch.object(_fx_passes, "decompose_with_registry", decompose)
+    return _fx_passes, "decompose_with_registry", decompose
