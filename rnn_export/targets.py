@@ -188,6 +188,22 @@ _ROWS = (
         from_torch=OF_TORCH,
     ),
     Target(
+        name="executorch",
+        summary="one step for ExecuTorch on XNNPACK (Android, iOS, Linux) with its state inside, as .pte",
+        checked="in a closed loop on ExecuTorch on the CPU against the model",
+        backend="executorch",
+        min_version="1.5",
+        from_torch=OF_TORCH,
+    ),
+    Target(
+        name="executorch-portable",
+        summary="the same on ExecuTorch's own kernels alone, where nothing else is linked",
+        checked="in a closed loop on ExecuTorch on the CPU against the model",
+        backend="executorch",
+        min_version="1.5",
+        from_torch=OF_TORCH,
+    ),
+    Target(
         name="coreml",
         summary="one step for Core ML (iOS 18, macOS 15) with its state inside, as an mlpackage; not run on hardware",
         precisions=("fp32", "fp16"),

@@ -1,13 +1,15 @@
 """One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of."""
 
+import io
 import warnings
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import ExportError
+from rnn_export.errors import ExportError, first_line
 from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
@@ -33,6 +35,16 @@ def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
     """Zeros for every argument of the step."""
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
     return tuple(torch.zeros(sized(p.shape, batch, spec.chunk), dtype=getattr(torch, p.dtype)) for p in ports)
+
+
+def saved(step: nn.Module, given: Sequence[Tensor]) -> bytes:
+    """`step`, called with `given`, as a program that torch saves, in which every size is a number."""
+    file = io.BytesIO()
+    try:
+        torch.export.save(torch.export.export(step, tuple(given), strict=False), file)
+    except Exception as error:  # torch.export raises many kinds
+        raise ExportError(f"torch.export cannot follow the step of one stream: {first_line(error)}") from error
+    return file.getvalue()
 
 
 class _AtenGraph:

@@ -4,15 +4,11 @@
 TensorFlow Lite for Microcontrollers.
 """
 
-import io
 from typing import Any
 
-import torch
-
 from rnn_export.apart import run_apart
-from rnn_export.errors import ExportError, first_line
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.aten_step import aten_step, example
+from rnn_export.export.targets.aten_step import aten_step, example, saved
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.engine import Engine
 from rnn_export.target_options import TargetOptions
@@ -28,14 +24,7 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
 
 def one_stream(model: StreamingModel) -> bytes:
     """The step as a saved program of torch's, in which every size is a number."""
-    file = io.BytesIO()
-    try:
-        torch.export.save(torch.export.export(aten_step(model), example(model.spec, 1), strict=False), file)
-    except ExportError:
-        raise
-    except Exception as error:  # torch.export raises many kinds
-        raise ExportError(f"torch.export cannot follow the step of one stream: {first_line(error)}") from error
-    return file.getvalue()
+    return saved(aten_step(model), example(model.spec, 1))
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""From a step of torch's to ExecuTorch's file: runs in a process of its own (`rnn_export.apart`)."""
+
+import io
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
+from rnn_export.runtime.backends.executorch.program import FILE, METHOD, buffer_name, check_program
+from rnn_export.spec import METADATA_KEY, StreamSpec
+
+try:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
+except ImportError as error:
+    raise BackendUnavailable(
+        f"executorch is not here, or not all of it ({error}): pip install 'rnn-export[export,executorch]'."
+    ) from error
+
+ADVICE = "Leave {} out, or write that part of the model otherwise."
+# What ExecuTorch says of operators that it cannot write, and of those that it cannot run.
+_NO_OPERATOR = re.compile(r"Operator torch\._ops\.([\w.]+) is not|Missing out variants: \{'([\w:.]+)'|'?(aten::[\w.]+)'?")
+_LONGEST = 400
+
+
+def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
+    """Each program NAME.pt2 as NAME.pte of the contract `words["specs"][NAME]`, for the target `words["target"]`.
+
+    Raises ExportError where ExecuTorch refuses it.
+    """
+    logging.disable()
+    specs = {name: StreamSpec.from_json(spec) for name, spec in words["specs"].items()}
+    return {f"{name}.pte": written(files[f"{name}.pt2"], spec, words["target"]) for name, spec in specs.items()}
+
+
+def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
+    """A saved program as a file of the contract, which ExecuTorch runs."""
+    advice = ADVICE.format(target)
+    try:
+        raw = lowered(program, spec, xnnpack=target == "executorch")
+    except Exception as error:  # the converter has many kinds
+        raise ExportError(f"ExecuTorch cannot take the step: {reason(str(error))}. {advice}") from error
+    try:
+        check_program(FILE, raw, spec)
+    except BackendUnavailable as error:
+        raise ExportError(f"the step as ExecuTorch's file does not run: {reason(str(error))}. {advice}") from error
+    except BundleError as error:
+        raise ExportError(f"the step as ExecuTorch's file is none that a bundle holds: {error} {advice}") from error
+    return raw
+
+
+def lowered(program: bytes, spec: StreamSpec, xnnpack: bool) -> bytes:
+    """What ExecuTorch makes of a saved program: kernels alone, or with XNNPACK for what that takes."""
+    step, kept = torch.export.load(io.BytesIO(program)), [buffer_name(n) for n in range(len(spec.states))]
+    parts = [XnnpackPartitioner()] if xnnpack else None
+    edge = to_edge_transform_and_lower({METHOD: step}, partitioner=parts, constant_methods={METADATA_KEY: spec.dumps()})
+    config = ExecutorchBackendConfig(
+        passes=[InitializedMutableBufferPass(kept)], emit_mutable_buffer_names=True,
+        # Weights that kernels want transposed are so in the file, and not anew in each step.
+        do_quant_fusion_and_const_prop=True,
+    )  # fmt: skip
+    return bytes(edge.to_executorch(config).buffer)
+
+
+def reason(said: str) -> str:
+    """What ExecuTorch says, with the operator that it is about first."""
+    if found := _NO_OPERATOR.search(said):
+        return f"it has no kernel for {next(filter(None, found.groups()))}"
+    return first_line(ValueError(said))[:_LONGEST].removesuffix(".")
