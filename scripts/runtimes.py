@@ -27,8 +27,8 @@ from rnn_export.targets import TARGETS
 from tests.parity.cases import CASES, Case
 from tests.zoo import store
 
-RUNTIMES = ("openvino", "litert")
-BACKENDS = ("onnxruntime", "native", "openvino", "litert")
+RUNTIMES = ("openvino", "litert", "executorch", "executorch-portable")
+BACKENDS = ("onnxruntime", "native", "openvino", "litert", "executorch")
 Figures = Iterator[tuple[str, float]]
 
 

@@ -1,4 +1,4 @@
-"""Streams whose states a library keeps: a step and the count of its frames are one call, which no interrupt cuts apart."""
+"""Streams whose states a library keeps: a step and the count of its frames are one call of C."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,7 +8,10 @@ from rnn_export.runtime.backends.api import StreamBuffers
 
 
 class CountedBuffers(StreamBuffers):
-    """The frames of one stream; `call`, which must not be a function of Python's, is a step of `chunk` frames."""
+    """The frames of one stream, which no interrupt cuts apart from its steps.
+
+    `call`, which must not be a function of Python's, is a step of `chunk` frames.
+    """
 
     def __init__(self, call: Callable[[], object], chunk: int) -> None:
         self.call, self.chunk = call, chunk

@@ -23,7 +23,9 @@ except ImportError as error:
 
 ADVICE = "Leave {} out, or write that part of the model otherwise."
 # What ExecuTorch says of operators that it cannot write, and of those that it cannot run.
-_NO_OPERATOR = re.compile(r"Operator torch\._ops\.([\w.]+) is not|Missing out variants: \{'([\w:.]+)'|'?(aten::[\w.]+)'?")
+_NO_OPERATOR = re.compile(
+    r"Operator torch\._ops\.([\w.]+) is not|Missing out variants: \{'([\w:.]+)'|'?(aten::[\w.]+)'?"
+)
 _LONGEST = 400
 
 

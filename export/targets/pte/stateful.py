@@ -1,4 +1,4 @@
-"""A step with its states inside, as ExecuTorch reads it: buffers that a call writes over, and that begin as they are."""
+"""A step with its states inside, as ExecuTorch reads it: buffers that a call writes over."""
 
 from collections.abc import Sequence
 

@@ -74,8 +74,8 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     """Load the bundle's `step.pte`; `device` is None or "cpu"."""
     if device not in (None, "cpu"):
         raise BackendUnavailable(
-            f"executorch has no device {device!r} here: it was tried on 'cpu' alone. For a GPU or an NPU lower the step "
-            "by ExecuTorch's own partitioner for it, and hold it to the golden vectors."
+            f"executorch has no device {device!r} here: it was tried on 'cpu' alone. For a GPU or an NPU lower the "
+            "step by ExecuTorch's own partitioner for it, and hold it to the golden vectors."
         )
     if threads > 1:
         why = "ExecuTorch has one pool of threads for the whole process, so an engine has no number of its own"

@@ -1,7 +1,7 @@
 """ExecuTorch's runtime, or why it is not here; and what it says of an error.
 
-Its bindings are imported by themselves: `executorch.runtime` imports the whole converter before them, for three seconds,
-and libraries that print.
+Its bindings are imported by themselves: `executorch.runtime` imports the whole converter before them, which takes
+seconds, and libraries that print.
 """
 
 import ctypes
@@ -15,15 +15,17 @@ from typing import Any
 from rnn_export.errors import BackendUnavailable
 
 try:
+    import executorch
+
     # Before the bindings, whose libraries are linked to torch's.
     import torch
     from executorch.extension.pybindings import _C
 except ImportError as error:
     raise BackendUnavailable(
-        f"executorch, whose runtime for Python needs torch, is not here ({error}): pip install 'rnn-export[executorch]'."
+        f"executorch, or torch which it needs in Python, is not here ({error}): pip install 'rnn-export[executorch]'."
     ) from error
 
-__all__ = ["cause", "open_program", "torch", "version"]
+__all__ = ["cause", "has_xnnpack", "open_program", "torch", "version"]
 
 _said = threading.local()
 
@@ -34,6 +36,11 @@ def open_program(raw: bytes) -> Any:
     Of its own, since all methods of one program lie in the same memory.
     """
     return _C._load_program_from_buffer(raw, program_verification=_C.Verification.InternalConsistency)
+
+
+def has_xnnpack() -> bool:
+    """Whether XNNPACK is linked, as the target `executorch` needs it."""
+    return bool(_C._is_available("XnnpackBackend"))
 
 
 def version() -> str:
@@ -71,9 +78,9 @@ def _listen(time: int, level: int, file: bytes, function: bytes, line: int, text
 
 
 def _listen_in() -> None:
-    """Have ExecuTorch say to `_listen` what it would print on stderr, unless its table is another than is known here."""
-    (name,) = Path(_C.__file__).parents[2].glob("lib/libexecutorch.*")
-    library = ctypes.CDLL(str(name))
+    """Have ExecuTorch say to `_listen` what it would print, unless its table is another than is known here."""
+    (file,) = Path(executorch.__path__[0], "lib").glob("libexecutorch.*")
+    library = ctypes.CDLL(str(file))
     find = library._ZN10executorch7runtime12get_pal_implEv
     find.restype = ctypes.POINTER(_Platform)
     table = find().contents

@@ -81,7 +81,9 @@ def _check_states(file: str, method: Any, spec: StreamSpec) -> None:
             raise BundleError(f"{file} does not keep the state {state.name!r}: {cause(error)}") from error
         found = str(kept.dtype).removeprefix("torch."), tuple(kept.shape)
         if found != form(state, spec.chunk):
-            raise BundleError(f"{file} keeps {state.name!r} as {found}, but the contract says {form(state, spec.chunk)}.")
+            raise BundleError(
+                f"{file} keeps {state.name!r} as {found}, but the contract says {form(state, spec.chunk)}."
+            )
 
 
 def form(port: TensorSpec | StateSpec, frames: int) -> Form:
