@@ -23,7 +23,7 @@ from rnn_export.targets import Target
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.pte`, which ExecuTorch writes in a process of its own, and `runner.cpp`."""
     given = {"step.pt2": one_stream(model)}
-    words = {"specs": {"step": model.spec.to_json()}, "target": target.name}
+    words = {"specs": {"step": model.spec.to_json()}, "targets": {"step": target.name}}
     made = run_apart("rnn_export.export.targets.pte.convert", "convert", given, words)
     made["runner.cpp"] = runner(model.spec).encode()
     return {f"{folder(target.name, options.precision)}/{name}": data for name, data in made.items()}

@@ -104,7 +104,10 @@ def executorch_engine() -> Callable[[str], Engine]:
     return cache(get)
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "wasm"])
+BACKENDS = ("onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "wasm")
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":

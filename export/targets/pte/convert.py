@@ -12,15 +12,6 @@ from rnn_export.errors import BackendUnavailable, BundleError, ExportError, firs
 from rnn_export.runtime.backends.executorch.program import FILE, METHOD, buffer_name, check_program
 from rnn_export.spec import METADATA_KEY, StreamSpec
 
-try:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
-except ImportError as error:
-    raise BackendUnavailable(
-        f"executorch is not here, or not all of it ({error}): pip install 'rnn-export[export,executorch]'."
-    ) from error
-
 ADVICE = "Leave {} out, or write that part of the model otherwise."
 # What ExecuTorch says of operators that it cannot write, and of those that it cannot run.
 _NO_OPERATOR = re.compile(
@@ -30,13 +21,13 @@ _LONGEST = 400
 
 
 def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
-    """Each program NAME.pt2 as NAME.pte of the contract `words["specs"][NAME]`, for the target `words["target"]`.
+    """Each program NAME.pt2 as NAME.pte of the contract `words["specs"][NAME]`, for `words["targets"][NAME]`.
 
     Raises ExportError where ExecuTorch refuses it.
     """
     logging.disable()
     specs = {name: StreamSpec.from_json(spec) for name, spec in words["specs"].items()}
-    return {f"{name}.pte": written(files[f"{name}.pt2"], spec, words["target"]) for name, spec in specs.items()}
+    return {f"{name}.pte": written(files[f"{name}.pt2"], spec, words["targets"][name]) for name, spec in specs.items()}
 
 
 def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
@@ -44,6 +35,8 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
     advice = ADVICE.format(target)
     try:
         raw = lowered(program, spec, xnnpack=target == "executorch")
+    except BackendUnavailable:
+        raise
     except Exception as error:  # the converter has many kinds
         raise ExportError(f"ExecuTorch cannot take the step: {reason(str(error))}. {advice}") from error
     try:
@@ -57,6 +50,14 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
 
 def lowered(program: bytes, spec: StreamSpec, xnnpack: bool) -> bytes:
     """What ExecuTorch makes of a saved program: kernels alone, or with XNNPACK for what that takes."""
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+        from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"executorch is not here, or not all of it ({error}): pip install 'rnn-export[export,executorch]'."
+        ) from error
     step, kept = torch.export.load(io.BytesIO(program)), [buffer_name(n) for n in range(len(spec.states))]
     parts = [XnnpackPartitioner()] if xnnpack else None
     edge = to_edge_transform_and_lower({METHOD: step}, partitioner=parts, constant_methods={METADATA_KEY: spec.dumps()})

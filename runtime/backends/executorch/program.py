@@ -47,7 +47,7 @@ def check_program(file: str, raw: bytes, spec: StreamSpec) -> None:
 def _opened(raw: bytes) -> Any:
     try:
         return open_program(raw)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ValueError(f"it is damaged: {cause(error)}") from error
 
 
