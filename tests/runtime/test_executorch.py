@@ -34,6 +34,7 @@ from rnn_export.export.targets.pte.convert import reason, written
 from rnn_export.export.targets.pte.runner import runner
 from rnn_export.export.targets.pte.stateful import StatefulStep
 from rnn_export.export.targets.registry import find_writer
+from rnn_export.runtime.backends.executorch.library import open_program
 from rnn_export.runtime.backends.executorch.program import check_program
 
 from .executorch_toys import LENDING, PATH, Lending, draft, draft_of, files, with_executorch
@@ -172,6 +173,18 @@ def test_streams_know_nothing_of_each_other(detector):
     one, other = engine.stream(), engine.stream()
     given = [(one.step(frame), other.step(-frame))[0] for frame in x]
     np.testing.assert_array_equal(given, alone)
+
+
+def test_methods_of_one_program_lie_in_one_memory():
+    """Which is why each stream has a program of its own, as the page says."""
+    raw, x = files()["stored"], torch.ones(1, 3)
+    program = open_program(raw)
+    one = program.load_method("step")
+    assert one([x])[0].tolist() == [[2, 3, 4]]
+    other = program.load_method("step")
+    assert one([x])[0].tolist() == [[2, 3, 4]]
+    assert other([x])[0].tolist() == [[3, 4, 5]]
+    assert open_program(raw).load_method("step")([x])[0].tolist() == [[2, 3, 4]]
 
 
 def test_a_device_without_executorch_and_one_without_torch(detector):

@@ -55,19 +55,14 @@ def cause(error: Exception) -> str:
     return "; ".join(" ".join(line.split()) for line in lines) or " ".join(str(error).split())
 
 
+# What a platform does, in the order of `PalImpl` of `runtime/platform/platform.h`.
+_FIELDS = ("init", "abort", "current_ticks", "ticks_to_ns_multiplier", "emit_log_message", "allocate", "free")
+
+
 class _Platform(ctypes.Structure):
-    """ExecuTorch's table of what a platform does (`PalImpl` of `runtime/platform/platform.h`)."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("init", "abort", "current_ticks", "ticks_to_ns_multiplier", "emit_log_message", "allocate", "free")
-    ]
+    _fields_ = [(name, ctypes.c_void_p) for name in _FIELDS]
 
 
-@ctypes.CFUNCTYPE(
-    None, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p,
-    ctypes.c_size_t,
-)  # fmt: skip
 def _listen(time: int, level: int, file: bytes, function: bytes, line: int, text: int, length: int) -> None:
     """Keep an error for `cause`; what is said besides is for whoever works on ExecuTorch."""
     said = ctypes.string_at(text, length).decode(errors="replace")
@@ -77,6 +72,13 @@ def _listen(time: int, level: int, file: bytes, function: bytes, line: int, text
         os.write(2, f"ExecuTorch ends this process: {said}\n".encode())
 
 
+# Kept here, since ExecuTorch has its address alone.
+_LISTENER = ctypes.CFUNCTYPE(
+    None, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p,
+    ctypes.c_size_t,
+)(_listen)  # fmt: skip
+
+
 def _listen_in() -> None:
     """Have ExecuTorch say to `_listen` what it would print, unless its table is another than is known here."""
     (file,) = Path(executorch.__path__[0], "lib").glob("libexecutorch.*")
@@ -84,12 +86,12 @@ def _listen_in() -> None:
     find = library._ZN10executorch7runtime12get_pal_implEv
     find.restype = ctypes.POINTER(_Platform)
     table = find().contents
-    for field, _ in _Platform._fields_:
+    for field in _FIELDS:
         usual = ctypes.cast(getattr(library, f"et_pal_{field}"), ctypes.c_void_p).value
         if field != "emit_log_message" and getattr(table, field) != usual:
             return
     # Its own way to set this, register_pal, prints that it was called.
-    table.emit_log_message = ctypes.cast(_listen, ctypes.c_void_p).value
+    table.emit_log_message = ctypes.cast(_LISTENER, ctypes.c_void_p).value
 
 
 # On another system, or with another release, it may go on to print.
