@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +41,44 @@ from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StreamSpec
 
 
+@dataclass(frozen=True)
+class Brought:
+    """A file and the contract that was found in it; `first` is one row of every state, `fixed` what is no data."""
+
+    source: Source
+    original: Original
+    fixed: Arrays
+    layout: Layout
+    first: Arrays
+    spec: StreamSpec
+
+    def step(self, meant: bool) -> tuple[bytes, list[str]]:
+        """`step.onnx`, and what is to know of its states; `meant`: somebody said which these are."""
+        step = step_of(self.source, self.layout, self.spec, self.fixed)
+        said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs]
+        return step, [*said, *restarting(step, self.spec.chunk, meant=meant)]
+
+
+def bring(
+    source: Source,
+    states: Mapping[str, str | None] | None,
+    initial: Mapping[str, Any] | None,
+    fixed: Mapping[str, Any] | None,
+    shapes: Mapping[str, Sequence[int | str]] | None,
+    sample_rate: int | None,
+    chunk: int,
+) -> Brought:
+    """The contract of `source`; raises SourceError where it is not clear, with the options that say it."""
+    values = constants(source.model, fixed or {})
+    original = Original(source, values)
+    layout = _layout(source, original, values, states, shapes or {}, chunk)
+    rate = _rate(source) if sample_rate is None else sample_rate
+    first = _initial(layout, initial or {})
+    spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
+    spec = replace(spec, digest=digest_of(spec, source, values, first))
+    return Brought(source, original, values, layout, first, spec)
+
+
 def export_onnx(
     file: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -76,23 +114,15 @@ def export_onnx(
     check_calibration(calibrate, precision)
     tolerance = tolerance_of(precision, atol, rtol)
     progress("lift")
-    source = read_source(file)
-    values = constants(source.model, fixed or {})
-    original = Original(source, values)
-    layout = _layout(source, original, values, states, shapes or {}, chunk)
-    rate = _rate(source) if sample_rate is None else sample_rate
-    first = _initial(layout, initial or {})
-    spec = layout.spec(rate, [name for name, value in first.items() if value.any()])
-    spec = replace(spec, digest=digest_of(spec, source, values, first))
+    found = bring(read_source(file), states, initial, fixed, shapes, sample_rate, chunk)
+    source, layout, spec, first = found.source, found.layout, found.spec, found.first
     plan, recorded = fitted(plan, spec, batch, data, calibrate)
     progress("graphs")
-    step = step_of(source, layout, spec, values)
-    said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in layout.pairs]
-    said += restarting(step, chunk, meant=states is not None)
+    step, said = found.step(meant=states is not None)
     plan, draft = _draft(step, spec, first, plan, opset)
     draft = replace(draft, notes=said)
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
-    truth = FileStep(original, layout, spec, first)
+    truth = FileStep(found.original, layout, spec, first)
     report, vectors = verify_file(
         truth, engines, draft.files["step.onnx"], recorded, steps, tolerance, progress, plan[0][1].precision, accept
     )
@@ -106,7 +136,7 @@ def export_onnx(
         source=kind,
         assumptions=[],
         not_exercised=[],
-        file=_told(source, values),
+        file=_told(source, found.fixed),
     )
     progress("write")
     versions = {"onnx": onnx.__version__, "numpy": np.__version__}

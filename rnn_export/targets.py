@@ -35,6 +35,9 @@ class Target:
         compute: compute capabilities of the GPUs; empty where any will do.
         jetpacks: the JetPacks that are served, the oldest first.
         memory: GiB of the variants of a module, shared by CPU and GPU.
+        needs: what a machine needs to write it, beside the extra export or onnx, and to run it.
+        ran: where the tests run it, and where nobody did.
+        cannot: what it cannot do, in short; the rest stands on its page.
         from_torch: why it is written from a PyTorch module alone; empty where it is written from a step in ONNX too.
     """
 
@@ -52,6 +55,14 @@ class Target:
     jetpacks: tuple[JetPack, ...] = ()
     memory: tuple[int, ...] = ()
     from_torch: str = ""
+    needs: str = ""
+    ran: str = ""
+    cannot: str = ""
+
+    @property
+    def page(self) -> str:
+        """The page of the documentation that it stands on."""
+        return f"docs/targets/{'tensorrt' if self.library else PAGES.get(self.name, self.name)}.md"
 
     @property
     def on_device(self) -> bool:
@@ -135,6 +146,11 @@ CLOSED_LOOP = "in a closed loop in its own precision on the CPU against the mode
 ON_DEVICE = f"{CLOSED_LOOP}; the engine against the golden vectors where it is built"
 BY_HAND = f"{CLOSED_LOOP}; the engine by hand"
 OF_TORCH = "is written from a program of torch's, which a PyTorch module alone gives"
+OF_MODULE = "it is written of a PyTorch module alone, no ONNX file"
+NO_ENGINE = "ONNX Runtime and numpy run its graph on a CPU; no engine ran on hardware"
+ONE_MACHINE = "an engine runs with the TensorRT and the kind of GPU that built it, on no other"
+# What stands on the page of another.
+PAGES = {"executorch-portable": "executorch", "pt2": "torchscript"}
 LOADED_BACK = "in a closed loop on torch against the model, loaded back from its bytes"
 
 
@@ -144,6 +160,11 @@ def _jetson(
     precisions = tuple(p for p in GRAPH_PRECISIONS if p in precisions_of_gpu(compute))
     checked = ON_DEVICE if any(j.builds for j in jetpacks) else BY_HAND
     row = Target(name, module, checked, precisions, "tensorrt", opset=opset, opsets=(13, last), library="tensorrt")
+    builds = any(j.builds for j in jetpacks)
+    how = (
+        "this toolkit builds it there" if builds else "trtexec builds it there: its Python is too old for this toolkit"
+    )
+    row = replace(row, needs=f"to run: the module with its JetPack; {how}", ran=NO_ENGINE, cannot=ONE_MACHINE)
     return replace(row, compute=(compute,), jetpacks=jetpacks, memory=memory)
 
 
@@ -156,6 +177,9 @@ _ROWS = (
         is_data=True,
         opset=18,
         opsets=(13, 23),
+        needs="to run: ONNX Runtime (extra cpu or gpu), or whatever reads ONNX",
+        ran="ONNX Runtime on CPUs, x86-64 Linux; not: CUDA, Arm, Windows, macOS",
+        cannot="NPUs mostly take the decomposed step of the target tensorrt, not its recurrent operators",
     ),
     Target(
         name="torchscript",
@@ -163,12 +187,18 @@ _ROWS = (
         checked=LOADED_BACK,
         backend="torchscript",
         from_torch=OF_TORCH,
+        needs="to run: torch or LibTorch, not older than the torch that wrote it",
+        ran="torch on CPUs, x86-64 Linux; not: mobile, CUDA",
+        cannot=OF_MODULE,
     ),
     Target(
         name="pt2",
         summary="one step as torch.export saves it, for torch.export.load and AOTInductor",
         checked=LOADED_BACK,
         from_torch=OF_TORCH,
+        needs="to run: torch, not older than the one that wrote it",
+        ran="torch on CPUs, x86-64 Linux; not: AOTInductor, CUDA",
+        cannot="no backend of this toolkit runs it; it is written of a PyTorch module alone",
     ),
     Target(
         name="openvino",
@@ -178,6 +208,9 @@ _ROWS = (
         backend="openvino",
         is_data=True,
         min_version="2026.0",
+        needs="to write and to run: OpenVINO (extra openvino)",
+        ran="OpenVINO 2026.4 on CPUs, x86-64 Linux; not: GPUs, NPUs",
+        cannot="states of int64, float64 or int16; a batch of another size than 1 and 16",
     ),
     Target(
         name="litert",
@@ -186,6 +219,9 @@ _ROWS = (
         backend="litert",
         min_version="2.3",
         from_torch=OF_TORCH,
+        needs="to write: extra litert-export; to run: LiteRT (extra litert), or TFLM",
+        ran="LiteRT and TFLM on x86-64 Linux; not: Android, iOS, a microcontroller",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="executorch",
@@ -194,6 +230,9 @@ _ROWS = (
         backend="executorch",
         min_version="1.5",
         from_torch=OF_TORCH,
+        needs="to write: extra executorch; to run: ExecuTorch (the extra has it with torch)",
+        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="executorch-portable",
@@ -202,6 +241,9 @@ _ROWS = (
         backend="executorch",
         min_version="1.5",
         from_torch=OF_TORCH,
+        needs="to write: extra executorch; to run: ExecuTorch (the extra has it with torch)",
+        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="coreml",
@@ -211,6 +253,9 @@ _ROWS = (
         backend="coreml",
         is_data=True,
         from_torch=OF_TORCH,
+        needs="to write: extra coreml; to run: iOS 18 or macOS 15",
+        ran="executed in numpy from its files; Core ML itself was not run",
+        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="c",
@@ -218,6 +263,9 @@ _ROWS = (
         precisions=("fp32", "bf16", "int8"),
         checked=COMPILED,
         backend="native",
+        needs="to compile: gcc, clang or zig; to run: nothing",
+        ran="x86-64 Linux; Arm, RISC-V, Cortex-M by QEMU, Windows by Wine, WASI by Node; no board",
+        cannot="operators that docs/c-operators.md lacks, by name",
     ),
     Target(
         name="wasm",
@@ -225,6 +273,9 @@ _ROWS = (
         precisions=("fp32", "bf16", "int8"),
         checked=WASMTIME,
         backend="wasm",
+        needs="to build: zig and wasmtime (extra wasm); to run: Node 20 or a browser",
+        ran="Node 20, Chromium 150, wasmtime 50; not: Firefox, Safari, phones",
+        cannot="operators that docs/c-operators.md lacks; threads",
     ),
     Target(
         name="tensorrt",
@@ -236,6 +287,9 @@ _ROWS = (
         opsets=(13, 20),
         library="tensorrt",
         min_version="10.0",
+        needs="to build and to run: an NVIDIA GPU and TensorRT 10 or later (extra tensorrt)",
+        ran=NO_ENGINE,
+        cannot=ONE_MACHINE,
     ),
     Target(
         name="tensorrt-rtx",
@@ -248,6 +302,9 @@ _ROWS = (
         library="tensorrt-rtx",
         min_version="1.0",
         compute=("8.6", "8.9", "12.0"),
+        needs="to build: extra rtx, no GPU; to run: an RTX 30, 40 or 50",
+        ran="engines were built, and the network that it parsed was executed in numpy; none ran on hardware",
+        cannot="an engine runs with the TensorRT-RTX that built it, on no other",
     ),
     _jetson("jetson-nano", "Jetson Nano", "5.3", (JETPACK_4,), (2, 4), opset=13, last=13),
     _jetson("jetson-tx2", "Jetson TX2", "6.2", (JETPACK_4,), (4, 8), opset=13, last=13),
@@ -277,6 +334,10 @@ def table_rows() -> list[dict[str, Any]]:
             "on_device": row.on_device,
             "checked": row.checked,
             "note": row.note,
+            "needs": row.needs,
+            "ran": row.ran,
+            "cannot": row.cannot,
+            "page": row.page,
         }
         for row in TARGETS.values()
     ]

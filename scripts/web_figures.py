@@ -115,4 +115,5 @@ def _measured(title: str, path: Path, count: int) -> Figures:
 
 
 def _scripts(sizes: dict[str, int]) -> int:
-    return sum(sizes[name] for name in ("index.js", "stream.js", "worklet.js", "model.json"))
+    fetched = {name for name in sizes if name.endswith(".js")} - {"page.js", "plot.js"} | {"model.json"}
+    return sum(sizes[name] for name in fetched)

@@ -23,7 +23,7 @@ COSTS = {
     "export": (
         "export/", "from_onnx/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
         "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme",
-        "test_load", "test_packaging", "build/test_engine", "build/test_library",
+        "test_load", "test_packaging", "test_target_pages", "test_npu_pages", "build/test_engine", "build/test_library",
     ),
 }  # fmt: skip
 MARKS = {

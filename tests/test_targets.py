@@ -1,8 +1,11 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rnn_export.cli.main import main
 from rnn_export.errors import ExportError
 from rnn_export.precision import PRECISIONS, precisions_of_gpu
 from rnn_export.targets import TARGETS, find_target, find_targets, table_rows
@@ -141,6 +144,27 @@ def test_the_note_says_from_which_jetpack_on_there_is_a_precision():
     assert "bf16 from JetPack 6.1 on" in TARGETS["jetson-orin-nx"].note
     assert "bf16" not in TARGETS["jetson-thor"].note
     assert [name for name, p in PRECISIONS.items() if p.tensorrt_since] == ["bf16"]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_row_says_what_it_needs_where_it_ran_and_what_it_cannot(name):
+    row = TARGETS[name]
+    assert re.match(r"to (write|build|compile|run)", row.needs)
+    # What was not run is said, whatever was.
+    assert re.search(r"\b(not|no|none)\b", row.ran)
+    assert row.cannot
+    assert (Path(__file__).parent.parent / row.page).exists()
+
+
+def test_the_command_lists_every_target_with_all_that():
+    shown = CliRunner().invoke(main, ["targets"]).stdout
+    # Cells are folded, so it is the words that are there.
+    words = set(shown.replace(",", " ").split())
+    for row in table_rows():
+        told = " ".join(row[key] for key in ("target", "summary", "needs", "ran", "cannot", "page"))
+        assert set(told.replace(",", " ").split()) <= words
+    # Four modules whose Python is too old, of which the same is to be said.
+    assert shown.count("trtexec") == 1 + sum("trtexec" in row["note"] for row in table_rows())
 
 
 def test_the_table_is_json():

@@ -1,8 +1,5 @@
 """From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import onnx_ir as ir
@@ -15,6 +12,7 @@ import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.graph import statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
+from rnn_export.export.graph.shortcuts import shortcuts
 from rnn_export.export.lift.program.fx import END
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
@@ -36,7 +34,7 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         aten.std_mean.correction: statistics.std_mean,
     }
     try:
-        with quiet(), _torchlib_read_once():
+        with quiet(), shortcuts():
             exported = torch.onnx.export(
                 program,
                 (),
@@ -59,32 +57,6 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         for value, name in zip(values, names, strict=True):
             value.name = name
     return model
-
-
-@contextmanager
-def _torchlib_read_once() -> Iterator[None]:
-    """Torch reads the sources of its 500 translations anew at each export, 0.3 s; in here it is given those it had.
-
-    What gives them is private to torch: where it is not so any more, an export takes longer.
-    """
-    try:
-        from torch.onnx._internal.exporter import _registration
-
-        apis: Any = vars(_registration)["onnxscript_apis"]
-        original = apis.get_torchlib_ops
-    except (ImportError, KeyError, AttributeError):
-        yield
-        return
-    try:
-        apis.get_torchlib_ops = lambda: _torchlib(original)
-        yield
-    finally:
-        apis.get_torchlib_ops = original
-
-
-@cache
-def _torchlib(read: Callable[[], Any]) -> Any:
-    return read()
 
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:

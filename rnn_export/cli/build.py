@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rnn_export.runtime.build.wasm.build import BuiltWasm
 
 STAGES = 9
+# A target and a triple that are easily taken for each other.
+WASI = "wasm32-wasi"
+OF_JAVASCRIPT = "JavaScript, in browsers and Node, takes --target wasm"
+OF_C = f"--target c --triple {WASI} makes a library to be linked with a program in C"
 
 
 @command
@@ -36,7 +40,11 @@ STAGES = 9
     metavar="CC[,CC]|portable",
     help="Compute capabilities that TensorRT-RTX builds for.  [default: all of the target]",
 )
-@click.option("--triple", help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, ...  [default: this one]")
+@click.option(
+    "--triple",
+    help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, wasm32-wasi (for a program in C; JavaScript "
+    "takes the target wasm), ...  [default: this one]",
+)
 @click.option("--cpu", help="CPU that C is compiled for, as gcc names it.  [default: this one, or the triple's least]")
 @calibrate_option
 @click.option("--rebuild", is_flag=True, help="Build again what is there already.")
@@ -67,7 +75,8 @@ def build_command(
     others = {**of_c, **of_engines} if complete else unfit.get(target, of_c)
     if wrong := [name for name, given in others.items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
-        raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.")
+        fix = f" {OF_C}." if target == "wasm" and triple else ""
+        raise BuildError(f"{', '.join(wrong)} {verb} not go with --target {target}: leave {what} out.{fix}")
     if calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     options = BuildOptions(state_precision, batch, memory and memory * 2**20, compute, rebuild)
@@ -109,6 +118,8 @@ def _of_c(done: BuiltC, show: bool) -> dict[str, Any]:
         tables.say(f"built c ({row.precision}) for {done.triple}: {measured}{proof}")
         if test and not test.passed:
             tables.note(f"the self-test was {test.reason}")
+        if done.triple == WASI:
+            tables.note(f"the library is to be linked with a program in C; {OF_JAVASCRIPT}")
     return {
         "target": row.target,
         "precision": row.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
+from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, source_options
 
 if TYPE_CHECKING:
@@ -33,18 +35,32 @@ LIFTING = (
 @command
 @click.argument("what", metavar="BUNDLE|SOURCE")
 @source_options
+@onnx_options
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
 def inspect_command(
     what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
-    sequence_only: bool, assume: tuple[tuple[str, bool], ...], as_json: bool,
+    sequence_only: bool, assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words,
+    as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Show what is in a bundle, or what lifting finds in the model of a SOURCE before any export.
+    """Show what is in a bundle, or what is found in the model of a SOURCE, or in an ONNX file, before any export.
 
     Of a model: inputs and outputs with their axes, every state with its module path, kind, shape, first value and why
     it is one, the delay, parameters and bytes. Of a bundle: how it was verified, which sides of its gates no
-    input reached, and which of its code runs here.
+    input reached, and which of its code runs here. Of an
+    ONNX file: what it takes and gives, which of that are states, the stream that it becomes, and the command to run.
     """
     refuse_address(what)
+    if is_onnx(what) and not Path(what).is_dir():
+        if weights is not None:
+            raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
+        flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume)
+        named = {"--state": states, "--fix": fixed, "--shape": shapes, "--initial": initial}
+        said = [
+            f"{option} {name}={'none' if value is None else value}" for option in named for name, value in named[option]
+        ]
+        said += [f"--chunk {chunk}"] if chunk else []
+        return _of_file(Path(what), file_options(flags, fixed, shapes, initial), said, not as_json)
+    refuse_file_options(what, fix=fixed, shape=shapes, initial=initial)
     if Path(what, "manifest.json").exists() or (":" not in what and not what.endswith(".py")):
         return _of_bundle(Path(what), not as_json)
     from rnn_export.cli.source import read_source
@@ -67,6 +83,43 @@ def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool)
             tables.say(f"note: {note}")
     found = {"spec": lifted.spec.to_json(), "states": origins, "parameters": count, "bytes": size}
     return {**found, "notes": list(lifted.notes)}
+
+
+def _of_file(path: Path, options: Mapping[str, Any], said: list[str], shown: bool) -> dict[str, Any]:
+    from rnn_export.export.describe_file import describe_file
+
+    found = describe_file(path, **options)
+    inputs, outputs = ([(p.name, p.dtype, p.shape) for p in ports] for ports in (found.inputs, found.outputs))
+    output = path.with_suffix(".rnnx").name
+    advice = " ".join(["rnn-export export", shlex.quote(str(path)), *said, "-o", shlex.quote(output), "--target c"])
+    if shown:
+        fixed = options.get("fixed", {})
+        roles = {name: f"state, comes back as {back}" for name, back in found.comes_back.items()}
+        roles |= dict.fromkeys(fixed, "always the same, by --fix")
+        rows = [("takes", name, dtype, _dims(shape), roles.get(name, "")) for name, dtype, shape in inputs]
+        rows += [("gives", name, dtype, _dims(shape), "") for name, dtype, shape in outputs]
+        tables.table(f"{path}: opset {found.opset}, made by {found.producer}", ("", "name", "dtype", "shape", ""), rows)
+        tables.say("operators: " + ", ".join(f"{name} {n}" for name, n in sorted(found.operators.items())))
+        if found.spec is not None:
+            tables.contract(found.spec)
+            for note in found.notes:
+                tables.say(f"note: {note}")
+            tables.say(f"next: {advice}")
+    if found.error is not None:
+        raise found.error
+    return {
+        "file": {"opset": found.opset, "producer": found.producer, "operators": dict(found.operators)},
+        **{way: [dict(zip(("name", "dtype", "shape"), port, strict=True)) for port in ports]
+           for way, ports in (("takes", inputs), ("gives", outputs))},
+        "states": dict(found.comes_back),
+        "spec": found.spec and found.spec.to_json(),
+        "notes": list(found.notes),
+        "next": advice,
+    }  # fmt: skip
+
+
+def _dims(shape: tuple[int | str | None, ...] | None) -> str:
+    return "of any rank" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
 
 
 def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:

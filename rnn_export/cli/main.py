@@ -48,8 +48,8 @@ def main() -> None:
     """Recurrent networks from PyTorch to the edge: exported, verified, streamed step by step.
 
     SOURCE is file.py:factory or package.module:factory, a function that returns (model, example_inputs) or
-    (model, example_inputs, options), where options are keywords of rnn_export.export.export. For `export` it may be an
-    ONNX file that is a step already.
+    (model, example_inputs, options), where options are keywords of rnn_export.export.export. For `export` and
+    `inspect` it may be an ONNX file that is a step already.
 
     Exit codes: 0 good, 1 a clear error, 2 usage, 3 the result is not what the model does.
     """
@@ -76,7 +76,7 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if isinstance(error, ModuleNotFoundError):
                 if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
                     raise
-                is_onnx = str(kwargs.get("source")).lower().endswith(".onnx")
+                is_onnx = str(kwargs.get("source") or kwargs.get("what")).lower().endswith(".onnx")
                 extra = "onnx" if is_onnx else "export"
                 message = f"this needs {error.name}, which is not here: pip install 'rnn-export[{extra},cpu]'."
             if kwargs["as_json"]:

@@ -120,16 +120,29 @@ def by_default(report: Mapping[str, Any] | None) -> None:
         )
 
 
-def targets(rows: Iterable[Mapping[str, Any]]) -> None:
+def targets(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the target table, plain data as `rnn_export.targets.table_rows` gives it."""
-    columns = ("target", "GPU", "JetPack (TensorRT)", "opset", "precisions", "GiB", "what it is, and what to know")
-    shown = []
+    # Modules of which the same is to be said share a row.
+    alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
+        told = (" ".join(row["precisions"]), row["needs"], row["ran"], row["cannot"])
+        alike.setdefault(told, []).append(row)
+    shown = [
+        (" ".join(row["target"] for row in group), precisions, ", ".join(row["summary"] for row in group), *told)
+        for (precisions, *told), group in alike.items()
+    ]
+    table("Targets", ("target", "precisions", "what it is", "needs", "was run on", "cannot"), shown)
+    columns = ("target", "GPU", "JetPack (TensorRT)", "opset", "GiB", "what to know")
+    graphs = []
+    for row in (row for row in rows if row["opset"]):
         packs = ", ".join(f"{pack['name']} ({pack['tensorrt']})" for pack in row["jetpacks"])
-        lists = (" ".join(row["compute"]), packs, row["opset"] or "", " ".join(row["precisions"]))
         memory = " ".join(map(str, row["memory"]))
-        shown.append((row["target"], *lists, memory, "; ".join(filter(None, (row["summary"], row["note"])))))
-    table("Targets", columns, shown)
+        graphs.append((row["target"], " ".join(row["compute"]), packs, row["opset"], memory, row["note"]))
+    table("Graphs and engines", columns, graphs)
+    pages = ", ".join(dict.fromkeys(row["page"] for row in rows))
+    say(f"From the bundle to a running program: {pages}")
+    say("NPUs of Qualcomm and Rockchip take the step of the target tensorrt: docs/targets/qnn.md and rknn.md")
+    say("Servers of NVIDIA Triton are written by rnn-export triton: docs/targets/triton.md")
 
 
 def bench(result: Mapping[str, Any]) -> None:

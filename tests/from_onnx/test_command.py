@@ -99,3 +99,59 @@ def test_a_start_that_cannot_be_read(tmp_path: Path) -> None:
     file, start = nets.window(tmp_path / "net.onnx"), f"past_x={tmp_path / 'none.npy'}"
     done = run("export", file, "-o", tmp_path / "a.rnnx", "--initial", start)
     assert (done.exit_code, "none.npy cannot be read as .npy" in done.stderr) == (1, True)
+
+
+def test_inspect_says_what_a_file_is_and_the_command_that_comes_next(tmp_path: Path) -> None:
+    file = nets.rated(tmp_path / "net.onnx")
+    told = bare("inspect", file, "--fix", "sr=8000", "--json")
+    assert told.returncode == 0, told.stderr
+    said = json.loads(told.stdout)
+    assert said["states"] == {"state": "stateN"}
+    assert said["file"]["operators"]["If"] == 1
+    assert [port["name"] for port in said["takes"]] == ["x", "sr", "state"]
+    assert [t["name"] for t in said["spec"]["inputs"]] == ["x"]
+    assert said["next"] == f"rnn-export export {file} --fix sr=8000 -o net.rnnx --target c"
+    shown = run("inspect", file).stdout
+    assert "state, comes back as stateN" in shown
+    assert "note: 'sr' is one number: where it is always the same, as a sample rate is, say --fix sr=N" in shown
+    # What comes next works as it is said, and finds what was shown.
+    path = tmp_path / "net.rnnx"
+    done = run(*said["next"].split()[1:-4], "--steps", 8, "-o", path, "--json")
+    assert json.loads(done.stdout)["spec"] == said["spec"]
+
+
+def test_inspect_shows_a_file_whose_states_are_not_clear_and_asks(tmp_path: Path) -> None:
+    file = nets.accumulator(tmp_path / "net.onnx")
+    done = run("inspect", file)
+    assert done.exit_code == 1
+    assert "operators: Add 1, MatMul 1, Tanh 1" in done.stdout
+    assert "next:" not in done.stdout
+    assert done.stderr.startswith("error: it is not clear which inputs are states. The file takes 'x' float32")
+    clear = run("inspect", file, "--state", "a=b", "--state", "x=none", "--json")
+    assert json.loads(clear.stdout)["next"].endswith("net.onnx --state a=b --state x=none -o net.rnnx --target c")
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "message"),
+    [
+        ("none.onnx", [], "error: none.onnx does not exist or is not a file."),
+        ("words.onnx", [], "error: words.onnx cannot be read as ONNX: "),
+        ("words.onnx", ["--weights", "a.pt"], "--weights is said of a PyTorch module"),
+        ("words.onnx", ["--sequence-only"], "--sequence-only is said of a PyTorch module"),
+        ("nets.py:net", ["--fix", "a=1"], "--fix is said of an ONNX file, and nets.py:net is none"),
+    ],
+)
+def test_inspect_of_what_is_no_file_says_so(
+    what: str, options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.onnx").write_text("no model at all")
+    done = run("inspect", what, *options)
+    assert done.exit_code in (1, 2)
+    assert message in done.stderr
+
+
+def test_inspect_without_onnx_says_what_to_install(tmp_path: Path) -> None:
+    done = bare("inspect", nets.window(tmp_path / "net.onnx"), without=("torch", "onnx"))
+    assert done.returncode == 1
+    assert "this needs onnx, which is not here: pip install 'rnn-export[onnx,cpu]'" in done.stderr

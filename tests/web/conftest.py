@@ -10,6 +10,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.runtime.build.wasm.build import build_wasm
 
 from ..zoo import store  # noqa: TID252
+from ..zoo.nets import NETS  # noqa: TID252
 from .node import need
 
 
@@ -22,14 +23,14 @@ class Packed(NamedTuple):
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Packed]:
-    """A model of the C tests by name, built for the target wasm."""
+    """A model of the C tests, or another net of the zoo that has C, by name, built for the target wasm."""
     need("zig", "wasmtime", "node")
     place = tmp_path_factory.mktemp("packed")
 
     @cache
     def build(name: str) -> Packed:
         path = place / f"{name}.rnnx"
-        shutil.copytree(store.bundle(f"{name}-in-c"), path)
+        shutil.copytree(store.bundle(f"{name}-in-c" if f"{name}-in-c" in NETS else name), path)
         build_wasm(open_bundle(path))
         return Packed(path, path / "targets" / "wasm-fp32")
 

@@ -1,6 +1,7 @@
 """The page and the package in a real Chromium: self-test, steps, an AudioWorklet, the microphone, and what is drawn."""
 
 import threading
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .chromium import Chromium, find_chromium
 from .node import need
 
 SELFTEST = "document.getElementById('selftest').className !== 'wait'"
+ENDED = "[.] Its end gave [0-9]+ more frames?[.]$"
 OFFLINE = """
 const model = await (await import("/index.js")).load(), output = model.contract.outputs[0].name;
 const data = await (await fetch("/speech.wav")).arrayBuffer();
@@ -145,6 +147,64 @@ def test_a_model_of_sound_plays_in_an_audio_worklet(packed, chromium, served):
     outputs = want.run(np.array(heard, np.float32)[:, None])[:, 0]
     np.testing.assert_allclose(given["got"][:2000], outputs, atol=1e-5)
     np.testing.assert_allclose(given["played"], [0, *outputs[:-1]], atol=1e-5)
+
+
+def test_a_file_is_heard_to_its_end(packed, chromium, served):
+    its = packed("denoised-sound")
+    chromium.open(served(its.bundle))
+    given = chromium.run("""
+    const model = await (await import("/index.js")).load(), length = 4000;
+    const data = await (await fetch("/speech.wav")).arrayBuffer();
+    const buffer = await new OfflineAudioContext(1, 1, 16000).decodeAudioData(data);
+    const samples = buffer.getChannelData(0).slice(8000, 8000 + length - 37);
+    const context = new OfflineAudioContext(1, length, 16000), got = [];
+    const node = await model.audioNode(context, { endsAfter: samples.length });
+    const all = new Promise((done) => {
+      node.port.onmessage = ({ data }) => {
+        got.push(...(Object.values(data.outputs ?? data.value.outputs)[0] ?? []));
+        if (data.call) done();
+      };
+    });
+    const source = new AudioBufferSourceNode(context);
+    source.buffer = new AudioBuffer({ length: samples.length, sampleRate: 16000 });
+    source.buffer.copyToChannel(samples, 0);
+    source.connect(node).connect(context.destination);
+    source.start();
+    const rendered = (await context.startRendering()).getChannelData(0);
+    await all;
+    return { samples: Array.from(samples), got, played: Array.from(rendered) };
+    """)
+    stream = load(its.bundle, "native").stream()
+    samples = np.array(given["samples"], np.float32)
+    first = stream.run(samples)
+    want = np.concatenate([first, stream.finish()])
+    np.testing.assert_allclose(given["got"], want, atol=1e-4)
+    late = stream.spec.delay + stream.spec.chunk
+    heard = np.concatenate([np.zeros(late), want, np.zeros(4000)])[:4000]
+    np.testing.assert_allclose(given["played"], heard, atol=1e-4)
+
+
+def test_the_page_says_what_the_end_of_a_file_gave(packed, chromium, served, tmp_path):
+    chromium.open(served(packed("denoised-sound").bundle))
+    chromium.wait(SELFTEST)
+    assert " ends passed: largest error " in chromium.run("return document.getElementById('selftest').textContent")
+    write_wav(tmp_path / "short.wav", np.zeros(3203))
+    chromium.choose("document.getElementById('chosen')", tmp_path / "short.wav")
+    chromium.wait(f"/^Played short.wav: 800 steps{ENDED}/.test(document.getElementById('said').textContent)")
+    chromium.open(served(packed("look-ahead").bundle))
+    chromium.wait(SELFTEST)
+    (tmp_path / "frames.csv").write_text("1,2,3,4,5,6,7,8\n" * 3)
+    chromium.choose("document.getElementById('chosen')", tmp_path / "frames.csv")
+    chromium.wait(f"/ 3 steps done{ENDED}/.test(document.getElementById('said').textContent)")
+    assert not [line for line in chromium.said if '"level": "error"' in line or "exceptionDetails" in line]
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def test_a_model_without_sound_steps_through_its_golden_vectors(packed, chromium, served):

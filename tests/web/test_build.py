@@ -19,8 +19,9 @@ from ..zoo import store  # noqa: TID252
 from .node import need
 
 FILES = {
-    "golden.json", "index.d.ts", "index.html", "index.js", "model-scalar.wasm", "model.json", "model.wasm",
-    "package.json", "page.css", "page.js", "plot.js", "stream.js", "worklet.js",
+    "frames.js", "golden.json", "index.d.ts", "index.html", "index.js", "model-scalar.wasm", "model.json", "model.wasm",
+    "package.json", "page.css", "page.js", "plot.js", "selftest.js", "snapshot.js", "stream.js", "values.js",
+    "worklet.js",
 }  # fmt: skip
 
 
@@ -112,7 +113,11 @@ def test_a_package_of_others_neither_runs_nor_is_served(bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--triple", "cortex-m4"), "--triple does not go with --target wasm: leave it out."),
+        (
+            ("--triple", "wasm32-wasi"),
+            "--triple does not go with --target wasm: leave it out. --target c --triple wasm32-wasi makes a library to "
+            "be linked with a program in C.",
+        ),
         (("--batch", "1:2:3", "--cpu", "x"), "--batch, --cpu do not go with --target wasm: leave them out."),
         (("--calibrate", "x.npy"), "--calibrate is for --precision int8, not for fp32: leave it out."),
     ],
@@ -137,3 +142,13 @@ def test_without_wasmtime_nothing_is_written(bundle):
     assert done.returncode == 1
     assert "pip install 'rnn-export[wasm]'." in done.stderr
     assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_c_for_wasi_says_what_javascript_takes(bundle):
+    built = invoke("build", bundle, "--target", "c", "--triple", "wasm32-wasi")
+    assert built.exit_code == 0, built.output
+    note = (
+        "note: the library is to be linked with a program in C; JavaScript, in browsers and Node, takes --target wasm\n"
+    )
+    assert note in built.stderr
+    assert "built c (fp32) for wasm32-wasi" in built.stdout

@@ -148,8 +148,8 @@ REFUSED = {
     "damaged.",
     "stream.restore(changed(70))": "this snapshot is damaged: its checksum is not that of its values.",
     "stream.restore(changed(40))": "this snapshot has 254 rows, but a stream has one here.",
-    "stream.restore(changed(55))": "this snapshot is of a sequence that has ended, after which nothing can be fed: "
-    "take one before finish().",
+    "stream.restore(changed(55))": "this snapshot has 2130706432 frames that wait for a whole chunk: run the rest "
+    "before it is taken.",
     "stream.restore(changed(52))": "this snapshot has 255 frames that wait for a whole chunk: run the rest before it "
     "is taken.",
     "model.audioNode({ sampleRate: 16000 })": "this model cannot be fed from audio: it was exported without a sample "

@@ -16,7 +16,8 @@ globalThis.AudioWorkletProcessor = class { port = { postMessage: (data) => poste
 globalThis.registerProcessor = (name, kind) => { made = [name, kind]; };
 const model = await load();
 await import("FOLDER/worklet.js");
-const processor = new made[1]({ processorOptions: model.parts }), played = [];
+const { endsAfter } = given;
+const processor = new made[1]({ processorOptions: { ...model.parts, endsAfter } }), played = [];
 const samples = Float32Array.from(given.samples);
 const ask = (message) => { posted.length = 0; processor.port.onmessage({ data: message }); return posted[0]; };
 """
@@ -89,7 +90,7 @@ def test_memory_is_asked_for_by_messages(packed):
     assert (got["same"], got["fresh"], got["moved"]) == (True, True, True)
     calls = ["snapshot", "snapshot", "restore", "snapshot", "reset", "snapshot"]
     assert got["ids"] == [[i, call, None] for i, call in enumerate(calls, 1)]
-    assert got["wrong"]["error"] == "there is no call stop: reset, snapshot or restore."
+    assert got["wrong"]["error"] == "there is no call stop: reset, finish, snapshot or restore."
     assert got["damaged"]["error"].startswith("this is not a snapshot")
 
 
@@ -112,3 +113,58 @@ def test_another_sample_rate_is_refused_with_the_reason(packed, name, rate):
     assert message.startswith(f"the model takes {rate} Hz and this AudioContext has 44100 Hz. Samples of another rate")
     advice = f"new AudioContext({{ sampleRate: {rate} }}), and the browser converts what is played into it."
     assert message.endswith(advice)
+
+
+ENDS = """
+const hear = (at, size) => {
+  const out = new Float32Array(size);
+  processor.process([[samples.subarray(at, at + size)]], [[out]]);
+  played.push(...out);
+};
+for (let at = 0; at < samples.length; at += 128) hear(at, Math.min(128, samples.length - at));
+const said = posted.splice(0), late = ask({ id: 2, call: "finish" });
+const kept = ask({ id: 3, call: "snapshot" }), reset = ask({ id: 4, call: "reset" });
+posted.length = 0;
+hear(0, 128);
+const anew = posted.splice(0), now = ask({ id: 5, call: "finish" });
+ask({ id: 6, call: "reset" });
+const back = ask({ id: 7, call: "restore", snapshot: kept.value });
+posted.length = 0;
+hear(0, 128);
+return { said, played, late, anew, now, back, silent: posted };
+"""
+
+
+@pytest.mark.parametrize("after", [384, 601, 1100])
+def test_a_sequence_ends_after_so_many_samples_and_is_played_to_its_end(packed, after):
+    its = packed("denoised-sound")
+    engine = load(its.bundle, "native")
+    (name,) = (t.name for t in engine.spec.outputs)
+    samples = np.random.default_rng(0).standard_normal(1280).astype(np.float32) / 4
+    stream = engine.stream()
+    first = stream.run(samples[:after])
+    want = np.concatenate([first, stream.finish()])
+    got = run(its.folder, ENDS, samples=samples.tolist(), endsAfter=after)
+    *steps, said = got["said"]
+    assert said["call"] == "finish"
+    outputs = [m["outputs"][name] or [] for m in steps] + [said["value"]["outputs"][name]]
+    np.testing.assert_allclose(np.concatenate(outputs), want, atol=1e-5)
+    # Late by the delay and one step, then to the end without a gap, then silence.
+    late = engine.spec.delay + engine.spec.chunk
+    np.testing.assert_allclose(got["played"][late : late + after][: 1280 - late], want[: 1280 - late], atol=1e-5)
+    assert said["value"]["playing"] == late
+    assert not any(got["played"][late + after : 1280])
+    over = "the sequence is over, since finish() ended it: reset the stream before another one."
+    assert got["late"] == {"id": 2, "call": "finish", "error": over}
+    assert got["anew"][0]["first"] == 0
+    assert len(got["now"]["value"]["outputs"][name]) == stream.spec.delay
+    assert (got["back"].get("error"), got["silent"]) == (None, [])
+
+
+def test_samples_below_a_frame_are_no_part_of_the_end(packed):
+    code = """
+    processor.process([[samples]], [[new Float32Array(samples.length)]]);
+    return ask({ id: 1, call: "finish" });
+    """
+    got = run(packed("silero").folder, code, samples=[0.0] * 600)
+    assert got == {"id": 1, "call": "finish", "value": {"outputs": {"probability": []}, "playing": 0}}

@@ -30,12 +30,20 @@ def two_layers() -> Built:
     return nn.LSTM(8, 16, 2).eval(), (torch.zeros(1, 1, 8),), names
 
 
+def denoised_sound() -> Built:
+    """A look-ahead over samples, whose ends are mirrored: sound in, as much sound out."""
+    model, example, options = next(case for case in CASES if case.name == "spectral-mask").build()
+    return model, example, {**options, "sample_rate": 16000}
+
+
 NETS: Mapping[str, Net] = {
     **{case.name: Net(case.build, ("onnx", "torchscript", "c")) for case in CASES},
     **{f.name: Net(lambda f=f: (f.load(), f.example, f.options)) for f in FIXTURES},  # type: ignore[misc]
     **{f"{name}-in-c": Net(make) for name, make in MODELS.items()},
     "lstm-of-40": Net(lambda: headed(nn.LSTM, 33, 40, 5)),
     "gru-of-40": Net(lambda: headed(nn.GRU, 33, 40, 70)),
+    "denoised-sound": Net(denoised_sound, ("c",)),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
+    "two-layers-of-pages": Net(two_layers, ("torchscript", "pt2", "tensorrt")),
 }

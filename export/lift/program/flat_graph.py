@@ -16,9 +16,10 @@ from rnn_export.export.lift.program.attention import narrow_attention
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.context import Context
+from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
-from rnn_export.export.lift.program.tracing import export_program, functional
+from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
 # A length that no stream is meant to stay below.

@@ -62,16 +62,6 @@ def products_as_written() -> Iterator[None]:
         yield
 
 
-def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
-    try:
-        with quiet():
-            done: torch.export.ExportedProgram = program.run_decompositions({})
-            return done
-    except Exception as error:  # torch's own operators may fail in here
-        raise lift_error(error) from error
-
-
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
     """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files as package_data
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.layout import graph_layout
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.backends.c_step import contract_sha256, row_shape
 from rnn_export.runtime.backends.wasm.modules import WEIGHTS
@@ -44,8 +45,33 @@ def golden_json(spec: StreamSpec, golden: Golden, precision: str) -> bytes:
         "inputs": [_base64(a) for a in vectors.inputs],
         "outputs": [None if a is None else _base64(a) for a in vectors.outputs],
         "states": [_base64(a) for a in vectors.states],
+        "ends": [_end(spec, golden, n) for n in _ends(spec, vectors)],
     }
     return (json.dumps(values) + "\n").encode()
+
+
+def _ends(spec: StreamSpec, vectors: StepVectors) -> Sequence[int]:
+    """Of the sequences that end, those whose frames are there."""
+    most = vectors.steps * spec.chunk
+    return [n for n in vectors.ends.frames if n <= most] if vectors.ends is not None else []
+
+
+def _end(spec: StreamSpec, golden: Golden, frames: int) -> dict[str, Any]:
+    """A sequence of the first `frames`: what is fed to its `finish`, and what that gives, null where there is none."""
+    whole = frames - frames % spec.chunk
+
+    def rest(tensor: TensorSpec) -> str | None:
+        array = golden.inputs[tensor.name][:1]
+        if not spec.timed(tensor):
+            return _base64(graph_layout(array, tensor))
+        return _base64(graph_layout(array[:, whole:frames], tensor)) if whole < frames else None
+
+    def left(tensor: TensorSpec) -> str | None:
+        if not spec.timed(tensor):
+            return None
+        return _base64(graph_layout(golden.ends[frames][tensor.name][:1, spec.left(tensor, frames).start :], tensor))
+
+    return {"frames": frames, "rest": [rest(t) for t in spec.inputs], "left": [left(t) for t in spec.outputs]}
 
 
 def _contract(spec: StreamSpec, name: str, precision: str) -> dict[str, Any]:
@@ -56,6 +82,9 @@ def _contract(spec: StreamSpec, name: str, precision: str) -> dict[str, Any]:
         "precision": precision,
         "chunk": spec.chunk,
         "delay": spec.delay,
+        "tail": spec.tail,
+        "end": next((i for i, state in enumerate(spec.states) if state.name == spec.end), None),
+        "max_frames": spec.max_frames,
         "sample_rate": spec.sample_rate,
         "inputs": [_port(spec, t) for t in spec.inputs],
         "outputs": [_port(spec, t) for t in spec.outputs],
@@ -73,7 +102,7 @@ def _port(spec: StreamSpec, tensor: TensorSpec) -> dict[str, Any]:
     axis = tensor.axis(TIME)
     time = None if axis is None else dims.index(tensor.shape[axis])
     rate = [tensor.rate.numerator, tensor.rate.denominator]
-    told = {"timed": spec.timed(tensor), "time": time, "rate": rate}
+    told = {"timed": spec.timed(tensor), "time": time, "rate": rate, "lengths": list(tensor.lengths)}
     return {**_tensor(tensor.name, tensor.dtype, row_shape(tensor, spec.chunk)), **told}
 
 

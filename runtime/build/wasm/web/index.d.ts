@@ -13,6 +13,8 @@ export interface Tensor {
   time?: number | null;
   /** How many frames it has, [0], for so many of the input, [1]. */
   rate?: [number, number];
+  /** How many frames it has of whole sequences of 0, 1, ... frames; empty where the end of one gives nothing more. */
+  lengths?: number[];
 }
 
 /** The content of model.json. */
@@ -24,6 +26,12 @@ export interface Contract {
   chunk: number;
   /** Frames at the start that give no output. */
   delay: number;
+  /** The most frames of an output that finish() gives. */
+  tail: number;
+  /** Which state is told the end of a sequence. */
+  end: number | null;
+  /** The most frames of a stream; null for any number. */
+  max_frames: number | null;
   sample_rate: number | null;
   inputs: Tensor[];
   outputs: Tensor[];
@@ -40,6 +48,8 @@ export type Given = number | bigint | boolean | readonly (number | bigint | bool
 export type Frame = Given | Readonly<Record<string, Given>>;
 /** One output, or several by name. */
 export type Output = Values | Record<string, Values>;
+/** What the end of a sequence gives; null of an output that has no frames. */
+export type Left = Values | null | Record<string, Values | null>;
 
 /** Loads the folder `url`, by default this package's own, once; `simd: false` takes the module without vectors. */
 export function load(url?: string | URL, options?: { simd?: boolean }): Promise<Model>;
@@ -50,25 +60,37 @@ export interface Model {
   stream(): Stream;
   /** Holds this machine to what the trained model itself gave. */
   selftest(): Promise<SelfTest>;
-  /** For a model with a sample rate; rejects with the reason where the context has another one. */
-  audioNode(context: BaseAudioContext): Promise<AudioWorkletNode>;
+  /**
+   * For a model with a sample rate; rejects with the reason where the context has another one. After `endsAfter` samples
+   * the sequence ends, as after the message {id, call: "finish"}.
+   */
+  audioNode(context: BaseAudioContext, options?: { endsAfter?: number }): Promise<AudioWorkletNode>;
 }
 
 export interface SelfTest {
   passed: boolean;
   steps: number;
+  /** How many sequences were driven to their end. */
+  ends: number;
   results: { name: string; error: number; scale: number; passed: boolean }[];
 }
 
 /** One stream, with its own memory. */
 export interface Stream {
-  /** Frames that were fed since the start. */
+  /** Frames that were fed since the start, in whole steps. */
   readonly frames: number;
+  /** Whether finish() ended the sequence. */
+  readonly ended: boolean;
   /** Copies of the states by name. */
   readonly states: Record<string, Values>;
   /** Feeds one step; null where no frame gives an output yet. On an error the memory stays. */
   step(x: Frame): Output | null;
   step<T extends Output>(x: Frame, out: T): T;
+  /**
+   * Ends the sequence, and gives the frames that only its end gives. `rest` are the frames that are left below a whole
+   * step, and the inputs that have no frames. Nothing can be fed after that, until a reset. On an error the memory stays.
+   */
+  finish(rest?: Frame): Left;
   reset(): void;
   /** The memory as bytes, which a stream of the same model takes here, in Python and on any backend. */
   snapshot(): Uint8Array;
@@ -77,9 +99,18 @@ export interface Stream {
   close(): void;
 }
 
-/** What `node.port` of an audioNode posts; and {id, call, value} or {id, call, error} after {id, call}. */
+/**
+ * What `node.port` of an audioNode posts; and {id, call, value} or {id, call, error} after {id, call}. The calls are
+ * "reset", "finish", "snapshot" and "restore" (with `snapshot`). The value of "finish" is an AudioEnd.
+ */
 export interface AudioMessage {
   first: number;
   count: number;
   outputs: Record<string, Values | null>;
+}
+
+/** What the end of a sequence gave: frames of each output, and how many samples of sound the node still plays. */
+export interface AudioEnd {
+  outputs: Record<string, Values | null>;
+  playing: number;
 }

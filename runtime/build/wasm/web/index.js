@@ -1,7 +1,10 @@
 // The model of this package in a browser or in Node: load it, open streams, step them.
-import { Model, RnnError } from "./stream.js";
+import { compare } from "./selftest.js";
+import { Model } from "./stream.js";
+import { RnnError } from "./values.js";
 
-export { Model, RnnError, Stream } from "./stream.js";
+export { Model, Stream } from "./stream.js";
+export { RnnError } from "./values.js";
 
 // A module of one function that makes a vector: valid where vectors of 128 bits are.
 const VECTORS = Uint8Array.of(
@@ -42,15 +45,16 @@ class LoadedModel extends Model {
 
   /** Hold this machine to what the trained model itself gave. */
   async selftest() {
-    return this.compare(JSON.parse(new TextDecoder().decode(await bytes(this.base, "golden.json"))));
+    return compare(this, JSON.parse(new TextDecoder().decode(await bytes(this.base, "golden.json"))));
   }
 
   /**
    * An AudioWorkletNode that feeds the model from what is connected to it, in blocks of any size. `node.port` posts
    * {first, count, outputs}: the outputs of `count` steps, by name, one after the other, from step `first` on. Where
-   * the model gives audio, that is what the node gives, late by one step; else it gives silence.
+   * the model gives audio, that is what the node gives, late by one step; else it gives silence. After
+   * `endsAfter` samples, or the message {id, call: "finish"}, the sequence ends, and it posts what only its end gives.
    */
-  async audioNode(context) {
+  async audioNode(context, { endsAfter } = {}) {
     const { audio, sample_rate } = this.contract;
     if (!audio.samples) throw new RnnError(`this model cannot be fed from audio: ${audio.why}.`);
     if (context.sampleRate !== sample_rate) {
@@ -63,7 +67,7 @@ class LoadedModel extends Model {
     await context.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
     return new AudioWorkletNode(context, "rnn-export", {
       numberOfInputs: 1, numberOfOutputs: 1, outputChannelCount: [1], channelCount: 1, channelCountMode: "explicit",
-      processorOptions: this.parts,
+      processorOptions: { ...this.parts, endsAfter },
     });
   }
 }

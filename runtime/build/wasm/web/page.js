@@ -1,7 +1,8 @@
 // The page: the model on the microphone, on a file or on its golden vectors, its outputs drawn as they come.
+import { hasFrames, pieces } from "./frames.js";
 import { load, RnnError } from "./index.js";
 import { Plot } from "./plot.js";
-import { valuesOf } from "./stream.js";
+import { byName, valuesOf } from "./values.js";
 
 const $ = (id) => document.getElementById(id);
 const say = (text, bad = false) => {
@@ -35,11 +36,11 @@ $("file").disabled = $("golden").disabled = false;
 say("Ready.");
 
 async function selftest() {
-  const { passed, steps, results } = await model.selftest();
+  const { passed, steps, ends, results } = await model.selftest();
   const worst = results.reduce((a, b) => (b.error > a.error ? b : a));
   const took = stepTime();
   $("selftest").className = passed ? "good" : "bad";
-  $("selftest").textContent = `self-test of ${steps} steps ${passed ? "passed" : "FAILED"}: largest error ` +
+  $("selftest").textContent = `self-test of ${steps} steps${ends ? ` and ${ends} ends` : ""} ${passed ? "passed" : "FAILED"}: largest error ` +
     `${worst.error.toExponential(1)} (${worst.name}); ${took.toFixed(1)} µs a step on this machine`;
 }
 
@@ -50,7 +51,10 @@ function stepTime() {
   let best = Infinity, count = 1;
   for (const until = performance.now() + 150; performance.now() < until; ) {
     const begin = performance.now();
-    for (let i = 0; i < count; i++) stream.advance(x);
+    for (let i = 0; i < count; i++) {
+      if (stream.frames + contract.chunk > (contract.max_frames ?? Infinity)) stream.reset();
+      stream.advance(x);
+    }
     const took = performance.now() - begin;
     if (took < 5) count *= 2;
     else best = Math.min(best, (1000 * took) / count);
@@ -101,26 +105,45 @@ function drawn(outputs) {
 
 function peak(samples) { return samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0); }
 
-/** Feed what `source(context)` plays through the worklet and draw it. */
-async function listen(text, source) {
+/**
+ * Feed what `source(context)` plays through the worklet and draw it, as a sequence that ends after `endsAfter(played)`
+ * samples: `over` says what its end gave, once all sound is played.
+ */
+async function listen(text, source, endsAfter = () => undefined) {
   const context = new AudioContext({ sampleRate: sample_rate });
   running(text, () => context.close());
-  const node = await model.audioNode(context), { input, outputs } = plots();
-  const played = await source(context), meter = context.createAnalyser();
+  const played = await source(context), { input, outputs } = plots();
+  const node = await model.audioNode(context, { endsAfter: endsAfter(played) }), meter = context.createAnalyser();
   meter.fftSize = Math.min(32768, Math.max(32, 2 ** Math.ceil(Math.log2(audio.samples))));
   const samples = new Float32Array(meter.fftSize);
   window.steps = 0;
-  node.port.onmessage = ({ data }) => {
-    if (data.error) return say(data.error, true);
-    window.steps += data.count;
-    meter.getFloatTimeDomainData(samples);
-    input.add([peak(samples)]);
-    for (let step = 0; step < data.count; step++) outputs.add(drawn(ofStep(data, step)));
-  };
+  const ended = new Promise((done) => {
+    node.port.onmessage = ({ data }) => {
+      if (data.error) return say(data.error, true);
+      if (data.call) return done(data.value);
+      window.steps += data.count;
+      meter.getFloatTimeDomainData(samples);
+      input.add([peak(samples)]);
+      for (let step = 0; step < data.count; step++) outputs.add(drawn(ofStep(data, step)));
+    };
+  });
   played.connect(meter);
   played.connect(node).connect(context.destination);
   await context.resume();
-  return { context, played };
+  const over = ended.then(async (value) => {
+    const said = drawEnd(value.outputs, outputs);
+    await new Promise((done) => setTimeout(done, (1000 * value.playing) / sample_rate));
+    return said;
+  });
+  return { context, played, over };
+}
+
+/** Draw what the end of a sequence gave, and say how much that is. */
+function drawEnd(left, plot) {
+  const framed = contract.outputs.filter(hasFrames), steps = framed.map((tensor) => pieces(left[tensor.name], tensor));
+  for (let i = 0; steps.some((all) => i < all.length); i++) plot.add(drawn(byName(framed, (_, o) => steps[o][i])));
+  const frames = Math.max(0, ...framed.map((tensor) => (left[tensor.name].length * tensor.shape[tensor.time]) / tensor.size));
+  return frames ? ` Its end gave ${frames} more frame${frames > 1 ? "s" : ""}.` : "";
 }
 
 /** The outputs of one of the steps of a message. Those of a delay are not there. */
@@ -146,13 +169,12 @@ async function file(chosen) {
   $("chosen").value = "";
   if (!audio.samples) return frames(await chosen.text(), chosen.name);
   const data = await chosen.arrayBuffer();
-  const { context, played } = await listen(`Playing ${chosen.name}.`, async (context) => {
-    const buffer = await context.decodeAudioData(data);
-    return new AudioBufferSourceNode(context, { buffer });
-  });
+  const sound = async (context) => new AudioBufferSourceNode(context, { buffer: await context.decodeAudioData(data) });
+  const { context, played, over } = await listen(`Playing ${chosen.name}.`, sound, ({ buffer }) => buffer.length);
   if (!audio.output) played.connect(context.destination);
-  played.onended = () => stop(`Played ${chosen.name}: ${window.steps} steps.`);
   played.start();
+  const mine = end, said = await over;
+  if (end === mine) stop(`Played ${chosen.name}: ${window.steps} steps.${said}`);
 }
 
 /** Lines of numbers, a step each, at 50 steps a second. */
@@ -172,13 +194,19 @@ async function golden() {
 
 function play(text, count, frame) {
   const stream = model.stream(), { input, outputs } = plots();
-  let at = 0;
+  const named = (given) => (contract.outputs.length > 1 ? given : { [contract.outputs[0].name]: given });
+  const held = contract.inputs.some(hasFrames) ? contract.inputs.filter((tensor) => !hasFrames(tensor)) : [];
+  let at = 0, x = null;
   const timer = setInterval(() => {
     try {
-      if (at === count) return stop(`${text} ${count} steps done.`);
-      const x = frame(at++), y = stream.step(x);
+      if (at === count) {
+        const said = drawEnd(named(stream.finish(byName(held, ({ name }) => x[name]))), outputs);
+        return stop(`${text} ${count} steps done.${said}`);
+      }
+      x = frame(at++);
+      const y = stream.step(x);
       input.add(audio.samples ? [peak(x)] : Array.from(contract.inputs.length > 1 ? x[first.name] : x));
-      if (y !== null) outputs.add(drawn(contract.outputs.length > 1 ? y : { [contract.outputs[0].name]: y }));
+      if (y !== null) outputs.add(drawn(named(y)));
     } catch (error) {
       stop();
       say(error.message, true);

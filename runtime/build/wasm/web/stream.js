@@ -1,19 +1,9 @@
 // A model and its streams: no fetch, no DOM, no TextDecoder, so that an AudioWorklet can have it too.
+import { closingSteps, cut, hasFrames, leftInSteps, put, settled } from "./frames.js";
+import { pack, unpack } from "./snapshot.js";
+import { ARRAYS, byName, bytesOf, fill, isNamed, kindOf, listOf, RnnError } from "./values.js";
 
-/** What is wrong with a call, a file or an environment, in words for who made it. */
-export class RnnError extends Error {
-  name = "RnnError";
-}
-
-const ARRAYS = {
-  float32: Float32Array, float64: Float64Array, float16: Uint16Array, bool: Uint8Array, int8: Int8Array,
-  uint8: Uint8Array, int16: Int16Array, int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array,
-};
 const LINE = 64, PAGE = 65536, POINTER = 4;
-// Of a snapshot: magic, digest, rows (u32), frames (u64), frames that wait (u32); little-endian, and a crc32 at the end.
-const MAGIC = "rnnxsnp1", HEADER = 56, CHECK = 4;
-// Among the frames that wait: the sequence is over.
-const ENDED = 0x80000000;
 
 /** A loaded module. `contract` is the content of model.json, `weights` that of weights.bin where there is one. */
 export class Model {
@@ -53,43 +43,12 @@ export class Model {
       open: () => this.#free.pop() ?? this.#take(this.#stride),
       close: (at) => this.#free.push(at),
       load: (x) => this.#load(x),
+      rest: (x) => this.#rest(x),
       step: (at) => this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers),
       output: (i) => this.#view(this.#outputs.ports[i]),
+      memory: (at) => new Uint8Array(this.#memory, at, this.#stride),
       state: (at, i) => new Uint8Array(this.#memory, at + this.#offsets[i], bytesOf(this.contract.states[i])),
     });
-  }
-
-  /** Hold a stream to the content of golden.json, what the trained model itself gave. */
-  compare(golden) {
-    const { inputs, outputs, states } = this.contract;
-    const read = (list, tensors) => list.map((text, i) => text === null ? null : valuesOf(text, tensors[i]));
-    const fed = read(golden.inputs, inputs), wanted = read(golden.outputs, outputs), stream = this.stream();
-    const names = [...outputs, ...states].map((tensor) => tensor.name);
-    const results = names.map((name) => ({ name, error: 0, scale: 0, passed: true }));
-    const hold = (result, got, want) => {
-      for (let i = 0; i < want.length; i++) {
-        const error = Math.abs(Number(got[i]) - Number(want[i]));
-        result.scale = Math.max(result.scale, Math.abs(Number(want[i])));
-        result.error = error <= result.error ? result.error : error;
-        if (!(error <= golden.atol + golden.rtol * result.scale)) result.passed = false;
-      }
-    };
-    try {
-      for (let step = 0; step < golden.steps; step++) {
-        stream.advance(byName(inputs, (t, i) => fed[i].subarray(step * t.size, (step + 1) * t.size)));
-        const after = step - golden.silent_steps;
-        outputs.forEach((tensor, i) => {
-          const last = !tensor.timed && step === golden.steps - 1, { size } = tensor;
-          if (wanted[i] === null || after < 0 || !(tensor.timed || last)) return;
-          hold(results[i], stream.raw(i), tensor.timed ? wanted[i].subarray(after * size, (after + 1) * size) : wanted[i]);
-        });
-      }
-      const kept = stream.states;
-      states.forEach((s, i) => hold(results[outputs.length + i], kept[s.name], valuesOf(golden.states[i], s)));
-    } finally {
-      stream.close();
-    }
-    return { passed: results.every((result) => result.passed), steps: golden.steps, results };
   }
 
   get #memory() { return this.#exports.memory.buffer; }
@@ -114,8 +73,7 @@ export class Model {
   }
 
   #load(x) {
-    const { ports } = this.#inputs, names = ports.map((port) => port.tensor.name);
-    const named = x !== null && typeof x === "object" && !Array.isArray(x) && !ArrayBuffer.isView(x);
+    const { ports } = this.#inputs, names = ports.map((port) => port.tensor.name), named = isNamed(x);
     if (!named && ports.length > 1) {
       throw new RnnError(`this model has ${ports.length} inputs: give {${names.join(", ")}}, not ${kindOf(x)}.`);
     }
@@ -123,6 +81,50 @@ export class Model {
       throw new RnnError(`the inputs are {${names.join(", ")}}, but {${Object.keys(x).join(", ")}} was given.`);
     }
     ports.forEach((port, i) => fill(this.#view(port), named ? x[names[i]] : x, port.tensor, this.#tables[i]));
+  }
+
+  /** What a sequence ends with, checked: the frames that are `waiting`, and a call that loads a step with or without. */
+  #rest(x) {
+    const { ports } = this.#inputs, { chunk, inputs } = this.contract;
+    const framed = inputs.filter(hasFrames), held = framed.length ? inputs.filter((tensor) => !hasFrames(tensor)) : [];
+    const given = x === undefined || x === null ? {} : isNamed(x) ? x : { [inputs[0].name]: x };
+    if (given !== x && inputs.length > 1 && Object.keys(given).length) {
+      throw new RnnError(`this model has ${inputs.length} inputs: give finish those by name, not ${kindOf(x)}.`);
+    }
+    const takes = [...framed, ...held].map(({ name }) => name), asked = Object.keys(given);
+    const fewest = asked.some((name) => framed.some((t) => t.name === name)) ? takes : held.map(({ name }) => name);
+    if (asked.some((name) => !takes.includes(name)) || fewest.some((name) => !(name in given))) {
+      const needed = fewest.length ? `{${fewest.join(", ")}}` : "nothing";
+      throw new RnnError(`finish takes ${needed} here, but {${asked.join(", ")}} was given.`);
+    }
+    let waiting = null;
+    const values = inputs.map((tensor, i) => {
+      const whole = new ARRAYS[tensor.dtype](tensor.size);
+      if (!(tensor.name in given)) return whole;
+      if (!hasFrames(tensor)) {
+        fill(whole, given[tensor.name], tensor, this.#tables[i]);
+        return whole;
+      }
+      const flat = listOf(given[tensor.name], whole.constructor, tensor.name), frame = tensor.size / chunk;
+      const frames = flat.length / frame;
+      if (!Number.isInteger(frames) || frames >= chunk) {
+        throw new RnnError(
+          `"${tensor.name}" has ${flat.length} values, but finish takes frames of ${frame}, fewer than the ${chunk} of a step.`,
+        );
+      }
+      if (waiting !== null && waiting !== frames) throw new RnnError(`the inputs have ${waiting} and ${frames} frames left, not as many.`);
+      waiting = frames;
+      const some = new ARRAYS[tensor.dtype](flat.length);
+      fill(some, flat, { ...tensor, size: flat.length }, this.#tables[i]);
+      put(whole, some, tensor, 0);
+      return whole;
+    });
+    // What stands behind the end of a sequence may be anything.
+    const load = (first) => ports.forEach((port, i) => {
+      if (first) this.#view(port).set(values[i]);
+      else if (hasFrames(port.tensor)) this.#view(port).fill(port.tensor.dtype === "int64" ? 0n : 0);
+    });
+    return { waiting: waiting ?? 0, load };
   }
 
   #text(address) {
@@ -133,7 +135,7 @@ export class Model {
 
 /** One stream: its memory, and the step. */
 export class Stream {
-  #at; #frames = 0; #inside;
+  #at; #frames = 0; #ended = false; #inside;
 
   constructor(model, inside) {
     this.model = model;
@@ -142,8 +144,11 @@ export class Stream {
     this.reset();
   }
 
-  /** Frames that were fed since the start. */
+  /** Frames that were fed since the start, in whole steps. */
   get frames() { return this.#frames; }
+
+  /** Whether finish() ended the sequence. */
+  get ended() { return this.#ended; }
 
   /**
    * Feed one step: a number, an array or a typed array of the input's size; where there are several inputs, an object
@@ -165,10 +170,40 @@ export class Stream {
 
   /** The same without an output: that lies in `raw(i)`, of no value during the delay. */
   advance(x) {
-    this.#checkOpen();
+    this.#checkTakes(this.model.contract.chunk);
     this.#inside.load(x);
     this.#inside.step(this.#at);
     this.#frames += this.model.contract.chunk;
+  }
+
+  /**
+   * End the sequence: the frames of the output that only its end gives, in one typed array, of length 0 where there are
+   * none; several outputs as an object by name, null for one without frames. `rest` are the frames below a whole step
+   * that the sequence ends with, and the inputs that have no frames. Nothing can be fed after that, until a reset.
+   */
+  finish(rest) {
+    this.#checkTakes(0);
+    const { contract } = this.model, { chunk, end, outputs } = contract, { waiting, load } = this.#inside.rest(rest);
+    this.#checkTakes(waiting);
+    const whole = this.#frames + waiting, steps = whole ? closingSteps(contract, whole) : 0;
+    const left = outputs.map((tensor) => hasFrames(tensor) && new ARRAYS[tensor.dtype](steps * tensor.size));
+    const before = this.#inside.memory(this.#at).slice();
+    try {
+      if (end !== null) this.#inside.state(this.#at, end).set(new Uint8Array(Float32Array.of(chunk - waiting).buffer));
+      for (let step = 0; step < steps; step++) {
+        load(step === 0);
+        this.#inside.step(this.#at);
+        outputs.forEach((tensor, i) => left[i] && put(left[i], this.raw(i), tensor, step * tensor.shape[tensor.time]));
+      }
+    } finally {
+      this.#inside.memory(this.#at).set(before);
+    }
+    this.#ended = true;
+    const given = outputs.map((tensor, i) => {
+      if (!left[i]) return tensor.timed ? new ARRAYS[tensor.dtype](0) : null;
+      return whole ? cut(left[i], tensor, ...leftInSteps(contract, tensor, whole)) : left[i];
+    });
+    return outputs.length > 1 ? byName(outputs, (_, i) => given[i]) : given[0];
   }
 
   /** Output `i` of the last step of any stream of the model, where it lies: good until the next call. */
@@ -179,75 +214,27 @@ export class Stream {
     this.#checkOpen();
     this.#inside.init(this.#at);
     this.#frames = 0;
+    this.#ended = false;
   }
 
   /** Copies of the states by name. */
   get states() {
-    this.#checkOpen();
-    return byName(this.model.contract.states, (tensor, i) => {
-      const bytes = this.#inside.state(this.#at, i).slice();
-      return new ARRAYS[tensor.dtype](bytes.buffer);
-    });
+    const parts = this.#parts();
+    return byName(this.model.contract.states, (tensor, i) => new ARRAYS[tensor.dtype](parts[i].buffer));
   }
 
   /** The memory as bytes, for `restore` here or for a stream of the same model in Python or elsewhere. */
   snapshot() {
-    this.#checkOpen();
-    const { digest, states } = this.model.contract;
-    if (!digest) throw new RnnError("this model has no digest, so a snapshot could be restored into another one.");
-    const size = HEADER + states.reduce((sum, state) => sum + bytesOf(state), 0), bytes = new Uint8Array(size + CHECK);
-    const data = new DataView(bytes.buffer);
-    bytes.set([...MAGIC].map((letter) => letter.charCodeAt(0)));
-    bytes.set(ofHex(digest), 8);
-    data.setUint32(40, 1, true);
-    data.setBigUint64(44, BigInt(this.#frames), true);
-    let at = HEADER;
-    states.forEach((state, i) => {
-      bytes.set(this.#inside.state(this.#at, i), at);
-      at += bytesOf(state);
-    });
-    data.setUint32(at, crc32(bytes.subarray(0, at)), true);
-    return bytes;
+    return pack(this.model.contract, { frames: this.#frames, ended: this.#ended, parts: this.#parts() });
   }
 
   /** Go on from a snapshot, taken here or by a stream of one row in Python. On an error the memory stays. */
   restore(snapshot) {
     this.#checkOpen();
-    const bytes = asBytes(snapshot), { digest, states } = this.model.contract;
-    const magic = String.fromCharCode(...bytes.subarray(0, 8));
-    if (bytes.length < HEADER || magic !== MAGIC) {
-      throw new RnnError("this is not a snapshot: give the bytes that stream.snapshot() returned.");
-    }
-    const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), whose = hexOf(bytes.subarray(8, 40));
-    if (whose !== digest) {
-      throw new RnnError(
-        `this snapshot is of another model: its digest starts with ${whose.slice(0, 12)}, this model's with ` +
-          `${digest.slice(0, 12)}. A snapshot fits only the contract and weights it was taken with.`,
-      );
-    }
-    const rows = data.getUint32(40, true), frames = data.getBigUint64(44, true), waiting = data.getUint32(52, true);
-    if (rows !== 1) throw new RnnError(`this snapshot has ${rows} rows, but a stream has one here.`);
-    if (waiting & ENDED) {
-      throw new RnnError("this snapshot is of a sequence that has ended, after which nothing can be fed: take one before finish().");
-    }
-    if (waiting) {
-      throw new RnnError(`this snapshot has ${waiting} frames that wait for a whole chunk: run the rest before it is taken.`);
-    }
-    const needed = HEADER + states.reduce((sum, state) => sum + bytesOf(state), 0) + CHECK;
-    if (bytes.length !== needed) {
-      throw new RnnError(`this snapshot has ${bytes.length} bytes where ${needed} are needed: it is truncated or damaged.`);
-    }
-    if (crc32(bytes.subarray(0, needed - CHECK)) !== data.getUint32(needed - CHECK, true)) {
-      throw new RnnError("this snapshot is damaged: its checksum is not that of its values.");
-    }
-    if (frames > BigInt(Number.MAX_SAFE_INTEGER)) {
-      throw new RnnError(`this snapshot is damaged: it says that ${frames} frames were fed.`);
-    }
-    let at = HEADER;
-    const parts = states.map((state) => bytes.slice(at, (at += bytesOf(state))));
-    states.forEach((state, i) => checkState(new ARRAYS[state.dtype](parts[i].buffer), state));
+    const { frames, ended, parts } = unpack(this.model.contract, snapshot);
     parts.forEach((part, i) => this.#inside.state(this.#at, i).set(part));
-    this.#frames = Number(frames);
+    this.#frames = frames;
+    this.#ended = ended;
   }
 
   /** Give its memory back to the model. */
@@ -256,8 +243,26 @@ export class Stream {
     this.#at = null;
   }
 
+  #parts() {
+    this.#checkOpen();
+    return this.model.contract.states.map((_, i) => this.#inside.state(this.#at, i).slice());
+  }
+
   #checkOpen() {
     if (this.#at === null) throw new RnnError("this stream is closed: open another, model.stream().");
+  }
+
+  /** Whether `more` frames can be fed. */
+  #checkTakes(more) {
+    this.#checkOpen();
+    if (this.#ended) throw new RnnError("the sequence is over, since finish() ended it: reset the stream before another one.");
+    const { max_frames: most } = this.model.contract;
+    if (most !== null && this.#frames + more > most) {
+      throw new RnnError(
+        `a stream of this model has ${most} frames at most (max_frames), and was exported for no more: ${this.#frames} ` +
+          `were fed, and ${more} more go beyond. Nothing was fed: reset it, and begin again.`,
+      );
+    }
   }
 
   #checkOut(out) {
@@ -270,91 +275,4 @@ export class Stream {
       }
     }
   }
-}
-
-function bytesOf({ dtype, size }) { return ARRAYS[dtype].BYTES_PER_ELEMENT * size; }
-
-function byName(tensors, value) { return Object.fromEntries(tensors.map((t, i) => [t.name, value(t, i)])); }
-
-function kindOf(x) {
-  if (x === null || x === undefined) return String(x);
-  return typeof x === "object" ? `${x.constructor?.name ?? "object"}${"length" in x ? ` of ${x.length}` : ""}` : `a ${typeof x}`;
-}
-
-/** Check `x` and copy it into `view`. */
-function fill(view, x, { name, dtype, size, shape }, table) {
-  const flat = typeof x === "number" || typeof x === "bigint" || typeof x === "boolean" ? [x] : x;
-  const own = flat instanceof view.constructor;
-  if (!Array.isArray(flat) && !own) {
-    throw new RnnError(`"${name}" is ${kindOf(x)}, but must be a ${view.constructor.name} or an array of numbers.`);
-  }
-  if (flat.length !== size) {
-    throw new RnnError(`"${name}" has ${flat.length} values, but a step takes ${size}, of shape (${shape.join(", ")}).`);
-  }
-  const floats = dtype === "float32" || dtype === "float64", big = dtype === "int64";
-  const refuse = (i, why) => { throw new RnnError(`"${name}" ${why} at index ${i}: it was not fed, the memory is unchanged.`); };
-  for (let i = 0; i < size; i++) {
-    const value = flat[i];
-    if (floats) {
-      if (typeof value !== "number") refuse(i, `holds ${kindOf(value)}, which is no number,`);
-      view[i] = value;
-      if (!Number.isFinite(view[i])) refuse(i, "holds NaN or Inf");
-      continue;
-    }
-    if (big ? typeof value !== "bigint" && !Number.isSafeInteger(value) : typeof value !== "number" && typeof value !== "boolean") {
-      refuse(i, `holds ${value}, which is no ${dtype},`);
-    }
-    view[i] = big ? BigInt(value) : value;
-    if (Number(view[i]) !== Number(value) || (dtype === "bool" && view[i] > 1)) refuse(i, `holds ${value}, which is no ${dtype},`);
-    if (dtype === "float16" && (view[i] & 0x7c00) === 0x7c00) refuse(i, "holds NaN or Inf");
-    if (table && (Number(value) < -table || Number(value) >= table)) {
-      refuse(i, `holds ${value}, which is out of its table of ${table} rows,`);
-    }
-  }
-}
-
-function checkState(values, { name, dtype }) {
-  const bad = { float32: (v) => !Number.isFinite(v), float64: (v) => !Number.isFinite(v), bool: (v) => v > 1,
-    float16: (v) => (v & 0x7c00) === 0x7c00 }[dtype];
-  if (bad && values.some(bad)) {
-    const what = dtype === "bool" ? "a value that is neither true nor false" : "NaN or Inf";
-    throw new RnnError(`this snapshot cannot be used: "${name}" has ${what}. The memory is unchanged.`);
-  }
-}
-
-/** The frames of an output that come after the delay, where `late` frames of the input gave none. */
-function settled(view, { timed, time, rate, shape }, late) {
-  if (!timed || time === null) return view.slice();
-  const frames = shape[time], first = Math.floor((late * rate[0]) / rate[1]), inner = shape.slice(time + 1).reduce((a, b) => a * b, 1);
-  const outer = shape.slice(0, time).reduce((a, b) => a * b, 1), kept = (frames - first) * inner;
-  const result = new view.constructor(outer * kept);
-  for (let o = 0; o < outer; o++) {
-    result.set(view.subarray((o * frames + first) * inner, (o + 1) * frames * inner), o * kept);
-  }
-  return result;
-}
-
-function asBytes(data) {
-  if (data instanceof ArrayBuffer) return new Uint8Array(data);
-  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  throw new RnnError(`this is not a snapshot but ${kindOf(data)}: give the bytes that stream.snapshot() returned.`);
-}
-
-/** The values of one tensor of golden.json. */
-export function valuesOf(text, { dtype }) {
-  const binary = atob(text), bytes = Uint8Array.from(binary, (letter) => letter.charCodeAt(0));
-  return new ARRAYS[dtype](bytes.buffer);
-}
-
-function ofHex(text) { return Uint8Array.from(text.match(/../g), (pair) => parseInt(pair, 16)); }
-
-function hexOf(bytes) { return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""); }
-
-function crc32(bytes) {
-  let sum = 0xffffffff;
-  for (const byte of bytes) {
-    sum ^= byte;
-    for (let bit = 0; bit < 8; bit++) sum = (sum >>> 1) ^ (0xedb88320 & -(sum & 1));
-  }
-  return (sum ^ 0xffffffff) >>> 0;
 }

@@ -1,0 +1,146 @@
+"""A program with nothing done in place, its operators as they are.
+
+Torch makes it by tracing the program anew, which takes longer than the export did. Most programs need that for nothing,
+or only for operators that may return what they were given, which are written here as what they do.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnn_export.export.lift.program.fx import aten, named_args, overloads
+from rnn_export.export.lift.program.tracing import lift_error, quiet
+
+Program = torch.export.ExportedProgram
+# Another call in the place of one; None where what it does hangs on more than is known.
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
+# A view of it is read as a reshape anyway.
+AS_THEY_ARE = overloads("reshape")
+
+
+def functional(program: Program) -> Program:
+    """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
+    if all(n.op != "call_function" or _is_plain(n.target) or _is_written(n) for n in program.graph.nodes):
+        return program
+    try:
+        with quiet():
+            anew: Program = program.run_decompositions({})
+            return anew
+    except Exception as error:  # torch's own operators may fail in here
+        raise lift_error(error) from error
+
+
+def is_functional(program: Program) -> bool:
+    """Whether nothing in it is done in place, and no operator may return what it was given."""
+    return all(n.op != "call_function" or _is_plain(n.target) for n in program.graph.nodes)
+
+
+@cache
+def _is_plain(target: Any) -> bool:
+    """Whether an operator gives something new, or a view that says so itself."""
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return False
+    if not isinstance(target, torch._ops.OpOverload) or target in AS_THEY_ARE:
+        return True
+    if target._schema.is_mutable or torch.Tag.maybe_aliasing_or_mutating in target.tags:
+        return False
+    name: str = target._name
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    return not (composite and any(argument.alias_info is not None for argument in target._schema.arguments))
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether another operator could be put in its place, which says what this one does."""
+    write = WRITERS.get(node.target)
+    call = write(node) if write is not None else None
+    if call is None:
+        return False
+    node.target, node.args, node.kwargs = call
+    return True
+
+
+def _given(node: fx.Node) -> dict[str, Any]:
+    return named_args(node) | node.kwargs
+
+
+def _same(node: fx.Node) -> Call:
+    return aten.alias.default, (node.args[0],), {}
+
+
+def _dropout(node: fx.Node) -> Call:
+    return None if _given(node)["train"] else _same(node)
+
+
+def _to(node: fx.Node) -> Call:
+    value = node.all_input_nodes[0]
+    before, after = value.meta["val"], node.meta["val"]
+    if before.device != after.device:
+        return None
+    return _same(node) if before.dtype == after.dtype else (aten._to_copy.default, (value,), {"dtype": after.dtype})
+
+
+def _chunk(node: fx.Node) -> Call:
+    value, axis = _given(node)["self"], _given(node)["dim"]
+    size = node.meta["val"][0].shape[axis]
+    return (aten.split.Tensor, (value, size, axis), {}) if isinstance(size, int) else None
+
+
+def _transposed(node: fx.Node) -> Call:
+    value, *axes = _given(node).values()
+    return aten.transpose.int, (value, *(axes or (-2, -1))), {}
+
+
+def _turned(node: fx.Node) -> Call:
+    """Axes in another order."""
+    value, *how = node.args
+    numbered = torch.empty([*range(1, value.meta["val"].dim() + 1)], device="meta")  # type: ignore[union-attr]
+    turned = node.target(numbered, *how, **node.kwargs)  # type: ignore[operator]
+    return aten.permute.default, (value, [n - 1 for n in turned.shape]), {}
+
+
+def _reshaped(node: fx.Node) -> Call:
+    """Axes put together or taken apart; those of other sizes than numbers stay, but for one."""
+    value, sizes = node.args[0], list(node.meta["val"].shape)
+    there = {str(size): axis for axis, size in enumerate(value.meta["val"].shape)}  # type: ignore[union-attr]
+    for axis, size in enumerate(sizes):
+        if isinstance(size, torch.SymInt):
+            sizes[axis] = -1
+            if str(size) in there:
+                with node.graph.inserting_before(node):
+                    sizes[axis] = node.graph.call_function(aten.sym_size.int, (value, there[str(size)]))
+                sizes[axis].meta["val"] = size
+    return (aten.reshape.default, (value, sizes), {}) if sizes.count(-1) <= 1 else None
+
+
+def _batch_norm(node: fx.Node) -> Call:
+    given = _given(node)
+    if given["training"]:
+        return None
+    taken = tuple(given[name] for name in ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps"))
+    with node.graph.inserting_before(node):
+        normed = node.graph.call_function(aten._native_batch_norm_legit_no_training.default, taken)
+    value = node.meta["val"]
+    normed.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
+    return operator.getitem, (normed, 0), {}
+
+
+def _by(write: Callable[[fx.Node], Call], names: str) -> dict[Any, Callable[[fx.Node], Call]]:
+    return dict.fromkeys(overloads(names), write)
+
+
+WRITERS: Mapping[Any, Callable[[fx.Node], Call]] = {
+    **_by(_same, "contiguous positive detach_"),
+    **_by(_dropout, "dropout feature_dropout alpha_dropout feature_alpha_dropout"),
+    **_by(_to, "to.dtype to.dtype_layout to.device"),
+    **_by(_chunk, "chunk"),
+    **_by(_transposed, "mT swapaxes swapdims"),
+    **_by(_turned, "numpy_T movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
+    **_by(_batch_norm, "batch_norm"),
+    **_by(_reshaped, "flatten.using_ints unflatten.int ravel"),
+}

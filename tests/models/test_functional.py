@@ -1,0 +1,85 @@
+"""A program is traced anew only where it must be, and does the same either way."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rnn_export.export.lift.program.functional import functional, is_functional
+from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+
+
+class Written(nn.Module):
+    """`write` of frames (B, T, 6)."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write, self.norm = write, nn.BatchNorm1d(6)
+        self.norm.running_mean.copy_(torch.randn(6)), self.norm.running_var.copy_(torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.write(self, x)
+
+
+SPARED = {
+    "nothing": lambda m, x: x.sin(),
+    "to": lambda m, x: x.to(torch.float64) + x.to(torch.float32),
+    "to as a copy": lambda m, x: x.double().float(),
+    "chunk": lambda m, x: x.chunk(4, -1)[1] * x.chunk(2, 2)[0][..., :2],
+    "mT": lambda m, x: x.mT.sin(),
+    "movedim": lambda m, x: x.movedim(2, 0).movedim((0, 1), (1, 2)),
+    "swapaxes": lambda m, x: x.swapaxes(-1, 1),
+    "flatten": lambda m, x: x.flatten(1).sin(),
+    "unflatten": lambda m, x: x.unflatten(-1, (2, 3)).flatten(-2),
+    "flatten of two sizes": lambda m, x: x.unflatten(-1, (2, 3)).flatten(2),
+    "flatten of frames": lambda m, x: x.flatten(0, 1).sin(),
+    "contiguous": lambda m, x: x.mT.contiguous().sin(),
+    "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
+    "dropout of itself": lambda m, x: F.dropout(F.dropout(x, 0.5, m.training), 0.5, m.training).contiguous(),
+    "batch norm": lambda m, x: m.norm(x.mT),
+    "a constant": lambda m, x: x + torch.tensor([1.0, 2, 3, 4, 5, 6]),
+    "the input": lambda m, x: x.contiguous(),
+}
+TRACED = {
+    "in place": lambda m, x: x.clone().mul_(2),
+    "in place through a view": lambda m, x: _written_through_a_view(x),
+    "dropout of training": lambda m, x: F.dropout(x, 0.5, True) * 0,
+    "a chunk of frames": lambda m, x: x.chunk(2, 1)[0],
+}
+
+
+def _written_through_a_view(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.flatten(1)[:, :3] = 7
+    return y
+
+
+@pytest.fixture
+def program():
+    def export(write):
+        model = Written(write).eval()
+        return model, export_program(model, (torch.randn(3, 7, 6),), ({0: DYNAMIC, 1: DYNAMIC},))
+
+    return export
+
+
+@pytest.mark.parametrize("how", SPARED)
+def test_what_only_returns_what_it_was_given_is_written_out(how, program, monkeypatch):
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
+    model, exported = program(SPARED[how])
+    done = functional(exported)
+    assert done is exported
+    assert is_functional(done)
+    for batch, frames in ((3, 7), (2, 5)):
+        x = torch.randn(batch, frames, 6)
+        assert torch.equal(done.module(check_guards=False)(x), model(x))
+
+
+@pytest.mark.parametrize("how", TRACED)
+def test_all_else_is_traced_anew(how, program):
+    model, exported = program(TRACED[how])
+    done = functional(exported)
+    assert done is not exported
+    assert is_functional(done)
+    x = torch.randn(2, 5, 6)
+    assert torch.equal(done.module(check_guards=False)(x), model(x))
