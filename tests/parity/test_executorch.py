@@ -1,4 +1,4 @@
-"""Cases of the parity table on ExecuTorch, a stored start and states that move. `scripts/bench` runs all."""
+"""Cases of the parity table on ExecuTorch: a stored start, and an end of its own. `scripts/bench` runs all."""
 
 import pytest
 
