@@ -1,6 +1,6 @@
 """One target more for a bundle that is there already, from its step graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -9,8 +9,9 @@ from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.foreign import foreign_graph
 from rnn_export.export.planning import PORTABLE
-from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes
+from rnn_export.export.targets.registry import StepWriter, find_writer, golden_files, notes, requirements
 from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import find_target
@@ -33,6 +34,13 @@ def add_target(
     Raises ExportError where the bundle has no step or the target does not take it, ParityError where the target does
     something else than the model.
     """
+    return add_proved(bundle, target, order, progress)[0]
+
+
+def add_proved(
+    bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
+) -> tuple[Draft, Sequence[ParityReport]]:
+    """As `add_target`, with how each engine on what was written did."""
     found = find_target(target, order.precision, order.opset)
     if STEP not in bundle.files:
         raise ExportError(
@@ -44,7 +52,8 @@ def add_target(
     writer, initial = cast(StepWriter, find_writer(target)), bundle.initial_states()
     with foreign_graph(STEP, bundle.read(STEP), bundle.spec) as step:
         written = writer.from_step(step, bundle.spec, initial, found, order)
-    row = TargetRow(target, order.precision, order.opset, tuple(written), writer.requires(found, order))
+    requires = requirements(found, order, bundle.spec, written)
+    row = TargetRow(target, order.precision, order.opset, tuple(written), requires)
     draft = Draft(bundle.spec, written, (row,), initial, bundle)
     golden = Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
     consequence = "Nothing was written."
@@ -53,7 +62,8 @@ def add_target(
             " The recording that it was calibrated on may be too quiet, too short or of another kind than the one the "
             "bundle was verified on: take a typical one, or leave it out and scales are measured at each step."
         )
-    for engine in writer.engines(draft, found, order):
-        replay_golden(engine, golden, progress).raise_for_failure(consequence)
+    reports = [replay_golden(engine, golden, progress) for engine in writer.engines(draft, found, order)]
+    for report in reports:
+        report.raise_for_failure(consequence)
     draft = draft.with_files(target, order.precision, golden_files(target, bundle.spec, order, golden))
-    return replace(draft, notes=notes(draft, found, order))
+    return replace(draft, notes=notes(draft, found, order)), reports

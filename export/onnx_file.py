@@ -35,7 +35,7 @@ from rnn_export.export.planning import (
     plan_of,
     tolerance_of,
 )
-from rnn_export.export.targets.registry import StepWriter, find_writer
+from rnn_export.export.targets.registry import StepWriter, find_writer, requirements
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StreamSpec
@@ -193,9 +193,8 @@ def _draft(step: bytes, spec: StreamSpec, initial: Arrays, plan: Plan, opset: in
         writer = cast(StepWriter, find_writer(target.name))
         written = writer.from_step(step, spec, initial, target, options)
         done.append((target, options))
-        rows.append(
-            TargetRow(target.name, options.precision, options.opset, tuple(written), writer.requires(target, options))
-        )
+        requires = requirements(target, options, spec, written)
+        rows.append(TargetRow(target.name, options.precision, options.opset, tuple(written), requires))
         files |= written
     return done, Draft(spec, files, tuple(rows), initial)
 

@@ -22,7 +22,7 @@ COSTS = {
     "native": ("native/", "attacks/", "export/test_c_", "build/test_compiler"),
     "export": (
         "export/", "from_onnx/", "models/test_lift", "models/test_loop", "models/test_streaming", "models/test_memory",
-        "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_readme",
+        "models/test_axes", "parity/", "properties/", "tensorrt/", "test_cli", "test_silero", "test_pages",
         "test_load", "test_packaging", "test_target_pages", "test_npu_pages", "build/test_engine", "build/test_library",
     ),
 }  # fmt: skip

@@ -330,6 +330,22 @@ WRONG: list[tuple[Edit, str]] = [
     (lambda m: m["targets"][0].update(opset="17"), "a target row has opset = '17'"),
     (lambda m: m["targets"][0].pop("requires"), "a target row must have exactly the fields"),
     (lambda m: m["targets"].append(m["targets"][0]), "target 'onnx-fp32' stands there twice"),
+    *(
+        (
+            lambda m, value=value: m["targets"][0]["requires"].update(state_scales=value),
+            "requires state_scales = .* by state a scale above 0 and a zero_point from -128 to 127",
+        )
+        for value in (
+            ["h"],
+            {"h": 0.5},
+            {"h": {"scale": 0.5}},
+            {"h": {"scale": 0, "zero_point": 0}},
+            {"h": {"scale": 0.5, "zero_point": 128}},
+            {"h": {"scale": True, "zero_point": 0}},
+            {"h": {"scale": 0.5, "zero_point": 0.0}},
+            {"h\n": {"scale": 0.5, "zero_point": 0}},
+        )
+    ),
 ]
 
 

@@ -32,16 +32,7 @@ def test_a_page_goes_from_the_bundle_to_a_program_and_says_where_that_was_run(na
     assert re.search(r"not run|not in the tests|were not there", text, re.IGNORECASE)
     assert re.search(r"^## What (it|they) cannot do$", text, re.MULTILINE)
     assert re.search(r"\*\*(data|code)\*\*|Whose code it is", text)
-    assert f"]({name})" in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
-def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
-        there = (page.parent / link).resolve() if link else page
-        assert there.exists(), link
-        titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
-        assert not anchor or anchor in [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles], anchor
+    assert f"]({Path(name).name})" in (PAGES / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of."""
+"""One step in torch's own operators alone, with weights and arguments by name: what TorchScript and pt2 are made of.
+
+It comes from a model that was lifted, or from the step graph of a bundle.
+"""
 
 import io
 import warnings
@@ -6,12 +9,20 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-
 from rnn_export.errors import ExportError, first_line
+
+try:
+    import torch
+    from torch import Tensor, fx, nn
+except ImportError as error:
+    raise ExportError(
+        f"what is written in torch's operators needs torch, which is not here ({error}): "
+        "pip install 'rnn-export[export]'."
+    ) from error
+
 from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.targets.torch_step.module import OnnxStep
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 TORCHS = ("aten", "prim", "prims")
@@ -31,13 +42,28 @@ def aten_step(model: StreamingModel) -> fx.GraphModule:
     return _AtenGraph(program.module(check_guards=False), model.spec).written()
 
 
+def step_of_graph(step: bytes, spec: StreamSpec) -> fx.GraphModule:
+    """The same of a step graph in ONNX, for one stream.
+
+    Raises ExportError, with node and operator, where a part of it cannot be said in torch's operators.
+    """
+    module, given = OnnxStep(step), example(spec, 1)
+    try:
+        program = torch.export.export(module, given, strict=False)
+    except ExportError:
+        raise
+    except Exception as error:  # torch.export raises many kinds
+        raise ExportError(f"torch.export cannot follow the step of the bundle: {first_line(error)}") from error
+    return _AtenGraph(program.module(check_guards=False), spec).written()
+
+
 def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
     """Zeros for every argument of the step."""
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
     return tuple(torch.zeros(sized(p.shape, batch, spec.chunk), dtype=getattr(torch, p.dtype)) for p in ports)
 
 
-def saved(step: nn.Module, given: Sequence[Tensor]) -> bytes:
+def saved_program(step: nn.Module, given: Sequence[Tensor]) -> bytes:
     """`step`, called with `given`, as a program that torch saves, in which every size is a number."""
     file = io.BytesIO()
     try:

@@ -4,21 +4,25 @@ Core ML runs on Apple's systems alone. coremltools converts here, and what it wr
 in the closed loop that every target is held to: the program is verified, and was not run on hardware.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnn_export.apart import run_apart
+from rnn_export.arrays import Arrays
 from rnn_export.errors import ExportError
-from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.aten_step import aten_step
 from rnn_export.export.targets.mil.interpreter import MilSession, check_known
-from rnn_export.export.targets.mil.program import traced
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.coreml.mil import read_program
 from rnn_export.runtime.backends.coreml.names import DTYPES, MANIFEST, MODEL, PACKAGE, PLACES, WEIGHTS
 from rnn_export.runtime.backends.coreml.package import check_program, manifest, read_package
 from rnn_export.runtime.engine import Engine
+from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from rnn_export.export.lift.streaming_model import StreamingModel
 
 NOT_RUN = (
     "coreml was not run on hardware: its program was executed in numpy. On a Mac, `rnn-export verify NAME.rnnx "
@@ -26,17 +30,38 @@ NOT_RUN = (
 )
 
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
     """The files of `step.mlpackage`."""
-    spec = model.spec
+    from rnn_export.export.targets.aten_step import aten_step
+
+    _check_states(model.spec)
+    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+    return _converted(aten_step(model), model.spec, initial, options)
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    """The same from a step graph, which is written in torch's operators first."""
+    from rnn_export.export.targets.aten_step import step_of_graph
+
+    _check_states(spec)
+    return _converted(step_of_graph(step, spec), spec, initial, options)
+
+
+def _check_states(spec: StreamSpec) -> None:
     for state in spec.states:
         if state.dtype not in DTYPES:
             raise ExportError(
                 f"state {state.name!r} is {state.dtype}, which Core ML does not compute in: keep it as one of "
                 f"{', '.join(DTYPES)}, or leave coreml out."
             )
-    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
-    given = {"step.pt": traced(aten_step(model), spec, initial, options.precision)}
+
+
+def _converted(step: "fx.GraphModule", spec: StreamSpec, initial: Arrays, options: TargetOptions) -> dict[str, bytes]:
+    from rnn_export.export.targets.mil.program import traced
+
+    given = {"step.pt": traced(step, spec, initial, options.precision)}
     words = {"spec": spec.to_json(), "precision": options.precision}
     made = run_apart("rnn_export.export.targets.mil.convert", "convert", given, words)
     try:

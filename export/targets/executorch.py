@@ -10,7 +10,7 @@ import torch
 
 from rnn_export.apart import run_apart
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.aten_step import aten_step, example, saved
+from rnn_export.export.targets.aten_step import aten_step, example, saved_program
 from rnn_export.export.targets.pte.runner import runner
 from rnn_export.export.targets.pte.stateful import StatefulStep
 from rnn_export.runtime.backends.api import Artefacts, folder
@@ -38,7 +38,7 @@ def one_stream(model: StreamingModel) -> bytes:
         torch.as_tensor(model.initial[s.name])[None].clone() if s.initial == "stored" else zero
         for s, zero in zip(spec.states, zeros, strict=True)
     ]
-    return saved(StatefulStep(aten_step(model), inputs, states).requires_grad_(False), inputs)
+    return saved_program(StatefulStep(aten_step(model), inputs, states).requires_grad_(False), inputs)
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What writes a target's files, and what they are verified on. One small file each, found by name, imported when used.
 
 A target's module has the functions of `Writer`; `golden_files` where its programs need the vectors in another form;
-`notes` and `fp16_accumulate_engines` where there is more to say of it than that it was verified.
+`found` where its files hold what the manifest is to say; `notes` and `fp16_accumulate_engines` where there is more to
+say of it than that it was verified.
 What it is, and in which precisions, stands in its row in `rnn_export.targets`.
 """
 
@@ -55,6 +56,15 @@ class StepWriter(Writer, Protocol):
         self, step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
     ) -> dict[str, bytes]:
         """The same files as `write`."""
+
+
+def requirements(
+    target: Target, options: TargetOptions, spec: StreamSpec, files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """What stands in the manifest's row of the `files` that a target's writer gave, as `requires`."""
+    writer = find_writer(target.name)
+    found = getattr(writer, "found", None)
+    return {**writer.requires(target, options), **({} if found is None else found(spec, files))}
 
 
 def golden_files(target: str, spec: StreamSpec, options: TargetOptions, golden: Golden) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """What `requires` of a target row may say: what the format knows is held to its form, all else is left as it is."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,9 +26,20 @@ def _is_batch(value: Any) -> bool:
     return numbers and sorted(value) == value
 
 
+def _are_scales(value: Any) -> bool:
+    def is_scale(one: Any) -> bool:
+        if not isinstance(one, dict) or {*one} != {"scale", "zero_point"}:
+            return False
+        scale, zero = one["scale"], one["zero_point"]
+        return type(scale) in (int, float) and 0 < scale < math.inf and type(zero) is int and -128 <= zero <= 127
+
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(is_scale, value.values()))
+
+
 _FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "name": (is_identifier, "a name that C can have: letters, digits and '_'"),
     "scales": (_is_text, "text"),
+    "state_scales": (_are_scales, "by state a scale above 0 and a zero_point from -128 to 127"),
     "torch": (_is_text, "a version"),
     "library": (_is_text, "a name"),
     "version": (_is_text, "a version"),

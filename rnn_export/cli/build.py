@@ -71,8 +71,9 @@ def build_command(
     complete = target not in ("c", "wasm") and find_target(target, precision or "fp32", None).library is None
     of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
     of_engines = {"--batch": batch, "--state-precision": state_precision, "--memory": memory, "--compute": compute}
-    unfit: dict[str, dict[str, Any]] = {"c": of_engines, "wasm": {**of_engines, "--triple": triple, "--cpu": cpu}}
-    others = {**of_c, **of_engines} if complete else unfit.get(target, of_c)
+    of_machines = {"--triple": triple, "--cpu": cpu, **of_engines}
+    unfit: dict[str, dict[str, Any]] = {"c": of_engines, "wasm": of_machines, "litert": of_machines}
+    others = unfit.get(target, {**of_c, **of_engines} if complete else of_c)
     if wrong := [name for name, given in others.items() if given is not None]:
         verb, what = ("does", "it") if len(wrong) == 1 else ("do", "them")
         fix = f" {OF_C}." if target == "wasm" and triple else ""
@@ -87,7 +88,7 @@ def build_command(
         elif target == "wasm":
             packed = build_wasm_target(opened, precision, calibrate, rebuild, stage, trust)
         elif complete:
-            written = write_target(opened, target, precision, rebuild, stage)
+            written = write_target(opened, target, precision, calibrate, rebuild, stage)
         else:
             engine = build_engine_target(opened, target, precision, options, stage, trust)
     if target == "wasm":

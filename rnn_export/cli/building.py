@@ -14,7 +14,7 @@ from rnn_export.cli.main import ONNX_PACKAGES
 from rnn_export.errors import BuildError
 from rnn_export.runtime.build.names import c_name, source_name
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
-from rnn_export.runtime.build.origin import find_row, prove, record_built
+from rnn_export.runtime.build.origin import find_row, record_built, with_report
 from rnn_export.runtime.build.tensorrt.builder import engine_target, find_builder
 from rnn_export.runtime.build.tensorrt.engine import BuildOptions, BuiltEngine, build_engine
 from rnn_export.runtime.build.wasm.build import BuiltWasm, build_wasm, has_sources, refuse_rebuild
@@ -96,7 +96,9 @@ class WrittenTarget:
     notes: Sequence[str]
 
 
-def write_target(bundle: Bundle, target: str, precision: str | None, rebuild: bool, stage: Stage) -> WrittenTarget:
+def write_target(
+    bundle: Bundle, target: str, precision: str | None, calibrate: Path | None, rebuild: bool, stage: Stage
+) -> WrittenTarget:
     """Write what has nothing to build: files that a runtime of its own reads."""
     found, row = find_target(target, precision or "fp32", None), find_row(bundle, target, precision)
     if found.from_torch:
@@ -106,15 +108,20 @@ def write_target(bundle: Bundle, target: str, precision: str | None, rebuild: bo
             f"{target} is written where the export extra is: pip install 'rnn-export[export,cpu]'. A bundle that has "
             "it already is complete: there is nothing to build."
         )
-    from rnn_export.export.add_target import can_add
+    from rnn_export.export.add_target import add_proved, can_add
 
     if not can_add(target):
         raise BuildError(f"target {target!r} is complete when it is exported: there is nothing to build.")
     if row is not None and not rebuild:
         raise BuildError(f"{bundle.path} has {target} ({row.precision}): give --rebuild to write it again.")
-    draft = _added(bundle, target, row.precision if row else precision, BuildOptions(), None, stage)
-    (row,) = draft.targets
-    proved, report = prove(draft, found.backend, row.files[0].rpartition("/")[0], stage)
+    if row is not None and row.requires.get("scales") == "calibrated" and calibrate is None:
+        raise BuildError(
+            f"{target} ({row.precision}) of {bundle.path} has its scales from a recording: give one, --calibrate FILE, "
+            "to write it again."
+        )
+    order = _order(bundle, row.precision if row else precision, BuildOptions(), calibrate)
+    draft, (report,) = add_proved(bundle, target, order, stage)
+    proved = with_report(draft, report)
     stage("write")
     notes = [*draft.notes, *record_built(bundle, code_of(proved))]
     (row,) = proved.targets
@@ -152,8 +159,12 @@ def _added(
 ) -> Draft:
     from rnn_export.export.add_target import add_target
 
+    return add_target(bundle, target, _order(bundle, precision, options, calibrate), stage)
+
+
+def _order(bundle: Bundle, precision: str | None, options: BuildOptions, calibrate: Path | None) -> TargetOptions:
     check_batch(options.batch, bundle.spec.rows)
-    order = TargetOptions(
+    return TargetOptions(
         precision or "fp32",
         options.state_precision or "fp32",
         batch=options.batch or TargetOptions.batch,
@@ -162,4 +173,3 @@ def _added(
         or source_name(bundle.path.name.removesuffix(".rnnx")),
         calibration=None if calibrate is None else read(calibrate, bundle.spec),
     )
-    return add_target(bundle, target, order, stage)

@@ -27,8 +27,8 @@ STAGES = 12
 )
 @click.option(
     "--precision",
-    help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO; fp16 for Core ML.  "
-    "[default: fp32]",
+    help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO; int8 for LiteRT; fp16 "
+    "for Core ML.  [default: fp32]",
 )
 @click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
 @click.option(

@@ -135,6 +135,8 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
             tables.say(f"decision at {assumption.note}")
         tables.table("Files", ("path", "bytes"), [(row.path, f"{row.bytes:,}") for row in bundle.files.values()])
         tables.table("Targets", ("target", "precision", "opset", "files", "needs"), map(_shown, bundle.targets))
+        if scales := [line for row in bundle.targets for line in _scales(row)]:
+            tables.table("States in int8", ("target", "precision", "state", "scale", "zero point"), scales)
         for code in judgement.trusted:
             tables.say(f"code: {code.title} runs here")
         for code in judgement.untrusted:
@@ -162,8 +164,15 @@ def _of_bundle(path: Path, shown: bool) -> dict[str, Any]:
 
 def _shown(row: TargetRow) -> tuple[Any, ...]:
     files = ", ".join(name.rsplit("/", 1)[-1] for name in row.files)
-    needs = ", ".join(f"{key} {_words(value)}" for key, value in row.requires.items() if key != "onnx_sha256")
+    shown = {key: value for key, value in row.requires.items() if key not in ("onnx_sha256", "state_scales")}
+    needs = ", ".join(f"{key} {_words(value)}" for key, value in shown.items())
     return row.target, row.precision, row.opset or "", files, needs
+
+
+def _scales(row: TargetRow) -> list[tuple[Any, ...]]:
+    """What the states of a row are kept in: scale * (value - zero point), where they are in int8."""
+    found = row.requires.get("state_scales", {})
+    return [(row.target, row.precision, name, f"{one['scale']:.4g}", one["zero_point"]) for name, one in found.items()]
 
 
 def _words(value: Any) -> str:

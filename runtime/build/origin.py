@@ -10,6 +10,7 @@ from rnn_export.bundle.code import Code, record
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.judgement import Judgement, judge
 from rnn_export.errors import BuildError
+from rnn_export.runtime.backends.api import folder
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.drift import ParityReport
@@ -68,14 +69,20 @@ def on_disk(bundle: Bundle | Draft) -> Bundle:
     return found
 
 
-def prove(draft: Draft, backend: str, folder: str, progress: Callable[[str], None]) -> tuple[Draft, ParityReport]:
-    """Run `draft` on `backend` over the golden vectors of its base; with the report in `folder`, or ParityError."""
+def prove(draft: Draft, backend: str, place: str, progress: Callable[[str], None]) -> tuple[Draft, ParityReport]:
+    """Run `draft` on `backend` over the golden vectors of its base; with the report in `place`, or ParityError."""
     (row,), bundle = draft.targets, on_disk(draft)
     engine = Engine.of(draft, backend, row.precision)
     report = replay_golden(engine, Golden.from_arrays(bundle.arrays(FILE), bundle.spec), progress)
     report.raise_for_failure("The bundle is as it was.")
-    data = (json.dumps(report.to_json(), indent=1) + "\n").encode()
-    return draft.with_files(row.target, row.precision, {f"{folder}/{PARITY}": data}), report
+    return with_report(draft, report, place), report
+
+
+def with_report(draft: Draft, report: ParityReport, place: str = "") -> Draft:
+    """The draft of one target with the report on it, in the folder `place`, else in that of the target."""
+    (row,), data = draft.targets, (json.dumps(report.to_json(), indent=1) + "\n").encode()
+    name = f"{place or folder(row.target, row.precision)}/{PARITY}"
+    return draft.with_files(row.target, row.precision, {name: data})
 
 
 def record_built(bundle: Bundle, made: Sequence[Code]) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_export.cli.main import main
+from rnn_export.runtime import load
 
 from . import nets
 
@@ -59,6 +60,23 @@ def test_build_refuses_what_is_written_from_torch(tmp_path: Path) -> None:
         "error: target 'pt2' is written from a program of torch's, which a PyTorch module alone gives: export the "
         "module with --target pt2.\n",
     )
+
+
+def test_litert_from_a_file_of_others(tmp_path: Path) -> None:
+    """By way of torch's operators, and held to ONNX Runtime on the file itself; where torch is not, it says so."""
+    pytest.importorskip("litert_torch", reason="litert-export: pip install 'rnn-export[litert-export]'")
+    path, net = tmp_path / "net.rnnx", nets.lstm(tmp_path / "net.onnx")
+    options = ("--target", "litert", "--steps", 8, "-o", path)
+    missing = bare("export", net, *options)
+    assert missing.returncode == 1
+    assert "what is written in torch's operators needs torch, which is not here" in missing.stderr
+    assert not path.exists()
+    done = run("export", net, *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["parity"]["file"]["name"] == "net.onnx"
+    assert {drift["check"] for drift in said["parity"]["drifts"]} >= {"litert.step", "litert.pool"}
+    assert load(path, backend="litert").backend == "litert"
 
 
 def test_a_question_has_the_options_that_answer_it(tmp_path: Path) -> None:

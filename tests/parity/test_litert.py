@@ -6,7 +6,8 @@ from rnn_export.apart import run_apart
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.litert import one_stream
+from rnn_export.export.targets.aten_step import aten_step
+from rnn_export.export.targets.litert import saved
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.golden import FILE, Golden
@@ -28,10 +29,13 @@ def drafts() -> dict[str, Draft]:
     for case in CASES:
         if case.name in TAKEN:
             model, example, options = case.build()
+            lifted = lift(model, example, **options)
             bundles[case.name] = open_bundle(store.bundle(case.name))
-            programs[f"{case.name}.pt2"] = one_stream(lift(model, example, **options))
+            programs[f"{case.name}.pt2"] = saved(aten_step(lifted), lifted.spec)
     specs = {name: bundle.spec.to_json() for name, bundle in bundles.items()}
-    made = run_apart("rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs})
+    made = run_apart(
+        "rnn_export.export.targets.tflite.convert", "convert", programs, {"specs": specs, "precision": "fp32"}
+    )
     row = TargetRow("litert", "fp32", None, (PATH,), {})
     return {
         name: Draft(bundle.spec, {PATH: made[f"{name}.tflite"]}, (row,), bundle.initial_states(), bundle)

@@ -17,7 +17,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.aten_step import example, saved
+from rnn_export.export.targets.aten_step import example, saved_program
 from rnn_export.export.targets.executorch import one_stream
 from rnn_export.export.targets.pte.stateful import StatefulStep
 from rnn_export.runtime.backends.executorch.program import FILE
@@ -96,7 +96,7 @@ def of_model(model: Model, step: nn.Module | None = None, target: str = "executo
     for number, kept in enumerate(spec.states):
         if kept.initial == "stored":
             states[number] = torch.from_numpy(model.initial[kept.name])[None].clone()
-    return Program(saved(StatefulStep(step or Toy(model), inputs, states), inputs), spec, target)
+    return Program(saved_program(StatefulStep(step or Toy(model), inputs, states), inputs), spec, target)
 
 
 def of_case(name: str, target: str = "executorch") -> Program:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -382,7 +383,14 @@ def test_an_operator_that_coremltools_has_not_is_named():
         write(lifted, TARGETS["coreml"], TargetOptions())
 
 
-def test_build_says_that_it_is_written_from_torch_alone(bundle):
-    done = CliRunner().invoke(main, ["build", str(bundle), "--target", "coreml", "--precision", "fp16"])
-    assert done.exit_code == 1
-    assert "is written from a program of torch's, which a PyTorch module alone gives" in " ".join(done.stderr.split())
+def test_build_writes_it_from_the_step(bundle, tmp_path):
+    """In fp16, of a bundle that has fp32: what stands there is the same program, from the step in ONNX."""
+    path = Path(shutil.copytree(bundle, tmp_path / "m.rnnx"))
+    done = CliRunner().invoke(main, ["build", str(path), "--target", "coreml", "--precision", "fp16", "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["requires"]["states"] == "fp16"
+    assert said["parity"]["ok"] is True
+    assert {drift["check"] for drift in said["parity"]["drifts"]} >= {"step", "chunked", "reset"}
+    assert "not run on hardware" in said["notes"][0]
+    assert f"{FOLDER.format('fp16')}/Manifest.json" in open_bundle(path).target("coreml", "fp16").files

@@ -142,12 +142,6 @@ def test_what_the_converter_says_is_said_with_the_operator():
     assert reason("Something else.\nmore") == "Something else"
 
 
-def test_build_refuses_it_with_the_way_to_go(detector):
-    done = run("build", detector, "--target", "litert")
-    assert done.returncode == 1
-    assert "target 'litert' is written from a program of torch's, which a PyTorch module alone gives" in done.stderr
-
-
 # --- the backend
 
 
@@ -230,7 +224,7 @@ def test_it_is_code(tmp_path):
     )  # fmt: skip
     last = given.stderr.strip().splitlines()[-1]
     assert last.startswith(f"{Untrusted.__module__}.Untrusted: the bundle's litert (fp32) is code: ")
-    assert "`rnn-export export SOURCE --target litert --precision fp32`" in last
+    assert "`rnn-export build NAME.rnnx --target litert --precision fp32 --rebuild`" in last
 
 
 def a_few_bytes(values: int) -> bytes:

@@ -5,8 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rnn_export.arrays import unpack_arrays
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
+from rnn_export.export.targets.tflite.calibration import ranges
 from rnn_export.export.targets.tflite.naming import named
+from rnn_export.export.targets.tflite.quantize import quantized
 from rnn_export.runtime.backends.litert.library import cause, new_interpreter
 from rnn_export.runtime.backends.litert.model import FILE, check_model
 from rnn_export.spec import StreamSpec
@@ -21,15 +24,24 @@ _LONGEST = 400
 def convert(files: Mapping[str, bytes], words: Mapping[str, Any]) -> dict[str, bytes]:
     """Each program NAME.pt2, which is of one stream, as NAME.tflite of the contract `words["specs"][NAME]`.
 
-    Raises ExportError where LiteRT refuses it.
+    In int8 where `words["precision"]` is that; with NAME.recording.npz, which starts from NAME.initial.npz, it has the
+    scales of that recording. Raises ExportError where LiteRT refuses it.
     """
-    specs = {name: StreamSpec.from_json(spec) for name, spec in words["specs"].items()}
-    return {f"{name}.tflite": written(files[f"{name}.pt2"], spec) for name, spec in specs.items()}
+    made = {}
+    for name, words_of in words["specs"].items():
+        spec = StreamSpec.from_json(words_of)
+        raw = _opened(named(converted(files[f"{name}.pt2"]), spec), spec)
+        if words["precision"] == "int8":
+            recording, known = files.get(f"{name}.recording.npz"), None
+            if recording is not None:
+                known = ranges(raw, spec, unpack_arrays(files[f"{name}.initial.npz"]), unpack_arrays(recording))
+            raw = _opened(quantized(raw, known), spec)
+        made[f"{name}.tflite"] = raw
+    return made
 
 
-def written(program: bytes, spec: StreamSpec) -> bytes:
-    """A saved program as a file of the contract, which LiteRT opens."""
-    raw = named(converted(program), spec)
+def _opened(raw: bytes, spec: StreamSpec) -> bytes:
+    """The same file, once it is of the contract and LiteRT opens it."""
     try:
         check_model(FILE, raw, spec)
         new_interpreter(raw, 1)

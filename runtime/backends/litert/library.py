@@ -16,14 +16,17 @@ __all__ = ["cause", "new_interpreter", "schema", "version"]
 schema: Any = _schema
 
 
-def new_interpreter(raw: bytes, threads: int) -> Any:
-    """An interpreter of its own on the file `raw`, with room for its tensors.
+def new_interpreter(raw: bytes, threads: int, keeps_all: bool = False) -> Any:
+    """An interpreter of its own on the file `raw`, with room for its tensors: all can be read where it `keeps_all`.
 
     On LiteRT's own kernels, without the delegate for XNNPACK: that one writes a line on stderr whenever it is made,
     and packs the weights anew for each.
     """
     kernels = _interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    made: Any = _interpreter.Interpreter(model_content=raw, num_threads=threads, experimental_op_resolver_type=kernels)
+    made: Any = _interpreter.Interpreter(
+        model_content=raw, num_threads=threads, experimental_op_resolver_type=kernels,
+        experimental_preserve_all_tensors=keeps_all,
+    )  # fmt: skip
     made.allocate_tensors()
     return made
 

@@ -1,4 +1,4 @@
-"""Operators that ONNX defines as functions of others, written out where C has no code of its own for them."""
+"""Operators that ONNX defines as functions of others, written out where a target has none of its own for them."""
 
 from collections.abc import Container
 from typing import Any
