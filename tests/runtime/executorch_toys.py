@@ -123,7 +123,7 @@ def programs() -> dict[str, Program]:
         **{name: of_model(MODELS[name]) for name in NAMES},
         "lending": of_model(LENDING, Lending()),
         **{name: of_case(name) for name in OF_PARITY},
-        f"{OF_PARITY[0]}, portable": of_case(OF_PARITY[0], "executorch-portable"),
+        f"{OF_PARITY[1]}, portable": of_case(OF_PARITY[1], "executorch-portable"),
     }
 
 

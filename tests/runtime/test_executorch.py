@@ -112,8 +112,8 @@ def test_no_path_of_the_user_s_code_is_in_the_file(detector):
 
 
 def test_portable_is_a_target_of_its_own():
-    """The same step on ExecuTorch's kernels alone; where a bundle has both, the backend takes XNNPACK."""
-    name, both = "learned-h-and-c", files()
+    """The same step on ExecuTorch's kernels alone. This one has a constant with the bytes of an initial state."""
+    name, both = "look-ahead", files()
     bundle = open_bundle(store.bundle(name))
     portable = draft(bundle.spec, both[f"{name}, portable"], bundle.initial_states(), "executorch-portable")
     row = TARGETS["executorch-portable"]

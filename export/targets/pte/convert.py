@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
+from rnn_export.runtime.backends.executorch.library import open_program
 from rnn_export.runtime.backends.executorch.program import FILE, METHOD, buffer_name, check_program
 from rnn_export.spec import METADATA_KEY, StreamSpec
 
@@ -34,7 +35,10 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
     """A saved program as a file of the contract, which ExecuTorch runs."""
     advice = ADVICE.format(target)
     try:
-        raw = lowered(program, spec, xnnpack=target == "executorch")
+        step = torch.export.load(io.BytesIO(program))
+        raw = lowered(step, spec, xnnpack=target == "executorch", folded=True)
+        if not begins_as(step, raw, spec):
+            raw = lowered(step, spec, xnnpack=target == "executorch", folded=False)
     except BackendUnavailable:
         raise
     except Exception as error:  # the converter has many kinds
@@ -48,8 +52,25 @@ def written(program: bytes, spec: StreamSpec, target: str) -> bytes:
     return raw
 
 
-def lowered(program: bytes, spec: StreamSpec, xnnpack: bool) -> bytes:
-    """What ExecuTorch makes of a saved program: kernels alone, or with XNNPACK for what that takes."""
+def begins_as(step: torch.export.ExportedProgram, raw: bytes, spec: StreamSpec) -> bool:
+    """Whether the file begins with the states of the program.
+
+    ExecuTorch may take a folded constant of the same bytes for the initial value of a state, and then finds another or
+    none.
+    """
+    names = [buffer_name(n) for n in range(len(spec.states))]
+    try:
+        method = open_program(raw).load_method(METHOD)
+        return all(torch.equal(method.get_attribute(name), step.state_dict[name]) for name in names)
+    except RuntimeError:
+        return False
+
+
+def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool, folded: bool) -> bytes:
+    """What ExecuTorch makes of a program: kernels alone, or with XNNPACK for what that takes.
+
+    Where it is folded, weights that kernels want transposed are so in the file, and not anew in each step.
+    """
     try:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -58,13 +79,12 @@ def lowered(program: bytes, spec: StreamSpec, xnnpack: bool) -> bytes:
         raise BackendUnavailable(
             f"executorch is not here, or not all of it ({error}): pip install 'rnn-export[export,executorch]'."
         ) from error
-    step, kept = torch.export.load(io.BytesIO(program)), [buffer_name(n) for n in range(len(spec.states))]
+    kept = [buffer_name(n) for n in range(len(spec.states))]
     parts = [XnnpackPartitioner()] if xnnpack else None
     edge = to_edge_transform_and_lower({METHOD: step}, partitioner=parts, constant_methods={METADATA_KEY: spec.dumps()})
     config = ExecutorchBackendConfig(
         passes=[InitializedMutableBufferPass(kept)], emit_mutable_buffer_names=True,
-        # Weights that kernels want transposed are so in the file, and not anew in each step.
-        do_quant_fusion_and_const_prop=True,
+        do_quant_fusion_and_const_prop=folded,
     )  # fmt: skip
     return bytes(edge.to_executorch(config).buffer)
 
