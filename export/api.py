@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
 OF_MODULES: Mapping[str, object] = {
     "example_inputs": None, "time_axis": "auto", "input_names": None, "output_names": None, "sequence_only": False,
-    "assume": None, "max_frames": None, "max_context": None,
+    "assume": None, "max_frames": None, "max_context": None, "pack_states": False,
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
 
@@ -53,6 +53,7 @@ def export(
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
     max_context: int | None = None,
+    pack_states: bool = False,
     fixed: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     force: bool = False,
@@ -100,6 +101,8 @@ def export(
         max_context: how many frames attention may look at, the newest among them, where the model attends to all
             frames before. Up to so many frames a stream is the model; beyond, it is the model with all frames farther
             back masked, which is what it is held to. It stands in the contract.
+        pack_states: whether states of float32, but counts, are packed into one, for runtimes that want few tensors;
+            what lies where in it stands in the contract.
         fixed: {input: value} for inputs of an ONNX file that are always the same, such as a sampling rate.
         shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
             numbers, "batch" for any number of streams, "time" for an axis of frames.
@@ -116,7 +119,10 @@ def export(
         raise ExportError('export needs a path to write to: path="NAME.rnnx".')
     if isinstance(model, str | os.PathLike):
         # Only what an ONNX file has no use for is looked at.
-        said = (example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames, max_context)
+        said = (
+            example_inputs, time_axis, input_names, output_names, sequence_only, assume, max_frames, max_context,
+            pack_states,
+        )  # fmt: skip
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
         from rnn_export.export.onnx_file import export_onnx
@@ -138,5 +144,5 @@ def export(
         output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
         state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
         steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames, max_context=max_context, force=force, progress=progress,
+        max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, progress=progress,
     )  # fmt: skip

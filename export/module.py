@@ -69,6 +69,7 @@ def export_module(
     assume: Mapping[str, bool] | None,
     max_frames: int | None,
     max_context: int | None,
+    pack_states: bool,
     force: bool,
     progress: Callable[[str], None],
 ) -> Bundle:
@@ -89,7 +90,7 @@ def export_module(
     lifted = lift(
         model, example_inputs, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
         output_names=output_names, sample_rate=sample_rate, chunk=chunk, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames, max_context=max_context,
+        max_frames=max_frames, max_context=max_context, pack_states=pack_states,
     )  # fmt: skip
     _refuse_results_of_other_floats(lifted)
     plan, recorded = fitted(plan, lifted.spec, batch, data, calibrate)

@@ -42,6 +42,10 @@ def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterato
     for kind, tensors in ports:
         for tensor in tensors:
             yield f"| {kind} | {_code(tensor.name)} | {tensor.dtype} | ({', '.join(map(str, tensor.shape))}) |"
+    for state in spec.states:
+        for part in state.parts:
+            where = f"of {_code(state.name)}, from entry {part.offset} of a row"
+            yield f"| {where} | {_code(part.name)} | {state.dtype} | ({', '.join(map(str, part.shape))}) |"
     yield ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     most = f", {spec.max_frames} frames of a stream at most" if spec.max_frames else ""

@@ -46,6 +46,19 @@ def row_by_row(spec: StreamSpec, call: Call) -> Call:
     return rows
 
 
+def unpacked(spec: StreamSpec, states: Arrays) -> dict[str, Array]:
+    """States by name, (..., *row), with those that are packed into one by their own names."""
+    found = dict[str, Array]()
+    for state in (s for s in spec.states if s.name in states):
+        array = states[state.name]
+        if not state.parts:
+            found[state.name] = array
+        for part in state.parts:
+            entries = array[..., part.offset : part.offset + part.size]
+            found[part.name] = entries.reshape(*array.shape[:-1], *part.shape)
+    return found
+
+
 def late_rows(spec: StreamSpec, fed: Array) -> Array:
     """`spec.late` for many streams at once: by stream, how many frames of its next step give no output."""
     late: Array = np.clip(spec.delay - fed, 0, spec.chunk)

@@ -17,6 +17,7 @@ from rnn_export.tensor_spec import (
     ITEM_BYTES,
     TIME,
     Dim,
+    PackedState,
     StateSpec,
     TensorSpec,
     sized,
@@ -31,6 +32,7 @@ __all__ = [
     "TIME",
     "Assumption",
     "Dim",
+    "PackedState",
     "StateSpec",
     "StreamSpec",
     "TensorSpec",
@@ -227,6 +229,9 @@ class StreamSpec:
         for tensor in (*data["inputs"], *data["outputs"]):
             if not tensor["lengths"]:
                 del tensor["lengths"]
+        for state in data["states"]:
+            if not state["parts"]:
+                del state["parts"]
         return data
 
     def dumps(self) -> str:
@@ -245,7 +250,7 @@ class StreamSpec:
         return StreamSpec(
             inputs=tuple(TensorSpec(**_shaped(t, "an input", tensor)) for t in fields.pop("inputs")),
             outputs=tuple(_output(t, tensor) for t in fields.pop("outputs")),
-            states=tuple(StateSpec(**_shaped(s, "a state", state)) for s in fields.pop("states")),
+            states=tuple(_state(s, state) for s in fields.pop("states")),
             assumptions=tuple(_assumption(a) for a in fields.pop("assumptions", ())),
             **fields,
         )
@@ -256,7 +261,8 @@ def _ports(spec: StreamSpec) -> Iterator[str]:
         yield "a stream needs at least one input and one output."
     feeds = [*(t.name for t in spec.inputs), *(s.input for s in spec.states)]
     gives = [*(t.name for t in spec.outputs), *(s.output for s in spec.states)]
-    for names in (feeds, gives, [s.name for s in spec.states], [a.at for a in spec.assumptions]):
+    parts = [part.name for s in spec.states for part in s.parts]
+    for names in (feeds, gives, [*(s.name for s in spec.states), *parts], [a.at for a in spec.assumptions]):
         if len(names) > limits.TENSORS:
             yield f"there are {len(names)} names, over the limit of {limits.TENSORS}."
         if doubled := sorted(n for n, count in Counter(names).items() if count > 1):
@@ -353,6 +359,14 @@ def _output(data: Any, types: Mapping[str, Any]) -> TensorSpec:
     has_lengths = isinstance(data, dict) and "lengths" in data
     fields = _shaped(data, "an output", {**types, **({"lengths": list | tuple} if has_lengths else {})})
     return TensorSpec(**{**fields, "lengths": tuple(fields.get("lengths", ()))})
+
+
+def _state(data: Any, types: Mapping[str, Any]) -> StateSpec:
+    has_parts = isinstance(data, dict) and "parts" in data
+    fields = _shaped(data, "a state", {**types, **({"parts": list | tuple} if has_parts else {})})
+    part = {"name": str, "shape": list | tuple, "offset": int}
+    parts = tuple(PackedState(**_shaped(p, "a packed state", part)) for p in fields.pop("parts", ()))
+    return StateSpec(**fields, parts=parts)
 
 
 def _shaped(data: Any, what: str, types: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The tensors of a contract: what goes in, what comes out, and what is kept, by name, dtype and shape."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,10 +83,28 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class PackedState:
+    """A state that lies in another one, of which a row holds several: its entries from `offset` on, in `shape`.
+
+    `shape` is that of one stream, without a batch axis.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class StateSpec:
     """One tensor of memory: fed as `input`, returned as `output`. Axis 0 of `shape` is always the batch.
 
     `initial` is `"zeros"`, or `"stored"` where the value of one row lies in the bundle's `initial_states.npz`.
+    `parts` are the states that lie in it, one behind the other, where several are packed into one; else none.
     """
 
     name: str
@@ -94,6 +113,7 @@ class StateSpec:
     dtype: str
     shape: tuple[Dim, ...]
     initial: Literal["zeros", "stored"] = "zeros"
+    parts: tuple[PackedState, ...] = ()
 
     def __post_init__(self) -> None:
         _check_tensor(self.name, self.dtype, self.shape, (BATCH,))
@@ -101,6 +121,14 @@ class StateSpec:
             raise SpecError(f"state {self.name!r} has shape {self.shape}: axis 0 of every state must be 'batch'.")
         if self.initial not in ("zeros", "stored"):
             raise SpecError(f"state {self.name!r}: initial is {self.initial!r}, but only 'zeros' and 'stored' exist.")
+        end = 0
+        for part in self.parts:
+            _check_tensor(part.name, self.dtype, part.shape, ())
+            if type(part.offset) is not int or part.offset != end:
+                raise SpecError(f"{part.name!r} lies at {part.offset!r} of {self.name!r}: it must follow at {end}.")
+            end += part.size
+        if self.parts and self.row != (end,):
+            raise SpecError(f"state {self.name!r} has shape {self.shape}, but what is packed in it has {end} entries.")
 
     @property
     def row(self) -> tuple[int, ...]:

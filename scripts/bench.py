@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, on one pinned core: parity over 1,000 steps, the cost of a step, starts."""
+"""The figures of docs/benchmarks.md, on one pinned core: parity over 1,000 steps, cost of a step, start-up times."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
+import torch
 from onnx_ir.passes import common
 
 from rnn_export.errors import ExportError, LiftError
@@ -15,6 +16,8 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
 from rnn_export.targets import Target
 
+# Frames of a window, of which sequence.onnx does not hold one for each frame of the sequence.
+WIDE = 512
 # Every target of an export is made of the same step, which takes torch seconds to translate.
 _steps: WeakKeyDictionary[StreamingModel, bytes] = WeakKeyDictionary()
 
@@ -41,11 +44,13 @@ def required_step(model: StreamingModel, target: Target) -> bytes:
 def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
     """`sequence.onnx`: any number of frames per call; None where a call is one frame.
 
-    What a model drives itself frame after frame is a Scan over its step.
+    What a model drives itself frame after frame is a Scan over its step; so is what has a wide window for each frame,
+    which would take as much memory as frames and window multiplied.
     """
     if not model.spec.has_time:
         return None
-    if model.dynamic_time and not model.has_loop:
+    one_by_one = model.has_loop or (_has_wide_windows(model) and not model.spec.sequence_only)
+    if model.dynamic_time and not one_by_one:
         try:
             return _graph(model, None, opset)
         except LiftError:
@@ -58,6 +63,11 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
             "the model drives its own loop over whole sequences, for which there is no ONNX operator without a step."
         )
     return _written(apply(parse(step), SequenceFromStep(model.spec)), model.spec, None)
+
+
+def _has_wide_windows(model: StreamingModel) -> bool:
+    nodes = (node for node in model.module.graph.nodes if node.target is torch.ops.aten.unfold.default)
+    return any(node.args[2] > WIDE and node.args[3] == 1 for node in nodes)
 
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:

@@ -18,6 +18,8 @@ from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18
+# Of a window, up to which it is written entry by entry.
+ENTRIES = 16
 
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
@@ -112,7 +114,10 @@ def _select_scatter(x: Any, src: Any, dim: int, index: int) -> Any:
 
 
 def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
-    """Windows along an axis, their entries along a last one: whole windows where they are few, else entry by entry."""
+    """Windows along an axis, their entries along a last one: whole windows where they are few, else entry by entry.
+
+    Of any number of frames, and one after the other, wide windows are put together from narrower ones.
+    """
     rank = len(self.shape)
     axis, length = dimension % max(rank, 1), self.shape[dimension] if rank else 1
     if not rank:
@@ -123,9 +128,27 @@ def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
         cut = [_slice(self, i * step, i * step + size, axis) for i in range(windows)]
         parts = [op.Unsqueeze(op.Transpose(part, perm=order), _ints([axis])) for part in cut]
         return parts[0] if windows == 1 else op.Concat(*parts, axis=axis)
+    if windows is None and step == 1 and size > ENTRIES:
+        return _doubled(op.Unsqueeze(self, _ints([-1])), axis, size)
     ends = [i - size + 1 or END for i in range(size)]
     parts = [op.Unsqueeze(_slice(self, i, end, axis, step), _ints([-1])) for i, end in enumerate(ends)]
     return parts[0] if size == 1 else op.Concat(*parts, axis=-1)
+
+
+def _doubled(entries: Any, axis: int, size: int) -> Any:
+    """The windows of `size` along an axis, of `entries` (..., 1): each of a window and the one behind it."""
+
+    def joined(a: Any, of_a: int, b: Any, of_b: int) -> Any:
+        return op.Concat(_slice(a, 0, -of_b, axis), _slice(b, of_a, END, axis), axis=-1)
+
+    found, here, width, power = None, 0, entries, 1
+    while True:
+        if size & power:
+            found = width if found is None else joined(found, here, width, power)
+            here += power
+        if here == size:
+            return found
+        width, power = joined(width, power, width, power), 2 * power
 
 
 def _slice(x: Any, start: int, end: int, axis: int, step: int = 1) -> Any:

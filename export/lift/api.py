@@ -24,6 +24,7 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
+from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
@@ -44,6 +45,7 @@ from rnn_export.export.lift.refusals import (
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.equal_states import merge_equal_states
 from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming_model import StreamingModel
@@ -65,6 +67,7 @@ def lift(
     assume: Mapping[str, bool] | None = None,
     max_frames: int | None = None,
     max_context: int | None = None,
+    pack_states: bool = False,
 ) -> StreamingModel:
     """Lift `model`; the arguments are those of `rnn_export.export.export`.
 
@@ -88,7 +91,7 @@ def lift(
             f"assume names {', '.join(unasked)}, but in the graph no decision by the value of a tensor is taken there. "
             "Leave it out."
         )
-    return lifted
+    return packed(lifted) if pack_states else lifted
 
 
 def _by_calls_or_frames(flat: FlatModel, options: _Options) -> StreamingModel:
@@ -289,6 +292,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
     else:
         rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
     streamed = stream(module, flat.model, runs, rows, axes.time_in, axes.time_out, chunk, RULES)
+    streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))
     if not axes.causal and streamed.end is None:

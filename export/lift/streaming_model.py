@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -34,6 +34,7 @@ class StreamingModel:
         notes: what a user should know of how the model was lifted.
         shortest: the fewest frames of a whole sequence of which the model gives what a stream does.
         ending: `step`, where what stands after the end of a sequence is not what any later frame makes of it.
+        before_packing: where states are packed into one, the same with each of them apart.
     """
 
     spec: StreamSpec
@@ -46,6 +47,12 @@ class StreamingModel:
     notes: tuple[str, ...] = ()
     ending: fx.GraphModule | None = None
     shortest: int = 1
+    before_packing: StreamingModel | None = None
+
+    @property
+    def unpacked(self) -> StreamingModel:
+        """The same with every state apart, as `original` has its own."""
+        return self if self.before_packing is None else replace(self.before_packing, original=self.original)
 
     @property
     def step(self) -> fx.GraphModule:

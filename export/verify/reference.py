@@ -19,6 +19,7 @@ from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed
+from rnn_export.layout import unpacked
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
 from rnn_export.runtime.replay.drift import Drift, drift
@@ -46,10 +47,10 @@ def golden_vectors(
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # The module's own has seen more where steps of several frames round up how late a state is, and where the end of
     # the sequence gives frames that a step of it does not.
-    sees_more = spec.end is not None or (spec.has_delay and spec.chunk > 1)
+    sees_more, given = spec.end is not None or (spec.has_delay and spec.chunk > 1), unpacked(spec, lifted.states)
     for name, want in {} if sees_more else own.states.items():
         last = slice(-want.shape[1], None)
-        drifts.append(drift("lifted", name, lifted.states[name][:, last], want, steps[last], tolerance, golden.kinds))
+        drifts.append(drift("lifted", name, given[name][:, last], want, steps[last], tolerance, golden.kinds))
     return golden, tuple(drifts)
 
 
@@ -86,6 +87,7 @@ def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> T
 
     Frames that a stream gives later than these are left out, unless `whole`.
     """
+    model = model.unpacked
     traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
     outputs, states = (
         {name: np.concatenate([named[name] for named in group])[: loop.rows] for name in group[0]}
@@ -111,6 +113,7 @@ def own_calls(model: StreamingModel, loop: ClosedLoop) -> tuple[int, ...]:
 
 def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDriver:
     """`module`, a copy of the user's, with the states that it takes and gives; its buffers are its own affair."""
+    model = model.unpacked
     start = initial_states(model, rows)
     own = {s.name: start[s.name] for s in model.spec.states[: len(module.states)]}
     call = _with_its_step(model, blamed(FAILS)(BatchFirst(module, model.axes)))
@@ -150,6 +153,7 @@ def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
 
 
 def _kept(model: StreamingModel) -> list[str]:
+    """Names of the states that the module keeps itself."""
     return [s.name for s in model.origins if s.kind in ("buffer", "attribute")]
 
 

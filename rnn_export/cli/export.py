@@ -59,6 +59,7 @@ STAGES = 12
 @click.option(
     "--sequence-only", is_flag=True, help="For a model that needs whole sequences: the bundle cannot stream then."
 )
+@click.option("--pack-states", is_flag=True, help="Pack states into one tensor, for runtimes that want few.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
 def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
@@ -66,7 +67,8 @@ def export_command(
     states: tuple[tuple[str, Any], ...], chunk: int | None, data: Path | None, calibrate: Path | None,
     sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
     rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
-    assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, force: bool, as_json: bool,
+    assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, pack_states: bool, force: bool,
+    as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -83,7 +85,7 @@ def export_command(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
         state_precision=state_precision, batch=batch, data=data, calibrate=calibrate, sample_rate=sample_rate,
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
-        accept=None if accept is None else find_metric(accept),
+        accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
     with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
         if is_onnx(source):

@@ -29,6 +29,7 @@ LIFTING = (
     "assume",
     "max_frames",
     "max_context",
+    "pack_states",
 )
 
 
@@ -37,10 +38,11 @@ LIFTING = (
 @source_options
 @onnx_options
 @click.option("--sequence-only", is_flag=True, help="Look at it as a model of whole sequences.")
+@click.option("--pack-states", is_flag=True, help="Look at it with its states packed into one tensor.")
 def inspect_command(
     what: str, weights: Path | None, time_axis: tuple[str, ...], states: tuple[tuple[str, Any], ...], chunk: int | None,
-    sequence_only: bool, assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words,
-    as_json: bool,
+    sequence_only: bool, pack_states: bool, assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words,
+    initial: Words, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Show what is in a bundle, or what is found in the model of a SOURCE, or in an ONNX file, before any export.
 
@@ -50,10 +52,10 @@ def inspect_command(
     ONNX file: what it takes and gives, which of that are states, the stream that it becomes, and the command to run.
     """
     refuse_address(what)
+    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume, pack_states=pack_states or None)
     if is_onnx(what) and not Path(what).is_dir():
         if weights is not None:
             raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
-        flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume)
         named = {"--state": states, "--fix": fixed, "--shape": shapes, "--initial": initial}
         said = [
             f"{option} {name}={'none' if value is None else value}" for option in named for name, value in named[option]
@@ -65,7 +67,6 @@ def inspect_command(
         return _of_bundle(Path(what), not as_json)
     from rnn_export.cli.source import read_source
 
-    flags = ExportFlags(time_axis, states, chunk, sequence_only or None, assume=assume)
     return _of_model(*read_source(what, weights, flags), not as_json)
 
 

@@ -49,7 +49,7 @@ def onnx_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def file_options(flags: ExportFlags, fixed: Words, shapes: Words, initial: Words) -> dict[str, Any]:
     """Keywords of `export` for an ONNX file; a usage error where one is of a module."""
     options = flags.over({})
-    if wrong := [key for key in ("time_axis", "sequence_only", "assume") if key in options]:
+    if wrong := [key for key in ("time_axis", "sequence_only", "assume", "pack_states") if key in options]:
         names = ", ".join(f"--{key.replace('_', '-')}" for key in wrong)
         raise click.UsageError(f"{names} is said of a PyTorch module: leave it out, or see --shape.")
     if "states" in options:

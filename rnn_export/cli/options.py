@@ -37,6 +37,7 @@ class ExportFlags:
     assume: tuple[tuple[str, bool], ...] = ()
     max_frames: int | None = None
     max_context: int | None = None
+    pack_states: bool | None = None
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` of a SOURCE, with those of the command line in their place."""

@@ -65,6 +65,11 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
         found = [(s, _shape(s.shape), _bytes(s), origins[s.name]) for s in spec.states]
         states = [(s.name, why["kind"], shape, s.initial, size, why["why"]) for s, shape, size, why in found]
         table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), states)
+    for s in (s for s in spec.states if s.parts):
+        columns = ("state", "entries of a row", "shape", *(("kind", "why") if origins else ()))
+        lie = [(p.name, f"{p.offset} to {p.offset + p.size - 1}", _shape(p.shape)) for p in s.parts]
+        whys = [(origins[p.name]["kind"], origins[p.name]["why"]) if origins else () for p in s.parts]
+        table(f"Packed in {s.name}", columns, [(*row, *why) for row, why in zip(lie, whys, strict=True)])
     tail = f", tail {spec.tail}" if spec.tail else ""
     rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
     most = f", {spec.max_frames} frames at most" if spec.max_frames else ""

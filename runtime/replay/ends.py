@@ -20,8 +20,11 @@ REMAINDERS = 8
 
 
 def lengths_tried(spec: StreamSpec, frames: int) -> list[int]:
-    """Numbers of frames, up to `frames`, that sequences end after: one, few, less than the delay, each remainder."""
-    if not spec.tail:
+    """Numbers of frames, up to `frames`, that sequences end after: one, few, less than the delay, each remainder.
+
+    None where a step is a frame and the end gives nothing: what a sequence of any length gives, its steps have shown.
+    """
+    if not spec.tail and spec.chunk == 1:
         return []
     whole = (spec.settling_steps + 2) * spec.chunk
     rests = np.unique(np.linspace(0, spec.chunk - 1, REMAINDERS).round().astype(int))

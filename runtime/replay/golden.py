@@ -9,6 +9,7 @@ import numpy as np
 
 from rnn_export.arrays import Array, pack_arrays
 from rnn_export.errors import BundleError, ExportError
+from rnn_export.layout import unpacked
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -168,10 +169,10 @@ class Golden:
     def state_drifts(
         self, check: str, spec: StreamSpec, states: Mapping[str, Array], at: slice = slice(None)
     ) -> Iterator[Drift]:
-        """How far `states` (r, k, ...), those of the checkpoints `at`, are from these."""
-        for name in self.states:
-            want = self.states[name][:, at]
-            yield drift(check, name, states[name], want, self.at[at] // spec.chunk, self.tolerance, self.kinds)
+        """How far `states` (r, k, ...), those of the checkpoints `at`, are from these; what is packed, one by one."""
+        given = unpacked(spec, states)
+        for name, want in unpacked(spec, self.states).items():
+            yield drift(check, name, given[name], want[:, at], self.at[at] // spec.chunk, self.tolerance, self.kinds)
 
     def to_npz(self) -> bytes:
         trials = {} if self.trials is None else {f"{TRIALS}{name}": a for name, a in self.trials._arrays().items()}

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.streaming.lengths import Lengths
 
 from .streams import Call
@@ -187,6 +189,18 @@ def test_lengths_are_found_by_running_where_torch_has_no_expression_for_them(mon
 def test_a_stream_and_its_end_are_the_whole(model, options, ends):
     spec = assert_whole(model, X, **options).spec
     assert (spec.delay, spec.tail) == ends
+
+
+@pytest.mark.parametrize("last", [lambda s, x: s.c(x)[..., -1], lambda s, x: s.g(s.c(x).mT)[1][0]], ids=["cut", "GRU"])
+def test_the_last_frame_of_what_looks_ahead_is_no_output_of_a_stream(last):
+    """Every frame is; and so is the last one of what looks back alone."""
+    model = Call(lambda s, x: (s.c(x), last(s, x)), c=conv(padding=1), g=gru())
+    with pytest.raises(
+        LiftError, match="as of the last frame of a sequence, which here only its end gives, since that"
+    ):
+        lift(model, (X,), time_axis=2)
+    back = Call(lambda s, x: last(s, x), c=conv(), g=gru())
+    assert lift(back, (X,), time_axis=2).spec.delay == 2
 
 
 def test_a_length_with_a_floor_is_that_of_longer_sequences():

@@ -313,8 +313,8 @@ REFUSED = {
     ),
     "while_loop": (
         by_while_loop,
-        r"^the model \(test_first_iterations\.py:\d+\): while_loop is not lifted: which frame an iteration takes is a "
-        r"value in it, and so is how many there are\. Loop over the frames in Python, or with torch's scan\.$",
+        r"^the model \(test_first_iterations\.py:\d+\): while_loop is lifted where the number of its iterations "
+        r"follows from constants, up to 256\. Here it does not, and which frame each takes is a value in it\. Loop",
     ),
 }
 

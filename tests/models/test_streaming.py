@@ -312,10 +312,6 @@ REFUSED = {
     ),
     "a circle": (within(lambda s, x: F.pad(x.mT, (2, 0), "circular").mT), rf"{AT}padding over time by circular puts"),
     "behind itself": (within(lambda s, x: s.b(x)[:, : x.shape[1]] * x, b=BothWays()), r"it joins two sequences one be"),
-    "a pool with ceil_mode": (
-        within(lambda s, x: F.avg_pool1d(x.mT, 3, 1, ceil_mode=True).mT),
-        rf"{AT}avg_pool1d with ceil_mode adds a window",
-    ),
     "bidirectional": (
         Call(lambda s, x: s.net[0](x)[0], net=nn.ModuleList([nn.LSTM(4, 5, batch_first=True, bidirectional=True)])),
         r"^net\.0: the LSTM is bidirectional: .* bidirectional=False, or export whole sequences only: sequence_only",

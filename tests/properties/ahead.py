@@ -81,6 +81,26 @@ class CentredPool(Ahead):
         return self.pool(x.transpose(1, 2)).transpose(1, 2)
 
 
+class LastWindow(Ahead):
+    """A pool whose last window may be incomplete: `how` "max", "mean", "own" without padding, "power"; `flat` over time
+    alone, or over the features too.
+    """
+
+    def __init__(self, size: int, kernel: int, stride: int, padding: int, how: str, flat: bool) -> None:
+        super().__init__(size if flat else -(-size // 2))
+        self.needs, self.rate, self.least, self.flat = stride, Fraction(1, stride), kernel, flat
+        kernels, strides, pads = (kernel, 1 if flat else 2), (stride, 1 if flat else 2), (padding, 0)
+        if how == "max":
+            self.pool: nn.Module = nn.MaxPool2d(kernels, strides, pads, ceil_mode=True)
+        elif how == "power":
+            self.pool = nn.LPPool2d(2, kernels, strides, ceil_mode=True)
+        else:
+            self.pool = nn.AvgPool2d(kernels, strides, pads, ceil_mode=True, count_include_pad=how == "mean")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x[:, None])[:, 0]
+
+
 class StridedAhead(Ahead):
     """A stride with padding: `how` "padding" on both sides by the layer, "filled" until the last window is whole."""
 

@@ -56,6 +56,7 @@ class Architecture:
             f"outputs {plan.outputs}",
             *([f"end {plan.end}"] if plan.end else []),
             *([f"chunk {plan.chunk}"] if plan.chunk > 1 else []),
+            *(["packed"] if plan.packed else []),
             *([f"TO REFUSE: {plan.refusal}"] if plan.refusal else []),
         ]
         return f"{'; '.join(words)}\n  build({plan})"
@@ -156,6 +157,7 @@ def build(plan: Plan) -> Architecture:
     inputs = architecture.draw(plan.batch, plan.unit * plan.frames + plan.lost, 0)
     states = first_states(plan, model, inputs[0])
     options: dict[str, Any] = {"chunk": plan.chunk} if plan.chunk > 1 else {}
+    options |= {"pack_states": True} if plan.packed else {}
     if plan.way == "frames":
         inputs = [inputs[0][:, 0]]
     else:

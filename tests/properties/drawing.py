@@ -220,7 +220,11 @@ STEADY = (
 
 
 def draw_fewer(p: Pick) -> Sketch:
-    kind = p.one("strided", "StridedAhead", "CentredPool", "Spectrum")
+    kind = p.one("strided", "StridedAhead", "CentredPool", "Spectrum", "LastWindow")
+    if kind == "LastWindow":
+        how, stride = p.one("max", "mean", "own", "power"), p.one(2, 3)
+        padding = 0 if how == "power" else p.one(0, 1)
+        return part(kind, kernel=p.one(2, 3, 4), stride=stride, padding=padding, how=how, flat=p.chance(50))
     if kind == "StridedAhead":
         stride = p.one(2, 3)
         how = p.one("padding", "filled")
@@ -237,6 +241,12 @@ def draw_more(p: Pick) -> Sketch:
     return part("Up", width=p.one(4, 3), times=p.one(2, 3), how=how)
 
 
+def draw_resized(p: Pick) -> Sketch:
+    made, taken = p.one((3, 2), (2, 1), (1, 2), (2, 3))
+    how = p.one("nearest", "nearest-exact", "linear", "bilinear", "bicubic")
+    return part("Resized", made=made, taken=taken, how=how, bands=p.one(1, 2))
+
+
 def draw_between(p: Pick) -> Sketch:
     return part("Between", inside=p.one(*STEADY)(p), how=p.one("transposed", "nearest"))
 
@@ -246,7 +256,17 @@ def draw_overlapped(p: Pick) -> Sketch:
 
 
 # What changes the number of frames, or of which a chunk has to have several.
-OTHER_RATES = (draw_fewer, draw_fewer, draw_more, draw_more, draw_between, draw_denoiser, draw_overlapped, draw_longer)
+OTHER_RATES = (
+    draw_fewer,
+    draw_fewer,
+    draw_more,
+    draw_more,
+    draw_resized,
+    draw_between,
+    draw_denoiser,
+    draw_overlapped,
+    draw_longer,
+)
 
 
 def draw_residual(p: Pick) -> Sketch:
@@ -286,6 +306,7 @@ def draw_plan(random: Random) -> Plan:
         seed=random.randrange(1000),
     )
     plan = _draw_frames(p, plan) if way == "frames" else _draw_whole(p, plan)
+    plan = replace(plan, packed=p.chance(15))
     if p.chance(FLAWED):
         return _flawed(p, plan)
     return replace(plan, end=p.one(*nets.ENDS)) if p.chance(12) else plan

@@ -21,7 +21,9 @@ PARTS = {
     "positions": ("Positions",),
     "look-ahead": ("Centred", "EvenSame", "Following", "CentredPool", "StridedAhead"),
     "mirror": ("Mirrored",),
-    "stride": ("Strided", "Pool", "StridedAhead", "Between"),
+    "last window": ("LastWindow",),
+    "resized": ("Resized",),
+    "stride": ("Strided", "Pool", "StridedAhead", "LastWindow", "Between"),
     "more frames": ("Up", "Between"),
     "attention": ("Band",),
     "spectrum": ("Spectrum", "Denoiser"),
@@ -35,6 +37,7 @@ PLANS = {
     "several inputs": lambda plan: bool(plan.other),
     "rates that differ": lambda plan: plan.outputs in ("faster", "slower"),
     "chunk": lambda plan: plan.chunk > plan.unit,
+    "packed states": lambda plan: plan.packed,
 }
 
 

@@ -34,6 +34,7 @@ class Plan:
         chunk: frames per step.
         batch, frames: of the example; its frames are beyond what the body loses.
         axis: whether the user says which axis is time.
+        packed: whether the user wants states in one tensor.
         seed: of the weights.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     batch: int = 2
     frames: int = 6
     axis: bool = False
+    packed: bool = False
     seed: int = 0
 
     def __repr__(self) -> str:

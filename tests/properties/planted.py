@@ -52,7 +52,7 @@ def _draw(p: Pick, plan: Plan) -> Callable[[float], Plan]:
         (i, key)
         for i, sketch in enumerate(plan.body)
         for key in ("inside", "left", "right")
-        if key in sketch.options and plan.way != "frames"
+        if isinstance(sketch.options.get(key), Sketch) and plan.way != "frames"
     ]
     at, key = p.one(*inner) if inner and p.chance(40) else (p.random.randrange(len(plan.body) + 1), "")
 

@@ -44,6 +44,25 @@ class Up(Part):
         return y.transpose(1, 2)
 
 
+class Resized(Part):
+    """`made` frames for every `taken`, by interpolation: `how` is its mode; "bilinear" and "bicubic" over features too,
+    of which there are `bands` times as many.
+    """
+
+    ahead = True
+
+    def __init__(self, size: int, made: int, taken: int, how: str, bands: int) -> None:
+        both = how in ("bilinear", "bicubic")
+        super().__init__(size * bands if both else size)
+        self.rate, self.needs, self.how = Fraction(made, taken), taken, how
+        self.least, self.factor = taken, (made / taken, float(bands)) if both else made / taken
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.factor, tuple):
+            return F.interpolate(x[:, None], scale_factor=self.factor, mode=self.how)[:, 0]
+        return F.interpolate(x.transpose(1, 2), scale_factor=self.factor, mode=self.how).transpose(1, 2)
+
+
 class Between(Part):
     """A convolution to half the frames, a part on these, as many frames again, cut to those that there were.
 

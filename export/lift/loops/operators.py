@@ -14,6 +14,7 @@ from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.copies import Join
 from rnn_export.export.lift.loops.operands import BodyValue
 from rnn_export.export.lift.loops.references import Part
+from rnn_export.export.lift.program.counted_loops import MOST
 from rnn_export.export.lift.program.fx import args_of, placeholders, results
 from rnn_export.export.lift.program.places import place_of
 
@@ -26,8 +27,9 @@ def roll_operators(module: fx.GraphModule) -> None:
     by_name = {n: str(n.target) for n in module.graph.nodes if isinstance(n.target, HigherOrderOperator)}
     if (loop := next((n for n in by_name if by_name[n] == "while_loop"), None)) is not None:
         raise LiftError(
-            f"{place_of(loop)}: while_loop is not lifted: which frame an iteration takes is a value in it, and so is "
-            "how many there are. Loop over the frames in Python, or with torch's scan."
+            f"{place_of(loop)}: while_loop is lifted where the number of its iterations follows from constants, up to "
+            f"{MOST}. Here it does not, and which frame each takes is a value in it. Loop over the frames in Python, "
+            "or with torch's scan."
         )
     for i, node in enumerate([n for n in by_name if by_name[n] == "scan"]):
         name = f"scan{i}"

@@ -16,6 +16,7 @@ from rnn_export.export.lift.program.attention import narrow_attention
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.context import Context
+from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
 from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.places import place_of
@@ -63,6 +64,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     _free_constants(graph)
+    write_counted_loops_out(graph_module)
     narrow_attention(graph_module, args, context)
     take_windows_apart(graph_module)
     if has_complex(graph):

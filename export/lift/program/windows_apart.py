@@ -1,6 +1,6 @@
-"""Operators that are windows, products and sums in one, written as these: spectra, folds, and more frames from fewer.
+"""Operators that are windows, products and sums in one, written as these: spectra, folds, and other sizes.
 
-Sources: the docstrings of torch.stft, torch.istft, torch.nn.Fold and torch.nn.Upsample.
+Sources: the docstrings of torch.stft, torch.istft and torch.nn.Fold.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.program.resampling import RESAMPLING, resampled
 from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
 
-# Frames at which it is seen how many times as many there are behind an operator.
-SEEN = (5040, 10080)
 # Below it a sum of windows is taken for 0, as torch does.
 TINY = 1e-11
 
@@ -166,62 +165,6 @@ def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
 
 
-def _times(write: NodeWriter, node: fx.Node) -> int | None:
-    """How many frames an operator makes of each, along the last axis; None where that is no whole number."""
-    sizes = [write.value_of(n).shape[-1] for n in (node.all_input_nodes[0], node)]
-    if all(isinstance(n, int) for n in sizes):
-        return None
-    found = set()
-    for frames in SEEN:
-        before, after = (_at(size, frames) for size in sizes)
-        if not before or after is None or after % before:
-            return None
-        found.add(after // before)
-    return found.pop() if len(found) == 1 else None
-
-
-def _at(size: Any, frames: int) -> int | None:
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    value = expression.subs(dict.fromkeys(expression.free_symbols, frames))
-    return int(value) if value.is_number and value == int(value) else None
-
-
-def _repeated(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Nearest neighbours: every frame several times."""
-    times = _times(write, node)
-    if times is None or write.value_of(node).dim() != 3:
-        return None
-    each = write.call(aten.unsqueeze.default, node.args[0], -1)
-    sizes = [-1] * (write.value_of(each).dim() - 1) + [times]
-    more = write.call(aten.flatten.using_ints, write.call(aten.expand.default, each, sizes), -2, -1)
-    return _cut(write, more, node)
-
-
-def _between(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Linear interpolation: of each frame and its neighbours, several; beyond the ends, the last ones again."""
-    times = _times(write, node)
-    if times is None or named_args(node)["align_corners"]:
-        return None
-    around = write.call(aten.pad.default, node.args[0], [1, 1], "replicate")
-    windows = write.call(aten.unfold.default, around, -1, 3, 1)
-    weights = torch.zeros(3, times)
-    for place in range(times):
-        at = (place + 0.5) / times + 0.5
-        weights[int(at), place], weights[int(at) + 1, place] = 1 - at % 1, at % 1
-    more = write.call(aten.matmul.default, windows, write.constant(weights))
-    return _cut(write, write.call(aten.flatten.using_ints, more, -2, -1), node)
-
-
-def _cut(write: NodeWriter, more: fx.Node, node: fx.Node) -> fx.Node:
-    """`more`, no longer than what `node` gives."""
-    size = named_args(node).get("output_size")
-    end = size[-1] if size else None
-    is_same = write.value_of(more).shape[-1] == write.value_of(node).shape[-1]
-    return more if is_same or end is None else write.call(aten.slice.Tensor, more, -1, 0, end)
-
-
 def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> dict[Any, Any]:
     return dict.fromkeys(overloads(names), rule)
 
@@ -232,6 +175,5 @@ RULES = {
     torch.ops.rnn_export.istft.default: _signal,
     **_on("col2im", _fold),
     **_on("im2col", _columns),
-    **_on("upsample_nearest1d upsample_nearest1d.vec", _repeated),
-    **_on("upsample_linear1d upsample_linear1d.vec", _between),
+    **dict.fromkeys(RESAMPLING, resampled),
 }

@@ -18,10 +18,10 @@ from rnn_export.export.lift.program.fx import aten
 from rnn_export.export.lift.streaming.context import StreamingContext
 
 
-def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node) -> fx.Node:
-    """`value`, its frames its entries, with `fill` in the place of all frames after its last one."""
+def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node, beyond: int = 0) -> fx.Node:
+    """`value`, its frames its entries, with `fill` in the place of all frames after its last one and `beyond` more."""
     node = context.alias(value, context.timed(value).moving(), before)
-    filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before), node, fill)
+    filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before, -beyond), node, fill)
     context.after_end[filled] = node
     return context.stand_in(filled, node, context.timed(node))
 

@@ -35,6 +35,8 @@ REASONS = {
     "batch_norm instance_norm group_norm layer_norm": "it normalises over time, with statistics of all frames",
     "mean sum var std amax amin max min norm": "statistics over time look at all frames",
     "flip roll sort topk": "it moves frames over time",
+    "upsample adaptive": "where each frame is taken from follows from the length of the whole sequence, by "
+    "align_corners, a size or a factor that no few frames divide",
     "stft": TRANSFORM_OF_WINDOWS,
     "fft": "a transform over time looks at all frames",
     "view reshape flatten unflatten": "a reshape cuts through time",

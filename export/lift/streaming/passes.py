@@ -209,12 +209,34 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
     if not isinstance(info, TimeAxisInfo):
         if axis is not None:
             raise refusal(node, "an output over time does not depend on the input over time.")
+        if _is_of_end(context, node):
+            raise refusal(
+                node,
+                "an output without frames is as of the last frame of a sequence, which here only its end gives, since "
+                "that frame looks ahead: give all frames as the output, and take the last one that finish() gives; or "
+                "look back alone.",
+            )
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:
         raise refusal(node, "the frames of an output stand in another axis than time.")
     # An output that ends early is late by so much at least: no stream gives frames that the model does not.
     short = int(context.runs.frames * info.rate) - context.frames_in(node)
     return Fraction(max(info.lag or 0, short, 0)) / info.rate
+
+
+def _is_of_end(context: StreamingContext, node: fx.Node) -> bool:
+    """Whether a value without frames is made of the last one of a value whose last frames only the end gives."""
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        if not context.is_timed(here):
+            waiting += values_of(here)
+        elif _outlasts(context, here, _lengths(context, here)):
+            return True
+    return False
 
 
 def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:

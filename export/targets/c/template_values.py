@@ -50,7 +50,10 @@ def template_values(
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
     names = identifiers([s.name for s in spec.states])
     members = enumerate(zip(names, spec.states, strict=True))
-    states = [{"i": i, "member": member, **_array(state, state.row)} for i, (member, state) in members]
+    states = [
+        {"i": i, "member": member, **_array(state, state.row), "packed": _packed(state)}
+        for i, (member, state) in members
+    ]
     weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
@@ -137,6 +140,12 @@ def _lengths(tensor: TensorSpec) -> Values:
 def _array(of: TensorSpec | StateSpec, shape: Sequence[int]) -> Values:
     type_, size = C_TYPES[of.dtype], math.prod(shape)
     return {"label": printable(of.name), "dtype": of.dtype, "type": type_, "shape": str(tuple(shape)), "size": size}
+
+
+def _packed(state: StateSpec) -> str:
+    """Where in a state lie those that are packed into it; nothing where none are."""
+    lie = ", ".join(f"{printable(part.name)} {part.shape} from {part.offset}" for part in state.parts)
+    return f": {lie}" if lie else ""
 
 
 def _port_values(ports: Sequence[Values]) -> Values:

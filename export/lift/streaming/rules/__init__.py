@@ -1,7 +1,7 @@
 """The rules, by family of operators. A new family is a new file here, named in FAMILIES."""
 
 from rnn_export.export.lift.streaming.context import rules_of
-from rnn_export.export.lift.streaming.rules import cuts, joins, lengths, numbers, recurrent, scans, windows
+from rnn_export.export.lift.streaming.rules import cuts, joins, lengths, numbers, pools, recurrent, scans, windows
 
-FAMILIES = (cuts, joins, lengths, numbers, recurrent, scans, windows)
+FAMILIES = (cuts, joins, lengths, numbers, pools, recurrent, scans, windows)
 RULES = rules_of(FAMILIES)

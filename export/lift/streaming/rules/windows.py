@@ -1,4 +1,4 @@
-"""Windows over time, whose earlier frames are kept: convolutions, pools, `unfold`; and transposed convolutions."""
+"""Windows over time, whose earlier frames are kept: convolutions, `unfold`; and transposed convolutions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import fx
 
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
@@ -16,12 +15,12 @@ from rnn_export.export.lift.streaming.ends import fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.mirrors import mirrored, settled
 from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
-from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, name_of, refusal
+from rnn_export.export.lift.streaming.time_axis import NodeInfo, TimeAxisInfo, refusal
 
 # Over how many of the last axes the window goes.
 WINDOWED_AXES: dict[Any, int] = {
-    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding, aten.avg_pool1d.default, aten.max_pool1d.default), 1),
-    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding, aten.avg_pool2d.default, aten.max_pool2d.default), 2),
+    **dict.fromkeys((aten.conv1d.default, aten.conv1d.padding), 1),
+    **dict.fromkeys((aten.conv2d.default, aten.conv2d.padding), 2),
     aten.conv3d.default: 3,
 }
 TRANSPOSED_AXES: dict[Any, int] = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
@@ -37,7 +36,7 @@ class Window:
     right: int = 0
 
 
-def _window_reach(node: fx.Node) -> Reach:
+def window_reach(node: fx.Node) -> Reach:
     """The largest size and stride over the axes that may be time."""
     given = named_args(node)
     sizes = list(given["weight"].meta["val"].shape[2:]) if "weight" in given else list(given["kernel_size"])
@@ -60,38 +59,17 @@ def _largest(node: fx.Node, reaches: Sequence[Reach]) -> Reach:
     return Reach(max((r.frames for r in chosen), default=0), max((r.stride for r in chosen), default=1))
 
 
-@rule(*WINDOWED_AXES, reach=_window_reach, takes_mirrors=True)
-def convolution_or_pool(context: StreamingContext, node: fx.Node) -> NodeInfo:
+@rule(*WINDOWED_AXES, reach=window_reach, takes_mirrors=True)
+def convolution(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A window, behind padding of its own over time."""
     value, axes = args_of(node)[0], WINDOWED_AXES[node.target]
     place = context.time_among_last(value, axes)
     if place is None:
         return general(context, node)
-    window = _window(context, node, place)
-    given = named_args(node)
-    if given.get("ceil_mode"):
-        raise refusal(node, f"{name_of(node)} with ceil_mode adds a window at the end of some lengths alone.")
-    if not (window.left or window.right):
-        return _slide(context, node, window)
-    if given.get("count_include_pad") is False and given.get("divisor_override") is None:
-        return _over_own_frames(context, node)
-    _take_out_padding(node, place, axes)
-    # Of the padding a maximum is none, and a mean is over its zeros too, or not.
-    lowest = torch.finfo(context.runs.base[value].dtype).min
-    return _slide(context, node, window, lowest if "max_pool" in name_of(node) else 0.0)
-
-
-def _over_own_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
-    """Means that leave padding out: means over its zeros too, divided by what share of each window is none of it."""
-    value, given = args_of(node)[0], {**named_args(node), "count_include_pad": True}
-    ones = context.computed(node, value, aten.ones_like.default, value)
-    context.info[ones] = context.timed(value)
-    means = context.computed(node, node, node.target, *given.values())
-    share = context.computed(node, node, node.target, *{**given, "self": ones}.values())
-    for part in (means, share):
-        context.info[part] = convolution_or_pool(context, part)
-    node.target, node.args = aten.div.Tensor, (means, share)
-    return general(context, node)
+    window = window_of(context, node, place)
+    if window.left or window.right:
+        take_out_padding(node, place, axes)
+    return slide(context, node, window)
 
 
 def _unfold_reach(node: fx.Node) -> Reach:
@@ -107,11 +85,21 @@ def unfold(context: StreamingContext, node: fx.Node) -> NodeInfo:
     value, dim, size, stride = args_of(node)
     if not context.has_time_along(value, dim):
         return general(context, node)
-    return _slide(context, node, Window(int(size), int(stride)))
+    return slide(context, node, Window(int(size), int(stride)))
 
 
-def _slide(context: StreamingContext, node: fx.Node, window: Window, fill: float = 0.0) -> TimeAxisInfo:
-    """Keep the frames that a window over the first argument of `node` has of the steps before; `fill` around them."""
+def slide(
+    context: StreamingContext,
+    node: fx.Node,
+    window: Window,
+    fill: float = 0.0,
+    last: float | None = None,
+    beyond: int = 0,
+) -> TimeAxisInfo:
+    """Keep the frames that a window over the first argument of `node` has of the steps before; `fill` around them.
+
+    What stands behind the last frame and `beyond` more is `last`, where that is something else.
+    """
     value = args_of(node)[0]
     if context.timed(value).mirrors is not None and not (window.left or window.right):
         value, result = mirrored(context, value, window.size, window.stride, node)
@@ -120,7 +108,7 @@ def _slide(context: StreamingContext, node: fx.Node, window: Window, fill: float
     value = settled(context, value, node)
     value = context.alias(value, context.timed(value).by_entry().moving(), node)
     if window.right:
-        value = fill_after_end(context, value, fill, node)
+        value = fill_after_end(context, value, fill if last is None else last, node, beyond)
     if window.left:
         value = pad_start(context, value, window.left, fill, node)
     info = context.timed(value)
@@ -134,7 +122,7 @@ def _slide(context: StreamingContext, node: fx.Node, window: Window, fill: float
     return result
 
 
-def _window(context: StreamingContext, node: fx.Node, place: int) -> Window:
+def window_of(context: StreamingContext, node: fx.Node, place: int) -> Window:
     """The window of a convolution or pool over the axis that is the one of number `place` of its axes."""
     given = named_args(node)
 
@@ -154,7 +142,7 @@ def _window(context: StreamingContext, node: fx.Node, place: int) -> Window:
     return Window(size, stride, along_time("padding", 0), along_time("padding", 0))
 
 
-def _take_out_padding(node: fx.Node, place: int, axes: int) -> None:
+def take_out_padding(node: fx.Node, place: int, axes: int) -> None:
     """Make `node` a convolution or pool without padding over time."""
     given = named_args(node)
     pads = given["padding"]

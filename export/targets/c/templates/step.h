@@ -50,7 +50,7 @@ typedef struct {
     const void *weights; /**< as given to init */
 //@end weights_file
 //@each states
-    $type $member[$size]; /**< $label $shape */
+    $type $member[$size]; /**< $label $shape$packed */
 //@end states
 //@if memoryless
     char none; /**< the model keeps nothing */
