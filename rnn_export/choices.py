@@ -6,7 +6,7 @@ Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Of weights and arithmetic."""
 
 BackendName: TypeAlias = Literal[
-    "auto", "tensorrt", "native", "onnxruntime", "openvino", "litert", "torchscript", "wasm", "coreml"
+    "auto", "tensorrt", "native", "onnxruntime", "openvino", "litert", "torchscript", "wasm", "coreml", "executorch"
 ]
 """What computes a step; "auto" takes the fastest that a bundle and a machine support."""
 

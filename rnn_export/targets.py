@@ -150,7 +150,7 @@ OF_MODULE = "it is written of a PyTorch module alone, no ONNX file"
 NO_ENGINE = "ONNX Runtime and numpy run its graph on a CPU; no engine ran on hardware"
 ONE_MACHINE = "an engine runs with the TensorRT and the kind of GPU that built it, on no other"
 # What stands on the page of another.
-PAGES = {"pt2": "torchscript"}
+PAGES = {"executorch-portable": "executorch", "pt2": "torchscript"}
 LOADED_BACK = "in a closed loop on torch against the model, loaded back from its bytes"
 
 
@@ -221,6 +221,28 @@ _ROWS = (
         min_version="2.3",
         needs="to write: torch, extra litert-export; to run: LiteRT (extra litert), or TFLM",
         ran="LiteRT and TFLM on x86-64 Linux; not: Android, iOS, a microcontroller",
+        cannot="several streams in a step; operators that its converter refuses, by name",
+    ),
+    Target(
+        name="executorch",
+        summary="one step for ExecuTorch on XNNPACK (Android, iOS, Linux) with its state inside, as .pte",
+        checked="in a closed loop on ExecuTorch on the CPU against the model",
+        backend="executorch",
+        min_version="1.5",
+        from_torch=OF_TORCH,
+        needs="to write: extra executorch; to run: ExecuTorch (the extra has it with torch)",
+        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
+        cannot="several streams in a step; operators that its converter refuses, by name",
+    ),
+    Target(
+        name="executorch-portable",
+        summary="the same on ExecuTorch's own kernels alone, where nothing else is linked",
+        checked="in a closed loop on ExecuTorch on the CPU against the model",
+        backend="executorch",
+        min_version="1.5",
+        from_torch=OF_TORCH,
+        needs="to write: extra executorch; to run: ExecuTorch (the extra has it with torch)",
+        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
         cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(

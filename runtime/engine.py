@@ -42,8 +42,8 @@ def load(
             one or several servers. "?deadline_ms=1000&snapshot_every=16" are the milliseconds that a server may take
             for a frame, and the frames after which the states are fetched, so that another server can go on.
         backend: "tensorrt", "native", "onnxruntime", "openvino", "litert", "torchscript", or "auto" for the fastest of
-            these that this bundle and this machine support; "wasm" and "coreml" where they are asked for; or the
-            `ServerAddress` of servers that run this very bundle.
+            these that this bundle and this machine support; "wasm", "coreml" and "executorch" where they are asked for;
+            or the `ServerAddress` of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
         threads: of the backend, for one step.

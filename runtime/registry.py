@@ -19,9 +19,10 @@ BACKENDS: Mapping[str, str] = {
     "torchscript": "rnn_export.runtime.backends.torchscript.backend",
     "wasm": "rnn_export.runtime.backends.wasm.backend",
     "coreml": "rnn_export.runtime.backends.coreml.backend",
+    "executorch": "rnn_export.runtime.backends.executorch.backend",
 }
 # Run where they are asked for alone.
-NEVER_AUTO = frozenset({"coreml", "wasm"})
+NEVER_AUTO = frozenset({"coreml", "executorch", "wasm"})
 
 REMOTE = "rnn_export.runtime.backends.remote.backend"
 

@@ -69,12 +69,14 @@ RUNTIMES = (
     Runtime("torchscript", "torch {}", "torch"),
     Runtime("openvino", "OpenVINO {}", "openvino"),
     Runtime("litert", "LiteRT {}", "ai-edge-litert"),
+    Runtime("executorch", "ExecuTorch {}, XNNPACK", "executorch"),
+    Runtime("executorch-portable", "ExecuTorch {}, its own kernels", "executorch"),
     Runtime("coreml", "its program (of coremltools {}) executed in numpy, not run on hardware", "coremltools"),
     Runtime("wasm", "wasmtime {}", "wasmtime"),
     Runtime("tensorrt", "its graph on ONNX Runtime {}, not run on hardware", "onnxruntime"),
 )
 # What a step is timed on: targets that are exported together, and the backends that they run on.
-TIMED = ("onnx", "c", "torchscript", "openvino", "litert", "wasm")
+TIMED = ("onnx", "c", "torchscript", "openvino", "litert", "executorch", "wasm")
 
 
 # --- the cases

@@ -3,7 +3,9 @@
 It comes from a model that was lifted, or from the step graph of a bundle.
 """
 
+import io
 import warnings
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -59,6 +61,16 @@ def example(spec: StreamSpec, batch: int) -> tuple[Tensor, ...]:
     """Zeros for every argument of the step."""
     ports: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.states]
     return tuple(torch.zeros(sized(p.shape, batch, spec.chunk), dtype=getattr(torch, p.dtype)) for p in ports)
+
+
+def saved_program(step: nn.Module, given: Sequence[Tensor]) -> bytes:
+    """`step`, called with `given`, as a program that torch saves, in which every size is a number."""
+    file = io.BytesIO()
+    try:
+        torch.export.save(torch.export.export(step, tuple(given), strict=False), file)
+    except Exception as error:  # torch.export raises many kinds
+        raise ExportError(f"torch.export cannot follow the step of one stream: {first_line(error)}") from error
+    return file.getvalue()
 
 
 class _AtenGraph:

@@ -5,13 +5,11 @@ TensorFlow Lite for Microcontrollers. In int8 what goes in and out is float all 
 of the contract, and a stream goes on in any precision. Inside, a state has the scale that the manifest says.
 """
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rnn_export.apart import run_apart
 from rnn_export.arrays import Arrays, pack_arrays
-from rnn_export.errors import ExportError, first_line
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.engine import Engine
 from rnn_export.spec import StreamSpec
@@ -52,16 +50,9 @@ def _converted(step: "nn.Module", spec: StreamSpec, initial: Arrays, options: Ta
 
 def saved(step: "nn.Module", spec: StreamSpec) -> bytes:
     """The step as a saved program of torch's for one stream, in which every size is a number."""
-    import torch
+    from rnn_export.export.targets.aten_step import example, saved_program
 
-    from rnn_export.export.targets.aten_step import example
-
-    file = io.BytesIO()
-    try:
-        torch.export.save(torch.export.export(step, example(spec, 1), strict=False), file)
-    except Exception as error:  # torch.export raises many kinds
-        raise ExportError(f"torch.export cannot follow the step of one stream: {first_line(error)}") from error
-    return file.getvalue()
+    return saved_program(step, example(spec, 1))
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -29,6 +29,8 @@ WRITERS: Mapping[str, str] = {
     "openvino": "rnn_export.export.targets.openvino.writer",
     "litert": "rnn_export.export.targets.litert",
     "coreml": "rnn_export.export.targets.coreml",
+    "executorch": "rnn_export.export.targets.executorch",
+    "executorch-portable": "rnn_export.export.targets.executorch",
     "c": "rnn_export.export.targets.c.writer",
     "wasm": "rnn_export.export.targets.wasm",
 }

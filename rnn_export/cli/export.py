@@ -22,8 +22,8 @@ STAGES = 12
     "--target",
     "targets",
     multiple=True,
-    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, litert, coreml, "
-    "c, tensorrt, tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
+    help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, litert, "
+    "executorch, coreml, c, tensorrt, tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option(
     "--precision",

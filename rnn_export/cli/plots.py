@@ -16,6 +16,7 @@ COLORS = {
     "onnxruntime": "#0072B2",
     "openvino": "#F0E442",
     "litert": "#56B4E9",
+    "executorch": "#999999",
     "torchscript": "#009E73",
     "tensorrt": "#CC79A7",
 }

@@ -195,6 +195,13 @@ def _litert() -> Iterator[Finding]:
     yield probe.finding("ok", f"{litert.version()}, {writer} litert-torch, which writes the target")
 
 
+def _executorch() -> Iterator[Finding]:
+    probe = PROBES["executorch"]
+    executorch = load_module("rnn_export.runtime.backends.executorch.library")
+    has = "with" if executorch.has_xnnpack() else "without"
+    yield probe.finding("ok", f"{executorch.version()}, {has} XNNPACK")
+
+
 def _provider(kind: str) -> Iterator[Finding]:
     if importlib.util.find_spec("onnxruntime") is None:
         return
@@ -256,6 +263,13 @@ PROBES = {
     ),
     "litert": Probe(
         "litert", _litert, "pip install 'rnn-export[litert]'", "ai_edge_litert", OF_TARGET.format("litert")
+    ),
+    "executorch": Probe(
+        "executorch",
+        _executorch,
+        "pip install 'rnn-export[executorch]'",
+        "executorch",
+        OF_TARGET.format("executorch"),
     ),
     "coremltools": Probe(
         "coremltools", _coremltools, "pip install 'rnn-export[coreml]'", "coremltools", OF_TARGET.format("coreml")

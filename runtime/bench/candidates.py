@@ -38,7 +38,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.target if self.backend == 'tensorrt' else self.backend} {self.precision}"
+        several = sum(target.backend == self.backend for target in TARGETS.values()) > 1
+        return f"{self.target if several else self.backend} {self.precision}"
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from ..runtime.test_torchscript import AlongTime, Sum, written  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .interrupting import everywhere
 
-bundle, native_bundle = conftest.bundle, conftest.native_bundle
-BACKENDS = ("onnxruntime", "tensorrt", "native", "ctypes", "torchscript", "bytes", "tensors")
+bundle, native_bundle, executorch_engine = conftest.bundle, conftest.native_bundle, conftest.executorch_engine
+BACKENDS = ("onnxruntime", "tensorrt", "native", "ctypes", "torchscript", "executorch", "bytes", "tensors")
 X = np.ones(3, np.float32)
 FEWEST = 5
 # Every interrupt of a call to a server makes a new channel.
-EACH = {"bytes": 61, "tensors": 61, "tensorrt": 5, "torchscript": 5}
+EACH = {"bytes": 61, "tensors": 61, "tensorrt": 5, "torchscript": 5, "executorch": 3}
 # What is raised in a finalizer goes no further.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -43,6 +43,8 @@ def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
         if kind == "torchscript":
             path = written(tmp_path / "m.rnnx", MODELS[name], Sum() if name == "sum" else AlongTime(1))
             return load(path, "torchscript")
+        if kind == "executorch":
+            return request.getfixturevalue("executorch_engine")(name)
         if kind in ("bytes", "tensors"):
             started.append(StandIn(MODELS[name], kind).start())
             return load(f"grpc://{started[-1].address}/m?snapshot_every=3&deadline_ms=5000")

@@ -33,7 +33,8 @@ def here() -> dict[str, Finding]:
 def test_everything_is_looked_at(here):
     wanted = {
         *("NVIDIA driver", "TensorRT", "TensorRT-RTX", "cuda-python", "onnxruntime", "onnxruntime CPU"),
-        *("onnxruntime CUDA", "openvino", "litert", "coremltools", "torch", "gcc", "clang", "zig", "Python headers"),
+        *("onnxruntime CUDA", "openvino", "litert", "executorch", "coremltools", "torch", "gcc", "clang", "zig"),
+        "Python headers",
         *("system", "other machines"),
     }
     assert wanted <= set(here)
@@ -60,7 +61,7 @@ def test_what_is_not_ok_has_a_fix(here):
 
 
 def test_what_the_tests_themselves_use_is_ok(here):
-    for name in ("onnxruntime", "onnxruntime CPU", "openvino", "litert", "coremltools", "torch"):
+    for name in ("onnxruntime", "onnxruntime CPU", "openvino", "litert", "executorch", "coremltools", "torch"):
         assert here[name].state == "ok", here[name]
     assert here["onnxruntime CPU"].detail == "makes a session and computes"
 
@@ -120,6 +121,7 @@ NOTHING = {
     "onnxruntime": "pip install 'rnn-export[cpu]'",
     "openvino": "pip install 'rnn-export[openvino]'",
     "litert": "pip install 'rnn-export[litert]'",
+    "executorch": "pip install 'rnn-export[executorch]'",
     "coremltools": "pip install 'rnn-export[coreml]'",
     "torch": "pip install 'rnn-export[export]'",
 }
@@ -147,6 +149,7 @@ MODULES = {
     "onnxruntime CUDA": "onnxruntime",
     "openvino": "openvino",
     "litert": "ai_edge_litert.__init__",
+    "executorch": "executorch.__init__",
     "coremltools": "coremltools",
     "torch": "torch",
 }

@@ -19,6 +19,7 @@ from .wasm_toys import need_zig, wasm_draft
 
 # What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
 ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_snapshot.py")
+ON_EXECUTORCH = ("test_delay.py", "test_pool.py", "test_snapshot.py", "test_stream.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +32,8 @@ def _is_held(item: pytest.Item) -> bool:
     if params.get("engine") == "litert":
         # Its pools are those of row_by_row, as OpenVINO's are.
         return item.path.name not in ("test_native.py", "test_pool_machine.py")
+    if params.get("engine") == "executorch":
+        return item.path.name in ON_EXECUTORCH
     return params.get("engine") != "wasm" or item.path.name in ON_WASMTIME
 
 
@@ -86,7 +89,25 @@ def litert_engine() -> Callable[[str], Engine]:
     return cache(lambda name: Engine.of(litert_draft(name), "litert"))
 
 
-@pytest.fixture(scope="session", params=["onnxruntime", "tensorrt", "native", "openvino", "litert", "wasm"])
+@pytest.fixture(scope="session")
+def executorch_engine() -> Callable[[str], Engine]:
+    """The engine of a model by name on ExecuTorch, loaded once."""
+    pytest.importorskip("executorch", reason="executorch: pip install 'rnn-export[executorch]'")
+    pytest.importorskip("torch", reason="ExecuTorch's runtime for Python needs torch")
+    from .executorch_toys import draft_of, files
+
+    def get(name: str) -> Engine:
+        if name not in files():
+            pytest.skip("each model takes a second to convert: a few of them are")
+        return Engine.of(draft_of(MODELS[name], files()[name]), "executorch")
+
+    return cache(get)
+
+
+BACKENDS = ("onnxruntime", "tensorrt", "native", "openvino", "litert", "executorch", "wasm")
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
 def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Callable[[str], Engine]:
     """The engine of a model by name, loaded once: the suite holds every backend to the same. TensorRT's has no GPU."""
     if request.param == "onnxruntime":
@@ -95,6 +116,8 @@ def engine(request: pytest.FixtureRequest, bundle: Callable[[str], Path]) -> Cal
         return request.getfixturevalue("openvino_engine")
     if request.param == "litert":
         return request.getfixturevalue("litert_engine")
+    if request.param == "executorch":
+        return request.getfixturevalue("executorch_engine")
     if request.param == "native":
         compiled = request.getfixturevalue("native_bundle")
         return cache(lambda name: load(compiled(name), backend="native"))

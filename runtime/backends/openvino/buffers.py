@@ -1,8 +1,7 @@
 """What steps on OpenVINO: one stream whose states are the infer request's own, or several rows with theirs outside."""
 
-from collections import deque
 from collections.abc import Mapping
-from itertools import count, islice, repeat
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,14 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.runtime.backends.api import StreamBuffers
+from rnn_export.runtime.backends.counted import CountedBuffers
 from rnn_export.runtime.backends.openvino.graph import ROWS, variable
 from rnn_export.runtime.backends.openvino.library import cause, infer, ov
 from rnn_export.runtime.backends.openvino.tables import check_ids
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 
-class StatefulBuffers(StreamBuffers):
+class StatefulBuffers(CountedBuffers):
     """One stream: an infer request of its own, and the arrays that it reads and writes."""
 
     def __init__(self, spec: StreamSpec, compiled: Any, tables: Mapping[str, int]) -> None:
@@ -26,26 +26,12 @@ class StatefulBuffers(StreamBuffers):
         self.request = _bound(compiled, [*self.inputs.values()], [*self.outputs.values()])
         found = {state.name: state for state in self.request.query_state()}
         self.states = {s.name: found[variable(s)] for s in spec.states}
-        self._count_from(0)
-
-    def _count_from(self, frames: int) -> None:
-        """An inference and the count of its frames are one call: an interrupt cuts nothing apart."""
-        inferences = map(infer, repeat(self.request), repeat({}), repeat(True), repeat(False))
-        self.turns = zip(inferences, count(frames + self.spec.chunk, self.spec.chunk), strict=False)
-        self.last: deque[tuple[Any, int]] = deque([(None, frames)], maxlen=1)
-
-    @property
-    def frames(self) -> int:
-        return self.last[0][1]
-
-    @frames.setter
-    def frames(self, frames: int) -> None:
-        self._count_from(frames)
+        super().__init__(partial(infer, self.request, {}, True, False), spec.chunk)
 
     def step(self) -> None:
         check_ids(self.tables, self.inputs)
         try:
-            self.last.extend(islice(self.turns, 1))
+            self.turn()
         except RuntimeError as error:
             raise StreamError(f"openvino refused the frame: {cause(error)}") from error
 

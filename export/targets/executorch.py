@@ -1,0 +1,50 @@
+"""The targets `executorch` and `executorch-portable`: one step of one stream as ExecuTorch's file, its state inside.
+
+`step.pte` keeps the states in buffers of its method `step`. `executorch` hands what it can to XNNPACK, and the rest to
+ExecuTorch's own kernels, which are all of `executorch-portable`. `runner.cpp` is a stream in C++, and a program.
+"""
+
+from typing import Any
+
+import torch
+
+from rnn_export.apart import run_apart
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.targets.aten_step import aten_step, example, saved_program
+from rnn_export.export.targets.pte.runner import runner
+from rnn_export.export.targets.pte.stateful import StatefulStep
+from rnn_export.runtime.backends.api import Artefacts, folder
+from rnn_export.runtime.backends.executorch.backend import open_target
+from rnn_export.runtime.engine import Engine
+from rnn_export.target_options import TargetOptions
+from rnn_export.targets import Target
+
+
+def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    """`step.pte`, which ExecuTorch writes in a process of its own, and `runner.cpp`."""
+    given = {"step.pt2": one_stream(model)}
+    words = {"specs": {"step": model.spec.to_json()}, "targets": {"step": target.name}}
+    made = run_apart("rnn_export.export.targets.pte.convert", "convert", given, words)
+    made["runner.cpp"] = runner(model.spec).encode()
+    return {f"{folder(target.name, options.precision)}/{name}": data for name, data in made.items()}
+
+
+def one_stream(model: StreamingModel) -> bytes:
+    """The step with its states inside as a saved program of torch's."""
+    spec = model.spec
+    ports = example(spec, 1)
+    inputs, zeros = ports[: len(spec.inputs)], ports[len(spec.inputs) :]
+    states = [
+        torch.as_tensor(model.initial[s.name])[None].clone() if s.initial == "stored" else zero
+        for s, zero in zip(spec.states, zeros, strict=True)
+    ]
+    return saved_program(StatefulStep(aten_step(model), inputs, states).requires_grad_(False), inputs)
+
+
+def requires(target: Target, options: TargetOptions) -> dict[str, Any]:
+    """The ExecuTorch from which on the file can be read, and what has to be linked beside its own kernels."""
+    return {"executorch": target.min_version, "delegates": ["xnnpack"] if target.name == "executorch" else []}
+
+
+def engines(artefacts: Artefacts, target: Target, options: TargetOptions) -> list[Engine]:
+    return [Engine(artefacts, target.name, open_target(artefacts, target.name, options.precision))]

@@ -1,0 +1,1 @@
+"""ExecuTorch on the CPU, through its Python runtime: the backend that runs the target `executorch`."""

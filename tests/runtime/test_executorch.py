@@ -1,0 +1,369 @@
+"""ExecuTorch: the targets and the backend. That its streams and pools are those of the others, the suite here shows."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from rnn_export.bundle import TargetRow, open_bundle
+from rnn_export.bundle.code import code_of
+from rnn_export.bundle.writing import extend_bundle
+from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError, Untrusted
+from rnn_export.runtime import Engine, load
+from rnn_export.runtime.bench.candidates import candidates
+from rnn_export.runtime.replay.checks import replay_golden
+from rnn_export.runtime.replay.golden import FILE, Golden
+from rnn_export.target_options import TargetOptions
+from rnn_export.targets import TARGETS
+
+from ..trusting import trusted  # noqa: TID252
+from ..zoo import store  # noqa: TID252
+from .graphs import SUM, H, Model, X, Y, frames, spec, tensor
+
+pytest.importorskip("executorch", reason="executorch: pip install 'rnn-export[executorch]'")
+
+from rnn_export.export.targets.pte.convert import reason, written
+from rnn_export.export.targets.pte.runner import runner
+from rnn_export.export.targets.pte.stateful import StatefulStep
+from rnn_export.export.targets.registry import find_writer
+from rnn_export.runtime.backends.executorch.library import open_program
+from rnn_export.runtime.backends.executorch.program import check_program
+
+from .executorch_toys import LENDING, PATH, Lending, draft, draft_of, files, with_executorch
+
+PAGE = Path(__file__).parents[2] / "docs/targets/executorch.md"
+NETS = """
+import torch
+def detector():
+    torch.manual_seed(0)
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    return torch.nn.LSTM(8, 16).eval(), (torch.zeros(1, 1, 8),), names
+"""
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[Path, dict]:
+    """A model by the command, once for all processes that test: the bundle, and what the command said."""
+    place = store.folder() / "executorch-by-the-command"
+    with FileLock(f"{place}.lock"):
+        if not (place / "said.json").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            (place / "nets.py").write_text(NETS)
+            command = [Path(sys.executable).with_name("rnn-export"), "export", place / "nets.py:detector", "--json"]
+            command += ["-o", place / "detector.rnnx", "--target", "executorch", "--target", "onnx", "--steps", "32"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said = {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+            (place / "said.json").write_text(json.dumps(said))
+    said = json.loads((place / "said.json").read_text())
+    return trusted(place / "detector.rnnx"), said
+
+
+@pytest.fixture(scope="module")
+def detector(exported) -> Path:
+    return exported[0]
+
+
+def golden_of(path: Path) -> Golden:
+    bundle = open_bundle(path)
+    return Golden.from_arrays(bundle.arrays(FILE), bundle.spec)
+
+
+def in_python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **{"check": True, **options})
+
+
+# --- the targets
+
+
+def test_the_command_says_nothing_of_the_converter_s(exported):
+    path, said = exported
+    assert (said["code"], said["stderr"]) == (0, "")
+    assert json.loads(said["stdout"])["parity"]["ok"] is True
+    row = open_bundle(path).target("executorch", "fp32")
+    assert {name.rpartition("/")[2] for name in row.files} == {"step.pte", "runner.cpp"}
+    assert (row.requires, row.opset) == ({"executorch": "1.5", "delegates": ["xnnpack"]}, None)
+    floats = sum(p.numel() for p in torch.nn.LSTM(8, 16).parameters())
+    assert 4 * floats < (path / PATH).stat().st_size < 4 * floats + 12_000
+
+
+def test_the_golden_vectors_replay(detector):
+    engine = load(detector, backend="executorch")
+    assert (engine.backend, engine.device, engine.precision) == ("executorch", "cpu", "fp32")
+    report = replay_golden(engine, golden_of(detector))
+    assert report.ok
+    assert max(drift.relative for drift in report.drifts) < 1e-5
+    assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
+
+
+def test_no_path_of_the_user_s_code_is_in_the_file(detector):
+    raw = (detector / PATH).read_bytes()
+    assert b"nets.py" not in raw
+    assert str(detector.parent).encode() not in raw
+
+
+def test_portable_is_a_target_of_its_own():
+    """The same step on ExecuTorch's kernels alone. This one has a constant with the bytes of an initial state."""
+    name, both = "look-ahead", files()
+    bundle = open_bundle(store.bundle(name))
+    portable = draft(bundle.spec, both[f"{name}, portable"], bundle.initial_states(), "executorch-portable")
+    row = TARGETS["executorch-portable"]
+    (engine,) = find_writer(row.name).engines(portable, row, TargetOptions())
+    report = replay_golden(engine, golden_of(store.bundle(name)))
+    report.raise_for_failure("")
+    assert (engine.backend, max(d.relative for d in report.drifts) < 1e-5) == ("executorch-portable", True)
+    assert Engine.of(portable, "executorch").stream()
+    assert (b"XnnpackBackend" in both[name], b"XnnpackBackend" in both[f"{name}, portable"]) == (True, False)
+    assert find_writer(row.name).requires(row, TargetOptions()) == {"executorch": "1.5", "delegates": []}
+
+
+def test_results_that_lie_in_a_state_are_those_of_before():
+    """ExecuTorch copies next states into buffers first, one after the other, and then gives what lies in them."""
+    zeros = [torch.zeros(1, *shape) for shape in ((3,), (3,), (3,), (3,))]
+    assert StatefulStep(Lending(), zeros[:1], zeros[1:]).copied == [True] * 5
+    stream = Engine.of(draft_of(LENDING, files()["lending"]), "executorch").stream()
+    xs = [frames(1, 3, seed=seed)[0] for seed in range(4)]
+    given = [stream.step(x) for x in xs]
+    zero, start = np.zeros(3, np.float32), LENDING.initial["b"]
+    np.testing.assert_array_equal([g["y"] for g in given], [zero, *xs[:3]])
+    np.testing.assert_array_equal([g["z"][0] for g in given], [zero, start, zero, xs[0]])
+
+
+def test_what_the_converter_says_is_said_with_the_operator():
+    said = '\nOperator torch._ops.aten._linalg_det.default is not in Core ATen opset (https://...)."\nThere are'
+    assert reason(said) == "it has no kernel for aten._linalg_det.default"
+    assert reason("Missing out variants: {'aten::_cdist'}") == "it has no kernel for aten::_cdist"
+    assert reason("ExecuTorch 1.5 cannot run it: Missing operator: [2] aten::x.out; 1 in all") == (
+        "it has no kernel for aten::x.out"
+    )
+    assert reason("Something else.\nmore") == "Something else"
+
+
+def test_a_file_that_is_no_program_of_torch_s_is_no_step():
+    with pytest.raises(ExportError, match=r"ExecuTorch cannot take the step: .*Leave executorch out, or write that"):
+        written(b"no program", SUM.spec, "executorch")
+
+
+# --- the backend
+
+
+@pytest.mark.parametrize(("first", "second"), [("onnxruntime", "executorch"), ("executorch", "onnxruntime")])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_snapshot_moves_to_the_other_backend(detector, first, second, batch):
+    golden = golden_of(detector)
+    x, y = np.ascontiguousarray(golden.inputs["x"][:batch, :32]), golden.outputs["y"][:batch, :32]
+    a, b = load(detector, backend=first).stream(batch=batch), load(detector, backend=second).stream(batch=batch)
+    start = a.run(x[:, :13])
+    b.restore(a.snapshot())
+    np.testing.assert_allclose(np.concatenate([start, b.run(x[:, 13:])], 1), y, rtol=1e-5, atol=1e-6)
+
+
+def test_streams_know_nothing_of_each_other(detector):
+    engine, x = load(detector, backend="executorch"), frames(8, 8)
+    alone = engine.stream().run(x)
+    one, other = engine.stream(), engine.stream()
+    given = [(one.step(frame), other.step(-frame))[0] for frame in x]
+    np.testing.assert_array_equal(given, alone)
+
+
+def test_methods_of_one_program_lie_in_one_memory():
+    """Which is why each stream has a program of its own, as the page says."""
+    raw, x = files()["stored"], torch.ones(1, 3)
+    program = open_program(raw)
+    one = program.load_method("step")
+    assert one([x])[0].tolist() == [[2, 3, 4]]
+    other = program.load_method("step")
+    assert one([x])[0].tolist() == [[2, 3, 4]]
+    assert other([x])[0].tolist() == [[3, 4, 5]]
+    assert open_program(raw).load_method("step")([x])[0].tolist() == [[2, 3, 4]]
+
+
+def test_a_device_without_executorch_and_one_without_torch(detector):
+    code = (
+        "import sys\n"
+        "from rnn_export.runtime import load\n"
+        "from rnn_export.errors import BackendUnavailable\n"
+        "for module in ('executorch', 'torch'):\n"
+        "    sys.modules[module] = None\n"
+        "    try: load(sys.argv[1], backend='executorch', trust=True)\n"
+        "    except BackendUnavailable as error: print(error)\n"
+        "    del sys.modules[module]\n"
+    )
+    first, second = in_python(code, detector).stdout.splitlines()
+    for line, module in ((first, "executorch"), (second, "torch")):
+        assert line.startswith("executorch, or torch which it needs in Python, is not here (")
+        assert line.endswith("): pip install 'rnn-export[executorch]'.")
+        assert module in line.partition("(")[2].partition(")")[0]
+
+
+def test_it_is_taken_where_it_is_asked_for_alone():
+    with pytest.raises(BackendUnavailable) as refused:
+        Engine.of(draft_of(SUM, files()["sum"]), "auto")
+    tried = [line.strip().partition(":")[0] for line in str(refused.value).splitlines()[1:]]
+    assert "onnxruntime" in tried
+    assert "executorch" not in tried
+
+
+def test_bad_options(detector):
+    for options, message in (
+        ({"device": "gpu"}, "executorch has no device 'gpu' here: it was tried on 'cpu' alone."),
+        ({"precision": "int8"}, "the bundle has 'executorch' in fp32, not in int8"),
+        ({"threads": 2}, "threads=2: ExecuTorch has one pool of threads for the whole process"),
+    ):
+        with pytest.raises(BackendUnavailable, match=re.escape(message)):
+            load(detector, backend="executorch", **options)
+
+
+def test_what_it_refuses_is_told_and_the_state_stays(executorch_engine, capfd):
+    stream = executorch_engine("tokens").stream()
+    stream.step(3)
+    for wrong in (7, 2**32 + 3):
+        message = rf"executorch refused the frame: Index {wrong} out of range .* in operator aten::index\.Tensor_out"
+        with pytest.raises(StreamError, match=message):
+            stream.step(wrong)
+    np.testing.assert_array_equal(stream.states["h"], [[6, 7]])
+    np.testing.assert_array_equal(stream.step(0), [6, 8])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_forked_process_has_to_load_it_again(executorch_engine):
+    engine = executorch_engine("sum")
+    stream, read, write = engine.stream(), *os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            stream.step(np.ones(3, np.float32))
+        except StreamError as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert "was opened before a fork, and its backend has threads and locks" in said.read()
+
+
+def test_bench_times_it(detector):
+    names = [c.name for c in candidates(open_bundle(detector))]
+    assert "executorch fp32" in names
+
+
+# --- files of others
+
+
+def test_it_is_code(tmp_path):
+    path = with_executorch(tmp_path / "m.rnnx", SUM, files()["sum"])
+    assert [code.title for code in code_of(open_bundle(path))] == ["executorch (fp32)"]
+    assert load(path, backend="executorch").backend == "executorch"
+    SUM.write(tmp_path / "n.rnnx")
+    row = TargetRow("executorch", "fp32", None, (PATH,), {})
+    other = extend_bundle(open_bundle(tmp_path / "n.rnnx"), row, {PATH: files()["sum"] + b"more"}).path
+    with pytest.raises(Untrusted, match=re.escape("the bundle's executorch (fp32) is code: ")) as refused:
+        load(other, backend="executorch")
+    assert "`rnn-export export SOURCE --target executorch --precision fp32`" in str(refused.value)
+
+
+def test_why_it_is_code(tmp_path):
+    """The file says how much memory its tensors take, and ExecuTorch makes that much of zeros."""
+    code = (
+        "import sys\n"
+        "from rnn_export.runtime.backends.executorch.library import open_program\n"
+        "for file in sys.argv[1:]:\n"
+        "    raw = open(file, 'rb').read()\n"
+        "    program = open_program(raw)\n"
+        "    method = program.load_method('step')\n"
+        "    print(open('/proc/self/statm').read().split()[1])\n"
+    )
+    raw, paths = files()["sum"], [tmp_path / "small.pte", tmp_path / "large.pte"]
+    (planned,) = (m.end() for m in re.finditer(rb"\x02\0{11}(?=[\x40-\xff]\0{7})", raw))
+    for path, size in zip(paths, (raw[planned], 2**28), strict=True):
+        path.write_bytes(raw[:planned] + size.to_bytes(8, "little") + raw[planned + 8 :])
+    small, large = map(int, in_python(code, *paths).stdout.split())
+    assert (large - small) * os.sysconf("SC_PAGE_SIZE") > 2**27
+
+
+def of(other: Model) -> bytes:
+    """The file of SUM, with the contract of another, whose JSON is as long."""
+    said, instead = SUM.spec.dumps().encode(), other.spec.dumps().encode()
+    assert len(said) == len(instead)
+    return files()["sum"].replace(said, instead)
+
+
+WIDE = Model(spec("sum", [tensor("x", "batch", 4)], [Y], [H]), SUM.step)
+INTS = Model(spec("sum", [X], [tensor("y", "batch", 9)], [H]), SUM.step)
+HOSTILE = {
+    "no file of ExecuTorch's": (SUM, lambda: b"\x08\x0a garbage", "it is no file of ExecuTorch's"),
+    "cut off": (SUM, lambda: files()["sum"][:300], "it is damaged: File size is too small"),
+    "another contract": (SUM, lambda: files()["stored"], "it was written for another contract than the bundle's"),
+    "another input": (WIDE, lambda: of(WIDE), r"it takes \[\('float32', \(1, 3\)\)\], but the contract says"),
+    "another output": (INTS, lambda: of(INTS), r"it gives \[\('float32', \(1, 3\)\)\], but the contract says"),
+    "another state": (
+        SUM,
+        lambda: files()["sum"].replace(b"state_0", b"kept__0"),
+        "does not keep the state 'h': ",
+    ),
+    "another method": (SUM, lambda: files()["sum"].replace(b"step\0", b"walk\0"), "it has the methods .*'walk'"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_that_is_none_of_a_bundle(case):
+    model, make, message = HOSTILE[case]
+    with pytest.raises(BundleError, match=message):
+        check_program("step.pte", make(), model.spec)
+
+
+# --- the page
+
+
+def test_the_python_of_the_page(detector):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    place = detector.parent
+    x = frames(12, 8)
+    np.save(place / "features.npy", x)
+    in_python(f"{code}\nnp.save('out.npy', np.stack(outputs)[:, 0, 0])", cwd=place)
+    wanted = load(detector, backend="onnxruntime").stream()
+    # Twelve frames, and after a reset twelve more.
+    np.testing.assert_allclose(np.load(place / "out.npy"), np.tile(wanted.run(x), (2, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_the_program_in_cpp_runs(detector, tmp_path):
+    """As the page compiles it, against the headers and libraries of the wheel."""
+    if shutil.which("g++") is None or sys.platform != "linux":
+        pytest.skip("the page compiles with g++ on Linux")
+    (lines,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    folder, golden = (detector / PATH).parent, golden_of(detector)
+    places = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OUT": str(tmp_path)}
+    frames_in = np.ascontiguousarray(golden.inputs["x"][0])
+    frames_in.tofile(tmp_path / "frames")
+    script = f"{lines}\n./runner step.pte < $OUT/frames > $OUT/outputs"
+    script = script.replace("detector.rnnx/targets/executorch-fp32", str(folder)).replace("./runner", "$OUT/runner")
+    script = script.replace("-o runner", "-o $OUT/runner")
+    subprocess.run(["bash", "-ec", script], env=places, check=True, capture_output=True)
+    given = np.fromfile(tmp_path / "outputs", np.float32).reshape(-1, 16)
+    np.testing.assert_allclose(given, golden.outputs["y"][0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_program_in_cpp_has_every_input_and_says_what_is_late():
+    text = runner(
+        spec(
+            "many",
+            [tensor("x", "batch", 3), tensor("id", "batch", dtype="int64"), tensor("on", "batch", dtype="bool")],
+            [Y],
+            [H],
+            delay=2,
+        )
+    )
+    assert "std::vector<int64_t> input_1(1);  // id" in text
+    assert "from_blob(input_2.data(), {1}, ScalarType::Bool)" in text
+    assert "stream.step({input_0_tensor, input_1_tensor, input_2_tensor})" in text
+    assert "// Note: the first 2 frames give no output" in text
+    assert len(text.splitlines()) < 60
