@@ -4,41 +4,65 @@
 ExecuTorch's own kernels, which are all of `executorch-portable`. `runner.cpp` is a stream in C++, and a program.
 """
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from rnn_export.apart import run_apart
-from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.targets.aten_step import aten_step, example, saved_program
+from rnn_export.arrays import Arrays
 from rnn_export.export.targets.pte.runner import runner
-from rnn_export.export.targets.pte.stateful import StatefulStep
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.executorch.backend import open_target
 from rnn_export.runtime.engine import Engine
+from rnn_export.spec import StreamSpec
 from rnn_export.target_options import TargetOptions
 from rnn_export.targets import Target
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
+    from rnn_export.export.lift.streaming_model import StreamingModel
+
+
+def write(model: "StreamingModel", target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.pte`, which ExecuTorch writes in a process of its own, and `runner.cpp`."""
-    given = {"step.pt2": one_stream(model)}
-    words = {"specs": {"step": model.spec.to_json()}, "targets": {"step": target.name}}
+    from rnn_export.export.targets.aten_step import aten_step
+
+    initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
+    return _converted(aten_step(model), model.spec, initial, target, options)
+
+
+def from_step(
+    step: bytes, spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    """The same from a step graph, which is written in torch's operators first."""
+    from rnn_export.export.targets.aten_step import step_of_graph
+
+    return _converted(step_of_graph(step, spec), spec, initial, target, options)
+
+
+def _converted(
+    step: "nn.Module", spec: StreamSpec, initial: Arrays, target: Target, options: TargetOptions
+) -> dict[str, bytes]:
+    words = {"specs": {"step": spec.to_json()}, "targets": {"step": target.name}}
+    given = {"step.pt2": saved(step, spec, initial)}
     made = run_apart("rnn_export.export.targets.pte.convert", "convert", given, words)
-    made["runner.cpp"] = runner(model.spec).encode()
+    made["runner.cpp"] = runner(spec).encode()
     return {f"{folder(target.name, options.precision)}/{name}": data for name, data in made.items()}
 
 
-def one_stream(model: StreamingModel) -> bytes:
-    """The step with its states inside as a saved program of torch's."""
-    spec = model.spec
+def saved(step: "nn.Module", spec: StreamSpec, initial: Arrays) -> bytes:
+    """The step with its states inside as a saved program of torch's for one stream."""
+    import torch
+
+    from rnn_export.export.targets.aten_step import example, saved_program
+    from rnn_export.export.targets.pte.stateful import StatefulStep
+
     ports = example(spec, 1)
     inputs, zeros = ports[: len(spec.inputs)], ports[len(spec.inputs) :]
     states = [
-        torch.as_tensor(model.initial[s.name])[None].clone() if s.initial == "stored" else zero
+        torch.as_tensor(initial[s.name])[None].clone() if s.initial == "stored" else zero
         for s, zero in zip(spec.states, zeros, strict=True)
     ]
-    return saved_program(StatefulStep(aten_step(model), inputs, states).requires_grad_(False), inputs)
+    return saved_program(StatefulStep(step, inputs, states).requires_grad_(False), inputs)
 
 
 def requires(target: Target, options: TargetOptions) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.draft import Draft
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.export.lift.api import lift
-from rnn_export.export.targets.aten_step import example, saved_program
-from rnn_export.export.targets.executorch import one_stream
+from rnn_export.export.targets.aten_step import aten_step, example, saved_program
+from rnn_export.export.targets.executorch import saved
 from rnn_export.export.targets.pte.stateful import StatefulStep
 from rnn_export.runtime.backends.executorch.program import FILE
 from rnn_export.spec import StreamSpec
@@ -103,7 +103,8 @@ def of_case(name: str, target: str = "executorch") -> Program:
     """Of the parity table."""
     model, given, options = next(case for case in CASES if case.name == name).build()
     lifted = lift(model, given, **options)
-    return Program(one_stream(lifted), lifted.spec, target)
+    initial = {name: value.numpy() for name, value in lifted.initial.items()}
+    return Program(saved(aten_step(lifted), lifted.spec, initial), lifted.spec, target)
 
 
 def converted(programs: Mapping[str, Program]) -> dict[str, bytes]:

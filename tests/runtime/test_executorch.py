@@ -105,6 +105,19 @@ def test_the_golden_vectors_replay(detector):
     assert {d.check for d in report.drifts} >= {"step", "chunked", "reset", "snapshot", "batch-invariance", "pool"}
 
 
+def test_build_writes_it_from_the_step_in_the_bundle(detector, tmp_path):
+    path = tmp_path / "detector.rnnx"
+    shutil.copytree(detector, path)
+    command = [Path(sys.executable).with_name("rnn-export"), "build", path, "--target", "executorch-portable"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(path).target("executorch-portable", "fp32").requires["delegates"] == []
+    stripped = tmp_path / "portable.rnnx"
+    words = ["strip", path, "--keep", "executorch-portable", "-o", stripped]
+    subprocess.run([command[0], *words], capture_output=True, text=True, check=True)
+    assert replay_golden(load(stripped, backend="executorch", trust=True), golden_of(detector)).ok
+
+
 def test_no_path_of_the_user_s_code_is_in_the_file(detector):
     raw = (detector / PATH).read_bytes()
     assert b"nets.py" not in raw
@@ -268,7 +281,7 @@ def test_it_is_code(tmp_path):
     other = extend_bundle(open_bundle(tmp_path / "n.rnnx"), row, {PATH: files()["sum"] + b"more"}).path
     with pytest.raises(Untrusted, match=re.escape("the bundle's executorch (fp32) is code: ")) as refused:
         load(other, backend="executorch")
-    assert "`rnn-export export SOURCE --target executorch --precision fp32`" in str(refused.value)
+    assert f"`rnn-export build {other} --target executorch --precision fp32 --rebuild`" in str(refused.value)
 
 
 def test_why_it_is_code(tmp_path):
