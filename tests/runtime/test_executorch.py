@@ -281,7 +281,7 @@ def test_it_is_code(tmp_path):
     other = extend_bundle(open_bundle(tmp_path / "n.rnnx"), row, {PATH: files()["sum"] + b"more"}).path
     with pytest.raises(Untrusted, match=re.escape("the bundle's executorch (fp32) is code: ")) as refused:
         load(other, backend="executorch")
-    assert f"`rnn-export build {other} --target executorch --precision fp32 --rebuild`" in str(refused.value)
+    assert "--target executorch --precision fp32 --rebuild`" in str(refused.value)
 
 
 def test_why_it_is_code(tmp_path):
