@@ -6,7 +6,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
 from onnxscript import opset18 as op
-from onnxscript.function_libs.torch_lib.ops.core import aten_slice_scatter
+from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_slice_scatter
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
@@ -29,7 +29,10 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     packets |= {aten.slice_scatter: _slice_scatter, aten.select_scatter: _select_scatter}
     # Torch's own numbers the windows with a Range, whose length no reader can bound.
     packets[aten.unfold] = _unfold
+    packets[aten.conv_transpose1d] = _conv_transposed
     table = {packet.default: write for packet, write in packets.items()} | {
+        aten.conv_transpose2d.input: _conv_transposed,
+        aten.conv_transpose3d.input: _conv_transposed,
         aten.var.correction: statistics.var,
         aten.std.correction: statistics.std,
         aten.var_mean.correction: statistics.var_mean,
@@ -111,6 +114,15 @@ def _slice_scatter(x: Any, src: Any, dim: int = 0, start: Any = None, end: Any =
 
 def _select_scatter(x: Any, src: Any, dim: int, index: int) -> Any:
     return _slice_scatter(x, op.Unsqueeze(src, _ints([dim])), dim, index, END if index == -1 else index + 1)
+
+
+def _conv_transposed(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+    dilation: Any = 1,
+) -> Any:  # fmt: skip
+    """Torch has a translation of what it becomes alone, by a trace of the whole program."""
+    further = [output_padding] * (len(weight.shape) - 2) if isinstance(output_padding, int) else output_padding
+    return aten_convolution(x, weight, bias, stride, padding, dilation, True, further, groups)
 
 
 def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:
