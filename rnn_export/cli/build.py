@@ -71,7 +71,7 @@ def build_command(
     complete = target not in ("c", "wasm") and find_target(target, precision or "fp32", None).library is None
     of_c = {"--triple": triple, "--cpu": cpu, "--calibrate": calibrate}
     of_engines = {"--batch": batch, "--state-precision": state_precision, "--memory": memory, "--compute": compute}
-    of_machines = {"--triple": triple, "--cpu": cpu, **of_engines}
+    of_machines = {**of_engines, "--triple": triple, "--cpu": cpu}
     unfit: dict[str, dict[str, Any]] = {"c": of_engines, "wasm": of_machines, "litert": of_machines}
     others = unfit.get(target, {**of_c, **of_engines} if complete else of_c)
     if wrong := [name for name, given in others.items() if given is not None]:

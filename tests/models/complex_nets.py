@@ -164,8 +164,8 @@ NETS = {
     "linear": (Linear, (_r(2, 7, 8),), {}, ("gru.l0.h",)),
     "phases": (Phases, (_r(1, 5, 2),), FRAME, ("last.real", "last.imag", "phase")),
     "convolution": (
-        Convolution, (_r(2, 3, 9),), {"time_axis": 2},
-        ("conv.frames", "conv.call1.frames", "conv.call2.frames", "conv.call3.frames"),
+        # Each part goes into two of the four real convolutions, and is kept once.
+        Convolution, (_r(2, 3, 9),), {"time_axis": 2}, ("conv.frames", "conv.call2.frames"),
     ),
     "mask": (Mask, (_r(2, 6, 5, 2),), {}, ("gru.l0.h",)),
     "spectrum": (Spectrum, (_r(2, 6, 16),), {}, ("gru.l0.h",)),
