@@ -32,7 +32,9 @@ class EndVectors:
 
     @staticmethod
     def of(spec: StreamSpec, golden: Golden, steps: int) -> EndVectors | None:
-        """A few that end within `steps` steps; None where there are none."""
+        """A few that end within `steps` steps; None where there are none, or a step does not know of an end."""
+        if spec.end is None:
+            return None
         known = [n for n in golden.ends if n // spec.chunk + spec.closing_steps(n) <= steps]
         chosen = known[:: max(len(known) // ENDS, 1)][-ENDS:]
         tensors = [(i, t) for i, t in enumerate(spec.outputs) if t.lengths and t.dtype.startswith("float")]
