@@ -149,6 +149,7 @@ OF_TORCH = "is written from a program of torch's, which a PyTorch module alone g
 OF_MODULE = "it is written of a PyTorch module alone, no ONNX file"
 NO_ENGINE = "ONNX Runtime and numpy run its graph on a CPU; no engine ran on hardware"
 ONE_MACHINE = "an engine runs with the TensorRT and the kind of GPU that built it, on no other"
+OF_CONVERTER = "several streams in a step; operators that its converter refuses, by name"
 # What stands on the page of another.
 PAGES = {"executorch-portable": "executorch", "pt2": "torchscript"}
 LOADED_BACK = "in a closed loop on torch against the model, loaded back from its bytes"
@@ -167,6 +168,17 @@ def _jetson(
     row = replace(row, needs=f"to run: the module with its JetPack; {how}", ran=NO_ENGINE, cannot=ONE_MACHINE)
     return replace(row, compute=(compute,), jetpacks=jetpacks, memory=memory)
 
+
+_EXECUTORCH = Target(
+    name="executorch",
+    summary="one step for ExecuTorch on XNNPACK (Android, iOS, Linux) with its state inside, as .pte",
+    checked="in a closed loop on ExecuTorch on the CPU against the model",
+    backend="executorch",
+    min_version="1.5",
+    needs="to write: torch, extra executorch; to run: ExecuTorch (the extra has it with torch)",
+    ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
+    cannot=OF_CONVERTER,
+)
 
 _ROWS = (
     Target(
@@ -221,27 +233,13 @@ _ROWS = (
         min_version="2.3",
         needs="to write: torch, extra litert-export; to run: LiteRT (extra litert), or TFLM",
         ran="LiteRT and TFLM on x86-64 Linux; not: Android, iOS, a microcontroller",
-        cannot="several streams in a step; operators that its converter refuses, by name",
+        cannot=OF_CONVERTER,
     ),
-    Target(
-        name="executorch",
-        summary="one step for ExecuTorch on XNNPACK (Android, iOS, Linux) with its state inside, as .pte",
-        checked="in a closed loop on ExecuTorch on the CPU against the model",
-        backend="executorch",
-        min_version="1.5",
-        needs="to write: torch, extra executorch; to run: ExecuTorch (the extra has it with torch)",
-        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
-        cannot="several streams in a step; operators that its converter refuses, by name",
-    ),
-    Target(
+    _EXECUTORCH,
+    replace(
+        _EXECUTORCH,
         name="executorch-portable",
         summary="the same on ExecuTorch's own kernels alone, where nothing else is linked",
-        checked="in a closed loop on ExecuTorch on the CPU against the model",
-        backend="executorch",
-        min_version="1.5",
-        needs="to write: torch, extra executorch; to run: ExecuTorch (the extra has it with torch)",
-        ran="Python and C++ on x86-64 Linux; not: Android, iOS, a board",
-        cannot="several streams in a step; operators that its converter refuses, by name",
     ),
     Target(
         name="coreml",
@@ -252,7 +250,7 @@ _ROWS = (
         is_data=True,
         needs="to write: torch, extra coreml; to run: iOS 18 or macOS 15",
         ran="executed in numpy from its files; Core ML itself was not run",
-        cannot="several streams in a step; operators that its converter refuses, by name",
+        cannot=OF_CONVERTER,
     ),
     Target(
         name="c",

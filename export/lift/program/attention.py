@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
-from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders, sources_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
@@ -189,16 +189,8 @@ def _before_turn(node: fx.Node) -> fx.Node | None:
 
 def _is_constant(node: fx.Node) -> bool:
     """Whether a value is made of weights and sizes alone."""
-    seen, after = set[fx.Node](), [node]
-    while after:
-        node = after.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.op == "placeholder":
-            return False
-        after += [] if node.target in SHAPE_ONLY else node.all_input_nodes
-    return True
+    made_of = sources_of(node, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
+    return all(n.op != "placeholder" for n in made_of)
 
 
 def _shortest(size: torch.SymInt, wanted: int) -> int:

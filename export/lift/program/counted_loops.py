@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import args_of, placeholders
+from rnn_export.export.lift.program.fx import args_of, is_drawn, placeholders, sources_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 # Iterations, at most.
@@ -103,20 +103,14 @@ def _constant(module: fx.GraphModule, value: Any) -> Any:
 
 def _before(node: fx.Node) -> set[fx.Node]:
     """A node and all that it is computed from."""
-    seen, waiting = set[fx.Node](), [node]
-    while waiting:
-        if (here := waiting.pop()) not in seen:
-            seen.add(here)
-            waiting += here.all_input_nodes
-    return seen
+    return sources_of(node, lambda n: n.all_input_nodes)
 
 
 def _is_pure(node: fx.Node, module: fx.GraphModule) -> bool:
     """Whether a node is a tensor that is held, or is computed without chance."""
     if node.op == "get_attr":
         return _is_tensor(module, node)
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded not in target.tags
+    return isinstance(node.target, torch._ops.OpOverload) and not is_drawn(node)
 
 
 def _is_tensor(module: fx.GraphModule, node: fx.Node) -> bool:

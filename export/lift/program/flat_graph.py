@@ -18,7 +18,7 @@ from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
 from rnn_export.export.lift.program.functional import functional
-from rnn_export.export.lift.program.fx import END, SAME, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
@@ -200,7 +200,7 @@ def fold(module: fx.GraphModule, name: str = "folded", which: Callable[[Tensor],
         if node.op == "get_attr":
             known[node] = attrgetter(str(node.target))(module)
         elif node.op == "call_function" and node.all_input_nodes and all(n in known for n in node.all_input_nodes):
-            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            if is_drawn(node):
                 continue
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             with torch.no_grad():
@@ -249,16 +249,9 @@ def _free_constants(graph: fx.Graph) -> None:
         if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
         with graph.inserting_before(node):
-            dims = [n if isinstance(n, int) else _size_of(graph, sizes[str(n)], n) for n in shape]
+            dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
             dtype = {"dtype": node.meta["val"].dtype}
             filled = graph.call_function(aten.full.default, (dims, FILLS[node.target]), dtype)
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)
-
-
-def _size_of(graph: fx.Graph, fed: fx.Node, size: Any) -> fx.Node:
-    axis = next(a for a, n in enumerate(fed.meta["val"].shape) if str(n) == str(size))
-    node = graph.call_function(aten.sym_size.int, (fed, axis))
-    node.meta["val"] = size
-    return node

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten, named_args, overloads
+from rnn_export.export.lift.program.fx import aten, named_args, overloads, size_of
 from rnn_export.export.lift.program.tracing import lift_error, quiet
 
 Program = torch.export.ExportedProgram
@@ -106,15 +106,13 @@ def _turned(node: fx.Node) -> Call:
 
 def _reshaped(node: fx.Node) -> Call:
     """Axes put together or taken apart; those of other sizes than numbers stay, but for one."""
-    value, sizes = node.args[0], list(node.meta["val"].shape)
-    there = {str(size): axis for axis, size in enumerate(value.meta["val"].shape)}  # type: ignore[union-attr]
-    for axis, size in enumerate(sizes):
-        if isinstance(size, torch.SymInt):
-            sizes[axis] = -1
-            if str(size) in there:
-                with node.graph.inserting_before(node):
-                    sizes[axis] = node.graph.call_function(aten.sym_size.int, (value, there[str(size)]))
-                sizes[axis].meta["val"] = size
+    value = node.all_input_nodes[0]
+    there = [str(size) for size in value.meta["val"].shape]
+    with node.graph.inserting_before(node):
+        sizes = [
+            size if isinstance(size, int) else size_of(value, size) if str(size) in there else -1
+            for size in node.meta["val"].shape
+        ]
     return (aten.reshape.default, (value, sizes), {}) if sizes.count(-1) <= 1 else None
 
 

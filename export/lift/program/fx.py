@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,29 @@ def placeholders(graph: fx.Graph) -> list[fx.Node]:
 def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
     values: Any = graph.output_node().args[0]
     return tuple(values)
+
+
+def sources_of(node: fx.Node, follow: Callable[[fx.Node], Sequence[fx.Node]]) -> set[fx.Node]:
+    """`node`, and all that is reached from it by way of those of their arguments that `follow` gives."""
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        if (here := waiting.pop()) not in seen:
+            seen.add(here)
+            waiting += follow(here)
+    return seen
+
+
+def is_drawn(node: fx.Node) -> bool:
+    """Whether a node gives something else each time that it is computed."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def size_of(value: fx.Node, size: Any) -> fx.Node:
+    """A new node for `size`, which an axis of `value` has, where its graph inserts."""
+    axis = next(a for a, n in enumerate(value.meta["val"].shape) if str(n) == str(size))
+    node = value.graph.call_function(aten.sym_size.int, (value, axis))
+    node.meta["val"] = size
+    return node
 
 
 def depends_on(graph: fx.Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:

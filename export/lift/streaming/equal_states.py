@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.program.compare import EXACT, same
-from rnn_export.export.lift.program.fx import placeholders, results
+from rnn_export.export.lift.program.fx import is_drawn, placeholders, results
 from rnn_export.export.lift.streaming.passes import Streamed
 from rnn_export.export.lift.streaming.states import LiftedState
 
@@ -89,21 +89,14 @@ def _next_numbers(module: fx.GraphModule, classes: Sequence[int]) -> list[int]:
     return [numbers[node] for node in results(module.graph)[-len(classes) :]]
 
 
-def _draws(node: fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
-
-
 def _key(module: fx.GraphModule, node: fx.Node, numbers: dict[fx.Node, int]) -> Hashable:
     """What tells the value of a node from others: two with one key are one value."""
     if node.op == "get_attr":
-        held: Any = module
-        for name in str(node.target).split("."):
-            held = getattr(held, name)
+        held = attrgetter(str(node.target))(module)
         if isinstance(held, Tensor) and not isinstance(held, torch.nn.Parameter) and held.numel() <= MOST_COMPARED:
             return ("tensor", held.dtype, tuple(held.shape), tuple(held.reshape(-1).tolist()))
         return ("held", str(node.target))
-    if node.op == "placeholder" or _draws(node):
+    if node.op == "placeholder" or is_drawn(node):
         return ("alone", node.name)
     args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{numbers[n]}")
     return (node.op, str(node.target), repr(args))

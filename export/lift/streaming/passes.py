@@ -13,7 +13,7 @@ from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.compare import same
-from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on, results, values_of
+from rnn_export.export.lift.program.fx import MOVING, SAME, args_of, depends_on, results, sources_of, values_of
 from rnn_export.export.lift.streaming.alignment import delay_to, trim
 from rnn_export.export.lift.streaming.context import Rules, StreamingContext
 from rnn_export.export.lift.streaming.general import general
@@ -226,17 +226,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
 
 def _is_of_end(context: StreamingContext, node: fx.Node) -> bool:
     """Whether a value without frames is made of the last one of a value whose last frames only the end gives."""
-    seen, waiting = set[fx.Node](), [node]
-    while waiting:
-        here = waiting.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        if not context.is_timed(here):
-            waiting += values_of(here)
-        elif _outlasts(context, here, _lengths(context, here)):
-            return True
-    return False
+    made_of = sources_of(node, lambda n: [] if context.is_timed(n) else values_of(n))
+    return any(context.is_timed(n) and _outlasts(context, n, _lengths(context, n)) for n in made_of)
 
 
 def _refuse_chunk(context: StreamingContext, outputs: Sequence[fx.Node]) -> None:
