@@ -265,6 +265,28 @@ def test_what_an_import_leaves_out(module, left_out):
     assert done.stdout.split() == []
 
 
+def test_what_runs_without_torch_imports_none():
+    """scripts/test_numpy1 has no torch, and names the tests of tests/runtime that it leaves out for that."""
+
+    def reached(path: Path, seen: set[Path]) -> bool:
+        if path in seen:
+            return False
+        seen.add(path)
+        for name in imports(path, lazy=False):
+            level = len(name) - len(name.lstrip("."))
+            parts = name.lstrip(".").split(".")
+            base = path.parents[level - 1].joinpath(*parts) if level else path
+            beside = (base.with_suffix(".py"), base.parent.with_suffix(".py")) if level else ()
+            if name.split(".")[0] == "torch" or any(reached(p, seen) for p in beside if p.is_file()):
+                return True
+        return False
+
+    tests = (ROOT / "tests/runtime").glob("test_*.py")
+    torch = {path.name for path in tests if 'importorskip("torch"' not in path.read_text() and reached(path, set())}
+    left_out = re.findall(r"--ignore tests/runtime/(\w+\.py)", (ROOT / "scripts/test_numpy1").read_text())
+    assert torch <= set(left_out)
+
+
 def test_nobody_imports_a_second_copy():
     """A bare `import runtime` works from the root of the repository, and gives other classes of the same names."""
     places = [path for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
