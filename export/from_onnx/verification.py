@@ -140,10 +140,11 @@ def _trials(file: FileStep, step: bytes, noise: Noise, golden: Golden) -> tuple[
             failures[kind] = f"the file fails on it: {error.__cause__}"
     loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
     outputs = file.trace(loop).outputs
-    scales = scales_of(spec, _steps_of(file, step, loop), _changed(file, step, loop))
+    timed = {t.name for t in spec.outputs if spec.timed(t)}
+    scales = scales_of(_steps_of(file, step, loop), _changed(file, step, loop), timed)
     left = tuple(kind for kind in kinds if kind not in failures)
-    trials = Golden(loop.inputs, outputs, {}, np.array([frames]), golden.tolerance, kinds=left, scales=scales)
-    return trials, failures
+    at = np.array([frames])
+    return Golden(loop.inputs, outputs, {}, at, golden.tolerance, kinds=left, scales=scales, by_entry=True), failures
 
 
 def _changed(file: FileStep, step: bytes, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:

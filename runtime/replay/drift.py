@@ -49,12 +49,13 @@ def drift(
     tolerance: Tolerance,
     kinds: Sequence[str] = (),
     scales: Array | None = None,
+    by_row: bool = True,
 ) -> Drift:
     """Compare (rows, values, ...) with (rows, values, ...); `steps` says in which step each of axis 1 is.
 
-    Each row is held to its own running scale, the largest magnitude that it had so far; with `scales` (rows, values,
-    ...) each entry of a frame to its own, or to `scales` where that is larger. Infinities must be the same. A NaN is
-    outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
+    Each row is held to its own running scale, the largest magnitude that it had so far, or each entry of a frame to its
+    own where not `by_row`; or to `scales` (rows, values, ...) where that is larger. Infinities must be the same. A NaN
+    is outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
     """
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())
@@ -65,7 +66,8 @@ def drift(
     blocks = _blocks(wanted)
     of_row = np.maximum.accumulate(np.concatenate([_size(wanted[:, b]).max(2, keepdims=True) for b in blocks], 1), 1)
     known = None if scales is None else scales.reshape(shape)
-    scale = of_row if known is None else np.maximum(np.maximum.accumulate(_size(wanted), 1), known)
+    own = of_row if by_row else np.maximum.accumulate(_size(wanted), 1)
+    scale = own if known is None else np.maximum(own, known)
     # Where a whole number hangs on the last bits of what it was computed from, there is no right one.
     sure = np.where(0.0 if known is None else known > 0, np.inf, 0.0)
     allowed = np.broadcast_to(sure, scale.shape) if want.dtype.kind != "f" else tolerance.atol + tolerance.rtol * scale
@@ -92,7 +94,10 @@ def drift(
         at = int(excess[row].argmax())
         entries, times = (a[row, 0] for a in judged(slice(at, at + 1)))
         entry = int(times.argmax())
-        worst, largest = float(entries[entry]), float(of_row[row, -1, 0] if known is None else scale[row, at, entry])
+        worst, largest = (
+            float(entries[entry]),
+            float(of_row[row, -1, 0] if known is None and by_row else scale[row, at, entry]),
+        )
     step = None if first is None else int(steps[first])
     kind = kinds[row] if kinds else ""
     return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind)

@@ -413,7 +413,8 @@ def trials_of(model: Model, **changes) -> Golden:
     """Three rows, of which the last is loud at one frame."""
     golden = golden_of(model, 3, 6)
     scales = {"y": np.zeros_like(golden.outputs["y"])}
-    return replace(golden, **{"states": {}, "at": np.array([6]), "kinds": KINDS, "scales": scales, **changes})
+    changed = {"states": {}, "by_entry": True, "at": np.array([6]), "kinds": KINDS, "scales": scales, **changes}
+    return replace(golden, **changed)
 
 
 def tried(model: Model, rows: int = 2) -> Golden:
@@ -461,10 +462,10 @@ def test_an_entry_is_held_to_its_own_scale_or_to_that_of_its_terms():
     got = want + np.array([[[0, 0], [0, 0.5]]], np.float32)
     tolerance, steps = Tolerance(0, 1e-6), np.array([1, 2])
     assert drift("step", "y", got, want, steps, tolerance).step is None
-    given = drift("step", "y", got, want, steps, tolerance, ("noise",), np.zeros_like(want))
+    given = drift("step", "y", got, want, steps, tolerance, ("noise",), np.zeros_like(want), by_row=False)
     assert (given.step, given.error, given.scale) == (2, 0.5, 1)
     terms = np.array([[[0, 0], [0, 1e6]]], np.float32)
-    assert drift("step", "y", got, want, steps, tolerance, ("noise",), terms).step is None
+    assert drift("step", "y", got, want, steps, tolerance, ("noise",), terms, by_row=False).step is None
 
 
 def test_a_whole_number_that_hangs_on_the_last_bits_may_be_another():
