@@ -57,6 +57,7 @@ def export(
     fixed: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     force: bool = False,
+    report: bool = True,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Bundle:
     """Lift `model` into one pure step, write it as `targets`, verify each in a closed loop, write the bundle `path`.
@@ -107,6 +108,7 @@ def export(
         shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
             numbers, "batch" for any number of streams, "time" for an axis of frames.
         force: replace a bundle that is already there.
+        report: write report.html into the bundle, what it is and how it was verified on one page.
         progress: called with the name of each stage.
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
@@ -131,7 +133,7 @@ def export(
             model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
             shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
             state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
-            steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, progress=progress,
+            steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, report=report, progress=progress,
         )  # fmt: skip
     if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
         raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
@@ -144,5 +146,6 @@ def export(
         output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
         state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
         steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, progress=progress,
+        max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, report=report,
+        progress=progress,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, write_bundle
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
+from rnn_export.bundle.proofs import held_at_export
 from rnn_export.export.planning import Plan
 from rnn_export.export.readme import README, bundle_readme
 from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
@@ -54,6 +55,7 @@ def with_evidence(
         "assumptions": assumptions,
         **report.to_json(),
         "not_exercised": not_exercised,
+        "targets": held_at_export(draft.targets),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
     spec = draft.spec
@@ -64,11 +66,17 @@ def with_evidence(
 
 
 def keep(
-    draft: Draft, evidence: Mapping[str, bytes], path: str | os.PathLike[str], force: bool, made_by: Mapping[str, str]
+    draft: Draft,
+    evidence: Mapping[str, bytes],
+    path: str | os.PathLike[str],
+    force: bool,
+    made_by: Mapping[str, str],
+    report: bool,
 ) -> Bundle:
     """Write the bundle `path`, record its code as made here, and warn of what there is to know of it.
 
-    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own.
+    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own. With `report`
+    it has a report.html.
     """
     files = {**draft.files, **evidence}
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
@@ -79,8 +87,9 @@ def keep(
     why = record(code_of(draft))
     producer = {"rnn-export": __version__, **made_by}
     bundle = write_bundle(
-        path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force
-    )
+        path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force,
+        report=report,
+    )  # fmt: skip
     for note in (*draft.notes, *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ())):
         LOG.warning("%s", note)
     return bundle

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rnn_export import limits
 from rnn_export.errors import SpecError
+from rnn_export.notebook import contract_table
 from rnn_export.tensor_spec import (
     BATCH,
     DTYPES,
@@ -222,6 +223,28 @@ class StreamSpec:
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
         return not self.has_time or tensor.axis(TIME) is not None
+
+    @property
+    def state_bytes(self) -> int:
+        """What all states of one stream take."""
+        return sum(state.bytes for state in self.states)
+
+    @property
+    def summary(self) -> str:
+        """In one line, all but the tensors."""
+        tail = f", tail {self.tail}" if self.tail else ""
+        most = f", {self.max_frames} frames at most" if self.max_frames else ""
+        context = f", attention to {self.max_context} frames" if self.max_context else ""
+        one = f", rows {self.rows} (one stream at a time)" if self.rows else ""
+        rate = f", {self.sample_rate} Hz" if self.sample_rate else ""
+        whole = ", whole sequences only: it cannot stream" if self.sequence_only else ""
+        return (
+            f"chunk {self.chunk}, delay {self.delay}{tail}{most}{context}{one}{rate}, {self.state_bytes} bytes of "
+            f"state a stream, digest {self.digest[:12]}{whole}"
+        )
+
+    def _repr_html_(self) -> str:
+        return contract_table(self.inputs, self.outputs, self.states, self.summary)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; what has no value is left out."""

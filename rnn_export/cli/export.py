@@ -61,6 +61,7 @@ STAGES = 12
 )
 @click.option("--pack-states", is_flag=True, help="Pack states into one tensor, for runtimes that want few.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--report/--no-report", default=True, help="Write report.html into the bundle.  [default: --report]")
 def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
@@ -68,7 +69,7 @@ def export_command(
     sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
     rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
     assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, pack_states: bool, force: bool,
-    as_json: bool,
+    report: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -92,19 +93,19 @@ def export_command(
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
             options = file_options(flags, fixed, shapes, initial)
-            bundle = export(source, path=output, force=force, progress=stage, **options)
+            bundle = export(source, path=output, force=force, report=report, progress=stage, **options)
         else:
             refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
             from rnn_export.cli.source import read_source
 
             model, example, options = read_source(source, weights, flags)
-            bundle = export(model, example, output, force=force, progress=stage, **options)
+            bundle = export(model, example, output, force=force, report=report, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
         tables.contract(bundle.spec)
         tables.parity(evidence)
-        for report in evidence["fp16_accumulate"]:
-            tables.parity(report)
+        for summed_in_fp16 in evidence["fp16_accumulate"]:
+            tables.parity(summed_in_fp16)
     for note in notes:
         tables.note(note)
     if not as_json:

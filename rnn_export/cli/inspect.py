@@ -183,7 +183,7 @@ def _words(value: Any) -> str:
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:
     """The report of the export; the format asks nothing of that file, so anything else is passed over."""
     from rnn_export.json_door import parse_json
-    from rnn_export.runtime.replay.drift import is_report
+    from rnn_export.parity_json import is_report
 
     if "parity.json" not in bundle.files:
         return None
