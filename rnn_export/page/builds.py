@@ -55,7 +55,7 @@ def latency_section(timing: Timing | None) -> Iterator[Html]:
          f"{row['steps_per_second']:,.0f}", _bar(row, slowest))
         for row in engines
     ]  # fmt: skip
-    yield table(("engine", "median", "p90", "p99", "steps/s", "median to p99"), rows)
+    yield table(("engine", "median", "p90", "p99", "steps/s", "median to p99"), rows, "latency")
 
 
 def _us(value: float) -> str:

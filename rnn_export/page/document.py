@@ -107,7 +107,7 @@ def _contract(spec: StreamSpec) -> Html:
             for part in s.parts
         ]
     beside = element(
-        "div", table(("kind", "name", "dtype", "shape"), rows), element("p", *_numbers(spec), class_="soft")
+        "div", table(("kind", "name", "dtype", "shape"), rows, "ports"), element("p", *_numbers(spec), class_="soft")
     )
     return element("div", element("figure", contract_picture(spec)), beside, class_="group")
 

@@ -95,7 +95,7 @@ def _states(
 def _frames(spec: StreamSpec, y: float) -> Iterator[Html]:
     """A stream from its first frame to its last: which of them give nothing, and what comes after the last."""
     size, width = 16, (WIDTH - 8) / (FRAMES + 2)
-    silent, after = 3 if spec.has_delay else 0, 2 if spec.tail else 0
+    silent, after = min(spec.delay, 4), min(spec.tail, 2)
     for number in range(FRAMES + after):
         kind = "silent" if number < silent else "late" if number >= FRAMES else "heard"
         yield element("rect", x=f"{4 + number * width:.1f}", y=y, width=size, height=size, rx=3, class_=f"frame {kind}")

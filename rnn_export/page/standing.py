@@ -6,8 +6,8 @@ from rnn_export.markup import Html, code, element, joined, table
 from rnn_export.page.builds import size_text
 from rnn_export.page.facts import Facts
 
-# Of what no input reached, how much is listed.
-SIDES = 12
+# Of what no input reached, and of all that is not proven, how much is listed.
+SIDES, MOST = 12, 100
 # Of the table of files, how many stand open.
 OPEN = 16
 TRIALS = (
@@ -17,8 +17,10 @@ TRIALS = (
 
 
 def not_proven(facts: Facts) -> list[str]:
-    """Each in a line of its own."""
-    return [*_of_builds(facts), *_of_evidence(facts), *_of_contract(facts), TRIALS]
+    """Each in a line of its own, of very many the first."""
+    found = [*_of_builds(facts), *_of_contract(facts), *_of_evidence(facts)]
+    more = [f"and {len(found) - MOST} more, in parity.json"] if len(found) > MOST else []
+    return [*found[:MOST], *more, TRIALS]
 
 
 def _of_builds(facts: Facts) -> Iterator[str]:
@@ -59,7 +61,7 @@ def files_section(facts: Facts) -> Iterator[Html]:
         yield element("p", "sha256 of the manifest, which lists the others: ", code(facts.manifest, class_="hash"))
     yield element("p", facts.signature)
     rows = [(code(path), size_text(size), code(digest, class_="hash")) for path, digest, size in facts.files]
-    listed = table(("file", "size", "sha256"), rows)
+    listed = table(("file", "size", "sha256"), rows, "listing")
     if len(rows) <= OPEN:
         yield listed
     else:
