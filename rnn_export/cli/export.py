@@ -11,8 +11,7 @@ from rnn_export.cli import tables
 from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
-
-STAGES = 12
+from rnn_export.progress import bar
 
 
 @command
@@ -80,7 +79,7 @@ def export_command(
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
     from rnn_export.cli.functions import find_metric
-    from rnn_export.export.api import export
+    from rnn_export.export.api import STAGES, export
 
     flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
@@ -88,7 +87,7 @@ def export_command(
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
-    with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, bar("export", STAGES, not as_json) as stage:
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")

@@ -10,6 +10,7 @@ from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
 from rnn_export.cli.options import trust_option
+from rnn_export.progress import bar
 
 
 @command
@@ -41,7 +42,7 @@ def run_command(
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
-        with tables.progress("run", 1, not as_json) as stage:
+        with bar("run", 1, not as_json) as stage:
             stage(recording)
             result = run_file(engine, recording, output, as_json)
         if not as_json:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -192,25 +191,6 @@ def _digits(value: float) -> str:
 
 def _shape(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
-
-
-@contextmanager
-def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, where it is a terminal; the caller names each stage as it begins."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task(visible(what), total=total)
-        started = [False]
-
-        def stage(name: str) -> None:
-            bar.update(task, description=visible(f"{what}: {name}"), advance=float(started[0]))
-            started[0] = True
-
-        yield stage
 
 
 def speed(result: Mapping[str, Any]) -> str:
