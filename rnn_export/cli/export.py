@@ -78,7 +78,7 @@ def export_command(
 
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
-    from rnn_export.cli.functions import find_metric
+    from rnn_export.cli.functions import find_metric, stdout_kept
     from rnn_export.export.api import STAGES, export
 
     flags = ExportFlags(
@@ -87,7 +87,7 @@ def export_command(
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
-    with logged_notes() as notes, bar("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, stdout_kept(), bar("export", STAGES, not as_json) as stage:
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
