@@ -5,8 +5,8 @@ from html import escape
 
 from rnn_export.text import visible
 
-# Elements that hold nothing.
-VOID = ("meta", "link", "br", "path", "rect", "line", "circle")
+# Elements that hold nothing: of HTML, and of SVG, which closes them.
+VOID, CLOSED = ("meta", "link", "br"), ("path", "rect", "line", "circle")
 
 
 class Html(str):
@@ -30,8 +30,8 @@ def element(name: str, /, *children: object, **attributes: object) -> Html:
         for key, value in attributes.items()
         if value is not None
     )
-    if name in VOID and not children:
-        return Html(f"<{name}{said}/>")
+    if not children and name in (*VOID, *CLOSED):
+        return Html(f"<{name}{said}{'/' if name in CLOSED else ''}>")
     return Html(f"<{name}{said}>{joined(children)}</{name}>")
 
 

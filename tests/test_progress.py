@@ -95,5 +95,5 @@ def test_a_notebook_shows_tables_and_the_report_in_a_frame(cells: Any, tmp_path:
     (shown,) = cells(f"from rnn_export.bundle import open_bundle\nopen_bundle({str(place)!r})")
     assert "<table>" in shown
     (frame,) = cells(f"from rnn_export import report\nreport({str(hostile(tmp_path).path)!r})")
-    assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert frame.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
     assert WORD not in frame

@@ -57,7 +57,7 @@ def document(facts: Facts) -> str:
         element("main", *sections),
         element("footer", element("p", INSIDE if facts.manifest is None else "Written by rnn-export report.")),
     )  # fmt: skip
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
 def policy() -> str:

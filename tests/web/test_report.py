@@ -1,6 +1,7 @@
 """The report in a real Chromium: readable in both schemes and on a narrow screen, and nothing of it runs or loads."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..reports import WORD, bench_of, hostile, plain  # noqa: TID252
 from .chromium import Chromium, find_chromium
 from .node import need
 
+ROOT = Path(__file__).parents[2]
 # The least contrast of any text with what stands behind it, by WCAG 2's formula, and what text that is.
 CONTRAST = """
 document.querySelectorAll("details").forEach((found) => { found.open = true; });
@@ -58,6 +60,11 @@ const room = document.documentElement.clientWidth;
 const beyond = [...document.body.querySelectorAll("*")].filter((e) => e.getBoundingClientRect().right > room + 0.5);
 return [document.documentElement.scrollWidth, room, beyond.map((e) => e.outerHTML.slice(0, 120)).slice(0, 3)];
 """
+WORDS = """
+document.body.innerHTML = "<p class=good>passed</p><p class=bad>failed</p>";
+document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
+document.documentElement.style.backgroundColor = "Canvas";
+"""
 SCHEMES, WIDTHS = ("light", "dark"), (360, 1100)
 
 
@@ -90,6 +97,16 @@ def shown(chromium: Chromium, page: Path, scheme: str = "light", width: int = 11
 def test_all_text_can_be_read(chromium: Chromium, pages: dict[str, Path], scheme: str):
     least: dict[str, Any] = shown(chromium, pages["plain"], scheme).run(CONTRAST)
     assert least["count"] > 100
+    assert least["contrast"] >= 4.5, least
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_a_package_s_page_says_of_itself_can_be_read(chromium: Chromium, scheme: str):
+    style = json.dumps((ROOT / "runtime/build/wasm/web/page.css").read_text())
+    chromium.emulate(scheme, 1100)
+    chromium.open("about:blank")
+    least = chromium.run(f"const style = {style}; {WORDS} {CONTRAST}")
+    assert least["count"] == 2
     assert least["contrast"] >= 4.5, least
 
 
