@@ -34,7 +34,7 @@ def drifts(backend: str, tensors: Any, steps: int = 256, kind: str = "noise", er
     ]  # fmt: skip
 
 
-def evidence(tensors: Any, rows: Any, **more: Any) -> dict[str, Any]:
+def evidence(tensors: Any, rows: Any, /, **more: Any) -> dict[str, Any]:
     return {
         "source": "noise", "notes": [], "backend": "onnxruntime, native", "device": "cpu", "frames": 256, "rows": 2,
         "steps": 256, "tolerance": {"atol": 1e-6, "rtol": 2e-5}, "not_judged": {}, "figures": {}, "ok": True,
@@ -47,7 +47,7 @@ def row(target: str, precision: str, names: tuple[str, ...], **requires: Any) ->
     return TargetRow(target, precision, 18 if target == "onnx" else None, names, requires)
 
 
-def plain(path: Path, report: bool = True, **more: Any) -> Bundle:
+def plain(path: Path, /, report: bool = True, **more: Any) -> Bundle:
     """A step with a delay and a tail, in ONNX and C, compiled for two machines, one of them after the export."""
     x, y = TensorSpec("x", "float32", ("batch", "time", 4)), TensorSpec("y", "float32", ("batch", "time", 2), (0, 1))
     end = StateSpec("end", "end", "end.next", "float32", ("batch", 1))

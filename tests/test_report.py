@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 import rnn_export
 from rnn_export.bundle import TargetRow, extend_bundle, open_bundle
-from rnn_export.bundle.reporting import Report, report
+from rnn_export.bundle.reporting import Report, inside_page, report
 from rnn_export.bundle.stripping import strip_bundle
 from rnn_export.cli.main import main
 from rnn_export.errors import SourceError
@@ -131,13 +132,37 @@ def test_a_build_that_no_export_held_has_no_parity(tmp_path: Path):
 
 
 def test_what_is_very_much_is_cut(tmp_path: Path):
-    drifts = [{"check": f"c{n}", "tensor": "t", "error": 0, "relative": 0, "step": None} for n in range(20_000)]
+    drifts = [{"check": f"c{n}", "tensor": "t", "error": 0, "relative": 0, "step": None} for n in range(4000)]
     bundle = plain(tmp_path / "a.rnnx", drifts=drifts, notes=["n"] * 5000, tolerance={"atol": 1e300, "rtol": -1})
     html = report(bundle.path).html
     assert len(html) < 200_000
     page = Page(html).text
-    assert "All 20000 comparisons The first 300 are shown; parity.json has the rest." in page
+    assert "All 4000 comparisons The first 300 are shown; parity.json has the rest." in page
     assert "more, in parity.json" in page
+
+
+VALUES = [None, True, -1, 0, 10**18, 1e300, -1e-300, "", "<b>", "a, b", [], [[1, 2]], {}, {"a": [None]}]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_value_of_an_evidence_breaks_it(tmp_path: Path, seed: int):
+    """Whatever stands anywhere in parity.json, a page comes of it: in an export it would cost the bundle."""
+    random, bundle = Random(seed), plain(tmp_path / "a.rnnx")
+    files = {name: bundle.read(name) for name in bundle.files}
+    first = json.loads(files["parity.json"])
+    first["fp16_accumulate"] = [json.loads(files["parity.json"])]
+    for _ in range(50):
+        told = json.loads(json.dumps(first))
+        for _ in range(random.randint(1, 4)):
+            inside: Any = told
+            while inside and isinstance(inside, dict | list):
+                key = random.choice([*inside] if isinstance(inside, dict) else range(len(inside)))
+                if random.random() < 0.4 or not isinstance(inside[key], dict | list):
+                    inside[key] = random.choice(VALUES)
+                    break
+                inside = inside[key]
+        page = inside_page("a.rnnx", bundle, {**files, "parity.json": json.dumps(told).encode()})
+        assert page.endswith(b"</html>\n")
 
 
 def test_the_copy_inside_is_written_anew_by_a_build(tmp_path: Path):
