@@ -25,8 +25,8 @@ def told(what: str, stages: int, progress: Progress) -> Iterator[Stage]:
 
 
 @contextmanager
-def bar(what: str, stages: int, shown: bool = True) -> Iterator[Stage]:
-    """A bar on stderr where that is a terminal, a line where this is a notebook; gone at the end.
+def bar(what: str, stages: int | None, shown: bool = True) -> Iterator[Stage]:
+    """A bar on stderr where that is a terminal, a line where this is a notebook; gone at the end. None: nobody knows.
 
     Stdout and stderr stay as they are: other threads print as before.
     """
@@ -59,12 +59,13 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def _line(what: str, stages: int) -> Iterator[Stage]:
+def _line(what: str, stages: int | None) -> Iterator[Stage]:
     display: Any = load_module("IPython.display")
     handle, done = display.display(display.HTML(""), display_id=True), [0]
 
     def stage(name: str) -> None:
-        bar = element("progress", value=min(done[0], stages), max=stages)
+        at = None if stages is None else min(done[0], stages)
+        bar = element("progress", value=at, max=stages)
         handle.update(display.HTML(element("div", bar, f" {what}: {name}")))
         done[0] += 1
 

@@ -7,10 +7,11 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
+from rnn_export.cli.words import BUNDLE_OR_ADDRESS
 
 
 @command
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=BUNDLE_OR_ADDRESS)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The page to write, report.html.")
 @click.option(
     "--bench",
