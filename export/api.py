@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +26,7 @@ OF_MODULES: Mapping[str, object] = {
     "assume": None, "max_frames": None, "max_context": None, "pack_states": False,
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
+LOG = logging.getLogger(__package__)
 # What is told of an export that takes long.
 STAGES = 12
 
@@ -131,23 +133,24 @@ def export(
         )  # fmt: skip
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
-        from rnn_export.export.onnx_file import export_onnx
-
         with told("export", STAGES, progress) as stage:
-            return export_onnx(
+            from rnn_export.export.onnx_file import export_onnx
+
+            found = export_onnx(
                 model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
                 shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
                 state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
                 steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, report=report, progress=stage,
             )  # fmt: skip
+        return _said(*found)
     if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
         raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
     if example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
-    from rnn_export.export.module import export_module
-
     with told("export", STAGES, progress) as stage:
-        return export_module(
+        from rnn_export.export.module import export_module
+
+        found = export_module(
             model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
             output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
             state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
@@ -155,3 +158,11 @@ def export(
             max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, report=report,
             progress=stage,
         )  # fmt: skip
+    return _said(*found)
+
+
+def _said(bundle: Bundle, notes: Sequence[str]) -> Bundle:
+    """Once the bar is gone, which shares a terminal with them."""
+    for note in notes:
+        LOG.warning("%s", note)
+    return bundle

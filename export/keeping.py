@@ -1,7 +1,6 @@
 """A verified draft written as a bundle: the tail of every export."""
 
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,6 @@ from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 ACCUMULATES = "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
-LOG = logging.getLogger(__package__)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -72,8 +70,8 @@ def keep(
     force: bool,
     made_by: Mapping[str, str],
     report: bool,
-) -> Bundle:
-    """Write the bundle `path`, record its code as made here, and warn of what there is to know of it.
+) -> tuple[Bundle, list[str]]:
+    """Write the bundle `path`, and record its code as made here; and what there is to know of it.
 
     `evidence` are the files of its verification, `made_by` versions by package, besides this one's own. With `report`
     it has a report.html.
@@ -90,9 +88,10 @@ def keep(
         path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force,
         report=report,
     )  # fmt: skip
-    for note in (*draft.notes, *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ())):
-        LOG.warning("%s", note)
-    return bundle
+    return bundle, [
+        *draft.notes,
+        *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ()),
+    ]
 
 
 def count_weights(model: bytes) -> int:

@@ -73,7 +73,7 @@ def export_module(
     force: bool,
     report: bool,
     progress: Callable[[str], None],
-) -> Bundle:
+) -> tuple[Bundle, list[str]]:
     """What `rnn_export.export.api.export` does with a module; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()

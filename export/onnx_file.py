@@ -103,7 +103,7 @@ def export_onnx(
     force: bool,
     report: bool,
     progress: Callable[[str], None],
-) -> Bundle:
+) -> tuple[Bundle, list[str]]:
     """What `rnn_export.export.api.export` does with an ONNX file; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()
