@@ -10,7 +10,8 @@ import pytest
 
 from rnn_export.quiet import quiet
 
-TORCH = "torch.onnx.made_for_a_test"
+# torch gives its loggers handlers of their own once it is there.
+LIBRARY = "onnxscript.made_for_a_test"
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def in_a_thread(work: object) -> None:
 
 def test_a_library_is_quiet_here_and_heard_elsewhere(heard: list[str], recwarn: pytest.WarningsRecorder) -> None:
     def speak(who: str) -> None:
-        logging.getLogger(TORCH).warning("%s logs", who)
+        logging.getLogger(LIBRARY).warning("%s logs", who)
         # One that came meanwhile.
-        logging.getLogger(f"torch.new.{who}").warning("%s is new", who)
+        logging.getLogger(f"onnxscript.new.{who}").warning("%s is new", who)
         logging.getLogger("theirs").warning("%s logs of their own", who)
         warnings.warn(f"{who} warns", stacklevel=1)
 
@@ -52,7 +53,7 @@ def test_a_library_is_quiet_here_and_heard_elsewhere(heard: list[str], recwarn: 
 
 def test_two_threads_leave_everything_as_it_was(heard: list[str]) -> None:
     """One that comes while another is quiet, and goes after it: what was saved and put back would stay."""
-    before = [*warnings.filters], logging.getLogger(TORCH).filters[:], logging.root.manager.disable, sys.stdout
+    before = [*warnings.filters], logging.getLogger(LIBRARY).filters[:], logging.root.manager.disable, sys.stdout
     first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -66,14 +67,14 @@ def test_two_threads_leave_everything_as_it_was(heard: list[str]) -> None:
         with quiet():
             second_is_in.set()
             first_is_out.wait(10)
-            logging.getLogger(TORCH).warning("second")
+            logging.getLogger(LIBRARY).warning("second")
 
     threads = [threading.Thread(target=work) for work in (first, second)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert before == ([*warnings.filters], logging.getLogger(TORCH).filters, logging.root.manager.disable, sys.stdout)
+    assert before == ([*warnings.filters], logging.getLogger(LIBRARY).filters, logging.root.manager.disable, sys.stdout)
     assert heard == []
 
 
@@ -83,8 +84,8 @@ def test_an_exception_goes_through_and_nesting_counts(heard: list[str]) -> None:
     with quiet():
         with quiet():
             pass
-        logging.getLogger(TORCH).warning("inside")
-    logging.getLogger(TORCH).warning("after")
+        logging.getLogger(LIBRARY).warning("inside")
+    logging.getLogger(LIBRARY).warning("after")
     assert heard == ["after"]
 
 
