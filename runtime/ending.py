@@ -8,7 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnn_export.arrays import Array, Arrays
+from rnn_export.snapshot import Snapshot
 from rnn_export.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """In the place of a stream's frames that wait: the memory is to be `goal`, and may be anything now."""
+
+    goal: Snapshot
+
+
+@dataclass(frozen=True)
+class Ended:
+    """In the place of a stream's frames that wait: the sequence is over."""
 
 
 @dataclass(frozen=True)

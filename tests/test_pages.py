@@ -83,6 +83,14 @@ def test_streams_pools_and_batchers_work_as_shown(exported: Path, monkeypatch: p
     assert len(served[1]) == 40
 
 
+def test_a_report_is_written_as_shown(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported)
+    names: dict[str, object] = {}
+    exec("\n".join(blocks("report.md")), names)
+    assert "How it was verified" in Path("report.html").read_text()
+    assert names["unproven"]
+
+
 def test_cells_work_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("cells.md")
@@ -109,7 +117,7 @@ def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatc
 
 
 def test_every_page_with_programs_is_run_or_says_why_not() -> None:
-    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", *NOT_RUN}
+    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md", *NOT_RUN}
     has = {p.name for p in PAGES if "```python" in p.read_text() and p.parent.name != "targets"}
     assert has == known
 

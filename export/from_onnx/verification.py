@@ -23,12 +23,13 @@ from rnn_export.export.verify.reports import as_one, with_figures
 from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
 from rnn_export.export.verify.second_opinion import second_opinion
 from rnn_export.layout import row_by_row
+from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.backends.onnxruntime.library import make_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
-from rnn_export.runtime.replay.drift import ORDINARY, Drift, ParityReport
+from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.runtime.replay.golden import Golden

@@ -11,9 +11,9 @@ from rnn_export.export.verify.frames import trial_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
 from rnn_export.export.verify.scales import scales_of
+from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
-from rnn_export.runtime.replay.drift import ORDINARY
 from rnn_export.runtime.replay.golden import Golden
 
 

@@ -9,15 +9,14 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ParityError
+from rnn_export.notebook import parity_table
+from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 
 CURVE_POINTS = 32
 # Entries that are compared at once.
 BLOCK = 2**19
 TINY = float(np.finfo(np.float32).tiny)
-
-# Kinds of input on which a model must give numbers; what it gives NaN on otherwise is beyond it.
-ORDINARY = ("noise", "recording")
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,15 @@ class ParityReport:
         """Plain data for strict JSON: an error that is no number is null."""
         return {**_strict(asdict(self)), "ok": self.ok}
 
+    def __repr__(self) -> str:
+        failed = [name for name, worst in self.checks() if worst.step is not None]
+        verdict = f"outside the tolerance: {', '.join(failed)}" if failed else f"{len(self.checks())} checks ok"
+        worst = max((d.relative for d in self.drifts), default=0.0)
+        return f"<ParityReport on {self.backend} ({self.device}), {verdict}, largest relative error {worst:.1e}>"
+
+    def _repr_html_(self) -> str:
+        return parity_table(self.to_json())
+
     def raise_for_failure(self, consequence: str) -> None:
         """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
         failed = [d for d in self.drifts if d.step is not None]
@@ -184,16 +192,6 @@ class ParityReport:
         )
 
 
-def extent(report: Mapping[str, Any]) -> str:
-    """How much a report, in the form of `ParityReport.to_json`, is of: "256 steps of 160 frames"."""
-    frames = int(report["frames"])
-    # Whole sequences have no steps, and reports of 0.1.0 do not say them.
-    steps = int(report.get("steps") or 0)
-    if not steps:
-        return f"{frames} frames"
-    return f"{steps} steps" if steps == frames else f"{steps} steps of {frames // steps} frames"
-
-
 def _badness(drift: Drift) -> tuple[bool, float]:
     return drift.step is not None, drift.relative
 
@@ -204,34 +202,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def is_report(data: Any) -> bool:
-    """Whether `data` has the form of `ParityReport.to_json`, as far as a reader shows it."""
-    if not isinstance(data, dict):
-        return False
-    texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
-    counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
-    drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
-    counts = counts and (data.get("steps") is None or type(data["steps"]) is int)
-    notes = data.get("notes", [])
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        return False
-    if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
-        return False
-    figures = data.get("figures", {})
-    if not isinstance(figures, dict) or not _are(figures, float | int | None, *figures):
-        return False
-    if not all(isinstance(why, str) for why in kinds.values()):
-        return False
-    named = all(isinstance(side, dict) and _are(side, str, "op", "place", "never") for side in sides)
-    return named and all(isinstance(drift, dict) and _is_drift(drift) for drift in drifts)
-
-
-def _is_drift(drift: dict[str, Any]) -> bool:
-    numbers = _are(drift, int | None, "step") and _are(drift, float | int | None, "relative", "error")
-    return numbers and _are({"kind": "", **drift}, str, "check", "tensor", "kind")
-
-
-def _are(data: dict[str, Any], kind: Any, *keys: str) -> bool:
-    return all(key in data and isinstance(data[key], kind) and not isinstance(data[key], bool) for key in keys)

@@ -10,10 +10,11 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
+from rnn_export.parity_json import extent
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import ParityReport, drift, extent
+from rnn_export.runtime.replay.drift import ParityReport, drift
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
