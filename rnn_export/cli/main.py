@@ -18,7 +18,7 @@ from rnn_export.lazy import load_module
 from rnn_export.text import visible
 
 COMMANDS = (
-    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "strip", "targets",
+    "bench", "build", "doctor", "export", "inspect", "keygen", "leapp", "run", "serve-web", "sign", "strip", "targets",
     "triton", "trust", "verify",
 )  # fmt: skip
 # What the extras `onnx` and `export` install; only writing graphs needs them.

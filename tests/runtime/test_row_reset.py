@@ -132,7 +132,7 @@ def test_a_mask_of_torch_is_taken(bundle):
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("sum", [0, 2], r"rows= is int64, but must be a mask of bool, True where a row is reset: convert zeros and ones"),
+        ("sum", [0, 2], r"rows= is int64, but must be a mask of bool, True where a row is reset: convert zeros"),
         ("sum", np.zeros(3, np.float32), r"rows= is float32, .* with \.astype\(bool\)"),
         ("sum", [True, False], r"rows= has shape \(2,\), but must be \(3,\): one bool for each row of the stream"),
         ("sum", True, r"rows= has shape \(\), but must be \(3,\)"),
