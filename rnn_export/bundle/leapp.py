@@ -97,7 +97,8 @@ def _description(bundle: Bundle, place: Path, initial: str | None) -> str:
         **({} if opset is None else {"opset_version": opset}),
     }
     model = {"inputs": described(graph.inputs), "outputs": described(graph.outputs), "parameters": parameters}
-    own = {"digest": spec.digest, "delay": spec.delay, "chunk": spec.chunk, "sample_rate": spec.sample_rate}
+    own = {"digest": spec.digest, "chunk": spec.chunk, "sample_rate": spec.sample_rate}
+    own["note"] = spec.delay_note if spec.has_delay else None
     text = {
         "models": {node: model},
         "pipeline": flow,

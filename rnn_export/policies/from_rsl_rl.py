@@ -8,21 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import SourceError
-from rnn_export.policies.parts import Parts, States, taken
+from rnn_export.policies.parts import Memory, Parts, States, taken
 
 
 class Actor(nn.Module):
-    """`inner` is what rsl_rl itself exports to ONNX: (obs, h, c) to (actions, h, c), c and its result None in a GRU."""
+    """`inner` is what rsl_rl itself exports to ONNX: (obs, h, c) to (actions, h, c); a GRU has no c, an MLP neither."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, obs: Tensor, states: States) -> tuple[Tensor, States]:
-        given = self.inner(obs, *states)
         if not states:
-            return given, ()
-        actions, *after = given
+            return self.inner(obs), ()
+        actions, *after = self.inner(obs, *states)
         return actions, tuple(after[: len(states)])
 
 
@@ -30,27 +29,25 @@ def parts_of(policy: Any, normalizer: Any) -> Parts:
     """The parts of a runner, of an algorithm or of its actor."""
     if normalizer is not None:
         raise SourceError("a policy of rsl_rl has its normaliser inside: leave normalizer= out.")
-    model = policy
-    for holder in ("alg", "get_policy"):
-        found = getattr(model, holder, model)
-        model = found() if holder == "get_policy" and found is not model else found
-    if not isinstance(model, nn.Module) or not hasattr(model, "as_onnx"):
+    algorithm = getattr(policy, "alg", policy)
+    model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else algorithm
+    if not hasattr(model, "as_onnx"):
         raise SourceError(
             f"{type(policy).__name__} of rsl_rl has no policy that knows as_onnx, as those of rsl_rl 5 do: give the "
-            "runner, or runner.alg.get_policy(); of an older release, export a torch.nn.Module around its actor."
+            "runner, or runner.alg.get_policy(). Of an older release, export a torch.nn.Module around its actor."
         )
-    inner = taken(model.as_onnx(verbose=False))
+    inner: Any = taken(model.as_onnx(verbose=False))
     if not hasattr(inner, "input_size"):
         raise SourceError(
-            f"{type(model).__name__} of rsl_rl takes images beside observations, and policy_of one tensor: export "
-            "a torch.nn.Module around model.as_onnx(verbose=False)."
+            f"{type(model).__name__} of rsl_rl takes images beside observations, and policy_of one tensor: export a "
+            "torch.nn.Module around model.as_onnx(verbose=False)."
         )
-    memory: tuple[tuple[int, int], ...] = ()
-    if getattr(model, "is_recurrent", False):
-        memory = ((inner.num_layers, inner.hidden_size),) * (2 if inner.rnn_type == "lstm" else 1)  # type: ignore
-    mean, std = torch.zeros(inner.input_size), torch.ones(inner.input_size)  # type: ignore[arg-type]
-    if hasattr(normal := inner.obs_normalizer, "_std"):
-        mean, std = normal._mean[0], normal._std[0]  # type: ignore[index, union-attr]
+    memory: Memory = ()
+    if model.is_recurrent:
+        memory = ((inner.num_layers, inner.hidden_size),) * (2 if inner.rnn_type == "lstm" else 1)
+    mean, std = torch.zeros(inner.input_size), torch.ones(inner.input_size)
+    if model.obs_normalization:
+        mean, std = inner.obs_normalizer._mean[0], inner.obs_normalizer._std[0]
 
     def own(obs: Tensor, starts: Tensor) -> Tensor:
         was, training, device = model.get_hidden_state(), model.training, next(model.parameters()).device
@@ -60,6 +57,7 @@ def parts_of(policy: Any, normalizer: Any) -> Parts:
         actions = []
         for x, begins in zip(obs.to(device), starts.to(device), strict=True):
             model.reset(begins.long())
+            # It joins its groups: here all are in the first.
             actions.append(model({first: x, **dict.fromkeys(others, x[:, :0])}))
         model.reset(hidden_state=was)
         model.train(training)

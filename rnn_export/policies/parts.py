@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from rnn_export.errors import SourceError
 
 M = TypeVar("M", bound=nn.Module)
 States = tuple[Tensor, ...]
+Memory = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Parts:
     """
 
     actor: nn.Module
-    memory: tuple[tuple[int, int], ...]
+    memory: Memory
     mean: Tensor
     std: Tensor
     own: Callable[[Tensor, Tensor], Tensor]
@@ -76,8 +77,9 @@ def observations(space: Any, what: str) -> tuple[int, ...]:
     return tuple(space.shape)
 
 
-def unknown_actions(space: Any, what: str, known: str) -> SourceError:
+def unknown_actions(space: Any, what: str, known: Sequence[str]) -> SourceError:
+    """The error for a space of actions that is none of `known`."""
     return SourceError(
-        f"{what} acts in {space}, and policy_of knows {known}. Write a torch.nn.Module around the policy that returns "
-        "the actions as tensors, and export that."
+        f"{what} acts in {space}, and policy_of knows {', '.join(known)} of it. Write a torch.nn.Module around the "
+        "policy that returns the actions as tensors, and export that."
     )

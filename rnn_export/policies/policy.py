@@ -60,8 +60,8 @@ def policy_of(policy: Any, normalizer: Any = None) -> tuple[Policy, tuple[Tensor
 
     Args:
         policy: of rsl_rl a runner, an algorithm or its actor; of Stable-Baselines3 (RecurrentPPO of its contrib, and
-            those without a memory) an algorithm or its policy; of skrl a runner, an agent or its policy; of rl_games a
-            player or a training agent. It is left as it is.
+            those without a memory) an algorithm or its policy; of skrl an agent or its policy; of rl_games a player.
+            It is left as it is.
         normalizer: of observations, where `policy` does not have it: a VecNormalize, or a preprocessor of skrl.
 
     Raises SourceError for what is none of these or cannot be exported, and ParityError where the actions are others
@@ -71,8 +71,8 @@ def policy_of(policy: Any, normalizer: Any = None) -> tuple[Policy, tuple[Tensor
     library = next((name for c in classes if (name := c.__module__.partition(".")[0]) in LIBRARIES), None)
     if library is None:
         raise SourceError(
-            f"{_named(policy)} is no policy that policy_of knows: it takes runners, agents and policies of rsl_rl, "
-            "sb3_contrib, stable_baselines3, skrl and rl_games. Any other one is exported as a torch.nn.Module: "
+            f"{_named(policy)} is no policy that policy_of knows: it takes runners, agents, players and policies of "
+            "rsl_rl, sb3_contrib, stable_baselines3, skrl and rl_games. Any other is exported as a torch.nn.Module: "
             "export(model, example_inputs, path)."
         )
     parts: Parts = load_module(LIBRARIES[library]).parts_of(policy, normalizer)

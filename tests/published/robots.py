@@ -7,11 +7,12 @@ from the library's own over 1,000 steps in which episodes begin anew, and those 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from rnn_export.arrays import Array
+from rnn_export.errors import RnnExportError
 from rnn_export.export import export
 from rnn_export.policies import policy_of
 from rnn_export.runtime import load
@@ -35,11 +37,16 @@ Own = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Trained:
-    """A policy as its library leaves it; `own` is its deterministic call, of observations and where episodes begin."""
+    """A policy as its library leaves it; `own` is its deterministic call, of observations and where episodes begin.
+
+    `forms` are the same policy and its normaliser in other objects, `refused` such as cannot be taken.
+    """
 
     policy: Any
     own: Own
     env: str = PENDULUM
+    forms: Sequence[tuple[Any, Any]] = ()
+    refused: Sequence[tuple[Any, Any]] = ()
 
 
 def environments(name: str, rows: int = ROWS) -> SyncVectorEnv:
@@ -99,7 +106,16 @@ def rsl_rl() -> Trained:
             x = torch.from_numpy(obs)
             return act({"joints": x[:, :2], "speed": x[:, 2:]}).numpy()  # type: ignore[no-any-return]
 
-    return Trained(runner, own)
+    class Another(type(act)):  # type: ignore[misc]
+        """A user's own, that does more than its parts."""
+
+        def forward(self, *args: Any, **options: Any) -> torch.Tensor:
+            return super().forward(*args, **options) + 1  # type: ignore[no-any-return]
+
+    another = copy.copy(act)
+    another.__class__ = Another
+    forms = ((runner.alg, None), (act, None))
+    return Trained(runner, own, forms=forms, refused=((another, None), (runner.env, None), (act, act)))
 
 
 def sb3(env: str = PENDULUM, squashed: bool = False) -> Trained:
@@ -121,7 +137,8 @@ def sb3(env: str = PENDULUM, squashed: bool = False) -> Trained:
         actions, memory[0] = model.predict(seen, memory[0], episode_start=begins, deterministic=True)
         return np.asarray(actions)
 
-    return Trained(model, own, env)
+    refused = ((model.policy, model), (envs, None))
+    return Trained(model, own, env, forms=((model.policy, envs),), refused=refused if env == PENDULUM else ())
 
 
 def sb3_discrete() -> Trained:
@@ -204,7 +221,8 @@ def skrl() -> Trained:
         states[:] = agent._rnn_final_states["policy"]
         return outputs["mean_actions"].numpy()  # type: ignore[no-any-return]
 
-    return Trained(agent, own)
+    scaling = agent._observation_preprocessor
+    return Trained(agent, own, forms=((agent.policy, scaling),), refused=((memory, None),))
 
 
 def rl_games(rnn: str = "lstm", separate: bool = False, env: str = PENDULUM) -> Trained:
@@ -247,7 +265,7 @@ def rl_games(rnn: str = "lstm", separate: bool = False, env: str = PENDULUM) -> 
             state[:, torch.from_numpy(begins), :] *= 0.0
         return player.get_action(player.obs_to_torch(obs), is_deterministic=True).numpy()  # type: ignore[no-any-return]
 
-    return Trained(player, own, env)
+    return Trained(player, own, env, refused=((runner, None), (player, normaliser)))
 
 
 def rl_games_separate() -> Trained:
@@ -286,6 +304,26 @@ def episodes(trained: Trained, path: Path) -> dict[str, Any]:
     return {"steps": STEPS, "rows": ROWS, "episodes": ended, "at_bound": float(np.mean(bound)), "error": error}
 
 
+def taken(trained: Trained) -> dict[str, Any]:
+    """How far the other forms are from the policy, and the messages of what is refused."""
+    model, (example,) = policy_of(trained.policy)
+    apart, messages = 0.0, []
+    for policy, normalizer in trained.forms:
+        model.reset()
+        other, (same,) = policy_of(policy, normalizer=normalizer)
+        assert torch.equal(same, example)
+        for _ in range(3):
+            apart = max(apart, float((other(example)["actions"] - model(example)["actions"]).abs().max()))
+    for policy, normalizer in trained.refused:
+        try:
+            policy_of(policy, normalizer=normalizer)
+        except RnnExportError as error:
+            messages.append(f"{type(error).__name__}: {error}")
+        else:
+            messages.append("")
+    return {"forms": len(trained.forms), "apart": apart, "refused": messages}
+
+
 def run(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -297,12 +335,13 @@ def run(name: str) -> dict[str, Any]:
         bundle = export(*policy_of(trained.policy), path, targets=("onnx", "c"), steps=64)
         spec = bundle.spec
         states = {state.name: state.row for state in spec.states}
-        leapp = differences(path)
+        leapp, others = differences(path), taken(trained)
         return {
             "name": name,
             "states": states,
             "output": spec.outputs[0].name,
             **episodes(trained, path),
+            **others,
             "leapp": leapp,
         }
 

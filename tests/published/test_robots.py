@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -13,6 +14,24 @@ LIBRARIES = ("rsl_rl", "sb3", "skrl", "rl_games")
 OTHERS = ("sb3_discrete", "sb3_squashed", "rl_games_separate")
 ONE_STATE, DISCRETE = ("rsl_rl", "rl_games_separate"), ("sb3_discrete", "rl_games_separate")
 ERROR = 2e-5
+# Of each library what is refused, in the order of `robots`.
+REFUSED = {
+    "rsl_rl": (
+        r"ParityError: .*Another of rsl_rl, taken apart, gives actions that differ by up to 1 from its own",
+        r"SourceError: Env of rsl_rl has no policy that knows as_onnx, .*: give the runner",
+        r"SourceError: a policy of rsl_rl has its normaliser inside: leave normalizer= out",
+    ),
+    "sb3": (
+        r"SourceError: normalizer= is a RecurrentPPO, and must be the VecNormalize of the training",
+        r"SourceError: VecNormalize has no policy: give the algorithm \(model\), or model\.policy",
+    ),
+    "skrl": (r"SourceError: RandomMemory of skrl has no policy: give an agent \(runner\.agent\), or agent\.policy",),
+    "rl_games": (
+        r"SourceError: Runner of rl_games is no player of an actor-critic: give runner\.create_player\(\), restored",
+        r"SourceError: a policy of rl_games has its normaliser inside: leave normalizer= out",
+    ),
+}
+FORMS = {"rsl_rl": 2, "sb3": 1, "skrl": 1, "rl_games": 0}
 
 
 @pytest.mark.slow
@@ -32,3 +51,8 @@ def test_episodes_are_the_libraries_own_and_leapp_runs_them():
         # Some actions are clipped, and some are not.
         assert name not in ("sb3", "skrl", "rl_games") or 0.01 < row["at_bound"] < 0.9, row
         assert row["leapp"] == 0, row
+    for name in LIBRARIES:
+        row = found[name]
+        assert (row["forms"], row["apart"]) == (FORMS[name], 0)
+        assert len(row["refused"]) == len(REFUSED[name])
+        assert all(re.match(*pair) for pair in zip(REFUSED[name], row["refused"], strict=True)), row["refused"]
