@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rnn_export.cli.source import load_source
 from rnn_export.errors import ParityError, SourceError
 from rnn_export.policies import policy_of
 from rnn_export.policies.parts import taken
@@ -141,3 +142,37 @@ def test_what_a_training_left_behind_is_copied():
     assert not copied.mean.is_inference()
     assert (copied.weight.dtype, copied.training, module.training) == (torch.float32, False, True)
     torch.testing.assert_close(copied.weight.double(), module.weight)
+
+
+SOURCE = """
+import torch
+from rnn_export.policies import policy_of
+
+class Walker(torch.nn.Module):
+    __module__ = "rsl_rl.somewhere"
+    obs_normalization, is_recurrent, obs_groups, get_hidden_state = False, False, ["policy"], lambda self: None
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(3, 2)
+        self.net.input_size = 3
+
+    def as_onnx(self, verbose):
+        return self.net
+
+    def reset(self, dones=None, hidden_state=None):
+        pass
+
+    def forward(self, obs):
+        return self.net(obs["policy"])
+
+def factory():
+    return policy_of(Walker())
+"""
+
+
+def test_a_factory_ends_with_it(tmp_path):
+    (tmp_path / "walk.py").write_text(SOURCE)
+    model, (example,), options = load_source(f"{tmp_path / 'walk.py'}:factory")
+    assert model(example)["actions"].shape == (8, 2)
+    assert options == {}
