@@ -48,16 +48,7 @@ def _one_count(spec: StreamSpec) -> str:
 
 
 def with_rows_reset(now: Snapshot, mask: Array, initial: Mapping[str, Array]) -> Snapshot:
-    """`now` with the rows of `mask` as in `initial`, each (batch, ...)."""
-    if now.pending:
-        waiting = next(iter(now.pending.values())).shape[1]
-        raise StreamError(
-            f"{waiting} frames of a run still wait for a whole chunk, in every row: run the rest before rows are reset "
-            "alone, or reset() all of them."
-        )
-    states = {name: np.where(_beside(mask, state), initial[name], state) for name, state in now.states.items()}
-    return Snapshot(now.frames, states, {})
-
-
-def _beside(mask: Array, state: Array) -> Array:
-    return mask.reshape(-1, *[1] * (state.ndim - 1))
+    """`now`, whose states are copies, with the rows of `mask` as in `initial`, each (batch, ...)."""
+    for name, state in now.states.items():
+        state[mask] = initial[name][mask]
+    return now

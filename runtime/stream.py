@@ -223,7 +223,9 @@ class Stream(Uncopied, Generic[Y]):
                 self._set(Snapshot(0, self._initial, {}))
             else:
                 mask = check_rows(self.spec, self.batch, rows)
-                self._set(with_rows_reset(self._get(), mask, self._initial))
+                self._check_takes_more()
+                if mask.any():
+                    self._set(with_rows_reset(self._get(), mask, self._initial))
 
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""

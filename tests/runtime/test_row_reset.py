@@ -161,7 +161,7 @@ def test_frames_that_wait_and_a_sequence_that_is_over(bundle):
     stream = load(bundle("chunked")).stream(batch=2)
     stream.run(frames(2, 4, 3))
     before = stream.snapshot()
-    with pytest.raises(StreamError, match=r"1 frames of a run still wait for a whole chunk, in every row"):
+    with pytest.raises(StreamError, match=r"1 frames of a run still wait for a whole chunk: run the rest, or reset"):
         stream.reset(rows=[True, False])
     assert stream.snapshot() == before
     stream.run(frames(2, 2, 3))
