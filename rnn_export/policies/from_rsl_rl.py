@@ -1,4 +1,4 @@
-"""Policies of rsl_rl (5): normaliser, memory, network and deterministic output are one module of its own making."""
+"""Policies of rsl_rl, here of release 5: normaliser, memory, network and output are one module of its own making."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import SourceError
+from rnn_export.policies import from_rsl_rl_3
 from rnn_export.policies.parts import Memory, Parts, States, taken
 
 
@@ -30,11 +31,13 @@ def parts_of(policy: Any, normalizer: Any) -> Parts:
     if normalizer is not None:
         raise SourceError("a policy of rsl_rl has its normaliser inside: leave normalizer= out.")
     algorithm = getattr(policy, "alg", policy)
-    model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else algorithm
+    model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else getattr(algorithm, "policy", algorithm)
+    if hasattr(model, "act_inference") and hasattr(model, "actor_obs_normalizer"):
+        return from_rsl_rl_3.parts_of(model)
     if not hasattr(model, "as_onnx"):
         raise SourceError(
-            f"{type(policy).__name__} of rsl_rl has no policy that knows as_onnx, as those of rsl_rl 5 do: give the "
-            "runner, or runner.alg.get_policy(). Of an older release, export a torch.nn.Module around its actor."
+            f"{type(policy).__name__} of rsl_rl has no policy as rsl_rl 5 and 3 have: give the runner, runner.alg, or "
+            "its policy. Of an older release, export a torch.nn.Module around its actor."
         )
     inner: Any = taken(model.as_onnx(verbose=False))
     if not hasattr(inner, "input_size"):

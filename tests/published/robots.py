@@ -58,8 +58,8 @@ def environments(name: str, rows: int = ROWS) -> SyncVectorEnv:
     return SyncVectorEnv([make(row) for row in range(rows)], autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def rsl_rl() -> Trained:
-    """A GRU that a runner trained for two iterations, its normaliser with it."""
+def rsl_rl(older: bool = False) -> Trained:
+    """A GRU that a runner trained for two iterations, and its normaliser; of an `older` release an untrained LSTM."""
     from rsl_rl.env import VecEnv
     from rsl_rl.runners import OnPolicyRunner
     from tensordict import TensorDict
@@ -94,28 +94,55 @@ def rsl_rl() -> Trained:
         "algorithm": {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 2},
         "actor": {**net, "distribution_cfg": gaussian}, "critic": dict(net),
     }  # fmt: skip
+    if older:
+        policy = {"class_name": "ActorCriticRecurrent", "actor_obs_normalization": True, "rnn_hidden_dim": UNITS}
+        cfg |= {"policy": policy, "obs_groups": {"policy": ["joints", "speed"], "critic": ["joints", "speed"]}}
     runner = OnPolicyRunner(Env(), cfg)
-    runner.learn(2)
-    runner.alg.get_policy().mlp[-1].weight.data *= 10
+    model = runner.alg.policy if older else runner.alg.get_policy()
+    if older:
+        # Its `learn` wants a folder for its logs, and a git repository.
+        with torch.inference_mode():
+            for _ in range(32):
+                model.update_normalization(runner.env.step(model.act(runner.env.get_observations()))[0])
+    else:
+        runner.learn(2)
+    (model.actor if older else model.mlp)[-1].weight.data *= 10
     act = runner.get_inference_policy()
-    act.reset()
+    model.reset()
 
     def own(obs: Array, begins: Array) -> Array:
         with torch.inference_mode():
-            act.reset(torch.from_numpy(begins).long())
+            model.reset(torch.from_numpy(begins).long())
             x = torch.from_numpy(obs)
             return act({"joints": x[:, :2], "speed": x[:, 2:]}).numpy()  # type: ignore[no-any-return]
 
-    class Another(type(act)):  # type: ignore[misc]
+    forms = ((runner.alg, None), (model, None))
+    if older:
+        return Trained(runner, own, forms=forms)
+
+    class Another(type(model)):  # type: ignore[misc]
         """A user's own, that does more than its parts."""
 
         def forward(self, *args: Any, **options: Any) -> torch.Tensor:
             return super().forward(*args, **options) + 1  # type: ignore[no-any-return]
 
-    another = copy.copy(act)
+    another = copy.copy(model)
     another.__class__ = Another
-    forms = ((runner.alg, None), (act, None))
-    return Trained(runner, own, forms=forms, refused=((another, None), (runner.env, None), (act, act)))
+    return Trained(runner, own, forms=forms, refused=((another, None), (runner.env, None), (model, model)))
+
+
+def rsl_rl_3() -> Trained:
+    """The release that Isaac Lab 2 pins, in a folder of its own."""
+    folder = str(Path(sys.prefix, "older"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rsl_rl"]:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
+    try:
+        trained = rsl_rl(older=True)
+        assert sys.modules["rsl_rl"].__file__.startswith(folder)  # type: ignore[union-attr]
+        return trained
+    finally:
+        sys.path.remove(folder)
 
 
 def sb3(env: str = PENDULUM, squashed: bool = False) -> Trained:
@@ -274,7 +301,8 @@ def rl_games_separate() -> Trained:
 
 MADE: Mapping[str, Callable[[], Trained]] = {
     "rsl_rl": rsl_rl, "sb3": sb3, "skrl": skrl, "rl_games": rl_games,
-    "sb3_discrete": sb3_discrete, "sb3_squashed": sb3_squashed, "rl_games_separate": rl_games_separate,
+    "sb3_discrete": sb3_discrete, "sb3_squashed": sb3_squashed,
+    "rl_games_separate": rl_games_separate, "rsl_rl_3": rsl_rl_3,
 }  # fmt: skip
 
 
@@ -313,7 +341,7 @@ def taken(trained: Trained) -> dict[str, Any]:
         other, (same,) = policy_of(policy, normalizer=normalizer)
         assert torch.equal(same, example)
         for _ in range(3):
-            apart = max(apart, float((other(example)["actions"] - model(example)["actions"]).abs().max()))
+            apart = max(apart, float((other(example)["actions"] - model(example)["actions"]).detach().abs().max()))
     for policy, normalizer in trained.refused:
         try:
             policy_of(policy, normalizer=normalizer)
