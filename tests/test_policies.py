@@ -52,7 +52,7 @@ def net(observes, acts, **attributes):
 
 WITH_POLICY = {
     "stable_baselines3": lambda **spaces: of("stable_baselines3", policy=SimpleNamespace(predict=1, **spaces)),
-    "skrl": lambda **spaces: of("skrl", compute=1, **spaces),
+    "skrl": lambda **spaces: of("skrl", compute=1, state_space=None, **spaces),
     "rl_games": lambda **spaces: of("rl_games", get_action=1, model=SimpleNamespace(a2c_network=1), **spaces),
 }
 
@@ -74,7 +74,7 @@ def test_actions_of_an_unknown_space(library):
 
 def test_an_agent_of_an_older_skrl():
     agent = of("skrl", policy=SimpleNamespace(compute=1))
-    with pytest.raises(SourceError, match=r"has no preprocessor of observations, as agents of skrl 2 have"):
+    with pytest.raises(SourceError, match=r"Thing of skrl is of a release before 2: train with skrl 2, or export a"):
         policy_of(agent)
 
 
@@ -129,6 +129,15 @@ def test_a_policy_without_a_memory_has_no_states():
 )
 def test_other_actions_than_the_library_s_own(walker, message):
     with pytest.raises(ParityError, match=message):
+        policy_of(walker)
+
+
+def test_code_of_the_user_that_fails():
+    walker = Walker()
+    walker.obs_groups = ("height",)
+    with pytest.raises(
+        SourceError, match=r"is not what policy_of knows: called with observations \(3, 3\) it raised KeyE"
+    ):
         policy_of(walker)
 
 

@@ -50,10 +50,10 @@ def parts_of(given: Any, normalizer: Any) -> Parts:
     what = f"{type(given).__name__} of skrl"
     if not hasattr(policy, "compute"):
         raise SourceError(f"{what} has no policy: give an agent (runner.agent), or agent.policy.")
+    if not hasattr(policy, "state_space"):
+        raise SourceError(f"{what} is of a release before 2: train with skrl 2, or export a torch.nn.Module around it.")
     if policy is not given and normalizer is None:
-        if not hasattr(given, "_observation_preprocessor"):
-            raise SourceError(f"{what} has no preprocessor of observations, as agents of skrl 2 have: give its policy.")
-        normalizer = given._observation_preprocessor
+        normalizer = getattr(given, "_observation_preprocessor", None)
     # An agent without one has a method in its place.
     preprocessor: Any = normalizer if isinstance(normalizer, nn.Module) else None
     shape = observations(policy.observation_space, what)

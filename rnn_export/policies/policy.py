@@ -90,20 +90,24 @@ def _compare(model: Policy, parts: Parts, what: str) -> None:
     starts[0], starts[STEPS // 3, 1], starts[STEPS // 2, 2] = True, True, True
     given = []
     with torch.no_grad(), torch.random.fork_rng():
-        own = parts.own(obs, starts)
-        for x, begins in zip(obs, starts, strict=True):
-            for name in model.names:
-                if (state := getattr(model, name)) is not None:
-                    setattr(model, name, torch.where(begins[:, None], 0.0, state))
-            given.append(model(x)["actions"])
+        try:
+            own = parts.own(obs, starts)
+            for x, begins in zip(obs, starts, strict=True):
+                for name in model.names:
+                    if (state := getattr(model, name)) is not None:
+                        setattr(model, name, torch.where(begins[:, None], 0.0, state))
+                given.append(model(x)["actions"])
+        except Exception as error:  # of the library, and of the user's own code in it
+            called = f"called with observations {tuple(obs.shape[1:])} it raised {type(error).__name__}: {error}"
+            raise SourceError(f"{what} is not what policy_of knows: {called}.") from error
     model.reset()
     got = torch.stack(given)
     if got.shape != own.shape:
         raise ParityError(f"{what} gives actions {tuple(own.shape)}, but taken apart {tuple(got.shape)}. {_ADVICE}")
-    error, size = float((got.double() - own.double()).abs().max()), float(own.double().abs().max())
-    if not error <= TOLERANCE * max(size, 1.0):
+    apart, size = float((got.double() - own.double()).abs().max()), float(own.double().abs().max())
+    if not apart <= TOLERANCE * max(size, 1.0):
         raise ParityError(
-            f"{what}, taken apart, gives actions that differ by up to {error:.3g} from its own over {STEPS} steps of "
+            f"{what}, taken apart, gives actions that differ by up to {apart:.3g} from its own over {STEPS} steps of "
             f"{ROWS} rows. {_ADVICE}"
         )
 
