@@ -22,12 +22,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.ending import Ended, Ending, Unfinished
+from rnn_export.runtime.ending import Ended, Ending, Unfinished, held_inputs
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
@@ -39,6 +40,7 @@ from rnn_export.runtime.frame_io import (
     frame_view,
     without_delay,
 )
+from rnn_export.runtime.row_reset import check_rows, with_rows_reset
 from rnn_export.runtime.types import Frames, Y
 from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack
@@ -183,7 +185,7 @@ class Stream(Uncopied, Generic[Y]):
         """
         with self._alone():
             before = self._get()
-            inputs = self._held(held)
+            inputs = held_inputs(self.spec, self.batch, held)
             self._pending = Unfinished(before)
             try:
                 ending = Ending(self.spec, self.batch, before.pending, inputs)
@@ -203,10 +205,19 @@ class Stream(Uncopied, Generic[Y]):
             self._finish()
             return self._buffers.read()
 
-    def reset(self) -> None:
-        """Back to the states that the stream was opened with."""
+    def reset(self, rows: npt.ArrayLike | None = None) -> None:
+        """Back to the states that the stream was opened with.
+
+        Of a batch with `rows`, a mask of bool (batch,): those where it is True, and the others go on as they are.
+        """
         with self._alone():
-            self._set(Snapshot(0, self._initial, {}))
+            if rows is None:
+                self._set(Snapshot(0, self._initial, {}))
+            else:
+                mask = check_rows(self.spec, self.batch, rows)
+                self._check_takes_more()
+                if mask.any():
+                    self._set(with_rows_reset(self._get(), mask, self._initial))
 
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""
@@ -261,21 +272,6 @@ class Stream(Uncopied, Generic[Y]):
             self._frames = goal.frames
             self._pending = Ended() if goal.ended else dict(goal.pending)
         return self._pending
-
-    def _held(self, held: Any) -> dict[str, Array]:
-        """The inputs without a time axis, (batch, ...)."""
-        tensors = [t for t in self.spec.inputs if not self.spec.timed(t)]
-        names = [t.name for t in tensors]
-        if held is None and names:
-            raise StreamError(f"the inputs {names} have no frames: give them to finish too, as they were fed.")
-        given = {} if held is None else dict(held if isinstance(held, Mapping) else dict.fromkeys(names[:1], held))
-        if set(given) != set(names):
-            raise StreamError(f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.")
-        rows = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in tensors}
-        bare = {t.name: rows[t.name].ndim == len(t.frame) and self.batch == 1 for t in tensors}
-        shapes = {t.name: t.frame if bare[t.name] else (self.batch, *t.frame) for t in tensors}
-        checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
-        return {name: a[None] if bare[name] else a for name, a in checked.items()}
 
     def _check_takes_more(self) -> None:
         pending = self._finish()
