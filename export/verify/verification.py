@@ -58,7 +58,8 @@ def verify_model(
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
     golden, lifted = golden_vectors(model, inputs, exact, kind)
     if any(d.step is not None for d in lifted):
-        golden, lifted = golden_vectors(model, inputs, exact, kind, measured_scales(model, golden))
+        on_measured = golden_vectors(model, inputs, exact, kind, measured_scales(model, golden))
+        golden, lifted = on_measured if all(d.step is None for d in on_measured[1]) else (golden, lifted)
     _refuse_wrong_lifting(model, golden, lifted)
     trials, failures = trial_vectors(model, golden, exact, TRIAL_FRAMES)
     streamed = lifted_trace(model, ClosedLoop(model.spec, trials.inputs)).outputs
@@ -79,7 +80,9 @@ def verify_model(
 
     vectors, reports = held(golden.scales, progress)
     if not golden.scales and not all(report.ok for report in reports):
-        vectors, reports = held(measured_scales(model, golden), lambda check: None)
+        on_measured_scales = held(measured_scales(model, golden), lambda check: None)
+        if all(report.ok for report in on_measured_scales[1]):
+            vectors, reports = on_measured_scales
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
     reports, second = reports[: len(engines)], reports[len(engines) :]
