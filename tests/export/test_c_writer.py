@@ -197,7 +197,13 @@ def test_large_weights_lie_beside_the_source():
 
 def test_small_weights_lie_inside():
     files = written(model([("Add", ["x", "one"], ["y"], {})]))
-    assert sorted(files) == ["CMakeLists.txt", "hand.c", "hand.h", "kernels.h", "main.c", "selftest.c"]
+    read_by_builds = [
+        "library.properties",
+        "idf_component.yml",
+        *(f"zephyr/{n}" for n in ("module.yml", "Kconfig", "CMakeLists.txt")),
+    ]
+    sources = ["CMakeLists.txt", "hand.c", "hand.h", "hand.hpp", "kernels.h", "main.c", "selftest.c"]
+    assert sorted(files) == sorted([*sources, *read_by_builds])
     assert b"WEIGHTS_BYTES" not in files["hand.h"]
 
 

@@ -13,7 +13,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import LIBRARY, RECORD
 from rnn_export.runtime.backends.native.cpu import features, host_triple, this_cpu, without
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.build.compiler import FLAGS, Compiler, work_folder
+from rnn_export.runtime.build.compiler import FLAGS, Compiler, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.compiler import find_compiler, link
 from rnn_export.spec import StreamSpec
@@ -41,9 +41,7 @@ def compile_native(
         raise BuildError(f"there is no Python.h in {sysconfig.get_path('include')}: install the headers of Python.")
     with work_folder() as folder:
         # A folder of its own: a step may have any name.
-        (folder / "step").mkdir()
-        for file, data in files.items():
-            (folder / "step" / file).write_bytes(data)
+        lay_out(files, folder / "step")
         (folder / FILE).write_text(glue(name, spec), encoding="utf-8")
         flags, used = _flags(compiler, march, folder)
         parts = [f"step/{name}.c", FILE]

@@ -1,0 +1,90 @@
+"""The header of C++17 around a step: two streams do what the functions in C do, by both compilers and every warning."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rnn_export.runtime.build.names import identifiers
+
+from .models import Written
+from .needs import need
+from .quality import CPP, lay_out, run
+
+Get = Callable[[str, str], Written]
+Compiled = Callable[[str, str, str], Path]
+
+WARN = ["-pedantic-errors", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wold-style-cast",
+        "-Werror"]  # fmt: skip
+SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+PROGRAM = Path(__file__).with_name("two_streams.cpp").read_text()
+
+
+def program(its: Written, folder: Path) -> str:
+    """The file of `two_streams.cpp` for a model, whose weights stand in the program where they are a file."""
+    (x, y), weights = identifiers([its.spec.inputs[0].name, its.spec.outputs[0].name]), its.weights is not None
+    text = PROGRAM.replace("NAME", its.name).replace("INPUT", x).replace("OUTPUT", y)
+    text = text.replace(" START", "(bytes)" if weights else "").replace(" WEIGHTS", ", bytes" if weights else "")
+    if weights:
+        loaded = (
+            "alignas(64) static unsigned char bytes[model::weights_bytes];\n"
+            "static const bool loaded = [] {\n"
+            f'    std::FILE *file = std::fopen("{its.name}.bin", "rb");\n'
+            "    return std::fread(bytes, sizeof bytes, 1, file) + static_cast<unsigned>(std::fclose(file)) == 1\n"
+            "        && model::check(bytes, sizeof bytes) == 0;\n}();\n"
+        )
+        text = text.replace("int main()\n{", f"{loaded}\nint main()\n{{\n    if (!loaded)\n        return 2;")
+    (folder / "two_streams.cpp").write_text(text)
+    return "two_streams.cpp"
+
+
+@pytest.mark.parametrize("standard", ["17", "20"])
+@pytest.mark.parametrize(("model", "compiler"), [("lstm", "gcc"), ("lstm", "clang"), ("large", "gcc")])
+def test_two_streams(
+    model: str, compiler: str, standard: str, written: Get, compiled: Compiled, tmp_path: Path
+) -> None:
+    need(CPP[compiler], compiler)
+    its, step = written(model, "fp32"), compiled(model, "fp32", compiler) / f"{model}.o"
+    lay_out(its.files, tmp_path)
+    flags = [f"-std=c++{standard}", "-fno-exceptions", "-fno-rtti", *WARN, *SANITIZE]
+    run([CPP[compiler], *flags, program(its, tmp_path), str(step), "-lm", "-o", "two"], tmp_path)
+    assert run(["./two"], tmp_path) == "PASS\n"
+
+
+def test_a_frame_of_another_size_does_not_compile(written: Get, tmp_path: Path) -> None:
+    need("g++")
+    its = written("lstm", "fp32")
+    lay_out(its.files, tmp_path)
+    (tmp_path / "wrong.cpp").write_text(
+        '#include "lstm.hpp"\n#include <array>\n'
+        "void f(rnn::lstm::stream &s, std::array<float, 3> x, rnn::lstm::view<float, 1> y) { s.step(x, y); }\n"
+    )
+    with pytest.raises(AssertionError, match="could not convert|cannot convert|no matching"):
+        run(["g++", "-std=c++17", "-fsyntax-only", "wrong.cpp"], tmp_path)
+
+
+@pytest.mark.parametrize("model", ["counter", "strided-valid-then-gru", "dual-path"])
+def test_every_kind_of_model_has_it(model: str, written: Get, tmp_path: Path) -> None:
+    """Other types, a delay and its end, several outputs: the header compiles alone, and twice."""
+    need("g++", "clang++")
+    its = written(model, "fp32")
+    lay_out(its.files, tmp_path)
+    (tmp_path / "user.cpp").write_text(
+        f'#include "{its.name}.hpp"\n#include "{its.name}.hpp"\nint main() {{ rnn::{its.name}::stream s; s.reset(); }}\n'
+    )
+    for compiler in CPP.values():
+        run([compiler, "-std=c++17", *WARN, "-fsyntax-only", "user.cpp"], tmp_path)
+
+
+def test_a_bare_machine_needs_nothing_of_cpp(written: Get, tmp_path: Path) -> None:
+    """Of C++'s own library there may be nothing."""
+    need("arm-none-eabi-g++")
+    its = written("lstm", "fp32")
+    lay_out(its.files, tmp_path)
+    (tmp_path / "user.cpp").write_text(
+        '#include "lstm.hpp"\nusing namespace rnn::lstm;\n'
+        "static stream one, two;\nfloat x[x_size];\n"
+        "void both(float *y) { one.step(x, view<float, 1>::at(y)); two.step(view<const float, x_size>(x), view<float, 1>::at(y)); }\n"
+    )
+    flags = ["-std=c++17", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-mcpu=cortex-m4", "-mthumb", *WARN]
+    run(["arm-none-eabi-g++", *flags, "-c", "user.cpp"], tmp_path)
