@@ -6,11 +6,12 @@ from ast import literal_eval
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, common
 
+from rnn_export.onnx_file import MODULE
+
 # Where torch.onnx notes the modules around a node, outermost first, and then the operator.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 # A layer of a lifted recurrent module, which the user knows by the module's own path.
 _LAYER = "OpaqueLayer"
-MODULE = "rnn_export.module"
 
 
 class KeepModulePaths(InPlacePass):

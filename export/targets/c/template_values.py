@@ -58,7 +58,8 @@ def template_values(
         for i, (member, state) in members
     ]
     operators = [{"layer": printable(module_of(node)), "type": node.op_type} for node, _ in code.written]
-    operators.append({"layer": "outputs and states", "type": "copy"})
+    # The time of two readings of the clock in a row, of which there is one in that of each operator.
+    operators += [{"layer": "outputs and states", "type": "copy"}, {"layer": "a reading", "type": "clock"}]
     weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,12 @@ def compile_native(
     compiler: Compiler | None = None,
     march: str = "native",
     extension: bool | None = None,
+    defines: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Compile `files`, the sources of the step `name` by bare file name, for this machine; nothing else is left behind.
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
-    Python is made where its headers are here, or as `extension` says. Gives `native.so` and `build.json` by path.
+    Python is made where its headers are here, or as `extension` says; `defines` are more flags. Gives `native.so` and `build.json` by path.
     Raises BuildError with the compiler's first error, and BackendUnavailable where there is no compiler.
     """
     compiler = compiler or find_compiler()
@@ -50,7 +51,7 @@ def compile_native(
             parts.append(STEPPER)
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
         linked = [*link(host_triple()), *["-Wl,-undefined,dynamic_lookup"] * (sys.platform == "darwin")]
-        compiler.compile([*flags, with_rows(name), *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
+        compiler.compile([*flags, with_rows(name), *defines, *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
     python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
     numpy = None if headers is None else numpy_major()

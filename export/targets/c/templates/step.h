@@ -100,6 +100,7 @@ typedef struct {
     uint64_t calls, ticks; /**< ticks are nanoseconds, or what rnn_clock() of the header RNN_CLOCK counts */
 } name_operator;
 
+/** The last but one is the copy of outputs and states, the last what a reading of the clock takes: each has one. */
 #define NAME_OPERATORS $operator_count
 extern name_operator name_profile[NAME_OPERATORS];
 #endif
