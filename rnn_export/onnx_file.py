@@ -27,7 +27,7 @@ MODULE = "rnn_export.module"
 class Node:
     """`numbers` are the attributes that are whole numbers, `bodies` the graphs inside, by attribute.
 
-    `constant` is the value of a Constant where it is a few whole numbers, and `raw` the message. `module` is the path of
+    `constant` is the value of a Constant where it is a few whole numbers, `raw` the message. `module` is the path of
     the module that it comes from, "" where that is not known.
     """
 

@@ -36,7 +36,7 @@ _KERNEL = "_kernel_time"
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator over a whole profile: its layer (path of a module, or what it gives), its type, its runs, µs in all."""
+    """An operator over a profile: its layer (path of a module, or what it gives), its type, its runs, µs in all."""
 
     layer: str
     type: str
@@ -46,7 +46,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profiled:
-    """An engine whose operators are timed: `read` gives them, over the last so many steps; `most` is how many it keeps."""
+    """An engine whose operators are timed: `read` gives them, of the last so many steps, `most` at most."""
 
     engine: Engine
     read: Callable[[int], list[Operator]]
@@ -117,7 +117,7 @@ def _row(operator: Operator, steps: int, clock: float) -> dict[str, Any]:
 
 @contextmanager
 def _native(bundle: Bundle, candidate: Candidate, golden: Golden, trust: bool) -> Iterator[Profiled]:
-    """Its sources compiled once more, with their clock, and held to the golden vectors like any other build of them."""
+    """Its sources compiled once more, with their clock, and held to the golden vectors like any other build."""
     origin = find_origin(bundle, "c", candidate.precision, trust)
     if origin is None:
         raise BackendUnavailable("the bundle has no C sources: rnn-export build NAME.rnnx --target c writes them.")
@@ -137,7 +137,7 @@ def _native(bundle: Bundle, candidate: Candidate, golden: Golden, trust: bool) -
 
 
 class _Counters:
-    """The table of operators inside of a library that was compiled with RNN_PROFILE: nanoseconds since it was loaded."""
+    """The table of operators in a library that was compiled with RNN_PROFILE: nanoseconds since it was loaded."""
 
     def __init__(self, call: Any) -> None:
         self.call, self.before = call, [(0, 0)]

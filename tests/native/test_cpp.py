@@ -59,7 +59,7 @@ def test_a_frame_of_another_size_does_not_compile(written: Get, tmp_path: Path) 
         '#include "lstm.hpp"\n#include <array>\n'
         "void f(rnn::lstm::stream &s, std::array<float, 3> x, rnn::lstm::view<float, 1> y) { s.step(x, y); }\n"
     )
-    with pytest.raises(AssertionError, match="could not convert|cannot convert|no matching"):
+    with pytest.raises(AssertionError, match="could not convert"):
         run(["g++", "-std=c++17", "-fsyntax-only", "wrong.cpp"], tmp_path)
 
 
@@ -70,7 +70,8 @@ def test_every_kind_of_model_has_it(model: str, written: Get, tmp_path: Path) ->
     its = written(model, "fp32")
     lay_out(its.files, tmp_path)
     (tmp_path / "user.cpp").write_text(
-        f'#include "{its.name}.hpp"\n#include "{its.name}.hpp"\nint main() {{ rnn::{its.name}::stream s; s.reset(); }}\n'
+        f'#include "{its.name}.hpp"\n#include "{its.name}.hpp"\n'
+        f"int main() {{ rnn::{its.name}::stream s; s.reset(); }}\n"
     )
     for compiler in CPP.values():
         run([compiler, "-std=c++17", *WARN, "-fsyntax-only", "user.cpp"], tmp_path)
@@ -84,7 +85,8 @@ def test_a_bare_machine_needs_nothing_of_cpp(written: Get, tmp_path: Path) -> No
     (tmp_path / "user.cpp").write_text(
         '#include "lstm.hpp"\nusing namespace rnn::lstm;\n'
         "static stream one, two;\nfloat x[x_size];\n"
-        "void both(float *y) { one.step(x, view<float, 1>::at(y)); two.step(view<const float, x_size>(x), view<float, 1>::at(y)); }\n"
+        "void both(float *y) { one.step(x, view<float, 1>::at(y)); }\n"
+        "void other(float *y) { two.step(view<const float, x_size>(x), view<float, 1>::at(y)); }\n"
     )
     flags = ["-std=c++17", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-mcpu=cortex-m4", "-mthumb", *WARN]
     run(["arm-none-eabi-g++", *flags, "-c", "user.cpp"], tmp_path)

@@ -1,4 +1,4 @@
-"""The folder of C sources as others take it: a subproject of CMake, an installed package, and what boards' builds read."""
+"""The folder of C as others take it: a subproject of CMake, an installed package, and what builds of boards read."""
 
 import re
 import subprocess
@@ -141,8 +141,8 @@ def test_an_installed_library_is_found(model: str, written: Get, tmp_path: Path)
 
 # --- boards
 
-# What these builds have of their own: a component of ESP-IDF is read by a script first, which knows no project, and ends
-# it where it registers; then in its project, where it goes on.
+# What these builds have of their own: a component of ESP-IDF is read by a script first, which knows no project and ends
+# it where it registers; then by its project, where it goes on.
 ESP_SCRIPT = """
 macro(idf_component_register)
   message(STATUS "registers ${ARGV}")
@@ -225,8 +225,8 @@ def test_arduino_compiles_all_of_the_folder(lstm: Path) -> None:
     run(["./sketch"], lstm)
     properties = dict(line.split("=", 1) for line in (lstm / "library.properties").read_text().splitlines())
     # What the specification of Arduino's libraries asks for.
-    needed = "name version author maintainer sentence paragraph category url architectures".split()
-    assert set(properties) == {*needed, "includes"}
+    needed = {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"}
+    assert set(properties) == needed | {"includes"}
     assert re.fullmatch(r"[A-Za-z0-9][\w .-]{0,62}", properties["name"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", properties["version"])
     assert (lstm / properties["includes"]).is_file()
@@ -234,7 +234,7 @@ def test_arduino_compiles_all_of_the_folder(lstm: Path) -> None:
 
 @pytest.mark.parametrize("model", ["lstm", "large"])
 def test_what_boards_read_is_well_formed(model: str, written: Get) -> None:
-    """`module.yml` and `idf_component.yml` as flat as they are need no reader of YAML; Kconfig has the model's symbol."""
+    """`module.yml` and `idf_component.yml` are so flat that they need no reader of YAML."""
     files = {name: data.decode() for name, data in written(model, "fp32").files.items() if not name.endswith(".bin")}
     assert files["zephyr/module.yml"] == f"name: rnn_{model}\nbuild:\n  cmake: zephyr\n  kconfig: zephyr/Kconfig\n"
     assert re.fullmatch(r'version: "\d+\.\d+\.\d+"\ndescription: "[^"\n]+"\n', files["idf_component.yml"])

@@ -22,7 +22,7 @@ class KeepModulePaths(InPlacePass):
         self.inside = inside
 
     def call(self, model: ir.Model) -> PassResult:
-        graphs = [model.graph, *model.functions.values()]
+        graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
         nodes = [node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)]
         paths = [self._path(node) for node in nodes]
         common.ClearMetadataAndDocStringPass()(model)
