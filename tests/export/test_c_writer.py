@@ -216,3 +216,11 @@ def test_a_weight_that_is_used_twice_is_written_once():
         w2=table.copy(),
     )
     assert written(made)["hand.c"].count(b"299.0f") == 1
+
+
+def test_kconfig_asks_for_the_library_that_the_source_calls():
+    """Zephyr's smallest C library has no functions of mathematics."""
+    for op, asked in (("Atan", True), ("Tanh", False)):
+        files = written(model([(op, ["x"], ["y"], {})]))
+        assert (b"#include <math.h>" in files["hand.c"]) is asked
+        assert (b"\tselect REQUIRES_FULL_LIBC\n" in files["zephyr/Kconfig"]) is asked

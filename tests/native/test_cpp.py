@@ -38,8 +38,10 @@ def program(its: Written, folder: Path) -> str:
     return "two_streams.cpp"
 
 
-@pytest.mark.parametrize("standard", ["17", "20"])
-@pytest.mark.parametrize(("model", "compiler"), [("lstm", "gcc"), ("lstm", "clang"), ("large", "gcc")])
+@pytest.mark.parametrize(
+    ("model", "compiler", "standard"),
+    [("lstm", "gcc", "17"), ("lstm", "clang", "17"), ("lstm", "clang", "20"), ("large", "gcc", "20")],
+)
 def test_two_streams(
     model: str, compiler: str, standard: str, written: Get, compiled: Compiled, tmp_path: Path
 ) -> None:
