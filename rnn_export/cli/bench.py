@@ -29,7 +29,7 @@ STAGES = 5
 )
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
-@click.option("--profile", is_flag=True, help="What each operator of a step takes instead: native and onnxruntime.")
+@click.option("--profile", is_flag=True, help="Time each operator of a step, on native and onnxruntime.")
 @trust_option
 def bench_command(
     bundle: str, backends: tuple[str, ...], steps: int | None, seconds: float, core: int | None, plot: Path | None,
