@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from rnn_export.bundle import open_bundle
 from rnn_export.runtime.build.names import identifiers
 
+from ..zoo import store  # noqa: TID252
 from .models import Written
 from .needs import need
-from .quality import CPP, lay_out, run
+from .quality import CPP, STRICT, lay_out, run
 
 Get = Callable[[str, str], Written]
 Compiled = Callable[[str, str, str], Path]
@@ -77,6 +79,50 @@ def test_every_kind_of_model_has_it(model: str, written: Get, tmp_path: Path) ->
     )
     for compiler in CPP.values():
         run([compiler, "-std=c++17", *WARN, "-fsyntax-only", "user.cpp"], tmp_path)
+
+
+ENDS = """
+#include "NAME.hpp"
+#include <cstdio>
+#include <cstring>
+
+namespace model = rnn::NAME;
+
+int main()
+{
+    model::stream ours;
+    NAME_state theirs;
+    NAME_init(&theirs);
+    const std::size_t frames = 9, late = model::delay, all = model::length_OUTPUT(frames);
+    int bad = all != NAME_length_OUTPUT(frames) || !model::tail;
+    for (std::size_t step = 0; step < late + all; step++) {
+        float x[model::INPUT_size], y[model::OUTPUT_size], z[model::OUTPUT_size];
+        for (float &value : x)
+            value = static_cast<float>(step * 3 % 7) - 3.0f;
+        if (step == frames) {
+            ours.finish(0);
+            NAME_finish(&theirs, 0);
+        }
+        ours.step(x, y);
+        NAME_step(&theirs, x, z);
+        bad += std::memcmp(y, z, sizeof y) != 0;
+    }
+    std::printf("%zu after %zu\\n", late + all - frames, frames);
+    return bad;
+}
+"""
+
+
+def test_the_end_of_a_sequence(tmp_path: Path) -> None:
+    """Of a model that looks ahead: the frames that come after the last one."""
+    need("g++", "gcc")
+    its = Written.of(open_bundle(store.bundle("look-ahead")), "fp32")
+    lay_out(its.files, tmp_path)
+    x, y = identifiers([its.spec.inputs[0].name, its.spec.outputs[0].name])
+    (tmp_path / "ends.cpp").write_text(ENDS.replace("NAME", its.name).replace("INPUT", x).replace("OUTPUT", y))
+    run(["gcc", *STRICT, "-c", f"{its.name}.c"], tmp_path)
+    run(["g++", "-std=c++17", *WARN, *SANITIZE, "ends.cpp", f"{its.name}.o", "-lm", "-o", "ends"], tmp_path)
+    assert run(["./ends"], tmp_path) == "2 after 9\n"
 
 
 def test_a_bare_machine_needs_nothing_of_cpp(written: Get, tmp_path: Path) -> None:
