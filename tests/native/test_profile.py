@@ -112,6 +112,8 @@ def test_cycles_of_a_cortex_m(written: Get, tmp_path: Path) -> None:
     (tmp_path / "cycles.h").write_text(CYCLES)
     flags = [*FAST, "-mcpu=cortex-m4", "-mthumb", "-DRNN_PROFILE", '-DRNN_CLOCK="cycles.h"', "-c", "lstm.c"]
     run(["arm-none-eabi-gcc", *STRICT, *flags], tmp_path)
+    with pytest.raises(AssertionError, match="there is no clock_gettime here: give a header"):
+        run(["arm-none-eabi-gcc", *STRICT, *FAST, "-DRNN_PROFILE", "-fsyntax-only", "lstm.c"], tmp_path)
     found = symbols(tmp_path / "lstm.o", "arm-none-eabi-nm")
     assert "clock_gettime" not in called(found)
     assert found["lstm_profile"] == "D"

@@ -3,6 +3,9 @@
 #include RNN_CLOCK
 #else
 #include <time.h>
+#ifndef CLOCK_MONOTONIC
+#error "there is no clock_gettime here: give a header with uint32_t rnn_clock(void), as RNN_CLOCK"
+#endif
 static uint32_t rnn_clock(void)
 {
     struct timespec now;
