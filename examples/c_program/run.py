@@ -1,7 +1,6 @@
 """Export a net, build the program around it, run it on noise, and compare it with PyTorch."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,8 @@ def build(folder: Path, sources: Path, *options: str) -> Path:
     return folder / "program"
 
 
-def main(out: Path) -> None:
+def main(out: Path = Path("out")) -> None:
+    out.mkdir(exist_ok=True)
     torch.manual_seed(0)
     model, frames = Spotter().eval(), torch.randn(1, 100, 40)
     names = {"input_names": ["features"], "output_names": ["scores"]}
@@ -50,6 +50,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
-    place.mkdir(parents=True, exist_ok=True)
-    main(place)
+    main()

@@ -1,7 +1,6 @@
 """Export a net, build the program around its C++ header, and compare its two streams with two in Python."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,8 @@ class Amp(nn.Module):
         return dry + self.head(self.rnn(dry)[0])
 
 
-def main(out: Path) -> None:
+def main(out: Path = Path("out")) -> None:
+    out.mkdir(exist_ok=True)
     torch.manual_seed(0)
     names = {"input_names": ["dry"], "output_names": ["wet"]}
     bundle = export(Amp().eval(), (torch.randn(1, 20, 1),), out / "amp.rnnx", targets=["c"], force=True, **names)
@@ -48,6 +48,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
-    place.mkdir(parents=True, exist_ok=True)
-    main(place)
+    main()

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -49,7 +48,8 @@ def laid_out(out: Path) -> Path:
     return out / "gesture"
 
 
-def main(out: Path) -> None:
+def main(out: Path = Path("out")) -> None:
+    out.mkdir(exist_ok=True)
     module = laid_out(out)
     for name, text in STAND_INS.items():
         (out / "stand_ins" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
-    place.mkdir(parents=True, exist_ok=True)
-    main(place)
+    main()
