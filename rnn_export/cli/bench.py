@@ -65,7 +65,7 @@ def _profile(
 
     if plot is not None:
         raise click.UsageError("--profile draws no picture: leave --plot out.")
-    with tables.progress("profile", len(PROFILED), not as_json) as stage:
+    with bar("profile", len(PROFILED), not as_json) as stage:
         result = profile(Path(bundle), backends, steps, seconds, core, stage, trust)
     if not as_json:
         tables.profile(result)
