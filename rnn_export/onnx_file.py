@@ -19,13 +19,16 @@ from rnn_export.protobuf import Value, fields, packed, signed, text
 # Graphs inside of graphs; values of a constant that sizes are computed from.
 DEPTH, SMALL = 8, 64
 _INT64, _INT32 = 7, 6
+# The note on a node that says of which module it is.
+MODULE = "rnn_export.module"
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """`numbers` are the attributes that are whole numbers, `bodies` the graphs inside, by attribute.
 
-    `constant` is the value of a Constant where it is a few whole numbers, and `raw` the message.
+    `constant` is the value of a Constant where it is a few whole numbers, `raw` the message. `module` is the path of
+    the module that it comes from, "" where that is not known.
     """
 
     raw: memoryview
@@ -36,6 +39,7 @@ class Node:
     numbers: Mapping[str, Sequence[int]]
     bodies: Mapping[str, Graph]
     constant: Array | None
+    module: str = ""
 
     @property
     def title(self) -> str:
@@ -116,7 +120,7 @@ def _graph(message: memoryview, depth: int) -> Graph:
 
 def _node(message: memoryview, depth: int) -> Node:
     names: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
-    numbers, bodies, constant = dict[str, Sequence[int]](), dict[str, Graph](), None
+    numbers, bodies, constant, module = dict[str, Sequence[int]](), dict[str, Graph](), None, ""
     for number, _, value in fields(message):
         if number in names:
             names[number].append(text(value))
@@ -125,13 +129,24 @@ def _node(message: memoryview, depth: int) -> Node:
             numbers[name] = ints
             bodies |= {f"{name}{i or ''}": graph for i, graph in enumerate(graphs)}
             constant = tensor if name == "value" else constant
+        elif number == 9:
+            key, note = _note(_message(value))
+            module = note if key == MODULE else module
     op, domain = ("".join(names[number][-1:]) for number in (4, 7))
-    node = Node(message, op, "".join(names[3][-1:]), tuple(names[1]), tuple(names[2]), numbers, bodies, constant)
+    node = Node(
+        message, op, "".join(names[3][-1:]), tuple(names[1]), tuple(names[2]), numbers, bodies, constant, module
+    )
     if domain not in ("", "ai.onnx"):
         raise ValueError(f"{node.title} is of the domain {domain!r}, which is not ONNX's own")
     if op not in OPERATORS:
         raise ValueError(f"{node.title} is an operator that no graph of a bundle has")
     return node
+
+
+def _note(message: memoryview) -> tuple[str, str]:
+    """A key and its value, of what is noted on a node."""
+    found = {number: text(value) for number, _, value in fields(message) if number in (1, 2)}
+    return found.get(1, ""), found.get(2, "")
 
 
 def _attribute(message: memoryview, depth: int) -> tuple[str, list[int], list[Graph], Array | None]:

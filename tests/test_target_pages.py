@@ -79,21 +79,44 @@ def test_the_python_of_torchscript_and_pt2(place: Path, wanted: np.ndarray) -> N
 
 
 def test_the_c_of_the_page(place: Path, wanted: np.ndarray) -> None:
-    (code,) = blocks("c", "c")
+    code, clock = blocks("c", "c")
     (place / "own.c").write_text(code)
+    (place / "cycles.h").write_text(clock)
     text = (PAGES / "c.md").read_text()
     built, compiled = (re.findall(rf"^    \$ ({what}.*)$", text, re.MULTILINE) for what in ("rnn-export build", "cc "))
-    np.load(place / "features.npy").tofile(place / "features.f32")
     build = [str(Path(sys.executable).with_name("rnn-export")), *built[0].split()[1:]]
-    for command in (build, compiled[0].split()):
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    given = subprocess.run(
-        ["./own"], cwd=place, input=(place / "features.f32").read_bytes(), capture_output=True, check=True
-    )
+    clocked = ["gcc", "-fsyntax-only", "-Wall", "-Werror", "-x", "c", "cycles.h"]
+    for command in (build, compiled[0].split(), clocked):
+        done(command, place)
+    as_wanted("./own", place, wanted)
+
+
+def done(command: list[str], place: Path) -> None:
+    run = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def as_wanted(program: str, place: Path, wanted: np.ndarray) -> None:
+    """What a program on the page writes for the frames on its stdin."""
+    frames = np.load(place / "features.npy").tobytes()
+    given = subprocess.run([program], cwd=place, input=frames, capture_output=True, check=True)
     np.testing.assert_allclose(
         np.frombuffer(given.stdout, np.float32).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-5
     )
+
+
+def test_the_cmake_and_the_cpp_of_the_page_of_c(place: Path, wanted: np.ndarray) -> None:
+    (cmake,), (cpp,), (code, _) = (blocks("c", language) for language in ("cmake", "cpp", "c"))
+    if not (place / "detector.rnnx/targets/c-fp32").exists():
+        done([str(Path(sys.executable).with_name("rnn-export")), "build", "detector.rnnx", "--target", "c"], place)
+    (place / "own.c").write_text(code)
+    (place / "own.cpp").write_text(cpp)
+    more = ("enable_language(CXX)", "add_executable(own_cpp own.cpp)", "target_link_libraries(own_cpp rnn::detector)")
+    (place / "CMakeLists.txt").write_text("\n".join([cmake, *more]))
+    for command in (["cmake", "-S", ".", "-B", "out"], ["cmake", "--build", "out"]):
+        done(command, place)
+    for program in ("own", "own_cpp"):
+        as_wanted(f"out/{program}", place, wanted)
 
 
 def test_the_python_of_tensorrt_says_what_is_missing_where_there_is_no_engine(place: Path) -> None:

@@ -4,9 +4,9 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes import common
 
 from rnn_export.errors import ExportError, LiftError
+from rnn_export.export.graph.passes.module_paths import KeepModulePaths
 from rnn_export.export.graph.passes.opset import ConvertOpset
 from rnn_export.export.graph.passes.pipeline import apply, parse, serialise
 from rnn_export.export.graph.passes.simplify import Simplify
@@ -72,7 +72,7 @@ def _has_wide_windows(model: StreamingModel) -> bool:
 
 def _graph(model: StreamingModel, frames: int | None, opset: int) -> bytes:
     graph = translate(model.program(frames), model.spec)
-    apply(graph, common.ClearMetadataAndDocStringPass(), Simplify())
+    apply(graph, KeepModulePaths(), Simplify())
     _name_dimensions(graph, model.spec)
     return _written(apply(graph, ConvertOpset(opset)), model.spec, frames)
 

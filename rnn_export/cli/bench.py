@@ -30,10 +30,11 @@ STAGES = 5
 )
 @click.option("--core", type=click.IntRange(0), help="The core to run on.  [default: the last that may be used]")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the figures as well.")
+@click.option("--profile", is_flag=True, help="Time each operator of a step, on native and onnxruntime.")
 @trust_option
 def bench_command(
     bundle: str, backends: tuple[str, ...], steps: int | None, seconds: float, core: int | None, plot: Path | None,
-    trust: bool, as_json: bool,
+    profile: bool, trust: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Time a step of BUNDLE on every backend and precision that runs here, in turn, on one core.
 
@@ -43,6 +44,8 @@ def bench_command(
     from rnn_export.runtime.bench.measure import bench
 
     refuse_address(bundle)
+    if profile:
+        return _profile(bundle, backends, steps, seconds, core, plot, trust, as_json)
     if plot is not None:
         plots.check(plot)
     with bar("bench", STAGES, not as_json) as stage:
@@ -51,4 +54,19 @@ def bench_command(
         plots.bench(plot, result)
     if not as_json:
         tables.bench(result)
+    return result
+
+
+def _profile(
+    bundle: str, backends: tuple[str, ...], steps: int | None, seconds: float, core: int | None, plot: Path | None,
+    trust: bool, as_json: bool,
+) -> dict[str, Any]:  # fmt: skip
+    from rnn_export.runtime.bench.profile import PROFILED, profile
+
+    if plot is not None:
+        raise click.UsageError("--profile draws no picture: leave --plot out.")
+    with bar("profile", len(PROFILED), not as_json) as stage:
+        result = profile(Path(bundle), backends, steps, seconds, core, stage, trust)
+    if not as_json:
+        tables.profile(result)
     return result

@@ -161,9 +161,26 @@ def bench(result: Mapping[str, Any]) -> None:
     table(f"{result['bundle']}: µs of {a_step(result)} {on_core(result)}", columns, rows)
     for line in _about(result):
         _print(line)
+    _skipped(result)
+
+
+def _skipped(result: Mapping[str, Any]) -> None:
     if result["skipped"]:
         reasons = [(s["backend"], s["precision"] or "", s["reason"]) for s in result["skipped"]]
         table("Not timed", ("backend", "precision", "why"), reasons)
+
+
+def profile(result: Mapping[str, Any]) -> None:
+    """Print what `rnn_export.runtime.bench.profile.profile` gave: a table for each engine, in the order of its step."""
+    for found in result["profiles"]:
+        rows = [
+            (o["layer"], o["type"], f"{o['calls']:g}", _digits(o["us"]), f"{o['share']:.1%}")
+            for o in found["operators"]
+        ]
+        clock = "" if found["clock"] is None else f", {found['clock'] * 1e3:.0f} ns of the clock taken off each"
+        title = f"{found['name']}: {_digits(found['us'])} µs of {a_step(result)} {on_core(result)}{clock}"
+        table(title, ("layer", "operator", "runs", "µs", "share"), rows)
+    _skipped(result)
 
 
 def a_step(result: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _largest_error(report: ParityReport) -> float:
     return max(d.relative for d in report.drifts)
 
 
-def _runner(engine: Engine, candidate: Candidate, golden: Golden, error: float) -> Runner:
+def runner_of(engine: Engine, candidate: Candidate, golden: Golden, error: float) -> Runner:
     """A stream of the fewest rows that the engine takes, on the frames of the golden vectors."""
     spec, rows = engine.spec, engine.batches[0]
     stream = engine.stream(batch=rows)
@@ -185,7 +185,7 @@ def runners(
             skipped.append({"backend": candidate.backend, "precision": candidate.precision, "reason": str(error)})
             continue
         off = _largest_error(replace(replay_golden(engine, golden), backend=candidate.name)) if verify else 0.0
-        found.append(_runner(engine, candidate, golden, off))
+        found.append(runner_of(engine, candidate, golden, off))
     if not found:
         reasons = "".join(f"\n  {s['backend']}: {s['reason']}" for s in skipped)
         raise BackendUnavailable(f"nothing of {bundle.path} can be timed here.{reasons or ' It has no target to run.'}")

@@ -82,7 +82,7 @@ class Stopwatch:
     def __init__(self, subject: Subject, seconds: float, steps: int | None = None) -> None:
         self.subject = subject
         empty = clock_time(_empty([[None]] * EMPTIES))
-        call = _pilot(subject)
+        call = pilot(subject)
         self.group = group_of(call, empty)
         rounds = rounds_of(steps)
         calls = seconds * 1e9 / call if steps is None else steps
@@ -141,7 +141,7 @@ def cold(subjects: Sequence[Subject], sweep: Callable[[], None], seconds: float)
     return [statistics.median(taken) / 1e3 for taken in found]
 
 
-def _pilot(subject: Subject) -> float:
+def pilot(subject: Subject) -> float:
     """How long a call takes, in ns; and the subject is warm then."""
     subject.warm()
     calls = 1

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,13 @@ class Compiler:
             return subprocess.run(command, cwd=folder, env=there, capture_output=True, text=True, errors="replace")
         except OSError as error:
             raise BuildError(f"{self.title} cannot be started: {error}") from error
+
+
+def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files by their path in `folder`."""
+    for file, data in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(data)
 
 
 def zig() -> tuple[str, ...]:

@@ -34,6 +34,13 @@ class Origin:
     judgement: Judgement
     notes: Sequence[str] = ()
 
+    @property
+    def c_sources(self) -> dict[str, bytes]:
+        """Of the target "c": the sources and what belongs to them, by path in the target's folder."""
+        place = f"{folder('c', self.row.precision)}/"
+        by_path = {path.removeprefix(place): data for path, data in self.files.items()}
+        return {path: data for path, data in by_path.items() if not path.startswith("build/")}
+
     def draft(self, row: TargetRow, files: Mapping[str, bytes]) -> Draft:
         """What takes the place of the row in the bundle."""
         return Draft(self.bundle.spec, files, (row,), self.bundle.initial_states(), self.bundle)

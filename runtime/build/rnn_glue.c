@@ -63,6 +63,14 @@ RNN_EXPORT size_t rnn_input_rows(size_t i)
     }
 }
 
+#ifdef RNN_PROFILE
+RNN_EXPORT size_t rnn_operators(void) { return NAME_OPERATORS; }
+RNN_EXPORT const char *rnn_operator_layer(size_t i) { return name_profile[i].layer; }
+RNN_EXPORT const char *rnn_operator_type(size_t i) { return name_profile[i].type; }
+RNN_EXPORT uint64_t rnn_operator_calls(size_t i) { return name_profile[i].calls; }
+RNN_EXPORT uint64_t rnn_operator_ticks(size_t i) { return name_profile[i].ticks; }
+#endif
+
 RNN_EXPORT void rnn_step(void *state, const void *const *in, void *const *out) { name_step(state, $arguments); }
 
 RNN_EXPORT void rnn_run(void *state, const void *const *in, void *const *out, size_t steps)

@@ -1,9 +1,9 @@
 """Sources of C written from files that are C themselves, with places to fill in.
 
-`$key` and `${key}` are values. `name_` and `NAME_` begin what is public, and become the name of the model. What stands
-between the lines `//@if KEY` and `//@end KEY` is written where KEY has a value that is true, between `//@unless KEY`
-and its end where not, and between `//@each KEY` and its end once for each row of values that KEY has. `//@include FILE`
-is another template. Where C's comments are none, they begin with `#@`.
+`$key` and `${key}` are values. `name_` and `NAME_` begin what is public, and become the name of the model, as `$name`
+and `$upper` do. What stands between the lines `//@if KEY` and `//@end KEY` is written where KEY has a value that is
+true, between `//@unless KEY` and its end where not, and between `//@each KEY` and its end once for each row of values
+that KEY has. `//@include FILE` is another template. Where C's comments are none, they begin with `#@`.
 """
 
 import re
@@ -25,7 +25,7 @@ def render(package: str, file: str, name: str, values: Values) -> str:
         folder.joinpath(file).read_text(encoding="utf-8"),
     )
     text = re.sub(r"\bNAME_", f"{name.upper()}_", re.sub(r"\bname_", f"{name}_", text))
-    return "".join(_filled(text, {"name": name, **values}))
+    return "".join(_filled(text, {"name": name, "upper": name.upper(), **values}))
 
 
 def _filled(text: str, values: Values) -> Iterator[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..native.needs import need  # noqa: TID252
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # By example: what `main` is given in place of its defaults, and what it must print.
 SHOWN = {
@@ -23,7 +25,19 @@ SHOWN = {
     ),
     "browser": ("", r"model-scalar\.wasm, .*worklet\.js\nin Node: \{\"passed\":true.*\nnow: rnn-export serve-web"),
     "triton": ("", r"wrote out/repository: .*\n.*grpc://127\.0\.0\.1:8001/tagger\n"),
+    "c_program": ("", r"100 frames in C, of PyTorch off by at most \d\.\de-0[6-9]\nrnn\.l0 +GRU .* ns a step\n"),
+    "cpp_two_streams": (
+        "",
+        r"2 streams .* in C\+\+, one reset at 700: of Python's off by at most (0\.0e\+00|\d\.\de-0[7-9])\n",
+    ),
+    "esp_idf_or_zephyr": ("", r"Cortex-M4: both applications compiled; .*\nESP32-C3: both applications compiled; "),
     "jetson": ("", r"without Python: trtexec --onnx=step\.onnx .*\nnot built here, which is no jetson-orin-nano"),
+}
+# Programs without which an example does nothing.
+NEEDED = {
+    "c_program": ("cmake", "make", "gcc|clang"),
+    "cpp_two_streams": ("cmake", "make", "g++|clang++"),
+    "esp_idf_or_zephyr": ("arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"),
 }
 
 
@@ -31,6 +45,7 @@ SHOWN = {
 @pytest.mark.parametrize("name", SHOWN)
 def test_an_example_shows_what_it_says(name: str, tmp_path: Path) -> None:
     given, pattern = SHOWN[name]
+    need(*NEEDED.get(name, ()))
     # `steps` is how long it trains: a test needs the way, not the skill.
     code = f"import sys; sys.path.insert(0, {str(EXAMPLES / name)!r}); import run; run.main({given})"
     done = subprocess.run(

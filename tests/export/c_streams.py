@@ -11,7 +11,7 @@ import numpy as np
 from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
-from rnn_export.runtime.build.compiler import FLAGS
+from rnn_export.runtime.build.compiler import FLAGS, lay_out
 from rnn_export.runtime.build.names import identifiers
 from rnn_export.runtime.build.native.compiler import find_compiler
 from rnn_export.spec import BATCH, StreamSpec, sized
@@ -50,8 +50,7 @@ class Streams:
         offsets = "".join(f"offsetof({name}_state, {member}), " for member in members)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            for file, data in {**files, **in_lanes(files, lanes)}.items():
-                (folder / file).write_bytes(data)
+            lay_out({**files, **in_lanes(files, lanes)}, folder)
             (folder / "face.c").write_text(FACE.format(name=name, offsets=offsets))
             march = f"-march={(LANES[lanes] if lanes else None) or 'native'}"
             flags = [*FLAGS, march, f"-D{name.upper()}_ROWS", "-shared", "-fPIC"]

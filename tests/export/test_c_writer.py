@@ -197,7 +197,13 @@ def test_large_weights_lie_beside_the_source():
 
 def test_small_weights_lie_inside():
     files = written(model([("Add", ["x", "one"], ["y"], {})]))
-    assert sorted(files) == ["CMakeLists.txt", "hand.c", "hand.h", "kernels.h", "main.c", "selftest.c"]
+    read_by_builds = [
+        "library.properties",
+        "idf_component.yml",
+        *(f"zephyr/{n}" for n in ("module.yml", "Kconfig", "CMakeLists.txt")),
+    ]
+    sources = ["CMakeLists.txt", "hand.c", "hand.h", "hand.hpp", "kernels.h", "main.c", "selftest.c"]
+    assert sorted(files) == sorted([*sources, *read_by_builds])
     assert b"WEIGHTS_BYTES" not in files["hand.h"]
 
 
@@ -210,3 +216,11 @@ def test_a_weight_that_is_used_twice_is_written_once():
         w2=table.copy(),
     )
     assert written(made)["hand.c"].count(b"299.0f") == 1
+
+
+def test_kconfig_asks_for_the_library_that_the_source_calls():
+    """Zephyr's smallest C library has no functions of mathematics."""
+    for op, asked in (("Atan", True), ("Tanh", False)):
+        files = written(model([(op, ["x"], ["y"], {})]))
+        assert (b"#include <math.h>" in files["hand.c"]) is asked
+        assert (b"\tselect REQUIRES_FULL_LIBC\n" in files["zephyr/Kconfig"]) is asked

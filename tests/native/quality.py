@@ -20,6 +20,7 @@ MEMORY = {"memcpy", "memset", "memmove", "memcmp"}
 
 def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
 
 

@@ -33,6 +33,8 @@ class CodeBuilder:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
+        # After each node that was written, how many statements there are.
+        self.written: list[tuple[ir.Node, int]] = []
         self.node_index, self.macs, self.uses_libm, self.uses_fourier = 0, 0, False, False
         self.fused: set[ir.Node] = set()
         self.table_rows: dict[str, int] = {}

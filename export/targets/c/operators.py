@@ -101,7 +101,10 @@ def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
     for index, node in enumerate(model.graph):
         code.node_index = index
         if node not in code.fused:
+            before = len(code.statements)
             OPERATORS[node.op_type](code, node)
+            if len(code.statements) > before:
+                code.written.append((node, len(code.statements)))
     code.node_index = END
     for shift in code.shifts.values():
         code.used(shift.entering)

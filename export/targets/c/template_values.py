@@ -8,7 +8,9 @@ from textwrap import indent
 
 import numpy as np
 
+from rnn_export import __version__
 from rnn_export.arrays import Array, Arrays
+from rnn_export.export.graph.passes.module_paths import module_of
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
@@ -44,7 +46,8 @@ def template_values(
     `batch` is the step of several streams, or why there is none.
     """
     declarations, stack = code.declarations()
-    parts = [_block(declarations), *code.statements, _block(_write_results(spec, code, results))]
+    last = f"RNN_TOOK({len(code.written)})"
+    parts = [_block(declarations), *_timed(code), _block([*_write_results(spec, code, results), last])]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
@@ -54,12 +57,16 @@ def template_values(
         {"i": i, "member": member, **_array(state, state.row), "packed": _packed(state)}
         for i, (member, state) in members
     ]
+    operators = [{"layer": printable(module_of(node)), "type": node.op_type} for node, _ in code.written]
+    # The time of two readings of the clock in a row, of which there is one in that of each operator.
+    operators += [{"layer": "outputs and states", "type": "copy"}, {"layer": "a reading", "type": "clock"}]
     weights = code.weights
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
     return {
         "precision": code.precision,
+        "version": __version__,
         "digest": spec.digest,
         "chunk": spec.chunk,
         "delay": spec.delay,
@@ -79,6 +86,8 @@ def template_values(
         "memoryless": not states and weights.embedded,
         "init": init,
         "step": step,
+        "operators": operators,
+        "operator_count": len(operators),
         "stack": stack,
         "step_reads_weights": weights.reads_file(step),
         **batch_values,
@@ -87,6 +96,16 @@ def template_values(
         "batch_memoryless": not states and not weights.reads_file(batch_text),
         **_port_values(list(_ports(spec, code))),
     }
+
+
+def _timed(code: CodeBuilder) -> Iterator[str]:
+    """The statements of a step, behind each node's a mark that ends its time."""
+    start = 0
+    for number, (_, end) in enumerate(code.written):
+        yield from code.statements[start:end]
+        yield f"    RNN_TOOK({number})"
+        start = end
+    yield from code.statements[start:]
 
 
 def _batch(batch: BatchStep) -> Values:
@@ -163,6 +182,8 @@ def _port_values(ports: Sequence[Values]) -> Values:
         "parameters": each("{const}{type} *{array}", ports),
         "buffers": each("{array}", ports),
         "steps_of_run": each("{array} + s * {size}", ports),
+        "views": each("view<{const}{type}, {parameter}_size> {array}", ports),
+        "view_arguments": each("{array}.data()", ports),
         "golden_step": f"{each('golden_{array} + s * {size}', inputs)}, {each('{array}', outputs)}",
         "values_read": each("{size} {type} of {label}", inputs),
         "values_written": each("{size} {type} of {label}", outputs),

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PACKAGE = "rnn_export.export.targets.c"
 KERNELS = ("vector", "functions", "dense", "recurrent", "rows")
 NARROW = ("bf16", "int8")
+# Beside the sources: programs, and what CMake, Arduino, ESP-IDF and Zephyr read of this one folder.
+AROUND = ("main.c", "selftest.c", "CMakeLists.txt", "library.properties", "idf_component.yml")
+ZEPHYR = ("zephyr/module.yml", "zephyr/CMakeLists.txt", "zephyr/Kconfig")
 
 
 def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict[str, bytes]:
@@ -94,8 +97,8 @@ def sources(
     addresses |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
     results = write_step(graph, code, addresses)
     values = template_values(spec, init, code, results, write_batch_step(step, spec, code))
-    templates = {f"{name}.h": "step.h", f"{name}.c": "step.c"}
-    templates |= {file: file for file in ("main.c", "selftest.c", "CMakeLists.txt")}
+    templates = {f"{name}.{suffix}": f"step.{suffix}" for suffix in ("h", "hpp", "c")}
+    templates |= {file: file for file in (*AROUND, *ZEPHYR)}
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
     files["kernels.h"] = kernels(precision, code.uses_fourier)
     written = {file: text.encode() for file, text in files.items()}

@@ -35,8 +35,13 @@ class OrtSession(Session):
 
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> OrtSession:
     """Load the bundle's ONNX graphs; `device` is None, "cpu", "cuda" or "cuda:N"."""
-    row = target_row(artefacts, "onnx", precision)
     _provider(device)
+    return graph_session(artefacts.spec, inspected(artefacts, precision), device, threads)
+
+
+def inspected(artefacts: Artefacts, precision: str | None) -> dict[str, bytes]:
+    """The bundle's ONNX graphs by file name, held to the contract."""
+    row = target_row(artefacts, "onnx", precision)
     graphs = {name.rsplit("/", 1)[-1]: artefacts.read(name) for name in row.files}
     needed = "sequence.onnx" if artefacts.spec.sequence_only else "step.onnx"
     if needed not in graphs:
@@ -44,16 +49,24 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     for name in GRAPHS:
         if name in graphs:
             inspect_graph(name, graphs[name], artefacts.spec, infer_shapes)
-    return graph_session(artefacts.spec, graphs, device, threads)
+    return graphs
 
 
 def graph_session(
-    spec: StreamSpec, graphs: Mapping[str, bytes], device: str | None = None, threads: int = 1, optimise: bool = True
+    spec: StreamSpec,
+    graphs: Mapping[str, bytes],
+    device: str | None = None,
+    threads: int = 1,
+    optimise: bool = True,
+    profile: str | None = None,
 ) -> OrtSession:
-    """A session of `step.onnx`, of `sequence.onnx` or of both; without `optimise` each node runs as it was written."""
+    """A session of `step.onnx`, of `sequence.onnx` or of both; without `optimise` each node runs as it was written.
+
+    ONNX Runtime's own profile goes into a file whose path begins with `profile`.
+    """
     provider, number = _provider(device)
     names = [name for name in GRAPHS if name in graphs]
-    sessions = {name: _session(graphs[name], provider, number, threads, optimise) for name in names}
+    sessions = {name: _session(graphs[name], provider, number, threads, optimise, profile) for name in names}
     for name, session in sessions.items():
         _check_names(name, session, spec)
     device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{number}"
@@ -81,8 +94,8 @@ def _provider(device: str | None) -> tuple[str, int]:
     return provider, int(named.group(2) or 0)
 
 
-def _session(graph: bytes, provider: str, number: int, threads: int, optimise: bool) -> Any:
-    session = make_session(graph, provider, number, threads, optimise)
+def _session(graph: bytes, provider: str, number: int, threads: int, optimise: bool, profile: str | None = None) -> Any:
+    session = make_session(graph, provider, number, threads, optimise, profile=profile)
     # Where the driver is missing, onnxruntime gives a CPU session without a word.
     if session.get_providers()[0] != provider:
         made = f"onnxruntime {ort.__version__} made a session on {', '.join(session.get_providers())}"

@@ -28,11 +28,12 @@ def make_session(
     optimise: bool = True,
     dims: Mapping[str, int] | None = None,
     run: bool = True,
+    profile: str | None = None,
 ) -> Any:
     """An InferenceSession; raises BackendUnavailable where ONNX Runtime refuses the graph, whatever it raises then.
 
     Without `optimise` each node runs as it was written; `dims` are sizes of symbols; a session that is not to `run`
-    prepares nothing.
+    prepares nothing. A profile is written to a file whose path begins with `profile`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -40,6 +41,8 @@ def make_session(
     options.log_severity_level = 4
     # For the small tensors of a step the arena costs more than malloc.
     options.enable_cpu_mem_arena = False
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     for name, size in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, size)
     if not (optimise and run):

@@ -72,9 +72,8 @@ class CPlan:
 
     @property
     def sources(self) -> dict[str, bytes]:
-        """The C sources and what belongs to them, by file name without folder."""
-        built, files = f"{self.folder}/build/", self.origin.files
-        return {path.rpartition("/")[2]: data for path, data in files.items() if not path.startswith(built)}
+        """The C sources and what belongs to them, by path in the target's folder."""
+        return self.origin.c_sources
 
     @property
     def there(self) -> dict[str, bytes]:

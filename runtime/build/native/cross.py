@@ -12,7 +12,7 @@ from rnn_export.errors import BuildError
 from rnn_export.runtime.backends.native.backend import RECORD
 from rnn_export.runtime.backends.native.cpu import features, library_name
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
-from rnn_export.runtime.build.compiler import FLAGS, work_folder
+from rnn_export.runtime.build.compiler import FLAGS, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
 from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link
 from rnn_export.runtime.build.native.machines import find_machine
@@ -54,8 +54,7 @@ def cross_build(
     compiler = find_cross(machine)
     with work_folder() as place:
         sources = _Sources(place, name, spec, f"{name}.bin" in files)
-        for file, data in files.items():
-            (sources.folder / file).write_bytes(data)
+        lay_out(files, sources.folder)
         used = [] if machine.bare else features(compiler.macros(FLAGS, sources.folder))
         library, proof = _bare(sources, compiler) if machine.bare else _hosted(sources, compiler, used)
         made = (sources.folder / library).read_bytes()

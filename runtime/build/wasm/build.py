@@ -111,9 +111,7 @@ def package_from_c(bundle: Bundle, precision: str | None = None, trust: bool | T
             "(trust=True) compiles them unchecked."
         )
     name, precision = c_name(origin.row), origin.row.precision
-    built = f"{folder('c', precision)}/build/"
-    sources = {path.rpartition("/")[2]: data for path, data in origin.files.items() if not path.startswith(built)}
-    files = package(sources, name, bundle.spec, precision)
+    files = package(origin.c_sources, name, bundle.spec, precision)
     written = {f"{folder(TARGET, precision)}/{file}": data for file, data in files.items()}
     row = TargetRow(TARGET, precision, None, tuple(written), {"name": name})
     return origin.draft(row, written)

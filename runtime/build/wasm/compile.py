@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rnn_export.errors import BuildError, ToolUnavailable
 from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.wasm.modules import SCALAR, SIMD
-from rnn_export.runtime.build.compiler import FLAGS, Compiler, work_folder, zig
+from rnn_export.runtime.build.compiler import FLAGS, Compiler, lay_out, work_folder, zig
 from rnn_export.runtime.build.glue import FILE, glue
 from rnn_export.spec import StreamSpec
 
@@ -42,9 +42,7 @@ def compile_wasm(sources: Mapping[str, bytes], name: str, spec: StreamSpec) -> d
         raise BuildError(f"{name}.h does not say what a step takes of the stack: export the bundle again.")
     stack = -(-(int(found[1]) + FRAMES) // 4096) * 4096
     with work_folder() as folder:
-        (folder / "step").mkdir()
-        for file, data in sources.items():
-            (folder / "step" / file).write_bytes(data)
+        lay_out(sources, folder / "step")
         (folder / FILE).write_text(glue(name, spec), encoding="utf-8")
         flags = [*FLAGS, *LINK, f"-Wl,-z,stack-size={stack}", "-Istep", f"step/{name}.c", FILE, "-lm"]
         for module, vectors in MODULES.items():

@@ -8,11 +8,29 @@
 //@end silent_frames
  * Where the last step is not whole it says so on stderr, and ends with 1.
  */
+/* Arduino compiles whatever lies here, and has a main of its own. */
+#ifndef ARDUINO
 #include "$name.h"
 
 #include <stdio.h>
 
 //@include templates/weights.c
+#ifdef RNN_PROFILE
+/* What a step took, operator by operator, on stderr. */
+static void said_profile(void)
+{
+    uint64_t all = 0;
+    for (int i = 0; i < NAME_OPERATORS; i++)
+        all += name_profile[i].ticks;
+    for (int i = 0; i < NAME_OPERATORS; i++) {
+        const name_operator *it = &name_profile[i];
+        const double ticks = (double)it->ticks;
+        fprintf(stderr, "%5.1f %%  %10.1f ticks a step  %-20s %s\n", all ? 100 * ticks / (double)all : 0,
+                it->calls ? ticks / (double)it->calls : 0, it->type, it->layer);
+    }
+}
+#endif
+
 int main(int argc, char **argv)
 {
     static name_state state;
@@ -49,5 +67,9 @@ int main(int argc, char **argv)
         if ($write_failed || fflush(stdout))
             return 1;
     }
+#ifdef RNN_PROFILE
+    said_profile();
+#endif
     return ferror(stdin) ? 1 : 0;
 }
+#endif

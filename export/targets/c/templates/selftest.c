@@ -1,4 +1,6 @@
 /* The trained model's own vectors, through the step: PASS and 0, or FAIL and 1. Written by rnn-export. */
+/* Arduino compiles whatever lies here, and has a main of its own. */
+#ifndef ARDUINO
 #include "$name.h"
 
 #include <stdio.h>
@@ -95,3 +97,4 @@ int main(int argc, char **argv)
     puts(wrong ? "FAIL" : "PASS");
     return wrong;
 }
+#endif

@@ -1,4 +1,7 @@
 /* Written by rnn-export: see $name.h. */
+#if defined RNN_PROFILE && !defined RNN_CLOCK && !defined _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 199309L
+#endif
 #include "$name.h"
 
 #include <string.h>
@@ -9,6 +12,7 @@
 
 #include "kernels.h"
 
+//@include templates/profile.c
 $weights
 
 //@if weights_file
@@ -45,6 +49,7 @@ $init
 
 void name_step(name_state *state, $parameters)
 {
+    RNN_CLOCK_STARTS
 //@if step_reads_weights
     const char *const weights = (const char *)state->weights;
 //@end step_reads_weights

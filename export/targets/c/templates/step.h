@@ -1,7 +1,8 @@
 /** @file $name.h
  *  A step of a recurrent network, its state kept by the caller: by rnn-export, in $precision.
  *
- *  No allocation, no library, no global that changes: any number of streams, each with its own state.
+ *  No allocation, no library, no global that changes: any number of streams, each with its own state. Only with
+ *  RNN_PROFILE there is one, the time of each operator.
  */
 #ifndef NAME_H
 #define NAME_H
@@ -90,6 +91,19 @@ void name_step(name_state *state, $public_parameters);
 //@end ports
  */
 void name_run(name_state *state, $public_parameters, size_t steps);
+
+#ifdef RNN_PROFILE
+/** What an operator of the step took in all steps so far, of all streams of one thread: set both to 0 to start over. */
+typedef struct {
+    const char *layer;     /**< the module of the model, or the tensor that it gives */
+    const char *type;      /**< its name in ONNX */
+    uint64_t calls, ticks; /**< ticks are nanoseconds, or what rnn_clock() of the header RNN_CLOCK counts */
+} name_operator;
+
+/** The last but one is the copy of outputs and states, the last what a reading of the clock takes: each has one. */
+#define NAME_OPERATORS $operator_count
+extern name_operator name_profile[NAME_OPERATORS];
+#endif
 
 //@if tail
 /** Say that the sequence ends in the next step, after `rest` of its frames: 0 where it ended with the step before.
