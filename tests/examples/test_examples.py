@@ -16,7 +16,7 @@ SHOWN = {
     "forecasting": ("", r"19 forecasts of 48 h: error 0\.1\d\d, like the day before 0\.2\d\d\nafter 1968 hours"),
     "guitar_amp": ("steps=20", r"a block of 64: \d+ µs of 1451 µs on native\nlargest difference .*: \d\.\de-0[678]\n"),
     "keyword_spotting": (
-        "steps=2",
+        "steps=2, hidden=6",
         r"said were, ending at: .*\n\d+ of 12 words told apart\napart .*: \d\.\de-0[5-8]\n",
     ),
     "denoiser": (
