@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
+from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
@@ -176,4 +177,5 @@ RULES = {
     **_on("col2im", _fold),
     **_on("im2col", _columns),
     **dict.fromkeys(RESAMPLING, resampled),
+    **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
 }

@@ -192,7 +192,7 @@ class States:
                 "Use one learned vector for all rows."
             )
         state = LiftedState(name, row.detach().clone(), kind, why)
-        added = self._new_input(f"state_{len(self.found)}", state)
+        added = self._new_input(f"state_{len(self._added)}", state)
         with self.graph.inserting_before(before):
             own = self.graph.call_function(aten.alias.default, (layout.value_of(self.graph, added, value),))
         self._added[own] = _Added(state, layout, added)
