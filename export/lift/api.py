@@ -221,7 +221,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         flat,
         probed.axes,
         captured.module,
-        captured.dynamic_time,
+        captured.dynamic_time and streamed.at_once,
         initial,
         states,
         notes,

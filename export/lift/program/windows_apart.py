@@ -16,7 +16,8 @@ from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_siz
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
-from rnn_export.export.lift.program.resampling import RESAMPLING, resampled
+from rnn_export.export.lift.program.resampling import RESAMPLING, rate_of, resampled
+from rnn_export.export.lift.program.scatters import SCATTERS, joined
 from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
 
 # Below it a sum of windows is taken for 0, as torch does.
@@ -152,6 +153,9 @@ def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """Windows along one axis of (B, C, H, W), the other being 1 long, as columns (B, C K, T)."""
     given = named_args(node)
     x, kernel = given["self"], given["kernel_size"]
+    whole = _columns_of_whole(write, x, kernel, given)
+    if whole is not None:
+        return whole
     along = 1 if kernel[0] == 1 else 0
     shape = write.value_of(x).shape
     if len(shape) != 4 or shape[3 - along] != 1 or kernel[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
@@ -166,6 +170,24 @@ def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
 
 
+def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[str, Any]) -> fx.Node | None:
+    """Windows along one axis of (B, C, H, W), each over the whole of the other: of any size, and as such in a row."""
+    shape = write.value_of(x).shape
+    held = [write.value_of(n) if isinstance(n, fx.Node) else n for n in kernel]
+    moving = [a for a, size in enumerate(shape[-2:]) if not isinstance(size, int)]
+    if len(shape) != 4 or len(moving) != 1 or rate_of(shape[2 + moving[0]], held[moving[0]]) != 1:
+        return None
+    (time,), other = moving, 1 - moving[0]
+    if given["padding"][time] or given["dilation"] != [1, 1] or not isinstance(kernel[other], int):
+        return None
+    if padding := given["padding"][other]:
+        x = write.call(aten.constant_pad_nd.default, x, [padding] * 2 if other else [0, 0, padding, padding])
+    # (B, C, L, T, K), or (B, C, T, L, K)
+    windows = write.call(aten.unfold.default, x, 2 + other, kernel[other], given["stride"][other])
+    order = [0, 1, 2, 4, 3] if other else [0, 1, 4, 3, 2]
+    return write.call(aten.flatten.using_ints, write.call(aten.permute.default, windows, order), 1, 3)
+
+
 def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> dict[Any, Any]:
     return dict.fromkeys(overloads(names), rule)
 
@@ -177,5 +199,6 @@ RULES = {
     **_on("col2im", _fold),
     **_on("im2col", _columns),
     **dict.fromkeys(RESAMPLING, resampled),
+    **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
 }
