@@ -130,7 +130,9 @@ class ShapeValues:
 
     def _cut(self, node: Node, numbers: Array) -> Array | None:
         """A piece of some numbers that stand in a row."""
-        start, end, axis, step = (self._numbers(node, place, usual) for place, usual in enumerate(((), (), (0,), (1,)), 1))
+        start, end, axis, step = (
+            self._numbers(node, place, usual) for place, usual in enumerate(((), (), (0,), (1,)), 1)
+        )
         if not len(start) == len(end) == len(axis) == len(step) == 1 or axis[0] not in (0, -1) or step == [0]:
             return None
         return numbers[start[0] : end[0] : step[0]]

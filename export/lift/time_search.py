@@ -78,8 +78,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
     if not best and layers and not search.outputs_follow_states():
         raise LiftError(
-            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no output "
-            f"follows from a state of it: each call would start anew. If one call is one frame, and nothing is kept, "
+            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
+            f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is kept, "
             f"say time_axis=None (--time-axis none). {SEQUENCES}"
         )
     if not best:

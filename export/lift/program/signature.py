@@ -199,9 +199,7 @@ class FlatModel(nn.Module):
                     "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
                 )
         if not leaves:
-            raise LiftError(
-                "the model returns no tensor: a stream needs an output. Return one."
-            )
+            raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
         return _renamed([n for name, leaf in leaves for n, _ in _named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:

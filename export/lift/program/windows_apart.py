@@ -174,11 +174,12 @@ def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[st
     """Windows along one axis of (B, C, H, W), each over the whole of the other: of any size, and as such in a row."""
     shape = write.value_of(x).shape
     held = [write.value_of(n) if isinstance(n, fx.Node) else n for n in kernel]
-    moving = [a for a, size in enumerate(shape[-2:]) if not isinstance(size, int)]
-    if len(shape) != 4 or len(moving) != 1 or rate_of(shape[2 + moving[0]], held[moving[0]]) != 1:
+    if len(shape) != 4 or any(n != 1 for n in given["dilation"]):
         return None
-    (time,), other = moving, 1 - moving[0]
-    if given["padding"][time] or given["dilation"] != [1, 1] or not isinstance(kernel[other], int):
+    # Where torch.export freezes both, both are numbers.
+    wholes = [a for a in (1, 0) if not given["padding"][a] and rate_of(shape[2 + a], held[a]) == 1]
+    other = 1 - wholes[0] if wholes else None
+    if other is None or not isinstance(kernel[other], int):
         return None
     if padding := given["padding"][other]:
         x = write.call(aten.constant_pad_nd.default, x, [padding] * 2 if other else [0, 0, padding, padding])
