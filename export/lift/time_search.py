@@ -79,8 +79,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best and layers and not search.outputs_follow_states():
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
-            f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is kept, "
-            f"say time_axis=None (--time-axis none). {SEQUENCES}"
+            f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is "
+            f"kept, say time_axis=None (--time-axis none). {SEQUENCES}"
         )
     if not best:
         return none

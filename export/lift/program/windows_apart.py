@@ -150,32 +150,32 @@ def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Windows along one axis of (B, C, H, W), the other being 1 long, as columns (B, C K, T)."""
+    """Windows of (B, C, H, W) as columns (B, C K, places): along one axis, or along both one after the other."""
     given = named_args(node)
-    x, kernel = given["self"], given["kernel_size"]
-    whole = _columns_of_whole(write, x, kernel, given)
-    if whole is not None:
-        return whole
-    along = 1 if kernel[0] == 1 else 0
+    x, kernel, padding = given["self"], given["kernel_size"], given["padding"]
     shape = write.value_of(x).shape
-    if len(shape) != 4 or shape[3 - along] != 1 or kernel[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
+    if len(shape) != 4 or any(n != 1 for n in given["dilation"]):
         return None
-    padding = given["padding"]
-    if padding[1 - along]:
-        return None
-    x = write.call(aten.squeeze.dim, x, 3 - along)
-    if padding[along]:
-        x = write.call(aten.constant_pad_nd.default, x, [padding[along]] * 2)
-    windows = write.call(aten.unfold.default, x, -1, kernel[along], given["stride"][along])
-    return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
+    whole = _columns_of_whole(write, x, kernel, given)
+    if whole is not None or not all(isinstance(n, int) for n in (*kernel, *padding)):
+        return whole
+    if any(padding):
+        x = write.call(aten.constant_pad_nd.default, x, [padding[1]] * 2 + [padding[0]] * 2)
+    along = 1 if kernel[0] == 1 else 0
+    if shape[3 - along] == 1 and kernel[1 - along] == 1 and not padding[1 - along]:
+        x = write.call(aten.squeeze.dim, x, 3 - along)
+        windows = write.call(aten.unfold.default, x, -1, kernel[along], given["stride"][along])
+        return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
+    for axis, size, stride in zip((2, 3), kernel, given["stride"], strict=True):
+        x = write.call(aten.unfold.default, x, axis, size, stride)
+    columns = write.call(aten.permute.default, x, [0, 1, 4, 5, 2, 3])
+    return write.call(aten.flatten.using_ints, write.call(aten.flatten.using_ints, columns, 1, 3), 2, 3)
 
 
 def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[str, Any]) -> fx.Node | None:
     """Windows along one axis of (B, C, H, W), each over the whole of the other: of any size, and as such in a row."""
     shape = write.value_of(x).shape
     held = [write.value_of(n) if isinstance(n, fx.Node) else n for n in kernel]
-    if len(shape) != 4 or any(n != 1 for n in given["dilation"]):
-        return None
     # Where torch.export freezes both, both are numbers.
     wholes = [a for a in (1, 0) if not given["padding"][a] and rate_of(shape[2 + a], held[a]) == 1]
     other = 1 - wholes[0] if wholes else None
