@@ -26,7 +26,7 @@ def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     """What `node` gives, written so; None where no axis of it is of any size, or one of these gets another size."""
     value, made, is_mean = named_args(node)["self"], write.value_of(node), node.target in MEANS
     if not is_mean:
-        if any(u.target is not operator.getitem or u.args[1] != 0 for u in node.users):
+        if any(u.target is not operator.getitem or (u.args[1] != 0 and u.users) for u in node.users):
             return None
         made = made[0]
     sizes, axes = write.value_of(value).shape, len(named_args(node)["output_size"])
@@ -43,7 +43,8 @@ def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
             return None
     if not is_mean:
         for user in list(node.users):
-            user.replace_all_uses_with(value)
+            if user.users:
+                user.replace_all_uses_with(value)
             write.graph.erase_node(user)
     return value
 
