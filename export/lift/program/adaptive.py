@@ -23,7 +23,7 @@ MAXIMA = overloads("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
 
 
 def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so; None where no axis of it is of any size, or one of these gets another size."""
+    """What `node` gives, written so; None where an axis of any size gets another one."""
     value, made, is_mean = named_args(node)["self"], write.value_of(node), node.target in MEANS
     if not is_mean:
         if any(u.target is not operator.getitem or (u.args[1] != 0 and u.users) for u in node.users):
@@ -31,10 +31,10 @@ def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         made = made[0]
     sizes, axes = write.value_of(value).shape, len(named_args(node)["output_size"])
     places = range(len(sizes) - axes, len(sizes))
-    moving = [axis for axis in places if not isinstance(sizes[axis], int)]
-    if not moving or any(rate_of(sizes[axis], made.shape[axis]) != 1 for axis in moving):
-        return None
-    for axis in (a for a in places if a not in moving and sizes[a] != made.shape[a]):
+    # Where torch.export freezes the length, all are numbers.
+    for axis in (a for a in places if rate_of(sizes[a], made.shape[a]) != 1):
+        if not isinstance(sizes[axis], int):
+            return None
         if made.shape[axis] == 1:
             value = write.call(aten.mean.dim if is_mean else aten.amax.default, value, [axis], True)
         elif is_mean:
