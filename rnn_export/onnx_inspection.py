@@ -16,7 +16,7 @@ from rnn_export.protobuf import fields, write_bytes, write_number
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 # How often what is known of sizes may lead to more.
-ROUNDS = 8
+ROUNDS = 64
 # Trips of the loops of a graph, those inside of others multiplied.
 TRIPS = 2**20
 # Frames of a sequence that is looked at, in chunks.

@@ -145,7 +145,8 @@ class TimeSearch:
         )
 
     def _operators(self, tensors: Sequence[Tensor]) -> int:
-        with CountsOperators() as counted:
+        counted = CountsOperators()
+        with counted:
             self._run(tensors)
         return counted.calls
 

@@ -7,7 +7,7 @@ a fixed size is pooled by the shares that the operator itself gives each of its 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -46,7 +46,7 @@ def pooled_to_size(write: NodeWriter, node: fx.Node) -> fx.Node | None:
             if user.users:
                 user.replace_all_uses_with(value)
             write.graph.erase_node(user)
-    return value
+    return cast(fx.Node, value)
 
 
 def _shares(size: int, made: int) -> Tensor:

@@ -74,7 +74,7 @@ class CountsOperators(SeesOperators):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls: int = 0
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self.calls += 1
