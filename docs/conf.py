@@ -13,7 +13,7 @@ release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**", "tests/attacks/README.md", "scripts/silero_vad/README.md"]
+include_patterns = ["*.md", "docs/**", "examples/**", "tests/attacks/README.md", "scripts/silero_vad/README.md"]
 html_theme = "furo"
 html_title = f"rnn-export {version}"
 # Anchors as GitHub makes them.

@@ -13,6 +13,7 @@ from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
 
 AnyPath = str | os.PathLike[str]
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 
 def save_weights(module: nn.Module, path: AnyPath) -> None:
@@ -36,9 +37,9 @@ def save_weights(module: nn.Module, path: AnyPath) -> None:
 
 
 def load_weights(module: nn.Module, path: AnyPath) -> None:
-    """Read a `.safetensors`, `.pt` or `.pth` file into `module`, every tensor of it and nothing else.
+    """Read a `.safetensors`, `.pt`, `.pth` or `.ckpt` file into `module`, every tensor of it and nothing else.
 
-    A torch file holds a dict of tensors, or such a dict under "state_dict"; it is read with `weights_only=True`.
+    One of torch's holds a dict of tensors, or such a dict under "state_dict"; it is read with `weights_only=True`.
     Of tensors that share memory one is enough. Values are cast to the module's dtype and device.
     On any error the module is what it was before.
 
@@ -59,8 +60,8 @@ def load_weights(module: nn.Module, path: AnyPath) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise SourceError(f"{path} is not a weights file: it must end in .safetensors, .pt or .pth.")
+    if path.suffix not in SUFFIXES:
+        raise SourceError(f"{path} is not a weights file: it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     if not path.is_file():
         raise SourceError(f"{path} is not there, or not a file.")
     try:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rnn_export.runtime.engine import load
     from rnn_export.runtime.serve.batcher import Batcher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Batcher", "__version__", "export", "lift", "load"]
 
 

@@ -1,5 +1,6 @@
 """Recordings from files: .npy, .npz, .csv and .wav, as arrays (rows, time, ...) by input."""
 
+import logging
 import os
 import wave
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from rnn_export.errors import SourceError
 from rnn_export.runtime.frame_io import MASKED, exact_cast
 from rnn_export.spec import StreamSpec, TensorSpec
 
+LOG = logging.getLogger(__name__)
+
 Source = str | os.PathLike[str] | Array | Mapping[str, Any]
 
 
@@ -20,7 +23,8 @@ def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     """Read a recording for every input of `spec`, as (rows, time, ...) in the input's dtype.
 
     An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a sample rate and a frame of
-    n samples is cut into frames, the last one padded with zeros.
+    n samples is cut into frames, the last one padded with zeros. Of a file with wider floats than the model's it is
+    said through `logging` that they are rounded.
 
     Raises SourceError, naming the file, if it cannot be read, does not fit, or holds NaN or Inf.
     """
@@ -46,7 +50,22 @@ def _load(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
 
 def _npy(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
     raw = path.read_bytes()
-    return unpack_arrays(raw) if raw.startswith(b"PK") else unpack_array(raw)
+    if not raw.startswith(b"PK"):
+        array = unpack_array(raw)
+        _say_rounded(path, spec.inputs[0], array)
+        return array
+    arrays = unpack_arrays(raw)
+    for tensor in spec.inputs:
+        if tensor.name in arrays:
+            _say_rounded(path, tensor, arrays[tensor.name])
+    return arrays
+
+
+def _say_rounded(path: Path, tensor: TensorSpec, array: Array) -> None:
+    """A step refuses such a frame; a file is more trouble to write anew."""
+    wanted = np.dtype(tensor.dtype)
+    if array.dtype.kind == wanted.kind == "f" and array.dtype.itemsize > wanted.itemsize:
+        LOG.warning("%s: %r is %s, and is rounded to %s, as the model takes it", path, tensor.name, array.dtype, wanted)
 
 
 def _csv(path: Path, spec: StreamSpec) -> Array:

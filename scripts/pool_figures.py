@@ -262,7 +262,7 @@ def failover() -> Figures:
 
 
 def held() -> Figures:
-    """Silero VAD, by `scripts/load` in a process of its own."""
+    """Silero VAD, by `rnn-export loadtest` in a process of its own."""
     import model as silero
 
     with tempfile.TemporaryDirectory() as folder:
@@ -271,7 +271,7 @@ def held() -> Figures:
         export(net, example, path, steps=32, targets=("onnx", "c"), **options)
         added(path, "int8")
         for backend, precision in (("onnxruntime", "fp32"), ("native", "fp32"), ("native", "int8")):
-            command = [sys.executable, str(HERE / "load.py"), str(path), "--json", "--backend", backend]
+            command = [sys.executable, "-m", "rnn_export", "loadtest", str(path), "--json", "--backend", backend]
             command += ["--precision", precision, "--data", str(HERE / "silero_vad" / "speech.wav")]
             command += ["--core", str(max(os.sched_getaffinity(0)))]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

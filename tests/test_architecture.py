@@ -57,11 +57,11 @@ def row_of(folder: str) -> Row:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module by the name that it is imported under."""
+    """Every module by the name that it is imported under; nobody imports what `python -m` runs."""
     found = {}
     for folder in ("rnn_export", *FOLDERS):
         for path in (ROOT / folder).rglob("*.py"):
-            if not any(parent.is_symlink() for parent in path.parents):
+            if path.name != "__main__.py" and not any(parent.is_symlink() for parent in path.parents):
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
                 found[name if folder == "rnn_export" else f"rnn_export.{name}"] = path
     return dict(sorted(found.items()))

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from rnn_export.cli import plots
 from rnn_export.cli.main import main
+from rnn_export.installing import pip_install
 from rnn_export.runtime.bench import measure, this_machine
 
 from .test_cli import FACTORY, Run
@@ -167,7 +168,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(run: Run, monkeypatch: p
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     result = run("bench", "net.rnnx", "--plot", "x.png")
     assert result.exit_code == 1
-    assert "a plot needs matplotlib, which is not here: pip install 'rnn-export[plot]'" in result.stderr
+    assert f"a plot needs matplotlib, which is not here: {pip_install('plot')}" in result.stderr
 
 
 def test_help() -> None:

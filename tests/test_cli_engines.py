@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from rnn_export.bundle import extend_bundle, open_bundle, write_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import nvidia
 from rnn_export.runtime.build.tensorrt import builder
 from rnn_export.targets import TARGETS, table_rows
@@ -225,7 +226,7 @@ def test_what_is_built_elsewhere_gets_its_graph_here(run: Run, bundle: Path, tar
 
 
 REFUSED = {
-    "no TensorRT": (("--target", "tensorrt"), 1, "TensorRT is not installed: pip install 'rnn-export[tensorrt]'."),
+    "no TensorRT": (("--target", "tensorrt"), 1, f"TensorRT is not installed: {pip_install('tensorrt')}."),
     "a Jetson": (
         ("--target", "jetson-orin-nano"),
         1,

@@ -78,8 +78,12 @@ def test_every_package_is_listed():
     assert PROJECT["tool"]["setuptools"]["package-dir"] == {f"rnn_export.{name}": name for name in FOLDERS}
 
 
-def test_the_version_stands_in_two_places_and_is_one():
+def test_the_version_is_one_wherever_it_stands():
     assert PROJECT["project"]["version"] == rnn_export.__version__
+    assert f"\nversion: {rnn_export.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {rnn_export.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
+    assert set(re.findall(r"rnn_export-([\d.]+)-py3", pages)) == {rnn_export.__version__}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
 COMMAND = Path(sys.executable).with_name("rnn-export")
 # Programs that are not run as they stand, and why.
 NOT_RUN = {
@@ -137,5 +137,5 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("demo", "test", "bench", "load", "docs"):
+    for name in ("demo", "test", "bench", "docs"):
         assert shutil.which(str(ROOT / "scripts" / name)), f"scripts/{name} has no run bit"

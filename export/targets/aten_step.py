@@ -10,14 +10,14 @@ from operator import attrgetter
 from typing import Any
 
 from rnn_export.errors import ExportError, first_line
+from rnn_export.installing import pip_install
 
 try:
     import torch
     from torch import Tensor, fx, nn
 except ImportError as error:
     raise ExportError(
-        f"what is written in torch's operators needs torch, which is not here ({error}): "
-        "pip install 'rnn-export[export]'."
+        f"what is written in torch's operators needs torch, which is not here ({error}): {pip_install('export')}."
     ) from error
 
 from rnn_export.export.lift.layers.ops import DECOMPOSITIONS

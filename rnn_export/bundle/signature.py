@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rnn_export import host
 from rnn_export.errors import TrustError
+from rnn_export.installing import pip_install
 from rnn_export.trust import is_key
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 SIGNATURE = "manifest.sig"
 LIMIT = 1024
-INSTALL = "pip install 'rnn-export[sign]'"
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,4 @@ def _public(private: "Ed25519PrivateKey") -> str:
 
 
 def _missing(error: ImportError) -> TrustError:
-    return TrustError(f"signatures need cryptography, which cannot be imported ({error}): {INSTALL}.")
+    return TrustError(f"signatures need cryptography, which cannot be imported ({error}): {pip_install('sign')}.")

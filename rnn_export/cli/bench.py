@@ -8,13 +8,16 @@ import click
 from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite, trust_option
+from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS
 
 STAGES = 5
 
 
 @command
-@click.argument("bundle", type=click.Path())
-@click.option("--backend", "backends", multiple=True, help="Only this one; may be repeated.  [default: all]")
+@click.argument("bundle", type=BUNDLE_OR_ADDRESS)
+@click.option(
+    "--backend", "backends", type=BACKEND, multiple=True, help="Only this one; may be repeated.  [default: all]"
+)
 @click.option("--steps", type=click.IntRange(1), help="Steps of each engine.  [default: as many as fit into --seconds]")
 @click.option(
     "--seconds",

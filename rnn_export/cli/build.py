@@ -11,6 +11,7 @@ import click
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
 from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities, trust_option
+from rnn_export.cli.words import BUNDLE, PRECISION, TARGET, TRIPLE
 from rnn_export.errors import BuildError
 
 if TYPE_CHECKING:
@@ -28,11 +29,17 @@ OF_C = f"--target c --triple {WASI} makes a library to be linked with a program 
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="What to build for: c, wasm, tensorrt, jetson-orin-nano, openvino, ...")
-@click.option("--precision", help="Which precision, where the bundle has several, or one that it has not yet.")
+@click.argument("bundle", type=BUNDLE)
+@click.option(
+    "--target", type=TARGET, required=True, help="What to build for: c, wasm, tensorrt, jetson-orin-nano, openvino, ..."
+)
+@click.option(
+    "--precision", type=PRECISION, help="Which precision, where the bundle has several, or one that it has not yet."
+)
 @click.option("--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step.  [default: as exported]")
-@click.option("--state-precision", help="Of the states, where the graph is written here.  [default: fp32]")
+@click.option(
+    "--state-precision", type=PRECISION, help="Of the states, where the graph is written here.  [default: fp32]"
+)
 @click.option("--memory", type=click.IntRange(1), metavar="MIB", help="Memory that the builder may plan with.")
 @click.option(
     "--compute",
@@ -42,6 +49,7 @@ OF_C = f"--target c --triple {WASI} makes a library to be linked with a program 
 )
 @click.option(
     "--triple",
+    type=TRIPLE,
     help="Machine that C is compiled for: aarch64-linux-gnu, cortex-m4, wasm32-wasi (for a program in C; JavaScript "
     "takes the target wasm), ...  [default: this one]",
 )

@@ -12,6 +12,7 @@ from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.cli.main import ONNX_PACKAGES
 from rnn_export.errors import BuildError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.build.names import c_name, source_name
 from rnn_export.runtime.build.native.build import BuiltC, Destination, build_c
 from rnn_export.runtime.build.origin import find_row, record_built, with_report
@@ -105,7 +106,7 @@ def write_target(
         raise BuildError(f"target {target!r} {found.from_torch}: export the module with --target {target}.")
     if not _can_write():
         raise BuildError(
-            f"{target} is written where the export extra is: pip install 'rnn-export[export,cpu]'. A bundle that has "
+            f"{target} is written where the export extra is: {pip_install('export,cpu')}. A bundle that has "
             "it already is complete: there is nothing to build."
         )
     from rnn_export.export.add_target import add_proved, can_add
@@ -145,7 +146,7 @@ def _check_rewrite(bundle: Bundle, row: TargetRow, rebuild: bool) -> None:
     if not _can_write():
         raise BuildError(
             f"{bundle.path} has c ({row.precision}), and its sources are written again only where the export extra is: "
-            "pip install 'rnn-export[export,cpu]'."
+            f"{pip_install('export,cpu')}."
         )
     if not rebuild:
         raise BuildError(

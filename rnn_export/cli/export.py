@@ -11,6 +11,7 @@ from rnn_export.cli import tables
 from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
+from rnn_export.cli.words import PRECISION, TARGET
 
 STAGES = 12
 
@@ -21,16 +22,18 @@ STAGES = 12
 @click.option(
     "--target",
     "targets",
+    type=TARGET,
     multiple=True,
     help="As `rnn-export targets` lists them: onnx, torchscript (deprecated by torch), pt2, openvino, litert, "
     "executorch, coreml, c, tensorrt, tensorrt-rtx, jetson-orin-nano and so on; may be repeated.  [default: onnx]",
 )
 @click.option(
     "--precision",
+    type=PRECISION,
     help="Precision: fp32; fp16, bf16 for TensorRT; bf16, int8 for C; fp16, int8 for OpenVINO; int8 for LiteRT; fp16 "
     "for Core ML.  [default: fp32]",
 )
-@click.option("--state-precision", help="Of the states between two steps, below fp32.  [default: fp32]")
+@click.option("--state-precision", type=PRECISION, help="Of the states between two steps, below fp32.  [default: fp32]")
 @click.option(
     "--batch", type=batch_range, metavar="MIN:OPT:MAX", help="Streams in one step of an engine.  [default: 1:1:8]"
 )

@@ -18,8 +18,8 @@ from rnn_export.lazy import load_module
 from rnn_export.text import visible
 
 COMMANDS = (
-    "bench", "build", "doctor", "export", "inspect", "keygen", "run", "serve-web", "sign", "strip", "targets",
-    "triton", "trust", "verify",
+    "bench", "build", "doctor", "export", "inspect", "keygen", "loadtest", "run", "serve-web", "sign", "strip",
+    "targets", "triton", "trust", "verify",
 )  # fmt: skip
 # What the extras `onnx` and `export` install; only writing graphs needs them.
 ONNX_PACKAGES = ("onnx", "onnx_ir", "onnxscript")
@@ -39,6 +39,8 @@ class Commands(click.Group):
             return None
         name = cmd_name.replace("-", "_")
         found: click.Command = getattr(load_module(f"rnn_export.cli.{name}"), f"{name}_command")
+        # click would cut it off at the width of a line.
+        found.short_help = " ".join((found.help or "").split("\n\n")[0].split())
         return found
 
 
@@ -76,9 +78,11 @@ def command(function: Callable[P, dict[str, Any]]) -> click.Command:
             if isinstance(error, ModuleNotFoundError):
                 if (error.name or "").partition(".")[0] not in EXPORT_PACKAGES:
                     raise
+                from rnn_export.installing import pip_install
+
                 is_onnx = str(kwargs.get("source") or kwargs.get("what")).lower().endswith(".onnx")
                 extra = "onnx" if is_onnx else "export"
-                message = f"this needs {error.name}, which is not here: pip install 'rnn-export[{extra},cpu]'."
+                message = f"this needs {error.name}, which is not here: {pip_install(f'{extra},cpu')}."
             if kwargs["as_json"]:
                 click.echo(json.dumps({"error": type(error).__name__, "message": message}))
             click.echo(visible(f"error: {message}", lines=True), err=True)

@@ -127,7 +127,9 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Whether the tensor that a line of code asks (if mask.all():) is always true or false in a stream.",
         ),
         click.option(
-            "--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, or .pt of tensors only."
+            "--weights",
+            type=click.Path(path_type=Path),
+            help="Weights: .safetensors, or .pt, .pth, .ckpt of tensors only.",
         ),
     ):
         function = option(function)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.cli import tables
+from rnn_export.cli.tables import duration
 from rnn_export.errors import SourceError
 from rnn_export.files import save_atomically
+from rnn_export.installing import pip_install
 
 # From the palette of Okabe and Ito, told apart by every eye.
 COLORS = {
@@ -24,7 +26,6 @@ INK, GREY, FAINT, LIMIT = "#222222", "#666666", "#E4E4E4", "#111111"
 WIDTH, ROW, HEAD, FOOT = 12, 0.62, 1.55, 1.1  # inches
 # Where the right edge of each column of numbers is, of the width of the axes.
 MEDIAN, FASTER, OVER = 1.14, 1.29, 1.41
-TICKS = ((1e6, "s"), (1e3, "ms"), (1, "µs"), (1e-3, "ns"))
 
 
 def check(path: Path) -> None:
@@ -32,7 +33,7 @@ def check(path: Path) -> None:
     if path.suffix != ".png":
         raise SourceError(f"{path} is of no known kind: a plot is written as a .png file.")
     if find_spec("matplotlib") is None:
-        raise SourceError("a plot needs matplotlib, which is not here: pip install 'rnn-export[plot]'.")
+        raise SourceError(f"a plot needs matplotlib, which is not here: {pip_install('plot')}.")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise SourceError(f"{path} cannot be written: the directory {path.parent} does not exist.")
@@ -72,13 +73,6 @@ def save(figure: Any, path: Path) -> None:
             figure.savefig(place, format="png")
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def duration(us: float) -> str:
-    """Three digits and a unit: "7.84 µs"."""
-    size, unit = next(((s, u) for s, u in TICKS if us >= s), TICKS[-1])
-    value = us / size
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
 
 
 def _axis(axes: Any, rows: Sequence[Mapping[str, Any]], limits: Sequence[Mapping[str, Any]]) -> None:

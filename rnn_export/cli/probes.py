@@ -19,6 +19,7 @@ import numpy as np
 
 from rnn_export import host
 from rnn_export.errors import ToolUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.library import TITLES, find_library, is_installed
@@ -248,43 +249,37 @@ REINSTALL = "pip install --force-reinstall"
 OF_TARGET = "only the target and the backend {} need it"
 PROBES = {
     "driver": Probe("NVIDIA driver", _driver, "reinstall NVIDIA's driver and reboot"),
-    "tensorrt": Probe("TensorRT", partial(_tensorrt, "tensorrt"), f"{REINSTALL} 'rnn-export[tensorrt]'"),
-    "tensorrt-rtx": Probe("TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), f"{REINSTALL} 'rnn-export[rtx]'"),
+    "tensorrt": Probe("TensorRT", partial(_tensorrt, "tensorrt"), pip_install("tensorrt", again=True)),
+    "tensorrt-rtx": Probe("TensorRT-RTX", partial(_tensorrt, "tensorrt-rtx"), pip_install("rtx", again=True)),
     "cuda-python": Probe("cuda-python", _cuda_python, f"{REINSTALL} cuda-python"),
-    "onnxruntime": Probe("onnxruntime", _onnxruntime, "pip install 'rnn-export[cpu]'", "onnxruntime"),
+    "onnxruntime": Probe("onnxruntime", _onnxruntime, pip_install("cpu"), "onnxruntime"),
     "onnxruntime CPU": Probe("onnxruntime CPU", partial(_provider, "CPU"), f"{REINSTALL} onnxruntime"),
     "onnxruntime CUDA": Probe(
         "onnxruntime CUDA",
         partial(_provider, "CUDA"),
-        "pip uninstall onnxruntime; pip install 'rnn-export[gpu]', on a machine with an NVIDIA driver",
+        f"pip uninstall onnxruntime; {pip_install('gpu')}, on a machine with an NVIDIA driver",
     ),
-    "openvino": Probe(
-        "openvino", _openvino, "pip install 'rnn-export[openvino]'", "openvino", OF_TARGET.format("openvino")
-    ),
-    "litert": Probe(
-        "litert", _litert, "pip install 'rnn-export[litert]'", "ai_edge_litert", OF_TARGET.format("litert")
-    ),
+    "openvino": Probe("openvino", _openvino, pip_install("openvino"), "openvino", OF_TARGET.format("openvino")),
+    "litert": Probe("litert", _litert, pip_install("litert"), "ai_edge_litert", OF_TARGET.format("litert")),
     "executorch": Probe(
         "executorch",
         _executorch,
-        "pip install 'rnn-export[executorch]'",
+        pip_install("executorch"),
         "executorch",
         OF_TARGET.format("executorch"),
     ),
-    "coremltools": Probe(
-        "coremltools", _coremltools, "pip install 'rnn-export[coreml]'", "coremltools", OF_TARGET.format("coreml")
-    ),
+    "coremltools": Probe("coremltools", _coremltools, pip_install("coreml"), "coremltools", OF_TARGET.format("coreml")),
     "wasmtime": Probe(
         "wasmtime",
         _wasmtime,
-        "pip install 'rnn-export[wasm]'",
+        pip_install("wasm"),
         "wasmtime",
         "with zig it builds and runs the target wasm",
     ),
     "torch": Probe(
         "torch",
         _torch,
-        "pip install 'rnn-export[export]'",
+        pip_install("export"),
         "torch",
         "only exporting and the backend torchscript need it",
     ),

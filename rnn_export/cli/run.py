@@ -8,16 +8,17 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.main import command
+from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.options import trust_option
+from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 
 
 @command
-@click.argument("bundle", metavar="BUNDLE|ADDRESS", type=click.Path())
+@click.argument("bundle", metavar="BUNDLE|ADDRESS", type=BUNDLE_OR_ADDRESS)
 @click.argument("recording", metavar="INPUT")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help=".npy, .npz or .csv; without it, CSV on stdout.")
-@click.option("--backend", default="auto", show_default=True, help="Which backend to run on.")
-@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--backend", type=BACKEND, default="auto", show_default=True, help="Which backend to run on.")
+@click.option("--precision", type=PRECISION, help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 @trust_option
 def run_command(
@@ -41,9 +42,11 @@ def run_command(
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
-        with tables.progress("run", 1, not as_json) as stage:
+        with logged_notes() as notes, tables.progress("run", 1, not as_json) as stage:
             stage(recording)
             result = run_file(engine, recording, output, as_json)
+        for note in notes:
+            tables.note(note)
         if not as_json:
             tables.say(tables.speed(result), err=True)
         return result

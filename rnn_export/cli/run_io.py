@@ -49,6 +49,7 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         "rows": rows,
         "left": 0 if engine.spec.tail else frames % chunk,
         "seconds": seconds,
+        "frames_a_step": chunk,
         "us_per_frame": seconds / frames * 1e6,
         "real_time": _real_time(engine, frames, seconds),
         "output": None if output is None else str(output),

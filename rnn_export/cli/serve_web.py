@@ -10,11 +10,12 @@ from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
+from rnn_export.cli.words import BUNDLE_OR_ADDRESS, PRECISION
 
 
 @command
-@click.argument("bundle", type=click.Path())
-@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.argument("bundle", type=BUNDLE_OR_ADDRESS)
+@click.option("--precision", type=PRECISION, help="Which precision, where the bundle has several.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @trust_option
 def serve_web_command(

@@ -7,10 +7,11 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
+from rnn_export.cli.words import BUNDLE
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE)
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="The private key, as keygen writes one.")
 def sign_command(bundle: Path, key: Path, as_json: bool) -> dict[str, Any]:
     """Sign BUNDLE, all that is in it, in place of any signature that it has.

@@ -7,12 +7,17 @@ import click
 
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
+from rnn_export.cli.words import BUNDLE, TARGET, TRIPLE
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--keep", required=True, multiple=True, metavar="TARGET", help="What stays: c, c-int8, onnx, ...")
-@click.option("--triple", "triples", multiple=True, help="Of compiled C keep that for this machine.  [default: all]")
+@click.argument("bundle", type=BUNDLE)
+@click.option(
+    "--keep", type=TARGET, required=True, multiple=True, metavar="TARGET", help="What stays: c, c-int8, onnx, ..."
+)
+@click.option(
+    "--triple", "triples", type=TRIPLE, multiple=True, help="Of compiled C keep that for this machine.  [default: all]"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="NAME.rnnx to write.  [default: BUNDLE itself]")
 @click.option("--force", is_flag=True, help="Replace the bundle that stands there.")
 def strip_command(

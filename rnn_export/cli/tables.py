@@ -14,6 +14,7 @@ from rnn_export.text import visible
 
 # Of what was not exercised, how much is shown.
 SIDES = 4
+TICKS = ((1e6, "s"), (1e3, "ms"), (1, "µs"), (1e-3, "ns"))
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(visible(str(cell)) for cell in row))
-    _stdout().print(shown)
+    console = _stdout()
+    if console.is_terminal:
+        console.print(shown)
+        return
+    # What fills a cell up to its width is nothing to a file.
+    with console.capture() as captured:
+        console.print(shown)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _print(line: str) -> None:
@@ -204,6 +213,38 @@ def _about(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"allocations: {missing or 'of a step, from the heap: those of C, and of objects of Python'}"
 
 
+def load_test(result: Mapping[str, Any]) -> None:
+    """Print a point for each number of live streams, and how many are held."""
+    shown = (("rounds", 0), ("batch", 1), ("p50", 2), ("p99", 2), ("worst", 1))
+    rows = [
+        (p["streams"], *(f"{p[key]:.{digits}f}" for key, digits in shown), "yes" if p["held"] else "no")
+        for p in result["points"]
+    ]
+    columns = ("streams", "rounds/s", "rows a round", "p50 ms", "p99 ms", "worst ms", "held")
+    table(f"{result['source']}: latency of a frame from when it was due", columns, rows)
+    frames, time = f"{result['frames_per_second']:g} frames/s", duration(result["frame_ms"] * 1e3)
+    where = f"{result['backend']} {result['precision']} on {result['device']}"
+    say(f"{live_streams(result)} of {frames} (p99 < {time}), {where}")
+
+
+def live_streams(result: Mapping[str, Any]) -> str:
+    """Who holds how many: what was tried, and no more."""
+    held, fewest = result["held"], min(p["streams"] for p in result["points"])
+    count = f"{held or fewest:,} live {'stream' if (held or fewest) == 1 else 'streams'}"
+    if held:
+        count = f"at least {count}" if result["at_least"] else count
+    else:
+        count = f"fewer than {count}" if fewest > 1 else "no live stream"
+    return f"{result['held_by']} {'hold' if result['held_by'].endswith('s') else 'holds'} {count}"
+
+
+def duration(us: float) -> str:
+    """Three digits and a unit: "7.84 µs"."""
+    size, unit = next(((s, u) for s, u in TICKS if us >= s), TICKS[-1])
+    value = us / size
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+
+
 def _digits(value: float) -> str:
     """Three digits, or all before the point."""
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f}"
@@ -220,7 +261,7 @@ def _bytes(state: StateSpec) -> int:
 
 
 @contextmanager
-def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
+def progress(what: str, total: int | None, shown: bool) -> Iterator[Callable[[str], None]]:
     """A bar on stderr, where it is a terminal; the caller names each stage as it begins."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -240,7 +281,9 @@ def progress(what: str, total: int, shown: bool) -> Iterator[Callable[[str], Non
 
 def speed(result: Mapping[str, Any]) -> str:
     rest = f", the last {result['left']} are no whole chunk and gave nothing" if result["left"] else ""
-    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {result['us_per_frame']:.1f} µs a frame"
+    chunk = result["frames_a_step"]
+    each = f"{result['us_per_frame'] * chunk:.1f} µs a {'frame' if chunk == 1 else f'step of {chunk}'}"
+    line = f"{result['frames']} frames{rest} in {result['seconds']:.3f} s, {each}"
     return line + (f", {result['real_time']:.0f} x real time" if result["real_time"] else "")
 
 

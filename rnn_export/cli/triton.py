@@ -9,10 +9,12 @@ from rnn_export.choices import Precision
 from rnn_export.cli import tables
 from rnn_export.cli.main import command
 from rnn_export.cli.options import finite, trust_option
+from rnn_export.cli.words import BUNDLE, PRECISION
+from rnn_export.installing import pip_install
 
 
 @command
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model repository to write.")
 @click.option(
     "--backend",
@@ -22,7 +24,11 @@ from rnn_export.cli.options import finite, trust_option
     help="Triton's backend: python runs rnn-export's own runtime.",
 )
 @click.option("--name", help="Of the model.  [default: that of BUNDLE]")
-@click.option("--precision", help="Which precision, where the bundle has several.  [default: fp32, or its only one]")
+@click.option(
+    "--precision",
+    type=PRECISION,
+    help="Which precision, where the bundle has several.  [default: fp32, or its only one]",
+)
 @click.option("--streams", type=click.IntRange(1), default=256, show_default=True, help="The most streams at a time.")
 @click.option("--batch", type=click.IntRange(1), help="The most of them in one step.  [default: 64, at most --streams]")
 @click.option(
@@ -67,7 +73,7 @@ def triton_command(
         title = f"{serving.name} on Triton's {serving.backend} backend ({serving.precision})"
         tables.table(title, ("kind", "name", "dtype", "row"), rows)
         if not written.checked:
-            extra = "pip install 'rnn-export[remote]'"
+            extra = pip_install("remote")
             tables.note(f"Triton's own definition did not read config.pbtxt: it comes with {extra}")
         for step in written.remaining:
             tables.note(f"still to do: {step}")

@@ -10,19 +10,21 @@ from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
+from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 
 STAGES = 7
 
 
 @command
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=BUNDLE_OR_ADDRESS)
 @click.option(
     "--backend",
+    type=BACKEND,
     default="auto",
     show_default=True,
     help="Which backend to hold to the golden vectors; or servers that run BUNDLE, grpc://HOST:PORT/NAME.",
 )
-@click.option("--precision", help="Which precision, where the bundle has several.")
+@click.option("--precision", type=PRECISION, help="Which precision, where the bundle has several.")
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: that of the backend]")
 @click.option(
     "--signed-by",

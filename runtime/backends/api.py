@@ -19,6 +19,7 @@ from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.layout import canonical
 from rnn_export.precision import PRECISIONS
 from rnn_export.spec import StreamSpec
+from rnn_export.targets import TARGETS
 
 
 class Artefacts(Protocol):
@@ -213,10 +214,19 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
                 )
             return row
     if not rows:
-        has = ", ".join(sorted({row.target for row in artefacts.targets})) or "none"
-        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+        raise not_in_bundle(target, artefacts.targets)
     has = ", ".join(row.precision for row in rows)
     raise BackendUnavailable(f"the bundle has {target!r} in {has}, not in {precision}.")
+
+
+def not_in_bundle(target: str, rows: Iterable[TargetRow]) -> NotInBundle:
+    """That none of `rows` is of `target`, and how it gets there."""
+    has = ", ".join(sorted({row.target for row in rows})) or "none"
+    add = f", or add it to this one, rnn-export build NAME.rnnx --target {target}"
+    of_graphs = target in TARGETS and target != "onnx" and not TARGETS[target].from_torch
+    return NotInBundle(
+        f"the bundle has no target {target!r}, only {has}: export it with --target {target}{add if of_graphs else ''}."
+    )
 
 
 def empty_state(spec: StreamSpec, batch: int) -> dict[str, Array]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, TargetRow
-from rnn_export.errors import BackendUnavailable, NotInBundle
+from rnn_export.errors import BackendUnavailable
 from rnn_export.layout import graph_inputs
+from rnn_export.runtime.backends.api import not_in_bundle
 from rnn_export.runtime.bench.timing import Subject
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.registry import BACKENDS, open_session
@@ -79,8 +80,7 @@ def _target(backend: str) -> str:
 def _open_engine(bundle: Bundle, candidate: Candidate, trust: bool) -> Engine:
     """Raises BackendUnavailable with the reason why it cannot run here."""
     if candidate.row is None:
-        target, has = candidate.target, ", ".join(sorted({row.target for row in bundle.targets}))
-        raise NotInBundle(f"the bundle has no target {target!r}, only {has}: export it with --target {target}.")
+        raise not_in_bundle(candidate.target, bundle.targets)
     # A bundle of this row alone, since two of TensorRT's may be of one precision.
     alone = replace(bundle, targets=(candidate.row,))
     return Engine.of(alone, candidate.backend, candidate.precision, trust=trust)

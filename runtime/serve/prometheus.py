@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnn_export.errors import SourceError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.histogram import BOUNDS, Histogram
 from rnn_export.runtime.pool import Pool
 from rnn_export.runtime.serve.batcher import Batcher
@@ -102,7 +103,7 @@ def collector(pool: Pool, batcher: Batcher | None = None, name: str = "rnn_expor
     Raises SourceError where prometheus-client is missing or `name` is no name of a metric.
     """
     if find_spec("prometheus_client") is None:
-        raise SourceError("prometheus-client is not here: pip install 'rnn-export[metrics]'.")
+        raise SourceError(f"prometheus-client is not here: {pip_install('metrics')}.")
     if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
         raise SourceError(f"name={name!r} is no name of a metric: use letters, digits and _, and no digit first.")
     return Figures(pool, batcher, name)

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+EXAMPLES = HERE.parents[1] / "examples"
+sys.path[:0] = [str(HERE), str(HERE.parent), *(str(EXAMPLES / name) for name in ("keyword_spotting", "denoiser"))]
 
-import training  # noqa: E402
+import denoiser  # noqa: E402
+import keywords  # noqa: E402
+from sound import clip, decibels  # noqa: E402
 from spectra import draw  # noqa: E402
-from speech import clip  # noqa: E402
 from turns import in_turn  # noqa: E402
 
 from rnn_export.bundle import Bundle  # noqa: E402
@@ -34,7 +36,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A net of this folder, how it is trained, and what else is to be said once it has streamed the sound.
+    """A net, how it is trained, and what else is to be said once it has streamed the sound.
 
     `sound` gives the samples (1, samples), and what `said` is told of them beside the output.
     """
@@ -45,29 +47,29 @@ class Pipeline:
 
 
 def noisy() -> tuple[Tensor, Any]:
-    clean, sound = training.noisy_clip()
+    clean, sound = denoiser.noisy_clip()
     return sound[None], (clean, sound)
 
 
 def denoised(output: Array, about: Any, folder: Path) -> str:
     clean, sound = about
-    before, after = training.before_and_after(clean, sound, torch.from_numpy(output))
+    before, after = decibels(clean, sound), decibels(clean, torch.from_numpy(output))
     draw(folder / "denoiser.png", clean.numpy(), sound.numpy(), output, (before, after))
     return f"signal over noise {before:.1f} dB before, {after:.1f} dB after; drawn: {folder / 'denoiser.png'}"
 
 
 def sentence() -> tuple[Tensor, Any]:
-    sound, words = training.spoken(60)
+    sound, words = keywords.spoken(60)
     return sound[None], words
 
 
 def found(output: Array, words: Any, folder: Path) -> str:
-    return f"{training.words_right(torch.from_numpy(output), words)} of {len(words)} made-up words told apart"
+    return f"{keywords.words_right(torch.from_numpy(output), words)} of {len(words)} made-up words told apart"
 
 
 PIPELINES = {
-    "keywords": Pipeline(training.train_spotter, sentence, found),
-    "denoiser": Pipeline(training.train_denoiser, noisy, denoised),
+    "keywords": Pipeline(keywords.train, sentence, found),
+    "denoiser": Pipeline(denoiser.train, noisy, denoised),
     "conv_tasnet": Pipeline(),
     "demucs": Pipeline(),
     "transformer": Pipeline(),

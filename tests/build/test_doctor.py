@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from rnn_export.cli import probes
 from rnn_export.cli.probes import DOUBLE, PROBES, Finding, examine
 from rnn_export.errors import ToolUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.native.cpu import host_triple
 from rnn_export.runtime.backends.tensorrt.nvidia import Driver, Gpu
 from rnn_export.runtime.build.native.machines import MACHINES
@@ -115,15 +116,15 @@ def alone(probe: str) -> list[Finding]:
 
 
 NOTHING = {
-    "tensorrt": "pip install 'rnn-export[tensorrt]'",
-    "tensorrt-rtx": "pip install 'rnn-export[rtx]'",
+    "tensorrt": pip_install("tensorrt"),
+    "tensorrt-rtx": pip_install("rtx"),
     "cuda-python": "pip install ",
-    "onnxruntime": "pip install 'rnn-export[cpu]'",
-    "openvino": "pip install 'rnn-export[openvino]'",
-    "litert": "pip install 'rnn-export[litert]'",
-    "executorch": "pip install 'rnn-export[executorch]'",
-    "coremltools": "pip install 'rnn-export[coreml]'",
-    "torch": "pip install 'rnn-export[export]'",
+    "onnxruntime": pip_install("cpu"),
+    "openvino": pip_install("openvino"),
+    "litert": pip_install("litert"),
+    "executorch": pip_install("executorch"),
+    "coremltools": pip_install("coreml"),
+    "torch": pip_install("export"),
 }
 
 

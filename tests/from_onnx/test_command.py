@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_export.cli.main import main
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 
 from . import nets
@@ -48,7 +49,7 @@ def test_from_a_file_to_c_without_torch(tmp_path: Path) -> None:
 def test_without_onnx_it_says_what_to_install(tmp_path: Path) -> None:
     done = bare("export", nets.window(tmp_path / "net.onnx"), "-o", tmp_path / "net.rnnx", without=("torch", "onnx"))
     assert done.returncode == 1
-    assert "this needs onnx, which is not here: pip install 'rnn-export[onnx,cpu]'" in done.stderr
+    assert f"this needs onnx, which is not here: {pip_install('onnx,cpu')}" in done.stderr
 
 
 def test_build_refuses_what_is_written_from_torch(tmp_path: Path) -> None:
@@ -172,4 +173,4 @@ def test_inspect_of_what_is_no_file_says_so(
 def test_inspect_without_onnx_says_what_to_install(tmp_path: Path) -> None:
     done = bare("inspect", nets.window(tmp_path / "net.onnx"), without=("torch", "onnx"))
     assert done.returncode == 1
-    assert "this needs onnx, which is not here: pip install 'rnn-export[onnx,cpu]'" in done.stderr
+    assert f"this needs onnx, which is not here: {pip_install('onnx,cpu')}" in done.stderr

@@ -1,6 +1,7 @@
 """Sequences that end: padding on the right, overlaps behind the last frame, and steps that the end cuts."""
 
 import math
+import operator
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program.flat_graph import flat_graph
+from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming.lengths import Lengths
 
 from .streams import Call
 from .whole_streams import assert_whole
 
 X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
+KERNEL = torch.tensor([[[0.1, -0.3, 0.6, 0.5]]])
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +224,46 @@ def test_a_length_with_a_floor_is_that_of_longer_sequences():
     lifted = assert_whole(model, torch.randn(1, 1, 400), lengths=range(21, 60), chunk=16)
     assert lifted.shortest == 21
     assert any("over fewer than 21 frames the code goes another way" in note for note in lifted.notes)
+
+
+def test_a_length_that_is_rounded_again_and_again():
+    """As Demucs with its resampling: rounded where it is whole, halved, and written into reshapes beside a -1."""
+
+    def up(x):
+        *other, time = x.shape
+        between = F.conv1d(x.view(-1, 1, time), KERNEL, padding=2)[..., 1:].view(*other, time)
+        return torch.stack([x, between], -1).view(*other, -1)
+
+    def down(x):
+        if x.shape[-1] % 2:
+            x = F.pad(x, (0, 1))
+        odd = x[..., 1::2]
+        *other, time = odd.shape
+        between = F.conv1d(odd.view(-1, 1, time), KERNEL, padding=2)[..., :-1].view(*other, time)
+        return (x[..., ::2] + between).view(*other, -1) / 2
+
+    def forward(s, x):
+        length = math.ceil(x.shape[-1] * 2)
+        for _ in range(2):
+            length = max(math.ceil((length - 8) / 4) + 1, 1)
+        for _ in range(2):
+            length = (length - 1) * 4 + 8
+        padded = up(F.pad(x, (0, math.ceil(length / 2) - x.shape[-1])))
+        return down(s.up_one(s.up_two(s.two(s.one(padded)))))[..., : x.shape[-1]]
+
+    parts = {"one": nn.Conv1d(1, 3, 8, 4), "two": nn.Conv1d(3, 3, 8, 4)}
+    parts |= {"up_two": nn.ConvTranspose1d(3, 3, 8, 4), "up_one": nn.ConvTranspose1d(3, 1, 8, 4)}
+    model = Call(forward, **parts)
+    assert_whole(model, torch.randn(1, 1, 200), lengths=(21, 40, 41, 47, 96), chunk=8)
+
+
+def test_a_size_is_not_rounded():
+    """ONNX has Ceil of floats alone."""
+
+    class Padded(nn.Module):
+        def forward(self, x):
+            whole, half = math.ceil(2 * x.shape[-1]), math.ceil(x.shape[-1] / 2)
+            return F.pad(x, (0, math.floor(whole) - half))
+
+    graph = flat_graph(Padded(), (torch.randn(1, 1, 8),), ({2: DYNAMIC},)).graph
+    assert [node.args[0].target for node in graph.nodes if node.target in (math.ceil, math.floor)] == [operator.truediv]

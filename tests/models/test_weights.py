@@ -54,7 +54,7 @@ def test_saved_weights_load_again(make, tmp_path):
 
 @every_module
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
-@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt"])
 def test_torch_checkpoints_load(make, wrap, suffix, tmp_path):
     source, target = make(), make()
     torch.save(wrap(source.state_dict()), tmp_path / f"w{suffix}")
@@ -147,10 +147,12 @@ def test_missing_files_and_other_kinds_are_refused(tmp_path):
     (tmp_path / "w.bin").touch()
     refuses(rnn, tmp_path / "none.pt", "none.pt is not there, or not a file")
     refuses(rnn, tmp_path / "folder.pt", "folder.pt is not there, or not a file")
-    refuses(rnn, tmp_path / "w.bin", r"w.bin is not a weights file: it must end in \.safetensors, \.pt or \.pth")
+    refuses(
+        rnn, tmp_path / "w.bin", r"w.bin is not a weights file: it must end in \.safetensors, \.pt, \.pth or \.ckpt"
+    )
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt"])
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"PK\x03\x04" + bytes(60)], ids=["empty", "text", "zip"])
 def test_damaged_files_are_refused(suffix, content, tmp_path):
     path = tmp_path / f"w{suffix}"

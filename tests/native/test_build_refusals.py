@@ -7,6 +7,7 @@ import pytest
 
 from rnn_export.bundle import open_bundle
 from rnn_export.errors import BuildError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.build.native.build import build_c
 
 from .command import ARM, build, invoke, refused, unchanged
@@ -111,6 +112,6 @@ def test_scales_are_not_written_without_the_export_extra(
     assert build(lstm, "--precision", "int8").exit_code == 0
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert refused(build(lstm, "--precision", "int8", "--calibrate", recording, "--rebuild")) == (
-        f"{lstm} has c (int8), and its sources are written again only where the export extra is: pip install "
-        "'rnn-export[export,cpu]'."
+        f"{lstm} has c (int8), and its sources are written again only where the export extra is: "
+        f"{pip_install('export,cpu')}."
     )

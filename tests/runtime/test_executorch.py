@@ -17,6 +17,7 @@ from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.writing import extend_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError, Untrusted
+from rnn_export.installing import pip_install
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
@@ -214,7 +215,7 @@ def test_a_device_without_executorch_and_one_without_torch(detector):
     first, second = in_python(code, detector).stdout.splitlines()
     for line, module in ((first, "executorch"), (second, "torch")):
         assert line.startswith("executorch, or torch which it needs in Python, is not here (")
-        assert line.endswith("): pip install 'rnn-export[executorch]'.")
+        assert line.endswith(f"): {pip_install('executorch')}.")
         assert module in line.partition("(")[2].partition(")")[0]
 
 

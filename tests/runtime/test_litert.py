@@ -15,6 +15,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError, Untrusted
 from rnn_export.export.targets.tflite.convert import reason
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.bench.candidates import candidates
 from rnn_export.runtime.replay.checks import replay_golden
@@ -173,7 +174,7 @@ def test_a_device_without_litert_and_one_without_torch(detector):
     assert (without("torch").stdout, without("torch").stderr) == ("litert\n", "")
     missing = without("ai_edge_litert.interpreter").stdout
     assert missing.startswith("ai-edge-litert is not here (")
-    assert missing.endswith("pip install 'rnn-export[litert]'.\n")
+    assert missing.endswith(f"{pip_install('litert')}.\n")
 
 
 def test_bad_options(detector):

@@ -96,7 +96,9 @@ def test_options_that_are_not_there(compiled, options, message):
 
 
 def test_a_bundle_without_c(bundle):
-    with pytest.raises(BackendUnavailable, match="the bundle has no target 'c', only onnx: export it with --target c"):
+    with pytest.raises(
+        BackendUnavailable, match="the bundle has no target 'c', only onnx: export it with --target c, or add it "
+    ):
         load(bundle("sum"), backend="native")
     assert load(bundle("sum")).skipped_backends == ()
 

@@ -22,6 +22,7 @@ from rnn_export.cli.main import main
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, StreamError
 from rnn_export.export import export
 from rnn_export.export.targets.openvino.convert import convert, serialised
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.openvino.graph import read_graph
 from rnn_export.runtime.bench.candidates import candidates
@@ -82,7 +83,7 @@ def test_a_device_without_openvino(both):
     )
     given = subprocess.run([sys.executable, "-c", code, both], capture_output=True, text=True, check=True)
     assert given.stdout.startswith("openvino is not here (")
-    assert given.stdout.endswith("pip install 'rnn-export[openvino]'.\n")
+    assert given.stdout.endswith(f"{pip_install('openvino')}.\n")
 
 
 def test_it_computes_in_fp32_and_less_by_itself(both):

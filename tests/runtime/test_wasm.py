@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import BackendUnavailable, BundleError, NotInBundle
+from rnn_export.installing import pip_install
 from rnn_export.runtime import Engine
 
 from .wasm_toys import need_zig, wasm_draft
@@ -80,7 +81,7 @@ def test_without_wasmtime_it_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("wasmtime is not here (")
-    assert done.stdout.endswith("pip install 'rnn-export[wasm]'.\n")
+    assert done.stdout.endswith(f"{pip_install('wasm')}.\n")
 
 
 def test_streams_on_several_threads_share_nothing(draft):

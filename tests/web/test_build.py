@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from rnn_export.bundle import extend_bundle, open_bundle
 from rnn_export.cli.main import EXPORT_PACKAGES, main
 from rnn_export.errors import BackendUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.build.wasm import compile as compiling
 
@@ -128,7 +129,7 @@ def test_options_of_other_targets_are_refused(bundle, options, message):
 
 def test_what_is_missing_is_named(bundle, monkeypatch):
     monkeypatch.setattr(compiling, "zig", lambda: ())
-    fix = "pip install 'rnn-export[wasm]'"
+    fix = pip_install("wasm")
     refused(invoke("build", bundle, "--target", "wasm"), f"no compiler to WebAssembly is here, zig: {fix}.")
 
 
@@ -140,7 +141,7 @@ def test_without_wasmtime_nothing_is_written(bundle):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "pip install 'rnn-export[wasm]'." in done.stderr
+    assert f"{pip_install('wasm')}." in done.stderr
     assert (bundle / "manifest.json").read_bytes() == before
 
 

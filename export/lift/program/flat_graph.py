@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -27,6 +28,8 @@ from rnn_export.export.lift.program.windows_apart import take_windows_apart
 MANY = 2**31
 # Guards for the sizes of one export; the program is exported again at others.
 GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_for_size sym_constrain_range")
+# Of a size they are that size: `math.ceil(2 * length)`.
+ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 FILLS: Mapping[Any, float] = {
@@ -223,6 +226,8 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     if node.target in SAME:
         return first
+    if node.target in ROUNDED:
+        return first if first is not None and isinstance(first.meta["val"], torch.SymInt) else None
     if node.target is operator.getitem and first is not None and first.target is aten.broadcast_tensors.default:
         broadcast = named_args(first)["tensors"][node.args[1]]
         return broadcast if broadcast.meta["val"].shape == node.meta["val"].shape else None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.free_sizes import FreeSizes
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
+from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
 
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
@@ -47,7 +48,7 @@ def quiet() -> Iterator[None]:
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
     try:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes(), products_as_written():
+        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes(), products_as_written(), plain_division():
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except LiftError:
         raise

@@ -8,6 +8,7 @@ from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import RECURRENT, input_of
 from rnn_export.export.targets.c.static_graph import static_graph
+from rnn_export.installing import pip_install
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.spec import StreamSpec
@@ -26,7 +27,7 @@ def scales(step: bytes, spec: StreamSpec, initial: Arrays, recording: Arrays) ->
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise ExportError("calibration runs the step on onnxruntime: pip install 'rnn-export[cpu]'.") from error
+        raise ExportError(f"calibration runs the step on onnxruntime: {pip_install('cpu')}.") from error
     model, watched = _watching(step)
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from rnn_export.errors import ExportError, first_line
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.coreml.names import MODEL, PLACES, WEIGHTS, tensor_names
 from rnn_export.spec import METADATA_KEY, StreamSpec, sized
 
 try:
     import coremltools as ct
 except ImportError as error:
-    raise ExportError(f"coremltools is not here ({error}): pip install 'rnn-export[coreml]'.") from error
+    raise ExportError(f"coremltools is not here ({error}): {pip_install('coreml')}.") from error
 
 ADVICE = "Leave coreml out, or write that part of the model otherwise."
 PRECISIONS = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rnn_export.errors import BackendUnavailable, BundleError, ExportError, first_line
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.executorch.library import open_program
 from rnn_export.runtime.backends.executorch.program import FILE, METHOD, buffer_name, check_program
 from rnn_export.spec import METADATA_KEY, StreamSpec
@@ -77,7 +78,7 @@ def lowered(step: torch.export.ExportedProgram, spec: StreamSpec, xnnpack: bool,
         from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
     except ImportError as error:
         raise BackendUnavailable(
-            f"executorch is not here, or not all of it ({error}): pip install 'rnn-export[export,executorch]'."
+            f"executorch is not here, or not all of it ({error}): {pip_install('export,executorch')}."
         ) from error
     kept = [buffer_name(n) for n in range(len(spec.states))]
     parts = [XnnpackPartitioner()] if xnnpack else None

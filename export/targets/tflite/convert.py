@@ -10,6 +10,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, ExportError, firs
 from rnn_export.export.targets.tflite.calibration import ranges
 from rnn_export.export.targets.tflite.naming import named
 from rnn_export.export.targets.tflite.quantize import quantized
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.litert.library import cause, new_interpreter
 from rnn_export.runtime.backends.litert.model import FILE, check_model
 from rnn_export.spec import StreamSpec
@@ -58,7 +59,7 @@ def converted(program: bytes) -> bytes:
         import litert_torch
     except ImportError as error:
         raise BackendUnavailable(
-            f"litert-torch is not here ({error}): pip install 'rnn-export[export,litert-export]'."
+            f"litert-torch is not here ({error}): {pip_install('export,litert-export')}."
         ) from error
     step = torch.export.load(io.BytesIO(program))
     try:

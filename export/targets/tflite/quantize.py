@@ -11,6 +11,7 @@ import numpy as np
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.targets.tflite.calibration import Range
 from rnn_export.export.targets.tflite.naming import packed
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.litert.library import schema
 from rnn_export.runtime.backends.litert.model import operator_name, parsed
 from rnn_export.spec import StreamSpec
@@ -28,9 +29,7 @@ def quantized(raw: bytes, ranges: Mapping[str, Range] | None) -> bytes:
         from ai_edge_quantizer import recipe
         from ai_edge_quantizer.quantizer import Quantizer
     except ImportError as error:
-        raise ExportError(
-            f"ai-edge-quantizer is not here ({error}): pip install 'rnn-export[litert-export]'."
-        ) from error
+        raise ExportError(f"ai-edge-quantizer is not here ({error}): {pip_install('litert-export')}.") from error
     known, how = None, recipe.dynamic_wi8_afp32()
     if ranges is not None:
         known = {name: {"min": _cell(low), "max": _cell(high)} for name, (low, high) in ranges.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError, first_line
+from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
 
 # The release of macOS from which on a model keeps states.
@@ -26,7 +27,7 @@ def open_model(package: Path, compute: str) -> Any:
     try:
         tools = load_module("coremltools")
     except ImportError as error:
-        raise BackendUnavailable(f"coremltools is not here ({error}): pip install 'rnn-export[coreml]'.") from error
+        raise BackendUnavailable(f"coremltools is not here ({error}): {pip_install('coreml')}.") from error
     try:
         return tools.models.MLModel(str(package), compute_units=getattr(tools.ComputeUnit, compute))
     except Exception as error:  # Core ML's own errors come as several kinds

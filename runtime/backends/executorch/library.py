@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.installing import pip_install
 
 try:
     import executorch
@@ -22,7 +23,7 @@ try:
     from executorch.extension.pybindings import _C
 except ImportError as error:
     raise BackendUnavailable(
-        f"executorch, or torch which it needs in Python, is not here ({error}): pip install 'rnn-export[executorch]'."
+        f"executorch, or torch which it needs in Python, is not here ({error}): {pip_install('executorch')}."
     ) from error
 
 __all__ = ["cause", "has_xnnpack", "open_program", "torch", "version"]

@@ -4,12 +4,13 @@ from importlib.metadata import version as version_of
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.installing import pip_install
 
 try:
     import ai_edge_litert.interpreter as _interpreter
     import ai_edge_litert.schema_py_generated as _schema
 except ImportError as error:
-    raise BackendUnavailable(f"ai-edge-litert is not here ({error}): pip install 'rnn-export[litert]'.") from error
+    raise BackendUnavailable(f"ai-edge-litert is not here ({error}): {pip_install('litert')}.") from error
 
 __all__ = ["cause", "new_interpreter", "schema", "version"]
 

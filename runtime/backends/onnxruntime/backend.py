@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, BundleError
+from rnn_export.installing import pip_install
 from rnn_export.onnx_inspection import inspect_graph
 from rnn_export.runtime.backends.api import Artefacts, Session, StateStore, target_row
 from rnn_export.runtime.backends.onnxruntime.buffers import Graphs, OrtBuffers, OrtStateStore
@@ -75,7 +76,7 @@ def _provider(device: str | None) -> tuple[str, int]:
     provider = f"{named.group(1).upper()}ExecutionProvider"
     if provider not in ort.get_available_providers():
         built = f"onnxruntime {ort.__version__} was built with {', '.join(ort.get_available_providers())}"
-        fix = "pip install 'rnn-export[gpu]' in place of onnxruntime"
+        fix = f"{pip_install('gpu')} in place of onnxruntime"
         raise BackendUnavailable(f"device {device!r} needs {provider}, but this {built}: {fix}.")
     return provider, int(named.group(2) or 0)
 

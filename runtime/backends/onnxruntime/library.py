@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.installing import pip_install
 
 try:
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 except ImportError as error:
-    fix = "pip install 'rnn-export[cpu]', or 'rnn-export[gpu]' for CUDA"
+    fix = f"{pip_install('cpu')}, or with gpu in place of cpu for CUDA"
     raise BackendUnavailable(f"onnxruntime is not here ({error}): {fix}.") from error
 
 __all__ = ["RUN_ERRORS", "infer_shapes", "make_session", "ort"]

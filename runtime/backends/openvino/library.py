@@ -3,13 +3,14 @@
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable
+from rnn_export.installing import pip_install
 
 try:
     import openvino as _openvino
     import openvino.opset13
     import openvino.passes
 except ImportError as error:
-    raise BackendUnavailable(f"openvino is not here ({error}): pip install 'rnn-export[openvino]'.") from error
+    raise BackendUnavailable(f"openvino is not here ({error}): {pip_install('openvino')}.") from error
 
 __all__ = ["PRECISION", "SETTINGS", "cause", "infer", "ov", "settings", "version"]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.installing import pip_install
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.remote.wire import BYTES, SNAPSHOT, TENSORS, WireFormat, snapshot_name
 from rnn_export.snapshot import Snapshot, pack, unpack
@@ -17,7 +18,7 @@ from rnn_export.spec import StreamSpec, TensorSpec, sized
 try:
     from tritonclient.grpc import service_pb2 as pb
 except ImportError as error:
-    raise BackendUnavailable(f"tritonclient is not here ({error}): pip install 'rnn-export[remote]'.") from error
+    raise BackendUnavailable(f"tritonclient is not here ({error}): {pip_install('remote')}.") from error
 
 # The raw values of one frame of each input, in the order of the contract.
 Frame = tuple[bytes, ...]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from rnn_export.errors import BackendUnavailable, StreamError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.remote.server_config import ServedModel, read_config
 
 try:
@@ -13,7 +14,7 @@ try:
     from tritonclient.grpc import service_pb2 as pb
     from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 except ImportError as error:
-    raise BackendUnavailable(f"tritonclient is not here ({error}): pip install 'rnn-export[remote]'.") from error
+    raise BackendUnavailable(f"tritonclient is not here ({error}): {pip_install('remote')}.") from error
 
 # Seconds in which a server that failed is asked last; those it may take to end a sequence, for which nobody waits; and
 # those for a channel to close, which some never do.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.lazy import load_module
 from rnn_export.precision import GRAPH_PRECISIONS, PRECISIONS
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
@@ -302,7 +303,7 @@ def _install(name: str) -> str:
             "sudo apt install nvidia-jetpack, and make the virtual environment from the system's python3 with "
             "--system-site-packages: TensorRT comes with JetPack, not from PyPI"
         )
-    return f"pip install 'rnn-export[{'rtx' if name == 'tensorrt-rtx' else name}]'"
+    return pip_install("rtx" if name == "tensorrt-rtx" else name)
 
 
 def _layers(network: Any) -> Iterator[Any]:

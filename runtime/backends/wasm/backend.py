@@ -4,13 +4,14 @@ A stream has an instance of its own, so that streams on several threads share no
 """
 
 from rnn_export.errors import BackendUnavailable, BundleError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.wasm.modules import SIMD, WEIGHTS
 
 try:
     import wasmtime
 except ImportError as error:
-    raise BackendUnavailable(f"wasmtime is not here ({error}): pip install 'rnn-export[wasm]'.") from error
+    raise BackendUnavailable(f"wasmtime is not here ({error}): {pip_install('wasm')}.") from error
 
 from rnn_export.runtime.backends.wasm.session import WasmSession
 

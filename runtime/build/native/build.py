@@ -8,6 +8,7 @@ from rnn_export.bundle import Bundle, TargetRow, extend_bundle
 from rnn_export.bundle.code import code_of
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import BuildError
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.api import folder
 from rnn_export.runtime.backends.native.backend import RECORD
 from rnn_export.runtime.backends.native.cpu import host_triple
@@ -173,7 +174,7 @@ def refuse_untrusted_sources(origin: Origin) -> None:
     if origin.judgement.has_untrusted_sources(origin.row):
         anew = "The bundle has no step.onnx to write them anew from: export it again"
         if "step.onnx" in origin.bundle.files:
-            extra = "pip install 'rnn-export[export,cpu]'"
+            extra = pip_install("export,cpu")
             anew = f"`rnn-export build` writes them anew from step.onnx where the export extra is, {extra}"
         raise BuildError(
             f"{origin.bundle.path} has sources of c ({origin.row.precision}), and sources are code: the code "

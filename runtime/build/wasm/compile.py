@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Mapping
 
 from rnn_export.errors import BuildError, ToolUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.wasm.modules import SCALAR, SIMD
 from rnn_export.runtime.build.compiler import FLAGS, Compiler, work_folder, zig
 from rnn_export.runtime.build.glue import FILE, glue
 from rnn_export.spec import StreamSpec
 
-FIX = "pip install 'rnn-export[wasm]'"
 # To the compiler proper: said to zig, it would build its C library once more for them.
 VECTORS = ("-Xclang", "-target-feature", "-Xclang", "+simd128")
 MODULES: Mapping[str, tuple[str, ...]] = {SIMD: VECTORS, SCALAR: ()}
@@ -23,11 +23,11 @@ def find_zig() -> Compiler:
     """The compiler to WebAssembly; raises ToolUnavailable where it is not here."""
     command = zig()
     if not command:
-        raise ToolUnavailable("no compiler to WebAssembly is here, zig", FIX)
+        raise ToolUnavailable("no compiler to WebAssembly is here, zig", pip_install("wasm"))
     try:
         done = subprocess.run([*command, "version"], capture_output=True, text=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ToolUnavailable(f"zig does not run ({error})", FIX) from error
+        raise ToolUnavailable(f"zig does not run ({error})", pip_install("wasm")) from error
     return Compiler((*command, "cc", "-target", "wasm32-wasi"), f"zig cc {done.stdout.strip()}")
 
 

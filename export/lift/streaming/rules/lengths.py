@@ -19,11 +19,21 @@ def reshape(context: StreamingContext, node: fx.Node) -> NodeInfo:
     has_frames = bool(context.timed_arguments(node))
     info = general(context, node)
     if has_frames and isinstance(info, TimeAxisInfo):
-        sizes = list(args_of(node)[1])
+        source, sizes = args_of(node)[0], list(args_of(node)[1])
         if -1 not in sizes or node.target is aten.expand.default:
             sizes[info.layout.axis] = -1
+        elif context.is_timed(source) and _as_long(context, node, info, source):
+            # It may stand there as an expression of the input's length, which is of whole sequences alone.
+            sizes[info.layout.axis] = context.insert(node, aten.sym_size.int, source, context.timed(source).layout.axis)
         node.update_arg(1, sizes)
     return info
+
+
+def _as_long(context: StreamingContext, node: fx.Node, info: TimeAxisInfo, source: fx.Node) -> bool:
+    """Whether the axis of time of a reshape is as long as that of what it reshapes, in any run."""
+    before = context.timed(source).layout
+    runs = (context.runs.base, context.runs.longer)
+    return all(run[source].shape[before.axis] == run[node].shape[info.layout.axis] for run in runs)
 
 
 @rule(operator.add, operator.sub)

@@ -1,4 +1,4 @@
-"""`scripts/load`, as a shell calls it: from any folder, with numbers of streams, and with what it cannot do."""
+"""`rnn-export loadtest`: numbers of streams, what is said of them, and what it cannot do."""
 
 import json
 import subprocess
@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from rnn_export.cli.main import main
+from rnn_export.cli.tables import live_streams
+from rnn_export.runtime.bench.live import search
 
 from .test_cli import FACTORY
 
-LOAD = Path(__file__).parents[1] / "scripts" / "load.py"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         assert made.exit_code == 0, made.output
 
     def call(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, LOAD, *words]
+        command = [sys.executable, "-m", "rnn_export", "loadtest", *words]
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
     return call
@@ -48,7 +49,7 @@ def test_numbers_of_streams_are_tried_once_each_in_order(run: Run, tmp_path: Pat
 def test_the_last_line_says_how_many_are_held(run: Run) -> None:
     done = run("net.rnnx", "--rate", "5", "--seconds", "0.2", "--streams", "1")
     assert done.returncode == 0, done.stderr
-    held = "at least 1" if " yes " in done.stdout else "no"
+    held = "at least 1" if " yes\n" in done.stdout else "no"
     assert f"\none core holds {held} live stream of 5 frames/s (p99 < 200 ms), onnxruntime fp32 on cpu\n" in done.stdout
 
 
@@ -73,3 +74,33 @@ def test_mistakes_on_the_command_line(run: Run, words: tuple[str, ...], code: in
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("tried", "verdict"),
+    [
+        ({16: False, 64: False}, "one core holds fewer than 16 live streams"),
+        ({1: False}, "one core holds no live stream"),
+        ({16: True, 64: False}, "one core holds 16 live streams"),
+        ({16: True, 2048: True}, "one core holds at least 2,048 live streams"),
+        ({1: True}, "one core holds at least 1 live stream"),
+    ],
+)
+def test_the_verdict_claims_what_was_tried(tried: dict[int, bool], verdict: str) -> None:
+    points = [{"streams": n, "held": held} for n, held in tried.items()]
+    held = max((n for n in tried if tried[n]), default=0)
+    result = {"held_by": "one core", "points": points, "held": held, "at_least": points[-1]["held"]}
+    assert live_streams(result) == verdict
+
+
+def test_a_search_tries_until_the_most_is_known_to_a_twentieth() -> None:
+    tries = search(16)
+    tried = [next(tries)]
+    while tried[-1] < 10_000:
+        try:
+            tried.append(tries.send(tried[-1] <= 700))
+        except StopIteration:
+            break
+    held = [n for n in tried if n <= 700]
+    assert 700 / 1.06 < max(held) <= 700
+    assert len(tried) < 20

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from rnn_export.cli.plots import COLORS, FAINT, GREY, INK, duration, save
+from rnn_export.cli.plots import COLORS, FAINT, GREY, INK, save
+from rnn_export.cli.tables import duration, live_streams
 
 LATE = "#B03A2E"
 
@@ -54,7 +55,7 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"live streams, each {result['frames_per_second']:g} frames/s", color=GREY, fontsize=10)
     axes.legend(frameon=False, labelcolor=GREY, fontsize=9.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     name = str(result["source"]).partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    figure.text(0.025, 0.925, f"{name}: {holds(result)}", fontsize=16, fontweight="bold", color=INK)
+    figure.text(0.025, 0.925, f"{name}: {live_streams(result)}", fontsize=16, fontweight="bold", color=INK)
     # Of servers, the processor is not known.
     on = result["device"] if result["backend"] == "remote" else f"{result['device']} · {result['machine']['cpu']}"
     figure.text(
@@ -62,10 +63,3 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
         f"{on}", fontsize=10, color=GREY,
     )  # fmt: skip
     save(figure, path)
-
-
-def holds(result: Mapping[str, Any]) -> str:
-    """Who holds how many."""
-    held, least = result["held"], "at least " if result["at_least"] else ""
-    streams = f"{least}{held:,} live {'stream' if held == 1 else 'streams'}" if held else "no live stream"
-    return f"{result['held_by']} {'hold' if result['held_by'].endswith('s') else 'holds'} {streams}"

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from words import sentence
 
 SAMPLE_RATE = 16000  # Hz
 FFT, WINDOW, HOP = 512, 400, 160  # samples: 25 ms, every 10 ms
+# Frames after the end of a word in which it is to be said that it was there.
+SAID_IN = 25
 
 
 def mel_filters(bands: int) -> Tensor:
@@ -45,3 +48,41 @@ def factory(hidden: int = 48) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, 
     """The net with random weights, an example, and the options of `export`."""
     torch.manual_seed(0)
     return Spotter(hidden=hidden).eval(), (torch.zeros(1, 4000),), {"chunk": HOP, "sample_rate": SAMPLE_RATE}
+
+
+def train(net: Spotter, steps: int = 300, sentences: int = 96) -> None:
+    """On sentences of three words each, made once."""
+    generator = torch.Generator().manual_seed(0)
+    made = [sentence(3, generator) for _ in range(sentences)]
+    longest = max(len(sound) for sound, _ in made)
+    sounds = torch.stack([F.pad(sound, (0, longest - len(sound))) for sound, _ in made])
+    frames = (longest - 512) // HOP + 1
+    labels = torch.zeros(sentences, frames, dtype=torch.int64)
+    for row, (_, ends) in zip(labels, made, strict=True):
+        for end, number in ends:
+            row[end // HOP : end // HOP + SAID_IN] = number
+    optimiser = torch.optim.Adam(net.parameters(), 4e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    # Most frames are of no word.
+    weights = torch.tensor([0.3, 1.0, 1.0, 1.0])
+    net.train()
+    for _ in range(steps):
+        rows = torch.randint(sentences, (8,), generator=generator)
+        loss = F.cross_entropy(net(sounds[rows]).flatten(0, 1), labels[rows].flatten(), weights)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    net.eval()
+
+
+def spoken(words: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """A sentence that the spotter has not heard, (samples,), and its words."""
+    return sentence(words, torch.Generator().manual_seed(1))
+
+
+def words_right(scores: Tensor, ends: list[tuple[int, int]]) -> int:
+    """Of how many words the mean score (frames, words + 1) after each names the right one, or that it is none."""
+    chances = scores.softmax(-1)
+    said = [int(chances[end // HOP : end // HOP + SAID_IN].mean(0).argmax()) for end, _ in ends]
+    return sum(here == number for here, (_, number) in zip(said, ends, strict=True))

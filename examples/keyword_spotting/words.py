@@ -1,15 +1,10 @@
-"""Sound for the pipelines: the demo's clip with noise, and words of vowels from a small synthesiser."""
+"""Made-up words of vowels, from a small synthesiser: nothing has to be recorded, and no human voice is in them."""
 
 from __future__ import annotations
 
-import wave
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor
 
-CLIP = Path(__file__).parents[1] / "silero_vad" / "speech.wav"
 SAMPLE_RATE = 16000  # Hz
 
 # The first three formants of a man's vowels, Hz (Peterson and Barney 1952).
@@ -17,31 +12,6 @@ FORMANTS = {"a": (730, 1090, 2440), "i": (270, 2290, 3010), "u": (300, 870, 2240
 # The words to find, made of the same vowels in another order.
 WORDS = ("iau", "uia", "aui")
 HARMONICS = 30
-
-
-def clip() -> Tensor:
-    """The demo's clip (samples,), full scale 1."""
-    with wave.open(str(CLIP), "rb") as file:
-        values = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    return torch.from_numpy(values.astype(np.float32) / 32768)
-
-
-def noise(samples: int, generator: torch.Generator) -> Tensor:
-    """Like a fan: steady, louder towards low frequencies, of mean power 1, (samples,)."""
-    spectrum = torch.fft.rfft(torch.randn(samples, generator=generator))
-    frequencies = torch.linspace(0, SAMPLE_RATE / 2, len(spectrum))
-    coloured = torch.fft.irfft(spectrum / (1 + frequencies / 500).sqrt(), samples)
-    return coloured / coloured.square().mean().sqrt()
-
-
-def with_noise(clean: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
-    """`clean` (samples,) with noise so many dB below its mean power."""
-    return clean + noise(len(clean), generator) * clean.square().mean().sqrt() * 10 ** (-decibels / 20)
-
-
-def decibels(clean: Tensor, other: Tensor) -> float:
-    """How far the difference is below `clean`, dB: the ratio of signal to noise."""
-    return float(10 * torch.log10(clean.square().sum() / (other - clean).square().sum()))
 
 
 def word(vowels: str, generator: torch.Generator) -> Tensor:
@@ -82,4 +52,4 @@ def sentence(words: int, generator: torch.Generator) -> tuple[Tensor, list[tuple
         ends.append((samples, WORDS.index(said) + 1 if said in WORDS else 0))
     pieces.append(torch.zeros(8000))
     whole = torch.cat(pieces)
-    return whole + 0.01 * noise(len(whole), generator), ends
+    return whole + 0.01 * torch.randn(len(whole), generator=generator), ends
