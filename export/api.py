@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rnn_export.bundle import Bundle
 from rnn_export.choices import Precision
 from rnn_export.errors import ExportError
+from rnn_export.progress import Progress, told
 from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 
@@ -24,6 +26,9 @@ OF_MODULES: Mapping[str, object] = {
     "assume": None, "max_frames": None, "max_context": None, "pack_states": False,
 }  # fmt: skip
 OF_FILES = ("fixed", "shapes")
+LOG = logging.getLogger(__package__)
+# What is told of an export that takes long.
+STAGES = 12
 
 
 def export(
@@ -57,7 +62,8 @@ def export(
     fixed: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     force: bool = False,
-    progress: Callable[[str], None] = lambda stage: None,
+    report: bool = True,
+    progress: Progress = None,
 ) -> Bundle:
     """Lift `model` into one pure step, write it as `targets`, verify each in a closed loop, write the bundle `path`.
 
@@ -107,7 +113,9 @@ def export(
         shapes: {"input": ("batch", 512)} for inputs of an ONNX file that leave open how large an axis is in a step:
             numbers, "batch" for any number of streams, "time" for an axis of frames.
         force: replace a bundle that is already there.
-        progress: called with the name of each stage.
+        report: write report.html into the bundle, what it is and how it was verified on one page.
+        progress: called with the name of each stage. None shows a bar on a terminal, a line in a notebook, and nothing
+            where nobody looks; False shows nothing anywhere.
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
     bundle, and that this user can have no record, are warnings of the logger "rnn_export.export".
@@ -125,24 +133,36 @@ def export(
         )  # fmt: skip
         if wrong := [name for (name, usual), value in zip(OF_MODULES.items(), said, strict=True) if value != usual]:
             raise ExportError(f"{', '.join(wrong)} is said of a PyTorch module, and not of an ONNX file: leave it out.")
-        from rnn_export.export.onnx_file import export_onnx
+        with told("export", STAGES, progress) as stage:
+            from rnn_export.export.onnx_file import export_onnx
 
-        return export_onnx(
-            model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
-            shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
-            state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
-            steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, progress=progress,
-        )  # fmt: skip
+            found = export_onnx(
+                model, path, states=cast("Mapping[str, str | None] | None", states), initial=initial, fixed=fixed,
+                shapes=shapes, sample_rate=sample_rate, targets=targets, precision=precision,
+                state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
+                steps=steps, atol=atol, rtol=rtol, accept=accept, force=force, report=report, progress=stage,
+            )  # fmt: skip
+        return _said(*found)
     if wrong := [name for name, value in zip(OF_FILES, (fixed, shapes), strict=True) if value is not None]:
         raise ExportError(f"{' and '.join(wrong)} is said of an ONNX file, and not of a PyTorch module: leave it out.")
     if example_inputs is None:
         raise ExportError("a PyTorch module is exported with example_inputs, a tuple of tensors to call it with.")
-    from rnn_export.export.module import export_module
+    with told("export", STAGES, progress) as stage:
+        from rnn_export.export.module import export_module
 
-    return export_module(
-        model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
-        output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
-        state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
-        steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
-        max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, progress=progress,
-    )  # fmt: skip
+        found = export_module(
+            model, example_inputs, path, time_axis=time_axis, states=states, initial=initial, input_names=input_names,
+            output_names=output_names, sample_rate=sample_rate, targets=targets, precision=precision,
+            state_precision=state_precision, opset=opset, batch=batch, chunk=chunk, data=data, calibrate=calibrate,
+            steps=steps, atol=atol, rtol=rtol, accept=accept, sequence_only=sequence_only, assume=assume,
+            max_frames=max_frames, max_context=max_context, pack_states=pack_states, force=force, report=report,
+            progress=stage,
+        )  # fmt: skip
+    return _said(*found)
+
+
+def _said(bundle: Bundle, notes: Sequence[str]) -> Bundle:
+    """Once the bar is gone, which shares a terminal with them."""
+    for note in notes:
+        LOG.warning("%s", note)
+    return bundle

@@ -1,7 +1,6 @@
 """A verified draft written as a bundle: the tail of every export."""
 
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from rnn_export.arrays import pack_arrays
 from rnn_export.bundle import INITIAL_STATES, Bundle, write_bundle
 from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.draft import Draft
+from rnn_export.bundle.proofs import held_at_export
 from rnn_export.export.planning import Plan
 from rnn_export.export.readme import README, bundle_readme
 from rnn_export.export.targets.registry import fp16_accumulate_engines, golden_files, notes
@@ -25,7 +25,6 @@ from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 ACCUMULATES = "a GPU may add up in fp16 as well; an engine is held to the model where it is built"
-LOG = logging.getLogger(__package__)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
@@ -54,6 +53,7 @@ def with_evidence(
         "assumptions": assumptions,
         **report.to_json(),
         "not_exercised": not_exercised,
+        "targets": held_at_export(draft.targets),
         "fp16_accumulate": [replay_golden(engine, vectors, progress).to_json() for engine in others],
     }
     spec = draft.spec
@@ -64,11 +64,17 @@ def with_evidence(
 
 
 def keep(
-    draft: Draft, evidence: Mapping[str, bytes], path: str | os.PathLike[str], force: bool, made_by: Mapping[str, str]
-) -> Bundle:
-    """Write the bundle `path`, record its code as made here, and warn of what there is to know of it.
+    draft: Draft,
+    evidence: Mapping[str, bytes],
+    path: str | os.PathLike[str],
+    force: bool,
+    made_by: Mapping[str, str],
+    report: bool,
+) -> tuple[Bundle, list[str]]:
+    """Write the bundle `path`, and record its code as made here; and what there is to know of it.
 
-    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own.
+    `evidence` are the files of its verification, `made_by` versions by package, besides this one's own. With `report`
+    it has a report.html.
     """
     files = {**draft.files, **evidence}
     if stored := {s.name: draft.initial[s.name] for s in draft.spec.states if s.initial == "stored"}:
@@ -79,11 +85,13 @@ def keep(
     why = record(code_of(draft))
     producer = {"rnn-export": __version__, **made_by}
     bundle = write_bundle(
-        path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force
-    )
-    for note in (*draft.notes, *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ())):
-        LOG.warning("%s", note)
-    return bundle
+        path, spec=draft.spec, producer=producer, files=files, targets=draft.targets, weights=weights, force=force,
+        report=report,
+    )  # fmt: skip
+    return bundle, [
+        *draft.notes,
+        *([f"load() will not run the code of {path} without trust=True: {why}"] if why else ()),
+    ]
 
 
 def count_weights(model: bytes) -> int:

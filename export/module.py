@@ -71,8 +71,9 @@ def export_module(
     max_context: int | None,
     pack_states: bool,
     force: bool,
+    report: bool,
     progress: Callable[[str], None],
-) -> Bundle:
+) -> tuple[Bundle, list[str]]:
     """What `rnn_export.export.api.export` does with a module; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()
@@ -99,7 +100,7 @@ def export_module(
     draft, evidence = _verified(lifted, draft, plan, recorded, steps, tolerance, progress, accept)
     progress("write")
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
-    return keep(draft, evidence, path, force, versions)
+    return keep(draft, evidence, path, force, versions, report)
 
 
 def _refuse_other_floats(model: nn.Module, example: Any) -> None:

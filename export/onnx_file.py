@@ -101,8 +101,9 @@ def export_onnx(
     rtol: float | None,
     accept: Accept | None,
     force: bool,
+    report: bool,
     progress: Callable[[str], None],
-) -> Bundle:
+) -> tuple[Bundle, list[str]]:
     """What `rnn_export.export.api.export` does with an ONNX file; see there for each argument."""
     check_place(Path(path), force)
     check_runtime()
@@ -123,14 +124,14 @@ def export_onnx(
     draft = replace(draft, notes=said)
     engines = [e for target, options in plan for e in find_writer(target.name).engines(draft, target, options)]
     truth = FileStep(found.original, layout, spec, first)
-    report, vectors = verify_file(
+    proved, vectors = verify_file(
         truth, engines, draft.files["step.onnx"], recorded, steps, tolerance, progress, plan[0][1].precision, accept
     )
     kind = "noise" if recorded is None else "recording"
     draft, evidence = with_evidence(
         draft,
         plan,
-        report,
+        proved,
         vectors,
         progress,
         source=kind,
@@ -140,7 +141,7 @@ def export_onnx(
     )
     progress("write")
     versions = {"onnx": onnx.__version__, "numpy": np.__version__}
-    return keep(draft, evidence, path, force, versions)
+    return keep(draft, evidence, path, force, versions, report)
 
 
 def _layout(

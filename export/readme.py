@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rnn_export.bundle import TargetRow
-from rnn_export.runtime.replay.drift import extent
+from rnn_export.parity_json import extent, worst_of_checks
 from rnn_export.runtime.replay.figures import figures_text
 from rnn_export.spec import StreamSpec
 from rnn_export.text import visible
@@ -74,15 +74,11 @@ def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
         f"{evidence['source']} and shorter trials of other kinds of input, on {evidence['backend']}. No value was "
         f"further off than {allowed}, or what its precision allows."
     )
-    worst: dict[str, Mapping[str, Any]] = {}
-    for drift in evidence["drifts"]:
-        if drift["check"] not in worst or _relative(drift) > _relative(worst[drift["check"]]):
-            worst[drift["check"]] = drift
     yield ""
     yield "| check | worst tensor | relative error |"
     yield "|---|---|---|"
-    for check, drift in worst.items():
-        yield f"| {check} | {_code(drift['tensor'])} | {_relative(drift):.1e} |"
+    for drift in worst_of_checks(evidence):
+        yield f"| {drift['check']} | {_code(drift['tensor'])} | {drift['relative']:.1e} |"
     if evidence["figures"]:
         yield ""
         yield f"The task's own figures: {visible(figures_text(evidence['figures']))}."
@@ -93,11 +89,6 @@ def _verification(name: str, evidence: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"- {visible(text)}" for text in (*remarks, *sides))
     yield ""
     yield f"`rnn-export verify {visible(name)}` proves it again on any machine; parity.json has every tensor and step."
-
-
-def _relative(drift: Mapping[str, Any]) -> float:
-    value = drift["relative"]
-    return float("inf") if value is None else float(value)
 
 
 def _code(name: str) -> str:

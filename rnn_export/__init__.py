@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from rnn_export.lazy import attributes
 
 if TYPE_CHECKING:
+    from rnn_export.bundle.reporting import report
     from rnn_export.export.api import export as export
     from rnn_export.export.lift.api import lift
     from rnn_export.runtime.engine import load
     from rnn_export.runtime.serve.batcher import Batcher
 
 __version__ = "0.2.0"
-__all__ = ["Batcher", "__version__", "export", "lift", "load"]
+__all__ = ["Batcher", "__version__", "export", "lift", "load", "report"]
 
 
 __getattr__ = attributes(
@@ -20,5 +21,6 @@ __getattr__ = attributes(
         "Batcher": "rnn_export.runtime.serve.batcher",
         "lift": "rnn_export.export.lift.api",
         "load": "rnn_export.runtime.engine",
+        "report": "rnn_export.bundle.reporting",
     },
 )

@@ -10,7 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rnn_export import limits
+from rnn_export.assumption import ASSUMED, Assumption
 from rnn_export.errors import SpecError
+from rnn_export.markup import shape_text
+from rnn_export.notebook import contract_table
 from rnn_export.tensor_spec import (
     BATCH,
     DTYPES,
@@ -43,40 +46,6 @@ __all__ = [
 METADATA_KEY = "rnn_export.spec"
 # Fields of a contract that it may lack, as those do that were written before.
 OPTIONAL = {"rows": int, "max_frames": int, "max_context": int, "assumptions": list | tuple, "end": str}
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """What the contract takes for granted of a decision that the model's code takes by the value of a tensor.
-
-    `at` is the line, "file.py:190". `value` is how it is decided. `why`: "said" by the user; "either", where that way
-    is right whatever the tensor holds; "raises", where the other way raises an exception; "weights", where nothing that
-    is fed can change it.
-    """
-
-    at: str
-    value: bool
-    why: Literal["said", "either", "raises", "weights"]
-
-    def __post_init__(self) -> None:
-        if not self.at or len(self.at) > limits.NAME:
-            raise SpecError(f"an assumption is at {self.at[:80]!r}: it needs a place of 1 to {limits.NAME} characters.")
-        if self.why not in ASSUMED:
-            raise SpecError(f"assumption {self.at!r}: why is {self.why!r}, but only {', '.join(ASSUMED)} exist.")
-
-    @property
-    def note(self) -> str:
-        """The assumption in words, for a message."""
-        return f"{self.at}: {ASSUMED[self.why].format(str(self.value).lower(), str(not self.value).lower())}"
-
-
-# By why, with the value and its opposite.
-ASSUMED = {
-    "said": "assumed to be {} in every stream, as was said",
-    "either": "the way of {} is taken, which is right whatever the tensor holds, as was tried with both",
-    "raises": "the way of {} is taken: where it is {}, the model raises an exception, and a stream does not",
-    "weights": "always {}, since nothing that is fed can change it",
-}
 
 
 @dataclass(frozen=True)
@@ -222,6 +191,34 @@ class StreamSpec:
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
         return not self.has_time or tensor.axis(TIME) is not None
+
+    @property
+    def ports(self) -> str:
+        """In one line, what goes in and what comes out."""
+        into, out = (", ".join(f"{t.name} {shape_text(t.shape)}" for t in ts) for ts in (self.inputs, self.outputs))
+        return f"{into} -> {out}, {len(self.states)} state{'' if len(self.states) == 1 else 's'}"
+
+    @property
+    def state_bytes(self) -> int:
+        """What all states of one stream take."""
+        return sum(state.bytes for state in self.states)
+
+    @property
+    def summary(self) -> str:
+        """In one line, all but the tensors."""
+        tail = f", tail {self.tail}" if self.tail else ""
+        most = f", {self.max_frames} frames at most" if self.max_frames else ""
+        context = f", attention to {self.max_context} frames" if self.max_context else ""
+        one = f", rows {self.rows} (one stream at a time)" if self.rows else ""
+        rate = f", {self.sample_rate} Hz" if self.sample_rate else ""
+        whole = ", whole sequences only: it cannot stream" if self.sequence_only else ""
+        return (
+            f"chunk {self.chunk}, delay {self.delay}{tail}{most}{context}{one}{rate}, {self.state_bytes} bytes of "
+            f"state a stream, digest {self.digest[:12]}{whole}"
+        )
+
+    def _repr_html_(self) -> str:
+        return contract_table(self.inputs, self.outputs, self.states, self.summary)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, ready for `json.dumps`; what has no value is left out."""

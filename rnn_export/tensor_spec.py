@@ -135,6 +135,11 @@ class StateSpec:
         """The shape of one stream's state: everything but the batch axis."""
         return tuple(d for d in self.shape if isinstance(d, int))
 
+    @property
+    def bytes(self) -> int:
+        """What it takes of one stream."""
+        return math.prod(self.row) * ITEM_BYTES[self.dtype]
+
 
 def _check_tensor(name: str, dtype: str, shape: Sequence[Dim], symbols: Sequence[str]) -> None:
     if not name or not isinstance(name, str):

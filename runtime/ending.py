@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rnn_export.arrays import Array, Arrays
+from rnn_export.errors import StreamError
+from rnn_export.runtime.frame_io import as_array, check_values
+from rnn_export.snapshot import Snapshot
 from rnn_export.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """In the place of a stream's frames that wait: the memory is to be `goal`, and may be anything now."""
+
+    goal: Snapshot
+
+
+@dataclass(frozen=True)
+class Ended:
+    """In the place of a stream's frames that wait: the sequence is over."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +87,19 @@ class Ending:
             whole = frames + self.waiting
             found[tensor.name] = outputs[tensor.name][:, spec.left_in_last_steps(tensor, whole) if whole else slice(0)]
         return found
+
+
+def held_inputs(spec: StreamSpec, batch: int, held: Any) -> dict[str, Array]:
+    """The inputs without a time axis, (batch, ...), of what the caller of `finish` gave; raises StreamError."""
+    tensors = [t for t in spec.inputs if not spec.timed(t)]
+    names = [t.name for t in tensors]
+    if held is None and names:
+        raise StreamError(f"the inputs {names} have no frames: give them to finish too, as they were fed.")
+    given = {} if held is None else dict(held if isinstance(held, Mapping) else dict.fromkeys(names[:1], held))
+    if set(given) != set(names):
+        raise StreamError(f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.")
+    rows = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in tensors}
+    bare = {t.name: rows[t.name].ndim == len(t.frame) and batch == 1 for t in tensors}
+    shapes = {t.name: t.frame if bare[t.name] else (batch, *t.frame) for t in tensors}
+    checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
+    return {name: a[None] if bare[name] else a for name, a in checked.items()}

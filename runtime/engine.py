@@ -13,6 +13,8 @@ from rnn_export.arrays import Array
 from rnn_export.bundle import open_bundle
 from rnn_export.choices import BackendName, OnNan, Precision, ServerAddress
 from rnn_export.errors import BackendUnavailable, NotInBundle, StreamError
+from rnn_export.markup import joined
+from rnn_export.notebook import contract_table, facts_table
 from rnn_export.runtime.backends.api import Artefacts, Session
 from rnn_export.runtime.backends.remote.address import is_address
 from rnn_export.runtime.forks import watch, why_over
@@ -121,6 +123,17 @@ class Engine(Uncopied, Generic[Y]):
             return engine
         reasons = "".join(f"\n  {n}: {error}" for n, error in refused)
         raise BackendUnavailable(f"no backend can run this bundle here.{reasons}")
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.backend} on {self.device}, {self.precision}: {self.spec.ports}>"
+
+    def _repr_html_(self) -> str:
+        low, high = self.batches
+        told = [("backend", self.backend), ("device", self.device), ("precision", self.precision)]
+        told.append(("rows of a stream", f"{low} or more" if high is None else f"{low} to {high}"))
+        told += [("passed over", why) for why in self.skipped_backends]
+        spec = self.spec
+        return joined((facts_table(told), contract_table(spec.inputs, spec.outputs, spec.states, spec.summary)))
 
     def by_default(self) -> Engine | None:
         """The same bundle as its library computes by itself, where that is less than what is asked of it here."""

@@ -84,6 +84,9 @@ class Pool(Uncopied, Generic[Y]):
         watch(self)
         self._counts = PoolCounts(opened=0, closed=0, evicted=0, rounds=0, frames=0, nan=0, reset=0, refused=0, full=0)
 
+    def __repr__(self) -> str:
+        return f"<Pool with {len(self._table)} of {self.capacity} streams: {self.spec.ports}>"
+
     def open(self, states: Mapping[str, npt.ArrayLike] | None = None, snapshot: bytes | None = None) -> int:
         """A new stream from the model's initial states, from `states` (one row each) or from a `snapshot`; its id.
 

@@ -11,7 +11,7 @@ An interrupt (Ctrl-C) is an exception at any line. CPython looks for one after a
 where a loop goes back, and nowhere else: not between the lock's own `__enter__`, in C, and the body of its `with`, nor
 between two assignments. So the lock is held inside of its `with` alone, and what an interrupt may not cut is one call
 in C or has no call in it: `_advance` changes states and frames so. All that takes longer notes first in `_pending`
-where it goes or comes from, as `_Unfinished`, and the next that comes ends it.
+where it goes or comes from, as `Unfinished`, and the next that comes ends it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Generic, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.ending import Ending
+from rnn_export.runtime.ending import Ended, Ending, Unfinished, held_inputs
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
@@ -40,6 +40,7 @@ from rnn_export.runtime.frame_io import (
     frame_view,
     without_delay,
 )
+from rnn_export.runtime.row_reset import check_rows, with_rows_reset
 from rnn_export.runtime.types import Frames, Y
 from rnn_export.runtime.uncopied import Uncopied
 from rnn_export.snapshot import Snapshot, pack
@@ -48,18 +49,6 @@ from rnn_export.spec import StreamSpec, TensorSpec
 OVER = "the sequence is over, since finish() ended it: reset the stream before another one."
 # Frames of one call of the sequence graph; bounds the memory of a long run.
 BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class _Unfinished:
-    """In the place of frames that wait: the memory is to be `goal`, and may be anything now."""
-
-    goal: Snapshot
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """In the place of frames that wait: the sequence is over."""
 
 
 class Stream(Uncopied, Generic[Y]):
@@ -80,7 +69,7 @@ class Stream(Uncopied, Generic[Y]):
     _locked: Callable[[], bool]
     _turn: AbstractContextManager[Any]
     _advance: Callable[[], None]
-    _pending: dict[str, Array] | _Unfinished | _Ended
+    _pending: dict[str, Array] | Unfinished | Ended
     _over: str | None
 
     def __init__(self, spec: StreamSpec, session: Session, batch: int, initial: Mapping[str, Array]) -> None:
@@ -106,8 +95,13 @@ class Stream(Uncopied, Generic[Y]):
         self._load_input = self._inputs[0].load if len(self._inputs) == 1 else None
         self._survives_fork, self._over = session.survives_fork, None
         watch(self)
-        self._pending = _Unfinished(Snapshot(0, initial, {}))
+        self._pending = Unfinished(Snapshot(0, initial, {}))
         self._finish()
+
+    def __repr__(self) -> str:
+        of = "" if self.batch == 1 else f" of {self.batch} rows"
+        ended = ", ended" if isinstance(self._pending, Ended) else ""
+        return f"<Stream{of} at frame {self._frames}{ended}: {self.spec.ports}>"
 
     @property
     def _frames(self) -> int:
@@ -166,7 +160,7 @@ class Stream(Uncopied, Generic[Y]):
         with self._alone():
             inputs, batch_axis_omitted = self._sequence(xs)
             before = self._get()
-            self._pending = _Unfinished(before)
+            self._pending = Unfinished(before)
             try:
                 outputs = self._run(inputs, before)
             except BaseException:
@@ -191,8 +185,8 @@ class Stream(Uncopied, Generic[Y]):
         """
         with self._alone():
             before = self._get()
-            inputs = self._held(held)
-            self._pending = _Unfinished(before)
+            inputs = held_inputs(self.spec, self.batch, held)
+            self._pending = Unfinished(before)
             try:
                 ending = Ending(self.spec, self.batch, before.pending, inputs)
                 self._buffers.write(ending.states(before.states))
@@ -211,17 +205,26 @@ class Stream(Uncopied, Generic[Y]):
             self._finish()
             return self._buffers.read()
 
-    def reset(self) -> None:
-        """Back to the states that the stream was opened with."""
+    def reset(self, rows: npt.ArrayLike | None = None) -> None:
+        """Back to the states that the stream was opened with.
+
+        Of a batch with `rows`, a mask of bool (batch,): those where it is True, and the others go on as they are.
+        """
         with self._alone():
-            self._set(Snapshot(0, self._initial, {}))
+            if rows is None:
+                self._set(Snapshot(0, self._initial, {}))
+            else:
+                mask = check_rows(self.spec, self.batch, rows)
+                self._check_takes_more()
+                if mask.any():
+                    self._set(with_rows_reset(self._get(), mask, self._initial))
 
     def snapshot(self) -> bytes:
         """The memory as bytes, for `restore` here, on another backend or another machine."""
         with self._alone():
             pending = self._finish()
-            ended = isinstance(pending, _Ended)
-            waiting = {} if isinstance(pending, _Ended) else pending
+            ended = isinstance(pending, Ended)
+            waiting = {} if isinstance(pending, Ended) else pending
             return pack(self.spec, self.batch, Snapshot(self._frames, self._buffers.read(), waiting, ended))
 
     def restore(self, snapshot: bytes) -> None:
@@ -248,46 +251,31 @@ class Stream(Uncopied, Generic[Y]):
 
     def _get(self) -> Snapshot:
         pending = self._finish()
-        if isinstance(pending, _Ended):
+        if isinstance(pending, Ended):
             raise StreamError(OVER)
         return Snapshot(self._frames, self._buffers.read(), pending)
 
     def _set(self, goal: Snapshot) -> None:
         before = self._pending
-        self._pending = _Unfinished(goal)
+        self._pending = Unfinished(goal)
         try:
             self._finish()
         except StreamError:
             self._pending = before
             raise
 
-    def _finish(self) -> dict[str, Array] | _Ended:
+    def _finish(self) -> dict[str, Array] | Ended:
         """End what an interrupt broke off; the frames that wait."""
-        if isinstance(self._pending, _Unfinished):
+        if isinstance(self._pending, Unfinished):
             goal = self._pending.goal
             self._buffers.write(goal.states)
             self._frames = goal.frames
-            self._pending = _Ended() if goal.ended else dict(goal.pending)
+            self._pending = Ended() if goal.ended else dict(goal.pending)
         return self._pending
-
-    def _held(self, held: Any) -> dict[str, Array]:
-        """The inputs without a time axis, (batch, ...)."""
-        tensors = [t for t in self.spec.inputs if not self.spec.timed(t)]
-        names = [t.name for t in tensors]
-        if held is None and names:
-            raise StreamError(f"the inputs {names} have no frames: give them to finish too, as they were fed.")
-        given = {} if held is None else dict(held if isinstance(held, Mapping) else dict.fromkeys(names[:1], held))
-        if set(given) != set(names):
-            raise StreamError(f"finish takes the inputs without a time axis, {names}, but was given {list(given)}.")
-        rows = {t.name: as_array(t.name, given[t.name], np.dtype(t.dtype)) for t in tensors}
-        bare = {t.name: rows[t.name].ndim == len(t.frame) and self.batch == 1 for t in tensors}
-        shapes = {t.name: t.frame if bare[t.name] else (self.batch, *t.frame) for t in tensors}
-        checked = {t.name: check_values(t.name, rows[t.name], shapes[t.name], np.dtype(t.dtype)) for t in tensors}
-        return {name: a[None] if bare[name] else a for name, a in checked.items()}
 
     def _check_takes_more(self) -> None:
         pending = self._finish()
-        if isinstance(pending, _Ended):
+        if isinstance(pending, Ended):
             raise StreamError(OVER)
         if pending:
             waiting = next(iter(pending.values())).shape[1]

@@ -202,6 +202,7 @@ FRAME_ARITHMETIC = {
     "runtime/replay/ends.py": "lets sequences end before and after it",
     "export/triton/readme.py": "shows them",
     "rnn_export/cli/": "shows them",
+    "rnn_export/page/": "shows them",
 }
 
 

@@ -18,6 +18,7 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples"
 COMMAND = Path(sys.executable).with_name("rnn-export")
 # Programs that are not run as they stand, and why.
 NOT_RUN = {
+    "policies.md": "packages of others: tests/examples/test_robot_policy.py runs the program that they are parts of",
     "pipelines.md": "a microphone: tests/test_pipelines.py does it on a clip",
     "from-onnx.md": "Silero's file, which comes in its wheel: tests/from_onnx does it with files that it makes",
 }
@@ -75,12 +76,21 @@ def test_streams_pools_and_batchers_work_as_shown(exported: Path, monkeypatch: p
         "xs": random.standard_normal((7, 40)).astype(np.float32),
         "h": np.zeros((1, 64), np.float32),
         "frames": random.standard_normal((40, 40)).astype(np.float32),
+        "done": np.arange(8) % 3 == 0,
     }
     exec("\n".join(blocks("streams.md")), names)
     served = asyncio.run(names["serve"]([names["xs"], names["frames"]]))
     alone = names["engine"].stream().run(names["xs"])
     np.testing.assert_allclose(served[0], alone, atol=1e-6)
     assert len(served[1]) == 40
+
+
+def test_a_report_is_written_as_shown(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported)
+    names: dict[str, object] = {}
+    exec("\n".join(blocks("report.md")), names)
+    assert "How it was verified" in Path("report.html").read_text()
+    assert names["unproven"]
 
 
 def test_cells_work_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +119,7 @@ def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatc
 
 
 def test_every_page_with_programs_is_run_or_says_why_not() -> None:
-    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", *NOT_RUN}
+    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md", *NOT_RUN}
     has = {p.name for p in PAGES if "```python" in p.read_text() and p.parent.name != "targets"}
     assert has == known
 

@@ -23,12 +23,13 @@ from rnn_export.export.verify.reports import as_one, with_figures
 from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
 from rnn_export.export.verify.second_opinion import second_opinion
 from rnn_export.layout import row_by_row
+from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.backends.onnxruntime.library import make_session
 from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.checks import replay_golden
 from rnn_export.runtime.replay.closed_loop import ClosedLoop, Trace
-from rnn_export.runtime.replay.drift import ORDINARY, Drift, ParityReport
+from rnn_export.runtime.replay.drift import Drift, ParityReport
 from rnn_export.runtime.replay.drivers import StepDriver
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.runtime.replay.golden import Golden
@@ -140,10 +141,11 @@ def _trials(file: FileStep, step: bytes, noise: Noise, golden: Golden) -> tuple[
             failures[kind] = f"the file fails on it: {error.__cause__}"
     loop = loop.of_rows(np.array([row for row, kind in enumerate(kinds) if kind not in failures]))
     outputs = file.trace(loop).outputs
-    scales = scales_of(spec, _steps_of(file, step, loop), _changed(file, step, loop))
+    timed = {t.name for t in spec.outputs if spec.timed(t)}
+    scales = scales_of(_steps_of(file, step, loop), _changed(file, step, loop), timed)
     left = tuple(kind for kind in kinds if kind not in failures)
-    trials = Golden(loop.inputs, outputs, {}, np.array([frames]), golden.tolerance, kinds=left, scales=scales)
-    return trials, failures
+    at = np.array([frames])
+    return Golden(loop.inputs, outputs, {}, at, golden.tolerance, kinds=left, scales=scales, by_entry=True), failures
 
 
 def _changed(file: FileStep, step: bytes, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:

@@ -49,6 +49,12 @@ class StreamingModel:
     shortest: int = 1
     before_packing: StreamingModel | None = None
 
+    def __repr__(self) -> str:
+        return f"<StreamingModel {self.spec.ports}; {self.spec.summary}>"
+
+    def _repr_html_(self) -> str:
+        return self.spec._repr_html_()
+
     @property
     def unpacked(self) -> StreamingModel:
         """The same with every state apart, as `original` has its own."""

@@ -76,7 +76,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
-    if not best and layers and not search.outputs_follow_states():
+    if not best and layers and not (probe.model.declared or search.outputs_follow_states()):
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is "

@@ -4,7 +4,6 @@ It comes from a model that was lifted, or from the step graph of a bundle.
 """
 
 import io
-import warnings
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -23,6 +22,7 @@ except ImportError as error:
 from rnn_export.export.lift.layers.ops import DECOMPOSITIONS
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.torch_step.module import OnnxStep
+from rnn_export.quiet import quiet
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
 TORCHS = ("aten", "prim", "prims")
@@ -35,9 +35,8 @@ def aten_step(model: StreamingModel) -> fx.GraphModule:
     torch's own.
     """
     program = model.program(model.spec.chunk)
-    with warnings.catch_warnings():
-        # torch warns of its own use of LeafSpec.
-        warnings.simplefilter("ignore", FutureWarning)
+    # torch warns of its own use of LeafSpec.
+    with quiet():
         program = program.run_decompositions(dict(DECOMPOSITIONS))
     return _AtenGraph(program.module(check_guards=False), model.spec).written()
 

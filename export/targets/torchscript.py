@@ -4,7 +4,6 @@ It is scripted, not traced: a trace would freeze each size that the model reads 
 """
 
 import io
-import warnings
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import fx
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.targets.aten_step import aten_step
+from rnn_export.quiet import quiet
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.torchscript.backend import SPEC_FILE
 from rnn_export.runtime.engine import Engine
@@ -24,10 +24,8 @@ def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict
     """`step.pt`: forward(inputs..., states...) -> (outputs..., next states...), the contract among its extra files."""
     module, file = aten_step(model), io.BytesIO()
     _say_in_script(module)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        # Of fx.GraphModule's own annotations.
-        warnings.filterwarnings("ignore", "The TorchScript type system doesn't support", UserWarning)
+    # Of TorchScript's age, and of fx.GraphModule's own annotations.
+    with quiet():
         try:
             scripted = torch.jit.script(module)
         except Exception as error:  # the compiler has many kinds

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnn_export.arrays import Array
 from rnn_export.errors import AssumptionBroken, ExportError
@@ -31,9 +31,15 @@ FAILS = "the model fails on what it is verified on"
 
 
 def golden_vectors(
-    model: StreamingModel, inputs: Mapping[str, Array], tolerance: Tolerance, kind: str
+    model: StreamingModel,
+    inputs: Mapping[str, Array],
+    tolerance: Tolerance,
+    kind: str,
+    scales: Mapping[str, Array] | None = None,
 ) -> tuple[Golden, tuple[Drift, ...]]:
     """What the user's own module gives, and how far the lifted one is from it in the same closed loop.
+
+    `scales` by output and state are those of `measured_scales`, where a row's own have proved too small.
 
     The module does not show the states that were lifted out of it: those are the lifted module's, which is held to it
     by the outputs, and by the states that both have.
@@ -43,20 +49,23 @@ def golden_vectors(
     own = own_trace(model, loop)
     steps = np.arange(1, loop.frames // spec.chunk + 1)
     golden = Golden(inputs, own.outputs, lifted.states, steps * spec.chunk, tolerance, kinds=(kind,) * loop.rows)
-    golden = replace(golden, ends=ends_of_sequences(model, loop))
+    golden = replace(golden, ends=ends_of_sequences(model, loop), scales=scales or {})
     drifts = [*golden.output_drifts("lifted", spec, lifted.outputs)]
     # The module's own has seen more where steps of several frames round up how late a state is, and where the end of
     # the sequence gives frames that a step of it does not.
     sees_more, given = spec.end is not None or (spec.has_delay and spec.chunk > 1), unpacked(spec, lifted.states)
+    known = unpacked(spec, golden.scales)
     for name, want in {} if sees_more else own.states.items():
         last = slice(-want.shape[1], None)
-        drifts.append(drift("lifted", name, given[name][:, last], want, steps[last], tolerance, golden.kinds))
+        scale = known[name][:, last] if name in known else None
+        drifts.append(drift("lifted", name, given[name][:, last], want, steps[last], tolerance, golden.kinds, scale))
     return golden, tuple(drifts)
 
 
-def lifted_trace(model: StreamingModel, loop: ClosedLoop) -> Trace:
-    """What the lifted step gives, its states fed back."""
-    return loop.run(torch_driver(model.spec, blamed(FAILS)(model.step), initial_states(model, loop.rows)))
+def lifted_trace(model: StreamingModel, loop: ClosedLoop, step: nn.Module | None = None) -> Trace:
+    """What the lifted step gives, or another `step` in its place, its states fed back."""
+    call = blamed(FAILS)(step or model.step)
+    return loop.run(torch_driver(model.spec, call, initial_states(model, loop.rows)))
 
 
 def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict[str, Array]]:

@@ -1,13 +1,12 @@
-"""The scale of each value of an output: how far it moves where all that it is computed from changes a little."""
+"""The scale of each value: how far it moves where all that it is computed from changes a little."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from rnn_export.arrays import Array
-from rnn_export.spec import StreamSpec
 
 # How often all that is computed with is changed, and by how much of itself: 32 roundings of fp32, and less than the
 # tolerance, so that a decision that hangs on it is seen.
@@ -15,24 +14,24 @@ CHANGES, CHANGE = 3, 2.0**-18
 
 
 def scales_of(
-    spec: StreamSpec, outputs: Mapping[str, Array], changed: Iterable[Mapping[str, Array]]
+    values: Mapping[str, Array], changed: Iterable[Mapping[str, Array]], timed: Collection[str]
 ) -> dict[str, Array]:
-    """By output, how far each value moves where weights, inputs and what operators give change, over how much they do.
+    """By tensor, how far each value moves where weights, inputs and what operators give change, over how much they do.
 
-    `changed` are the outputs then, `CHANGES` times. That is the scale of what it was computed from: of a difference of
-    large numbers, theirs. Powers of two, and 0 where a value's own running magnitude is no smaller.
+    `changed` are the values then, `CHANGES` times; those of `timed` are (rows, frames, ...). That is the scale of what
+    a value was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where a value's own
+    running magnitude is no smaller.
     """
-    moved = {name: np.zeros(value.shape) for name, value in outputs.items()}
+    moved = {name: np.zeros(value.shape) for name, value in values.items()}
     for other in changed:
-        for name, value in outputs.items():
+        for name, value in values.items():
             moved[name] = np.maximum(moved[name], _distance(other[name].astype(float), value.astype(float)) / CHANGE)
     found = {}
-    for tensor in spec.outputs:
-        value, far = outputs[tensor.name], moved[tensor.name]
-        own = np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0)
-        own = np.maximum.accumulate(own, 1) if spec.timed(tensor) else own
+    for name, value in values.items():
+        far, own = moved[name], np.where(np.isfinite(value), np.abs(value.astype(float)), 0.0)
+        own = np.maximum.accumulate(own, 1) if name in timed else own
         with np.errstate(divide="ignore", over="ignore"):
-            found[tensor.name] = np.where(far > own, np.exp2(np.ceil(np.log2(far))), 0.0).astype(np.float32)
+            found[name] = np.where(far > own, np.exp2(np.ceil(np.log2(far))), 0.0).astype(np.float32)
     return found
 
 

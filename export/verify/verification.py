@@ -10,6 +10,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
+from rnn_export.export.verify.changes import measured_scales
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.frames import TRIAL_FRAMES
 from rnn_export.export.verify.inputs import inputs_to_verify
@@ -56,25 +57,37 @@ def verify_model(
         return _whole_sequences(model, engines, inputs, kind, tolerance, progress, accept)
     exact = tolerance if precision == "fp32" else TOLERANCES["fp32"]
     golden, lifted = golden_vectors(model, inputs, exact, kind)
+    if any(d.step is not None for d in lifted):
+        golden, lifted = golden_vectors(model, inputs, exact, kind, measured_scales(model, golden))
     _refuse_wrong_lifting(model, golden, lifted)
     trials, failures = trial_vectors(model, golden, exact, TRIAL_FRAMES)
     streamed = lifted_trace(model, ClosedLoop(model.spec, trials.inputs)).outputs
     on_trials = tuple(trials.output_drifts("lifted", model.spec, streamed))
     _refuse_wrong_lifting(model, trials, on_trials)
-    # The stages told are those of one backend, whose number the caller knows.
-    vectors = replace(golden, tolerance=tolerance, precision=precision, trials=trials)
-    reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
+    start = initial_states(model, golden.rows)
+
+    def held(scales: Mapping[str, Array], progress: Callable[[str], None]) -> tuple[Golden, list[ParityReport]]:
+        """The vectors with `scales`, and a report of each engine, and of the second opinion where all others agree."""
+        vectors = replace(golden, tolerance=tolerance, precision=precision, trials=trials, scales=scales)
+        # The stages told are those of one backend, whose number the caller knows.
+        reports = [replay_golden(e, vectors, progress if e is engines[0] else lambda check: None) for e in engines]
+        if step_graph is not None and all(report.ok for report in reports):
+            progress("onnx.reference")
+            second = second_opinion(model.spec, start, step_graph, replace(golden, scales=scales))
+            reports.append(replace(reports[0], drifts=tuple(second)))
+        return vectors, reports
+
+    vectors, reports = held(golden.scales, progress)
+    if not golden.scales and not all(report.ok for report in reports):
+        vectors, reports = held(measured_scales(model, golden), lambda check: None)
     for report in reports:
         report.raise_for_failure(CONSEQUENCE)
+    reports, second = reports[: len(engines)], reports[len(engines) :]
     reports = with_figures(reports, engines, vectors, accept)
-    second: list[Drift] = []
-    if step_graph is not None:
-        progress("onnx.reference")
-        second = second_opinion(model.spec, initial_states(model, golden.rows), step_graph, golden)
     report = as_one(reports)
     report = replace(
         report,
-        drifts=(*lifted, *on_trials, *report.drifts, *second),
+        drifts=(*lifted, *on_trials, *report.drifts, *(d for other in second for d in other.drifts)),
         not_judged={**failures, **report.not_judged},
     )
     report.raise_for_failure(CONSEQUENCE)
@@ -88,7 +101,7 @@ def _refuse_wrong_lifting(model: StreamingModel, golden: Golden, drifts: tuple[D
         return
     loop = ClosedLoop(model.spec, golden.inputs)
     groups = [*batches(model, golden.rows)]
-    if golden.scales:
+    if golden.by_entry:
         # Beside louder rows a quiet one would hide what is wrong with it.
         kind = next(d.kind for d in drifts if d.step is not None)
         groups = [np.full(len(groups[0]), golden.kinds.index(kind))]

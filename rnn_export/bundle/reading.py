@@ -15,6 +15,7 @@ from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest
 from rnn_export.bundle.signature import LIMIT as SIGNATURE_LIMIT
 from rnn_export.bundle.signature import SIGNATURE, Signature
+from rnn_export.bundle.tables import bundle_table
 from rnn_export.errors import BundleError
 from rnn_export.spec import StateSpec
 
@@ -34,6 +35,13 @@ class Bundle(Manifest):
     path: Path
     raw: bytes = field(repr=False)
     signature: Signature | None = None
+
+    def __repr__(self) -> str:
+        targets = ", ".join(f"{row.target} {row.precision}" for row in self.targets) or "no targets"
+        return f"<Bundle {self.path.name}: {targets}; {self.spec.ports}>"
+
+    def _repr_html_(self) -> str:
+        return bundle_table(self.path.name, self)
 
     def read(self, name: str) -> bytes:
         """Read one file; raises BundleError if it is not in the manifest or no longer what the manifest says."""

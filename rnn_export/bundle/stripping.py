@@ -10,11 +10,11 @@ from rnn_export.bundle.code import code_of, record
 from rnn_export.bundle.judgement import judge
 from rnn_export.bundle.manifest import TargetRow
 from rnn_export.bundle.reading import Bundle, open_bundle
-from rnn_export.bundle.writing import write_bundle
+from rnn_export.bundle.writing import REPORT, write_bundle
 from rnn_export.errors import BundleError
 
-# It describes the targets that were exported.
-PAGE = "README.md"
+# They describe what was exported, and what was built.
+PAGES = ("README.md", REPORT)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def strip_bundle(
         out: None is the bundle's own place.
         force: replace a bundle that stands there.
 
-    Whatever belongs to no target stays, golden vectors above all; only the README goes. A signature goes with the
-    manifest that it was of; code that it vouched for here is recorded as trusted.
+    Whatever belongs to no target stays, golden vectors above all; only README.md and report.html go. A signature goes
+    with the manifest that it was of; code that it vouched for here is recorded as trusted.
 
     Raises BundleError where a name fits nothing, and where `write_bundle` does.
     """
@@ -47,7 +47,7 @@ def strip_bundle(
     rows, place = _for_machines(bundle, rows, machines), out or bundle.path
     stay = {path for row in rows for path in row.files}
     of_targets = {path for row in bundle.targets for path in row.files}
-    gone = tuple(path for path in bundle.files if path not in stay and (path in of_targets or path == PAGE))
+    gone = tuple(path for path in bundle.files if path not in stay and (path in of_targets or path in PAGES))
     vouched = {code.digest for code in judge(bundle).trusted} if bundle.signature else set[str]()
     try:
         with atomic.locked(Path(os.path.realpath(place)).parent):

@@ -11,9 +11,12 @@ from rnn_export.bundle import atomic
 from rnn_export.bundle.atomic import MANIFEST
 from rnn_export.bundle.manifest import CHECKSUM, FileRow, Manifest, TargetRow, read_manifest, write_manifest
 from rnn_export.bundle.reading import Bundle, checksum, open_bundle
+from rnn_export.bundle.reporting import inside_page
 from rnn_export.bundle.signature import SIGNATURE, Signature
 from rnn_export.errors import BundleError
 from rnn_export.spec import StreamSpec
+
+REPORT = "report.html"
 
 
 def write_bundle(
@@ -26,21 +29,30 @@ def write_bundle(
     weights: int | None = None,
     extra: Mapping[str, Any] | None = None,
     force: bool = False,
+    report: bool = False,
 ) -> Bundle:
     """Write a bundle in one atomic step: killed at any moment, the old bundle, the new one or none stands there.
 
     `path` is the directory `NAME.rnnx`: its parent must exist, a symlink is followed. `files` are the contents by
     relative path; the manifest, whose other fields are as in `Manifest`, and its checksum are added.
-    `force` replaces a bundle that stands at `path`; anything else is never replaced.
+    `force` replaces a bundle that stands at `path`; anything else is never replaced. `report` adds report.html, of all
+    that is written, in place of any among `files`.
 
     Raises BundleError if the bundle contradicts itself, `path` is taken, or the file system refuses.
     """
     path = Path(path)
-    rows = {name: FileRow(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
+    if report:
+        files = {name: data for name, data in files.items() if name != REPORT}
+    rows = {name: _row(name, data) for name, data in files.items()}
     manifest = Manifest(
         spec=spec, producer=producer, weights=weights, files=rows, targets=tuple(targets), extra=extra or {}
     )
     raw = write_manifest(path, manifest)
+    if report:
+        # Of what a reader would take, which is looked at first.
+        page = inside_page(Path(os.path.realpath(path)).name, read_manifest(path, raw), files)
+        files = {**files, REPORT: page}
+        raw = write_manifest(path, replace(manifest, files={**rows, REPORT: _row(REPORT, page)}))
     bundle = Bundle(path=path, raw=raw, **vars(read_manifest(path, raw)))
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
@@ -51,6 +63,10 @@ def write_bundle(
         reason = error.strerror or error
         raise BundleError(f"{path} cannot be written: {reason}. Check space and permissions.") from error
     return bundle
+
+
+def _row(name: str, data: bytes) -> FileRow:
+    return FileRow(name, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def sign_bundle(bundle: Bundle, signature: Signature) -> Bundle:
@@ -75,8 +91,8 @@ def extend_bundle(
 ) -> Bundle:
     """Write the bundle again with `row` and its files, in place of what it had for that target and precision.
 
-    What others have added to it since `bundle` was opened stays: of this row, what `keep` says of the bundle as it is
-    now and the path of a file.
+    Its report.html, where it has one, is written anew. What others have added to it since `bundle` was opened stays: of
+    this row, what `keep` says of the bundle as it is now and the path of a file.
     One atomic step, as `write_bundle`, which says what it raises; several at once wait for each other.
     """
     try:
@@ -106,4 +122,5 @@ def _extended(
         weights=bundle.weights,
         extra=bundle.extra,
         force=True,
+        report=REPORT in bundle.files,
     )

@@ -9,6 +9,7 @@ from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import finite, trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS
+from rnn_export.progress import bar
 
 STAGES = 5
 
@@ -44,7 +45,7 @@ def bench_command(
     refuse_address(bundle)
     if plot is not None:
         plots.check(plot)
-    with tables.progress("bench", STAGES, not as_json) as stage:
+    with bar("bench", STAGES, not as_json) as stage:
         result = bench(Path(bundle), backends, steps=steps, seconds=seconds, core=core, progress=stage, trust=trust)
     if plot is not None:
         plots.bench(plot, result)

@@ -13,6 +13,7 @@ from rnn_export.cli.main import command
 from rnn_export.cli.options import batch_range, calibrate_option, compute_capabilities, trust_option
 from rnn_export.cli.words import BUNDLE, PRECISION, TARGET, TRIPLE
 from rnn_export.errors import BuildError
+from rnn_export.progress import bar
 
 if TYPE_CHECKING:
     from rnn_export.choices import Precision
@@ -89,7 +90,7 @@ def build_command(
     if calibrate is not None and precision != "int8":
         raise BuildError(f"--calibrate is for --precision int8, not for {precision or 'fp32'}: leave it out.")
     options = BuildOptions(state_precision, batch, memory and memory * 2**20, compute, rebuild)
-    with tables.progress("build", STAGES, not as_json) as stage:
+    with bar("build", STAGES, not as_json) as stage:
         opened = open_bundle(bundle)
         if target == "c":
             compiled = build_c_target(opened, precision, Destination(triple, cpu), calibrate, rebuild, stage, trust)

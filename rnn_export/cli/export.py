@@ -12,8 +12,7 @@ from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.onnx_source import Words, file_options, is_onnx, onnx_options, refuse_file_options
 from rnn_export.cli.options import ExportFlags, batch_range, calibrate_option, source_options
 from rnn_export.cli.words import PRECISION, TARGET
-
-STAGES = 12
+from rnn_export.progress import bar
 
 
 @command
@@ -64,6 +63,7 @@ STAGES = 12
 )
 @click.option("--pack-states", is_flag=True, help="Pack states into one tensor, for runtimes that want few.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is already there.")
+@click.option("--report/--no-report", default=True, help="Write report.html into the bundle.  [default: --report]")
 def export_command(
     source: str, output: Path, targets: tuple[str, ...], precision: Precision | None, state_precision: Precision | None,
     batch: tuple[int, int, int] | None, weights: Path | None, time_axis: tuple[str, ...],
@@ -71,7 +71,7 @@ def export_command(
     sample_rate: int | None, max_frames: int | None, max_context: int | None, steps: int | None, atol: float | None,
     rtol: float | None, opset: int | None, accept: str | None, sequence_only: bool,
     assume: tuple[tuple[str, bool], ...], fixed: Words, shapes: Words, initial: Words, pack_states: bool, force: bool,
-    as_json: bool,
+    report: bool, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Lift the model of SOURCE into one step with named states, export it and verify it in a closed loop.
 
@@ -81,8 +81,8 @@ def export_command(
 
     It is tried on noise or the recording, and on quiet, loud and constant input, single loud frames, steps and zeros.
     """
-    from rnn_export.cli.functions import find_metric
-    from rnn_export.export.api import export
+    from rnn_export.cli.functions import find_metric, stdout_kept
+    from rnn_export.export.api import STAGES, export
 
     flags = ExportFlags(
         time_axis, states, chunk, sequence_only or None, targets=targets or None, precision=precision,
@@ -90,24 +90,24 @@ def export_command(
         steps=steps, atol=atol, rtol=rtol, opset=opset, assume=assume, max_frames=max_frames, max_context=max_context,
         accept=None if accept is None else find_metric(accept), pack_states=pack_states or None,
     )  # fmt: skip
-    with logged_notes() as notes, tables.progress("export", STAGES, not as_json) as stage:
+    with logged_notes() as notes, stdout_kept(), bar("export", STAGES, not as_json) as stage:
         if is_onnx(source):
             if weights is not None:
                 raise click.UsageError("--weights is said of a PyTorch module: an ONNX file has its own.")
             options = file_options(flags, fixed, shapes, initial)
-            bundle = export(source, path=output, force=force, progress=stage, **options)
+            bundle = export(source, path=output, force=force, report=report, progress=stage, **options)
         else:
             refuse_file_options(source, fix=fixed, shape=shapes, initial=initial)
             from rnn_export.cli.source import read_source
 
             model, example, options = read_source(source, weights, flags)
-            bundle = export(model, example, output, force=force, progress=stage, **options)
+            bundle = export(model, example, output, force=force, report=report, progress=stage, **options)
     evidence = json.loads(bundle.read("parity.json"))
     if not as_json:
         tables.contract(bundle.spec)
         tables.parity(evidence)
-        for report in evidence["fp16_accumulate"]:
-            tables.parity(report)
+        for summed_in_fp16 in evidence["fp16_accumulate"]:
+            tables.parity(summed_in_fp16)
     for note in notes:
         tables.note(note)
     if not as_json:

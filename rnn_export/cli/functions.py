@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +35,20 @@ def find_function(text: str, what: str, name: str) -> Callable[..., Any]:
     return function
 
 
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Stdout belongs to the result: what the user's code prints meanwhile goes to stderr. A command is a process."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
 def find_metric(text: str) -> Callable[[Any, Any], Any]:
     """The function of --accept and --metric, which may print."""
     function = find_function(text, "function", "fn")
 
     @wraps(function)
     def quiet(model: Any, stream: Any) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
+        with stdout_kept():
             return function(model, stream)
 
     return quiet
@@ -50,8 +57,7 @@ def find_metric(text: str) -> Callable[[Any, Any], Any]:
 def guarded(what: str, call: Callable[[], Any]) -> Any:
     """What the user's code gives; raises SourceError with `what` and its place where it raises anything."""
     try:
-        # Stdout belongs to the result.
-        with contextlib.redirect_stdout(sys.stderr):
+        with stdout_kept():
             return call()
     except (Exception, SystemExit) as error:  # it is the user's code
         at = traceback.extract_tb(error.__traceback__)[-1]

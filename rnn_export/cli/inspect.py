@@ -71,9 +71,11 @@ def inspect_command(
 
 
 def _of_model(model: Any, example: Any, options: Mapping[str, Any], shown: bool) -> dict[str, Any]:
+    from rnn_export.cli.functions import stdout_kept
     from rnn_export.export.lift.api import lift
 
-    lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
+    with stdout_kept():
+        lifted = lift(model, example, **{key: options[key] for key in LIFTING if key in options})
     parameters = {p.data_ptr(): p for p in model.parameters()}.values()
     count, size = sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
     origins = {origin.name: {"kind": origin.kind, "why": origin.why} for origin in lifted.origins}
@@ -183,7 +185,7 @@ def _words(value: Any) -> str:
 def _evidence(bundle: Bundle) -> dict[str, Any] | None:
     """The report of the export; the format asks nothing of that file, so anything else is passed over."""
     from rnn_export.json_door import parse_json
-    from rnn_export.runtime.replay.drift import is_report
+    from rnn_export.parity_json import is_report
 
     if "parity.json" not in bundle.files:
         return None

@@ -11,6 +11,7 @@ from rnn_export.cli import plots, tables
 from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.options import finite, trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.progress import bar
 
 if TYPE_CHECKING:
     from rnn_export.arrays import Arrays
@@ -81,7 +82,7 @@ def loadtest_command(
         )
     with logged_notes() as notes:
         frames = frames_of(_frames(bundle, engine.spec, data), engine.spec)
-    with pinned(core) as chosen, tables.progress("loadtest", len(streams) or None, not as_json) as stage:
+    with pinned(core) as chosen, bar("loadtest", len(streams) or None, not as_json) as stage:
         points, ended = load_test(
             engine, frames, 1 / steps, seconds, streams, lambda number: stage(f"{number:,} streams")
         )

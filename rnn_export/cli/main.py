@@ -18,8 +18,8 @@ from rnn_export.lazy import load_module
 from rnn_export.text import visible
 
 COMMANDS = (
-    "bench", "build", "doctor", "export", "inspect", "keygen", "loadtest", "run", "serve-web", "sign", "strip",
-    "targets", "triton", "trust", "verify",
+    "bench", "build", "doctor", "export", "inspect", "keygen", "leapp", "loadtest", "report", "run", "serve-web",
+    "sign", "strip", "targets", "triton", "trust", "verify",
 )  # fmt: skip
 # What the extras `onnx` and `export` install; only writing graphs needs them.
 ONNX_PACKAGES = ("onnx", "onnx_ir", "onnxscript")

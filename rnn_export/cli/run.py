@@ -11,6 +11,7 @@ from rnn_export.cli import tables
 from rnn_export.cli.main import command, logged_notes
 from rnn_export.cli.options import trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.progress import bar
 
 
 @command
@@ -42,7 +43,7 @@ def run_command(
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
-        with logged_notes() as notes, tables.progress("run", 1, not as_json) as stage:
+        with logged_notes() as notes, bar("run", 1, not as_json) as stage:
             stage(recording)
             result = run_file(engine, recording, output, as_json)
         for note in notes:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rnn_export.runtime.engine import Engine
-    from rnn_export.spec import StateSpec, StreamSpec
+    from rnn_export.spec import StreamSpec
 
 
 def say(text: str, err: bool = False) -> None:
@@ -71,7 +70,7 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
         rows.append(("state", s.name, s.dtype, _shape(s.shape), f"from {s.initial}, returned as {s.output}"))
     table("Stream", ("kind", "name", "dtype", "shape", ""), rows)
     if origins:
-        found = [(s, _shape(s.shape), _bytes(s), origins[s.name]) for s in spec.states]
+        found = [(s, _shape(s.shape), s.bytes, origins[s.name]) for s in spec.states]
         states = [(s.name, why["kind"], shape, s.initial, size, why["why"]) for s, shape, size, why in found]
         table("States", ("state", "kind", "shape", "starts from", "bytes", "why"), states)
     for s in (s for s in spec.states if s.parts):
@@ -79,37 +78,18 @@ def contract(spec: StreamSpec, origins: Mapping[str, Mapping[str, str]] | None =
         lie = [(p.name, f"{p.offset} to {p.offset + p.size - 1}", _shape(p.shape)) for p in s.parts]
         whys = [(origins[p.name]["kind"], origins[p.name]["why"]) if origins else () for p in s.parts]
         table(f"Packed in {s.name}", columns, [(*row, *why) for row, why in zip(lie, whys, strict=True)])
-    tail = f", tail {spec.tail}" if spec.tail else ""
-    rate = f", {spec.sample_rate} Hz" if spec.sample_rate else ""
-    most = f", {spec.max_frames} frames at most" if spec.max_frames else ""
-    context = f", attention to {spec.max_context} frames" if spec.max_context else ""
-    memory = sum(map(_bytes, spec.states))
-    whole = ", whole sequences only: it cannot stream" if spec.sequence_only else ""
-    one = f", rows {spec.rows} (one stream at a time)" if spec.rows else ""
-    _print(
-        f"chunk {spec.chunk}, delay {spec.delay}{tail}{most}{context}{one}{rate}, {memory} bytes of state a stream, "
-        f"digest {spec.digest[:12]}{whole}"
-    )
+    _print(spec.summary)
 
 
 def parity(report: Mapping[str, Any]) -> None:
     """Print a parity report, in the form of `ParityReport.to_json`: each check with the worst of its tensors."""
-    from rnn_export.runtime.replay.drift import extent
+    from rnn_export.parity_json import extent, worst_of_checks
     from rnn_export.runtime.replay.figures import figures_text
 
-    # An error that is no number is null in JSON.
-    drifts = [{**d, **{k: math.inf for k in ("error", "relative") if d[k] is None}} for d in report["drifts"]]
-    checks = dict.fromkeys(d["check"] for d in drifts)
-
-    def badness(drift: Mapping[str, Any]) -> tuple[bool, float]:
-        return drift["step"] is not None, drift["relative"]
-
     rows = []
-    for check in checks:
-        d = max((d for d in drifts if d["check"] == check), key=badness)
+    for d in worst_of_checks(report):
         verdict = "ok" if d["step"] is None else f"step {d['step']}"
-        # Reports of 0.1.0 name no kinds.
-        rows.append((check, d["tensor"], d.get("kind", ""), f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
+        rows.append((d["check"], d["tensor"], d["kind"], f"{d['relative']:.1e}", f"{d['error']:.1e}", verdict))
     title = f"Parity on {report['backend']} ({report['device']}), {extent(report)} x {report['rows']} rows"
     table(title, ("check", "worst tensor", "worst input", "relative error", "absolute", ""), rows)
     if figures := report.get("figures"):
@@ -252,31 +232,6 @@ def _digits(value: float) -> str:
 
 def _shape(shape: Sequence[Any]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
-
-
-def _bytes(state: StateSpec) -> int:
-    import numpy as np
-
-    return math.prod(state.row) * np.dtype(state.dtype).itemsize
-
-
-@contextmanager
-def progress(what: str, total: int | None, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, where it is a terminal; the caller names each stage as it begins."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task(visible(what), total=total)
-        started = [False]
-
-        def stage(name: str) -> None:
-            bar.update(task, description=visible(f"{what}: {name}"), advance=float(started[0]))
-            started[0] = True
-
-        yield stage
 
 
 def speed(result: Mapping[str, Any]) -> str:

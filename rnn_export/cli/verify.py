@@ -11,6 +11,7 @@ from rnn_export.cli import tables
 from rnn_export.cli.main import command, refuse_address
 from rnn_export.cli.options import trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
+from rnn_export.progress import bar
 
 STAGES = 7
 
@@ -67,7 +68,7 @@ def verify_command(
         check_signature(opened, read_public_key(signed_by), signed_by)
     engine = Engine.of(opened, backend, precision, device, trust=trust or signed_by is not None)
     tables.skipped_backends(engine)
-    with tables.progress("verify", STAGES, not as_json) as stage:
+    with bar("verify", STAGES, not as_json) as stage:
         golden = Golden.from_arrays(opened.arrays(FILE), opened.spec)
         report = replay_golden(engine, golden, stage)
         if function is not None and report.ok:

@@ -1,5 +1,6 @@
 """A bench of a bundle, from opening it to plain data for a table, JSON or a picture."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -74,6 +75,9 @@ def bench(
     _compare(rows, limits)
     return {
         "bundle": str(path),
+        # Of which model, and of which state of its bundle.
+        "digest": bundle.spec.digest,
+        "manifest": hashlib.sha256(bundle.raw).hexdigest(),
         "frames_a_step": bundle.spec.chunk,
         "machine": machine,
         "preempted": preempted,

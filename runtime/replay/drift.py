@@ -9,15 +9,14 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import ParityError
+from rnn_export.notebook import parity_table
+from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 
 CURVE_POINTS = 32
 # Entries that are compared at once.
 BLOCK = 2**19
 TINY = float(np.finfo(np.float32).tiny)
-
-# Kinds of input on which a model must give numbers; what it gives NaN on otherwise is beyond it.
-ORDINARY = ("noise", "recording")
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,13 @@ def drift(
     tolerance: Tolerance,
     kinds: Sequence[str] = (),
     scales: Array | None = None,
+    by_row: bool = True,
 ) -> Drift:
     """Compare (rows, values, ...) with (rows, values, ...); `steps` says in which step each of axis 1 is.
 
-    Each row is held to its own running scale, the largest magnitude that it had so far; with `scales` (rows, values,
-    ...) each entry of a frame to its own, or to `scales` where that is larger. Infinities must be the same. A NaN is
-    outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
+    Each row is held to its own running scale, the largest magnitude that it had so far, or each entry of a frame to its
+    own where not `by_row`; or to `scales` (rows, values, ...) where that is larger. Infinities must be the same. A NaN
+    is outside; from where `want` has one, a row of a kind that is not ordinary is beyond the model and not compared.
     """
     if got.shape != want.shape:
         return Drift(check, tensor, float("inf"), float("inf"), 0.0, 1, ())
@@ -65,7 +65,8 @@ def drift(
     blocks = _blocks(wanted)
     of_row = np.maximum.accumulate(np.concatenate([_size(wanted[:, b]).max(2, keepdims=True) for b in blocks], 1), 1)
     known = None if scales is None else scales.reshape(shape)
-    scale = of_row if known is None else np.maximum(np.maximum.accumulate(_size(wanted), 1), known)
+    own = of_row if by_row else np.maximum.accumulate(_size(wanted), 1)
+    scale = own if known is None else np.maximum(own, known)
     # Where a whole number hangs on the last bits of what it was computed from, there is no right one.
     sure = np.where(0.0 if known is None else known > 0, np.inf, 0.0)
     allowed = np.broadcast_to(sure, scale.shape) if want.dtype.kind != "f" else tolerance.atol + tolerance.rtol * scale
@@ -92,7 +93,10 @@ def drift(
         at = int(excess[row].argmax())
         entries, times = (a[row, 0] for a in judged(slice(at, at + 1)))
         entry = int(times.argmax())
-        worst, largest = float(entries[entry]), float(of_row[row, -1, 0] if known is None else scale[row, at, entry])
+        worst, largest = (
+            float(entries[entry]),
+            float(of_row[row, -1, 0] if known is None and by_row else scale[row, at, entry]),
+        )
     step = None if first is None else int(steps[first])
     kind = kinds[row] if kinds else ""
     return Drift(check, tensor, worst, float(so_far[-1]), largest, step, curve, kind)
@@ -160,6 +164,15 @@ class ParityReport:
         """Plain data for strict JSON: an error that is no number is null."""
         return {**_strict(asdict(self)), "ok": self.ok}
 
+    def __repr__(self) -> str:
+        failed = [name for name, worst in self.checks() if worst.step is not None]
+        verdict = f"outside the tolerance: {', '.join(failed)}" if failed else f"{len(self.checks())} checks ok"
+        worst = max((d.relative for d in self.drifts), default=0.0)
+        return f"<ParityReport on {self.backend} ({self.device}), {verdict}, largest relative error {worst:.1e}>"
+
+    def _repr_html_(self) -> str:
+        return parity_table(self.to_json())
+
     def raise_for_failure(self, consequence: str) -> None:
         """Raise ParityError that names the first step and tensor outside the tolerance, and what follows."""
         failed = [d for d in self.drifts if d.step is not None]
@@ -179,16 +192,6 @@ class ParityReport:
         )
 
 
-def extent(report: Mapping[str, Any]) -> str:
-    """How much a report, in the form of `ParityReport.to_json`, is of: "256 steps of 160 frames"."""
-    frames = int(report["frames"])
-    # Whole sequences have no steps, and reports of 0.1.0 do not say them.
-    steps = int(report.get("steps") or 0)
-    if not steps:
-        return f"{frames} frames"
-    return f"{steps} steps" if steps == frames else f"{steps} steps of {frames // steps} frames"
-
-
 def _badness(drift: Drift) -> tuple[bool, float]:
     return drift.step is not None, drift.relative
 
@@ -199,34 +202,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def is_report(data: Any) -> bool:
-    """Whether `data` has the form of `ParityReport.to_json`, as far as a reader shows it."""
-    if not isinstance(data, dict):
-        return False
-    texts = all(isinstance(data.get(key), str) for key in ("backend", "device"))
-    counts = all(type(data.get(key)) is int for key in ("frames", "rows"))
-    drifts, kinds, sides = data.get("drifts"), data.get("not_judged", {}), data.get("not_exercised", [])
-    counts = counts and (data.get("steps") is None or type(data["steps"]) is int)
-    notes = data.get("notes", [])
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        return False
-    if not (texts and counts and isinstance(drifts, list) and isinstance(kinds, dict) and isinstance(sides, list)):
-        return False
-    figures = data.get("figures", {})
-    if not isinstance(figures, dict) or not _are(figures, float | int | None, *figures):
-        return False
-    if not all(isinstance(why, str) for why in kinds.values()):
-        return False
-    named = all(isinstance(side, dict) and _are(side, str, "op", "place", "never") for side in sides)
-    return named and all(isinstance(drift, dict) and _is_drift(drift) for drift in drifts)
-
-
-def _is_drift(drift: dict[str, Any]) -> bool:
-    numbers = _are(drift, int | None, "step") and _are(drift, float | int | None, "relative", "error")
-    return numbers and _are({"kind": "", **drift}, str, "check", "tensor", "kind")
-
-
-def _are(data: dict[str, Any], kind: Any, *keys: str) -> bool:
-    return all(key in data and isinstance(data[key], kind) and not isinstance(data[key], bool) for key in keys)

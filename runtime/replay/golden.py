@@ -36,9 +36,10 @@ class Golden:
 
     `ends` are what the model gives of the first frames alone, by how many these are, (r, t, ...): whole sequences.
 
-    `trials` are shorter vectors of other kinds of input, of which the outputs alone are compared, each entry of a frame
-    on its own scale: its running magnitude, or where that is larger `scales` (r, t, ...), the scale of what it was
-    computed from.
+    Each row of a tensor is held to its own running magnitude, or each entry of a frame to its own, `by_entry`; or where
+    that is larger to `scales` (r, t, ...) by output and (r, k, ...) by state, the scale of what it was computed from.
+
+    `trials` are shorter vectors of other kinds of input, of which the outputs alone are compared, by entry.
     """
 
     inputs: Mapping[str, Array]
@@ -51,6 +52,7 @@ class Golden:
     scales: Mapping[str, Array] = field(default_factory=dict)
     ends: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
     trials: Golden | None = None
+    by_entry: bool = False
 
     @property
     def rows(self) -> int:
@@ -72,18 +74,19 @@ class Golden:
         fewest = (KEPT_STEPS + spec.settling_steps) * spec.chunk
         fitting = np.searchsorted(self.at, max(KEPT_BYTES * self.frames // size, fewest), "right")
         at = self.at[: max(int(fitting), 1)]
-        return replace(
-            self,
-            inputs=ClosedLoop(spec, self.inputs).cut(0, int(at[-1])),
-            outputs={t.name: self.outputs[t.name][:, : spec.frames_out(t, int(at[-1]))] for t in spec.outputs},
-            states={name: a[:, : len(at)] for name, a in self.states.items()},
-            at=at,
+        most = {t.name: spec.frames_out(t, int(at[-1])) for t in spec.outputs} | dict.fromkeys(self.states, len(at))
+        outputs, states, scales = (
+            {name: a[:, : most[name]] for name, a in group.items()}
+            for group in (self.outputs, self.states, self.scales)
         )
+        inputs = ClosedLoop(spec, self.inputs).cut(0, int(at[-1]))
+        return replace(self, inputs=inputs, outputs=outputs, states=states, scales=scales, at=at)
 
     def thinned(self) -> Golden:
         """The same with at most `CHECKPOINTS` states, the last among them."""
         keep = np.unique(np.linspace(0, len(self.at) - 1, CHECKPOINTS).round().astype(int))
-        return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, at=self.at[keep])
+        scales = {n: a[:, keep] if n in self.states else a for n, a in self.scales.items()}
+        return replace(self, states={n: a[:, keep] for n, a in self.states.items()}, scales=scales, at=self.at[keep])
 
     def parts(self, engine: Engine) -> Iterator[Golden]:
         """What is replayed on `engine`: these, and the trials that can be judged there, as many rows as it takes."""
@@ -164,15 +167,18 @@ class Golden:
                 # What is held to the loudest so far is held to that of the frames before too.
                 got = np.concatenate([before, got], 1) if got.shape[2:] == want.shape[2:] else got
             steps = -(-np.array(known) // spec.chunk)
-            yield drift(check, tensor.name, got, want, steps, self.tolerance, self.kinds, scale)
+            by_row = scale is None or not self.by_entry
+            yield drift(check, tensor.name, got, want, steps, self.tolerance, self.kinds, scale, by_row)
 
     def state_drifts(
         self, check: str, spec: StreamSpec, states: Mapping[str, Array], at: slice = slice(None)
     ) -> Iterator[Drift]:
         """How far `states` (r, k, ...), those of the checkpoints `at`, are from these; what is packed, one by one."""
-        given = unpacked(spec, states)
+        given, scales = unpacked(spec, states), unpacked(spec, self.scales) if self.precision == "fp32" else {}
         for name, want in unpacked(spec, self.states).items():
-            yield drift(check, name, given[name], want[:, at], self.at[at] // spec.chunk, self.tolerance, self.kinds)
+            scale = scales[name][:, at] if name in scales else None
+            steps = self.at[at] // spec.chunk
+            yield drift(check, name, given[name], want[:, at], steps, self.tolerance, self.kinds, scale)
 
     def to_npz(self) -> bytes:
         trials = {} if self.trials is None else {f"{TRIALS}{name}": a for name, a in self.trials._arrays().items()}
@@ -194,7 +200,7 @@ class Golden:
             golden._check(spec)
             tried = {name.removeprefix(TRIALS): a for name, a in arrays.items() if name.startswith(TRIALS)}
             if tried:
-                trials = _read(tried, spec, (), golden.tolerance, golden.precision)
+                trials = replace(_read(tried, spec, (), golden.tolerance, golden.precision), by_entry=True)
                 trials._check(spec)
                 golden = replace(golden, trials=trials)
         except (KeyError, ValueError, ExportError) as error:
@@ -229,7 +235,7 @@ class Golden:
                 shape = (*rows, max(tensor.length_of(frames), 0) if tensor.lengths else 0, *tensor.frame)
                 _check_one(f"{ENDS}{frames}/{tensor.name}", ended[tensor.name], tensor.dtype, shape)
         for name, scale in self.scales.items():
-            _check_one(f"scale/{name}", scale, "float32", self.outputs[name].shape)
+            _check_one(f"scale/{name}", scale, "float32", {**self.outputs, **self.states}[name].shape)
         for state in spec.states:
             if state.name in self.states:
                 _check_one(state.name, self.states[state.name], state.dtype, (*rows, len(at), *state.row))
@@ -257,7 +263,8 @@ def _read(
     def group(prefix: str, ports: Sequence[TensorSpec | StateSpec]) -> dict[str, Array]:
         return {port.name: arrays[f"{prefix}/{port.name}"] for port in ports}
 
-    scaled = [t for t in spec.outputs if f"scale/{t.name}" in arrays]
+    ports: list[TensorSpec | StateSpec] = [*spec.outputs, *states]
+    scaled = [port for port in ports if f"scale/{port.name}" in arrays]
     return Golden(
         group("input", spec.inputs),
         group("output", spec.outputs),

@@ -63,6 +63,10 @@ class Batcher(Uncopied, Generic[Y]):
         self._worker.start()
         watch(self)
 
+    def __repr__(self) -> str:
+        how = f"rounds of {self.max_batch} streams at most, after {self.max_delay_ms:g} ms"
+        return f"<Batcher{' (closed)' if self._closing else ''}: {how}; {self.pool!r}>"
+
     def submit(self, stream: int, frame: Frames, deadline_ms: float | None = None) -> Submission[Y]:
         """Queue one frame of `stream`, an id of the pool, from any thread or task; it is copied.
 

@@ -72,6 +72,20 @@ def acts(name: str, other: bytes) -> dict[str, Callable]:
     }
 
 
+def test_rows_of_a_batch_begin_again_or_not(engine, each):
+    stream, mask = engine("sum").stream(batch=2), np.array([True, False])
+    stream.step(frames(2, 3))
+    before = stream.snapshot()
+    stream.reset(rows=mask)
+    allowed = {before, stream.snapshot()}
+    assert len(allowed) == 2
+
+    def check():
+        assert stream.snapshot() in allowed
+
+    assert everywhere(lambda: stream.reset(rows=mask), check, lambda: stream.restore(before), each) >= 1
+
+
 @pytest.mark.parametrize("name", ["sum", "chunked"])
 def test_a_stream_did_all_or_nothing(engine, each, name):
     model = engine(name)

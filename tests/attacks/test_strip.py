@@ -52,7 +52,7 @@ def test_the_device_streams_and_verifies_what_is_left(path: Path, tmp_path: Path
     assert done.exit_code == 0, done.output
     left, whole, said = open_bundle(out), open_bundle(path), json.loads(done.stdout)
     assert said["targets"] == ["c-fp32"] == [f"{row.target}-{row.precision}" for row in left.targets]
-    assert set(said["gone"]) == {"step.onnx", "sequence.onnx", "README.md"} & set(whole.files)
+    assert set(said["gone"]) == {"step.onnx", "sequence.onnx", "README.md", "report.html"} & set(whole.files)
     assert set(left.files) == set(whole.files) - set(said["gone"])
     assert {"golden.npz", "notes.txt"} <= set(left.files)
     assert (left.spec, left.extra) == (whole.spec, {"example.org/region": "EU"})

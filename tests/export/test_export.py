@@ -35,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bundle_holds_graphs_and_proof(written):
     bundle = open_bundle(written)
-    assert set(bundle.files) == {"step.onnx", "sequence.onnx", "parity.json", "golden.npz", "README.md"}
+    assert set(bundle.files) == {"step.onnx", "sequence.onnx", "parity.json", "golden.npz", "README.md", "report.html"}
     (row,) = bundle.targets
     assert (row.target, row.precision, row.opset, set(row.files)) == (
         "onnx",

@@ -223,7 +223,7 @@ def test_sums_in_fp16_do_not_decide(tmp_path):
 def test_one_target_alone(tmp_path):
     bundle = export(tagger(), (X,), tmp_path / "m.rnnx", targets=("jetson-thor",), precision="bf16", steps=STEPS)
     report = report_of(bundle)
-    assert set(bundle.files) == {*bundle.targets[0].files, *PORTABLE, "parity.json", FILE, "README.md"}
+    assert set(bundle.files) == {*bundle.targets[0].files, *PORTABLE, "parity.json", FILE, "README.md", "report.html"}
     assert [(row.target, row.precision, row.opset) for row in bundle.targets] == [
         ("jetson-thor", "bf16", 18),
         ("onnx", "fp32", 18),

@@ -201,7 +201,7 @@ def test_a_row_each_and_one_report_of_all(several):
 def test_one_target_alone(tmp_path, target):
     bundle = exported("nn.LSTM", tmp_path / "m.rnnx", targets=(target,))
     assert [row.target for row in bundle.targets] == [target, "onnx"]
-    assert set(bundle.files) == {PATHS[target], *PORTABLE, "golden.npz", "parity.json", "README.md"}
+    assert set(bundle.files) == {PATHS[target], *PORTABLE, "golden.npz", "parity.json", "README.md", "report.html"}
     report = json.loads(bundle.read("parity.json"))
     assert report["backend"] == f"{target}, onnxruntime"
     assert {d["check"] for d in report["drifts"]} >= {"lifted", f"{target}.step", "onnxruntime.step", "onnx.reference"}

@@ -10,11 +10,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import nn
 
 from rnn_export.bundle import TargetRow
 from rnn_export.bundle.draft import Draft
+from rnn_export.cli.main import main
 from rnn_export.errors import ParityError, RnnExportError
 from rnn_export.export import export
 from rnn_export.export.graph.step import sequence_graph, step_graph
@@ -23,6 +25,7 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.verification import verify_model
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..models.nets import Explicit, Tagger  # noqa: TID252
 
@@ -296,3 +299,37 @@ def test_a_state_of_which_the_model_has_seen_the_end_is_held_by_the_outputs():
     report, golden = verified(model, {"step.onnx": step_graph(model)})
     assert report.ok
     assert "h" in golden.states
+
+
+# --- models whose rounding is far above what their outputs are in size
+
+
+class Cancelling(nn.Module):
+    """Large sums that cancel, before a state: no two libraries add them in the same order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.gru = nn.Linear(64, 4), nn.GRU(4, 4, batch_first=True)
+        with torch.no_grad():
+            self.down.bias.copy_(-1000 * self.down.weight.sum(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(self.down(x + 1000))[0]
+
+
+def test_what_the_model_itself_rounds_is_no_fault(tmp_path):
+    torch.manual_seed(0)
+    bundle = export(Cancelling().eval(), (torch.randn(1, 4, 64),), tmp_path / "net.rnnx", steps=64)
+    golden, spec = Golden.from_arrays(bundle.arrays(FILE), bundle.spec), bundle.spec
+    # A thousand in a sum of 64 weights of an eighth, before gates and other weights of a half.
+    assert {"output", "gru.l0.h"} <= set(golden.scales)
+    assert 10 < golden.scales["gru.l0.h"].max() < 10_000
+    off = {"output": golden.outputs["output"] + 3e-2}
+    assert [d.step for d in golden.output_drifts("step", spec, golden.outputs)] == [None]
+    assert [d.step for d in golden.output_drifts("step", spec, off)] != [None]
+    assert CliRunner().invoke(main, ["verify", str(bundle.path)]).exit_code == 0
+
+
+def test_of_others_no_scale_is_measured(tmp_path):
+    bundle = export(nn.GRU(4, 4, batch_first=True).eval(), (torch.randn(1, 4, 4),), tmp_path / "net.rnnx", steps=64)
+    assert Golden.from_arrays(bundle.arrays(FILE), bundle.spec).scales == {}

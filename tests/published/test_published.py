@@ -23,13 +23,18 @@ def _made() -> str:
     return "" if done.returncode == 0 else f"scripts/published_venv.sh: {(done.stderr or done.stdout).strip()[-500:]}"
 
 
-def run(name):
-    """What `tests.published.run` tells of one model, in a process of its own."""
+def published_python():
+    """The Python of the venv with the packages."""
     if (reason := _made()) and os.environ.get("CI"):
         pytest.fail(f"published models are missing: {reason}")
     if reason:
         pytest.skip(f"published models are missing: {reason}")
-    command = [ROOT / ".venv-published" / "bin" / "python", "-m", "tests.published.run", name]
+    return ROOT / ".venv-published" / "bin" / "python"
+
+
+def run(name):
+    """What `tests.published.run` tells of one model, in a process of its own."""
+    command = [published_python(), "-m", "tests.published.run", name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

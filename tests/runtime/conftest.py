@@ -18,8 +18,8 @@ from .stand_ins import CudaRuntime, Machine
 from .wasm_toys import need_zig, wasm_draft
 
 # What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
-ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_snapshot.py")
-ON_EXECUTORCH = ("test_delay.py", "test_pool.py", "test_snapshot.py", "test_stream.py")
+ON_WASMTIME = ("test_delay.py", "test_pool.py", "test_row_reset.py", "test_snapshot.py")
+ON_EXECUTORCH = ("test_delay.py", "test_pool.py", "test_row_reset.py", "test_snapshot.py", "test_stream.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

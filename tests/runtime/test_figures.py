@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rnn_export.errors import ParityError, SourceError
-from rnn_export.runtime.replay.drift import ParityReport, is_report
+from rnn_export.parity_json import is_report
+from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.figures import figures_text, task_figures
 from rnn_export.runtime.replay.golden import Golden
 

@@ -10,10 +10,11 @@ import pytest
 
 from rnn_export.bundle import TargetRow, open_bundle
 from rnn_export.errors import BundleError, ParityError
+from rnn_export.parity_json import extent
 from rnn_export.precision import TOLERANCES, Tolerance
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.replay.checks import replay_golden
-from rnn_export.runtime.replay.drift import ParityReport, drift, extent
+from rnn_export.runtime.replay.drift import ParityReport, drift
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
@@ -413,7 +414,8 @@ def trials_of(model: Model, **changes) -> Golden:
     """Three rows, of which the last is loud at one frame."""
     golden = golden_of(model, 3, 6)
     scales = {"y": np.zeros_like(golden.outputs["y"])}
-    return replace(golden, **{"states": {}, "at": np.array([6]), "kinds": KINDS, "scales": scales, **changes})
+    changed = {"states": {}, "by_entry": True, "at": np.array([6]), "kinds": KINDS, "scales": scales, **changes}
+    return replace(golden, **changed)
 
 
 def tried(model: Model, rows: int = 2) -> Golden:
@@ -461,10 +463,10 @@ def test_an_entry_is_held_to_its_own_scale_or_to_that_of_its_terms():
     got = want + np.array([[[0, 0], [0, 0.5]]], np.float32)
     tolerance, steps = Tolerance(0, 1e-6), np.array([1, 2])
     assert drift("step", "y", got, want, steps, tolerance).step is None
-    given = drift("step", "y", got, want, steps, tolerance, ("noise",), np.zeros_like(want))
+    given = drift("step", "y", got, want, steps, tolerance, ("noise",), np.zeros_like(want), by_row=False)
     assert (given.step, given.error, given.scale) == (2, 0.5, 1)
     terms = np.array([[[0, 0], [0, 1e6]]], np.float32)
-    assert drift("step", "y", got, want, steps, tolerance, ("noise",), terms).step is None
+    assert drift("step", "y", got, want, steps, tolerance, ("noise",), terms, by_row=False).step is None
 
 
 def test_a_whole_number_that_hangs_on_the_last_bits_may_be_another():

@@ -51,6 +51,7 @@ def not_said() -> None:
 
 def of_any_model(stream: Stream, pool: Pool) -> None:
     stream.reset()
+    stream.reset(rows=[True, False])
     print(stream.batch, pool.capacity)
 
 

@@ -96,6 +96,12 @@ class Chromium:
                 raise TimeoutError(f"{condition} is not so after {SECONDS} s; the page said {self.said}")
             time.sleep(0.05)
 
+    def emulate(self, scheme: str, width: int, height: int = 800) -> None:
+        """Whoever looks prefers the "light" or the "dark" scheme, in a window of this size."""
+        self._ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._ask("Emulation.setDeviceMetricsOverride", **size)
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
 

@@ -33,7 +33,7 @@ STEPS = 64
 # What makes a bundle: the toolkit, less what only shows, serves or times one; and the nets with their weights.
 MAKERS = ("rnn_export", "models", "export", "runtime", "tests/zoo", "tests/models", "tests/parity", "tests/native")
 DATA = ("tests/data", "scripts/silero_vad")
-NOT_MAKERS = ("rnn_export/cli", "export/triton", "runtime/serve", "runtime/bench")
+NOT_MAKERS = ("rnn_export/cli", "rnn_export/page", "export/triton", "runtime/serve", "runtime/bench")
 LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "onnx-ir", "numpy")
 # Of how many states of the sources bundles are kept.
 KEPT = 3

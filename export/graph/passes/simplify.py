@@ -4,7 +4,6 @@ Its own optimizer takes a constant of up to 1e-8 for 0, and one within 1e-5 of 1
 goes and zeros give NaN.
 """
 
-import logging
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +12,8 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewritePass, RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.pattern import Constant
 from onnxscript.rewriter.rules import common as rules
+
+from rnn_export.quiet import quiet
 
 
 class Simplify(InPlacePass):
@@ -29,10 +30,8 @@ class Simplify(InPlacePass):
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),
         )
-        disabled = logging.root.manager.disable
         # It warns of each node that it does not fold.
-        logging.disable(logging.WARNING)
-        try:
+        with quiet():
             return Sequential(
                 common.InlinePass(),
                 PassManager(turn, steps=2, early_stop=True),
@@ -44,8 +43,6 @@ class Simplify(InPlacePass):
                 common.OutputFixPass(),
                 common.NameFixPass(),
             )(model)
-        finally:
-            logging.disable(disabled)
 
 
 class _Fold(InPlacePass):

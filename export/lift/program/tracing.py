@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,31 +15,20 @@ from rnn_export.export.lift.program.free_sizes import FreeSizes
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
 from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
+from rnn_export.quiet import quiet as libraries_quiet
 
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch and the exporters from logging and warning about themselves; what matters ends in an exception.
+    """`rnn_export.quiet`, for what torch exports.
 
     Torch also remembers what operators do to shapes, which takes longer than to see it again where sizes are symbols:
     a third of an export.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        sink = io.StringIO()
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(sink),
-            contextlib.redirect_stderr(sink),
-            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+    with libraries_quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:

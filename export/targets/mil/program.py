@@ -1,7 +1,6 @@
 """The step as the converter of Core ML reads it: traced by TorchScript at one stream, in operators that it knows."""
 
 import io
-import warnings
 
 import torch
 from torch import Tensor, fx
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 from rnn_export.arrays import Arrays
 from rnn_export.errors import ExportError, first_line
 from rnn_export.export.targets.mil.stateful import StatefulStep
+from rnn_export.quiet import quiet
 from rnn_export.spec import StreamSpec, sized
 
 aten = torch.ops.aten
@@ -41,9 +41,8 @@ def traced(step: fx.GraphModule, spec: StreamSpec, initial: Arrays, precision: s
         torch.zeros(sized(t.shape, 1, spec.chunk), dtype=torch.float32 if t.dtype == "float32" else torch.int32)
         for t in spec.inputs
     )
-    with warnings.catch_warnings():
-        # Of what becomes a number in it, which is what it is for, and of TorchScript's age.
-        warnings.simplefilter("ignore")
+    # Of what becomes a number in it, which is what it is for, and of TorchScript's age.
+    with quiet():
         try:
             torch.jit.save(torch.jit.trace(whole, given, check_trace=False), file)  # type: ignore[no-untyped-call]
         except Exception as error:  # the tracer raises many kinds

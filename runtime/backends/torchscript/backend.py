@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.quiet import quiet
 from rnn_export.runtime.backends import api
 from rnn_export.spec import StateSpec, StreamSpec, TensorSpec, sized
 
@@ -39,8 +39,8 @@ def open_session(artefacts: api.Artefacts, precision: str | None, device: str | 
         files = ", ".join(row.files)
         raise BundleError(f"target 'torchscript' lists {files}, but no step.pt. Export the bundle again.")
     contract = {SPEC_FILE: ""}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+    # Of TorchScript's age.
+    with quiet():
         file = io.BytesIO(artefacts.read(name))
         try:
             load: Any = torch.jit.load
@@ -60,9 +60,8 @@ def _device(device: str | None) -> torch.device:
     if named.group(0) == "cpu":
         return torch.device("cpu")
     number = int(named.group(1) or 0)
-    with warnings.catch_warnings():
-        # Where the driver does not fit, torch warns and then counts no GPU.
-        warnings.simplefilter("ignore")
+    # Where the driver does not fit, torch warns and then counts no GPU.
+    with quiet():
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number >= count:
         found, fix = f"torch {torch.__version__} sees {count} of them here", "install a torch for CUDA and its driver"

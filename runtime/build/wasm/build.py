@@ -11,7 +11,7 @@ from rnn_export.lazy import load_module
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.backends.wasm.modules import SCALAR, SIMD
 from rnn_export.runtime.build.names import c_name
-from rnn_export.runtime.build.origin import find_origin, find_row, on_disk, record_built
+from rnn_export.runtime.build.origin import find_origin, find_row, on_disk, record_built, with_report
 from rnn_export.runtime.build.wasm.compile import find_zig
 from rnn_export.runtime.build.wasm.package import GOLDEN, golden_json, package
 from rnn_export.runtime.engine import Engine
@@ -75,6 +75,7 @@ def build_wasm(
     if not isinstance(bundle, Draft):
         files = {f"{folder(TARGET, row.precision)}/{GOLDEN}": golden_json(before.spec, golden, row.precision)}
         draft = draft.with_files(TARGET, row.precision, files)
+    draft = with_report(draft, reports[0])
     (row,) = draft.targets
     progress("write")
     notes = [*draft.notes, *record_built(before, code_of(draft))]

@@ -1,0 +1,92 @@
+"""A model in which all that is computed with is a little different, and the scales that it shows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rnn_export.arrays import Array
+from rnn_export.export.lift.program.fx import MOVING, SHAPE_ONLY, overloads
+from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.verify.reference import lifted_trace, own_trace
+from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.golden import Golden
+
+# These round nothing.
+EXACT = MOVING | SHAPE_ONLY | overloads("copy_ gather index.Tensor index_select where.self masked_fill.Scalar relu")
+
+# These are computed to an ulp of 1: ONNX Runtime's sigmoid never falls below 1.5e-8.
+GATES = overloads("sigmoid sigmoid_ tanh tanh_ _softmax")
+
+
+class _Changing(SeesOperators):
+    """What each operator gives is a little different, as by another rounding: 1 - z may lose all that z has."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def change(self, value: Tensor, of_one: bool = False) -> None:
+        if value.is_floating_point() or value.is_complex():
+            changes = CHANGE * (torch.randint(2, value.shape, generator=self.generator) * 2 - 1)
+            if of_one:
+                value.add_(changes.to(value))
+            else:
+                value.mul_((1 + changes).to(value))
+
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        results = func(*args, **kwargs)
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        computes = any(isinstance(a, Tensor) for a in pytree.tree_leaves((args, kwargs)))
+        if computes and not is_view and func not in EXACT:
+            for value in pytree.tree_leaves(results):
+                if isinstance(value, Tensor):
+                    self.change(value, func in GATES)
+        return results
+
+
+def changed_outputs(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
+    """What a copy of the module gives, on as many rows, where all that is computed with is a little different."""
+    for seed in range(CHANGES):
+        other = copy.deepcopy(model.original)
+        # What is decided on an edge may be decided otherwise now.
+        other.decisions = replace(other.decisions, checked=False)
+        changing, fed = _changed(seed, other, loop)
+        with changing:
+            yield own_trace(replace(model, original=other), fed).outputs
+
+
+def _changed_states(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
+    """The states of a copy of the lifted step, where all that it computes with is a little different."""
+    for seed in range(CHANGES):
+        step = copy.deepcopy(model.step)
+        changing, fed = _changed(seed, step, loop)
+        with changing:
+            yield lifted_trace(model, fed, step).states
+
+
+def _changed(seed: int, module: nn.Module, loop: ClosedLoop) -> tuple[_Changing, ClosedLoop]:
+    """What changes operators, and changed inputs; `module` is changed as well."""
+    changing = _Changing(seed)
+    inputs = {name: torch.from_numpy(array.copy()) for name, array in loop.inputs.items()}
+    for tensor in (*module.parameters(), *module.buffers(), *inputs.values()):
+        changing.change(tensor.data)
+    return changing, ClosedLoop(loop.spec, {name: tensor.numpy() for name, tensor in inputs.items()})
+
+
+def measured_scales(model: StreamingModel, golden: Golden) -> dict[str, Array]:
+    """The scales of outputs, as the user's own module says, and of states, which the lifted step alone shows."""
+    spec, loop = model.spec, ClosedLoop(model.spec, golden.inputs)
+    timed = {t.name for t in spec.outputs if spec.timed(t)}
+    return {
+        **scales_of(golden.outputs, changed_outputs(model, loop), timed),
+        **scales_of(golden.states, _changed_states(model, loop), golden.states),
+    }

@@ -1,0 +1,75 @@
+"""What a report tells, as values: gathered by whoever can read a bundle, and drawn by the sections."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rnn_export.spec import StreamSpec
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How something that was built was held to the model: in words, and the report where there is one of its own.
+
+    `worst` is the largest relative error of it; None where nothing was compared. `missing` says what is not proven.
+    """
+
+    words: str
+    worst: float | None = None
+    ok: bool = True
+    report: Mapping[str, Any] | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Build:
+    """One target in one precision, or what was compiled of it for one machine.
+
+    `machine` is where it runs, `more` what else that needs, `ran` where the tests of rnn-export run its kind of target.
+    """
+
+    target: str
+    precision: str
+    part: str
+    opset: int | None
+    bytes: int
+    files: int
+    machine: str
+    more: str
+    proof: Proof
+    ran: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.target} ({self.precision}){f', {self.part}' if self.part else ''}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latencies of one bench: `result` as `rnn-export bench --json` gives it, `note` what is to know about it."""
+
+    result: Mapping[str, Any]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report shows.
+
+    Attributes:
+        evidence: parity.json, None where it is no report.
+        files: path, sha256 and bytes of each file with a row in the manifest.
+        manifest: the sha256 of the manifest; None in the copy inside of the bundle, which the manifest lists.
+        signature: what is to say of manifest.sig.
+    """
+
+    name: str
+    spec: StreamSpec
+    producer: Mapping[str, str]
+    weights: int | None
+    evidence: Mapping[str, Any] | None
+    builds: Sequence[Build]
+    files: Sequence[tuple[str, str, int]]
+    manifest: str | None
+    signature: str
+    timing: Timing | None = None
