@@ -21,6 +21,7 @@ from rnn_export.export.lift.lengths import (
     irregular,
     is_right,
     lengths_of,
+    lengths_tried,
     longer_example,
     many_frames,
     unrollings,
@@ -218,7 +219,7 @@ def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
 
 def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tuple[int, LiftError | None]:
     """Over how many frames at least the graph of `frames` is the model; an error where that hangs on other things."""
-    known = {n: is_right(module, graph, n) for n in lengths_of(module) if n != frames}
+    known = {n: is_right(module, graph, n) for n in lengths_tried(module) if n != frames}
     wrong, right = ([n for n, yes in known.items() if yes is way] for way in (False, True))
     if not wrong:
         return 1, None

@@ -25,6 +25,8 @@ LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
 MANY_FRAMES = 240
 # Frames that a loop is followed over, to see that each goes through the same operators.
 FAR = 256
+# Weights times frames that a run may have, beyond as many frames as most strides divide.
+WORK = 2**32
 # How many times as long the next one is of lengths at which a loop shows.
 FARTHER = 1.5
 # As many times the rounding of a model may be that of its graph.
@@ -45,6 +47,12 @@ def lengths_of(module: BatchFirst) -> tuple[int, ...]:
     """The lengths that a model is exported at, and tried."""
     most = module.flat.max_frames
     return LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
+
+
+def lengths_tried(module: BatchFirst) -> tuple[int, ...]:
+    """Those of `lengths_of` that a graph is tried at: of a large model not the longest, which take minutes."""
+    weights = sum(p.numel() for p in module.parameters())
+    return tuple(n for n in lengths_of(module) if n <= MANY_FRAMES or n * weights <= WORK)
 
 
 def longer_example(module: BatchFirst) -> list[int]:

@@ -19,7 +19,7 @@ SHOWN = {
     ),
     "denoiser": (
         "steps=1, window=64, hop=16, hidden=6",
-        r"dB after, 4 ms late\n57792 samples for 57792; apart .*: \d\.\de-0[6-9]\n",
+        r"dB after, 4 ms late\n(\d+) samples for \1; apart .*: \d\.\de-0[6-9]\n",
     ),
     "browser": ("", r"model-scalar\.wasm, .*worklet\.js\nin Node: \{\"passed\":true.*\nnow: rnn-export serve-web"),
     "triton": ("", r"wrote out/repository: .*\n.*grpc://127\.0\.0\.1:8001/tagger\n"),

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Relu": torch.relu}
 
+# Over fewer frames the weights in torch's order cost more than torch's own layer saves.
+MANY = 8
+
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
@@ -115,9 +118,43 @@ def _run(
     return torch.stack(outputs, 1), [torch.stack(rows) for rows in zip(*finals, strict=True)]
 
 
-lstm = torch.library.custom_op("rnn_export::lstm", unrolled_lstm, mutates_args=())
+def _at_once(
+    layer: Callable[..., Any], X: Tensor, W: Tensor, R: Tensor, B: Tensor, states: Any, gates: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """What torch's own layer gives, whose gates are these of ONNX's order."""
+
+    def in_order(weights: Tensor) -> Tensor:
+        parts = weights.chunk(len(gates))
+        return torch.cat([parts[n] for n in gates])
+
+    directions = W.shape[0]
+    of_each = ((W[d], R[d], *B[d].chunk(2)) for d in range(directions))
+    weights = [in_order(w) for group in of_each for w in group]
+    Y, *finals = layer(X, states, weights, True, 1, 0.0, False, directions == 2, False)
+    return Y.reshape(*Y.shape[:2], directions, -1).transpose(1, 2).contiguous(), *finals
+
+
+def _lstm_of_frames(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, initial_c: Tensor, activations: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if len(X) < MANY or activations != "Sigmoid,Tanh,Tanh":
+        return unrolled_lstm(X, W, R, B, initial_h, initial_c, activations)
+    Y, Y_h, Y_c = _at_once(torch.lstm, X, W, R, B, (initial_h, initial_c), (0, 2, 3, 1))
+    return Y, Y_h, Y_c
+
+
+def _gru_of_frames(
+    X: Tensor, W: Tensor, R: Tensor, B: Tensor, initial_h: Tensor, activations: str, linear_before_reset: int
+) -> tuple[Tensor, Tensor]:
+    if len(X) < MANY or activations != "Sigmoid,Tanh" or not linear_before_reset:
+        return unrolled_gru(X, W, R, B, initial_h, activations, linear_before_reset)
+    Y, Y_h = _at_once(torch.gru, X, W, R, B, initial_h, (1, 0, 2))
+    return Y, Y_h
+
+
+lstm = torch.library.custom_op("rnn_export::lstm", _lstm_of_frames, mutates_args=())
 lstm_projected = torch.library.custom_op("rnn_export::lstm_projected", unrolled_lstm_projected, mutates_args=())
-gru = torch.library.custom_op("rnn_export::gru", unrolled_gru, mutates_args=())
+gru = torch.library.custom_op("rnn_export::gru", _gru_of_frames, mutates_args=())
 rnn = torch.library.custom_op("rnn_export::rnn", unrolled_rnn, mutates_args=())
 
 # Each opaque op in torch's own operators, unrolled over time.
