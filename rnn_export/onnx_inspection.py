@@ -16,7 +16,7 @@ from rnn_export.protobuf import fields, write_bytes, write_number
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
 # How often what is known of sizes may lead to more.
-ROUNDS = 8
+ROUNDS = 64
 # Trips of the loops of a graph, those inside of others multiplied.
 TRIPS = 2**20
 # Frames of a sequence that is looked at, in chunks.
@@ -94,6 +94,7 @@ class _Inspection:
         found, inside, shapes = self._sized(graph, types, given, outer)
         constants = {**constants, **{name: write_bytes(5, tensor) for name, tensor in graph.initializers.items()}}
         constants |= {node.outputs[0]: write_bytes(1, node.raw) for node in graph.nodes if node.op == "Constant"}
+        constants |= {name: write_bytes(5, numbers) for name, numbers in _computed(shapes, inside, constants)}
         for node in graph.nodes:
             count = _turns(node, inside, graph)
             if trips * count > TRIPS:
@@ -204,6 +205,18 @@ def _slice(value: Inferred | None, axis: int) -> Inferred | None:
         return None
     axis %= len(value.shape)
     return Inferred(value.kind, value.shape[:axis] + value.shape[axis + 1 :])
+
+
+def _computed(
+    shapes: ShapeValues, values: Mapping[str, Inferred], constants: Mapping[str, bytes]
+) -> Iterator[tuple[str, bytes]]:
+    """What a graph makes of sizes alone, and a body in it may take, as a constant of that body."""
+    for name, numbers in shapes.values.items():
+        value = values.get(name)
+        if name not in constants and value is not None and value.kind == "int64" and value.size == numbers.size:
+            dims = b"".join(write_number(1, d or 0) for d in value.shape)
+            raw = write_bytes(9, numbers.astype("<i8").tobytes())
+            yield name, dims + write_number(2, TYPES["int64"][0]) + write_bytes(8, name.encode()) + raw
 
 
 def _message_of(

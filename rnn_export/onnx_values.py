@@ -120,11 +120,22 @@ class ShapeValues:
             return np.concatenate([value.reshape(-1) for value in values])
         if node.op in _ARITHMETIC and len(values) == 2 and not (node.op == "Div" and not values[1].all()):
             return self._exact(node.op, *values)
+        if node.op == "Slice" and values[0].ndim == 1:
+            return self._cut(node, values[0])
         if node.op == "Gather" and len(values) == 2 and values[0].ndim == 1:
             index = values[1]
             inside = ((index >= -values[0].size) & (index < values[0].size)).all()
             return values[0][index] if inside else None
         return None
+
+    def _cut(self, node: Node, numbers: Array) -> Array | None:
+        """A piece of some numbers that stand in a row."""
+        start, end, axis, step = (
+            self._numbers(node, place, usual) for place, usual in enumerate(((), (), (0,), (1,)), 1)
+        )
+        if not len(start) == len(end) == len(axis) == len(step) == 1 or axis[0] not in (0, -1) or step == [0]:
+            return None
+        return numbers[start[0] : end[0] : step[0]]
 
     def _exact(self, op: str, a: Array, b: Array) -> Array | None:
         """In Python's integers, since those of numpy wrap; None where no tensor has such numbers."""

@@ -10,7 +10,7 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_s
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph import statistics
+from rnn_export.export.graph import logarithms, statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.graph.shortcuts import shortcuts
 from rnn_export.export.lift.program.fx import END
@@ -30,6 +30,8 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     # Torch's own numbers the windows with a Range, whose length no reader can bound.
     packets[aten.unfold] = _unfold
     packets[aten.conv_transpose1d] = _conv_transposed
+    packets |= {aten.log_sigmoid: logarithms.log_sigmoid, aten.hypot: _hypot}
+    packets |= {aten.logaddexp: logarithms.logaddexp, aten.logaddexp2: logarithms.logaddexp2}
     table = {packet.default: write for packet, write in packets.items()} | {
         aten.conv_transpose2d.input: _conv_transposed,
         aten.conv_transpose3d.input: _conv_transposed,
@@ -123,6 +125,10 @@ def _conv_transposed(
     """Torch has a translation of what it becomes alone, by a trace of the whole program."""
     further = [output_padding] * (len(weight.shape) - 2) if isinstance(output_padding, int) else output_padding
     return aten_convolution(x, weight, bias, stride, padding, dilation, True, further, groups)
+
+
+def _hypot(x: Any, other: Any) -> Any:
+    return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(other, other)))
 
 
 def _unfold(self: Any, dimension: int, size: int, step: int) -> Any:

@@ -17,6 +17,7 @@ from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.kept import keep_states
@@ -48,6 +49,7 @@ from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.equal_states import merge_equal_states
 from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -221,7 +223,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         flat,
         probed.axes,
         captured.module,
-        captured.dynamic_time,
+        captured.dynamic_time and streamed.at_once,
         initial,
         states,
         notes,
@@ -286,12 +288,14 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
         return unchanged(probed.states, len(flat.outputs))
     sample, reach = BatchFirst(flat, axes).sample, receptive_field(module.graph, RULES)
     rows_in = None if axes.one_row else axes.rows_in
-    runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames)
-    if axes.one_row:
-        rows = rows_of_one(module, runs.base)
-    else:
-        rows = follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
-    streamed = stream(module, flat.model, runs, rows, axes.time_in, axes.time_out, chunk, RULES)
+
+    def follow(runs: RecordedRuns) -> Rows:
+        if axes.one_row:
+            return rows_of_one(module, runs.base)
+        return follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
+
+    runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames, follow)
+    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES)
     streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))

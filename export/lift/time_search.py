@@ -13,6 +13,7 @@ from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
 from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
+from rnn_export.export.lift.program.modes import CountsOperators
 
 # A longer example is tried in parts.
 LONG = 64
@@ -75,16 +76,16 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
-    if not best and layers and not probe.model.states:
+    if not best and layers and not (probe.model.declared or search.outputs_follow_states()):
         raise LiftError(
-            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and it keeps "
-            f"no state: each call would start anew. If one call is one frame, and nothing is kept, "
-            f"say time_axis=None (--time-axis none). {SEQUENCES}"
+            f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
+            f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is "
+            f"kept, say time_axis=None (--time-axis none). {SEQUENCES}"
         )
     if not best:
         return none
     if not best[0].has_output_time:
-        if not layers:
+        if not layers and not search.loops(best):
             return none
         raise LiftError(
             f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
@@ -126,6 +127,28 @@ class TimeSearch:
         has_output_time = said or any(axis is not None for axis in outputs)
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
+
+    def outputs_follow_states(self) -> bool:
+        """Whether other states gave other outputs; a count of calls, which none of them reads, is no memory."""
+        none, first = (None,) * len(self.rows.inputs), len(self.rows.inputs)
+        here, there = (self._draw(none, 1) for _ in range(2))
+        given = [self._run(here), self._run([*here[:first], *there[first:]])]
+        outputs = len(self.probe.model.outputs)
+        if given[0] is None or given[1] is None:
+            return bool(self.rows.states)
+        return any(not same(a, b, INDEPENDENCE) for a, b in zip(given[0][:outputs], given[1][:outputs], strict=True))
+
+    def loops(self, candidates: Sequence[TimeCandidate]) -> bool:
+        """Whether the model calls more operators for more frames, as a loop of its own over them does."""
+        return any(
+            self._operators(self._draw(c.inputs, 1)) != self._operators(self._draw(c.inputs, 2)) for c in candidates
+        )
+
+    def _operators(self, tensors: Sequence[Tensor]) -> int:
+        counted = CountsOperators()
+        with counted:
+            self._run(tensors)
+        return counted.calls
 
     def refuse_bounded(self, others: str) -> None:
         """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length.

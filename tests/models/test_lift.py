@@ -335,12 +335,7 @@ REFUSED = {
     "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, r"forward needs 'k'"),
     "numpy": (Tagger(), (X.numpy(),), {}, r"input 'x' is ndarray: give torch.as_tensor"),
     "empty": (Tagger(), (X[:0],), {}, r"input 'x' has shape \(0, 7, 4\): no axis of an example may be empty"),
-    "only states": (
-        Call(lambda s, x, h: (x + h,)),
-        (H, H),
-        {"states": {"h": 0}},
-        r"returns nothing but its states: .* Return one more tensor",
-    ),
+    "nothing": (Call(lambda s, x: ()), (X,), {}, r"returns no tensor: a stream needs an output\. Return one"),
     "float output": (
         Call(lambda s, x: (x, 1.5)),
         (X,),

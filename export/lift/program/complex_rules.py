@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.complex_pairs import Pair, PairWriter, Rule, combined, is_complex
 from rnn_export.export.lift.program.fx import MOVING, aten, named_args, overloads
+from rnn_export.export.lift.program.places import place_of
 
 # These do the same to both parts. What pads or fills does so with a real number.
 BY_PART = MOVING | overloads(
@@ -212,6 +214,12 @@ def _filled(write: PairWriter, node: fx.Node) -> Any:
     return Pair(write.call(node.target, *args, **kwargs), None)
 
 
+TRANSFORM_OF_LENGTH = (
+    "a transform over an axis of any length takes all of it at once, so no stream has it: a convolution by FFT is the "
+    "form for whole sequences, and what streams is the recurrence behind it, the step of the same model with its state"
+)
+
+
 def _compared(write: PairWriter, node: fx.Node) -> Any:
     a, b = (write.pair(x) for x in node.args[:2])
     equal = node.target in (aten.eq.Scalar, aten.eq.Tensor)
@@ -237,7 +245,7 @@ def _fourier(write: PairWriter, node: fx.Node) -> Any:
     one = a.im if a.re is None else a.re
     size, wanted = write.value_of(one).shape[dim], given["n"]
     if not isinstance(size, int) or (wanted is not None and not isinstance(wanted, int)):
-        return NotImplemented
+        raise LiftError(f"{place_of(node)}: {TRANSFORM_OF_LENGTH} ({name}).")
     inverse = name in ("fft_ifft", "fft_irfft")
     there = (wanted or 2 * (size - 1)) if name == "fft_irfft" else (wanted or size)
     used = min(size, there // 2 + 1 if name == "fft_irfft" else there)

@@ -67,3 +67,15 @@ class SeesOperators(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         with self:
             return run(*args, **(kwargs or {}))
+
+
+class CountsOperators(SeesOperators):
+    """How many operators were called in here, as `calls`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: int = 0
+
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self.calls += 1
+        return func(*args, **kwargs)

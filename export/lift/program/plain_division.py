@@ -12,19 +12,27 @@ from torch.utils._sympy import functions
 
 
 class _Sympy(ModuleType):
-    """sympy, in which a quotient by a factor of every term is taken term by term, and made no simpler."""
+    """sympy, whose `simplify` sees sums, products and powers, and looks into nothing that is rounded."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sympy, name)
 
     @staticmethod
     def simplify(expression: sympy.Expr) -> sympy.Expr:
-        return sympy.expand_mul(expression, deep=False)
+        names: dict[sympy.Expr, sympy.Expr] = {}
+
+        def outside(part: sympy.Expr) -> sympy.Expr:
+            if isinstance(part, sympy.Add | sympy.Mul | sympy.Pow):
+                return part.func(*map(outside, part.args))
+            return names.setdefault(part, sympy.Dummy(integer=True)) if part.args else part
+
+        simple = sympy.simplify(outside(expression))
+        return simple.xreplace({name: part for part, name in names.items()})
 
 
 @contextlib.contextmanager
 def plain_division() -> Iterator[None]:
-    """While a module is exported; values are the same, and their expressions as the code has them."""
+    """While a module is exported; values are the same."""
     before = functions.sympy  # type: ignore[attr-defined]
     functions.sympy = _Sympy("sympy")  # type: ignore[attr-defined]
     try:

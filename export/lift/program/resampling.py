@@ -51,14 +51,14 @@ def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     (time,) = moving
     scales, corners = _scales(given, len(sizes)), bool(given.get("align_corners"))
     scale = scales[time]
-    rate = _rate(sizes[time], made[time]) if scale is None else Fraction(scale).limit_denominator(MOST)
+    rate = rate_of(sizes[time], made[time]) if scale is None else Fraction(scale).limit_denominator(MOST)
     if rate is None or (rate != 1 and corners):
         return None
     if (scale is None and rate.denominator > 1) or (scale is not None and abs(scale - rate) > 1e-9 * rate):
         return None
     for axis in (a for a in range(len(sizes)) if a != time):
         weights = _weights(one, sizes[axis], made[axis], scales[axis], corners)
-        value = _weighed(write, value, axis + 2, weights, picks=not reach)
+        value = weighed(write, value, axis + 2, weights, picks=not reach)
     if rate == 1:
         return cast(fx.Node, value)
     more = _over_time(write, value, time + 2, rate, one, reach)
@@ -73,7 +73,7 @@ def _scales(given: dict[str, Any], axes: int) -> list[float | None]:
     return [given.get(name) for name in names]
 
 
-def _rate(before: Any, after: Any) -> Fraction | None:
+def rate_of(before: Any, after: Any) -> Fraction | None:
     """Frames of what comes out for each that goes in; None where that is another number at each length."""
     found = set()
     for frames in SEEN:
@@ -101,7 +101,7 @@ def _weights(one: Any, size: int, made: int, scale: float | None, corners: bool 
     return weights.reshape(size, made)
 
 
-def _weighed(write: NodeWriter, value: fx.Node, axis: int, weights: Tensor, picks: bool) -> fx.Node:
+def weighed(write: NodeWriter, value: fx.Node, axis: int, weights: Tensor, picks: bool) -> fx.Node:
     """`value` with its entries along an axis, or its windows if it is the last one, weighed, or picked, anew."""
     if weights.shape[0] == weights.shape[1] and bool((weights == torch.eye(len(weights))).all()):
         return value
@@ -131,7 +131,7 @@ def _over_time(write: NodeWriter, value: fx.Node, axis: int, rate: Fraction, one
     pads = [0, 0] * (rank - axis - 1) + [reach, taken - 1 + reach]
     value = _padded(write, value, axis, pads, "replicate" if reach else "constant")
     windows = write.call(aten.unfold.default, value, axis, taken + 2 * reach, taken)
-    windows = _weighed(write, windows, rank, weights, picks=not reach)
+    windows = weighed(write, windows, rank, weights, picks=not reach)
     order = [*range(axis + 1), rank, *range(axis + 1, rank)]
     return write.call(aten.flatten.using_ints, write.call(aten.permute.default, windows, order), axis, axis + 1)
 

@@ -18,6 +18,7 @@ from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import Deciding, Decisions
+from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.script_modules import signature_of
 
 OutputRef = int | str
@@ -159,7 +160,7 @@ class FlatModel(nn.Module):
         return result, called
 
     def _data(self, result: Any) -> list[tuple[str, Tensor]]:
-        """The named tensors of a result that are not a next state."""
+        """The named tensors of a result that are put out."""
         return [(name, leaf) for name, leaf in self._data_leaves(result) if isinstance(leaf, Tensor)]
 
     def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
@@ -170,9 +171,9 @@ class FlatModel(nn.Module):
         return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
 
     def _data_parts(self, result: Any) -> dict[OutputRef, Any]:
-        """The parts of a result that are not a next state."""
-        taken = {_key(result, ref) for ref in self.refs.values()}
-        return {key: value for key, value in _parts(result).items() if key not in taken}
+        """The parts of a result that are not a next state; all of them where there are no others, as of a bare cell."""
+        taken, parts = {_key(result, ref) for ref in self.refs.values()}, _parts(result)
+        return {key: value for key, value in parts.items() if key not in taken} or parts
 
     def _back(self, result: Any, called: Mapping[str, Any], name: str) -> Any:
         """The next value of a declared state: what the model gives, or leaves in the argument itself."""
@@ -198,9 +199,7 @@ class FlatModel(nn.Module):
                     "tensors (or None for what is not there), plain or in a tuple, dict, named tuple or dataclass."
                 )
         if not leaves:
-            raise LiftError(
-                "the model returns nothing but its states: a stream needs an output. Return one more tensor."
-            )
+            raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
         return _renamed([n for name, leaf in leaves for n, _ in _named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
@@ -243,8 +242,9 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
-    named = {name: value for name, value in arguments.items() if name not in positional}
-    return model(*(arguments[name] for name in positional), **named)
+    called = {name: opened(value) for name, value in arguments.items()}
+    named = {name: value for name, value in called.items() if name not in positional}
+    return model(*(called[name] for name in positional), **named)
 
 
 def _bind(
@@ -263,8 +263,8 @@ def _bind(
     for name, value in bound.arguments.items():
         if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
             raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
-        arguments[name] = pytree.tree_map_only(Tensor, torch.detach, value)
-        _check_example(name, value)
+        arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
+        _check_example(name, arguments[name])
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
@@ -296,12 +296,14 @@ def _is_ordered(result: Any) -> bool:
 def _parts(result: Any) -> dict[OutputRef, Any]:
     """What a model returns, by name or position."""
     if isinstance(result, Mapping):
-        return dict(result)
-    if dataclasses.is_dataclass(result):
-        return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    if isinstance(result, tuple | list):
-        return dict(zip(getattr(result, "_fields", range(len(result))), result, strict=True))
-    return {"output": result}
+        named: Any = result.items()
+    elif dataclasses.is_dataclass(result):
+        named = ((field.name, getattr(result, field.name)) for field in dataclasses.fields(result))
+    elif isinstance(result, tuple | list):
+        named = zip(getattr(result, "_fields", range(len(result))), result, strict=True)
+    else:
+        named = {"output": result}.items()
+    return {name: closed(value) for name, value in named}
 
 
 def _key(result: Any, ref: OutputRef) -> OutputRef | None:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
+from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
-from rnn_export.export.lift.program.resampling import RESAMPLING, resampled
+from rnn_export.export.lift.program.resampling import RESAMPLING, rate_of, resampled
+from rnn_export.export.lift.program.scatters import SCATTERS, joined
 from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
 
 # Below it a sum of windows is taken for 0, as torch does.
@@ -148,21 +150,43 @@ def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _columns(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """Windows along one axis of (B, C, H, W), the other being 1 long, as columns (B, C K, T)."""
+    """Windows of (B, C, H, W) as columns (B, C K, places): along one axis, or along both one after the other."""
     given = named_args(node)
-    x, kernel = given["self"], given["kernel_size"]
-    along = 1 if kernel[0] == 1 else 0
+    x, kernel, padding = given["self"], given["kernel_size"], given["padding"]
     shape = write.value_of(x).shape
-    if len(shape) != 4 or shape[3 - along] != 1 or kernel[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
+    if len(shape) != 4 or any(n != 1 for n in given["dilation"]):
         return None
-    padding = given["padding"]
-    if padding[1 - along]:
+    whole = _columns_of_whole(write, x, kernel, given)
+    if whole is not None or not all(isinstance(n, int) for n in (*kernel, *padding)):
+        return whole
+    if any(padding):
+        x = write.call(aten.constant_pad_nd.default, x, [padding[1]] * 2 + [padding[0]] * 2)
+    along = 1 if kernel[0] == 1 else 0
+    if shape[3 - along] == 1 and kernel[1 - along] == 1 and not padding[1 - along]:
+        x = write.call(aten.squeeze.dim, x, 3 - along)
+        windows = write.call(aten.unfold.default, x, -1, kernel[along], given["stride"][along])
+        return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
+    for axis, size, stride in zip((2, 3), kernel, given["stride"], strict=True):
+        x = write.call(aten.unfold.default, x, axis, size, stride)
+    columns = write.call(aten.permute.default, x, [0, 1, 4, 5, 2, 3])
+    return write.call(aten.flatten.using_ints, write.call(aten.flatten.using_ints, columns, 1, 3), 2, 3)
+
+
+def _columns_of_whole(write: NodeWriter, x: fx.Node, kernel: Any, given: dict[str, Any]) -> fx.Node | None:
+    """Windows along one axis of (B, C, H, W), each over the whole of the other: of any size, and as such in a row."""
+    shape = write.value_of(x).shape
+    held = [write.value_of(n) if isinstance(n, fx.Node) else n for n in kernel]
+    # Where torch.export freezes both, both are numbers.
+    wholes = [a for a in (1, 0) if not given["padding"][a] and rate_of(shape[2 + a], held[a]) == 1]
+    other = 1 - wholes[0] if wholes else None
+    if other is None or not isinstance(kernel[other], int):
         return None
-    x = write.call(aten.squeeze.dim, x, 3 - along)
-    if padding[along]:
-        x = write.call(aten.constant_pad_nd.default, x, [padding[along]] * 2)
-    windows = write.call(aten.unfold.default, x, -1, kernel[along], given["stride"][along])
-    return write.call(aten.flatten.using_ints, write.call(aten.transpose.int, windows, -1, -2), 1, 2)
+    if padding := given["padding"][other]:
+        x = write.call(aten.constant_pad_nd.default, x, [padding] * 2 if other else [0, 0, padding, padding])
+    # (B, C, L, T, K), or (B, C, T, L, K)
+    windows = write.call(aten.unfold.default, x, 2 + other, kernel[other], given["stride"][other])
+    order = [0, 1, 2, 4, 3] if other else [0, 1, 4, 3, 2]
+    return write.call(aten.flatten.using_ints, write.call(aten.permute.default, windows, order), 1, 3)
 
 
 def _on(names: str, rule: Callable[[NodeWriter, fx.Node], fx.Node | None]) -> dict[Any, Any]:
@@ -176,4 +200,6 @@ RULES = {
     **_on("col2im", _fold),
     **_on("im2col", _columns),
     **dict.fromkeys(RESAMPLING, resampled),
+    **dict.fromkeys(SCATTERS, joined),
+    **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
 }

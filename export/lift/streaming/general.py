@@ -91,6 +91,7 @@ def _mirrors(context: StreamingContext, node: fx.Node) -> Mirrors | None:
 
 def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.Node]:
     """The arguments of `node` with frames; frames of several entries may meet as many frames of one."""
+    _lay_out_alike(context, node)
     arguments = context.timed_arguments(node)
     if len({context.frames_in(n) for n in arguments}) > 1:
         for value in arguments:
@@ -100,6 +101,20 @@ def _with_as_many_frames(context: StreamingContext, node: fx.Node) -> list[fx.No
         if len({context.frames_in(n) for n in arguments}) > 1:
             raise refusal(node, f"{name_of(node)} takes values of different lengths over time.")
     return arguments
+
+
+def _lay_out_alike(context: StreamingContext, node: fx.Node) -> None:
+    """Frames that are all alike, zeros for (batch x time) rows for example, stand as those that they meet do."""
+    infos = {n: context.timed(n) for n in context.timed_arguments(node)}
+    moving = next((n for n, info in infos.items() if info.lag is not None), None)
+    if moving is None:
+        return
+    frames, like = context.frames_in(moving), infos[moving]
+    for value, info in infos.items():
+        size = int(context.runs.base[value].shape[info.layout.axis])
+        if info.lag is None and context.frames_in(value) != frames and size == frames * like.layout.outer:
+            laid_out = replace(info, layout=AxisLayout(info.layout.axis, like.layout.outer), rate=like.rate)
+            node.replace_input_with(value, context.alias(value, laid_out, node))
 
 
 def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:

@@ -36,6 +36,7 @@ class Streamed:
         step: the graph of a step, with what stands after the end; None where nothing does.
         shortest: the fewest frames of a sequence of which a stream gives what the graph does.
         moved_by_call: the states of the model's own, by number, that a call moves, however many frames it has.
+        at_once: whether one call may take all frames once the delay is over: nothing is held still any longer then.
     """
 
     states: Sequence[LiftedState]
@@ -46,6 +47,7 @@ class Streamed:
     step: fx.GraphModule | None = None
     shortest: int = 1
     moved_by_call: Sequence[int] = ()
+    at_once: bool = True
 
 
 def unchanged(states: Sequence[LiftedState], outputs: int) -> Streamed:
@@ -155,7 +157,8 @@ def _finish(context: StreamingContext, output_time: Sequence[int | None]) -> Str
     before.args = ((*delayed, *own, *added),)
     step = _with_ends(context)
     _clean(context.module, context.length_of_piece)
-    return Streamed(context.states.found, delay, rates, lengths, context.states.end, step, context.lengths.shortest)
+    at_once, shortest = context.states.held_frames <= delay, context.lengths.shortest
+    return Streamed(context.states.found, delay, rates, lengths, context.states.end, step, shortest, at_once=at_once)
 
 
 def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:

@@ -12,20 +12,24 @@ rows of the batch it is laid out like them. Over a whole sequence the graph give
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.dependence.drawn import is_pointwise
 from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
 from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
+from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.fills import broadcast_fills
 from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
+from rnn_export.export.lift.streaming.position_rows import MetRows
 from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
 from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
@@ -42,11 +46,15 @@ def recorded_with_positions(
     least: int,
     rows_in: Sequence[int] | None,
     max_frames: int | None,
+    follow: Callable[[RecordedRuns], Rows],
 ) -> RecordedRuns:
-    """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast."""
+    """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast.
+
+    `follow` tells where the rows stand in each value of some runs; it raises LiftError where they depend on each other.
+    """
     runs = record(module, sample, *reach, least)
     # A length may be asked for where no position is counted in the end.
-    if count_positions(module, runs, rows_in, max_frames) or not _has_all(runs, module):
+    if count_positions(module, runs, rows_in, max_frames, follow) or not _has_all(runs, module):
         runs = record(module, sample, *reach, least)
     return record(module, sample, *reach, least) if broadcast_fills(module, runs) else runs
 
@@ -56,7 +64,11 @@ def _has_all(runs: RecordedRuns, module: fx.GraphModule) -> bool:
 
 
 def count_positions(
-    module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None, max_frames: int | None
+    module: fx.GraphModule,
+    runs: RecordedRuns,
+    rows_in: Sequence[int] | None,
+    max_frames: int | None,
+    follow: Callable[[RecordedRuns], Rows],
 ) -> bool:
     """Rewrite the positions of `module` in place, as far as they can be counted; whether there were any.
 
@@ -64,6 +76,9 @@ def count_positions(
     most that a stream will have. Raises LiftError where a table has fewer positions.
     """
     counted = _Positions(module, runs, rows_in)
+    if counted.meet_several_rows():
+        with suppress(LiftError):
+            counted.met.rows = follow(runs)
     for node in list(module.graph.nodes):
         counted.visit(node)
     if counted.table is not None:
@@ -96,6 +111,7 @@ class _Positions:
         axes: by node that is a function of the number of its frame, where its frames stand.
         of_rows: by such a node, what stands for it.
         numbers: by length, the numbers of the frames of all rows, (B * T,).
+        met: where the rows of the batch stand in what takes them.
     """
 
     def __init__(self, module: fx.GraphModule, runs: RecordedRuns, rows_in: Sequence[int] | None) -> None:
@@ -107,7 +123,7 @@ class _Positions:
         self.numbers: dict[tuple[int, int], fx.Node] = {}
         self.table: tuple[fx.Node, int] | None = None
         self._rows: fx.Node | int | None = None
-        self.lengths = PositionLengths(self.graph, runs)
+        self.lengths, self.met = PositionLengths(self.graph, runs), MetRows(self.graph, runs, rows_in)
 
     def visit(self, node: fx.Node) -> None:
         """Whatever a node is: a length, a position, what is computed of one, or what takes one beside rows."""
@@ -119,7 +135,7 @@ class _Positions:
         if not isinstance(self.runs.base[node], Tensor):
             return
         axis = None if node in self.moving else self._axis(node)
-        if axis is None or self._batch_axis(node) is not None:
+        if axis is None or self.met.axis(node) is not None:
             if given:
                 self._meet(node, given)
             elif axis is not None:
@@ -130,6 +146,12 @@ class _Positions:
             self.axes[node], self.of_rows[node] = axis, made
 
     # --- what is known of a value
+
+    def meet_several_rows(self) -> bool:
+        """Whether a position goes into a value in which a stream has several rows."""
+        constant = (n for n in self.graph.nodes if n not in self.moving and isinstance(self.runs.base.get(n), Tensor))
+        users = (user for node in constant if self._axis(node) is not None for user in node.users)
+        return self.rows_in is not None and any(self.met.has_several(user) for user in users)
 
     def _axis(self, node: fx.Node) -> int | None:
         """Where the frames stand in a value that is a function of their numbers; None of any other value."""
@@ -142,11 +164,6 @@ class _Positions:
     def _is_alike(self, node: fx.Node, axis: int) -> bool:
         value = self.runs.longer[node]
         return same(value, value.narrow(axis, 0, 1).expand_as(value))
-
-    def _batch_axis(self, node: fx.Node) -> int | None:
-        """The axis of a value that is the batch, where it has one."""
-        axes = growing_axes(self.runs.base[node], self.runs.other_batch[node])
-        return axes[0] if axes and self.rows_in is not None else None
 
     # --- numbers
 
@@ -166,7 +183,7 @@ class _Positions:
         if value.dim() == 1:
             return numbers
         numbers = self._insert(node, aten.reshape.default, numbers, sizes)
-        batch = self._batch_axis(node)
+        batch = self.met.axis(node)
         others = [1 if a in (axis, batch) else n for a, n in enumerate(value.shape)]
         ones = self._insert(node, aten.full.default, others, 1, dtype=value.dtype)
         return self._insert(node, aten.mul.Tensor, numbers, ones)
@@ -208,8 +225,8 @@ class _Positions:
 
     def _count_along(self, node: fx.Node, axis: int) -> None:
         """Let a running sum of what is always the same, with rows, be the number of its frame."""
-        made, batch = self._source(node, axis), self._batch_axis(node)
-        if made is None or batch is None or axis == batch or self.runs.base[node].shape[batch] != self._batch():
+        made, batch = self._source(node, axis), self.met.axis(node)
+        if made is None or batch is None or axis == batch or self.runs.base[node].shape[batch] != self.met.count:
             return
         self.axes[node], self.of_rows[node] = axis, made
         laid_out = self._laid_out(node, node, batch, self.runs.base[node].dim())
@@ -311,10 +328,10 @@ class _Positions:
 
     def _meet(self, node: fx.Node, given: Sequence[fx.Node]) -> None:
         """Let `node` take what stands for positions, if it repeats them along the batch as it broadcasts."""
-        batch, rank = self._batch_axis(node), self.runs.base[node].dim()
+        batch, rank = self.met.axis(node), self.runs.base[node].dim()
         if node.target not in REPEATING and not is_pointwise(node):
             return
-        if self.rows_in is not None and (batch is None or self.runs.base[node].shape[batch] != self._batch()):
+        if self.rows_in is not None and (batch is None or self.runs.base[node].shape[batch] % self.met.count):
             return
         for value in given:
             laid_out = self._laid_out(value, node, batch, rank)
@@ -332,10 +349,6 @@ class _Positions:
         """Whether nothing but the batch is repeated."""
         times: Any = node.args[1]
         return all(n == 1 for a, n in enumerate(times) if a != batch)
-
-    def _batch(self) -> int:
-        assert self.rows_in is not None
-        return int(self.runs.base[placeholders(self.graph)[0]].shape[self.rows_in[0]])
 
     def _laid_out(self, value: fx.Node, node: fx.Node, batch: int | None, rank: int) -> fx.Node | None:
         """What stands for `value` with the rows in axis `batch` of a result of `rank` axes; None where another is."""
@@ -362,7 +375,19 @@ class _Positions:
         for axis in range(min(places), rank):
             if axis not in places:
                 laid_out = self._insert(node, aten.unsqueeze.default, laid_out, axis - min(places))
-        return laid_out
+        if self.runs.base[node].shape[batch] == self.met.count:
+            return laid_out
+        return self._for_each_row(laid_out, batch - min(places), node)
+
+    def _for_each_row(self, laid_out: fx.Node, axis: int, node: fx.Node) -> fx.Node | None:
+        """Once for each of the rows that a stream has in `node`, where these stand; None where that is not told."""
+        at = self.met.layout(node)
+        if at is None or 1 not in (at.outer, at.inner):
+            return None
+        own = axis if at.outer > 1 else axis + 1
+        apart = self._insert(node, aten.unsqueeze.default, laid_out, own)
+        repeated = self._insert(node, aten.repeat_interleave.self_int, apart, at.outer * at.inner, own)
+        return self._insert(node, aten.flatten.using_ints, repeated, axis, axis + 1)
 
     def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         with self.graph.inserting_before(before):

@@ -161,7 +161,11 @@ class _Added:
 
 
 class States:
-    """New states of one graph, in the order of its new inputs."""
+    """New states of one graph, in the order of its new inputs.
+
+    `held_frames` of the input go in before all of a step is as in any later one; what a call of several steps counts
+    frame by frame is not among them.
+    """
 
     def __init__(self, graph: fx.Graph, names: Names, rows: Rows) -> None:
         self.graph, self.names, self.rows = graph, names, rows
@@ -170,7 +174,7 @@ class States:
         self._added: dict[fx.Node, _Added] = {}  # by the state in the layout of the graph
         self._last_input = placeholders(graph)[-1]
         self._counter: tuple[str, fx.Node] | None = None  # of frames seen: name and input
-        self._warm_up = Fraction(0)
+        self._warm_up = self.held_frames = Fraction(0)
         self._counts_each = False  # whether a call of more than a step counts all of its frames
         self._past_end: tuple[str, fx.Node] | None = None  # frames fed after the end: name and input
 
@@ -192,7 +196,7 @@ class States:
                 "Use one learned vector for all rows."
             )
         state = LiftedState(name, row.detach().clone(), kind, why)
-        added = self._new_input(f"state_{len(self.found)}", state)
+        added = self._new_input(f"state_{len(self._added)}", state)
         with self.graph.inserting_before(before):
             own = self.graph.call_function(aten.alias.default, (layout.value_of(self.graph, added, value),))
         self._added[own] = _Added(state, layout, added)
@@ -240,20 +244,22 @@ class States:
 
     def after_frames(self, input_lag: Fraction, rank: int) -> fx.Node:
         """Whether `input_lag` frames of the input went in, (B, 1, ...) of `rank` axes; at the insertion point."""
+        self.held_frames = max(self.held_frames, input_lag)
+        ready = self.graph.call_function(aten.ge.Scalar, (self._counted(input_lag), float(input_lag)))
+        return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
+
+    def _counted(self, most: Fraction) -> fx.Node:
         if self._counter is None:
             why = "frames seen, until the context is full"
             state = LiftedState(self.names.unused("warm_up"), torch.zeros(1), "counter", why)
             self._counter = state.name, self._new_input("warm_up", state)
-        self._warm_up = max(self._warm_up, input_lag)
-        ready = self.graph.call_function(aten.ge.Scalar, (self._counter[1], float(input_lag)))
-        return self.graph.call_function(aten.reshape.default, (ready, [-1] + [1] * (rank - 1)))
+        self._warm_up = max(self._warm_up, most)
+        return self._counter[1]
 
     def seen_frames(self, most: Fraction) -> fx.Node:
         """The frames of the input that went in before this step, (B, 1): at least `most` once so many did."""
-        self.after_frames(most, 2)
-        assert self._counter is not None
         self._counts_each = True
-        return self._counter[1]
+        return self._counted(most)
 
     def past_end(self) -> fx.Node:
         """The frames fed after the end of the sequence, once this step is over, (B, 1); 0 as long as it goes on."""

@@ -1,0 +1,53 @@
+"""Where the rows of the batch stand in the values that positions meet: a stream may have several, bands for example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.dependence.drawn import is_pointwise
+from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
+from rnn_export.export.lift.dependence.rows import Rows
+from rnn_export.export.lift.program.fx import placeholders
+from rnn_export.export.lift.streaming.runs import RecordedRuns
+
+
+class MetRows:
+    """The batch of one graph, `rows_in` where it stands in each thing that goes in; None where there is one stream.
+
+    `rows` tells the rows of a stream apart, where one that has several was met.
+    """
+
+    def __init__(self, graph: fx.Graph, runs: RecordedRuns, rows_in: Sequence[int] | None) -> None:
+        self.graph, self.runs, self.rows_in = graph, runs, rows_in
+        self.rows: Rows | None = None
+
+    @property
+    def count(self) -> int:
+        assert self.rows_in is not None
+        return int(self.runs.base[placeholders(self.graph)[0]].shape[self.rows_in[0]])
+
+    def axis(self, node: fx.Node) -> int | None:
+        """The axis of a value that is the batch, where it has one."""
+        axes = growing_axes(self.runs.base[node], self.runs.other_batch[node])
+        return axes[0] if axes and self.rows_in is not None else None
+
+    def has_several(self, node: fx.Node) -> bool:
+        """Whether a stream has several rows in a value."""
+        batch = self.axis(node) if isinstance(self.runs.base.get(node), Tensor) else None
+        return batch is not None and int(self.runs.base[node].shape[batch]) != self.count
+
+    def layout(self, node: fx.Node) -> AxisLayout | None:
+        """Where the rows stand in a value, or in all that takes it entry by entry; None where that is not told."""
+        info = None if self.rows is None else self.rows.of(node)
+        if isinstance(info, AxisLayout):
+            return info
+        shape, batch = self.runs.base[node].shape, self.axis(node)
+        if info is not None or any(
+            not is_pointwise(user) or self.runs.base[user].shape != shape or self.axis(user) != batch
+            for user in node.users
+        ):
+            return None
+        found = {self.layout(user) for user in node.users}
+        return found.pop() if len(found) == 1 else None
