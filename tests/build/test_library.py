@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rnn_export.errors import BackendUnavailable, BuildError, ToolUnavailable
+from rnn_export.installing import pip_install
 from rnn_export.runtime.backends.tensorrt import library as module
 from rnn_export.runtime.backends.tensorrt.library import BuilderSettings, Library, find_library
 from rnn_export.runtime.backends.tensorrt.log import BuilderLog
@@ -507,7 +508,7 @@ def without(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("name", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
 def test_a_library_that_is_not_installed(without, name, extra):
-    with pytest.raises(BackendUnavailable, match=rf"is not installed: pip install 'rnn-export\[{extra}\]'\."):
+    with pytest.raises(BackendUnavailable, match=re.escape(f"is not installed: {pip_install(extra)}.")):
         find_library(name)
 
 

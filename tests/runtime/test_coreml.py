@@ -32,6 +32,7 @@ from rnn_export.export import export
 from rnn_export.export.lift import lift
 from rnn_export.export.targets.coreml import write
 from rnn_export.export.targets.mil.interpreter import FUNCTIONS, MilRun, MilSession
+from rnn_export.installing import pip_install
 from rnn_export.precision import TOLERANCES
 from rnn_export.runtime import Engine, load
 from rnn_export.runtime.backends.coreml.mil import read_program
@@ -200,7 +201,7 @@ def test_what_a_mac_may_lack(bundle, mac, monkeypatch):
     with pytest.raises(BackendUnavailable, match=r"Core ML cannot compile step\.mlpackage: no such operator$"):
         load(bundle, backend="coreml")
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(BackendUnavailable, match=r"coremltools is not here .*pip install 'rnn-export\[coreml\]'"):
+    with pytest.raises(BackendUnavailable, match=rf"coremltools is not here .*{re.escape(pip_install('coreml'))}"):
         load(bundle, backend="coreml")
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.7.1", ("", "", ""), "arm64"))
     with pytest.raises(BackendUnavailable, match=r"keeps states from macOS 15 on, and this is macOS 14\.7\.1"):

@@ -9,6 +9,7 @@ import pytest
 
 from rnn_export.bundle import TargetRow, write_bundle
 from rnn_export.errors import BackendUnavailable, BundleError, StreamError
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.backends.onnxruntime import buffers
 
@@ -22,7 +23,7 @@ CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 def test_cuda_is_refused_where_it_is_not(bundle, device):
     message = (
         f"device {device!r} needs CUDAExecutionProvider, but this onnxruntime {ort.__version__} was built with .*: "
-        r"pip install 'rnn-export\[gpu\]' in place of onnxruntime"
+        + re.escape(f"{pip_install('gpu')} in place of onnxruntime")
     )
     with pytest.raises(BackendUnavailable, match=message):
         load(bundle("sum"), device=device)

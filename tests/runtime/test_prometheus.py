@@ -1,5 +1,6 @@
 """What Prometheus reads is what the pool and the batcher count."""
 
+import re
 import socket
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rnn_export.errors import Overloaded, SourceError
+from rnn_export.installing import pip_install
 from rnn_export.runtime import load
 from rnn_export.runtime.histogram import BOUNDS
 from rnn_export.runtime.pool import Pool
@@ -155,5 +157,5 @@ def test_what_cannot_be_served(pool, port, address):
 def test_without_prometheus_client(pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for call in (collector, serve):
-        with pytest.raises(SourceError, match=r"prometheus-client is not here: pip install 'rnn-export\[metrics\]'"):
+        with pytest.raises(SourceError, match=re.escape(f"prometheus-client is not here: {pip_install('metrics')}")):
             call(pool)
