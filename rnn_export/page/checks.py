@@ -37,8 +37,8 @@ TRUTHS = {True: "ONNX Runtime on the file itself", False: "the PyTorch model its
 OF_THE_SCALE = (
     "An error is relative to the largest magnitude that its tensor had so far. The curves are of the golden vectors, "
     "the worst check in blue; the tables are of the trials too. What is allowed is the tolerance where the tensor is "
-    "at its largest: where it is smaller, atol allows more, and what the model itself rounds more, or a trial, is held to "
-    "a scale of its own."
+    "at its largest: where it is smaller, atol allows more, and what the model itself rounds more, or a trial, is held "
+    "to a scale of its own."
 )
 
 
