@@ -22,8 +22,8 @@ def replay_golden(engine: Engine, golden: Golden, progress: Callable[[str], None
     """Drive `engine` over the golden vectors and their trials with the state fed back, in every way a user may.
 
     Checks: every step; the whole in one run; random pieces out of an array of NaN; a reset in mid-stream; a snapshot
-    moved to a new stream in mid-stream; each row alone; in a pool, in another order at each round; and sequences that
-    end, of a stream and of a pool. A model of whole
+    moved to a new stream in mid-stream; each row alone; in a pool, in another order and at other frames; and sequences
+    that end, of a stream and of a pool. A model of whole
     sequences only: the whole, and each row alone. Every step and the whole are of all golden vectors, the others of
     what a bundle keeps of them.
     """
@@ -121,8 +121,8 @@ def _batch_invariance(check: _Check) -> Iterator[Drift]:
 def _pool(check: _Check) -> Iterator[Drift]:
     rows, frames = check.golden.rows, check.golden.frames
     copies = -(-POOLED // rows)
-    driver = PoolDriver(check.engine, copies * rows)
-    trace = check.loop.of_rows(np.tile(np.arange(rows), copies)).run(driver, states_at=(frames,))
+    loop = check.loop.of_rows(np.tile(np.arange(rows), copies))
+    trace = loop.run(PoolDriver(check.engine, loop), states_at=(frames,))
     for first in range(0, copies * rows, rows):
         yield from check.everything(trace.of_rows(slice(first, first + rows)))
 

@@ -1,6 +1,6 @@
 """What a closed loop drives: a pure step, a stream of an engine, streams of a pool."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,12 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.layout import Call, canonical_frames, graph_inputs
 from rnn_export.runtime.engine import Engine
+from rnn_export.runtime.replay.closed_loop import ClosedLoop
 from rnn_export.runtime.stream import Stream
 from rnn_export.spec import StreamSpec
+
+# Frames that streams of a pool are apart, and one more.
+APART = 3
 
 
 class StepDriver:
@@ -61,20 +65,34 @@ class FrameDriver(RunDriver):
 
 
 class PoolDriver:
-    """As many streams of a pool as there are rows, in another order at each round."""
+    """As many streams of a pool as there are rows, in another order at each round, and not all at the same frame.
+
+    All of `loop` is stepped at once, and told step by step.
+    """
 
     leaves_out_delay = False
 
-    def __init__(self, engine: Engine, rows: int) -> None:
-        self._pool, self._turn = engine.pool(rows), 0
-        self._ids = np.array([self._pool.open() for _ in range(rows)])
+    def __init__(self, engine: Engine, loop: ClosedLoop) -> None:
+        self._pool = engine.pool(loop.rows)
+        self._ids = np.array([self._pool.open() for _ in range(loop.rows)])
+        self._told = self._rounds(loop)
+
+    def _rounds(self, loop: ClosedLoop) -> Iterator[dict[str, Array]]:
+        """Outputs (rows, frames, ...) of each step; two of three streams begin a round or two after the others."""
+        spec, pieces = self._pool.spec, [without_time(loop.spec, piece) for _, _, piece in loop.pieces()]
+        late, found = np.arange(loop.rows) % APART, [dict[str, Array]() for _ in pieces]
+        for turn in range(len(pieces) + APART - 1):
+            at = turn - late
+            order = np.roll(np.flatnonzero((at >= 0) & (at < len(pieces))), turn)
+            frame = {name: np.stack([pieces[at[r]][name][r] for r in order]) for name in pieces[0]}
+            given = _by_name(spec, self._pool.step(self._ids[order], only_value(frame)))
+            for name, values in given.items():
+                for row, value in zip(order, values, strict=True):
+                    found[at[row]].setdefault(name, np.empty((loop.rows, *value.shape), value.dtype))[row] = value
+        return iter(found)
 
     def step(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        spec, order = self._pool.spec, np.roll(np.arange(len(self._ids)), self._turn)
-        self._turn += 1
-        frame = {name: a[order] for name, a in without_time(spec, inputs).items()}
-        outputs = _by_name(spec, self._pool.step(self._ids[order], only_value(frame)))
-        return with_time(spec, {name: values[np.argsort(order)] for name, values in outputs.items()})
+        return with_time(self._pool.spec, next(self._told))
 
     def states(self) -> dict[str, Array]:
         rows = [self._pool.states(stream) for stream in self._ids]

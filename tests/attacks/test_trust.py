@@ -315,4 +315,4 @@ def test_triton_names_the_code_that_is_trusted_and_the_server_runs_no_other(
 
 def test_every_command_that_runs_a_bundle_can_be_told_to_trust_it() -> None:
     able = {name for name in COMMANDS if "--trust" in invoke(name, "--help").stdout}
-    assert able == {"run", "verify", "bench", "triton", "build", "serve-web"}
+    assert able == {"run", "verify", "bench", "triton", "build", "serve-web", "loadtest"}

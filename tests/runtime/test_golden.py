@@ -18,7 +18,24 @@ from rnn_export.runtime.replay.drift import ParityReport, drift
 from rnn_export.runtime.replay.golden import CHECKPOINTS, Golden
 from rnn_export.spec import StreamSpec
 
-from .graphs import CHUNKED, DELAYED, DELAYED_CHUNKED, MIXED, SUM, TABLE, TIMED, TOKENS, TWINS, Model, frames
+from .graphs import (
+    CHUNKED,
+    DELAYED,
+    DELAYED_CHUNKED,
+    MIXED,
+    SUM,
+    TABLE,
+    TIMED,
+    TOKENS,
+    TWINS,
+    H,
+    Model,
+    X,
+    Y,
+    frames,
+    spec,
+    state,
+)
 
 EXACT = Tolerance(1e-6, 1e-6)
 CHECKS = ["step", "sequence", "chunked", "reset", "snapshot", "batch-invariance", "pool"]
@@ -529,3 +546,20 @@ def test_trials_that_do_not_fit_the_contract(tmp_path, changes, message):
     path = TIMED.write(tmp_path / "m.rnnx", **{"golden.npz": golden.to_npz()})
     with pytest.raises(BundleError, match=re.escape(message)):
         Golden.from_arrays(open_bundle(path).arrays("golden.npz"), TIMED.spec)
+
+
+def test_streams_of_a_pool_are_not_all_at_the_same_frame():
+    """A step that takes the count of one stream for that of all is right as long as they go side by side."""
+    counted = [
+        ("Gather", ["n", "[0]"], ["of the first"], {"axis": 0}),
+        ("Mul", ["x", "of the first"], ["weighed"], {}),
+        ("Add", ["h", "weighed"], ["y"], {}),
+        ("Identity", ["y"], ["h.next"], {}),
+        ("Add", ["n", "one"], ["n.next"], {}),
+    ]
+    model = Model(spec("counted", [X], [Y], [H, state("n", 1)]), counted, constants={"one": np.float32(1)})
+    x, at = frames(2, 8, 3), np.arange(1, 9)
+    sums = (x * np.arange(8, dtype=np.float32)[:, None]).cumsum(1)
+    count = np.broadcast_to(at.astype(np.float32)[:, None], (2, 8, 1))
+    report = replay_golden(engine_of(model), Golden({"x": x}, {"y": sums}, {"h": sums, "n": count}, at, EXACT))
+    assert {d.check for d in report.drifts if d.step is not None} == {"pool"}
