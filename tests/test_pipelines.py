@@ -1,4 +1,4 @@
-"""Whole pipelines of `scripts/pipelines`, in small: exported, streamed in C and on ONNX Runtime, equal to the whole."""
+"""Whole pipelines of `scripts/pipelines` and of two examples, in small: exported, streamed in C and on ONNX Runtime, equal to the whole."""
 
 import re
 import sys
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
 # By name: sizes, seconds of sound, frames that come out, delay and tail.
 SMALL = {
     "keywords": ({"hidden": 6}, 16000, 97, 480, 1),
@@ -28,7 +29,7 @@ def run():
 
     yield run
     for name in set(sys.modules) - before:
-        if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
+        if str(getattr(sys.modules[name], "__file__", "")).startswith((f"{SCRIPTS}/", f"{ROOT}/examples/")):
             del sys.modules[name]
     for place in places:
         sys.path.remove(place)
@@ -71,9 +72,9 @@ def test_a_name_that_is_none_is_refused(run, monkeypatch, capsys):
 def test_training_makes_the_denoiser_better_and_it_is_drawn(run, tmp_path):
     pytest.importorskip("matplotlib")
     torch.manual_seed(0)
-    net = sys.modules["training"].Denoiser(128, 64, 12)
-    clean, noisy = sys.modules["training"].noisy_clip()
-    np.testing.assert_allclose(sys.modules["training"].decibels(clean, noisy), 5, atol=1e-3)
+    net = run.denoiser.Denoiser(128, 64, 12)
+    clean, noisy = run.denoiser.noisy_clip()
+    np.testing.assert_allclose(run.decibels(clean, noisy), 5, atol=1e-3)
     run.PIPELINES["denoiser"].train(net, 30)
     with torch.no_grad():
         denoised = net(noisy[None])[0].numpy()
@@ -84,12 +85,11 @@ def test_training_makes_the_denoiser_better_and_it_is_drawn(run, tmp_path):
 
 
 def test_words_are_where_they_are_said_to_be(run):
-    training = sys.modules["training"]
-    sound, words = training.spoken(4)
+    sound, words = run.keywords.spoken(4)
     assert len(words) == 4
     assert max(end for end, _ in words) < len(sound)
     scores = torch.zeros(len(sound) // 160, 4)
     for end, number in words:
         scores[end // 160 : end // 160 + 25, number] = 5
-    assert training.words_right(scores, words) == 4
-    assert training.words_right(-scores, words) == 0
+    assert run.keywords.words_right(scores, words) == 4
+    assert run.keywords.words_right(-scores, words) == 0
