@@ -1,4 +1,4 @@
-"""Whole pipelines of `scripts/pipelines` and of two examples, in small: exported, streamed in C and on ONNX Runtime, equal to the whole."""
+"""Whole pipelines, two of them examples, in small: exported, streamed in C and on ONNX Runtime, equal to the whole."""
 
 import re
 import sys
