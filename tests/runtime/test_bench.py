@@ -42,7 +42,7 @@ def test_calls_that_the_clock_is_too_slow_for_are_timed_together(call, group):
 def test_a_stopwatch_steps_on_the_frames_in_order_and_resets_before_each_block(monkeypatch):
     seen: list[object] = []
     toy = subject(lambda x, out: seen.append((x, out)), ["a", "b", "c"], out="y", reset=lambda: seen.append("reset"))
-    monkeypatch.setattr(timing, "_pilot", lambda subject: 1e12)
+    monkeypatch.setattr(timing, "pilot", lambda subject: 1e12)
     watch = Stopwatch(toy, 1.0, steps=100)
     assert (watch.group, len(watch.pieces)) == (1, 2)
     watch.block()
@@ -60,7 +60,7 @@ def test_a_stopwatch_waits_for_the_delay():
 
 
 def test_short_calls_share_a_sample_and_the_clock_is_taken_off(monkeypatch):
-    monkeypatch.setattr(timing, "_pilot", lambda subject: 10.0)
+    monkeypatch.setattr(timing, "pilot", lambda subject: 10.0)
     monkeypatch.setattr(timing, "_empty", lambda pieces: [50, 60, 50])
     watch = Stopwatch(subject(lambda x: None, [0]), 1.0, steps=1)
     assert watch.group == 50
@@ -73,7 +73,7 @@ def test_no_call_looks_faster_than_it_is():
 
 
 def test_seconds_limit_the_samples(monkeypatch):
-    monkeypatch.setattr(timing, "_pilot", lambda subject: 1e6)
+    monkeypatch.setattr(timing, "pilot", lambda subject: 1e6)
     assert len(Stopwatch(subject(lambda x: None, [0]), 2.0).pieces) * timing.ROUNDS == 2000
     assert len(Stopwatch(subject(lambda x: None, [0]), 1e9).pieces) * timing.ROUNDS == timing.SAMPLES
 
