@@ -76,7 +76,7 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
-    if not best and layers and not (probe.model.declared or search.outputs_follow_states()):
+    if not best and layers and not (probe.model.declared or search.has_memory()):
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
             f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is "
@@ -128,15 +128,23 @@ class TimeSearch:
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
 
-    def outputs_follow_states(self) -> bool:
-        """Whether other states gave other outputs; a count of calls, which none of them reads, is no memory."""
+    def has_memory(self) -> bool:
+        """Whether other states gave other outputs, or a next state follows from inputs and states.
+
+        A count of calls, which no output reads, is no memory; and an output may be a choice that few states change.
+        """
         none, first = (None,) * len(self.rows.inputs), len(self.rows.inputs)
         here, there = (self._draw(none, 1) for _ in range(2))
-        given = [self._run(here), self._run([*here[:first], *there[first:]])]
-        outputs = len(self.probe.model.outputs)
-        if given[0] is None or given[1] is None:
+        mixed = here, [*here[:first], *there[first:]], [*there[:first], *here[first:]]
+        given = [results for tensors in mixed if (results := self._run(tensors)) is not None]
+        if len(given) < len(mixed):
             return bool(self.rows.states)
-        return any(not same(a, b, INDEPENDENCE) for a, b in zip(given[0][:outputs], given[1][:outputs], strict=True))
+        of_states, of_inputs = (
+            [not same(a, b, INDEPENDENCE) for a, b in zip(given[0], g, strict=True)] for g in given[1:]
+        )
+        outputs = len(self.probe.model.outputs)
+        remembered = (a and b for a, b in zip(of_states[outputs:], of_inputs[outputs:], strict=True))
+        return any(of_states[:outputs]) or any(remembered)
 
     def loops(self, candidates: Sequence[TimeCandidate]) -> bool:
         """Whether the model calls more operators for more frames, as a loop of its own over them does."""

@@ -262,3 +262,21 @@ def test_exponentials_that_overflow_are_not_taken(function):
     assert raw is not None
     got = ort.InferenceSession(raw).run(None, {"x": FAR.numpy()})[0]
     np.testing.assert_allclose(got, function(None, FAR).numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_choice_that_few_states_change_is_of_a_memory_all_the_same():
+    """As a policy with discrete actions, of which noise finds one: the next state follows from input and state."""
+
+    class Policy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(4, 8), nn.Linear(8, 3)
+            self.head.bias.data[1] = 100
+            self.register_buffer("h", torch.zeros(1, 1, 8))
+            self.register_buffer("c", torch.zeros(1, 1, 8))
+
+        def forward(self, x):  # (B, 4)
+            y, (self.h, self.c) = self.lstm(x[None], (self.h, self.c))
+            return self.head(y[0]).argmax(-1)
+
+    assert {s.name for s in lift(Policy().eval(), (torch.randn(1, 4),)).spec.states} == {"h", "c"}
