@@ -26,7 +26,7 @@ from .survey import EXACT, REFUSED, REFUSED_FALSELY, WRONG, Verdict, judge, surv
 from .truth import TOLERANCE, Truth
 
 DRAWN, PLANTED = 25, 8
-# What is refused falsely, by the number that draws it, and why.
+# What is refused falsely, by the number that draws it, and why; not run, for that takes minutes.
 REFUSED_STILL = {14: "a loop of Python's behind an interpolation over time: of a fixed length that is one operator"}
 
 pytestmark = [
@@ -44,7 +44,7 @@ def quick():
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(n, marks=pytest.mark.xfail(reason=REFUSED_STILL[n], strict=True) if n in REFUSED_STILL else ())
+        pytest.param(n, marks=pytest.mark.xfail(reason=REFUSED_STILL[n], run=False) if n in REFUSED_STILL else ())
         for n in range(DRAWN)
     ],
 )
