@@ -74,19 +74,17 @@ class Ending:
         """How many steps give what is left of a sequence, `frames` of which were fed in whole steps."""
         return self.spec.closing_steps(frames + self.waiting) if frames + self.waiting else 0
 
-    def left(self, frames: int, outputs: Mapping[str, Array]) -> dict[str, Array | None]:
+    def left(self, frames: int, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """What is left of a sequence, `frames` of which were fed before, of its `last_outputs` (rows, frames, ...).
 
-        None of an output without a time axis: the last that a step gave stands.
+        Nothing of an output without a time axis: the last that a step gave stands.
         """
-        spec, found = self.spec, dict[str, Array | None]()
-        for tensor in spec.outputs:
-            if tensor.name not in outputs:
-                found[tensor.name] = None
-                continue
-            whole = frames + self.waiting
-            found[tensor.name] = outputs[tensor.name][:, spec.left_in_last_steps(tensor, whole) if whole else slice(0)]
-        return found
+        whole = frames + self.waiting
+        return {
+            t.name: outputs[t.name][:, self.spec.left_in_last_steps(t, whole) if whole else slice(0)]
+            for t in self.spec.outputs
+            if t.name in outputs
+        }
 
 
 def held_inputs(spec: StreamSpec, batch: int, held: Any) -> dict[str, Array]:

@@ -79,8 +79,8 @@ class Rounds:
     def left(self, ending: Ending, frames: int, outputs: Mapping[str, Array], row: int) -> Any:
         """What `Stream.finish` gives of one row, which was fed `frames` in whole steps."""
         left = ending.left(frames, {name: a[row : row + 1] for name, a in outputs.items()})
-        values = {name: None if a is None else a[0].copy() for name, a in left.items()}
-        return values if len(values) > 1 else next(iter(values.values()))
+        values = {name: a[0].copy() for name, a in left.items()}
+        return values if len(ending.spec.outputs) > 1 else next(iter(values.values()), None)
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
         if not isinstance(x, Mapping):

@@ -173,15 +173,15 @@ class Stream(Uncopied, Generic[Y]):
     @overload
     def finish(self: Stream[Array], held: Frames | None = None) -> Array: ...
     @overload
-    def finish(self: Stream[dict[str, Array]], held: Frames | None = None) -> dict[str, Array | None]: ...
+    def finish(self: Stream[dict[str, Array]], held: Frames | None = None) -> dict[str, Array]: ...
     @overload
-    def finish(self, held: Frames | None = None) -> Array | dict[str, Array | None]: ...
+    def finish(self, held: Frames | None = None) -> Array | dict[str, Array]: ...
     def finish(self, held: Any = None) -> Any:
         """End the sequence: the frames of every output that only its end gives, (frames, ...) or (batch, frames, ...).
 
         These are at most `spec.tail`, none where nothing was fed. What `run` and `step` gave, and these, are what the
-        model gives of the whole sequence. An output without a time axis is None: the last one stands. `held` are the
-        inputs without a time axis, where there are any. Nothing can be fed after that, until a `reset`.
+        model gives of the whole sequence. An output without a time axis is not among them: the last one stands. `held`
+        are the inputs without a time axis, where there are any. Nothing can be fed after that, until a `reset`.
         """
         with self._alone():
             before = self._get()
@@ -195,8 +195,8 @@ class Stream(Uncopied, Generic[Y]):
                 self._finish()
             self._set(Snapshot(before.frames, before.states, {}, ended=True))
             if self.batch == 1:
-                left = {name: None if a is None else a[0] for name, a in left.items()}
-            return left if len(left) > 1 else next(iter(left.values()))
+                left = {name: a[0] for name, a in left.items()}
+            return left if len(self.spec.outputs) > 1 else next(iter(left.values()), None)
 
     @property
     def states(self) -> dict[str, Array]:

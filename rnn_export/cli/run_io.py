@@ -35,10 +35,8 @@ def run_file(engine: Engine, source: str, output: Path | None, as_json: bool) ->
         held = {t.name: inputs[t.name] for t in engine.spec.inputs if not engine.spec.timed(t)}
         ended: Any = stream.finish(held or None)
         left = _by_name(engine, ended)
-        pairs = (
-            (name, a, left[name] if rows > 1 or left[name] is None else left[name][None]) for name, a in outputs.items()
-        )
-        outputs = {name: a if end is None else np.concatenate([a, end], 1) for name, a, end in pairs}
+        ends = {name: end if rows > 1 else end[None] for name, end in left.items() if end is not None}
+        outputs = {name: np.concatenate([a, ends[name]], 1) if name in ends else a for name, a in outputs.items()}
     seconds = time.perf_counter() - begin
     if rows == 1:
         outputs = {name: a[0] for name, a in outputs.items()}

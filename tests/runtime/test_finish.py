@@ -140,3 +140,13 @@ def test_a_batcher_ends_a_stream_whose_frames_were_taken():
             batcher.finish(stream)
         pieces = [y for y in (s.result(10) for s in submitted) if y is not None]
         close(np.concatenate([*pieces, batcher.finish(stream)]), want[0])
+
+
+def test_an_output_without_time_has_no_end(bundle):
+    """Of it the last stands: of a running sum and its last value, the end gives of neither."""
+    engine, x = load(bundle("fewer")), np.ones((8, 3), np.float32)
+    stream, pool = engine.stream(), engine.pool(2)
+    assert set(stream.run(x)) == {"y", "total"}
+    assert {name: a.shape for name, a in stream.finish().items()} == {"y": (0, 3)}
+    (left,) = pool.finish([pool.open()])
+    assert {name: a.shape for name, a in left.items()} == {"y": (0, 3)}
