@@ -87,6 +87,11 @@ class Ending:
         }
 
 
+def as_given(spec: StreamSpec, left: dict[str, Array]) -> Any:
+    """What is left as a caller gets it: by name where the model has several outputs, else the only one's, or None."""
+    return left if len(spec.outputs) > 1 else next(iter(left.values()), None)
+
+
 def held_inputs(spec: StreamSpec, batch: int, held: Any) -> dict[str, Array]:
     """The inputs without a time axis, (batch, ...), of what the caller of `finish` gave; raises StreamError."""
     tensors = [t for t in spec.inputs if not spec.timed(t)]

@@ -12,7 +12,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, canonical_frames, graph_inputs, graph_layout, late_rows
-from rnn_export.runtime.ending import Ending
+from rnn_export.runtime.ending import Ending, as_given
 from rnn_export.runtime.frame_io import as_array, check_out, check_values
 from rnn_export.spec import TIME, StreamSpec, TensorSpec
 
@@ -79,8 +79,7 @@ class Rounds:
     def left(self, ending: Ending, frames: int, outputs: Mapping[str, Array], row: int) -> Any:
         """What `Stream.finish` gives of one row, which was fed `frames` in whole steps."""
         left = ending.left(frames, {name: a[row : row + 1] for name, a in outputs.items()})
-        values = {name: a[0].copy() for name, a in left.items()}
-        return values if len(ending.spec.outputs) > 1 else next(iter(values.values()), None)
+        return as_given(ending.spec, {name: a[0].copy() for name, a in left.items()})
 
     def _by_name(self, x: Any) -> Mapping[str, Any]:
         if not isinstance(x, Mapping):

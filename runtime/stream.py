@@ -28,7 +28,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical
 from rnn_export.runtime.backends.api import Session
-from rnn_export.runtime.ending import Ended, Ending, Unfinished, held_inputs
+from rnn_export.runtime.ending import Ended, Ending, Unfinished, as_given, held_inputs
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import (
     FrameInput,
@@ -196,7 +196,7 @@ class Stream(Uncopied, Generic[Y]):
             self._set(Snapshot(before.frames, before.states, {}, ended=True))
             if self.batch == 1:
                 left = {name: a[0] for name, a in left.items()}
-            return left if len(self.spec.outputs) > 1 else next(iter(left.values()), None)
+            return as_given(self.spec, left)
 
     @property
     def states(self) -> dict[str, Array]:
