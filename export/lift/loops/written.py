@@ -36,6 +36,22 @@ class _Written:
     def has(self, start: int, end: int) -> bool:
         return all(i in self.frames for i in range(start, end))
 
+    def pieces(self, start: int, end: int, meta: dict[str, Any]) -> list[fx.Node]:
+        """The frames from `start` to `end`, at the graph's insertion point; those not written are filled alike.
+
+        `meta` is that of what they are frames of.
+        """
+        return [self.frames.get(i) or self._fill(meta) for i in range(start, end)]
+
+    def _fill(self, meta: dict[str, Any]) -> fx.Node:
+        given, at = args_of(self.base), FILLED[self.base.target]
+        one = [] if self.join is aten.stack.default else [1]
+        given[at] = [*given[at][: self.dim], *one, *given[at][self.dim + 1 :]]
+        new = self.base.graph.call_function(self.base.target, tuple(given), self.base.kwargs)
+        value = meta["val"].narrow(self.dim, 0, 1)
+        new.meta = {**meta, "val": value if one else value.squeeze(self.dim)}
+        return new
+
 
 def read_written_frames(graph: fx.Graph) -> None:
     """Let each reader of a tensor that was written frame by frame take what was written, or what was there before."""
@@ -43,7 +59,7 @@ def read_written_frames(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is aten.select.int and args_of(node)[0].target in FILLED:
             _fill_entry(node)
-        elif (found := _joined(node) or _written_by(node, written)) is not None:
+        elif (found := _filled(node) or _joined(node) or _written_by(node, written)) is not None:
             written[node] = found
             for user in list(node.users):
                 _read(graph, node, user, found)
@@ -63,6 +79,14 @@ def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written |
     if earlier is not None and (earlier.dim, earlier.join) == (dim, join):
         return _Written(earlier.base, dim, join, {**earlier.frames, start: frame})
     return _Written(source, dim, join, {start: frame})
+
+
+def _filled(node: fx.Node) -> _Written | None:
+    """What is written to, of which no frame is written yet."""
+    writes = [user for user in node.users if user.target in WRITES and user.args[0] is node]
+    if node.target not in FILLED or not writes:
+        return None
+    return _Written(node, args_of(writes[0])[2], WRITES[writes[0].target], {})
 
 
 def _joined(node: fx.Node) -> _Written | None:
@@ -127,9 +151,11 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
             start, end = args_of(user)[2], min(args_of(user)[3], size)
         if written.base is node and not piece:
             return
-        if not isinstance(end, int) or not isinstance(start, int) or start < 0 or not written.has(start, end):
+        if not isinstance(end, int) or not isinstance(start, int) or start < 0:
             return
-        joined = graph.call_function(written.join, ([frames[i] for i in range(start, end)], dim))
+        if not written.has(start, end) and not (piece and written.base.target in FILLED):
+            return
+        joined = graph.call_function(written.join, (written.pieces(start, end, node.meta), dim))
     joined.meta = dict((user if piece else node).meta)
     if piece:
         user.replace_all_uses_with(joined)
