@@ -11,6 +11,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import shape_of
+from rnn_export.export.targets.c.phases import SHARED_BYTES, Phase
 from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.names import C_TYPES, SIZES
@@ -27,9 +28,12 @@ class CodeBuilder:
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
+    With `by_team`, `phases` are the operators that a team of threads can share.
     """
 
-    def __init__(self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None, by_team: bool = False
+    ) -> None:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
@@ -42,7 +46,10 @@ class CodeBuilder:
         self.next_states: dict[str, ir.Value] = {}
         self.shifts: dict[str, Shift] = {}
         self.windows: dict[ir.Value, Shift] = {}
+        self.by_team, self.phases = by_team, list[Phase]()
         self._indent = 1
+        # The variables of the loops that are open.
+        self._loops: list[str] = []
         # Name, type, and where it lies in the scratch memory, or how many values it has outside of it.
         self._variables: list[tuple[str, str, Buffer | int]] = []
 
@@ -55,7 +62,9 @@ class CodeBuilder:
         first, rest, step = (count - 1, ">= 0", "--") if down else (0, f"< {count}", "++")
         self.emit(f"for (int {variable} = {first}; {variable} {rest}; {variable}{step}) {{")
         self._indent += 1
+        self._loops.append(variable)
         yield
+        self._loops.pop()
         self._indent -= 1
         self.emit("}")
 
@@ -65,6 +74,28 @@ class CodeBuilder:
             for variable, count in zip(variables, counts, strict=True):
                 stack.enter_context(self.loop(variable, count))
             yield
+
+    @contextmanager
+    def loop_of_blocks(self, blocks: int, nbytes: int, own: Sequence[CTensor]) -> Iterator[None]:
+        """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one."""
+        shared = self._begins_phase(blocks, nbytes)
+        start = len(self.statements) + 1
+        with self.loop("u", blocks):
+            yield
+        if shared:
+            self.phases.append(Phase(blocks, self.statements[start:-1], own))
+
+    def emit_of_blocks(self, line: str, blocks: int, nbytes: int, block: Sequence[str]) -> None:
+        """A line that computes all blocks of an operator, which reads `nbytes` of weights; `block` are those of one."""
+        if self._begins_phase(blocks, nbytes):
+            self.phases.append(Phase(blocks, block))
+        self.emit(line)
+
+    def _begins_phase(self, blocks: int, nbytes: int) -> bool:
+        if not self.by_team or nbytes < SHARED_BYTES or blocks < 2 or self._loops not in ([], ["t"]):
+            return False
+        self.emit(f"RNN_PHASE({len(self.phases)}, {blocks}, {self._loops[0] if self._loops else 0})")
+        return True
 
     def tensor_of(self, value: ir.Value) -> CTensor:
         """Where a value lies; its buffer is in use until now."""
@@ -160,6 +191,10 @@ class CodeBuilder:
                 "a step has float32, int64, int32 and bool."
             )
         return C_TYPES[value.dtype.numpy().name]
+
+    def variables(self) -> dict[str, str]:
+        """The types of all that was allocated, by name."""
+        return {name: c_type for name, c_type, _ in self._variables}
 
     def declarations(self) -> tuple[list[str], int]:
         """The variables, those used at different times in the same memory, and the bytes that all of them take."""

@@ -14,6 +14,7 @@ from rnn_export.export.graph.passes.module_paths import module_of
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
+from rnn_export.export.targets.c.phases import phase_values
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.compiler import FLAGS
@@ -47,7 +48,8 @@ def template_values(
     """
     declarations, stack = code.declarations()
     last = f"RNN_TOOK({len(code.written)})"
-    parts = [_block(declarations), *_timed(code), _block([*_write_results(spec, code, results), last])]
+    seen = ["RNN_SEEN"] * bool(code.phases)
+    parts = [_block([*declarations, *seen]), *_timed(code), _block([*_write_results(spec, code, results), last])]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
@@ -64,6 +66,8 @@ def template_values(
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
+    ports = list(_ports(spec, code))
+    port_types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
     return {
         "precision": code.precision,
         "version": __version__,
@@ -94,7 +98,8 @@ def template_values(
         "batch_weights": weights.batch_definitions(),
         "batch_reads_weights": weights.reads_file(batch_text),
         "batch_memoryless": not states and not weights.reads_file(batch_text),
-        **_port_values(list(_ports(spec, code))),
+        **phase_values(code, port_types),
+        **_port_values(ports),
     }
 
 

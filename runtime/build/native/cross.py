@@ -98,7 +98,9 @@ def _loaded(sources: _Sources, compiler: CrossCompiler) -> str:
     (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec), encoding="utf-8")
     parts = ["-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", library]
     needed = ["-Wl,--as-needed"] * (compiler.machine.system == "linux")
-    compiler.compile([*FLAGS, with_rows(sources.name), *link(compiler.machine.triple), *parts, *needed, "-lm"], folder)
+    triple = compiler.machine.triple
+    defines = [with_rows(sources.name), *with_team(sources.name, triple)]
+    compiler.compile([*FLAGS, *defines, *link(triple), *parts, *needed, "-lm"], folder)
     return library
 
 
