@@ -105,14 +105,9 @@ static void rnn_work(rnn_team *team, int me, uint32_t phase)
         __atomic_fetch_add(&team->done, done, __ATOMIC_RELEASE);
 }
 
-/* All blocks of an operator, by the team of a caller who holds it; in order by the caller where `team` is NULL. */
+/* All blocks of an operator, by the team of a caller who holds it. */
 static void rnn_phase(rnn_team *team, rnn_block *compute, const void *seen, int blocks, int t)
 {
-    if (!team) {
-        for (int block = 0; block < blocks; block++)
-            compute(seen, block, t);
-        return;
-    }
     const uint32_t phase = team->phase + 1;
     const int threads = team->threads;
     __atomic_store_n(&team->compute, compute, __ATOMIC_RELAXED);

@@ -78,7 +78,7 @@ $text
 
 //@end phases
 #define RNN_SEEN const name_seen seen = {state$seen_values};
-#define RNN_PHASE(number, blocks, t) rnn_phase(team, name_phase##number, &seen, blocks, t); if (0)
+#define RNN_PHASE(number, blocks, t) if (team) rnn_phase(team, name_phase##number, &seen, blocks, t); else
 
 static void name_step_by(rnn_team *team, name_state *state, $parameters)
 #else
