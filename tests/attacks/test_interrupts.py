@@ -33,7 +33,10 @@ def each(engine, request) -> int:
 
 @pytest.fixture(params=BACKENDS)
 def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
-    """The engine of "sum" or "chunked" by name on each backend; `team` is native by two threads, `ctypes` without the compiled step."""
+    """The engine of "sum" or "chunked" by name on each backend.
+
+    `team` is native by two threads, `ctypes` is native without the compiled step.
+    """
     kind, started = request.param, []
 
     def open_engine(name: str) -> Engine:

@@ -161,11 +161,12 @@ class Product:
             self.code.emit(whole)
             return
         full, rest = divmod(self.outputs, TILE)
-        block = [self._call(f"{y} + u * {TILE}", TILE, "u")]
+        tile = self._call(f"{y} + u * {TILE}", TILE, "u")
+        lines = [tile]
         if rest:
             last = self._call(f"{y} + {full * TILE}", rest, str(full))
-            block = [f"if (u < {full})", *(f"    {line}" for line in block), "else", f"    {last}"]
-        self.code.emit_of_blocks(whole, full + bool(rest), self.nbytes, block)
+            lines = [f"if (u < {full})", f"    {tile}", "else", f"    {last}"]
+        self.code.emit_of_blocks(whole, full + bool(rest), self.nbytes, lines)
 
     def _call(self, y: str, n: int, block: str) -> str:
         x, h, rows = self.x, self.h, self.rows

@@ -1,7 +1,7 @@
 """Phases: operators that a team of threads computes together, in blocks of outputs, where they read many weights.
 
-The text of a step has the line `RNN_PHASE(number, blocks, t)` before the statement or loop that computes such an operator. It
-is nothing, unless the step is compiled with -DNAME_THREADS: then it calls for each block the function written here.
+The text of a step has `RNN_PHASE(number, blocks, t)` before the statement or loop that computes such an operator. It is
+nothing, unless the step is compiled with -DNAME_THREADS: then a team calls for each block the function written here.
 """
 
 import re
@@ -24,7 +24,7 @@ _SEEN = re.compile(r"\b(?:in|out|t)\d+\b")
 
 @dataclass(frozen=True)
 class Phase:
-    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` is memory that each thread has apart."""
+    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` is what each thread has for itself."""
 
     blocks: int
     lines: Sequence[str]

@@ -133,11 +133,12 @@ def _lstm(code: CodeBuilder, step: Direction) -> None:
         code.emit(f"rnn_lstm({gates}, {units}, {rows}, {units}, {step.c}, {step.h_next});")
         return
     product = Product(code, _by_block(bias, 4), rows, _in_blocks(x, 4), _in_blocks(h, 4), block=4 * BLOCK)
-    gates = code.alloc("float", (rows, 4 * BLOCK))
-    with code.loop_of_blocks(units // BLOCK, product.nbytes, [gates]):
-        product.emit(gates.address, "u")
+    own = [code.alloc("float", (rows, 4 * BLOCK))]
+    gates = own[0].address
+    with code.loop_of_blocks(units // BLOCK, product.nbytes, own):
+        product.emit(gates, "u")
         c, h_next = (f"{address} + u * {BLOCK}" for address in (step.c, step.h_next))
-        code.emit(f"rnn_lstm({gates.address}, {BLOCK}, {rows}, {units}, {c}, {h_next});")
+        code.emit(f"rnn_lstm({gates}, {BLOCK}, {rows}, {units}, {c}, {h_next});")
 
 
 def _gru(code: CodeBuilder, step: Direction) -> None:
@@ -155,12 +156,13 @@ def _gru(code: CodeBuilder, step: Direction) -> None:
         Product(code, _by_block(bias, 3), rows, _in_blocks(operand, 3), block=3 * BLOCK)
         for operand, bias in ((x, step.Wb), (h, step.Rb))
     ]
-    from_x, from_h = gates = [code.alloc("float", (rows, 3 * BLOCK)) for _ in products]
-    with code.loop_of_blocks(units // BLOCK, sum(product.nbytes for product in products), gates):
-        for product, y in zip(products, gates, strict=True):
-            product.emit(y.address, "u")
+    own = [code.alloc("float", (rows, 3 * BLOCK)) for _ in products]
+    from_x, from_h = (tensor.address for tensor in own)
+    with code.loop_of_blocks(units // BLOCK, sum(product.nbytes for product in products), own):
+        for product, y in zip(products, (from_x, from_h), strict=True):
+            product.emit(y, "u")
         h_before, h_next = (f"{address} + u * {BLOCK}" for address in (step.h, step.h_next))
-        code.emit(f"rnn_gru({from_x.address}, {from_h.address}, {BLOCK}, {rows}, {units}, {h_before}, {h_next});")
+        code.emit(f"rnn_gru({from_x}, {from_h}, {BLOCK}, {rows}, {units}, {h_before}, {h_next});")
 
 
 def _gru_reset_before_product(code: CodeBuilder, step: Direction) -> None:

@@ -34,7 +34,8 @@ def compile_native(
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
     Python is made where its headers are here, or as `extension` says. With `profile` the operators of a step are timed,
-    which one thread computes. Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first error, and BackendUnavailable where there is none.
+    which one thread computes. Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first
+    error, and BackendUnavailable where there is none.
     """
     compiler = compiler or find_compiler()
     headers = python_headers() if extension is None or extension else None

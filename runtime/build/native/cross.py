@@ -14,7 +14,7 @@ from rnn_export.runtime.backends.native.cpu import features, library_name
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.compiler import FLAGS, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
-from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link
+from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link, with_team
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
 from rnn_export.spec import StreamSpec
