@@ -8,13 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import dedent, indent
-from typing import TYPE_CHECKING
 
 from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.template import Values
-
-if TYPE_CHECKING:
-    from rnn_export.export.targets.c.code_builder import CodeBuilder
 
 # Bytes of weights from which on the blocks of an operator are worth a team, which takes about 0.3 µs to come together.
 SHARED_BYTES = 512 * 2**10
@@ -34,33 +31,33 @@ class Phase:
     def text(self) -> str:
         return dedent("\n".join(self.lines))
 
-    @property
-    def seen(self) -> list[str]:
+    def seen(self, weights: Weights) -> list[str]:
         """Names of what it finds in the step, beside the state."""
-        return sorted(set(_SEEN.findall(self.text)) - {tensor.address for tensor in self.own})
+        names = sorted(set(_SEEN.findall(self.text)) - {tensor.address for tensor in self.own})
+        return [*names, *["weights"] * weights.reads_file(self.text)]
 
 
-def phase_values(code: "CodeBuilder", port_types: Mapping[str, str]) -> Values:
-    """For the template of a step; `port_types` are the types of inputs and outputs by their name there."""
-    types = {**port_types} | {name: f"{c_type} *" for name, c_type in code.variables().items()}
-    reads_weights = any(code.weights.reads_file(phase.text) for phase in code.phases)
-    names = sorted({name for phase in code.phases for name in phase.seen})
-    if reads_weights:
-        names, types = [*names, "weights"], {**types, "weights": "const char *"}
+def phase_values(phases: Sequence[Phase], types: Mapping[str, str], weights: Weights) -> Values:
+    """For the template of a step; `types` are those of its inputs, outputs and tensors, by name."""
+    types = {**types, "weights": "const char *"}
+    names = sorted({name for phase in phases for name in phase.seen(weights)})
     return {
         "phases": [
-            {"number": number, "declarations": _declarations(code, phase, types), "text": indent(phase.text, "    ")}
-            for number, phase in enumerate(code.phases)
+            {
+                "number": number,
+                "declarations": _declarations(phase, types, weights),
+                "text": indent(phase.text, "    "),
+            }
+            for number, phase in enumerate(phases)
         ],
-        "is_shared": bool(code.phases),
+        "is_shared": bool(phases),
         "seen_members": "\n".join(f"    {types[name]}const {name};" for name in names),
         "seen_values": "".join(f", {name}" for name in names),
         "shared_kib": SHARED_BYTES // 1024,
     }
 
 
-def _declarations(code: "CodeBuilder", phase: Phase, types: Mapping[str, str]) -> str:
-    names = [*phase.seen, *["weights"] * code.weights.reads_file(phase.text)]
-    lines = [f"{types[name]}const {name} = seen->{name};" for name in names]
+def _declarations(phase: Phase, types: Mapping[str, str], weights: Weights) -> str:
+    lines = [f"{types[name]}const {name} = seen->{name};" for name in phase.seen(weights)]
     lines += [f"RNN_ALIGNED {tensor.c_type} {tensor.address}[{tensor.size}];" for tensor in phase.own]
     return indent("\n".join(lines), "    ")

@@ -67,7 +67,8 @@ def template_values(
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
     ports = list(_ports(spec, code))
-    port_types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
+    types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
+    types |= {name: f"{c_type} *" for name, c_type in code.variables().items()}
     return {
         "precision": code.precision,
         "version": __version__,
@@ -98,7 +99,7 @@ def template_values(
         "batch_weights": weights.batch_definitions(),
         "batch_reads_weights": weights.reads_file(batch_text),
         "batch_memoryless": not states and not weights.reads_file(batch_text),
-        **phase_values(code, port_types),
+        **phase_values(code.phases, types, weights),
         **_port_values(ports),
     }
 

@@ -26,11 +26,13 @@ from rnn_export.runtime.backends.native import backend
 from rnn_export.runtime.backends.native import team as team_module
 from rnn_export.runtime.backends.native.team import Team, has_teams, usable_cores
 
+from ..runtime import conftest  # noqa: TID252
+from ..runtime.graphs import SUM, frames  # noqa: TID252
+from ..runtime.native_toys import by_hand, draft  # noqa: TID252
+from ..runtime.team_toys import by_team  # noqa: TID252
 from ..zoo import store  # noqa: TID252
-from .graphs import SUM, frames
-from .native_toys import by_hand, draft
-from .team_toys import by_team
 
+native_bundle, team_bundle = conftest.native_bundle, conftest.team_bundle
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a team of two needs two cores")
 TASKS = "/proc/self/task"
 ONE = np.ones(3, np.float32)
