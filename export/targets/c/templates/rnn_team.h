@@ -50,6 +50,7 @@ typedef struct rnn_team {
     rnn_block *compute;
     const void *seen;
     RNN_LINE uint32_t done;
+    /* Whether anybody sleeps, or is about to. */
     RNN_LINE uint32_t asleep, ended;
     /* Twice the forks that this process comes from, and 1 where a step is under way. */
     uint32_t held, begun;
@@ -122,7 +123,8 @@ static void rnn_phase(rnn_team *team, rnn_block *compute, const void *seen, int 
         __atomic_store_n(&team->mates[i].left, (uint64_t)phase << 32 | first << 16 | end, __ATOMIC_RELAXED);
     }
     __atomic_store_n(&team->phase, phase, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST))
+    /* Once: who is awake again may have no core yet. */
+    if (__atomic_load_n(&team->asleep, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&team->asleep, 0, __ATOMIC_SEQ_CST))
         syscall(SYS_futex, &team->phase, FUTEX_WAKE_PRIVATE, RNN_MATES, NULL, NULL, 0);
     rnn_work(team, 0, phase);
     for (int tries = 0; __atomic_load_n(&team->done, __ATOMIC_ACQUIRE) != (uint32_t)blocks; tries++) {
@@ -150,10 +152,9 @@ static uint32_t rnn_next(rnn_team *team, uint32_t before)
         since = since ? since : now;
         if (now - since < RNN_AWAKE_NS)
             continue;
-        __atomic_fetch_add(&team->asleep, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&team->phase, __ATOMIC_SEQ_CST) == before)
+        __atomic_store_n(&team->asleep, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&team->phase, __ATOMIC_SEQ_CST) == before)
             syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, before, NULL, NULL, 0);
-        __atomic_fetch_sub(&team->asleep, 1, __ATOMIC_SEQ_CST);
     }
 }
 
