@@ -119,15 +119,17 @@ def test_the_code_without_is_as_if_nobody_had_thought_of_threads(shared, tmp_pat
         ("gcc", (*FAST, "-march=native", "-DFORKS", "-DSTEPS=500")),
         ("clang", ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DFORKS", "-DSTEPS=10")),
         ("gcc", ("-O1", "-g", "-fsanitize=thread", "-DSTEPS=100")),
+        ("aarch64-linux-gnu-gcc", (*FAST, "-static", "-DFORKS", "-DSTEPS=20")),
     ],
-    ids=["fast", "memory", "races"],
+    ids=["fast", "memory", "races", "arm"],
 )
 def test_callers_that_share_a_team(compiler, flags, shared, tmp_path):
-    need(compiler)
+    emulator = ["qemu-aarch64"] * compiler.startswith("aarch64")
+    need(compiler, *emulator)
     files, spec = shared
     lay_out({**files, "user.c": main_of(MAIN, spec)}, tmp_path)
     run([compiler, *flags, "-DNET_THREADS", "net.c", "user.c", "-o", "user", "-pthread", "-lm"], tmp_path)
-    assert run(["./user"], tmp_path) == "same\n"
+    assert run([*emulator, "./user"], tmp_path) == "same\n"
 
 
 def test_a_step_of_few_weights_has_no_team():
