@@ -117,8 +117,8 @@ class Operand:
 class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
-    `block` is their number, a multiple of 16 up to `TILE`. With `wide`, x keeps 16 bits in int8: what a convolution
-    reads is of many channels, some of them quiet.
+    `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits in
+    int8: what a convolution reads is of many channels, some of them quiet.
     """
 
     def __init__(
@@ -159,7 +159,8 @@ class Product:
             rest = f"{x.k}, {x.k if self.wide else h.k}, {int(self.wide)}, {self.scales}, {y}"
             self.code.emit(f"rnn_dense_i8({names}, {n}, {rows}, {self.quantized}, {rest});")
         else:
-            function = {"fp32": "rnn_dense_f32", "bf16": "rnn_dense_bf16"}[self.code.precision]
+            whole = "rnn_dense_block_f32" if self.block else "rnn_dense_f32"
+            function = {"fp32": whole, "bf16": "rnn_dense_bf16"}[self.code.precision]
             operands = f"{x.address}, {x.k}, {x.row_stride}, {h.address}, {h.k}"
             self.code.emit(f"{function}({names}, {n}, {rows}, {operands}, {y});")
 
@@ -203,7 +204,7 @@ MATRICES = {"fp32": _fp32, "bf16": _bf16, "int8": _int8}
 def _tiles(matrices: list[Array], width: int) -> Array:
     """Tile after tile, in each the columns of one matrix after those of the other."""
     joined = np.concatenate(matrices, 1)
-    return np.concatenate([tiled_matrix(joined[i : i + width]) for i in range(0, len(joined), width)])
+    return np.concatenate([tiled_matrix(joined[i : i + width], width) for i in range(0, len(joined), width)])
 
 
 def bf16_words(matrix: Array) -> Array:

@@ -115,14 +115,19 @@ def _last_state(code: CodeBuilder, node: ir.Node, y: CTensor, directions: tuple[
         code.emit(f"memcpy({last.address} + {d * size}, {y.address} + {start}, {size} * sizeof(float));")
 
 
-def _by_block(array: Array, gates: int) -> Array:
+def _by_block(array: Array, gates: int, block: int) -> Array:
     """(gates * units, ...) with all gates of a block of units together, then those of the next."""
-    blocks = array.reshape(gates, -1, BLOCK, *array.shape[1:]).swapaxes(0, 1)
+    blocks = array.reshape(gates, -1, block, *array.shape[1:]).swapaxes(0, 1)
     return np.ascontiguousarray(blocks.reshape(array.shape))
 
 
-def _in_blocks(operand: Operand, gates: int) -> Operand:
-    return replace(operand, matrix=_by_block(operand.matrix, gates))
+def _in_blocks(operand: Operand, gates: int, block: int) -> Operand:
+    return replace(operand, matrix=_by_block(operand.matrix, gates, block))
+
+
+def _block(code: CodeBuilder, units: int) -> int:
+    """Units of a block: all of a layer of two blocks, whose functions are then computed beside each other."""
+    return units if code.precision == "fp32" and units == 2 * BLOCK else BLOCK
 
 
 def _lstm(code: CodeBuilder, step: Direction) -> None:
@@ -132,12 +137,14 @@ def _lstm(code: CodeBuilder, step: Direction) -> None:
         Product(code, bias, rows, x, h).emit(gates)
         code.emit(f"rnn_lstm({gates}, {units}, {rows}, {units}, {step.c}, {step.h_next});")
         return
-    product = Product(code, _by_block(bias, 4), rows, _in_blocks(x, 4), _in_blocks(h, 4), block=4 * BLOCK)
-    gates = code.alloc("float", (rows, 4 * BLOCK)).address
-    with code.loop("u", units // BLOCK):
+    block = _block(code, units)
+    x, h = _in_blocks(x, 4, block), _in_blocks(h, 4, block)
+    product = Product(code, _by_block(bias, 4, block), rows, x, h, block=4 * block)
+    gates = code.alloc("float", (rows, 4 * block)).address
+    with code.loop("u", units // block):
         product.emit(gates, "u")
-        c, h_next = (f"{address} + u * {BLOCK}" for address in (step.c, step.h_next))
-        code.emit(f"rnn_lstm({gates}, {BLOCK}, {rows}, {units}, {c}, {h_next});")
+        c, h_next = (f"{address} + u * {block}" for address in (step.c, step.h_next))
+        code.emit(f"rnn_lstm({gates}, {block}, {rows}, {units}, {c}, {h_next});")
 
 
 def _gru(code: CodeBuilder, step: Direction) -> None:
@@ -151,16 +158,17 @@ def _gru(code: CodeBuilder, step: Direction) -> None:
         Product(code, step.Rb, rows, h).emit(from_h)
         code.emit(f"rnn_gru({from_x}, {from_h}, {units}, {rows}, {units}, {step.h}, {step.h_next});")
         return
+    block = _block(code, units)
     products = [
-        Product(code, _by_block(bias, 3), rows, _in_blocks(operand, 3), block=3 * BLOCK)
+        Product(code, _by_block(bias, 3, block), rows, _in_blocks(operand, 3, block), block=3 * block)
         for operand, bias in ((x, step.Wb), (h, step.Rb))
     ]
-    from_x, from_h = (code.alloc("float", (rows, 3 * BLOCK)).address for _ in products)
-    with code.loop("u", units // BLOCK):
+    from_x, from_h = (code.alloc("float", (rows, 3 * block)).address for _ in products)
+    with code.loop("u", units // block):
         for product, y in zip(products, (from_x, from_h), strict=True):
             product.emit(y, "u")
-        h_before, h_next = (f"{address} + u * {BLOCK}" for address in (step.h, step.h_next))
-        code.emit(f"rnn_gru({from_x}, {from_h}, {BLOCK}, {rows}, {units}, {h_before}, {h_next});")
+        h_before, h_next = (f"{address} + u * {block}" for address in (step.h, step.h_next))
+        code.emit(f"rnn_gru({from_x}, {from_h}, {block}, {rows}, {units}, {h_before}, {h_next});")
 
 
 def _gru_reset_before_product(code: CodeBuilder, step: Direction) -> None:
