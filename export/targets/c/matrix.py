@@ -117,8 +117,8 @@ class Operand:
 class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
-    `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits in
-    int8: what a convolution reads is of many channels, some of them quiet.
+    `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits
+    in int8: what a convolution reads is of many channels, some of them quiet.
     """
 
     def __init__(

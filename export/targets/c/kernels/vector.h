@@ -95,19 +95,39 @@ RNN_INLINE rnn_v rnn_load(const float *p) { return *p; }
 RNN_INLINE void rnn_store(float *p, rnn_v a) { *p = a; }
 #endif
 
-/* The first m of the lanes; the others are zero. */
+/* The first m of the lanes; the others are zero. By way of the stack it would wait for several writes to become one. */
 RNN_INLINE rnn_v rnn_load_part(const float *p, int m)
 {
-    rnn_v a = rnn_all(0.0f);
     if (m == RNN_LANES)
         return rnn_load(p);
+#if defined(__AVX512F__) && RNN_LANES == 16
+    if (m == 8)
+        return (rnn_v)_mm512_zextps256_ps512(_mm256_loadu_ps(p));
+    if (m == 4)
+        return (rnn_v)_mm512_zextps128_ps512(_mm_loadu_ps(p));
+    return (rnn_v)_mm512_maskz_loadu_ps((__mmask16)((1u << m) - 1u), p);
+#elif defined(__AVX__) && RNN_LANES == 8
+    const rnn_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    if (m == 4)
+        return (rnn_v)_mm256_zextps128_ps256(_mm_loadu_ps(p));
+    return (rnn_v)_mm256_maskload_ps(p, (__m256i)(lane < m));
+#elif RNN_LANES == 4
+    const rnn_v part = {p[0], m > 1 ? p[1] : 0.0f, m > 2 ? p[2] : 0.0f, 0.0f};
+    return part;
+#else
+    rnn_v a = rnn_all(0.0f);
     memcpy(&a, p, 4 * (size_t)m);
     return a;
+#endif
 }
 RNN_INLINE void rnn_store_part(float *p, rnn_v a, int m)
 {
     if (m == RNN_LANES)
         rnn_store(p, a);
+#if defined(__AVX512F__) && RNN_LANES == 16
+    else if (m == 8)
+        _mm256_storeu_ps(p, _mm512_castps512_ps256((__m512)a));
+#endif
     else
         memcpy(p, &a, 4 * (size_t)m);
 }
