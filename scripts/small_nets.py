@@ -75,7 +75,8 @@ def _rtneural(checkout: Path, net: Net, name: str, x: Array, y: Array, folder: s
     there = ctypes.CDLL(str(library))
     there.net_open.restype, there.net_open.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     there.net_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    rnn, head = net.rnn, net.head
+    rnn: Any = net.rnn
+    head: Any = net.head
     parts = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0, head.weight, head.bias)
     weights = np.concatenate([part.detach().numpy().reshape(-1) for part in parts])
     opened = there.net_open(weights.ctypes.data)

@@ -3,8 +3,8 @@
 Source of the equations and of the order of gates: the ONNX operator reference.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,9 @@ from rnn_export.export.targets.c.tensors import CTensor
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16
+# Bytes that the nearest cache of a CPU holds, and more than it may have of its own.
+NEAREST, FAR = 32 * 2**10, 512 * 2**10
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Direction:
     """One direction of a node: matrices (gates * units, values), biases (gates * units,), and addresses of rows.
 
     Rows lie without gaps: those of the input at `x`, the states before and after the frame at `h` and `h_next`, and
-    that of the LSTM's cells, which changes in place, at `c`.
+    that of the LSTM's cells, which changes in place, at `c`. The node has `frames` of them in a step.
     """
 
     node: ir.Node
@@ -38,6 +41,7 @@ class Direction:
     h: str
     h_next: str
     c: str
+    frames: int
 
     @property
     def units(self) -> int:
@@ -86,7 +90,7 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
             t, h = "t", f"(t == {frames - 1 if backward else 0} ? {h} : {before})"
         x_at, h_next = f"{x.address} + {t} * {rows * values}", f"{y.address} + {t} * {frame} + {offset}"
         c = "" if c_last is None else f"{c_last.address} + {offset}"
-        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c)
+        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c, frames)
         with code.loop("t", frames, down=backward) if frames > 1 else nullcontext():
             CELLS[node.op_type](code, direction)
     _last_state(code, node, y, directions)
@@ -130,6 +134,26 @@ def _block(code: CodeBuilder, units: int) -> int:
     return units if code.precision == "fp32" and units == 2 * BLOCK else BLOCK
 
 
+@contextmanager
+def _blocks(code: CodeBuilder, step: Direction, block: int) -> Iterator[None]:
+    """A loop over the blocks, `u`: from the first to the last, or to and fro where that finds weights in a cache.
+
+    What was read last is still there: a block that fits the nearest cache of a layer that does not, or as much of a
+    layer as the next cache holds. No result depends on which way it goes.
+    """
+    count, nbytes = step.units // block, BYTES[code.precision] * int(step.W.size + step.R.size)
+    ways = []
+    if count > 1 and (nbytes // count <= NEAREST < nbytes or nbytes > FAR):
+        ways = [code.turn()] * (step.frames % 2) + ["t"] * (step.frames > 1)
+    if not any(ways):
+        with code.loop("u", count):
+            yield
+        return
+    with code.loop("b", count):
+        code.emit(f"const int u = ({' ^ '.join(filter(None, ways))}) & 1 ? {count - 1} - b : b;")
+        yield
+
+
 def _lstm(code: CodeBuilder, step: Direction) -> None:
     units, rows, bias, x, h = step.units, step.rows, step.Wb + step.Rb, step.from_x(), step.from_h()
     if not step.in_blocks:
@@ -141,7 +165,7 @@ def _lstm(code: CodeBuilder, step: Direction) -> None:
     x, h = _in_blocks(x, 4, block), _in_blocks(h, 4, block)
     product = Product(code, _by_block(bias, 4, block), rows, x, h, block=4 * block)
     gates = code.alloc("float", (rows, 4 * block)).address
-    with code.loop("u", units // block):
+    with _blocks(code, step, block):
         product.emit(gates, "u")
         c, h_next = (f"{address} + u * {block}" for address in (step.c, step.h_next))
         code.emit(f"rnn_lstm({gates}, {block}, {rows}, {units}, {c}, {h_next});")
@@ -164,7 +188,7 @@ def _gru(code: CodeBuilder, step: Direction) -> None:
         for operand, bias in ((x, step.Wb), (h, step.Rb))
     ]
     from_x, from_h = (code.alloc("float", (rows, 3 * block)).address for _ in products)
-    with code.loop("u", units // block):
+    with _blocks(code, step, block):
         for product, y in zip(products, (from_x, from_h), strict=True):
             product.emit(y, "u")
         h_before, h_next = (f"{address} + u * {block}" for address in (step.h, step.h_next))

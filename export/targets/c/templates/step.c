@@ -37,6 +37,9 @@ void name_init(name_state *state, const void *given)
 {
     const char *const weights = (const char *)given;
 $init
+//@if turns
+    state->turn = 0;
+//@end turns
     state->weights = weights;
 }
 //@end weights_file
@@ -44,6 +47,9 @@ $init
 void name_init(name_state *state)
 {
 $init
+//@if turns
+    state->turn = 0;
+//@end turns
 }
 //@end weights_file
 
@@ -57,6 +63,9 @@ void name_step(name_state *state, $parameters)
     (void)state;
 //@end memoryless
 $step
+//@if turns
+    state->turn ^= 1;
+//@end turns
 }
 
 void name_run(name_state *state, $parameters, size_t steps)
