@@ -29,7 +29,8 @@ RNN_INLINE void rnn_sums_f32(rnn_v sum[4][RNN_ROWS][RNN_PASS / RNN_LANES], const
                              int rows, const float *from, int count, int row)
 {
     int k = 0;
-    for (; k + chains <= count; k += chains)
+    /* clang would write it out, which takes a quarter longer: instructions that have a weight's address in them are long. */
+    RNN_ROLLED for (; k + chains <= count; k += chains)
         RNN_UNROLL for (int c = 0; c < chains; c++)
             RNN_UNROLL for (int r = 0; r < rows; r++)
                 RNN_UNROLL for (int u = 0; u < vectors; u++)

@@ -16,12 +16,15 @@
 #if defined(__clang__)
 #define RNN_UNROLL _Pragma("clang loop unroll(full)")
 #define RNN_UNROLL_2 _Pragma("clang loop unroll_count(2)")
+#define RNN_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__) && __GNUC__ >= 8
 #define RNN_UNROLL _Pragma("GCC unroll 16")
 #define RNN_UNROLL_2 _Pragma("GCC unroll 2")
+#define RNN_ROLLED
 #else
 #define RNN_UNROLL
 #define RNN_UNROLL_2
+#define RNN_ROLLED
 #endif
 
 #if defined(__GNUC__)
