@@ -27,14 +27,14 @@ class CodeBuilder:
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
-    `turns` says whether something goes the other way in every other step: only where `turn_member` holds which way.
+    `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
     """
 
     def __init__(
-        self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None, turn_member: str = ""
+        self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None, way_member: str = ""
     ) -> None:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
-        self.turn_member, self.turns = turn_member, False
+        self.way_member, self.two_ways = way_member, False
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
@@ -150,10 +150,10 @@ class CodeBuilder:
         self._variables.append((name, c_type, buffer or size))
         return CTensor(name, c_type, tuple(shape), buffer)
 
-    def turn(self) -> str:
+    def way(self) -> str:
         """The C of what is 0 in one step and 1 in the next; empty where a step has no memory for it."""
-        self.turns |= bool(self.turn_member)
-        return self.turn_member
+        self.two_ways |= bool(self.way_member)
+        return self.way_member
 
     def scale_of(self, name: str) -> float:
         """The calibrated largest magnitude of the tensor `name`; 0 where it has none."""

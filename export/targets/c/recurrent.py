@@ -144,7 +144,7 @@ def _blocks(code: CodeBuilder, step: Direction, block: int) -> Iterator[None]:
     count, nbytes = step.units // block, BYTES[code.precision] * int(step.W.size + step.R.size)
     ways = []
     if count > 1 and (nbytes // count <= NEAREST < nbytes or nbytes > FAR):
-        ways = [code.turn()] * (step.frames % 2) + ["t"] * (step.frames > 1)
+        ways = [code.way()] * (step.frames % 2) + ["t"] * (step.frames > 1)
     if not any(ways):
         with code.loop("u", count):
             yield

@@ -37,9 +37,9 @@ void name_init(name_state *state, const void *given)
 {
     const char *const weights = (const char *)given;
 $init
-//@if turns
-    state->turn = 0;
-//@end turns
+//@if two_ways
+    state->way = 0;
+//@end two_ways
     state->weights = weights;
 }
 //@end weights_file
@@ -47,9 +47,9 @@ $init
 void name_init(name_state *state)
 {
 $init
-//@if turns
-    state->turn = 0;
-//@end turns
+//@if two_ways
+    state->way = 0;
+//@end two_ways
 }
 //@end weights_file
 
@@ -63,9 +63,9 @@ void name_step(name_state *state, $parameters)
     (void)state;
 //@end memoryless
 $step
-//@if turns
-    state->turn ^= 1;
-//@end turns
+//@if two_ways
+    state->way ^= 1;
+//@end two_ways
 }
 
 void name_run(name_state *state, $parameters, size_t steps)
