@@ -30,6 +30,7 @@ import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import pool_figures  # noqa: E402
 import runtimes  # noqa: E402
+import small_nets  # noqa: E402
 import stream_figures  # noqa: E402
 import tensorrt_figures  # noqa: E402
 import thread_figures  # noqa: E402
@@ -243,6 +244,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
         tensorrt_figures.half,
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
+    "small": ("Small nets in C, one core; against RTNeural where $RTNEURAL is its checkout", small_nets.small),
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
     "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),

@@ -37,7 +37,7 @@ void {name}_team_step({name}_team *given, {parameters})
         toy_block(&at, 1, 0);
         return;
     }}
-    rnn_phase(team, toy_block, &at, 2, 0);
+    rnn_phase(team, toy_block, &at, 2, 0, 0);
     rnn_release(team);
 }}
 #endif

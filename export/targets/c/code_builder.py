@@ -28,13 +28,20 @@ class CodeBuilder:
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
+    `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
     With `by_team`, `phases` are the operators that a team of threads can share.
     """
 
     def __init__(
-        self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None, by_team: bool = False
+        self,
+        weights: Weights,
+        precision: str,
+        scales: Mapping[str, float] | None = None,
+        way_member: str = "",
+        by_team: bool = False,
     ) -> None:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
+        self.way_member, self.two_ways = way_member, False
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
@@ -76,14 +83,20 @@ class CodeBuilder:
             yield
 
     @contextmanager
-    def loop_of_blocks(self, blocks: int, nbytes: int, own: Sequence[CTensor]) -> Iterator[None]:
-        """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one."""
-        shared = self._begins_phase(blocks, nbytes)
-        start = len(self.statements) + 1
-        with self.loop("u", blocks):
+    def loop_of_blocks(self, blocks: int, nbytes: int, own: Sequence[CTensor], way: str = "") -> Iterator[None]:
+        """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one.
+
+        It goes from the last to the first where the C `way` is odd.
+        """
+        shared = self._begins_phase(blocks, nbytes, way)
+        with self.loop("b" if way else "u", blocks):
+            if way:
+                self.emit(f"const int u = ({way}) & 1 ? {blocks - 1} - b : b;")
+            start = len(self.statements)
             yield
+            lines = self.statements[start:]
         if shared:
-            self.phases.append(Phase(blocks, self.statements[start:-1], own))
+            self.phases.append(Phase(blocks, lines, own))
 
     def emit_of_blocks(self, line: str, blocks: int, nbytes: int, block: Sequence[str]) -> None:
         """A line that computes all blocks of an operator, which reads `nbytes` of weights; `block` are those of one."""
@@ -91,10 +104,10 @@ class CodeBuilder:
             self.phases.append(Phase(blocks, block))
         self.emit(line)
 
-    def _begins_phase(self, blocks: int, nbytes: int) -> bool:
+    def _begins_phase(self, blocks: int, nbytes: int, way: str = "") -> bool:
         if not self.by_team or nbytes < SHARED_BYTES or blocks < 2 or self._loops not in ([], ["t"]):
             return False
-        self.emit(f"RNN_PHASE({len(self.phases)}, {blocks}, {self._loops[0] if self._loops else 0})")
+        self.emit(f"RNN_PHASE({len(self.phases)}, {blocks}, {self._loops[0] if self._loops else 0}, {way or 0})")
         return True
 
     def tensor_of(self, value: ir.Value) -> CTensor:
@@ -176,6 +189,11 @@ class CodeBuilder:
         buffer = Buffer(size, self.node_index, self.node_index) if c_type == "float" else None
         self._variables.append((name, c_type, buffer or size))
         return CTensor(name, c_type, tuple(shape), buffer)
+
+    def way(self) -> str:
+        """The C of what is 0 in one step and 1 in the next; empty where a step has no memory for it."""
+        self.two_ways |= bool(self.way_member)
+        return self.way_member
 
     def scale_of(self, name: str) -> float:
         """The calibrated largest magnitude of the tensor `name`; 0 where it has none."""

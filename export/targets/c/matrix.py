@@ -117,8 +117,8 @@ class Operand:
 class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
-    `block` is their number, a multiple of 16 up to `TILE`. With `wide`, x keeps 16 bits in int8: what a convolution
-    reads is of many channels, some of them quiet.
+    `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits
+    in int8: what a convolution reads is of many channels, some of them quiet.
     """
 
     def __init__(
@@ -176,7 +176,9 @@ class Product:
         if self.code.precision == "int8":
             rest = f"{x.k}, {x.k if self.wide else h.k}, {int(self.wide)}, {self.scales}, {y}"
             return f"rnn_dense_i8({names}, {n}, {rows}, {self.quantized}, {rest});"
-        function = {"fp32": "rnn_dense_f32", "bf16": "rnn_dense_bf16"}[self.code.precision]
+        function = "rnn_dense_bf16" if self.code.precision == "bf16" else "rnn_dense_f32"
+        if self.code.precision == "fp32" and self.block:
+            function = "rnn_dense_block_f32"
         operands = f"{x.address}, {x.k}, {x.row_stride}, {h.address}, {h.k}"
         return f"{function}({names}, {n}, {rows}, {operands}, {y});"
 
@@ -221,7 +223,7 @@ WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 def _tiles(matrices: list[Array], width: int) -> Array:
     """Tile after tile, in each the columns of one matrix after those of the other."""
     joined = np.concatenate(matrices, 1)
-    return np.concatenate([tiled_matrix(joined[i : i + width]) for i in range(0, len(joined), width)])
+    return np.concatenate([tiled_matrix(joined[i : i + width], width) for i in range(0, len(joined), width)])
 
 
 def bf16_words(matrix: Array) -> Array:

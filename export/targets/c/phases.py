@@ -1,7 +1,8 @@
 """Phases: operators that a team of threads computes together, in blocks of outputs, where they read many weights.
 
-The text of a step has `RNN_PHASE(number, blocks, t)` before the statement or loop that computes such an operator. It is
-nothing, unless the step is compiled with -DNAME_THREADS: then a team calls for each block the function written here.
+The text of a step has `RNN_PHASE(number, blocks, t, way)` before the statement or loop that computes such an operator.
+It is nothing, unless the step is compiled with -DNAME_THREADS: then a team calls the function written here, for each
+block, in frame `t` of the step, and from the other end where `way` is odd.
 """
 
 import re

@@ -1,8 +1,8 @@
 /* A team: threads that compute the steps of one caller together. For what is compiled with -DNAME_THREADS, on Linux.
  *
  * Where an operator reads many weights, its blocks of outputs are a phase. Each thread, the caller among them, has a share of
- * the blocks, which it takes from the start on, so that their weights stay in the cache of its core from step to step; then it
- * takes from the end of others' shares what they have not begun. So nobody waits for a thread that sleeps or is put aside. Each
+ * the blocks, which it takes one after the other, so that their weights stay in the cache of its core from step to step; then it
+ * takes from the other end of others' shares what they have not begun. So nobody waits for a thread that sleeps or is put aside. Each
  * block is computed once, by the same code whoever does it: results do not depend on the threads.
  */
 #ifndef RNN_TEAM_H
@@ -46,7 +46,7 @@ typedef struct {
 typedef struct rnn_team {
     /* The phase that is open, by a number that goes up. */
     RNN_LINE uint32_t phase;
-    int t;
+    int t, down;
     rnn_block *compute;
     const void *seen;
     RNN_LINE uint32_t done;
@@ -99,24 +99,26 @@ static void rnn_work(rnn_team *team, int me, uint32_t phase)
     rnn_block *const compute = __atomic_load_n(&team->compute, __ATOMIC_RELAXED);
     const void *const seen = __atomic_load_n(&team->seen, __ATOMIC_RELAXED);
     const int t = __atomic_load_n(&team->t, __ATOMIC_RELAXED), threads = team->threads;
+    const int down = __atomic_load_n(&team->down, __ATOMIC_RELAXED);
     uint32_t done = 0;
     for (int i = 0; i < threads; i++) {
         uint64_t *const share = &team->mates[(me + i) % threads].left;
-        for (int block; (block = rnn_take(share, phase, i > 0)) >= 0; done++)
+        for (int block; (block = rnn_take(share, phase, (i > 0) ^ down)) >= 0; done++)
             compute(seen, block, t);
     }
     if (done)
         __atomic_fetch_add(&team->done, done, __ATOMIC_RELEASE);
 }
 
-/* All blocks of an operator, by the team of a caller who holds it. */
-static void rnn_phase(rnn_team *team, rnn_block *compute, const void *seen, int blocks, int t)
+/* All blocks of an operator, by the team of a caller who holds it; with `down`, each share from its end to its start. */
+static void rnn_phase(rnn_team *team, rnn_block *compute, const void *seen, int blocks, int t, int down)
 {
     const uint32_t phase = team->phase + 1;
     const int threads = team->threads;
     __atomic_store_n(&team->compute, compute, __ATOMIC_RELAXED);
     __atomic_store_n(&team->seen, seen, __ATOMIC_RELAXED);
     __atomic_store_n(&team->t, t, __ATOMIC_RELAXED);
+    __atomic_store_n(&team->down, down, __ATOMIC_RELAXED);
     __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
     for (int i = 0; i < threads; i++) {
         const uint32_t first = (uint32_t)(blocks * i / threads), end = (uint32_t)(blocks * (i + 1) / threads);

@@ -42,6 +42,9 @@ void name_init(name_state *state, const void *given)
 {
     const char *const weights = (const char *)given;
 $init
+//@if two_ways
+    state->way = 0;
+//@end two_ways
     state->weights = weights;
 }
 //@end weights_file
@@ -49,6 +52,9 @@ $init
 void name_init(name_state *state)
 {
 $init
+//@if two_ways
+    state->way = 0;
+//@end two_ways
 }
 //@end weights_file
 
@@ -78,12 +84,13 @@ $text
 
 //@end phases
 #define RNN_SEEN const name_seen seen = {state$seen_values};
-#define RNN_PHASE(number, blocks, t) if (team) rnn_phase(team, name_phase##number, &seen, blocks, t); else
+#define RNN_PHASE(number, blocks, t, way) \
+    if (team) rnn_phase(team, name_phase##number, &seen, blocks, t, (way) & 1); else
 
 static void name_step_by(rnn_team *team, name_state *state, $parameters)
 #else
 #define RNN_SEEN
-#define RNN_PHASE(number, blocks, t)
+#define RNN_PHASE(number, blocks, t, way)
 void name_step(name_state *state, $parameters)
 #endif
 //@end is_shared
@@ -99,6 +106,9 @@ void name_step(name_state *state, $parameters)
     (void)state;
 //@end memoryless
 $step
+//@if two_ways
+    state->way ^= 1;
+//@end two_ways
 }
 
 //@if is_shared

@@ -53,6 +53,9 @@ typedef struct {
 //@each states
     $type $member[$size]; /**< $label $shape$packed */
 //@end states
+//@if two_ways
+    unsigned char way; /**< which way the next step reads weights: no result depends on it */
+//@end two_ways
 //@if memoryless
     char none; /**< the model keeps nothing */
 //@end memoryless
