@@ -48,7 +48,7 @@ def load(
             or the `ServerAddress` of servers that run this very bundle.
         precision: "fp32" and so on; None takes what the bundle has.
         device: "cpu", "cuda" or "cuda:N"; None is the GPU of an engine that fits this machine, else the CPU.
-        threads: of the backend, for one step.
+        threads: of the backend, for one step. "native" takes as many as there are cores, and only for large operators.
         trust: True lets machine code, TorchScript and engines of the bundle run unchecked. False runs what this machine
             built or a key that it trusts has signed; a `Trust` names more.
 

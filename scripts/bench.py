@@ -31,8 +31,10 @@ import native_sizes  # noqa: E402
 import native_speed  # noqa: E402
 import pool_figures  # noqa: E402
 import runtimes  # noqa: E402
+import small_nets  # noqa: E402
 import stream_figures  # noqa: E402
 import tensorrt_figures  # noqa: E402
+import thread_figures  # noqa: E402
 import web_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
 from turns import in_turn  # noqa: E402
@@ -243,10 +245,12 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
         tensorrt_figures.half,
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
+    "small": ("Small nets in C, one core; against RTNeural where $RTNEURAL is its checkout", small_nets.small),
     "anchors": ("Nets that others publish figures of, a step in C, one core", anchors.anchors),
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
     "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),
+    "threads": ("Two threads on the backend native against one, a step from Python", thread_figures.threads),
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),
     "wasm": ("The target wasm, one core: a step in Node, Chromium and wasmtime", web_figures.web),

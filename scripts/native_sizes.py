@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from instructions import instructions
+
 from rnn_export.bundle import Bundle
 from rnn_export.errors import BackendUnavailable
 from rnn_export.export import export
@@ -30,7 +32,7 @@ AARCH64 = "aarch64-linux-gnu"
 
 
 def sizes() -> Figures:
-    """Bytes of flash, RAM and stack on a Cortex-M as QEMU measures them, and of the library for Linux."""
+    """Bytes of flash, RAM and stack and instructions of a step on a Cortex-M, and bytes of the library for Linux."""
     for title, (name, precision) in SIZED.items():
         model, example, options = MODELS[name]()
         with tempfile.TemporaryDirectory() as folder:
@@ -53,6 +55,9 @@ def _elsewhere(title: str, bundle: Bundle, precision: str, triple: str) -> Figur
     for what, size in (("flash", test.flash), ("RAM, its stack in it", test.ram), ("stack", test.stack)):
         if size is not None:
             yield f"{title}: {what} on {triple}", size
+    counted = instructions(its, triple) if triple in BARE else None
+    if counted is not None:
+        yield f"{title}: instructions of a step on {triple}", counted
     if triple == AARCH64:
         yield f"{title}: library for {triple}", len(done.files[f"build/{triple}/native.so"])
     if not test.passed:

@@ -55,12 +55,13 @@ def speed() -> Figures:
         for inputs, hidden in SIZES:
             title = f"{name} {inputs} -> {hidden}"
             with tempfile.TemporaryDirectory() as folder:
-                bundle = _exported(Net(cell, inputs, hidden), inputs, folder, () if hidden != 128 else NARROW)
+                bundle = exported(Net(cell, inputs, hidden), inputs, folder, () if hidden != 128 else NARROW)
                 yield from _from_python(title, bundle, inputs)
                 yield from _from_c(title, bundle, inputs, reader)
 
 
-def _exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...]) -> Bundle:
+def exported(net: nn.Module, inputs: int, folder: str, narrow: tuple[str, ...]) -> Bundle:
+    """ONNX and C, in fp32 and in the precisions `narrow`."""
     path = Path(folder) / "net.rnnx"
     export(net.eval(), (torch.randn(5, 2, inputs),), path, steps=32, targets=("onnx", "c"))
     for precision in narrow:

@@ -125,7 +125,7 @@ def _native(bundle: Bundle, candidate: Candidate, golden: Golden, trust: bool) -
     sources, name = origin.c_sources, c_name(origin.row)
     if b"RNN_PROFILE" not in sources.get(f"{name}.h", b""):
         raise BackendUnavailable("its C sources were written before they had a profile: export the bundle again.")
-    made = compile_native(sources, name, bundle.spec, extension=False, defines=("-DRNN_PROFILE",))
+    made = compile_native(sources, name, bundle.spec, extension=False, profile=True)
     place = f"targets/c-{origin.row.precision}"
     files = {f"{place}/{path}": data for path, data in (*sources.items(), *made.items())}
     draft = origin.draft(replace(origin.row, files=tuple(files)), files)

@@ -78,6 +78,30 @@ RNN_EXPORT void rnn_run(void *state, const void *const *in, void *const *out, si
     name_run(state, $arguments, steps);
 }
 
+/* By the threads of a team, or by the caller alone where it is NULL. */
+static void rnn_step_by(void *team, void *state, const void *const *in, void *const *out)
+{
+#ifdef NAME_THREADS_MOST
+    if (team) {
+        name_team_step(team, state, $arguments);
+        return;
+    }
+#endif
+    (void)team;
+    rnn_step(state, in, out);
+}
+static void rnn_run_by(void *team, void *state, const void *const *in, void *const *out, size_t steps)
+{
+    const void *from[$n_in];
+    void *to[$n_out];
+    if (!team) rnn_run(state, in, out, steps);
+    for (size_t step = 0; team && step < steps; step++) {
+        for (size_t i = 0; i < $n_in; i++) from[i] = (const char *)in[i] + step * rnn_in_bytes[i];
+        for (size_t i = 0; i < $n_out; i++) to[i] = (char *)out[i] + step * rnn_out_bytes[i];
+        rnn_step_by(team, state, from, to);
+    }
+}
+
 /* Whether an output or the state of a stream has a NaN. */
 static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row)
 {
@@ -95,7 +119,7 @@ static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row)
 /* One step of `rows` streams, whose states lie `stride` bytes apart, in this order or in that of `slots`; each array
  * has a step of every row, row after row. Says in `bad`, if it is not NULL, which turned NaN, and gives how many.
  */
-static size_t rnn_each(char *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
+static size_t rnn_each(void *team, char *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
                        size_t rows, uint8_t *bad)
 {
     const void *from[$n_in];
@@ -113,7 +137,7 @@ static size_t rnn_each(char *states, size_t stride, const int64_t *slots, const 
         if (count > 1) name_rows(at, count, $row_arguments);
         else
 #endif
-        rnn_step(at[0], from, to);
+        rnn_step_by(team, at[0], from, to);
         for (size_t i = 0; bad && i < count; i++) {
             bad[row + i] = rnn_turned(at[i], out, row + i);
             turned += bad[row + i];
@@ -123,19 +147,24 @@ static size_t rnn_each(char *states, size_t stride, const int64_t *slots, const 
 }
 
 /* `rows` streams, whose states lie `stride` bytes apart; each array has `steps` steps of every row, row after row. */
-RNN_EXPORT void rnn_rows(void *state, size_t stride, const void *const *in, void *const *out, size_t rows, size_t steps)
+static void rnn_rows_by(void *team, void *state, size_t stride, const void *const *in, void *const *out, size_t rows,
+                        size_t steps)
 {
     const void *from[$n_in];
     void *to[$n_out];
     if (steps == 1) {
-        rnn_each(state, stride, NULL, in, out, rows, NULL);
+        rnn_each(team, state, stride, NULL, in, out, rows, NULL);
         return;
     }
     for (size_t row = 0; row < rows; row++) {
         for (size_t i = 0; i < $n_in; i++) from[i] = (const char *)in[i] + row * steps * rnn_in_bytes[i];
         for (size_t i = 0; i < $n_out; i++) to[i] = (char *)out[i] + row * steps * rnn_out_bytes[i];
-        rnn_run((char *)state + row * stride, from, to, steps);
+        rnn_run_by(team, (char *)state + row * stride, from, to, steps);
     }
+}
+RNN_EXPORT void rnn_rows(void *state, size_t stride, const void *const *in, void *const *out, size_t rows, size_t steps)
+{
+    rnn_rows_by(NULL, state, stride, in, out, rows, steps);
 }
 
 /* One step of the streams whose states are `slots` strides from `states` on. Says in `bad` which of them have a NaN in
@@ -144,5 +173,26 @@ RNN_EXPORT void rnn_rows(void *state, size_t stride, const void *const *in, void
 RNN_EXPORT size_t rnn_pool(void *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
                            size_t rows, uint8_t *bad)
 {
-    return rnn_each(states, stride, slots, in, out, rows, bad);
+    return rnn_each(NULL, states, stride, slots, in, out, rows, bad);
 }
+#ifdef NAME_THREADS
+
+/* A team, and what it does: the bytes of its memory, on a cache line, or 0 where it would have nothing to share. */
+#ifdef NAME_THREADS_MOST
+RNN_EXPORT size_t rnn_team_bytes(void) { return sizeof(name_team); }
+RNN_EXPORT int rnn_team_start(void *team, int threads, const int *cores) { return name_team_start(team, threads, cores); }
+RNN_EXPORT void rnn_team_stop(void *team) { name_team_stop(team); }
+#else
+RNN_EXPORT size_t rnn_team_bytes(void) { return 0; }
+#endif
+RNN_EXPORT void rnn_team_rows(void *team, void *state, size_t stride, const void *const *in, void *const *out, size_t rows,
+                              size_t steps)
+{
+    rnn_rows_by(team, state, stride, in, out, rows, steps);
+}
+RNN_EXPORT size_t rnn_team_pool(void *team, void *states, size_t stride, const int64_t *slots, const void *const *in,
+                                void *const *out, size_t rows, uint8_t *bad)
+{
+    return rnn_each(team, states, stride, slots, in, out, rows, bad);
+}
+#endif

@@ -14,7 +14,7 @@ from ..runtime.graphs import SUM  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .forking import in_child
 
-bundle, native_bundle = conftest.bundle, conftest.native_bundle
+bundle, native_bundle, team_bundle = conftest.bundle, conftest.native_bundle, conftest.team_bundle
 ONE = np.ones(3, np.float32)
 OVER = "StreamError: this {} was opened before a fork, and its backend has threads and locks that only the parent has"
 FIX = "Load the bundle in this process, or start processes with the method 'spawn'."
@@ -59,8 +59,15 @@ def held(inside):
     return beside(work)
 
 
-def test_native_goes_on_in_the_child(native_bundle):
-    engine = load(native_bundle("sum"), "native")
+@pytest.fixture(params=[1, 2], ids="threads={}".format)
+def native(request):
+    """Native by so many threads."""
+    bundles = request.getfixturevalue("native_bundle" if request.param == 1 else "team_bundle")
+    return load(bundles("sum"), "native", threads=request.param)
+
+
+def test_native_goes_on_in_the_child(native):
+    engine = native
     stream, pool, idle = engine.stream(), engine.pool(), engine.pool()
     stream.step(ONE)
     ids = [idle.open()]
@@ -76,8 +83,8 @@ def test_native_goes_on_in_the_child(native_bundle):
     assert stream.step(ONE)[0] == 2
 
 
-def test_what_another_thread_was_inside_says_so(native_bundle):
-    engine = load(native_bundle("sum"), "native")
+def test_what_another_thread_was_inside_says_so(native):
+    engine = native
     stream, pool = engine.stream(), engine.pool()
     ids = [pool.open()]
     with held(stream._turn), held(pool._lock):

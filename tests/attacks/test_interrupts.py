@@ -15,8 +15,9 @@ from ..runtime.test_torchscript import AlongTime, Sum, written  # noqa: TID252
 from ..runtime.triton_stand_in import StandIn  # noqa: TID252
 from .interrupting import everywhere
 
-bundle, native_bundle, executorch_engine = conftest.bundle, conftest.native_bundle, conftest.executorch_engine
-BACKENDS = ("onnxruntime", "tensorrt", "native", "ctypes", "torchscript", "executorch", "bytes", "tensors")
+bundle, executorch_engine = conftest.bundle, conftest.executorch_engine
+native_bundle, team_bundle = conftest.native_bundle, conftest.team_bundle
+BACKENDS = ("onnxruntime", "tensorrt", "native", "team", "ctypes", "torchscript", "executorch", "bytes", "tensors")
 X = np.ones(3, np.float32)
 FEWEST = 5
 # Every interrupt of a call to a server makes a new channel.
@@ -32,7 +33,10 @@ def each(engine, request) -> int:
 
 @pytest.fixture(params=BACKENDS)
 def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
-    """The engine of "sum" or "chunked" by name on each backend; `ctypes` is native without the compiled step."""
+    """The engine of "sum" or "chunked" by name on each backend.
+
+    `team` is native by two threads, `ctypes` is native without the compiled step.
+    """
     kind, started = request.param, []
 
     def open_engine(name: str) -> Engine:
@@ -40,6 +44,8 @@ def engine(request, tmp_path, monkeypatch) -> Callable[[str], Engine]:
             if kind == "ctypes":
                 monkeypatch.setattr("rnn_export.runtime.backends.native.backend.numpy_major", lambda: 0)
             return load(request.getfixturevalue("native_bundle")(name), "native")
+        if kind == "team":
+            return load(request.getfixturevalue("team_bundle")(name), "native", threads=2)
         if kind == "torchscript":
             path = written(tmp_path / "m.rnnx", MODELS[name], Sum() if name == "sum" else AlongTime(1))
             return load(path, "torchscript")

@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -13,8 +14,9 @@ from rnn_export.runtime.build.native.compiler import find_compiler
 
 from .graphs import MODELS
 from .host_engine import host_engine
-from .native_toys import model_sources, with_native
+from .native_toys import by_hand, model_sources, with_native
 from .stand_ins import CudaRuntime, Machine
+from .team_toys import by_team
 from .wasm_toys import need_zig, wasm_draft
 
 # What of this folder is held to wasmtime too: there a step is slow and allocates, and an interrupt can be lost in it.
@@ -57,6 +59,22 @@ def native_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def write(name: str) -> Path:
         path = MODELS[name].write(folder / f"{name}.rnnx")
         with_native(path, model_sources(name), identifier(name))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def team_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same of a model written by hand, that a team of threads can step."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("a team of two needs two cores")
+    folder = tmp_path_factory.mktemp("team")
+
+    @cache
+    def write(name: str) -> Path:
+        path = MODELS[name].write(folder / f"{name}.rnnx")
+        with_native(path, by_team(by_hand(name, MODELS[name]), identifier(name)), identifier(name))
         return path
 
     return write

@@ -36,6 +36,27 @@ def denoised_sound() -> Built:
     return model, example, {**options, "sample_rate": 16000}
 
 
+class ManyCells(nn.Module):
+    """Cells and products whose outputs are computed in blocks: of 16 units, of 64 outputs, with a rest and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.gru = nn.LSTM(24, 48, batch_first=True), nn.GRU(48, 80, batch_first=True)
+        self.tiles, self.plain = nn.LSTM(80, 40, batch_first=True), nn.RNN(40, 128, batch_first=True)
+        self.head = nn.Linear(128, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.blocks, self.gru, self.tiles, self.plain):
+            x, _ = layer(x)
+        y: Tensor = self.head(x)
+        return y
+
+
+def many_cells() -> Built:
+    torch.manual_seed(0)
+    return ManyCells().eval(), (torch.zeros(1, 6, 24),), {"chunk": 3}
+
+
 NETS: Mapping[str, Net] = {
     **{case.name: Net(case.build, ("onnx", "torchscript", "c")) for case in CASES},
     **{f.name: Net(lambda f=f: (f.load(), f.example, f.options)) for f in FIXTURES},  # type: ignore[misc]
@@ -43,6 +64,7 @@ NETS: Mapping[str, Net] = {
     "lstm-of-40": Net(lambda: headed(nn.LSTM, 33, 40, 5)),
     "gru-of-40": Net(lambda: headed(nn.GRU, 33, 40, 70)),
     "denoised-sound": Net(denoised_sound, ("c",)),
+    "many-cells": Net(many_cells, ("onnx",)),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
     "two-layers-of-pages": Net(two_layers, ("torchscript", "pt2", "tensorrt")),

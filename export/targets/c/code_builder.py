@@ -11,6 +11,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import shape_of
+from rnn_export.export.targets.c.phases import SHARED_BYTES, Phase
 from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.names import C_TYPES, SIZES
@@ -27,10 +28,20 @@ class CodeBuilder:
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
+    `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
+    With `by_team`, `phases` are the operators that a team of threads can share.
     """
 
-    def __init__(self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        precision: str,
+        scales: Mapping[str, float] | None = None,
+        way_member: str = "",
+        by_team: bool = False,
+    ) -> None:
         self.weights, self.precision, self.scales = weights, precision, scales or {}
+        self.way_member, self.two_ways = way_member, False
         self.statements: list[str] = []
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
@@ -42,7 +53,10 @@ class CodeBuilder:
         self.next_states: dict[str, ir.Value] = {}
         self.shifts: dict[str, Shift] = {}
         self.windows: dict[ir.Value, Shift] = {}
+        self.by_team, self.phases = by_team, list[Phase]()
         self._indent = 1
+        # The variables of the loops that are open.
+        self._loops: list[str] = []
         # Name, type, and where it lies in the scratch memory, or how many values it has outside of it.
         self._variables: list[tuple[str, str, Buffer | int]] = []
 
@@ -55,7 +69,9 @@ class CodeBuilder:
         first, rest, step = (count - 1, ">= 0", "--") if down else (0, f"< {count}", "++")
         self.emit(f"for (int {variable} = {first}; {variable} {rest}; {variable}{step}) {{")
         self._indent += 1
+        self._loops.append(variable)
         yield
+        self._loops.pop()
         self._indent -= 1
         self.emit("}")
 
@@ -65,6 +81,34 @@ class CodeBuilder:
             for variable, count in zip(variables, counts, strict=True):
                 stack.enter_context(self.loop(variable, count))
             yield
+
+    @contextmanager
+    def loop_of_blocks(self, blocks: int, nbytes: int, own: Sequence[CTensor], way: str = "") -> Iterator[None]:
+        """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one.
+
+        It goes from the last to the first where the C `way` is odd.
+        """
+        shared = self._begins_phase(blocks, nbytes, way)
+        with self.loop("b" if way else "u", blocks):
+            if way:
+                self.emit(f"const int u = ({way}) & 1 ? {blocks - 1} - b : b;")
+            start = len(self.statements)
+            yield
+            lines = self.statements[start:]
+        if shared:
+            self.phases.append(Phase(blocks, lines, own))
+
+    def emit_of_blocks(self, line: str, blocks: int, nbytes: int, block: Sequence[str]) -> None:
+        """A line that computes all blocks of an operator, which reads `nbytes` of weights; `block` are those of one."""
+        if self._begins_phase(blocks, nbytes):
+            self.phases.append(Phase(blocks, block))
+        self.emit(line)
+
+    def _begins_phase(self, blocks: int, nbytes: int, way: str = "") -> bool:
+        if not self.by_team or nbytes < SHARED_BYTES or blocks < 2 or self._loops not in ([], ["t"]):
+            return False
+        self.emit(f"RNN_PHASE({len(self.phases)}, {blocks}, {self._loops[0] if self._loops else 0}, {way or 0})")
+        return True
 
     def tensor_of(self, value: ir.Value) -> CTensor:
         """Where a value lies; its buffer is in use until now."""
@@ -146,6 +190,11 @@ class CodeBuilder:
         self._variables.append((name, c_type, buffer or size))
         return CTensor(name, c_type, tuple(shape), buffer)
 
+    def way(self) -> str:
+        """The C of what is 0 in one step and 1 in the next; empty where a step has no memory for it."""
+        self.two_ways |= bool(self.way_member)
+        return self.way_member
+
     def scale_of(self, name: str) -> float:
         """The calibrated largest magnitude of the tensor `name`; 0 where it has none."""
         self.scales_used.append(self.scales.get(name, 0.0))
@@ -160,6 +209,10 @@ class CodeBuilder:
                 "a step has float32, int64, int32 and bool."
             )
         return C_TYPES[value.dtype.numpy().name]
+
+    def variables(self) -> dict[str, str]:
+        """The types of all that was allocated, by name."""
+        return {name: c_type for name, c_type, _ in self._variables}
 
     def declarations(self) -> tuple[list[str], int]:
         """The variables, those used at different times in the same memory, and the bytes that all of them take."""

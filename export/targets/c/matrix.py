@@ -117,8 +117,8 @@ class Operand:
 class Product:
     """y (rows, outputs) = bias + x matrix' + h matrix', as a whole or in blocks of outputs.
 
-    `block` is their number, a multiple of 16 up to `TILE`. With `wide`, x keeps 16 bits in int8: what a convolution
-    reads is of many channels, some of them quiet.
+    `block` is their number, a multiple of 16: up to `TILE`, in fp32 up to twice as many. With `wide`, x keeps 16 bits
+    in int8: what a convolution reads is of many channels, some of them quiet.
     """
 
     def __init__(
@@ -149,19 +149,38 @@ class Product:
         if code.precision == "int8":
             self._quantize()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that it reads."""
+        return WEIGHT_BYTES[self.code.precision] * self.outputs * (self.x.k + self.h.k)
+
     def emit(self, y: str, block: str = "") -> None:
         """Write the product to `y`; `block` is the variable that counts the blocks."""
-        n, x, h, rows = self.block or self.outputs, self.x, self.h, self.rows
+        whole = self._call(y, self.block or self.outputs, block)
+        if self.block or self.few or self.rows > 1:
+            self.code.emit(whole)
+            return
+        full, rest = divmod(self.outputs, TILE)
+        tile = self._call(f"{y} + u * {TILE}", TILE, "u")
+        lines = [tile]
+        if rest:
+            last = self._call(f"{y} + {full * TILE}", rest, str(full))
+            lines = [f"if (u < {full})", f"    {tile}", "else", f"    {last}"]
+        self.code.emit_of_blocks(whole, full + bool(rest), self.nbytes, lines)
+
+    def _call(self, y: str, n: int, block: str) -> str:
+        x, h, rows = self.x, self.h, self.rows
         names = ", ".join(f"{name} + {block} * {step}" if block else name for name, step in self.constants)
         if self.few:
-            self.code.emit(f"rnn_few_f32({names}, {n}, {rows}, {x.address}, {x.k}, {x.row_stride}, {y});")
-        elif self.code.precision == "int8":
+            return f"rnn_few_f32({names}, {n}, {rows}, {x.address}, {x.k}, {x.row_stride}, {y});"
+        if self.code.precision == "int8":
             rest = f"{x.k}, {x.k if self.wide else h.k}, {int(self.wide)}, {self.scales}, {y}"
-            self.code.emit(f"rnn_dense_i8({names}, {n}, {rows}, {self.quantized}, {rest});")
-        else:
-            function = {"fp32": "rnn_dense_f32", "bf16": "rnn_dense_bf16"}[self.code.precision]
-            operands = f"{x.address}, {x.k}, {x.row_stride}, {h.address}, {h.k}"
-            self.code.emit(f"{function}({names}, {n}, {rows}, {operands}, {y});")
+            return f"rnn_dense_i8({names}, {n}, {rows}, {self.quantized}, {rest});"
+        function = "rnn_dense_bf16" if self.code.precision == "bf16" else "rnn_dense_f32"
+        if self.code.precision == "fp32" and self.block:
+            function = "rnn_dense_block_f32"
+        operands = f"{x.address}, {x.k}, {x.row_stride}, {h.address}, {h.k}"
+        return f"{function}({names}, {n}, {rows}, {operands}, {y});"
 
     def _quantize(self) -> None:
         """Write how the rows become integers, once for all blocks."""
@@ -198,12 +217,13 @@ def _int8(code: CodeBuilder, matrices: list[Array], width: int) -> list[tuple[st
 
 
 MATRICES = {"fp32": _fp32, "bf16": _bf16, "int8": _int8}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 def _tiles(matrices: list[Array], width: int) -> Array:
     """Tile after tile, in each the columns of one matrix after those of the other."""
     joined = np.concatenate(matrices, 1)
-    return np.concatenate([tiled_matrix(joined[i : i + width]) for i in range(0, len(joined), width)])
+    return np.concatenate([tiled_matrix(joined[i : i + width], width) for i in range(0, len(joined), width)])
 
 
 def bf16_words(matrix: Array) -> Array:

@@ -3,8 +3,8 @@
 Source of the equations and of the order of gates: the ONNX operator reference.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +13,13 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import activations_of, directions_of, input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
-from rnn_export.export.targets.c.matrix import Operand, Product
+from rnn_export.export.targets.c.matrix import WEIGHT_BYTES, Operand, Product
 from rnn_export.export.targets.c.tensors import CTensor
 
 # Units that are computed together: one vector where vectors are long.
 BLOCK = 16
+# Bytes that the nearest cache of a CPU holds, and more than it may have of its own.
+NEAREST, FAR = 32 * 2**10, 512 * 2**10
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Direction:
     """One direction of a node: matrices (gates * units, values), biases (gates * units,), and addresses of rows.
 
     Rows lie without gaps: those of the input at `x`, the states before and after the frame at `h` and `h_next`, and
-    that of the LSTM's cells, which changes in place, at `c`.
+    that of the LSTM's cells, which changes in place, at `c`. The node has `frames` of them in a step.
     """
 
     node: ir.Node
@@ -38,6 +40,7 @@ class Direction:
     h: str
     h_next: str
     c: str
+    frames: int
 
     @property
     def units(self) -> int:
@@ -86,7 +89,7 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
             t, h = "t", f"(t == {frames - 1 if backward else 0} ? {h} : {before})"
         x_at, h_next = f"{x.address} + {t} * {rows * values}", f"{y.address} + {t} * {frame} + {offset}"
         c = "" if c_last is None else f"{c_last.address} + {offset}"
-        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c)
+        direction = Direction(node, rows, W[d], R[d], Wb, Rb, x_at, h, h_next, c, frames)
         with code.loop("t", frames, down=backward) if frames > 1 else nullcontext():
             CELLS[node.op_type](code, direction)
     _last_state(code, node, y, directions)
@@ -115,14 +118,34 @@ def _last_state(code: CodeBuilder, node: ir.Node, y: CTensor, directions: tuple[
         code.emit(f"memcpy({last.address} + {d * size}, {y.address} + {start}, {size} * sizeof(float));")
 
 
-def _by_block(array: Array, gates: int) -> Array:
+def _by_block(array: Array, gates: int, block: int) -> Array:
     """(gates * units, ...) with all gates of a block of units together, then those of the next."""
-    blocks = array.reshape(gates, -1, BLOCK, *array.shape[1:]).swapaxes(0, 1)
+    blocks = array.reshape(gates, -1, block, *array.shape[1:]).swapaxes(0, 1)
     return np.ascontiguousarray(blocks.reshape(array.shape))
 
 
-def _in_blocks(operand: Operand, gates: int) -> Operand:
-    return replace(operand, matrix=_by_block(operand.matrix, gates))
+def _in_blocks(operand: Operand, gates: int, block: int) -> Operand:
+    return replace(operand, matrix=_by_block(operand.matrix, gates, block))
+
+
+def _block(code: CodeBuilder, units: int) -> int:
+    """Units of a block: all of a layer of two blocks, whose functions are then computed beside each other."""
+    return units if code.precision == "fp32" and units == 2 * BLOCK else BLOCK
+
+
+@contextmanager
+def _blocks(code: CodeBuilder, step: Direction, block: int, own: Sequence[CTensor]) -> Iterator[None]:
+    """A loop over the blocks, `u`: from the first to the last, or to and fro where that finds weights in a cache.
+
+    What was read last is still there: a block that fits the nearest cache of a layer that does not, or as much of a
+    layer as the next cache holds. No result depends on which way it goes.
+    """
+    count, nbytes = step.units // block, WEIGHT_BYTES[code.precision] * int(step.W.size + step.R.size)
+    ways = []
+    if count > 1 and (nbytes // count <= NEAREST < nbytes or nbytes > FAR):
+        ways = [code.way()] * (step.frames % 2) + ["t"] * (step.frames > 1)
+    with code.loop_of_blocks(count, nbytes, own, " ^ ".join(filter(None, ways))):
+        yield
 
 
 def _lstm(code: CodeBuilder, step: Direction) -> None:
@@ -132,12 +155,15 @@ def _lstm(code: CodeBuilder, step: Direction) -> None:
         Product(code, bias, rows, x, h).emit(gates)
         code.emit(f"rnn_lstm({gates}, {units}, {rows}, {units}, {step.c}, {step.h_next});")
         return
-    product = Product(code, _by_block(bias, 4), rows, _in_blocks(x, 4), _in_blocks(h, 4), block=4 * BLOCK)
-    gates = code.alloc("float", (rows, 4 * BLOCK)).address
-    with code.loop("u", units // BLOCK):
+    block = _block(code, units)
+    x, h = _in_blocks(x, 4, block), _in_blocks(h, 4, block)
+    product = Product(code, _by_block(bias, 4, block), rows, x, h, block=4 * block)
+    own = [code.alloc("float", (rows, 4 * block))]
+    gates = own[0].address
+    with _blocks(code, step, block, own):
         product.emit(gates, "u")
-        c, h_next = (f"{address} + u * {BLOCK}" for address in (step.c, step.h_next))
-        code.emit(f"rnn_lstm({gates}, {BLOCK}, {rows}, {units}, {c}, {h_next});")
+        c, h_next = (f"{address} + u * {block}" for address in (step.c, step.h_next))
+        code.emit(f"rnn_lstm({gates}, {block}, {rows}, {units}, {c}, {h_next});")
 
 
 def _gru(code: CodeBuilder, step: Direction) -> None:
@@ -151,16 +177,18 @@ def _gru(code: CodeBuilder, step: Direction) -> None:
         Product(code, step.Rb, rows, h).emit(from_h)
         code.emit(f"rnn_gru({from_x}, {from_h}, {units}, {rows}, {units}, {step.h}, {step.h_next});")
         return
+    block = _block(code, units)
     products = [
-        Product(code, _by_block(bias, 3), rows, _in_blocks(operand, 3), block=3 * BLOCK)
+        Product(code, _by_block(bias, 3, block), rows, _in_blocks(operand, 3, block), block=3 * block)
         for operand, bias in ((x, step.Wb), (h, step.Rb))
     ]
-    from_x, from_h = (code.alloc("float", (rows, 3 * BLOCK)).address for _ in products)
-    with code.loop("u", units // BLOCK):
+    own = [code.alloc("float", (rows, 3 * block)) for _ in products]
+    from_x, from_h = (tensor.address for tensor in own)
+    with _blocks(code, step, block, own):
         for product, y in zip(products, (from_x, from_h), strict=True):
             product.emit(y, "u")
-        h_before, h_next = (f"{address} + u * {BLOCK}" for address in (step.h, step.h_next))
-        code.emit(f"rnn_gru({from_x}, {from_h}, {BLOCK}, {rows}, {units}, {h_before}, {h_next});")
+        h_before, h_next = (f"{address} + u * {block}" for address in (step.h, step.h_next))
+        code.emit(f"rnn_gru({from_x}, {from_h}, {block}, {rows}, {units}, {h_before}, {h_next});")
 
 
 def _gru_reset_before_product(code: CodeBuilder, step: Direction) -> None:

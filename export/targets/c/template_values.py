@@ -14,6 +14,7 @@ from rnn_export.export.graph.passes.module_paths import module_of
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
+from rnn_export.export.targets.c.phases import phase_values
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.compiler import FLAGS
@@ -47,7 +48,8 @@ def template_values(
     """
     declarations, stack = code.declarations()
     last = f"RNN_TOOK({len(code.written)})"
-    parts = [_block(declarations), *_timed(code), _block([*_write_results(spec, code, results), last])]
+    seen = ["RNN_SEEN"] * bool(code.phases)
+    parts = [_block([*declarations, *seen]), *_timed(code), _block([*_write_results(spec, code, results), last])]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
@@ -64,6 +66,9 @@ def template_values(
     weights.keep(f"{init}\n{step}", batch_text)
     blob = weights.blob()
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
+    ports = list(_ports(spec, code))
+    types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
+    types |= {name: f"{c_type} *" for name, c_type in code.variables().items()}
     return {
         "precision": code.precision,
         "version": __version__,
@@ -83,7 +88,8 @@ def template_values(
         "weights_bytes": len(blob),
         "weights_sum": f"{zlib.crc32(blob) ^ 0xFFFFFFFF:08x}",
         "states": states,
-        "memoryless": not states and weights.embedded,
+        "two_ways": code.two_ways,
+        "memoryless": not states and weights.embedded and not code.two_ways,
         "init": init,
         "step": step,
         "operators": operators,
@@ -94,7 +100,8 @@ def template_values(
         "batch_weights": weights.batch_definitions(),
         "batch_reads_weights": weights.reads_file(batch_text),
         "batch_memoryless": not states and not weights.reads_file(batch_text),
-        **_port_values(list(_ports(spec, code))),
+        **phase_values(code.phases, types, weights),
+        **_port_values(ports),
     }
 
 

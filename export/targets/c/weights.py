@@ -84,12 +84,12 @@ def _definition(name: str, array: Array) -> str:
     return f"static const {C_TYPES[array.dtype.name]} {name}[{array.size}] RNN_ALIGNED = {{\n{values}}};"
 
 
-def tiled_matrix(matrix: Array) -> Array:
-    """(outputs, k) as tiles of `TILE` outputs, [tile][k][output], the outputs filled up with zeros."""
+def tiled_matrix(matrix: Array, tile: int = TILE) -> Array:
+    """(outputs, k) as tiles of `tile` outputs, [tile][k][output], the outputs filled up with zeros."""
     n, k = matrix.shape
     full = np.zeros((round_up(n, LANES), k), matrix.dtype)
     full[:n] = matrix
-    return np.concatenate([full[i : i + TILE].T.reshape(-1) for i in range(0, len(full), TILE)])
+    return np.concatenate([full[i : i + tile].T.reshape(-1) for i in range(0, len(full), tile)])
 
 
 def tiled_vector(vector: Array) -> Array:

@@ -91,7 +91,7 @@ def sources(
     graph = static_graph(step)
     weights = Weights()
     init = initial_statements(spec, initial, weights)
-    code = CodeBuilder(weights, precision, scales)
+    code = CodeBuilder(weights, precision, scales, "state->way", by_team=True)
     addresses = {t.name: f"in{i}" for i, t in enumerate(spec.inputs)}
     members = identifiers([s.name for s in spec.states])
     addresses |= {s.input: f"state->{member}" for s, member in zip(spec.states, members, strict=True)}
@@ -101,6 +101,8 @@ def sources(
     templates |= {file: file for file in (*AROUND, *ZEPHYR)}
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
     files["kernels.h"] = kernels(precision, code.uses_fourier)
+    if code.phases:
+        files["rnn_team.h"] = render(PACKAGE, "templates/rnn_team.h", name, {})
     written = {file: text.encode() for file, text in files.items()}
     return written if weights.embedded else {**written, f"{name}.bin": weights.blob()}
 

@@ -1,7 +1,8 @@
 """The step in C, compiled into the bundle for this machine: one call a step, and no library in between.
 
 Where the extension fits this Python, `Stream.step` is itself compiled; else it goes through ctypes, slower and with the
-same results. A step runs on one thread: for more of the machine, step more streams, each on a thread of its own.
+same results. With more than one of `threads` a team of them computes those operators of a step that read many weights.
+For more of the machine without any, step more streams, each on a thread of its own.
 """
 
 import ctypes
@@ -26,7 +27,8 @@ from rnn_export.runtime.backends.api import Artefacts, folder, target_row
 from rnn_export.runtime.backends.c_step import contract_sha256
 from rnn_export.runtime.backends.native.cpu import host_triple, library_name, this_cpu
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
-from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession
+from rnn_export.runtime.backends.native.session import FACE, CompiledStep, NativeSession, aligned
+from rnn_export.runtime.backends.native.team import Team, check_cores, has_teams
 
 LIBRARY, RECORD = library_name(host_triple()), "build.json"
 PAGE = 2**21
@@ -42,15 +44,12 @@ class Library(NamedTuple):
 def open_session(artefacts: Artefacts, precision: str | None, device: str | None, threads: int) -> NativeSession:
     """Load the build of the target "c" for this machine, in fp32 where no precision is asked for and it is there.
 
-    More than one of `threads` is refused, so that "auto" goes on to a backend that can use them.
+    More than one of `threads` is taken where the machine has so many cores; a small step runs on one all the same.
     """
     if device not in (None, "cpu"):
         raise BackendUnavailable(f"native has no device {device!r}: use 'cpu'.")
     rows = [row.precision for row in artefacts.targets if row.target == "c"]
     row = target_row(artefacts, "c", "fp32" if precision is None and "fp32" in rows else precision)
-    if threads > 1:
-        fix = "Leave threads out, and step several streams at once, each on a thread of its own"
-        raise BackendUnavailable(f"threads={threads}: a native step runs on one thread. {fix}.")
     record = _build_of(artefacts, row)
     path = f"build/{record.triple}/{LIBRARY}"
     try:
@@ -65,8 +64,8 @@ def open_session(artefacts: Artefacts, precision: str | None, device: str | None
     if library.call.rnn_contract() != contract_sha256(artefacts.spec).encode():
         why = "was compiled for other names, types or sizes than the contract says"
         raise BackendUnavailable(f"{path} {why}. {_rebuild(row)}")
-    weights = _weights(artefacts, row, library)
-    return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision), library.stepper)
+    weights, team = _weights(artefacts, row, library), None if threads == 1 else _team(library, threads, row)
+    return NativeSession(CompiledStep(artefacts.spec, library.call, weights, row.precision, team), library.stepper)
 
 
 def _file(row: TargetRow, name: str) -> str:
@@ -109,6 +108,20 @@ def _build_of(artefacts: Artefacts, row: TargetRow) -> Record:
         digests = f"sha256 {record.sha256[:12] or 'not recorded'}, not {digest[:12]}"
         raise BackendUnavailable(f"{target} was compiled from other sources than the bundle holds ({digests}). {fix}")
     return record
+
+
+def _team(library: Library, threads: int, row: TargetRow) -> Team | None:
+    """None where the step has nothing that is worth more than the caller's thread."""
+    check_cores(threads)
+    if not has_teams(host_triple()):
+        fix = "Leave threads out, and step several streams at once, each on a thread of its own"
+        raise BackendUnavailable(f"threads={threads}: a native step runs on one thread on {host_triple()}. {fix}.")
+    try:
+        nbytes = int(library.call.rnn_team_bytes())
+    except AttributeError as error:
+        why = f"{_target(row)} was compiled by an rnn-export whose steps had one thread"
+        raise BackendUnavailable(f"threads={threads}: {why}. {_rebuild(row)}") from error
+    return Team(library.call, threads, aligned(nbytes)) if nbytes else None
 
 
 def _weights(artefacts: Artefacts, row: TargetRow, library: Library) -> Array | None:

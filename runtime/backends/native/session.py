@@ -13,6 +13,7 @@ from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
 from rnn_export.runtime.backends.c_step import check_indices, row_buffer, row_shape
+from rnn_export.runtime.backends.native.team import Team
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
 # The most axes of a frame that the stepper takes.
@@ -38,12 +39,16 @@ FACE: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class CompiledStep:
-    """The step of a contract in C, shared by all streams; `weights` is None where they are part of the code."""
+    """The step of a contract in C, shared by all streams; `weights` is None where they are part of the code.
+
+    `team` are the threads that compute it, None where the caller's does.
+    """
 
     spec: StreamSpec
     call: Any
     weights: Array | None
     precision: str
+    team: Team | None = None
 
     @cached_property
     def macs(self) -> int:
@@ -93,7 +98,11 @@ class NativeBuffers(StreamBuffers):
         """A call of so many steps from and to arrays that lie row after row."""
         address, stride, rows = self.place
         structs, sizes = (ADDRESS(address), SIZE(stride)), (SIZE(rows), SIZE(steps))
-        return partial(self.compiled.call.rnn_rows, *structs, addresses(inputs), addresses(outputs), *sizes)
+        arguments = *structs, addresses(inputs), addresses(outputs), *sizes
+        call, team = self.compiled.call, self.compiled.team
+        if team is not None:
+            return partial(call.rnn_team_rows, ADDRESS(team.address), *arguments)
+        return partial(call.rnn_rows, *arguments)
 
     def step(self) -> None:
         if self.compiled.table_rows:
@@ -143,6 +152,8 @@ class NativeStateStore(StateStore):
             raise BackendUnavailable(f"{why}. Build it here: {fix}.") from error
         self.call.restype = SIZE
         self.call.argtypes = (ADDRESS, SIZE, ADDRESS, ADDRESS, ADDRESS, SIZE, ADDRESS)
+        if compiled.team is not None:
+            self.call = partial(compiled.call.rnn_team_pool, compiled.team.address)
         self.stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // ALIGNED)) * ALIGNED
         # The last struct is no slot's but a stream at the start.
         self.structs = self._allocate(1)
@@ -239,6 +250,8 @@ class NativeSession(Session):
         table_rows = self.compiled.table_rows
         ids = table_rows.get(self.spec.inputs[0].name, 0)
         stream._bind(buffers, buffers.place, self.spec.chunk, inputs, outputs, x, y, ids)
+        if self.compiled.team is not None:
+            stream._share(self.compiled.team.address, self.compiled.team.rows_function)
         for tensor in stream._inputs:
             if tensor.name in table_rows:
                 tensor.load = partial(_load_index, tensor.load, buffers.check_indices)

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from rnn_export.runtime.backends.native.cpu import features, host_triple, this_c
 from rnn_export.runtime.backends.native.record import Record, numpy_major, sources_sha256
 from rnn_export.runtime.build.compiler import FLAGS, Compiler, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
-from rnn_export.runtime.build.native.compiler import find_compiler, link
+from rnn_export.runtime.build.native.compiler import find_compiler, link, with_team
 from rnn_export.spec import StreamSpec
 
 STEPPER = "stepper.c"
@@ -28,13 +28,14 @@ def compile_native(
     compiler: Compiler | None = None,
     march: str = "native",
     extension: bool | None = None,
-    defines: Sequence[str] = (),
+    profile: bool = False,
 ) -> dict[str, bytes]:
     """Compile `files`, the sources of the step `name` by bare file name, for this machine; nothing else is left behind.
 
     `march` is "native" for this CPU, or a level that more have: "x86-64-v2" to "x86-64-v4". The extension for this
-    Python is made where its headers are here, or as `extension` says; `defines` are more flags. Gives `native.so` and
-    `build.json` by path. Raises BuildError with the compiler's first error, and BackendUnavailable where there is none.
+    Python is made where its headers are here, or as `extension` says. With `profile` the operators of a step are timed,
+    which one thread computes. Gives `native.so` and `build.json` by path. Raises BuildError with the compiler's first
+    error, and BackendUnavailable where there is none.
     """
     compiler = compiler or find_compiler()
     headers = python_headers() if extension is None or extension else None
@@ -51,7 +52,8 @@ def compile_native(
             parts.append(STEPPER)
         includes = [f"-I{path}" for path in ("step", *(headers or ()))]
         linked = [*link(host_triple()), *["-Wl,-undefined,dynamic_lookup"] * (sys.platform == "darwin")]
-        compiler.compile([*flags, with_rows(name), *defines, *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
+        defines = [with_rows(name), *(["-DRNN_PROFILE"] if profile else with_team(name, host_triple()))]
+        compiler.compile([*flags, *defines, *linked, *includes, *parts, "-o", LIBRARY, "-lm"], folder)
         library = (folder / LIBRARY).read_bytes()
     python = None if headers is None else str(sysconfig.get_config_var("EXT_SUFFIX"))
     numpy = None if headers is None else numpy_major()

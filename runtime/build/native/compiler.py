@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rnn_export.errors import BuildError, ToolUnavailable
 from rnn_export.runtime.backends.native.cpu import host_triple
+from rnn_export.runtime.backends.native.team import has_teams
 from rnn_export.runtime.build.compiler import Compiler, zig
 from rnn_export.runtime.build.native.machines import Machine
 
@@ -64,6 +65,11 @@ def _version(command: tuple[str, ...]) -> Compiler | str:
         return f"does not run ({error})"
     first = (done.stdout.splitlines() or [command[0]])[0]
     return Compiler((path, *command[1:]), f"zig cc, {first}" if "cc" in command[1:] else first)
+
+
+def with_team(name: str, triple: str) -> list[str]:
+    """Flags by which `NAME.c` can also be stepped by a team of threads, where the machine `triple` has teams."""
+    return [f"-D{name.upper()}_THREADS", "-pthread"] if has_teams(triple) else []
 
 
 def link(triple: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rnn_export.runtime.backends.native.cpu import features, library_name
 from rnn_export.runtime.backends.native.record import Record, sources_sha256
 from rnn_export.runtime.build.compiler import FLAGS, lay_out, work_folder
 from rnn_export.runtime.build.glue import FILE, glue, with_rows
-from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link
+from rnn_export.runtime.build.native.compiler import BARE, STANDARD, CrossCompiler, find_cross, link, with_team
 from rnn_export.runtime.build.native.machines import find_machine
 from rnn_export.runtime.build.native.selftest import SelfTest, find_runner, run_selftest
 from rnn_export.spec import StreamSpec
@@ -98,7 +98,9 @@ def _loaded(sources: _Sources, compiler: CrossCompiler) -> str:
     (folder / "glue" / FILE).write_text(glue(sources.name, sources.spec), encoding="utf-8")
     parts = ["-I.", f"{sources.name}.c", f"glue/{FILE}", "-o", library]
     needed = ["-Wl,--as-needed"] * (compiler.machine.system == "linux")
-    compiler.compile([*FLAGS, with_rows(sources.name), *link(compiler.machine.triple), *parts, *needed, "-lm"], folder)
+    triple = compiler.machine.triple
+    defines = [with_rows(sources.name), *with_team(sources.name, triple)]
+    compiler.compile([*FLAGS, *defines, *link(triple), *parts, *needed, "-lm"], folder)
     return library
 
 

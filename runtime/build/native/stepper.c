@@ -33,6 +33,8 @@ typedef struct {
     int type, ndim;
 } End;
 
+typedef void By_team(void *team, void *state, size_t stride, const void *const *in, void *const *out, size_t rows, size_t steps);
+
 typedef struct {
     PyObject_HEAD
     PyObject *memory;  /* owns everything that an address leads to */
@@ -40,6 +42,8 @@ typedef struct {
     long long frames, chunk;
     char *state;
     size_t stride, rows;
+    void *team; /* of threads, or NULL */
+    By_team *by_team;
     const void **in;
     void **out;
     End x, y;
@@ -121,7 +125,8 @@ static const void *values_of(const End *x, PyObject *frame, npy_int64 *scalar)
 
 static void compute(Stepper *self, const void *const *in, void *const *out)
 {
-    if (self->rows == 1) rnn_step(self->state, in, out);
+    if (self->team) self->by_team(self->team, self->state, self->stride, in, out, self->rows, 1);
+    else if (self->rows == 1) rnn_step(self->state, in, out);
     else rnn_rows(self->state, self->stride, in, out, self->rows, 1);
 }
 
@@ -296,6 +301,16 @@ static PyObject *Stepper_bind(PyObject *me, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *Stepper_share(PyObject *me, PyObject *args)
+{
+    Stepper *self = (Stepper *)me;
+    Py_ssize_t team, by_team;
+    if (!PyArg_ParseTuple(args, "nn:_share", &team, &by_team)) return NULL;
+    self->by_team = (By_team *)by_team;
+    self->team = (void *)team;
+    Py_RETURN_NONE;
+}
+
 /* --- the type */
 
 static int Stepper_traverse(PyObject *me, visitproc visit, void *arg)
@@ -312,6 +327,7 @@ static int Stepper_clear(PyObject *me)
     Stepper *self = (Stepper *)me;
     /* The addresses end with their memory. */
     self->simple = 0;
+    self->team = NULL;
     PyMem_Free(self->in);
     PyMem_Free(self->out);
     self->in = NULL;
@@ -341,6 +357,7 @@ static PyMethodDef methods[] = {
     {"__exit__", Stepper_exit, METH_VARARGS, NULL},
     {"_advance", Stepper_advance, METH_NOARGS, NULL},
     {"_bind", Stepper_bind, METH_VARARGS, NULL},
+    {"_share", Stepper_share, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

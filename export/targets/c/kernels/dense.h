@@ -4,7 +4,9 @@
  * of x[k] feeds them all, in registers, with no sum across a vector.
  */
 #define RNN_TILE 64
-#if RNN_LANES >= 8 || defined(__aarch64__)
+#if RNN_LANES == 16
+#define RNN_PASS 128
+#elif RNN_LANES == 8 || defined(__aarch64__)
 #define RNN_PASS 64
 #elif RNN_LANES == 4
 #define RNN_PASS 32
@@ -22,7 +24,23 @@
 #define RNN_ROWS 4
 #define RNN_PADDED(n) (((n) + 15) / 16 * 16)
 
-/* `width` outputs from `at` on of a tile of `tile`, for `rows` rows; k is summed in `chains` sums, to hide the latency. */
+/* The products of `count` values with `width` outputs of a tile, added to `chains` sums, to hide the latency. */
+RNN_INLINE void rnn_sums_f32(rnn_v sum[4][RNN_ROWS][RNN_PASS / RNN_LANES], const float *w, int tile, int vectors, int chains,
+                             int rows, const float *from, int count, int row)
+{
+    int k = 0;
+    /* clang would write it out, which takes a quarter longer: instructions that have a weight's address in them are long. */
+    RNN_ROLLED for (; k + chains <= count; k += chains)
+        RNN_UNROLL for (int c = 0; c < chains; c++)
+            RNN_UNROLL for (int r = 0; r < rows; r++)
+                RNN_UNROLL for (int u = 0; u < vectors; u++)
+                    sum[c][r][u] += from[r * row + k + c] * rnn_load(w + (k + c) * tile + u * RNN_LANES);
+    for (; k < count; k++)
+        RNN_UNROLL for (int r = 0; r < rows; r++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                sum[0][r][u] += from[r * row + k] * rnn_load(w + k * tile + u * RNN_LANES);
+}
+/* `width` outputs of a tile of `tile`, for `rows` rows. */
 RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, int rows, const float *x, int kx, int x_row,
                              const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
 {
@@ -32,21 +50,8 @@ RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, in
         RNN_UNROLL for (int r = 0; r < rows; r++)
             RNN_UNROLL for (int u = 0; u < vectors; u++)
                 sum[c][r][u] = c ? rnn_all(0.0f) : rnn_load(bias + u * RNN_LANES);
-    for (int part = 0; part < 2; part++) {
-        const float *from = part ? h : x;
-        const int count = part ? kh : kx, row = part ? h_row : x_row;
-        int k = 0;
-        for (; k + chains <= count; k += chains)
-            RNN_UNROLL for (int c = 0; c < chains; c++)
-                RNN_UNROLL for (int r = 0; r < rows; r++)
-                    RNN_UNROLL for (int u = 0; u < vectors; u++)
-                        sum[c][r][u] += from[r * row + k + c] * rnn_load(w + (k + c) * tile + u * RNN_LANES);
-        for (; k < count; k++)
-            RNN_UNROLL for (int r = 0; r < rows; r++)
-                RNN_UNROLL for (int u = 0; u < vectors; u++)
-                    sum[0][r][u] += from[r * row + k] * rnn_load(w + k * tile + u * RNN_LANES);
-        w += (size_t)count * (size_t)tile;
-    }
+    rnn_sums_f32(sum, w, tile, vectors, chains, rows, x, kx, x_row);
+    rnn_sums_f32(sum, w + (size_t)kx * (size_t)tile, tile, vectors, chains, rows, h, kh, h_row);
     RNN_UNROLL for (int r = 0; r < rows; r++)
         RNN_UNROLL for (int u = 0; u < vectors; u++) {
             RNN_UNROLL for (int c = 1; c < chains; c++)
@@ -58,18 +63,15 @@ RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, in
         }
 }
 
-/* One tile; `pass` outputs at a time, as many as the registers hold. */
+/* One tile; up to `pass` outputs at a time, as many as the registers hold. */
 RNN_INLINE void rnn_tile_f32(const float *w, int tile, int pass, int rows, const float *x, int kx, int x_row,
                              const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
 {
-    const int width = tile < pass ? tile : pass, vectors = width / RNN_LANES * rows;
+    /* The width of each pass is the same constant, so that its sums stay in registers. */
+    const int width = tile <= pass ? tile : tile % pass ? tile / 2 : pass, vectors = width / RNN_LANES * rows;
     const int chains = vectors >= 8 ? 1 : vectors >= 3 ? 2 : 4;
-    /* The width of each pass is a constant, so that its sums stay in registers. */
-    int at = 0;
-    for (; at + width <= tile && at < n; at += width)
+    for (int at = 0; at + width <= tile && at < n; at += width)
         rnn_pass_f32(w + at, tile, width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
-    if (tile % width && at < n)
-        rnn_pass_f32(w + at, tile, tile % width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
 }
 
 /* One tile for all rows, which find it in the nearest cache. */
@@ -94,21 +96,31 @@ RNN_INLINE void rnn_dense_f32(const float *w, const float *bias, int n, int rows
         rnn_column_f32(w, RNN_PADDED(n % RNN_TILE), rows, x, kx, x_row, h, kh, bias + i, y + i, n, n % RNN_TILE);
 }
 
+/* The same where all outputs are one tile, of up to two of RNN_TILE. */
+RNN_INLINE void rnn_dense_block_f32(const float *w, const float *bias, int n, int rows, const float *x, int kx, int x_row,
+                                    const float *h, int kh, float *y)
+{
+    rnn_column_f32(w, n, rows, x, kx, x_row, h, kh, bias, y, n, n);
+}
+
 /* The same for few outputs: W is [output][k], and a sum across the vector ends each. */
 RNN_INLINE float rnn_dot(const float *a, const float *b, int k)
 {
+    const int chains = k >= 4 * RNN_LANES ? 4 : 1;
     rnn_v sum[4];
     int i = 0;
-    RNN_UNROLL for (int c = 0; c < 4; c++)
+    RNN_UNROLL for (int c = 0; c < chains; c++)
         sum[c] = rnn_all(0.0f);
-    for (; i + 4 * RNN_LANES <= k; i += 4 * RNN_LANES)
-        RNN_UNROLL for (int c = 0; c < 4; c++)
+    for (; i + chains * RNN_LANES <= k; i += chains * RNN_LANES)
+        RNN_UNROLL for (int c = 0; c < chains; c++)
             sum[c] += rnn_load(a + i + c * RNN_LANES) * rnn_load(b + i + c * RNN_LANES);
     for (; i + RNN_LANES <= k; i += RNN_LANES)
         sum[0] += rnn_load(a + i) * rnn_load(b + i);
     if (k % RNN_LANES)
-        sum[1] += rnn_load_part(a + i, k % RNN_LANES) * rnn_load_part(b + i, k % RNN_LANES);
-    return rnn_lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        sum[0] += rnn_load_part(a + i, k % RNN_LANES) * rnn_load_part(b + i, k % RNN_LANES);
+    if (chains == 4)
+        sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    return rnn_lane_sum(sum[0]);
 }
 RNN_INLINE void rnn_few_f32(const float *w, const float *bias, int n, int rows, const float *x, int k, int x_row,
                             float *y)

@@ -1,33 +1,60 @@
 /* Elementary functions of float vectors. A NaN stays one. */
 
-RNN_INLINE rnn_v rnn_max(rnn_v a, rnn_v b) { return RNN_IF(a < b, b, a); }
-RNN_INLINE rnn_v rnn_min(rnn_v a, rnn_v b) { return RNN_IF(a > b, b, a); }
+/* a where b is a NaN. */
+RNN_INLINE rnn_v rnn_max(rnn_v a, rnn_v b) { return RNN_LARGER(a, b); }
+RNN_INLINE rnn_v rnn_min(rnn_v a, rnn_v b) { return RNN_SMALLER(a, b); }
 RNN_INLINE rnn_v rnn_abs(rnn_v a) { return rnn_of_bits(rnn_bits(a) & 0x7fffffff); }
 RNN_INLINE rnn_v rnn_sign_of(rnn_v a, rnn_v b) { return rnn_of_bits((rnn_bits(a) & 0x7fffffff) | (rnn_bits(b) & ~0x7fffffff)); }
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2, and e^r - 1: the polynomial of Cephes' expf, relative error 1e-7. |x| < 87. */
+/* Each of `count` vectors x = n ln 2 + r with |r| <= ln 2 / 2 becomes e^r - 1: the polynomial of Cephes' expf, relative error
+ * 1e-7. |x| < 87. Step by step over all of them, and the polynomial in pairs, so that little waits for what was just computed.
+ */
+#define RNN_MOST 8
+RNN_INLINE void rnn_reduce(rnn_v *x, rnn_vi *n, int count)
+{
+    rnn_v square[RNN_MOST], high[RNN_MOST], low[RNN_MOST];
+    RNN_UNROLL for (int i = 0; i < count; i++)
+        /* Beside 1.5 * 2^23 the nearest whole number is in the lowest bits; without a sign, as that of a NaN may overflow. */
+        n[i] = (rnn_vi)((rnn_vu32)rnn_bits(x[i] * 1.44269504f + 12582912.0f) - 0x4b400000u);
+    RNN_UNROLL for (int i = 0; i < count; i++) {
+        const rnn_v whole = RNN_TO_FLOAT(n[i]);
+        x[i] = (x[i] - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    }
+    RNN_UNROLL for (int i = 0; i < count; i++) {
+        square[i] = x[i] * x[i];
+        high[i] = x[i] * 1.9875691500e-4f + 1.3981999507e-3f;
+        low[i] = x[i] * 8.3334519073e-3f + 4.1665795894e-2f;
+    }
+    RNN_UNROLL for (int i = 0; i < count; i++)
+        high[i] = high[i] * square[i] + low[i];
+    RNN_UNROLL for (int i = 0; i < count; i++)
+        high[i] = high[i] * square[i] + (x[i] * 1.6666665459e-1f + 5.0000001201e-1f);
+    RNN_UNROLL for (int i = 0; i < count; i++)
+        x[i] = high[i] * square[i] + x[i];
+}
 RNN_INLINE rnn_v rnn_reduced(rnn_v x, rnn_vi *n)
 {
-    /* Without a sign: of a NaN it is any number, which may not overflow. */
-    *n = (rnn_vi)((rnn_vu32)RNN_TO_INT(x * 1.44269504f + 128.5f) - 128u);
-    const rnn_v whole = RNN_TO_FLOAT(*n);
-    const rnn_v r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    rnn_v q = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    q = q * r + 8.3334519073e-3f;
-    q = q * r + 4.1665795894e-2f;
-    q = q * r + 1.6666665459e-1f;
-    q = q * r + 5.0000001201e-1f;
-    return q * (r * r) + r;
+    rnn_reduce(&x, n, 1);
+    return x;
 }
 RNN_INLINE rnn_v rnn_power_of_2(rnn_vi n) { return rnn_of_bits((rnn_vi)(((rnn_vu32)n + 127u) * 8388608u)); }
 
 /* e^x - 1 for x within 40 of zero, as if it were there elsewhere: enough for what saturates. */
+RNN_INLINE void rnn_em1s(rnn_v *x, int count)
+{
+    rnn_vi n[RNN_MOST];
+    RNN_UNROLL for (int i = 0; i < count; i++)
+        x[i] = rnn_min(rnn_max(x[i], rnn_all(-40.0f)), rnn_all(40.0f));
+    rnn_reduce(x, n, count);
+    RNN_UNROLL for (int i = 0; i < count; i++) {
+        const rnn_v s = rnn_power_of_2(n[i]);
+        x[i] = x[i] * s + (s - 1.0f);
+    }
+}
 RNN_INLINE rnn_v rnn_em1(rnn_v x)
 {
-    rnn_vi n;
-    const rnn_v p = rnn_reduced(rnn_min(rnn_max(x, rnn_all(-40.0f)), rnn_all(40.0f)), &n);
-    const rnn_v s = rnn_power_of_2(n);
-    return p * s + (s - 1.0f);
+    rnn_em1s(&x, 1);
+    return x;
 }
 RNN_INLINE rnn_v rnn_exp(rnn_v x)
 {

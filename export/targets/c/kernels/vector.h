@@ -16,12 +16,15 @@
 #if defined(__clang__)
 #define RNN_UNROLL _Pragma("clang loop unroll(full)")
 #define RNN_UNROLL_2 _Pragma("clang loop unroll_count(2)")
+#define RNN_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__) && __GNUC__ >= 8
 #define RNN_UNROLL _Pragma("GCC unroll 16")
 #define RNN_UNROLL_2 _Pragma("GCC unroll 2")
+#define RNN_ROLLED
 #else
 #define RNN_UNROLL
 #define RNN_UNROLL_2
+#define RNN_ROLLED
 #endif
 
 #if defined(__GNUC__)
@@ -42,12 +45,31 @@
 #pragma clang diagnostic ignored "-Wpass-failed"
 #endif
 
+#if RNN_LANES > 1 && defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if RNN_LANES > 1
 typedef float rnn_v __attribute__((vector_size(4 * RNN_LANES), may_alias));
 typedef int32_t rnn_vi __attribute__((vector_size(4 * RNN_LANES), may_alias));
 typedef uint32_t rnn_vu32 __attribute__((vector_size(4 * RNN_LANES), may_alias));
+typedef float rnn_v4 __attribute__((vector_size(16), may_alias));
+typedef float rnn_v8 __attribute__((vector_size(32), may_alias));
 typedef float rnn_vu __attribute__((vector_size(4 * RNN_LANES), aligned(4), may_alias));
 #define RNN_IF(mask, a, b) ((rnn_v)(((rnn_vi)(a) & (rnn_vi)(mask)) | ((rnn_vi)(b) & ~(rnn_vi)(mask))))
+#if defined(__AVX512F__) && RNN_LANES == 16
+#define RNN_LARGER(a, b) ((rnn_v)_mm512_max_ps((__m512)(b), (__m512)(a)))
+#define RNN_SMALLER(a, b) ((rnn_v)_mm512_min_ps((__m512)(b), (__m512)(a)))
+#elif defined(__AVX__) && RNN_LANES == 8
+#define RNN_LARGER(a, b) ((rnn_v)_mm256_max_ps((__m256)(b), (__m256)(a)))
+#define RNN_SMALLER(a, b) ((rnn_v)_mm256_min_ps((__m256)(b), (__m256)(a)))
+#elif defined(__SSE2__) && RNN_LANES == 4
+#define RNN_LARGER(a, b) ((rnn_v)_mm_max_ps((__m128)(b), (__m128)(a)))
+#define RNN_SMALLER(a, b) ((rnn_v)_mm_min_ps((__m128)(b), (__m128)(a)))
+#else
+#define RNN_LARGER(a, b) RNN_IF((a) < (b), b, a)
+#define RNN_SMALLER(a, b) RNN_IF((a) > (b), b, a)
+#endif
 #define RNN_TO_INT(a) __builtin_convertvector(a, rnn_vi)
 #define RNN_TO_FLOAT(a) __builtin_convertvector(a, rnn_v)
 RNN_INLINE rnn_vi rnn_bits(rnn_v a) { return (rnn_vi)a; }
@@ -64,6 +86,8 @@ typedef float rnn_v;
 typedef int32_t rnn_vi;
 typedef uint32_t rnn_vu32;
 #define RNN_IF(mask, a, b) ((mask) ? (a) : (b))
+#define RNN_LARGER(a, b) ((a) < (b) ? (b) : (a))
+#define RNN_SMALLER(a, b) ((a) > (b) ? (b) : (a))
 /* A NaN is no whole number: C leaves open what becomes of it. */
 #define RNN_TO_INT(a) ((a) == (a) ? (int32_t)(a) : 0)
 #define RNN_TO_FLOAT(a) ((float)(a))
@@ -74,31 +98,60 @@ RNN_INLINE rnn_v rnn_load(const float *p) { return *p; }
 RNN_INLINE void rnn_store(float *p, rnn_v a) { *p = a; }
 #endif
 
-/* The first m of the lanes; the others are zero. */
+/* The first m of the lanes; the others are zero. By way of the stack it would wait for several writes to become one. */
 RNN_INLINE rnn_v rnn_load_part(const float *p, int m)
 {
-    rnn_v a = rnn_all(0.0f);
     if (m == RNN_LANES)
         return rnn_load(p);
+#if defined(__AVX512F__) && RNN_LANES == 16
+    if (m == 8)
+        return (rnn_v)_mm512_zextps256_ps512(_mm256_loadu_ps(p));
+    if (m == 4)
+        return (rnn_v)_mm512_zextps128_ps512(_mm_loadu_ps(p));
+    return (rnn_v)_mm512_maskz_loadu_ps((__mmask16)((1u << m) - 1u), p);
+#elif defined(__AVX__) && RNN_LANES == 8
+    const rnn_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    if (m == 4)
+        return (rnn_v)_mm256_zextps128_ps256(_mm_loadu_ps(p));
+    return (rnn_v)_mm256_maskload_ps(p, (__m256i)(lane < m));
+#elif RNN_LANES == 4
+    const rnn_v part = {p[0], m > 1 ? p[1] : 0.0f, m > 2 ? p[2] : 0.0f, 0.0f};
+    return part;
+#else
+    rnn_v a = rnn_all(0.0f);
     memcpy(&a, p, 4 * (size_t)m);
     return a;
+#endif
 }
 RNN_INLINE void rnn_store_part(float *p, rnn_v a, int m)
 {
     if (m == RNN_LANES)
         rnn_store(p, a);
+#if defined(__AVX512F__) && RNN_LANES == 16
+    else if (m == 8)
+        _mm256_storeu_ps(p, _mm512_castps512_ps256((__m512)a));
+#endif
     else
         memcpy(p, &a, 4 * (size_t)m);
 }
 /* Halves of the lanes at a time: a row of dependent ones would take as many times the latency. */
 RNN_INLINE float rnn_lane_sum(rnn_v a)
 {
-    float lanes[RNN_LANES];
-    memcpy(lanes, &a, sizeof a);
-    RNN_UNROLL for (int half = RNN_LANES / 2; half; half /= 2)
-        RNN_UNROLL for (int i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+#if RNN_LANES > 1
+#if RNN_LANES > 8
+    const rnn_v8 in_8 = ((const rnn_v8 *)&a)[0] + ((const rnn_v8 *)&a)[1];
+#elif RNN_LANES > 4
+    const rnn_v8 in_8 = a;
+#endif
+#if RNN_LANES > 4
+    const rnn_v4 in_4 = ((const rnn_v4 *)&in_8)[0] + ((const rnn_v4 *)&in_8)[1];
+#else
+    const rnn_v4 in_4 = a;
+#endif
+    return (in_4[0] + in_4[2]) + (in_4[1] + in_4[3]);
+#else
+    return a;
+#endif
 }
 RNN_INLINE float rnn_lane_max(rnn_v a)
 {

@@ -1,4 +1,9 @@
 /* Written by rnn-export: see $name.h. */
+//@if is_shared
+#if defined NAME_THREADS && !defined _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+//@end is_shared
 #if defined RNN_PROFILE && !defined RNN_CLOCK && !defined _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 199309L
 #endif
@@ -37,6 +42,9 @@ void name_init(name_state *state, const void *given)
 {
     const char *const weights = (const char *)given;
 $init
+//@if two_ways
+    state->way = 0;
+//@end two_ways
     state->weights = weights;
 }
 //@end weights_file
@@ -44,10 +52,51 @@ $init
 void name_init(name_state *state)
 {
 $init
+//@if two_ways
+    state->way = 0;
+//@end two_ways
 }
 //@end weights_file
 
+//@if is_shared
+#ifdef NAME_THREADS
+#ifdef RNN_PROFILE
+#error "a profile is of one thread: leave NAME_THREADS out"
+#endif
+#include "rnn_team.h"
+
+/* What the blocks of a step find in it. */
+typedef struct {
+    name_state *state;
+$seen_members
+} name_seen;
+
+//@each phases
+static void name_phase$number(const void *given, int u, int t)
+{
+    const name_seen *const seen = (const name_seen *)given;
+    name_state *const state = seen->state;
+$declarations
+    (void)state;
+    (void)t;
+$text
+}
+
+//@end phases
+#define RNN_SEEN const name_seen seen = {state$seen_values};
+#define RNN_PHASE(number, blocks, t, way) \
+    if (team) rnn_phase(team, name_phase##number, &seen, blocks, t, (way) & 1); else
+
+static void name_step_by(rnn_team *team, name_state *state, $parameters)
+#else
+#define RNN_SEEN
+#define RNN_PHASE(number, blocks, t, way)
 void name_step(name_state *state, $parameters)
+#endif
+//@end is_shared
+//@unless is_shared
+void name_step(name_state *state, $parameters)
+//@end is_shared
 {
     RNN_CLOCK_STARTS
 //@if step_reads_weights
@@ -57,8 +106,35 @@ void name_step(name_state *state, $parameters)
     (void)state;
 //@end memoryless
 $step
+//@if two_ways
+    state->way ^= 1;
+//@end two_ways
 }
 
+//@if is_shared
+#ifdef NAME_THREADS
+typedef char name_team_is_large_enough[sizeof(rnn_team) <= sizeof(name_team) ? 1 : -1];
+
+void name_step(name_state *state, $parameters) { name_step_by(NULL, state, $buffers); }
+
+int name_team_start(name_team *team, int threads, const int *cores)
+{
+    return rnn_team_start((rnn_team *)(void *)team, threads, cores);
+}
+
+void name_team_stop(name_team *team) { rnn_team_stop((rnn_team *)(void *)team); }
+
+void name_team_step(name_team *given, name_state *state, $parameters)
+{
+    rnn_team *const team = (rnn_team *)(void *)given;
+    const int held = rnn_hold(team);
+    name_step_by(held ? team : NULL, state, $buffers);
+    if (held)
+        rnn_release(team);
+}
+#endif
+
+//@end is_shared
 void name_run(name_state *state, $parameters, size_t steps)
 {
     for (size_t s = 0; s < steps; s++)

@@ -53,6 +53,9 @@ typedef struct {
 //@each states
     $type $member[$size]; /**< $label $shape$packed */
 //@end states
+//@if two_ways
+    unsigned char way; /**< which way the next step reads weights: no result depends on it */
+//@end two_ways
 //@if memoryless
     char none; /**< the model keeps nothing */
 //@end memoryless
@@ -92,6 +95,36 @@ void name_step(name_state *state, $public_parameters);
  */
 void name_run(name_state *state, $public_parameters, size_t steps);
 
+//@if is_shared
+#ifdef NAME_THREADS
+/** Threads of one team, at most. */
+#define NAME_THREADS_MOST 64
+/** The memory of a team: threads that compute a step together, on Linux. Link with -pthread. */
+typedef struct {
+    char memory[4608];
+} __attribute__((aligned(64))) name_team;
+
+/** Start a team of `threads`, of which that of the caller is one: 0, or the number of an error as errno has it.
+ *
+ *  @param cores where each further thread stays, behind the first, where the caller is expected: one that comes to
+ *      the core of another thread makes it move there. NULL leaves all of them to the system.
+ */
+int name_team_start(name_team *team, int threads, const int *cores);
+
+/** End its threads, while no step is under way. */
+void name_team_stop(name_team *team);
+
+/** The same as name_step, to the bit, by all threads of the team. Operators of $shared_kib KiB of weights and more are
+ *  shared. Where another step of the team is under way, the caller computes this one alone. After a fork the threads
+ *  are started again by the first step in the child.
+ */
+void name_team_step(name_team *, name_state *state, $public_parameters);
+#endif
+
+//@end is_shared
+//@unless is_shared
+/* There is no name_team_step: no operator has $shared_kib KiB of weights in blocks that threads could share. */
+//@end is_shared
 #ifdef RNN_PROFILE
 /** What an operator of the step took in all steps so far, of all streams of one thread: set both to 0 to start over. */
 typedef struct {
