@@ -22,6 +22,7 @@ from torch import nn
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
+import anchors  # noqa: E402
 import drift  # noqa: E402
 import fourier_figures  # noqa: E402
 import lifting  # noqa: E402
@@ -244,6 +245,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
     "small": ("Small nets in C, one core; against RTNeural where $RTNEURAL is its checkout", small_nets.small),
+    "anchors": ("Nets that others publish figures of, a step in C, one core", anchors.anchors),
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
     "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),
