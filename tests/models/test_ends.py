@@ -180,7 +180,7 @@ def overlapped(x):
 
 
 def signal(spectrum, **options):
-    return torch.istft(spectrum, 16, 4, window=HANN, **options)
+    return torch.istft(input=spectrum, n_fft=16, hop_length=4, window=HANN, **options)
 
 
 def masked(s, x):

@@ -30,7 +30,7 @@ def _shape(self: Tensor, n_fft: int, hop_length: int, win_length: int, window: T
 
 
 def signal_of(
-    spectrum: Tensor,
+    input: Tensor,  # noqa: A002 - the name that a caller may use
     n_fft: int,
     hop_length: int | None = None,
     win_length: int | None = None,
@@ -44,11 +44,11 @@ def signal_of(
     """`torch.istft`, whose length stays a symbol where it is one."""
     if not isinstance(length, torch.SymInt) or return_complex or onesided is False:
         return torch.istft(
-            spectrum, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex
+            input, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex
         )
     size = win_length or n_fft
-    held = torch.ones(size, device=spectrum.device) if window is None else window
+    held = torch.ones(size, device=input.device) if window is None else window
     result: Tensor = torch.ops.rnn_export.istft(
-        spectrum, n_fft, hop_length or size // 4, size, held, center, normalized, length
+        input, n_fft, hop_length or size // 4, size, held, center, normalized, length
     )
     return result
