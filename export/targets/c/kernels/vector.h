@@ -47,6 +47,12 @@
 
 #if RNN_LANES > 1 && defined(__SSE2__)
 #include <immintrin.h>
+/* Intrinsics that gcc has from version 10 on. */
+#if defined(__clang__) || __GNUC__ >= 10
+#define RNN_ZERO_EXTENDS 1
+#else
+#define RNN_ZERO_EXTENDS 0
+#endif
 #endif
 
 #if RNN_LANES > 1
@@ -104,15 +110,19 @@ RNN_INLINE rnn_v rnn_load_part(const float *p, int m)
     if (m == RNN_LANES)
         return rnn_load(p);
 #if defined(__AVX512F__) && RNN_LANES == 16
+#if RNN_ZERO_EXTENDS
     if (m == 8)
         return (rnn_v)_mm512_zextps256_ps512(_mm256_loadu_ps(p));
     if (m == 4)
         return (rnn_v)_mm512_zextps128_ps512(_mm_loadu_ps(p));
+#endif
     return (rnn_v)_mm512_maskz_loadu_ps((__mmask16)((1u << m) - 1u), p);
 #elif defined(__AVX__) && RNN_LANES == 8
     const rnn_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#if RNN_ZERO_EXTENDS
     if (m == 4)
         return (rnn_v)_mm256_zextps128_ps256(_mm_loadu_ps(p));
+#endif
     return (rnn_v)_mm256_maskload_ps(p, (__m256i)(lane < m));
 #elif RNN_LANES == 4
     const rnn_v part = {p[0], m > 1 ? p[1] : 0.0f, m > 2 ? p[2] : 0.0f, 0.0f};
