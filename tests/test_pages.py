@@ -143,9 +143,9 @@ def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatc
 
 
 def test_every_page_with_programs_is_run_or_says_why_not() -> None:
-    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md", "quickstart.md", *NOT_RUN}
+    run = {"README.md", "quickstart.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md"}
     has = {p.name for p in PAGES if "```python" in p.read_text() and p.parent.name != "targets"}
-    assert has == known
+    assert has == run | set(NOT_RUN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
