@@ -82,7 +82,7 @@ def _rv32(march: str, abi: str) -> Machine:
 
 
 def _xtensa() -> Machine:
-    """The core of an ESP8266, which nothing here runs. Arithmetic of floats is in its ROM, and in no library of gcc's."""
+    """The core of an ESP8266, which nothing here runs. Its ROM has what gcc lacks, the arithmetic of floats."""
     packages = "gcc-xtensa-lx106 picolibc-xtensa-lx106-elf"
     specs = "--specs=/usr/lib/xtensa-lx106-elf/picolibc.specs"
     flags = ("-mlongcalls", specs, "-Wl,--unresolved-symbols=ignore-all")
