@@ -57,9 +57,9 @@ class _Changing(SeesOperators):
         return results
 
 
-def changed_outputs(model: StreamingModel, loop: ClosedLoop) -> Iterator[Mapping[str, Array]]:
-    """What a copy of the module gives, on as many rows, where all that is computed with is a little different."""
-    for seed in range(CHANGES):
+def changed_outputs(model: StreamingModel, loop: ClosedLoop, changes: int = CHANGES) -> Iterator[Mapping[str, Array]]:
+    """What copies of the module give, on as many rows, where all that is computed with is a little different."""
+    for seed in range(changes):
         other = copy.deepcopy(model.original)
         # What is decided on an edge may be decided otherwise now.
         other.decisions = replace(other.decisions, checked=False)

@@ -11,6 +11,8 @@ from rnn_export.arrays import Array
 # How often all that is computed with is changed, and by how much of itself: 32 roundings of fp32, and less than the
 # tolerance, so that a decision that hangs on it is seen.
 CHANGES, CHANGE = 3, 2.0**-18
+# Where something is outside its scale: a few changes leave by chance some value of very many where it was.
+MORE_CHANGES = 24
 
 
 def scales_of(
@@ -18,7 +20,7 @@ def scales_of(
 ) -> dict[str, Array]:
     """By tensor, how far each value moves where weights, inputs and what operators give change, over how much they do.
 
-    `changed` are the values then, `CHANGES` times; those of `timed` are (rows, frames, ...). That is the scale of what
+    `changed` are the values then, a few times; those of `timed` are (rows, frames, ...). That is the scale of what
     a value was computed from: of a difference of large numbers, theirs. Powers of two, and 0 where a value's own
     running magnitude is no smaller.
     """

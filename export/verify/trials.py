@@ -10,7 +10,7 @@ from rnn_export.export.verify.changes import changed_outputs
 from rnn_export.export.verify.frames import trial_frames
 from rnn_export.export.verify.kinds import trial_inputs
 from rnn_export.export.verify.reference import own_trace
-from rnn_export.export.verify.scales import scales_of
+from rnn_export.export.verify.scales import CHANGES, scales_of
 from rnn_export.parity_json import ORDINARY
 from rnn_export.precision import Tolerance
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
@@ -18,13 +18,14 @@ from rnn_export.runtime.replay.golden import Golden
 
 
 def trial_vectors(
-    model: StreamingModel, golden: Golden, tolerance: Tolerance, frames: int
+    model: StreamingModel, golden: Golden, tolerance: Tolerance, frames: int, changes: int = CHANGES
 ) -> tuple[Golden, dict[str, str]]:
     """Golden vectors with a row for each kind of input; and by kind that the module fails on, with what.
 
     Args:
         golden: of ordinary input; the last frames of a recording are a kind of their own.
         frames: of each row, beside those of the delay, where `golden` has so many.
+        changes: how often the module is changed to measure scales.
 
     Raises ExportError where the module fails on noise.
     """
@@ -47,7 +48,7 @@ def trial_vectors(
         outputs = own_trace(model, loop).outputs
     kinds, scales = (
         tuple(kind for kind in kinds if kind not in failures),
-        scales_of(outputs, changed_outputs(model, loop), {t.name for t in spec.outputs if spec.timed(t)}),
+        scales_of(outputs, changed_outputs(model, loop, changes), {t.name for t in spec.outputs if spec.timed(t)}),
     )
     at = np.array([frames])
     return Golden(loop.inputs, outputs, {}, at, tolerance, kinds=kinds, scales=scales, by_entry=True), failures

@@ -632,3 +632,24 @@ def test_a_model_without_a_state_is_noted() -> None:
     assert lift(nn.Linear(4, 5).eval(), (torch.zeros(2, 4),)).notes == (
         "this model has no state: each frame is computed from itself alone",
     )
+
+
+def test_an_empty_part_of_a_state_stays_as_it_is():
+    """As an encoder without look-ahead keeps of what it looks ahead at."""
+
+    def forward(s, x, kept):
+        h, ahead = kept
+        new = s.cell(x, h) + ahead.sum(0)
+        return new, [new, ahead]
+
+    model = Call(forward, cell=nn.GRUCell(4, 5))
+    example = (torch.randn(2, 4), [torch.zeros(2, 5), torch.zeros(0, 1, 5)])
+    spec = lift(model, example, time_axis=None, states={"kept": 1}).spec
+    assert [s.name for s in spec.states] == ["kept.0"]
+
+    def grows(s, x, kept):
+        new = s.cell(x, kept[0])
+        return new, [new, new[None]]
+
+    with pytest.raises(LiftError, match=r"state 'kept' goes in as float32 \(2, 5\) but comes back as .*\(1, 2, 5\)"):
+        lift(Call(grows, cell=nn.GRUCell(4, 5)), example, time_axis=None, states={"kept": 1})

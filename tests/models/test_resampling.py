@@ -20,6 +20,17 @@ def of(scale_factor, mode="nearest", **options):
     return Call(lambda s, x: F.interpolate(x, scale_factor=scale_factor, mode=mode, **options))
 
 
+FILTERS = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(3))
+
+
+def by_filters(s, x):
+    """Three for two as torchaudio does it: one filter for each, and as many as the length, in a tensor, rounded up."""
+    padded = F.pad(x.reshape(-1, 1, x.shape[2]), (3, 5))
+    several = F.conv1d(padded, FILTERS, stride=2).mT.flatten(1)
+    length = torch.ceil(torch.as_tensor(3 * x.shape[2] / 2)).long()
+    return several[..., :length].view(x.shape[0], x.shape[1], -1)
+
+
 # By name: the model, an example, its chunk, and the rate of its output.
 RESAMPLED = {
     "nearest, over both axes": (of(2), IMAGE, 1, "time*2"),
@@ -43,6 +54,7 @@ RESAMPLED = {
     "cubic, three for two": (of((1.5, 1), "bicubic"), IMAGE, 2, "time*3/2"),
     "linear, over three axes": (of((2, 1, 2), "trilinear"), VIDEO, 1, "time*2"),
     "nearest, over three axes": (of((2, 1, 2)), VIDEO, 1, "time*2"),
+    "by filters": (Call(by_filters), X, 2, "time*3/2"),
     "fewer of fewer": (
         Call(lambda s, x: F.interpolate(F.interpolate(x, scale_factor=2 / 3, mode="linear"), scale_factor=0.5)),
         X, 3, "time/3",

@@ -138,6 +138,13 @@ def whole_min_gru(model: nn.Module, frames: Frames) -> Tensor:
     return model.cell(frames["x"].reshape(1, -1, 32))[0][:, None]  # type: ignore[operator, no-any-return]
 
 
+def min_lstm() -> nn.Module:
+    from minGRU_pytorch.minLSTM import minLSTM
+
+    made: nn.Module = minLSTM(32)
+    return made
+
+
 def tcn() -> nn.Module:
     from pytorch_tcn import TCN
 
@@ -228,6 +235,7 @@ MODELS: Mapping[str, Published] = {
         "minGRU, step by step", "minGRU-pytorch", MinGruStep, (torch.randn(1, 1, 32), torch.zeros(1, 1, 48)),
         whole_min_gru, {"time_axis": None, "states": {"h": 1}},
     ),
+    "minlstm": Published("minLSTM, in parallel", "minGRU-pytorch", min_lstm, (torch.randn(1, 12, 32),), whole),
     "pytorch_tcn": Published("TCN(causal=True)", "pytorch-tcn", tcn, (torch.randn(1, 40, 20),), whole),
     "rsl_rl_rnn": Published("RNN, its state in an attribute", "rsl-rl-lib", rsl_rnn, (torch.zeros(1, 48),), own_rsl),
     "silero_16k": Published(

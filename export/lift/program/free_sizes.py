@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 
 def _max_pool1d(
@@ -36,6 +38,42 @@ def _one(value: Any) -> Any:
     return value[0] if value else None
 
 
+class SizeTensor:
+    """What `torch.as_tensor` makes of a size or of a number computed from one: of no axes, and free."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return NotImplemented  # it makes torch's functions take one; FreeSizes calls them
+
+    def item(self) -> Any:
+        return self.value
+
+    def tensor(self) -> Tensor:
+        """What torch makes of it, for all that does more than round."""
+        return torch.scalar_tensor(self.value, dtype=torch.int64 if isinstance(self.value, torch.SymInt) else None)
+
+    def whole(self, *_: Any, **__: Any) -> SizeTensor:
+        return SizeTensor(torch.sym_int(self.value))  # type: ignore[no-untyped-call]
+
+    long = int = whole
+
+    def ceil(self) -> SizeTensor:
+        return SizeTensor(math.ceil(self.value))
+
+    def floor(self) -> SizeTensor:
+        return SizeTensor(math.floor(self.value))
+
+
+SYMBOLS = (torch.SymInt, torch.SymFloat)
+OF_NUMBERS = {torch.as_tensor, torch.tensor, torch.scalar_tensor}
+ROUNDED: Mapping[Any, Callable[[SizeTensor], SizeTensor]] = {
+    torch.ceil: SizeTensor.ceil, torch.floor: SizeTensor.floor,
+}  # fmt: skip
+# The attribute of a tensor made by `torch.arange` of numbers alone: `tolist` of it decides nothing.
+COUNTED = "_rnn_export_counted"
 INSTEAD: Mapping[Any, Callable[..., Any]] = {torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d}
 
 
@@ -43,4 +81,25 @@ class FreeSizes(TorchFunctionMode):
     """While a module is exported."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        if func in OF_NUMBERS and isinstance(args[0], SYMBOLS):
+            return SizeTensor(args[0])
+        if func in ROUNDED and isinstance(args[0], SizeTensor):
+            return ROUNDED[func](args[0])
+        if func is Tensor.tolist and hasattr(args[0], COUNTED):
+            return getattr(args[0], COUNTED)
+        if func is Tensor.__getitem__:
+            args = (args[0], _with_sizes(args[1]))
+        args, kwargs = pytree.tree_map_only(SizeTensor, SizeTensor.tensor, (args, kwargs))
+        result = INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        if func is torch.arange and all(type(n) is int for n in args):
+            setattr(result, COUNTED, [*range(*args)])
+        return result
+
+
+def _with_sizes(index: Any) -> Any:
+    """`index` with the sizes that it is made of."""
+    if isinstance(index, tuple):
+        return tuple(map(_with_sizes, index))
+    if isinstance(index, slice):
+        return slice(_with_sizes(index.start), _with_sizes(index.stop), _with_sizes(index.step))
+    return index.value if isinstance(index, SizeTensor) else index

@@ -134,7 +134,7 @@ class FlatModel(nn.Module):
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
-            filled = [_joined(left, leaf.is_complex()) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            filled = [_joined(left, leaf.is_complex()) if _is_fed(leaf) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
@@ -264,7 +264,7 @@ def _bind(
         if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
             raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
         arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
-        _check_example(name, arguments[name])
+        _check_example(name, arguments[name], name in refs)
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
@@ -278,11 +278,11 @@ def _bind(
     return tuple(n for n in arguments if parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY), arguments
 
 
-def _check_example(name: str, value: Any) -> None:
+def _check_example(name: str, value: Any, is_state: bool) -> None:
     for path, leaf in _leaves(value):
         if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
             raise LiftError(f"input {name + _suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
-        if isinstance(leaf, Tensor) and not leaf.numel():
+        if isinstance(leaf, Tensor) and not leaf.numel() and not is_state:
             raise LiftError(
                 f"input {name + _suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
             )
@@ -336,7 +336,12 @@ def _leaves(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _tensors(value: Any) -> list[tuple[str, Tensor]]:
-    return [(_suffix(path), leaf) for path, leaf in _leaves(value) if isinstance(leaf, Tensor)]
+    return [(_suffix(path), leaf) for path, leaf in _leaves(value) if _is_fed(leaf)]
+
+
+def _is_fed(leaf: Any) -> bool:
+    """Whether a leaf is a tensor that holds something: an empty part of a state stays as it is."""
+    return isinstance(leaf, Tensor) and all(type(n) is not int or n > 0 for n in leaf.shape)
 
 
 def parts_of(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
