@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
+from rnn_export.alone import alone
 from rnn_export.bundle import Bundle, TargetRow
 from rnn_export.bundle.draft import Draft
 from rnn_export.errors import ExportError
@@ -37,6 +38,7 @@ def add_target(
     return add_proved(bundle, target, order, progress)[0]
 
 
+@alone
 def add_proved(
     bundle: Bundle, target: str, order: TargetOptions, progress: Callable[[str], None] = lambda stage: None
 ) -> tuple[Draft, Sequence[ParityReport]]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from rnn_export.alone import alone
 from rnn_export.bundle import Bundle
 from rnn_export.choices import Precision
 from rnn_export.errors import ExportError
@@ -31,6 +32,7 @@ LOG = logging.getLogger(__package__)
 STAGES = 12
 
 
+@alone
 def export(
     model: nn.Module | str | os.PathLike[str],
     example_inputs: Sequence[Any] | Tensor | None = None,
@@ -118,7 +120,8 @@ def export(
             where nobody looks; False shows nothing anywhere.
 
     Code in the bundle (C, TorchScript) is recorded as made here, so that `load` runs it. What there is to know of the
-    bundle, and that this user can have no record, are warnings of the logger "rnn_export.export".
+    bundle, and that this user can have no record, are warnings of the logger "rnn_export.export". In a process there is
+    one export at a time: a second thread waits.
 
     Returns the bundle, open. Raises LiftError, ExportError, ParityError, SourceError or BundleError, and then leaves
     nothing.

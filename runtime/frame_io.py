@@ -27,8 +27,7 @@ def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     """`x` as an array of `shape` and `dtype`, of `finite` values if so asked; raises StreamError if it does not fit."""
     array = as_array(name, x, dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
-        fix = f"convert it with .astype(np.{dtype}) if you mean it"
-        raise StreamError(f"{name!r} is {array.dtype}, but must be {dtype}: {fix}.")
+        raise StreamError(f"{name!r} {other_dtype(array.dtype, dtype)}")
     if array.shape != shape:
         raise StreamError(f"{name!r} has shape {array.shape}, but must be {shape}.")
     result = np.asarray(array, dtype)
@@ -37,6 +36,10 @@ def check_values(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
         where = f"index {index}" if index else "its only value"
         raise StreamError(f"{name!r} holds NaN or Inf at {where}: it was not fed, the state is unchanged.")
     return result
+
+
+def other_dtype(found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    return f"is {found}, but must be {wanted}: convert it with .astype(np.{wanted}) if you mean it."
 
 
 def check_states(spec: StreamSpec, batch: int, states: Any) -> dict[str, Array]:
@@ -77,9 +80,13 @@ def as_array(name: str, x: Any, dtype: np.dtype[Any]) -> Array | np.generic:
         found = np.asarray(x)
     except Exception as error:  # a foreign __array__ has its own
         raise StreamError(f"{name!r} is a {type(x).__name__} that numpy cannot read: {error}.") from None
-    # A number or list of Python's has no precision of its own.
-    cast = None if hasattr(x, "__array__") else exact_cast(found, dtype)
+    cast = exact_cast(found, dtype) if without_precision(x) else None
     return found if cast is None else cast
+
+
+def without_precision(x: Any) -> bool:
+    """Whether `x` is a number or list of Python's; arrays have a precision of their own."""
+    return not hasattr(x, "__array__")
 
 
 def exact_cast(array: Array, dtype: np.dtype[Any]) -> Array | None:

@@ -1,6 +1,5 @@
 """Recordings from files: .npy, .npz, .csv and .wav, as arrays (rows, time, ...) by input."""
 
-import logging
 import os
 import wave
 from collections.abc import Mapping
@@ -11,10 +10,8 @@ import numpy as np
 
 from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
 from rnn_export.errors import SourceError
-from rnn_export.runtime.frame_io import MASKED, exact_cast
+from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
 from rnn_export.spec import StreamSpec, TensorSpec
-
-LOG = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Array | Mapping[str, Any]
 
@@ -23,8 +20,9 @@ def read(source: Source, spec: StreamSpec) -> dict[str, Array]:
     """Read a recording for every input of `spec`, as (rows, time, ...) in the input's dtype.
 
     An array is (time, ...) or (rows, time, ...). A one-dimensional signal for a model with a sample rate and a frame of
-    n samples is cut into frames, the last one padded with zeros. Of a file with wider floats than the model's it is
-    said through `logging` that they are rounded.
+    n samples is cut into frames, the last one padded with zeros. Floats are as a step takes them: numbers of a .csv or
+    of Python's have no precision of their own, but arrays of wider floats than the model's are refused. Whole numbers
+    are taken in any dtype.
 
     Raises SourceError, naming the file, if it cannot be read, does not fit, or holds NaN or Inf.
     """
@@ -40,32 +38,23 @@ def _load(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
     if not path.is_file():
         raise SourceError(f"{path} does not exist or is not a file.")
     try:
-        return readers[path.suffix.lower()](path, spec)
+        loaded = readers[path.suffix.lower()](path, spec)
     except SourceError:
         raise
     except Exception as error:  # of a damaged file each reader raises kinds of its own
         reason = str(error) or "it ends too early"
         raise SourceError(f"{path} cannot be read as {path.suffix}: {reason}.") from None
+    if isinstance(loaded, Mapping) or path.suffix.lower() == ".npy":
+        return loaded
+    # Text and samples of sound have no precision of their own.
+    wanted = np.dtype(spec.inputs[0].dtype)
+    cast = exact_cast(loaded, wanted) if wanted.kind == "f" else None
+    return loaded if cast is None else cast
 
 
 def _npy(path: Path, spec: StreamSpec) -> Array | Mapping[str, Array]:
     raw = path.read_bytes()
-    if not raw.startswith(b"PK"):
-        array = unpack_array(raw)
-        _say_rounded(path, spec.inputs[0], array)
-        return array
-    arrays = unpack_arrays(raw)
-    for tensor in spec.inputs:
-        if tensor.name in arrays:
-            _say_rounded(path, tensor, arrays[tensor.name])
-    return arrays
-
-
-def _say_rounded(path: Path, tensor: TensorSpec, array: Array) -> None:
-    """A step refuses such a frame; a file is more trouble to write anew."""
-    wanted = np.dtype(tensor.dtype)
-    if array.dtype.kind == wanted.kind == "f" and array.dtype.itemsize > wanted.itemsize:
-        LOG.warning("%s: %r is %s, and is rounded to %s, as the model takes it", path, tensor.name, array.dtype, wanted)
+    return unpack_arrays(raw) if raw.startswith(b"PK") else unpack_array(raw)
 
 
 def _csv(path: Path, spec: StreamSpec) -> Array:
@@ -143,6 +132,9 @@ def _fit_one(value: Any, tensor: TensorSpec, spec: StreamSpec, what: str) -> Arr
         found = np.asarray(value)
     except ValueError as error:
         raise SourceError(f"{what} is no array: {error}.") from None
+    wider = found.dtype.kind == dtype.kind == "f" and found.dtype.itemsize > dtype.itemsize
+    if wider and not without_precision(value):
+        raise SourceError(f"{what} {other_dtype(found.dtype, dtype)}")
     array = exact_cast(found, dtype)
     if array is None:
         raise SourceError(f"{what} is {found.dtype} with values that {dtype} does not have: convert it first.")

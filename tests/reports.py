@@ -91,6 +91,7 @@ def hostile(folder: Path) -> Bundle:
         )
     told["fp16_accumulate"] = [dict(told), {"backend": WORD}, WORD]
     built = {"triple": WORD, "compiler": WORD, "features": [*HOSTILE, {"a": 1}], "flash": True, "ram": -1}
+    built["selftest"] = {"ran": WORD, "lines": [*HOSTILE, f"largest error {WORD}", {"a": 1}]}
     files = {
         "step.onnx": b"o", "parity.json": json.dumps(told).encode(), "<img src=x>.txt": b"", names[0]: b"",
         names[1]: json.dumps(built).encode(), names[2]: json.dumps(told).encode(),

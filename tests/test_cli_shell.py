@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from rnn_export.cli import tables
 from rnn_export.cli.main import COMMANDS, main
 from rnn_export.cli.probes import Finding
+from rnn_export.errors import StreamError
+from rnn_export.runtime import load
 
 from .runtime.graphs import MODELS
 
@@ -123,21 +125,23 @@ def test_a_step_of_several_frames_is_timed_as_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])
-def test_floats_that_are_rounded_are_told_of(tmp_path: Path, kind: str) -> None:
-    """A step refuses float64; a file of it is rounded, and not in silence. Text has no width to be told of."""
+def test_a_file_of_float64_is_refused_in_the_words_of_a_step(tmp_path: Path, kind: str) -> None:
+    """Text has no precision of its own."""
     model = MODELS["sum"]
     bundle, frames = model.write(tmp_path / "net.rnnx"), np.zeros((3, *model.spec.inputs[0].frame))
+    with pytest.raises(StreamError) as refused:
+        load(bundle, backend="onnxruntime").stream().step(frames[0])
     path = tmp_path / f"x.{kind}"
-    if kind == "npy":
-        np.save(path, frames)
-    elif kind == "npz":
-        np.savez(path, **{model.spec.inputs[0].name: frames})
-    else:
-        np.savetxt(path, frames, delimiter=",")
-    code, _, said = invoke("run", str(bundle), str(path), "--backend", "onnxruntime")
-    assert code == 0
-    note = f"note: {path}: {model.spec.inputs[0].name!r} is float64, and is rounded to float32, as the model takes it\n"
-    assert said.count(note) == (kind != "csv")
-    np.savez(path, **{model.spec.inputs[0].name: frames.astype(np.float32)})
-    if kind == "npz":
-        assert "rounded" not in invoke("run", str(bundle), str(path), "--backend", "onnxruntime")[2]
+    for dtype in (np.float64, np.float32):
+        if kind == "npy":
+            np.save(path, frames.astype(dtype))
+        elif kind == "npz":
+            np.savez(path, **{model.spec.inputs[0].name: frames.astype(dtype)})
+        else:
+            np.savetxt(path, frames, delimiter=",")
+        code, _, said = invoke("run", str(bundle), str(path), "--backend", "onnxruntime")
+        if kind == "csv" or dtype is np.float32:
+            assert code == 0, said
+        else:
+            assert code == 1
+            assert said == f"error: {path}: {refused.value}\n"

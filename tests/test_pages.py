@@ -4,6 +4,7 @@ Programs for one target are run by test_target_pages and the tests of that targe
 """
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
@@ -43,6 +44,29 @@ def test_the_first_example_works_when_pasted(tmp_path: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 6_000
+
+
+def test_the_quickstart_works_from_its_first_line_to_its_last(tmp_path: Path) -> None:
+    """Its programs lie beside each other as their first lines name them, and its commands run as they stand there."""
+    lines = re.findall(r"^    \$ (.*)$", (ROOT / "docs/quickstart.md").read_text(), re.MULTILINE)
+    lines = [line for line in lines if not re.search(r"\b(pip|venv|doctor)\b", line)]
+    for code in blocks("quickstart.md"):
+        (tmp_path / code.splitlines()[0].removeprefix("# ")).write_text(code)
+    places = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": places, "MPLBACKEND": "Agg"}
+    script = "\n".join(["set -e", *lines])
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 8
+    for word in ("smooth.frames", "rnn.l0.h", "wrote detector.rnnx", "built c (fp32)"):
+        assert word in done.stdout
+    told = re.search(r"largest difference from the whole sequence: (.*)", done.stdout)
+    assert told
+    assert float(told[1]) < 1e-6
+    assert (tmp_path / "listen.png").read_bytes().startswith(b"\x89PNG")
+    assert np.load(tmp_path / "probabilities.npy").shape == (200, 1)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +143,9 @@ def test_your_own_model_is_lifted_as_shown(name: str, tmp_path: Path, monkeypatc
 
 
 def test_every_page_with_programs_is_run_or_says_why_not() -> None:
-    known = {"README.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md", *NOT_RUN}
+    run = {"README.md", "quickstart.md", "exporting.md", "streams.md", "cells.md", "your-model.md", "report.md"}
     has = {p.name for p in PAGES if "```python" in p.read_text() and p.parent.name != "targets"}
-    assert has == known
+    assert has == run | set(NOT_RUN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

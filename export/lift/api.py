@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from rnn_export.alone import alone
 from rnn_export.arrays import Array
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
@@ -54,6 +55,7 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
+@alone
 def lift(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,

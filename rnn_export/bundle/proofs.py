@@ -71,9 +71,23 @@ def _proof(
             if mine:
                 where = f"held to the model at export, on {', '.join(mine)}"
                 return _of_drifts(where, [drift for drifts in mine.values() for drift in drifts])
+        if test := _selftest(read, files):
+            return test
         why = "the bundle has no report on it: rnn-export verify, on the machine that runs it, makes one"
         return Proof("no report in the bundle", missing=why)
     return Proof("compiled and proved below" if _compiled(row) else "", missing="")
+
+
+def _selftest(read: Read, files: Sequence[str]) -> Proof | None:
+    """The self-test of what was compiled for another machine, as its record has it where that passed here."""
+    record = _record(read, files)
+    test = record.get("selftest") if isinstance(record, dict) else None
+    if not isinstance(test, dict) or not isinstance(ran := test.get("ran"), str):
+        return None
+    lines = test.get("lines")
+    said = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+    errors = ", ".join(line for line in said if "largest error" in line)
+    return Proof(f"its self-test passed where it was compiled, on {ran}{f' ({errors})' if errors else ''}", passed=True)
 
 
 def _of_drifts(where: str, drifts: Sequence[Mapping[str, Any]], report: Mapping[str, Any] | None = None) -> Proof:
@@ -118,7 +132,7 @@ def _needs(row: TargetRow) -> str:
 
 def _machine(read: Read, files: Sequence[str]) -> tuple[str, str]:
     """Of what was compiled: compiler and memory of a bare machine; features of a CPU."""
-    record = next((_json(read, path) for path in files if path.endswith(f"/{BUILD}")), None)
+    record = _record(read, files)
     if not isinstance(record, dict):
         return "it does not say", ""
     compiler, features = record.get("compiler"), record.get("features")
@@ -126,6 +140,10 @@ def _machine(read: Read, files: Sequence[str]) -> tuple[str, str]:
     told += [f"{key} {record[key]:,} bytes" for key in ("flash", "ram", "stack") if type(record.get(key)) is int]
     with_ = f"a CPU with {' '.join(map(str, features))}" if isinstance(features, list) and features else ""
     return ", ".join(told) or "it does not say", with_
+
+
+def _record(read: Read, files: Sequence[str]) -> Any:
+    return next((_json(read, path) for path in files if path.endswith(f"/{BUILD}")), None)
 
 
 def _json(read: Read, path: str) -> Any:

@@ -52,7 +52,7 @@ class Report:
                 {
                     "target": build.target, "precision": build.precision, "part": build.part, "bytes": build.bytes,
                     "machine": build.machine, "proof": build.proof.words, "worst": _finite(build.proof.worst),
-                    "ok": build.proof.worst is not None and build.proof.ok,
+                    "ok": build.proof.passed or (build.proof.worst is not None and build.proof.ok),
                 }
                 for build in self.facts.builds
             ],

@@ -8,7 +8,7 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import plots, tables
-from rnn_export.cli.main import command, logged_notes
+from rnn_export.cli.main import command
 from rnn_export.cli.options import finite, trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 from rnn_export.progress import bar
@@ -80,15 +80,14 @@ def loadtest_command(
         raise click.BadParameter(
             f"{seconds:g} s is less than a step of a stream takes, {1 / steps:g} s.", param_hint="--seconds"
         )
-    with logged_notes() as notes:
-        frames = frames_of(_frames(bundle, engine.spec, data), engine.spec)
+    frames = frames_of(_frames(bundle, engine.spec, data), engine.spec)
     with pinned(core) as chosen, bar("loadtest", len(streams) or None, not as_json) as stage:
         points, ended = load_test(
             engine, frames, 1 / steps, seconds, streams, lambda number: stage(f"{number:,} streams")
         )
         machine = describe(chosen)
-    for note in (*notes, *filter(None, [ended])):
-        tables.note(note)
+    if ended:
+        tables.note(ended)
     result = {
         "source": bundle,
         "held_by": _holder(engine),

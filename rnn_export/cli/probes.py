@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ DOUBLE = bytes.fromhex(
     "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a0208014204"
     "0a00100d"
 )
+
+EMPTY_MODULE = b"\0asm\1\0\0\0"
 
 _CHILD = """
 import json, sys
@@ -242,7 +245,9 @@ def _coremltools() -> Iterator[Finding]:
 
 
 def _wasmtime() -> Iterator[Finding]:
-    yield PROBES["wasmtime"].finding("ok", str(load_module("wasmtime").__version__))
+    wasmtime = load_module("wasmtime")
+    wasmtime.Module(wasmtime.Engine(), EMPTY_MODULE)
+    yield PROBES["wasmtime"].finding("ok", f"{version_of('wasmtime')}, compiles")  # it has no __version__
 
 
 REINSTALL = "pip install --force-reinstall"

@@ -8,7 +8,7 @@ import click
 
 from rnn_export.choices import BackendName, Precision, ServerAddress
 from rnn_export.cli import tables
-from rnn_export.cli.main import command, logged_notes
+from rnn_export.cli.main import command
 from rnn_export.cli.options import trust_option
 from rnn_export.cli.words import BACKEND, BUNDLE_OR_ADDRESS, PRECISION
 from rnn_export.progress import bar
@@ -43,11 +43,9 @@ def run_command(
     try:
         if recording == "-":
             return run_raw(engine, sys.stdin.buffer, output, as_json)
-        with logged_notes() as notes, bar("run", 1, not as_json) as stage:
+        with bar("run", 1, not as_json) as stage:
             stage(recording)
             result = run_file(engine, recording, output, as_json)
-        for note in notes:
-            tables.note(note)
         if not as_json:
             tables.say(tables.speed(result), err=True)
         return result

@@ -18,8 +18,10 @@ def builds_section(builds: Sequence[Build]) -> Html:
 def _row(build: Build) -> Sequence[object]:
     part = element("small", build.part) if build.part else None
     proof = build.proof
-    verdict = "good" if proof.worst is not None and proof.ok else "warn" if proof.missing else "soft"
-    worst = "none" if proof.missing else "below" if proof.worst is None else error_text(proof.worst)
+    good = proof.passed or (proof.worst is not None and proof.ok)
+    verdict = "good" if good else "warn" if proof.missing else "soft"
+    without = "none" if proof.missing else "passed" if proof.passed else "below"
+    worst = without if proof.worst is None else error_text(proof.worst)
     files = f"{build.files} file{'' if build.files == 1 else 's'}"
     return (
         element("div", element("strong", build.target), " ", build.precision, part),

@@ -11,7 +11,8 @@ from rnn_export.spec import StreamSpec
 class Proof:
     """How something that was built was held to the model: in words, and the report where there is one of its own.
 
-    `worst` is the largest relative error of it; None where nothing was compared. `missing` says what is not proven.
+    `worst` is the largest relative error of it; None where nothing was compared, or by a self-test that `passed`, whose
+    errors are in the words. `missing` says what is not proven.
     """
 
     words: str
@@ -19,6 +20,7 @@ class Proof:
     ok: bool = True
     report: Mapping[str, Any] | None = None
     missing: str = ""
+    passed: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from rnn_export.runtime.build.native.machines import MACHINES
 from .test_machine import machine, tegra
 
 STATES = ("ok", "missing", "broken")
+OF_EXTRAS = ("openvino", "litert", "executorch", "coremltools", "wasmtime")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_what_is_not_ok_has_a_fix(here):
 
 
 def test_what_the_tests_themselves_use_is_ok(here):
-    for name in ("onnxruntime", "onnxruntime CPU", "openvino", "litert", "executorch", "coremltools", "torch"):
+    for name in ("onnxruntime", "onnxruntime CPU", *OF_EXTRAS, "torch"):
         assert here[name].state == "ok", here[name]
     assert here["onnxruntime CPU"].detail == "makes a session and computes"
 

@@ -1,6 +1,7 @@
 """`rnn-export build --target c` for other machines: what is told, what is loaded, and self-tests that fail."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from rnn_export import report
 from rnn_export.bundle import Bundle, extend_bundle, open_bundle
 from rnn_export.errors import BackendUnavailable, ParityError
 from rnn_export.export import export
@@ -54,6 +56,12 @@ def test_cortex_m(lstm: Path, cpu: str) -> None:
     again = build(lstm, "--triple", cpu, "--rebuild")
     measured = f"flash {test['flash']:,} bytes, RAM {test['ram']:,} bytes (stack {test['stack']:,})"
     assert f"built c (fp32) for {cpu}: {measured}; self-test passed on {test['ran']}" in again.stdout
+    # What was seen here is in the bundle, and on the page of it.
+    (told,) = [one for one in report(lstm).to_json()["builds"] if one["part"] == cpu]
+    shown = re.fullmatch(r"its self-test passed where it was compiled, on (.*) \((.*)\)", told["proof"])
+    assert shown
+    assert (shown[1], shown[2].count("largest error"), told["ok"]) == (test["ran"], len(test["lines"]) - 1, True)
+    assert cpu not in " ".join(report(lstm).to_json()["not_proven"])
 
 
 def test_a_cortex_m_by_either_name_is_one(lstm: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from .toys import OUTPUTS, SPEC, STEPS, recorded, toy
 
 PASSED = r"y: largest error \d\.\de-0[5-9]\nh: largest error \d\.\de-0[5-9]\nPASS"
 RV32 = ["rv32imc", "rv32imafc"]
-WINDOWS, WASI, MAC = "x86_64-windows-gnu", "wasm32-wasi", "aarch64-macos"
+WINDOWS, WASI, MAC, XTENSA = "x86_64-windows-gnu", "wasm32-wasi", "aarch64-macos", "xtensa-lx106"
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
@@ -124,6 +125,22 @@ def test_a_fault_of_rv32_ends():
         match=r"the self-test for rv32imc on qemu-.* crashed \(exit code 128\): the processor faulted, mcause 7",
     ):
         build("rv32imc", changed("float h[8];", "float h[8]; *(volatile int *)8 = 1;"))
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["inside", "apart"])
+def test_xtensa_is_compiled_for_and_not_run(apart: bool, tmp_path: Path) -> None:
+    need("xtensa-lx106-elf-gcc")
+    done = cross_build(toy(apart=apart), "toy", SPEC, XTENSA)
+    assert set(done.files) == {f"build/{XTENSA}/libtoy.a", f"build/{XTENSA}/build.json"}
+    proof = done.selftest
+    assert proof.reason == f"not run there: nothing here runs what {XTENSA} runs. Run selftest.c on such a machine."
+    assert proof.flash is not None
+    assert 120 * 4 < proof.flash < 120 * 4 + 4000
+    (tmp_path / "libtoy.a").write_bytes(done.files[f"build/{XTENSA}/libtoy.a"])
+    found = symbols(tmp_path / "libtoy.a", "xtensa-lx106-elf-nm")
+    assert given(found) == {"toy_init", "toy_step", "toy_run"} | ({"toy_check", "toy_weights"} if apart else set())
+    assert written(found) == set()
+    assert not {"malloc", "free"} & called(found)
 
 
 def test_a_cpu_of_rv32_is_in_its_name():

@@ -153,8 +153,9 @@ include(${MODEL}/CMakeLists.txt)
 """
 ESP = """
 cmake_minimum_required(VERSION 3.16)
-project(firmware C)
+project(firmware C ASM)
 set(ESP_PLATFORM 1)
+add_compile_definitions(ESP_PLATFORM)
 function(idf_component_register)
   cmake_parse_arguments(its "" "" "SRCS;INCLUDE_DIRS" ${ARGN})
   set(COMPONENT_LIB component PARENT_SCOPE)
@@ -167,7 +168,8 @@ target_link_libraries(firmware PRIVATE component)
 """
 ZEPHYR = """
 cmake_minimum_required(VERSION 3.20)
-project(firmware C)
+project(firmware C ASM)
+add_compile_definitions(__ZEPHYR__)
 macro(zephyr_library_named name)
   set(library ${name})
   add_library(${name} STATIC)
@@ -182,54 +184,76 @@ macro(zephyr_include_directories)
   include_directories(${ARGN})
 endmacro()
 add_subdirectory(${MODEL}/zephyr off)
-set(CONFIG_RNN_LSTM y)
+set(CONFIG_RNN_UPPER y)
 add_subdirectory(${MODEL}/zephyr on)
 add_executable(firmware user.c)
 target_include_directories(firmware PRIVATE ${MODEL})
-target_link_libraries(firmware PRIVATE rnn_lstm)
+target_link_libraries(firmware PRIVATE rnn_NAME)
 """
 
 
-@pytest.mark.parametrize(("build", "its_library"), [(ESP, "libcomponent.a"), (ZEPHYR, "librnn_lstm.a")],
+@pytest.mark.parametrize("model", ["lstm", "large"])
+@pytest.mark.parametrize(("build", "its_library"), [(ESP, "libcomponent.a"), (ZEPHYR, "librnn_{}.a")],
                          ids=["esp-idf", "zephyr"])  # fmt: skip
-def test_builds_of_boards_read_it(build: str, its_library: str, written: Get, lstm: Path, tmp_path: Path) -> None:
-    """With stand-ins for their own functions: neither of them can be had here."""
+def test_builds_of_boards_read_it(build: str, its_library: str, model: str, written: Get, tmp_path: Path) -> None:
+    """With stand-ins for their own functions: neither of them can be had here. Large weights are in the program."""
     need("cmake", "make", "gcc")
-    user = user_of(written("lstm", "fp32"), tmp_path / "user", build)
-    configure(user, f"-DMODEL={lstm}")
+    its = written(model, "fp32")
+    folder = laid_out(its, tmp_path / model)
+    text = build.replace("RNN_UPPER", f"RNN_{model.upper()}").replace("rnn_NAME", f"rnn_{model}")
+    user = user_of(its, tmp_path / "user", text)
+    (user / "user.c").write_text(board_program(its))
+    configure(user, f"-DMODEL={folder}")
     said = run(["cmake", "--build", str(user / "out"), "--verbose"], user)
-    assert set(FLAGS) <= set(compiled_with(said, "lstm.c"))
-    assert {path.name for path in (user / "out").rglob("*.a")} == {its_library}
+    assert set(FLAGS) <= set(compiled_with(said, f"{model}.c"))
+    assert {path.name for path in (user / "out").rglob("*.a")} == {its_library.format(model)}
+    (folder / f"{model}.bin").unlink(missing_ok=True)
     run([str(user / "out/firmware")], user)
 
 
-def test_esp_idf_reads_it_in_a_script(lstm: Path, tmp_path: Path) -> None:
+def board_program(its: Written) -> str:
+    """Ends with 0 where the weights are whole."""
+    n, whole = its.name, "0"
+    if its.weights is not None:
+        whole = f"{n}_check({n}_weights, {n.upper()}_WEIGHTS_BYTES)"
+    start = f"{n}_init(&state{f', {n}_weights' if its.weights is not None else ''})"
+    return f'#include "{n}.h"\nstatic {n}_state state;\nint main(void) {{ {start}; return {whole}; }}\n'
+
+
+@pytest.mark.parametrize(("model", "sources"), [("lstm", "lstm.c"), ("large", "large.c;large_weights.S")])
+def test_esp_idf_reads_it_in_a_script(model: str, sources: str, written: Get, tmp_path: Path) -> None:
     need("cmake")
+    folder = laid_out(written(model, "fp32"), tmp_path / model)
     (tmp_path / "requirements.cmake").write_text(ESP_SCRIPT)
-    said = run(["cmake", f"-DMODEL={lstm}", "-P", "requirements.cmake"], tmp_path)
-    assert said == "-- registers SRCS;lstm.c;INCLUDE_DIRS;.\n"
+    said = run(["cmake", f"-DMODEL={folder}", "-P", "requirements.cmake"], tmp_path)
+    assert said == f"-- registers SRCS;{sources};INCLUDE_DIRS;.\n"
 
 
-def test_arduino_compiles_all_of_the_folder(lstm: Path) -> None:
+@pytest.mark.parametrize("model", ["lstm", "large"])
+def test_arduino_compiles_all_of_the_folder(model: str, written: Get, tmp_path: Path) -> None:
     """Its flat layout: every source that lies there, with a main of Arduino's own; folders are left alone."""
     need("g++", "gcc")
-    (lstm / "sketch.cpp").write_text(
-        '#include "lstm.h"\nstatic lstm_state state;\nint main() { lstm_init(&state); return 0; }\n'
-    )
-    sources = sorted(path.name for path in lstm.iterdir() if path.suffix in (".c", ".cpp", ".S"))
-    assert sources == ["lstm.c", "main.c", "selftest.c", "sketch.cpp"]
-    flags = ["-Os", "-ffunction-sections", "-fdata-sections", "-DARDUINO=10819"]
+    its = written(model, "fp32")
+    folder = laid_out(its, tmp_path / model)
+    (folder / "sketch.cpp").write_text(board_program(its))
+    sources = sorted(path.name for path in folder.iterdir() if path.suffix in (".c", ".cpp", ".S"))
+    assert sources == [
+        f"{model}.c", *[f"{model}_weights.S"] * (model == "large"), "main.c", "selftest.c", "sketch.cpp",
+    ]  # fmt: skip
+    flags = ["-Os", "-ffunction-sections", "-fdata-sections", "-DARDUINO=10819", f"-I{folder}"]
+    elsewhere = tmp_path / "build"
+    elsewhere.mkdir()
     for source in sources:
-        run(["g++" if source.endswith("cpp") else "gcc", *flags, "-c", source], lstm)
-    run(["g++", *(f"{Path(source).stem}.o" for source in sources), "-lm", "-o", "sketch"], lstm)
-    run(["./sketch"], lstm)
-    properties = dict(line.split("=", 1) for line in (lstm / "library.properties").read_text().splitlines())
+        run(["g++" if source.endswith("cpp") else "gcc", *flags, "-c", str(folder / source)], elsewhere)
+    run(["g++", *(f"{Path(source).stem}.o" for source in sources), "-lm", "-o", "sketch"], elsewhere)
+    run(["./sketch"], elsewhere)
+    properties = dict(line.split("=", 1) for line in (folder / "library.properties").read_text().splitlines())
     # What the specification of Arduino's libraries asks for.
     needed = {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"}
     assert set(properties) == needed | {"includes"}
     assert re.fullmatch(r"[A-Za-z0-9][\w .-]{0,62}", properties["name"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", properties["version"])
-    assert (lstm / properties["includes"]).is_file()
+    assert (folder / properties["includes"]).is_file()
 
 
 @pytest.mark.parametrize("model", ["lstm", "large"])

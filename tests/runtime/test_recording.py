@@ -72,12 +72,12 @@ def test_arrays_become_rows_of_frames(given, frame, wanted, timed):
 
 
 def test_the_last_frame_of_a_signal_is_padded_with_zeros():
-    np.testing.assert_array_equal(read(np.arange(1, 6.0), spec(3)), [[[1, 2, 3], [4, 5, 0]]])
+    np.testing.assert_array_equal(read(np.arange(1, 6.0, dtype=np.float32), spec(3)), [[[1, 2, 3], [4, 5, 0]]])
 
 
 @pytest.mark.parametrize(
     ("values", "dtype"),
-    [(np.arange(4.0), "int64"), (np.arange(4), "uint8"), (np.arange(4), "float32"), (np.array([1.5, 2]), "float32")],
+    [(np.arange(4.0), "int64"), (np.arange(4), "uint8"), (np.arange(4), "float32"), ([1.5, 2], "float32")],
     ids=str,
 )
 def test_values_that_another_dtype_has(values, dtype):
@@ -87,7 +87,7 @@ def test_values_that_another_dtype_has(values, dtype):
 
 
 def test_inputs_with_and_without_a_time_axis():
-    given = recording.read({**GOOD, "speaker": np.ones(3)}, MIXED)
+    given = recording.read({**GOOD, "speaker": np.ones(3, np.float32)}, MIXED)
     assert {name: a.shape for name, a in given.items()} == {"x": (1, 5, 2), "id": (1, 5), "speaker": (1, 3)}
 
 
@@ -97,9 +97,14 @@ BAD_ARRAYS = {
     "frame": (np.ones((5, 3), np.float32), spec(4), "has shape (5, 3), but a frame has (4,): it must be (time, ...)"),
     "scalar": (np.float32(1), spec(4), "has shape (), but a frame has (4,)"),
     "axes": (np.ones((1, 1, 5, 4), np.float32), spec(4), "has shape (1, 1, 5, 4)"),
-    "nan": (np.array([1, np.nan]), spec(), "the recording: 'x' holds NaN or Inf"),
-    "inf": (np.array([1, -np.inf]), spec(), "the recording: 'x' holds NaN or Inf"),
-    "too large": (np.array([1e300]), spec(), "the recording: 'x' holds NaN or Inf"),
+    "nan": ([1, np.nan], spec(), "the recording: 'x' holds NaN or Inf"),
+    "inf": ([1, -np.inf], spec(), "the recording: 'x' holds NaN or Inf"),
+    "too large": ([1e300], spec(), "the recording: 'x' holds NaN or Inf"),
+    "float64": (
+        np.ones(4),
+        spec(),
+        "'x' is float64, but must be float32: convert it with .astype(np.float32) if you mean it.",
+    ),
     "no ids": (np.array([0.5]), spec(dtype="int64"), "'x' is float64 with values that int64 does not have"),
     "nan ids": (np.array([np.nan]), spec(dtype="int64"), "'x' is float64 with values that int64 does not have"),
     "large ids": (np.array([2**40]), spec(dtype="int32"), "'x' is int64 with values that int32 does not have"),
@@ -111,7 +116,7 @@ BAD_ARRAYS = {
     "names": ({"x": 1, 2: 2}, spec(), "the recording has ['2', 'x'], but the model's inputs are ['x']"),
     "frames": ({**GOOD, "id": np.arange(4)}, MIXED, "the inputs have [4, 5] frames, but must have the same number"),
     "rows": ({**GOOD, "id": np.ones((2, 5), int)}, MIXED, "the inputs have [1, 2] rows, but must have the same number"),
-    "untimed": ({**GOOD, "speaker": np.ones(4)}, MIXED, "'speaker' has shape (4,), but a frame has (3,)"),
+    "untimed": ({**GOOD, "speaker": np.ones(4, np.float32)}, MIXED, "'speaker' has shape (4,), but a frame has (3,)"),
 }
 
 
@@ -222,6 +227,14 @@ def test_csv(tmp_path, text):
 def test_one_column_is_a_signal(tmp_path, contract, wanted):
     (tmp_path / "a.csv").write_text("volt\n1\n2\n3\n")
     np.testing.assert_array_equal(read(tmp_path / "a.csv", contract), wanted)
+
+
+def test_numbers_and_samples_of_sound_are_rounded_to_what_the_model_takes(tmp_path):
+    (tmp_path / "a.csv").write_text("0.1\n1e-3\n")
+    half = spec(dtype="float16")
+    np.testing.assert_array_equal(read(tmp_path / "a.csv", half), np.array([[0.1, 1e-3]], np.float16))
+    sound = write_wav(tmp_path / "a.wav", np.array([1, -(2**14)], "<i2").tobytes(), 2)
+    np.testing.assert_array_equal(read(sound, half), np.array([[2**-15, -0.5]], np.float16))
 
 
 def test_csv_of_ids(tmp_path):

@@ -21,8 +21,8 @@ from .node import need
 
 FILES = {
     "frames.js", "golden.json", "index.d.ts", "index.html", "index.js", "model-scalar.wasm", "model.json", "model.wasm",
-    "package.json", "page.css", "page.js", "parity.json", "plot.js", "selftest.js", "snapshot.js", "stream.js",
-    "values.js", "worklet.js",
+    "package.json", "page.css", "page.js", "parity.json", "plot.js", "selftest.js", "sequence.js", "snapshot.js",
+    "stream.js", "values.js", "worklet.js",
 }  # fmt: skip
 
 

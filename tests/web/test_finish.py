@@ -151,6 +151,24 @@ def test_inputs_without_frames_are_given_to_the_end_too(packed):
     assert all(left == [] for left in got["left"].values())
 
 
+def test_of_several_outputs_one_without_frames_has_no_end(packed, tmp_path):
+    """As in Python: the last that a step gave stands."""
+    folder = shutil.copytree(packed("several-inputs-and-outputs").folder, tmp_path / "fewer")
+    contract = json.loads((folder / "model.json").read_text())
+    contract["outputs"][1].update(timed=False, time=None, lengths=[])
+    (folder / "model.json").write_text(json.dumps(contract))
+    code = """
+    const model = await load(), stream = model.stream(), { inputs } = model.contract;
+    const zeros = (list) => Object.fromEntries(list.map((tensor) => [tensor.name, new Float32Array(tensor.size)]));
+    const given = stream.run(zeros(inputs));
+    return { given, left: stream.finish(zeros(inputs.filter(({ time }) => time === null))) };
+    """
+    got = node(folder, code)
+    assert list(got["given"]) == ["output0", "output1"]
+    assert len(got["given"]["output1"]) == contract["outputs"][1]["size"]
+    assert got["left"] == {"output0": []}
+
+
 def test_a_model_of_single_frames_has_no_end(packed):
     code = """
     const stream = (await load()).stream();

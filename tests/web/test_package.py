@@ -148,10 +148,10 @@ REFUSED = {
     "damaged.",
     "stream.restore(changed(70))": "this snapshot is damaged: its checksum is not that of its values.",
     "stream.restore(changed(40))": "this snapshot has 254 rows, but a stream has one here.",
-    "stream.restore(changed(55))": "this snapshot has 2130706432 frames that wait for a whole chunk: run the rest "
-    "before it is taken.",
-    "stream.restore(changed(52))": "this snapshot has 255 frames that wait for a whole chunk: run the rest before it "
-    "is taken.",
+    "stream.restore(changed(55))": f"this snapshot has 188 bytes where {188 + 32 * 127 * 2**24} are needed: it is "
+    "truncated or damaged.",
+    "stream.restore(changed(52))": f"this snapshot has 188 bytes where {188 + 32 * 255} are needed: it is truncated or "
+    "damaged.",
     "model.audioNode({ sampleRate: 16000 })": "this model cannot be fed from audio: it was exported without a sample "
     "rate, sample_rate=16000.",
 }

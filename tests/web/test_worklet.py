@@ -1,5 +1,7 @@
 """The AudioWorkletProcessor, called by Node in the place of an audio thread: blocks of any size, sound in and out."""
 
+import base64
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,23 @@ def test_memory_is_asked_for_by_messages(packed):
     assert got["ids"] == [[i, call, None] for i, call in enumerate(calls, 1)]
     assert got["wrong"]["error"] == "there is no call stop: reset, finish, snapshot or restore."
     assert got["damaged"]["error"].startswith("this is not a snapshot")
+
+
+def test_a_snapshot_of_frames_that_wait_is_refused_and_changes_nothing(packed):
+    """A processor has no place for frames that it did not hear."""
+    its = packed("denoised-sound")
+    stream = load(its.bundle, "native").stream()
+    stream.run(np.ones(1, np.float32))
+    code = """
+    const before = ask({ id: 1, call: "snapshot" });
+    const back = ask({ id: 2, call: "restore", snapshot: Buffer.from(given.kept, "base64") });
+    return { back, same: base64(ask({ id: 3, call: "snapshot" }).value) === base64(before.value) };
+    """
+    got = run(its.folder, code, samples=[0.0], kept=base64.b64encode(stream.snapshot()).decode())
+    assert got["back"]["error"] == (
+        "this snapshot has 1 frames that wait for a whole step: run the rest before it is taken."
+    )
+    assert got["same"]
 
 
 def test_a_sample_that_is_no_number_is_said_and_not_heard(packed):

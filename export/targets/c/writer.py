@@ -99,6 +99,8 @@ def sources(
     values = template_values(spec, init, code, results, write_batch_step(step, spec, code))
     templates = {f"{name}.{suffix}": f"step.{suffix}" for suffix in ("h", "hpp", "c")}
     templates |= {file: file for file in (*AROUND, *ZEPHYR)}
+    if not weights.embedded:
+        templates[f"{name}_weights.S"] = "weights.S"
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
     files["kernels.h"] = kernels(precision, code.uses_fourier)
     if code.phases:

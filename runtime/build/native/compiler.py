@@ -139,7 +139,8 @@ def find_cross(machine: Machine) -> CrossCompiler:
 
 def _gcc(program: str, machine: Machine) -> CrossCompiler:
     found = CrossCompiler((program, *machine.flags), _first_line(program, "--version"), machine)
-    if machine.bare and not any(flag.startswith(("-mfloat-abi", "-mabi")) for flag in machine.flags):
+    arm = machine.bare and machine.gcc.startswith("arm-")
+    if arm and not any(flag.startswith("-mfloat-abi") for flag in machine.flags):
         # Floats go in registers of the FPU where the CPU has one.
         hard = "__ARM_FP" in found.macros(["-mfloat-abi=softfp"], Path("/"))
         found = replace(found, command=(*found.command, f"-mfloat-abi={'hard' if hard else 'soft'}"))

@@ -63,6 +63,8 @@ def cross_build(
     written = json.loads(record.to_file())
     if proof.flash is not None:
         written |= {"flash": proof.flash, "ram": proof.ram, "stack": proof.stack}
+    if proof.passed:
+        written["selftest"] = {"ran": proof.ran, "lines": proof.lines}
     at = f"build/{machine.triple}"
     built = {f"{at}/{library}": made, f"{at}/{RECORD}": (json.dumps(written, indent=1) + "\n").encode()}
     return CrossBuild(machine.triple, built, record, proof)

@@ -81,6 +81,14 @@ def _rv32(march: str, abi: str) -> Machine:
     return Machine(march, gcc, packages, flags, "", "-mcpu=", qemu, board, "bare", "qemu-system-riscv")
 
 
+def _xtensa() -> Machine:
+    """The core of an ESP8266, which nothing here runs. Its ROM has what gcc lacks, the arithmetic of floats."""
+    packages = "gcc-xtensa-lx106 picolibc-xtensa-lx106-elf"
+    specs = "--specs=/usr/lib/xtensa-lx106-elf/picolibc.specs"
+    flags = ("-mlongcalls", specs, "-Wl,--unresolved-symbols=ignore-all")
+    return Machine("xtensa-lx106", "xtensa-lx106-elf-gcc", packages, flags, system="bare")
+
+
 def _windows(processor: str, packages: str, emulator: str = "") -> Machine:
     triple, gcc = f"{processor}-windows-gnu", f"{processor}-w64-mingw32-gcc"
     cpu = "-march=" if processor == "x86_64" else "-mcpu="
@@ -105,6 +113,7 @@ MACHINES = {
         _linux("riscv64-linux-musl", "", "qemu-riscv64"),
         _rv32("rv32imc", "ilp32"),
         _rv32("rv32imafc", "ilp32f"),
+        _xtensa(),
         _windows("x86_64", "gcc-mingw-w64-x86-64-win32", "wine"),
         _windows("aarch64", ""),
         _macos("aarch64"),

@@ -65,6 +65,11 @@ typedef struct {
 #define NAME_STATE_BYTES sizeof(name_state)
 
 //@if weights_file
+#if defined(ARDUINO) || defined(ESP_PLATFORM) || defined(__ZEPHYR__) || defined(NAME_WEIGHTS_EMBEDDED)
+/** The content of $name.bin, which ${name}_weights.S puts into the program of a board. */
+extern const unsigned char name_weights[];
+#endif
+
 /** Whether `weights`, the content of $name.bin, is whole: 0, or 1 if its size is wrong, 2 if its
  *  checksum is, 3 if its address is no multiple of 64. */
 int name_check(const void *weights, size_t bytes);

@@ -36,6 +36,23 @@ export function pieces(values, tensor) {
   return Array.from({ length: Math.ceil(all / shape[time]) }, (_, i) => cut(values, tensor, at(i), at(i + 1)));
 }
 
+/** A tensor of frames as one with an axis of them, the first where a step is one frame. */
+export function shapeOver({ shape, time }) { return time === null ? { shape: [1, ...shape], time: 0 } : { shape, time }; }
+
+/** Frames as they lie in the graph, in the order of a snapshot, one frame after the other; or back. */
+export function transposed(values, tensor, back = false) {
+  const [outer, inner] = around(tensor.shape, tensor.time), frames = values.length / (outer * inner);
+  const result = new values.constructor(values.length);
+  for (let o = 0; o < outer; o++) {
+    for (let frame = 0; frame < frames; frame++) {
+      const here = (o * frames + frame) * inner, there = (frame * outer + o) * inner;
+      const [from, to] = back ? [there, here] : [here, there];
+      result.set(values.subarray(from, from + inner), to);
+    }
+  }
+  return result;
+}
+
 /** Which frames of an output, [first, stop), a sequence of `frames` still has to give once its whole steps are fed. */
 function left({ chunk, delay }, tensor, frames) {
   const first = framesOf(tensor, Math.max(frames - (frames % chunk) - delay, 0)), { lengths } = tensor;

@@ -48,8 +48,10 @@ export type Given = number | bigint | boolean | readonly (number | bigint | bool
 export type Frame = Given | Readonly<Record<string, Given>>;
 /** One output, or several by name. */
 export type Output = Values | Record<string, Values>;
-/** What the end of a sequence gives; null of an output that has no frames. */
-export type Left = Values | null | Record<string, Values | null>;
+/** What the end of a sequence gives: of several outputs those that have frames, and null of the only one if it has none. */
+export type Left = Values | null | Record<string, Values>;
+/** What a piece of a sequence gives; null of an output without frames while a delay lasts. */
+export type Piece = Values | null | Record<string, Values | null>;
 
 /** Loads the folder `url`, by default this package's own, once; `simd: false` takes the module without vectors. */
 export function load(url?: string | URL, options?: { simd?: boolean }): Promise<Model>;
@@ -81,14 +83,21 @@ export interface Stream {
   readonly frames: number;
   /** Whether finish() ended the sequence. */
   readonly ended: boolean;
+  /** Frames of a run that wait for a whole step. */
+  readonly waiting: number;
   /** Copies of the states by name. */
   readonly states: Record<string, Values>;
   /** Feeds one step; null where no frame gives an output yet. On an error the memory stays. */
   step(x: Frame): Output | null;
   step<T extends Output>(x: Frame, out: T): T;
   /**
+   * Feeds any piece of a sequence, its frames one after the other in time, and gives all that comes of it. What is left
+   * below a whole step waits for the next run, or for finish. On an error the memory stays.
+   */
+  run(x: Frame): Piece;
+  /**
    * Ends the sequence, and gives the frames that only its end gives. `rest` are the frames that are left below a whole
-   * step, and the inputs that have no frames. Nothing can be fed after that, until a reset. On an error the memory stays.
+   * step, behind those that wait, and the inputs that have no frames. Nothing can be fed after that, until a reset. On an error the memory stays.
    */
   finish(rest?: Frame): Left;
   reset(): void;

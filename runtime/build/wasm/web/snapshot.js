@@ -1,4 +1,5 @@
 // A stream's memory as bytes, the same that Python's streams write and read.
+import { hasFrames, transposed } from "./frames.js";
 import { ARRAYS, bytesOf, kindOf, RnnError } from "./values.js";
 
 // Magic, digest, rows (u32), frames (u64), frames that wait (u32); little-endian, and a crc32 at the end.
@@ -6,16 +7,22 @@ const MAGIC = "rnnxsnp1", HEADER = 56, CHECK = 4;
 // Among the frames that wait: the sequence is over.
 const ENDED = 0x80000000;
 
-/** `parts` are the bytes of each state, in the order of the contract. */
-export function pack({ digest }, { frames, ended, parts }) {
+/**
+ * `parts` are the bytes of each state, in the order of the contract; `wait` has an array for each input, of frames that
+ * wait for a whole step, or is null.
+ */
+export function pack({ digest, chunk, inputs }, { frames, ended, parts: states, wait }) {
   if (!digest) throw new RnnError("this model has no digest, so a snapshot could be restored into another one.");
+  const framed = wait ? inputs.map((tensor, i) => [tensor, wait[i]]).filter(([tensor]) => hasFrames(tensor)) : [];
+  const waiting = framed.length ? (framed[0][1].length / framed[0][0].size) * chunk : 0;
+  const parts = [...states, ...framed.map(([tensor, values]) => new Uint8Array(transposed(values, tensor).buffer))];
   const size = HEADER + parts.reduce((sum, part) => sum + part.length, 0), bytes = new Uint8Array(size + CHECK);
   const data = new DataView(bytes.buffer);
   bytes.set([...MAGIC].map((letter) => letter.charCodeAt(0)));
   bytes.set(ofHex(digest), 8);
   data.setUint32(40, 1, true);
   data.setBigUint64(44, BigInt(frames), true);
-  data.setUint32(52, ended ? ENDED : 0, true);
+  data.setUint32(52, (ended ? ENDED : 0) + waiting, true);
   let at = HEADER;
   for (const part of parts) {
     bytes.set(part, at);
@@ -25,8 +32,8 @@ export function pack({ digest }, { frames, ended, parts }) {
   return bytes;
 }
 
-/** Checked: {frames, ended, parts}. */
-export function unpack({ digest, states }, snapshot) {
+/** Checked: {frames, ended, parts, wait}. */
+export function unpack({ digest, chunk, inputs, states }, snapshot) {
   const bytes = asBytes(snapshot), magic = String.fromCharCode(...bytes.subarray(0, 8));
   if (bytes.length < HEADER || magic !== MAGIC) {
     throw new RnnError("this is not a snapshot: give the bytes that stream.snapshot() returned.");
@@ -41,11 +48,9 @@ export function unpack({ digest, states }, snapshot) {
   const rows = data.getUint32(40, true), frames = data.getBigUint64(44, true), last = data.getUint32(52, true);
   const ended = Boolean(last & ENDED), waiting = (last & ~ENDED) >>> 0;
   if (rows !== 1) throw new RnnError(`this snapshot has ${rows} rows, but a stream has one here.`);
-  if (waiting) {
-    throw new RnnError(`this snapshot has ${waiting} frames that wait for a whole chunk: run the rest before it is taken.`);
-  }
-  const needed = HEADER + states.reduce((sum, state) => sum + bytesOf(state), 0) + CHECK;
-  if (bytes.length !== needed) {
+  const framed = waiting ? inputs.map((tensor) => hasFrames(tensor) && { ...tensor, size: (tensor.size / chunk) * waiting }) : [];
+  const needed = HEADER + [...states, ...framed.filter(Boolean)].reduce((sum, tensor) => sum + bytesOf(tensor), 0) + CHECK;
+  if (waiting >= chunk || bytes.length !== needed) {
     throw new RnnError(`this snapshot has ${bytes.length} bytes where ${needed} are needed: it is truncated or damaged.`);
   }
   if (crc32(bytes.subarray(0, needed - CHECK)) !== data.getUint32(needed - CHECK, true)) {
@@ -55,12 +60,17 @@ export function unpack({ digest, states }, snapshot) {
     throw new RnnError(`this snapshot is damaged: it says that ${frames} frames were fed.`);
   }
   let at = HEADER;
-  const parts = states.map((state) => bytes.slice(at, (at += bytesOf(state))));
-  states.forEach((state, i) => checkState(new ARRAYS[state.dtype](parts[i].buffer), state));
-  return { frames: Number(frames), ended, parts };
+  const take = (tensor) => {
+    const values = new ARRAYS[tensor.dtype](bytes.slice(at, (at += bytesOf(tensor))).buffer);
+    check(values, tensor);
+    return values;
+  };
+  const parts = states.map((state) => new Uint8Array(take(state).buffer));
+  const wait = framed.map((tensor) => (tensor ? transposed(take(tensor), tensor, true) : null));
+  return { frames: Number(frames), ended, parts, wait: waiting ? wait : null };
 }
 
-function checkState(values, { name, dtype }) {
+function check(values, { name, dtype }) {
   const bad = { float32: (v) => !Number.isFinite(v), float64: (v) => !Number.isFinite(v), bool: (v) => v > 1,
     float16: (v) => (v & 0x7c00) === 0x7c00 }[dtype];
   if (bad && values.some(bad)) {

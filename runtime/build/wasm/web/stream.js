@@ -1,7 +1,8 @@
 // A model and its streams: no fetch, no DOM, no TextDecoder, so that an AudioWorklet can have it too.
-import { closingSteps, cut, hasFrames, leftInSteps, put, settled } from "./frames.js";
+import { closingSteps, cut, hasFrames, leftInSteps, put, settled, shapeOver } from "./frames.js";
+import { inTime, ofStep, piece, rest } from "./sequence.js";
 import { pack, unpack } from "./snapshot.js";
-import { ARRAYS, byName, bytesOf, fill, isNamed, kindOf, listOf, RnnError } from "./values.js";
+import { ARRAYS, byName, bytesOf, fill, isNamed, kindOf, RnnError } from "./values.js";
 
 const LINE = 64, PAGE = 65536, POINTER = 4;
 
@@ -43,7 +44,9 @@ export class Model {
       open: () => this.#free.pop() ?? this.#take(this.#stride),
       close: (at) => this.#free.push(at),
       load: (x) => this.#load(x),
-      rest: (x) => this.#rest(x),
+      piece: (x, wait) => piece(this.contract, this.#tables, x, wait),
+      rest: (x, wait) => rest(this.contract, this.#tables, x, wait),
+      loadStep: (values, step) => this.#loadStep(values, step),
       step: (at) => this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers),
       output: (i) => this.#view(this.#outputs.ports[i]),
       memory: (at) => new Uint8Array(this.#memory, at, this.#stride),
@@ -83,48 +86,8 @@ export class Model {
     ports.forEach((port, i) => fill(this.#view(port), named ? x[names[i]] : x, port.tensor, this.#tables[i]));
   }
 
-  /** What a sequence ends with, checked: the frames that are `waiting`, and a call that loads a step with or without. */
-  #rest(x) {
-    const { ports } = this.#inputs, { chunk, inputs } = this.contract;
-    const framed = inputs.filter(hasFrames), held = framed.length ? inputs.filter((tensor) => !hasFrames(tensor)) : [];
-    const given = x === undefined || x === null ? {} : isNamed(x) ? x : { [inputs[0].name]: x };
-    if (given !== x && inputs.length > 1 && Object.keys(given).length) {
-      throw new RnnError(`this model has ${inputs.length} inputs: give finish those by name, not ${kindOf(x)}.`);
-    }
-    const takes = [...framed, ...held].map(({ name }) => name), asked = Object.keys(given);
-    const fewest = asked.some((name) => framed.some((t) => t.name === name)) ? takes : held.map(({ name }) => name);
-    if (asked.some((name) => !takes.includes(name)) || fewest.some((name) => !(name in given))) {
-      const needed = fewest.length ? `{${fewest.join(", ")}}` : "nothing";
-      throw new RnnError(`finish takes ${needed} here, but {${asked.join(", ")}} was given.`);
-    }
-    let waiting = null;
-    const values = inputs.map((tensor, i) => {
-      const whole = new ARRAYS[tensor.dtype](tensor.size);
-      if (!(tensor.name in given)) return whole;
-      if (!hasFrames(tensor)) {
-        fill(whole, given[tensor.name], tensor, this.#tables[i]);
-        return whole;
-      }
-      const flat = listOf(given[tensor.name], whole.constructor, tensor.name), frame = tensor.size / chunk;
-      const frames = flat.length / frame;
-      if (!Number.isInteger(frames) || frames >= chunk) {
-        throw new RnnError(
-          `"${tensor.name}" has ${flat.length} values, but finish takes frames of ${frame}, fewer than the ${chunk} of a step.`,
-        );
-      }
-      if (waiting !== null && waiting !== frames) throw new RnnError(`the inputs have ${waiting} and ${frames} frames left, not as many.`);
-      waiting = frames;
-      const some = new ARRAYS[tensor.dtype](flat.length);
-      fill(some, flat, { ...tensor, size: flat.length }, this.#tables[i]);
-      put(whole, some, tensor, 0);
-      return whole;
-    });
-    // What stands behind the end of a sequence may be anything.
-    const load = (first) => ports.forEach((port, i) => {
-      if (first) this.#view(port).set(values[i]);
-      else if (hasFrames(port.tensor)) this.#view(port).fill(port.tensor.dtype === "int64" ? 0n : 0);
-    });
-    return { waiting: waiting ?? 0, load };
+  #loadStep(values, step) {
+    this.#inputs.ports.forEach((port, i) => this.#view(port).set(ofStep(values[i], port.tensor, this.contract.chunk, step)));
   }
 
   #text(address) {
@@ -136,6 +99,8 @@ export class Model {
 /** One stream: its memory, and the step. */
 export class Stream {
   #at; #frames = 0; #ended = false; #inside;
+  // The frames of a run that wait for a whole step, an array for each input; null where none do.
+  #wait = null;
 
   constructor(model, inside) {
     this.model = model;
@@ -150,15 +115,21 @@ export class Stream {
   /** Whether finish() ended the sequence. */
   get ended() { return this.#ended; }
 
+  /** Frames of a run that wait for a whole step. */
+  get waiting() {
+    const { chunk, inputs } = this.model.contract, i = inputs.findIndex(hasFrames);
+    return this.#wait ? (this.#wait[i].length / inputs[i].size) * chunk : 0;
+  }
+
   /**
    * Feed one step: a number, an array or a typed array of the input's size; where there are several inputs, an object
    * by name. Gives the output as a typed array, several as an object by name, and null where no frame gives any yet.
    */
   step(x, out) {
-    const { chunk, delay, outputs } = this.model.contract;
+    const { chunk, outputs } = this.model.contract;
     if (out !== undefined) this.#checkOut(out);
     this.advance(x);
-    const late = Math.min(chunk, Math.max(0, delay - (this.#frames - chunk)));
+    const late = this.#late();
     if (late === chunk) return null;
     if (out !== undefined) {
       outputs.forEach((tensor, i) => (outputs.length > 1 ? out[tensor.name] : out).set(this.raw(i)));
@@ -168,8 +139,35 @@ export class Stream {
     return outputs.length > 1 ? byName(outputs, (_, i) => given[i]) : given[0];
   }
 
-  /** The same without an output: that lies in `raw(i)`, of no value during the delay. */
+  /**
+   * Feed any piece of a sequence, its frames one after the other in time, and give all that comes of it in the same
+   * form: of length 0 where nothing comes yet. An input without frames is held for the whole piece, an output without
+   * is that of the last step, null where there was none. What is left below a whole step waits for the next run, or for
+   * finish.
+   */
+  run(x) {
+    this.#checkTakes(0);
+    const { chunk, inputs, outputs } = this.model.contract, { frames, values } = this.#inside.piece(x, this.#wait);
+    this.#checkTakes(frames);
+    const given = outputs.map(() => []), steps = Math.floor(frames / chunk);
+    for (let step = 0; step < steps; step++) {
+      this.#inside.loadStep(values, step);
+      this.#inside.step(this.#at);
+      this.#frames += chunk;
+      const late = this.#late();
+      if (late < chunk) outputs.forEach((tensor, i) => given[i].push(settled(this.raw(i), tensor, late)));
+    }
+    const left = (tensor, i) => hasFrames(tensor) ? cut(values[i], shapeOver(tensor), steps * chunk, frames) : null;
+    this.#wait = frames > steps * chunk ? inputs.map(left) : null;
+    const result = outputs.map((tensor, i) => (tensor.timed ? inTime(given[i], tensor) : given[i].at(-1) ?? null));
+    return outputs.length > 1 ? byName(outputs, (_, i) => result[i]) : result[0];
+  }
+
+  /** The same as `step` without an output: that lies in `raw(i)`, of no value during the delay. */
   advance(x) {
+    if (this.#wait) {
+      throw new RnnError(`${this.waiting} frames of a run still wait for a whole step: run the rest, or reset.`);
+    }
     this.#checkTakes(this.model.contract.chunk);
     this.#inside.load(x);
     this.#inside.step(this.#at);
@@ -178,12 +176,14 @@ export class Stream {
 
   /**
    * End the sequence: the frames of the output that only its end gives, in one typed array, of length 0 where there are
-   * none; several outputs as an object by name, null for one without frames. `rest` are the frames below a whole step
-   * that the sequence ends with, and the inputs that have no frames. Nothing can be fed after that, until a reset.
+   * none, and null of an output without frames, whose last stands; of several outputs those that have frames, as an
+   * object by name. `rest` are the frames below a whole step that the sequence ends with, behind those that wait, and
+   * the inputs that have no frames. Nothing can be fed after that, until a reset.
    */
   finish(rest) {
     this.#checkTakes(0);
-    const { contract } = this.model, { chunk, end, outputs } = contract, { waiting, load } = this.#inside.rest(rest);
+    const { contract } = this.model, { chunk, end, outputs } = contract;
+    const { frames: waiting, values } = this.#inside.rest(rest, this.#wait);
     this.#checkTakes(waiting);
     const whole = this.#frames + waiting, steps = whole ? closingSteps(contract, whole) : 0;
     const left = outputs.map((tensor) => hasFrames(tensor) && new ARRAYS[tensor.dtype](steps * tensor.size));
@@ -191,7 +191,7 @@ export class Stream {
     try {
       if (end !== null) this.#inside.state(this.#at, end).set(new Uint8Array(Float32Array.of(chunk - waiting).buffer));
       for (let step = 0; step < steps; step++) {
-        load(step === 0);
+        this.#inside.loadStep(values, step);
         this.#inside.step(this.#at);
         outputs.forEach((tensor, i) => left[i] && put(left[i], this.raw(i), tensor, step * tensor.shape[tensor.time]));
       }
@@ -199,11 +199,13 @@ export class Stream {
       this.#inside.memory(this.#at).set(before);
     }
     this.#ended = true;
+    this.#wait = null;
     const given = outputs.map((tensor, i) => {
       if (!left[i]) return tensor.timed ? new ARRAYS[tensor.dtype](0) : null;
       return whole ? cut(left[i], tensor, ...leftInSteps(contract, tensor, whole)) : left[i];
     });
-    return outputs.length > 1 ? byName(outputs, (_, i) => given[i]) : given[0];
+    if (outputs.length === 1) return given[0];
+    return Object.fromEntries(outputs.map(({ name }, i) => [name, given[i]]).filter(([, values]) => values !== null));
   }
 
   /** Output `i` of the last step of any stream of the model, where it lies: good until the next call. */
@@ -215,6 +217,7 @@ export class Stream {
     this.#inside.init(this.#at);
     this.#frames = 0;
     this.#ended = false;
+    this.#wait = null;
   }
 
   /** Copies of the states by name. */
@@ -225,22 +228,31 @@ export class Stream {
 
   /** The memory as bytes, for `restore` here or for a stream of the same model in Python or elsewhere. */
   snapshot() {
-    return pack(this.model.contract, { frames: this.#frames, ended: this.#ended, parts: this.#parts() });
+    return pack(this.model.contract, { frames: this.#frames, ended: this.#ended, parts: this.#parts(), wait: this.#wait });
   }
 
   /** Go on from a snapshot, taken here or by a stream of one row in Python. On an error the memory stays. */
   restore(snapshot) {
     this.#checkOpen();
-    const { frames, ended, parts } = unpack(this.model.contract, snapshot);
+    const { inputs } = this.model.contract, { frames, ended, parts, wait } = unpack(this.model.contract, snapshot);
+    // What waits was never fed, so ids are yet to be held to their tables.
+    if (wait) this.#inside.piece(byName(inputs, (t, i) => wait[i] ?? new ARRAYS[t.dtype](t.size)), null);
     parts.forEach((part, i) => this.#inside.state(this.#at, i).set(part));
     this.#frames = frames;
     this.#ended = ended;
+    this.#wait = wait;
   }
 
   /** Give its memory back to the model. */
   close() {
     if (this.#at !== null) this.#inside.close(this.#at);
     this.#at = null;
+  }
+
+  /** Of the frames of the last step, how many the delay leaves out. */
+  #late() {
+    const { chunk, delay } = this.model.contract;
+    return Math.min(chunk, Math.max(0, delay - (this.#frames - chunk)));
   }
 
   #parts() {

@@ -93,8 +93,13 @@ class RnnProcessor extends AudioWorkletProcessor {
         value = this.#finish();
       } else if (call === "snapshot") value = this.#stream.snapshot();
       else if (call === "restore") {
-        const { ended } = this.#stream;
+        const { ended } = this.#stream, before = this.#stream.snapshot();
         this.#stream.restore(snapshot);
+        const { waiting } = this.#stream;
+        if (waiting) {
+          this.#stream.restore(before);
+          throw new Error(`this snapshot has ${waiting} frames that wait for a whole step: run the rest before it is taken.`);
+        }
         if (ended || this.#stream.ended) this.#begin();
       } else throw new Error(`there is no call ${call}: reset, finish, snapshot or restore.`);
       this.port.postMessage({ id, call, value });

@@ -1,0 +1,92 @@
+"""Exports in several threads, and exports that fail, leave the process as it was."""
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+import torch.utils._sympy.functions as sizes
+from torch import nn
+
+from rnn_export.alone import alone
+from rnn_export.errors import LiftError
+from rnn_export.export.lift import lift
+
+THREADS = 3
+# The process while a module is traced; a module is copied, and so would be a list of its own.
+SEEN: list[dict[str, Any]] = []
+
+
+class Pooled(nn.Module):
+    """Its size is rounded, and its product is an einsum: both are looked at by torch in a way that is changed."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        super().__init__()
+        self.gru, self.weight, self.breaks = nn.GRU(4, 4, batch_first=True), nn.Parameter(torch.ones(4, 4)), breaks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.einsum("btc,cd->btd", self.gru(x)[0], self.weight)
+        if self.breaks and torch.compiler.is_exporting():
+            SEEN.append(process())
+            raise RuntimeError("broken on purpose")
+        return y[:, : int(math.ceil(x.shape[1] / 1))]  # noqa: RUF046
+
+
+def process() -> dict[str, Any]:
+    """What is the process's, and is changed while a module is exported."""
+    return {
+        "sympy": sizes.sympy,  # type: ignore[attr-defined]
+        "einsum": torch.backends.opt_einsum.enabled,
+        "cache": torch._dynamo.config.fake_tensor_cache_enabled,
+        "int": "int" in globals(),
+        "compiling": torch.compiler.is_compiling(),
+        "exporting": torch.compiler.is_exporting(),
+        "grad": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+    }
+
+
+def test_exports_in_threads_are_one_after_the_other_and_leave_nothing() -> None:
+    before = process()
+    assert isinstance(before["sympy"], ModuleType)
+    with ThreadPoolExecutor(THREADS) as pool:
+        lifted = list(pool.map(lambda _: lift(Pooled().eval(), (torch.zeros(1, 6, 4),)), range(THREADS)))
+    assert len({tuple(s.name for s in one.spec.states) for one in lifted}) == 1
+    assert process() == before
+
+
+def test_an_export_that_fails_leaves_nothing() -> None:
+    before = process()
+    with pytest.raises(LiftError, match="broken on purpose"):
+        lift(Pooled(breaks=True).eval(), (torch.zeros(1, 6, 4),))
+    assert process() == before
+    assert {name for name in before if SEEN[0][name] != before[name]} >= {"sympy", "cache", "int"}
+
+
+def test_what_is_alone_waits_for_its_turn_and_a_call_inside_does_not() -> None:
+    inside, most, lock = 0, [0], threading.Event()
+
+    @alone
+    def outer(number: int) -> int:
+        nonlocal inside
+        inside += 1
+        most[0] = max(most[0], inside)
+        lock.wait(0.02)
+        inside -= 1
+        return inner(number)
+
+    @alone
+    def inner(number: int) -> int:
+        return number + 1
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(outer, range(8))) == list(range(1, 9))
+    assert most == [1]
+    with pytest.raises(TypeError):
+        outer()  # type: ignore[call-arg]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(outer, 1).result(5) == 2
