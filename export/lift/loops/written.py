@@ -5,6 +5,7 @@ They are written into it, `out[:, t] = y`, `state[k] = h`, or joined behind what
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,7 @@ class _Written:
 
 def read_written_frames(graph: fx.Graph) -> None:
     """Let each reader of a tensor that was written frame by frame take what was written, or what was there before."""
+    _see_through_views(graph)
     written: dict[fx.Node, _Written] = {}
     for node in list(graph.nodes):
         if node.target is aten.select.int and args_of(node)[0].target in FILLED:
@@ -64,6 +66,22 @@ def read_written_frames(graph: fx.Graph) -> None:
             for user in list(node.users):
                 _read(graph, node, user, found)
     graph.eliminate_dead_code()
+
+
+def _see_through_views(graph: fx.Graph) -> None:
+    """Axes that are moved there and back were never moved; what takes all frames apart takes them one by one."""
+    for node in list(graph.nodes):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node):
+            continue
+        if node.target is source.target is aten.permute.default:
+            there, back = args_of(source)[1], args_of(node)[1]
+            if [there[axis] for axis in back] == [*range(len(there))]:
+                node.replace_all_uses_with(args_of(source)[0])
+        elif node.target is operator.getitem and source.target is aten.unbind.int:
+            written, axis = args_of(source)[0], args_of(source)[1] if len(source.args) > 1 else 0
+            if written.target in WRITES:
+                node.target, node.args = aten.select.int, (written, axis, args_of(node)[1])
 
 
 def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written | None:
