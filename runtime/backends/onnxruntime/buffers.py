@@ -187,7 +187,7 @@ class OrtStateStore(StateStore):
             self.before = None
 
     def _last_states(self) -> list[Array]:
-        """The next states of the last round, each (n, ...), in the order of the contract; none where no value is NaN."""
+        """The next states of the last round, each (n, ...), by the contract; none where no value is NaN."""
         pieces = [turn.piece.states for turn in self.round]
         found = any(has_nan(array) for states in pieces for array in states.values())
         return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states] if found else []
