@@ -35,7 +35,9 @@ class CodeBuilder:
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
         self.written: list[tuple[ir.Node, int]] = []
-        self.node_index, self.macs, self.uses_libm, self.uses_fourier = 0, 0, False, False
+        self.node_index, self.macs, self.uses_libm = 0, 0, False
+        # Of the files of functions, those that not every step has.
+        self.more_kernels: set[str] = set()
         self.fused: set[ir.Node] = set()
         self.table_rows: dict[str, int] = {}
         self.scales_used: list[float] = []
