@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.weights import LANES
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,16 @@ def _by_rows(
     variables: Mapping[str, str],
 ) -> None:
     """The same where both terms have the values of one label side by side."""
-    others = [label for label in summed if label != along]
-    named = {label: variable for label, variable in variables.items() if label != along}
+    short = sizes[along] < LANES
+    others = [label for label in summed if short or label != along]
+    named = {label: variable for label, variable in variables.items() if short or label != along}
     with code.loops([variables[label] for label in kept] or ["once"], [sizes[label] for label in kept] or [1]):
         code.emit("float sum = 0.0f;")
         with code.loops([variables[label] for label in others], [sizes[label] for label in others]):
-            a, b = (f"{t.tensor.address} + {t.at(named)}" for t in terms)
-            code.emit(f"sum += rnn_dot({a}, {b}, {sizes[along]});")
+            if short:
+                # A sum across a vector takes longer than one of so few products.
+                code.emit(f"sum += {' * '.join(f'{t.tensor.address}[{t.at(named)}]' for t in terms)};")
+            else:
+                a, b = (f"{t.tensor.address} + {t.at(named)}" for t in terms)
+                code.emit(f"sum += rnn_dot({a}, {b}, {sizes[along]});")
         code.emit(f"{y.tensor.address}[{y.at(variables)}] = sum;")

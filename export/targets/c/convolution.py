@@ -22,8 +22,7 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
     groups, window = node.attributes.get_int("group", 1), _apart(code, node)
     x = code.read(node, 0) if window is None else window.joined()
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    y = code.new_output(node)
-    sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
+    sliding, y = _some_places(code, node, SlidingWindow.of(node, x.shape, shape_of(node.outputs[0]), weight.shape[2:]))
     # A group with few outputs is in fp32 in every precision.
     if many_places(sliding) and (code.precision == "fp32" or len(weight) // groups <= FEW_OUTPUTS):
         across_places(code, sliding, x, y, weight, bias, groups)
@@ -51,6 +50,40 @@ def conv(code: CodeBuilder, node: ir.Node) -> None:
         with code.loops(["m", "o", "l"], [images, outputs, places]):
             target = index_expression(["m", "o", "l"], [len(weight) * places, places, 1])
             code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
+
+
+def _some_places(code: CodeBuilder, node: ir.Node, sliding: SlidingWindow) -> tuple[SlidingWindow, CTensor]:
+    """The places that are read, where one reader takes some in a row of one axis; and where they are written."""
+    uses, length = list(node.outputs[0].uses()), sliding.places[0]
+    reader = uses[0].node if len(uses) == 1 and len(sliding.places) == 1 else node
+    taken = _taken(reader, length)
+    if taken is None or node.outputs[0].is_graph_output():
+        return sliding, code.new_output(node)
+    y = code.alloc("float", (*shape_of(node.outputs[0])[:2], len(taken)))
+    code.fused.add(reader)
+    code.tensors[reader.outputs[0]] = y.view(0, shape_of(reader.outputs[0]))
+    return sliding.part(taken), y
+
+
+def _taken(reader: ir.Node, length: int) -> range | None:
+    """Of `length` places along axis 2, those that a Gather or Slice takes, one or several in a row."""
+    constants = [None if v is None or v.const_value is None else v.const_value.numpy() for v in reader.inputs[1:]]
+    if not constants or any(c is None for c in constants):
+        return None
+    first, *rest = [c.reshape(-1).tolist() for c in constants if c is not None]
+    if reader.op_type == "Gather" and constants[0].ndim == 0 and reader.attributes.get_int("axis", 0) == 2:
+        at = first[0] % length
+        return range(at, at + 1)
+    if (
+        reader.op_type == "Slice"
+        and len(first) == 1
+        and len(rest) > 1
+        and rest[1] in ([2], [-1])
+        and rest[2:] in ([], [[1]])
+    ):
+        taken = range(length)[slice(first[0], rest[0][0])]
+        return taken if len(taken) else None
+    return None
 
 
 def _by_channel(

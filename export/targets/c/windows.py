@@ -1,12 +1,11 @@
 """Windows that slide over images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from rnn_export.export.targets.c.notation import index_expression, strides_of
-from rnn_export.export.targets.c.tensors import CTensor
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,23 @@ class SlidingWindow:
     pads: Sequence[int]
 
     @staticmethod
-    def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> "SlidingWindow":
-        """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
+    def of(node: ir.Node, x: Sequence[int], y: Sequence[int], window: Sequence[int]) -> "SlidingWindow":
+        """That of a node from shape x (images, channels, *sizes) to y (images, channels, *places)."""
         rank, attributes = len(window), node.attributes
         strides, dilations = (list(attributes.get_ints(name, [1] * rank)) for name in ("strides", "dilations"))
         pads = list(attributes.get_ints("pads", [0] * 2 * rank))
-        padding, sizes, places = attributes.get_string("auto_pad", "NOTSET"), x.shape[2:], y.shape[2:]
+        padding, sizes, places = attributes.get_string("auto_pad", "NOTSET"), x[2:], y[2:]
         if padding.startswith("SAME"):
             steps = zip(sizes, places, window, strides, dilations, strict=True)
             missing = [max((p - 1) * s + (w - 1) * d + 1 - n, 0) for n, p, w, s, d in steps]
             less, more = [m // 2 for m in missing], [m - m // 2 for m in missing]
             pads = less + more if padding == "SAME_UPPER" else more + less
         return SlidingWindow(sizes, places, window, strides, dilations, pads)
+
+    def part(self, places: range) -> "SlidingWindow":
+        """Some of the places of one axis alone."""
+        pads = [self.pads[0] - places.start * self.strides[0], 0]
+        return replace(self, places=[len(places)], pads=pads)
 
     def variables(self, letter: str) -> list[str]:
         return [f"{letter}{axis}" for axis in range(len(self.window))]
