@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from turns import in_turn
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE / "pipelines"))
+sys.path += [str(HERE / "pipelines"), str(HERE.parent / "examples" / "denoiser")]
 
 import denoiser as spectral  # noqa: E402
 from transformer import Layer  # noqa: E402

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.notation import shape_of
-from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
+from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
+from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, Strided, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.names import C_TYPES, SIZES
 
@@ -27,6 +27,7 @@ class CodeBuilder:
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
+    `strided` has what is not written in the order of its axes, until somebody reads it so.
     """
 
     def __init__(self, weights: Weights, precision: str, scales: Mapping[str, float] | None = None) -> None:
@@ -44,6 +45,7 @@ class CodeBuilder:
         self.next_states: dict[str, ir.Value] = {}
         self.shifts: dict[str, Shift] = {}
         self.windows: dict[ir.Value, Shift] = {}
+        self.strided: dict[ir.Value, Strided] = {}
         self._indent = 1
         # Name, type, and where it lies in the scratch memory, or how many values it has outside of it.
         self._variables: list[tuple[str, str, Buffer | int]] = []
@@ -72,6 +74,8 @@ class CodeBuilder:
         """Where a value lies; its buffer is in use until now."""
         if value in self.windows:
             self._join(value, self.windows.pop(value))
+        if value in self.strided and value not in self.tensors:
+            self._put_in_order(value, self.strided[value])
         if value not in self.tensors:
             assert value.const_value is not None
             constant = value.const_value.numpy()
@@ -94,6 +98,23 @@ class CodeBuilder:
                 target, source = f"{y.address} + o * {row} + {at}", f"{part.address} + o * {size}"
                 self.emit(f"memcpy({target}, {source}, {size} * sizeof({y.c_type}));")
             at += size
+
+    def _put_in_order(self, value: ir.Value, view: Strided) -> None:
+        """Write a view as an array after all."""
+        self.tensors[value] = y = self.alloc(view.tensor.c_type, view.shape)
+        source, variables = self.used(view.tensor), [f"n{axis}" for axis in range(len(view.shape))]
+        with self.loops(variables, view.shape):
+            target = index_expression(variables, strides_of(view.shape))
+            self.emit(f"{y.address}[{target}] = {source.address}[{index_expression(variables, view.strides)}];")
+
+    def view(self, node: ir.Node, index: int) -> Strided:
+        """An input as it lies, of floats that are computed or constant."""
+        value = node.inputs[index]
+        assert value is not None
+        if value in self.strided and value not in self.tensors:
+            self.used(self.strided[value].tensor)
+            return self.strided[value]
+        return Strided.of(self.read(node, index))
 
     def input(self, node: ir.Node, index: int) -> CTensor:
         """An input that is there; one that is constant may have no address."""

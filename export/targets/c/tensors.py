@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c.notation import round_up
+from rnn_export.export.targets.c.notation import round_up, strides_of
 from rnn_export.export.targets.c.weights import CACHE_LINE
 from rnn_export.runtime.build.names import SIZES
 
@@ -40,6 +40,28 @@ class CTensor:
         constant = None if self.constant is None else self.constant.reshape(-1)[offset : offset + size].reshape(shape)
         address = f"({self.address} + {offset})" if offset else self.address
         return replace(self, address=address, shape=tuple(shape), constant=constant)
+
+
+@dataclass(frozen=True)
+class Strided:
+    """The values of `tensor` along other axes: their sizes, and for each how far apart neighbours are."""
+
+    tensor: CTensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def of(tensor: CTensor) -> "Strided":
+        return Strided(tensor, tensor.shape, tuple(strides_of(tensor.shape)))
+
+    def transposed(self, order: Sequence[int]) -> "Strided":
+        shape, strides = (tuple(each[axis] for axis in order) for each in (self.shape, self.strides))
+        return replace(self, shape=shape, strides=strides)
+
+    def with_ones(self, shape: Sequence[int]) -> "Strided":
+        """The same axes, with others of one entry between them."""
+        wide = (stride for size, stride in zip(self.shape, self.strides, strict=True) if size > 1)
+        return replace(self, shape=tuple(shape), strides=tuple(next(wide) if size > 1 else 0 for size in shape))
 
 
 @dataclass(frozen=True)
