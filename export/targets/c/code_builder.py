@@ -101,20 +101,29 @@ class CodeBuilder:
 
     def _put_in_order(self, value: ir.Value, view: Strided) -> None:
         """Write a view as an array after all."""
-        self.tensors[value] = y = self.alloc(view.tensor.c_type, view.shape)
-        source, variables = self.used(view.tensor), [f"n{axis}" for axis in range(len(view.shape))]
-        with self.loops(variables, view.shape):
-            target = index_expression(variables, strides_of(view.shape))
-            self.emit(f"{y.address}[{target}] = {source.address}[{index_expression(variables, view.strides)}];")
+        self.tensors[value] = y = self.alloc(view.tensor.c_type, view.whole)
+        strides, variables, start = strides_of(view.whole), [f"n{axis}" for axis in range(len(view.shape))], 0
+        for part in (view, view.entering):
+            if part is not None:
+                source = self.used(part.tensor)
+                with self.loops(variables, part.shape):
+                    target = f"{y.address}[{start} + {index_expression(variables, strides)}]"
+                    self.emit(f"{target} = {source.address}[{index_expression(variables, part.strides)}];")
+            start = view.shape[view.axis] * strides[view.axis]
 
     def view(self, node: ir.Node, index: int) -> Strided:
-        """An input as it lies, of floats that are computed or constant."""
+        """An input as it lies."""
         value = node.inputs[index]
         assert value is not None
-        if value in self.strided and value not in self.tensors:
-            self.used(self.strided[value].tensor)
-            return self.strided[value]
-        return Strided.of(self.read(node, index))
+        view = self.strided.get(value)
+        if value in self.windows:
+            view = Strided.of_window(self.windows[value])
+        if view is None or value in self.tensors:
+            return Strided.of(self.read(node, index))
+        for part in (view, view.entering):
+            if part is not None:
+                self.used(part.tensor)
+        return view
 
     def input(self, node: ir.Node, index: int) -> CTensor:
         """An input that is there; one that is constant may have no address."""
