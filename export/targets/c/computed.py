@@ -28,7 +28,7 @@ def of_computed(code: CodeBuilder, node: ir.Node) -> None:
     y = code.new_output(node)
     parts = list(_parts(a, b, y))
     if not all(in_a_row(part.y, part.terms, part.sizes) for part in parts):
-        parts = list(_parts(*(Strided.of(code.read(node, i)) for i in range(2)), y))
+        parts = list(_parts(Strided.of(code.read(node, 0)), Strided.of(code.read(node, 1)), y))
     for number, part in enumerate(parts):
         if number and part.y.tensor.address == y.address:
             more = code.alloc("float", y.shape)

@@ -67,10 +67,11 @@ def _some_places(code: CodeBuilder, node: ir.Node, sliding: SlidingWindow) -> tu
 
 def _taken(reader: ir.Node, length: int) -> range | None:
     """Of `length` places along axis 2, those that a Gather or Slice takes, one or several in a row."""
-    constants = [None if v is None or v.const_value is None else v.const_value.numpy() for v in reader.inputs[1:]]
-    if not constants or any(c is None for c in constants):
+    values = reader.inputs[1:]
+    constants = [v.const_value.numpy() for v in values if v is not None and v.const_value is not None]
+    if not values or len(constants) < len(values):
         return None
-    first, *rest = [c.reshape(-1).tolist() for c in constants if c is not None]
+    first, *rest = [c.reshape(-1).tolist() for c in constants]
     if reader.op_type == "Gather" and constants[0].ndim == 0 and reader.attributes.get_int("axis", 0) == 2:
         at = first[0] % length
         return range(at, at + 1)
