@@ -64,6 +64,24 @@ MODELS = {
         (1, 3),
     ),
     "the last window filled up": (Call(filled_up, c=conv(6, stride=4)), {"chunk": 4}, (0, 1)),
+    "an overlap of whole windows, cut": (
+        Call(
+            lambda s, x: s.u(s.c(F.pad(x, (4, 0))).relu())[..., : x.shape[-1]],
+            c=conv(8, stride=4),
+            u=nn.ConvTranspose1d(4, 4, 8, 4),
+        ),
+        {"chunk": 4},
+        (0, 3),
+    ),
+    "frames repeated, smoothed and cut": (
+        Call(
+            lambda s, x: s.d(F.pad(s.c(F.pad(x, (2, 1))).repeat_interleave(3, 2), (2, 2)))[..., : x.shape[-1]],
+            c=conv(3, stride=3),
+            d=conv(5),
+        ),
+        {"chunk": 3},
+        (2, 4),
+    ),
     "two frames for one": (Call(lambda s, x: s.u(x), u=up()), {}, (0, 2)),
     "a chunk of a causal model": (Call(lambda s, x: s.g(x.mT)[0].mT, g=gru()), {"chunk": 5}, (0, 4)),
     "two axes": (

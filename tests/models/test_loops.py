@@ -160,6 +160,35 @@ def joined_after(s, x):
     return torch.cat([y.unsqueeze(1) for y in ys], 1)
 
 
+def behind_its_start(s, x):
+    """Two values at once, joined behind what they start from, which the cut leaves out."""
+    h = torch.zeros(2, x.shape[0], 5)
+    states = [h]
+    for frame in x.unbind(1):
+        new = moved(s, frame, h[0])
+        h = torch.stack([new, new / 2 + h[1] * 0.3])
+        states.append(h)
+    return torch.stack(states)[1:, 0].transpose(0, 1)
+
+
+def written_behind_its_start(s, x):
+    """As an sLSTM keeps its states: all of them in one tensor, of which one is given."""
+    states = torch.zeros(2, x.shape[1] + 1, x.shape[0], 5)
+    h = states[:, 0]
+    for t in range(x.shape[1]):
+        new = moved(s, x[:, t], h[0])
+        h = torch.stack([new, new / 2 + h[1] * 0.3])
+        states[:, t + 1] = h
+    return states[0][1:].transpose(0, 1)
+
+
+def read_from_what_is_written(s, x):
+    h = torch.zeros(x.shape[0], x.shape[1] + 1, 5)
+    for t in range(x.shape[1]):
+        h[:, t + 1] = moved(s, x[:, t], h[:, t].clone())
+    return h[:, 1:]
+
+
 def two_sequences(s, x):
     """Over the input and what is computed of all of it, frame by frame."""
     y, h, out = torch.relu(s.linear(x)), zeros(x), []
@@ -214,6 +243,9 @@ LOOPS = {
         ["h.state"],
     ),
     "joined afterwards": (Call(joined_after, **body()), X, {}, ["state"]),
+    "behind its start": (Call(behind_its_start, **body()), X, {}, ["state", "call1.state"]),
+    "written behind its start": (Call(written_behind_its_start, **body()), X, {}, ["state", "call1.state"]),
+    "read from what is written": (Call(read_from_what_is_written, **body()), X, {}, ["state"]),
     "a buffer": (Call(buffered, **body(h=torch.full((1, 5), 0.5))), X[:1], {}, ["h"]),
     "a memory of two frames": (Call(of_two_frames, linear=nn.Linear(4, 5)), X, {}, ["state", "call1.state"]),
     "a learned start": (Call(learned, **LEARNED), X, {}, ["r.state"]),

@@ -26,12 +26,14 @@ from rnn_export.export.lift.loops.operands import (
     consecutive,
     is_known_early,
 )
-from rnn_export.export.lift.loops.references import Ref, only_takes, resolve, value_at
+from rnn_export.export.lift.loops.references import Ref, resolve, value_at
 from rnn_export.export.lift.loops.unrolled import COPIES, Unrolled
 from rnn_export.export.lift.program.fx import args_of, aten
 
 # Nodes that the first copy may lack.
 MISSING = 16
+# Bodies that are tried for each token: where copies follow each other and none is one, there are hundreds for each.
+TRIED = 16
 JOINS = {aten.stack.default: torch.stack, aten.cat.default: torch.cat}
 
 Copy = list[fx.Node | None]
@@ -66,6 +68,11 @@ class Loop:
         return {n: Place(k, j) for k, copy in enumerate(self.copies) for j, n in enumerate(copy) if n is not None}
 
     @cached_property
+    def size(self) -> int:
+        """The tokens of all copies, which stand one after the other."""
+        return sum(len(copy) - copy.count(None) for copy in self.copies)
+
+    @cached_property
     def precomputed(self) -> frozenset[int]:
         """The nodes that the first copy lacks: each copy makes them at its end, for the next."""
         return frozenset(j for j, node in enumerate(self.copies[0]) if node is None)
@@ -76,8 +83,9 @@ class Loop:
             return None
         joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
         before, refs = joined[: self.first], joined[self.first :]
-        first = self.places.get(refs[0].base) if refs else None
-        if first is None or len({ref.path for ref in refs}) > 1:
+        if len(refs) != len(self.copies) or len({ref.path for ref in refs}) > 1:
+            return None
+        if (first := self.places.get(refs[0].base)) is None:
             return None
         if [self.places.get(ref.base) for ref in refs] != [Place(k, first.node) for k in range(len(self.copies))]:
             return None
@@ -95,31 +103,25 @@ def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
             if forms[second : second + 1] != forms[second + size : second + size + 1]:
                 continue
             body = forms[second : second + size]
-            if len(body) < size or (not missing and forms[start:second] != body):
+            complete = forms[start : start + size] == body
+            if len(body) < size or complete == bool(missing):
                 continue
             if any(forms[second + k * size : second + (k + 1) * size] != body for k in range(1, COPIES - 2)):
                 continue
+            if graph.tried > TRIED * len(graph.tokens):
+                return
+            graph.tried += 1
             for copies in _copies(graph, start, first_size, size):
                 loop = Loop(copies, first=_iterations_before(graph, copies))
-                operands = _operands(graph, loop)
-                if operands is not None and _gives_frames_or_last(loop):
+                if _gives_frames_or_last(graph, loop) and (operands := _operands(graph, loop)) is not None:
                     yield replace(loop, operands=operands)
 
 
-def _gives_frames_or_last(loop: Loop) -> bool:
+def _gives_frames_or_last(graph: Unrolled, loop: Loop) -> bool:
     """Whether all that is used of the loop is one value of every frame, or of the last."""
-    left = [(place, user) for node, place in loop.places.items() for user in _users(node) if user not in loop.places]
-    last = len(loop.copies) - 1
-    return all(place.copy == last or loop.join_of(user) for place, user in left)
-
-
-def _users(node: fx.Node) -> Iterator[fx.Node]:
-    """The users of `node`, or of a part of it."""
-    for user in node.users:
-        if only_takes(user):
-            yield from _users(user)
-        else:
-            yield user
+    whole = [node for copy in loop.copies[:-1] for node in copy if node is not None]
+    ours = range(graph.index[whole[0]], graph.index[whole[0]] + loop.size)
+    return all(graph.index.get(user, -1) in ours or loop.join_of(user) for node in whole for user in graph.users[node])
 
 
 def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator[list[Copy]]:
@@ -151,10 +153,13 @@ def _lacks(copy: Copy) -> set[int]:
 
 def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]:
     """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are."""
+    form = [graph.forms[graph.index[node]] for node in body]
+    if graph.forms[at : at + len(body)] == form:
+        return [*graph.tokens[at : at + len(body)]], len(body)
     copy: Copy = []
     used = 0
-    for node in body:
-        there = at + used < len(graph.tokens) and graph.forms[at + used] == graph.forms[graph.index[node]]
+    for wanted in form:
+        there = at + used < len(graph.tokens) and graph.forms[at + used] == wanted
         copy.append(graph.tokens[at + used] if there else None)
         used += there
     return copy, used

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ class Unrolled:
     `index` has the place of each token, `forms` what two copies of it have in common at least, and `values` the value
     of every node on the sample. What is computed of constants alone is a token only `with_constants`; `sort_by_frame`
     sorts the tokens by the newest frame that they know. A loop may begin with iterations of another kind only
-    `with_first_iterations`.
+    `with_first_iterations`. `tried` counts the bodies that were looked for.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Unrolled:
         sort_by_frame: bool,
         with_first_iterations: bool = False,
     ) -> None:
-        self.with_first_iterations = with_first_iterations
+        self.with_first_iterations, self.tried = with_first_iterations, 0
         read_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
@@ -55,6 +55,11 @@ class Unrolled:
         """What each token takes, one after the other: references, and what is no node."""
         leaves = {n: pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in self.tokens}
         return {n: [resolve(x) if isinstance(x, fx.Node) else x for x in taken] for n, taken in leaves.items()}
+
+    @cached_property
+    def users(self) -> Mapping[fx.Node, Sequence[fx.Node]]:
+        """What takes each token, or a part of it."""
+        return {node: tuple(_users(node)) for node in self.tokens}
 
     @cached_property
     def counting(self) -> str:
@@ -86,6 +91,14 @@ class Unrolled:
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             return x.dtype == y.dtype and same(x, y)
         return type(x) is type(y) and bool(x == y)
+
+
+def _users(node: fx.Node) -> Iterator[fx.Node]:
+    for user in node.users:
+        if only_takes(user):
+            yield from _users(user)
+        else:
+            yield user
 
 
 def _newest_frames(graph: fx.Graph, moving: set[fx.Node]) -> dict[fx.Node, int]:

@@ -1,4 +1,7 @@
-"""Frames written into one tensor, `out[:, t] = y`, `state[k] = h`: what reads them reads what was written."""
+"""Frames put together in one tensor: what reads some of them reads what was put there.
+
+They are written into it, `out[:, t] = y`, `state[k] = h`, or joined behind what the loop starts from, `[h0, h1, ...]`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,17 @@ from typing import Any
 
 from torch import fx
 
+from rnn_export.export.lift.loops.references import resolve
 from rnn_export.export.lift.program.fx import args_of, aten
 
 # How the pieces that each of these writes are put together.
 WRITES = {aten.select_scatter.default: aten.stack.default, aten.slice_scatter.default: aten.cat.default}
+
+# What fills a tensor with one number, and which argument its sizes are.
+FILLED = {
+    aten.full.default: 0, aten.zeros.default: 0, aten.ones.default: 0, aten.empty.memory_format: 0,
+    aten.new_full.default: 1, aten.new_zeros.default: 1, aten.new_ones.default: 1, aten.new_empty.default: 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,9 @@ def read_written_frames(graph: fx.Graph) -> None:
     """Let each reader of a tensor that was written frame by frame take what was written, or what was there before."""
     written: dict[fx.Node, _Written] = {}
     for node in list(graph.nodes):
-        if (found := _written_by(node, written)) is not None:
+        if node.target is aten.select.int and args_of(node)[0].target in FILLED:
+            _fill_entry(node)
+        elif (found := _joined(node) or _written_by(node, written)) is not None:
             written[node] = found
             for user in list(node.users):
                 _read(graph, node, user, found)
@@ -40,6 +52,8 @@ def read_written_frames(graph: fx.Graph) -> None:
 
 def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written | None:
     """What was written along one axis, up to `node`; None where it writes several frames, or is no such node."""
+    if node.target is aten.select.int and (whole := before.get(args_of(node)[0])) is not None:
+        return _entry_of(node, whole)
     if node.target not in WRITES:
         return None
     source, frame, dim, start, *end = args_of(node)
@@ -51,20 +65,55 @@ def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written |
     return _Written(source, dim, join, {start: frame})
 
 
+def _joined(node: fx.Node) -> _Written | None:
+    """The frames that `node` joins behind what a loop starts from; None where it does not."""
+    if node.target not in WRITES.values():
+        return None
+    entries, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
+    if len({resolve(n).base.target for n in entries[:2]}) < 2:
+        return None  # frames alone
+    if node.target is aten.cat.default and any(n.meta["val"].shape[dim] != 1 for n in entries):
+        return None
+    return _Written(node, dim % node.meta["val"].dim(), node.target, dict(enumerate(entries)))
+
+
+def _entry_of(node: fx.Node, whole: _Written) -> _Written | None:
+    """What was written of the entry that `node` takes along another axis than that of the frames."""
+    _, axis, entry = args_of(node)
+    if axis == whole.dim:
+        return None
+    in_frame = axis - 1 if whole.join is aten.stack.default and axis > whole.dim else axis
+
+    def taken(value: fx.Node, along: int) -> fx.Node:
+        with node.graph.inserting_before(node):
+            new = node.graph.call_function(aten.select.int, (value, along, entry))
+        new.meta = {**value.meta, "val": value.meta["val"].select(along, entry)}
+        return new
+
+    frames = {i: taken(frame, in_frame) for i, frame in whole.frames.items()}
+    return _Written(taken(whole.base, axis), whole.dim - (axis < whole.dim), whole.join, frames)
+
+
+def _fill_entry(node: fx.Node) -> None:
+    """Let one entry of a filled tensor be filled alone, whose size does not follow from the number of frames."""
+    source, axis, _ = args_of(node)
+    given, at = args_of(source), FILLED[source.target]
+    axis %= len(given[at])
+    given[at] = [*given[at][:axis], *given[at][axis + 1 :]]
+    node.target, node.args, node.kwargs = source.target, tuple(given), source.kwargs
+
+
 def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> None:
     """Let `user` of `node` take the frames instead, if they are there."""
     dim, frames = written.dim, written.frames
     if user.target in WRITES and user.args[0] is node and user.args[2] == dim:
         return
+    if user.target is aten.select.int and user.args[1] != dim:
+        return  # its own users read the frames
     with graph.inserting_before(user):
         if user.target is aten.select.int and user.args[1] == dim:
             entry = args_of(user)[2]
-            if entry not in frames and written.base.target is aten.full.default:
-                sizes, *fill = args_of(written.base)
-                filled = graph.call_function(aten.full.default, ([*sizes[:dim], *sizes[dim + 1 :]], *fill))
-                filled.kwargs, filled.meta = written.base.kwargs, dict(user.meta)
-                user.replace_all_uses_with(filled)
-            elif entry not in frames:
+            if entry not in frames:
                 user.replace_input_with(node, written.base)
             elif written.join is aten.stack.default:
                 user.replace_all_uses_with(frames[entry])
@@ -76,6 +125,8 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
         piece = user.target is aten.slice.Tensor and len(user.args) == 4 and user.args[1] == dim
         if piece:
             start, end = args_of(user)[2], min(args_of(user)[3], size)
+        if written.base is node and not piece:
+            return
         if not isinstance(end, int) or not isinstance(start, int) or start < 0 or not written.has(start, end):
             return
         joined = graph.call_function(written.join, ([frames[i] for i in range(start, end)], dim))

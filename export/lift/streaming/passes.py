@@ -184,11 +184,17 @@ def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int],
 
 
 def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> bool:
-    """Whether an output has frames at the end of some sequence that its lag does not let it have."""
+    """Whether an output has frames at the end of some sequence that its lag does not let it have.
+
+    What was at a lower rate on its way is known a whole period of that rate at a time.
+    """
     if not found:
         return False
     info = context.timed(node)
-    return any(length > math.floor(frames * info.rate) - max(info.least_lag, 0) for frames, length in enumerate(found))
+    made_of = sources_of(node, lambda n: n.all_input_nodes)
+    period = math.lcm(*(context.timed(n).rate.denominator for n in [node, *made_of] if context.is_timed(n)))
+    known = (frames // period * period * info.rate - max(info.least_lag, 0) for frames in range(len(found)))
+    return any(length > math.floor(frames) for length, frames in zip(found, known, strict=True))
 
 
 def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
