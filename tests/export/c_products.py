@@ -21,6 +21,8 @@ def products() -> list[Case]:
         case("MatMul", floats(2, 3, 5), floats(2, 5, 7)),
         case("MatMul", floats(2, 1, 3, 5), floats(4, 5, 1)),
         case("MatMul", floats(2, 3, 19), floats(19, 1)),
+        case("MatMul", floats(2, 3, 9), floats(2, 9, 37)),
+        case("MatMul", floats(1, 6), floats(6, 70)),
         case("MatMul", floats(3, 5), floats(2, 5, 7)),
         case("MatMul", floats(2, 3, 5), const(floats(2, 5, 7))),
         case("MatMul", floats(2, 3, 5), const(floats(5))),

@@ -91,10 +91,17 @@ def _weighted(
     variables: Mapping[str, str],
 ) -> None:
     outer = {label: variables[label] for label in kept[:-1]}
-    each = f"{weights.strides.get(summed, 0)}, {sizes[summed]}"
-    with code.loops(list(outer.values()), [sizes[label] for label in outer]):
+    step, count, row, width = weights.strides.get(summed, 0), sizes[summed], rows.strides[summed], sizes[kept[-1]]
+    with code.loops(list(outer.values()) or ["once"], [sizes[label] for label in outer] or [1]):
         a, b, c = (f"{t.tensor.address} + {t.at(outer)}" for t in (weights, rows, y))
-        code.emit(f"rnn_weighted({a}, {each}, {b}, {rows.strides[summed]}, {sizes[kept[-1]]}, {c});")
+        if width >= LANES:
+            code.emit(f"rnn_weighted({a}, {step}, {count}, {b}, {row}, {width}, {c});")
+            return
+        # Compilers keep so few sums in registers.
+        code.emit(f"float sums[{width}] = {{0}};")
+        with code.loops(["r", "i"], [count, width]):
+            code.emit(f"sums[i] += ({a})[r * {step}] * ({b})[r * {row} + i];")
+        code.emit(f"memcpy({c}, sums, sizeof sums);")
 
 
 def _by_rows(
