@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -18,11 +19,14 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.reference import lifted_trace, own_trace
 from rnn_export.export.verify.scales import CHANGE, CHANGES, scales_of
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
+from rnn_export.runtime.replay.drift import ParityReport
 from rnn_export.runtime.replay.golden import Golden
 
 # These round nothing.
 EXACT = MOVING | SHAPE_ONLY | overloads("copy_ gather index.Tensor index_select where.self masked_fill.Scalar relu")
 
+# How many times as large a difference may become until the model is said to be what makes it.
+MAGNIFIED = 64
 # These are computed to an ulp of 1: ONNX Runtime's sigmoid never falls below 1.5e-8.
 GATES = overloads("sigmoid sigmoid_ tanh tanh_ _softmax")
 
@@ -90,3 +94,23 @@ def measured_scales(model: StreamingModel, golden: Golden) -> dict[str, Array]:
         **scales_of(golden.outputs, changed_outputs(model, loop), timed),
         **scales_of(golden.states, _changed_states(model, loop), golden.states),
     }
+
+
+def magnified(golden: Golden, scales: Mapping[str, Array], report: ParityReport) -> str:
+    """What is said where the model itself makes large differences of small ones; empty where it does not.
+
+    `report` is of a backend that is outside the tolerance, as it is with the measured `scales` too.
+    """
+    values = {**golden.outputs, **golden.states}
+    times = {d.tensor: scales[d.tensor].max() / np.abs(values[d.tensor]).max() for d in report.drifts if d.step}
+    tensor = max(times, key=lambda name: times[name], default="")
+    if not tensor or not MAGNIFIED <= times[tensor] < np.inf:
+        return ""
+    first = min(d.step for d in report.drifts if d.step)
+    within = 2 ** max((first - 1).bit_length() - 1, 0)
+    return (
+        f"The model itself makes large differences of small ones: where all that it computes with is changed by "
+        f"{CHANGE:.1e} of itself, {tensor!r} changes by {times[tensor] * CHANGE:.1e} of its own scale, so that no "
+        f"two computers follow it alike for so long. Weights that are trained may do so less; steps={within} "
+        f"(--steps {within}) verifies as far as it holds. "
+    )

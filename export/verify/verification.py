@@ -10,7 +10,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE
-from rnn_export.export.verify.changes import measured_scales
+from rnn_export.export.verify.changes import magnified, measured_scales
 from rnn_export.export.verify.divergence import first_divergent_module
 from rnn_export.export.verify.frames import TRIAL_FRAMES
 from rnn_export.export.verify.inputs import inputs_to_verify
@@ -79,12 +79,15 @@ def verify_model(
         return vectors, reports
 
     vectors, reports = held(golden.scales, progress)
+    why = ""
     if not golden.scales and not all(report.ok for report in reports):
         on_measured_scales = held(measured_scales(model, golden), lambda check: None)
         if all(report.ok for report in on_measured_scales[1]):
             vectors, reports = on_measured_scales
+        else:
+            why = next(filter(None, (magnified(golden, on_measured_scales[0].scales, r) for r in reports)), "")
     for report in reports:
-        report.raise_for_failure(CONSEQUENCE)
+        report.raise_for_failure(why + CONSEQUENCE)
     reports, second = reports[: len(engines)], reports[len(engines) :]
     reports = with_figures(reports, engines, vectors, accept)
     report = as_one(reports)

@@ -1,6 +1,7 @@
 """A wrong graph is caught whatever is wrong with it, and said by check, tensor and step."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -28,6 +29,7 @@ from rnn_export.runtime.engine import Engine
 from rnn_export.runtime.replay.golden import FILE, Golden
 
 from ..models.nets import Explicit, Tagger  # noqa: TID252
+from ..models.streams import Call  # noqa: TID252
 
 X = torch.zeros(2, 7, 4)
 Edit = Callable[[onnx.ModelProto], None]
@@ -333,3 +335,23 @@ def test_what_the_model_itself_rounds_is_no_fault(tmp_path):
 def test_of_others_no_scale_is_measured(tmp_path):
     bundle = export(nn.GRU(4, 4, batch_first=True).eval(), (torch.randn(1, 4, 4),), tmp_path / "net.rnnx", steps=64)
     assert Golden.from_arrays(bundle.arrays(FILE), bundle.spec).scales == {}
+
+
+def test_a_model_that_makes_large_differences_of_small_ones_is_said_to(tmp_path):
+    """A chaotic one: no runtime follows it for long, and the steps that are said are verified."""
+
+    def forward(s, x):
+        h, ys = x.new_zeros(x.shape[0], 24), []
+        for frame in x.unbind(1):
+            h = torch.tanh(s.w(h) + s.i(frame))
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    torch.manual_seed(0)
+    model = Call(forward, w=nn.Linear(24, 24), i=nn.Linear(4, 24))
+    nn.init.normal_(model.w.weight, std=3 / 24**0.5)
+    with pytest.raises(ParityError, match=r"changed by 3.8e-06 of itself, .* so that no two computers") as refused:
+        export(model, (torch.randn(2, 8, 4),), tmp_path / "chaos.rnnx")
+    steps = int(re.search(r"\(--steps (\d+)\)", str(refused.value)).group(1))
+    assert 4 <= steps <= 64
+    export(model, (torch.randn(2, 8, 4),), tmp_path / "chaos.rnnx", steps=steps)
