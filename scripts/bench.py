@@ -22,6 +22,7 @@ from torch import nn
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
+import anchors  # noqa: E402
 import drift  # noqa: E402
 import fourier_figures  # noqa: E402
 import lifting  # noqa: E402
@@ -242,6 +243,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
         tensorrt_figures.half,
     ),
     "c": ("The C target, one core: from Python, and from C", native_speed.speed),
+    "anchors": ("Nets that others publish figures of, a step in C, one core", anchors.anchors),
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
     "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),

@@ -47,7 +47,7 @@ def pool() -> Figures:
             title = f"{name} {INPUTS} -> {HIDDEN}"
             frames = np.random.default_rng(0).standard_normal((STREAMS, INPUTS)).astype(np.float32)
             plain, native = load(bundle.path, "onnxruntime"), load(bundle.path, "native", "fp32")
-            narrow, clock = load(bundle.path, "native", "int8"), Parts(load(bundle.path, "onnxruntime"))
+            narrow, clock = load(bundle.path, "native", "int8", trust=True), Parts(load(bundle.path, "onnxruntime"))
             calls = {
                 "bare": bare(plain, frames),
                 "onnxruntime": same(plain, frames),
