@@ -42,9 +42,12 @@ class Histogram:
         self.counts: Array = np.zeros(len(BOUNDS), np.int64)
         self.total_s = 0.0
 
-    def add(self, seconds: float, times: int = 1) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += times
+    def add(self, seconds: float, times: int = 1) -> int:
+        """Count it so many times, and give its bucket."""
+        at = bucket(seconds)
+        self.counts[at] += times
         self.total_s += seconds * times
+        return at
 
     def add_each(self, seconds: Array) -> None:
         """Count every one of `seconds` (n,)."""

@@ -17,7 +17,7 @@ from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
 from rnn_export.runtime.frame_io import check_limit, check_snapshot, check_states
-from rnn_export.runtime.histogram import Histogram, bucket, milliseconds, quantile_of
+from rnn_export.runtime.histogram import Histogram, milliseconds, quantile_of
 from rnn_export.runtime.rounds import Rounds
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.runtime.types import Frames, Ids, PoolCounts, PoolMetrics, StreamHealth, Y
@@ -183,7 +183,8 @@ class Pool(Uncopied, Generic[Y]):
                     self._rounds.check_out(out, len(slots))
                 if not len(slots):
                     return self._rounds.outputs(None, out, ()), np.zeros(0, np.int64)
-                frames: Array = self._table.frames[slots]
+                rows = self._table.rows
+                frames: Array = self._table.frames[rows].copy()
                 if self.spec.max_frames is not None:
                     latest = int(frames.argmax())
                     check_limit(self.spec, int(frames[latest]), self.spec.chunk, f"stream {list(ids)[latest]}: ")
@@ -193,16 +194,15 @@ class Pool(Uncopied, Generic[Y]):
                 self._fed = None
                 self._counts["refused"] += 1
                 raise
-            self._table.frames[slots] = frames + self.spec.chunk
-            self._table.last[slots] = now
+            self._table.frames[rows] = frames + self.spec.chunk
+            self._table.last[rows] = now
             self._fed = None
             outputs = self._rounds.outputs(results, out, frames)
             if nan_rows is not None:
                 # What a step gives before the first frame of its sequence is of no value, a NaN as well.
                 self._found_nan(slots[nan_rows & (late_rows(self.spec, frames) == 0)])
             took = time.perf_counter() - start
-            self.latency.add(took)
-            self._table.latency[bucket(took)][slots] += 1
+            self._table.latency[self.latency.add(took)][rows] += 1
             self._counts["rounds"] += 1
             self._counts["frames"] += len(slots) * self.spec.chunk
             return outputs, frames

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, all_finite
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, canonical_frames, graph_inputs, graph_layout, late_rows
 from rnn_export.runtime.ending import Ending, as_given
 from rnn_export.runtime.frame_io import as_array, check_out, check_values
-from rnn_export.spec import TIME, StreamSpec, TensorSpec
+from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
 
 
 class Rounds:
@@ -34,12 +34,13 @@ class Rounds:
         """Every input in the layout of the graph with a batch of n; raises StreamError where a row cannot be fed."""
         inputs = {}
         for name, value in self._by_name(x).items():
-            layout, shape = self._in[name], (n, *self._in[name].row)
+            layout = self._in[name]
+            shape = (n, *layout.row)
             if type(value) is not np.ndarray or value.dtype is not layout.dtype or value.shape != shape:
                 value = _rows(name, value, shape, layout.dtype)
-            if layout.dtype.kind == "f":
-                _check_finite(name, value, ids)
-            inputs[name] = graph_layout(value.reshape(-1, *layout.canonical_row), layout.tensor)
+            if layout.is_float and not all_finite(value):
+                raise _not_finite(name, value, ids)
+            inputs[name] = layout.in_graph(value)
         return inputs
 
     def ending(self, x: Any, n: int) -> Ending:
@@ -107,7 +108,7 @@ class Rounds:
             else:
                 outputs[name] = out[name] if several else out
             if results is not None:
-                outputs[name][...] = canonical(results[name], layout.tensor).reshape(-1, *layout.row)
+                outputs[name][...] = layout.in_rows(results[name])
             if self.spec.has_delay:
                 self._blank(outputs[name], layout.tensor, frames)
         return outputs if several else next(iter(outputs.values()))
@@ -129,8 +130,25 @@ class _RowLayout:
     def __init__(self, tensor: TensorSpec, chunk: int) -> None:
         self.tensor, self.dtype = tensor, np.dtype(tensor.dtype)
         time, frames = tensor.axis(TIME), tensor.frames_of(chunk)
+        self.is_float = self.dtype.kind == "f"
         self.row = tensor.frame if time is None or frames == 1 else (frames, *tensor.frame)
         self.canonical_row = tensor.frame if time is None else (frames, *tensor.frame)
+        # Where only axes of one entry are in another order, the values lie as they do in rows.
+        sizes = sized(tensor.shape, -1, chunk)
+        wide = [axis for axis in tensor.canonical_axes if sizes[axis] != 1]
+        self.in_graph_shape = sizes if wide == sorted(wide) and tensor.axis(BATCH) is not None else None
+
+    def in_graph(self, rows: Array) -> Array:
+        """Rows (n, *row) in the layout of the graph, contiguous."""
+        if self.in_graph_shape is not None:
+            return np.ascontiguousarray(rows.reshape(self.in_graph_shape))
+        return graph_layout(rows.reshape(-1, *self.canonical_row), self.tensor)
+
+    def in_rows(self, array: Array) -> Array:
+        """The inverse of `in_graph`, a view where the values lie so."""
+        if self.in_graph_shape is not None:
+            return array.reshape(-1, *self.row)
+        return canonical(array, self.tensor).reshape(-1, *self.row)
 
 
 def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -141,14 +159,10 @@ def _rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -
     return check_values(name, array, shape, dtype, finite=False)
 
 
-def _check_finite(name: str, array: Array, ids: Any) -> None:
-    flat = array.reshape(-1)
-    # A NaN is the largest and the smallest of all.
-    if not flat.size or (math.isfinite(np.maximum.reduce(flat)) and math.isfinite(np.minimum.reduce(flat))):
-        return
+def _not_finite(name: str, array: Array, ids: Any) -> StreamError:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     row = int(np.flatnonzero(bad)[0])
     stream = int(np.asarray(ids)[row])
     more = f", and those of {int(bad.sum()) - 1} more streams" if bad.sum() > 1 else ""
     fix = "nothing was fed to any stream. Leave that stream out of the round"
-    raise StreamError(f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.")
+    return StreamError(f"row {row} of {name!r}, the frame of stream {stream}, holds NaN or Inf{more}: {fix}.")

@@ -45,6 +45,8 @@ class SlotTable:
         self._position, self._cause = np.zeros(0, np.int32), np.zeros(0, np.uint8)
         self._key: tuple[Any, ...] | None = None
         self._slots = np.zeros(0, np.intp)
+        # The slots of the last round as an index of columns: a slice where each follows the one before.
+        self.rows: Array | slice = self._slots
 
     @property
     def nbytes(self) -> int:
@@ -126,7 +128,8 @@ class SlotTable:
         array = _array(ids)
         key = array.shape, array.dtype, array.tobytes()
         if key != self._key:
-            self._slots, self._key = self.find(ids), key
+            slots = self.find(ids)
+            self._slots, self.rows, self._key = slots, _index(slots), key
         return self._slots
 
     def find(self, ids: Any) -> Array:
@@ -168,6 +171,11 @@ class SlotTable:
             f"stream {first} {why}{more}: no stream was stepped. Leave it out, or open a new one.",
             tuple(int(i) for i in ids),
         )
+
+
+def _index(slots: Array) -> Array | slice:
+    in_a_row = len(slots) > 0 and bool((np.diff(slots) == 1).all())
+    return slice(int(slots[0]), int(slots[-1]) + 1) if in_a_row else slots
 
 
 def _array(ids: Any) -> Array:

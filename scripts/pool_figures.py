@@ -129,8 +129,8 @@ class Parts:
         self.pool, self.moving, self.whole, self.turn = engine.pool(OPEN), 0.0, 0.0, 0
         self.ids = np.random.default_rng(0).permutation([self.pool.open() for _ in range(OPEN)]).reshape(-1, STREAMS)
         store = cast(OrtStateStore, self.pool._store)
-        store.states.gather = self._timed(store.states.gather)  # type: ignore[method-assign]
-        store.states.write = self._timed(store.states.write)  # type: ignore[method-assign]
+        store._begin = self._timed(store._begin)  # type: ignore[method-assign]
+        store._flush = self._timed(store._flush)  # type: ignore[method-assign]
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> None:

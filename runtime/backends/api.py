@@ -6,14 +6,13 @@ Its `backend.py` has one function, `open_session(artefacts, precision, device, t
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, has_nan
 from rnn_export.bundle import TargetRow
 from rnn_export.errors import BackendUnavailable, NotInBundle
 from rnn_export.layout import canonical
@@ -246,8 +245,3 @@ def rows_with_nan(spec: StreamSpec, outputs: Mapping[str, Array], states: Iterab
         return None
     rows: Array = np.logical_or.reduce([np.isnan(array).reshape(len(array), -1).any(1) for array in arrays])
     return rows
-
-
-def has_nan(array: Array) -> bool:
-    """Whether a value is NaN, which is the largest of all then."""
-    return array.dtype.kind == "f" and array.size > 0 and math.isnan(np.maximum.reduce(array.reshape(-1)))

@@ -20,6 +20,9 @@ def products() -> list[Case]:
         case("MatMul", floats(2, 3, 5), floats(5, 7)),
         case("MatMul", floats(2, 3, 5), floats(2, 5, 7)),
         case("MatMul", floats(2, 1, 3, 5), floats(4, 5, 1)),
+        case("MatMul", floats(2, 3, 19), floats(19, 1)),
+        case("MatMul", floats(2, 3, 9), floats(2, 9, 37)),
+        case("MatMul", floats(1, 6), floats(6, 70)),
         case("MatMul", floats(3, 5), floats(2, 5, 7)),
         case("MatMul", floats(2, 3, 5), const(floats(2, 5, 7))),
         case("MatMul", floats(2, 3, 5), const(floats(5))),
@@ -76,6 +79,15 @@ def convolutions() -> list[Case]:
     add(floats(1, 1, 5), floats(6, 1, 3), True, auto_pad="VALID")
     add(floats(1, 2, 7), floats(6, 2, 4), True, auto_pad="SAME_UPPER", strides=[2])
     add(floats(1, 2, 7, 5), floats(6, 2, 4, 2), True, auto_pad="SAME_LOWER")
+    # Many places, of as many outputs as blocks have, one more, and one.
+    add(floats(1, 3, 40), floats(7, 3, 4), True)
+    add(floats(2, 2, 90), floats(1, 2, 5), False, pads=[4, 1], dilations=[2])
+    add(floats(2, 2, 83), floats(4, 2, 5), True, pads=[1, 2], strides=[3])
+    add(floats(2, 3, 9, 6), floats(6, 3, 3, 3), True, pads=[1, 1, 1, 1])
+    add(floats(1, 4, 12, 11), floats(6, 2, 3, 2), False, group=2, pads=[2, 0, 0, 1], strides=[2, 1], dilations=[1, 2])
+    add(floats(2, 5, 8, 9), floats(10, 1, 3, 5), True, group=5, pads=[1, 2, 1, 2], strides=[1, 2])
+    add(floats(1, 6, 5, 5), floats(5, 6, 1, 1), True)
+    add(floats(1, 2, 6, 5, 7), floats(3, 2, 3, 2, 3), True, pads=[1, 0, 1, 1, 1, 1], strides=[2, 1, 1])
     return cases
 
 

@@ -26,7 +26,7 @@ PAGES = [
     for number, page in enumerate(pages(cases))
 ]
 # Those that go through the kernels that depend on the width of a vector.
-VECTORS = ("norms", "products", "cells", "transforms")
+VECTORS = ("norms", "products", "cells", "transforms", "convolutions")
 # What ONNX defines by other operators.
 WRITTEN_OUT = {"Attention", "GroupNormalization", "MeanVarianceNormalization", "RotaryEmbedding"}
 

@@ -1,5 +1,7 @@
 """Windows over time: moved in their place where that is all that becomes of them, and joined where it is not."""
 
+import re
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -89,6 +91,51 @@ def test_one_window_enters_the_next():
     text = written(made)["hand.c"].decode()
     assert MOVED in text
     assert MOVED.replace("h", "g") in text
+    follows(made)
+
+
+AT = {"four": np.array(4), "-2": np.array(-2), "[-1]": np.array([-1]), "[4]": np.array([4]), "[6]": np.array([6])}
+PADDED, STRIDED = {"pads": [3, 3]}, {"pads": [3, 4], "strides": [2], "group": 4}
+WHOLE, EACH = kernels(4, 4, 3), kernels(4, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "w", "reader", "given", "shape", "read"),
+    [
+        (PADDED, WHOLE, "Gather", ["four"], (4, 1), 1),
+        (PADDED, WHOLE, "Gather", ["-2"], (4, 1), 1),
+        (PADDED, WHOLE, "Gather", ["[4]"], (4, 1), 7),
+        (PADDED, WHOLE, "Slice", ["[1]", "[6]", "two", "[1]"], (4, 5), 5),
+        (PADDED, WHOLE, "Slice", ["[1]", "[-1]", "two"], (4, 5), 5),
+        (PADDED, WHOLE, "Slice", ["[1]", "[6]", "[1]"], (3, 7), 7),
+        (STRIDED, EACH, "Slice", ["[1]", "[6]", "two"], (4, 2), 2),
+        (STRIDED, EACH, "Slice", ["[0]", "[1]", "two"], (4, 1), 1),
+    ],
+)
+def test_a_convolution_computes_the_places_that_are_read(convolution, w, reader, given, shape, read):
+    """A window of 3 frames that the model keeps itself, in a convolution that pads it on both sides."""
+    nodes = [
+        JOIN,
+        MOVE,
+        ("Conv", ["all", "w", "b"], ["whole"], convolution),
+        (reader, ["whole", *given], ["taken"], {"axis": 2} if reader == "Gather" else {}),
+        ("Reshape", ["taken", "shape"], ["flat"], {}),
+        ("Concat", ["flat", "flat"], ["y"], {"axis": 2}),
+    ]
+    made = model(
+        nodes,
+        [state("h", 4, 2)],
+        [tensor("x", "batch", 4, 1)],
+        [tensor("y", "batch", shape[0], 2 * shape[1])],
+        w=w,
+        b=kernels(4),
+        shape=np.array([0, *shape]),
+        **ENDS,
+        **AT,
+    )
+    macs = re.search(r"#define HAND_MACS (\d+)", written(made)["hand.h"].decode())
+    assert macs is not None
+    assert int(macs[1]) == read * w.size
     follows(made)
 
 

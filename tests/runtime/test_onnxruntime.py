@@ -130,13 +130,15 @@ def test_a_round_that_is_interrupted_leaves_every_state(bundle, monkeypatch):
     pool.step(ids, x)
     turns = []
 
-    def interrupted(*_):
+    def interrupted(turn, inputs):
+        step(turn, inputs)
         turns.append(1)
         if len(turns) == 2:
             raise KeyboardInterrupt
 
+    step = buffers._Turn.step
     with monkeypatch.context() as inside:
-        inside.setattr(buffers._Piece, "give", interrupted)
+        inside.setattr(buffers._Turn, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pool.step(ids, x)
     np.testing.assert_array_equal(pool.step(ids, x), 2 * x)

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from rnn_export import arrays
+from rnn_export.arrays import all_finite, has_nan
 from rnn_export.errors import PoolFull, StreamClosed, StreamError
 from rnn_export.runtime import load, slot_table
-from rnn_export.runtime.backends.api import has_nan
 from rnn_export.runtime.slot_table import SlotTable
 from rnn_export.spec import StreamSpec
 
@@ -458,8 +459,23 @@ def test_a_slot_table_grows_whole_or_not_at_all(monkeypatch):
     assert people.ids == sorted(ids)
 
 
-def test_nan_is_found_among_infinities():
-    assert not has_nan(np.array([np.inf, -np.inf, 1e38, -1e38], np.float32))
-    assert not has_nan(np.zeros((0, 3), np.float32))
-    assert has_nan(np.array([np.inf, np.nan], np.float32))
-    assert not has_nan(np.array([1, 2]))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("n", [3, arrays.DOT, 2 * arrays.DOT + 1])
+def test_what_is_not_finite_is_found_wherever_it_is(dtype, n):
+    array = np.full((1, n), np.finfo(dtype).max, dtype)
+    array[0, ::2] *= -1
+    assert all_finite(array)
+    assert not has_nan(array)
+    for at in (0, n // 2, n - 1):
+        for value in (np.inf, -np.inf, np.nan):
+            array[0, at] = value
+            assert not all_finite(array)
+            assert has_nan(array) == np.isnan(value)
+        array[0, at] = 1
+        assert all_finite(array)
+
+
+def test_what_holds_no_values_or_whole_ones_has_no_nan():
+    for array in (np.zeros((0, 3), np.float32), np.array([1, 2])):
+        assert all_finite(array)
+        assert not has_nan(array)

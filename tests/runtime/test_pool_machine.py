@@ -197,6 +197,36 @@ class Streams(RuleBasedStateMachine):
             error = self.refused(self.again, x, f"stream {gone[0]} was closed", StreamClosed)
             assert list(error.ids) == gone
 
+    @precondition(lambda self: self.alone)
+    @rule(data=st.data())
+    def steady(self, data):
+        """Rounds of the same streams, whose states lie where the last round left them, and what may come between."""
+        ids = self.some(data, 1)
+        for _ in range(data.draw(st.integers(2, 5))):
+            self.round(ids, data.draw(st.booleans()))
+            ids = [stream for stream in ids if stream in self.alone]
+            if not ids:
+                return
+            stream = data.draw(st.sampled_from(ids))
+            match data.draw(st.sampled_from(["nothing", "order", "reset", "snapshot", "bad frame", "anew", "fewer"])):
+                case "order":
+                    ids = list(data.draw(st.permutations(ids)))
+                case "reset":
+                    self.pool.reset(stream)
+                    self.fresh(stream)
+                case "snapshot":
+                    assert self.pool.snapshot(stream) == self.alone[stream].snapshot()
+                case "bad frame":
+                    self.bad(ids, ids.index(stream))
+                case "anew":
+                    self.pool.close(stream)
+                    self.went(stream, "was closed", "closed")
+                    before = set(self.alone)
+                    self.opened(self.engine.stream())
+                    (ids[ids.index(stream)],) = set(self.alone) - before
+                case "fewer" if len(ids) > 1:
+                    ids.remove(stream)
+
     def round(self, ids, into) -> None:
         x, out = random_rows(self.rng, self.spec, len(ids)), None
         if into:
@@ -241,8 +271,11 @@ class Streams(RuleBasedStateMachine):
     def bad_frame(self, data):
         """Of floats one that is not finite, of tokens one that is none: some of the graph's pieces have run by then."""
         ids = self.some(data, 1)
+        self.bad(ids, data.draw(st.integers(0, len(ids) - 1)))
+
+    def bad(self, ids, at) -> None:
         x = random_rows(self.rng, self.spec, len(ids))
-        port, at = self.spec.inputs[0], data.draw(st.integers(0, len(ids) - 1))
+        port = self.spec.inputs[0]
         array = x[port.name] if isinstance(x, dict) else x
         array[at] = math.inf if port.dtype == "float32" else IDS
         told = "id" if port.dtype == "int64" else f"the frame of stream {ids[at]}, holds NaN or Inf"

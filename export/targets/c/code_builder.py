@@ -10,9 +10,9 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
-from rnn_export.export.targets.c.notation import shape_of
+from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
 from rnn_export.export.targets.c.phases import SHARED_BYTES, Phase
-from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, assign_offsets
+from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, Strided, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.names import C_TYPES, SIZES
 
@@ -30,6 +30,7 @@ class CodeBuilder:
     state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
     `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
     With `by_team`, `phases` are the operators that a team of threads can share.
+    `strided` has what is not written in the order of its axes, until somebody reads it so.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class CodeBuilder:
         self.tensors: dict[ir.Value, CTensor] = {}
         # After each node that was written, how many statements there are.
         self.written: list[tuple[ir.Node, int]] = []
-        self.node_index, self.macs, self.uses_libm, self.uses_fourier = 0, 0, False, False
+        self.node_index, self.macs, self.uses_libm = 0, 0, False
+        # Of the files of functions, those that not every step has.
+        self.more_kernels: set[str] = set()
         self.fused: set[ir.Node] = set()
         self.table_rows: dict[str, int] = {}
         self.scales_used: list[float] = []
@@ -54,6 +57,7 @@ class CodeBuilder:
         self.shifts: dict[str, Shift] = {}
         self.windows: dict[ir.Value, Shift] = {}
         self.by_team, self.phases = by_team, list[Phase]()
+        self.strided: dict[ir.Value, Strided] = {}
         self._indent = 1
         # The variables of the loops that are open.
         self._loops: list[str] = []
@@ -114,6 +118,8 @@ class CodeBuilder:
         """Where a value lies; its buffer is in use until now."""
         if value in self.windows:
             self._join(value, self.windows.pop(value))
+        if value in self.strided and value not in self.tensors:
+            self._put_in_order(value, self.strided[value])
         if value not in self.tensors:
             assert value.const_value is not None
             constant = value.const_value.numpy()
@@ -136,6 +142,32 @@ class CodeBuilder:
                 target, source = f"{y.address} + o * {row} + {at}", f"{part.address} + o * {size}"
                 self.emit(f"memcpy({target}, {source}, {size} * sizeof({y.c_type}));")
             at += size
+
+    def _put_in_order(self, value: ir.Value, view: Strided) -> None:
+        """Write a view as an array after all."""
+        self.tensors[value] = y = self.alloc(view.tensor.c_type, view.whole)
+        strides, variables, start = strides_of(view.whole), [f"n{axis}" for axis in range(len(view.shape))], 0
+        for part in (view, view.entering):
+            if part is not None:
+                source = self.used(part.tensor)
+                with self.loops(variables, part.shape):
+                    target = f"{y.address}[{start} + {index_expression(variables, strides)}]"
+                    self.emit(f"{target} = {source.address}[{index_expression(variables, part.strides)}];")
+            start = view.shape[view.axis] * strides[view.axis]
+
+    def view(self, node: ir.Node, index: int) -> Strided:
+        """An input as it lies."""
+        value = node.inputs[index]
+        assert value is not None
+        view = self.strided.get(value)
+        if value in self.windows:
+            view = Strided.of_window(self.windows[value])
+        if view is None or value in self.tensors:
+            return Strided.of(self.read(node, index))
+        for part in (view, view.entering):
+            if part is not None:
+                self.used(part.tensor)
+        return view
 
     def input(self, node: ir.Node, index: int) -> CTensor:
         """An input that is there; one that is constant may have no address."""

@@ -17,16 +17,47 @@ def reshape(code: CodeBuilder, node: ir.Node) -> None:
     training = code.constant(node, 2) if node.op_type == "Dropout" else None
     if training is not None and training.any():
         raise refusal(node, "it is in training mode")
+    value = node.inputs[0]
+    assert value is not None
+    apart = value in code.windows or (value in code.strided and value not in code.tensors)
+    if apart and _adds_ones(node) and _read_as_it_lies(node.outputs[0]):
+        code.strided[node.outputs[0]] = code.view(node, 0).with_ones(shape_of(node.outputs[0]))
+        return
     code.set_view(node, code.input(node, 0))
 
 
 def transpose(code: CodeBuilder, node: ir.Node) -> None:
+    value = node.inputs[0]
+    assert value is not None
+    order = list(node.attributes.get_ints("perm", range(len(shape_of(value)))[::-1]))
+    if _read_as_it_lies(node.outputs[0]):
+        code.strided[node.outputs[0]] = code.view(node, 0).transposed(order)
+        return
     x = code.read(node, 0)
-    order = list(node.attributes.get_ints("perm", range(len(x.shape))[::-1]))
     if in_order(x.shape, order):
         code.set_view(node, x)
         return
     permute(code, x, code.new_output(node), x.shape, order)
+
+
+def _read_as_it_lies(value: ir.Value) -> bool:
+    """Whether only products of two computed matrices read a tensor, or tensors that are the same transposed."""
+    readers = [use.node for use in value.uses()]
+    if value.is_graph_output() or value.dtype != ir.DataType.FLOAT or not readers:
+        return False
+    return all(
+        (reader.op_type == "MatMul" and all(v is not None and v.const_value is None for v in reader.inputs))
+        or ((reader.op_type == "Transpose" or _adds_ones(reader)) and _read_as_it_lies(reader.outputs[0]))
+        for reader in readers
+    )
+
+
+def _adds_ones(node: ir.Node) -> bool:
+    """Whether it adds or leaves out axes of one entry, and does nothing else."""
+    if node.op_type not in ("Reshape", "Squeeze", "Unsqueeze") or node.inputs[0] is None:
+        return False
+    before, after = ([n for n in shape_of(v) if n != 1] for v in (node.inputs[0], node.outputs[0]))
+    return before == after
 
 
 def in_order(sizes: Sequence[int], order: Sequence[int]) -> bool:

@@ -8,12 +8,15 @@ import onnx_ir as ir
 
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
-from rnn_export.export.targets.c.formulas import DEFAULTS, LIBRARY, POWERS, SCALAR, VARIANTS, VECTOR
+from rnn_export.export.targets.c.formulas import ARITHMETIC, DEFAULTS, LIBRARY, POWERS, SCALAR, VARIANTS, VECTOR
 from rnn_export.export.targets.c.notation import float_literal, scalar_literal, strides_of
 from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.weights import LANES
 
 # Of whole numbers, written out as a product.
 LARGEST_WHOLE_POWER = 8
+# Formulas that are the same for a value and a vector.
+OF_EITHER = (*ARITHMETIC.values(), "{a} / {b}")
 
 
 def by_formula(code: CodeBuilder, node: ir.Node) -> None:
@@ -121,6 +124,8 @@ def broadcast(
 ) -> None:
     """Write result[i] = formula(tensors[i]...), each broadcast; `scalar`: value by value even if all are floats."""
     counts, strides = merged_loops([result.shape, *(t.shape for t in tensors)])
+    # Compilers make better code of rows that are shorter than a vector, and as many values of the same arithmetic.
+    scalar |= len(counts) > 1 and counts[-1] < LANES and formula in OF_EITHER
     outer = [f"n{axis}" for axis in range(len(counts) - 1)]
     starts = ["".join(f" + {n} * {s}" for n, s in zip(outer, each, strict=False) if s) for each in strides]
     steps = [each[-1] for each in strides[1:]]

@@ -228,5 +228,5 @@ def _parts(values: Array) -> Array:
 
 
 def _name(code: CodeBuilder, table: Array) -> str:
-    code.uses_fourier = True
+    code.more_kernels.add("fourier")
     return code.weights.name_of(table.astype(np.float32))

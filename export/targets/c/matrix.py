@@ -1,6 +1,5 @@
 """Gemm and MatMul; and products with constant matrices, in the precision that the step is written in."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +8,9 @@ import onnx_ir as ir
 from rnn_export.arrays import Array
 from rnn_export.export.graph.passes.nodes import input_name, input_of
 from rnn_export.export.targets.c.code_builder import CodeBuilder, refusal
-from rnn_export.export.targets.c.contraction import Term, contract
+from rnn_export.export.targets.c.computed import of_computed
 from rnn_export.export.targets.c.elementwise import broadcast
-from rnn_export.export.targets.c.notation import float_literal, round_up, strides_of
+from rnn_export.export.targets.c.notation import float_literal, round_up
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import TILE, tiled_matrix, tiled_vector
 
@@ -22,6 +21,10 @@ FEW_OUTPUTS = 4
 
 
 def matmul(code: CodeBuilder, node: ir.Node) -> None:
+    computed = all(value is not None and value.const_value is None for value in node.inputs)
+    if computed and any(value in code.strided or value in code.windows for value in node.inputs):
+        of_computed(code, node)
+        return
     a, b = code.input(node, 0), code.input(node, 1)
     left, right = a.constant, b.constant
     if a.c_type != "float":
@@ -38,7 +41,7 @@ def matmul(code: CodeBuilder, node: ir.Node) -> None:
         operand = Operand(left, x.address, k, input_name(node, 1))
         Product(code, np.zeros(n, np.float32), x.size // k, operand).emit(y.address)
         return
-    _matmul_of_computed(code, node)
+    of_computed(code, node)
 
 
 def _fused_bias(code: CodeBuilder, node: ir.Node, n: int, y: CTensor) -> Array:
@@ -54,23 +57,6 @@ def _fused_bias(code: CodeBuilder, node: ir.Node, n: int, y: CTensor) -> Array:
             code.set_view(add, y)
             return np.ascontiguousarray(bias.reshape(-1), np.float32)
     return np.zeros(n, np.float32)
-
-
-def _matmul_of_computed(code: CodeBuilder, node: ir.Node) -> None:
-    a, b = code.read(node, 0), code.read(node, 1)
-    y = code.new_output(node)
-    left, right = (a.shape if len(a.shape) > 1 else (1, *a.shape)), (b.shape if len(b.shape) > 1 else (*b.shape, 1))
-    stack = np.broadcast_shapes(left[:-2], right[:-2])
-    labels = [f"stack {axis}" for axis in range(len(stack))]
-    sizes = {**dict(zip(labels, stack, strict=True)), "row": left[-2], "along": left[-1], "column": right[-1]}
-
-    def term(tensor: CTensor, shape: Sequence[int], ends: tuple[str, str]) -> Term:
-        names = [*labels[len(labels) + 2 - len(shape) :], *ends]
-        each = zip(names, shape, strides_of(shape), strict=True)
-        return Term(tensor, {name: stride for name, size, stride in each if size > 1})
-
-    result = term(y, (*stack, left[-2], right[-1]), ("row", "column"))
-    contract(code, result, [term(a, left, ("row", "along")), term(b, right, ("along", "column"))], sizes)
 
 
 def gemm(code: CodeBuilder, node: ir.Node) -> None:

@@ -18,9 +18,9 @@ from rnn_export.export.targets.c import (
     pools,
     recurrent,
     reductions,
-    windows,
 )
 from rnn_export.export.targets.c.code_builder import END, CodeBuilder
+from rnn_export.export.targets.c.convolution import conv
 from rnn_export.export.targets.c.einsum import einsum
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.padding import pad
@@ -63,7 +63,7 @@ OPERATORS: Mapping[str, Callable[[CodeBuilder, ir.Node], None]] = {
     "MatMul": matrix.matmul,
     "Gemm": matrix.gemm,
     "Einsum": einsum,
-    "Conv": windows.conv,
+    "Conv": conv,
     "ConvTranspose": conv_transpose,
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), pools.pool),
     **dict.fromkeys(("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"), pools.pool),

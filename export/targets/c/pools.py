@@ -28,7 +28,7 @@ def pool(code: CodeBuilder, node: ir.Node) -> None:
         raise refusal(node, "its indices count column by column (storage_order)")
     window = x.shape[2:] if kind != node.op_type else node.attributes.get_ints("kernel_shape")
     y = code.new_output(node)
-    sliding = SlidingWindow.of(node, x, y, window)
+    sliding = SlidingWindow.of(node, x.shape, y.shape, window)
     index, tests = sliding.read()
     at, inside = f"c * {math.prod(sliding.sizes)} + {index}", " && ".join(tests) or "1"
     start, step = POOLS[kind]

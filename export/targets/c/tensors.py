@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rnn_export.arrays import Array
-from rnn_export.export.targets.c.notation import round_up
+from rnn_export.export.targets.c.notation import round_up, strides_of
 from rnn_export.export.targets.c.weights import CACHE_LINE
 from rnn_export.runtime.build.names import SIZES
 
@@ -72,6 +72,58 @@ class Shift:
         lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
         lines += [f"for (int o = 0; o < {size // row}; o++)", f"    for (int i = 0; i < {new}; i++)"]
         return [*lines, f"        {state}[o * {row} + {row - new} + i] = {x.address}[o * {new} + i];"]
+
+
+@dataclass(frozen=True)
+class Strided:
+    """The values of `tensor` along other axes: their sizes, and for each how far apart neighbours are.
+
+    Those of a window go on in `entering` along `axis`, behind those of its state.
+    """
+
+    tensor: CTensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    entering: "Strided | None" = None
+    axis: int = 0
+
+    @staticmethod
+    def of(tensor: CTensor) -> "Strided":
+        return Strided(tensor, tensor.shape, tuple(strides_of(tensor.shape)))
+
+    @staticmethod
+    def of_window(window: Shift) -> "Strided":
+        return replace(Strided.of(window.state), entering=Strided.of(window.entering), axis=window.axis)
+
+    def transposed(self, order: Sequence[int]) -> "Strided":
+        shape, strides = (tuple(each[axis] for axis in order) for each in (self.shape, self.strides))
+        entering = self.entering and self.entering.transposed(order)
+        return replace(self, shape=shape, strides=strides, entering=entering, axis=list(order).index(self.axis))
+
+    def with_ones(self, shape: Sequence[int]) -> "Strided":
+        """The same axes, with others of one entry between them; `shape` is that of the whole."""
+        axes = iter(axis for axis, size in enumerate(self.whole) if size > 1)
+        of = [next(axes) if size > 1 else None for size in shape]
+        sizes, strides = (tuple(0 if i is None else each[i] for i in of) for each in (self.shape, self.strides))
+        sizes = tuple(size or 1 for size in sizes)
+        if self.entering is None:
+            return replace(self, shape=sizes, strides=strides)
+        axis = of.index(self.axis)
+        entering = replace(
+            self.entering,
+            shape=tuple(1 if i is None else self.entering.shape[i] for i in of),
+            strides=tuple(0 if i is None else self.entering.strides[i] for i in of),
+        )
+        return replace(self, shape=sizes, strides=strides, entering=entering, axis=axis)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape with what enters."""
+        if self.entering is None:
+            return self.shape
+        sizes = list(self.shape)
+        sizes[self.axis] += self.entering.shape[self.axis]
+        return tuple(sizes)
 
 
 def assign_offsets(buffers: Sequence[Buffer]) -> int:

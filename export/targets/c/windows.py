@@ -1,18 +1,11 @@
-"""Windows that slide over images, and convolutions."""
+"""Windows that slide over images."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
-from rnn_export.arrays import Array
-from rnn_export.export.graph.passes.nodes import input_name
-from rnn_export.export.targets.c.code_builder import CodeBuilder
-from rnn_export.export.targets.c.matrix import Operand, Product
-from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
-from rnn_export.export.targets.c.tensors import CTensor, Shift
+from rnn_export.export.targets.c.notation import index_expression, strides_of
 
 
 @dataclass(frozen=True)
@@ -31,18 +24,23 @@ class SlidingWindow:
     pads: Sequence[int]
 
     @staticmethod
-    def of(node: ir.Node, x: CTensor, y: CTensor, window: Sequence[int]) -> "SlidingWindow":
-        """That of a node from x (images, channels, *sizes) to y (images, channels, *places)."""
+    def of(node: ir.Node, x: Sequence[int], y: Sequence[int], window: Sequence[int]) -> "SlidingWindow":
+        """That of a node from shape x (images, channels, *sizes) to y (images, channels, *places)."""
         rank, attributes = len(window), node.attributes
         strides, dilations = (list(attributes.get_ints(name, [1] * rank)) for name in ("strides", "dilations"))
         pads = list(attributes.get_ints("pads", [0] * 2 * rank))
-        padding, sizes, places = attributes.get_string("auto_pad", "NOTSET"), x.shape[2:], y.shape[2:]
+        padding, sizes, places = attributes.get_string("auto_pad", "NOTSET"), x[2:], y[2:]
         if padding.startswith("SAME"):
             steps = zip(sizes, places, window, strides, dilations, strict=True)
             missing = [max((p - 1) * s + (w - 1) * d + 1 - n, 0) for n, p, w, s, d in steps]
             less, more = [m // 2 for m in missing], [m - m // 2 for m in missing]
             pads = less + more if padding == "SAME_UPPER" else more + less
         return SlidingWindow(sizes, places, window, strides, dilations, pads)
+
+    def part(self, places: range) -> "SlidingWindow":
+        """Some of the places of one axis alone."""
+        pads = [self.pads[0] - places.start * self.strides[0], 0]
+        return replace(self, places=[len(places)], pads=pads)
 
     def variables(self, letter: str) -> list[str]:
         return [f"{letter}{axis}" for axis in range(len(self.window))]
@@ -63,111 +61,3 @@ class SlidingWindow:
         """The largest `index`."""
         place, value = self.places[axis] - 1, self.window[axis] - 1
         return place * self.strides[axis] + value * self.dilations[axis] - self.pads[axis]
-
-
-def conv(code: CodeBuilder, node: ir.Node) -> None:
-    """Each place of the output is a row: what its window holds, times the kernels."""
-    weight, bias = code.required(node, 1), code.constant(node, 2)
-    groups, window = node.attributes.get_int("group", 1), _apart(code, node)
-    x = code.read(node, 0) if window is None else window.joined()
-    bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    y = code.new_output(node)
-    sliding = SlidingWindow.of(node, x, y, weight.shape[2:])
-    if groups > 1 and weight.shape[1] == 1:
-        _by_channel(code, sliding, window or x, y, weight, bias)
-        return
-    images, places = x.shape[0], math.prod(sliding.places)
-    outputs, channels = len(weight) // groups, weight.shape[1]
-    rows, values = images * places, channels * math.prod(sliding.window)
-    for group in range(groups):
-        of_group = slice(group * outputs, (group + 1) * outputs)
-        source = x.view(group * channels * math.prod(sliding.sizes), (channels, *sliding.sizes))
-        if window is None:
-            address, row_stride = _rows(code, sliding, source, x.shape)
-        else:
-            address, row_stride = _row_of_window(code, sliding, window, group, channels), values
-        operand = Operand(weight[of_group].reshape(outputs, values), address, row_stride, input_name(node, 0))
-        start = group * outputs * places
-        if places == 1 and 1 in (images, groups):
-            Product(code, bias[of_group], rows, operand, wide=True).emit(f"({y.address} + {start})")
-            continue
-        by_place = code.alloc("float", (rows, outputs))
-        Product(code, bias[of_group], rows, operand, wide=True).emit(by_place.address)
-        with code.loops(["m", "o", "l"], [images, outputs, places]):
-            target = index_expression(["m", "o", "l"], [len(weight) * places, places, 1])
-            code.emit(f"{y.address}[{start} + {target}] = {by_place.address}[(m * {places} + l) * {outputs} + o];")
-
-
-def _by_channel(
-    code: CodeBuilder, sliding: SlidingWindow, x: CTensor | Shift, y: CTensor, weight: Array, bias: Array
-) -> None:
-    """Of groups of one channel: too small to be products, in fp32 whatever the precision."""
-    outputs, values, places = len(weight), math.prod(sliding.window), math.prod(sliding.places)
-    kernels, biases = code.weights.name_of(weight), code.weights.name_of(bias)
-    code.macs += y.size * values
-    if isinstance(x, Shift):
-        code.used(x.entering)
-        channel = _channel(outputs, x.state.shape[1])
-        with code.loop("o", outputs):
-            taps = [x.value(channel, k * sliding.dilations[0]) for k in range(values)]
-            terms = [f"{kernels}[o * {values} + {k}] * {tap}" for k, tap in enumerate(taps)]
-            code.emit(f"{y.address}[o] = {biases}[o] + {' + '.join(terms)};")
-        return
-    index, inside = sliding.read()
-    places_of, values_of = sliding.variables("l"), sliding.variables("k")
-    source = f"(m * {x.shape[1]} + {_channel(outputs, x.shape[1])}) * {math.prod(sliding.sizes)} + {index}"
-    target = f"(m * {outputs} + o) * {places} + {index_expression(places_of, strides_of(sliding.places))}"
-    with code.loops(["m", "o"], [x.shape[0], outputs]):
-        with code.loops(places_of, sliding.places):
-            code.emit(f"{y.address}[{target}] = {biases}[o];")
-        with code.loops([*values_of, *places_of], [*sliding.window, *sliding.places]):
-            factor = f"{kernels}[o * {values} + {index_expression(values_of, strides_of(sliding.window))}]"
-            condition = f"if ({' && '.join(inside)}) " if inside else ""
-            code.emit(f"{condition}{y.address}[{target}] += {factor} * {x.address}[{source}];")
-
-
-def _channel(outputs: int, channels: int) -> str:
-    """The channel that the output `o` is of."""
-    return "o" if outputs == channels else f"o / {outputs // channels}"
-
-
-def _apart(code: CodeBuilder, node: ir.Node) -> Shift | None:
-    """The window that it has one place in, along time alone, where that was not joined."""
-    assert node.inputs[0] is not None
-    window, rank = code.windows.get(node.inputs[0]), len(shape_of(node.outputs[0]))
-    plain = rank == 3 and shape_of(node.outputs[0])[2] == 1 and not any(node.attributes.get_ints("pads", [0, 0]))
-    return window if plain and window is not None and window.axis == 2 and window.state.shape[0] == 1 else None
-
-
-def _row_of_window(code: CodeBuilder, sliding: SlidingWindow, window: Shift, group: int, channels: int) -> str:
-    """The address of what the one place of a group sees, of a state and what enters it."""
-    (size,), first = sliding.window, group * channels
-    values = code.alloc("float", (channels, size))
-    code.used(window.entering)
-    with code.loop("c", channels):
-        for k in range(size):
-            value = window.value(f"{first} + c", k * sliding.dilations[0])
-            code.emit(f"{values.address}[c * {size} + {k}] = {value};")
-    return values.address
-
-
-def _rows(code: CodeBuilder, sliding: SlidingWindow, x: CTensor, images: Sequence[int]) -> tuple[str, int]:
-    """The address of a row for each place, and the values from one to the next: x itself where it has them in a row.
-
-    x is (channels, *sizes) in `images` (images, all channels, *sizes).
-    """
-    moves_by_one = not any(sliding.pads) and list(sliding.dilations) == [1] * len(sliding.window)
-    if moves_by_one and images[0] == 1 and x.shape[0] == len(sliding.window) == 1:
-        return x.address, sliding.strides[0]
-    if moves_by_one and sliding.sizes == sliding.window:
-        return x.address, math.prod(images[1:])
-    variables = ["m", *sliding.variables("l"), "c", *sliding.variables("k")]
-    shape = [images[0], *sliding.places, x.shape[0], *sliding.window]
-    values = x.shape[0] * math.prod(sliding.window)
-    patches = code.alloc("float", (math.prod(shape) // values, values))
-    index, inside = sliding.read()
-    read = f"{x.address}[m * {math.prod(images[1:])} + c * {math.prod(sliding.sizes)} + {index}]"
-    with code.loops(variables, shape):
-        value = f"{' && '.join(inside)} ? {read} : 0.0f" if inside else read
-        code.emit(f"{patches.address}[{index_expression(variables, strides_of(shape))}] = {value};")
-    return patches.address, values

@@ -1,6 +1,6 @@
 """The target `c`: one step in C99, with no dependency, verified as this machine compiles it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Any
@@ -102,15 +102,15 @@ def sources(
     if not weights.embedded:
         templates[f"{name}_weights.S"] = "weights.S"
     files = {file: render(PACKAGE, f"templates/{template}", name, values) for file, template in templates.items()}
-    files["kernels.h"] = kernels(precision, code.uses_fourier)
+    files["kernels.h"] = kernels(precision, code.more_kernels)
     if code.phases:
         files["rnn_team.h"] = render(PACKAGE, "templates/rnn_team.h", name, {})
     written = {file: text.encode() for file, text in files.items()}
     return written if weights.embedded else {**written, f"{name}.bin": weights.blob()}
 
 
-def kernels(precision: str, fourier: bool = False) -> str:
-    """The functions that a step is made of, as one header; those of transforms where it has one."""
-    names = [*KERNELS, *["narrow"] * (precision in NARROW), *["fourier"] * fourier]
+def kernels(precision: str, more: Collection[str] = ()) -> str:
+    """The functions that a step is made of, as one header; of those in `more` only what it has."""
+    names = [*KERNELS, *["narrow"] * (precision in NARROW), *sorted(more)]
     parts = [resources(PACKAGE).joinpath(f"kernels/{name}.h").read_text() for name in names]
     return render(PACKAGE, "templates/kernels.h", "kernels", {"kernels": "\n".join(parts)})

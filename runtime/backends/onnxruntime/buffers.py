@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, has_nan
 from rnn_export.errors import StreamError
 from rnn_export.layout import canonical, graph_layout
 from rnn_export.runtime.backends.api import StateStore, StreamBuffers, empty_state, rows_with_nan
@@ -118,13 +118,21 @@ class _Piece(OrtBuffers):
     def states(self) -> dict[str, Array]:
         return self.pair[self.now]
 
-    def take(self, inputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.inputs.items():
-            buffer[...] = inputs[name][(*self.before[name], rows)]
 
-    def give(self, outputs: Mapping[str, Array], rows: slice) -> None:
-        for name, buffer in self.outputs.items():
-            outputs[name][(*self.before[name], rows)] = buffer
+class _Turn:
+    """A piece in one round, whose rows it steps."""
+
+    def __init__(self, piece: _Piece, rows: slice, outputs: Mapping[str, Array]) -> None:
+        self.piece, self.rows = piece, rows
+        self.takes = [(a, name, (*piece.before[name], rows)) for name, a in piece.inputs.items()]
+        self.gives = [(outputs[name][(*piece.before[name], rows)], a) for name, a in piece.outputs.items()]
+
+    def step(self, inputs: Mapping[str, Array]) -> None:
+        for buffer, name, at in self.takes:
+            buffer[...] = inputs[name][at]
+        self.piece.step()
+        for rows, buffer in self.gives:
+            rows[...] = buffer
 
 
 class OrtStateStore(StateStore):
@@ -141,9 +149,9 @@ class OrtStateStore(StateStore):
         # A round has one piece of fewer rows, so that these, by their rows, share memory for the states of `most`.
         self.last_pieces: dict[int, _Piece] = {}
         self.most, self.shared = 0, state_pair(graphs.spec, 0)
-        # The last round: its slots, its pieces with their rows, and its outputs.
+        # The last round: its slots, its pieces, and its outputs.
         self.slots: Array | None = None
-        self.round: list[tuple[slice, _Piece]] = []
+        self.round: list[_Turn] = []
         # Which set of states each piece had before the round that is under way.
         self.before: list[int] | None = None
         self.outputs: dict[str, Array] = {}
@@ -159,12 +167,10 @@ class OrtStateStore(StateStore):
         if slots is not self.slots:
             self._flush()
             self._begin(slots)
-        self.before = [piece.now for _, piece in self.round]
+        self.before = [turn.piece.now for turn in self.round]
         try:
-            for rows, piece in self.round:
-                piece.take(inputs, rows)
-                piece.step()
-                piece.give(self.outputs, rows)
+            for turn in self.round:
+                turn.step(inputs)
             searched = () if (self.rounds + 1) % NAN_SEARCH_EVERY else self._last_states()
             nan_rows = rows_with_nan(self.spec, self.outputs, searched)
         except BaseException:
@@ -176,26 +182,27 @@ class OrtStateStore(StateStore):
 
     def finish(self) -> None:
         if self.before is not None:
-            for (_, piece), now in zip(self.round, self.before, strict=True):
-                piece.now = now
+            for turn, now in zip(self.round, self.before, strict=True):
+                turn.piece.now = now
             self.before = None
 
     def _last_states(self) -> list[Array]:
-        """The next states of the last round, each (n, ...), in the order of the contract."""
-        pieces = [piece.states for _, piece in self.round]
-        return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states]
+        """The next states of the last round, each (n, ...), by the contract; none where no value is NaN."""
+        pieces = [turn.piece.states for turn in self.round]
+        found = any(has_nan(array) for states in pieces for array in states.values())
+        return [np.concatenate([states[s.name] for states in pieces]) for s in self.spec.states] if found else []
 
     def _begin(self, slots: Array) -> None:
-        n, pieces = len(slots), []
+        n, turns = len(slots), []
+        outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
         for start in range(0, n, ROWS):
             rows = slice(start, min(start + ROWS, n))
             piece = self._piece(start // ROWS, rows.stop - start)
             for name, array in self.states.items():
                 # Clipping nothing, and without it numpy goes through a buffer.
                 array.take(slots[rows], 0, piece.states[name], "clip")
-            pieces.append((rows, piece))
-        self.outputs = {t.name: np.empty(sized(t.shape, n, self.spec.chunk), t.dtype) for t in self.spec.outputs}
-        self.slots, self.round = slots, pieces
+            turns.append(_Turn(piece, rows, outputs))
+        self.slots, self.round, self.outputs = slots, turns, outputs
 
     def _piece(self, number: int, n: int) -> _Piece:
         if n == ROWS:
@@ -213,8 +220,8 @@ class OrtStateStore(StateStore):
     def _flush(self) -> None:
         """The states of the last round back to where they belong."""
         if self.slots is not None:
-            for rows, piece in self.round:
-                self._put(self.slots[rows], piece.states)
+            for turn in self.round:
+                self._put(self.slots[turn.rows], turn.piece.states)
         self.slots, self.round = None, []
 
     def grow(self, count: int) -> None:

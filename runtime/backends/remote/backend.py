@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rnn_export.arrays import Array
+from rnn_export.arrays import Array, has_nan
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.layout import graph_layout
-from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, has_nan, rows_with_nan
+from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers, rows_with_nan
 from rnn_export.runtime.backends.remote.address import Address, parse
 from rnn_export.runtime.backends.remote.codec import Answer
 from rnn_export.runtime.backends.remote.endpoint import Endpoint, EndpointFailed

@@ -10,11 +10,6 @@
 #else
 #define RNN_APART
 #endif
-#if defined(__GNUC__)
-#define RNN_ONCE static __attribute__((unused))
-#else
-#define RNN_ONCE static
-#endif
 #define RNN_FFT_PASS \
     const float *RNN_APART a, const float *RNN_APART b, int m, int s, const float *RNN_APART w, float *RNN_APART c, float *RNN_APART d
 

@@ -1,3 +1,36 @@
+/* y = the sum of n rows of `width` values, v_row apart, each times a value of p, p_step apart. */
+RNN_INLINE void rnn_weighted_pass(const float *p, int p_step, int n, const float *v, int v_row, int vectors, int chains,
+                                  int width, float *y)
+{
+    rnn_v sum[4][4];
+    int r = 0;
+    RNN_UNROLL for (int c = 0; c < chains; c++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++)
+            sum[c][u] = rnn_all(0.0f);
+    for (; r + chains <= n; r += chains)
+        RNN_UNROLL for (int c = 0; c < chains; c++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                sum[c][u] += p[(r + c) * p_step] * rnn_load_part(v + (r + c) * v_row + u * RNN_LANES, width);
+    for (; r < n; r++)
+        RNN_UNROLL for (int u = 0; u < vectors; u++)
+            sum[0][u] += p[r * p_step] * rnn_load_part(v + r * v_row + u * RNN_LANES, width);
+    RNN_UNROLL for (int u = 0; u < vectors; u++) {
+        RNN_UNROLL for (int c = 1; c < chains; c++)
+            sum[0][u] += sum[c][u];
+        rnn_store_part(y + u * RNN_LANES, sum[0][u], width);
+    }
+}
+RNN_INLINE void rnn_weighted(const float *p, int p_step, int n, const float *v, int v_row, int width, float *y)
+{
+    int i = 0;
+    for (; i + 4 * RNN_LANES <= width; i += 4 * RNN_LANES)
+        rnn_weighted_pass(p, p_step, n, v + i, v_row, 4, 1, RNN_LANES, y + i);
+    for (; i + RNN_LANES <= width; i += RNN_LANES)
+        rnn_weighted_pass(p, p_step, n, v + i, v_row, 1, 4, RNN_LANES, y + i);
+    if (width % RNN_LANES)
+        rnn_weighted_pass(p, p_step, n, v + i, v_row, 1, 4, width % RNN_LANES, y + i);
+}
+
 /* What looks at a whole row of values. */
 
 RNN_INLINE float rnn_sum(const float *x, int n)
