@@ -71,7 +71,9 @@ def verify_model(
     _refuse_wrong_lifting(model, trials, on_trials)
     start = initial_states(model, golden.rows)
 
-    def held(scales: Mapping[str, Array], progress: Callable[[str], None]) -> tuple[Golden, list[ParityReport]]:
+    def held(
+        scales: Mapping[str, Array], trials: Golden, progress: Callable[[str], None]
+    ) -> tuple[Golden, list[ParityReport]]:
         """The vectors with `scales`, and a report of each engine, and of the second opinion where all others agree."""
         vectors = replace(golden, tolerance=tolerance, precision=precision, trials=trials, scales=scales)
         # The stages told are those of one backend, whose number the caller knows.
@@ -82,14 +84,16 @@ def verify_model(
             reports.append(replace(reports[0], drifts=tuple(second)))
         return vectors, reports
 
-    vectors, reports = held(golden.scales, progress)
+    vectors, reports = held(golden.scales, trials, progress)
     why = ""
-    if not golden.scales and not all(report.ok for report in reports):
-        on_measured_scales = held(measured_scales(model, golden), lambda check: None)
+    if not all(report.ok for report in reports):
+        scales = golden.scales or measured_scales(model, golden)
+        trials, _ = trial_vectors(model, golden, exact, TRIAL_FRAMES, MORE_CHANGES)
+        on_measured_scales = held(scales, trials, lambda check: None)
         if all(report.ok for report in on_measured_scales[1]):
             vectors, reports = on_measured_scales
         else:
-            why = next(filter(None, (magnified(golden, on_measured_scales[0].scales, r) for r in reports)), "")
+            why = next(filter(None, (magnified(golden, scales, r) for r in reports)), "")
     for report in reports:
         report.raise_for_failure(why + CONSEQUENCE)
     reports, second = reports[: len(engines)], reports[len(engines) :]

@@ -16,10 +16,13 @@ from rnn_export.export.lift.loops.references import resolve
 from rnn_export.export.lift.program.fx import args_of, aten
 
 # How the pieces that each of these writes are put together.
-WRITES = {aten.select_scatter.default: aten.stack.default, aten.slice_scatter.default: aten.cat.default}
+WRITES: dict[Any, Any] = {
+    aten.select_scatter.default: aten.stack.default,
+    aten.slice_scatter.default: aten.cat.default,
+}
 
 # What fills a tensor with one number, and which argument its sizes are.
-FILLED = {
+FILLED: dict[Any, int] = {
     aten.full.default: 0, aten.zeros.default: 0, aten.ones.default: 0, aten.empty.memory_format: 0,
     aten.new_full.default: 1, aten.new_zeros.default: 1, aten.new_ones.default: 1, aten.new_empty.default: 1,
 }  # fmt: skip
@@ -45,10 +48,11 @@ class _Written:
         return [self.frames.get(i) or self._fill(meta) for i in range(start, end)]
 
     def _fill(self, meta: dict[str, Any]) -> fx.Node:
-        given, at = args_of(self.base), FILLED[self.base.target]
+        target: Any = self.base.target
+        given, at = args_of(self.base), FILLED[target]
         one = [] if self.join is aten.stack.default else [1]
         given[at] = [*given[at][: self.dim], *one, *given[at][self.dim + 1 :]]
-        new = self.base.graph.call_function(self.base.target, tuple(given), self.base.kwargs)
+        new = self.base.graph.call_function(target, tuple(given), self.base.kwargs)
         value = meta["val"].narrow(self.dim, 0, 1)
         new.meta = {**meta, "val": value if one else value.squeeze(self.dim)}
         return new

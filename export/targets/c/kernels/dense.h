@@ -40,6 +40,23 @@ RNN_INLINE void rnn_sums_f32(rnn_v sum[4][RNN_ROWS][RNN_PASS / RNN_LANES], const
             RNN_UNROLL for (int u = 0; u < vectors; u++)
                 sum[0][r][u] += from[r * row + k] * rnn_load(w + k * tile + u * RNN_LANES);
 }
+/* The same for many values, in parts that are added up in `whole`: one long sum would round as often as it is long. */
+#define RNN_LONG 512
+#define RNN_PART 256
+RNN_INLINE void rnn_long_sums_f32(rnn_v whole[RNN_ROWS][RNN_PASS / RNN_LANES], rnn_v sum[4][RNN_ROWS][RNN_PASS / RNN_LANES],
+                                  const float *w, int tile, int vectors, int chains, int rows, const float *from, int count,
+                                  int row)
+{
+    for (int k = 0; k < count; k += RNN_PART) {
+        rnn_sums_f32(sum, w + k * tile, tile, vectors, chains, rows, from + k, count - k < RNN_PART ? count - k : RNN_PART, row);
+        RNN_UNROLL for (int c = 0; c < chains; c++)
+            RNN_UNROLL for (int r = 0; r < rows; r++)
+                RNN_UNROLL for (int u = 0; u < vectors; u++) {
+                    whole[r][u] += sum[c][r][u];
+                    sum[c][r][u] = rnn_all(0.0f);
+                }
+    }
+}
 /* `width` outputs of a tile of `tile`, for `rows` rows. */
 RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, int rows, const float *x, int kx, int x_row,
                              const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
@@ -50,8 +67,20 @@ RNN_INLINE void rnn_pass_f32(const float *w, int tile, int width, int chains, in
         RNN_UNROLL for (int r = 0; r < rows; r++)
             RNN_UNROLL for (int u = 0; u < vectors; u++)
                 sum[c][r][u] = c ? rnn_all(0.0f) : rnn_load(bias + u * RNN_LANES);
-    rnn_sums_f32(sum, w, tile, vectors, chains, rows, x, kx, x_row);
-    rnn_sums_f32(sum, w + (size_t)kx * (size_t)tile, tile, vectors, chains, rows, h, kh, h_row);
+    if (kx + kh > RNN_LONG) {
+        rnn_v whole[RNN_ROWS][RNN_PASS / RNN_LANES];
+        RNN_UNROLL for (int r = 0; r < rows; r++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                whole[r][u] = rnn_all(0.0f);
+        rnn_long_sums_f32(whole, sum, w, tile, vectors, chains, rows, x, kx, x_row);
+        rnn_long_sums_f32(whole, sum, w + (size_t)kx * (size_t)tile, tile, vectors, chains, rows, h, kh, h_row);
+        RNN_UNROLL for (int r = 0; r < rows; r++)
+            RNN_UNROLL for (int u = 0; u < vectors; u++)
+                sum[0][r][u] = whole[r][u];
+    } else {
+        rnn_sums_f32(sum, w, tile, vectors, chains, rows, x, kx, x_row);
+        rnn_sums_f32(sum, w + (size_t)kx * (size_t)tile, tile, vectors, chains, rows, h, kh, h_row);
+    }
     RNN_UNROLL for (int r = 0; r < rows; r++)
         RNN_UNROLL for (int u = 0; u < vectors; u++) {
             RNN_UNROLL for (int c = 1; c < chains; c++)
