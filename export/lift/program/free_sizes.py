@@ -72,8 +72,6 @@ OF_NUMBERS = {torch.as_tensor, torch.tensor, torch.scalar_tensor}
 ROUNDED: Mapping[Any, Callable[[SizeTensor], SizeTensor]] = {
     torch.ceil: SizeTensor.ceil, torch.floor: SizeTensor.floor,
 }  # fmt: skip
-# The attribute of a tensor made by `torch.arange` of numbers alone: `tolist` of it decides nothing.
-COUNTED = "_rnn_export_counted"
 INSTEAD: Mapping[Any, Callable[..., Any]] = {torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d}
 
 
@@ -85,15 +83,10 @@ class FreeSizes(TorchFunctionMode):
             return SizeTensor(args[0])
         if func in ROUNDED and isinstance(args[0], SizeTensor):
             return ROUNDED[func](args[0])
-        if func is Tensor.tolist and hasattr(args[0], COUNTED):
-            return getattr(args[0], COUNTED)
         if func is Tensor.__getitem__:
             args = (args[0], _with_sizes(args[1]))
         args, kwargs = pytree.tree_map_only(SizeTensor, SizeTensor.tensor, (args, kwargs))
-        result = INSTEAD.get(func, func)(*args, **(kwargs or {}))
-        if func is torch.arange and all(type(n) is int for n in args):
-            setattr(result, COUNTED, [*range(*args)])
-        return result
+        return INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 def _with_sizes(index: Any) -> Any:
