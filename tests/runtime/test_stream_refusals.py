@@ -261,8 +261,8 @@ def test_an_interrupt_in_the_middle_undoes_the_whole_run(engine, monkeypatch):
     stream.run(xs[:4])
     before, usual = stream.snapshot(), signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             stream.run(xs)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
