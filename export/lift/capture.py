@@ -92,14 +92,14 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
     for lengths in unrollings(module, chunk):
-        short = flat_graph(module, module.sample(3, lengths[0]), module.dynamic(False), False)
+        short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
         if unlike := irregular(module, lengths):
             reason = cannot_roll(unlike)
             continue
         try:
-            long = flat_graph(module, module.sample(3, lengths[1]), module.dynamic(False), False)
-            samples = module.sample(3, lengths[0]), module.sample(3, lengths[1])
+            long = flat_graph(module, module.sample(ROWS, lengths[1]), module.dynamic(False), False)
+            samples = module.sample(ROWS, lengths[0]), module.sample(ROWS, lengths[1])
             rolled = roll(short, long, samples, lengths, _first_time(axes))
         except LiftError as error:
             reason = error

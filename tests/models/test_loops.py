@@ -189,11 +189,14 @@ def read_from_what_is_written(s, x):
     return h[:, 1:]
 
 
+TAPS = nn.Parameter(torch.tensor([[0.3], [-0.5], [0.0]]))
+
+
 def filter_of_windows(s, x):
     """As torchaudio filters: a window of what was put out, of which the newest frame is not there yet."""
     y = torch.zeros(x.shape[0], x.shape[1] + 2, x.shape[2])
     for t in range(x.shape[1]):
-        y[:, t + 2] = x[:, t] - (y[:, t : t + 3] * torch.tensor([0.3, -0.5, 0.0])[:, None]).sum(1)
+        y[:, t + 2] = x[:, t] - (y[:, t : t + 3] * s.taps).sum(1)
     return y[:, 2:]
 
 
@@ -254,7 +257,7 @@ LOOPS = {
     "behind its start": (Call(behind_its_start, **body()), X, {}, ["state", "call1.state"]),
     "written behind its start": (Call(written_behind_its_start, **body()), X, {}, ["state", "call1.state"]),
     "read from what is written": (Call(read_from_what_is_written, **body()), X, {}, ["state"]),
-    "a filter of windows": (Call(filter_of_windows), X, {}, ["state", "call1.state"]),
+    "a filter of windows": (Call(filter_of_windows, taps=TAPS), X, {}, ["state", "call1.state"]),
     "a buffer": (Call(buffered, **body(h=torch.full((1, 5), 0.5))), X[:1], {}, ["h"]),
     "a memory of two frames": (Call(of_two_frames, linear=nn.Linear(4, 5)), X, {}, ["state", "call1.state"]),
     "a learned start": (Call(learned, **LEARNED), X, {}, ["r.state"]),

@@ -73,19 +73,38 @@ def read_written_frames(graph: fx.Graph) -> None:
 
 
 def _see_through_views(graph: fx.Graph) -> None:
-    """Axes that are moved there and back were never moved; what takes all frames apart takes them one by one."""
+    """Axes that are moved there and back were never moved; what takes all frames apart takes them one by one.
+
+    Axes that are moved twice in one way are moved once.
+    """
+    moved: dict[tuple[fx.Node, tuple[int, ...]], fx.Node] = {}
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node):
             continue
-        if node.target is source.target is aten.permute.default:
-            there, back = args_of(source)[1], args_of(node)[1]
-            if [there[axis] for axis in back] == [*range(len(there))]:
+        if (back := _axes_of(node)) is not None:
+            there = _axes_of(source)
+            if there is not None and [there[axis] for axis in back] == [*range(len(there))]:
                 node.replace_all_uses_with(args_of(source)[0])
+            elif (first := moved.setdefault((source, back), node)) is not node:
+                node.replace_all_uses_with(first)
         elif node.target is operator.getitem and source.target is aten.unbind.int:
             written, axis = args_of(source)[0], args_of(source)[1] if len(source.args) > 1 else 0
             if written.target in WRITES:
                 node.target, node.args = aten.select.int, (written, axis, args_of(node)[1])
+
+
+def _axes_of(node: fx.Node) -> tuple[int, ...] | None:
+    """Which axis of its argument each axis is of what `node` gives; None where it does more than move axes."""
+    if node.target is aten.permute.default:
+        rank = len(args_of(node)[1])
+        return tuple(axis % rank for axis in args_of(node)[1])
+    if node.target is aten.transpose.int:
+        axes = [*range(node.meta["val"].dim())]
+        a, b = args_of(node)[1:]
+        axes[a], axes[b] = axes[b], axes[a]
+        return tuple(axes)
+    return None
 
 
 def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written | None:

@@ -127,7 +127,7 @@ def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...
     for port, (node, free) in enumerate(zip(_fed(program), axes, strict=True)):
         for axis in free:
             size = node.meta["val"].shape[axis]
-            if not isinstance(size, torch.SymInt):
+            if not isinstance(size, torch.SymInt) or size.node.maybe_as_int() is not None:
                 what = (
                     f"axis {axis} of input {port} must be of any size, but what is done with it holds for {size} alone"
                 )
