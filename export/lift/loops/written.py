@@ -75,9 +75,11 @@ def read_written_frames(graph: fx.Graph) -> None:
 def _see_through_views(graph: fx.Graph) -> None:
     """Axes that are moved there and back were never moved; what takes all frames apart takes them one by one.
 
-    Axes that are moved twice in one way are moved once.
+    What is written to with its axes moved is moved once.
     """
-    moved: dict[tuple[fx.Node, tuple[int, ...]], fx.Node] = {}
+    bases = {node.args[0] for node in graph.nodes if node.target in WRITES}
+    to_move = {(n.args[0], _axes_of(n)) for n in bases if isinstance(n, fx.Node) and _axes_of(n) is not None}
+    moved: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node):
@@ -86,8 +88,8 @@ def _see_through_views(graph: fx.Graph) -> None:
             there = _axes_of(source)
             if there is not None and [there[axis] for axis in back] == [*range(len(there))]:
                 node.replace_all_uses_with(args_of(source)[0])
-            elif (first := moved.setdefault((source, back), node)) is not node:
-                node.replace_all_uses_with(first)
+            elif (source, back) in to_move:
+                node.replace_all_uses_with(moved.setdefault((source, back), node))
         elif node.target is operator.getitem and source.target is aten.unbind.int:
             written, axis = args_of(source)[0], args_of(source)[1] if len(source.args) > 1 else 0
             if written.target in WRITES:
