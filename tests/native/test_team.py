@@ -162,11 +162,16 @@ def test_a_small_step_has_no_team(native_bundle):
 def test_an_interrupt_is_the_main_thread_s():
     stream, xs = Engine.of(toy(), "native", threads=2).stream(), frames(4_000_000, 3)
     stopper = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    stopper.start()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - a run may be done before it comes
-        while True:
-            stream.run(xs)
-    stopper.join()
+    # Who runs the tests may have it ignored.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - a run may be done before it comes
+            stopper.start()
+            while True:
+                stream.run(xs)
+        stopper.join()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     stream.reset()
     assert stream.step(ONE)[0] == 1
 
