@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 
 def _max_pool1d(
@@ -38,39 +37,14 @@ def _one(value: Any) -> Any:
     return value[0] if value else None
 
 
-class SizeTensor:
-    """What `torch.as_tensor` makes of a size or of a number computed from one: of no axes, and free."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return NotImplemented  # it makes torch's functions take one; FreeSizes calls them
-
-    def item(self) -> Any:
-        return self.value
-
-    def tensor(self) -> Tensor:
-        """What torch makes of it, for all that does more than round."""
-        return torch.scalar_tensor(self.value, dtype=torch.int64 if isinstance(self.value, torch.SymInt) else None)
-
-    def whole(self, *_: Any, **__: Any) -> SizeTensor:
-        return SizeTensor(torch.sym_int(self.value))  # type: ignore[no-untyped-call]
-
-    long = int = whole
-
-    def ceil(self) -> SizeTensor:
-        return SizeTensor(math.ceil(self.value))
-
-    def floor(self) -> SizeTensor:
-        return SizeTensor(math.floor(self.value))
-
-
+# The attribute of a tensor that is one size, or a number made of one: that number, which stays free.
+NUMBER = "_rnn_export_number"
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 OF_NUMBERS = {torch.as_tensor, torch.tensor, torch.scalar_tensor}
-ROUNDED: Mapping[Any, Callable[[SizeTensor], SizeTensor]] = {
-    torch.ceil: SizeTensor.ceil, torch.floor: SizeTensor.floor,
+WHOLE = {torch.int64, torch.int32}
+ROUNDED: Mapping[Any, Callable[[Any], Any]] = {
+    torch.ceil: math.ceil, Tensor.ceil: math.ceil, torch.floor: math.floor, Tensor.floor: math.floor,
+    Tensor.long: torch.sym_int, Tensor.int: torch.sym_int,
 }  # fmt: skip
 INSTEAD: Mapping[Any, Callable[..., Any]] = {torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d}
 
@@ -79,20 +53,44 @@ class FreeSizes(TorchFunctionMode):
     """While a module is exported."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in OF_NUMBERS and isinstance(args[0], SYMBOLS):
-            return SizeTensor(args[0])
-        if func in ROUNDED and isinstance(args[0], SizeTensor):
-            return ROUNDED[func](args[0])
+            return _tensor_of(*args, **kwargs)
+        number = getattr(args[0], NUMBER, None) if args else None
+        if number is not None and func is Tensor.item:
+            return number
         if func is Tensor.__getitem__:
-            args = (args[0], _with_sizes(args[1]))
-        args, kwargs = pytree.tree_map_only(SizeTensor, SizeTensor.tensor, (args, kwargs))
-        return INSTEAD.get(func, func)(*args, **(kwargs or {}))
+            args = (args[0], _with_numbers(args[1]))
+        result = INSTEAD.get(func, func)(*args, **kwargs)
+        if number is not None:
+            _keep_number(func, args, kwargs, number, result)
+        return result
 
 
-def _with_sizes(index: Any) -> Any:
-    """`index` with the sizes that it is made of."""
+def _tensor_of(number: Any, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> Tensor:
+    """What torch makes of a number, which it would take for the one of the example."""
+    dtype = dtype or (torch.int64 if isinstance(number, torch.SymInt) else torch.get_default_dtype())
+    made = torch.scalar_tensor(number, dtype=dtype, device=device)
+    setattr(made, NUMBER, number)
+    return made
+
+
+def _keep_number(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], number: Any, result: Any) -> None:
+    """What is rounded is a number still; what is written to is the one that it was no more."""
+    rounded = ROUNDED.get(func)
+    if func is Tensor.to and not WHOLE.isdisjoint(n for n in (*args[1:], *kwargs.values()) if type(n) is torch.dtype):
+        rounded = torch.sym_int
+    name = getattr(func, "__name__", "")
+    if rounded is not None:
+        setattr(result, NUMBER, rounded(number))
+    elif name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
+        delattr(args[0], NUMBER)
+
+
+def _with_numbers(index: Any) -> Any:
+    """`index` with the numbers in it that are tensors."""
     if isinstance(index, tuple):
-        return tuple(map(_with_sizes, index))
+        return tuple(map(_with_numbers, index))
     if isinstance(index, slice):
-        return slice(_with_sizes(index.start), _with_sizes(index.stop), _with_sizes(index.step))
-    return index.value if isinstance(index, SizeTensor) else index
+        return slice(_with_numbers(index.start), _with_numbers(index.stop), _with_numbers(index.step))
+    return getattr(index, NUMBER, index)
