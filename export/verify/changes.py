@@ -101,8 +101,8 @@ def magnified(golden: Golden, scales: Mapping[str, Array], report: ParityReport)
 
     `report` is of a backend that is outside the tolerance, as it is with the measured `scales` too.
     """
-    values = {**golden.outputs, **golden.states}
-    times = {d.tensor: scales[d.tensor].max() / np.abs(values[d.tensor]).max() for d in report.drifts if d.step}
+    own = {name: float(np.abs(value).max()) for name, value in {**golden.outputs, **golden.states}.items()}
+    times = {d.tensor: scales[d.tensor].max() / own[d.tensor] for d in report.drifts if d.step and own[d.tensor] > 0}
     tensor = max(times, key=lambda name: times[name], default="")
     if not tensor or not MAGNIFIED <= times[tensor] < np.inf:
         return ""

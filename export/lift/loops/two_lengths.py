@@ -53,7 +53,7 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
         if (found := _loops(short, long, (i, j), lengths[1] - lengths[0])) is not None:
             owners.update(dict.fromkeys(found[0].places, len(pairs)))
             pairs.append(found)
-            i, j = i + len(found[0].places), j + len(found[1].places)
+            i, j = i + found[0].size, j + found[1].size
             continue
         if i >= len(short.tokens) or j >= len(long.tokens) or short.tokens[i].target is not long.tokens[j].target:
             counted = (

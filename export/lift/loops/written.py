@@ -6,7 +6,7 @@ They are written into it, `out[:, t] = y`, `state[k] = h`, or joined behind what
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,11 @@ class _Written:
 
     def _fill(self, meta: dict[str, Any]) -> fx.Node:
         target: Any = self.base.target
-        given, at = args_of(self.base), FILLED[target]
-        one = [] if self.join is aten.stack.default else [1]
-        given[at] = [*given[at][: self.dim], *one, *given[at][self.dim + 1 :]]
-        new = self.base.graph.call_function(target, tuple(given), self.base.kwargs)
+        size = [] if self.join is aten.stack.default else [1]
+        arguments = _filling(self.base, self.dim, size)
+        new = self.base.graph.call_function(target, arguments, self.base.kwargs)
         value = meta["val"].narrow(self.dim, 0, 1)
-        new.meta = {**meta, "val": value if one else value.squeeze(self.dim)}
+        new.meta = {**meta, "val": value if size else value.squeeze(self.dim)}
         return new
 
 
@@ -164,10 +163,16 @@ def _entry_of(node: fx.Node, whole: _Written) -> _Written | None:
 def _fill_entry(node: fx.Node) -> None:
     """Let one entry of a filled tensor be filled alone, whose size does not follow from the number of frames."""
     source, axis, _ = args_of(node)
-    given, at = args_of(source), FILLED[source.target]
+    node.target, node.args, node.kwargs = source.target, _filling(source, axis, []), source.kwargs
+
+
+def _filling(node: fx.Node, axis: int, size: Sequence[int]) -> tuple[Any, ...]:
+    """The arguments of what fills a tensor, for one with `size` in the place of an axis."""
+    target: Any = node.target
+    given, at = args_of(node), FILLED[target]
     axis %= len(given[at])
-    given[at] = [*given[at][:axis], *given[at][axis + 1 :]]
-    node.target, node.args, node.kwargs = source.target, tuple(given), source.kwargs
+    given[at] = [*given[at][:axis], *size, *given[at][axis + 1 :]]
+    return tuple(given)
 
 
 def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> None:
