@@ -5,18 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-from native_speed import added
+from native_speed import added, steps_in_c
 from torch import nn
 from turns import in_turn
 
 from rnn_export.bundle import open_bundle
 from rnn_export.export import export
-from rnn_export.runtime import load
-from rnn_export.runtime.backends.native.session import NativeBuffers
 
 # Vollo's benchmark of LSTM stacks: units, layers; a head of 32, and as many inputs as units (not said there).
 STACKS = ((128, 2), (256, 3), (480, 3), (320, 6), (960, 3))
@@ -70,19 +67,13 @@ def anchors() -> Iterator[tuple[str, float]]:
 
 
 def _steps(net: nn.Module, inputs: int) -> dict[str, float]:
-    """µs of a step by precision; many in one call of the library, so that of Python nothing is left."""
+    """µs of a step by precision."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.rnnx"
         export(net.eval(), (torch.randn(2, 40, inputs),), path, steps=32, targets=("onnx", "c"))
         added(path, "int8")
-        memories: dict[str, NativeBuffers] = {}
-        calls: dict[str, Callable[[], Any]] = {}
         x = np.random.default_rng(0).standard_normal((1, FRAMES, inputs)).astype(np.float32)
         y = np.zeros((1, FRAMES, *open_bundle(path).spec.outputs[0].frame), np.float32)
-        for precision in ("fp32", "int8"):
-            memories[precision] = cast(
-                NativeBuffers, load(path, "native", precision, trust=True)._session.stream_buffers(1)
-            )
-            calls[precision] = memories[precision].call_of([x], [y], FRAMES)
+        calls = {precision: steps_in_c(path, precision, x, y) for precision in ("fp32", "int8")}
         taken = in_turn(calls, ROUNDS, 1)
         return {precision: float(np.median(times)) / FRAMES for precision, times in taken.items()}

@@ -98,17 +98,23 @@ def _by_dict(bundle: Bundle) -> Callable[[], Any]:
     return lambda: plain.step(plain.frames[0])
 
 
+def steps_in_c(path: Path, precision: str, frames: Array, outputs: Array) -> Callable[[], Any]:
+    """A call of the library that steps through all frames (1, steps, ...), so that of Python nothing is left."""
+    memory = cast(NativeBuffers, load(path, "native", precision, trust=True)._session.stream_buffers(1))
+    call = memory.call_of([frames], [outputs], frames.shape[1])
+
+    def steps() -> NativeBuffers:
+        call()
+        return memory  # which owns what the call has the addresses of
+
+    return steps
+
+
 def _from_c(title: str, bundle: Bundle, inputs: int, reader: Reader) -> Figures:
-    """Many steps inside one call of the library, so that of Python nothing is left."""
     frames = np.random.default_rng(0).standard_normal((1, FRAMES, inputs)).astype(np.float32)
     outputs = np.zeros((1, FRAMES, 1), np.float32)
     precisions = [row.precision for row in bundle.targets if row.target == "c"]
-    # They own what the calls have the addresses of.
-    memories = {
-        p: cast(NativeBuffers, load(bundle.path, "native", p, trust=True)._session.stream_buffers(1))
-        for p in precisions
-    }
-    calls: dict[str, Callable[[], Any]] = {p: m.call_of([frames], [outputs], FRAMES) for p, m in memories.items()}
+    calls = {p: steps_in_c(bundle.path, p, frames, outputs) for p in precisions}
     limit = Limit(reader, 4 * (bundle.weights or 0))
     taken = _medians({**calls, "limit": limit.block}, number=1)
     bound = float(np.median(np.concatenate(limit.taken[1:]))) / 1e3

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import native_speed
 import numpy as np
@@ -16,8 +16,6 @@ from native_speed import CELLS, Figures, Net
 from turns import in_turn
 
 from rnn_export.arrays import Array
-from rnn_export.runtime import load
-from rnn_export.runtime.backends.native.session import NativeBuffers
 from rnn_export.runtime.bench.limit import Limit, Reader
 
 SIZES = ((8, 16), (16, 32), (32, 64), (64, 128), (128, 256))
@@ -39,10 +37,9 @@ def small() -> Figures:
             frames[:] = np.random.default_rng(0).standard_normal(frames.shape)
             with tempfile.TemporaryDirectory() as folder:
                 bundle = native_speed.exported(net, inputs, folder, ())
-                memory = cast(NativeBuffers, load(bundle.path, "native")._session.stream_buffers(1))
                 limit = Limit(reader, 4 * (bundle.weights or 0))
                 calls: dict[str, Callable[[], Any]] = {
-                    "C": memory.call_of([frames[None]], [outputs[None]], steps),
+                    "C": native_speed.steps_in_c(bundle.path, "fp32", frames[None], outputs[None]),
                     "limit": limit.block,
                 }
                 other = _aligned((steps, 1))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from anchors import Stack
 from torch import nn
 
 from rnn_export.export import export
@@ -20,21 +21,9 @@ from rnn_export.runtime import load
 CORES = os.sched_getaffinity(0)
 # Layers, inputs, units; the first is below what is shared.
 STACKS = ((1, 64, 128), (1, 128, 256), (2, 256, 256), (3, 256, 256), (3, 480, 480), (6, 320, 320))
-THREADS = 2
+THREADS, OUTPUTS = 2, 32
 # Each turn begins with steps that nobody times, µs of them: a thread that slept in the other's turn wakes up.
 WAKING_US, TURNS, STEPS = 500, 101, 40
-
-
-class Stack(nn.Module):
-    """Layers of an LSTM and a linear head."""
-
-    def __init__(self, layers: int, inputs: int, hidden: int) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.LSTM(inputs, hidden, layers, batch_first=True), nn.Linear(hidden, 32)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.head(self.rnn(x)[0])
-        return y
 
 
 def threads() -> Iterator[tuple[str, float]]:
@@ -44,14 +33,17 @@ def threads() -> Iterator[tuple[str, float]]:
     with _on_all_cores(), tempfile.TemporaryDirectory() as folder:
         for layers, inputs, hidden in STACKS:
             path = Path(folder) / f"net{layers}_{hidden}.rnnx"
-            net = Stack(layers, inputs, hidden).eval()
+            net = Stack(nn.LSTM, inputs, hidden, layers, OUTPUTS).eval()
             export(net, (torch.randn(1, 5, inputs),), path, steps=16, targets=("onnx", "c"))
             yield from _measured(f"LSTM {layers} x {inputs} -> {hidden}", path, inputs)
 
 
 def _measured(name: str, path: Path, inputs: int) -> Iterator[tuple[str, float]]:
     one, more = (load(path, "native", threads=n).stream() for n in (1, THREADS))
-    frame, outs = np.random.default_rng(0).standard_normal(inputs).astype(np.float32), np.zeros((2, 32), np.float32)
+    frame, outs = (
+        np.random.default_rng(0).standard_normal(inputs).astype(np.float32),
+        np.zeros((2, OUTPUTS), np.float32),
+    )
     for _ in range(100):
         if not np.array_equal(one.step(frame, outs[0]), more.step(frame, outs[1])):
             raise SystemExit(f"{name}: {THREADS} threads give other bits than one")
