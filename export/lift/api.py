@@ -264,6 +264,7 @@ def _with_states(flat: FlatModel) -> FlatModel:
     """A copy that decides as is known, in which what the model keeps itself are states."""
     flat = copy.deepcopy(flat)
     flat.decisions = replace(flat.decisions, checked=False)
+    flat.packs_full_rows = flat.packs
     flat.model = unscripted(flat.model)
     keep_states(flat)
     flat.check_names()

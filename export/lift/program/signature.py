@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
+from rnn_export.export.lift.layers.full_rows import packing_full_rows
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import Deciding, Decisions
@@ -46,6 +47,7 @@ class FlatModel(nn.Module):
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
         max_frames: the most frames of a sequence, as the user says; None for any number.
         context: how far attention to all frames before goes back, as the user says; None where it does not stream.
+        packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
         decisions: what is known of those that it takes by the value of a tensor.
     """
 
@@ -81,6 +83,7 @@ class FlatModel(nn.Module):
         self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in _tensors(v)))
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
+        self.packs = self.packs_full_rows = False
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
@@ -143,7 +146,8 @@ class FlatModel(nn.Module):
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
-        with deciding, self.context.bounding() if self.context else contextlib.nullcontext():
+        packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
+        with deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
