@@ -47,6 +47,7 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
+from rnn_export.export.lift.sequence_lengths import bind_lengths
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.equal_states import merge_equal_states
@@ -146,6 +147,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
     call, declared = carry_objects(call, declared)
+    call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_precision(model, flat)
     refuse_inside(flat)

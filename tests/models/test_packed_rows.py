@@ -47,8 +47,8 @@ def test_packed_rows_with_a_declared_state():
 
 
 def test_lengths_that_are_an_input_are_refused():
-    def forward(s, x, lengths):
-        return pad_packed_sequence(s.layer(pack_padded_sequence(x, lengths, batch_first=True))[0], batch_first=True)[0]
+    def forward(s, x, sizes):
+        return pad_packed_sequence(s.layer(pack_padded_sequence(x, sizes, batch_first=True))[0], batch_first=True)[0]
 
     model = Call(forward, layer=nn.GRU(4, 5, batch_first=True))
     with pytest.raises(LiftError, match=r"packs rows of other lengths .* such as torch\.full\(\(x\.shape\[0\],\)"):

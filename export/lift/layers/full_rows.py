@@ -37,7 +37,10 @@ def full_rows(frames: Tensor) -> FullRows:
 
 def frames_of(rows: PackedSequence) -> Tensor:
     """Frames (time, batch, ...) of rows that all have every frame."""
-    return rows.frames if isinstance(rows, FullRows) else rows.data.unflatten(0, (rows.batch_sizes.shape[0], -1))
+    if isinstance(rows, FullRows):
+        return rows.frames
+    time = rows.batch_sizes.shape[0]
+    return rows.data.reshape(time, -1, *rows.data.shape[1:])
 
 
 def _packed(

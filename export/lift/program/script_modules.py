@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnn_export.export.lift.program.bound_lengths import WithLengths
 from rnn_export.export.lift.program.carried import Carrying
 from rnn_export.export.lift.program.script_graph import function_of, run
 
@@ -66,7 +67,7 @@ class Interpreted(nn.Module):
 
 def signature_of(model: nn.Module) -> inspect.Signature:
     """The signature of forward; of a ScriptModule by its schema."""
-    if isinstance(model, Carrying):
+    if isinstance(model, Carrying | WithLengths):
         return model.signature
     if isinstance(model, Interpreted):
         model = model._source[0]
