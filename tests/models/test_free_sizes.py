@@ -38,8 +38,10 @@ def exported(model: nn.Module):
         lambda s, x: x * (torch.tensor(x.shape[1]) + 1) / 2,
         lambda s, x: x + torch.stack([half(x), torch.as_tensor(x.shape[1], dtype=torch.float32)]).sum(),
         lambda s, x: written(x),
+        lambda s, x: x * torch.arange(torch.full((2,), x.shape[1]).to(x.device).max().item()),
+        lambda s, x: x[torch.arange(2), torch.full((2,), x.shape[1]) - 1],
     ],
-    ids=["ceil", "floor and to", "int", "from there on", "root", "arithmetic", "stacked", "written"],
+    ids=["ceil", "floor and to", "int", "from there on", "root", "arithmetic", "stacked", "written", "longest", "last"],
 )
 def test_a_number_made_of_a_size_is_free(forward):
     model = Call(forward)

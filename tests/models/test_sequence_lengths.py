@@ -16,7 +16,8 @@ FRAMES, FULL = torch.randn(2, 7, 4), torch.tensor([7, 7])
 
 def masked(s, x, x_lens):
     """What is behind the end of a row is 0; the lengths come back."""
-    mask = torch.arange(x.shape[1])[None] < x_lens[:, None]
+    longest = int(torch.max(x_lens).item())
+    mask = torch.arange(longest)[None] < x_lens[:, None]
     return s.layer(x * mask[..., None])[0], x_lens
 
 

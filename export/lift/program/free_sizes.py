@@ -38,7 +38,7 @@ def _one(value: Any) -> Any:
     return value[0] if value else None
 
 
-# The attribute of a tensor that is one size, or a number made of one: that number, which stays free.
+# The attribute of a tensor whose entries are all one size, or a number made of one: that number, which stays free.
 NUMBER = "_rnn_export_number"
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 OF_NUMBERS = {torch.as_tensor, torch.tensor, torch.scalar_tensor}
@@ -55,6 +55,8 @@ RECKONED: Mapping[str, Callable[..., Any]] = {
     "rfloordiv": lambda a, b: b // a, "floor_divide": operator.floordiv, "radd": operator.add, "rmul": operator.mul,
     "maximum": torch.sym_max, "minimum": torch.sym_min,
 }  # fmt: skip
+# Where all entries are one number, these give it, or more of it.
+KEEP = ("max", "min", "amax", "amin", "clone", "detach", "contiguous", "cpu", "unsqueeze", "to", "float")
 INSTEAD: Mapping[Any, Callable[..., Any]] = {torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d}
 
 
@@ -69,6 +71,10 @@ class FreeSizes(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in OF_NUMBERS and isinstance(args[0], SYMBOLS):
             return _tensor_of(*args, **kwargs)
+        if func is torch.full and len(args) > 1 and isinstance(args[1], SYMBOLS):
+            filled = func(*args, **kwargs)
+            setattr(filled, NUMBER, args[1])
+            return filled
         number = getattr(args[0], NUMBER, None) if args else None
         if number is not None and func in (Tensor.item, Tensor.__bool__):
             return bool(number) if func is Tensor.__bool__ else number
@@ -139,6 +145,8 @@ def _keep_number(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], numb
     name = getattr(func, "__name__", "")
     if rounded is not None:
         setattr(result, NUMBER, rounded(number))
+    elif name in KEEP and isinstance(result, Tensor):
+        setattr(result, NUMBER, number)
     elif name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
         delattr(args[0], NUMBER)
 
@@ -149,4 +157,4 @@ def _with_numbers(index: Any) -> Any:
         return tuple(map(_with_numbers, index))
     if isinstance(index, slice):
         return slice(_with_numbers(index.start), _with_numbers(index.stop), _with_numbers(index.step))
-    return getattr(index, NUMBER, index)
+    return getattr(index, NUMBER, index) if isinstance(index, Tensor) and index.dim() == 0 else index
