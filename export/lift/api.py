@@ -32,8 +32,8 @@ from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.fx import recorded
-from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.results import OutputRef
+from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (

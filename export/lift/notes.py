@@ -48,7 +48,7 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
     """Those of whole sequences too."""
     if isinstance(flat.model, WithLengths):
         names = ", ".join(map(repr, flat.model.lengths))
-        yield f"{names}: lengths, which no stream has, so every row has all frames; give states={{NAME: None}} otherwise"
+        yield f"{names}: lengths, which no stream has, so every row has all frames; states={{NAME: None}} keeps one"
     for name, kind in flat.left_out.items():
         yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
     if spec.max_context:

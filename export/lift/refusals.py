@@ -78,7 +78,7 @@ def _dtype_of(tensor: Tensor) -> str:
 
 
 def refuse_inside(flat: FlatModel) -> None:
-    """What only a call shows: rows packed in unequal lengths, and narrow types; `flat.packs` says whether it packs any."""
+    """What only a call shows: rows packed in unequal lengths, and narrow types; sets `flat.packs`."""
     called, narrow = copy.deepcopy(flat), _Narrow()
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):

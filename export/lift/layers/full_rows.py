@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 from rnn_export.errors import LiftError
 
 UNEQUAL = (
-    "the model packs rows of other lengths than the frames that it is given (pack_padded_sequence): a stream has no end "
-    "that a row could have before the others. Make the lengths of the size of the time axis, such as "
+    "the model packs rows of other lengths than the frames that it is given (pack_padded_sequence): a stream has no "
+    "end that a row could have before the others. Make the lengths of the size of the time axis, such as "
     "torch.full((x.shape[0],), x.shape[1]), in place of an input; or call the layer with the padded tensor."
 )
 

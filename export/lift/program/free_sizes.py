@@ -92,7 +92,6 @@ class FreeSizes(TorchFunctionMode):
             _keep_number(func, args, kwargs, number, result)
         return result
 
-
     def _reckoned(self, func: Any, reckoned: Callable[..., Any], args: Sequence[Any]) -> Any:
         """What torch makes of numbers, which are one: it stays free."""
         result, numbers = func(*args), [self._number(a) for a in args]

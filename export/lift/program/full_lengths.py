@@ -11,8 +11,8 @@ from rnn_export.export.lift.program.fx import aten, named_args, overloads
 COMPARE = overloads("lt.Tensor le.Tensor gt.Tensor ge.Tensor")
 # These show the numbers that they take.
 VIEWS = overloads(
-    "alias detach clone contiguous view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims permute transpose.int "
-    "_to_copy to.dtype to.dtype_layout to.device"
+    "alias detach clone contiguous view reshape expand unsqueeze squeeze squeeze.dim squeeze.dims permute "
+    "transpose.int _to_copy to.dtype to.dtype_layout to.device"
 )
 
 

@@ -1,4 +1,4 @@
-"""Operators that a package registered with torch and wrote in Python, exported as the operators that they are made of."""
+"""Operators that a package registered with torch and wrote in Python, exported as what they are made of."""
 
 from __future__ import annotations
 
