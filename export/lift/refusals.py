@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes
-from rnn_export.export.lift.layers.full_rows import UNEQUAL
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
+from rnn_export.export.lift.program.full_rows import UNEQUAL
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.layers.full_rows import packing_full_rows
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import Deciding, Decisions
+from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
