@@ -103,6 +103,39 @@ def test_a_branch_on_a_constant_goes(rate: int, made: Make, tmp_path: Path) -> N
     assert json.loads(bundle.read("parity.json"))["file"]["fixed"] == {"sr": rate}
 
 
+def test_an_encoder_of_sherpa_onnx(made: Make, tmp_path: Path) -> None:
+    """Its caches have the rows on another axis, and its mask is expanded to a size that asks whether it is -1."""
+    file = nets.encoder(tmp_path / "encoder.onnx")
+    bundle = made(file)
+    assert {s.name: (s.output, s.dtype, s.shape) for s in bundle.spec.states} == {
+        "cached_key_0": ("new_cached_key_0", "float32", ("batch", 4, 3)),
+        "processed_lens": ("new_processed_lens", "int64", ("batch",)),
+    }
+    assert (bundle.spec.rows, bundle.spec.outputs[0].shape) == (None, ("batch", 1, 3))
+    starts = {
+        "cached_key_0": ("new_cached_key_0", np.zeros((4, 1, 3), np.float32)),
+        "processed_lens": ("new_processed_lens", np.zeros(1, np.int64)),
+    }
+    x = nets.random(6, 2, 3, seed=9)
+    want = stepped(file, [f[None] for f in x], starts, {}, "x")
+    stream = load(bundle.path).stream()
+    np.testing.assert_allclose([stream.step(f) for f in x], np.array(want)[:, 0], atol=1e-6)
+
+
+def test_rows_that_change_one_another_are_one_stream(made: Make, tmp_path: Path) -> None:
+    file = nets.above_the_loudest(tmp_path / "net.onnx")
+    with pytest.raises(ParityError, match=r"'batch-invariance' diverges.*say that it takes one stream, --shape NAME=1"):
+        made(file)
+    assert not (tmp_path / "net.rnnx").exists()
+    bundle = made(file, shapes={"x": (1, 4)})
+    assert bundle.spec.rows == 1
+    (note,) = json.loads(bundle.read("parity.json"))["notes"]
+    assert note == "no input is a state: every step stands for itself, and a stream remembers nothing"
+    # A negative number with an exponent a little below 2 is no number, and what is none is held to nothing.
+    scales = bundle.arrays("golden.npz")["trials/scale/y"]
+    assert np.isfinite(scales).all()
+
+
 def test_a_state_starts_where_it_is_said(made: Make, tmp_path: Path) -> None:
     file, start = nets.accumulator(tmp_path / "net.onnx", "h", "h_out"), nets.random(3, seed=5)
     bundle = made(file, initial={"h": start}, states={"h": "h_out", "x": None})
