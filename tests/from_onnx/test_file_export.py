@@ -17,6 +17,8 @@ from rnn_export.bundle import Bundle
 from rnn_export.errors import BuildError, ExportError, ParityError, RnnExportError, SourceError
 from rnn_export.export.api import export
 from rnn_export.export.from_onnx import boundary
+from rnn_export.export.from_onnx.original import Original
+from rnn_export.export.from_onnx.reading import read_source
 from rnn_export.runtime.build.tensorrt.builder import engine_target
 
 from . import nets
@@ -86,6 +88,14 @@ def test_a_fixed_batch_is_one_stream(batch: int, made: Make, tmp_path: Path) -> 
     assert (bundle.spec.rows, bundle.spec.states[0].shape) == (1, ("batch", batch, 6))
     graph = onnx.load_from_string(bundle.read("step.onnx")).graph
     assert [d.dim_value for d in graph.input[1].type.tensor_type.shape.dim] == [1, batch, 6]
+
+
+def test_a_setting_that_is_fed_as_data_is_named_where_the_file_fails(tmp_path: Path) -> None:
+    """As Silero's file fails where nobody says its rate."""
+    original = Original(read_source(nets.rated(tmp_path / "rated.onnx")), {})
+    feed = {"x": np.zeros((1, 3), np.float32), "sr": np.array(0), "state": np.zeros((1, 4), np.float32)}
+    with pytest.raises(ExportError, match=r"itself fails on x \(1, 3\), sr \(\), .*no data: --fix sr=VALUE\.$"):
+        original(feed)
 
 
 @pytest.mark.parametrize("rate", [16000, 8000])
@@ -158,6 +168,14 @@ def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
 def test_a_recording_is_verified_on(made: Make, tmp_path: Path) -> None:
     bundle = made(nets.window(tmp_path / "net.onnx"), data=nets.random(40, 2, 1))
     assert json.loads(bundle.read("parity.json"))["source"] == "recording"
+
+
+def test_what_overflows_in_the_second_opinion_says_nothing(made: Make, tmp_path: Path) -> None:
+    """Warnings are errors here, and ONNX's own Sigmoid has an exp of both signs."""
+    file, loud = nets.rated(tmp_path / "rated.onnx"), nets.random(16, 4) * np.float32(1e4)
+    bundle = made(file, fixed={"sr": 16000}, states={"state": "stateN", "x": None}, data=loud)
+    checks = {drift["check"] for drift in json.loads(bundle.read("parity.json"))["drifts"]}
+    assert "onnx.reference" in checks
 
 
 def test_the_bundle_says_what_it_was_made_of(made: Make, tmp_path: Path) -> None:
