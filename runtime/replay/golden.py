@@ -119,7 +119,9 @@ class Golden:
         if trials is None or precision != "fp32" or not trials.scales:
             return {}
         why = "where what the model computes with is changed in its last bits, it gives no number"
-        lost = [all(np.isinf(a[row]).all() for a in trials.scales.values() if a[row].size) for row in range(trials.rows)]
+        lost = [
+            all(np.isinf(a[row]).all() for a in trials.scales.values() if a[row].size) for row in range(trials.rows)
+        ]
         return {kind: why for kind, is_lost in zip(trials.kinds, lost, strict=True) if is_lost}
 
     def _unfit(self, precision: str) -> dict[str, str]:
