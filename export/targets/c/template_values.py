@@ -15,7 +15,7 @@ from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.phases import phase_values
-from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.tensors import CTensor, Slide
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.compiler import FLAGS
 from rnn_export.runtime.build.names import C_TYPES, identifiers
@@ -32,7 +32,7 @@ def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> s
         value = np.asarray(initial[state.name])
         if value.any():
             source = weights.name_of(value.astype(np.bool_) if state.dtype == "bool" else value)
-            lines.append(f"memcpy(state->{member}, {source}, sizeof state->{member});")
+            lines.append(f"memcpy(state->{member}, {source}, {value.size} * sizeof *state->{member});")
         else:
             lines.append(f"memset(state->{member}, 0, sizeof state->{member});")
     return _block(lines or ["memset(state, 0, sizeof *state);"])
@@ -49,14 +49,27 @@ def template_values(
     declarations, stack = code.declarations()
     last = f"RNN_TOOK({len(code.written)})"
     seen = ["RNN_SEEN"] * bool(code.phases)
-    parts = [_block([*declarations, *seen]), *_timed(code), _block([*_write_results(spec, code, results), last])]
+    slides = {slide.member.removeprefix("state->"): slide for slide in code.slides.values()}
+    fronts = [f"float *const {slide.pointer} = {slide.member} + {slide.front};" for slide in slides.values()]
+    parts = [
+        _block([*declarations, *fronts, *seen]),
+        *_timed(code),
+        _block([*_write_results(spec, code, results), last]),
+    ]
     step = "\n".join(filter(None, parts))
     batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
     batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
     names = identifiers([s.name for s in spec.states])
     members = enumerate(zip(names, spec.states, strict=True))
     states = [
-        {"i": i, "member": member, **_array(state, state.row), "packed": _packed(state)}
+        {
+            "i": i,
+            "member": member,
+            "macro": member.upper(),
+            **_array(state, state.row),
+            "packed": _packed(state),
+            **_slide(slides.get(member), list(slides).index(member) if member in slides else None),
+        }
         for i, (member, state) in members
     ]
     operators = [{"layer": printable(module_of(node)), "type": node.op_type} for node, _ in code.written]
@@ -69,6 +82,7 @@ def template_values(
     ports = list(_ports(spec, code))
     types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
     types |= {name: f"{c_type} *" for name, c_type in code.variables().items()}
+    types |= dict.fromkeys(code.slides, "float *")
     return {
         "precision": code.precision,
         "version": __version__,
@@ -88,6 +102,7 @@ def template_values(
         "weights_bytes": len(blob),
         "weights_sum": f"{zlib.crc32(blob) ^ 0xFFFFFFFF:08x}",
         "states": states,
+        "slides": len(slides),
         "two_ways": code.two_ways,
         "memoryless": not states and weights.embedded and not code.two_ways,
         "init": init,
@@ -174,6 +189,11 @@ def _packed(state: StateSpec) -> str:
     return f": {lie}" if lie else ""
 
 
+def _slide(slide: Slide | None, number: int | None) -> Values:
+    """Of a state: its number among those that slide, and the values behind it in its memory."""
+    return {"slides_on": slide is not None, "slide": number, "room": 0 if slide is None else slide.room}
+
+
 def _port_values(ports: Sequence[Values]) -> Values:
     """The ports, and what C says of all of them in one line."""
     inputs, outputs = ([port for port in ports if port["way"] == way] for way in ("in", "out"))
@@ -199,8 +219,9 @@ def _port_values(ports: Sequence[Values]) -> Values:
 
 
 def _write_results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[str]:
-    members = identifiers([s.name for s in spec.states])
-    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
+    pointers = {slide.member: slide.pointer for slide in code.slides.values()}
+    members = [f"state->{member}" for member in identifiers([s.name for s in spec.states])]
+    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(pointers.get(member, member) for member in members)]
     for target, result in zip(targets, results, strict=True):
         if target in code.shifts:
             yield from code.shifts[target].statements()
