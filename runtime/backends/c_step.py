@@ -67,7 +67,7 @@ class StatePlace(NamedTuple):
 
 
 class StatePlaces:
-    """The states of a contract in structs of a compiled step; `offset` and `front` give the places of each by number."""
+    """The states of a contract in structs of a compiled step; `offset` and `front` give the place of each by number."""
 
     def __init__(self, spec: StreamSpec, offset: Callable[[int], int], front: Callable[[int], int]) -> None:
         self.places = [StatePlace(state, int(offset(i)), int(front(i))) for i, state in enumerate(spec.states)]

@@ -1,8 +1,8 @@
 """Windows over time: a state that is joined with what is new, and then all but its first frames are the next state.
 
 Such a state and what enters it are not joined where a convolution can read both as they lie. The next state is the old
-one, moved along in its place once everything has read it. One that is large slides instead: its memory has room for some
-steps more, over which the window moves by its address alone, and only then back to the front.
+one, moved along in its place once everything has read it. One that is large slides instead: its memory has room for
+some steps more, over which the window moves by its address alone, and only then back to the front.
 """
 
 import math
