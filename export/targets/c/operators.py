@@ -22,6 +22,7 @@ from rnn_export.export.targets.c import (
 from rnn_export.export.targets.c.code_builder import END, CodeBuilder
 from rnn_export.export.targets.c.convolution import conv
 from rnn_export.export.targets.c.einsum import einsum
+from rnn_export.export.targets.c.joined import join_windows
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.padding import pad
 from rnn_export.export.targets.c.resizing import resize
@@ -89,6 +90,7 @@ def write_step(model: ir.Model, code: CodeBuilder, addresses: Mapping[str, str])
     The first outputs may be written in turn where inputs lie, and then the states, `state->...`, where they were.
     Raises ExportError that names node and operator where one cannot be written.
     """
+    join_windows(model)
     states = [address for address in addresses.values() if address.startswith("state->")]
     results = list(model.graph.outputs)[len(model.graph.outputs) - len(states) :]
     becomes = {a: value for a, value in zip(states, results, strict=True) if results.count(value) == 1}
@@ -123,6 +125,9 @@ def _copy_overwritten(code: CodeBuilder, results: Sequence[CTensor], states: Seq
     safe = []
     for i, result in enumerate(results):
         source = re.match(r"\(*(in\d+|state->\w+|s\d+\b)", result.address)
+        # What has slid by now is not written any more.
+        if source and source[1] not in states and source[1].startswith("state->"):
+            source = None
         overwritten = outputs + states.index(source[1]) if source and source[1] in states else 0
         if source and (overwritten < i or (overwritten == i and result.address != source[1])):
             copied = code.alloc(result.c_type, result.shape)

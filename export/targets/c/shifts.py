@@ -7,7 +7,7 @@ some steps more, over which the window moves by its address alone, and only then
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -25,11 +25,15 @@ MOST_STEPS, LEAST_STEPS, PART = 64, 4, 8
 
 @dataclass(frozen=True)
 class _Window:
-    """Along which axis a Concat joins a state and what is new, how many values go in and out, and how many it has."""
+    """Along which axis a Concat joins a state and what is new, how many values go in and out, and how many it has.
+
+    `read` says that the next state is read in the step, and the old one by nothing else.
+    """
 
     axis: int
     new: int
     size: int
+    read: bool
 
 
 def slides(model: ir.Model, next_states: Mapping[str, ir.Value], addresses: Mapping[str, str]) -> dict[str, Slide]:
@@ -61,7 +65,8 @@ def shift_of(code: CodeBuilder, node: ir.Node) -> Shift | None:
     window = _window(node, code.next_states[state.address])
     if window is None:
         return None
-    return Shift(state, _in_scratch(code, x), window.axis, code.slides.get(state.address))
+    entering = code.with_address(x) if window.read else _in_scratch(code, x)
+    return Shift(state, entering, window.axis, code.slides.get(state.address), window.read)
 
 
 def _window(node: ir.Node, next_state: ir.Value) -> _Window | None:
@@ -73,7 +78,10 @@ def _window(node: ir.Node, next_state: ir.Value) -> _Window | None:
         return None
     new, length = x[axis], state[axis]
     kept = [use.node for use in node.outputs[0].uses() if use.node.outputs[0] is next_state]
-    if len(kept) != 1 or kept[0].op_type != "Slice" or kept[0].outputs[0].uses() or not 0 < new < length:
+    if len(kept) != 1 or kept[0].op_type != "Slice" or not 0 < new < length:
+        return None
+    read = bool(kept[0].outputs[0].uses())
+    if read and (len(node.outputs[0].uses()) > 1 or len(node.inputs[0].uses()) > 1):
         return None
     given = [input_of(kept[0], i) for i in range(1, 5)]
     if any(value is not None and value.const_value is None for value in given):
@@ -85,7 +93,7 @@ def _window(node: ir.Node, next_state: ir.Value) -> _Window | None:
     taken = range(length + new)[slice(int(starts[0]), int(np.minimum(ends[0], length + new)))]
     if along != axis or taken != range(new, length + new):
         return None
-    return _Window(axis, new * math.prod(state[axis + 1 :]), math.prod(state))
+    return _Window(axis, new * math.prod(state[axis + 1 :]), math.prod(state), read)
 
 
 def _in_scratch(code: CodeBuilder, x: CTensor) -> CTensor:
@@ -98,11 +106,17 @@ def _in_scratch(code: CodeBuilder, x: CTensor) -> CTensor:
 
 
 def defer(code: CodeBuilder, node: ir.Node, shift: Shift) -> None:
-    """Let the next state lie where the state does."""
+    """Let the next state lie where the state does: from the end of the step on, or from now on where it is read."""
     kept = code.next_states[shift.state.address]
-    code.shifts[shift.state.address] = shift
-    code.windows[node.outputs[0]] = shift
     producer = kept.producer()
     assert producer is not None
     code.fused.add(producer)
     code.tensors[kept] = shift.state
+    if not shift.read:
+        code.shifts[shift.state.address] = shift
+        code.windows[node.outputs[0]] = shift
+        return
+    for line in shift.statements():
+        code.emit(line)
+    if shift.slide is not None:
+        code.tensors[kept] = replace(shift.state, address=shift.slide.now)

@@ -220,12 +220,13 @@ def _port_values(ports: Sequence[Values]) -> Values:
 
 def _write_results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[str]:
     pointers = {slide.member: slide.pointer for slide in code.slides.values()}
+    moved = {slide.pointer: slide.now for slide in code.slides.values()}
     members = [f"state->{member}" for member in identifiers([s.name for s in spec.states])]
     targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(pointers.get(member, member) for member in members)]
     for target, result in zip(targets, results, strict=True):
         if target in code.shifts:
             yield from code.shifts[target].statements()
-        elif result.address != target:
+        elif result.address not in (target, moved.get(target)):
             yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
 
 

@@ -60,6 +60,11 @@ class Slide:
     def room(self) -> int:
         return self.steps * self.step
 
+    @property
+    def now(self) -> str:
+        """Where it begins at any time in the step; `pointer` is where it did at first."""
+        return f"({self.member} + {self.front})"
+
     def moved(self) -> list[str]:
         """Move on, where there is room; else back to where the memory begins, without what leaves."""
         count = self.size - self.step
@@ -70,12 +75,16 @@ class Slide:
 
 @dataclass(frozen=True)
 class Shift:
-    """A whole state, what enters it at its end, in scratch memory, along which axis, and how it slides if it does."""
+    """A whole state, what enters it at its end, in scratch memory, along which axis, and how it slides if it does.
+
+    One whose next state is `read` in the step has moved by then, and not at the end.
+    """
 
     state: CTensor
     entering: CTensor
     axis: int
     slide: Slide | None = None
+    read: bool = False
 
     def joined(self) -> CTensor:
         """Both as one array, which lies nowhere."""
@@ -103,7 +112,7 @@ class Shift:
             lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
         else:
             lines = self.slide.moved()
-            state = f"({self.slide.member} + {self.slide.front})"
+            state = self.slide.now
         lines += [f"for (int o = 0; o < {size // row}; o++)", f"    for (int i = 0; i < {new}; i++)"]
         return [*lines, f"        {state}[o * {row} + {row - new} + i] = {x.address}[o * {new} + i];"]
 
