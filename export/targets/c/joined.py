@@ -1,4 +1,4 @@
-"""Windows over time as authors write them, `cat([cache[1:], x])`, in the words of lifted ones: the end of both joined."""
+"""Windows over time as authors write them, `cat([cache[1:], x])`, as lifted ones are: the end of both, joined."""
 
 import numpy as np
 import onnx_ir as ir
