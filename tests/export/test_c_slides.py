@@ -69,10 +69,10 @@ def test_several_move_back_at_different_steps():
         MOVE,
         ("Concat", ["g", "oldest"], ["more"], {"axis": 2}),
         ("Slice", ["more", "[1]", "end", "two"], ["g.next"], {}),
-        ("Conv", ["more", "w", "b"], ["y"], {}),
+        ("Conv", ["more", "w", "b"], ["y"], {"dilations": [32]}),
     ]
     states, x, y = [state("h", 8, 64), state("g", 8, 64)], [tensor("x", "batch", 8, 1)], [tensor("y", "batch", 3, 1)]
-    made = model(nodes, states, x, y, w=kernels(3, 8, 65), b=kernels(3), **ENDS)
+    made = model(nodes, states, x, y, w=kernels(3, 8, 3), b=kernels(3), **ENDS)
     header = written(made)["hand.h"].decode()
     assert "float h[512 + 64];" in header
     assert "float g[512 + 63];" in header

@@ -49,7 +49,7 @@ FORMS = {
     ),
     "the next state is read": (
         [JOIN, MOVE, ("Conv", ["h.next", "w", "b"], ["y"], {})],
-        *((4, 1), (4, 3), (3, 1), kernels(3, 4, 3), False),
+        *((4, 1), (4, 3), (3, 1), kernels(3, 4, 3), True),
     ),
     "all is new": ([JOIN, MOVE_2, CONV], (4, 2), (4, 1), (3, 1), kernels(3, 4, 3), False),
     "two frames are left out": ([JOIN, MOVE_2, CONV], (4, 2), (4, 2), (3, 1), kernels(3, 4, 4), False),
