@@ -50,11 +50,11 @@ def _rewrite(graph: ir.Graph, node: ir.Node, state: ir.Value, x: ir.Value, axis:
     whole, after = joined.outputs[0], node.outputs[0]
     sizes = list(shape_of(state))
     sizes[axis] += shape_of(x)[axis]
-    whole.name, whole.dtype, whole.shape = f"{after.name} with what leaves", state.dtype, ir.Shape(sizes)
+    whole.name, whole.type, whole.shape = f"{after.name} with what leaves", after.type, ir.Shape(sizes)
     numbers = {"starts": shape_of(x)[axis], "ends": MOST, "axes": axis}
     bounds = [new_constant(f"{after.name} {what}", np.array([number])) for what, number in numbers.items()]
     sliced = ir.Node("", "Slice", [whole, *bounds], name=node.name)
-    sliced.outputs[0].dtype, sliced.outputs[0].shape = after.dtype, after.shape
+    sliced.outputs[0].type, sliced.outputs[0].shape = after.type, after.shape
     for value in bounds:
         value.dtype, value.shape = ir.DataType.INT64, ir.Shape([1])
         graph.register_initializer(value)
