@@ -51,7 +51,6 @@ def figures() -> Iterator[tuple[str, float]]:
         "30 convolutions, 64 channels, dilations to 512": lambda: causal(64, 30, 512),
         "20 of a channel each, 64 channels, dilations to 512": lambda: causal(64, 20, 512, 64),
         "10 convolutions, 16 channels, dilations to 512": lambda: causal(16, 10, 512),
-        "3 convolutions, 8 channels, dilations to 4": lambda: causal(8, 3, 4),
     } | {
         f"attention, {window} frames": lambda window=window: (
             Attention(window).eval(),

@@ -1,5 +1,7 @@
 """Windows as authors cache them, `cat([cache[1:], x])`: read with what leaves, or as they are next."""
 
+from unittest import mock
+
 import pytest
 
 from ..runtime.graphs import state, tensor  # noqa: TID252
@@ -42,6 +44,12 @@ FORMS = {
         *((4, 1), (4, 20), (3, 1), kernels(3, 4, 20), 1),
     ),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_ones_slide():
+    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", 64):
+        yield
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -43,6 +43,12 @@ FORMS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_ones_slide():
+    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", 64):
+        yield
+
+
 def formed(form):
     nodes, x, h, y, w, _ = FORMS[form]
     outputs = [tensor("y", "batch", *y)]

@@ -18,7 +18,7 @@ from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.tensors import CTensor, Shift, Slide
 
 # Values from which on a window slides.
-LEAST = 64
+LEAST = 128
 # Steps that it has room for: at most, and at least, where that room is no more than a part of the window.
 MOST_STEPS, LEAST_STEPS, PART = 64, 4, 8
 
