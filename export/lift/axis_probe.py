@@ -42,7 +42,7 @@ class RowLayout:
         if self.added:
             return tensor.reshape(tensor.shape[0], *tensor.shape[self.added :])
         moved = tensor.movedim(self.axis, 0)
-        return moved if self.inner == 1 else moved.reshape(-1, self.inner, *moved.shape[1:])
+        return moved if self.inner == 1 else moved.unflatten(0, (moved.shape[0] // self.inner, self.inner))
 
     def tensor(self, rows: Tensor) -> Tensor:
         """The model's own tensor from (B, *row)."""
@@ -50,7 +50,7 @@ class RowLayout:
             return rows.squeeze(0)
         if self.added:
             return rows.reshape(rows.shape[0], *(1,) * (self.added - 1), *rows.shape[1:])
-        merged = rows if self.inner == 1 else rows.reshape(-1, *rows.shape[2:])
+        merged = rows if self.inner == 1 else rows.flatten(0, 1)
         return merged.movedim(0, self.axis)
 
     def example_rows(self, example: Tensor) -> Tensor:

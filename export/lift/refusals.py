@@ -102,7 +102,7 @@ def refuse_inside(flat: FlatModel) -> None:
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
-    if not any(m.training for m in model.modules()):
+    if not any(getattr(m, "training", False) for m in model.modules()):
         return
     noise = Noise(flat)
     tensors = [*(noise.like(leaf.example, {}) for leaf in flat.inputs), *(leaf.example for leaf in flat.states)]

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import FreeSizes
+from rnn_export.export.lift.program.known_constants import KnownConstants
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
 from rnn_export.export.lift.program.plain_division import plain_division
+from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
 from rnn_export.quiet import quiet as libraries_quiet
 
@@ -34,7 +37,16 @@ def quiet() -> Iterator[None]:
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
     try:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes(), products_as_written(), plain_division():
+        with (
+            torch.no_grad(),
+            quiet(),
+            sizes_stay_symbols(module),
+            FreeSizes(),
+            KnownConstants(),
+            products_as_written(),
+            plain_division(),
+            solved_by_trying(),
+        ):
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except LiftError:
         raise
@@ -94,6 +106,6 @@ def lift_error(error: Exception) -> LiftError:
             f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
             "torch.no_grad() where no gradient is wanted."
         )
-    if "data-dependent" in text:
-        return DecidedByValue(place.removeprefix(" at "), 0, "")
+    if DATA_DEPENDENT in text:
+        return decided_by_value(error)
     return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")
