@@ -17,6 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.lengths import (
+    FAR,
     MANY_FRAMES,
     has_loop,
     irregular,
@@ -182,6 +183,10 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
+        if frames > FAR and 2 * frames <= lengths[-1] and has_loop(module, frames):
+            # Written out it takes minutes, to be a number of frames all the same.
+            port, axis = _first_time(module.axes)
+            raise FrozenAxis(f"axis {axis} of input {port} is looped over, {frames} times and more.", port, axis)
         try:
             graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)

@@ -21,6 +21,8 @@ from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
 ROUNDS = 4
+# What can be remembered, and is no state: true or false, a word, numbers of other kinds.
+OTHERS = (bool, str, bytes, complex, set, frozenset)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -274,15 +276,16 @@ def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
 
 def _chance(flat: FlatModel, noise: Noise) -> str:
     """Of a model that gives other outputs at each call, what it says of that; what calls change is named."""
-    called, before, moved = copy.deepcopy(flat), dict(_flags_of(flat)), dict[str, None]()
+    called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
     for _ in range(CALLS):
         called(*_draw(flat, noise, kept=True))
-        moved |= dict.fromkeys(name for name, value in _flags_of(called) if before.get(name, value) != value)
+        moved |= dict.fromkeys(name for name, value in _others_of(called) if before.get(name, value) != value)
     if moved:
         return (
-            f"calls of the model change {', '.join(map(repr, moved))} and do something else then: what they do must be "
-            "the same at every call. Let a first call do what later ones do, from a state in a buffer that holds what "
-            "it starts from; choose between two ways by a tensor, with torch.where."
+            f"calls of the model change {', '.join(map(repr, moved))}, which is no tensor and no number, and do "
+            "something else then: what they do must be the same at every call. Keep it as a tensor; let a first call "
+            "do what later ones do, from a buffer that holds what it starts from; choose between two ways with "
+            "torch.where."
         )
     return (
         "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
@@ -291,9 +294,9 @@ def _chance(flat: FlatModel, noise: Noise) -> str:
     )
 
 
-def _flags_of(flat: FlatModel) -> Iterator[tuple[str, bool | str]]:
-    """What the model holds that is true or false, or a word."""
-    return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, bool | str))
+def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
+    """What the model holds that is neither a tensor nor a plain number, nor holds others."""
+    return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, OTHERS))
 
 
 def _refuse_chance(flat: FlatModel, noise: Noise) -> None:

@@ -416,12 +416,12 @@ REFUSED = {
             lambda s, x: ((x if s.mode == "a" else -x), setattr(s, "mode", "b" if s.mode == "a" else "a"))[0], mode="a"
         ),
         FRAME,
-        r"calls of the model change 'mode' and do something else then: .* choose between two ways by a tensor",
+        r"calls of the model change 'mode', .* and do something else then: .* choose between two ways with",
     ),
     "a first call that only a flag tells": (
         Call(first_as_input, h=torch.zeros(1, 4), first=True),
         FRAME,
-        r"calls of the model change 'first' and do something else then: .* Let a first call do what later ones do",
+        r"calls of the model change 'first', .* and do something else then: .* let a first call do what later ones do",
     ),
     "chance": (
         Call(lambda s, x: x + torch.rand_like(x)),

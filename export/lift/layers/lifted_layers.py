@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.ops import gru, lstm, lstm_projected, rnn
 
 States = tuple[Tensor, ...]
@@ -171,11 +170,6 @@ class LiftedLayer(Stack):
         self.batch_first = batch_first
 
     def forward(self, input: Tensor, hx: Tensor | States | None = None) -> tuple[Tensor, Tensor | States]:  # noqa: A002
-        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
-            raise LiftError(
-                f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor, (time, batch, "
-                "features) or (batch, time, features), or (time, features) of one stream. Drop the packing."
-            )
         states = (hx,) if isinstance(hx, Tensor) else hx
         if input.dim() == 2:
             y, after = self.run(input[:, None], None if states is None else tuple(s[:, None] for s in states))

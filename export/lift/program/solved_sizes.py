@@ -23,7 +23,9 @@ def solved_by_trying() -> Iterator[None]:
         try:
             return own(conditions, symbol)
         except NotImplementedError:
-            sizes = (n for n in range(MOST) if all(c.xreplace({symbol: sympy.Integer(n)}) == sympy.true for c in conditions))
+            sizes = (
+                n for n in range(MOST) if all(c.xreplace({symbol: sympy.Integer(n)}) == sympy.true for c in conditions)
+            )
             found = next(sizes, None) if any(isinstance(c, sympy.Eq) for c in conditions) else None
             if found is None:
                 raise
