@@ -299,7 +299,11 @@ REFUSED = {
     "no dict": (Number, [FILE], r"assume is \['test_decisions.py'\]: it must be a dict"),
     "no line": (Loud, {"file.py": True}, "must be like"),
     "a loop that never ends": (Halves, {at(Halves, "while"): True}, "is decided more than 10000 times in one call"),
-    "a number": (Number, {}, rf"^data-dependent numbers at {FILE}:\d+: the code makes a number of the value of a tensor"),
+    "a number": (
+        Number,
+        {},
+        rf"^data-dependent numbers at {FILE}:\d+: the code makes a number of the value of a tensor",
+    ),
 }
 
 
