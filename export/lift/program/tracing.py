@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import FreeSizes
 from rnn_export.export.lift.program.known_constants import KnownConstants
-from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
+from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
 from rnn_export.quiet import quiet as libraries_quiet
 
+# What takes an axis apart, and which of its arguments says the axis; 0: always the first.
+AXES_TAKEN = {"__iter__": 0, "unbind": 1, "split": 2, "chunk": 2}
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
@@ -64,8 +67,9 @@ def products_as_written() -> Iterator[None]:
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
     """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
+    apart = _TakenApart()
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), apart:
             program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
     except Exception:  # as of export_program
         return ""
@@ -75,8 +79,27 @@ def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: 
         if any(source.name.endswith(f"[{port}].size()[{axis}]") for source in sources):
             found = getattr(env, "replacements_slocs", {}).get(symbol)
             lines = [getattr(found, name, None) for name in ("maybe_user_loc", "framework_loc")]
-            return next((place for line in lines if (place := _place(line))), "")
+            places = (*map(_place, lines), apart.places.get(str(symbol), ""))
+            return next(filter(None, places), "")
     return ""
+
+
+class _TakenApart(TorchFunctionMode):
+    """`places` are those of the user's code, by symbol, where an axis is taken apart entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        at = AXES_TAKEN.get(getattr(func, "__name__", ""))
+        if at is not None and args:
+            axis = kwargs.get("dim", args[at] if len(args) > at > 0 else 0)
+            size = args[0].shape[axis] if isinstance(axis, int) else None
+            if isinstance(size, torch.SymInt):
+                self.places.setdefault(str(size.node.expr), at_line(*user_line()))
+        return func(*args, **kwargs)
 
 
 def _place(line: Any) -> str:
