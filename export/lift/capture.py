@@ -286,5 +286,5 @@ def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bo
 def _windows(module: BatchFirst, frames: int) -> list[int]:
     """How many frames each output that has any has of `frames`."""
     with torch.no_grad():
-        results = module(*module.sample(1, frames))
+        results = module(*module.sample(2, frames))
     return [y.shape[t] for y, t in zip(results, module.axes.time_out, strict=False) if t is not None]
