@@ -183,7 +183,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
-        if frames > FAR and 2 * frames <= lengths[-1] and has_loop(module, frames):
+        if frames > FAR and has_loop(module, frames, least=2):
             # Written out it takes minutes, to be a number of frames all the same.
             port, axis = _first_time(module.axes)
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, {frames} times and more.", port, axis)

@@ -180,10 +180,11 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TOLD])})" if odd else ""
 
 
-def has_loop(module: BatchFirst, frames: int) -> bool:
+def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     """Whether more frames than `frames` go through more operators, and still more of them through still more.
 
     An operator or two come and go with the length where there is no loop: over a single window, or one that is cut.
+    Where the model takes fewer than `least` longer ones, nothing was seen of a loop.
     """
     beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
     counts: list[int] = []
@@ -192,7 +193,7 @@ def has_loop(module: BatchFirst, frames: int) -> bool:
             frames, counts = n, [*counts, _operators(module, n).total()]
         if len(counts) == 3:
             break
-    return all(few < more for few, more in pairwise(counts))
+    return len(counts) >= least and all(few < more for few, more in pairwise(counts))
 
 
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:
