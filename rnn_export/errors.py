@@ -134,15 +134,18 @@ class DecidedByValue(LiftError):
         at = f"{file.rpartition('/')[2]}:{line}" if line else file
         place = f" at {at}" if at else ""
         known = (
-            f" Or, if the tensor that is asked there (before any `not`) is always true or always false on what a "
-            f'stream is fed, say so: assume={{"{at}": True}} (--assume {at}=true), or False; every verification '
-            "checks it."
+            f"data-dependent control flow{place}: {source}: the code takes a decision by the value of a tensor (if, "
+            f"while), which no graph can do{tried}. Compute both and choose with torch.where. Or, if the tensor that "
+            "is asked there (before any `not`) is always true or always false on what a stream is fed, say so: "
+            f'assume={{"{at}": True}} (--assume {at}=true), or False; every verification checks it.'
         )
-        super().__init__(
-            f"data-dependent control flow{place}: {f'{source}: ' if source else ''}the code takes a decision by the "
-            f"value of a tensor (if, while, or a number made of one), which no graph can do{tried}. Compute both and "
-            f"choose with torch.where.{known if line else ''}"
+        unknown = (
+            f"data-dependent numbers{place}: the code makes a number of the value of a tensor (item(), int(), a size, "
+            "an end of a slice or of a loop), which no graph has. Compute with the tensor itself, choose with "
+            "torch.where, mask what is left out; a number that is always the same can be an attribute of the model, "
+            "and a length comes from x.shape."
         )
+        super().__init__(known if line else unknown)
         self.file, self.line, self.source = file, line, source
 
     @property

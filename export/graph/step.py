@@ -14,7 +14,6 @@ from rnn_export.export.graph.sequence import SequenceFromStep, shapes_of
 from rnn_export.export.graph.translation import BASE_OPSET, translate
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.spec import BATCH, METADATA_KEY, TIME, StreamSpec, sized
-from rnn_export.targets import Target
 
 # Frames of a window, of which sequence.onnx does not hold one for each frame of the sequence.
 WIDE = 512
@@ -33,11 +32,10 @@ def step_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | None:
     return _steps[model]
 
 
-def required_step(model: StreamingModel, target: Target) -> bytes:
-    """The step that `target` is written from; raises ExportError where the model has none."""
+def required_step(model: StreamingModel) -> bytes:
+    """The step that a target is written from; whole sequences are planned for no target that needs one."""
     step = step_graph(model)
-    if step is None:
-        raise ExportError(f"target {target.name!r} runs a step, but the model takes whole sequences only.")
+    assert step is not None
     return step
 
 
@@ -60,7 +58,8 @@ def sequence_graph(model: StreamingModel, opset: int = BASE_OPSET) -> bytes | No
     step = step_graph(model, opset)
     if step is None:
         raise ExportError(
-            "the model drives its own loop over whole sequences, for which there is no ONNX operator without a step."
+            "the model takes whole sequences through a projected LSTM (proj_size), for which ONNX has no operator, and "
+            "which is written frame after frame where there is a step. Leave proj_size out, or sequence_only."
         )
     return _written(apply(parse(step), SequenceFromStep(model.spec)), model.spec, None)
 

@@ -53,7 +53,13 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
                 custom_translation_table=table,
             )
     except Exception as error:  # torch.onnx raises many kinds
-        raise ExportError(f"torch.onnx cannot write the model: {type(error).__name__}: {first_line(error)}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, ExportError):
+            cause = cause.__cause__
+        if isinstance(cause, ExportError):
+            raise cause from error
+        # What it says itself is how to report it.
+        raise ExportError(f"torch.onnx cannot write the model: {type(cause).__name__}: {first_line(cause)}") from error
     assert exported is not None
     model = exported.model
     # What comes out as it went in is one value, which cannot have two names.
@@ -73,7 +79,10 @@ def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> A
 def _lstm_projected(X: Any, W: Any, R: Any, B: Any, P: Any, h: Any, c: Any, activations: str) -> Any:
     """Frame after frame, since ONNX has no such operator; X (T, B, I) has a fixed number of frames."""
     if W.shape[0] != 1 or not isinstance(X.shape[0], int):
-        raise ExportError("a projected LSTM can be written frame after frame only, forwards and in a step.")
+        raise ExportError(
+            "a projected LSTM (proj_size) that goes both ways, or over an axis of any size, has no ONNX operator: it "
+            "is written frame after frame. Leave proj_size out, or bidirectional."
+        )
     zero = _ints([0])
     W, R, P = (op.Transpose(op.Squeeze(w, zero), perm=[1, 0]) for w in (W, R, P))
     Wb, Rb = op.Split(op.Squeeze(B, zero), axis=0, num_outputs=2)

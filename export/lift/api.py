@@ -13,7 +13,15 @@ from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
 from rnn_export.arrays import Array
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, RowsDepend, StateMovesByCall, first_line
+from rnn_export.errors import (
+    DecidedByValue,
+    FrozenAxis,
+    LiftError,
+    NoBatchAxis,
+    RowsDepend,
+    StateMovesByCall,
+    first_line,
+)
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
@@ -24,7 +32,8 @@ from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
+from rnn_export.export.lift.lengths import many_frames, shortest_length
+from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.packing import packed
@@ -276,6 +285,11 @@ def _with_states(flat: FlatModel) -> FlatModel:
 def _next(candidates: Iterator[Axes], flat: FlatModel) -> Axes | None:
     try:
         return next(candidates, None)
+    except NoBatchAxis as error:
+        refuse_decisions(flat)
+        if error.free and (found := where_rows_mix(flat, error.free[0])):
+            raise NoBatchAxis(f"{error}\nWhere rows meet: {found}", error.free, error.alone) from None
+        raise
     except LiftError:
         refuse_decisions(flat)
         raise
@@ -328,16 +342,16 @@ def _followed(probed: _Probed, module: fx.GraphModule, frames: int) -> None:
 
 def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     model = BatchFirst(probed.flat, probed.axes)
-    module = capture_sequence(model, options.chunk)
-    _followed(probed, module, MANY_FRAMES)
-    rates = output_rates(module, model)
+    module, shortest = capture_sequence(model, options.chunk)
+    frames = max(shortest, many_frames(model))
+    _followed(probed, module, frames)
+    rates = output_rates(module, model, frames)
     streamed = replace(unchanged([], len(rates)), rates=rates)
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, assumptions=probed.flat.decisions.needed)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
-    return StreamingModel(
-        spec, flat, probed.axes, module, True, {}, (), (WHOLE, *shared_notes(spec, flat, probed.axes))
-    )
+    notes = (WHOLE, *shared_notes(spec, flat, probed.axes))
+    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), notes, shortest=shortest)
 
 
 def _copied(model: nn.Module) -> nn.Module:

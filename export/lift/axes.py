@@ -79,9 +79,23 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
             time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
             found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
             rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
+            _refuse_other_lengths(model, found)
             yield replace(found, rivals=tuple(rivals))
     except NoBatchAxis as error:
         yield _axes_of_one(probe, said, error)
+
+
+def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
+    """Raise LiftError where inputs along one time have other lengths in the example."""
+    times = zip(model.inputs, axes.input_time, strict=True)
+    frames = {leaf.name: leaf.example.shape[t] for leaf, t in times if t is not None}
+    if len(set(frames.values())) > 1:
+        found = ", ".join(f"{name!r} has {n}" for name, n in frames.items())
+        raise LiftError(
+            f"inputs with time must have as many frames as each other, since each step feeds one of each, but in the "
+            f"example {found}. Give all of them the same number, several values in one frame where one has more "
+            "(N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
+        )
 
 
 def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis) -> Axes:

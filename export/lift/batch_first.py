@@ -17,11 +17,12 @@ from rnn_export.export.lift.program.tracing import DYNAMIC
 
 
 class BatchFirst(nn.Module):
-    """The flat model with the batch on axis 0 of every state."""
+    """The flat model with the batch on axis 0 of every state; `runs` are lengths, and whether it takes them."""
 
     def __init__(self, flat: FlatModel, axes: Axes) -> None:
         super().__init__()
         self.flat, self.axes = flat, axes
+        self.runs: dict[int, bool] = {}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""

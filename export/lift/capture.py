@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.lengths import (
+    FAR,
     MANY_FRAMES,
     has_loop,
     irregular,
@@ -37,6 +39,8 @@ from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
 from rnn_export.export.lift.streaming import LiftedState, unchanged
+from rnn_export.export.lift.streaming.context import receptive_field
+from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 KEEP_OUTSIDE = (
@@ -135,8 +139,11 @@ def _moves_alike_at(module: BatchFirst, scale: float) -> bool:
     return all(np.allclose(by_frame[name], whole[name], CLOSED_LOOP.rtol, CLOSED_LOOP.atol) for name in whole)
 
 
-def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
-    """The model as it is, for whole sequences of any length; raises LiftError where it has states or no time axis."""
+def capture_sequence(module: BatchFirst, chunk: int) -> tuple[fx.GraphModule, int]:
+    """The model as it is, for whole sequences of any length, and a short one that it takes.
+
+    Raises LiftError where it has states or no time axis.
+    """
     if not module.axes.has_time:
         raise LiftError("sequence_only: the model takes one frame per call (no time axis was found). Leave it out.")
     if module.flat.states or chunk > 1:
@@ -145,16 +152,18 @@ def capture_sequence(module: BatchFirst, chunk: int) -> fx.GraphModule:
     shortest, refusal = _another_way(module, graph, frames)
     if refusal or shortest > 1:
         raise refusal or LiftError(f"the code goes another way over fewer than {shortest} frames: give it as many.")
-    return graph
+    return graph, frames
 
 
-def output_rates(graph: fx.GraphModule, module: BatchFirst) -> list[Fraction]:
-    """How many frames each output of whole sequences has for each frame of the input."""
+def output_rates(graph: fx.GraphModule, module: BatchFirst, frames: int) -> list[Fraction]:
+    """How many frames each output of whole sequences has for each frame of the input; of `frames` and more it runs."""
+    unit = math.lcm(MANY_FRAMES, receptive_field(graph.graph, RULES)[0])
+    first = unit * -(-frames // unit)
     with torch.no_grad():
-        results = [graph(*module.sample(1, n)) for n in (MANY_FRAMES, 2 * MANY_FRAMES)]
+        results = [graph(*module.sample(1, n)) for n in (first, first + unit)]
     times = module.axes.time_out
-    grown = [MANY_FRAMES if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
-    return [Fraction(g or MANY_FRAMES, MANY_FRAMES).limit_denominator(MANY_FRAMES // 2) for g in grown]
+    grown = [unit if t is None else b.shape[t] - a.shape[t] for a, b, t in zip(*results, times, strict=True)]
+    return [Fraction(g or unit, unit).limit_denominator(unit // 2) for g in grown]
 
 
 def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
@@ -174,6 +183,10 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
+        if frames > FAR and has_loop(module, frames, least=2):
+            # Written out it takes minutes, to be a number of frames all the same.
+            port, axis = _first_time(module.axes)
+            raise FrozenAxis(f"axis {axis} of input {port} is looped over, {frames} times and more.", port, axis)
         try:
             graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)
@@ -256,6 +269,22 @@ def _first_time(axes: Axes) -> tuple[int, int]:
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:
-    """Whether a graph of any length is right at the next one: export may unroll a loop without a word."""
-    known = (is_right(module, graph, more) for more in lengths_of(module) if more > frames)
-    return next((right for right in known if right is not None), True)
+    """Whether a graph of any length is right at the next one: export may unroll a loop without a word.
+
+    At the next one that has more windows than `frames`, where outputs have any.
+    """
+    few = _windows(module, frames)
+    for more in (n for n in lengths_of(module) if n > frames):
+        right = is_right(module, graph, more)
+        if right is False:
+            return False
+        if right and not (few and _windows(module, more) == few):
+            return True
+    return True
+
+
+def _windows(module: BatchFirst, frames: int) -> list[int]:
+    """How many frames each output that has any has of `frames`."""
+    with torch.no_grad():
+        results = module(*module.sample(2, frames))
+    return [y.shape[t] for y, t in zip(results, module.axes.time_out, strict=False) if t is not None]

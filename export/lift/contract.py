@@ -84,7 +84,9 @@ def contract(
 def _dtype_of(name: str, tensor: Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise LiftError(f"{name!r} is {dtype}, which a stream does not have: call model.float() before export.")
+        raise LiftError(
+            f"{name!r} is {dtype}, which a stream does not have: convert it in the model to one of {', '.join(DTYPES)}."
+        )
     return dtype
 
 

@@ -64,6 +64,9 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     differs = any(done != history.done[0] for done in history.done)
     if differs:
         read.update(dict.fromkeys(path for path, changes in numbers.changes.items() if changes == 1))
+        # Beside a state a number would be put back with it, and not be seen to change.
+        roots = {path.root for path in read}
+        read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if differs and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
 ROUNDS = 4
+# What can be remembered, and is no state: true or false, a word, numbers of other kinds.
+OTHERS = (bool, str, bytes, complex, set, frozenset)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -46,7 +48,7 @@ def keep_states(flat: FlatModel) -> None:
                 if hidden.grown or not found:
                     break
                 _keep(flat, found, noise)
-            _refuse(hidden)
+            _refuse(hidden, flat, noise)
             _warm_up(flat, noise)
             _refuse_chance(flat, noise)
     except LiftError:
@@ -216,7 +218,8 @@ class _FirstCall:
 
     def is_as_from(self, kept: FlatModel, states: Sequence[Tensor]) -> bool:
         """Whether `kept` gives and leaves the same from `states`."""
-        results = kept(*(t.clone() for t in (*self.fed, *parts_of(states))))
+        # A copy, since a call may change what is no state yet.
+        results = copy.deepcopy(kept)(*(t.clone() for t in (*self.fed, *parts_of(states))))
         wanted = [*self.outputs, *results[len(self.outputs) : len(results) - len(self.left)], *self.left]
         return all(_same(a, b, START) for a, b in zip(results, wanted, strict=True))
 
@@ -256,7 +259,7 @@ def _distinct(zero: Tensor, made: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _refuse(hidden: Hidden) -> None:
+def _refuse(hidden: Hidden, flat: FlatModel, noise: Noise) -> None:
     """Raise LiftError for what is remembered, and is no state."""
     if hidden.grown:
         names = ", ".join(dict.fromkeys(repr(str(path)) for path in hidden.grown))
@@ -268,13 +271,32 @@ def _refuse(hidden: Hidden) -> None:
         names = ", ".join(dict.fromkeys(repr(str(path.root)) for path in hidden.read))
         raise LiftError(f"the model remembers {names} between calls in a way that was not followed. {INSTEAD}")
     if hidden.other:
-        raise LiftError(CHANCE)
+        raise LiftError(_chance(flat, noise))
 
 
-CHANCE = (
-    "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers something "
-    "between calls. Make eval mode deterministic; return what is remembered."
-)
+def _chance(flat: FlatModel, noise: Noise) -> str:
+    """Of a model that gives other outputs at each call, what it says of that; what calls change is named."""
+    called, before, moved = copy.deepcopy(flat), dict(_others_of(flat)), dict[str, None]()
+    for _ in range(CALLS):
+        called(*_draw(flat, noise, kept=True))
+        moved |= dict.fromkeys(name for name, value in _others_of(called) if before.get(name, value) != value)
+    if moved:
+        return (
+            f"calls of the model change {', '.join(map(repr, moved))}, which is no tensor and no number, and do "
+            "something else then: what they do must be the same at every call. Keep it as a tensor; let a first call "
+            "do what later ones do, from a buffer that holds what it starts from; choose between two ways with "
+            "torch.where."
+        )
+    return (
+        "the model gives other outputs for the same inputs at each call: it draws random numbers, or remembers "
+        "something between calls that was not found in its attributes. Make eval mode deterministic; return what is "
+        "remembered."
+    )
+
+
+def _others_of(flat: FlatModel) -> Iterator[tuple[str, Any]]:
+    """What the model holds that is neither a tensor nor a plain number, nor holds others."""
+    return ((str(path), value) for path, value in attributes(flat.model) if isinstance(value, OTHERS))
 
 
 def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
@@ -287,7 +309,7 @@ def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
         )
     called(*arguments)
     if not all(_same(a, b, MEMORY) for a, b in zip(once, called(*arguments), strict=True)):
-        raise LiftError(CHANCE)
+        raise LiftError(_chance(flat, noise))
 
 
 def _same(a: Tensor | None, b: Tensor | None, tolerance: Tolerance) -> bool:

@@ -21,6 +21,8 @@ from rnn_export.export.lift.program.places import line_of
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
 LENGTHS = (5, 7, 8, 12, 20, 37, 40, 67, 120, 131, 240, 480, 521, 1024, 2053)
+# Of the example's own length, where the model takes none of these.
+MULTIPLES = (1, 2, 3, 5)
 # Of these, as many as most strides divide.
 MANY_FRAMES = 240
 # Frames that a loop is followed over, to see that each goes through the same operators.
@@ -38,15 +40,32 @@ TOLD = 3
 
 
 def many_frames(module: BatchFirst) -> int:
-    """Frames of a long sequence: many strides divide it, unless the model takes fewer."""
+    """Frames of a long sequence: many strides divide it, unless the model takes fewer, or multiples of its own."""
     most = module.flat.max_frames
-    return MANY_FRAMES if most is None else min(MANY_FRAMES, most)
+    many = MANY_FRAMES if lengths_of(module)[0] in LENGTHS else lengths_of(module)[-1]
+    return many if most is None else min(many, most)
 
 
 def lengths_of(module: BatchFirst) -> tuple[int, ...]:
-    """The lengths that a model is exported at, and tried."""
+    """The lengths that a model is exported at, and tried: usual ones, or where it takes none of them its example's."""
     most = module.flat.max_frames
-    return LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
+    usual = LENGTHS if most is None else tuple(n for n in LENGTHS if n <= most)
+    own = _own_lengths(module)
+    if not own or any(_runs(module, n) for n in usual) or not _runs(module, own[0]):
+        return usual
+    return tuple(n for n in own if most is None or n <= most)
+
+
+def _own_lengths(module: BatchFirst) -> tuple[int, ...]:
+    """That of the user's example, and multiples of it."""
+    frames = own_length(module)
+    return () if frames is None else tuple(n * frames for n in MULTIPLES)
+
+
+def own_length(module: BatchFirst) -> int | None:
+    """The length of the user's example."""
+    times = zip(module.flat.inputs, module.axes.input_time, strict=True)
+    return max((x.example.shape[t] for x, t in times if t is not None), default=None)
 
 
 def lengths_tried(module: BatchFirst) -> tuple[int, ...]:
@@ -57,8 +76,8 @@ def lengths_tried(module: BatchFirst) -> tuple[int, ...]:
 
 def longer_example(module: BatchFirst) -> list[int]:
     """The length of the user's example, where it is longer than all that are tried."""
-    own = [x.example.shape[t] for x, t in zip(module.flat.inputs, module.axes.input_time, strict=True) if t is not None]
-    return [max(own)] if max(own) > LENGTHS[-1] else []
+    own = own_length(module)
+    return [own] if own is not None and own > LENGTHS[-1] else []
 
 
 def shortest_length(module: BatchFirst) -> int:
@@ -67,11 +86,13 @@ def shortest_length(module: BatchFirst) -> int:
 
 
 def _runs(module: BatchFirst, frames: int) -> bool:
-    try:
-        with torch.no_grad():
-            return all(t.numel() for t in module(*module.sample(2, frames)))
-    except Exception:  # too short for a window of the model
-        return False
+    if frames not in module.runs:
+        try:
+            with torch.no_grad():
+                module.runs[frames] = all(t.numel() for t in module(*module.sample(2, frames)))
+        except Exception:  # too short for a window of the model
+            module.runs[frames] = False
+    return module.runs[frames]
 
 
 def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | None:
@@ -107,9 +128,12 @@ def unrollings(module: BatchFirst, chunk: int) -> Iterator[tuple[int, int]]:
     The next ones are multiples of the chunk, beyond the first iterations that go through other operators, and far
     beyond.
     """
-    shortest = next((n for n in range(1, 257) if _runs(module, n)), None)
+    shortest = next((n for n in range(1, FAR + 1) if _runs(module, n)), None)
     if shortest is None:
-        raise LiftError("the model loops over time in Python, and it runs on no sequence of up to 256 frames.")
+        raise LiftError(
+            f"the model loops over time in Python, and it runs on no sequence of up to {FAR} frames, of which the loop "
+            "is written out. Let it run on shorter ones, and take the frames that it waits for out of a state."
+        )
     stride = _stride(module, shortest)
     least = -(-shortest // stride)
     first = (least + COPIES) * stride, (least + COPIES + 1) * stride
@@ -156,10 +180,11 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TOLD])})" if odd else ""
 
 
-def has_loop(module: BatchFirst, frames: int) -> bool:
+def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     """Whether more frames than `frames` go through more operators, and still more of them through still more.
 
     An operator or two come and go with the length where there is no loop: over a single window, or one that is cut.
+    Where the model takes fewer than `least` longer ones, nothing was seen of a loop.
     """
     beyond = (n for n in lengths_of(module) if n > frames and _runs(module, n))
     counts: list[int] = []
@@ -168,7 +193,7 @@ def has_loop(module: BatchFirst, frames: int) -> bool:
             frames, counts = n, [*counts, _operators(module, n).total()]
         if len(counts) == 3:
             break
-    return all(few < more for few, more in pairwise(counts))
+    return len(counts) >= least and all(few < more for few, more in pairwise(counts))
 
 
 def _operators(module: BatchFirst, frames: int) -> Counter[str]:

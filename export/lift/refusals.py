@@ -20,6 +20,7 @@ from rnn_export.export.lift.program.full_rows import UNEQUAL
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
+from rnn_export.tensor_spec import DTYPES
 
 
 def refuse_wrappers(model: nn.Module) -> None:
@@ -50,6 +51,11 @@ def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
         raise LiftError("the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.")
     tensors = [*model.named_parameters(), *((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))]
     for name, tensor in tensors:
+        if not tensor.is_complex() and tensor.dtype not in NARROW and _dtype_of(tensor) not in DTYPES:
+            raise LiftError(
+                f"{name!r} is {_dtype_of(tensor)}, which a stream does not have: give one of {', '.join(DTYPES)}, and "
+                "convert it in the model."
+            )
         if tensor.dtype in NARROW:
             raise LiftError(
                 f"{name!r} is {_dtype_of(tensor)}: call model.float() and give float32 inputs. Weights in fp16 or bf16 "
@@ -102,7 +108,7 @@ def refuse_inside(flat: FlatModel) -> None:
 
 def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     """A model in train mode is fine only where the mode changes nothing; it is left in the mode it has."""
-    if not any(m.training for m in model.modules()):
+    if not any(getattr(m, "training", False) for m in model.modules()):
         return
     noise = Noise(flat)
     tensors = [*(noise.like(leaf.example, {}) for leaf in flat.inputs), *(leaf.example for leaf in flat.states)]

@@ -14,11 +14,15 @@ from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.frames import ROWS, beginning, fewest_frames, frames_beyond_context
 from rnn_export.spec import TensorSpec
 
+# Of whole sequences, as many times the shortest that the model takes.
+WHOLE = 2
+
 
 def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | None, steps: int) -> dict[str, Array]:
     """`steps` steps of every input, (rows, frames, ...): of the recording, as far as it goes, or noise where none is.
 
-    There are at least as many as `fewest_frames` says. A model of whole sequences has a frame for each step.
+    There are at least as many as `fewest_frames` says. A model of whole sequences has a frame for each step, and
+    `WHOLE` times as many as it needs.
 
     Raises SourceError where the recording is too short, and ExportError where no ids can be drawn.
     """
@@ -26,6 +30,8 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
     for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
         _refuse_one_id(tensor, leaf.example, rows)
     frames = max(steps * model.spec.chunk, fewest_frames(model.spec), frames_beyond_context(model.spec))
+    if model.spec.sequence_only:
+        frames = max(frames, WHOLE * model.shortest)
     if (most := model.spec.max_frames) is not None:
         frames = min(frames, most // model.spec.chunk * model.spec.chunk)
     return _noise(model, frames) if recording is None else beginning(model.spec, recording, frames)

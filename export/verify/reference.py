@@ -98,8 +98,10 @@ def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> T
     """
     model = model.unpacked
     traces = [_own_trace(model, loop.of_rows(rows)) for rows in batches(model, loop.rows)]
+    # What is asked of a row alone is asked of copies of it, where the module takes no single one.
+    each = 1 if model.spec.assumptions else None
     outputs, states = (
-        {name: np.concatenate([named[name] for named in group])[: loop.rows] for name in group[0]}
+        {name: np.concatenate([named[name][:each] for named in group])[: loop.rows] for name in group[0]}
         for group in ([t.outputs for t in traces], [t.states for t in traces])
     )
     ends = {t.name: model.spec.frames_out(t, loop.frames) for t in model.spec.outputs if model.spec.timed(t)}
@@ -152,13 +154,13 @@ def initial_states(model: StreamingModel, rows: int) -> dict[str, Array]:
 def batches(model: StreamingModel, rows: int) -> Iterator[Array]:
     """The rows, as many at once as the user's module takes: its buffers may have no other batch than the example's.
 
-    What is decided by the values of all rows is asked of each alone, as a stream has it.
+    What is decided by the values of all rows is asked of each alone, as a stream has it: of as many copies of it.
     """
     example, axis = model.original.inputs[0].example, model.axes.input_batch[0]
-    alone = 1 if model.spec.assumptions else rows
-    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else alone
-    for start in range(0, rows, batch):
-        yield np.arange(start, start + batch) % rows
+    alone = bool(model.spec.assumptions)
+    batch = 1 if model.spec.rows or axis is None else example.shape[axis] if _kept(model) else 1 if alone else rows
+    for start in range(0, rows, 1 if alone else batch):
+        yield np.full(batch, start) if alone else np.arange(start, start + batch) % rows
 
 
 def _kept(model: StreamingModel) -> list[str]:

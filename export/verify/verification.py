@@ -141,7 +141,7 @@ def _whole_sequences(
     loop = ClosedLoop(model.spec, inputs)
     reports: list[ParityReport] = []
     failures: dict[str, str] = {}
-    for length in sorted({loop.frames, max(loop.frames * 2 // 3, 1)}):
+    for length in sorted({loop.frames, max(loop.frames * 2 // 3, min(model.shortest, loop.frames))}):
         part = ClosedLoop(model.spec, loop.cut(0, length))
         outputs, kinds = own_trace(model, part).outputs, (kind,) * part.rows
         golden = Golden(part.inputs, outputs, {}, np.array([length]), tolerance, kinds=kinds)

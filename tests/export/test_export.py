@@ -124,6 +124,16 @@ BAD = {
     "opset above": ({"opset": 24}, ExportError, r"opset 24 is not supported for 'onnx'"),
     "steps": ({"steps": 0}, ExportError, r"steps is 0, but must be an int of at least 1"),
     "chunk": ({"chunk": 0}, ExportError, r"chunk is 0, but must be an int of at least 1"),
+    "calibrate": (
+        {"calibrate": np.zeros((9, 4), np.float32)},
+        ExportError,
+        r"calibrate is for precision int8, not for fp32: leave it out",
+    ),
+    "no example": (
+        {"example_inputs": None},
+        ExportError,
+        r"exported with example_inputs, a tuple of tensors to call it",
+    ),
     "time axis": ({"time_axis": 9}, LiftError, r"time_axis=9: input 'x' has only 3 axes"),
     "states": ({"states": {"h": 1}}, LiftError, r"states names the argument 'h'"),
     "frame": ({"data": np.zeros((9, 5), np.float32)}, SourceError, r"'x' has shape \(9, 5\), but a frame has \(4,\)"),
@@ -149,8 +159,49 @@ BAD = {
 @pytest.mark.parametrize(("options", "kind", "message"), BAD.values(), ids=BAD)
 def test_a_bad_call_is_refused_and_leaves_nothing(tmp_path, options, kind, message):
     with pytest.raises(kind, match=message):
-        export(Tagger().eval(), (X,), tmp_path / "net.rnnx", **{"steps": 8, **options})
+        export(Tagger().eval(), path=tmp_path / "net.rnnx", **{"example_inputs": (X,), "steps": 8, **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_a_projected_lstm_needs_a_step(tmp_path):
+    model = nn.LSTM(4, 5, proj_size=2, bidirectional=True).eval()
+    with pytest.raises(ExportError, match=r"whole sequences through a projected LSTM .* Leave proj_size out"):
+        export(model, (torch.zeros(9, 2, 4),), tmp_path / "net.rnnx", sequence_only=True)
+
+
+class BothWays(nn.Module):
+    """Over frequencies in both directions, projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over, self.gru = nn.LSTM(2, 5, proj_size=3, bidirectional=True, batch_first=True), nn.GRU(24, 5)
+
+    def forward(self, x):  # (time, batch, 4, 2)
+        return self.gru(self.over(x.flatten(0, 1))[0].reshape(*x.shape[:2], 24))[0]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_a_projected_lstm_goes_forwards(tmp_path):
+    with pytest.raises(ExportError, match=r"a projected LSTM \(proj_size\) that goes both ways, .* Leave proj_size"):
+        export(BothWays().eval(), (torch.zeros(9, 2, 4, 2),), tmp_path / "net.rnnx")
+
+
+def test_ids_need_an_example_that_shows_how_many_there_are(tmp_path):
+    model = Looked().eval()
+    with pytest.raises(ExportError, match=r"'ids' is int64 and 0 everywhere in the example, .* put the largest one"):
+        export(model, (torch.zeros(1, 9, dtype=torch.int64),), tmp_path / "net.rnnx")
+
+
+class Looked(nn.Module):
+    """A table that is no nn.Embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.gru = nn.Parameter(torch.randn(7, 4)), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, ids):
+        return self.gru(self.table[ids])[0]
 
 
 class Weighted(nn.Module):

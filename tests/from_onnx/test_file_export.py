@@ -278,6 +278,33 @@ def test_what_is_asked_wrongly_is_refused(
     assert not (tmp_path / "net.rnnx").exists()
 
 
+def leaking(path: Path, node: str) -> Path:
+    """y = NODE(x) + h, and h half of it next."""
+    nodes = [
+        onnx.helper.make_node(node, ["x"], ["seen"]),
+        onnx.helper.make_node("Add", ["seen", "h"], ["y"]),
+        onnx.helper.make_node("Mul", ["y", "half"], ["hn"]),
+    ]
+    inputs = [nets.value("x", ("batch", 4)), nets.value("h", ("batch", 4))]
+    outputs = [nets.value("y", ("batch", 4)), nets.value("hn", ("batch", 4))]
+    return nets.save(path, nodes, inputs, outputs, {"half": np.array(0.5, np.float32)})
+
+
+def test_a_file_that_gives_nan_is_held_to_nothing(made: Make, tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"log\.onnx itself gives NaN or Inf in .* give a recording of what it is made"
+    ):
+        made(leaking(tmp_path / "log.onnx", "Log"), states={"h": "hn"})
+
+
+def test_a_file_that_fails_says_on_what(made: Make, tmp_path: Path) -> None:
+    node = onnx.helper.make_node("MatMul", ["x", "M"], ["y"])
+    inputs, outputs = [nets.value("x", ("batch", "n"))], [nets.value("y", ("batch", 5))]
+    file = nets.save(tmp_path / "net.onnx", [node], inputs, outputs, {"M": nets.random(4, 5)})
+    with pytest.raises(ExportError, match=r"net\.onnx itself fails on x \(\d+, 7\): .* Say the shapes that it is made"):
+        made(file, shapes={"x": ("batch", 7)})
+
+
 def test_what_is_said_of_files_is_not_said_of_modules(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="fixed is said of an ONNX file, and not of a PyTorch module"):
         export(object(), (1,), tmp_path / "a.rnnx", fixed={"sr": 1})  # type: ignore[arg-type]

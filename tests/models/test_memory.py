@@ -381,6 +381,13 @@ def born_as_ones(s, x):
     return s.h + x
 
 
+def first_as_input(s, x):
+    if s.first:
+        s.h, s.first = x, False
+    s.h = 0.9 * s.h + 0.1 * x
+    return s.h
+
+
 REFUSED = {
     "grows": (Call(grown, seen=torch.zeros(1, 1, 4)), FRAME, r"buffer 'seen' (changes its shape|is registered as)"),
     "set to None": (Call(forgotten, h=torch.ones(1, 4)), FRAME, r"buffer 'h' is set to None by a call: a state must"),
@@ -404,6 +411,24 @@ REFUSED = {
         FRAME,
         r"'h': the first call sets this, and does something else than later ones do from zeros, or from what it",
     ),
+    "a word that chooses": (
+        Call(
+            lambda s, x: ((x if s.mode == "a" else -x), setattr(s, "mode", "b" if s.mode == "a" else "a"))[0], mode="a"
+        ),
+        FRAME,
+        r"calls of the model change 'mode', .* and do something else then: .* choose between two ways with",
+    ),
+    "a first call that only a flag tells": (
+        Call(first_as_input, h=torch.zeros(1, 4), first=True),
+        FRAME,
+        r"calls of the model change 'first', .* and do something else then: .* let a first call do what later ones do",
+    ),
+    "chance": (
+        Call(lambda s, x: x + torch.rand_like(x)),
+        FRAME,
+        r"other outputs for the same inputs at each call: it draws random numbers, or remembers something "
+        "between calls that was not found",
+    ),
     "once per call": (
         Call(per_call, gru=gru(), h=torch.zeros(1, 4)),
         X,
@@ -416,6 +441,18 @@ REFUSED = {
 def test_what_cannot_be_a_state_is_refused(model, example, message):
     with pytest.raises(LiftError, match=f"(?s){message}"):
         lift(model, (example,))
+
+
+def test_a_count_beside_a_state_that_the_first_call_makes():
+    """In one dict: what stands beside a state is put back with it, and counts all the same."""
+
+    def mean_so_far(s, x):
+        s.kept["n"] += 1
+        s.kept["h"] = [x if s.kept["h"][0] is None else s.kept["h"][0] + x]
+        return s.kept["h"][0] / s.kept["n"]
+
+    lifted = assert_streams(Call(mean_so_far, kept={"h": [None], "n": 0}), FRAME)
+    assert [(s.name, s.initial) for s in lifted.spec.states] == [("kept.h.0", "zeros"), ("kept.n", "zeros")]
 
 
 def test_a_buffer_that_the_first_call_makes_starts_from_zeros():
@@ -440,5 +477,7 @@ def written_at(s, x):
 def test_rows_that_write_into_each_other_are_no_batch():
     """A number that says where to write is one for all rows: with one for each, every row writes into every row."""
     model = Call(written_at, ring=torch.zeros(1, 3, 4), at=torch.zeros((), dtype=torch.long))
-    with pytest.raises(LiftError, match=r"the code takes a decision by the value of a tensor .* a number made of one"):
+    with pytest.raises(
+        LiftError, match=r"data-dependent numbers at .*: the code makes a number of the value of a tensor"
+    ):
         lift(model, (FRAME,))

@@ -15,6 +15,8 @@ from rnn_export.export.lift.api import lift
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import load
 
+from .streams import Call
+
 
 class Net(nn.Module):
     def __init__(self, batch_first=True):
@@ -197,6 +199,12 @@ WHY = {
     ),
     "loop over rows": (
         Looped(),
+        (ROW,),
+        {},
+        COUNTS,
+    ),
+    "rows taken apart": (
+        Call(lambda s, x: torch.stack([s.gru(row[None])[0][0] for row in x]), gru=nn.GRU(4, 5, batch_first=True)),
         (ROW,),
         {},
         COUNTS,

@@ -218,3 +218,39 @@ def test_a_graph_may_round_as_the_model_does_over_many_frames():
         torch.manual_seed(seed)
         parts = {"gru": nn.GRU(33, 32, batch_first=True), "out": nn.Linear(32, 2), "window": torch.hann_window(64)}
         assert lift(Call(forward, **parts), (torch.randn(2, 640),), chunk=32).spec.delay == 32
+
+
+def test_a_size_that_is_rounded_twice_is_another_one_at_another_length():
+    """torch makes a number of the one window that 120 frames are, and sympy finds no length that has it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(4, 4, 10, 5), nn.Conv1d(4, 4, 8, 4), nn.Conv1d(4, 3, 4, 2)).eval()
+    assert lift(net, (torch.randn(1, 4, 400),), chunk=40).spec.outputs[0].every == 40
+
+
+def in_decibels(s, x):
+    y = torch.log(x.unfold(-1, 400, 160).square().mean(-1, keepdim=True) + 1)
+    shape = y.shape
+    y = y.reshape(-1, 1, shape[-3], *shape[-2:])
+    return torch.max(y, y.amax((-3, -2, -1), keepdim=True) - 80).reshape(shape)
+
+
+@pytest.mark.parametrize("options", [{"chunk": 160}, {"sequence_only": True}], ids=["a stream", "whole sequences"])
+def test_what_mixes_rows_behind_a_threshold_is_named(options):
+    """And a graph of a single window is not taken for one of all."""
+    with pytest.raises(LiftError, match=r"\(test_probing.py:\d+\): amax: rows of the batch depend on each other"):
+        lift(Call(in_decibels), (torch.randn(2, 4000),), **options)
+
+
+def test_what_mixes_rows_is_named_where_no_axis_can_be_the_batch():
+    model = Call(lambda s, x: s.gru(x / (1 + x.abs().amax(0)))[0], gru=nn.GRU(4, 5, batch_first=True))
+    with pytest.raises(LiftError, match=r"(?s)no batch axis found .*Where rows meet: .*\(test_probing.py:\d+\): amax"):
+        lift(model, (torch.randn(2, 9, 4),))
+
+
+def test_whole_sequences_are_no_shorter_than_windows():
+    model = Call(
+        lambda s, x: s.gru(x.unfold(-1, 400, 160))[0], gru=nn.GRU(400, 2, batch_first=True, bidirectional=True)
+    )
+    lifted = lift(model, (torch.randn(2, 4000),), sequence_only=True)
+    assert lifted.spec.outputs[0].every == 160
+    assert lifted.shortest >= 400

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,9 +78,27 @@ class Around(nn.Module):
         return self.out(raised(self.part(x)))
 
 
+class Mixed(nn.Module):
+    """What a trace writes otherwise than a script: convolutions, both ways, and a layer of several others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up, self.gru = nn.Conv1d(8, 4, 3, padding=2), nn.ConvTranspose1d(4, 4, 1), nn.GRU(4, 5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(self.conv(x.transpose(1, 2))[..., :-2]).relu()
+        return self.gru(y.permute(2, 0, 1))[0].transpose(0, 1)
+
+
 def scripted(make, tmp_path, how: str) -> nn.Module:
     torch.manual_seed(0)
-    module = torch.jit.script(make().eval())
+    module = make().eval()
+    with warnings.catch_warnings():
+        # Of the sizes that a layer checks.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        module = torch.jit.trace(module, X) if how.startswith("traced") else torch.jit.script(module)
+    if how.endswith("frozen"):
+        module = torch.jit.freeze(module)
     if how == "loaded":
         torch.jit.save(module, tmp_path / "model.pt")
         module = torch.jit.load(tmp_path / "model.pt")
@@ -103,6 +123,14 @@ def test_what_a_scripted_model_keeps(how, tmp_path):
         ("last", (8,), "zeros"),
         ("level", (8,), "zeros"),
     ]
+
+
+@pytest.mark.parametrize("how", ["traced", "traced and frozen", "frozen"])
+def test_traced_and_frozen_models(how, tmp_path):
+    """Their layers are functions of torch's, their weights numbers of the code where they are frozen."""
+    lifted = assert_streams(scripted(Mixed, tmp_path, how), X)
+    assert [s.row for s in lifted.spec.states] == [(8, 2), (5,), (5,)]
+    assert lifted.spec.rows is None
 
 
 def test_a_scripted_part():

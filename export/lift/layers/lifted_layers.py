@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.ops import gru, lstm, lstm_projected, rnn
 from rnn_export.export.lift.program.full_rows import frames_of, full_rows
 
@@ -180,11 +179,6 @@ class LiftedLayer(Stack):
         if isinstance(input, PackedSequence):
             y, after = self.run(frames_of(input), (hx,) if isinstance(hx, Tensor) else hx)
             return full_rows(y), (after if len(after) > 1 else after[0])
-        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
-            raise LiftError(
-                f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor, (time, batch, "
-                "features) or (batch, time, features), or (time, features) of one stream. Drop the packing."
-            )
         states = (hx,) if isinstance(hx, Tensor) else hx
         if input.dim() == 2:
             y, after = self.run(input[:, None], None if states is None else tuple(s[:, None] for s in states))
@@ -247,7 +241,3 @@ def _frame(stack: Stack, x: Tensor, states: States | None) -> States:
     """One step of a one-layer stack: x (B, I), states (B, H)."""
     _, after = stack.run(x[None], None if states is None else tuple(s[None] for s in states))
     return tuple(s[0] for s in after)
-
-
-def _describe(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

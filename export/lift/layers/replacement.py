@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.lifted_layers import (
     LiftedCell,
     LiftedCustomCell,
@@ -96,21 +95,18 @@ def replace_recurrent(module: nn.Module) -> nn.Module:
     A module that stands in several places is one module afterwards too. Raises LiftError, with the layer's path, where
     a layer has no lifted form.
     """
-    return _replaced(module, "", {})
+    return _replaced(module, {})
 
 
-def _replaced(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _replaced(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]
     cls = _class_of(module) if isinstance(module, nn.RNNBase) else known_class(module)
     if cls is not None:
-        try:
-            done[module] = LIFTED[cls](module).stand_in_for(module, cls)
-        except LiftError as error:
-            raise LiftError(f"{path or 'the model'}: {error}") from None
+        done[module] = LIFTED[cls](module).stand_in_for(module, cls)
         return done[module]
     done[module] = module
     for name, child in module._modules.items():
         if child is not None:
-            module._modules[name] = _replaced(child, f"{path}.{name}" if path else name, done)
+            module._modules[name] = _replaced(child, done)
     return module

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
@@ -83,10 +84,10 @@ def _is_square(node: fx.Node) -> bool:
     value: Any = node.meta.get("val")
     if node.target in SDPA:
         key: Any = named_args(node)["key"].meta.get("val")
-        return value.dim() > 2 and _is_symbol(value.shape[-2]) and bool(value.shape[-2] == key.shape[-2])
+        return value.dim() > 2 and _is_symbol(value.shape[-2]) and guard_or_false(value.shape[-2] == key.shape[-2])
     if not isinstance(value, Tensor) or value.dim() < 2:
         return False
-    return _is_symbol(value.shape[-1]) and bool(value.shape[-1] == value.shape[-2])
+    return _is_symbol(value.shape[-1]) and guard_or_false(value.shape[-1] == value.shape[-2])
 
 
 def _is_symbol(size: Any) -> bool:

@@ -50,6 +50,16 @@ class AttributePath:
                 return None
         return value
 
+    def is_in(self, model: nn.Module) -> bool:
+        """Whether something may be put there as the model is: its attribute has the place already."""
+        value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
+        for key in self.keys:
+            try:
+                value = _inside(value)[key]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return True
+
     def put(self, model: nn.Module, value: Any) -> None:
         """Put `value` there; lists, dicts and objects on the way are made anew."""
         holder = _attributes(model.get_submodule(self.module), self.keys[0])

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError
-from rnn_export.export.lift.program.places import source_line, user_line
+from rnn_export.export.lift.program.places import line_of, source_line, user_line
 from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
 ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
+# In what torch says of a value that it does not know.
+DATA_DEPENDENT = "data-dependent"
 # How often one line may be decided in a call: a `while` that never ends is decided over and over.
 OFTEN = 10_000
 
@@ -85,6 +87,11 @@ def said(assume: Any) -> Decisions:
         if not (file and colon and line.isdigit()) or type(value) is not bool:
             raise LiftError(f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.')
     return Decisions(tuple(Assumption(str(at), value, "said") for at, value in items))
+
+
+def decided_by_value(error: Exception) -> DecidedByValue:
+    """What torch says of a number that is made of a tensor: with the line alone, where it says one."""
+    return DecidedByValue(line_of(error).removeprefix(" at "), 0, "")
 
 
 class Deciding(TorchFunctionMode):

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.graph import CodeGen
 
-from rnn_export.errors import BoundedAxis, FrozenAxis
+from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError
 from rnn_export.export.lift.program.attention import narrow_attention
 from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
@@ -78,6 +79,7 @@ def flat_graph(
     if fold_weights:
         fold(graph_module)
     graph.eliminate_dead_code()
+    _refuse_sizes_of_values(graph)
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
 
@@ -134,6 +136,23 @@ def _refuse_frozen(program: torch.export.ExportedProgram, shapes: tuple[Any, ...
                     f"axis {axis} of input {port} must be of any size, but what is done with it holds for {size} alone"
                 )
                 raise FrozenAxis(f"{what}, which is another size of the model too.", port, axis)
+
+
+def _refuse_sizes_of_values(graph: fx.Graph) -> None:
+    """Raise LiftError where the value of a tensor says how many entries another one has."""
+    made: dict[Any, fx.Node] = {}
+    for node in graph.nodes:
+        made |= dict.fromkeys(node.meta.get("unbacked_bindings") or (), node)
+        value = node.meta.get("val")
+        sizes = free_unbacked_symbols(value.shape) if made and isinstance(value, Tensor) else ()
+        if source := next((made[symbol] for symbol in sizes if symbol in made), None):
+            here = dict.fromkeys(map(place_of, (source, node)))
+            raise LiftError(
+                f"{', then '.join(here)}: the values of a tensor say how many entries another one has (entries picked "
+                "by a mask, nonzero, a slice that ends where a value says), but every step of a stream has the same "
+                "sizes. Keep all entries, and mask those that are left out: torch.where, or a product with zeros and "
+                "ones."
+            )
 
 
 def _fed(program: torch.export.ExportedProgram) -> list[fx.Node]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
@@ -44,7 +45,7 @@ class _Interpreter:
         if kind in SEVERAL:
             return SEVERAL[kind](*args)
         made = self._made(node, kind, args)
-        return [made] if node.outputsSize() else []
+        return made if node.outputsSize() > 1 else [made] if node.outputsSize() else []
 
     def _loop(self, node: Any, args: list[Any], values: dict[str, Any]) -> list[Any]:
         most, goes_on, carried = args[0], args[1], args[2:]
@@ -85,6 +86,10 @@ class _Interpreter:
             return SCALARS[name](*args)
         if name in OF_TENSORS and isinstance(args[0], Tensor):
             return OF_TENSORS[name](*args)
+        if kind in RECURRENT:
+            return getattr(torch, name)(*args)
+        if kind == "aten::_convolution":
+            return _convolution(*args[:9])
         packet = getattr(getattr(torch.ops, space), name, None)
         if packet is None or node.schema() == "(no schema)":
             raise LiftError(f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node)}")
@@ -92,6 +97,17 @@ class _Interpreter:
         positional = [a for a, said in zip(args, schema.arguments, strict=True) if not said.kwarg_only]
         named = {said.name: a for a, said in zip(args, schema.arguments, strict=True) if said.kwarg_only}
         return getattr(packet, schema.overload_name or "default")(*positional, **named)
+
+
+def _convolution(
+    x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, beyond: Any, groups: int
+) -> Tensor:
+    """What a trace has of every convolution, as the one that was called."""
+    if transposed:
+        by_rank = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+        return by_rank[w.dim() - 3](x, w, b, stride, padding, beyond, groups, dilation)
+    plain: Tensor = (F.conv1d, F.conv2d, F.conv3d)[w.dim() - 3](x, w, b, stride, padding, dilation, groups)
+    return plain
 
 
 def _line(node: Any) -> str:
@@ -144,6 +160,8 @@ SINGLE: dict[str, Callable[..., Any]] = {
     "aten::is_grad_enabled": lambda: False,
     "aten::warn": lambda *_: None,
 }
+# Called by the name that `OpaqueFunctions` knows.
+RECURRENT = ("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu")
 # These take a list of tensors as a list.
 TAKE_APART = {"__getitem__", "append", "len", "slice", "list", "_set_item", "pop", "insert", "extend", "get", "keys",
               "values", "items", "copy", "reverse", "__contains__", "__is__", "__isnot__", "add"}  # fmt: skip
@@ -153,8 +171,8 @@ OF_TENSORS: dict[str, Callable[..., Any]] = {
     "len": lambda value: value.shape[0],
     "numel": lambda value: value.numel(),
     "Bool": bool,
-    "Int": int,
-    "IntImplicit": int,
+    "Int": lambda value: int(value) if value.is_floating_point() else value.item(),
+    "IntImplicit": lambda value: int(value) if value.is_floating_point() else value.item(),
     "Float": float,
     "FloatImplicit": float,
     "ScalarImplicit": lambda value: value.item(),

@@ -34,7 +34,8 @@ class Interpreted(nn.Module):
         # In a tuple, so that torch does not take it for a child.
         self._source = (source,)
         self._kind = str(source.original_name)
-        self.training = source.training
+        # What is frozen has none.
+        self.training = getattr(source, "training", False)
         for name, parameter in source.named_parameters(recurse=False):
             self.register_parameter(name, nn.Parameter(parameter.detach(), requires_grad=False))
         for name, buffer in source.named_buffers(recurse=False):

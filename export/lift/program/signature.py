@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
-from rnn_export.export.lift.program.decisions import Deciding, Decisions
+from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
@@ -116,14 +116,26 @@ class FlatModel(nn.Module):
         leaves = tuple(Leaf(name, part) for name, start in named for name, part in _named_parts(name, start))
         self._are_complex += tuple(start.is_complex() for start in starts)
         self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
-        roots = {path.root for group in places for path in group}
-        self._roots |= {root: root.get(called) for root in sorted(roots, key=str)}
+        paths = [path for group in places for path in group]
+        roots = {path.root for path in paths}
+        # What stands beside a state is as it was before any call, where the state has its place already.
+        born = {path.root for path in paths if not path.is_in(self.model)}
+        self._roots |= {root: root.get(called if root in born else self.model) for root in sorted(roots, key=str)}
         for root in roots:
             if root.is_buffer(self.model) and root.get(self.model) is None:
                 root.put(self.model, root.get(called).clone())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the states that the model keeps itself are arguments and results as well."""
+        try:
+            return self._pure(*tensors)
+        except RuntimeError as error:
+            # torch prints the whole graph so far where its own comes out.
+            if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
+                raise decided_by_value(error) from error
+            raise
+
+    def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if not self.kept:
             return self.call_stateful(*tensors)
         count = len(tensors) - len(self.kept) - sum(self._are_complex)

@@ -9,16 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
-from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
+from rnn_export.export.lift.program.known_constants import KnownConstants
+from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.python_operators import PythonOperators
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
 from rnn_export.quiet import quiet as libraries_quiet
 
+# What takes an axis apart, and which of its arguments says the axis; 0: always the first.
+AXES_TAKEN = {"__iter__": 0, "unbind": 1, "split": 2, "chunk": 2}
 DYNAMIC, AUTO = torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO
 
 
@@ -50,7 +56,14 @@ def as_written(module: nn.Module) -> Iterator[None]:
     flats = [m for m in module.modules() if isinstance(m, FlatModel)]
     changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.kept_paths}
     constants = Constants(module, lambda holder, name: (holder, name) in changed)
-    with PythonOperators(), FreeSizes(constants), products_as_written(), plain_division():
+    with (
+        PythonOperators(),
+        FreeSizes(constants),
+        KnownConstants(),
+        products_as_written(),
+        plain_division(),
+        solved_by_trying(),
+    ):
         yield
 
 
@@ -64,8 +77,9 @@ def products_as_written() -> Iterator[None]:
 def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: int) -> str:
     """Where the user's code makes a number of the size of an axis of an input; empty where torch does not say."""
     shapes = tuple(dict.fromkeys(range(t.dim()), AUTO) for t in args)
+    apart = _TakenApart()
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), apart:
             program = torch.export.export(module, tuple(args), dynamic_shapes=(shapes,), strict=False)
     except Exception:  # as of export_program
         return ""
@@ -75,8 +89,27 @@ def place_of_number(module: nn.Module, args: Sequence[Tensor], port: int, axis: 
         if any(source.name.endswith(f"[{port}].size()[{axis}]") for source in sources):
             found = getattr(env, "replacements_slocs", {}).get(symbol)
             lines = [getattr(found, name, None) for name in ("maybe_user_loc", "framework_loc")]
-            return next((place for line in lines if (place := _place(line))), "")
+            places = (*map(_place, lines), apart.places.get(str(symbol), ""))
+            return next(filter(None, places), "")
     return ""
+
+
+class _TakenApart(TorchFunctionMode):
+    """`places` are those of the user's code, by symbol, where an axis is taken apart entry by entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        at = AXES_TAKEN.get(getattr(func, "__name__", ""))
+        if at is not None and args:
+            axis = kwargs.get("dim", args[at] if len(args) > at > 0 else 0)
+            size = args[0].shape[axis] if isinstance(axis, int) else None
+            if isinstance(size, torch.SymInt):
+                self.places.setdefault(str(size.node.expr), at_line(*user_line()))
+        return func(*args, **kwargs)
 
 
 def _place(line: Any) -> str:
@@ -106,6 +139,6 @@ def lift_error(error: Exception) -> LiftError:
             f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
             "torch.no_grad() where no gradient is wanted."
         )
-    if "data-dependent" in text:
-        return DecidedByValue(place.removeprefix(" at "), 0, "")
+    if DATA_DEPENDENT in text:
+        return decided_by_value(error)
     return TraceFailed(f"torch.export cannot follow the model{place}: {type(error).__name__}: {first_line(error)}")

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
+from rnn_export.export.lift.program.blocks import in_blocks
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
@@ -202,4 +203,5 @@ RULES = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
+    **_on("view _unsafe_view reshape unflatten.int", in_blocks),
 }

@@ -43,7 +43,7 @@ def write(model: "StreamingModel", target: Target, order: TargetOptions) -> dict
     from rnn_export.export.graph.step import required_step
 
     initial = {name: np.asarray(value.cpu()) for name, value in model.initial.items()}
-    return from_step(required_step(model, target), model.spec, initial, target, order)
+    return from_step(required_step(model), model.spec, initial, target, order)
 
 
 def from_step(step: bytes, spec: StreamSpec, initial: Arrays, target: Target, order: TargetOptions) -> dict[str, bytes]:

@@ -10,8 +10,7 @@ from typing import Any
 from rnn_export.apart import run_apart
 from rnn_export.arrays import Arrays, pack_arrays
 from rnn_export.errors import ExportError
-from rnn_export.export.graph.step import step_graph
-from rnn_export.export.graph.translation import BASE_OPSET
+from rnn_export.export.graph.step import required_step
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.runtime.backends.api import Artefacts, folder
 from rnn_export.runtime.engine import Engine
@@ -22,9 +21,7 @@ from rnn_export.targets import Target
 
 def write(model: StreamingModel, target: Target, options: TargetOptions) -> dict[str, bytes]:
     """`step.xml`, `step.bin` and, where several rows are taken, `rows.xml`."""
-    step = step_graph(model, BASE_OPSET)
-    if step is None:
-        raise ExportError("openvino runs a step, and this model takes whole sequences: leave openvino out.")
+    step = required_step(model)
     initial = {name: value.cpu().numpy() for name, value in model.initial.items()}
     return from_step(step, model.spec, initial, target, options)
 

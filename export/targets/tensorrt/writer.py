@@ -39,7 +39,7 @@ def write(model: "StreamingModel", target: Target, options: TargetOptions) -> di
     # All else here starts from a step that is written, and needs no torch.
     from rnn_export.export.graph.step import required_step
 
-    return from_step(required_step(model, target), model.spec, {}, target, options)
+    return from_step(required_step(model), model.spec, {}, target, options)
 
 
 def from_step(

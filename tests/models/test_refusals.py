@@ -1,0 +1,190 @@
+"""The smallest models that meet refusals which no other test is about: `scripts/refusals.py` lists what none meets."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call
+
+X = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+FRAME = X[:, 0]
+
+
+def gru() -> nn.GRU:
+    torch.manual_seed(0)
+    return nn.GRU(4, 5, batch_first=True)
+
+
+def cell() -> nn.GRUCell:
+    torch.manual_seed(0)
+    return nn.GRUCell(4, 5)
+
+
+def waiting(s, x):
+    if x.shape[1] < 257:
+        raise ValueError("257 frames, please")
+    h, ys = x.new_zeros(x.shape[0], 4), []
+    for t in range(x.shape[1]):
+        h = h / 2 + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def by_table(s, x):
+    h, ys = x.new_zeros(x.shape[0], 5), []
+    for t in range(x.shape[1]):
+        h = s.cell(x[:, t] + s.table[t], h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def short_ones(s, x):
+    return s.gru(x)[0] * (2 if x.shape[1] < 6 else 1)
+
+
+def one_length(s, x):
+    return s.gru(x)[0] * (2 if x.shape[1] == 131 else 1)
+
+
+def two_rates(s, x, y):
+    return s.gru(x)[0] + y.reshape(*x.shape[:2], -1).sum(-1, keepdim=True)
+
+
+def none_of_long_ones(s, x):
+    y = s.gru(x)[0] + s.h[:, None]
+    s.h = None if x.shape[1] > 20 else y[:, -1]
+    return y
+
+
+def in_turn(s, x):
+    old = s.kept if isinstance(s.kept, Tensor) else s.kept[0]
+    s.kept = [old + x] if isinstance(s.kept, Tensor) else old + x
+    return old + x
+
+
+class Plain(nn.Module):
+    def __init__(self, **parts: object) -> None:
+        super().__init__()
+        self.gru, self.parts = gru(), parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(x)[0]
+
+
+class Alternating(nn.Module):
+    """A tensor at one call, a list with it at the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: object = torch.zeros(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_turn(self, x)
+
+
+class Forked(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.jit.wait(torch.jit.fork(torch.relu, x))
+
+
+def own_window(s, x):
+    return torch.stft(x, 16, 8, window=torch.softmax(x[:16], 0), return_complex=True, center=False).abs()
+
+
+REFUSED = {
+    "a chunk of nothing": (Plain(), (X,), {"chunk": 0}, r"chunk is 0: it must be an int of at least 1"),
+    "a lock": (Plain(lock=threading.Lock()), (X,), {}, r"the model cannot be copied, .* '_thread.lock'"),
+    "in parallel": (nn.DataParallel(Plain()), (X,), {}, r"wrapped in a DataParallel: give model.module, the module"),
+    "compiled": (torch.compile(Plain()), (X,), {}, r"wrapped in a OptimizedModule: give model._orig_mod, the module"),
+    "numbers of another kind": (
+        Call(lambda s, x: x.float()),
+        (FRAME.to(torch.uint16),),
+        {},
+        r"'x' is uint16, which a stream does not have: give one of float16, float32, .*, and convert it in the model",
+    ),
+    "an output of another kind": (
+        Call(lambda s, x: x.abs().to(torch.uint16)),
+        (FRAME,),
+        {},
+        r"'output' is uint16, which a stream does not have: convert it in the model to one of float16, float32",
+    ),
+    "no tensor to start from": (
+        Call(lambda s, x, h: (s.cell(x, h),) * 2, cell=cell()),
+        (FRAME, torch.zeros(2, 5)),
+        {"states": {"h": 1}, "initial": {"h": "zeros"}},
+        r"initial\['h'\] cannot be read as a tensor",
+    ),
+    "a loop that waits": (
+        Call(waiting),
+        (torch.randn(1, 260, 4),),
+        {},
+        r"loops over time in Python, and it runs on no sequence of up to 256 frames.* Let it run on shorter ones",
+    ),
+    "a loop with a table": (
+        Call(by_table, cell=cell(), table=torch.zeros(200, 4)),
+        (X,),
+        {},
+        r"fails on 261 frames at test_refusals.py:\d+: IndexError: .* A stream has no end: let the code take any",
+    ),
+    "short sequences go another way": (
+        Call(short_ones, gru=gru()),
+        (X,),
+        {"sequence_only": True},
+        r"the code goes another way over fewer than 6 frames: give it as many",
+    ),
+    "one length goes another way": (
+        Call(one_length, gru=gru()),
+        (X,),
+        {},
+        r"axis 1 of input 0: the code goes another way over 131 frames than over 5 .* Let it go one way at all lengths",
+    ),
+    "inputs of different lengths": (
+        Call(two_rates, gru=gru()),
+        (X, torch.randn(2, 18)),
+        {},
+        r"inputs with time must have as many frames as each other, .* 'x' has 9, 'y' has 18\. Give all of them",
+    ),
+    "nothing left by long ones": (
+        Call(none_of_long_ones, gru=gru(), h=torch.zeros(2, 5)),
+        (X,),
+        {},
+        r"'h' is set to None by a call: a state must be a tensor of one shape",
+    ),
+    "a tensor or a list": (
+        Alternating(),
+        (FRAME,),
+        {},
+        r"attribute 'kept', which calls of the model change and read, is a list: a state must be a tensor or a number",
+    ),
+    "a window of the input": (
+        Call(own_window),
+        (torch.randn(160),),
+        {"chunk": 8},
+        r"the window is computed from the input, so it is another one in each call",
+    ),
+    "scripted code in parallel": (
+        torch.jit.script(Forked()),
+        (FRAME,),
+        {},
+        r"Forked: the scripted code uses prim::fork, which is not followed: .*test_refusals.py",
+    ),
+    "written to behind the back": (
+        Call(lambda s, x: setattr(s.h, "data", s.h.data / 2 + x) or s.h + 1, h=torch.zeros(2, 4)),
+        (FRAME,),
+        {},
+        r"the model writes to .data of a tensor.*: drop .data, and use torch.no_grad\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "example", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_it_is_refused_with_what_to_do(model, example, options, message):
+    with pytest.raises(LiftError, match=f"(?s){message}"):
+        lift(model.eval(), example, **options)
