@@ -36,6 +36,7 @@ from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
+from rnn_export.export.lift.program.resampling import resampled_in_both
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
@@ -99,6 +100,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             continue
         try:
             long = flat_graph(module, module.sample(ROWS, lengths[1]), module.dynamic(False), False)
+            resampled_in_both(short, long)
             samples = module.sample(ROWS, lengths[0]), module.sample(ROWS, lengths[1])
             rolled = roll(short, long, samples, lengths, _first_time(axes))
         except LiftError as error:

@@ -114,15 +114,22 @@ class _Emitter:
         there, other_tree = pytree.tree_flatten((other.args, other.kwargs), is_leaf=lambda x: x is None)
         if len(here) != len(there) or str(tree) != str(other_tree):
             raise cannot_roll("its frames are not computed alike")
-        args, kwargs = pytree.tree_unflatten([self._number(a, b) for a, b in zip(here, there, strict=True)], tree)
+        numbers = [self._number(a, b, (node, other)) for a, b in zip(here, there, strict=True)]
+        args, kwargs = pytree.tree_unflatten(numbers, tree)
         return args, kwargs
 
-    def _number(self, a: Any, b: Any) -> Any:
-        """`a` at the one length and `b` at the other: itself where they are equal, else a line through both."""
+    def _number(self, a: Any, b: Any, at: tuple[fx.Node, fx.Node]) -> Any:
+        """`a` at the one length and `b` at the other: itself where they are equal, else a size or a line through both.
+
+        A size of what the nodes `at` take is right at the lengths between, where windows that move by several frames
+        make steps of the line.
+        """
         if type(a) is not int or a == b:
             if type(a) in (bool, float) and a != b:
                 raise cannot_roll("a number in it depends on the length of the sequence")
             return a
+        if (size := self._size_of_taken(a, b, at)) is not None:
+            return size
         short, long = self.lengths
         slope = Fraction(b - a, long - short)
         source, axis = self.length_input
@@ -133,6 +140,21 @@ class _Emitter:
             grown = self.new.call_function(operator.floordiv, (grown, slope.denominator))
         more = a - short * slope.numerator // slope.denominator
         return _Emitted(self.new.call_function(operator.add, (grown, more)) if more else grown)
+
+    def _size_of_taken(self, a: int, b: int, at: tuple[fx.Node, fx.Node]) -> _Emitted | None:
+        """The size of an axis of an argument, and a constant, which are `a` and `b`; None where there is none."""
+        found: list[tuple[int, fx.Node, int]] = []
+        for node, other in zip(*(n.all_input_nodes for n in at), strict=True):
+            here, there = self.old.values.get(node), self.longer.values.get(other)
+            if isinstance(here, Tensor) and isinstance(there, Tensor):
+                for axis, (few, more) in enumerate(zip(here.shape, there.shape, strict=True)):
+                    if few != more and a - few == b - more:
+                        found.append((a - few, node, axis))
+        if not found:
+            return None
+        more, node, axis = min(found, key=lambda size: abs(size[0]))
+        size = self.new.call_function(aten.sym_size.int, (self._value(node), axis))
+        return _Emitted(self.new.call_function(operator.add, (size, more)) if more else size)
 
     # --- loops
 

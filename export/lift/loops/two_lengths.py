@@ -74,13 +74,17 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
 
 
 def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int) -> tuple[Loop, Loop] | None:
-    """The loop that begins at a token of each graph, if `frames` more frames are so many whole iterations more."""
+    """The loop that begins at a token of each graph, if `frames` more frames are so many whole iterations more.
+
+    A frame may be several iterations, where the loop is behind what makes more frames of each.
+    """
     if start[0] >= len(short.tokens) or start[1] >= len(long.tokens):
         return None
     for here in loops_at(short, start[0]):
         for there in loops_at(long, start[1]):
             iterations = len(there.copies) - len(here.copies)
-            if len(here.copies[0]) == len(there.copies[0]) and iterations > 0 and frames % iterations == 0:
+            whole = iterations > 0 and (frames % iterations == 0 or iterations % frames == 0)
+            if len(here.copies[0]) == len(there.copies[0]) and whole:
                 return here, there
     return None
 

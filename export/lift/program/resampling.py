@@ -39,19 +39,46 @@ RESAMPLING = overloads(
 )
 
 
-def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
-    """What `node` gives, written so; None where no axis of it is of any size, or a place follows from the length."""
+def resampled_in_both(few: fx.GraphModule, more: fx.GraphModule) -> None:
+    """Graphs of one model at two fixed lengths, in place: what makes other sizes along an axis that is time in both."""
+    nodes = [[n for n in module.graph.nodes if n.target in RESAMPLING] for module in (few, more)]
+    if len(nodes[0]) != len(nodes[1]):
+        return
+    writers = [NodeWriter(module, "resampled") for module in (few, more)]
+    for pair in zip(*nodes, strict=True):
+        sizes = [w.value_of(n.all_input_nodes[0]).shape[2:] for w, n in zip(writers, pair, strict=True)]
+        grown = [axis for axis, (a, b) in enumerate(zip(*sizes, strict=True)) if a != b]
+        if len(grown) != 1:
+            continue
+        for write, node in zip(writers, pair, strict=True):
+            write.at = node
+            with write.graph.inserting_before(node):
+                found = resampled(write, node, grown[0])
+            if found is not None:
+                node.replace_all_uses_with(found)
+                write.graph.erase_node(node)
+
+
+def resampled(write: NodeWriter, node: fx.Node, fixed: int | None = None) -> fx.Node | None:
+    """What `node` gives, written so; None where no axis of it is of any size, or a place follows from the length.
+
+    `fixed` is its axis of time, of those that it may resize, in a graph of a fixed length.
+    """
     name, given = str(node.target), named_args(node)
     one, reach = next(known for word, known in ALONG_ONE.items() if word in name)
     value: Any = node.args[0]
     sizes, made = (list(write.value_of(n).shape[2:]) for n in (value, node))
-    moving = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
+    moving = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)] if fixed is None else [fixed]
     if len(moving) != 1:
         return None
     (time,) = moving
     scales, corners = _scales(given, len(sizes)), bool(given.get("align_corners"))
     scale = scales[time]
-    rate = rate_of(sizes[time], made[time]) if scale is None else Fraction(scale).limit_denominator(MOST)
+    if scale is None:
+        # At a fixed length a size is a number, and the same of twice as many frames is not known.
+        rate = rate_of(sizes[time], made[time]) if fixed is None else _times(sizes[time], made[time])
+    else:
+        rate = Fraction(scale).limit_denominator(MOST)
     if rate is None or (rate != 1 and corners):
         return None
     if (scale is None and rate.denominator > 1) or (scale is not None and abs(scale - rate) > 1e-9 * rate):
@@ -83,6 +110,11 @@ def rate_of(before: Any, after: Any) -> Fraction | None:
         found.add(Fraction(there, here))
     rate = found.pop()
     return None if found or max(rate.numerator, rate.denominator) > MOST else rate
+
+
+def _times(before: int, after: int) -> Fraction | None:
+    """How many frames there are for each; None where that is no whole number."""
+    return None if after % before else Fraction(after // before)
 
 
 def _at(size: Any, frames: int) -> int | None:

@@ -19,6 +19,7 @@ from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.resampling import RESAMPLING, rate_of, resampled
 from rnn_export.export.lift.program.scatters import SCATTERS, joined
 from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
+from rnn_export.export.lift.program.stacked import RESHAPES, stacked
 
 # Below it a sum of windows is taken for 0, as torch does.
 TINY = 1e-11
@@ -202,4 +203,5 @@ RULES = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
+    **dict.fromkeys(RESHAPES, stacked),
 }
