@@ -161,14 +161,14 @@ def _over_time(write: NodeWriter, value: fx.Node, axis: int, rate: Fraction, one
     if not torch.allclose(weights.sum(0), torch.ones(made, dtype=torch.float64), rtol=0, atol=1e-9):
         return None
     pads = [0, 0] * (rank - axis - 1) + [reach, taken - 1 + reach]
-    value = _padded(write, value, axis, pads, "replicate" if reach else "constant")
+    value = padded(write, value, axis, pads, "replicate" if reach else "constant")
     windows = write.call(aten.unfold.default, value, axis, taken + 2 * reach, taken)
     windows = weighed(write, windows, rank, weights, picks=not reach)
     order = [*range(axis + 1), rank, *range(axis + 1, rank)]
     return write.call(aten.flatten.using_ints, write.call(aten.permute.default, windows, order), axis, axis + 1)
 
 
-def _padded(write: NodeWriter, value: fx.Node, axis: int, pads: list[int], mode: str) -> fx.Node:
+def padded(write: NodeWriter, value: fx.Node, axis: int, pads: list[int], mode: str) -> fx.Node:
     """Replication is of the last axes alone, as many as are padded: time goes there and back."""
     if not any(pads):
         return value

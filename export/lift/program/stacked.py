@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten, named_args, overloads
+from rnn_export.export.lift.program.fx import aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 RESHAPES = overloads("view reshape _unsafe_view unflatten.int")
+# An example's axis of more entries is time: those of the batch are fewer.
+ROWS = 3
 # From so many frames on sizes are compared.
 MANY = 1000
 
@@ -32,7 +34,7 @@ def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if any(map(_is_computed, (*frame, *made))) or not math.prod(frame) or math.prod(made) % math.prod(frame):
         return None
     count = math.prod(made) // math.prod(frame)
-    if count < 2 or not _is_times(before[axis], after[axis], count):
+    if count < 2 or not _is_times(before[axis], after[axis], count) or _is_of_rows(write, before[axis]):
         return None
     windows = write.call(aten.unfold.default, value, axis, count, count)
     rank = len(before)
@@ -55,6 +57,12 @@ def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:
 
 def _is_computed(size: Any) -> bool:
     return isinstance(size, torch.SymInt)
+
+
+def _is_of_rows(write: NodeWriter, size: torch.SymInt) -> bool:
+    """Whether a size follows from that of the batch."""
+    sizes = (n for fed in placeholders(write.graph) for n in fed.meta["val"].shape if _is_computed(n))
+    return any(n.node.expr in size.node.expr.free_symbols and n.node.hint <= ROWS for n in sizes)
 
 
 def _is_times(before: torch.SymInt, after: torch.SymInt, count: int) -> bool:

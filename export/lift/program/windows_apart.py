@@ -13,6 +13,8 @@ from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
+from rnn_export.export.lift.program.edges import difference, edged, ended
+from rnn_export.export.lift.program.framed import framed
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
@@ -204,4 +206,8 @@ RULES = {
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
     **dict.fromkeys(RESHAPES, stacked),
+    **_on("index.Tensor index_select", framed),
+    aten.cat.default: edged,
+    aten.diff.default: difference,
+    aten.slice.Tensor: ended,
 }
