@@ -44,6 +44,11 @@ def overlapped(s: nn.Module, x: Tensor) -> Tensor:
     return smoothed(whole[:, :, 0]).mT
 
 
+def completed(s: nn.Module, x: Tensor) -> Tensor:
+    """A loop behind windows of which the last one is filled up, by as many frames as the length says."""
+    return smoothed(s.conv(F.pad(x.mT, (1, -x.shape[1] % 3)))).mT
+
+
 def pyramid(s: nn.Module, x: Tensor) -> Tensor:
     """Every four frames as one; those that fill no four are left out."""
     count = x.shape[1] // 4
@@ -70,6 +75,12 @@ MODELS = {
     "a loop over more frames": (Call(between, mix=nn.Linear(3, 3)), {}, (1, 2), None),
     "a loop over frames of a size": (Call(to_size, mix=nn.Linear(3, 3)), {}, (0, 0), None),
     "a loop over windows": (Call(overlapped, mix=nn.Linear(3, 3)), {"chunk": 2}, (2, 6), None),
+    "a loop over windows that are filled up": (
+        Call(completed, conv=nn.Conv1d(3, 4, 4, stride=3)),
+        {"chunk": 3},
+        (0, 1),
+        None,
+    ),
     "a mirror of repeated frames": (Call(mirrored, conv=nn.Conv1d(3, 4, 3)), {}, (1, 4), None),
     "a pyramid": (Call(pyramid, gru=gru()), {"chunk": 4}, (0, 0), range(4, 13)),
     "a pyramid, filled up": (Call(filled, gru=gru()), {"chunk": 4}, (0, 1), None),

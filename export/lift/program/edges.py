@@ -73,8 +73,9 @@ def _ends(
         return None
     sources = [value, *_cut_at_other_end(value, axis, first)]
     rank, sizes = len(write.value_of(value).shape), [write.value_of(n).shape[axis] for n in parts]
-    if len(parts) == 1 and parts[0].target is aten.flip.default and [d % rank for d in parts[0].args[1]] == [axis]:  # type: ignore[union-attr]
-        count, cut = sizes[0], _cut_of(parts[0].args[0], [value], axis)
+    flipped = named_args(parts[0]) if len(parts) == 1 and parts[0].target is aten.flip.default else None
+    if flipped is not None and [d % rank for d in flipped["dims"]] == [axis]:
+        count, cut = sizes[0], _cut_of(flipped["self"], [value], axis)
         wanted = (1, count + 1) if first else (-count - 1, -1)
         return ("reflect", count) if cut == wanted else None
     for part in parts:
@@ -135,6 +136,7 @@ def difference(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if len(ends) > 1:
         joined = write.call(aten.cat.default, ends, axis)
         value = edged(write, joined) or joined
+    assert isinstance(value, fx.Node)
     for _ in range(given["n"]):
         later, earlier = (write.call(aten.slice.Tensor, value, axis, *cut) for cut in ((1, END), (0, -1)))
         value = write.call(aten.sub.Tensor, later, earlier)

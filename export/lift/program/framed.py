@@ -96,9 +96,9 @@ class _Windows:
 def _windows(numbers: Tensor, length: int) -> _Windows | None:
     """The windows that (n, W) numbers of `length` frames pick; None where these do not go on in even steps."""
     middle = len(numbers) // 2
-    steps = (numbers[middle + 1] - numbers[middle]).unique()
+    steps = numbers[middle + 1] - numbers[middle]
     hop = int(steps[0])
-    if len(steps) != 1 or hop < 1:
+    if hop < 1 or not torch.equal(steps, steps[:1].expand_as(steps)):
         return None
     places = numbers[middle] - hop * middle
     even = hop * torch.arange(len(numbers))[:, None] + places

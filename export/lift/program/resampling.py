@@ -10,6 +10,7 @@ Sources: the docstring of torch.nn.functional.interpolate; what each operator we
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, cast
 
@@ -39,24 +40,29 @@ RESAMPLING = overloads(
 )
 
 
-def resampled_in_both(few: fx.GraphModule, more: fx.GraphModule) -> None:
-    """Graphs of one model at two fixed lengths, in place: what makes other sizes along an axis that is time in both."""
-    nodes = [[n for n in module.graph.nodes if n.target in RESAMPLING] for module in (few, more)]
-    if len(nodes[0]) != len(nodes[1]):
-        return
-    writers = [NodeWriter(module, "resampled") for module in (few, more)]
-    for pair in zip(*nodes, strict=True):
-        sizes = [w.value_of(n.all_input_nodes[0]).shape[2:] for w, n in zip(writers, pair, strict=True)]
+def axes_resampled(few: fx.GraphModule, more: fx.GraphModule) -> list[int | None]:
+    """By operator that makes another size, the axis that is time, in graphs of one model at two fixed lengths."""
+    found = list[int | None]()
+    for pair in zip(*([n for n in g.graph.nodes if n.target in RESAMPLING] for g in (few, more)), strict=False):
+        sizes = [n.all_input_nodes[0].meta["val"].shape[2:] for n in pair]
         grown = [axis for axis, (a, b) in enumerate(zip(*sizes, strict=True)) if a != b]
-        if len(grown) != 1:
+        found.append(grown[0] if len(grown) == 1 else None)
+    return found
+
+
+def resample_along(module: fx.GraphModule, axes: Sequence[int | None]) -> None:
+    """In place, in a graph of a fixed length; `axes` are those of `axes_resampled`."""
+    write = NodeWriter(module, "resampled")
+    nodes = [n for n in module.graph.nodes if n.target in RESAMPLING]
+    for node, axis in zip(nodes, axes, strict=False):
+        if axis is None:
             continue
-        for write, node in zip(writers, pair, strict=True):
-            write.at = node
-            with write.graph.inserting_before(node):
-                found = resampled(write, node, grown[0])
-            if found is not None:
-                node.replace_all_uses_with(found)
-                write.graph.erase_node(node)
+        write.at = node
+        with write.graph.inserting_before(node):
+            found = resampled(write, node, axis)
+        if found is not None:
+            node.replace_all_uses_with(found)
+            write.graph.erase_node(node)
 
 
 def resampled(write: NodeWriter, node: fx.Node, fixed: int | None = None) -> fx.Node | None:
