@@ -1,4 +1,4 @@
-"""Values by the number of a frame that stand in a table: one that ends, or one that settles into even steps."""
+"""Values by the number of a frame that stand in a table: one that ends, or one that goes on in even steps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, fx
 from rnn_export.export.lift.program.fx import aten
 from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
-# Frames that are seen, at least, and of these the share in which a value has settled.
-SEEN, UNSETTLED = 8, 4
+# Frames that are seen, at least; of so many of them one is of the first ones, which are unlike the others.
+SEEN, FEW = 8, 4
 
 
-def settling(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
+def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
     """(K, ...) of the first frames of `value`, and its step from frame to frame from then on, None for none at all.
 
-    None where it does not settle: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose first frames
+    None where it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose first frames
     alone are unlike the others.
     """
     rows = value.movedim(axis, 0)
@@ -35,13 +35,13 @@ def settling(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
     # Up to the first frame of those that go on evenly.
     first = int(unlike[-1]) + 2 if len(unlike) else 1
     step = None if steps is None or not steps[-1].any() else steps[-1]
-    if first * UNSETTLED > len(rows) or (first == 1 and step is None):
+    if first * FEW > len(rows) or (first == 1 and step is None):
         return None
     return rows[:first], step
 
 
 def by_number(graph: fx.Graph, numbers: fx.Node, table: Tensor, step: Tensor | None) -> fx.Node:
-    """What `settling` found, of frames of these numbers, (frames, ...); at the insertion point."""
+    """What `going_on` found, of frames of these numbers, (frames, ...); at the insertion point."""
     call = graph.call_function
     made: fx.Node | None = None
     if len(table) > 1:

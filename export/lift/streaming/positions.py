@@ -30,7 +30,7 @@ from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, n
 from rnn_export.export.lift.streaming.fills import broadcast_fills
 from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
 from rnn_export.export.lift.streaming.position_rows import MetRows
-from rnn_export.export.lift.streaming.position_tables import by_number, refuse_beyond, settling
+from rnn_export.export.lift.streaming.position_tables import by_number, going_on, refuse_beyond
 from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
 
 ARANGES = overloads("arange arange.start arange.start_step")
@@ -128,7 +128,7 @@ class _Positions:
                 self._count_along(node, axis)
             return
         made = self._computed(node, axis) if given else self._source(node, axis)
-        made = made or self._settling(node, axis)
+        made = made or self._going_on(node, axis)
         if made is not None:
             self.axes[node], self.of_rows[node] = axis, made
 
@@ -194,9 +194,9 @@ class _Positions:
         numbers = self._insert(node, aten.clamp.default, numbers, None, entries - 1)
         return self._insert(node, aten.index_select.default, table, axis, numbers)
 
-    def _settling(self, node: fx.Node, axis: int) -> fx.Node | None:
+    def _going_on(self, node: fx.Node, axis: int) -> fx.Node | None:
         """A value that is looked up for the first frames, and goes on in even steps from these on."""
-        found, length = settling(self.runs.longer[node], axis), self.lengths.of(node, axis)
+        found, length = going_on(self.runs.longer[node], axis), self.lengths.of(node, axis)
         if found is None or length is None:
             return None
         with self.graph.inserting_before(node):
