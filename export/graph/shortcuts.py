@@ -17,9 +17,9 @@ from rnn_export.export.lift.program.functional import is_functional
 
 @contextmanager
 def shortcuts() -> Iterator[None]:
-    """In here torch reads its translations once, and traces a program anew only to take operators apart."""
+    """In here torch reads its translations once, and computes a program anew only where it is changed."""
     with ExitStack() as stack:
-        for shortcut in (_torchlib_read_once, _traced_where_needed):
+        for shortcut in (_torchlib_read_once, _traced_where_needed, _computed_where_promoted):
             with suppress(ImportError, KeyError, AttributeError):
                 stack.enter_context(_instead(*shortcut()))
         yield
@@ -62,3 +62,22 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
         return program if is_functional(program) and not taken_apart else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose
+
+
+def _computed_where_promoted() -> tuple[Any, str, Callable[..., Any]]:
+    """Torch computes each operator anew to see whether its arguments must have another type: a tenth of an export."""
+    from torch.onnx._internal.fx.passes import type_promotion
+
+    interpreter: Any = vars(type_promotion)["_TypePromotionInterpreter"]
+    rule_of, anew = type_promotion.get_type_promotion_rule, interpreter.run_node
+
+    def run_node(self: Any, node: torch.fx.Node) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return anew(self, node)
+        before = node.args, node.kwargs
+        with self._set_current_node(node):
+            if rule := rule_of(node, self.type_promotion_table):
+                self._maybe_promote_node(node, rule)
+        return node.meta["val"] if before == (node.args, node.kwargs) else anew(self, node)
+
+    return interpreter, "run_node", run_node

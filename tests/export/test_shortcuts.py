@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rnn_export.export.graph import shortcuts
 from rnn_export.export.graph.step import step_graph
 from rnn_export.export.lift import lift
 
@@ -37,3 +38,21 @@ def test_a_program_is_traced_anew_only_to_take_operators_apart(write, anew, monk
     )
     assert step_graph(lifted)
     assert len(calls) == anew
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y + 1,
+        lambda y: (y > 0) * 0.5 + torch.sin((y * 7).long()),
+        lambda y: torch.where(y > 0, y, 2) + (y > 0).sum(-1, keepdim=True) / 3,
+        lambda y: torch.cat([y, (y > 0).long()], -1)[..., 2:6] + (y > 1),
+    ],
+)
+def test_types_are_promoted_as_torch_does(write, monkeypatch):
+    """The step is the same, to the byte, as where torch computes each operator anew."""
+    torch.manual_seed(0)
+    model, x = Written(write).eval(), torch.randn(1, 6, 4)
+    quick = step_graph(lift(model, (x,)))
+    monkeypatch.setattr(shortcuts, "_computed_where_promoted", shortcuts._traced_where_needed)
+    assert quick == step_graph(lift(model, (x,)))

@@ -28,6 +28,11 @@ class BatchStep:
     gathered: Sequence[CTensor]
     results: Sequence[CTensor]
 
+    @property
+    def text(self) -> str:
+        """All of its statements."""
+        return "\n".join([*self.gather(), *self.code.statements, *self.scatter()])
+
     def gather(self) -> Iterator[str]:
         """Statements that copy the inputs and the state of `row` to place `r`."""
         for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):

@@ -4,6 +4,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from textwrap import indent
 
 import numpy as np
@@ -14,6 +15,7 @@ from rnn_export.export.graph.passes.module_paths import module_of
 from rnn_export.export.targets.c.batch_step import ROWS, BatchStep
 from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
+from rnn_export.export.targets.c.parts import Parts, words
 from rnn_export.export.targets.c.phases import phase_values
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.weights import Weights
@@ -47,12 +49,9 @@ def template_values(
     `batch` is the step of several streams, or why there is none.
     """
     declarations, stack = code.declarations()
-    last = f"RNN_TOOK({len(code.written)})"
-    seen = ["RNN_SEEN"] * bool(code.phases)
-    parts = [_block([*declarations, *seen]), *_timed(code), _block([*_write_results(spec, code, results), last])]
-    step = "\n".join(filter(None, parts))
-    batch_values: Values = {"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)
-    batch_text = "\n".join(batch_values.get(f"batch_{part}", "") for part in ("gather", "statements", "scatter"))
+    statements = [*_timed(code), *_results(spec, code, results), [f"    RNN_TOOK({len(code.written)})"]]
+    step = "\n".join(chain.from_iterable(statements))
+    batch_text = "" if isinstance(batch, str) else batch.text
     names = identifiers([s.name for s in spec.states])
     members = enumerate(zip(names, spec.states, strict=True))
     states = [
@@ -68,6 +67,8 @@ def template_values(
     silent_steps, silent_frames = divmod(spec.delay, spec.chunk)
     ports = list(_ports(spec, code))
     types = {port["array"]: f"{port['const']}{port['type']} *" for port in ports}
+    seen = [name for phase in code.phases for name in phase.seen(weights)]
+    parts = Parts("rnn_part{}(state, ", declarations, statements, types, weights, seen)
     types |= {name: f"{c_type} *" for name, c_type in code.variables().items()}
     return {
         "precision": code.precision,
@@ -91,12 +92,14 @@ def template_values(
         "two_ways": code.two_ways,
         "memoryless": not states and weights.embedded and not code.two_ways,
         "init": init,
-        "step": step,
+        "parts": parts.functions,
+        "declarations": _block(parts.declarations),
+        "step": "\n".join(parts.statements),
         "operators": operators,
         "operator_count": len(operators),
         "stack": stack,
         "step_reads_weights": weights.reads_file(step),
-        **batch_values,
+        **({"batch": False, "no_batch": printable(batch)} if isinstance(batch, str) else _batch(batch)),
         "batch_weights": weights.batch_definitions(),
         "batch_reads_weights": weights.reads_file(batch_text),
         "batch_memoryless": not states and not weights.reads_file(batch_text),
@@ -105,25 +108,30 @@ def template_values(
     }
 
 
-def _timed(code: CodeBuilder) -> Iterator[str]:
-    """The statements of a step, behind each node's a mark that ends its time."""
-    start = 0
-    for number, (_, end) in enumerate(code.written):
-        yield from code.statements[start:end]
-        yield f"    RNN_TOOK({number})"
-        start = end
-    yield from code.statements[start:]
+def _operators(code: CodeBuilder) -> Iterator[list[str]]:
+    """The statements of each node in turn, and of what follows the last."""
+    edges = [0, *(end for _, end in code.written), len(code.statements)]
+    yield from (code.statements[start:end] for start, end in pairwise(edges))
+
+
+def _timed(code: CodeBuilder) -> Iterator[list[str]]:
+    """The same, behind each node's a mark that ends its time."""
+    for number, lines in enumerate(_operators(code)):
+        yield [*lines, f"    RNN_TOOK({number})"] if number < len(code.written) else lines
 
 
 def _batch(batch: BatchStep) -> Values:
     declarations, stack = batch.code.declarations()
+    needed = words([*batch.gather(), *batch.scatter()])
+    parts = Parts("rnn_rows_part{}(", declarations, _operators(batch.code), {}, batch.code.weights, needed)
     return {
         "batch": True,
         "rows": ROWS,
         "batch_stack": stack,
-        "batch_declarations": _block(declarations),
+        "batch_parts": parts.functions,
+        "batch_declarations": _block(parts.declarations),
         "batch_gather": _block(batch.gather(), 2),
-        "batch_statements": "\n".join(batch.code.statements),
+        "batch_statements": "\n".join(parts.statements),
         "batch_scatter": _block(batch.scatter(), 2),
     }
 
@@ -198,14 +206,15 @@ def _port_values(ports: Sequence[Values]) -> Values:
     }
 
 
-def _write_results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[str]:
+def _results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[list[str]]:
+    """The statements that put each output and next state in its place."""
     members = identifiers([s.name for s in spec.states])
     targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
     for target, result in zip(targets, results, strict=True):
         if target in code.shifts:
-            yield from code.shifts[target].statements()
+            yield [f"    {line}" for line in code.shifts[target].statements()]
         elif result.address != target:
-            yield f"memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"
+            yield [f"    memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"]
 
 
 def golden_values(spec: StreamSpec, golden: Golden) -> Values:

@@ -30,10 +30,14 @@
 #if defined(__GNUC__)
 #define RNN_INLINE static inline __attribute__((always_inline, unused))
 #define RNN_ONCE static __attribute__((unused))
+#define RNN_APART __attribute__((noinline))
+#define RNN_RESTRICT __restrict__
 #define RNN_ALIGNED __attribute__((aligned(64)))
 #else
 #define RNN_INLINE static inline
 #define RNN_ONCE static
+#define RNN_APART
+#define RNN_RESTRICT
 #define RNN_ALIGNED
 #endif
 #if defined(__GNUC__) && !defined(__clang__)

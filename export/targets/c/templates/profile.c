@@ -28,7 +28,8 @@ static uint32_t rnn_took(name_operator *it, uint32_t then)
     it->ticks += (uint32_t)(now - then);
     return now;
 }
-#define RNN_CLOCK_STARTS uint32_t rnn_then = rnn_took(name_profile + NAME_OPERATORS - 1, rnn_clock());
+static uint32_t rnn_then;
+#define RNN_CLOCK_STARTS rnn_then = rnn_took(name_profile + NAME_OPERATORS - 1, rnn_clock());
 #define RNN_TOOK(i) rnn_then = rnn_took(name_profile + (i), rnn_then);
 #else
 #define RNN_CLOCK_STARTS

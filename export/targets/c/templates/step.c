@@ -58,6 +58,14 @@ $init
 }
 //@end weights_file
 
+//@each parts
+static RNN_APART void rnn_part$number(name_state *state, $parameters)
+{
+    (void)state;
+$text
+}
+
+//@end parts
 //@if is_shared
 #ifdef NAME_THREADS
 #ifdef RNN_PROFILE
@@ -105,6 +113,10 @@ void name_step(name_state *state, $parameters)
 //@if memoryless
     (void)state;
 //@end memoryless
+$declarations
+//@if is_shared
+    RNN_SEEN
+//@end is_shared
 $step
 //@if two_ways
     state->way ^= 1;
@@ -171,6 +183,13 @@ size_t name_length_$parameter(size_t frames)
 $batch_weights
 
 //@end batch_weights
+//@each batch_parts
+static RNN_APART void rnn_rows_part$number($parameters)
+{
+$text
+}
+
+//@end batch_parts
 void name_rows(name_state *const *states, size_t rows, $parameters)
 {
 //@if batch_reads_weights
