@@ -17,8 +17,8 @@ SEEN, FEW = 8, 4
 def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
     """(K, ...) of the first frames of `value`, and its step from frame to frame from then on, None for none at all.
 
-    None where it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose first frames
-    alone are unlike the others.
+    None where it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose
+    first frames alone are unlike the others.
     """
     rows = value.movedim(axis, 0)
     if len(rows) < SEEN:
