@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE / "silero_vad"), str(HERE.parent)]
 
 import anchors  # noqa: E402
 import drift  # noqa: E402
+import export_times  # noqa: E402
 import fourier_figures  # noqa: E402
 import lifting  # noqa: E402
 import model as silero  # noqa: E402
@@ -235,7 +236,7 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "random": ("200 random architectures", lifting.random_architectures),
     "long": ("A million steps, worst error relative to scale against float64", lifting.million_steps),
     "drift": ("Sums, scans and counts after a million frames, relative to scale against float64", drift.drift),
-    "time": ("Lift, export and verify, and verification alone, s of one core", lifting.times),
+    "time": ("An export with its verification, s of one core", export_times.export_times),
     "rtx": (
         "TensorRT-RTX, every streaming case: parse and build, engine, executor over 200 steps",
         tensorrt_figures.rtx,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-import model as silero
 import numpy as np
 import torch
 from torch import nn
@@ -99,30 +96,3 @@ def million_steps() -> Figures:
                 error = max(error, float(np.abs(got - want[:, 0].numpy()).max()))
                 scale = max(scale, float(want.abs().max()))
             yield f"nn.{type(layer).__name__} 16 -> 32", error / scale
-
-
-def times() -> Figures:
-    """CPU seconds on one thread, the median of three: of all that export does, and of its verification."""
-    torch.set_num_threads(1)
-    net, example, options = silero.factory()
-    nets = {
-        "Silero VAD": (net, example, options),
-        "nn.LSTM(512, 512, 3)": (nn.LSTM(512, 512, 3).eval(), (torch.zeros(5, 1, 512),), {}),
-        "nn.LSTM(64, 128)": (nn.LSTM(64, 128).eval(), (torch.zeros(5, 1, 64),), {}),
-    }
-    for name, (module, inputs, keywords) in nets.items():
-        measured = []
-        for _ in range(3):
-            begun: dict[str, float] = {}
-            with tempfile.TemporaryDirectory() as folder:
-                note = partial(_note, begun)
-                export(module, inputs, Path(folder) / "m.rnnx", progress=note, **keywords)
-                note("end")
-            measured.append((begun["end"] - begun["lift"], begun["write"] - begun["reference"]))
-        for what, seconds in zip(("", ", verification"), np.median(measured, 0), strict=True):
-            yield f"{name}{what}", float(seconds)
-
-
-def _note(begun: dict[str, float], stage: str) -> None:
-    """When a stage of an export began, the first time that it is named."""
-    begun.setdefault(stage, time.process_time())
