@@ -40,6 +40,8 @@ from rnn_export.runtime import recording
 from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StreamSpec
 
+STATELESS = "no input is a state: every step stands for itself, and a stream remembers nothing"
+
 
 @dataclass(frozen=True)
 class Brought:
@@ -55,7 +57,7 @@ class Brought:
     def step(self, meant: bool) -> tuple[bytes, list[str]]:
         """`step.onnx`, and what is to know of its states; `meant`: somebody said which these are."""
         step = step_of(self.source, self.layout, self.spec, self.fixed)
-        said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs]
+        said = [f"state {p.input!r} comes back as {p.output!r}, {p.why}" for p in self.layout.pairs] or [STATELESS]
         return step, [*said, *restarting(step, self.spec.chunk, meant=meant)]
 
 

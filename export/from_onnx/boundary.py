@@ -15,6 +15,7 @@ from onnx_ir.passes import InPlacePass, PassResult, common
 
 from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import BundleError, ExportError, SourceError, first_line
+from rnn_export.export.from_onnx.expansions import KeepSizes
 from rnn_export.export.from_onnx.layout import Layout, Placed
 from rnn_export.export.from_onnx.reading import Source, array_of, graphs_of, opset_of, tensors_of
 from rnn_export.export.graph.passes.foreign import foreign_graph
@@ -178,7 +179,7 @@ def _simplified(graph: ir.Model) -> ir.Model:
     """What constants and sizes say is computed; a branch that goes shows the sizes of what is behind it."""
     nodes = -1
     while nodes != (nodes := sum(1 for _ in graph.graph.all_nodes())):
-        graph = apply(_with_shapes(graph), Simplify(FOLDED), FoldFills())
+        graph = apply(_with_shapes(graph), Simplify(FOLDED), FoldFills(), KeepSizes())
     return graph
 
 

@@ -11,6 +11,9 @@ from rnn_export.errors import BackendUnavailable, ExportError, SourceError, firs
 from rnn_export.export.from_onnx.reading import Source
 from rnn_export.runtime.backends.onnxruntime.library import RUN_ERRORS, make_session
 
+# ONNX Runtime tells the way to a node inside of others anew at each level.
+_LONGEST = 600
+
 
 class Original:
     """Runs the file with its own names and layouts; `fixed` are the inputs that are always the same."""
@@ -30,8 +33,11 @@ class Original:
             results = self._session.run(None, {**self.fixed, **feed})
         except RUN_ERRORS as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
+            settings = [name for name, value in feed.items() if value.dtype.kind in "iub" and not value.ndim]
+            fix = f" What is always the same is no data: --fix {settings[0]}=VALUE." if settings else ""
             raise ExportError(
-                f"{self.path} itself fails on {shapes}: {first_line(error)}. Say the shapes that it is made for, "
-                "--shape NAME=DIM,DIM (shapes={NAME: (...)}): numbers, and 'batch' where any number of streams may be."
+                f"{self.path} itself fails on {shapes}: {first_line(error)[:_LONGEST]}. Say the shapes that it is made "
+                "for, --shape NAME=DIM,DIM (shapes={NAME: (...)}): numbers, and 'batch' where any number of streams "
+                f"may be.{fix}"
             ) from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}

@@ -166,8 +166,15 @@ def _fits(state: Port, output: Port) -> bool:
 
 
 def _is_like(state: Port, output: Port) -> bool:
-    """Whether no name is needed to take one for the other: sizes that are open in one alone say that they are not."""
-    return state.dtype == output.dtype and state.shape == output.shape and state.shape is not None
+    """Whether no name is needed to take one for the other: sizes that are open in one alone say that they are not.
+
+    But for an axis of one entry, as of a batch of one, whose size somebody's converter has lost on the way.
+    """
+    if state.dtype != output.dtype or state.shape is None or output.shape is None:
+        return False
+    if len(state.shape) != len(output.shape):
+        return False
+    return all(a == b or (a == 1 and not isinstance(b, int)) for a, b in zip(state.shape, output.shape, strict=True))
 
 
 def _question(taken: Mapping[str, Port], given: Mapping[str, Port], unclear: Mapping[str, list[str]]) -> str:

@@ -220,8 +220,10 @@ def target_row(artefacts: Artefacts, target: str, precision: str | None) -> Targ
 
 def not_in_bundle(target: str, rows: Iterable[TargetRow]) -> NotInBundle:
     """That none of `rows` is of `target`, and how it gets there."""
-    has = ", ".join(sorted({row.target for row in rows})) or "none"
-    add = f", or add it to this one, rnn-export build NAME.rnnx --target {target}"
+    there = {row.target for row in rows}
+    has = ", ".join(sorted(there)) or "none"
+    place = "add it to this one, rnn-export build NAME.rnnx" if "onnx" in there else "build it in one with its graphs,"
+    add = f", or {place} --target {target}"
     of_graphs = target in TARGETS and target != "onnx" and not TARGETS[target].from_torch
     return NotInBundle(
         f"the bundle has no target {target!r}, only {has}: export it with --target {target}{add if of_graphs else ''}."

@@ -111,7 +111,18 @@ class Golden:
             for kind, ended in zip(trials.kinds, beyond(value[:, None], trials.kinds)[:, 0], strict=True)
             if ended
         }
-        return nan | self._unfit(precision)
+        return self._without_scale(precision) | nan | self._unfit(precision)
+
+    def _without_scale(self, precision: str) -> dict[str, str]:
+        """Kinds in which no value has a scale: any error would be within it."""
+        trials = self.trials
+        if trials is None or precision != "fp32" or not trials.scales:
+            return {}
+        why = "where what the model computes with is changed in its last bits, it gives no number"
+        lost = [
+            all(np.isinf(a[row]).all() for a in trials.scales.values() if a[row].size) for row in range(trials.rows)
+        ]
+        return {kind: why for kind, is_lost in zip(trials.kinds, lost, strict=True) if is_lost}
 
     def _unfit(self, precision: str) -> dict[str, str]:
         """What is louder than these vectors is held in fp32 alone, and int8 may be calibrated for a recording."""

@@ -101,3 +101,56 @@ def accumulator(path: Path, a: str = "a", b: str = "b") -> Path:
         [value("y", ("batch", 2)), value(b, ("batch", 3))],
     )
     return save(path, nodes, inputs, outputs, {"M": random(3, 2)})
+
+
+def above_the_loudest(path: Path) -> Path:
+    """x (batch, 4) -> y (batch, 4): the square of each value below the largest square of all rows."""
+    nodes = [
+        helper.make_node("Pow", ["x", "two"], ["square"]),
+        helper.make_node("ReduceMax", ["square"], ["loudest"], keepdims=0),
+        helper.make_node("Sub", ["square", "loudest"], ["y"]),
+    ]
+    both = [value(name, ("batch", 4)) for name in ("x", "y")]
+    return save(path, nodes, both[:1], both[1:], {"two": np.array(2, np.float32)})
+
+
+def encoder(path: Path) -> Path:
+    """A streaming encoder by the names, layouts and operators that icefall's scripts write for sherpa-onnx.
+
+    x (N, 2, 3), the last 4 frames (4, N, 3) and how many there were (N) -> encoder_out (N, 1, 3), and both anew. Which
+    of the frames are none yet is compared with numbers that torch.onnx expands to (N, 4).
+    """
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["frames"], perm=[1, 0, 2]),
+        helper.make_node("Concat", ["cached_key_0", "frames"], ["all"], axis=0),
+        helper.make_node("Slice", ["all", "list2", "list6", "list0"], ["new_cached_key_0"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["n"], axis=0),
+        helper.make_node("Unsqueeze", ["n", "list0"], ["n1"]),
+        helper.make_node("Concat", ["n1", "list4"], ["both"], axis=0),
+        helper.make_node("Reshape", ["both", "minus"], ["sizes"]),
+        helper.make_node("Shape", ["sizes"], ["rank"]),
+        helper.make_node("ConstantOfShape", ["rank"], ["ones"], value=numpy_helper.from_array(np.array([1], np.int64))),
+        helper.make_node("Mul", ["ones", "minus"], ["asked"]),
+        helper.make_node("Equal", ["sizes", "asked"], ["open"]),
+        helper.make_node("Where", ["open", "ones", "sizes"], ["wide"]),
+        helper.make_node("Expand", ["seen", "wide"], ["ages"]),
+        helper.make_node("Unsqueeze", ["processed_lens", "list1"], ["count"]),
+        helper.make_node("Greater", ["count", "ages"], ["there"]),
+        helper.make_node("Cast", ["there"], ["weights"], to=FLOAT),
+        helper.make_node("Unsqueeze", ["weights", "list1"], ["row"]),
+        helper.make_node("Transpose", ["cached_key_0"], ["cached"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["row", "cached"], ["past"]),
+        helper.make_node("ReduceMean", ["x"], ["now"], axes=[1]),
+        helper.make_node("Add", ["past", "now"], ["encoder_out"]),
+        helper.make_node("Add", ["processed_lens", "list2"], ["new_processed_lens"]),
+    ]
+    weights = {f"list{n}": np.array([n], np.int64) for n in (0, 1, 2, 4, 6)}
+    weights |= {"zero": np.array(0, np.int64), "minus": np.array([-1], np.int64), "seen": np.array([[3, 2, 1, 0]])}
+    inputs = [value("x", ("N", 2, 3)), value("cached_key_0", (4, "N", 3)), value("processed_lens", ("N",), INT64)]
+    outputs = [value("encoder_out", ("N", 1, 3)), value("new_cached_key_0", ("rest", "N", 3))]
+    file = save(path, nodes, inputs, [*outputs, value("new_processed_lens", ("N",), INT64)], weights, 13)
+    model = onnx.load(file)
+    helper.set_model_props(model, {"model_type": "zipformer2", "decode_chunk_len": "2", "T": "2"})
+    onnx.save(model, file)
+    return file

@@ -17,6 +17,8 @@ from rnn_export.bundle import Bundle
 from rnn_export.errors import BuildError, ExportError, ParityError, RnnExportError, SourceError
 from rnn_export.export.api import export
 from rnn_export.export.from_onnx import boundary
+from rnn_export.export.from_onnx.original import Original
+from rnn_export.export.from_onnx.reading import read_source
 from rnn_export.runtime.build.tensorrt.builder import engine_target
 
 from . import nets
@@ -88,6 +90,14 @@ def test_a_fixed_batch_is_one_stream(batch: int, made: Make, tmp_path: Path) -> 
     assert [d.dim_value for d in graph.input[1].type.tensor_type.shape.dim] == [1, batch, 6]
 
 
+def test_a_setting_that_is_fed_as_data_is_named_where_the_file_fails(tmp_path: Path) -> None:
+    """As Silero's file fails where nobody says its rate."""
+    original = Original(read_source(nets.rated(tmp_path / "rated.onnx")), {})
+    feed = {"x": np.zeros((1, 3), np.float32), "sr": np.array(0), "state": np.zeros((1, 4), np.float32)}
+    with pytest.raises(ExportError, match=r"itself fails on x \(1, 3\), sr \(\), .*no data: --fix sr=VALUE\.$"):
+        original(feed)
+
+
 @pytest.mark.parametrize("rate", [16000, 8000])
 def test_a_branch_on_a_constant_goes(rate: int, made: Make, tmp_path: Path) -> None:
     file = nets.rated(tmp_path / "rated.onnx")
@@ -101,6 +111,39 @@ def test_a_branch_on_a_constant_goes(rate: int, made: Make, tmp_path: Path) -> N
     stream = load(bundle.path).stream()
     np.testing.assert_allclose([stream.step(f) for f in x], np.array(want)[:, 0], atol=1e-6)
     assert json.loads(bundle.read("parity.json"))["file"]["fixed"] == {"sr": rate}
+
+
+def test_an_encoder_of_sherpa_onnx(made: Make, tmp_path: Path) -> None:
+    """Its caches have the rows on another axis, and its mask is expanded to a size that asks whether it is -1."""
+    file = nets.encoder(tmp_path / "encoder.onnx")
+    bundle = made(file)
+    assert {s.name: (s.output, s.dtype, s.shape) for s in bundle.spec.states} == {
+        "cached_key_0": ("new_cached_key_0", "float32", ("batch", 4, 3)),
+        "processed_lens": ("new_processed_lens", "int64", ("batch",)),
+    }
+    assert (bundle.spec.rows, bundle.spec.outputs[0].shape) == (None, ("batch", 1, 3))
+    starts = {
+        "cached_key_0": ("new_cached_key_0", np.zeros((4, 1, 3), np.float32)),
+        "processed_lens": ("new_processed_lens", np.zeros(1, np.int64)),
+    }
+    x = nets.random(6, 2, 3, seed=9)
+    want = stepped(file, [f[None] for f in x], starts, {}, "x")
+    stream = load(bundle.path).stream()
+    np.testing.assert_allclose([stream.step(f) for f in x], np.array(want)[:, 0], atol=1e-6)
+
+
+def test_rows_that_change_one_another_are_one_stream(made: Make, tmp_path: Path) -> None:
+    file = nets.above_the_loudest(tmp_path / "net.onnx")
+    with pytest.raises(ParityError, match=r"'batch-invariance' diverges.*say that it takes one stream, --shape NAME=1"):
+        made(file)
+    assert not (tmp_path / "net.rnnx").exists()
+    bundle = made(file, shapes={"x": (1, 4)})
+    assert bundle.spec.rows == 1
+    (note,) = json.loads(bundle.read("parity.json"))["notes"]
+    assert note == "no input is a state: every step stands for itself, and a stream remembers nothing"
+    # A negative number with an exponent a little below 2 is no number, and what is none is held to nothing.
+    scales = bundle.arrays("golden.npz")["trials/scale/y"]
+    assert np.isfinite(scales).all()
 
 
 def test_a_state_starts_where_it_is_said(made: Make, tmp_path: Path) -> None:
@@ -125,6 +168,14 @@ def test_the_digest_is_of_the_weights(tmp_path: Path) -> None:
 def test_a_recording_is_verified_on(made: Make, tmp_path: Path) -> None:
     bundle = made(nets.window(tmp_path / "net.onnx"), data=nets.random(40, 2, 1))
     assert json.loads(bundle.read("parity.json"))["source"] == "recording"
+
+
+def test_what_overflows_in_the_second_opinion_says_nothing(made: Make, tmp_path: Path) -> None:
+    """Warnings are errors here, and ONNX's own Sigmoid has an exp of both signs."""
+    file, loud = nets.rated(tmp_path / "rated.onnx"), nets.random(16, 4) * np.float32(1e4)
+    bundle = made(file, fixed={"sr": 16000}, states={"state": "stateN", "x": None}, data=loud)
+    checks = {drift["check"] for drift in json.loads(bundle.read("parity.json"))["drifts"]}
+    assert "onnx.reference" in checks
 
 
 def test_the_bundle_says_what_it_was_made_of(made: Make, tmp_path: Path) -> None:

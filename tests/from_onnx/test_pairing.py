@@ -98,3 +98,11 @@ def test_data_that_comes_out_in_its_own_shape_is_not_asked_for() -> None:
     data = {"input": Port("input", "float32", ("batch", 8)), **state("h")}
     result = {"output": Port("output", "float32", ("batch", 8)), **state("hn")}
     assert [pair.input for pair in find_pairs(data, result, None)] == ["h"]
+
+
+def test_a_batch_of_one_that_a_converter_forgot_is_asked_for() -> None:
+    """As DTLN's second file has it, of tf2onnx: (1, 2, 128, 2) comes back as (N, 2, 128, 2)."""
+    given = {"y": Y, "b": Port("b", "float32", ("N", 2, 8))}
+    with pytest.raises(SourceError, match="'a' may come back as 'b': --state a=b, or --state a=none"):
+        find_pairs({"x": X, **state("a", shape=(1, 2, 8))}, given, None)
+    assert find_pairs({"x": X, **state("a", shape=(2, 2, 8))}, given, None) == ()

@@ -159,6 +159,8 @@ def test_what_the_converter_says_is_said_with_the_operator():
     assert reason("ExecuTorch 1.5 cannot run it: Missing operator: [2] aten::x.out; 1 in all") == (
         "it has no kernel for aten::x.out"
     )
+    said = "Memory allocator node requires concrete upper-bounded dimensions. Got shape (u0,) and evaluated ..."
+    assert reason(said).startswith("a size follows from values, and nothing bounds it: Memory allocator node")
     assert reason("Something else.\nmore") == "Something else"
 
 

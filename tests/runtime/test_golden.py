@@ -475,6 +475,16 @@ def test_a_precision_that_does_not_hold_what_is_loud_is_not_judged_on_it():
     assert not replay_golden(engine, golden).ok
 
 
+def test_a_kind_without_a_scale_is_said_to_be_held_to_nothing():
+    golden = tried(TIMED)
+    scales = np.zeros((3, *golden.trials.outputs["y"].shape[1:]), np.float32)
+    scales[1] = scales[2, 1:] = np.inf
+    golden = replace(golden, trials=replace(golden.trials, scales={"y": scales}))
+    report = replay_golden(engine_of(TIMED), golden)
+    why = "where what the model computes with is changed in its last bits, it gives no number"
+    assert report.not_judged == {golden.trials.kinds[1]: why}
+
+
 def test_an_entry_is_held_to_its_own_scale_or_to_that_of_its_terms():
     want = np.array([[[1e7, 1.0], [1e7, 1.0]]], np.float32)
     got = want + np.array([[[0, 0], [0, 0.5]]], np.float32)

@@ -19,6 +19,8 @@ ADVICE = "Leave {} out, or write that part of the model otherwise."
 _NO_OPERATOR = re.compile(
     r"Operator torch\._ops\.([\w.]+) is not|Missing out variants: \{'([\w:.]+)'|'?(aten::[\w.]+)'?"
 )
+# And of a size that follows from values, for which it would have to leave room.
+_NO_BOUND = re.compile(r"upper[- ]bound", re.IGNORECASE)
 _LONGEST = 400
 
 
@@ -94,4 +96,6 @@ def reason(said: str) -> str:
     """What ExecuTorch says, with the operator that it is about first."""
     if found := _NO_OPERATOR.search(said):
         return f"it has no kernel for {next(filter(None, found.groups()))}"
+    if _NO_BOUND.search(said):
+        return f"a size follows from values, and nothing bounds it: {first_line(ValueError(said))[:_LONGEST]}"
     return first_line(ValueError(said))[:_LONGEST].removesuffix(".")
