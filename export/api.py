@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rnn_export.export.lift.axes import TimeAxis
-    from rnn_export.export.lift.program.signature import OutputRef
+    from rnn_export.export.lift.program.results import OutputRef
 
 # What is said of a PyTorch module alone, with the values that say nothing, and of an ONNX file alone.
 OF_MODULES: Mapping[str, object] = {

@@ -20,7 +20,7 @@ from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.keeping import keep, with_evidence
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axes import TimeAxis
-from rnn_export.export.lift.program.signature import OutputRef
+from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.planning import (
     Plan,

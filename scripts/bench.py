@@ -37,6 +37,7 @@ import stream_figures  # noqa: E402
 import tensorrt_figures  # noqa: E402
 import thread_figures  # noqa: E402
 import web_figures  # noqa: E402
+import window_figures  # noqa: E402
 from native_speed import Net  # noqa: E402
 from turns import in_turn  # noqa: E402
 
@@ -251,6 +252,10 @@ PARTS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = {
     "fourier": ("Real transforms in C, one core", fourier_figures.fourier),
     "denoiser": ("A spectral denoiser from samples to samples, a step, one core", stream_figures.denoiser),
     "attention": ("Attention over the last W frames, a step, one core", stream_figures.attention),
+    "windows": (
+        "Windows over time that slide in C against windows moved at each step, one core",
+        window_figures.figures,
+    ),
     "threads": ("Two threads on the backend native against one, a step from Python", thread_figures.threads),
     "vad": ("Silero VAD in C", native_speed.vad),
     "size": ("The C target in bytes, Cortex-M as QEMU measures it", native_sizes.sizes),

@@ -26,13 +26,15 @@ from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
 from rnn_export.export.lift.lengths import MANY_FRAMES, many_frames, shortest_length
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
+from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
-from rnn_export.export.lift.program.signature import FlatModel, OutputRef
+from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
@@ -45,6 +47,7 @@ from rnn_export.export.lift.refusals import (
     refuse_wrappers,
 )
 from rnn_export.export.lift.rows import follow_rows, is_apart, rows_of_one
+from rnn_export.export.lift.sequence_lengths import bind_lengths
 from rnn_export.export.lift.streaming import LiftedState, Streamed, stream, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.equal_states import merge_equal_states
@@ -143,6 +146,8 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
+    call, declared = carry_objects(call, declared)
+    call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_precision(model, flat)
     refuse_inside(flat)
@@ -203,6 +208,8 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
 
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
+    if not probed.axes.has_time:
+        refuse_left_out(flat)
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
@@ -259,6 +266,7 @@ def _with_states(flat: FlatModel) -> FlatModel:
     """A copy that decides as is known, in which what the model keeps itself are states."""
     flat = copy.deepcopy(flat)
     flat.decisions = replace(flat.decisions, checked=False)
+    flat.packs_full_rows = flat.packs
     flat.model = unscripted(flat.model)
     keep_states(flat)
     flat.check_names()
@@ -327,7 +335,9 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, 1, True)
     spec = replace(spec, assumptions=probed.flat.decisions.needed)
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
-    return StreamingModel(spec, flat, probed.axes, module, True, {}, (), (WHOLE, *shared_notes(spec, probed.axes)))
+    return StreamingModel(
+        spec, flat, probed.axes, module, True, {}, (), (WHOLE, *shared_notes(spec, flat, probed.axes))
+    )
 
 
 def _copied(model: nn.Module) -> nn.Module:

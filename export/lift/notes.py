@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.kept import kind_of
 from rnn_export.export.lift.layers.lifted_layers import Stack
+from rnn_export.export.lift.program.bound_lengths import WithLengths
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.spec import StreamSpec
 
@@ -40,11 +41,16 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> It
         yield spec.delay_note
     if spec.tail:
         yield f"the end of a sequence gives up to {spec.tail} frames more of an output: finish() has them"
-    yield from shared_notes(spec, axes)
+    yield from shared_notes(spec, flat, axes)
 
 
-def shared_notes(spec: StreamSpec, axes: Axes) -> Iterator[str]:
+def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:
     """Those of whole sequences too."""
+    if isinstance(flat.model, WithLengths):
+        names = ", ".join(map(repr, flat.model.lengths))
+        yield f"{names}: lengths, which no stream has, so every row has all frames; states={{NAME: None}} keeps one"
+    for name, kind in flat.left_out.items():
+        yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
     if spec.max_context:
         yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)

@@ -16,6 +16,7 @@ from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
+from rnn_export.export.lift.program.full_rows import UNEQUAL
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import export_program
@@ -77,7 +78,7 @@ def _dtype_of(tensor: Tensor) -> str:
 
 
 def refuse_inside(flat: FlatModel) -> None:
-    """What only a call shows: packed rows, whose states torch does not check, which ends the process; narrow types."""
+    """What only a call shows: rows packed in unequal lengths, and narrow types; sets `flat.packs`."""
     called, narrow = copy.deepcopy(flat), _Narrow()
     for path, layer in called.model.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
@@ -85,10 +86,9 @@ def refuse_inside(flat: FlatModel) -> None:
 
         def look(module: nn.Module, args: Any, path: str = path) -> None:
             if args and isinstance(args[0], PackedSequence):
-                raise LiftError(
-                    f"{path or 'the model'} ({type(module).__name__}) is called with a PackedSequence: a stream has no "
-                    "end that a row could have before the others. Call it with the padded tensor."
-                )
+                flat.packs = True
+                if bool((args[0].batch_sizes != args[0].batch_sizes[0]).any()):
+                    raise LiftError(f"{path or 'the model'} ({type(module).__name__}): {UNEQUAL}")
 
         layer.register_forward_pre_hook(look)
     with torch.no_grad(), narrow:

@@ -49,7 +49,8 @@ class _Changing(SeesOperators):
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         results = func(*args, **kwargs)
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        computes = any(isinstance(a, Tensor) for a in pytree.tree_leaves((args, kwargs)))
+        # What is reckoned of single numbers may be a size, which a code rounds.
+        computes = any(isinstance(a, Tensor) and a.dim() for a in pytree.tree_leaves((args, kwargs)))
         if computes and not is_view and func not in EXACT:
             for value in pytree.tree_leaves(results):
                 if isinstance(value, Tensor):

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.spec import BATCH, StreamSpec, TensorSpec, sized
+from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
+
+EACH = slice(None)
 
 
 def contract_sha256(spec: StreamSpec) -> str:
@@ -35,3 +39,54 @@ def check_indices(backend: str, table_rows: Mapping[str, int], what: str, inputs
         if wrong.any():
             why = f"idx={inputs[name][wrong][0]} must be within the inclusive range [{-rows},{rows - 1}]"
             raise StreamError(f"{backend} refused the {what}: {name!r} is out of its table, {why}.")
+
+
+class StatePlace(NamedTuple):
+    """Where a struct has a state: the bytes before its memory, and those before the number of values that it is behind.
+
+    The latter, `front`, is 0 unless the state is a window that moves along over its memory.
+    """
+
+    state: StateSpec
+    offset: int
+    front: int
+
+    def views(self, structs: Array) -> list[Array]:
+        """The state of each of structs (count, stride), uint8, as it lies there: arrays of one row."""
+        dtype, shape, offset = np.dtype(self.state.dtype), self.state.row, self.offset
+        fronts = structs[:, self.front : self.front + 4].view(np.uint32)[:, 0] if self.front else [0] * len(structs)
+        size = dtype.itemsize * math.prod(shape)
+        starts = [offset + dtype.itemsize * int(front) for front in fronts]
+        return [struct[at : at + size].view(dtype).reshape(shape) for struct, at in zip(structs, starts, strict=True)]
+
+    def fixed(self, structs: Array) -> Array:
+        """The same as one array (count, ...), of a state that stays where it is."""
+        nbytes = np.dtype(self.state.dtype).itemsize * math.prod(self.state.row)
+        cut = structs[:, self.offset : self.offset + nbytes]
+        return cut.view(self.state.dtype).reshape(len(structs), *self.state.row)
+
+
+class StatePlaces:
+    """The states of a contract in structs of a compiled step; `offset` and `front` give the place of each by number."""
+
+    def __init__(self, spec: StreamSpec, offset: Callable[[int], int], front: Callable[[int], int]) -> None:
+        self.places = [StatePlace(state, int(offset(i)), int(front(i))) for i, state in enumerate(spec.states)]
+
+    def read(self, structs: Array) -> dict[str, Array]:
+        """Copies by name, (count, ...), of structs (count, stride)."""
+        empty = len(structs) == 0
+        return {
+            place.state.name: np.array(place.fixed(structs) if empty or not place.front else place.views(structs))
+            for place in self.places
+        }
+
+    def write(self, structs: Array, states: Mapping[str, Array], rows: Array | slice = EACH) -> None:
+        """Set those of some rows of the structs to `states`, of as many rows."""
+        for place in self.places:
+            values = states[place.state.name]
+            if not place.front:
+                place.fixed(structs)[rows] = values
+                continue
+            numbers = np.arange(len(structs))[rows]
+            for number, value in zip(numbers, values, strict=True):
+                place.views(structs[number : number + 1])[0][...] = value

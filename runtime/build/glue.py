@@ -26,7 +26,10 @@ def glue(name: str, spec: StreamSpec) -> str:
         for i, n, t in zip(places, identifiers([t.name for t in tensors]), tensors, strict=True)
     ]
     members = identifiers([s.name for s in spec.states])
-    states = [{"member": n, **_sizes(s.dtype, s.row)} for n, s in zip(members, spec.states, strict=True)]
+    states = [
+        {"i": i, "member": n, "macro": n.upper(), **_sizes(s.dtype, s.row)}
+        for i, (n, s) in enumerate(zip(members, spec.states, strict=True))
+    ]
     float_outputs, float_states = ([row for row in rows if row["dtype"] in _NAN] for rows in (ports[inputs:], states))
     used = {row["dtype"] for row in (*float_outputs, *float_states)}
     values = {

@@ -18,7 +18,13 @@
 RNN_IS(name_${lower}_has_the_size_of_the_contract, NAME_${macro}_SIZE == $size);
 //@end ports
 //@each states
+#ifdef NAME_${macro}_AT /* a window that moves along over more memory than it fills */
+#define RNN_STATE$i(state) NAME_${macro}_AT(state)
+RNN_IS(${member}_has_the_size_of_the_contract, sizeof(((name_state *)0)->$member) >= $bytes);
+#else
+#define RNN_STATE$i(state) (state)->$member
 RNN_IS(${member}_has_the_size_of_the_contract, sizeof(((name_state *)0)->$member) == $bytes);
+#endif
 //@end states
 
 //@each nan
@@ -38,6 +44,18 @@ static const size_t rnn_out_bytes[] = {$out_bytes};
 RNN_EXPORT const char *rnn_contract(void) { return "$contract"; }
 RNN_EXPORT size_t rnn_state_bytes(void) { return sizeof(name_state); }
 RNN_EXPORT size_t rnn_state_offset(size_t i) { return rnn_offsets[i]; }
+/* Where a struct has the number (uint32_t) of values between that offset and state i; 0 where there are none ever. */
+RNN_EXPORT size_t rnn_state_front(size_t i)
+{
+    switch (i) {
+//@each states
+#ifdef NAME_${macro}_FRONT
+    case $i: return offsetof(name_state, front) + NAME_${macro}_FRONT * sizeof(uint32_t);
+#endif
+//@end states
+    default: return 0;
+    }
+}
 RNN_EXPORT size_t rnn_macs(void) { return NAME_MACS; }
 
 #ifdef NAME_WEIGHTS_BYTES
@@ -111,7 +129,7 @@ static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row)
     found |= rnn_nan_$dtype((const void *)((const char *)out[$i] + row * rnn_out_bytes[$i]), $size);
 //@end float_outputs
 //@each float_states
-    found |= rnn_nan_$dtype(mine->$member, $size);
+    found |= rnn_nan_$dtype(RNN_STATE$i(mine), $size);
 //@end float_states
     return (uint8_t)found;
 }

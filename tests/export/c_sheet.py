@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper, shape_inference
 
 from rnn_export.export.targets.c.writer import sources
+from rnn_export.runtime.backends.c_step import StatePlaces
 from rnn_export.runtime.backends.native.session import FACE
 from rnn_export.runtime.build.native.compile import compile_native
 from rnn_export.spec import StreamSpec, TensorSpec
@@ -206,11 +207,8 @@ class Step:
         return call
 
     def states(self) -> dict[str, Array]:
-        found = {}
-        for i, s in enumerate(self.spec.states):
-            at, size = int(self.call.rnn_state_offset(i)), int(np.prod(s.row, dtype=int)) * np.dtype(s.dtype).itemsize
-            found[s.name] = self.state[at : at + size].view(s.dtype).reshape(s.row).copy()
-        return found
+        places = StatePlaces(self.spec, self.call.rnn_state_offset, self.call.rnn_state_front)
+        return {name: values[0] for name, values in places.read(self.state[None]).items()}
 
 
 def compiled(files: Mapping[str, bytes], name: str, spec: StreamSpec, lanes: int | None = None) -> Step:

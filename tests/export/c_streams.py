@@ -11,6 +11,7 @@ import numpy as np
 from rnn_export.bundle import open_bundle
 from rnn_export.export.targets.c.batch_step import ROWS
 from rnn_export.export.targets.c.writer import sources
+from rnn_export.runtime.backends.c_step import StatePlaces
 from rnn_export.runtime.build.compiler import FLAGS, lay_out
 from rnn_export.runtime.build.names import identifiers
 from rnn_export.runtime.build.native.compiler import find_compiler
@@ -26,6 +27,11 @@ size_t state_bytes(void) {{ return sizeof({name}_state); }}
 size_t state_offset(int i)
 {{
     static const size_t at[] = {{{offsets}0}};
+    return at[i];
+}}
+size_t state_front(int i)
+{{
+    static const size_t at[] = {{{fronts}0}};
     return at[i];
 }}
 """
@@ -48,17 +54,24 @@ class Streams:
         self.spec = spec
         members = identifiers([s.name for s in spec.states])
         offsets = "".join(f"offsetof({name}_state, {member}), " for member in members)
+        header = files[f"{name}.h"].decode()
+        sliding = [f"{name}_{member}_FRONT".upper() for member in members]
+        fronts = "".join(
+            f"offsetof({name}_state, front) + 4 * {macro}, " if f"#define {macro} " in header else "0, "
+            for macro in sliding
+        )
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             lay_out({**files, **in_lanes(files, lanes)}, folder)
-            (folder / "face.c").write_text(FACE.format(name=name, offsets=offsets))
+            (folder / "face.c").write_text(FACE.format(name=name, offsets=offsets, fronts=fronts))
             march = f"-march={(LANES[lanes] if lanes else None) or 'native'}"
             flags = [*FLAGS, march, f"-D{name.upper()}_ROWS", "-shared", "-fPIC"]
             find_compiler().compile([*flags, f"{name}.c", "face.c", "-o", "net.so", "-lm"], folder)
             library = loaded((folder / "net.so").read_bytes())
         self.init, self.step_, self.rows_ = (getattr(library, f"{name}_{what}") for what in ("init", "step", "rows"))
-        library.state_bytes.restype = library.state_offset.restype = ctypes.c_size_t
-        self.bytes, self.offset = int(library.state_bytes()), library.state_offset
+        library.state_bytes.restype = library.state_offset.restype = library.state_front.restype = ctypes.c_size_t
+        self.bytes = int(library.state_bytes())
+        self.places = StatePlaces(spec, library.state_offset, library.state_front)
         self.weights = aligned(files.get(f"{name}.bin", b""))
         self.given = [WHERE(self.weights.ctypes.data)] if self.weights.size else []
 
@@ -95,11 +108,7 @@ class Streams:
 
     def values(self, states: Sequence[Array]) -> list[Array]:
         """Every state, (rows, values)."""
-        found = []
-        for i, s in enumerate(self.spec.states):
-            at, size = int(self.offset(i)), int(np.prod(s.row, dtype=int)) * np.dtype(s.dtype).itemsize
-            found.append(np.stack([state[at : at + size].view(s.dtype) for state in states]))
-        return found
+        return [values.reshape(len(states), -1) for values in self.places.read(np.stack(states)).values()]
 
     def _room(self, count: int) -> list[Array]:
         made = [np.empty(self._shape(t, count), t.dtype) for t in self.spec.outputs]

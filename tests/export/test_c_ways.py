@@ -65,7 +65,7 @@ def test_both_ways_give_the_same_bits(kind, frames):
         # A stream that starts goes forth, whatever is in its memory: as often as not the other one comes back.
         (anew,) = streams.start(1)
         for i, s in enumerate(made.spec.states):
-            at, size = streams.offset(i), 4 * int(np.prod(s.row))
+            at, size = streams.places.places[i].offset, 4 * int(np.prod(s.row))
             anew[at : at + size] = forth[at : at + size]
         x = streams.draw(random, 1)
         for got, want in zip(streams.step([anew], x), streams.step([forth], x), strict=True):

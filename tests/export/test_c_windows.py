@@ -49,7 +49,7 @@ FORMS = {
     ),
     "the next state is read": (
         [JOIN, MOVE, ("Conv", ["h.next", "w", "b"], ["y"], {})],
-        *((4, 1), (4, 3), (3, 1), kernels(3, 4, 3), False),
+        *((4, 1), (4, 3), (3, 1), kernels(3, 4, 3), True),
     ),
     "all is new": ([JOIN, MOVE_2, CONV], (4, 2), (4, 1), (3, 1), kernels(3, 4, 3), False),
     "two frames are left out": ([JOIN, MOVE_2, CONV], (4, 2), (4, 2), (3, 1), kernels(3, 4, 4), False),
@@ -139,12 +139,12 @@ def test_a_convolution_computes_the_places_that_are_read(convolution, w, reader,
     follows(made)
 
 
-def follows(made) -> None:
+def follows(made, steps: int = STEPS) -> None:
     """A closed loop beside ONNX Runtime's."""
     session = ort.InferenceSession(made.graph(made.step, 1), providers=["CPUExecutionProvider"])
     step, random = step_of(made), np.random.default_rng(1)
     states = {s.input: np.zeros((1, *s.row), np.float32) for s in made.spec.states}
-    for _ in range(STEPS):
+    for _ in range(steps):
         x = random.standard_normal((1, *made.spec.inputs[0].shape[1:])).astype(np.float32)
         got = step({"x": x})
         names = [*(t.name for t in made.spec.outputs), *(s.output for s in made.spec.states)]

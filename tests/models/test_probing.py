@@ -44,7 +44,7 @@ def quantised() -> nn.Module:
 
 
 def packed(s, x, h):
-    rows = pack_padded_sequence(x, torch.full((x.shape[0],), x.shape[1]), batch_first=True)
+    rows = pack_padded_sequence(x, [x.shape[1], *[x.shape[1] - 1] * (x.shape[0] - 1)], batch_first=True)
     y, h = s.gru(rows, h)
     return pad_packed_sequence(y, batch_first=True)[0], h
 
@@ -70,8 +70,8 @@ NAMED = {
     ),
     "packed": (
         lambda: Call(packed, gru=nn.GRU(4, 5, batch_first=True)),
-        (X, torch.zeros(1, 1, 5)),
-        r"gru \(GRU\) is called with a PackedSequence: a stream has no end .* Call it with the padded tensor",
+        (torch.cat([X, X]), torch.zeros(1, 2, 5)),
+        r"gru \(GRU\): the model packs rows of other lengths than the frames .* with the padded tensor",
     ),
 }
 

@@ -55,6 +55,25 @@ class Counter(nn.Module):
         return x / self.count, self.seen
 
 
+class Windows(nn.Module):
+    """Causal convolutions (B, 8, T) -> (B, 8, T): pasts of 2 frames, which are moved, of 24 and 39, which slide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Conv1d(8, 8, 3), nn.Conv1d(8, 8, 3, dilation=12)
+        self.each = nn.Conv1d(8, 8, 4, dilation=13, groups=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.near, self.far, self.each):
+            x = x + torch.tanh(layer(nn.functional.pad(x, ((layer.kernel_size[0] - 1) * layer.dilation[0], 0))))
+        return x
+
+
+def windows() -> Built:
+    torch.manual_seed(0)
+    return Windows().eval(), (torch.zeros(1, 8, 5),), {}
+
+
 def headed(kind: type[nn.RNNBase], inputs: int, hidden: int, outputs: int = 1) -> Built:
     torch.manual_seed(0)
     return Headed(kind, inputs, hidden, outputs).eval(), (torch.zeros(1, 5, inputs),), {}
@@ -87,6 +106,7 @@ MODELS: Mapping[str, Callable[[], Built]] = {
     # 5 MB of weights, which stand in large.bin.
     "large": lambda: headed(nn.LSTM, 256, 448, 8),
     "counter": lambda: (Counter().eval(), (torch.zeros(1, 4),), {}),
+    "windows": windows,
     **{
         name: lambda name=name: case(name)
         for name in (

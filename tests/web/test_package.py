@@ -16,7 +16,7 @@ from .node import node
 
 NETS = [
     "lstm", "counter", "ids", "several-inputs-and-outputs", "chunk-of-3", "valid-chunk-of-4", "last-frame",
-    "strided-valid-then-gru", "large",
+    "strided-valid-then-gru", "windows", "large",
 ]  # fmt: skip
 STEPS, CUT = 12, 5
 

@@ -13,7 +13,16 @@ from rnn_export.runtime import load
 from .node import node
 from .test_package import drawn, in_graph_order
 
-NETS = ["chunk-of-3", "valid-chunk-of-4", "look-ahead", "several-inputs-and-outputs", "ids", "counter", "last-frame"]
+NETS = [
+    "chunk-of-3",
+    "valid-chunk-of-4",
+    "look-ahead",
+    "windows",
+    "several-inputs-and-outputs",
+    "ids",
+    "counter",
+    "last-frame",
+]
 EDGES = [0, 1, 2, 7, 7, 15]
 
 RUN = """

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.layers.ops import gru, lstm, lstm_projected, rnn
+from rnn_export.export.lift.program.full_rows import frames_of, full_rows
 
 States = tuple[Tensor, ...]
 # What is called around a module's forward.
@@ -170,7 +172,14 @@ class LiftedLayer(Stack):
         super().__init__(layers)
         self.batch_first = batch_first
 
-    def forward(self, input: Tensor, hx: Tensor | States | None = None) -> tuple[Tensor, Tensor | States]:  # noqa: A002
+    def forward(
+        self,
+        input: Tensor | PackedSequence,  # noqa: A002 - torch's name for it
+        hx: Tensor | States | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor | States]:
+        if isinstance(input, PackedSequence):
+            y, after = self.run(frames_of(input), (hx,) if isinstance(hx, Tensor) else hx)
+            return full_rows(y), (after if len(after) > 1 else after[0])
         if not isinstance(input, Tensor) or input.dim() not in (2, 3):
             raise LiftError(
                 f"a recurrent layer is called with {_describe(input)}: streaming needs a plain tensor, (time, batch, "

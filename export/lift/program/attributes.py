@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from rnn_export.export.lift.program.script_modules import attributes_of
 
-# How deep attributes are looked into: objects, lists and dicts in each other.
-DEPTH = 3
+# How deep attributes are looked into: objects, lists and dicts in each other, as a cache of layers of numbered tensors.
+DEPTH = 5
 # What a module of torch keeps for itself.
 OWN = ("_parameters", "_modules", "_buffers")
 
@@ -97,13 +97,16 @@ def _with(value: Any, leaves: Mapping[tuple[Any, ...], Any]) -> Any:
     return made
 
 
-def _below(path: AttributePath, value: Any, depth: int) -> Iterator[tuple[AttributePath, Any]]:
+def _below(
+    path: AttributePath, value: Any, depth: int, around: tuple[int, ...] = ()
+) -> Iterator[tuple[AttributePath, Any]]:
+    """`value` and what is in it; what holds itself, as parent and child do, is not gone round in."""
     yield path, value
-    if not depth or not _is_container(value):
+    if not depth or not _is_container(value) or id(value) in around:
         return
     inside = _inside(value)
     for key, inner in list(inside.items() if isinstance(inside, dict) else enumerate(inside)):
-        yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1)
+        yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1, (*around, id(value)))
 
 
 def _all_attributes(module: nn.Module) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rnn_export.export.lift.program.complex_pairs import has_complex
 from rnn_export.export.lift.program.complex_rules import make_real
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
+from rnn_export.export.lift.program.full_lengths import drop_full_masks
 from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.places import place_of
@@ -66,6 +67,7 @@ def flat_graph(
     _refuse_frames_taken_apart(graph, equal)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
+    drop_full_masks(graph)
     _free_constants(graph)
     write_counted_loops_out(graph_module)
     narrow_attention(graph_module, args, context)

@@ -28,6 +28,10 @@ def functional(program: Program) -> Program:
     """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
     if all(n.op != "call_function" or _is_plain(n.target) or _is_written(n) for n in program.graph.nodes):
         return program
+    for node in program.graph.nodes:
+        # What was contiguous may have been written as what it was made of.
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
     try:
         with quiet():
             anew: Program = program.run_decompositions({})

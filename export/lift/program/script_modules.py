@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnn_export.export.lift.program.bound_lengths import WithLengths
+from rnn_export.export.lift.program.carried import Carrying
 from rnn_export.export.lift.program.script_graph import function_of, run
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
@@ -65,6 +67,8 @@ class Interpreted(nn.Module):
 
 def signature_of(model: nn.Module) -> inspect.Signature:
     """The signature of forward; of a ScriptModule by its schema."""
+    if isinstance(model, Carrying | WithLengths):
+        return model.signature
     if isinstance(model, Interpreted):
         model = model._source[0]
     if not isinstance(model, torch.jit.ScriptModule):

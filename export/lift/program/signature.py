@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import Deciding, Decisions
+from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.records import closed, opened
+from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
-
-OutputRef = int | str
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,12 @@ class FlatModel(nn.Module):
         kept: where each of these stands; in several places, where they hold one tensor.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
+        left_out: by name, the class of each result that is an object, which a later call could take as an argument.
         written: the arguments that the model writes to.
         defaulted_states: the declared arguments that the example leaves out, so that the model makes their first value.
         max_frames: the most frames of a sequence, as the user says; None for any number.
         context: how far attention to all frames before goes back, as the user says; None where it does not stream.
+        packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
         decisions: what is known of those that it takes by the value of a tensor.
     """
 
@@ -62,6 +63,7 @@ class FlatModel(nn.Module):
         self.model = model
         self.refs = dict(states)
         self.positional, self.arguments = _bind(model, example, self.refs)
+        self._unfed = [name for name in signature_of(model).parameters if name not in self.arguments]
         result, called = self._example_result()
         self._check_refs(result)
         self.defaulted_states = tuple(name for name in self.refs if self.arguments[name] is None)
@@ -72,10 +74,16 @@ class FlatModel(nn.Module):
         self.inputs = _named([n for n in self.arguments if n not in self.refs], self.arguments, input_names)
         self.states = _named(list(self.refs), self.arguments, None)
         self.outputs = self._output_names(result, output_names)
+        self.left_out = {
+            str(key): type(object_in(value)).__name__
+            for key, value in result_parts(result).items()
+            if self._is_left(key, value)
+        }
         results = self._data_parts(result).items()
         self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in _tensors(v)))
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
+        self.packs = self.packs_full_rows = False
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
@@ -138,7 +146,8 @@ class FlatModel(nn.Module):
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
-        with deciding, self.context.bounding() if self.context else contextlib.nullcontext():
+        packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
+        with deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
@@ -166,21 +175,26 @@ class FlatModel(nn.Module):
     def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
         parts = self._data_parts(result).items()
         leaves = [(f"{key}{_suffix(path)}", leaf) for key, v in parts for path, leaf in _leaves(v) if leaf is not None]
-        if not _is_ordered(result):
+        if not is_ordered(result):
             return leaves
         return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
 
     def _data_parts(self, result: Any) -> dict[OutputRef, Any]:
         """The parts of a result that are not a next state; all of them where there are no others, as of a bare cell."""
-        taken, parts = {_key(result, ref) for ref in self.refs.values()}, _parts(result)
-        return {key: value for key, value in parts.items() if key not in taken} or parts
+        taken = {key_of(result, ref) for ref in self.refs.values()}
+        left = {key: closed(value) for key, value in result_parts(result).items() if not self._is_left(key, value)}
+        return {key: value for key, value in left.items() if key not in taken} or left
+
+    def _is_left(self, key: OutputRef, value: Any) -> bool:
+        """Whether a result is an object that a later call could take as an argument, which this one is not given."""
+        return key in self._unfed and object_in(value) is not None
 
     def _back(self, result: Any, called: Mapping[str, Any], name: str) -> Any:
         """The next value of a declared state: what the model gives, or leaves in the argument itself."""
-        return called[name] if self._is_in_place(result, name) else _pick(result, self.refs[name], name)
+        return called[name] if self._is_in_place(result, name) else closed(pick(result, self.refs[name], name))
 
     def _is_in_place(self, result: Any, name: str) -> bool:
-        return self.refs[name] == name and name in self.written and _key(result, name) is None
+        return self.refs[name] == name and name in self.written and key_of(result, name) is None
 
     def _after(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
         """The leaves of one next state in the order in which they are fed."""
@@ -208,8 +222,8 @@ class FlatModel(nn.Module):
         for name, ref in self.refs.items():
             if self._is_in_place(result, name):
                 continue
-            _pick(result, ref, name)
-            key = _key(result, ref)
+            pick(result, ref, name)
+            key = key_of(result, ref)
             assert key is not None
             if key in owners:
                 raise LiftError(f"states gives output {ref!r} to both {owners[key]!r} and {name!r}.")
@@ -286,41 +300,6 @@ def _check_example(name: str, value: Any, is_state: bool) -> None:
             raise LiftError(
                 f"input {name + _suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
             )
-
-
-def _is_ordered(result: Any) -> bool:
-    """Whether the parts of a result have positions and no names."""
-    return isinstance(result, tuple | list) and not hasattr(result, "_fields")
-
-
-def _parts(result: Any) -> dict[OutputRef, Any]:
-    """What a model returns, by name or position."""
-    if isinstance(result, Mapping):
-        named: Any = result.items()
-    elif dataclasses.is_dataclass(result):
-        named = ((field.name, getattr(result, field.name)) for field in dataclasses.fields(result))
-    elif isinstance(result, tuple | list):
-        named = zip(getattr(result, "_fields", range(len(result))), result, strict=True)
-    else:
-        named = {"output": result}.items()
-    return {name: closed(value) for name, value in named}
-
-
-def _key(result: Any, ref: OutputRef) -> OutputRef | None:
-    """The key in `_parts(result)` that `ref` means, or None."""
-    keys = list(_parts(result))
-    if isinstance(ref, int) and isinstance(result, tuple | list):
-        return keys[ref] if -len(keys) <= ref < len(keys) else None
-    return ref if ref in keys and not isinstance(result, Tensor) else None
-
-
-def _pick(result: Any, ref: OutputRef, state: str) -> Any:
-    key = _key(result, ref)
-    if key is not None:
-        return _parts(result)[key]
-    has = f"{len(result)} values" if _is_ordered(result) else f"the keys {list(_parts(result))}"
-    has = "one tensor" if isinstance(result, Tensor) else has
-    raise LiftError(f"states says that {state!r} comes back as output {ref!r}, but the model returns {has}.")
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, TraceFailed, first_line
-from rnn_export.export.lift.program.free_sizes import FreeSizes
+from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of
 from rnn_export.export.lift.program.plain_division import plain_division
+from rnn_export.export.lift.program.python_operators import PythonOperators
+from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.symbolic_sizes import sizes_stay_symbols
 from rnn_export.quiet import quiet as libraries_quiet
 
@@ -34,12 +36,22 @@ def quiet() -> Iterator[None]:
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
     try:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), FreeSizes(), products_as_written(), plain_division():
+        with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module):
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
         raise lift_error(error) from error
+
+
+@contextlib.contextmanager
+def as_written(module: nn.Module) -> Iterator[None]:
+    """Within, `module` is what its code says, in operators that can be followed."""
+    flats = [m for m in module.modules() if isinstance(m, FlatModel)]
+    changed = {(m.model.get_submodule(path.module), path.keys[0]) for m in flats for path in m.kept_paths}
+    constants = Constants(module, lambda holder, name: (holder, name) in changed)
+    with PythonOperators(), FreeSizes(constants), products_as_written(), plain_division():
+        yield
 
 
 @contextlib.contextmanager

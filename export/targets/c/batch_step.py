@@ -9,7 +9,7 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.operators import write_nodes
 from rnn_export.export.targets.c.static_graph import static_graph
-from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.tensors import CTensor, Slide
 from rnn_export.runtime.build.names import identifiers
 from rnn_export.spec import BATCH, StateSpec, StreamSpec, TensorSpec, sized
 
@@ -21,12 +21,16 @@ MAX_BYTES = 512 * 2**10
 
 @dataclass(frozen=True)
 class BatchStep:
-    """The step of up to `ROWS` streams: inputs, then states are `gathered`; outputs, then next states are `results`."""
+    """The step of up to `ROWS` streams: inputs, then states are `gathered`; outputs, then next states are `results`.
+
+    `slides` are the windows that move along over their memory in the step of one: here they stay where they are in it.
+    """
 
     spec: StreamSpec
     code: CodeBuilder
     gathered: Sequence[CTensor]
     results: Sequence[CTensor]
+    slides: Sequence[Slide]
 
     @property
     def text(self) -> str:
@@ -37,21 +41,24 @@ class BatchStep:
         """Statements that copy the inputs and the state of `row` to place `r`."""
         for i, (spec, tensor) in enumerate(zip(self.spec.inputs, self.gathered, strict=False)):
             yield self._copy(spec, tensor, f"in{i}", "row", scatter=False)
-        for member, place in self._states(self.gathered):
-            yield f"memcpy({place}, states[row]->{member}, sizeof states[row]->{member});"
+        for member, place, size in self._states(self.gathered, "states[row]"):
+            yield f"memcpy({place}, {member}, {size});"
 
     def scatter(self) -> Iterator[str]:
         """Statements that copy from place `r` to the outputs and the state of that row."""
         for i, (spec, tensor) in enumerate(zip(self.spec.outputs, self.results, strict=False)):
             yield self._copy(spec, tensor, f"out{i}", "r", scatter=True)
-        for member, place in self._states(self.results):
-            yield f"memcpy(states[r]->{member}, {place}, sizeof states[r]->{member});"
+        for member, place, size in self._states(self.results, "states[r]"):
+            yield f"memcpy({member}, {place}, {size});"
 
-    def _states(self, tensors: Sequence[CTensor]) -> Iterator[tuple[str, str]]:
-        """Each state's member, and where row `r` of it lies: the states are the last of `tensors`."""
+    def _states(self, tensors: Sequence[CTensor], state: str) -> Iterator[tuple[str, str, str]]:
+        """Where each state lies in `state`, where row `r` of it does, and its bytes: the last of `tensors` are they."""
         members = identifiers([s.name for s in self.spec.states])
+        fronts = {slide.member: slide.front for slide in self.slides}
         for member, tensor in zip(members, tensors[len(tensors) - len(members) :], strict=True):
-            yield member, f"{tensor.address} + r * {tensor.size // ROWS}"
+            front = fronts.get(f"state->{member}", "").replace("state", state)
+            size, place = tensor.size // ROWS, f"{state}->{member}{' + ' * bool(front)}{front}"
+            yield place, f"{tensor.address} + r * {size}", f"{size} * sizeof({tensor.c_type})"
 
     def _copy(self, spec: TensorSpec, tensor: CTensor, port: str, row: str, scatter: bool) -> str:
         """Between row `r` of `tensor` and `row` of `port`: in pieces where the batch is not axis 0."""
@@ -93,4 +100,4 @@ def write_batch_step(step: bytes, spec: StreamSpec, alone: CodeBuilder) -> Batch
             f"a batch of {ROWS} takes {stack} bytes of stack and {constants} of constants of its own, and each may be "
             f"{MAX_BYTES} at most"
         )
-    return BatchStep(spec, code, gathered, results)
+    return BatchStep(spec, code, gathered, results, list(alone.slides.values()))

@@ -12,7 +12,7 @@ from rnn_export.errors import ExportError
 from rnn_export.export.graph.passes.nodes import input_of
 from rnn_export.export.targets.c.notation import index_expression, shape_of, strides_of
 from rnn_export.export.targets.c.phases import SHARED_BYTES, Phase
-from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, Strided, assign_offsets
+from rnn_export.export.targets.c.tensors import Buffer, CTensor, Shift, Slide, Strided, assign_offsets
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.names import C_TYPES, SIZES
 
@@ -27,7 +27,8 @@ class CodeBuilder:
     `precision` is that of products with constant matrices, `scales` are for int8: the calibrated largest magnitudes of
     activations by the name of their tensor. `fused` has the nodes that were written with an earlier one, `table_rows`
     by address of an input the fewest rows of the tables that it is an index of. `next_states` has by the address of a
-    state what it is after the step, `shifts` how those of some come about, and `windows` what is not joined of them.
+    state what it is after the step, `shifts` how those of some come about, `slides` those that move on over more memory
+    than they fill, and `windows` what is not joined of them.
     `two_ways` says whether something goes the other way in every other step: only where `way_member` holds which way.
     With `by_team`, `phases` are the operators that a team of threads can share.
     `strided` has what is not written in the order of its axes, until somebody reads it so.
@@ -55,6 +56,7 @@ class CodeBuilder:
         self.scales_used: list[float] = []
         self.next_states: dict[str, ir.Value] = {}
         self.shifts: dict[str, Shift] = {}
+        self.slides: dict[str, Slide] = {}
         self.windows: dict[ir.Value, Shift] = {}
         self.by_team, self.phases = by_team, list[Phase]()
         self.strided: dict[ir.Value, Strided] = {}

@@ -22,9 +22,11 @@ from rnn_export.export.targets.c import (
 from rnn_export.export.targets.c.code_builder import END, CodeBuilder
 from rnn_export.export.targets.c.convolution import conv
 from rnn_export.export.targets.c.einsum import einsum
+from rnn_export.export.targets.c.joined import join_windows
 from rnn_export.export.targets.c.notation import shape_of
 from rnn_export.export.targets.c.padding import pad
 from rnn_export.export.targets.c.resizing import resize
+from rnn_export.export.targets.c.shifts import slides
 from rnn_export.export.targets.c.tensors import CTensor
 from rnn_export.export.targets.c.transposed import conv_transpose
 
@@ -88,12 +90,18 @@ def write_step(model: ir.Model, code: CodeBuilder, addresses: Mapping[str, str])
     The first outputs may be written in turn where inputs lie, and then the states, `state->...`, where they were.
     Raises ExportError that names node and operator where one cannot be written.
     """
-    for value in model.graph.inputs:
-        code.tensors[value] = CTensor(addresses[str(value.name)], code.c_type(value), shape_of(value))
+    join_windows(model)
     states = [address for address in addresses.values() if address.startswith("state->")]
     results = list(model.graph.outputs)[len(model.graph.outputs) - len(states) :]
-    code.next_states = {a: value for a, value in zip(states, results, strict=True) if results.count(value) == 1}
-    return _copy_overwritten(code, write_nodes(model, code), states)
+    becomes = {a: value for a, value in zip(states, results, strict=True) if results.count(value) == 1}
+    sliding = slides(model, becomes, addresses)
+    pointers = {address: slide.pointer for address, slide in sliding.items()}
+    code.slides = {slide.pointer: slide for slide in sliding.values()}
+    code.next_states = {pointers.get(address, address): value for address, value in becomes.items()}
+    for value in model.graph.inputs:
+        address = addresses[str(value.name)]
+        code.tensors[value] = CTensor(pointers.get(address, address), code.c_type(value), shape_of(value))
+    return _copy_overwritten(code, write_nodes(model, code), [pointers.get(address, address) for address in states])
 
 
 def write_nodes(model: ir.Model, code: CodeBuilder) -> list[CTensor]:
@@ -116,7 +124,10 @@ def _copy_overwritten(code: CodeBuilder, results: Sequence[CTensor], states: Seq
     outputs = len(results) - len(states)
     safe = []
     for i, result in enumerate(results):
-        source = re.match(r"\(*(in\d+|state->\w+)", result.address)
+        source = re.match(r"\(*(in\d+|state->\w+|s\d+\b)", result.address)
+        # What has slid by now is not written any more.
+        if source and source[1] not in states and source[1].startswith("state->"):
+            source = None
         overwritten = outputs + states.index(source[1]) if source and source[1] in states else 0
         if source and (overwritten < i or (overwritten == i and result.address != source[1])):
             copied = code.alloc(result.c_type, result.shape)

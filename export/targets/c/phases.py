@@ -16,8 +16,8 @@ from rnn_export.runtime.build.template import Values
 
 # Bytes of weights from which on the blocks of an operator are worth a team, which takes about 0.3 µs to come together.
 SHARED_BYTES = 512 * 2**10
-# What a block reads and writes beside the state: an input, an output, a tensor of the step.
-_SEEN = re.compile(r"\b(?:in|out|t)\d+\b")
+# What a block reads and writes beside the state: an input, an output, a tensor of the step, a window that slides.
+_SEEN = re.compile(r"\b(?:in|out|t|s)\d+\b")
 
 
 @dataclass(frozen=True)

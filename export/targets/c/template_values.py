@@ -17,7 +17,7 @@ from rnn_export.export.targets.c.code_builder import CodeBuilder
 from rnn_export.export.targets.c.notation import array_literal
 from rnn_export.export.targets.c.parts import Parts, words
 from rnn_export.export.targets.c.phases import phase_values
-from rnn_export.export.targets.c.tensors import CTensor
+from rnn_export.export.targets.c.tensors import CTensor, Slide
 from rnn_export.export.targets.c.weights import Weights
 from rnn_export.runtime.build.compiler import FLAGS
 from rnn_export.runtime.build.names import C_TYPES, identifiers
@@ -34,7 +34,7 @@ def initial_statements(spec: StreamSpec, initial: Arrays, weights: Weights) -> s
         value = np.asarray(initial[state.name])
         if value.any():
             source = weights.name_of(value.astype(np.bool_) if state.dtype == "bool" else value)
-            lines.append(f"memcpy(state->{member}, {source}, sizeof state->{member});")
+            lines.append(f"memcpy(state->{member}, {source}, {value.size} * sizeof *state->{member});")
         else:
             lines.append(f"memset(state->{member}, 0, sizeof state->{member});")
     return _block(lines or ["memset(state, 0, sizeof *state);"])
@@ -49,13 +49,22 @@ def template_values(
     `batch` is the step of several streams, or why there is none.
     """
     declarations, stack = code.declarations()
+    slides = {slide.member.removeprefix("state->"): slide for slide in code.slides.values()}
+    declarations += [f"float *const {slide.pointer} = {slide.now};" for slide in slides.values()]
     statements = [*_timed(code), *_results(spec, code, results), [f"    RNN_TOOK({len(code.written)})"]]
     step = "\n".join(chain.from_iterable(statements))
     batch_text = "" if isinstance(batch, str) else batch.text
     names = identifiers([s.name for s in spec.states])
     members = enumerate(zip(names, spec.states, strict=True))
     states = [
-        {"i": i, "member": member, **_array(state, state.row), "packed": _packed(state)}
+        {
+            "i": i,
+            "member": member,
+            "macro": member.upper(),
+            **_array(state, state.row),
+            "packed": _packed(state),
+            **_slide(slides.get(member), list(slides).index(member) if member in slides else None),
+        }
         for i, (member, state) in members
     ]
     operators = [{"layer": printable(module_of(node)), "type": node.op_type} for node, _ in code.written]
@@ -70,6 +79,7 @@ def template_values(
     seen = [name for phase in code.phases for name in phase.seen(weights)]
     parts = Parts("rnn_part{}(state, ", declarations, statements, types, weights, seen)
     types |= {name: f"{c_type} *" for name, c_type in code.variables().items()}
+    types |= dict.fromkeys(code.slides, "float *")
     return {
         "precision": code.precision,
         "version": __version__,
@@ -89,6 +99,7 @@ def template_values(
         "weights_bytes": len(blob),
         "weights_sum": f"{zlib.crc32(blob) ^ 0xFFFFFFFF:08x}",
         "states": states,
+        "slides": len(slides),
         "two_ways": code.two_ways,
         "memoryless": not states and weights.embedded and not code.two_ways,
         "init": init,
@@ -182,6 +193,11 @@ def _packed(state: StateSpec) -> str:
     return f": {lie}" if lie else ""
 
 
+def _slide(slide: Slide | None, number: int | None) -> Values:
+    """Of a state: its number among those that slide, and the values behind it in its memory."""
+    return {"slides_on": slide is not None, "slide": number, "room": 0 if slide is None else slide.room}
+
+
 def _port_values(ports: Sequence[Values]) -> Values:
     """The ports, and what C says of all of them in one line."""
     inputs, outputs = ([port for port in ports if port["way"] == way] for way in ("in", "out"))
@@ -208,12 +224,14 @@ def _port_values(ports: Sequence[Values]) -> Values:
 
 def _results(spec: StreamSpec, code: CodeBuilder, results: Sequence[CTensor]) -> Iterator[list[str]]:
     """The statements that put each output and next state in its place."""
-    members = identifiers([s.name for s in spec.states])
-    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(f"state->{member}" for member in members)]
+    pointers = {slide.member: slide.pointer for slide in code.slides.values()}
+    moved = {slide.pointer: slide.now for slide in code.slides.values()}
+    members = [f"state->{member}" for member in identifiers([s.name for s in spec.states])]
+    targets = [*(f"out{i}" for i in range(len(spec.outputs))), *(pointers.get(member, member) for member in members)]
     for target, result in zip(targets, results, strict=True):
         if target in code.shifts:
             yield [f"    {line}" for line in code.shifts[target].statements()]
-        elif result.address != target:
+        elif result.address not in (target, moved.get(target)):
             yield [f"    memcpy({target}, {result.address}, {result.size} * sizeof({result.c_type}));"]
 
 

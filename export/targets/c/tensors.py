@@ -43,12 +43,48 @@ class CTensor:
 
 
 @dataclass(frozen=True)
+class Slide:
+    """A state of `size` values that moves on by `step` values over memory with room for `steps` steps behind it.
+
+    In C, `member` is that memory, `front` the values before the state there, and `pointer` where it begins.
+    """
+
+    member: str
+    front: str
+    pointer: str
+    size: int
+    step: int
+    steps: int
+
+    @property
+    def room(self) -> int:
+        return self.steps * self.step
+
+    @property
+    def now(self) -> str:
+        """Where it begins at any time in the step; `pointer` is where it did at first."""
+        return f"({self.member} + {self.front})"
+
+    def moved(self) -> list[str]:
+        """Move on, where there is room; else back to where the memory begins, without what leaves."""
+        count = self.size - self.step
+        line = f"RNN_EACH({count}, {{ rnn_store_part({self.member} + i, rnn_load_part(from + i, m), m); }});"
+        lines = [f"if ({self.front} == {self.room}) {{", f"    const float *const from = {self.pointer} + {self.step};"]
+        return [*lines, f"    {line}", f"    {self.front} = 0;", "} else", f"    {self.front} += {self.step};"]
+
+
+@dataclass(frozen=True)
 class Shift:
-    """A whole state, what enters it at its end, in scratch memory, and along which axis."""
+    """A whole state, what enters it at its end, in scratch memory, along which axis, and how it slides if it does.
+
+    One whose next state is `read` in the step has moved by then, and not at the end.
+    """
 
     state: CTensor
     entering: CTensor
     axis: int
+    slide: Slide | None = None
+    read: bool = False
 
     def joined(self) -> CTensor:
         """Both as one array, which lies nowhere."""
@@ -64,12 +100,19 @@ class Shift:
         return f"{self.entering.address}[({row}) * {new} + {at - length}]"
 
     def statements(self) -> list[str]:
-        """Move the state: all of it as one row of values, and then what enters over what came from the next row."""
+        """Move the state: all of it as one row of values, and then what enters over what came from the next row.
+
+        One that slides stays where it is in most steps, and begins further on in its memory.
+        """
         x = self.entering
         inner = math.prod(self.state.shape[self.axis + 1 :])
         row, new, size = self.state.shape[self.axis] * inner, x.shape[self.axis] * inner, self.state.size
         state = self.state.address
-        lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
+        if self.slide is None:
+            lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
+        else:
+            lines = self.slide.moved()
+            state = self.slide.now
         lines += [f"for (int o = 0; o < {size // row}; o++)", f"    for (int i = 0; i < {new}; i++)"]
         return [*lines, f"        {state}[o * {row} + {row - new} + i] = {x.address}[o * {new} + i];"]
 

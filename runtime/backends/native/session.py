@@ -1,7 +1,6 @@
 """A compiled step as a session: its functions, its streams and pools, whose states lie in structs of the step's own."""
 
 import ctypes
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,7 +11,7 @@ import numpy as np
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable
 from rnn_export.runtime.backends.api import Session, StateStore, StreamBuffers
-from rnn_export.runtime.backends.c_step import check_indices, row_buffer, row_shape
+from rnn_export.runtime.backends.c_step import StatePlaces, check_indices, row_buffer, row_shape
 from rnn_export.runtime.backends.native.team import Team
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 
@@ -68,14 +67,15 @@ class CompiledStep:
     def check_indices(self, what: str, inputs: Mapping[str, Array]) -> None:
         check_indices("native", self.table_rows, what, inputs)
 
-    def state_views(self, structs: Array, stride: int, count: int) -> dict[str, Array]:
-        """Each state of `count` streams (count, ...), where it lies in structs that are `stride` bytes apart."""
-        views = {}
-        for number, state in enumerate(self.spec.states):
-            dtype, offset = np.dtype(state.dtype), int(self.call.rnn_state_offset(number))
-            inner = [dtype.itemsize * math.prod(state.row[axis + 1 :]) for axis in range(len(state.row))]
-            views[state.name] = np.ndarray((count, *state.row), dtype, structs.data, offset, (stride, *inner))
-        return views
+    @cached_property
+    def places(self) -> StatePlaces:
+        """Where a struct has the states."""
+        try:
+            front = self.call.rnn_state_front
+        except AttributeError:  # compiled by an rnn-export whose windows stayed in their place
+            return StatePlaces(self.spec, self.call.rnn_state_offset, lambda number: 0)
+        front.restype, front.argtypes = SIZE, (SIZE,)
+        return StatePlaces(self.spec, self.call.rnn_state_offset, front)
 
 
 class NativeBuffers(StreamBuffers):
@@ -86,12 +86,11 @@ class NativeBuffers(StreamBuffers):
         self.inputs = {t.name: row_buffer(t, batch, spec.chunk) for t in spec.inputs}
         self.outputs = {t.name: row_buffer(t, batch, spec.chunk) for t in spec.outputs}
         stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // LINE)) * LINE
-        self.structs = aligned(batch * stride)
+        self.structs = aligned(batch * stride).reshape(batch, stride)
         # The first struct, the bytes from row to row, and the rows.
         self.place = int(self.structs.ctypes.data), stride, batch
         for row in range(batch):
             compiled.init(self.place[0] + row * stride)
-        self.states = compiled.state_views(self.structs, stride, batch)
         self.compute = self.call_of(list(self.inputs.values()), list(self.outputs.values()), 1)
 
     def call_of(self, inputs: list[Array], outputs: list[Array], steps: int) -> Callable[[], None]:
@@ -132,11 +131,10 @@ class NativeBuffers(StreamBuffers):
         return {t.name: _by_time(a, t, spec) for t, a in zip(spec.outputs, results, strict=True)}
 
     def read(self) -> dict[str, Array]:
-        return {name: np.array(view, order="C") for name, view in self.states.items()}
+        return self.compiled.places.read(self.structs)
 
     def write(self, states: Mapping[str, Array]) -> None:
-        for name, view in self.states.items():
-            view[...] = states[name]
+        self.compiled.places.write(self.structs, states)
 
 
 class NativeStateStore(StateStore):
@@ -171,7 +169,7 @@ class NativeStateStore(StateStore):
         kept = min(len(before) - 1, count)
         structs[:kept] = before[:kept]
         structs[kept:] = before[-1]
-        self.structs, self.states = structs, self.compiled.state_views(structs, self.stride, count)
+        self.structs = structs
 
     def _allocate(self, count: int) -> Array:
         return aligned(count * self.stride).reshape(count, self.stride)
@@ -221,11 +219,10 @@ class NativeStateStore(StateStore):
             self.before = None
 
     def read(self, slots: Array) -> dict[str, Array]:
-        return {name: view[slots] for name, view in self.states.items()}
+        return self.compiled.places.read(self.structs[slots])
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
-        for name, view in self.states.items():
-            view[slots] = states[name]
+        self.compiled.places.write(self.structs, states, slots)
 
 
 class NativeSession(Session):

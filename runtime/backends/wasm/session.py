@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import wasmtime
 from rnn_export.arrays import Array
 from rnn_export.errors import BackendUnavailable, StreamError
 from rnn_export.runtime.backends.api import Session, StreamBuffers, UndoingStore, rows_with_nan
-from rnn_export.runtime.backends.c_step import check_indices, contract_sha256, row_buffer, row_shape
+from rnn_export.runtime.backends.c_step import StatePlaces, check_indices, contract_sha256, row_buffer, row_shape
 from rnn_export.spec import BATCH, StreamSpec
 
 # Bytes that an address is a multiple of, and in a pool the start of a struct; those of a page, and of a pointer.
@@ -109,7 +109,9 @@ class WasmSession(Session):
             why = "was compiled for other names, types or sizes than the contract says"
             raise BackendUnavailable(f"model.wasm {why}: build it again, rnn-export build --target wasm --rebuild.")
         self.stride = max(1, -(-first.call("rnn_state_bytes") // ALIGNED)) * ALIGNED
-        self.offsets = [first.call("rnn_state_offset", i) for i in range(len(spec.states))]
+        offset, front = partial(first.call, "rnn_state_offset"), partial(first.call, "rnn_state_front")
+        # An rnn-export whose windows stayed in their place wrote no such function.
+        self.places = StatePlaces(spec, offset, front if "rnn_state_front" in first.exports else lambda number: 0)
         rows = {t.name: first.call("rnn_input_rows", i) for i, t in enumerate(spec.inputs)}
         self.table_rows = {name: n for name, n in rows.items() if n}
 
@@ -127,15 +129,6 @@ class WasmSession(Session):
     def structs(self, count: int) -> Array:
         """So many of them, (count, stride)."""
         return np.tile(self.beginning, (count, 1))
-
-    def state_views(self, structs: Array) -> dict[str, Array]:
-        """Each state of structs (count, stride) where it lies, (count, ...)."""
-        views = {}
-        for offset, state in zip(self.offsets, self.spec.states, strict=True):
-            nbytes = math.prod(state.row) * np.dtype(state.dtype).itemsize
-            cut = structs[:, offset : offset + nbytes]
-            views[state.name] = cut.view(state.dtype).reshape(len(structs), *state.row)
-        return views
 
     def stream_buffers(self, batch: int) -> WasmBuffers:
         return WasmBuffers(self, batch)
@@ -164,12 +157,11 @@ class WasmBuffers(StreamBuffers):
         self.frames += self.chunk
 
     def read(self) -> dict[str, Array]:
-        return {name: np.array(view, order="C") for name, view in self.session.state_views(self.structs).items()}
+        return self.session.places.read(self.structs)
 
     def write(self, states: Mapping[str, Array]) -> None:
         structs = self.structs.copy()
-        for name, view in self.session.state_views(structs).items():
-            view[...] = states[name]
+        self.session.places.write(structs, states)
         self.structs = structs
 
 
@@ -199,7 +191,7 @@ class WasmStateStore(UndoingStore):
         arrays, after = self.places.step(rows, before)
         named = zip(self.spec.outputs, arrays, strict=True)
         outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in named}
-        nan_rows = rows_with_nan(self.spec, outputs, self.session.state_views(after).values())
+        nan_rows = rows_with_nan(self.spec, outputs, self.session.places.read(after).values())
         self.keep(slots, before, after)
         return outputs, nan_rows
 
@@ -207,8 +199,7 @@ class WasmStateStore(UndoingStore):
         self.structs[rows] = states
 
     def read(self, slots: Array) -> dict[str, Array]:
-        return {name: np.array(view[slots]) for name, view in self.session.state_views(self.structs).items()}
+        return self.session.places.read(self.structs[slots])
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
-        for name, view in self.session.state_views(self.structs).items():
-            view[slots] = states[name]
+        self.session.places.write(self.structs, states, slots)

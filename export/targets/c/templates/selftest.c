@@ -62,7 +62,12 @@ int main(int argc, char **argv)
 //@end outputs
 //@each states
     for (int j = 0; j < $size; j++)
+//@if slides_on
+        compare(&of_state$i, (double)NAME_${macro}_AT(&state)[j], (double)golden_state$i[j]);
+//@end slides_on
+//@unless slides_on
         compare(&of_state$i, (double)state.$member[j], (double)golden_state$i[j]);
+//@end slides_on
 //@end states
 #ifdef GOLDEN_ENDS
     for (int e = 0, at = 0; e < GOLDEN_ENDS; e++) {

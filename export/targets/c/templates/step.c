@@ -42,6 +42,9 @@ void name_init(name_state *state, const void *given)
 {
     const char *const weights = (const char *)given;
 $init
+//@if slides
+    memset(state->front, 0, sizeof state->front);
+//@end slides
 //@if two_ways
     state->way = 0;
 //@end two_ways
@@ -52,6 +55,9 @@ $init
 void name_init(name_state *state)
 {
 $init
+//@if slides
+    memset(state->front, 0, sizeof state->front);
+//@end slides
 //@if two_ways
     state->way = 0;
 //@end two_ways

@@ -51,8 +51,16 @@ typedef struct {
     const void *weights; /**< as given to init */
 //@end weights_file
 //@each states
+//@if slides_on
+    $type $member[$size + $room]; /**< $label $shape$packed: where NAME_${macro}_AT says */
+//@end slides_on
+//@unless slides_on
     $type $member[$size]; /**< $label $shape$packed */
+//@end slides_on
 //@end states
+//@if slides
+    uint32_t front[$slides]; /**< values before each of the windows that move along over the memory that they have */
+//@end slides
 //@if two_ways
     unsigned char way; /**< which way the next step reads weights: no result depends on it */
 //@end two_ways
@@ -63,6 +71,14 @@ typedef struct {
 
 /** Bytes of the memory of one stream. */
 #define NAME_STATE_BYTES sizeof(name_state)
+//@each states
+//@if slides_on
+/** Where in the memory of a stream the $size values of $label lie, until its next step. */
+#define NAME_${macro}_AT(state) ((state)->$member + (state)->front[$slide])
+/** Which of `front` is of it. */
+#define NAME_${macro}_FRONT $slide
+//@end slides_on
+//@end states
 
 //@if weights_file
 #if defined(ARDUINO) || defined(ESP_PLATFORM) || defined(__ZEPHYR__) || defined(NAME_WEIGHTS_EMBEDDED)

@@ -8,7 +8,7 @@ const LINE = 64, PAGE = 65536, POINTER = 4;
 
 /** A loaded module. `contract` is the content of model.json, `weights` that of weights.bin where there is one. */
 export class Model {
-  #exports; #free = []; #end; #weights = 0; #views = new Map(); #buffer; #inputs; #outputs; #stride; #offsets; #tables;
+  #exports; #free = []; #end; #weights = 0; #views = new Map(); #buffer; #inputs; #outputs; #stride; #offsets; #fronts; #tables;
 
   constructor(instance, contract, weights) {
     this.contract = contract;
@@ -34,6 +34,7 @@ export class Model {
     this.#outputs = { ports: ports.slice(inputs.length), pointers: pointers + POINTER * inputs.length };
     this.#stride = Math.max(1, Math.ceil(this.#exports.rnn_state_bytes() / LINE)) * LINE;
     this.#offsets = states.map((_, i) => this.#exports.rnn_state_offset(i));
+    this.#fronts = states.map((_, i) => this.#exports.rnn_state_front(i));
     this.#tables = inputs.map((_, i) => this.#exports.rnn_input_rows(i));
   }
 
@@ -50,8 +51,15 @@ export class Model {
       step: (at) => this.#exports.rnn_step(at, this.#inputs.pointers, this.#outputs.pointers),
       output: (i) => this.#view(this.#outputs.ports[i]),
       memory: (at) => new Uint8Array(this.#memory, at, this.#stride),
-      state: (at, i) => new Uint8Array(this.#memory, at + this.#offsets[i], bytesOf(this.contract.states[i])),
+      state: (at, i) => this.#state(at, i),
     });
+  }
+
+  /** The bytes of state `i` of the struct at `at`: a window that moves along begins some values behind its offset. */
+  #state(at, i) {
+    const tensor = this.contract.states[i], bytes = bytesOf(tensor), front = this.#fronts[i];
+    const before = front ? new Uint32Array(this.#memory, at + front, 1)[0] : 0;
+    return new Uint8Array(this.#memory, at + this.#offsets[i] + before * (bytes / tensor.size), bytes);
   }
 
   get #memory() { return this.#exports.memory.buffer; }

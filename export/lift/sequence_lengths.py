@@ -1,0 +1,84 @@
+"""Lengths of sequences that a model takes beside them: a stream has none, and every row all of its frames."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnn_export.export.lift.layers.bare_layers import Wrapped
+from rnn_export.export.lift.program.bound_lengths import Lengths, WithLengths
+from rnn_export.export.lift.program.results import OutputRef, result_parts
+from rnn_export.export.lift.program.script_modules import signature_of
+
+# What an argument that holds lengths has in its name.
+NAMED = "len"
+WHOLE = (torch.int64, torch.int32)
+
+
+def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
+    """`call` without the arguments that hold the lengths of sequences, which are as long as their tensors say."""
+    try:
+        signature = signature_of(call.model)
+        given = dict(signature.bind_partial(*call.example).arguments)
+    except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
+        return call
+    found = {name: lengths for name in given if name not in states and (lengths := _lengths(name, given)) is not None}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if not found or any(signature.parameters[name].kind not in by_name for name in given):
+        return call
+    left = [p for name, p in signature.parameters.items() if name not in found]
+    dropped = _that_follow(call, given, found)
+    model = WithLengths(call.model, found, dropped, signature.replace(parameters=left))
+    bound = model.signature.bind_partial()
+    bound.arguments.update({name: value for name, value in given.items() if name not in found})
+    return call if bound.kwargs else replace(call, model=model, example=bound.args)
+
+
+def _lengths(name: str, given: Mapping[str, Any]) -> Lengths | None:
+    """What `given[name]` is, where it holds the lengths of an input before it."""
+    value = given[name]
+    if NAMED not in name.lower() or not isinstance(value, Tensor) or value.dim() != 1 or not len(value):
+        return None
+    if bool((value != value[0]).any()):
+        return None
+    for other, x in given.items():
+        if other == name:
+            return None
+        if not isinstance(x, Tensor) or x.dim() < 2 or len(value) not in x.shape[:2]:
+            continue
+        if x.shape[0] == x.shape[1]:  # which of them is the batch, nothing says
+            return None
+        batch = list(x.shape).index(len(value))
+        if value.is_floating_point():
+            return Lengths(other, batch, None, value.dtype) if float(value[0]) == 1 else None
+        times = [axis for axis, size in enumerate(x.shape) if axis != batch and size == int(value[0])]
+        if value.dtype in WHOLE and len(times) == 1:
+            return Lengths(other, batch, times[0], value.dtype)
+    return None
+
+
+def _that_follow(call: Wrapped, given: Mapping[str, Any], found: Mapping[str, Lengths]) -> frozenset[OutputRef]:
+    """The results that are lengths themselves: whole numbers, one for each row, the same for other values of inputs."""
+    rows = {len(given[name]) for name in found}
+
+    def lengths(arguments: Mapping[str, Any]) -> dict[OutputRef, Tensor]:
+        with torch.no_grad():
+            parts = result_parts(copy.deepcopy(call.model)(**copy.deepcopy(dict(arguments))))
+        tensors = {key: value for key, value in parts.items() if isinstance(value, Tensor) and value.dim() == 1}
+        return {key: value for key, value in tensors.items() if value.dtype in WHOLE and len(value) in rows}
+
+    other = {
+        name: torch.randn_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in given.items()
+    }
+    try:
+        first, second = lengths(given), lengths({**other, **{name: given[name] for name in found}})
+    except Exception:  # the user's code may raise anything; what fails is said where it is called next
+        return frozenset()
+    return frozenset(key for key, value in first.items() if key in second and torch.equal(value, second[key]))
