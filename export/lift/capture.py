@@ -38,6 +38,7 @@ from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
+from rnn_export.export.lift.program.resampling import axes_resampled, resample_along
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -53,6 +54,8 @@ TRIES = 3
 # Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
 ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
+# Lengths between two at which a loop shows, at most.
+MOST_BETWEEN = 16
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             reason = cannot_roll(unlike)
             continue
         try:
-            long = flat_graph(module, module.sample(ROWS, lengths[1]), module.dynamic(False), False)
-            samples = module.sample(ROWS, lengths[0]), module.sample(ROWS, lengths[1])
-            rolled = roll(short, long, samples, lengths, _first_time(axes))
+            rolled = _rolled(module, short, lengths)
         except LiftError as error:
             reason = error
             continue
@@ -120,6 +121,33 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
+
+
+def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
+    """The model's loop rolled up, from its graph at the shorter of two lengths; raises LiftError where it cannot be."""
+
+    def unrolled(frames: int) -> fx.GraphModule:
+        return flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)
+
+    first, (few, more) = _first_time(module.axes), lengths
+    samples = module.sample(ROWS, few), module.sample(ROWS, more)
+    long = unrolled(more)
+    axes = axes_resampled(short, long)
+    for graph in (short, long):
+        resample_along(graph, axes)
+    rolled = roll(short, long, samples, lengths, first)
+    frames = range(few + 1, more)
+    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in frames):
+        return rolled
+    # Numbers that follow from the length by steps are those of each length between.
+    between = []
+    for n in frames:
+        resample_along(graph := unrolled(n), axes)
+        between.append((graph, module.sample(ROWS, n)))
+    try:
+        return roll(short, long, samples, lengths, first, between)
+    except LiftError:
+        return rolled
 
 
 def _moves_alike(module: BatchFirst) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
@@ -16,6 +17,9 @@ from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.streaming import LiftedState
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
+
+# Rows of what a step is exported with, one count after the other.
+ROWS = (3, 7, 11)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +79,24 @@ class StreamingModel:
     def program(self, frames: int | None) -> torch.export.ExportedProgram:
         """`module` for any batch, or for `spec.rows`, and for `frames` frames, or any number where that is None."""
         some = 5 * math.lcm(self.spec.chunk, self.spec.largest_every) if frames is None else frames
+        refused: LiftError | None = None
+        for rows in (self.spec.rows,) if self.spec.rows else ROWS:
+            try:
+                return self._program(rows, some, frames)
+            except TraceFailed as error:
+                # So many rows may be another size of the model, by which torch then goes.
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _program(self, rows: int, some: int, frames: int | None) -> torch.export.ExportedProgram:
+        """`program` by an example of so many rows, and of `some` frames."""
         dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
         noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
         tensors, shapes = [], []
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
             like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
-            tensors.append(noise.shaped(like, sized(tensor.shape, self.spec.rows or 3, some)))
+            tensors.append(noise.shaped(like, sized(tensor.shape, rows, some)))
             shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
         return export_program(self.module if frames is None else self.step, tensors, tuple(shapes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,7 +19,7 @@ from rnn_export.export.lift.loops.copies import Join, Loop
 from rnn_export.export.lift.loops.first_iterations import first_iterations
 from rnn_export.export.lift.loops.operands import BodyValue, Scan
 from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value_at
-from rnn_export.export.lift.loops.two_lengths import Alignment, align, cannot_roll, results_of
+from rnn_export.export.lift.loops.two_lengths import Alignment, align, align_between, cannot_roll, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
 from rnn_export.export.lift.program.fx import aten, placeholders, results
 
@@ -30,11 +30,13 @@ def roll(
     samples: tuple[Sequence[Tensor], Sequence[Tensor]],
     lengths: tuple[int, int],
     length_input: tuple[int, int],
+    between: Sequence[tuple[fx.GraphModule, Sequence[Tensor]]] = (),
 ) -> fx.GraphModule:
     """One graph for any length from the graphs of one model at two `lengths`, with `samples` of the inputs of both.
 
     In `long` the loop makes at least one iteration more. `length_input` is an input, and its axis, whose size is the
-    length. Raises LiftError where a loop cannot be rolled up.
+    length. `between` has the graph, and samples, of each length between the two: what it is given, numbers that grow by
+    steps are right at. Raises LiftError where a loop cannot be rolled up.
     """
     # The first copy computes with a memory that may be constant: it is whole if that counts, and else lacks nodes.
     for unlike, constants, by_frame in itertools.product((False, True), (True, False), (False, True)):
@@ -43,7 +45,10 @@ def roll(
             for module, sample in zip((short, long), samples, strict=True)
         )
         try:
-            return _Emitter(here, there, align(here, there, lengths), lengths, length_input).emit()
+            alignment = align(here, there, lengths)
+            others = (Unrolled(module, sample, constants, by_frame, unlike) for module, sample in between)
+            steps = [align_between(here, other, alignment) for other in others]
+            return _Emitter(here, there, alignment, lengths, length_input, steps).emit()
         except LiftError as error:
             reason = error
     raise reason
@@ -66,7 +71,9 @@ class _Emitter:
         alignment: Alignment,
         lengths: tuple[int, int],
         length_input: tuple[int, int],
+        between: Sequence[Mapping[fx.Node, fx.Node]] = (),
     ) -> None:
+        self.between = between
         self.old, self.longer = graph, longer
         self.alignment, self.used = alignment, results_of(graph.graph, alignment)
         self.lengths, self.length_input = lengths, length_input
@@ -114,15 +121,33 @@ class _Emitter:
         there, other_tree = pytree.tree_flatten((other.args, other.kwargs), is_leaf=lambda x: x is None)
         if len(here) != len(there) or str(tree) != str(other_tree):
             raise cannot_roll("its frames are not computed alike")
-        args, kwargs = pytree.tree_unflatten([self._number(a, b) for a, b in zip(here, there, strict=True)], tree)
+        steps = self._between(node, len(here))
+        columns = zip(here, there, *steps, strict=True)
+        numbers = [self._number(a, b, (node, other), [a, *c, b] if c else ()) for a, b, *c in columns]
+        args, kwargs = pytree.tree_unflatten(numbers, tree)
         return args, kwargs
 
-    def _number(self, a: Any, b: Any) -> Any:
-        """`a` at the one length and `b` at the other: itself where they are equal, else a line through both."""
+    def _between(self, node: fx.Node, count: int) -> list[list[Any]]:
+        """The arguments of `node`, one by one, at each length between the two; empty where they are not known."""
+        others = [found.get(node) for found in self.between]
+        leaves = [pytree.tree_leaves((n.args, n.kwargs), is_leaf=lambda x: x is None) for n in others if n is not None]
+        fits = len(leaves) == len(self.between) and all(len(found) == count for found in leaves)
+        return leaves if fits else []
+
+    def _number(self, a: Any, b: Any, at: tuple[fx.Node, fx.Node], steps: Sequence[Any] = ()) -> Any:
+        """`a` at the one length and `b` at the other: itself where they are equal, else a size or a line through both.
+
+        A size of what the nodes `at` take is right at the lengths between, where windows that move by several frames
+        make steps of the line; so are `steps`, the numbers at every length from the one to the other.
+        """
+        if type(a) is int and any(n != a for n in steps) and all(type(n) is int for n in steps):
+            return self._by_steps(steps)
         if type(a) is not int or a == b:
             if type(a) in (bool, float) and a != b:
                 raise cannot_roll("a number in it depends on the length of the sequence")
             return a
+        if (size := self._size_of_taken(a, b, at)) is not None:
+            return size
         short, long = self.lengths
         slope = Fraction(b - a, long - short)
         source, axis = self.length_input
@@ -133,6 +158,35 @@ class _Emitter:
             grown = self.new.call_function(operator.floordiv, (grown, slope.denominator))
         more = a - short * slope.numerator // slope.denominator
         return _Emitted(self.new.call_function(operator.add, (grown, more)) if more else grown)
+
+    def _by_steps(self, numbers: Sequence[int]) -> _Emitted:
+        """What is these numbers from the shorter length to the longer one, and goes on so from there."""
+        call, (short, long) = self.new.call_function, self.lengths
+        period = long - short
+        source, axis = self.length_input
+        length = call(aten.sym_size.int, (self._node(placeholders(self.old.graph)[source]), axis))
+        total: Any = numbers[0]
+        for step, (before, after) in enumerate(itertools.pairwise(numbers), 1):
+            if before != after:
+                # One more from `step` frames on, and then every `period`.
+                periods = call(operator.floordiv, (call(operator.add, (length, period - step - short)), period))
+                total = call(operator.add, (call(operator.mul, (periods, after - before)), total))
+        return _Emitted(total)
+
+    def _size_of_taken(self, a: int, b: int, at: tuple[fx.Node, fx.Node]) -> _Emitted | None:
+        """The size of an axis of an argument, and a constant, which are `a` and `b`; None where there is none."""
+        found: list[tuple[int, fx.Node, int]] = []
+        for node, other in zip(*(n.all_input_nodes for n in at), strict=True):
+            here, there = self.old.values.get(node), self.longer.values.get(other)
+            if isinstance(here, Tensor) and isinstance(there, Tensor):
+                for axis, (few, more) in enumerate(zip(here.shape, there.shape, strict=True)):
+                    if few != more and a - few == b - more:
+                        found.append((a - few, node, axis))
+        if not found:
+            return None
+        more, node, axis = min(found, key=lambda size: abs(size[0]))
+        size = self.new.call_function(aten.sym_size.int, (self._value(node), axis))
+        return _Emitted(self.new.call_function(operator.add, (size, more)) if more else size)
 
     # --- loops
 

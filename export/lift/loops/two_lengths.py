@@ -73,14 +73,42 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
     return Alignment([loop for loop, _ in pairs], owners, counterparts)
 
 
+def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping[fx.Node, fx.Node]:
+    """By node of `short` outside of its loops, the node of the graph of another length that does the same.
+
+    Raises LiftError where the two graphs do not do the same.
+    """
+    begins = {next(i for i in map(short.index.get, loop.copies[0]) if i is not None): loop for loop in known.loops}
+    counterparts: dict[fx.Node, fx.Node] = {}
+    i = j = 0
+    while i < len(short.tokens) or j < len(other.tokens):
+        if (loop := begins.get(i)) is not None:
+            there = next((at for at in loops_at(other, j) if len(at.copies[0]) == len(loop.copies[0])), None)
+            if there is None:
+                raise cannot_roll("its frames are not computed alike")
+            i, j = i + loop.size, j + there.size
+            continue
+        if i >= len(short.tokens) or j >= len(other.tokens) or short.tokens[i].target is not other.tokens[j].target:
+            raise cannot_roll("its frames are not computed alike")
+        counterparts[short.tokens[i]] = other.tokens[j]
+        i, j = i + 1, j + 1
+    for a, b in list(counterparts.items()):
+        _pair_inputs(a, b, counterparts, known.owners)
+    return counterparts
+
+
 def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int) -> tuple[Loop, Loop] | None:
-    """The loop that begins at a token of each graph, if `frames` more frames are so many whole iterations more."""
+    """The loop that begins at a token of each graph, if `frames` more frames are so many whole iterations more.
+
+    A frame may be several iterations, where the loop is behind what makes more frames of each.
+    """
     if start[0] >= len(short.tokens) or start[1] >= len(long.tokens):
         return None
     for here in loops_at(short, start[0]):
         for there in loops_at(long, start[1]):
             iterations = len(there.copies) - len(here.copies)
-            if len(here.copies[0]) == len(there.copies[0]) and iterations > 0 and frames % iterations == 0:
+            whole = iterations > 0 and (frames % iterations == 0 or iterations % frames == 0)
+            if len(here.copies[0]) == len(there.copies[0]) and whole:
                 return here, there
     return None
 

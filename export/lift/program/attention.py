@@ -116,6 +116,13 @@ def _taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Nod
     mask: Any = options.get("attn_mask", given.get("attn_mask"))
     write.at = node
     with module.graph.inserting_before(node):
+        if options.get("enable_gqa", given.get("enable_gqa")):
+            # Heads of queries that share one of keys.
+            heads = [write.value_of(n).shape[-3] for n in (query, key, value)]
+            key, value = (
+                write.call(aten.repeat_interleave.self_int, n, heads[0] // count, -3)
+                for n, count in zip((key, value), heads[1:], strict=True)
+            )
         scores = write.call(aten.matmul.default, query, write.call(aten.transpose.int, key, -2, -1))
         scores = write.call(aten.mul.Scalar, scores, scale)
         if options.get("is_causal", given.get("is_causal")):

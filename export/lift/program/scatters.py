@@ -9,8 +9,10 @@ from torch import fx
 
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
+from rnn_export.export.lift.program.resampling import rate_of
 
 SCATTERS = overloads("slice_scatter select_scatter")
+ZEROS = overloads("zeros new_zeros zeros_like")
 
 
 def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -30,7 +32,7 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     else:
         start, end = given.get("start") or 0, given.get("end")
         if given.get("step", 1) != 1:
-            return None
+            return _interleaved(write, value, piece, axis, start, given["step"])
     end = END if end is None and "index" not in given else end
     if isinstance(end, fx.Node) and _is(write.value_of(end), size):
         end = END
@@ -51,6 +53,19 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     rank = len(write.value_of(node).shape)
     places = write.call(aten.reshape.default, numbers, [-1, *[1] * (rank - 1 - axis % rank)])
     return write.call(aten.where.self, write.call(aten.ge.Scalar, places, start), found, value)
+
+
+def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, start: Any, step: int) -> fx.Node | None:
+    """Every entry of `piece` among `step` - 1 of one number, `start` of which stand before it."""
+    sizes = [write.value_of(n).shape[axis] for n in (piece, value)]
+    fill = value.args[1] if _is_full(value) else 0 if value.target in ZEROS else None
+    if fill is None or not isinstance(start, int) or not 0 <= start < step or rate_of(*sizes) != step:
+        return None
+    axis %= len(write.value_of(value).shape)
+    each = write.call(aten.unsqueeze.default, piece, axis + 1)
+    pads = [0, 0] * (len(write.value_of(value).shape) - axis - 1) + [start, step - 1 - start]
+    each = write.call(aten.constant_pad_nd.default, each, pads, fill)
+    return write.call(aten.flatten.using_ints, each, axis, axis + 1)
 
 
 def _is_full(node: fx.Node) -> bool:

@@ -13,13 +13,15 @@ from torch import Tensor, fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
-from rnn_export.export.lift.program.blocks import in_blocks
+from rnn_export.export.lift.program.edges import difference, edged, ended
+from rnn_export.export.lift.program.framed import framed
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.resampling import RESAMPLING, rate_of, resampled
 from rnn_export.export.lift.program.scatters import SCATTERS, joined
 from rnn_export.export.lift.program.signal_of import istft_to_length as istft_to_length
+from rnn_export.export.lift.program.stacked import RESHAPES, stacked
 
 # Below it a sum of windows is taken for 0, as torch does.
 TINY = 1e-11
@@ -203,5 +205,9 @@ RULES = {
     **dict.fromkeys(RESAMPLING, resampled),
     **dict.fromkeys(SCATTERS, joined),
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
-    **_on("view _unsafe_view reshape unflatten.int", in_blocks),
+    **dict.fromkeys(RESHAPES, stacked),
+    **_on("index.Tensor index_select", framed),
+    aten.cat.default: edged,
+    aten.diff.default: difference,
+    aten.slice.Tensor: ended,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -47,4 +48,16 @@ class PositionLengths:
             after = placeholders(self.graph)[-1] if value.op == "placeholder" else value
             with self.graph.inserting_after(after):
                 self._found[key] = self.graph.call_function(aten.sym_size.int, (value, frames))
+        if key not in self._found:
+            self._share(key, node)
         return Length(self._found[key], key) if key in self._found else None
+
+    def _share(self, key: tuple[int, int], before: fx.Node) -> None:
+        """Note a number of frames of which each is several of an input, its own divided by so many, `before` a node."""
+        for (here, there), (value, axis) in self._values.items():
+            if value.op != "placeholder" or here % key[0] or here // key[0] * key[1] != there:
+                continue
+            with self.graph.inserting_before(before):
+                frames = self.graph.call_function(aten.sym_size.int, (value, axis))
+                self._found[key] = self.graph.call_function(operator.floordiv, (frames, here // key[0]))
+            return

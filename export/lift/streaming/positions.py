@@ -30,8 +30,8 @@ from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, n
 from rnn_export.export.lift.streaming.fills import broadcast_fills
 from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
 from rnn_export.export.lift.streaming.position_rows import MetRows
+from rnn_export.export.lift.streaming.position_tables import by_number, going_on, refuse_beyond
 from rnn_export.export.lift.streaming.runs import RecordedRuns, Sample, record
-from rnn_export.export.lift.streaming.time_axis import name_of, refusal
 
 ARANGES = overloads("arange arange.start arange.start_step")
 LOOKING_UP = overloads("embedding index_select")
@@ -82,26 +82,12 @@ def count_positions(
     for node in list(module.graph.nodes):
         counted.visit(node)
     if counted.table is not None:
-        _refuse_beyond(*counted.table, max_frames)
+        refuse_beyond(*counted.table, max_frames)
     if counted.numbers:
         module.graph.eliminate_dead_code()
         module.graph.lint()
         module.recompile()
     return bool(counted.numbers)
-
-
-def _refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
-    """Raise LiftError unless a stream ends before the table that `node` looks up in."""
-    if max_frames is None:
-        raise refusal(
-            node,
-            f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
-            f"end. If streams of {frames} frames at most are meant, say max_frames={frames} (--max-frames {frames}); "
-            f"if one call is one frame of {frames}, time_axis=None (--time-axis none).",
-        )
-    if max_frames > frames:
-        reason = f"{name_of(node)} has a table for {frames} frames: max_frames can be {frames}, not {max_frames}."
-        raise refusal(node, reason)
 
 
 class _Positions:
@@ -134,7 +120,7 @@ class _Positions:
         given = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.of_rows]
         if not isinstance(self.runs.base[node], Tensor):
             return
-        axis = None if node in self.moving else self._axis(node)
+        axis = None if node in self.moving else self._axis(node, alike=bool(given))
         if axis is None or self.met.axis(node) is not None:
             if given:
                 self._meet(node, given)
@@ -142,6 +128,7 @@ class _Positions:
                 self._count_along(node, axis)
             return
         made = self._computed(node, axis) if given else self._source(node, axis)
+        made = made or self._going_on(node, axis)
         if made is not None:
             self.axes[node], self.of_rows[node] = axis, made
 
@@ -153,13 +140,16 @@ class _Positions:
         users = (user for node in constant if self._axis(node) is not None for user in node.users)
         return self.rows_in is not None and any(self.met.has_several(user) for user in users)
 
-    def _axis(self, node: fx.Node) -> int | None:
-        """Where the frames stand in a value that is a function of their numbers; None of any other value."""
+    def _axis(self, node: fx.Node, alike: bool = False) -> int | None:
+        """Where the frames stand in a value that is a function of their numbers; None of any other value.
+
+        Frames that are all `alike` are such where they are computed of numbers.
+        """
         here, there = self.runs.base[node], self.runs.longer[node]
         axes = growing_axes(here, there)
         if len(axes) != 1 or not same(there.narrow(axes[0], 0, here.shape[axes[0]]), here, INITIAL_ROWS):
             return None
-        return None if self._is_alike(node, axes[0]) else axes[0]
+        return axes[0] if alike or not self._is_alike(node, axes[0]) else None
 
     def _is_alike(self, node: fx.Node, axis: int) -> bool:
         value = self.runs.longer[node]
@@ -203,6 +193,16 @@ class _Positions:
         # Where nobody counts, what is beyond the table is its last entry.
         numbers = self._insert(node, aten.clamp.default, numbers, None, entries - 1)
         return self._insert(node, aten.index_select.default, table, axis, numbers)
+
+    def _going_on(self, node: fx.Node, axis: int) -> fx.Node | None:
+        """A value that is looked up for the first frames, and goes on in even steps from these on."""
+        found, length = going_on(self.runs.longer[node], axis), self.lengths.of(node, axis)
+        if found is None or length is None:
+            return None
+        with self.graph.inserting_before(node):
+            made = by_number(self.graph, self._numbers(length, node), *found)
+            order = [*range(1, axis + 1), 0, *range(axis + 1, self.runs.base[node].dim())]
+            return self.graph.call_function(aten.permute.default, (made, order))
 
     def _bound(self, node: fx.Node, frames: int) -> None:
         if self.table is None or frames < self.table[1]:

@@ -133,8 +133,6 @@ def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: 
     info = context.timed(value).by_entry().moving()
     if mirrors.left < 0 or mirrors.right < 0:
         raise refusal(node, f"padding by {mirrors.mode} with a negative number cuts the sequence: cut it before.")
-    if info.layout.axis != context.timed(value).layout.axis or context.timed(value).layout.inner != 1:
-        raise refusal(node, f"padding by {mirrors.mode} where several entries are one frame.")
     node.target, node.args = aten.alias.default, (trim(context, context.alias(value, info, node), 0, node),)
     info = context.timed(args_of(node)[0])
     return replace(info, lag=(info.lag or 0) - mirrors.left, mirrors=mirrors)

@@ -83,6 +83,8 @@ def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if unsupported:
         return unsupported[0]
     context.carried.add(node)
+    # Of what makes more frames of each it runs over every one.
+    frames = [context.alias(x, context.timed(x).by_entry(), node) if context.is_timed(x) else x for x in frames]
     _refuse_other_time(context, node, loop, outside, frames)
     settled = [delay_to_step(context, x, node) for x in frames]
     lag = max(context.timed(x).lag or 0 for x in settled)
@@ -106,7 +108,7 @@ def _refuse_other_time(
     if any(context.is_moving(n) for n in outside):
         raise refusal(node, "its loop over time takes the whole sequence at each frame.")
     for x, path in zip(frames, loop.scans, strict=True):
-        if context.time_axis(x) != path[0][1] or context.timed(x).layout.inner != 1:
+        if context.time_axis(x) != path[0][1]:
             raise refusal(node, "its loop does not run over the frames of the input.")
     if len({context.timed(x).rate for x in frames}) > 1:
         raise refusal(node, "its loop takes values of different rates over time.")

@@ -1,0 +1,77 @@
+"""Values by the number of a frame that stand in a table: one that ends, or one that goes on in even steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.streaming.time_axis import name_of, refusal
+
+# Frames that are seen, at least; of so many of them one is of the first ones, which are unlike the others.
+SEEN, FEW = 8, 4
+
+
+def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
+    """(K, ...) of the first frames of `value`, and its step from frame to frame from then on, None for none at all.
+
+    None where it does not go on in even steps: a block of positions does, (T, W) of `arange(T * W)`, and a mask whose
+    first frames alone are unlike the others.
+    """
+    rows = value.movedim(axis, 0)
+    if len(rows) < SEEN:
+        return None
+    steps: Tensor | None = None
+    if value.dtype == torch.bool or value.is_floating_point():
+        is_even = (rows == rows[-1:]).flatten(1).all(1)
+    elif value.dtype == torch.int64:
+        steps = rows[1:] - rows[:-1]
+        is_even = (steps == steps[-1:]).flatten(1).all(1)
+    else:
+        return None
+    unlike = (~is_even).nonzero()
+    # Up to the first frame of those that go on evenly.
+    first = int(unlike[-1]) + 2 if len(unlike) else 1
+    step = None if steps is None or not steps[-1].any() else steps[-1]
+    if first * FEW > len(rows) or (first == 1 and step is None):
+        return None
+    return rows[:first], step
+
+
+def by_number(graph: fx.Graph, numbers: fx.Node, table: Tensor, step: Tensor | None) -> fx.Node:
+    """What `going_on` found, of frames of these numbers, (frames, ...); at the insertion point."""
+    call = graph.call_function
+    made: fx.Node | None = None
+    if len(table) > 1:
+        first = call(aten.clamp.default, (numbers, None, len(table) - 1))
+        made = call(aten.index_select.default, (_constant(graph, table), 0, first))
+        numbers = call(aten.sub.Tensor, (numbers, first))
+    if step is not None:
+        more = call(aten.reshape.default, (numbers, [-1, *[1] * step.dim()]))
+        more = call(aten.mul.Tensor, (more, _constant(graph, step)))
+        made = call(aten.add.Tensor, (more, made or _constant(graph, table[0])))
+    assert made is not None
+    return made
+
+
+def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
+    module: Any = graph.owning_module
+    name = f"_position_{sum(n.startswith('_position_') for n, _ in module.named_buffers())}"
+    module.register_buffer(name, value.contiguous())
+    return graph.get_attr(name)
+
+
+def refuse_beyond(node: fx.Node, frames: int, max_frames: int | None) -> None:
+    """Raise LiftError unless a stream ends before the table that `node` looks up in."""
+    if max_frames is None:
+        raise refusal(
+            node,
+            f"{name_of(node)} looks up each frame by its number, in a table for {frames} frames, but a stream has no "
+            f"end. If streams of {frames} frames at most are meant, say max_frames={frames} (--max-frames {frames}); "
+            f"if one call is one frame of {frames}, time_axis=None (--time-axis none).",
+        )
+    if max_frames > frames:
+        reason = f"{name_of(node)} has a table for {frames} frames: max_frames can be {frames}, not {max_frames}."
+        raise refusal(node, reason)
