@@ -20,7 +20,6 @@ CONVERTER = "a net under a library that writes or checks what it is given: no st
 MISSING = "a package is missing, which none is where tests run"
 # By file, and words of the message: why no test's process meets it.
 NETS = {
-    ("export/lift/api.py", "an output depends on later frames"): SOONER,
     ("export/lift/kept.py", "in a way that was not followed"): "a memory behind more memories than there are rounds",
     ("export/lift/capture.py", "the model fails on sequences of each length tried"): SOONER,
     ("export/lift/capture.py", "BoundedAxis(port, axis, frames, ELSE)"): "one of three tries, of which another is told",
