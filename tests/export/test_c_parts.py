@@ -32,7 +32,7 @@ def written(name, lines, beside):
 def test_what_one_function_gives(name, beside, tmp_path):
     files, spec = written(name, 6, beside)
     text = files["net.c"].decode()
-    functions = re.findall(r"^static RNN_APART void (rnn_(?:rows_)?part\d+)\(", text, re.MULTILINE)
+    functions = re.findall(r"^static RNN_PIECE void (rnn_(?:rows_)?part\d+)\(", text, re.MULTILINE)
     assert len(functions) == len(set(functions)) >= 4
     whole = written(name, 10**9, beside)[0]
     assert "rnn_part" not in whole["net.c"].decode()
@@ -69,7 +69,7 @@ def test_each_is_as_long_as_it_must_be():
     assert made.declarations == declarations
     assert made.functions[1] == {
         "number": 1,
-        "parameters": "float *RNN_RESTRICT scratch, const float *in0",
+        "parameters": "float *RNN_APART scratch, const float *in0",
         "text": "\n".join(["    float *const t0 = scratch + 4;", *chain.from_iterable(operators[4:8])]),
     }
     short = parts.Parts("part{}(", declarations, operators[:6], {"in0": "const float *"}, weights_module.Weights())

@@ -60,7 +60,7 @@ class Parts:
         if self._weights.reads_file("\n".join(run)):
             given["weights"] = "const char *"
         # All of a step's floats are apart from what it is given.
-        parameters = [f"{c_type}{'RNN_RESTRICT ' * (name == 'scratch')}{name}" for name, c_type in given.items()]
+        parameters = [f"{c_type}{'RNN_APART ' * (name == 'scratch')}{name}" for name, c_type in given.items()]
         text = "\n".join([*(f"    {line}" for line in pointers), *run])
         yield f"    {self._call.format(len(self.functions))}{', '.join(given)});"
         self.functions.append({"number": len(self.functions), "parameters": ", ".join(parameters), "text": text})

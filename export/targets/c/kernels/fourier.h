@@ -5,11 +5,6 @@
  * product of those before, are the transform, in order. `w` has for each k from 1 on the real parts for all p, and then
  * the imaginary ones.
  */
-#if defined(__GNUC__) || defined(_MSC_VER)
-#define RNN_APART __restrict
-#else
-#define RNN_APART
-#endif
 #define RNN_FFT_PASS \
     const float *RNN_APART a, const float *RNN_APART b, int m, int s, const float *RNN_APART w, float *RNN_APART c, float *RNN_APART d
 

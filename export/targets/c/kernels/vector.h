@@ -30,15 +30,18 @@
 #if defined(__GNUC__)
 #define RNN_INLINE static inline __attribute__((always_inline, unused))
 #define RNN_ONCE static __attribute__((unused))
-#define RNN_APART __attribute__((noinline))
-#define RNN_RESTRICT __restrict__
+#define RNN_PIECE __attribute__((noinline))
 #define RNN_ALIGNED __attribute__((aligned(64)))
 #else
 #define RNN_INLINE static inline
 #define RNN_ONCE static
-#define RNN_APART
-#define RNN_RESTRICT
+#define RNN_PIECE
 #define RNN_ALIGNED
+#endif
+#if defined(__GNUC__) || defined(_MSC_VER)
+#define RNN_APART __restrict
+#else
+#define RNN_APART
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
 /* Vectors are arguments of inlined functions alone, so how they would be passed does not matter. */

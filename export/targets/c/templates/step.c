@@ -65,7 +65,7 @@ $init
 //@end weights_file
 
 //@each parts
-static RNN_APART void rnn_part$number(name_state *state, $parameters)
+static RNN_PIECE void rnn_part$number(name_state *state, $parameters)
 {
     (void)state;
 $text
@@ -190,7 +190,7 @@ $batch_weights
 
 //@end batch_weights
 //@each batch_parts
-static RNN_APART void rnn_rows_part$number($parameters)
+static RNN_PIECE void rnn_rows_part$number($parameters)
 {
 $text
 }
