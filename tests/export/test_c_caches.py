@@ -4,9 +4,8 @@ from unittest import mock
 
 import pytest
 
-from ..runtime.graphs import state, tensor  # noqa: TID252
-from .c_models import model, written
-from .test_c_windows import CONV, ENDS, JOIN, follows, kernels
+from .c_models import written
+from .c_windows import CONV, JOIN, follows, kernels, window
 
 STEPS = 70
 CUT = ("Slice", ["h", "[1]", "end", "two"], ["rest"], {})
@@ -55,11 +54,7 @@ def small_ones_slide():
 @pytest.mark.parametrize("form", FORMS)
 def test_a_cache_is_what_onnx_runtime_has(form):
     nodes, x, h, y, w, copies = FORMS[form]
-    outputs = [tensor("y", "batch", *y)]
-    if "old" in nodes[-1][2]:
-        outputs.append(tensor("old", "batch", *h))
-    constants = {**ENDS, "b": kernels(y[0])} | ({} if w is None else {"w": w})
-    made = model(nodes, [state("h", *h)], [tensor("x", "batch", *x)], outputs, **constants)
+    made = window(nodes, x, h, y, w)
     text = written(made)["hand.c"].decode().partition("#ifdef HAND_ROWS")[0]
     kept = text[text.index("outputs and states") :] if "outputs and states" in text else text
     assert kept.count("memcpy(state->h, ") + kept.count("memcpy(s0, ") - ("memcpy(state->h, W" in text) == copies

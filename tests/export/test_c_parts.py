@@ -75,3 +75,11 @@ def test_each_is_as_long_as_it_must_be():
     short = parts.Parts("part{}(", declarations, operators[:6], {"in0": "const float *"}, weights_module.Weights())
     assert not short.functions
     assert short.declarations == declarations[:2]
+
+
+def test_what_goes_from_state_to_state_stays():
+    """A function of it would be given nothing."""
+    moves = [["    state->a[0] = state->b[0];"]] * (3 * parts.LINES)
+    made = parts.Parts("part{}(", [], moves, {}, weights_module.Weights())
+    assert not made.functions
+    assert made.statements == list(chain.from_iterable(moves))

@@ -10,14 +10,14 @@ from ..native.quality import FAST, lay_out, run  # noqa: TID252
 from ..runtime.graphs import state, tensor  # noqa: TID252
 from .c_models import model, written
 from .c_streams import Streams, main_of
+from .c_windows import CONV, ENDS, JOIN, MOVE, MOVE_2, follows, kernels, window
 from .test_c_team import MAIN
-from .test_c_windows import CONV, ENDS, JOIN, MOVE, MOVE_2, follows, kernels
 
 STEPS = 70
 BETWEEN = [
-    ("Concat", ["h", "x"], ["all"], {"axis": 2}),
-    ("Slice", ["all", "[1]", "end", "two"], ["h.next"], {}),
-    ("ReduceMax", ["all", "two_of_one"], ["y"], {"keepdims": 1}),
+    JOIN,
+    MOVE,
+    ("ReduceMax", ["all", "two"], ["y"], {"keepdims": 1}),
 ]
 FIRST = [
     ("Concat", ["h", "x"], ["all"], {"axis": 1}),
@@ -50,12 +50,7 @@ def small_ones_slide():
 
 
 def formed(form):
-    nodes, x, h, y, w, _ = FORMS[form]
-    outputs = [tensor("y", "batch", *y)]
-    if "old" in nodes[-1][2]:
-        outputs.append(tensor("old", "batch", *h))
-    constants = {**ENDS, "two_of_one": np.array([2]), "b": kernels(y[0])} | ({} if w is None else {"w": w})
-    return model(nodes, [state("h", *h)], [tensor("x", "batch", *x)], outputs, **constants)
+    return window(*FORMS[form][:-1])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -65,6 +60,15 @@ def test_a_window_is_what_onnx_runtime_has(form):
     memory = f"float h[{size} + {steps * entering}];" if steps else f"float h[{size}];"
     assert memory in written(made)["hand.h"].decode()
     follows(made, STEPS)
+
+
+@pytest.mark.parametrize("form", ["dilated", "time between", "the old state is an output"])
+def test_a_step_in_parts(form):
+    """Each part finds the window where the step did."""
+    with mock.patch("rnn_export.export.targets.c.parts.LINES", 2):
+        made = formed(form)
+        assert "rnn_part0(state, " in written(made)["hand.c"].decode()
+        follows(made, STEPS)
 
 
 def test_several_move_back_at_different_steps():

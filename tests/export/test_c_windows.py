@@ -3,27 +3,15 @@
 import re
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from ..runtime.graphs import state, tensor  # noqa: TID252
-from .c_models import model, step_of, written
+from .c_models import model, written
+from .c_windows import CONV, ENDS, JOIN, MOVE, MOVE_2, follows, kernels, window
 
 STEPS = 14
 MOVED = "state->h[i] = state->h[i + "
-ENDS = {"end": np.array([2**63 - 1]), "two": np.array([2]), "last": np.array([-1]), "-3": np.array([-3])}
-RANDOM = np.random.default_rng(0)
-
-
-def kernels(*shape: int) -> np.ndarray:
-    return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-JOIN = ("Concat", ["h", "x"], ["all"], {"axis": 2})
-MOVE = ("Slice", ["all", "[1]", "end", "two"], ["h.next"], {})
-MOVE_2 = ("Slice", ["all", "two", "end", "last"], ["h.next"], {})
 KEEP_3 = ("Slice", ["all", "-3", "end", "last"], ["h.next"], {})
-CONV = ("Conv", ["all", "w", "b"], ["y"], {})
 # Nodes; the shapes of x, h and y; the kernels; and whether h moves in its place.
 FORMS = {
     "conv": ([JOIN, MOVE, CONV], (4, 1), (4, 2), (3, 1), kernels(3, 4, 3), True),
@@ -59,14 +47,10 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_window_is_what_onnx_runtime_has(form):
     nodes, x, h, y, w, moved = FORMS[form]
-    outputs = [tensor("y", "batch", *y)]
-    if "old" in nodes[-1][2]:
-        outputs.append(tensor("old", "batch", *h))
-    constants = {**ENDS, "b": kernels(y[0])} | ({} if w is None else {"w": w})
-    made = model(nodes, [state("h", *h)], [tensor("x", "batch", *x)], outputs, **constants)
+    made = window(nodes, x, h, y, w)
     text = written(made)["hand.c"].decode().partition("#ifdef HAND_ROWS")[0]
     assert (MOVED in text) is moved
-    follows(made)
+    follows(made, STEPS)
 
 
 def test_one_window_enters_the_next():
@@ -91,7 +75,7 @@ def test_one_window_enters_the_next():
     text = written(made)["hand.c"].decode()
     assert MOVED in text
     assert MOVED.replace("h", "g") in text
-    follows(made)
+    follows(made, STEPS)
 
 
 AT = {"four": np.array(4), "-2": np.array(-2), "[-1]": np.array([-1]), "[4]": np.array([4]), "[6]": np.array([6])}
@@ -136,21 +120,4 @@ def test_a_convolution_computes_the_places_that_are_read(convolution, w, reader,
     macs = re.search(r"#define HAND_MACS (\d+)", written(made)["hand.h"].decode())
     assert macs is not None
     assert int(macs[1]) == read * w.size
-    follows(made)
-
-
-def follows(made, steps: int = STEPS) -> None:
-    """A closed loop beside ONNX Runtime's."""
-    session = ort.InferenceSession(made.graph(made.step, 1), providers=["CPUExecutionProvider"])
-    step, random = step_of(made), np.random.default_rng(1)
-    states = {s.input: np.zeros((1, *s.row), np.float32) for s in made.spec.states}
-    for _ in range(steps):
-        x = random.standard_normal((1, *made.spec.inputs[0].shape[1:])).astype(np.float32)
-        got = step({"x": x})
-        names = [*(t.name for t in made.spec.outputs), *(s.output for s in made.spec.states)]
-        want = dict(zip(names, session.run(names, {"x": x, **states}), strict=True))
-        states = {s.input: want[s.output] for s in made.spec.states}
-        for t in made.spec.outputs:
-            np.testing.assert_allclose(got[t.name], want[t.name], rtol=0, atol=1e-5, err_msg=t.name)
-        for name, value in step.states().items():
-            np.testing.assert_array_equal(value, states[name][0])
+    follows(made, STEPS)

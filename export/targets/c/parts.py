@@ -49,7 +49,7 @@ class Parts:
 
     def _called(self, run: Sequence[str]) -> Iterator[str]:
         """A run as the call of a function, where it is worth one."""
-        if len(run) < LINES // 2 or any("RNN_PHASE(" in line for line in run):
+        if len(run) < LINES // 2 or _is_shared(run):
             yield from run
             return
         used = set(words(run))
@@ -59,6 +59,9 @@ class Parts:
         given |= {name: c_type for name, c_type in self._types.items() if name in used}
         if self._weights.reads_file("\n".join(run)):
             given["weights"] = "const char *"
+        if not given:  # from state to state
+            yield from run
+            return
         # All of a step's floats are apart from what it is given.
         parameters = [f"{c_type}{'RNN_APART ' * (name == 'scratch')}{name}" for name, c_type in given.items()]
         text = "\n".join([*(f"    {line}" for line in pointers), *run])
@@ -70,7 +73,7 @@ def _runs(operators: Iterable[Sequence[str]]) -> Iterator[list[str]]:
     """Operators together, until they are long enough; each that a team shares apart."""
     run: list[str] = []
     for lines in operators:
-        shared = any("RNN_PHASE(" in line for line in lines)
+        shared = _is_shared(lines)
         if run and (shared or len(run) >= LINES):
             yield run
             run = []
@@ -79,6 +82,10 @@ def _runs(operators: Iterable[Sequence[str]]) -> Iterator[list[str]]:
             yield run
             run = []
     yield run
+
+
+def _is_shared(lines: Iterable[str]) -> bool:
+    return any("RNN_PHASE(" in line for line in lines)
 
 
 def words(lines: Iterable[str]) -> list[str]:
