@@ -42,23 +42,19 @@ class AttributePath:
 
     def get(self, model: nn.Module) -> Any:
         """What stands there; None where nothing does."""
-        value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
-        for key in self.keys:
-            try:
-                value = _inside(value)[key]
-            except (KeyError, IndexError, TypeError):
-                return None
-        return value
+        return next(self._found(model), None)
 
     def is_in(self, model: nn.Module) -> bool:
         """Whether something may be put there as the model is: its attribute has the place already."""
+        return any(True for _ in self._found(model))
+
+    def _found(self, model: nn.Module) -> Iterator[Any]:
+        """What stands there, where there is such a place."""
         value: Any = _attributes(model.get_submodule(self.module), self.keys[0])
-        for key in self.keys:
-            try:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            for key in self.keys:
                 value = _inside(value)[key]
-            except (KeyError, IndexError, TypeError):
-                return False
-        return True
+            yield value
 
     def put(self, model: nn.Module, value: Any) -> None:
         """Put `value` there; lists, dicts and objects on the way are made anew."""

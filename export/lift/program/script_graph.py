@@ -110,6 +110,10 @@ def _convolution(
     return plain
 
 
+def _whole(value: Tensor) -> Any:
+    return int(value) if value.is_floating_point() else value.item()
+
+
 def _line(node: Any) -> str:
     lines = [line.strip() for line in str(node.sourceRange()).splitlines() if line.strip()]
     return lines[0] if lines else str(node).strip()
@@ -171,8 +175,8 @@ OF_TENSORS: dict[str, Callable[..., Any]] = {
     "len": lambda value: value.shape[0],
     "numel": lambda value: value.numel(),
     "Bool": bool,
-    "Int": lambda value: int(value) if value.is_floating_point() else value.item(),
-    "IntImplicit": lambda value: int(value) if value.is_floating_point() else value.item(),
+    "Int": _whole,
+    "IntImplicit": _whole,
     "Float": float,
     "FloatImplicit": float,
     "ScalarImplicit": lambda value: value.item(),
