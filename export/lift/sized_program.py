@@ -38,9 +38,9 @@ def sized_program(
     Loops that it drives are written out. Raises LiftError where an operator takes no such sizes, TraceFailed where it
     makes a number of one.
     """
-    writer = _Writer(module)
     try:
         with torch.no_grad(), quiet(), plain_division(), solved_by_trying():
+            writer = _Writer(module)
             nodes = placeholders(module.graph)
             given = [writer.given(n, value, axes) for n, value, axes in zip(nodes, args, dynamic, strict=True)]
             results = _Run(module, writer).run(*given)
