@@ -112,7 +112,7 @@ class _Writer(fx.proxy.TracerBase):
 
     def _value(self, target: Any, args: Any, kwargs: Any) -> Any:
         tensors = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, FakeTensor)]
-        if torch.Tag.pointwise in getattr(target, "tags", ()) and _is_one_size(tensors):
+        if torch.Tag.pointwise in getattr(target, "tags", ()) and _lie_alike(tensors):
             # Of an operator like this, torch works out sizes for milliseconds.
             of_type = target(
                 *pytree.tree_map_only(Tensor, _empty, args), **pytree.tree_map_only(Tensor, _empty, kwargs)
@@ -140,9 +140,21 @@ class _Writer(fx.proxy.TracerBase):
         return torch.export.ExportedProgram(nn.Module(), self.graph, signature, self.kept, ranges, [whole], None, {})
 
 
-def _is_one_size(tensors: Sequence[Tensor]) -> bool:
-    shapes = [[getattr(getattr(n, "node", None), "expr", n) for n in t.shape] for t in tensors]
-    return bool(shapes) and all(shape == shapes[0] for shape in shapes)
+def _lie_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are of one size and contiguous, as what an operator on each entry makes of them is then, too."""
+    placed = [([_expr(n) for n in t.shape], [_expr(n) for n in t.stride()]) for t in tensors]
+    if not placed or any(one != placed[0] for one in placed):
+        return False
+    after: Any = 1
+    for size, stride in zip(*map(reversed, placed[0]), strict=True):
+        if stride != after:
+            return False
+        after = after * size
+    return True
+
+
+def _expr(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def _empty(value: Tensor) -> Tensor:

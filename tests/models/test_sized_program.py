@@ -102,3 +102,13 @@ def test_two_axes_that_must_be_equal_are_one_size():
     program = sized_program(fx.GraphModule({}, graph), (torch.zeros(3, 4), torch.zeros(3, 4)), [{0}, {0}])
     (result,) = program.graph.output_node().args[0]
     assert [str(n.meta["val"].shape[0]) for n in (*program.graph.nodes,)[:2]] == [str(result.meta["val"].shape[0])] * 2
+
+
+def test_what_lies_otherwise_in_memory_is_copied_before_it_is_read_as_another_shape():
+    graph = fx.Graph()
+    turned = graph.call_function(aten.permute.default, (graph.placeholder("x"), [0, 2, 1]))
+    copied = graph.call_function(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
+    graph.output((graph.call_function(aten._unsafe_view.default, (copied, [-1, 20])),))
+    module, x = fx.GraphModule({}, graph), torch.randn(7, 4, 5)
+    program = sized_program(module, (torch.zeros(3, 4, 5),), [{0}])
+    torch.testing.assert_close(program.module(check_guards=False)(x), module(x))
