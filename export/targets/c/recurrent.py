@@ -107,12 +107,12 @@ def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int,
 
 
 def _in_place(code: CodeBuilder, node: ir.Node, c_first: CTensor) -> bool:
-    """Whether the cells are a state that nobody else reads, and after the step what this node makes of them."""
+    """Whether nobody else reads the cells, a copy or a state that is after the step what this node makes of them."""
     value, after = node.inputs[6], code.next_states.get(c_first.address)
     while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         producer = value.producer()
         if producer is None:
-            return _seen_as(after) is node.outputs[2] if len(node.outputs) > 2 else False
+            return c_first.buffer is not None or (len(node.outputs) > 2 and _seen_as(after) is node.outputs[2])
         value = producer.inputs[0] if producer.op_type in SHAPED else None
     return False
 
