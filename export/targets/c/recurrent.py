@@ -108,7 +108,7 @@ def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int,
 
 def _in_place(code: CodeBuilder, node: ir.Node, c_first: CTensor) -> bool:
     """Whether nobody else reads the cells, a copy or a state that is after the step what this node makes of them."""
-    value, after = node.inputs[6], code.next_states.get(c_first.address)
+    value, after = input_of(node, 6), code.next_states.get(c_first.address)
     while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         producer = value.producer()
         if producer is None:
