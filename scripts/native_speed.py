@@ -55,7 +55,7 @@ def speed() -> Figures:
         for inputs, hidden in SIZES:
             title = f"{name} {inputs} -> {hidden}"
             with tempfile.TemporaryDirectory() as folder:
-                bundle = exported(Net(cell, inputs, hidden), inputs, folder, () if hidden != 128 else NARROW)
+                bundle = exported(Net(cell, inputs, hidden), inputs, folder, NARROW if hidden >= 128 else ())
                 yield from _from_python(title, bundle, inputs)
                 yield from _from_c(title, bundle, inputs, reader)
 

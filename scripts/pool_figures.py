@@ -20,12 +20,14 @@ import torch
 from native_speed import CELLS, Net, added
 from torch import nn
 from turns import in_turn
+from window_figures import causal
 
 from rnn_export.arrays import Array
 from rnn_export.bundle import Bundle, open_bundle
 from rnn_export.export import export
 from rnn_export.export.triton.repository import write_repository
 from rnn_export.runtime import Engine, load
+from rnn_export.runtime.backends.native.session import NativeStateStore
 from rnn_export.runtime.backends.onnxruntime.backend import OrtSession
 from rnn_export.runtime.backends.onnxruntime.buffers import OrtStateStore
 from tests.triton.server import Server
@@ -72,6 +74,27 @@ def pool() -> Figures:
         yield f"{title}: native pool, times as fast as single steps", us["native singly"] / us["native"]
         yield f"{title}: native pool in int8, k stream·steps/s", each["int8"]
         yield f"{title}: native pool in int8, times as fast as the onnxruntime pool", us["onnxruntime"] / us["int8"]
+    yield from _windows()
+
+
+def _windows() -> Figures:
+    """Streams with long windows: a round looks for NaN in what enters them, and after states were written in all."""
+    title = "20 convolutions of a channel each, 64 channels, dilations to 512: native pool"
+    with tempfile.TemporaryDirectory() as folder:
+        net, example, options = causal(64, 20, 512, 64)
+        export(net, example, Path(folder) / "net.rnnx", steps=8, targets=("onnx", "c"), **options)
+        pool = load(Path(folder) / "net.rnnx", "native").pool(STREAMS)
+    ids, store = np.array([pool.open() for _ in range(STREAMS)]), cast(NativeStateStore, pool._store)
+    frames = np.random.default_rng(0).standard_normal((STREAMS, 64)).astype(np.float32)
+
+    def all_searched() -> None:
+        store.suspect[:] = store.suspicious = True
+        pool.step(ids, frames)
+
+    calls: dict[str, Callable[[], Any]] = {"all": all_searched, "entering": lambda: pool.step(ids, frames)}
+    us = {key: float(np.median(taken)) for key, taken in in_turn(calls, ROUNDS, 1).items()}
+    yield f"{title}, k stream·steps/s", STREAMS / us["entering"] * 1e3
+    yield f"{title}, times as fast as where all of the windows is searched for NaN", us["all"] / us["entering"]
 
 
 def _bundle(cell: type[nn.RNNBase], path: Path) -> Bundle:

@@ -120,22 +120,28 @@ static void rnn_run_by(void *team, void *state, const void *const *in, void *con
     }
 }
 
-/* Whether an output or the state of a stream has a NaN. */
-static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row)
+/* Whether an output or the state of a stream has a NaN; of windows, what this step put there, or else the `whole`. */
+static uint8_t rnn_turned(const name_state *mine, void *const *out, size_t row, int whole)
 {
     int found = 0;
-    (void)mine, (void)out, (void)row;
+    (void)mine, (void)out, (void)row, (void)whole;
 //@each float_outputs
     found |= rnn_nan_$dtype((const void *)((const char *)out[$i] + row * rnn_out_bytes[$i]), $size);
 //@end float_outputs
 //@each float_states
+#ifdef NAME_${macro}_NEW
+    for (size_t at = NAME_${macro}_ROW; !whole && at <= $size; at += NAME_${macro}_ROW)
+        found |= rnn_nan_$dtype(RNN_STATE$i(mine) + at - NAME_${macro}_NEW, NAME_${macro}_NEW);
+    if (whole)
+#endif
     found |= rnn_nan_$dtype(RNN_STATE$i(mine), $size);
 //@end float_states
     return (uint8_t)found;
 }
 
 /* One step of `rows` streams, whose states lie `stride` bytes apart, in this order or in that of `slots`; each array
- * has a step of every row, row after row. Says in `bad`, if it is not NULL, which turned NaN, and gives how many.
+ * has a step of every row, row after row. Says in `bad`, if it is not NULL, which turned NaN, and gives how many; where it
+ * says so before, all of a state is looked at.
  */
 static size_t rnn_each(void *team, char *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
                        size_t rows, uint8_t *bad)
@@ -157,7 +163,7 @@ static size_t rnn_each(void *team, char *states, size_t stride, const int64_t *s
 #endif
         rnn_step_by(team, at[0], from, to);
         for (size_t i = 0; bad && i < count; i++) {
-            bad[row + i] = rnn_turned(at[i], out, row + i);
+            bad[row + i] = rnn_turned(at[i], out, row + i, bad[row + i]);
             turned += bad[row + i];
         }
     }
@@ -186,7 +192,8 @@ RNN_EXPORT void rnn_rows(void *state, size_t stride, const void *const *in, void
 }
 
 /* One step of the streams whose states are `slots` strides from `states` on. Says in `bad` which of them have a NaN in
- * an output or in their state now, and gives how many.
+ * an output or in their state now, and gives how many. Of the windows in a state it looks at what enters them alone, unless
+ * `bad` says before that there may be one.
  */
 RNN_EXPORT size_t rnn_pool(void *states, size_t stride, const int64_t *slots, const void *const *in, void *const *out,
                            size_t rows, uint8_t *bad)

@@ -1,5 +1,7 @@
 """The slots of the backend native: many streams in one call, each as if it were alone, in any order and number."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from rnn_export.runtime.build.native import compile as compile_module
 from rnn_export.spec import BATCH, DTYPES, sized
 
 from ..export.c_models import model, written  # noqa: TID252
+from ..export.c_windows import JOIN, MOVE, window  # noqa: TID252
 from .graphs import IDS, MODELS, START, SUM, state
 from .native_toys import WRITTEN, by_hand, draft, model_sources
 
@@ -157,6 +160,28 @@ def test_which_rows_turned_nan(session, dtype, count):
     np.testing.assert_array_equal(np.isnan(given["y"]), wanted)
     np.testing.assert_array_equal(turned, wanted)
     assert slots.step(chosen, {"x": x})[1] is None
+
+
+@pytest.mark.parametrize("least", [64, 10**6], ids=["that slides", "that is moved"])
+def test_a_nan_in_a_window_is_found_as_it_enters(compiler, least):
+    """And as long as it is there: the output is the oldest of 21 frames of 4 channels. Then all is as before."""
+    nodes = [JOIN, MOVE, ("Slice", ["all", "[0]", "[1]", "two"], ["y"], {})]
+    with mock.patch("rnn_export.export.targets.c.shifts.LEAST", least):
+        made = window(nodes, (4, 1), (4, 20), (4, 1), None)
+        files = written(made)
+    assert (b"uint32_t front" in files["hand.h"]) is (least == 64)
+    assert b"#define HAND_H_NEW 1\n#define HAND_H_ROW 20\n" in files["hand.h"]
+    files |= compile_module.compile_native(files, "hand", made.spec, compiler, extension=False)
+    slots = open_session(draft(files, made.spec, name="hand"), None, None, 1).state_store()
+    slots.grow(STREAMS)
+    for chosen in (np.arange(2), np.arange(2, STREAMS)):
+        for step in range(40):
+            x = np.ones((len(chosen), 4, 1), np.float32)
+            x[1, 2] = np.nan if step == 7 else 1
+            given, turned = slots.step(chosen, {"x": x})
+            assert np.isnan(given["y"]).any() == (step == 27)
+            assert (None if turned is None else np.flatnonzero(turned).tolist()) == ([1] if 7 <= step <= 27 else None)
+        assert not slots.suspicious
 
 
 def test_infinity_is_a_number(session):

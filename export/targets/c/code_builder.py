@@ -89,10 +89,12 @@ class CodeBuilder:
             yield
 
     @contextmanager
-    def loop_of_blocks(self, blocks: int, nbytes: int, own: Sequence[CTensor], way: str = "") -> Iterator[None]:
+    def loop_of_blocks(
+        self, blocks: int, nbytes: int, own: Sequence[CTensor], way: str = "", ahead: Sequence[str] = ()
+    ) -> Iterator[None]:
         """A loop over the blocks "u" of an operator, which all read `nbytes` of weights; `own` is the memory of one.
 
-        It goes from the last to the first where the C `way` is odd.
+        It goes from the last to the first where the C `way` is odd. `ahead` are lines for a block of a team.
         """
         shared = self._begins_phase(blocks, nbytes, way)
         with self.loop("b" if way else "u", blocks):
@@ -102,7 +104,7 @@ class CodeBuilder:
             yield
             lines = self.statements[start:]
         if shared:
-            self.phases.append(Phase(blocks, lines, own))
+            self.phases.append(Phase(blocks, lines, own, ahead))
 
     def emit_of_blocks(self, line: str, blocks: int, nbytes: int, block: Sequence[str]) -> None:
         """A line that computes all blocks of an operator, which reads `nbytes` of weights; `block` are those of one."""

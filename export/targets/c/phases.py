@@ -22,15 +22,19 @@ _SEEN = re.compile(r"\b(?:in|out|t|s)\d+\b")
 
 @dataclass(frozen=True)
 class Phase:
-    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` is what each thread has for itself."""
+    """`lines` compute the block `u` of `blocks`, in frame `t` of the step; `own` is what each thread has for itself.
+
+    `ahead` are the lines that fetch what other threads wrote, all at once, before the first of it is read.
+    """
 
     blocks: int
     lines: Sequence[str]
     own: Sequence[CTensor] = ()
+    ahead: Sequence[str] = ()
 
     @property
     def text(self) -> str:
-        return dedent("\n".join(self.lines))
+        return "\n".join([*self.ahead, dedent("\n".join(self.lines))])
 
     def seen(self, weights: Weights) -> list[str]:
         """Names of what it finds in the step, beside the state."""

@@ -67,6 +67,12 @@ def across_places(
     biases = code.weights.name_of(bias)
     as_it_lies = list(parts.plane) == list(sliding.sizes) and len(parts.used) == 1 and not any(sliding.pads)
     source = x if as_it_lies else code.alloc("float", (len(parts.used), x.shape[1], parts.size))
+    row, apart = sliding.places[-1], parts.plane[-1]
+    # Rows of whole vectors are computed alone; of others, what lies between them too.
+    if len(sliding.places) == 2 and row % FEWEST == 0:
+        count = places
+    else:
+        row, apart = count, 0
     target = y if count == places else code.alloc("float", (len(weight), count))
     size = channels * math.prod(sliding.window)
     with code.loop("m", x.shape[0]):
@@ -75,9 +81,10 @@ def across_places(
         with code.loop("g", groups):
             weights = f"{kernels} + g * {outputs * size}, {biases} + g * {outputs}, {outputs}"
             image = f"{source.address} + {f'm * {x.size // x.shape[0]} + ' * as_it_lies}g * {channels * parts.size}"
-            row = f"{f'm * {len(weight)} + ' * (target is y)}g * {outputs}"
+            first = f"{f'm * {len(weight)} + ' * (target is y)}g * {outputs}"
             window = f"{channels}, {parts.size}, {taps}, {math.prod(sliding.window)}"
-            code.emit(f"rnn_places_f32({weights}, {image}, {window}, {target.address} + ({row}) * {count}, {count});")
+            to = f"{target.address} + ({first}) * {count}, {count}, {row}, {apart}"
+            code.emit(f"rnn_places_f32({weights}, {image}, {window}, {to});")
         if target is not y:
             _rows_apart(code, sliding, parts, target, y)
 

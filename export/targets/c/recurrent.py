@@ -20,6 +20,8 @@ from rnn_export.export.targets.c.tensors import CTensor
 BLOCK = 16
 # Bytes that the nearest cache of a CPU holds, and more than it may have of its own.
 NEAREST, FAR = 32 * 2**10, 512 * 2**10
+# Operators that give what they take, in another shape.
+SHAPED = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,12 @@ def recurrent(code: CodeBuilder, node: ir.Node) -> None:
     h_first = _first_state(code, node, 5, (count, rows, units))
     c_first = c_last = None
     if node.op_type == "LSTM":
-        c_first, c_last = _first_state(code, node, 6, (count, rows, units)), code.alloc("float", (count, rows, units))
+        c_first = _first_state(code, node, 6, (count, rows, units))
+        c_last = c_first if _in_place(code, node, c_first) else code.alloc("float", (count, rows, units))
     for d, backward in enumerate(directions):
         Wb, Rb = np.split(B[d], 2)
         offset, frame = d * rows * units, count * rows * units
-        if c_first is not None and c_last is not None:
+        if c_first is not None and c_last is not None and c_last is not c_first:
             size = f"{rows * units} * sizeof(float)"
             code.emit(f"memcpy({c_last.address} + {offset}, {c_first.address} + {offset}, {size});")
         t, h = "0", f"{h_first.address} + {offset}"
@@ -101,6 +104,24 @@ def _first_state(code: CodeBuilder, node: ir.Node, index: int, shape: tuple[int,
     if input_of(node, index) is None:
         return code.with_address(CTensor("", "float", shape, constant=np.zeros(shape, np.float32)))
     return code.read(node, index)
+
+
+def _in_place(code: CodeBuilder, node: ir.Node, c_first: CTensor) -> bool:
+    """Whether nobody else reads the cells, a copy or a state that is after the step what this node makes of them."""
+    value, after = input_of(node, 6), code.next_states.get(c_first.address)
+    while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        producer = value.producer()
+        if producer is None:
+            return c_first.buffer is not None or (len(node.outputs) > 2 and _seen_as(after) is node.outputs[2])
+        value = producer.inputs[0] if producer.op_type in SHAPED else None
+    return False
+
+
+def _seen_as(value: ir.Value | None) -> ir.Value | None:
+    """The value that one in another shape is."""
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in SHAPED:
+        value = producer.inputs[0]
+    return value
 
 
 def _last_state(code: CodeBuilder, node: ir.Node, y: CTensor, directions: tuple[bool, ...]) -> None:
@@ -144,7 +165,10 @@ def _blocks(code: CodeBuilder, step: Direction, block: int, own: Sequence[CTenso
     ways = []
     if count > 1 and (nbytes // count <= NEAREST < nbytes or nbytes > FAR):
         ways = [code.way()] * (step.frames % 2) + ["t"] * (step.frames > 1)
-    with code.loop_of_blocks(count, nbytes, own, " ^ ".join(filter(None, ways))):
+    reads, writes = [(step.x, step.W.shape[1]), (step.h, step.units)], filter(None, (step.c, step.h_next))
+    ahead = [f"rnn_fetch({address}, {size * step.rows}, 0);" for address, size in reads]
+    ahead += [f"rnn_fetch({address} + u * {block}, {block}, 1);" for address in writes]
+    with code.loop_of_blocks(count, nbytes, own, " ^ ".join(filter(None, ways)), ahead):
         yield
 
 

@@ -56,6 +56,7 @@ def template_values(
     batch_text = "" if isinstance(batch, str) else batch.text
     names = identifiers([s.name for s in spec.states])
     members = enumerate(zip(names, spec.states, strict=True))
+    windows = {_member(code, address): shift.row for address, shift in code.shifts.items()}
     states = [
         {
             "i": i,
@@ -64,6 +65,7 @@ def template_values(
             **_array(state, state.row),
             "packed": _packed(state),
             **_slide(slides.get(member), list(slides).index(member) if member in slides else None),
+            **dict(zip(("window", "row", "new"), (member in windows, *windows.get(member, (0, 0))), strict=True)),
         }
         for i, (member, state) in members
     ]
@@ -117,6 +119,12 @@ def template_values(
         **phase_values(code.phases, types, weights),
         **_port_values(ports),
     }
+
+
+def _member(code: CodeBuilder, address: str) -> str:
+    """The member of the state that is at `address`, by its own name."""
+    slide = code.slides.get(address)
+    return (slide.member if slide else address).removeprefix("state->")
 
 
 def _operators(code: CodeBuilder) -> Iterator[list[str]]:

@@ -99,15 +99,19 @@ class Shift:
             return f"{self.state.address}[({row}) * {length} + {at}]"
         return f"{self.entering.address}[({row}) * {new} + {at - length}]"
 
+    @property
+    def row(self) -> tuple[int, int]:
+        """The values of a row of the state, and those of them that enter."""
+        inner = math.prod(self.state.shape[self.axis + 1 :])
+        return self.state.shape[self.axis] * inner, self.entering.shape[self.axis] * inner
+
     def statements(self) -> list[str]:
         """Move the state: all of it as one row of values, and then what enters over what came from the next row.
 
         One that slides stays where it is in most steps, and begins further on in its memory.
         """
-        x = self.entering
-        inner = math.prod(self.state.shape[self.axis + 1 :])
-        row, new, size = self.state.shape[self.axis] * inner, x.shape[self.axis] * inner, self.state.size
-        state = self.state.address
+        x, size, state = self.entering, self.state.size, self.state.address
+        row, new = self.row
         if self.slide is None:
             lines = [f"for (int i = 0; i < {size - new}; i++)", f"    {state}[i] = {state}[i + {new}];"]
         else:

@@ -157,6 +157,8 @@ class NativeStateStore(StateStore):
         if compiled.team is not None:
             self.call = partial(compiled.call.rnn_team_pool, compiled.team.address)
         self.stride = max(1, -(-int(compiled.call.rnn_state_bytes()) // ALIGNED)) * ALIGNED
+        # Slots of whose windows all is searched for NaN: what was written there, or found, may be in them for long.
+        self.suspect, self.suspicious = np.zeros(0, np.bool_), False
         # The last struct is no slot's but a stream at the start.
         self.structs = self._allocate(1)
         compiled.init(self.structs.ctypes.data)
@@ -174,6 +176,7 @@ class NativeStateStore(StateStore):
         structs[:kept] = before[:kept]
         structs[kept:] = before[-1]
         self.structs = structs
+        self.suspect = np.append(self.suspect[:kept], np.zeros(count - kept, np.bool_))
 
     def _allocate(self, count: int) -> Array:
         return aligned(count * self.stride).reshape(count, self.stride)
@@ -184,7 +187,7 @@ class NativeStateStore(StateStore):
         rows = np.ascontiguousarray(slots, np.int64)
         ins = [np.ascontiguousarray(np.moveaxis(inputs[t.name], t.axis(BATCH) or 0, 0)) for t in spec.inputs]
         outs = [np.empty((count, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
-        nan_rows = np.empty(count, np.bool_)
+        nan_rows = self.suspect[rows] if self.suspicious else np.zeros(count, np.bool_)
         each = max(1, MACS_OF_A_CALL // self.compiled.macs)
         if count <= each:
             arguments = self._arguments(rows, ins, outs, nan_rows)
@@ -193,6 +196,9 @@ class NativeStateStore(StateStore):
             found = self.call(*arguments)
         else:
             found = self._in_pieces(each, rows, ins, outs, nan_rows)
+        if found or self.suspicious:
+            self.suspect[rows] = nan_rows
+            self.suspicious = bool(self.suspect.any())
         outputs = {t.name: np.moveaxis(a, 0, t.axis(BATCH) or 0) for t, a in zip(spec.outputs, outs, strict=True)}
         return outputs, nan_rows if found else None
 
@@ -217,6 +223,8 @@ class NativeStateStore(StateStore):
         return start, self.stride, rows.ctypes.data, addresses(ins), addresses(outs), len(rows), found
 
     def finish(self) -> None:
+        # What an interrupted round found, nobody was told.
+        self.suspect[:] = self.suspicious = True
         if self.before is not None:
             rows, saved = self.before
             self.structs[rows] = saved
@@ -227,6 +235,7 @@ class NativeStateStore(StateStore):
 
     def write(self, slots: Array, states: Mapping[str, Array]) -> None:
         self.compiled.places.write(self.structs, states, slots)
+        self.suspect[slots] = self.suspicious = True
 
 
 class NativeSession(Session):

@@ -13,15 +13,19 @@
 #else
 #define RNN_PASS 8
 #endif
+/* Rows that share one reading of the weights, and of how many outputs: what is read into registers is read once for each
+ * row where there are few of these, and a CPU reads one long vector in the time of a product of it.
+ */
 #if RNN_LANES == 16
-#define RNN_ROWS_PASS 64
+#define RNN_ROWS 8
+#define RNN_ROWS_PASS 48
 #elif RNN_LANES >= 4
+#define RNN_ROWS 4
 #define RNN_ROWS_PASS 16
 #else
+#define RNN_ROWS 4
 #define RNN_ROWS_PASS 4
 #endif
-/* Rows that share one reading of the weights. */
-#define RNN_ROWS 4
 #define RNN_PADDED(n) (((n) + 15) / 16 * 16)
 
 /* The products of `count` values with `width` outputs of a tile, added to `chains` sums, to hide the latency. */
@@ -97,7 +101,8 @@ RNN_INLINE void rnn_tile_f32(const float *w, int tile, int pass, int rows, const
                              const float *h, int kh, int h_row, const float *bias, float *y, int y_row, int n)
 {
     /* The width of each pass is the same constant, so that its sums stay in registers. */
-    const int width = tile <= pass ? tile : tile % pass ? tile / 2 : pass, vectors = width / RNN_LANES * rows;
+    const int half = tile / 2 <= pass ? tile / 2 : tile / 4, width = tile <= pass ? tile : tile % pass ? half : pass;
+    const int vectors = width / RNN_LANES * rows;
     const int chains = vectors >= 8 ? 1 : vectors >= 3 ? 2 : 4;
     for (int at = 0; at + width <= tile && at < n; at += width)
         rnn_pass_f32(w + at, tile, width, chains, rows, x, kx, x_row, h, kh, h_row, bias + at, y + at, y_row, n - at);
@@ -110,6 +115,8 @@ RNN_INLINE void rnn_column_f32(const float *w, int tile, int rows, const float *
     int r = 0;
     for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
         rnn_tile_f32(w, tile, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, kh, bias, y + r * y_row, y_row, n);
+    for (; RNN_ROWS > 4 && r + 4 <= rows; r += 4)
+        rnn_tile_f32(w, tile, RNN_TILE, 4, x + r * x_row, kx, x_row, h + r * kh, kh, kh, bias, y + r * y_row, y_row, n);
     for (; r < rows; r++)
         rnn_tile_f32(w, tile, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, kh, bias, y + r * y_row, y_row, n);
 }

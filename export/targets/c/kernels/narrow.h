@@ -76,9 +76,11 @@ RNN_INLINE void rnn_tile_bf16(const uint32_t *w, int tile, int pass, int rows, c
 RNN_INLINE void rnn_column_bf16(const uint32_t *w, int tile, int rows, const float *x, int kx, int x_row, const float *h, int kh,
                                 const float *bias, float *y, int y_row, int n)
 {
+    /* What is read is moved once for all rows, so that more outputs are worth more than more rows. */
+    const int pass = RNN_ROWS > 4 ? RNN_TILE : RNN_ROWS_PASS;
     int r = 0;
-    for (; r + RNN_ROWS <= rows; r += RNN_ROWS)
-        rnn_tile_bf16(w, tile, RNN_ROWS_PASS, RNN_ROWS, x + r * x_row, kx, x_row, h + r * kh, kh, bias, y + r * y_row, y_row, n);
+    for (; r + 4 <= rows; r += 4)
+        rnn_tile_bf16(w, tile, pass, 4, x + r * x_row, kx, x_row, h + r * kh, kh, bias, y + r * y_row, y_row, n);
     for (; r < rows; r++)
         rnn_tile_bf16(w, tile, RNN_PASS, 1, x + r * x_row, kx, x_row, h + r * kh, kh, bias, y + r * y_row, y_row, n);
 }
@@ -143,12 +145,12 @@ RNN_INLINE rnn_v16 rnn_vnni(rnn_v16 sum, const int8_t *x8, const int8_t *w)
     memcpy(&four, x8, 4);
     return (rnn_v16)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), _mm512_loadu_si512(w));
 }
-/* sums[row][output] = w8 x8 of a tile; `offset` is 128 times the sum of w8 of each output. */
-RNN_INLINE void rnn_sums_rows_i8(const int8_t *w, int tile, int rows, const int8_t *x8, int row, int groups,
-                                 const int32_t *offset, int32_t (*sums)[RNN_TILE])
+/* sums[row][output] = w8 x8 of some vectors of a tile; `offset` is 128 times the sum of w8 of each output. */
+RNN_INLINE void rnn_sums_part_i8(const int8_t *w, int tile, int vectors, int rows, const int8_t *x8, int row, int groups,
+                                 const int32_t *offset, int32_t (*sums)[RNN_TILE], int at)
 {
     rnn_v16 sum[2][RNN_ROWS_I8][RNN_TILE / 16];
-    const int vectors = tile / 16, chains = vectors * rows >= 8 ? 1 : 2;
+    const int chains = vectors * rows >= 8 ? 1 : 2;
     int g = 0;
     RNN_UNROLL for (int r = 0; r < rows; r++)
         RNN_UNROLL for (int u = 0; u < vectors; u++) {
@@ -166,7 +168,15 @@ RNN_INLINE void rnn_sums_rows_i8(const int8_t *w, int tile, int rows, const int8
                 sum[0][r][u] = rnn_vnni(sum[0][r][u], x8 + r * row + 4 * g, w + 4 * g * tile + 64 * u);
     RNN_UNROLL for (int r = 0; r < rows; r++)
         RNN_UNROLL for (int u = 0; u < vectors; u++)
-            _mm512_storeu_si512(sums[r] + 16 * u, (__m512i)(sum[0][r][u] + sum[1][r][u]));
+            _mm512_storeu_si512(sums[r] + at + 16 * u, (__m512i)(sum[0][r][u] + sum[1][r][u]));
+}
+/* ... of all of them: as many at a time as the registers hold. */
+RNN_INLINE void rnn_sums_rows_i8(const int8_t *w, int tile, int rows, const int8_t *x8, int row, int groups,
+                                 const int32_t *offset, int32_t (*sums)[RNN_TILE])
+{
+    const int vectors = tile / 16, part = vectors * rows <= 24 ? vectors : 2;
+    for (int u = 0; u < vectors; u += part)
+        rnn_sums_part_i8(w + 64 * u, tile, part, rows, x8, row, groups, offset + 16 * u, sums, 16 * u);
 }
 #else
 #define RNN_ROWS_I8 1
@@ -277,6 +287,9 @@ RNN_INLINE void rnn_column_i8(const int8_t *w, const int8_t *w_h, int tile, int 
     for (; r + RNN_ROWS_I8 <= rows; r += RNN_ROWS_I8)
         rnn_tile_i8(w, w_h, tile, RNN_ROWS_I8, x8 + r * row, row, gx, gh, scales + 2 * r, scale, offset_x, offset_h, bias,
                     y + r * y_row, y_row, n);
+    for (; RNN_ROWS_I8 > 4 && r + 4 <= rows; r += 4)
+        rnn_tile_i8(w, w_h, tile, 4, x8 + r * row, row, gx, gh, scales + 2 * r, scale, offset_x, offset_h, bias, y + r * y_row,
+                    y_row, n);
     for (; r < rows; r++)
         rnn_tile_i8(w, w_h, tile, 1, x8 + r * row, row, gx, gh, scales + 2 * r, scale, offset_x, offset_h, bias, y + r * y_row,
                     y_row, n);

@@ -27,10 +27,12 @@
         }                                                                                        \
     } while (0)
 
-/* gates: input, output, forget, cell; s(x) = 1 / (1 + e^-x), tanh(x) = E / (E + 2) with E = e^2x - 1. */
-RNN_INLINE void rnn_lstm_units(const float *gates, int units, float *c, float *h, int count, int m)
+/* gates: input, output, forget, cell; s(x) = 1 / (1 + e^-x), tanh(x) = E / (E + 2) with E = e^2x - 1. First the cells, and of
+ * the output gate 1 / s(x); then, of both, the states.
+ */
+RNN_INLINE void rnn_lstm_cells(const float *gates, int units, float *c, rnn_v *next, rnn_v *out, int count, int m)
 {
-    rnn_v e[4 * RNN_BESIDE], next[RNN_BESIDE], last[RNN_BESIDE];
+    rnn_v e[4 * RNN_BESIDE];
     RNN_UNROLL for (int u = 0; u < count; u++) {
         RNN_UNROLL for (int gate = 0; gate < 3; gate++)
             e[4 * u + gate] = -rnn_load_part(gates + gate * units + u * RNN_LANES, m);
@@ -40,17 +42,44 @@ RNN_INLINE void rnn_lstm_units(const float *gates, int units, float *c, float *h
     RNN_UNROLL for (int u = 0; u < count; u++) {
         const rnn_v in = e[4 * u], forget = e[4 * u + 2], cell = e[4 * u + 3];
         next[u] = rnn_load_part(c + u * RNN_LANES, m) / (forget + 2.0f) + cell / ((in + 2.0f) * (cell + 2.0f));
-        last[u] = 2.0f * next[u];
+        out[u] = e[4 * u + 1] + 2.0f;
         rnn_store_part(c + u * RNN_LANES, next[u], m);
     }
+}
+RNN_INLINE void rnn_lstm_states(const rnn_v *next, const rnn_v *out, float *h, int count, int m)
+{
+    rnn_v last[RNN_BESIDE];
+    RNN_UNROLL for (int u = 0; u < count; u++)
+        last[u] = 2.0f * next[u];
     rnn_em1s(last, count);
     RNN_UNROLL for (int u = 0; u < count; u++)
-        rnn_store_part(h + u * RNN_LANES, last[u] / ((e[4 * u + 1] + 2.0f) * (last[u] + 2.0f)), m);
+        rnn_store_part(h + u * RNN_LANES, last[u] / (out[u] * (last[u] + 2.0f)), m);
 }
 RNN_INLINE void rnn_lstm(const float *gates, int units, int rows, int apart, float *c, float *h)
 {
-    for (int r = 0; r < rows; r++, gates += 4 * units, c += apart, h += apart)
-        RNN_EACH_BESIDE(units, rnn_lstm_units(gates + i, units, c + i, h + i, count, m));
+    rnn_v next[RNN_BESIDE], out[RNN_BESIDE];
+    if (rows == 1) {
+        RNN_EACH_BESIDE(units, {
+            rnn_lstm_cells(gates + i, units, c + i, next, out, count, m);
+            rnn_lstm_states(next, out, h + i, count, m);
+        });
+        return;
+    }
+    /* First the one of all rows, then the other: each row by itself is a long chain of which few fit into a CPU at once. */
+    for (int r = 0; r < rows; r++, gates += 4 * units)
+        RNN_EACH_BESIDE(units, {
+            rnn_lstm_cells(gates + i, units, c + r * apart + i, next, out, count, m);
+            RNN_UNROLL for (int u = 0; u < count; u++)
+                rnn_store_part(h + r * apart + i + u * RNN_LANES, out[u], m);
+        });
+    for (int r = 0; r < rows; r++)
+        RNN_EACH_BESIDE(units, {
+            RNN_UNROLL for (int u = 0; u < count; u++) {
+                next[u] = rnn_load_part(c + r * apart + i + u * RNN_LANES, m);
+                out[u] = rnn_load_part(h + r * apart + i + u * RNN_LANES, m);
+            }
+            rnn_lstm_states(next, out, h + r * apart + i, count, m);
+        });
 }
 
 /* from_x, from_h: update, reset, hidden; the reset gate after the product (linear_before_reset). */

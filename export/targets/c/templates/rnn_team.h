@@ -66,6 +66,16 @@ typedef struct rnn_team {
 #define RNN_RELAX() __asm__ volatile("" ::: "memory")
 #endif
 
+/* Values that other threads write, for a block: all on their way at once. */
+static inline void rnn_fetch(const float *values, int count, int to_write)
+{
+    for (int i = 0; i < count; i += 16)
+        if (to_write)
+            __builtin_prefetch(values + i, 1);
+        else
+            __builtin_prefetch(values + i, 0);
+}
+
 static uint32_t rnn_forks;
 static void rnn_forked(void) { rnn_forks++; }
 static void rnn_watch_forks(void) { pthread_atfork(NULL, NULL, rnn_forked); }
@@ -79,18 +89,23 @@ static uint64_t rnn_now_ns(void)
 
 /* --- blocks */
 
-/* A block of a share, from its start or from its end; -1 where none is left, or the phase is over. */
-static int rnn_take(uint64_t *share, uint32_t phase, int from_end)
+/* Blocks of a share, from its start or from its end: how many, of which `block` is the first; 0 where none is left, or the
+ * phase is over. Its owner takes half of what is left: to take is to wait for all that is under way, so that of the weights
+ * of the next block nothing would be read meanwhile.
+ */
+static int rnn_take(uint64_t *share, uint32_t phase, int from_end, int own, int *block)
 {
     uint64_t left = __atomic_load_n(share, __ATOMIC_RELAXED);
     for (;;) {
-        const int first = (int)(left >> 16 & 0xffff), end = (int)(left & 0xffff);
+        const int first = (int)(left >> 16 & 0xffff), end = (int)(left & 0xffff), count = own ? (end - first + 1) / 2 : 1;
         if ((uint32_t)(left >> 32) != phase || first >= end)
-            return -1;
+            return 0;
         /* What was read of the phase before this succeeds is of this phase: it ends when all of its blocks are done. */
-        if (__atomic_compare_exchange_n(share, &left, from_end ? left - 1 : left + 0x10000, 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_RELAXED))
-            return from_end ? end - 1 : first;
+        if (__atomic_compare_exchange_n(share, &left, from_end ? left - (uint64_t)count : left + ((uint64_t)count << 16), 0,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+            *block = from_end ? end - 1 : first;
+            return count;
+        }
     }
 }
 
@@ -101,10 +116,12 @@ static void rnn_work(rnn_team *team, int me, uint32_t phase)
     const int t = __atomic_load_n(&team->t, __ATOMIC_RELAXED), threads = team->threads;
     const int down = __atomic_load_n(&team->down, __ATOMIC_RELAXED);
     uint32_t done = 0;
-    for (int i = 0; i < threads; i++) {
+    for (int i = 0, block = 0, count; i < threads; i++) {
         uint64_t *const share = &team->mates[(me + i) % threads].left;
-        for (int block; (block = rnn_take(share, phase, (i > 0) ^ down)) >= 0; done++)
-            compute(seen, block, t);
+        const int from_end = (i > 0) ^ down;
+        while ((count = rnn_take(share, phase, from_end, i == 0, &block)) > 0)
+            for (done += (uint32_t)count; count > 0; count--, block += from_end ? -1 : 1)
+                compute(seen, block, t);
     }
     if (done)
         __atomic_fetch_add(&team->done, done, __ATOMIC_RELEASE);

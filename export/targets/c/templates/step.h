@@ -78,6 +78,11 @@ typedef struct {
 /** Which of `front` is of it. */
 #define NAME_${macro}_FRONT $slide
 //@end slides_on
+//@if window
+/** A step puts this many values at the end of each row of $label, so long, and moves on the others. */
+#define NAME_${macro}_NEW $new
+#define NAME_${macro}_ROW $row
+//@end window
 //@end states
 
 //@if weights_file
