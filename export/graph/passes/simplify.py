@@ -4,6 +4,7 @@ Its own optimizer takes a constant of up to 1e-8 for 0, and one within 1e-5 of 1
 goes and zeros give NaN.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,8 +62,11 @@ class _Rewrite(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        there = {node.op_type for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)}
+        nodes = [node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)]
+        there, cut = {node.op_type for node in nodes}, Counter(n.inputs[0] for n in nodes if n.op_type == "Slice")
         asked = [rule for operator, of_it in RULES.items() if operator in there for rule in of_it]
+        # For each slice it looks at all nodes, for another one of the same value.
+        asked += [rules.slice_split_rule] * (max(cut.values(), default=0) > 1)
         return RewritePass(RewriteRuleSet(asked))(model) if asked else PassResult(model, modified=False)
 
 
@@ -95,7 +99,7 @@ RULES: dict[str, Sequence[RewriteRule]] = {
         rules.cast_cast_rule,
         rules.no_op_cast_rule,
     ],
-    "Slice": [rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.slice_split_rule],
+    "Slice": [rules.collapse_slice_rule, rules.collapse_slice2_rule],
     "Min": [rules.min_min_rule, rules.max_min_rule],
     "Max": [rules.max_max_rule, rules.min_max_rule],
     "Clip": [rules.successive_clip_relu_rule, rules.successive_clip_rule],
