@@ -47,6 +47,7 @@ from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
+    refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
     refuse_other_device,
@@ -163,9 +164,14 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
-        refuse_forgotten_states(flat, [name for name, ref in (states or {}).items() if ref is None])
+        refuse_forgotten_states(flat, _plain(options))
     flat.check_names()
     return flat
+
+
+def _plain(options: _Options) -> list[str]:
+    """The arguments that are said to be no states."""
+    return [name for name, ref in (options.states or {}).items() if ref is None]
 
 
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
@@ -219,6 +225,8 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     if not probed.axes.has_time:
         refuse_left_out(flat)
+        if options.states is None or options.states:
+            refuse_forgotten_cell(probed.flat, _plain(options))
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)

@@ -18,7 +18,7 @@ from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
 from rnn_export.export.lift.program.full_rows import UNEQUAL
 from rnn_export.export.lift.program.modes import SeesOperators
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.tensor_spec import DTYPES
 
@@ -135,8 +135,18 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
                 f"the input itself states={{{name!r}: {name!r}}} (--state {name}={name}), or in an output; or say that "
                 f"it is none, states={{{name!r}: None}} (--state {name}=none)."
             )
-    if len(set(flat.output_keys)) + len(flat.states) < 2:
-        return
+    if len(set(flat.output_keys)) + len(flat.states) >= 2:
+        _refuse_returned(flat, others, plain)
+
+
+def refuse_forgotten_cell(flat: FlatModel, plain: Sequence[str]) -> None:
+    """Where one call is one frame and nothing else is a state, an input in the shape of the one output is one: a cell."""
+    if not flat.states and len(set(flat.output_keys)) == 1:
+        _refuse_returned(flat, flat.inputs[1:], plain)
+
+
+def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[str]) -> None:
+    """Raise LiftError for the first of the inputs `others` that comes back in its own shape."""
     for leaf in others:
         name, example = leaf.name.split(".")[0], leaf.example
         results = zip(flat.output_keys, flat.example_outputs, strict=True)

@@ -34,9 +34,12 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
-FILLS: Mapping[Any, float] = {
-    **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
+# What they fill a tensor with, whatever was in it: a number, or the argument that says it.
+FILLS: Mapping[Any, float | str] = {
+    **dict.fromkeys(overloads("new_zeros zeros_like zero"), 0),
     **dict.fromkeys(overloads("new_ones ones_like"), 1),
+    **dict.fromkeys(overloads("fill.Scalar"), "value"),
+    **dict.fromkeys(overloads("full_like new_full"), "fill_value"),
 }
 
 
@@ -268,16 +271,17 @@ def _is_whole(bounds: Sequence[Any]) -> bool:
 
 
 def _free_constants(graph: fx.Graph) -> None:
-    """Zeros and ones in the shape of a frame do not depend on the frame."""
+    """Zeros, ones and other numbers in the shape of a frame do not depend on the frame."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape = node.meta["val"].shape
-        if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
+        shape, value = node.meta["val"].shape, FILLS[node.target]
+        value = named_args(node)[value] if isinstance(value, str) else value
+        if isinstance(value, fx.Node) or any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
         with graph.inserting_before(node):
             dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
             dtype = {"dtype": node.meta["val"].dtype}
-            filled = graph.call_function(aten.full.default, (dims, FILLS[node.target]), dtype)
+            filled = graph.call_function(aten.full.default, (dims, value), dtype)
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)

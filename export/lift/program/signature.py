@@ -276,7 +276,9 @@ def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, A
 def _bind(
     model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of forward's positional-only arguments, and the example by name; a state that it leaves out is None."""
+    """The names of the arguments that forward takes by position alone, and the example by name; a state that it leaves
+    out is None.
+    """
     signature = signature_of(model)
     parameters = signature.parameters
     try:
@@ -285,23 +287,37 @@ def _bind(
         raise LiftError(
             f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}."
         ) from None
+    given = dict(bound.arguments)
+    starred = _starred(parameters, given)
     arguments: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
+    for name, value in (given | starred).items():
         arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
         _check_example(name, arguments[name], name in refs)
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
-        if name not in named:
-            raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
+        if name not in (*named, *starred):
+            raise LiftError(f"states names the argument {name!r}, but forward has {[*parameters, *starred]}.")
         arguments.setdefault(name, None)
     if missing:
         raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
     if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
         raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
-    return tuple(n for n in arguments if parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY), arguments
+    by_position = {n for n in given if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY}
+    return tuple(n for n in arguments if n in by_position or n in starred), arguments
+
+
+def _starred(parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """What `*NAME` takes of an example, by NAME0, NAME1 ..., taken out of `given`; by NAME where it takes one."""
+    name = next((n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in given), None)
+    if name is None:
+        return {}
+    values = given.pop(name)
+    names = [f"{name}{i}" for i in range(len(values))] if len(values) > 1 else [name]
+    taken = sorted(set(names) & (parameters.keys() - {name}))
+    if taken:
+        raise LiftError(f"forward takes *{name} and {taken[0]!r}, which is a name of the first: give it other names.")
+    return dict(zip(names, values, strict=True))
 
 
 def _check_example(name: str, value: Any, is_state: bool) -> None:
