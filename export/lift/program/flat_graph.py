@@ -275,7 +275,7 @@ def _free_constants(graph: fx.Graph) -> None:
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
         shape, value = node.meta["val"].shape, FILLS[node.target]
-        value = named_args(node)[value] if isinstance(value, str) else value
+        value = (named_args(node) | node.kwargs)[value] if isinstance(value, str) else value
         if isinstance(value, fx.Node) or any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
         with graph.inserting_before(node):

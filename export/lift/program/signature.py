@@ -18,6 +18,7 @@ from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
+from rnn_export.export.lift.program.inner_states import put_back, taken_out
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
@@ -268,7 +269,7 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
-    called = {name: opened(value) for name, value in arguments.items()}
+    called = {name: opened(value) for name, value in put_back(arguments).items()}
     named = {name: value for name, value in called.items() if name not in positional}
     return model(*(called[name] for name in positional), **named)
 
@@ -293,10 +294,11 @@ def _bind(
     for name, value in (given | starred).items():
         arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
         _check_example(name, arguments[name], name in refs)
+    taken_out(arguments, [*refs])
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
-        if name not in (*named, *starred):
+        if name not in (*named, *arguments):
             raise LiftError(f"states names the argument {name!r}, but forward has {[*parameters, *starred]}.")
         arguments.setdefault(name, None)
     if missing:
