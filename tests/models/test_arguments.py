@@ -100,3 +100,21 @@ def old_loop(self, x):
 def test_what_is_made_empty_and_filled_is_the_same_for_all_rows():
     lifted = assert_streams(Call(old_loop, cell=OwnCell()), torch.randn(2, 6, 3))
     assert (len(lifted.spec.states), lifted.spec.rows) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda v, frames: v.unsqueeze(1).expand(-1, frames, -1),
+        lambda v, frames: v.repeat(frames, 1, 1).transpose(0, 1),
+        lambda v, frames: torch.tile(v[:, None], (frames, 1)),
+        lambda v, frames: v[:, None].repeat_interleave(frames, 1),
+    ],
+    ids=["expand", "repeat", "tile", "repeat_interleave"],
+)
+def test_a_vector_may_be_given_to_all_frames(spread):
+    def forward(self, x, v):
+        return self.gru(torch.cat([x, spread(v, x.shape[1])], -1))[0]
+
+    spec = assert_streams(Call(forward, gru=nn.GRU(5, 4, batch_first=True)), torch.randn(2, 7, 3), H[:, :2] + 1).spec
+    assert [spec.timed(t) for t in spec.inputs] == [True, False]
