@@ -6,7 +6,7 @@ from torch import nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift import lift
-from tests.models.streams import Call, assert_streams
+from tests.models.streams import Call
 
 FRAMES = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 H = torch.zeros(2, 4)
@@ -86,35 +86,3 @@ def test_features_in_one_dict_are_data():
     model = Call(lambda s, x: s.gru(torch.cat([x["a"], x["b"]], -1))[0], gru=nn.GRU(2, 1, batch_first=True)).eval()
     spec = lift(model, ({"a": torch.randn(2, 6, 1), "b": torch.randn(2, 6, 1)},)).spec
     assert ([t.name for t in spec.inputs], [s.name for s in spec.states]) == (["x.a", "x.b"], ["gru.l0.h"])
-
-
-def old_loop(self, x):
-    """The first state as code of old makes it."""
-    h, last, ys = x.data.new(x.shape[0], 4).zero_(), torch.empty_like(x[:, 0]).fill_(1.0), []
-    for frame in x.unbind(1):
-        h, last = self.cell(frame * last, h), frame
-        ys.append(h)
-    return torch.stack(ys, 1)
-
-
-def test_what_is_made_empty_and_filled_is_the_same_for_all_rows():
-    lifted = assert_streams(Call(old_loop, cell=OwnCell()), torch.randn(2, 6, 3))
-    assert (len(lifted.spec.states), lifted.spec.rows) == (2, None)
-
-
-@pytest.mark.parametrize(
-    "spread",
-    [
-        lambda v, frames: v.unsqueeze(1).expand(-1, frames, -1),
-        lambda v, frames: v.repeat(frames, 1, 1).transpose(0, 1),
-        lambda v, frames: torch.tile(v[:, None], (frames, 1)),
-        lambda v, frames: v[:, None].repeat_interleave(frames, 1),
-    ],
-    ids=["expand", "repeat", "tile", "repeat_interleave"],
-)
-def test_a_vector_may_be_given_to_all_frames(spread):
-    def forward(self, x, v):
-        return self.gru(torch.cat([x, spread(v, x.shape[1])], -1))[0]
-
-    spec = assert_streams(Call(forward, gru=nn.GRU(5, 4, batch_first=True)), torch.randn(2, 7, 3), H[:, :2] + 1).spec
-    assert [spec.timed(t) for t in spec.inputs] == [True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import onnxruntime as ort
@@ -280,3 +281,46 @@ def test_a_choice_that_few_states_change_is_of_a_memory_all_the_same():
             return self.head(y[0]).argmax(-1)
 
     assert {s.name for s in lift(Policy().eval(), (torch.randn(1, 4),)).spec.states} == {"h", "c"}
+
+
+def of_old(s: nn.Module, x: Tensor) -> Tensor:
+    """The first state as code of old makes it: empty, then filled."""
+    h, last, ys = x.data.new(x.shape[0], 4).zero_(), torch.empty_like(x[:, 0]).fill_(1.0), []
+    for frame in x.unbind(1):
+        h, last = torch.tanh(s.of_x(frame * last) + s.of_h(h)), frame
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def test_what_is_made_empty_and_filled_is_the_same_for_all_rows():
+    spec = assert_streams(Call(of_old, of_x=nn.Linear(6, 4), of_h=nn.Linear(4, 4)), X).spec
+    assert (len(spec.states), spec.rows) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda v, frames: v.unsqueeze(1).expand(-1, frames, -1),
+        lambda v, frames: v.repeat(frames, 1, 1).transpose(0, 1),
+        lambda v, frames: torch.tile(v[:, None], (frames, 1)),
+        lambda v, frames: v[:, None].repeat_interleave(frames, 1),
+    ],
+    ids=["expand", "repeat", "tile", "repeat_interleave"],
+)
+def test_a_vector_may_be_given_to_all_frames(spread):
+    def forward(s, x, v):
+        return s.gru(torch.cat([x, spread(v, x.shape[1])], -1))[0]
+
+    spec = assert_streams(Call(forward, gru=nn.GRU(8, 4, batch_first=True)), X, torch.randn(2, 2)).spec
+    assert [spec.timed(t) for t in spec.inputs] == [True, False]
+
+
+@lru_cache(maxsize=4)
+def phases(frames: int, width: int) -> Tensor:
+    return torch.arange(frames, dtype=torch.float32)[:, None].expand(frames, width)
+
+
+def test_what_is_kept_by_the_number_of_frames_is_made_for_any():
+    model = Call(lambda s, x: s.gru(x + torch.sin(phases(x.shape[1], 6)))[0], gru=nn.GRU(6, 4, batch_first=True))
+    assert_streams(model, X)
+    assert type(phases(8, 6)) is Tensor  # none of those of the export

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
+from rnn_export.export.lift.program.hashed_sizes import UNHASHABLE, hashed_sizes
 from rnn_export.export.lift.program.known_constants import KnownConstants
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
@@ -41,9 +42,19 @@ def quiet() -> Iterator[None]:
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
-    try:
+
+    def exported() -> torch.export.ExportedProgram:
         with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module):
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
+
+    try:
+        try:
+            return exported()
+        except TypeError as error:
+            if UNHASHABLE not in str(error):
+                raise
+        with hashed_sizes():
+            return exported()
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
