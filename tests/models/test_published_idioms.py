@@ -324,3 +324,20 @@ def test_what_is_kept_by_the_number_of_frames_is_made_for_any():
     model = Call(lambda s, x: s.gru(x + torch.sin(phases(x.shape[1], 6)))[0], gru=nn.GRU(6, 4, batch_first=True))
     assert_streams(model, X)
     assert type(phases(8, 6)) is Tensor  # none of those of the export
+
+
+def dual_path(s: nn.Module, x: Tensor) -> Tensor:
+    """Windows that overlap, a layer inside each and one along them, added up where they were cut."""
+    batch, channels, frames = x.shape
+    windows = {"kernel_size": (4, 1), "padding": (4, 0), "stride": (2, 1)}
+    y = F.unfold(x[..., None], **windows).reshape(batch, channels, 4, -1)
+    count = y.shape[-1]
+    y = s.inside(y.transpose(1, -1).reshape(batch * count, 4, channels))[0].reshape(batch, count, 4, channels)
+    y = s.along(y.transpose(1, 2).reshape(batch * 4, count, channels))[0].reshape(batch, 4, count, channels)
+    y = y.permute(0, 3, 1, 2).reshape(batch, channels * 4, count)
+    return F.fold(y, (frames, 1), **windows).squeeze(-1)
+
+
+def test_windows_are_added_up_where_padding_was_cut_off():
+    layers = {name: nn.GRU(6, 6, batch_first=True) for name in ("inside", "along")}
+    assert_whole(Call(dual_path, **layers), torch.randn(2, 6, 24), chunk=2)
