@@ -341,7 +341,7 @@ REFUSED = {
         Call(lambda s, x, h: s.cell(x, h), cell=nn.GRUCell(4, 5)),
         (FRAME, H),
         {},
-        r"likely states=\{'h': 'output'\}",
+        r"If 'h' is its state, .*: states=\{'h': 'output'\}",
     ),
     "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, r"forward needs 'k'"),
     "numpy": (Tagger(), (X.numpy(),), {}, r"input 'x' is ndarray: give torch.as_tensor"),

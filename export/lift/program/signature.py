@@ -99,6 +99,12 @@ class FlatModel(nn.Module):
         return tuple(leaf for leaf in self.states if self.kept_at(leaf.name) is None)
 
     @property
+    def defaulted_to_none(self) -> list[str]:
+        """The arguments that the example leaves out, and that are None then."""
+        parameters = signature_of(self.model).parameters
+        return [name for name in self._unfed if parameters[name].default is None]
+
+    @property
     def kept_paths(self) -> set[AttributePath]:
         """Where the states stand that the model keeps itself."""
         return {path for places in self.kept for path in places}
