@@ -172,7 +172,7 @@ class TimeSearch:
         return counted.calls
 
     def refuse_bounded(self, others: str) -> None:
-        """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length.
+        """Raise BoundedAxis for an axis that may be other than in the example, but longer only up to some length.
 
         Of those that `best` found the model to take no multiples of; `others` may be time but for looking ahead.
         """
@@ -181,8 +181,10 @@ class TimeSearch:
             size = min(sizes)
             if len(sizes) > 1 or size < 3:
                 continue
-            same, shorter, short = (self._run(self._drawn_at(axes, n)) for n in (size, size - 1, size - 2))
-            if same is None or not _shrinks(shorter, short, len(self.probe.model.outputs)):
+            outputs, near = len(self.probe.model.outputs), ((size - 1, size - 2), (size + 2, size + 1))
+            if self._run(self._drawn_at(axes, size)) is None or not any(
+                _shrinks(*(self._run(self._drawn_at(axes, n)) for n in pair), outputs) for pair in near
+            ):
                 continue
             longest = self._longest(axes, size)
             self._run(self._drawn_at(axes, longest + 1))
