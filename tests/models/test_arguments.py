@@ -57,12 +57,25 @@ def starred(self, x, *caches):
     return 2 * h, h, caches[1] + 1
 
 
-def test_starred_arguments_are_numbered():
-    model = Call(starred, cell=OwnCell()).eval()
-    lifted = lift(model, (FRAMES[0], H, torch.zeros(2, 1)), states={"caches0": 1, "caches1": 2})
-    assert [s.name for s in lifted.spec.states] == ["caches0", "caches1"]
+def test_what_a_star_takes_is_numbered():
+    model, example = Call(starred, cell=OwnCell()).eval(), (FRAMES[0], H, torch.zeros(2, 1))
+    lifted = lift(model, example, states={"caches.0": 1, "caches.1": 2})
+    assert [s.name for s in lifted.spec.states] == ["caches.0", "caches.1"]
     torch.testing.assert_close(stepped(lifted, H, torch.zeros(2, 1)), 2 * cell_run(model.cell))
-    assert [t.name for t in lift(Call(lambda s, *x: x[0].cumsum(1)), (FRAMES,)).spec.inputs] == ["x"]
+    assert [t.name for t in lift(Call(lambda s, *x: x[0].cumsum(1)), (FRAMES,)).spec.inputs] == ["x.0"]
+
+
+def starred_list(self, x, *caches):
+    h = self.cell(x, caches[0])
+    return 2 * h, [h, caches[1] + 1]
+
+
+def test_what_a_star_takes_may_come_back_as_one():
+    model, example = Call(starred_list, cell=OwnCell()).eval(), (FRAMES[0], H, torch.zeros(2, 1))
+    with pytest.raises(LiftError, match=r"most likely states=\{'caches': 1\}"):
+        lift(model, example)
+    lifted = lift(model, example, states={"caches": 1})
+    torch.testing.assert_close(stepped(lifted, H, torch.zeros(2, 1)), 2 * cell_run(model.cell))
 
 
 def policy(self, inputs):

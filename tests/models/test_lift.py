@@ -331,12 +331,6 @@ REFUSED = {
     "too few": (Named(), (FRAME,), {}, r"forward needs 'h', which the example does not give"),
     "no example": (nn.GRU(4, 5), (), {}, r"forward needs 'input', which the example does not give"),
     "no tensor": (Call(lambda s: H), (), {}, r"the example holds no tensor that goes in"),
-    "starred": (
-        Call(lambda s, x0, *x: x[0]),
-        (X, X, X),
-        {},
-        r"forward takes \*x and 'x0', which is",
-    ),
     "cell": (
         Call(lambda s, x, h: s.cell(x, h), cell=nn.GRUCell(4, 5)),
         (FRAME, H),

@@ -341,3 +341,42 @@ def dual_path(s: nn.Module, x: Tensor) -> Tensor:
 def test_windows_are_added_up_where_padding_was_cut_off():
     layers = {name: nn.GRU(6, 6, batch_first=True) for name in ("inside", "along")}
     assert_whole(Call(dual_path, **layers), torch.randn(2, 6, 24), chunk=2)
+
+
+def test_a_kernel_as_long_as_the_sequence_is_refused():
+    def forward(s, x):
+        decay = torch.exp(-torch.arange(x.shape[1], dtype=x.dtype)).flip(0).expand(6, 1, -1)
+        return F.conv1d(F.pad(x.mT, (x.shape[1] - 1, 0)), decay, groups=6).mT
+
+    with pytest.raises(LiftError, match="reaches over as many frames as the sequence has"):
+        lift(Call(forward), (X,), time_axis=1)
+
+
+def associative_scan(operator, elements):
+    """A scan after jax's: of pairs of neighbours, and of what they give."""
+    count = elements[0].shape[1]
+    if count < 2:
+        return elements
+    odd = associative_scan(operator, operator([e[:, :-1:2] for e in elements], [e[:, 1::2] for e in elements]))
+    even = operator([e[:, :-1] for e in odd] if count % 2 == 0 else odd, [e[:, 2::2] for e in elements])
+    even = [torch.cat([e[:, :1], rest], 1) for e, rest in zip(elements, even, strict=True)]
+    pairs = [
+        torch.stack([F.pad(a, (0, 0, 0, 1)), F.pad(b, (0, 0, 0, 2))[:, : a.shape[1] + 1]], 2)
+        for a, b in zip(even, odd, strict=True)
+    ]
+    return [pair.flatten(1, 2)[:, :count] for pair in pairs]
+
+
+@pytest.mark.parametrize("operators", [("linear",), ("largest",), ("linear", "largest")])
+def test_a_scan_after_that_of_jax_is_the_recurrence(operators):
+    def linear(a, b):
+        return [b[0] * a[0], b[0] * a[1] + b[1]]
+
+    def largest(a, b):
+        return [torch.maximum(a[0], b[0]), a[1] + b[1]]
+
+    def forward(s, x):
+        kinds = [{"linear": linear, "largest": largest}[name] for name in operators]
+        return sum(associative_scan(operator, (s.gate(x).sigmoid(), x))[1] for operator in kinds)
+
+    assert_streams(Call(forward, gate=nn.Linear(6, 6)), X)

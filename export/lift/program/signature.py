@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -276,15 +277,16 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
     called = {name: opened(value) for name, value in put_back(arguments).items()}
-    named = {name: value for name, value in called.items() if name not in positional}
-    return model(*(called[name] for name in positional), **named)
+    taken = [called.pop(name.removeprefix("*")) for name in positional]
+    given = (value if name.startswith("*") else (value,) for name, value in zip(positional, taken, strict=True))
+    return model(*itertools.chain(*given), **called)
 
 
 def _bind(
     model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of the arguments that forward takes by position alone, and the example by name; a state that it leaves
-    out is None.
+    """The names of the arguments that forward takes by position alone, `*NAME` as such, and the example by name, what
+    `*NAME` takes as one tuple; a state that it leaves out is None.
     """
     signature = signature_of(model)
     parameters = signature.parameters
@@ -294,38 +296,24 @@ def _bind(
         raise LiftError(
             f"the example has {len(example)} inputs, which do not fit forward{signature}: {error}."
         ) from None
-    given = dict(bound.arguments)
-    starred = _starred(parameters, given)
     arguments: dict[str, Any] = {}
-    for name, value in (given | starred).items():
+    for name, value in bound.arguments.items():
         arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
         _check_example(name, arguments[name], name in refs)
     taken_out(arguments, [*refs])
+    starred = [n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in arguments]
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
         if name not in (*named, *arguments):
-            raise LiftError(f"states names the argument {name!r}, but forward has {[*parameters, *starred]}.")
+            raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
         arguments.setdefault(name, None)
     if missing:
         raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
     if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
         raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
-    by_position = {n for n in given if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY}
-    return tuple(n for n in arguments if n in by_position or n in starred), arguments
-
-
-def _starred(parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    """What `*NAME` takes of an example, by NAME0, NAME1 ..., taken out of `given`; by NAME where it takes one."""
-    name = next((n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in given), None)
-    if name is None:
-        return {}
-    values = given.pop(name)
-    names = [f"{name}{i}" for i in range(len(values))] if len(values) > 1 else [name]
-    taken = sorted(set(names) & (parameters.keys() - {name}))
-    if taken:
-        raise LiftError(f"forward takes *{name} and {taken[0]!r}, which is a name of the first: give it other names.")
-    return dict(zip(names, values, strict=True))
+    by_position = [n for n in bound.arguments if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY]
+    return tuple(f"*{n}" if n in starred else n for n in by_position), arguments
 
 
 def _check_example(name: str, value: Any, is_state: bool) -> None:
