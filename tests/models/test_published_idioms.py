@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -380,3 +381,15 @@ def test_a_scan_after_that_of_jax_is_the_recurrence(operators):
         return sum(associative_scan(operator, (s.gate(x).sigmoid(), x))[1] for operator in kinds)
 
     assert_streams(Call(forward, gate=nn.Linear(6, 6)), X)
+
+
+def test_windows_are_counted_in_whole_numbers():
+    """A size that comes of a float has no bound in a graph, and none is opened without."""
+
+    def forward(s, x):
+        count = math.ceil(x.shape[1] / 4)
+        windows = F.pad(x, (0, 0, 0, 4 * count - x.shape[1])).reshape(x.shape[0], count, 4, 6)
+        return s.gru(windows.mean(2) + torch.sin(torch.arange(count, dtype=x.dtype))[:, None])[0]
+
+    lifted = assert_whole(Call(forward, gru=nn.GRU(6, 4, batch_first=True)), X, chunk=4)
+    assert all(n.target is not math.ceil for n in lifted.module.graph.nodes)

@@ -102,6 +102,23 @@ def _drop_idle(graph: fx.Graph) -> None:
         elif node.target is aten.view.default:
             # What lies in memory one way here may lie another way in a step.
             node.target = aten.reshape.default
+        elif node.target is math.ceil:
+            _ceil_of_whole(graph, node)
+
+
+def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
+    """`math.ceil(size / n)` in whole numbers, which have a bound in a graph where the size has one."""
+    (divided,) = node.args
+    if not isinstance(divided, fx.Node) or divided.target is not operator.truediv:
+        return
+    size, by = divided.args
+    if not isinstance(size, fx.Node) or not isinstance(size.meta.get("val"), torch.SymInt | int):
+        return
+    if type(by) is int and by > 0:
+        with graph.inserting_before(node):
+            more = graph.call_function(operator.add, (size, by - 1))
+        more.meta = {**node.meta, "val": size.meta["val"] + by - 1}
+        node.target, node.args = operator.floordiv, (more, by)
 
 
 def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
