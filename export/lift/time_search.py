@@ -182,9 +182,10 @@ class TimeSearch:
             if len(sizes) > 1 or size < 3:
                 continue
             outputs, near = len(self.probe.model.outputs), ((size - 1, size - 2), (size + 2, size + 1))
-            if self._run(self._drawn_at(axes, size)) is None or not any(
-                _shrinks(*(self._run(self._drawn_at(axes, n)) for n in pair), outputs) for pair in near
-            ):
+            if self._run(self._drawn_at(axes, size)) is None:
+                continue
+            runs = ([self._run(self._drawn_at(axes, n)) for n in pair] for pair in near)
+            if not any(_shrinks(long, short, outputs) for long, short in runs):
                 continue
             longest = self._longest(axes, size)
             self._run(self._drawn_at(axes, longest + 1))

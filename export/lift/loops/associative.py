@@ -102,7 +102,7 @@ def _is_torch(function: FunctionType) -> bool:
 
 
 @contextlib.contextmanager
-def _in_place_of(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[None]:
+def _in_place_of(others: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """Within, whatever calls one of these functions by its name calls the other."""
     places = [(names, f) for names in _modules() if isinstance(f := names[NAME], FunctionType) and f in others]
     try:

@@ -14,7 +14,7 @@ UNHASHABLE = "unhashable type: non-nested SymInt"
 def hashed_sizes() -> Iterator[None]:
     """Within, a size of any value is a key that only it finds again, so that nothing kept is taken for it."""
     before = torch.SymInt.__hash__
-    torch.SymInt.__hash__ = object.__hash__  # type: ignore[method-assign, assignment]
+    torch.SymInt.__hash__ = object.__hash__  # type: ignore[method-assign]
     try:
         yield
     finally:

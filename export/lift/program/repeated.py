@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from rnn_export.export.lift.program.fx import aten, named_args, overloads
@@ -16,7 +18,7 @@ def repeats_as_expands(graph: fx.Graph) -> None:
             node.target, node.args, node.kwargs = aten.expand.default, (node.all_input_nodes[0], sizes), {}
 
 
-def _expanded(node: fx.Node) -> list[object] | None:
+def _expanded(node: fx.Node) -> list[Any] | None:
     """The sizes that `expand` is to give, -1 for those that stay; None where an axis of more entries is repeated."""
     given = named_args(node) | node.kwargs
     shape, times = given["self"].meta["val"].shape, _times(node, given)
@@ -29,11 +31,11 @@ def _expanded(node: fx.Node) -> list[object] | None:
     return [*times[:new], *(-1 if stays else n for stays, n in zip(stay, times[new:], strict=True))]
 
 
-def _times(node: fx.Node, given: dict[str, object]) -> list[object] | None:
+def _times(node: fx.Node, given: dict[str, Any]) -> list[Any] | None:
     """How often each axis is repeated, new ones in front."""
-    rank = given["self"].meta["val"].dim()  # type: ignore[attr-defined]
+    rank = given["self"].meta["val"].dim()
     if node.target is aten.repeat_interleave.self_int:
         axis = given["dim"]
-        return None if axis is None else [given["repeats"] if a == axis % rank else 1 for a in range(rank)]  # type: ignore[operator]
-    times = list(given["repeats" if node.target is aten.repeat.default else "dims"])  # type: ignore[call-overload]
+        return None if axis is None else [given["repeats"] if a == axis % rank else 1 for a in range(rank)]
+    times = list(given["repeats" if node.target is aten.repeat.default else "dims"])
     return [1] * (rank - len(times)) + times
