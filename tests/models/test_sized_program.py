@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.errors import TraceFailed
+from rnn_export.errors import FrozenAxis, TraceFailed
 from rnn_export.export import export
 from rnn_export.export.lift import lift
+from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
 from rnn_export.export.lift.sized_program import sized_program
 
@@ -85,6 +86,15 @@ def test_only_the_users_code_is_traced(model, example, traces, tmp_path, monkeyp
     export(model, example, tmp_path / "it.rnnx", time_axis=2 if isinstance(model, Convolved) else 1)
     assert not any(isinstance(module, fx.GraphModule) for module in traced)
     assert len(traced) <= traces
+
+
+def test_a_trace_ends_where_a_loop_makes_a_number_of_the_length():
+    model, x = Looped(), torch.randn(3, 6, 4)
+    flat, turns = FlatModel(model, (x,), {}, None, None), []
+    model.cell.register_forward_hook(lambda *_: turns.append(1))
+    with pytest.raises(FrozenAxis, match=r"axis 1 of input 0 must be of any size, but .* \(it was 6\)"):
+        export_program(flat, (x,), ((({1: DYNAMIC},)),))
+    assert not turns
 
 
 def test_a_size_that_an_operator_fixes_is_said():

@@ -56,6 +56,9 @@ class KnownConstants(TorchFunctionMode):
 
     def _known(self, func: Any, args: Any, kwargs: Any) -> tuple[Any] | None:
         """What `func` gives, where all that it takes is known."""
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        if first is not None and self._value(first, func) is None:
+            return None
         leaves = pytree.tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         is_made = func in MAKERS and not any(isinstance(leaf, SYMBOLS) for leaf in leaves)

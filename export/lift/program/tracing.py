@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rnn_export.errors import FrozenAxis, LiftError, TraceFailed, first_line
+from rnn_export.errors import LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
+from rnn_export.export.lift.program.frozen_sizes import frozen_axis, refused_where_frozen
 from rnn_export.export.lift.program.hashed_sizes import UNHASHABLE, hashed_sizes
 from rnn_export.export.lift.program.known_constants import KnownConstants
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
@@ -44,7 +45,7 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
 
     def exported() -> torch.export.ExportedProgram:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module):
+        with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module), refused_where_frozen():
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
 
     try:
@@ -138,13 +139,7 @@ def lift_error(error: Exception) -> LiftError:
     text, place = str(error), line_of(error)
     fixed = re.search(r"\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\] .*?constant \((\d+)\)", text)
     if fixed is not None:
-        port, axis, size = map(int, fixed.groups())
-        return FrozenAxis(
-            f"axis {axis} of input {port} must be of any size, but the code makes a number of it (it was {size}): by "
-            "len(x), where x.shape[0] is meant, by int(), or a size written out.",
-            port,
-            axis,
-        )
+        return frozen_axis(int(fixed[1]), int(fixed[2]), int(fixed[3]))
     if "fake tensor in the exported program constant" in text:
         return LiftError(
             f"the model writes to .data of a tensor{place}, behind the back of every exporter: drop .data, and use "
