@@ -167,7 +167,11 @@ class AssumptionBroken(ParityError):
 
 
 class RowsDepend(LiftError):
-    """Rows of the batch depend on each other."""
+    """Rows of the batch depend on each other, at `place`; `counted`: by their number alone."""
+
+    def __init__(self, message: str, place: str, counted: bool) -> None:
+        super().__init__(message)
+        self.place, self.counted = place, counted
 
 
 class NoBatchAxis(LiftError):

@@ -20,12 +20,12 @@ from rnn_export.errors import (
     NoBatchAxis,
     RowsDepend,
     StateMovesByCall,
-    first_line,
 )
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
+from rnn_export.export.lift.copying import copied
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
@@ -47,6 +47,7 @@ from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
+    refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
     refuse_other_device,
@@ -151,7 +152,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     refuse_wrappers(model)
     refuse_other_device(model)
-    model, states = _copied(model), options.states
+    model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
@@ -163,25 +164,35 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
-        refuse_forgotten_states(flat, [name for name, ref in (states or {}).items() if ref is None])
+        refuse_forgotten_states(flat, _plain(options))
     flat.check_names()
     return flat
 
 
+def _plain(options: _Options) -> list[str]:
+    """The arguments that are said to be no states."""
+    return [name for name, ref in (options.states or {}).items() if ref is None]
+
+
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
     """The model lifted along the first axes of its batch that its graph confirms."""
-    refused: RowsDepend | None = None
+    refused: list[tuple[_Probed, RowsDepend]] = []
     try:
         for probed in _probed(flat, options):
             try:
                 return _along(flat, probed, options)
             except RowsDepend as error:
-                refused = refused or error
+                refused.append((probed, error))
     except LiftError:
-        if refused is None:
+        if not refused:
             raise
-    assert refused is not None
-    raise refused
+    probed, first = refused[0]
+    # An example of one row says what is meant, where nothing but the number of rows is against any other.
+    one = replace(probed.axes, one_row=f"the number of rows is used as a value at {first.place}")
+    sizes = {leaf.example.shape[b] for leaf, b in zip(flat.inputs, one.input_batch, strict=True) if b is not None}
+    if not first.counted or sizes != {1} or not _takes_one(probed.flat, one):
+        raise first
+    return _along(flat, replace(probed, axes=one), options)
 
 
 def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
@@ -193,7 +204,7 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
         if axes.one_row or error.axis != dict(enumerate(axes.rows_in)).get(error.port):
             raise
         one = replace(axes, one_row=_why_one(probed, error))
-        if not _takes_one(flat, one):
+        if not _takes_one(probed.flat, one):
             raise
         return lifted(flat, replace(probed, axes=one), options)
 
@@ -219,6 +230,8 @@ def _takes_one(flat: FlatModel, axes: Axes) -> bool:
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
     if not probed.axes.has_time:
         refuse_left_out(flat)
+        if options.states is None or options.states:
+            refuse_forgotten_cell(probed.flat, _plain(options))
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
@@ -352,16 +365,6 @@ def _whole_sequences(flat: FlatModel, probed: _Probed, options: _Options) -> Str
     spec = replace(spec, digest=digest_of(spec, flat.model, {}))
     notes = (WHOLE, *shared_notes(spec, flat, probed.axes))
     return StreamingModel(spec, flat, probed.axes, module, True, {}, (), notes, shortest=shortest)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """The model to work with: whatever a call changes in it, the user's own stays as it is."""
-    # What a hook of torch's computed from parameters cannot be copied as it is.
-    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    try:
-        return copy.deepcopy(model, {id(t): t.detach().clone() for t in made})
-    except Exception as error:  # the user's code may raise anything
-        raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
 
 
 def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:

@@ -15,6 +15,9 @@ from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.tracing import DYNAMIC
 
+# Between the seeds of inputs without time.
+HELD = 1_000_003
+
 
 class BatchFirst(nn.Module):
     """The flat model with the batch on axis 0 of every state; `runs` are lengths, and whether it takes them."""
@@ -37,11 +40,17 @@ class BatchFirst(nn.Module):
         return (*given, *after)
 
     def sample(self, batch: int, frames: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Noise inputs, and states (B, *row); of one row where the model takes no more."""
+        """Noise inputs, and states (B, *row); of one row where the model takes no more.
+
+        An input without time is the same over any number of frames.
+        """
         axes, noise = self.axes, Noise(self.flat, seed)
-        drawn = zip(self.flat.inputs, axes.input_sizes(batch, frames), axes.input_batch, strict=True)
-        like = ((noise.like(leaf.example, sizes), b) for leaf, sizes, b in drawn)
-        inputs = [x if b is not None else x.unsqueeze(0) for x, b in like]
+        ports = zip(self.flat.inputs, axes.input_sizes(batch, frames), axes.input_time, strict=True)
+        drawn = [
+            (noise if time is not None else Noise(self.flat, seed + HELD * port)).like(leaf.example, sizes)
+            for port, (leaf, sizes, time) in enumerate(ports, 1)
+        ]
+        inputs = [x if b is not None else x.unsqueeze(0) for x, b in zip(drawn, axes.input_batch, strict=True)]
         return (*inputs, *draw_states(self.flat, axes.states, noise, 1 if axes.one_row else batch))
 
     def dynamic(self, time: bool) -> tuple[Any, ...]:

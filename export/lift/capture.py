@@ -80,7 +80,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     What computes a recurrence in parallel stands in the graph as the recurrence.
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
-    with parallel_functions(lambda: module(*sample)), sequential_scans():
+    with parallel_functions(lambda: module(*sample)), sequential_scans(lambda: module(*sample)):
         captured = _capture(module, chunk)
     if captured.dynamic_time:
         fold_parallel_scans(captured.module)

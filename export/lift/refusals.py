@@ -17,8 +17,10 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import EXACT, START, same
 from rnn_export.export.lift.program.full_rows import UNEQUAL
+from rnn_export.export.lift.program.inner_states import under
 from rnn_export.export.lift.program.modes import SeesOperators
-from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.results import OutputRef
+from rnn_export.export.lift.program.signature import FlatModel, Leaf
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.tensor_spec import DTYPES
 
@@ -135,24 +137,49 @@ def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:
                 f"the input itself states={{{name!r}: {name!r}}} (--state {name}={name}), or in an output; or say that "
                 f"it is none, states={{{name!r}: None}} (--state {name}=none)."
             )
-    if len(set(flat.output_keys)) + len(flat.states) < 2:
-        return
+    if len(set(flat.output_keys)) + len(flat.states) >= 2:
+        _refuse_returned(flat, others, plain)
+
+
+def refuse_forgotten_cell(flat: FlatModel, plain: Sequence[str]) -> None:
+    """Where one call is one frame, and nothing is a state, an input in the shape of the one output is: of a cell."""
+    if not flat.states and len(set(flat.output_keys)) == 1:
+        _refuse_returned(flat, flat.inputs[1:], plain)
+
+
+def _refuse_returned(flat: FlatModel, others: Sequence[Leaf], plain: Sequence[str]) -> None:
+    """Raise LiftError for the first of the inputs `others` that comes back in its own shape.
+
+    What stands beside the first input in one argument, a dict of features, is data as well.
+    """
+    data = flat.inputs[0].name.rpartition(".")[0]
     for leaf in others:
-        name, example = leaf.name.split(".")[0], leaf.example
+        example = leaf.example
         results = zip(flat.output_keys, flat.example_outputs, strict=True)
         returned = [key for key, output in results if _is_alike(output, example)]
-        if name in plain or not returned:
+        if under(leaf.name, plain) or not returned or (data and leaf.name.rpartition(".")[0] == data):
             continue
         # Inputs of one shape most often come back in their order, after any output of that shape.
         alike = [other.name for other in others if _is_alike(other.example, example)]
         likely = returned[max(0, min(len(returned) - 1, alike.index(leaf.name) + len(returned) - len(alike)))]
-        keys = " or ".join(map(repr, dict.fromkeys(returned)))
+        name, keys = _whole(flat, leaf, likely), " or ".join(map(repr, dict.fromkeys(returned)))
         raise LiftError(
             f"input {leaf.name!r} {tuple(example.shape)} comes back in the same shape as output {keys}: it looks like "
             "a state. Declare where it comes back, in the order of the model most likely "
             f"states={{{name!r}: {likely!r}}} (--state {name}={likely}), or say that it is none, "
             f"states={{{name!r}: None}} (--state {name}=none)."
         )
+
+
+def _whole(flat: FlatModel, leaf: Leaf, key: OutputRef) -> str:
+    """The largest part of an argument around `leaf` of which all comes back in the result `key`."""
+    back = [t for k, t in zip(flat.output_keys, flat.example_outputs, strict=True) if k == key]
+    parts = leaf.name.split(".")
+    for name in (".".join(parts[:n]) for n in range(1, len(parts))):
+        inside = [other.example for other in flat.inputs if under(other.name, [name])]
+        if all(any(_is_alike(t, other) for other in back) for t in inside):
+            return name
+    return leaf.name
 
 
 def refuse_decisions(flat: FlatModel) -> None:
@@ -170,7 +197,7 @@ def refuse_other_start(
     flat: FlatModel, axes: Axes, values: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None
 ) -> None:
     """A state that the model makes itself when it gets none must be the one that it is given here instead."""
-    defaulted = [s.name for s in flat.declared if s.name.split(".")[0] in flat.defaulted_states]
+    defaulted = [s.name for s in flat.declared if under(s.name, flat.defaulted_states)]
     unsaid = [name for name in defaulted if name not in (initial or {})]
     if not unsaid:
         return

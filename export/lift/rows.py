@@ -12,7 +12,17 @@ from rnn_export.errors import LiftError, RowsDepend
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import of_any_length
 from rnn_export.export.lift.dependence.layout import AxisLayout, growing_axes
-from rnn_export.export.lift.dependence.rows import DEPEND, NUMBERED, Mixed, NodeRows, Numbered, RowInfo, RowRule, Rows
+from rnn_export.export.lift.dependence.rows import (
+    COUNTED,
+    DEPEND,
+    NUMBERED,
+    Mixed,
+    NodeRows,
+    Numbered,
+    RowInfo,
+    RowRule,
+    Rows,
+)
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.loops.references import value_at
 from rnn_export.export.lift.program.fx import args_of, placeholders, recorded, results
@@ -47,7 +57,8 @@ def follow_rows(
             info = Mixed(node, OTHER_AXIS)
         if isinstance(info, Mixed):
             operator = name_of(info.node) if info.node.op == "call_function" else "its loop"
-            raise RowsDepend(f"{place_of(info.node)}: {operator}: {info.reason}")
+            place = place_of(info.node)
+            raise RowsDepend(f"{place}: {operator}: {info.reason}", place, info.reason == COUNTED)
     return rows
 
 

@@ -25,12 +25,14 @@ def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
     """`call` without the arguments that hold the lengths of sequences, which are as long as their tensors say."""
     try:
         signature = signature_of(call.model)
-        given = dict(signature.bind_partial(*call.example).arguments)
+        given = {name: _in_tensor(v) for name, v in signature.bind_partial(*call.example).arguments.items()}
     except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
         return call
     found = {name: lengths for name in given if name not in states and (lengths := _lengths(name, given)) is not None}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     if not found or any(signature.parameters[name].kind not in by_name for name in given):
+        return call
+    if not all(any(given[name] is x for x in call.example) for name in found) and _results(call, given) is None:
         return call
     left = [p for name, p in signature.parameters.items() if name not in found]
     dropped = _that_follow(call, given, found)
@@ -38,6 +40,21 @@ def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
     bound = model.signature.bind_partial()
     bound.arguments.update({name: value for name, value in given.items() if name not in found})
     return call if bound.kwargs else replace(call, model=model, example=bound.args)
+
+
+def _in_tensor(value: Any) -> Any:
+    """Whole numbers in a list as a tensor of them, which most code takes as well, and whose number may be any."""
+    is_list = isinstance(value, list | tuple) and bool(value) and all(type(n) is int for n in value)
+    return torch.tensor(value) if is_list else value
+
+
+def _results(call: Wrapped, arguments: Mapping[str, Any]) -> dict[OutputRef, Any] | None:
+    """What a copy of the model gives; None where it fails, which is said where it is called next."""
+    try:
+        with torch.no_grad():
+            return result_parts(copy.deepcopy(call.model)(**copy.deepcopy(dict(arguments))))
+    except Exception:  # the user's code may raise anything
+        return None
 
 
 def _lengths(name: str, given: Mapping[str, Any]) -> Lengths | None:
@@ -67,18 +84,16 @@ def _that_follow(call: Wrapped, given: Mapping[str, Any], found: Mapping[str, Le
     """The results that are lengths themselves: whole numbers, one for each row, the same for other values of inputs."""
     rows = {len(given[name]) for name in found}
 
-    def lengths(arguments: Mapping[str, Any]) -> dict[OutputRef, Tensor]:
-        with torch.no_grad():
-            parts = result_parts(copy.deepcopy(call.model)(**copy.deepcopy(dict(arguments))))
-        tensors = {key: value for key, value in parts.items() if isinstance(value, Tensor) and value.dim() == 1}
-        return {key: value for key, value in tensors.items() if value.dtype in WHOLE and len(value) in rows}
-
     other = {
         name: torch.randn_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in given.items()
     }
-    try:
-        first, second = lengths(given), lengths({**other, **{name: given[name] for name in found}})
-    except Exception:  # the user's code may raise anything; what fails is said where it is called next
-        return frozenset()
+    runs = (given, {**other, **{name: given[name] for name in found}})
+    first, second = (
+        {key: v for key, v in (_results(call, arguments) or {}).items() if _are_lengths(v, rows)} for arguments in runs
+    )
     return frozenset(key for key, value in first.items() if key in second and torch.equal(value, second[key]))
+
+
+def _are_lengths(value: Any, rows: Collection[int]) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 1 and value.dtype in WHOLE and len(value) in rows

@@ -14,6 +14,7 @@ from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, 
 from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 from rnn_export.export.lift.program.modes import CountsOperators
+from rnn_export.export.lift.program.signature import FlatModel
 
 # A longer example is tried in parts.
 LONG = 64
@@ -54,6 +55,18 @@ class ProbedRows:
     count: int
 
 
+def _declared_so(model: FlatModel) -> str:
+    """How an argument that may be the state of a model would be declared; empty where there is none."""
+    results = [*zip(model.output_keys, model.example_outputs, strict=True)]
+    given = [(leaf.name, k) for leaf in model.inputs[1:] for k, t in results if t.shape == leaf.example.shape]
+    left_out = [(name, model.output_keys[-1]) for name in model.defaulted_to_none if len(set(model.output_keys)) > 1]
+    name, key = next(iter([*given, *left_out]), ("", ""))
+    if not name:
+        return ""
+    said = f"states={{{name!r}: {key!r}}} (--state {name}={key})"
+    return f"If {name!r} is its state, declare where it comes back: {said}. "
+
+
 def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> TimeCandidate:
     """The one candidate that is time, `said` by the user or found; without any axis where a call is one frame.
 
@@ -79,8 +92,8 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     if not best and layers and not (probe.model.declared or search.has_memory()):
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
-            f"output follows from a state of it: each call would start anew. If one call is one frame, and nothing is "
-            f"kept, say time_axis=None (--time-axis none). {SEQUENCES}"
+            f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}If one call is "
+            f"one frame, and nothing is kept, say time_axis=None (--time-axis none). {SEQUENCES}"
         )
     if not best:
         return none
@@ -159,7 +172,7 @@ class TimeSearch:
         return counted.calls
 
     def refuse_bounded(self, others: str) -> None:
-        """Raise BoundedAxis for an axis that may be shorter than in the example, and longer only up to some length.
+        """Raise BoundedAxis for an axis that may be other than in the example, but longer only up to some length.
 
         Of those that `best` found the model to take no multiples of; `others` may be time but for looking ahead.
         """
@@ -168,8 +181,11 @@ class TimeSearch:
             size = min(sizes)
             if len(sizes) > 1 or size < 3:
                 continue
-            same, shorter, short = (self._run(self._drawn_at(axes, n)) for n in (size, size - 1, size - 2))
-            if same is None or not _shrinks(shorter, short, len(self.probe.model.outputs)):
+            outputs, near = len(self.probe.model.outputs), ((size - 1, size - 2), (size + 2, size + 1))
+            if self._run(self._drawn_at(axes, size)) is None:
+                continue
+            runs = ([self._run(self._drawn_at(axes, n)) for n in pair] for pair in near)
+            if not any(_shrinks(long, short, outputs) for long, short in runs):
                 continue
             longest = self._longest(axes, size)
             self._run(self._drawn_at(axes, longest + 1))

@@ -155,3 +155,13 @@ def test_a_branch_that_changes_nothing_is_no_other_way():
         return s.gru(x)[0] if x.shape[1] > 64 else s.gru(x * 1)[0]
 
     assert lift(Call(forward, gru=gru()), (X,), time_axis=1).spec.inputs[0].shape == ("batch", "time", 16)
+
+
+def test_a_table_of_positions_is_a_bound_where_fewer_frames_than_the_example_has_fail():
+    def forward(s, x):
+        y = x + s.table[:, : x.shape[1]]
+        return s.mix(y + F.pad(y, (0, 0, 32, -32)))
+
+    model = Call(forward, table=nn.Parameter(torch.zeros(1, 64, 16)), mix=nn.Linear(16, 4))
+    with pytest.raises(BoundedAxis, match="axis 1 of input 0 may only be up to 64 long"):
+        lift(model, (X,))

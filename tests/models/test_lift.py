@@ -331,7 +331,12 @@ REFUSED = {
     "too few": (Named(), (FRAME,), {}, r"forward needs 'h', which the example does not give"),
     "no example": (nn.GRU(4, 5), (), {}, r"forward needs 'input', which the example does not give"),
     "no tensor": (Call(lambda s: H), (), {}, r"the example holds no tensor that goes in"),
-    "starred": (Call(lambda s, *x: x[0]), (X,), {}, r"forward takes \*x: give its arguments names"),
+    "cell": (
+        Call(lambda s, x, h: s.cell(x, h), cell=nn.GRUCell(4, 5)),
+        (FRAME, H),
+        {},
+        r"If 'h' is its state, .*: states=\{'h': 'output'\}",
+    ),
     "keyword needed": (Call(lambda s, x, *, k: k * x), (X,), {}, r"forward needs 'k'"),
     "numpy": (Tagger(), (X.numpy(),), {}, r"input 'x' is ndarray: give torch.as_tensor"),
     "empty": (Tagger(), (X[:0],), {}, r"input 'x' has shape \(0, 7, 4\): no axis of an example may be empty"),

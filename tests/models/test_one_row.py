@@ -368,3 +368,38 @@ def test_inspect_shows_what_fixes_the_batch(tmp_path):
     text = " ".join((shown.stdout + shown.stderr).split())
     assert "rows 1 (one stream at a time)" in text
     assert re.search(r"note: rows: 1, one stream at a time, since a batch of 2 fails at test_one_row\.py:\d+", text)
+
+
+class Cached(nn.Module):
+    """What is kept is for as many rows as come."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(1, 4))
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.out(x + self.last[: x.shape[0]])
+        self.last[: x.shape[0]].copy_(x)
+        return y
+
+
+def test_an_example_of_one_row_says_that_one_is_meant_where_rows_are_counted():
+    lifted = lift(Cached().eval(), (torch.randn(1, 4),), time_axis=None)
+    assert lifted.spec.rows == 1
+    assert any("the number of rows is used as a value at" in note for note in lifted.notes)
+
+
+class Wrapping(nn.Module):
+    """A function of its class in an attribute, which Python does not copy as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.scaled = nn.GRU(4, 8, batch_first=True), staticmethod(lambda x: 2 * x)
+
+    def forward(self, x):
+        return self.gru(self.scaled(x))[0]
+
+
+def test_what_wraps_a_function_is_copied():
+    assert lift(Wrapping().eval(), (torch.randn(2, 7, 4),)).spec.rows is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import onnxruntime as ort
@@ -280,3 +282,114 @@ def test_a_choice_that_few_states_change_is_of_a_memory_all_the_same():
             return self.head(y[0]).argmax(-1)
 
     assert {s.name for s in lift(Policy().eval(), (torch.randn(1, 4),)).spec.states} == {"h", "c"}
+
+
+def of_old(s: nn.Module, x: Tensor) -> Tensor:
+    """The first state as code of old makes it: empty, then filled."""
+    h, last, ys = x.data.new(x.shape[0], 4).zero_(), torch.empty_like(x[:, 0]).fill_(1.0), []
+    for frame in x.unbind(1):
+        h, last = torch.tanh(s.of_x(frame * last) + s.of_h(h)), frame
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def test_what_is_made_empty_and_filled_is_the_same_for_all_rows():
+    spec = assert_streams(Call(of_old, of_x=nn.Linear(6, 4), of_h=nn.Linear(4, 4)), X).spec
+    assert (len(spec.states), spec.rows) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda v, frames: v.unsqueeze(1).expand(-1, frames, -1),
+        lambda v, frames: v.repeat(frames, 1, 1).transpose(0, 1),
+        lambda v, frames: torch.tile(v[:, None], (frames, 1)),
+        lambda v, frames: v[:, None].repeat_interleave(frames, 1),
+    ],
+    ids=["expand", "repeat", "tile", "repeat_interleave"],
+)
+def test_a_vector_may_be_given_to_all_frames(spread):
+    def forward(s, x, v):
+        return s.gru(torch.cat([x, spread(v, x.shape[1])], -1))[0]
+
+    spec = assert_streams(Call(forward, gru=nn.GRU(8, 4, batch_first=True)), X, torch.randn(2, 2)).spec
+    assert [spec.timed(t) for t in spec.inputs] == [True, False]
+
+
+@lru_cache(maxsize=4)
+def phases(frames: int, width: int) -> Tensor:
+    return torch.arange(frames, dtype=torch.float32)[:, None].expand(frames, width)
+
+
+def test_what_is_kept_by_the_number_of_frames_is_made_for_any():
+    model = Call(lambda s, x: s.gru(x + torch.sin(phases(x.shape[1], 6)))[0], gru=nn.GRU(6, 4, batch_first=True))
+    assert_streams(model, X)
+    assert type(phases(8, 6)) is Tensor  # none of those of the export
+
+
+def dual_path(s: nn.Module, x: Tensor) -> Tensor:
+    """Windows that overlap, a layer inside each and one along them, added up where they were cut."""
+    batch, channels, frames = x.shape
+    windows = {"kernel_size": (4, 1), "padding": (4, 0), "stride": (2, 1)}
+    y = F.unfold(x[..., None], **windows).reshape(batch, channels, 4, -1)
+    count = y.shape[-1]
+    y = s.inside(y.transpose(1, -1).reshape(batch * count, 4, channels))[0].reshape(batch, count, 4, channels)
+    y = s.along(y.transpose(1, 2).reshape(batch * 4, count, channels))[0].reshape(batch, 4, count, channels)
+    y = y.permute(0, 3, 1, 2).reshape(batch, channels * 4, count)
+    return F.fold(y, (frames, 1), **windows).squeeze(-1)
+
+
+def test_windows_are_added_up_where_padding_was_cut_off():
+    layers = {name: nn.GRU(6, 6, batch_first=True) for name in ("inside", "along")}
+    assert_whole(Call(dual_path, **layers), torch.randn(2, 6, 24), chunk=2)
+
+
+def test_a_kernel_as_long_as_the_sequence_is_refused():
+    def forward(s, x):
+        decay = torch.exp(-torch.arange(x.shape[1], dtype=x.dtype)).flip(0).expand(6, 1, -1)
+        return F.conv1d(F.pad(x.mT, (x.shape[1] - 1, 0)), decay, groups=6).mT
+
+    with pytest.raises(LiftError, match="reaches over as many frames as the sequence has"):
+        lift(Call(forward), (X,), time_axis=1)
+
+
+def associative_scan(operator, elements):
+    """A scan after jax's: of pairs of neighbours, and of what they give."""
+    count = elements[0].shape[1]
+    if count < 2:
+        return elements
+    odd = associative_scan(operator, operator([e[:, :-1:2] for e in elements], [e[:, 1::2] for e in elements]))
+    even = operator([e[:, :-1] for e in odd] if count % 2 == 0 else odd, [e[:, 2::2] for e in elements])
+    even = [torch.cat([e[:, :1], rest], 1) for e, rest in zip(elements, even, strict=True)]
+    pairs = [
+        torch.stack([F.pad(a, (0, 0, 0, 1)), F.pad(b, (0, 0, 0, 2))[:, : a.shape[1] + 1]], 2)
+        for a, b in zip(even, odd, strict=True)
+    ]
+    return [pair.flatten(1, 2)[:, :count] for pair in pairs]
+
+
+@pytest.mark.parametrize("operators", [("linear",), ("largest",), ("linear", "largest")])
+def test_a_scan_after_that_of_jax_is_the_recurrence(operators):
+    def linear(a, b):
+        return [b[0] * a[0], b[0] * a[1] + b[1]]
+
+    def largest(a, b):
+        return [torch.maximum(a[0], b[0]), a[1] + b[1]]
+
+    def forward(s, x):
+        kinds = [{"linear": linear, "largest": largest}[name] for name in operators]
+        return sum(associative_scan(operator, (s.gate(x).sigmoid(), x))[1] for operator in kinds)
+
+    assert_streams(Call(forward, gate=nn.Linear(6, 6)), X)
+
+
+def test_windows_are_counted_in_whole_numbers():
+    """A size that comes of a float has no bound in a graph, and none is opened without."""
+
+    def forward(s, x):
+        count = math.ceil(x.shape[1] / 4)
+        windows = F.pad(x, (0, 0, 0, 4 * count - x.shape[1])).reshape(x.shape[0], count, 4, 6)
+        return s.gru(windows.mean(2) + torch.sin(torch.arange(count, dtype=x.dtype))[:, None])[0]
+
+    lifted = assert_whole(Call(forward, gru=nn.GRU(6, 4, batch_first=True)), X, chunk=4)
+    assert all(n.target is not math.ceil for n in lifted.module.graph.nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import rnn
 
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.program.bound_lengths import WithLengths
@@ -30,14 +31,20 @@ def first_time(s, x, lengths):
     return s.layer(x.masked_fill(padding[..., None], 0))[0]
 
 
+def packed(s, x, lengths):
+    rows = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    return rnn.pad_packed_sequence(s.layer(rows)[0], batch_first=True, total_length=x.size(1))[0]
+
+
 @pytest.mark.parametrize(
     ("forward", "example", "layer", "axis"),
     [
+        (packed, (FRAMES, [7, 7]), nn.GRU(4, 5, batch_first=True), 1),
         (masked, (FRAMES, FULL), nn.GRU(4, 5, batch_first=True), 1),
         (relative, (FRAMES, torch.ones(2)), nn.GRU(4, 5, batch_first=True), 1),
         (first_time, (FRAMES.transpose(0, 1), FULL), nn.GRU(4, 5), 0),
     ],
-    ids=["masked, and given back", "of the longest", "time first"],
+    ids=["a list", "masked, and given back", "of the longest", "time first"],
 )
 def test_every_row_has_all_frames(forward, example, layer, axis):
     model = Call(forward, layer=layer)

@@ -23,6 +23,7 @@ from rnn_export.export.lift.program.full_lengths import drop_full_masks
 from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.places import place_of
+from rnn_export.export.lift.program.repeated import repeats_as_expands
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
@@ -34,9 +35,12 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
-FILLS: Mapping[Any, float] = {
-    **dict.fromkeys(overloads("new_zeros zeros_like"), 0),
+# What they fill a tensor with, whatever was in it: a number, or the argument that says it.
+FILLS: Mapping[Any, float | str] = {
+    **dict.fromkeys(overloads("new_zeros zeros_like zero"), 0),
     **dict.fromkeys(overloads("new_ones ones_like"), 1),
+    **dict.fromkeys(overloads("fill.Scalar"), "value"),
+    **dict.fromkeys(overloads("full_like new_full"), "fill_value"),
 }
 
 
@@ -70,6 +74,7 @@ def flat_graph(
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     drop_full_masks(graph)
     _free_constants(graph)
+    repeats_as_expands(graph)
     write_counted_loops_out(graph_module)
     narrow_attention(graph_module, args, context)
     take_windows_apart(graph_module)
@@ -97,6 +102,23 @@ def _drop_idle(graph: fx.Graph) -> None:
         elif node.target is aten.view.default:
             # What lies in memory one way here may lie another way in a step.
             node.target = aten.reshape.default
+        elif node.target is math.ceil:
+            _ceil_of_whole(graph, node)
+
+
+def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
+    """`math.ceil(size / n)` in whole numbers, which have a bound in a graph where the size has one."""
+    (divided,) = node.args
+    if not isinstance(divided, fx.Node) or divided.target is not operator.truediv:
+        return
+    size, by = divided.args
+    if not isinstance(size, fx.Node) or not isinstance(size.meta.get("val"), torch.SymInt | int):
+        return
+    if type(by) is int and by > 0:
+        with graph.inserting_before(node):
+            more = graph.call_function(operator.add, (size, by - 1))
+        more.meta = {**node.meta, "val": size.meta["val"] + by - 1}
+        node.target, node.args = operator.floordiv, (more, by)
 
 
 def _squeeze_ones(graph: fx.Graph, node: fx.Node) -> None:
@@ -268,16 +290,17 @@ def _is_whole(bounds: Sequence[Any]) -> bool:
 
 
 def _free_constants(graph: fx.Graph) -> None:
-    """Zeros and ones in the shape of a frame do not depend on the frame."""
+    """Zeros, ones and other numbers in the shape of a frame do not depend on the frame."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape = node.meta["val"].shape
-        if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
+        shape, value = node.meta["val"].shape, FILLS[node.target]
+        value = (named_args(node) | node.kwargs)[value] if isinstance(value, str) else value
+        if isinstance(value, fx.Node) or any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
         with graph.inserting_before(node):
             dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
             dtype = {"dtype": node.meta["val"].dtype}
-            filled = graph.call_function(aten.full.default, (dims, FILLS[node.target]), dtype)
+            filled = graph.call_function(aten.full.default, (dims, value), dtype)
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)

@@ -37,9 +37,9 @@ def result_parts(result: Any) -> dict[OutputRef, Any]:
 def key_of(result: Any, ref: OutputRef) -> OutputRef | None:
     """The key in `result_parts(result)` that `ref` means, or None."""
     keys = list(result_parts(result))
-    if isinstance(ref, int) and isinstance(result, tuple | list):
+    if isinstance(ref, int) and isinstance(result, tuple | list | Tensor):
         return keys[ref] if -len(keys) <= ref < len(keys) else None
-    return ref if ref in keys and not isinstance(result, Tensor) else None
+    return ref if ref in keys else None
 
 
 def pick(result: Any, ref: OutputRef, state: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from rnn_export.export.lift.program.attributes import AttributePath, swapped
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
+from rnn_export.export.lift.program.inner_states import put_back, taken_out
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
@@ -96,6 +98,12 @@ class FlatModel(nn.Module):
     def declared(self) -> tuple[Leaf, ...]:
         """The states that are arguments of the model."""
         return tuple(leaf for leaf in self.states if self.kept_at(leaf.name) is None)
+
+    @property
+    def defaulted_to_none(self) -> list[str]:
+        """The arguments that the example leaves out, and that are None then."""
+        parameters = signature_of(self.model).parameters
+        return [name for name in self._unfed if parameters[name].default is None]
 
     @property
     def kept_paths(self) -> set[AttributePath]:
@@ -268,15 +276,18 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
-    called = {name: opened(value) for name, value in arguments.items()}
-    named = {name: value for name, value in called.items() if name not in positional}
-    return model(*(called[name] for name in positional), **named)
+    called = {name: opened(value) for name, value in put_back(arguments).items()}
+    taken = [called.pop(name.removeprefix("*")) for name in positional]
+    given = (value if name.startswith("*") else (value,) for name, value in zip(positional, taken, strict=True))
+    return model(*itertools.chain(*given), **called)
 
 
 def _bind(
     model: nn.Module, example: Sequence[Any], refs: Mapping[str, OutputRef]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The names of forward's positional-only arguments, and the example by name; a state that it leaves out is None."""
+    """The names of the arguments that forward takes by position alone, `*NAME` as such, and the example by name, what
+    `*NAME` takes as one tuple; a state that it leaves out is None.
+    """
     signature = signature_of(model)
     parameters = signature.parameters
     try:
@@ -287,21 +298,22 @@ def _bind(
         ) from None
     arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
-        if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            raise LiftError(f"forward takes *{name}: give its arguments names, so that states can be named.")
         arguments[name] = pytree.tree_map_only(Tensor, torch.detach, closed(value))
         _check_example(name, arguments[name], name in refs)
+    taken_out(arguments, [*refs])
+    starred = [n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL and n in arguments]
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     for name in refs:
-        if name not in named:
+        if name not in (*named, *arguments):
             raise LiftError(f"states names the argument {name!r}, but forward has {list(parameters)}.")
         arguments.setdefault(name, None)
     if missing:
         raise LiftError(f"forward needs {', '.join(map(repr, missing))}, which the example does not give.")
     if not pytree.tree_any_only(Tensor, lambda t: True, [v for n, v in arguments.items() if n not in refs]):
         raise LiftError("the example holds no tensor that goes in: give a tuple of tensors that forward can take.")
-    return tuple(n for n in arguments if parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY), arguments
+    by_position = [n for n in bound.arguments if starred or parameters[n].kind is inspect.Parameter.POSITIONAL_ONLY]
+    return tuple(f"*{n}" if n in starred else n for n in by_position), arguments
 
 
 def _check_example(name: str, value: Any, is_state: bool) -> None:

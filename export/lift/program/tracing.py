@@ -15,6 +15,7 @@ from rnn_export.errors import LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
 from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
 from rnn_export.export.lift.program.frozen_sizes import frozen_axis, refused_where_frozen
+from rnn_export.export.lift.program.hashed_sizes import UNHASHABLE, hashed_sizes
 from rnn_export.export.lift.program.known_constants import KnownConstants
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
@@ -42,9 +43,19 @@ def quiet() -> Iterator[None]:
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
-    try:
+
+    def exported() -> torch.export.ExportedProgram:
         with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module), refused_where_frozen():
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
+
+    try:
+        try:
+            return exported()
+        except TypeError as error:
+            if UNHASHABLE not in str(error):
+                raise
+        with hashed_sizes():
+            return exported()
     except LiftError:
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code

@@ -144,10 +144,13 @@ def _fold(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     along = 1 if kernel[0] == 1 else 0
     if kernel[1 - along] != 1 or sizes[1 - along] != 1 or any(n != 1 for n in given["dilation"]):
         return None
-    if any(given["padding"]) or write.value_of(columns).dim() != 3:
+    before = given["padding"][along]
+    if given["padding"][1 - along] or not isinstance(before, int) or write.value_of(columns).dim() != 3:
         return None
     frames = write.call(aten.unflatten.int, columns, 1, [-1, kernel[along]])
     added = _added(write, write.call(aten.transpose.int, frames, -1, -2), given["stride"][along])
+    if before:
+        added = write.call(aten.slice.Tensor, added, -1, before, END)
     added = write.call(aten.slice.Tensor, added, -1, 0, sizes[along])
     return write.call(aten.unsqueeze.default, added, -2 if along else -1)
 

@@ -17,7 +17,15 @@ from rnn_export.export.lift.streaming.lengths import Lengths
 from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, TimeAxisInfo, Unsupported
+from rnn_export.export.lift.streaming.time_axis import (
+    Info,
+    LastFrame,
+    NodeInfo,
+    TimeAxisInfo,
+    Unsupported,
+    name_of,
+    refusal,
+)
 
 
 class StreamingContext:
@@ -248,5 +256,11 @@ def receptive_field(graph: fx.Graph, rules: Rules) -> tuple[int, int]:
         unit, field = math.lcm(*(r.stride for r in before)), max((r.frames for r in before), default=1)
         known = rules.get(node.target)
         frames, stride = known.reach(node) if known is not None and known.reach is not None else Reach(0)
+        if not isinstance(frames, int) or not isinstance(stride, int):
+            raise refusal(
+                node,
+                f"{name_of(node)} reaches over as many frames as the sequence has, and a stream has no end. Let it "
+                "take the last N frames, or compute the recurrence that it stands for.",
+            )
         reaches[node] = Reach(field + frames * unit, unit * stride)
     return math.lcm(*(r.stride for r in reaches.values())), max(r.frames for r in reaches.values())

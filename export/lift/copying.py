@@ -1,0 +1,21 @@
+"""The model to work with: whatever a call changes in it, the user's own stays as it is."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError, first_line
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of `model`; raises LiftError where there can be none."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    # What a hook of torch's computed from parameters cannot be copied as it is, nor what only wraps a function.
+    made = {id(t): t.detach().clone() for t in values if isinstance(t, Tensor) and not t.is_leaf}
+    functions = {id(f): f.__func__ for f in values if isinstance(f, staticmethod)}
+    try:
+        return copy.deepcopy(model, {**made, **functions})
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
