@@ -305,7 +305,10 @@ REFUSED = {
     ),
     "the length": (within(lambda s, x: x / x.shape[1]), rf"{AT}the length of the sequence is used as a value"),
     "a part": (within(lambda s, x: x - x[:, :3:2].sum(1, True)), rf"{AT}it takes a fixed part of the sequence"),
-    "the last but one": (within(lambda s, x: x - x[:, -2, None]), rf"{AT}it takes frame -2 of the sequence alone: a st"),
+    "the last but one": (
+        within(lambda s, x: x - x[:, -2, None]),
+        rf"{AT}it takes frame -2 of the sequence alone: a st",
+    ),
     "the last frame for all": (
         within(lambda s, x: x - x[:, -1:]),
         rf"{AT}a value as of the last frame is used for every frame: that looks at the end first",
