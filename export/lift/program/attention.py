@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
+from rnn_export.export.lift.program.first_keys import with_first, with_first_ones
 from rnn_export.export.lift.program.fused_attention import SDPA, apart_from_product, taken_apart
 from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
@@ -262,13 +263,10 @@ def _band(runs: Sequence[_Run]) -> Band | None:
     for run in runs:
         if (masked := run.masked()) is None:
             return None
-        taken = (masked > MASKED).flatten(0, -3).any(0).nonzero() if masked.dim() > 2 else (masked > MASKED).nonzero()
-        if not len(taken):
-            return None
-        apart = taken[:, 0] - taken[:, 1]
-        bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
+        taken = masked > MASKED
+        bands.add(Band.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].frames else band
+    return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
@@ -283,6 +281,8 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
     beside: dict[fx.Node, Tensor] = {}
     for relative in found.relatives:
         here, there = (run.along(relative, band) for run in runs)
+        if band.first:
+            return None
         if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
             beside[relative.scores] = here
         elif relative.moves or _before_turn(relative.table) is None:
@@ -313,9 +313,12 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
         one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
         if write.value_of(one).dim() == BY_HEAD:
             one = write.call(aten.slice.Tensor, one, 1, 0, 1)
-        is_there = _windows(write, write.call(aten.ones_like.default, one), band)
+        is_there = _windows(write, write.call(aten.ones_like.default, one), replace(band, first=0))
         lowest = torch.finfo(write.value_of(scores).dtype).min
-        scores = write.call(aten.where.ScalarOther, write.call(aten.gt.Scalar, is_there, 0.5), scores, lowest)
+        is_there = write.call(aten.gt.Scalar, is_there, 0.5)
+        if band.first:
+            is_there = with_first_ones(write, is_there, found.key, band)
+        scores = write.call(aten.where.ScalarOther, is_there, scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
         for node in found.after:
             if not _does_nothing(node, tables):
@@ -364,6 +367,7 @@ def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], made: Mapping[fx.No
 
 
 def _windows(write: NodeWriter, value: fx.Node, band: Band) -> fx.Node:
-    """(..., T, E) as windows (..., T, E, size), zeros where no frame is."""
+    """(..., T, E) as windows (..., T, E, size), zeros where no frame is; the first frames stand behind them."""
     padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
-    return write.call(aten.unfold.default, padded, -2, band.size, 1)
+    windows = write.call(aten.unfold.default, padded, -2, band.size, 1)
+    return with_first(write, windows, value, band.first) if band.first else windows
