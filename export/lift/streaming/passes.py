@@ -189,7 +189,7 @@ def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int],
         if all(found[n] == found[n % period] + n // period * more for n in range(context.unit)):
             found = found[:period]
             break
-    nothing_left = context.chunk == len(found) == 1 and found[0] == -delay
+    nothing_left = context.chunk == len(found) == 1 and found[0] == -delay * info.rate
     return () if nothing_left else tuple(found)
 
 
