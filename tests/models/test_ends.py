@@ -161,6 +161,12 @@ RATES = {
     "a spectrum": (Call(lambda s, x: spectrum(x, center=False).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "a centred spectrum": (Call(lambda s, x: spectrum(x).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "there and back": (Call(lambda s, x: signal(spectrum(x))), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time"]),
+    "twice as many, of fewer than there were": (
+        Call(lambda s, x: s.c(x + F.pad(x, (-2, 2))).repeat_interleave(2, 2), c=conv()),
+        X,
+        {},
+        ["time*2"],
+    ),
     "there and back, from whole windows": (
         Call(lambda s, x: signal(spectrum(x, center=False, **HAMMING) * 0.5, center=False, **HAMMING)),
         X[:, 0].repeat(1, 4),
