@@ -215,6 +215,9 @@ class _Run:
         known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
         return int(size.node.expr.subs(self.sizes)) if known else None
 
+    def of_size(self, size: Any) -> int:
+        return size if isinstance(size, int) else self._number(size) or 1
+
     def of(self, node: fx.Node) -> Any:
         if node not in self.values:
             number = self._number(node.meta.get("val"))
@@ -242,7 +245,7 @@ class _Run:
     def along(self, relative: Relative, band: Band) -> Tensor | None:
         """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
         table: Tensor = self.of(relative.table)
-        sizes = [self._number(n) if _is_symbol(n) else n for n in relative.product.meta["val"].shape[:-2]]
+        sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
         # As they lie in memory, which `as_strided` sees.
         numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
         moved = {relative.product: numbers}
