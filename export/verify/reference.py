@@ -82,13 +82,17 @@ def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict
         ended = {t.name: given[t.name] for t in spec.outputs if spec.timed(t) and t.name in given}
         for tensor in (t for t in spec.outputs if t.name in ended):
             due = tensor.length_of(frames) if tensor.lengths else spec.frames_out(tensor, frames)
-            if ended[tensor.name].shape[1] != due:
-                raise ExportError(
-                    f"{tensor.name!r} has {ended[tensor.name].shape[1]} frames of a sequence of {frames}, where {due} "
-                    f"were found to be its length: what the code does at the end is not understood. {CONSEQUENCE}"
-                )
+            _refuse_other_length(tensor.name, ended[tensor.name], frames, due)
         found[frames] = ended
     return found
+
+
+def _refuse_other_length(name: str, given: Array, frames: int, due: int) -> None:
+    if given.shape[1] != due:
+        raise ExportError(
+            f"{name!r} has {given.shape[1]} frames of a sequence of {frames}, where {due} were found to be its length: "
+            f"what the code does at the end is not understood. {CONSEQUENCE}"
+        )
 
 
 def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> Trace:
@@ -106,6 +110,12 @@ def own_trace(model: StreamingModel, loop: ClosedLoop, whole: bool = False) -> T
     )
     ends = {t.name: model.spec.frames_out(t, loop.frames) for t in model.spec.outputs if model.spec.timed(t)}
     if not model.spec.sequence_only and not whole:
+        # Where no end is left, the steps give all that the module does.
+        for tensor in (
+            model.spec.outputs if model.spec.has_time and not model.spec.tail and model.spec.chunk == 1 else ()
+        ):
+            if tensor.name in ends:
+                _refuse_other_length(tensor.name, outputs[tensor.name], loop.frames, ends[tensor.name])
         outputs |= {name: outputs[name][:, :end] for name, end in ends.items()}
     return Trace(outputs, states)
 

@@ -22,7 +22,7 @@ REMAINDERS = 8
 def lengths_tried(spec: StreamSpec, frames: int) -> list[int]:
     """Numbers of frames, up to `frames`, that sequences end after: one, few, less than the delay, each remainder.
 
-    None where a step is a frame and the end gives nothing: what a sequence of any length gives, its steps have shown.
+    None where a step is a frame and the end gives nothing: the steps of a long one give all frames that it has.
     """
     if not spec.tail and spec.chunk == 1:
         return []

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program.bands import Band
 
 from .streams import Call
 from .whole_streams import assert_whole
@@ -61,6 +62,19 @@ def blocks(s, x):
     return fused(s, x, (distance >= 0) & (distance <= 1))
 
 
+def with_first(frames, behind, first, ahead=0):
+    """(T, T): frames of a band, and of those before it the first ones."""
+    distance = apart(frames)
+    return (distance >= -ahead) & ((distance <= behind) | (torch.arange(frames)[None] < first))
+
+
+def first_beside(s, x):
+    """The first two frames count less, or more, than others once they are far."""
+    distance = apart(x.shape[1])
+    bias = torch.where(distance > 3, torch.where(torch.arange(x.shape[1])[None] < 1, 0.7, -0.3), -0.1 * distance)
+    return fused(s, x, torch.where(with_first(x.shape[1], 3, 2), bias, -torch.inf))
+
+
 def heads(s, x):
     mask = ~band(x.shape[1], 5)
     return s.attend(x, x, x, attn_mask=mask)[0]
@@ -75,6 +89,8 @@ NARROW = {
     "by triangles": (Call(by_triangles, qkv=QKV), (0, 0), 3),
     "slopes": (Call(slopes, qkv=QKV), (0, 0), 4),
     "blocks": (Call(blocks, qkv=QKV), (3, 3), 10),
+    "and the first frames": (Call(first_beside, qkv=QKV), (0, 0), 3),
+    "first frames, frames ahead": (Call(lambda s, x: fused(s, x, with_first(x.shape[1], 1, 4, 2)), qkv=QKV), (2, 2), 3),
     "a layer": (Call(heads, attend=nn.MultiheadAttention(8, 2, batch_first=True)), (0, 0), 5),
 }
 
@@ -84,6 +100,32 @@ def test_attention_within_a_band_streams(model, ends, kept):
     spec = assert_whole(model, X, time_axis=1, lengths=range(1, 14)).spec
     assert (spec.delay, spec.tail) == ends
     assert next(s.row[-2] for s in spec.states if s.name.endswith("frames")) == kept
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [
+        (band(40, 3, 1), Band(3, 1)),
+        (with_first(40, 3, 2), Band(3, 0, 2)),
+        (with_first(40, 3, 2, 1), Band(3, 1, 2)),
+        (with_first(40, 3, 2) | (torch.arange(40) < 2)[None], None),
+        (with_first(40, 3, 2) & ~((apart(40) == 9) & (torch.arange(40) == 1)[None]), None),
+        (apart(40) >= 0, Band(39, 0)),
+        (torch.zeros(40, 40, dtype=torch.bool), None),
+    ],
+    ids=["band", "first", "first and ahead", "first before they come", "a hole", "all before", "none"],
+)
+def test_what_a_mask_leaves(taken, found):
+    assert Band.of(taken) == found
+
+
+def test_what_differs_for_frames_far_from_the_first_is_refused():
+    def forward(s, x):
+        slopes = torch.where(with_first(x.shape[1], 3, 2), -0.1 * apart(x.shape[1]), -torch.inf)
+        return fused(s, x, slopes)
+
+    with pytest.raises(LiftError):
+        lift(Call(forward, qkv=QKV), (X,), time_axis=1)
 
 
 def three(s, x):

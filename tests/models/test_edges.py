@@ -72,6 +72,8 @@ MODELS = {
     "the next frame": (Call(lambda s, x: torch.cat([x[:, 1:], x[:, -1:]], 1) - x), {}, (1, 1)),
     "a difference": (Call(lambda s, x: torch.diff(x, dim=1, prepend=torch.zeros_like(x[:, :1]))), {}, (0, 0)),
     "a difference at the end": (Call(lambda s, x: torch.diff(x, dim=1, append=x[:, -1:])), {}, (1, 1)),
+    "slopes": (Call(lambda s, x: torch.gradient(x, dim=1)[0]), {}, (1, 1)),
+    "slopes to the end": (Call(lambda s, x: torch.gradient(x, spacing=0.5, dim=(1,), edge_order=2)[0]), {}, (3, 3)),
     "a rest left out": (Call(rest_left_out), {"chunk": 3}, (0, 0)),
     "zeros between": (Call(stuffed), {}, (0, 0)),
     "frames around by number": (Call(spliced), {}, (2, 2)),

@@ -122,6 +122,7 @@ MODELS = {
 
 # Rates above one, and transforms: of samples, by (B, L).
 HANN = torch.hann_window(16)
+HAMMING = {"window": torch.hamming_window(16)}
 RATES = {
     "every frame twice": (Call(lambda s, x: s.c(x).repeat_interleave(2, 2), c=conv()), X, {}, ["time*2"]),
     "nearest": (Call(lambda s, x: F.interpolate(s.c(x), scale_factor=3), c=conv()), X, {}, ["time*3"]),
@@ -160,6 +161,18 @@ RATES = {
     "a spectrum": (Call(lambda s, x: spectrum(x, center=False).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "a centred spectrum": (Call(lambda s, x: spectrum(x).abs()), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time/4"]),
     "there and back": (Call(lambda s, x: signal(spectrum(x))), X[:, 0].repeat(1, 4), {"chunk": 4}, ["time"]),
+    "twice as many, of fewer than there were": (
+        Call(lambda s, x: s.c(x + F.pad(x, (-2, 2))).repeat_interleave(2, 2), c=conv()),
+        X,
+        {},
+        ["time*2"],
+    ),
+    "there and back, from whole windows": (
+        Call(lambda s, x: signal(spectrum(x, center=False, **HAMMING) * 0.5, center=False, **HAMMING)),
+        X[:, 0].repeat(1, 4),
+        {"chunk": 4},
+        ["time"],
+    ),
     "a masked spectrum": (
         Call(lambda s, x: masked(s, x), g=nn.GRU(9, 9, batch_first=True)),
         X[:, 0].repeat(1, 4),
@@ -170,7 +183,7 @@ RATES = {
 
 
 def spectrum(x, **options):
-    return torch.stft(x, 16, 4, window=HANN, return_complex=True, **options)
+    return torch.stft(x, 16, 4, **{"window": HANN, "return_complex": True, **options})
 
 
 def overlapped(x):
@@ -180,7 +193,7 @@ def overlapped(x):
 
 
 def signal(spectrum, **options):
-    return torch.istft(input=spectrum, n_fft=16, hop_length=4, window=HANN, **options)
+    return torch.istft(input=spectrum, n_fft=16, hop_length=4, **{"window": HANN, **options})
 
 
 def masked(s, x):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,11 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
-from rnn_export.export.lift.program.fx import SHAPE_ONLY, args_of, aten, named_args, overloads, placeholders, sources_of
+from rnn_export.export.lift.program.first_keys import with_first, with_first_ones
+from rnn_export.export.lift.program.fused_attention import SDPA, apart_from_product, taken_apart
+from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
+from rnn_export.export.lift.program.relative import PRODUCTS, Relative, is_constant, is_near, relative_of
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
 FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
@@ -32,7 +35,6 @@ SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
-PRODUCTS = overloads("matmul bmm")
 # Axes of keys where each head has one of its own: (B, H, T, E).
 BY_HEAD = 4
 # Of scores, entry by entry.
@@ -41,19 +43,20 @@ POINTWISE = overloads(
     "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
 )
 IDLE = overloads("clone alias dropout _to_copy native_dropout")
-SDPA = overloads("scaled_dot_product_attention")
+# Of chances, of which these leave those of 0 at 0.
+MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
 
 def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None) -> None:
     """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is."""
     module.graph.eliminate_dead_code()
     for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
-        _apart_from_product(module, node)
+        apart_from_product(module, node)
     nodes = [n for n in module.graph.nodes if n.target in SOFTMAX | SDPA and _is_square(n)]
     if not nodes:
         return
     for node in nodes:
-        chances, whole = _taken_apart(module, node) if node.target in SDPA else (node, None)
+        chances, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
         found = _Attention.of(chances)
         narrow = None if found is None else _narrowed(module, found, examples, context)
         if found is not None and narrow is not None:
@@ -94,59 +97,21 @@ def _is_symbol(size: Any) -> bool:
     return isinstance(size, torch.SymInt)
 
 
-def _apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:
-    """A product that is added to something, as two operators."""
-    given, write = named_args(node), NodeWriter(module, "sum")
-    if node.kwargs.get("beta", given["beta"]) != 1 or node.kwargs.get("alpha", given["alpha"]) != 1:
-        return
-    write.at = node
-    with module.graph.inserting_before(node):
-        product = write.call(aten.bmm.default, given["batch1"], given["batch2"])
-        node.replace_all_uses_with(write.call(aten.add.Tensor, product, given["self"]))
-    module.graph.erase_node(node)
-
-
-def _taken_apart(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """A fused attention as its operators beside it: the softmax, and the node that all of them stand for."""
-    given: dict[str, Any] = named_args(node)
-    write = NodeWriter(module, "attention")
-    options = dict(node.kwargs)
-    query, key, value = (given[name] for name in ("query", "key", "value"))
-    scale = options.get("scale") or write.value_of(query).shape[-1] ** -0.5
-    mask: Any = options.get("attn_mask", given.get("attn_mask"))
-    write.at = node
-    with module.graph.inserting_before(node):
-        if options.get("enable_gqa", given.get("enable_gqa")):
-            # Heads of queries that share one of keys.
-            heads = [write.value_of(n).shape[-3] for n in (query, key, value)]
-            key, value = (
-                write.call(aten.repeat_interleave.self_int, n, heads[0] // count, -3)
-                for n, count in zip((key, value), heads[1:], strict=True)
-            )
-        scores = write.call(aten.matmul.default, query, write.call(aten.transpose.int, key, -2, -1))
-        scores = write.call(aten.mul.Scalar, scores, scale)
-        if options.get("is_causal", given.get("is_causal")):
-            frames = write.call(aten.sym_size.int, key, write.value_of(key).dim() - 2)
-            all_ones = write.call(aten.ones.default, [frames, frames], dtype=torch.bool)
-            mask = write.call(aten.tril.default, all_ones)
-        if mask is not None and write.value_of(mask).dtype == torch.bool:
-            scores = write.call(aten.where.ScalarOther, mask, scores, float("-inf"))
-        elif mask is not None:
-            scores = write.call(aten.add.Tensor, scores, mask)
-        chances = write.call(aten.softmax.int, scores, -1)
-        write.call(aten.matmul.default, chances, value)
-    return chances, node
-
-
 @dataclass(frozen=True)
 class _Attention:
-    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`."""
+    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
+
+    `between` makes of the scores, and of `relatives`, what the softmax takes, `after` of its chances what the last
+    product takes.
+    """
 
     query: fx.Node
     key: fx.Node
     scores: fx.Node
+    relatives: tuple[Relative, ...]
     between: tuple[fx.Node, ...]
     chances: fx.Node
+    after: tuple[fx.Node, ...]
     value: fx.Node
     result: fx.Node
 
@@ -157,32 +122,51 @@ class _Attention:
         last = chances.meta["val"].dim() - 1
         if given.get("dim", -1) % (last + 1) != last:
             return None
-        after = chances
-        while len(after.users) == 1 and next(iter(after.users)).target in IDLE:
-            after = next(iter(after.users))
-        result = next(iter(after.users), None)
-        if result is None or len(after.users) != 1 or result.target not in PRODUCTS or args_of(result)[0] is not after:
+        last, after = chances, list[fx.Node]()
+        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_mask(user, last)):
+            last = user
+            after += [last] if last.target in MASKING else []
+        result = next(iter(last.users), None)
+        if result is None or len(last.users) != 1 or result.target not in PRODUCTS or args_of(result)[0] is not last:
             return None
-        between, scores = _scores(args_of(chances)[0])
-        if scores is None:
+        between, made_of = _scores(args_of(chances)[0])
+        relatives = {n: found for n in made_of if (found := relative_of(n)) is not None}
+        products = [n for n in made_of if n not in relatives]
+        if len(products) != 1 or products[0].target not in PRODUCTS:
             return None
-        query, turned = args_of(scores)
+        query, turned = args_of(products[0])
         key = _before_turn(turned)
         if key is None:
             return None
-        return _Attention(query, key, scores, between, chances, args_of(result)[1], result)
+        return _Attention(
+            query, key, products[0], (*relatives.values(),), between, chances, (*after,), args_of(result)[1], result
+        )
 
 
-def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
-    """The operators between a product and `node`, in order, and the product; None where there is not one alone."""
-    between: list[fx.Node] = []
-    while node.target in POINTWISE:
-        between.append(node)
-        square = [n for n in node.all_input_nodes if not _is_constant(n)]
-        if len(square) != 1:
-            return (), None
-        (node,) = square
-    return tuple(reversed(between)), node if node.target in PRODUCTS else None
+def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
+    """Whether it leaves some of the chances out, the same ones in each call, once more maybe."""
+    if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
+        return False
+    return node.target is aten.mul.Tensor or args_of(node)[2] == 0
+
+
+def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
+    """The operators that work entry by entry and make `node`, in order, and what they are given of the input."""
+    between: dict[fx.Node, None] = {}
+    made_of: dict[fx.Node, None] = {}
+
+    def visit(node: fx.Node) -> None:
+        if node in between or is_constant(node):
+            return
+        if node.target not in POINTWISE:
+            made_of[node] = None
+            return
+        for before in node.all_input_nodes:
+            visit(before)
+        between[node] = None
+
+    visit(node)
+    return tuple(between), tuple(made_of)
 
 
 def _before_turn(node: fx.Node) -> fx.Node | None:
@@ -193,12 +177,6 @@ def _before_turn(node: fx.Node) -> fx.Node | None:
             found: fx.Node = args_of(node)[0]
             return found
     return None
-
-
-def _is_constant(node: fx.Node) -> bool:
-    """Whether a value is made of weights and sizes alone."""
-    made_of = sources_of(node, lambda n: [] if n.target in SHAPE_ONLY else n.all_input_nodes)
-    return all(n.op != "placeholder" for n in made_of)
 
 
 def _shortest(size: torch.SymInt, wanted: int) -> int:
@@ -237,6 +215,9 @@ class _Run:
         known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
         return int(size.node.expr.subs(self.sizes)) if known else None
 
+    def of_size(self, size: Any) -> int:
+        return size if isinstance(size, int) else self._number(size) or 1
+
     def of(self, node: fx.Node) -> Any:
         if node not in self.values:
             number = self._number(node.meta.get("val"))
@@ -252,13 +233,27 @@ class _Run:
 
     def masked(self) -> Tensor | None:
         """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
-        both, scores = [self.frames] * 2, self.found.scores
-        self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
+        both = [self.frames] * 2
+        for scores in (self.found.scores, *(relative.scores for relative in self.found.relatives)):
+            self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
         try:
             masked: Tensor = self.of(args_of(self.found.chances)[0])
         except Exception:  # a length that the graph does not take may raise anything
             return None
         return masked if [*masked.shape[-2:]] == both else None
+
+    def along(self, relative: Relative, band: Band) -> Tensor | None:
+        """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
+        table: Tensor = self.of(relative.table)
+        sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
+        # As they lie in memory, which `as_strided` sees.
+        numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
+        moved = {relative.product: numbers}
+        for node in relative.moves:
+            given = {n: moved[n] if n in moved else self.of(n) for n in node.all_input_nodes}
+            self.interpreter.env = given
+            moved[node] = self.interpreter.run_node(node)
+        return relative.along(moved[relative.scores], table, band.within(self.frames))
 
 
 def _is_causal(runs: Sequence[_Run]) -> bool:
@@ -271,41 +266,68 @@ def _band(runs: Sequence[_Run]) -> Band | None:
     for run in runs:
         if (masked := run.masked()) is None:
             return None
-        taken = (masked > MASKED).flatten(0, -3).any(0).nonzero() if masked.dim() > 2 else (masked > MASKED).nonzero()
-        if not len(taken):
-            return None
-        apart = taken[:, 0] - taken[:, 1]
-        bands.add(Band(max(int(apart.max()), 0), max(int(-apart.min()), 0)))
+        taken = masked > MASKED
+        bands.add(Band.of(taken.flatten(0, -3).any(0) if taken.dim() > 2 else taken))
     band = bands.pop()
-    return None if bands or band.size + MARGIN > runs[0].frames else band
+    return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
 
 
 def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
     """The same by windows of keys and values; None where the masks are not alike along the band."""
     tables: dict[fx.Node, Tensor] = {}
-    for node in found.between:
-        for mask in (n for n in node.all_input_nodes if _is_constant(n)):
+    for node in (*found.between, *found.after):
+        for mask in (n for n in node.all_input_nodes if is_constant(n)):
             here, there = (band.within(run.frames).of_mask(run.of(mask), run.frames) for run in runs)
             if here is None or there is None or not torch.equal(_last(here, there), there):
                 return None
             tables[mask] = here
+    beside: dict[fx.Node, Tensor] = {}
+    for relative in found.relatives:
+        here, there = (run.along(relative, band) for run in runs)
+        if band.first:
+            return None
+        if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
+            beside[relative.scores] = here
+        elif relative.moves or _before_turn(relative.table) is None:
+            return None
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
         keys, values = (_windows(write, n, band) for n in (found.key, found.value))
         query = write.call(aten.unsqueeze.default, found.query, -2)
-        scores = write.call(aten.matmul.default, query, keys)
+        made = {found.scores: write.call(aten.matmul.default, query, keys)}
+        for relative in found.relatives:
+            one = write.call(aten.unsqueeze.default, relative.query, -2)
+            if relative.scores in beside:
+                along = write.constant(beside[relative.scores].mT.unsqueeze(-3))
+            else:
+                # Each key has a row of the table, whatever frame attends to it.
+                keyed = write.call(aten.zeros_like.default, found.key)
+                along = _windows(write, write.call(aten.add.Tensor, keyed, _before_turn(relative.table)), band)
+            made[relative.scores] = write.call(aten.matmul.default, one, along)
         for node in found.between:
-            if not _does_nothing(node, tables):
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, scores, found.key))
-                scores = write.call(node.target, *args, **kwargs)
+            data = [n for n in node.all_input_nodes if n in made]
+            if len(data) == 1 and _does_nothing(node, tables):
+                made[node] = made[data[0]]
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, made, found.key))
+                made[node] = write.call(node.target, *args, **kwargs)
+        scores = made[args_of(found.chances)[0]]
         one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
         if write.value_of(one).dim() == BY_HEAD:
             one = write.call(aten.slice.Tensor, one, 1, 0, 1)
-        is_there = _windows(write, write.call(aten.ones_like.default, one), band)
+        is_there = _windows(write, write.call(aten.ones_like.default, one), replace(band, first=0))
         lowest = torch.finfo(write.value_of(scores).dtype).min
-        scores = write.call(aten.where.ScalarOther, write.call(aten.gt.Scalar, is_there, 0.5), scores, lowest)
+        is_there = write.call(aten.gt.Scalar, is_there, 0.5)
+        if band.first:
+            is_there = with_first_ones(write, is_there, found.key, band)
+        scores = write.call(aten.where.ScalarOther, is_there, scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
+        for node in found.after:
+            if not _does_nothing(node, tables):
+                given = {args_of(node)[0]: chances}
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, given, found.key))
+                chances = write.call(node.target, *args, **kwargs)
         result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
         return write.call(aten.squeeze.dim, result, -2)
 
@@ -329,12 +351,12 @@ def _last(table: Tensor, like: Tensor) -> Tensor:
     return table[..., -like.shape[-1] :] if like.dim() else table
 
 
-def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], scores: fx.Node, frames: fx.Node) -> Any:
+def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], made: Mapping[fx.Node, fx.Node], frames: fx.Node) -> Any:
     """By node of the code between product and softmax, what stands for it along the band."""
 
     def table(node: fx.Node) -> fx.Node:
         if node not in tables:
-            return scores
+            return made[node]
         values = tables[node]
         period = values.shape[-3] if values.dim() > 2 else 1
         if period == 1:
@@ -348,6 +370,7 @@ def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], scores: fx.Node, fr
 
 
 def _windows(write: NodeWriter, value: fx.Node, band: Band) -> fx.Node:
-    """(..., T, E) as windows (..., T, E, size), zeros where no frame is."""
+    """(..., T, E) as windows (..., T, E, size), zeros where no frame is; the first frames stand behind them."""
     padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
-    return write.call(aten.unfold.default, padded, -2, band.size, 1)
+    windows = write.call(aten.unfold.default, padded, -2, band.size, 1)
+    return with_first(write, windows, value, band.first) if band.first else windows

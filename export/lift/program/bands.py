@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ LONGEST_PERIOD = 32
 
 @dataclass(frozen=True)
 class Band:
-    """Frame t takes the frames from t - `behind` to t + `ahead`."""
+    """Frame t takes the frames from t - `behind` to t + `ahead`, and of those farther back the first `first`."""
 
     behind: int
     ahead: int
+    first: int = 0
 
     @property
     def size(self) -> int:
@@ -46,7 +47,29 @@ class Band:
 
     def within(self, frames: int) -> Band:
         """What a sequence of so many frames has of it."""
-        return Band(min(self.behind, frames - 1), min(self.ahead, frames - 1))
+        return replace(self, behind=min(self.behind, frames - 1), ahead=min(self.ahead, frames - 1))
+
+    @staticmethod
+    def of(taken: Tensor) -> Band | None:
+        """The least one that has all of `taken`, (T, T); None where that is of none, or not of each frame alike."""
+        first = int(taken[-1].long().cumprod(0).sum())
+        first = 0 if first == len(taken) else first
+        rows, columns = taken.nonzero().unbind(1)
+        apart = (rows - columns)[columns >= first]
+        if not len(apart):
+            return None
+        band = Band(max(int(apart.max()), 0), max(int(-apart.min()), 0), first)
+        numbers = torch.arange(len(taken))
+        early = (numbers[:, None] - numbers)[:, :first]
+        is_kept = taken[:, :first]
+        return band if is_kept[early > band.behind].all() and not is_kept[early < -band.ahead].any() else None
+
+    def _of_first(self, table: Tensor) -> Tensor | None:
+        """(..., 1, first): what frames have of the first ones that are farther back; None where they differ."""
+        numbers = torch.arange(table.shape[-1])
+        is_behind = (numbers[:, None] - numbers)[:, : self.first] > self.behind
+        early, last = table[..., : self.first], table[..., -1:, : self.first]
+        return last if torch.equal(torch.where(is_behind, early, last), last.expand_as(early)) else None
 
     def of_mask(self, mask: Any, frames: int) -> Tensor | None:
         """A mask as it stands along the band; of one that is no table of frames by frames, itself with an axis more."""
@@ -59,4 +82,7 @@ class Band:
         along = self.along(mask)
         if along is None or (along.shape[-2] > 1 and along.numel() > along.shape[-2] * along.shape[-1]):
             return None
+        if self.first:
+            early = self._of_first(mask) if along.shape[-2] == 1 else None
+            return None if early is None else torch.cat([along, early], -1).unsqueeze(-2)
         return along.unsqueeze(-2)

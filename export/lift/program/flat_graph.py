@@ -70,6 +70,7 @@ def flat_graph(
     equal = _equal_sizes(graph, args)
     _settle_sizes(graph, equal)
     _refuse_frames_taken_apart(graph, equal)
+    _refuse_single_windows(graph)
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     drop_full_masks(graph)
@@ -226,6 +227,29 @@ def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> Non
                 raise FrozenAxis(f"{place_of(node)}: {what}, as many as there were.", port, axis)
             if isinstance(size, torch.SymInt) and node.target is aten.unbind.int:
                 _select_each(graph, node, arguments)
+
+
+def _refuse_single_windows(graph: fx.Graph) -> None:
+    """Raise FrozenAxis where torch took an axis for 1, since it was at the length of the export."""
+    for node in graph.nodes:
+        if torch.Tag.pointwise not in getattr(node.target, "tags", ()) or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        value = node.meta["val"]
+        for taken in (n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)):
+            for size, made in zip(taken.shape, value.shape, strict=False) if taken.dim() == value.dim() else ():
+                if isinstance(size, torch.SymInt) and made == 1 and isinstance(made, int):
+                    port, axis = _axis_of(graph, size)
+                    what = f"axis {axis} of input {port} must be of any size, but what is made of it was 1 long"
+                    raise FrozenAxis(f"{place_of(node)}: {what}, and torch.export took it for 1.", port, axis)
+
+
+def _axis_of(graph: fx.Graph, size: torch.SymInt) -> tuple[int, int]:
+    """The first axis of an input that a size follows from."""
+    axes = ((i, a, n) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape))
+    free = size.node.expr.free_symbols
+    return next(
+        (i, a) for i, a, n in axes if isinstance(n, torch.SymInt) and not free.isdisjoint(n.node.expr.free_symbols)
+    )
 
 
 def _select_each(graph: fx.Graph, unbind: fx.Node, arguments: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from rnn_export.export.lift.program.gradients import gradient
+
 
 def _max_pool1d(
     input: Tensor,  # noqa: A002 - the name that a caller may use
@@ -57,7 +59,9 @@ RECKONED: Mapping[str, Callable[..., Any]] = {
 }  # fmt: skip
 # Where all entries are one number, these give it, or more of it.
 KEEP = ("max", "min", "amax", "amin", "clone", "detach", "contiguous", "cpu", "unsqueeze", "to", "float")
-INSTEAD: Mapping[Any, Callable[..., Any]] = {torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d}
+INSTEAD: Mapping[Any, Callable[..., Any]] = {
+    torch.max_pool1d: _max_pool1d, F.max_pool1d: _max_pool1d, torch.gradient: gradient
+}  # fmt: skip
 
 
 class FreeSizes(TorchFunctionMode):

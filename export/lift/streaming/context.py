@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from rnn_export.export.lift.streaming.reach import Reach
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
 from rnn_export.export.lift.streaming.time_axis import (
+    FirstFrames,
     Info,
     LastFrame,
     NodeInfo,
@@ -105,7 +107,7 @@ class StreamingContext:
 
     def is_moving(self, node: fx.Node) -> bool:
         """Whether a value changes with the frames of the input."""
-        return isinstance(self.info.get(node), TimeAxisInfo | LastFrame)
+        return isinstance(self.info.get(node), TimeAxisInfo | LastFrame | FirstFrames)
 
     def frames_in(self, node: fx.Node) -> int:
         """The number of frames of a value in the base run."""
@@ -118,6 +120,15 @@ class StreamingContext:
         """The latest of the arguments that are values as of the newest frame; None without one."""
         found = [i for n in node.all_input_nodes if isinstance(i := self.info.get(n), LastFrame)]
         return max(found, key=lambda i: i.input_lag, default=None)
+
+    def first_frames_of_arguments(self, node: fx.Node) -> FirstFrames | None:
+        """The latest of the arguments that are made of the first frames alone; None without one."""
+        found = [i for n in node.all_input_nodes if isinstance(i := self.info.get(n), FirstFrames)]
+        return max(found, key=lambda i: i.steps, default=None)
+
+    def lag_after(self, first: FirstFrames | None, rate: Fraction) -> int | None:
+        """The least lag of frames, so many for each of the input, that meet `first`; None where they meet none."""
+        return None if first is None else int(first.steps * self.chunk * rate)
 
     def unsupported_argument(self, node: fx.Node) -> Unsupported | None:
         """The first argument whose values `node` takes although a stream cannot have them."""

@@ -72,8 +72,10 @@ def frame_by_frame(context: StreamingContext, node: fx.Node) -> NodeInfo:
         raise refusal(node, _why_not_frame_local(node)) from None
     if len({i.rate for i in infos}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
-    history = align(context, node, arguments, _lag(infos))
-    results = [result_info(d, infos, history) for d in dependences]
+    first = context.lag_after(context.first_frames_of_arguments(node), infos[0].rate)
+    lags = [n for n in (_lag(infos), first) if n is not None]
+    history = align(context, node, arguments, max(lags, default=None))
+    results = [result_info(d, infos, history, first) for d in dependences]
     if mirrors is not None:
         results = [replace(i, mirrors=mirrors) if isinstance(i, TimeAxisInfo) else i for i in results]
     return results[0] if isinstance(context.runs.base[node], Tensor) else results
@@ -121,40 +123,51 @@ def _lag(arguments: Sequence[TimeAxisInfo]) -> int | None:
     return max((i.lag for i in arguments if i.lag is not None), default=None)
 
 
-def result_info(dependence: CellDependence, arguments: Sequence[TimeAxisInfo], history: int) -> Info:
-    """What is known of a result whose arguments, of one rate, are brought to the lag of the latest and to `history`."""
+def result_info(
+    dependence: CellDependence, arguments: Sequence[TimeAxisInfo], history: int, first: int | None = None
+) -> Info:
+    """What is known of a result whose arguments, of one rate, are brought to the lag of the latest and to `history`.
+
+    `first` is the least lag of it, where it is made of the first frames too.
+    """
     if dependence is Dependence.NONE:
         return None
     if dependence is Dependence.LAST:
         return LastFrame(max(i.input_lag for i in arguments))
     assert isinstance(dependence, AxisLayout)
-    lag = _lag(arguments)
-    slack = 0 if lag is None else lag - max(i.least_lag for i in arguments if i.lag is not None)
+    lags = [(i.lag, i.least_lag) for i in arguments if i.lag is not None]
+    lags += [] if first is None else [(first, first)]
+    lag = max((n for n, _ in lags), default=None)
+    slack = 0 if lag is None else lag - max(least for _, least in lags)
     return TimeAxisInfo(dependence, arguments[0].rate, lag, history, slack)
 
 
 def without_frames(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """Of an operator that takes no frames: its result is as of the newest frame, or the same at any time."""
     value, longer = context.runs.base[node], context.runs.longer[node]
-    last = context.last_frame_of_arguments(node)
+    last, first = context.last_frame_of_arguments(node), context.first_frames_of_arguments(node)
+    if last and first and first.steps * context.chunk > last.input_lag:
+        raise refusal(node, "a value as of the last frame meets first frames that are not all there when it is.")
+    known = last or first
     if not isinstance(value, Tensor):
-        return [last] * len(value)
+        return [known] * len(value)
     growing = growing_axes(value, longer)
     if not growing:
         _refuse_length(context, node)
-        return last
+        return known
     if last:
         raise refusal(node, LAST_FRAME_FOR_ALL)
     _refuse_length(context, node)
     axis = growing[0]
-    if len(growing) > 1 or not same(longer, value.narrow(axis, 0, 1).expand_as(longer)):
+    whole = value if first is None else longer
+    if len(growing) > 1 or not same(longer, whole.narrow(axis, 0, 1).expand_as(longer)):
         raise refusal(
             node,
             "positions over time: this value is another one at each frame, and starts again with each piece of a "
             "stream. Count the frames in a buffer, and compute it from that.",
         )
     rate = Fraction(longer.shape[axis] - value.shape[axis], context.runs.longer_frames - context.runs.frames)
-    return TimeAxisInfo(AxisLayout(axis), rate, None)
+    return TimeAxisInfo(AxisLayout(axis), rate, context.lag_after(first, rate))
 
 
 def _refuse_length(context: StreamingContext, node: fx.Node) -> None:

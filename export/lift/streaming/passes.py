@@ -20,7 +20,14 @@ from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.mirrors import settled
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import LiftedState
-from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, Unsupported, refusal
+from rnn_export.export.lift.streaming.time_axis import (
+    FirstFrames,
+    LastFrame,
+    NodeInfo,
+    TimeAxisInfo,
+    Unsupported,
+    refusal,
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ def _info_of(context: StreamingContext, node: fx.Node, rules: Rules) -> NodeInfo
     unsupported = context.unsupported_argument(node)
     if unsupported is not None and not (rule and rule.takes_unsupported):
         return unsupported
+    if rule is not None and not rule.takes_unsupported and context.first_frames_of_arguments(node) is not None:
+        # What moves or joins frames knows of none that are the same in every step.
+        rule = None
     try:
         if rule is not None and not rule.takes_mirrors:
             for value in context.timed_arguments(node):
@@ -179,7 +189,7 @@ def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int],
         if all(found[n] == found[n % period] + n // period * more for n in range(context.unit)):
             found = found[:period]
             break
-    nothing_left = context.chunk == len(found) == 1 and found[0] == -delay
+    nothing_left = context.chunk == len(found) == 1 and found[0] == -delay * info.rate
     return () if nothing_left else tuple(found)
 
 
@@ -225,6 +235,8 @@ def _output_lag(context: StreamingContext, node: fx.Node, axis: int | None) -> F
                 "that frame looks ahead: give all frames as the output, and take the last one that finish() gives; or "
                 "look back alone.",
             )
+        if isinstance(info, FirstFrames) and info.steps:
+            raise refusal(node, "an output is made of first frames alone, which are not all there when it is given.")
         return info.input_lag if isinstance(info, LastFrame) else Fraction(0)
     if info.layout.axis != axis or info.layout.outer != 1:
         raise refusal(node, "the frames of an output stand in another axis than time.")
@@ -263,6 +275,8 @@ def _own_next(context: StreamingContext, old: fx.Node, new: fx.Node) -> fx.Node:
     """The next value of a state that the model has itself; at the graph's insertion point."""
     info = context.info.get(new)
     lag = info.input_lag if isinstance(info, TimeAxisInfo | LastFrame) else Fraction(0)
+    if isinstance(info, FirstFrames):
+        lag = Fraction(info.steps * context.chunk)
     if lag > 0 and (lag / context.chunk).denominator != 1:
         raise refusal(new, f"a state of the model moves {lag} frames late, which is no multiple of the chunk.")
     return context.states.held(new, old, context.rank(new), lag)

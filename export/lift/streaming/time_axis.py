@@ -123,6 +123,13 @@ class LastFrame:
 
 
 @dataclass(frozen=True)
+class FirstFrames:
+    """A value of the first frames of a sequence, the same in all of it, known at the end of step number `steps`."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
 class Unsupported:
     """A value that a stream cannot have: an error only where it is used."""
 
@@ -130,7 +137,7 @@ class Unsupported:
 
 
 # Of one value; None where it depends on no frame.
-Info = TimeAxisInfo | LastFrame | Unsupported | None
+Info = TimeAxisInfo | LastFrame | FirstFrames | Unsupported | None
 # Of a node, by result where it has several.
 NodeInfo = Info | list[Info]
 

@@ -1,4 +1,4 @@
-"""Cuts over time: frames left out at the beginning, every other frame, and the newest frame alone."""
+"""Cuts over time: frames left out at the beginning, every other frame, the newest frame alone, and the first ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import fx
 from rnn_export.export.lift.program.fx import END, args_of, aten
 from rnn_export.export.lift.streaming.alignment import shift_start
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.first_frames import first_frames
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
@@ -36,6 +37,8 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     starts, steps = _in_both(context, node, 2, 0), _in_both(context, node, 4, 1)
     starts = [n if n >= 0 else n + size for n, size in zip(starts, sizes, strict=True)]
     if taken[0] == taken[1]:
+        if starts[0] == starts[1] and steps[0] == 1 and info.layout.outer == 1:
+            return first_frames(context, node, value, info, starts[0])
         return _newest(node, info, taken[0], sizes[0] - starts[0] == sizes[1] - starts[1])
     # A step leaves out frames at the end as well.
     cut_at_end = steps[0] == 1 and taken[1] - taken[0] != sizes[1] - sizes[0]
@@ -83,6 +86,11 @@ def select(context: StreamingContext, node: fx.Node) -> NodeInfo:
     if not context.has_time_along(value, dim):
         return general(context, node)
     info, indices = context.timed(value), _in_both(context, node, 2, 0)
+    if indices[0] == indices[1] >= 0 and info.layout.is_plain:
+        frame = context.computed(node, value, aten.slice.Tensor, value, info.layout.axis, indices[0], indices[0] + 1)
+        context.info[frame] = first_frames(context, frame, value, info, indices[0])
+        node.args = (frame, dim, 0)
+        return context.info[frame]
     sizes = [run[value].shape[info.layout.axis] for run in (context.runs.base, context.runs.longer)]
     if any(i not in (-1, n - 1) for i, n in zip(indices, sizes, strict=True)):
         raise refusal(node, f"it takes frame {indices[0]} of the sequence alone: a stream has only the newest one.")

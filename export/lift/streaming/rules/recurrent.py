@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 from torch import fx
 
@@ -14,9 +13,18 @@ from rnn_export.export.lift.loops.body import ITERATION, RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
+from rnn_export.export.lift.streaming.first_frames import after_first, start_of, started
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.states import OPS, dotted
-from rnn_export.export.lift.streaming.time_axis import Info, LastFrame, NodeInfo, Unsupported, refusal
+from rnn_export.export.lift.streaming.time_axis import (
+    FirstFrames,
+    Info,
+    LastFrame,
+    NodeInfo,
+    TimeAxisInfo,
+    Unsupported,
+    refusal,
+)
 
 # The kind of a loop's memory, and why it is there.
 LOOPED = "loop", "a variable that the model's own loop carries from frame to frame"
@@ -37,10 +45,11 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
             "before it can give the first frame, so it cannot stream. Train it with bidirectional=False, or export "
             "whole sequences only: sequence_only=True (--sequence-only)."
         )
-    for argument, letter, _ in OPS[node.target]:
-        _refuse_computed(context, path, args_of(node)[argument], letter)
+    operands = [args_of(node)[argument] for argument, _, _ in OPS[node.target]]
+    for (_, letter, _), operand in zip(OPS[node.target], operands, strict=True):
+        _refuse_computed(context, path, operand, letter)
     context.carried.add(node)
-    ready = delay_to_step(context, x, node)
+    ready = after_first(context, delay_to_step(context, x, node), operands, node)
     node.update_arg(0, ready)
     info = context.timed(ready)
     for argument, letter, index in OPS[node.target]:
@@ -48,16 +57,15 @@ def recurrent(context: StreamingContext, node: fx.Node) -> NodeInfo:
         if operand not in context.from_states:
             name = context.names.unused(dotted(path, letter))
             why = f"the {letter} of a layer that is called without it, or with one made in forward"
-            initial = context.runs.base[operand], context.runs.other_batch[operand]
-            own = context.states.add(name, x, initial, node, "layer", why)
-            node.update_arg(argument, own)
+            own = context.states.add(name, x, start_of(context, operand), node, "layer", why)
+            node.update_arg(argument, started(context, own, operand, info, node))
             context.states.set_next(own, _result_of(context, node, index), info.input_lag)
     of_states = [LastFrame(info.input_lag)] * (len(context.runs.base[node]) - 1)
     return [replace(info, layout=replace(info.layout, axis=0)), *of_states]
 
 
 def _refuse_computed(context: StreamingContext, path: str, operand: fx.Node, letter: str) -> None:
-    if context.is_computed(operand):
+    if context.is_computed(operand) and not isinstance(context.info.get(operand), FirstFrames):
         raise LiftError(
             f"{path or 'the model'}: the state {letter!r} that it starts from is computed from the input, so it cannot "
             "be carried between calls. Take it as an argument and declare it: states={argument: output}."
@@ -86,11 +94,11 @@ def rolled_loop(context: StreamingContext, node: fx.Node) -> NodeInfo:
     # Of what makes more frames of each it runs over every one.
     frames = [context.alias(x, context.timed(x).by_entry(), node) if context.is_timed(x) else x for x in frames]
     _refuse_other_time(context, node, loop, outside, frames)
-    settled = [delay_to_step(context, x, node) for x in frames]
+    settled = [after_first(context, delay_to_step(context, x, node), memories, node) for x in frames]
     lag = max(context.timed(x).lag or 0 for x in settled)
     settled = [delay_to(context, x, lag, node) for x in settled]
     info = replace(context.timed(settled[0]), history=0, lag=lag)
-    memories = _carried(context, node, loop, memories, info.input_lag)
+    memories = _carried(context, node, loop, memories, info)
     node.args = (*outside, *settled, *memories)
     results = context.runs.base[node]
     infos: list[Info] = [LastFrame(info.input_lag)] * len(results)
@@ -115,7 +123,7 @@ def _refuse_other_time(
 
 
 def _carried(
-    context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], input_lag: Fraction
+    context: StreamingContext, node: fx.Node, loop: RolledLoop, memories: Sequence[fx.Node], info: TimeAxisInfo
 ) -> list[fx.Node]:
     """What the loop starts from in each step: states of the model, or new ones."""
     layers: dict[fx.Node, str] = {}
@@ -129,11 +137,15 @@ def _carried(
             context.rows.info[result] = context.rows.result_of(node, index)
             for run in context.runs.all:
                 run[result] = run[node][index]
-            base, other_batch = context.runs.base, context.runs.other_batch
-            initial = base[memory].expand_as(base[result]), other_batch[memory].expand_as(other_batch[result])
+            base, other_batch = start_of(context, memory)
+            initial = (
+                base.expand_as(context.runs.base[result]),
+                other_batch.expand_as(context.runs.other_batch[result]),
+            )
             kind, why = COUNTED if letter == ITERATION else LOOPED
-            memory = context.states.add(context.names.unused(name), result, initial, node, kind, why)
-            context.states.set_next(memory, result, input_lag)
+            own = context.states.add(context.names.unused(name), result, initial, node, kind, why)
+            context.states.set_next(own, result, info.input_lag)
+            memory = started(context, own, memory, info, node)
         carried.append(memory)
     return carried
 
