@@ -54,6 +54,8 @@ TRIES = 3
 # Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
 ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
+# Lengths that the code may treat apart, below those that a graph is exported at.
+FEW = (1, 2, 3)
 # Lengths between two at which a loop shows, at most.
 MOST_BETWEEN = 16
 
@@ -94,6 +96,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     try:
         graph, frames = of_any_length(module)
         shortest, refusal = _another_way(module, graph, frames)
+        if shortest == 1:
+            shortest = _fewest(module, graph, FEW, frames)
         return Capture(graph, True, (), frames, refusal, shortest)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
@@ -110,7 +114,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             reason = error
             continue
         fold(rolled)
-        return Capture(rolled, True)
+        shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
+        return Capture(rolled, True, shortest=shortest)
     if not axes.causal:
         raise LiftError(
             f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
@@ -238,6 +243,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             frozen.append(error)
             if len(frozen) == TRIES or has_loop(module, frames):
                 raise
+            # The way of short sequences alone may be gone far beyond them.
+            longest = max(longest, min(FAR_BEYOND * frames, lengths[-1]) - 1)
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
@@ -265,17 +272,27 @@ def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tupl
     if not wrong:
         return 1, None
     if max(wrong) < min([frames, *right]):
-        low, high = max(wrong), min([frames, *right])
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if is_right(module, graph, middle) is False else (low, middle)
-        return high, None
+        return _first_right(module, graph, max(wrong), min([frames, *right])), None
     port, axis = _first_time(module.axes)
     return 1, LiftError(
         f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
         "way at all lengths."
     )
+
+
+def _fewest(module: BatchFirst, graph: fx.GraphModule, tried: Sequence[int], frames: int) -> int:
+    """From how many frames on a graph is the model, as far as those below `frames` that are tried tell."""
+    wrong = [n for n in tried if n < frames and is_right(module, graph, n) is False]
+    return _first_right(module, graph, max(wrong), frames) if wrong else 1
+
+
+def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: int) -> int:
+    """The first length at which a graph is the model, between one at which it is not and one at which it is."""
+    while right - wrong > 1:
+        middle = (wrong + right) // 2
+        wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
+    return right
 
 
 def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
