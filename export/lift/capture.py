@@ -35,6 +35,7 @@ from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
+from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -102,7 +103,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    for lengths in unrollings(module, chunk):
+    for attempt, lengths in enumerate(unrollings(module, chunk)):
+        if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
+            return found
         short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
         if unlike := irregular(module, lengths):
@@ -126,6 +129,18 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
+
+
+def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
+    """The loop rolled up by periods of its frames; None where it has none, or cannot be."""
+    if (period := period_of(module, thorough)) is None:
+        return None
+    try:
+        rolled, frames = rolled_by_periods(module, period, _first_time(module.axes))
+    except LiftError:
+        return None
+    fold(rolled)
+    return Capture(rolled, True, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
 
 
 def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:

@@ -154,7 +154,7 @@ def broadcast(
 
 
 def _emit_choice(code: CodeBuilder, result: str, tensors: Sequence[CTensor], values: list[str], count: int) -> None:
-    """One of two values by a truth, both of them read first: GCC 12 reads one alone by a wrong mask (AVX-512BW, -O3)."""
+    """One of two values by a truth, both read first: GCC 12 with -O3 and AVX-512BW reads one alone by a wrong mask."""
     code.emit(f"for (int i = 0; i < {count}; i++) {{")
     for name, tensor, value in zip(("yes", "no"), tensors[1:], values[1:], strict=True):
         code.emit(f"    const {tensor.c_type} {name} = {value};")
