@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from rnn_export.export.lift.batch_first import BatchFirst
-from rnn_export.export.lift.lengths import is_right
+from rnn_export.export.lift.lengths import is_right, operators
 from rnn_export.export.lift.loops.periods import by_periods, end_short
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.flat_graph import flat_graph
-from rnn_export.export.lift.program.modes import SeesOperators
 
 # Frames that a period may have; those before the first that is looked at; and of how many it is seen in haste.
 LONGEST, BEGINNING, SEEN = 16, 4, 4
@@ -28,7 +25,7 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
 
     Unless it is `thorough`, what the first `SEEN` do is taken for what all of them do, and each must give as many.
     """
-    added: list[Counter[Any]] = []
+    added: list[Counter[str]] = []
     last = _done(module, BEGINNING)
     for frames in range(BEGINNING + 1, BEGINNING + 3 * LONGEST + 1):
         if last is None or (here := _done(module, frames)) is None:
@@ -37,7 +34,7 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
         last = here
         if not thorough and len(added) == SEEN and all(a == added[0] for a in added):
             return None
-    outputs = range(len(module.axes.time_out))
+    outputs = [str(i) for i in range(len(module.axes.time_out))]
     if not thorough and any(a[i] != added[0][i] for a in added for i in outputs):
         return None
     periods = (n for n in range(1, LONGEST + 1) if added[n:] == added[:-n])
@@ -45,32 +42,17 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     return period if period > 1 else None
 
 
-def _done(module: BatchFirst, frames: int) -> Counter[Any] | None:
-    """How often each operator is called with each weight in a run, and how many frames an output has of it.
-
-    None where the model does not take so many frames.
-    """
-    weights = {p.untyped_storage().data_ptr(): name for name, p in module.named_parameters()}
-    found = Counter[Any]()
-
-    class Counting(SeesOperators):
-        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            memories = map(_memory, torch.utils._pytree.tree_leaves((args, kwargs)))
-            found[(func, *(weights[m] for m in memories if m in weights))] += 1
-            return func(*args, **kwargs)
-
+def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
+    """How often each operator is called in a run, and how many frames each output has; None where the model fails."""
     try:
-        with torch.no_grad(), Counting():
+        found = operators(module, frames, with_numbers=True)
+        with torch.no_grad():
             results = module(*module.sample(2, frames))
     except Exception:  # the user's code may raise anything; a loop without a period is told elsewhere
         return None
     times = enumerate(zip(results, module.axes.time_out, strict=False))
-    found.update({i: y.shape[t] for i, (y, t) in times if t is not None})
+    found.update({str(i): y.shape[t] for i, (y, t) in times if t is not None})
     return found
-
-
-def _memory(value: Any) -> int | None:
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, int]) -> tuple[fx.GraphModule, int]:

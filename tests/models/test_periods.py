@@ -21,7 +21,7 @@ EVERY = (1, 2, 4)
 def another_cell(s: nn.Module, x: Tensor) -> Tensor:
     h, given = x.new_zeros(len(x), 6), []
     for t in range(x.shape[1]):
-        h = s.first(x[:, t], h) if t % 2 == 0 else s.second(x[:, t], h)
+        h = s.first(x[:, t], h) * 0.9 if t % 2 == 0 else s.second(x[:, t], h)
         given.append(h)
     return torch.stack(given, 1)
 
@@ -86,3 +86,15 @@ def test_what_is_as_of_the_last_frame_is_refused():
 
     with pytest.raises(LiftError, match="an output without frames is as of the last frame of a sequence, which here"):
         lift(model(both), (X,), chunk=2)
+
+
+def test_other_weights_at_a_frame_far_away_are_seen():
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h, given = x.new_zeros(len(x), 6), []
+        for t, frame in enumerate(x.unbind(1)):
+            h = s.second(frame, h) if t == 100 else s.first(frame, h)
+            given.append(h)
+        return torch.stack(given, 1)
+
+    with pytest.raises(LiftError, match=r"not every one goes through the same operators .* with second\."):
+        lift(model(forward), (X,))
