@@ -89,7 +89,7 @@ class StreamSpec:
             for contradiction in check(self):
                 raise SpecError(contradiction)
 
-    @property
+    @cached_property
     def has_time(self) -> bool:
         """Whether the model takes sequences; if not, one call is one frame."""
         return any(t.axis(TIME) is not None for t in self.inputs)

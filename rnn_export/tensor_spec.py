@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 from rnn_export import limits
@@ -167,6 +167,7 @@ def sized(shape: Sequence[Dim], batch: int, frames: int) -> tuple[int, ...]:
     )
 
 
+@cache
 def _symbol(dim: Dim) -> str | None:
     """The symbol of a dimension: `"time"` for `"time*P/Q"`."""
     if not isinstance(dim, str):

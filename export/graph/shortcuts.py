@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from copy import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,15 +20,20 @@ from rnn_export.export.lift.program.functional import is_functional
 def shortcuts() -> Iterator[None]:
     """In here torch reads its translations once, and computes a program anew only where it is changed."""
     with ExitStack() as stack:
-        for shortcut in (_torchlib_read_once, _traced_where_needed, _computed_where_promoted):
+        for shortcut in (_translations_read_once, _traced_where_needed, _computed_where_promoted):
             with suppress(ImportError, KeyError, AttributeError):
                 stack.enter_context(_instead(*shortcut()))
         yield
 
 
+@cache
+def _once(make: Callable[[Any], Any], given: Any) -> Any:
+    return make(given)
+
+
 @contextmanager
 def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    original = getattr(owner, name)
+    original = vars(owner)[name]
     setattr(owner, name, function)
     try:
         yield
@@ -35,17 +41,20 @@ def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[No
         setattr(owner, name, original)
 
 
-def _torchlib_read_once() -> tuple[Any, str, Callable[..., Any]]:
-    """Torch reads the sources of its 500 translations at each export: 0.3 s."""
+def _translations_read_once() -> tuple[Any, str, Callable[..., Any]]:
+    """Torch reads the sources of its 500 translations, and what each takes, at each export: 0.4 s."""
     from torch.onnx._internal.exporter import _registration
 
-    apis: Any = vars(_registration)["onnxscript_apis"]
-    return apis, "get_torchlib_ops", partial(_torchlib, apis.get_torchlib_ops)
+    registry: Any = _registration.ONNXRegistry
+    read = registry.from_torchlib
 
+    def of_opset(opset_version: int) -> Any:
+        # A copy, since an export adds its own to it.
+        table = copy(_once(read, opset_version))
+        table.functions = {target: [*found] for target, found in table.functions.items()}
+        return table
 
-@cache
-def _torchlib(read: Callable[[], Any]) -> Any:
-    return read()
+    return registry, "from_torchlib", staticmethod(of_opset)
 
 
 def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
@@ -58,7 +67,7 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
         known = set(translated(registry))
         targets = {n.target for n in program.graph.nodes if n.op == "call_function"}
-        taken_apart = table_of(known).keys() & (targets - known)
+        taken_apart = _once(table_of, frozenset(known)).keys() & (targets - known)
         return program if is_functional(program) and not taken_apart else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose

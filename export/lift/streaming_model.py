@@ -14,7 +14,7 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import DYNAMIC, export_program
+from rnn_export.export.lift.sized_program import sized_program
 from rnn_export.export.lift.streaming import LiftedState
 from rnn_export.spec import BATCH, TIME, StateSpec, StreamSpec, TensorSpec, sized
 
@@ -93,10 +93,10 @@ class StreamingModel:
         """`program` by an example of so many rows, and of `some` frames."""
         dynamic = {*([TIME] if frames is None else []), *([] if self.spec.rows else [BATCH])}
         noise, examples = Noise(self.original), {leaf.name: leaf.example for leaf in self.original.inputs}
-        tensors, shapes = [], []
+        tensors, axes = [], []
         ports: list[TensorSpec | StateSpec] = [*self.spec.inputs, *self.spec.states]
         for tensor in ports:
             like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
             tensors.append(noise.shaped(like, sized(tensor.shape, rows, some)))
-            shapes.append({a: DYNAMIC for a, d in enumerate(tensor.shape) if d in dynamic})
-        return export_program(self.module if frames is None else self.step, tensors, tuple(shapes))
+            axes.append({a for a, d in enumerate(tensor.shape) if d in dynamic})
+        return sized_program(self.module if frames is None else self.step, tensors, axes)

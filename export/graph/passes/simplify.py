@@ -4,6 +4,7 @@ Its own optimizer takes a constant of up to 1e-8 for 0, and one within 1e-5 of 1
 goes and zeros give NaN.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -26,7 +27,7 @@ class Simplify(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         turn = (
             _Fold(self.largest),
-            RewritePass(RULES),
+            _Rewrite(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),
         )
@@ -55,6 +56,16 @@ class _Fold(InPlacePass):
         return PassResult(model, modified=done.modified)
 
 
+class _Rewrite(InPlacePass):
+    """The rules of operators that the model has: each rule is tried at every node."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        there = {node.op_type for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)}
+        asked = [rule for operator, of_it in RULES.items() if operator in there for rule in of_it]
+        return RewritePass(RewriteRuleSet(asked))(model) if asked else PassResult(model, modified=False)
+
+
 def _identity(op: Any, x: Any, **_: Any) -> Any:
     return op.Identity(x)
 
@@ -63,53 +74,47 @@ def _exactly(number: int) -> Constant:
     return Constant(number, rel_tol=0.0, abs_tol=0.0)
 
 
-# What does nothing, whatever the value of x.
-NEUTRAL = (
-    *RewriteRule(lambda op, x: op.Mul(x, _exactly(1)), _identity, name="times 1").commute(),
-    *RewriteRule(lambda op, x: op.Add(x, _exactly(0)), _identity, name="plus 0").commute(),
-    RewriteRule(lambda op, x: op.Sub(x, _exactly(0)), _identity, name="minus 0"),
-    RewriteRule(lambda op, x: op.Div(x, _exactly(1)), _identity, name="over 1"),
-)
-# In onnxscript's own order, which some of them rely on.
-RULES = RewriteRuleSet(
-    [
-        *NEUTRAL,
-        rules.dropout_zero_rule,
-        rules.dropout_inference_rule,
+# By the operator that each begins its match at; what does nothing, whatever the value of x, is our own. In onnxscript's
+# own order, which some of them rely on.
+RULES: dict[str, Sequence[RewriteRule]] = {
+    "Mul": RewriteRule(lambda op, x: op.Mul(x, _exactly(1)), _identity, name="times 1").commute(),
+    "Add": RewriteRule(lambda op, x: op.Add(x, _exactly(0)), _identity, name="plus 0").commute(),
+    "Sub": [RewriteRule(lambda op, x: op.Sub(x, _exactly(0)), _identity, name="minus 0")],
+    "Div": [RewriteRule(lambda op, x: op.Div(x, _exactly(1)), _identity, name="over 1")],
+    "Dropout": [rules.dropout_zero_rule, rules.dropout_inference_rule],
+    "Reshape": [
         rules.two_reshapes_matmul_reshape_rule,
         rules.one_reshape_matmul_reshape_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.reshape_reshape_rule,
+        rules.squeeze_reshape_1d_rule,
+    ],
+    "Cast": [
         rules.cast_constant_of_shape_rule,
         rules.cast_constant_of_shape_without_value_rule,
-        rules.collapse_slice_rule,
-        rules.collapse_slice2_rule,
-        rules.materialize_reshape_shape_rule,
-        rules.min_min_rule,
-        rules.max_max_rule,
-        rules.min_max_rule,
-        rules.max_min_rule,
-        rules.successive_clip_relu_rule,
-        rules.successive_relu_clip_rule,
-        rules.successive_relu_rule,
-        rules.successive_clip_rule,
         rules.cast_cast_rule,
         rules.no_op_cast_rule,
-        rules.no_op_expand_rule,
-        rules.flatten_to_reshape_rule,
-        rules.reshape_reshape_rule,
-        rules.slice_split_rule,
-        rules.no_op_transpose_rule,
-        rules.transpose_transpose_rule,
-        rules.unsqueeze_unsqueeze_rule,
-        rules.squeeze_reshape_1d_rule,
-        rules.no_op_dynamic_scatter_nd_rule,
-        rules.no_op_static_scatter_nd_rule,
+    ],
+    "Slice": [rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.slice_split_rule],
+    "Min": [rules.min_min_rule, rules.max_min_rule],
+    "Max": [rules.max_max_rule, rules.min_max_rule],
+    "Clip": [rules.successive_clip_relu_rule, rules.successive_clip_rule],
+    "Relu": [rules.successive_relu_clip_rule, rules.successive_relu_rule],
+    "Expand": [rules.no_op_expand_rule],
+    "Flatten": [rules.flatten_to_reshape_rule],
+    "Transpose": [rules.no_op_transpose_rule, rules.transpose_transpose_rule],
+    "Unsqueeze": [rules.unsqueeze_unsqueeze_rule],
+    "ScatterND": [rules.no_op_dynamic_scatter_nd_rule, rules.no_op_static_scatter_nd_rule],
+    "Conv": [
         rules.normalize_pad_format_conv_rule,
         rules.fuse_pad_into_conv_rule,
+        rules.remove_optional_bias_from_conv_rule,
+    ],
+    "ConvTranspose": [rules.remove_optional_bias_from_conv_transpose_rule],
+    "BatchNormalization": [
         rules.fuse_batchnorm_into_conv_rule,
         rules.fuse_batchnorm_into_conv_transpose_rule,
         rules.fuse_batchnorm_into_gemm_rule,
-        rules.remove_optional_bias_from_conv_rule,
-        rules.remove_optional_bias_from_conv_transpose_rule,
-        rules.remove_optional_bias_from_gemm_rule,
-    ]
-)
+    ],
+    "Gemm": [rules.remove_optional_bias_from_gemm_rule],
+}

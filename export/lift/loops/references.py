@@ -72,7 +72,8 @@ def value_at(value: Any, path: Path) -> Any:
         if kind == "item":
             value = value[entry]
         else:
-            value = value.select(axis, entry) if kind == "select" else value.narrow(axis, entry, 1)
+            taken = (aten.select.int, (entry,)) if kind == "select" else (aten.slice.Tensor, (entry, entry + 1))
+            value = taken[0](value, axis, *taken[1])
     return value
 
 

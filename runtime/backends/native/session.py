@@ -19,6 +19,9 @@ from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec
 AXES = 8
 # One call gives Python's signals no chance, so it ends after about a tenth of a second.
 MACS_OF_A_CALL = 10**9
+# From so many of both on, a step of all rows, which reads the weights once, is faster than the steps of one row after
+# those of another: no cache of a core has the weights from step to step.
+SHARED_MACS, SHARED_ROWS = 1 << 20, 6
 # Bytes that the address of a struct is a multiple of: of a stream, and in a pool.
 LINE, ALIGNED = 64, 16
 SIZE, ADDRESS = ctypes.c_size_t, ctypes.c_void_p
@@ -120,7 +123,8 @@ class NativeBuffers(StreamBuffers):
         steps = frames // spec.chunk
         by_step = [_by_step(inputs[t.name], t, spec, steps) for t in spec.inputs]
         results = [np.empty((self.batch, steps, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
-        each = max(1, MACS_OF_A_CALL // (self.compiled.macs * self.batch))
+        shared = self.batch >= SHARED_ROWS and self.compiled.macs >= SHARED_MACS
+        each = 1 if shared else max(1, MACS_OF_A_CALL // (self.compiled.macs * self.batch))
         for start in range(0, steps, each):
             piece = slice(start, start + each)
             ins = [np.ascontiguousarray(a[:, piece]) for a in by_step]
