@@ -35,6 +35,7 @@ from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
+from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -54,6 +55,8 @@ TRIES = 3
 # Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
 ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
+# Lengths that the code may treat apart, below those that a graph is exported at.
+FEW = (1, 2, 3)
 # Lengths between two at which a loop shows, at most.
 MOST_BETWEEN = 16
 
@@ -94,11 +97,15 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     try:
         graph, frames = of_any_length(module)
         shortest, refusal = _another_way(module, graph, frames)
+        if shortest == 1:
+            shortest = _fewest(module, graph, FEW, frames)
         return Capture(graph, True, (), frames, refusal, shortest)
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    for lengths in unrollings(module, chunk):
+    for attempt, lengths in enumerate(unrollings(module, chunk)):
+        if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
+            return found
         short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
         if unlike := irregular(module, lengths):
@@ -110,7 +117,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             reason = error
             continue
         fold(rolled)
-        return Capture(rolled, True)
+        shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
+        return Capture(rolled, True, shortest=shortest)
     if not axes.causal:
         raise LiftError(
             f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
@@ -121,6 +129,18 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
+
+
+def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
+    """The loop rolled up by periods of its frames; None where it has none, or cannot be."""
+    if (period := period_of(module, thorough)) is None:
+        return None
+    try:
+        rolled, frames = rolled_by_periods(module, period, _first_time(module.axes))
+    except LiftError:
+        return None
+    fold(rolled)
+    return Capture(rolled, True, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
 
 
 def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
@@ -238,6 +258,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             frozen.append(error)
             if len(frozen) == TRIES or has_loop(module, frames):
                 raise
+            # The way of short sequences alone may be gone far beyond them.
+            longest = max(longest, min(FAR_BEYOND * frames, lengths[-1]) - 1)
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
@@ -265,17 +287,27 @@ def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tupl
     if not wrong:
         return 1, None
     if max(wrong) < min([frames, *right]):
-        low, high = max(wrong), min([frames, *right])
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if is_right(module, graph, middle) is False else (low, middle)
-        return high, None
+        return _first_right(module, graph, max(wrong), min([frames, *right])), None
     port, axis = _first_time(module.axes)
     return 1, LiftError(
         f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
         "way at all lengths."
     )
+
+
+def _fewest(module: BatchFirst, graph: fx.GraphModule, tried: Sequence[int], frames: int) -> int:
+    """From how many frames on a graph is the model, as far as those below `frames` that are tried tell."""
+    wrong = [n for n in tried if n < frames and is_right(module, graph, n) is False]
+    return _first_right(module, graph, max(wrong), frames) if wrong else 1
+
+
+def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: int) -> int:
+    """The first length at which a graph is the model, between one at which it is not and one at which it is."""
+    while right - wrong > 1:
+        middle = (wrong + right) // 2
+        wrong, right = (middle, right) if is_right(module, graph, middle) is False else (wrong, middle)
+    return right
 
 
 def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:

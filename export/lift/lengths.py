@@ -149,7 +149,7 @@ def _settled(module: BatchFirst, least: int, stride: int) -> int:
     """From how many strides on one more of them goes through the same operators each time; `least` where from none."""
 
     def added(strides: int) -> Counter[str]:
-        few, more = (_operators(module, n * stride) for n in (strides, strides + 1))
+        few, more = (operators(module, n * stride) for n in (strides, strides + 1))
         return Counter({name: more[name] - few[name] for name in more | few})
 
     usual = added(least + DEEP)
@@ -175,9 +175,11 @@ def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     stride = lengths[1] - lengths[0]
     times = max(FAR // stride, 2)
     far = lengths[0] + times * stride
-    few, more, many = (_operators(module, n) for n in (*lengths, far))
+    few, more, many = (operators(module, n) for n in (*lengths, far))
     odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
-    return f"of {far} frames, not every one goes through the same operators ({', '.join(odd[:TOLD])})" if odd else ""
+    # Of several weights the first one says whose they are.
+    told = list(dict.fromkeys(" with ".join(name.split(" with ")[:2]) for name in odd))[:TOLD]
+    return f"of {far} frames, not every one goes through the same operators ({', '.join(told)})" if odd else ""
 
 
 def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
@@ -190,19 +192,28 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
     counts: list[int] = []
     for n in beyond:
         if n > frames * FARTHER:
-            frames, counts = n, [*counts, _operators(module, n).total()]
+            frames, counts = n, [*counts, operators(module, n).total()]
         if len(counts) == 3:
             break
     return len(counts) >= least and all(few < more for few, more in pairwise(counts))
 
 
-def _operators(module: BatchFirst, frames: int) -> Counter[str]:
-    """How often each operator is called in a run of so many frames; raises LiftError where the model fails on them."""
+def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:
+    """How often each operator is called with each weight in a run of so many frames, and with each fraction if asked.
+
+    Raises LiftError where the model fails on them.
+    """
+    weights = {
+        p.untyped_storage().data_ptr(): name.removeprefix("flat.model.") for name, p in module.named_parameters()
+    }
     found = Counter[str]()
 
     class Counting(SeesOperators):
         def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            found[str(func)] += 1
+            memories = (a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor))
+            taken = [weights[memory] for memory in memories if memory in weights]
+            taken += [str(a) for a in args if with_numbers and isinstance(a, float)]
+            found[" with ".join([str(func), *taken])] += 1
             return func(*args, **kwargs)
 
     sample = module.sample(3, frames)

@@ -118,6 +118,26 @@ def test_another_way_for_short_sequences_is_said():
     assert lifted.notes[0].startswith("over fewer than 51 frames the code goes another way (a branch on the length, or")
 
 
+def test_another_way_for_all_lengths_that_are_tried_first_is_said():
+    def forward(s, x):
+        return s.gru(x if x.shape[1] >= 30 else x.flip(1))[0]
+
+    assert lift(Call(forward, gru=gru()), (X,), time_axis=1).shortest == 30
+
+
+def test_another_way_of_a_loop_over_few_frames_is_said():
+    def forward(s, x):
+        h, given = x.new_zeros(len(x), 16), []
+        for frame in x.unbind(1):
+            h = torch.tanh(frame + 0.5 * h)
+            given.append(h)
+        return torch.stack(given, 1) * (1 if len(given) > 3 else 2)
+
+    lifted = lift(Call(forward), (X,), time_axis=1)
+    assert lifted.shortest == 4
+    assert lifted.notes[0].startswith("over fewer than 4 frames the code goes another way")
+
+
 def test_another_way_at_some_lengths_is_refused():
     def forward(s, x):
         return s.gru(x)[0] if x.shape[1] % 3 else s.gru(2 * x)[0]

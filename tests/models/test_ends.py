@@ -64,6 +64,16 @@ MODELS = {
         (1, 3),
     ),
     "the last window filled up": (Call(filled_up, c=conv(6, stride=4)), {"chunk": 4}, (0, 1)),
+    "the last window filled up by its mirror": (
+        Call(lambda s, x: s.c(F.pad(x, (2, -x.shape[-1] % 4), "reflect")), c=conv(6, stride=4)),
+        {"chunk": 4},
+        (0, 1),
+    ),
+    "mirrored before, and nothing cut": (
+        Call(lambda s, x: s.c(F.pad(x, (2, 0), "reflect")[..., : x.shape[-1] + 2]), c=conv()),
+        {},
+        (2, 2),
+    ),
     "an overlap of whole windows, cut": (
         Call(
             lambda s, x: s.u(s.c(F.pad(x, (4, 0))).relu())[..., : x.shape[-1]],
@@ -255,6 +265,17 @@ def test_a_length_with_a_floor_is_that_of_longer_sequences():
     lifted = assert_whole(model, torch.randn(1, 1, 400), lengths=range(21, 60), chunk=16)
     assert lifted.shortest == 21
     assert any("over fewer than 21 frames the code goes another way" in note for note in lifted.notes)
+
+
+def test_what_is_padded_where_it_is_too_short_to_be_mirrored():
+    """As EnCodec pads."""
+
+    def forward(s, x):
+        extra = 7 - x.shape[-1] if x.shape[-1] <= 6 else 0
+        padded = F.pad(F.pad(x, (0, extra)), (6, 0), "reflect")
+        return s.c(padded[..., : padded.shape[-1] - extra])
+
+    assert assert_whole(Call(forward, c=conv(7)), X, lengths=range(7, 16)).shortest == 7
 
 
 def test_a_length_that_is_rounded_again_and_again():

@@ -22,8 +22,8 @@ from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.resampling import padded
 
 REPEATING = overloads("expand repeat clone")
-# Frames at which a rest is seen, and more than it is.
-SEEN, MOST = 1 << 16, 1 << 10
+# Frames from which on a rest is seen, more than it is, and from one of those seen to the next.
+SEEN, MOST, APART = 1 << 16, 1 << 10, 17
 
 
 def edged(write: NodeWriter, node: fx.Node) -> fx.Node | None:
@@ -157,5 +157,9 @@ def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
 
 def _is_rest(end: Any) -> bool:
     """Whether an end is a number below 0 that comes back again and again."""
-    ends = [end.subs(dict.fromkeys(end.free_symbols, n)) for n in range(SEEN, SEEN + MOST)]
-    return all(n.is_number and -MOST < n <= 0 for n in ends) and any(n < 0 for n in ends)
+    ends = list[Any]()
+    for frames in range(SEEN, SEEN + MOST, APART):
+        ends.append(end.subs(dict.fromkeys(end.free_symbols, frames)))
+        if not (ends[-1].is_number and -MOST < ends[-1] <= 0):
+            return False
+    return any(n < 0 for n in ends)

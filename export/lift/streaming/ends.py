@@ -26,11 +26,16 @@ def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, befor
     return context.stand_in(filled, node, context.timed(node))
 
 
-def is_own(context: StreamingContext, value: fx.Node, before: fx.Node, padded: int = 0) -> fx.Node:
-    """Which frames of a step are those of a value, but for the last `padded` of a sequence: bool, for each row."""
+def is_own(
+    context: StreamingContext, value: fx.Node, before: fx.Node, padded: int = 0, inner: fx.Node | None = None
+) -> fx.Node:
+    """Which frames of a step are those of a value, but for the last `padded` of a sequence: bool, for each row.
+
+    The value ends where `inner` does, if that is given.
+    """
     axis, runs = context.timed(value).layout.axis, context.runs
     shape = [-1 if a == axis else 1 for a in range(context.rank(value))]
-    first = torch.tensor(_first_past(context, value, padded), dtype=torch.float32)
+    first = torch.tensor(_first_past(context, value, padded, inner or value), dtype=torch.float32)
     thresholds = context.constant(first.reshape(shape), before)
     with context.graph.inserting_before(before):
         past = context.states.past_end()
@@ -38,10 +43,10 @@ def is_own(context: StreamingContext, value: fx.Node, before: fx.Node, padded: i
         return context.graph.call_function(aten.lt.Tensor, (past, thresholds))
 
 
-def _first_past(context: StreamingContext, value: fx.Node, padded: int) -> list[int]:
+def _first_past(context: StreamingContext, value: fx.Node, padded: int, inner: fx.Node) -> list[int]:
     """For each frame that a step has of `value`, the fewest frames past the end with which it is none of its own."""
     frames = context.frames_in_step(value)
-    own = _own_frames(context, value, padded)
+    own = _own_frames(context, value, padded, inner)
     first, past = [0] * frames, 1
     for frame in reversed(range(frames)):
         while own(past) > frame:
@@ -50,10 +55,10 @@ def _first_past(context: StreamingContext, value: fx.Node, padded: int) -> list[
     return first
 
 
-def _own_frames(context: StreamingContext, value: fx.Node, padded: int) -> Callable[[int], int]:
+def _own_frames(context: StreamingContext, value: fx.Node, padded: int, inner: fx.Node) -> Callable[[int], int]:
     """By frames past the end, how many of a step's frames of a value are its own; below 0 the end is long over."""
     info, unit = context.timed(value), context.unit
-    lengths = context.lengths.of(value, info.layout.axis, info.rate, unit)
+    lengths = context.lengths.of(inner, context.timed(inner).layout.axis, info.rate, unit)
     ahead = (info.lag or 0) + info.history - padded
 
     def own(past: int) -> int:

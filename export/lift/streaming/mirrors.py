@@ -92,7 +92,7 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
 def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before: fx.Node) -> fx.Node:
     """`value` with the frames after the sequence, once it has ended."""
     info, call = context.timed(value), context.graph.call_function
-    own = is_own(context, value, before, mirrors.right)
+    own = is_own(context, value, before, -mirrors.left, mirrors.inner)
     frames = torch.arange(context.frames_in_step(value))
     shape = [-1 if a == info.layout.axis else 1 for a in range(context.rank(value))]
     here = context.constant(frames.reshape(shape), before)

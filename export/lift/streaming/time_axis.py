@@ -16,12 +16,14 @@ from rnn_export.export.lift.program.places import place_of
 class Mirrors:
     """Frames of its own that a sequence has before its first and after its last one: `left` and `right` of them.
 
-    `mode` is "reflect" or "replicate": see `mirrors`.
+    `mode` is "reflect" or "replicate": see `mirrors`. `right` is the most of them, where that changes with the length;
+    `inner` is the sequence without them.
     """
 
     mode: str
     left: int
     right: int
+    inner: fx.Node
 
     def reach(self, frames: int) -> int:
         """How far the first of `frames` such frames is from the one that it repeats."""

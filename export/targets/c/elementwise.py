@@ -133,6 +133,9 @@ def broadcast(
         if scalar or any(t.c_type != "float" for t in (result, *tensors)):
             of_tensors = zip("abc", tensors, steps, starts[1:], strict=False)
             values = {n: f"{t.address}[{'i' if step else '0'}{start}]" for n, t, step, start in of_tensors}
+            if formula == SCALAR["Where"]:
+                _emit_choice(code, f"{result.address}[i{starts[0]}]", tensors, list(values.values()), counts[-1])
+                return
             value = formula.format(**values)
             code.emit(f"for (int i = 0; i < {counts[-1]}; i++)")
             code.emit(f"    {result.address}[i{starts[0]}] = ({result.c_type})({value});")
@@ -148,6 +151,15 @@ def broadcast(
             code.emit(f"    const rnn_v {name} = {value};")
         code.emit(f"    rnn_store_part({result.address}{starts[0]} + i, {formula.format(a='a', b='b', c='c')}, m);")
         code.emit("});")
+
+
+def _emit_choice(code: CodeBuilder, result: str, tensors: Sequence[CTensor], values: list[str], count: int) -> None:
+    """One of two values by a truth, both read first: GCC 12 with -O3 and AVX-512BW reads one alone by a wrong mask."""
+    code.emit(f"for (int i = 0; i < {count}; i++) {{")
+    for name, tensor, value in zip(("yes", "no"), tensors[1:], values[1:], strict=True):
+        code.emit(f"    const {tensor.c_type} {name} = {value};")
+    code.emit(f"    {result} = {values[0]} ? yes : no;")
+    code.emit("}")
 
 
 def merged_loops(shapes: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

@@ -11,6 +11,7 @@ from rnn_export.export.lift.streaming.alignment import shift_start
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
 from rnn_export.export.lift.streaming.first_frames import first_frames
 from rnn_export.export.lift.streaming.general import general
+from rnn_export.export.lift.streaming.mirrors import settled
 from rnn_export.export.lift.streaming.reach import Reach, may_be_time
 from rnn_export.export.lift.streaming.time_axis import LastFrame, NodeInfo, TimeAxisInfo, refusal
 
@@ -26,12 +27,18 @@ def _reach(node: fx.Node) -> Reach:
     return Reach(sum(map(abs, ends)), numbers[2] if len(numbers) > 2 else 1)
 
 
-@rule(aten.slice.Tensor, reach=_reach)
+@rule(aten.slice.Tensor, reach=_reach, takes_mirrors=True)
 def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     """A cut that begins at a frame moves the start of the sequence; one of the newest frame has no frames."""
     value, dim = args_of(node)[:2]
     if not context.has_time_along(value, dim):
         return general(context, node)
+    if context.timed(value).mirrors is not None:
+        if _takes_all(context, node):
+            node.target, node.args = aten.alias.default, (value,)
+            return general(context, node)
+        value = settled(context, value, node)
+        node.update_arg(0, value)
     info, runs = context.timed(value).by_entry(), (context.runs.base, context.runs.longer)
     sizes, taken = ([int(run[n].shape[info.layout.axis]) for run in runs] for n in (value, node))
     starts, steps = _in_both(context, node, 2, 0), _in_both(context, node, 4, 1)
@@ -47,6 +54,14 @@ def cut(context: StreamingContext, node: fx.Node) -> NodeInfo:
     node.target, node.args = aten.alias.default, (value,)
     info = shift_start(context, node, info, -starts[0], 0.0)
     return info if steps[0] == 1 else _decimate(context, node, info, steps[0])
+
+
+def _takes_all(context: StreamingContext, node: fx.Node) -> bool:
+    """Whether a cut leaves nothing out, whatever the length."""
+    value = args_of(node)[0]
+    info, same = context.timed(value), _in_both(context, node, 2, 0) == [0, 0] and _in_both(context, node, 4, 1)[0] == 1
+    before, after = (context.lengths.of(n, info.layout.axis, info.rate, context.unit) for n in (value, node))
+    return same and before == after
 
 
 def _newest(node: fx.Node, info: TimeAxisInfo, frames: int, from_end: bool) -> LastFrame:

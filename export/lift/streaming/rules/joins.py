@@ -105,7 +105,7 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
         return general(context, node)
     mode = next((a for a in rest if isinstance(a, str)), "constant")
     if mode in ("reflect", "replicate"):
-        return _mirror(context, node, Mirrors(mode, left, right), others)
+        return _mirror(context, node, mode, (left, None if computed else right), others)
     if mode != "constant":
         raise refusal(
             node,
@@ -123,16 +123,26 @@ def pad(context: StreamingContext, node: fx.Node) -> NodeInfo:
     return info
 
 
-def _mirror(context: StreamingContext, node: fx.Node, mirrors: Mirrors, others: list[int]) -> NodeInfo:
-    """Padding by frames of the sequence itself, which the window that reads them puts in; that of `others` before."""
-    value = args_of(node)[0]
+def _mirror(
+    context: StreamingContext, node: fx.Node, mode: str, ends: tuple[int, int | None], others: list[int]
+) -> NodeInfo:
+    """Padding by frames of the sequence itself, which the window that reads them puts in; that of `others` before.
+
+    `ends` are how many before and behind: None where that is computed from the length.
+    """
+    value, (left, right) = args_of(node)[0], ends
     if any(others):
-        inner = context.computed(node, value, aten.pad.default, value, others, mirrors.mode)
+        inner = context.computed(node, value, aten.pad.default, value, others, mode)
         context.info[inner] = general(context, inner)
         value = inner
-    info = context.timed(value).by_entry().moving()
-    if mirrors.left < 0 or mirrors.right < 0:
-        raise refusal(node, f"padding by {mirrors.mode} with a negative number cuts the sequence: cut it before.")
-    node.target, node.args = aten.alias.default, (trim(context, context.alias(value, info, node), 0, node),)
+    inner = context.alias(value, context.timed(value).by_entry().moving(), node)
+    info = context.timed(inner)
+    if right is None:
+        axis, unit = info.layout.axis, context.unit
+        padded, own = (context.lengths.of(n, axis, info.rate, unit) for n in (node, inner))
+        right = max(p - n for p, n in zip(padded, own, strict=True)) - left
+    if left < 0 or right < 0:
+        raise refusal(node, f"padding by {mode} with a negative number cuts the sequence: cut it before.")
+    node.target, node.args = aten.alias.default, (trim(context, inner, 0, node),)
     info = context.timed(args_of(node)[0])
-    return replace(info, lag=(info.lag or 0) - mirrors.left, mirrors=mirrors)
+    return replace(info, lag=(info.lag or 0) - left, mirrors=Mirrors(mode, left, right, inner))

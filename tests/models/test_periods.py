@@ -1,0 +1,100 @@
+"""Loops that do something else from frame to frame, and the same again every so many frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export.lift.api import lift
+
+from .streams import Call
+from .whole_streams import assert_whole
+
+X = torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(0))  # (B, T, C)
+EVERY = (1, 2, 4)
+
+
+def another_cell(s: nn.Module, x: Tensor) -> Tensor:
+    h, given = x.new_zeros(len(x), 6), []
+    for t in range(x.shape[1]):
+        h = s.first(x[:, t], h) * 0.9 if t % 2 == 0 else s.second(x[:, t], h)
+        given.append(h)
+    return torch.stack(given, 1)
+
+
+def a_layer_now_and_then(s: nn.Module, x: Tensor) -> Tensor:
+    h = slow = x.new_zeros(len(x), 6)
+    given = torch.empty(len(x), x.shape[1], 6)
+    for t, frame in enumerate(x.unbind(1)):
+        h = s.first(frame, h)
+        if t % 3 == 0:
+            slow = s.over(h, slow)
+        given[:, t] = h + slow
+    return given
+
+
+def clockwork(s: nn.Module, x: Tensor) -> Tensor:
+    parts, given = [x.new_zeros(len(x), 6)] * 3, []
+    for t in range(x.shape[1]):
+        known = torch.cat([x[:, t], *parts], 1)
+        parts = [
+            p if t % every else layer(known).tanh() for p, layer, every in zip(parts, s.layers, EVERY, strict=True)
+        ]
+        given.append(torch.cat(parts, 1))
+    return torch.stack(given, 1)
+
+
+def some_frames(s: nn.Module, x: Tensor) -> Tensor:
+    h, given = x.new_zeros(len(x), 6), []
+    for t in range(x.shape[1]):
+        h = s.first(x[:, t], h)
+        if t % 3 == 2:
+            given.append(h)
+    return torch.stack(given, 1)
+
+
+def model(forward: Callable[[nn.Module, Tensor], Tensor]) -> Call:
+    torch.manual_seed(0)
+    cells = {"first": nn.GRUCell(4, 6), "second": nn.GRUCell(4, 6), "over": nn.GRUCell(6, 6)}
+    return Call(forward, **cells, layers=nn.ModuleList(nn.Linear(22, 6) for _ in range(3))).eval()
+
+
+MODELS = [(another_cell, 2), (a_layer_now_and_then, 3), (clockwork, 4), (some_frames, 3)]
+
+
+@pytest.mark.parametrize(("forward", "period"), MODELS)
+def test_a_step_takes_whole_periods(forward, period):
+    """The end of a sequence gives what its last frames give, which are no whole period."""
+    lifted = assert_whole(model(forward), X, chunk=period, lengths=range(1, 14))
+    assert lifted.spec.delay == 0
+    assert lifted.spec.tail == (0 if forward is some_frames else period - 1)
+
+
+def test_a_step_of_less_is_refused():
+    with pytest.raises(LiftError, match=r"the model takes 2 frames at once .* chunk=2 \(--chunk 2\)"):
+        lift(model(another_cell), (X,))
+
+
+def test_what_is_as_of_the_last_frame_is_refused():
+    def both(s: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = another_cell(s, x)
+        return y, s.over(y[:, -1])
+
+    with pytest.raises(LiftError, match="an output without frames is as of the last frame of a sequence, which here"):
+        lift(model(both), (X,), chunk=2)
+
+
+def test_other_weights_at_a_frame_far_away_are_seen():
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h, given = x.new_zeros(len(x), 6), []
+        for t, frame in enumerate(x.unbind(1)):
+            h = s.second(frame, h) if t == 100 else s.first(frame, h)
+            given.append(h)
+        return torch.stack(given, 1)
+
+    with pytest.raises(LiftError, match=r"not every one goes through the same operators .* with second\."):
+        lift(model(forward), (X,))
