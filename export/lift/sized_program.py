@@ -114,9 +114,8 @@ class _Writer(fx.proxy.TracerBase):
         tensors = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, FakeTensor)]
         if torch.Tag.pointwise in getattr(target, "tags", ()) and _lie_alike(tensors):
             # Of an operator like this, torch works out sizes for milliseconds.
-            of_type = target(
-                *pytree.tree_map_only(Tensor, _empty, args), **pytree.tree_map_only(Tensor, _empty, kwargs)
-            )
+            given, named = pytree.tree_map_only(Tensor, _empty, (args, kwargs))
+            of_type = target(*given, **named)
             same = next((t for t in tensors if isinstance(of_type, Tensor) and t.dtype == of_type.dtype), None)
             if same is not None:
                 return same
