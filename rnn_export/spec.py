@@ -186,7 +186,8 @@ class StreamSpec:
     def known_after(self, tensor: TensorSpec, start: int, stop: int) -> list[int]:
         """For each frame of an output that the frames from `start` to `stop` give, how many had been fed by then."""
         first, end = (self.frames_out(tensor, n) for n in (start, stop))
-        return [self.delay + math.ceil((j + 1) / tensor.rate) for j in range(first, end)]
+        frames, every = tensor.rate.as_integer_ratio()
+        return [self.delay - (-(j + 1) * every // frames) for j in range(first, end)]
 
     def timed(self, tensor: TensorSpec) -> bool:
         """Whether `tensor` has one value a frame; if not, one stands for a whole sequence."""
