@@ -115,7 +115,7 @@ def looped(x: Tensor, step) -> Tensor:
 @pytest.mark.parametrize("mix", OVER_ROWS.values(), ids=OVER_ROWS)
 def test_rows_that_hear_each_other_behind_a_gate_are_refused_with_their_place(mix):
     with pytest.raises(RowsDepend, match=r"test_dependence\.py:\d+\): \w+"):
-        lift(behind_a_gate(mix), (X,))
+        lift(behind_a_gate(mix), (torch.cat([X, X]),))
 
 
 LATE = {

@@ -273,7 +273,7 @@ H = torch.zeros(2, 5)
 KEPT = {"states": {"h": 1}}
 REFUSED = {
     "computed": (
-        Call(lambda s, x: s.gru(x, x[:, :1].transpose(0, 1).contiguous())[0], gru=gru()),
+        Call(lambda s, x: s.gru(x, x[:, -1:].transpose(0, 1).contiguous())[0], gru=gru()),
         (X,),
         {},
         r"gru.l0: the state 'h' that it starts from is computed from the input",

@@ -331,7 +331,7 @@ def whole_at_each(s, x):
 
 
 def from_the_input(s, x):
-    h, ys = s.start(x[:, 0]), []
+    h, ys = s.start(x[:, -1]), []
     for frame in x.unbind(1):
         h = moved(s, frame, h)
         ys.append(h)
@@ -358,8 +358,8 @@ REFUSED = {
     "every other frame": (Call(every_other, **body()), rf"{UNROLLED}.*{ADVICE}"),
     "a single frame": (Call(third_alone, **body()), r"it takes the frames of the sequence apart"),
     "part of the frames": (Call(without_the_first, **body()), rf"{UNROLLED}.*{ADVICE}"),
-    "the whole at each frame": (Call(whole_at_each, **body()), r"statistics over time|takes the whole sequence"),
     "a start from the input": (Call(from_the_input, **body(), start=nn.Linear(4, 5)), r"computed from the input"),
+    "the whole at each frame": (Call(whole_at_each, **body()), r"statistics over time|takes the whole sequence"),
     "a decision": (
         Call(decides, **body()),
         r"^data-dependent control flow at test_loops\.py:\d+: .* choose with torch\.where",
