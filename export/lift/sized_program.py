@@ -79,6 +79,7 @@ class _Writer(fx.proxy.TracerBase):
         self.names = {id(t): name for name, t in (*module.named_buffers(), *module.named_parameters())}
         self.weights: dict[str, fx.Node] = {}
         self.kept: dict[str, Tensor] = {}
+        self.reckoned: dict[Any, fx.Proxy] = {}
         self.at: fx.Node | None = None
 
     def given(self, node: fx.Node, value: Tensor, dynamic: Set[int]) -> _Value:
@@ -178,7 +179,14 @@ class _Run(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is operator.getitem and not isinstance(args[0], _Value):
             return args[0][args[1]]
-        return self.writer.create_proxy("call_function", target, args, kwargs)
+        made = self.writer.create_proxy("call_function", target, args, kwargs)
+        size = made.node.meta["val"]
+        # Sizes that are numbers here are these, and what is one size is one value.
+        same = self.writer.reckoned.setdefault(_expr(size), made) if isinstance(size, torch.SymInt) else size
+        if isinstance(size, torch.SymInt | int | float) and same is not made:
+            self.writer.graph.erase_node(made.node)
+            return same
+        return made
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         called = self.fetch_attr(target)
