@@ -118,6 +118,10 @@ class Streams:
     def bare(self, given: Any) -> Outputs:
         return list(given.values()) if isinstance(given, dict) else [given]
 
+    def left(self, given: Any) -> Outputs:
+        """Of what `finish` gives; of several outputs one without time has no entry."""
+        return [given.get(t.name) for t in self.spec.outputs] if isinstance(given, dict) else [given]
+
     def run(self, stream: Stream, start: int, stop: int, row: int | None = None) -> Outputs:
         return self.bare(stream.run(_single(self.fed(start, stop, row))))
 
@@ -128,7 +132,7 @@ class Streams:
             if self.spec.timed(tensor):
                 came, due = sum(a.shape[1] for a in y), self.spec.frames_out(tensor, self._whole_steps)
                 assert came == due, f"{tensor.name} has {came} frames before the end in place of {due}"
-        left = self.bare(stream.finish(self.held(row)))
+        left = self.left(stream.finish(self.held(row)))
         if self.rows == 1 or row is not None:
             left = [None if y is None else y[None] for y in left]
         for tensor, y in zip(self.spec.outputs, left, strict=True):
@@ -202,7 +206,7 @@ class Streams:
         rest = {} if self._whole_steps == self.frames else self.fed(self._whole_steps, self.frames)
         rest = {name: x[order] for name, x in {**rest, **(self.held() or {})}.items()}
         finished = pool.finish([ids[i] for i in order], rest or None)
-        by_row = dict(zip(order, map(self.bare, finished), strict=True))
+        by_row = dict(zip(order, map(self.left, finished), strict=True))
         errors = []
         for row in range(self.rows):
             left = [None if y is None else y[None] for y in by_row[row]]
