@@ -262,7 +262,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             if len(frozen) == TRIES or has_loop(module, frames):
                 raise
             # The way of short sequences alone may be gone far beyond them.
-            longest = max(longest, min(FAR_BEYOND * frames, lengths[-1]) - 1)
+            longest = max(longest, min(FAR_BEYOND * frames, lengths[-1] - 1))
     if bounded:
         _refuse_ways_by_length(module, bounded)
         raise bounded[-1]
