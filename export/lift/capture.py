@@ -174,6 +174,8 @@ def _moves_alike(module: BatchFirst) -> bool:
     """Whether frame after frame, with the states fed back, gives what a call of several gives, quiet or loud."""
     try:
         return all(_moves_alike_at(module, scale) for scale in SCALES)
+    except LiftError:
+        raise
     except Exception:  # pieces so short may be less than the user's code takes
         return False
 

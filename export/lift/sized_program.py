@@ -191,17 +191,5 @@ class _Run(fx.Interpreter):
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         called = self.fetch_attr(target)
         if isinstance(called, RolledLoop):
-            body: Any = _Body(called.body, self.writer)
-            return RolledLoop(body, called.scans, called.memories, called.joins)(*args)
+            return called.driven(_Run(called.body, self.writer).run, args)
         return _Run(called, self.writer).run(*args)
-
-
-class _Body(nn.Module):
-    """The body of a loop, whose every call is written."""
-
-    def __init__(self, body: fx.GraphModule, writer: _Writer) -> None:
-        super().__init__()
-        self._run = _Run(body, writer)
-
-    def forward(self, *args: Any) -> Any:
-        return self._run.run(*args)

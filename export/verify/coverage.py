@@ -72,20 +72,8 @@ class _Recorder(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(target)
         if isinstance(module, RolledLoop):
-            body: Any = _Recorded(module.body, self._seen)
-            return RolledLoop(body, module.scans, module.memories, module.joins)(*args)
+            return module.driven(_Recorder(module.body, self._seen).run, args)
         return super().call_module(target, args, kwargs)
-
-
-class _Recorded(nn.Module):
-    """The body of a loop, recorded."""
-
-    def __init__(self, body: fx.GraphModule, seen: Seen) -> None:
-        super().__init__()
-        self._recorder = _Recorder(body, seen)
-
-    def forward(self, *args: Tensor) -> Any:
-        return self._recorder.run(*args)
 
 
 def _name(node: fx.Node) -> str:

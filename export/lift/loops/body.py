@@ -241,12 +241,16 @@ class RolledLoop(nn.Module):
         return args[:sequences], args[sequences:memory], args[memory:]
 
     def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        return self.driven(self.body, args)
+
+    def driven(self, body: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, ...]:
+        """`forward(*args)`, with `body` called for each frame in the place of the loop's own."""
         invariants, sequences, memory = self.parts_of(args)
-        by_frame: list[tuple[Tensor, ...]] = []
+        by_frame: list[tuple[Any, ...]] = []
         for k in range(sequences[0].shape[self.scans[0][0].axis]):
             paths = [(first._replace(entry=k), *rest) for first, *rest in self.scans]
             frames = [value_at(x, path) for x, path in zip(sequences, paths, strict=True)]
-            results = self.body(*invariants, *frames, *memory)
+            results = body(*invariants, *frames, *memory)
             memory = results[: self.memories]
             by_frame.append(results[self.memories :])
         joined = [j.join([frame[i] for frame in by_frame], j.dim) for i, j in enumerate(self.joins)]
