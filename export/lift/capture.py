@@ -33,11 +33,12 @@ from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.sizes import know_sizes
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
-from rnn_export.export.lift.program.flat_graph import flat_graph, fold
+from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
 from rnn_export.export.lift.program.places import busiest_place
 from rnn_export.export.lift.program.resampling import axes_resampled, resample_along
 from rnn_export.export.lift.streaming import LiftedState, unchanged
@@ -116,6 +117,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         except LiftError as error:
             reason = error
             continue
+        _rewrite(module, rolled, lengths[0])
         fold(rolled)
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
         return Capture(rolled, True, shortest=shortest)
@@ -139,6 +141,7 @@ def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
         rolled, frames = rolled_by_periods(module, period, _first_time(module.axes))
     except LiftError:
         return None
+    _rewrite(module, rolled, frames)
     fold(rolled)
     return Capture(rolled, True, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
 
@@ -168,6 +171,13 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
         return roll(short, long, samples, lengths, first, between)
     except LiftError:
         return rolled
+
+
+def _rewrite(module: BatchFirst, rolled: fx.GraphModule, frames: int) -> None:
+    """What stands around the loop, and is windows over time, written as these now that the frames are of any number."""
+    sample = module.sample(ROWS, frames)
+    if know_sizes(rolled, sample, [{*axes} for axes in module.dynamic(True)[0]]):
+        rewrite_over_time(rolled, sample, module.flat.context)
 
 
 def _moves_alike(module: BatchFirst) -> bool:

@@ -77,8 +77,7 @@ def flat_graph(
     _free_constants(graph)
     repeats_as_expands(graph)
     write_counted_loops_out(graph_module)
-    narrow_attention(graph_module, args, context)
-    take_windows_apart(graph_module)
+    rewrite_over_time(graph_module, args, context)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)
         make_real(graph_module)
@@ -88,6 +87,12 @@ def flat_graph(
     _refuse_sizes_of_values(graph)
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
+
+
+def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None) -> None:
+    """Attention, spectra, mirrors and whatever else is windows over an axis of any size, written as these, in place."""
+    narrow_attention(module, args, context)
+    take_windows_apart(module)
 
 
 def _drop_idle(graph: fx.Graph) -> None:
