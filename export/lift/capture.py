@@ -40,7 +40,6 @@ from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
 from rnn_export.export.lift.program.places import busiest_place
-from rnn_export.export.lift.program.resampling import axes_resampled, resample_along
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -155,9 +154,6 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     first, (few, more) = _first_time(module.axes), lengths
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
     long = unrolled(more)
-    axes = axes_resampled(short, long)
-    for graph in (short, long):
-        resample_along(graph, axes)
     rolled = roll(short, long, samples, lengths, first)
     frames = range(few + 1, more)
     if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in frames):
@@ -165,8 +161,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     # Numbers that follow from the length by steps are those of each length between.
     between = []
     for n in frames:
-        resample_along(graph := unrolled(n), axes)
-        between.append((graph, module.sample(ROWS, n)))
+        between.append((unrolled(n), module.sample(ROWS, n)))
     try:
         return roll(short, long, samples, lengths, first, between)
     except LiftError:

@@ -33,11 +33,8 @@ def know_sizes(module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence
             run.run(*given)
     except Exception:  # torch's own operators raise many kinds, where they take no such sizes
         return False
-    if any(
-        isinstance(size := value.shape[axis], int) or size.node.expr.is_number
-        for value, axes in zip(given, dynamic, strict=True)
-        for axis in axes
-    ):
+    sizes_given: list[Any] = [value.shape[axis] for value, axes in zip(given, dynamic, strict=True) for axis in axes]
+    if any(isinstance(size, int) or size.node.expr.is_number for size in sizes_given):
         return False
     for node, value in run.found.items():
         node.meta = {**node.meta, "val": value}
@@ -62,8 +59,10 @@ class _Run(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         called = self.fetch_attr(target)
-        return _of_loop(called, args, self.mode) if isinstance(called, RolledLoop) else super().call_module(
-            target, args, kwargs
+        return (
+            _of_loop(called, args, self.mode)
+            if isinstance(called, RolledLoop)
+            else super().call_module(target, args, kwargs)
         )
 
 

@@ -98,19 +98,21 @@ def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping
 
 
 def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int) -> tuple[Loop, Loop] | None:
-    """The loop that begins at a token of each graph, if `frames` more frames are so many whole iterations more.
+    """The loop that begins at a token of each graph, and makes more iterations where there are `frames` more.
 
-    A frame may be several iterations, where the loop is behind what makes more frames of each.
+    Before any other one whose iteration is a number of frames, or a frame a number of iterations; where frames are made
+    at another rate before it, it is neither.
     """
     if start[0] >= len(short.tokens) or start[1] >= len(long.tokens):
         return None
-    for here in loops_at(short, start[0]):
-        for there in loops_at(long, start[1]):
-            iterations = len(there.copies) - len(here.copies)
-            whole = iterations > 0 and (frames % iterations == 0 or iterations % frames == 0)
-            if len(here.copies[0]) == len(there.copies[0]) and whole:
-                return here, there
-    return None
+    pairs = [(a, b) for a in loops_at(short, start[0]) for b in loops_at(long, start[1])]
+    alike = [(a, b) for a, b in pairs if len(a.copies[0]) == len(b.copies[0]) and len(b.copies) > len(a.copies)]
+
+    def is_whole(pair: tuple[Loop, Loop]) -> bool:
+        iterations = len(pair[1].copies) - len(pair[0].copies)
+        return frames % iterations == 0 or iterations % frames == 0
+
+    return next(filter(is_whole, alike), next(iter(alike), None))
 
 
 def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], owners: Mapping[fx.Node, int]) -> None:

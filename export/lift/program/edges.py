@@ -73,11 +73,12 @@ def _ends(
         return None
     sources = [value, *_cut_at_other_end(value, axis, first)]
     rank, sizes = len(write.value_of(value).shape), [write.value_of(n).shape[axis] for n in parts]
-    flipped = named_args(parts[0]) if len(parts) == 1 and parts[0].target is aten.flip.default else None
-    if flipped is not None and [d % rank for d in flipped["dims"]] == [axis]:
-        count, cut = sizes[0], _cut_of(flipped["self"], [value], axis)
-        wanted = (1, count + 1) if first else (-count - 1, -1)
-        return ("reflect", count) if cut == wanted else None
+    flipped = named_args(parts[0]) if parts[0].target is aten.flip.default else None
+    turned = flipped["self"] if flipped and [d % rank for d in flipped["dims"]] == [axis] else None
+    # One frame turned is that frame.
+    count, mirror = sizes[0], parts[0] if sizes[0] == 1 and turned is None else turned
+    if len(parts) == 1 and _cut_of(mirror, [value], axis) == ((1, count + 1) if first else (-count - 1, -1)):
+        return "reflect", count
     for part in parts:
         while part.target in REPEATING:
             (part,) = part.all_input_nodes[:1]

@@ -35,8 +35,8 @@ class NodeWriter:
     def constant(self, value: Tensor) -> fx.Node:
         """A tensor of numbers as a node."""
         assert self.at is not None
-        name = f"{self.prefix}_{self._constants}"
-        self._constants += 1
+        while hasattr(self.module, name := f"{self.prefix}_{self._constants}"):
+            self._constants += 1
         self.module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
         node = self.graph.get_attr(name)
         node.meta = {**self.at.meta, "val": self._mode.from_tensor(getattr(self.module, name), static_shapes=True)}

@@ -10,7 +10,6 @@ Sources: the docstring of torch.nn.functional.interpolate; what each operator we
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, cast
 
@@ -40,51 +39,19 @@ RESAMPLING = overloads(
 )
 
 
-def axes_resampled(few: fx.GraphModule, more: fx.GraphModule) -> list[int | None]:
-    """By operator that makes another size, the axis that is time, in graphs of one model at two fixed lengths."""
-    found = list[int | None]()
-    for pair in zip(*([n for n in g.graph.nodes if n.target in RESAMPLING] for g in (few, more)), strict=False):
-        sizes = [n.all_input_nodes[0].meta["val"].shape[2:] for n in pair]
-        grown = [axis for axis, (a, b) in enumerate(zip(*sizes, strict=True)) if a != b]
-        found.append(grown[0] if len(grown) == 1 else None)
-    return found
-
-
-def resample_along(module: fx.GraphModule, axes: Sequence[int | None]) -> None:
-    """In place, in a graph of a fixed length; `axes` are those of `axes_resampled`."""
-    write = NodeWriter(module, "resampled")
-    nodes = [n for n in module.graph.nodes if n.target in RESAMPLING]
-    for node, axis in zip(nodes, axes, strict=False):
-        if axis is None:
-            continue
-        write.at = node
-        with write.graph.inserting_before(node):
-            found = resampled(write, node, axis)
-        if found is not None:
-            node.replace_all_uses_with(found)
-            write.graph.erase_node(node)
-
-
-def resampled(write: NodeWriter, node: fx.Node, fixed: int | None = None) -> fx.Node | None:
-    """What `node` gives, written so; None where no axis of it is of any size, or a place follows from the length.
-
-    `fixed` is its axis of time, of those that it may resize, in a graph of a fixed length.
-    """
+def resampled(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """What `node` gives, written so; None where no axis of it is of any size, or a place follows from the length."""
     name, given = str(node.target), named_args(node)
     one, reach = next(known for word, known in ALONG_ONE.items() if word in name)
     value: Any = node.args[0]
     sizes, made = (list(write.value_of(n).shape[2:]) for n in (value, node))
-    moving = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)] if fixed is None else [fixed]
+    moving = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
     if len(moving) != 1:
         return None
     (time,) = moving
     scales, corners = _scales(given, len(sizes)), bool(given.get("align_corners"))
     scale = scales[time]
-    if scale is None:
-        # At a fixed length a size is a number, and the same of twice as many frames is not known.
-        rate = rate_of(sizes[time], made[time]) if fixed is None else _times(sizes[time], made[time])
-    else:
-        rate = Fraction(scale).limit_denominator(MOST)
+    rate = rate_of(sizes[time], made[time]) if scale is None else Fraction(scale).limit_denominator(MOST)
     if rate is None or (rate != 1 and corners):
         return None
     if (scale is None and rate.denominator > 1) or (scale is not None and abs(scale - rate) > 1e-9 * rate):
@@ -116,11 +83,6 @@ def rate_of(before: Any, after: Any) -> Fraction | None:
         found.add(Fraction(there, here))
     rate = found.pop()
     return None if found or max(rate.numerator, rate.denominator) > MOST else rate
-
-
-def _times(before: int, after: int) -> Fraction | None:
-    """How many frames there are for each; None where that is no whole number."""
-    return None if after % before else Fraction(after // before)
 
 
 def _at(size: Any, frames: int) -> int | None:
