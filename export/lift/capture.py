@@ -321,10 +321,15 @@ def _first_right(module: BatchFirst, graph: fx.GraphModule, wrong: int, right: i
 
 
 def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -> None:
-    """Raise LiftError where what is done ends at another length for each length that it was exported at."""
+    """Raise LiftError where what is done ends at another length for each length that it was exported at.
+
+    FrozenAxis where that is a loop: over frames of another rate it is as long over a few lengths.
+    """
     port, axis = _first_time(module.axes)
     ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
     if len(ends) > 1:
+        if has_loop(module, min(ends)):
+            raise FrozenAxis(f"axis {axis} of input {port} is looped over, at another rate.", port, axis)
         raise LiftError(
             f"axis {axis} of input {port}: what the code does follows from the length, and changes beyond "
             f"{' and '.join(map(str, ends))} frames, as far as it was tried (by numbers computed from the length, such "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import associative_scan
 from torch.nn import functional as F
 
 from .streams import Call
@@ -119,3 +120,30 @@ def test_behind_a_loop(part: Part, chunk: int) -> None:
 
 def test_on_both_sides() -> None:
     assert_whole(model(fused, looped, interpolated, looped, by_hand), X, chunk=2)
+
+
+def by_number(s, x):
+    h, given = torch.zeros(x.shape[0], 8), []
+    for t in range(x.shape[1]):
+        h = s.cell(x[:, t], h)
+        given.append(h)
+    return torch.stack(given, 1)
+
+
+def scanned(s, x):
+    z = torch.sigmoid(x)
+    return associative_scan(lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), (1 - z, z * x), 1, combine_mode="generic")[
+        1
+    ]
+
+
+@pytest.mark.parametrize("loop", [looped, by_number, scanned])
+def test_at_half_the_frames_cut_to_those_that_there_were(loop: Part) -> None:
+    """As many iterations as frames of another rate: over one more frame there may be as many."""
+
+    def forward(s, x):
+        y = loop(s, s.down(x.mT).mT)
+        return x + s.up(y.mT).mT[:, : x.shape[1]]
+
+    parts = {"down": nn.Conv1d(8, 8, 3, 2, 1), "up": nn.ConvTranspose1d(8, 8, 2, 2), "cell": nn.GRUCell(8, 8)}
+    assert_whole(Call(forward, **parts), X, chunk=2)

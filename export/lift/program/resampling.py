@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rnn_export.export.lift.program.fx import aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
@@ -157,7 +158,7 @@ def padded(write: NodeWriter, value: fx.Node, axis: int, pads: list[int], mode: 
 def _cut(write: NodeWriter, more: fx.Node, value: fx.Node, axis: int, rate: Fraction, node: fx.Node) -> fx.Node:
     """`more`, no longer than what `node` gives."""
     size = named_args(node).get("output_size")
-    if write.value_of(more).shape[axis] == write.value_of(node).shape[axis]:
+    if statically_known_true(write.value_of(more).shape[axis] == write.value_of(node).shape[axis]):
         return more
     if size:
         return write.call(aten.slice.Tensor, more, axis, 0, size[axis - 2])
