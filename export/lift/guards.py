@@ -27,6 +27,8 @@ from rnn_export.spec import Assumption
 MIXED = 12
 # Pairs of trials, of the one way and of the other, between which it is sought where the decision turns.
 TURNS, HALVINGS = 4, 24
+# Trials, none of them silent, that each way should be seen in, and how many are drawn in search of them.
+ENOUGH, DRAWS = 3, 24
 
 
 def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
@@ -79,7 +81,7 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
     found: list[tuple[set[bool], _Run, dict[bool, _Run]]] = []
     is_fed = False
     sure: dict[bool, list[Sequence[Tensor]]] = {False: [], True: []}
-    for fed in itertools.chain(_trials(flat), _turns(flat, decisions, here, sure)):
+    for fed in itertools.chain(_trials(flat), _more_trials(flat, sure), _turns(flat, decisions, here, sure)):
         own, seen = _run(flat, replace(decisions, seen=Seen()), fed)
         values, of_fed = seen.values.get(here, set()), _asks_what_is_fed(flat, decisions, fed, here)
         is_fed = is_fed or of_fed
@@ -208,6 +210,27 @@ def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
         starts = row % 2 == 0
         states = [x.example if starts else noise.between(flat.seen[x.name], 1)[0] for x in flat.states]
         yield [*inputs, *states]
+
+
+def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]]) -> Iterator[list[Tensor]]:
+    """Noise around other means until each way was taken `ENOUGH` times: over silence alone ways are alike by chance."""
+    noise = Noise(flat, seed=5)
+    for k in range(DRAWS):
+        if all(sum(_is_told(flat, fed) for fed in trials) >= ENOUGH for trials in sure.values()):
+            return
+        inputs = []
+        for leaf in flat.inputs:
+            drawn = noise.like(leaf.example, {})
+            if _is_flag(leaf.example):
+                drawn = drawn * (k % 2)
+            inputs.append(drawn + (k % 3 - 1) if drawn.is_floating_point() and not _is_flag(leaf.example) else drawn)
+        yield [*inputs, *(x.example for x in flat.states)]
+
+
+def _is_told(flat: FlatModel, fed: Sequence[Tensor]) -> bool:
+    """Whether no input of numbers is zero throughout."""
+    numbers = [x for leaf, x in zip(flat.inputs, fed, strict=False) if not _is_flag(leaf.example)]
+    return all(bool(x.count_nonzero()) for x in numbers if x.is_floating_point())
 
 
 def _flags(noise: Noise, example: Tensor) -> Tensor:
