@@ -214,29 +214,6 @@ def test_a_branch_that_is_none_of_these_is_refused_with_both_ways():
     assert f'assume={{"{place}": True}} (--assume {place}=true), or False; every verification checks it.' in message
 
 
-class Side(Net):
-    """Two ways that are alike over silence alone."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__()
-        self.place = place
-
-    def forward(self, x: Tensor) -> Tensor:
-        asked = {"mean": x.mean(), "first": x[0, 0, 0], "sum": x.sum() - 0.1}[self.place]
-        if asked > 0:
-            x = torch.tanh(2 * x)
-        return self.body(torch.tanh(x))
-
-
-@pytest.mark.parametrize("place", ["mean", "first", "sum"])
-def test_ways_that_are_alike_over_silence_are_no_ways_of_one_code(place: str) -> None:
-    """Whichever noise happens to be drawn first."""
-    for seed in range(6):
-        x = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(seed)).abs()
-        with pytest.raises(LiftError, match=r"takes a decision by the value of a tensor"):
-            lift(Side(place), x)
-
-
 def test_what_was_assumed_stands_in_contract_report_and_graph(tmp_path):
     place = at(Loud)
     export(Loud().eval(), (X,), tmp_path / "net.rnnx", assume={place: False}, steps=32)
