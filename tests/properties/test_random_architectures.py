@@ -41,7 +41,7 @@ def quick():
     logging.getLogger("torch.__trace").handlers.clear()
 
 
-@pytest.mark.parametrize("number", (*range(DRAWN), *FOUND))
+@pytest.mark.parametrize("number", [*range(DRAWN), *FOUND])
 def test_a_stream_is_the_whole_sequence_or_refused(quick, number):
     """In pieces, in steps, in a pool, after a reset, each row alone, loud or silent, to the end of the sequence."""
     architecture = random_architecture(number)
