@@ -14,7 +14,7 @@ from rnn_export.export.lift.program.flat_graph import flat_graph
 from rnn_export.export.lift.program.tracing import DYNAMIC
 from rnn_export.export.lift.streaming.lengths import Lengths
 
-from .streams import Call
+from .streams import Call, stepped
 from .whole_streams import assert_whole
 
 X = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))  # (B, C, T)
@@ -234,6 +234,19 @@ def test_lengths_are_found_by_running_where_torch_has_no_expression_for_them(mon
 def test_a_stream_and_its_end_are_the_whole(model, options, ends):
     spec = assert_whole(model, X, **options).spec
     assert (spec.delay, spec.tail) == ends
+
+
+def test_the_last_of_frames_that_were_channels_is_known_with_the_last_of_the_input():
+    def forward(s, x):
+        y = s.c(x)
+        y = y.reshape(y.shape[0], y.shape[1] // 3, 3, y.shape[2]).transpose(2, 3).flatten(2)
+        return y, y[..., -1]
+
+    example = torch.randn(2, 4, 9)
+    lifted = lift(Call(forward, c=nn.Conv1d(4, 6, 1)), (example,))
+    (frames, last), *_ = stepped(lifted, example)[0]
+    assert frames.shape == (2, 2, 3)
+    assert torch.equal(last, frames[..., -1])
 
 
 @pytest.mark.parametrize("last", [lambda s, x: s.c(x)[..., -1], lambda s, x: s.g(s.c(x).mT)[1][0]], ids=["cut", "GRU"])

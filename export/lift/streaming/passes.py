@@ -176,7 +176,7 @@ def _lengths(context: StreamingContext, node: fx.Node) -> list[int]:
     if not context.is_timed(node):
         return []
     info = context.timed(node)
-    return context.lengths.of(node, info.layout.axis, info.rate, context.unit)
+    return context.lengths.of(node, info.layout.axis, info.rate * info.layout.inner, context.unit)
 
 
 def _shortest_period(context: StreamingContext, node: fx.Node, found: list[int], delay: int) -> tuple[int, ...]:
@@ -204,7 +204,7 @@ def _outlasts(context: StreamingContext, node: fx.Node, found: list[int]) -> boo
     made_of = sources_of(node, lambda n: n.all_input_nodes)
     period = math.lcm(*(context.timed(n).rate.denominator for n in [node, *made_of] if context.is_timed(n)))
     known = (frames // period * period * info.rate - max(info.least_lag, 0) for frames in range(len(found)))
-    return any(length > math.floor(frames) for length, frames in zip(found, known, strict=True))
+    return any(length > math.floor(n * info.layout.inner) for length, n in zip(found, known, strict=True))
 
 
 def _with_ends(context: StreamingContext) -> fx.GraphModule | None:
