@@ -95,6 +95,9 @@ def _rewritten(module: fx.GraphModule, pack: StateSpec, chosen: Sequence[int], i
             with graph.inserting_after(entries):
                 value = graph.call_function(aten.reshape.default, (entries, [-1, *part.shape]))
             states[number].replace_all_uses_with(value)
+            # How many rows there are is known of what is given, and of a part only where it is reshaped.
+            for user in [n for n in value.users if n.target is aten.sym_size.int and n.args[1] == 0]:
+                user.update_arg(0, whole)
     with graph.inserting_before(graph.output_node()):
         values = results(graph)[len(outputs) :]
         flat = [

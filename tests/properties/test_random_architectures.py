@@ -26,8 +26,8 @@ from .survey import EXACT, REFUSED, REFUSED_FALSELY, WRONG, Verdict, judge, surv
 from .truth import TOLERANCE, Truth
 
 DRAWN, PLANTED = 24, 8
-# Found by a survey: a branch of which one way was seen over silence alone.
-FOUND = (31575,)
+# Found by a survey: a branch of which one way was seen over silence alone; a size taken of a packed state.
+FOUND = (31575, 31283)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
