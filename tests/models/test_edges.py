@@ -59,6 +59,18 @@ def framed(s: nn.Module, x: Tensor) -> Tensor:
     return x[:, torch.arange(count)[:, None] * 2 + torch.arange(0, 6, 2)].flatten(2)
 
 
+def turned_into_more(s: nn.Module, x: Tensor) -> Tensor:
+    """Both ends mirrored, and then three of each frame, none of them read by a window of more than one."""
+    return F.pad(x.mT, (2, 1), "reflect").mT.repeat_interleave(3, 1)
+
+
+def more_of_mirrored(s: nn.Module, x: Tensor) -> Tensor:
+    """A mean over as many as four entries of what two were made of each mirrored frame."""
+    y = torch.stack([x, -x], 2)
+    y = F.pad(y.flatten(2).mT, (3, 3), "replicate").mT.unflatten(2, (2, 3)).flatten(1, 2)
+    return F.avg_pool1d(y.mT, 4, 2).mT
+
+
 def before(s: nn.Module, x: Tensor) -> Tensor:
     return x[:, (torch.arange(x.shape[1]) - 1).clamp(min=0)]
 
@@ -79,6 +91,8 @@ MODELS = {
     "frames around by number": (Call(spliced), {}, (2, 2)),
     "windows by number": (Call(framed), {"chunk": 2}, (4, 0)),
     "the frame before by number": (Call(before), {}, (0, 0)),
+    "mirrors turned into more": (Call(turned_into_more), {}, (2, 15)),
+    "more made of mirrors": (Call(more_of_mirrored), {}, (1, 6)),
 }
 
 

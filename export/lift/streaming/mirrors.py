@@ -48,8 +48,10 @@ def mirrored(
     if mirrors.right:
         value = _at_end(context, value, mirrors, before)
     if early or late:
-        axis = plain.layout.axis
-        value = context.insert(before, aten.slice.Tensor, value, axis, early, -late if late else END)
+        axis, entries = plain.layout.axis, plain.layout.inner
+        value = context.insert(
+            before, aten.slice.Tensor, value, axis, early * entries, -late * entries if late else END
+        )
     return value, result
 
 
@@ -76,7 +78,9 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
             one = call(aten.slice.Tensor, (one, other, 0, 1))
         # Not arange: of a sequence of any length its size would follow from values.
         ones = call(aten.ones_like.default, (one,), {"dtype": torch.int64})
-        here = call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))
+        entry = call(aten.sub.Scalar, (call(aten.cumsum.default, (ones, axis)), 1))
+        size = info.layout.inner
+        here = entry if size == 1 else call(aten.floor_divide.default, (entry, size))
         number = call(aten.add.Tensor, (here, base))
         is_before = call(aten.lt.Scalar, (number, mirrors.left))
         is_there = call(aten.ge.Scalar, (number, 0))
@@ -85,6 +89,9 @@ def _at_start(context: StreamingContext, value: fx.Node, mirrors: Mirrors, befor
         source = call(aten.where.self, (is_mirror, call(aten.add.Tensor, (here, ahead)), here))
         newest = call(aten.slice.Tensor, (here, axis, -1, END))
         source = call(aten.minimum.default, (source, newest))
+        if size > 1:
+            within = call(aten.sub.Tensor, (entry, call(aten.mul.Scalar, (here, size))))
+            source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
         filled = _taken(context, value, source)
     return context.stand_in(filled, value, info)
 
@@ -93,9 +100,10 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
     """`value` with the frames after the sequence, once it has ended."""
     info, call = context.timed(value), context.graph.call_function
     own = is_own(context, value, before, -mirrors.left, mirrors.inner)
-    frames = torch.arange(context.frames_in_step(value))
+    frames, size = torch.arange(context.frames_in_step(value)), info.layout.inner
     shape = [-1 if a == info.layout.axis else 1 for a in range(context.rank(value))]
     here = context.constant(frames.reshape(shape), before)
+    within = context.constant(torch.arange(size).repeat(len(frames)).reshape(shape), before) if size > 1 else None
     with context.graph.inserting_before(before):
         count = call(aten._to_copy.default, (own,), {"dtype": torch.int64})
         last = call(aten.sub.Scalar, (call(aten.sum.dim_IntList, (count, [info.layout.axis], True)), 1))
@@ -104,6 +112,9 @@ def _at_end(context: StreamingContext, value: fx.Node, mirrors: Mirrors, before:
         else:
             there = call(aten.minimum.default, (last, here))
         source = call(aten.where.self, (own, here, call(aten.clamp.default, (there, 0))))
+        if within is not None:
+            source = call(aten.repeat_interleave.self_int, (source, size, info.layout.axis))
+            source = call(aten.add.Tensor, (call(aten.mul.Scalar, (source, size)), within))
         filled = _taken(context, value, source)
     context.after_end[filled] = value
     return context.stand_in(filled, value, info)

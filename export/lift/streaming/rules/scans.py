@@ -202,8 +202,10 @@ def _scan(context: StreamingContext, node: fx.Node, scan: Scan) -> NodeInfo:
     if not any(context.has_time_along(n, dim) for n in frames):
         return general(context, node)
     axis = dim % context.rank(frames[0])
-    if any(context.time_axis(n) != axis or context.timed(n).layout.inner != 1 for n in frames):
+    if any(context.time_axis(n) != axis for n in frames):
         raise refusal(node, f"{name_of(node)} runs over values whose frames do not stand in the axis of time alone.")
+    # Of what makes more frames of each it runs over every one.
+    frames = [context.alias(n, context.timed(n).by_entry(), node) for n in frames]
     if len({context.timed(n).rate for n in frames}) > 1:
         raise refusal(node, f"{name_of(node)} takes values of different rates over time.")
     settled = _settled(context, node, frames)

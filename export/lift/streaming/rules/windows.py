@@ -101,7 +101,9 @@ def slide(
     What stands behind the last frame and `beyond` more is `last`, where that is something else.
     """
     value = args_of(node)[0]
-    if context.timed(value).mirrors is not None and not (window.left or window.right):
+    info = context.timed(value)
+    # A window over entries of which a frame has several reads no whole frames.
+    if info.mirrors is not None and info.layout.inner == 1 and not (window.left or window.right):
         value, result = mirrored(context, value, window.size, window.stride, node)
         node.update_arg(0, value)
         return result
