@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx
 
 from rnn_export.export.lift.loops.references import resolve
-from rnn_export.export.lift.program.fx import args_of, aten
+from rnn_export.export.lift.program.fx import END, args_of, aten
 
 # How the pieces that each of these writes are put together.
 WRITES: dict[Any, Any] = {
@@ -115,6 +115,7 @@ def _written_by(node: fx.Node, before: Mapping[fx.Node, _Written]) -> _Written |
     if node.target not in WRITES:
         return None
     source, frame, dim, start, *end = args_of(node)
+    dim %= node.meta["val"].dim()
     if start < 0 or (end and end[0] - start != 1) or len(end) > 1:
         return None
     join, earlier = WRITES[node.target], before.get(source)
@@ -128,7 +129,7 @@ def _filled(node: fx.Node) -> _Written | None:
     writes = [user for user in node.users if user.target in WRITES and user.args[0] is node]
     if node.target not in FILLED or not writes:
         return None
-    return _Written(node, args_of(writes[0])[2], WRITES[writes[0].target], {})
+    return _Written(node, args_of(writes[0])[2] % node.meta["val"].dim(), WRITES[writes[0].target], {})
 
 
 def _joined(node: fx.Node) -> _Written | None:
@@ -136,7 +137,7 @@ def _joined(node: fx.Node) -> _Written | None:
     if node.target not in WRITES.values():
         return None
     entries, dim = args_of(node)[0], args_of(node)[1] if len(node.args) > 1 else 0
-    if len({resolve(n).base.target for n in entries[:2]}) < 2:
+    if _are_alike(entries[:2]):
         return None  # frames alone
     if node.target is aten.cat.default and any(n.meta["val"].shape[dim] != 1 for n in entries):
         return None
@@ -146,6 +147,7 @@ def _joined(node: fx.Node) -> _Written | None:
 def _entry_of(node: fx.Node, whole: _Written) -> _Written | None:
     """What was written of the entry that `node` takes along another axis than that of the frames."""
     _, axis, entry = args_of(node)
+    axis %= args_of(node)[0].meta["val"].dim()
     if axis == whole.dim:
         return None
     in_frame = axis - 1 if whole.join is aten.stack.default and axis > whole.dim else axis
@@ -175,16 +177,30 @@ def _filling(node: fx.Node, axis: int, size: Sequence[int]) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def _are_alike(frames: Sequence[fx.Node]) -> bool:
+    return len({resolve(n).base.target for n in frames}) < 2
+
+
+def _is_cut(written: _Written, ends: Sequence[object], size: int) -> bool:
+    """Whether a slice is one of all frames, each written alike, counted from the end of the sequence."""
+    if not written.has(0, size) or not _are_alike([written.frames[0], written.frames[min(1, size - 1)]]):
+        return False
+    return any(isinstance(n, int) and (n < 0 or n == END) for n in ends)
+
+
 def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> None:
     """Let `user` of `node` take the frames instead, if they are there."""
     dim, frames = written.dim, written.frames
-    if user.target in WRITES and user.args[0] is node and user.args[2] == dim:
+    size, rank = node.meta["val"].shape[dim], node.meta["val"].dim()
+    if user.target in WRITES and user.args[0] is node and args_of(user)[2] % rank == dim:
         return
-    if user.target is aten.select.int and user.args[1] != dim:
+    along = args_of(user)[1] % rank if user.target in (aten.select.int, aten.slice.Tensor) else None
+    if user.target is aten.select.int and along != dim:
         return  # its own users read the frames
     with graph.inserting_before(user):
-        if user.target is aten.select.int and user.args[1] == dim:
+        if user.target is aten.select.int:
             entry = args_of(user)[2]
+            entry += size if entry < 0 else 0
             if entry not in frames:
                 user.replace_input_with(node, written.base)
             elif written.join is aten.stack.default:
@@ -192,11 +208,13 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
             else:
                 user.args = (frames[entry], dim, 0)
             return
-        size = node.meta["val"].shape[dim]
         start, end = 0, size
-        piece = user.target is aten.slice.Tensor and len(user.args) == 4 and user.args[1] == dim
+        piece = along == dim and len(user.args) == 4
+        if piece and _is_cut(written, args_of(user)[2:], size):
+            piece = False
         if piece:
             start, end = args_of(user)[2], min(args_of(user)[3], size)
+            start, end = (n + size if isinstance(n, int) and n < 0 else n for n in (start, end))
         if written.base is node and not piece:
             return
         if not isinstance(end, int) or not isinstance(start, int) or start < 0:
