@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
 from rnn_export.export.lift.axes import Axes
@@ -40,6 +40,7 @@ from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
 from rnn_export.export.lift.program.places import busiest_place
+from rnn_export.export.lift.program.rests import filled_up
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
@@ -248,6 +249,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         try:
             graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)
+            graph = _of_whole_windows_too(module, graph, inputs)
             port, axis = _first_time(module.axes)
             if not _holds_at_more(module, graph, frames):
                 if bounded:
@@ -280,6 +282,19 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         f"the model fails on sequences of each length tried, {tried} frames: {reason}. Where "
         "several inputs have time, all must have the same number of frames."
     )
+
+
+def _of_whole_windows_too(module: BatchFirst, graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """`graph`, or what it is where code fills a last window up and goes another way over whole ones."""
+    if (found := filled_up(graph)) is None:
+        return graph
+    filled, apart = found
+    whole = next((n for n in range(MANY_FRAMES, MANY_FRAMES + apart) if is_right(module, graph, n) is False), None)
+    frames = inputs[_first_time(module.axes)[0]].shape[_first_time(module.axes)[1]]
+    if whole is None or not (is_right(module, filled, whole) and is_right(module, filled, frames)):
+        return graph
+    _rewrite(module, filled, frames)
+    return filled
 
 
 def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:

@@ -1,0 +1,71 @@
+"""Code that fills a last window up, and adds nothing where whole windows came: one stream for all lengths."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .streams import Call
+from .whole_streams import assert_whole
+
+X = torch.randn(2, 1, 64, generator=torch.Generator().manual_seed(0))  # (B, C, T)
+LENGTHS = range(16, 60, 3)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def coded(s: nn.Module, x: Tensor) -> Tensor:
+    return s.decoder(torch.relu(s.encoder(x)))
+
+
+def padded(s: nn.Module, x: Tensor) -> Tensor:
+    frames = x.shape[-1]
+    if frames % 8:
+        x = F.pad(x, (0, 8 - frames % 8))
+    return coded(s, x)[..., :frames]
+
+
+def joined(s: nn.Module, x: Tensor) -> Tensor:
+    """As torchaudio's Conv-TasNet does."""
+    frames = x.shape[-1]
+    left = frames - frames // 8 * 8
+    if left == 0:
+        return coded(s, x)
+    more = 8 - left
+    return coded(s, torch.cat([x, torch.zeros(x.shape[0], x.shape[1], more)], 2))[..., :-more]
+
+
+def with_odd_frame(s: nn.Module, x: Tensor) -> Tensor:
+    """Windows of 8 behind one frame."""
+    rest = (x.shape[-1] - 1) % 8
+    if rest > 0:
+        x = F.pad(x, (0, 8 - rest))
+    return s.odd(x)
+
+
+def put_together(s: nn.Module, x: Tensor) -> Tensor:
+    missing = 4 - x.shape[-1] % 4
+    if missing < 4:
+        x = F.pad(x, (0, missing))
+    return s.gru(x.reshape(x.shape[0], -1, 4))[0]
+
+
+def model(forward: Callable[[nn.Module, Tensor], Tensor]) -> Call:
+    return Call(
+        forward,
+        encoder=nn.Conv1d(1, 4, 16, 8),
+        decoder=nn.ConvTranspose1d(4, 1, 16, 8),
+        odd=nn.Conv1d(1, 4, 9, 8),
+        gru=nn.GRU(4, 3, batch_first=True),
+    )
+
+
+@pytest.mark.parametrize("forward", [padded, joined, with_odd_frame, put_together])
+def test_whole_windows_get_nothing_and_others_are_filled_up(forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    lifted = assert_whole(model(forward), X, chunk=8, lengths=LENGTHS, time_axis=2)
+    assert lifted.spec.chunk == 8
