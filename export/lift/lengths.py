@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,10 +109,22 @@ def is_right(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool | N
             if all(same(a, b, ANOTHER_WAY) for a, b in pairs):
                 return True
             # Over many frames a model may itself round positions or sums by more than that.
-            exact = deepcopy(module).double()(*(x.double() if x.is_floating_point() else x for x in inputs))
+            with _making_doubles():
+                exact = deepcopy(module).double()(*(x.double() if x.is_floating_point() else x for x in inputs))
             return all(_as_near(a, b, truth) for (a, b), truth in zip(pairs, exact, strict=True))
         except Exception:  # sizes that do not fit, or a float32 of the code's own
             return False
+
+
+@contextlib.contextmanager
+def _making_doubles() -> Iterator[None]:
+    """In the block tensors of no type that is said (`torch.zeros(2)`) are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _as_near(given: Tensor, want: Tensor, exact: Tensor) -> bool:

@@ -49,6 +49,18 @@ def completed(s: nn.Module, x: Tensor) -> Tensor:
     return smoothed(s.conv(F.pad(x.mT, (1, -x.shape[1] % 3)))).mT
 
 
+def of_one_signal(s: nn.Module, x: Tensor) -> Tensor:
+    """Samples (B, 1, T) as frames of four."""
+    signal = s.mix(x)[..., :1].mT
+    return s.small(signal.reshape(signal.shape[0], -1, 4))[0]
+
+
+def of_one_signal_apart(s: nn.Module, x: Tensor) -> Tensor:
+    """Samples (B, T) as frames (B, 1, T / 4, 4)."""
+    signal = s.mix(x)[..., 0]
+    return s.small(signal.view(signal.shape[0], 1, -1, 4)[:, 0])[0]
+
+
 def pyramid(s: nn.Module, x: Tensor) -> Tensor:
     """Every four frames as one; those that fill no four are left out."""
     count = x.shape[1] // 4
@@ -70,6 +82,10 @@ def gru() -> nn.GRU:
     return nn.GRU(12, 4, batch_first=True)
 
 
+def signal() -> dict[str, nn.Module]:
+    return {"mix": nn.Linear(3, 1), "small": nn.GRU(4, 3, batch_first=True)}
+
+
 # By name: the model, its options, its delay and tail, and the lengths that it takes.
 MODELS = {
     "a loop over more frames": (Call(between, mix=nn.Linear(3, 3)), {}, (1, 2), None),
@@ -85,6 +101,8 @@ MODELS = {
     "a pyramid": (Call(pyramid, gru=gru()), {"chunk": 4}, (0, 0), range(4, 13)),
     "a pyramid, filled up": (Call(filled, gru=gru()), {"chunk": 4}, (0, 1), None),
     "samples as frames": (Call(lambda s, x: x.unflatten(1, (-1, 4)).mean(2)), {"chunk": 4}, (0, 0), range(4, 17, 4)),
+    "one signal as frames": (Call(of_one_signal, **signal()), {"chunk": 4}, (0, 0), range(4, 17, 4)),
+    "one signal as frames, apart": (Call(of_one_signal_apart, **signal()), {"chunk": 4}, (0, 0), range(4, 17, 4)),
     "attention in blocks": (Call(blocks, mix=nn.Linear(3, 9)), {"chunk": 4}, (0, 0), range(4, 17, 4)),
 }
 

@@ -28,20 +28,29 @@ def stacked(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     before, after = (write.value_of(n).shape for n in (value, node))
     pairs = enumerate(zip(before, after, strict=False))
     axis = next((a for a, (here, there) in pairs if str(here) != str(there)), None)
-    if axis is None or not _is_computed(before[axis]) or not _is_computed(after[axis]):
+    if axis is None:
         return None
-    frame, made = before[axis + 1 :], _numbers(node, axis + 1, after)
+    if before[axis] == 1 and not _is_computed(before[axis]) and len(before) > axis + 1:
+        # (B, 1, T) as (B, T / K, K)
+        value, before = write.call(aten.squeeze.dim, value, axis), (*before[:axis], *before[axis + 1 :])
+    # (B, T) as (B, 1, T / K, K)
+    apart = after[axis] == 1 and not _is_computed(after[axis]) and len(after) > axis + 1
+    at = axis + apart
+    if not _is_computed(before[axis]) or not _is_computed(after[at]):
+        return None
+    frame, made = before[axis + 1 :], _numbers(node, at + 1, after)
     if any(map(_is_computed, (*frame, *made))) or not math.prod(frame) or math.prod(made) % math.prod(frame):
         return None
     count = math.prod(made) // math.prod(frame)
-    if count < 2 or not _is_times(before[axis], after[axis], count) or _is_of_rows(write, before[axis]):
+    if count < 2 or not _is_times(before[axis], after[at], count) or _is_of_rows(write, before[axis]):
         return None
     windows = write.call(aten.unfold.default, value, axis, count, count)
     rank = len(before)
     order = [*range(axis + 1), rank, *range(axis + 1, rank)]
     windows = write.call(aten.permute.default, windows, order)
     whole = write.call(aten.flatten.using_ints, windows, axis + 1, -1)
-    return whole if len(made) == 1 else write.call(aten.unflatten.int, whole, axis + 1, list(made))
+    whole = whole if len(made) == 1 else write.call(aten.unflatten.int, whole, axis + 1, list(made))
+    return write.call(aten.unsqueeze.default, whole, axis) if apart else whole
 
 
 def _numbers(node: fx.Node, axis: int, sizes: Any) -> list[Any]:
