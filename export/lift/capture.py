@@ -30,6 +30,7 @@ from rnn_export.export.lift.lengths import (
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.functions import parallel_functions
+from rnn_export.export.lift.loops.iteration_numbers import count_iterations
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
@@ -155,7 +156,14 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     first, (few, more) = _first_time(module.axes), lengths
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
     long = unrolled(more)
-    rolled = roll(short, long, samples, lengths, first)
+    try:
+        rolled = roll(short, long, samples, lengths, first)
+    except LiftError:
+        rows = module.axes.rows_in[first[0]]
+        counted = [count_iterations(graph, n, rows, first) for graph, n in ((short, few), (long, more))]
+        if not all(counted):
+            raise
+        rolled = roll(short, long, samples, lengths, first)
     frames = range(few + 1, more)
     if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in frames):
         return rolled
