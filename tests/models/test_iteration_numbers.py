@@ -52,6 +52,14 @@ def mean_of_sum(s: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(given, 1)
 
 
+def mean_from_the_first(s: nn.Module, x: Tensor) -> Tensor:
+    mean, given = None, []
+    for t, frame in enumerate(x.unbind(1)):
+        mean = frame if mean is None else mean + (frame - mean) / (t + 1)
+        given.append(mean)
+    return torch.stack(given, 1)
+
+
 def fading(s: nn.Module, x: Tensor) -> Tensor:
     h, given = torch.zeros_like(x[:, 0]), []
     for t in range(x.shape[1]):
@@ -98,6 +106,7 @@ LOOPS = [
     mean,
     mean_by_shares,
     mean_of_sum,
+    mean_from_the_first,
     fading,
     without_bias,
     of_two_layers,

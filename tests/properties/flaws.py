@@ -164,6 +164,9 @@ class OverRows(Part):
         return (x - mean) / torch.sqrt(var + 1e-5)
 
 
+# What streams by now, drawn as before so that a number draws what it drew, by what divides the chunk then.
+NO_FLAWS = {"Packed": 1, "OddLoop(counting)": 1, "OddLoop(alternating)": 2}
+
 # By name, and how each may be.
 FLAWS: dict[str, dict[str, tuple[str, ...]]] = {
     "Bidirectional": {"cell": ("GRU", "LSTM", "RNN")},

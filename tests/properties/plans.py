@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 
 from . import nets
-from .flaws import FLAWS
+from .flaws import FLAWS, NO_FLAWS
 from .parts import Cell, Part
 from .sketches import Sketch, chain
 
@@ -112,6 +112,6 @@ class Plan:
     def refusal(self) -> str | None:
         """What a stream cannot have."""
         flaw = next((sketch for sketch in self.body if sketch.kind in FLAWS), None)
-        if flaw is not None:
+        if flaw is not None and self.chunk % NO_FLAWS.get(flaw.says(), self.chunk + 1):
             return flaw.says()
         return "chunk is no multiple of the stride" if self.chunk % self.unit else None

@@ -200,7 +200,10 @@ def _read(graph: fx.Graph, node: fx.Node, user: fx.Node, written: _Written) -> N
     with graph.inserting_before(user):
         if user.target is aten.select.int:
             entry = args_of(user)[2]
-            entry += size if entry < 0 else 0
+            if entry < 0:
+                if written.base is node:
+                    return  # the last of frames that are joined already
+                entry += size
             if entry not in frames:
                 user.replace_input_with(node, written.base)
             elif written.join is aten.stack.default:
