@@ -16,6 +16,7 @@ from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.far_frames import refuse_far_ways
 from rnn_export.export.lift.lengths import (
     FAR,
     MANY_FRAMES,
@@ -120,8 +121,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             continue
         _rewrite(module, rolled, lengths[0])
         fold(rolled)
+        notes = refuse_far_ways(module, rolled, lengths[0], lengths[1] - lengths[0])
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
-        return Capture(rolled, True, shortest=shortest)
+        return Capture(rolled, True, notes, shortest=shortest)
     if not axes.causal:
         raise LiftError(
             f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
@@ -144,7 +146,8 @@ def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
         return None
     _rewrite(module, rolled, frames)
     fold(rolled)
-    return Capture(rolled, True, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
+    notes = refuse_far_ways(module, rolled, frames, period)
+    return Capture(rolled, True, notes, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
 
 
 def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:

@@ -99,6 +99,10 @@ class _Interpreter:
         return getattr(packet, schema.overload_name or "default")(*positional, **named)
 
 
+# What is called with a node, its kind, and what it takes.
+OPERATOR = _Interpreter._operator.__code__
+
+
 def _convolution(
     x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, beyond: Any, groups: int
 ) -> Tensor:
