@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical
+from rnn_export.layout import canonical, cut, frames_in
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.ending import Ended, Ending, Unfinished, as_given, held_inputs
 from rnn_export.runtime.forks import watch, why_over
@@ -278,7 +278,7 @@ class Stream(Uncopied, Generic[Y]):
         if isinstance(pending, Ended):
             raise StreamError(OVER)
         if pending:
-            waiting = next(iter(pending.values())).shape[1]
+            waiting = frames_in(self.spec, {n: a.shape[1] for n, a in pending.items()})
             raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
         check_limit(self.spec, self._frames, self.spec.chunk)
 
@@ -332,14 +332,15 @@ class Stream(Uncopied, Generic[Y]):
         if batch_axis_omitted and self.batch != 1:
             wanted = f"(batch, time, ...) with a batch of {self.batch}"
             raise StreamError(f"this stream has {self.batch} rows: a run takes {wanted}.")
-        times = {values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
-        if len(times) != 1:
-            raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
-        (time,) = times
+        times = {t.name: values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
+        try:
+            frames_in(spec, times)
+        except ValueError as error:
+            raise StreamError(f"{error}.") from None
         inputs = {}
         for tensor in spec.inputs:
             rows = () if batch_axis_omitted else (self.batch,)
-            shape = (*rows, *((time,) if tensor in timed else ()), *tensor.frame)
+            shape = (*rows, *((times[tensor.name],) if tensor in timed else ()), *tensor.frame)
             checked = check_values(tensor.name, values[tensor.name], shape, np.dtype(tensor.dtype))
             inputs[tensor.name] = checked[None] if batch_axis_omitted else checked
         return inputs, batch_axis_omitted
@@ -349,7 +350,7 @@ class Stream(Uncopied, Generic[Y]):
         timed = [t.name for t in spec.inputs if spec.timed(t)]
         if before.pending:
             inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
-        total = inputs[timed[0]].shape[1]
+        total = frames_in(spec, {n: inputs[n].shape[1] for n in timed})
         check_limit(spec, before.frames, total)
         count = total - total % spec.chunk  # those of whole chunks; the others wait
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
@@ -358,7 +359,7 @@ class Stream(Uncopied, Generic[Y]):
             by_graph = self._has_sequence_graph and (runs_delay or spec.settled(before.frames + start))
             stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
             drive = self._buffers.run if by_graph else self._by_step
-            results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
+            results = drive(cut(spec, inputs, start, stop))
             for tensor in spec.outputs:
                 if spec.timed(tensor):
                     outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = results[tensor.name]
@@ -366,7 +367,7 @@ class Stream(Uncopied, Generic[Y]):
                     outputs[tensor.name][...] = results[tensor.name]
             start = stop
         given = without_delay(spec, outputs, before.frames, count)
-        waiting = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
+        waiting = {n: a.copy() for n, a in cut(spec, inputs, count, total).items() if n in timed and count < total}
         self._frames = before.frames + count
         self._pending = waiting
         return given

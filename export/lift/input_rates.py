@@ -1,0 +1,125 @@
+"""Which inputs have several frames for each one of the others: found by running the model, never guessed from sizes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rnn_export.errors import DecidedByValue, LiftError
+from rnn_export.export.lift.axes import TimeAxis, said_time
+from rnn_export.export.lift.axis_probe import AxisProbe
+from rnn_export.export.lift.program.rated_inputs import Rated
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.rated_ports import with_rated_ports
+from rnn_export.export.lift.streaming_model import StreamingModel
+
+# Frames that one input may have more than another, at both ends together.
+MOST_LATE = 64
+# Frames by which a sequence is made longer, to see that the model takes it.
+LONGER = (1, 3)
+# Ways that are tried, at most.
+MOST_TRIED = 1000
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How inputs grow together: each along an axis, by a number of frames for each frame of the sequence.
+
+    None for an input that does not grow; `sequence` is how many frames the example has.
+    """
+
+    sequence: int
+    inputs: tuple[Rated | None, ...]
+
+    @property
+    def moving(self) -> list[Rated]:
+        return [rated for rated in self.inputs if rated is not None]
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The lowest is the likeliest: none late, all of them moving, the fewest frames for one."""
+        late = max(rated.late for rated in self.moving)
+        return late, self.inputs.count(None), -self.sequence
+
+
+def at_any_rates(
+    flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]
+) -> StreamingModel:
+    """What `lifted` makes of `flat`; where no frames of one rate are time, of `flat` with some of its inputs folded."""
+    plain, refused = None, None
+    try:
+        plain = lifted(flat)
+    except DecidedByValue:
+        raise
+    except LiftError as error:
+        refused = error
+    looked = len(flat.inputs) > 1 and (plain is None or not plain.spec.has_time)
+    if looked and (found := rated_inputs(flat, time_axis)):
+        folded = copy.deepcopy(flat)
+        folded.fold(found)
+        try:
+            return with_rated_ports(lifted(folded))
+        except DecidedByValue:
+            raise
+        except LiftError as error:
+            # Of what was no time at all, nothing is known; else this is what is in the way.
+            refused = refused and error
+    if plain is None:
+        assert refused is not None
+        raise refused
+    return plain
+
+
+def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
+    """By number, the inputs that have several frames for one of the sequence, or are late; none if no ratio was found.
+
+    A ratio is where the model takes inputs that are longer by it, and not each of them longer by itself.
+    """
+    probe = AxisProbe(flat)
+    for way in itertools.islice(_ways(flat, time_axis), MOST_TRIED):
+        numbers = [i for i, rated in enumerate(way.inputs) if rated is not None]
+        if all(_takes(probe, way, numbers, n) for n in LONGER) and not all(_takes(probe, way, [i], 1) for i in numbers):
+            rated = ((i, r) for i, r in enumerate(way.inputs) if r is not None)
+            return {i: r for i, r in rated if r.frames > 1 or r.late}
+    return {}
+
+
+def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
+    """Whether the model takes the inputs `numbers` so many frames of the sequence longer."""
+    sizes = [dict[int, int]() for _ in way.inputs]
+    for i in numbers:
+        if (rated := way.inputs[i]) is not None:
+            sizes[i] = {rated.axis: probe.inputs[i].example.shape[rated.axis] + frames * rated.frames}
+    return probe.takes(sizes)
+
+
+def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
+    """Ways to grow in which one input has more frames than another, the likeliest first."""
+    said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
+    axes = [
+        [*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)
+    ]
+    sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
+    sequences = sizes | {math.gcd(*pair) for pair in itertools.combinations(sizes, 2)}
+    found = set[_Way]()
+    for frames in sequences - {1}:
+        ports = zip(shapes, axes, strict=True)
+        by_input = [[r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports]
+        ways = (_Way(frames, inputs) for inputs in itertools.product(*by_input))
+        found.update(way for way in itertools.islice(ways, MOST_TRIED) if _has_ratio(way))
+    return sorted(found, key=lambda way: way.rank)
+
+
+def _rates(size: int, axis: int, frames: int) -> Iterator[Rated]:
+    """How an axis of so many entries may belong to a sequence of `frames`."""
+    for rate in (n for n in range(1, size) if size % n == 0):
+        if 0 <= (late := frames - size // rate) <= min(MOST_LATE, frames - 1):
+            yield Rated(axis, rate, late)
+
+
+def _has_ratio(way: _Way) -> bool:
+    moving = way.moving
+    return len({rated.frames for rated in moving}) > 1 and min(rated.late for rated in moving) == 0

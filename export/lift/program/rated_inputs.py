@@ -1,0 +1,34 @@
+"""Inputs that have several frames for each one of the others, folded: frames of so many entries, all at one rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rated:
+    """An input with `frames` frames along `axis` for each frame of the sequence; folded, (..., T, frames, ...).
+
+    Its first `late` times as many are fed, and the model does not get them.
+    """
+
+    axis: int
+    frames: int
+    late: int = 0
+
+    def folded(self, tensor: Tensor) -> Tensor:
+        """The tensor as a stream is fed it, with an axis of its own for the frames of one."""
+        return tensor if self.frames == 1 else tensor.unflatten(self.axis, (-1, self.frames))
+
+    def taken(self, folded: Tensor) -> Tensor:
+        """What the model gets."""
+        late = folded if not self.late else folded.narrow(self.axis, self.late, folded.shape[self.axis] - self.late)
+        return late if self.frames == 1 else late.flatten(self.axis, self.axis + 1)
+
+    def example(self, taken: Tensor) -> Tensor:
+        """A folded tensor of which the model gets `taken`."""
+        first = taken.narrow(self.axis, 0, 1).repeat_interleave(self.late * self.frames, self.axis)
+        return self.folded(torch.cat([first, taken], self.axis))
