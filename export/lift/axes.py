@@ -92,9 +92,9 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
     if len(set(frames.values())) > 1:
         found = ", ".join(f"{name!r} has {n}" for name, n in frames.items())
         raise LiftError(
-            f"inputs with time must have as many frames as each other, since each step feeds one of each, but in the "
-            f"example {found}. Give all of them the same number, several values in one frame where one has more "
-            "(N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
+            f"inputs with time must have as many frames as each other, or stand in a ratio that the code holds to, but "
+            f"in the example {found}, and none was found. Give all of them the same number, several values in one "
+            "frame where one has more (N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
         )
 
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rnn_export.errors import DecidedByValue, LiftError
 from rnn_export.export.lift.axes import TimeAxis, said_time
@@ -21,7 +21,7 @@ MOST_LATE = 64
 # Frames by which a sequence is made longer, to see that the model takes it.
 LONGER = (1, 3)
 # Ways that are tried, at most.
-MOST_TRIED = 1000
+MOST_TRIED = 400
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class _Way:
     @property
     def moving(self) -> list[Rated]:
         return [rated for rated in self.inputs if rated is not None]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [i for i, rated in enumerate(self.inputs) if rated is not None]
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -61,11 +65,12 @@ def at_any_rates(
         folded = copy.deepcopy(flat)
         folded.fold(found)
         try:
-            return with_rated_ports(lifted(folded))
+            if (ported := with_rated_ports(lifted(folded))) is not None:
+                return ported
         except DecidedByValue:
             raise
         except LiftError as error:
-            # Of what was no time at all, nothing is known; else this is what is in the way.
+            # Where a call is one frame for the plain model, it may well be.
             refused = refused and error
     if plain is None:
         assert refused is not None
@@ -80,11 +85,27 @@ def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
     """
     probe = AxisProbe(flat)
     for way in itertools.islice(_ways(flat, time_axis), MOST_TRIED):
-        numbers = [i for i, rated in enumerate(way.inputs) if rated is not None]
-        if all(_takes(probe, way, numbers, n) for n in LONGER) and not all(_takes(probe, way, [i], 1) for i in numbers):
-            rated = ((i, r) for i, r in enumerate(way.inputs) if r is not None)
+        if _fits(probe, way) and not all(_takes(probe, way, [i], 1) for i in way.numbers):
+            found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, way)), way)
+            rated = ((i, r) for i, r in enumerate(found.inputs) if r is not None)
             return {i: r for i, r in rated if r.frames > 1 or r.late}
     return {}
+
+
+def _fits(probe: AxisProbe, way: _Way) -> bool:
+    return all(_takes(probe, way, way.numbers, n) for n in LONGER)
+
+
+def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
+    """The same with fewer frames for one of the sequence, as they may be where windows leave frames at the ends."""
+    shared = math.gcd(*(rated.frames for rated in way.moving))
+    for n in range(shared, 1, -1):
+        if shared % n == 0:
+            ports = zip(flat.inputs, way.inputs, strict=True)
+            own = [r and leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports]
+            most = max(size for size in own if size)
+            late = (r and replace(r, frames=r.frames // n, late=most - (size or 0)) for r, size in zip(way.inputs, own))
+            yield _Way(most, tuple(late))
 
 
 def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
@@ -103,9 +124,9 @@ def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
         [*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)
     ]
     sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
-    sequences = sizes | {math.gcd(*pair) for pair in itertools.combinations(sizes, 2)}
+    sequences = {size // n for size in sizes for n in _divisors(size)}
     found = set[_Way]()
-    for frames in sequences - {1}:
+    for frames in sequences:
         ports = zip(shapes, axes, strict=True)
         by_input = [[r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports]
         ways = (_Way(frames, inputs) for inputs in itertools.product(*by_input))
@@ -115,9 +136,14 @@ def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
 
 def _rates(size: int, axis: int, frames: int) -> Iterator[Rated]:
     """How an axis of so many entries may belong to a sequence of `frames`."""
-    for rate in (n for n in range(1, size) if size % n == 0):
+    for rate in _divisors(size):
         if 0 <= (late := frames - size // rate) <= min(MOST_LATE, frames - 1):
             yield Rated(axis, rate, late)
+
+
+def _divisors(size: int) -> list[int]:
+    """Those that leave two frames or more."""
+    return [n for n in range(1, size // 2 + 1) if size % n == 0]
 
 
 def _has_ratio(way: _Way) -> bool:

@@ -12,7 +12,6 @@ from fractions import Fraction
 
 from torch import Tensor, fx
 
-from rnn_export.errors import LiftError
 from rnn_export.export.lift.contract import digest_of
 from rnn_export.export.lift.program.fx import aten, placeholders
 from rnn_export.export.lift.program.rated_inputs import Rated
@@ -21,19 +20,11 @@ from rnn_export.spec import TensorSpec
 from rnn_export.tensor_spec import rated as rated_time
 
 
-def with_rated_ports(lifted: StreamingModel) -> StreamingModel:
-    """`lifted`, which takes the inputs folded that have several frames for one, with these as they are.
-
-    Raises LiftError where what is folded is not time.
-    """
-    flat, spec = lifted.original, lifted.spec
-    if not flat.rated:
-        return lifted
-    axes = {i: t for i, t in enumerate(lifted.axes.time_in)}
-    behind = [b is None for b in lifted.axes.input_batch]
-    if any(axes[i] != r.axis + behind[i] for i, r in flat.rated.items()):
-        raise LiftError("what stands in a fixed ratio is not time.")
-    rated = {i: replace(r, axis=r.axis + behind[i]) for i, r in flat.rated.items()}
+def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
+    """`lifted`, which takes some inputs folded, with these as they are; None where what is folded is not time."""
+    flat, spec, rated = lifted.original, lifted.spec, _behind_batch(lifted)
+    if any(lifted.axes.time_in[i] != r.axis for i, r in rated.items()):
+        return None
     inputs = tuple(_port(t, rated[i]) if i in rated else t for i, t in enumerate(spec.inputs))
     own = replace(spec, inputs=inputs, digest="")
     notes = [own.delay_note if note == spec.delay_note else note for note in lifted.notes]
@@ -48,9 +39,14 @@ def with_rated_ports(lifted: StreamingModel) -> StreamingModel:
 
 def folding(lifted: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
     """`call`, which takes inputs folded, for inputs as the contract has them."""
-    behind = [b is None for b in lifted.axes.input_batch]
-    rated = {i: replace(r, axis=r.axis + behind[i]) for i, r in lifted.original.rated.items()}
+    rated = _behind_batch(lifted)
     return lambda *tensors: call(*(rated[i].folded(t) if i in rated else t for i, t in enumerate(tensors)))
+
+
+def _behind_batch(lifted: StreamingModel) -> dict[int, Rated]:
+    """What is folded, by number, with a batch axis in front where the model has none."""
+    bare = [batch is None for batch in lifted.axes.input_batch]
+    return {i: replace(r, axis=r.axis + bare[i]) for i, r in lifted.original.rated.items()}
 
 
 def _port(tensor: TensorSpec, rated: Rated) -> TensorSpec:

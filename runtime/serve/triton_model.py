@@ -17,6 +17,7 @@ from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, Stre
 from rnn_export.runtime.backends.remote.wire import SEED, SNAPSHOT
 from rnn_export.runtime.engine import load
 from rnn_export.runtime.rounds import Rounds
+from rnn_export.spec import TensorSpec
 from rnn_export.trust import Trust
 
 # By name, of one row: what was fed, or what came of it.
