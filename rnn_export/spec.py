@@ -109,6 +109,12 @@ class StreamSpec:
         return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
 
     @property
+    def rates_note(self) -> str:
+        """In words, for a message, which inputs have several frames for one of the sequence; empty where none has."""
+        each = [f"{t.rate} of {t.name!r}" for t in self.inputs if t.rate > 1]
+        return f"with each frame of the sequence go {', '.join(each)}" if each else ""
+
+    @property
     def context_note(self) -> str:
         """In words, for a message, how far attention looks back."""
         return (

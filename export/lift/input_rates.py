@@ -49,9 +49,7 @@ class _Way:
         return late, self.inputs.count(None), -self.sequence
 
 
-def at_any_rates(
-    flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]
-) -> StreamingModel:
+def at_any_rates(flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]) -> StreamingModel:
     """What `lifted` makes of `flat`; where no frames of one rate are time, of `flat` with some of its inputs folded."""
     plain, refused = None, None
     try:
@@ -120,15 +118,15 @@ def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> 
 def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
     """Ways to grow in which one input has more frames than another, the likeliest first."""
     said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
-    axes = [
-        [*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)
-    ]
+    axes = [[*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)]
     sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
     sequences = {size // n for size in sizes for n in _divisors(size)}
     found = set[_Way]()
     for frames in sequences:
         ports = zip(shapes, axes, strict=True)
-        by_input = [[r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports]
+        by_input = [
+            [r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports
+        ]
         ways = (_Way(frames, inputs) for inputs in itertools.product(*by_input))
         found.update(way for way in itertools.islice(ways, MOST_TRIED) if _has_ratio(way))
     return sorted(found, key=lambda way: way.rank)

@@ -33,7 +33,7 @@ def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
         spec=replace(own, digest=digest_of(own, flat.model, lifted.initial)),
         module=_unfolded(lifted.module, rated),
         ending=None if lifted.ending is None else _unfolded(lifted.ending, rated),
-        notes=(*notes, *(_note(inputs[i].name, r) for i, r in rated.items())),
+        notes=(*notes, own.rates_note, *(_late(inputs[i].name, r) for i, r in rated.items() if r.late)),
     )
 
 
@@ -57,10 +57,9 @@ def _port(tensor: TensorSpec, rated: Rated) -> TensorSpec:
     return replace(tensor, shape=tuple(shape))
 
 
-def _note(name: str, rated: Rated) -> str:
-    each = f"{rated.frames} frames of {name!r} go with each frame of the sequence" if rated.frames > 1 else ""
-    first = f"the first {rated.late * rated.frames} frames of {name!r} are fed and not read, since the model takes fewer"
-    return "; ".join(filter(None, [each, first if rated.late else ""]))
+def _late(name: str, rated: Rated) -> str:
+    late = f"the first {rated.late * rated.frames} frames of {name!r} are fed and not read"
+    return f"{late}: the model takes so many fewer, and the others stand behind these"
 
 
 def _unfolded(module: fx.GraphModule, rated: dict[int, Rated]) -> fx.GraphModule:

@@ -124,12 +124,7 @@ def frames_of(rows: Arrays, spec: StreamSpec) -> Arrays:
         taken = rows[tensor.name][0, : steps * frames]
         return taken.reshape(steps, *((frames,) if frames > 1 else ()), *tensor.frame)
 
-    return {
-        t.name: of_steps(t)
-        if t.name in timed
-        else np.repeat(rows[t.name][:1], steps, 0)
-        for t in spec.inputs
-    }
+    return {t.name: of_steps(t) if t.name in timed else np.repeat(rows[t.name][:1], steps, 0) for t in spec.inputs}
 
 
 def load_test(
