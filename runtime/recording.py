@@ -10,8 +10,8 @@ import numpy as np
 
 from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
 from rnn_export.errors import SourceError
-from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
 from rnn_export.layout import frames_in
+from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
 from rnn_export.spec import StreamSpec, TensorSpec
 
 Source = str | os.PathLike[str] | Array | Mapping[str, Any]

@@ -96,14 +96,12 @@ def _fits(probe: AxisProbe, way: _Way) -> bool:
 
 def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
     """The same with fewer frames for one of the sequence, as they may be where windows leave frames at the ends."""
-    shared = math.gcd(*(rated.frames for rated in way.moving))
+    shared, ports = math.gcd(*(rated.frames for rated in way.moving)), [*zip(flat.inputs, way.inputs, strict=True)]
     for n in range(shared, 1, -1):
         if shared % n == 0:
-            ports = zip(flat.inputs, way.inputs, strict=True)
-            own = [r and leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports]
-            most = max(size for size in own if size)
-            late = (r and replace(r, frames=r.frames // n, late=most - (size or 0)) for r, size in zip(way.inputs, own))
-            yield _Way(most, tuple(late))
+            own = [leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports if r is not None]
+            late = (max(own) - size for size in own)
+            yield _Way(max(own), tuple(r and replace(r, frames=r.frames // n, late=next(late)) for _, r in ports))
 
 
 def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:

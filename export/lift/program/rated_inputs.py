@@ -21,7 +21,8 @@ class Rated:
 
     def folded(self, tensor: Tensor) -> Tensor:
         """The tensor as a stream is fed it, with an axis of its own for the frames of one."""
-        return tensor if self.frames == 1 else tensor.unflatten(self.axis, (-1, self.frames))
+        sizes = [*tensor.shape[: self.axis], -1, self.frames, *tensor.shape[self.axis + 1 :]]
+        return tensor if self.frames == 1 else tensor.reshape(sizes)
 
     def taken(self, folded: Tensor) -> Tensor:
         """What the model gets."""
