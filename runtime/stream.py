@@ -55,7 +55,8 @@ class Stream(Uncopied, Generic[Y]):
     """One stream, or `batch` streams in lockstep, stepped with the state kept.
 
     A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
-    chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...). Several inputs or outputs are dicts by name.
+    chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...), of an input with `"time*N"` N times as many.
+    Several inputs or outputs are dicts by name.
 
     Every method raises StreamError on a value that does not fit, or where another thread is inside; the state is then
     what it was before. Interrupted, by Ctrl-C or another exception of a signal handler, a method has done all or
@@ -153,9 +154,10 @@ class Stream(Uncopied, Generic[Y]):
     def run(self, xs: Any) -> Any:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
 
-        An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
-        What is left below a whole chunk waits for the next run. An output without a time axis is None where no frame
-        gave one yet. A bundle that takes whole sequences only takes one of them at each call.
+        Inputs of several rates have the frames that go together. An input without a time axis is held for the whole
+        piece; an output without one is given as of the last frame. What is left below a whole chunk waits for the
+        next run. An output without a time axis is None where no frame gave one yet. A bundle that takes whole
+        sequences only takes one of them at each call.
         """
         with self._alone():
             inputs, batch_axis_omitted = self._sequence(xs)
