@@ -45,7 +45,7 @@ class _Way:
     @property
     def rank(self) -> tuple[int, int, int]:
         """The lowest is the likeliest: none late, all of them moving, the fewest frames for one."""
-        late = max(rated.late for rated in self.moving)
+        late = max(rated.unread for rated in self.moving)
         return late, self.inputs.count(None), -self.sequence
 
 
@@ -86,7 +86,7 @@ def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
         if _fits(probe, way) and not all(_takes(probe, way, [i], 1) for i in way.numbers):
             found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, way)), way)
             rated = ((i, r) for i, r in enumerate(found.inputs) if r is not None)
-            return {i: r for i, r in rated if r.frames > 1 or r.late}
+            return {i: r for i, r in rated if r.frames > 1 or r.unread}
     return {}
 
 
@@ -101,7 +101,7 @@ def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
         if shared % n == 0:
             own = [leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports if r is not None]
             late = (max(own) - size for size in own)
-            yield _Way(max(own), tuple(r and replace(r, frames=r.frames // n, late=next(late)) for _, r in ports))
+            yield _Way(max(own), tuple(r and replace(r, frames=r.frames // n, unread=next(late)) for _, r in ports))
 
 
 def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
@@ -144,4 +144,4 @@ def _divisors(size: int) -> list[int]:
 
 def _has_ratio(way: _Way) -> bool:
     moving = way.moving
-    return len({rated.frames for rated in moving}) > 1 and min(rated.late for rated in moving) == 0
+    return len({rated.frames for rated in moving}) > 1 and min(rated.unread for rated in moving) == 0

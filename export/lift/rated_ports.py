@@ -33,7 +33,7 @@ def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
         spec=replace(own, digest=digest_of(own, flat.model, lifted.initial)),
         module=_unfolded(lifted.module, rated),
         ending=None if lifted.ending is None else _unfolded(lifted.ending, rated),
-        notes=(*notes, own.rates_note, *(_late(inputs[i].name, r) for i, r in rated.items() if r.late)),
+        notes=(*notes, own.rates_note, *(_late(inputs[i].name, r) for i, r in rated.items() if r.unread)),
     )
 
 
@@ -58,7 +58,7 @@ def _port(tensor: TensorSpec, rated: Rated) -> TensorSpec:
 
 
 def _late(name: str, rated: Rated) -> str:
-    late = f"the first {rated.late * rated.frames} frames of {name!r} are fed and not read"
+    late = f"the first {rated.unread * rated.frames} frames of {name!r} are fed and not read"
     return f"{late}: the model takes so many fewer, and the others stand behind these"
 
 

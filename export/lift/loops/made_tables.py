@@ -50,7 +50,7 @@ def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
         for function in before:
             # Whoever holds the function calls it so, by whatever name.
             code = _code_of(_looked_up(function, rows))
-            function.__defaults__, function.__kwdefaults__, function.__code__ = None, None, code  # type: ignore[assignment]
+            function.__defaults__, function.__kwdefaults__, function.__code__ = None, None, code
         yield
     finally:
         for function, (code, defaults, named) in before.items():
@@ -143,7 +143,7 @@ def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable
 
     def made(*args: Any, **kwargs: Any) -> Any:
         given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-        sizes = [value for value in given.values() if isinstance(value, torch.SymInt)]
+        sizes: list[Any] = [value for value in given.values() if isinstance(value, torch.SymInt)]
         for call, found in rows.items() if len({value.node.expr for value in sizes}) == 1 else ():
             same = all(isinstance(given.get(n), torch.SymInt) for n in call.sizes)
             if call.function is function and same and all(given.get(n) == v for n, v in call.others):

@@ -12,12 +12,12 @@ from torch import Tensor
 class Rated:
     """An input with `frames` frames along `axis` for each frame of the sequence; folded, (..., T, frames, ...).
 
-    Its first `late` times as many are fed, and the model does not get them.
+    Its first `unread` times as many are fed, and the model does not get them.
     """
 
     axis: int
     frames: int
-    late: int = 0
+    unread: int = 0
 
     def folded(self, tensor: Tensor) -> Tensor:
         """The tensor as a stream is fed it, with an axis of its own for the frames of one."""
@@ -26,10 +26,11 @@ class Rated:
 
     def taken(self, folded: Tensor) -> Tensor:
         """What the model gets."""
-        late = folded if not self.late else folded.narrow(self.axis, self.late, folded.shape[self.axis] - self.late)
-        return late if self.frames == 1 else late.flatten(self.axis, self.axis + 1)
+        left = folded.shape[self.axis] - self.unread
+        read = folded.narrow(self.axis, self.unread, left) if self.unread else folded
+        return read if self.frames == 1 else read.flatten(self.axis, self.axis + 1)
 
     def example(self, taken: Tensor) -> Tensor:
         """A folded tensor of which the model gets `taken`."""
-        first = taken.narrow(self.axis, 0, 1).repeat_interleave(self.late * self.frames, self.axis)
+        first = taken.narrow(self.axis, 0, 1).repeat_interleave(self.unread * self.frames, self.axis)
         return self.folded(torch.cat([first, taken], self.axis))
