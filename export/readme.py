@@ -51,7 +51,9 @@ def _stream(name: str, spec: StreamSpec, evidence: Mapping[str, Any]) -> Iterato
     most = f", {spec.max_frames} frames of a stream at most" if spec.max_frames else ""
     context = f"; {spec.context_note}" if spec.max_context else ""
     alone = ", one stream at a time" if spec.rows else ""
-    yield f"Chunk {spec.chunk}{alone}{most}{rate}{f'; {spec.delay_note}' if spec.has_delay else ''}{context}."
+    together = f"; {spec.rates_note}" if spec.rates_note else ""
+    late = f"; {spec.delay_note}" if spec.has_delay else ""
+    yield f"Chunk {spec.chunk}{alone}{most}{rate}{together}{late}{context}."
 
 
 def _targets(targets: Sequence[TargetRow]) -> Iterator[str]:

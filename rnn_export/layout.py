@@ -31,6 +31,25 @@ def canonical_frames(spec: StreamSpec, tensor: TensorSpec, array: Array) -> Arra
     return canonical(array, tensor) if spec.has_time else canonical(array, tensor)[:, None]
 
 
+def frames_in(spec: StreamSpec, counts: Mapping[str, int]) -> int:
+    """How many frames of a sequence inputs are that have `counts` of their own; raises ValueError where they differ."""
+    rates = {t.name: t.rate.numerator for t in spec.inputs}
+    found = {count // rates[name] if count % rates[name] == 0 else -1 for name, count in counts.items()}
+    if len(found) == 1 and -1 not in found:
+        return found.pop()
+    if all(rates[name] == 1 for name in counts):
+        raise ValueError(f"the inputs have {sorted(set(counts.values()))} frames: all must have the same number")
+    have = ", ".join(f"{n} of {name!r}" for name, n in counts.items())
+    go = ", ".join(f"{rates[name]} of {name!r}" for name in counts)
+    raise ValueError(f"the inputs have {have}, but of a sequence {go} go together")
+
+
+def cut(spec: StreamSpec, inputs: Arrays, start: int, stop: int) -> dict[str, Array]:
+    """What inputs (rows, frames, ...) have for the frames of a sequence from `start` to `stop`; all of the untimed."""
+    pairs = ((t, inputs[t.name]) for t in spec.inputs if t.name in inputs)
+    return {t.name: a[:, t.frames_of(start) : t.frames_of(stop)] if spec.timed(t) else a for t, a in pairs}
+
+
 def row_by_row(spec: StreamSpec, call: Call) -> Call:
     """`call` for any number of rows: one after the other where the contract has one row."""
     if spec.rows is None:

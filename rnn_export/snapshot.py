@@ -41,7 +41,8 @@ def pack(spec: StreamSpec, batch: int, snapshot: Snapshot) -> bytes:
         raise StreamError(
             "this model has no digest, so a snapshot could be restored into another one: export it again."
         )
-    waiting = next((a.shape[1] for a in snapshot.pending.values()), 0)
+    rates = {t.name: t.rate.numerator for t in spec.inputs}
+    waiting = next((a.shape[1] // rates[name] for name, a in snapshot.pending.items()), 0)
     header = HEADER.pack(
         MAGIC, bytes.fromhex(spec.digest), batch, snapshot.frames, waiting | (ENDED if snapshot.ended else 0)
     )
@@ -71,7 +72,7 @@ def unpack(spec: StreamSpec, batch: int, data: bytes) -> Snapshot:
     ended, waiting = bool(waiting & ENDED), waiting & ~ENDED
     shapes = [(s.name, (batch, *s.row), s.dtype) for s in spec.states]
     timed = [t for t in spec.inputs if spec.timed(t)] if waiting else []
-    held = [(t.name, (batch, waiting, *t.frame), t.dtype) for t in timed]
+    held = [(t.name, (batch, t.frames_of(waiting), *t.frame), t.dtype) for t in timed]
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in (*shapes, *held)]
     needed = HEADER.size + sum(sizes) + CHECK.size
     if waiting >= spec.chunk or len(data) != needed:

@@ -102,9 +102,17 @@ class StreamSpec:
     @property
     def delay_note(self) -> str:
         """The delay in words, for a message: in ms too, where frames are samples."""
-        samples = self.sample_rate is not None and all(math.prod(t.frame) == 1 for t in self.inputs if self.timed(t))
-        late = f" ({self.delay * 1000 / (self.sample_rate or 1):.3g} ms)" if samples else ""
+        most = max(t.rate for t in self.inputs)
+        fastest = (t for t in self.inputs if self.timed(t) and t.rate == most)
+        samples = self.sample_rate is not None and all(math.prod(t.frame) == 1 for t in fastest)
+        late = f" ({float(self.delay * most * 1000 / (self.sample_rate or 1)):.3g} ms)" if samples else ""
         return f"the first {self.delay} frames{late} give no output: every output comes so much later than its frame"
+
+    @property
+    def rates_note(self) -> str:
+        """In words, for a message, which inputs have several frames for one of the sequence; empty where none has."""
+        each = [f"{t.rate} of {t.name!r}" for t in self.inputs if t.rate > 1]
+        return f"with each frame of the sequence go {', '.join(each)}" if each else ""
 
     @property
     def context_note(self) -> str:
@@ -302,9 +310,7 @@ def _frames(spec: StreamSpec) -> Iterator[str]:
                 f"delay {spec.delay} must be multiples of {tensor.every}."
             )
     if any(tensor.every > 1 for tensor in spec.inputs):
-        yield "an input has 'time', never 'time/N'."
-    if any(tensor.rate != 1 for tensor in spec.inputs):
-        yield "an input has 'time', never 'time*N'."
+        yield "an input has 'time' or 'time*N', never 'time/N': a frame of the sequence has whole frames of each."
     yield from _ends(spec)
     if spec.sequence_only and (spec.states or spec.delay or spec.chunk > 1 or not spec.has_time):
         yield "a sequence-only model has a time axis, and neither states nor delay nor chunks."

@@ -27,7 +27,8 @@ Dim = int | str
 class TensorSpec:
     """An input or output. A dimension is a positive int, or the symbol `"batch"` or `"time"`.
 
-    An output that has P frames for every Q frames of the input has `"time*P/Q"`, `"time/Q"` or `"time*P"`.
+    An output that has P frames for every Q frames of the sequence has `"time*P/Q"`, `"time/Q"` or `"time*P"`; an input
+    of which N frames go with each frame of the sequence `"time*N"`.
 
     `lengths` says how many frames an output has where a whole sequence is over: for 0, 1, ... frames of the input, less
     than Q or a multiple of it, and so on with P more for every Q. Empty where nothing is left to give at the end.
@@ -58,7 +59,7 @@ class TensorSpec:
 
     @cached_property
     def rate(self) -> Fraction:
-        """How many frames this has for each frame of the input."""
+        """How many frames this has for each frame of the sequence."""
         axis = self.axis(TIME)
         return Fraction(1) if axis is None else _rate(self.shape[axis])
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import StreamError
+from rnn_export.layout import frames_in
 from rnn_export.runtime.frame_io import as_array, check_values
 from rnn_export.snapshot import Snapshot
 from rnn_export.spec import StreamSpec
@@ -42,7 +43,7 @@ class Ending:
     @property
     def waiting(self) -> int:
         """How many frames wait for a whole chunk."""
-        return next((int(a.shape[1]) for a in self.pending.values()), 0)
+        return frames_in(self.spec, {n: a.shape[1] for n, a in self.pending.items()}) if self.pending else 0
 
     def states(self, states: Arrays) -> Arrays:
         """`states` (rows, ...) before the first of the last steps."""
@@ -65,9 +66,10 @@ class Ending:
     def _inputs(self, first: bool) -> dict[str, Array]:
         inputs = dict(self.held)
         for tensor in (t for t in self.spec.inputs if t.name not in inputs):
-            inputs[tensor.name] = np.zeros((self.rows, self.spec.chunk, *tensor.frame), tensor.dtype)
+            step = np.zeros((self.rows, tensor.frames_of(self.spec.chunk), *tensor.frame), tensor.dtype)
             if first and tensor.name in self.pending:
-                inputs[tensor.name][:, : self.waiting] = self.pending[tensor.name]
+                step[:, : tensor.frames_of(self.waiting)] = self.pending[tensor.name]
+            inputs[tensor.name] = step
         return inputs
 
     def steps(self, frames: int) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rnn_export.arrays import Array
 from rnn_export.choices import OnNan
 from rnn_export.errors import PoolFull, StreamError
-from rnn_export.layout import late_rows
+from rnn_export.layout import frames_in, late_rows
 from rnn_export.runtime import slot_table
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.forks import watch, why_over
@@ -355,7 +355,7 @@ class Pool(Uncopied, Generic[Y]):
     def _unpacked(self, snapshot: bytes) -> Snapshot:
         start = check_snapshot(self.spec, 1, snapshot)
         if start.pending:
-            waiting = next(iter(start.pending.values())).shape[1]
+            waiting = frames_in(self.spec, {n: a.shape[1] for n, a in start.pending.items()})
             why = "and a pool takes whole chunks only: take it when none waits"
             raise StreamError(f"in this snapshot {waiting} frames wait for a whole chunk of {self.spec.chunk}, {why}.")
         return start

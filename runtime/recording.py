@@ -10,6 +10,7 @@ import numpy as np
 
 from rnn_export.arrays import Array, is_masked, unpack_array, unpack_arrays
 from rnn_export.errors import SourceError
+from rnn_export.layout import frames_in
 from rnn_export.runtime.frame_io import MASKED, exact_cast, other_dtype, without_precision
 from rnn_export.spec import StreamSpec, TensorSpec
 
@@ -118,9 +119,10 @@ def _fit(source: Array | Mapping[str, Any], spec: StreamSpec, what: str) -> dict
     rows = {a.shape[0] for a in arrays.values()}
     if len(rows) > 1:
         raise SourceError(f"{what}: the inputs have {sorted(rows)} rows, but must have the same number.")
-    times = {arrays[t.name].shape[1] for t in spec.inputs if spec.timed(t)}
-    if len(times) > 1:
-        raise SourceError(f"{what}: the inputs have {sorted(times)} frames, but must have the same number.")
+    try:
+        frames_in(spec, {t.name: arrays[t.name].shape[1] for t in spec.inputs if spec.timed(t)})
+    except ValueError as error:
+        raise SourceError(f"{what}: {error}.") from None
     return arrays
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rnn_export.arrays import Array, all_finite
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical, canonical_frames, graph_inputs, graph_layout, late_rows
+from rnn_export.layout import canonical, canonical_frames, frames_in, graph_inputs, graph_layout, late_rows
 from rnn_export.runtime.ending import Ending, as_given
 from rnn_export.runtime.frame_io import as_array, check_out, check_values
 from rnn_export.spec import BATCH, TIME, StreamSpec, TensorSpec, sized
@@ -53,18 +53,24 @@ class Rounds:
         if missing := [name for name in held if name not in given]:
             raise StreamError(f"the inputs {missing} have no frames: give them to finish too, as they were fed.")
         arrays = {name: as_array(name, value, self._in[name].dtype) for name, value in given.items()}
-        counts = {a.shape[1] if a.ndim > 1 else 0 for name, a in arrays.items() if name not in held}
-        timed = len(self._in) - len(held)
-        if counts and (len(counts) > 1 or len(arrays) - len(held) != timed or not 0 < min(counts) < spec.chunk):
+        counts = {name: a.shape[1] if a.ndim > 1 else 0 for name, a in arrays.items() if name not in held}
+        if counts and (len(counts) != len(self._in) - len(held) or not 0 < self._frames_in(counts) < spec.chunk):
             raise StreamError(
                 f"finish takes the last frames of every input below a chunk of {spec.chunk}, (streams, frames, ...), "
                 "as many of each, or none."
             )
-        shapes = {name: (n, *counts, *self._in[name].tensor.frame) for name in arrays if name not in held}
+        shapes = {name: (n, count, *self._in[name].tensor.frame) for name, count in counts.items()}
         shapes |= {name: (n, *tensor.frame) for name, tensor in held.items()}
         checked = {name: check_values(name, a, shapes[name], self._in[name].dtype) for name, a in arrays.items()}
         pending = {name: a for name, a in checked.items() if name not in held}
         return Ending(spec, n, pending, {name: checked[name] for name in held})
+
+    def _frames_in(self, counts: Mapping[str, int]) -> int:
+        """Of inputs that have so many frames of their own; 0 where they do not belong together."""
+        try:
+            return frames_in(self.spec, counts)
+        except ValueError:
+            return 0
 
     def last_outputs(
         self, ending: Ending, steps: int, step: Callable[[dict[str, Array]], Mapping[str, Array]]

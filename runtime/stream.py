@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from rnn_export.arrays import Array
 from rnn_export.errors import StreamError
-from rnn_export.layout import canonical
+from rnn_export.layout import canonical, cut, frames_in
 from rnn_export.runtime.backends.api import Session
 from rnn_export.runtime.ending import Ended, Ending, Unfinished, as_given, held_inputs
 from rnn_export.runtime.forks import watch, why_over
@@ -55,7 +55,8 @@ class Stream(Uncopied, Generic[Y]):
     """One stream, or `batch` streams in lockstep, stepped with the state kept.
 
     A frame is an input without the batch and time axes where the batch is 1, (batch, ...) otherwise; where the spec's
-    chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...). Several inputs or outputs are dicts by name.
+    chunk is above 1 a step takes (chunk, ...) or (batch, chunk, ...), of an input with `"time*N"` N times as many.
+    Several inputs or outputs are dicts by name.
 
     Every method raises StreamError on a value that does not fit, or where another thread is inside; the state is then
     what it was before. Interrupted, by Ctrl-C or another exception of a signal handler, a method has done all or
@@ -153,9 +154,10 @@ class Stream(Uncopied, Generic[Y]):
     def run(self, xs: Any) -> Any:
         """Feed any piece of a sequence, (time, ...) or (batch, time, ...), and give the outputs in the same form.
 
-        An input without a time axis is held for the whole piece; an output without one is given as of the last frame.
-        What is left below a whole chunk waits for the next run. An output without a time axis is None where no frame
-        gave one yet. A bundle that takes whole sequences only takes one of them at each call.
+        Inputs of several rates have the frames that go together. An input without a time axis is held for the whole
+        piece; an output without one is given as of the last frame. What is left below a whole chunk waits for the
+        next run. An output without a time axis is None where no frame gave one yet. A bundle that takes whole
+        sequences only takes one of them at each call.
         """
         with self._alone():
             inputs, batch_axis_omitted = self._sequence(xs)
@@ -278,7 +280,7 @@ class Stream(Uncopied, Generic[Y]):
         if isinstance(pending, Ended):
             raise StreamError(OVER)
         if pending:
-            waiting = next(iter(pending.values())).shape[1]
+            waiting = frames_in(self.spec, {n: a.shape[1] for n, a in pending.items()})
             raise StreamError(f"{waiting} frames of a run still wait for a whole chunk: run the rest, or reset.")
         check_limit(self.spec, self._frames, self.spec.chunk)
 
@@ -332,14 +334,15 @@ class Stream(Uncopied, Generic[Y]):
         if batch_axis_omitted and self.batch != 1:
             wanted = f"(batch, time, ...) with a batch of {self.batch}"
             raise StreamError(f"this stream has {self.batch} rows: a run takes {wanted}.")
-        times = {values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
-        if len(times) != 1:
-            raise StreamError(f"the inputs have {sorted(times)} frames: all must have the same number.")
-        (time,) = times
+        times = {t.name: values[t.name].shape[0 if batch_axis_omitted else 1] for t in timed}
+        try:
+            frames_in(spec, times)
+        except ValueError as error:
+            raise StreamError(f"{error}.") from None
         inputs = {}
         for tensor in spec.inputs:
             rows = () if batch_axis_omitted else (self.batch,)
-            shape = (*rows, *((time,) if tensor in timed else ()), *tensor.frame)
+            shape = (*rows, *((times[tensor.name],) if tensor in timed else ()), *tensor.frame)
             checked = check_values(tensor.name, values[tensor.name], shape, np.dtype(tensor.dtype))
             inputs[tensor.name] = checked[None] if batch_axis_omitted else checked
         return inputs, batch_axis_omitted
@@ -349,7 +352,7 @@ class Stream(Uncopied, Generic[Y]):
         timed = [t.name for t in spec.inputs if spec.timed(t)]
         if before.pending:
             inputs = {n: np.concatenate([before.pending[n], a], 1) if n in timed else a for n, a in inputs.items()}
-        total = inputs[timed[0]].shape[1]
+        total = frames_in(spec, {n: inputs[n].shape[1] for n in timed})
         check_limit(spec, before.frames, total)
         count = total - total % spec.chunk  # those of whole chunks; the others wait
         outputs = {t.name: self._zeros(t, count) for t in spec.outputs}
@@ -358,7 +361,7 @@ class Stream(Uncopied, Generic[Y]):
             by_graph = self._has_sequence_graph and (runs_delay or spec.settled(before.frames + start))
             stop = min(start + (max(BLOCK // spec.chunk, 1) if by_graph else 1) * spec.chunk, count)
             drive = self._buffers.run if by_graph else self._by_step
-            results = drive({n: a[:, start:stop] if n in timed else a for n, a in inputs.items()})
+            results = drive(cut(spec, inputs, start, stop))
             for tensor in spec.outputs:
                 if spec.timed(tensor):
                     outputs[tensor.name][:, tensor.frames_of(start) : tensor.frames_of(stop)] = results[tensor.name]
@@ -366,7 +369,7 @@ class Stream(Uncopied, Generic[Y]):
                     outputs[tensor.name][...] = results[tensor.name]
             start = stop
         given = without_delay(spec, outputs, before.frames, count)
-        waiting = {n: inputs[n][:, count:].copy() for n in timed} if count < total else {}
+        waiting = {n: a.copy() for n, a in cut(spec, inputs, count, total).items() if n in timed and count < total}
         self._frames = before.frames + count
         self._pending = waiting
         return given

@@ -235,7 +235,7 @@ REFUSALS = {
     "state with fewer frames": (lambda: replace(H, shape=("batch", "time/2")), "'rnn.h' has dimension 'time/2'"),
     "input with fewer frames": (
         lambda: replace(SPEC, inputs=(replace(X, shape=("batch", "time/2", 4)),)),
-        "an input has 'time', never 'time/N'",
+        "an input has 'time' or 'time*N', never 'time/N'",
     ),
     "chunk between frames": (
         lambda: replace(SPEC, outputs=(replace(Y, shape=("batch", "time/3")),), delay=3),

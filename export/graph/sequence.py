@@ -147,7 +147,7 @@ class _Scan:
 
     def split(self, tensor: TensorSpec, value: ir.Value) -> ir.Value:
         """An input with its frames as (steps, chunk)."""
-        sizes = self.sizes(value, tensor.axis(TIME) or 0, [-1, self.spec.chunk], 1)
+        sizes = self.sizes(value, tensor.axis(TIME) or 0, [-1, tensor.frames_of(self.spec.chunk)], 1)
         return self.node("Reshape", [value, sizes], f"{tensor.name}/steps")
 
     def join(self, tensor: TensorSpec, steps: ir.Value, output: ir.Value) -> None:

@@ -29,6 +29,7 @@ from rnn_export.export.lift.copying import copied
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.guards import settled
+from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
@@ -95,7 +96,7 @@ def lift(
     flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
     while True:
         try:
-            lifted = _by_calls_or_frames(flat, options)
+            lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
             break
         except DecidedByValue as error:
             flat.decisions = replace(settled(_with_states(flat), error), checked=True)

@@ -9,7 +9,7 @@ from typing import Literal
 from rnn_export.errors import LiftError, NoBatchAxis
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
 from rnn_export.export.lift.batch_search import ALONE, MOVED, batch_candidates
-from rnn_export.export.lift.program.signature import FlatModel, Leaf
+from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.time_search import ProbedRows, find_time
 
 TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
@@ -73,7 +73,7 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
 
     Raises LiftError where there are none, or several could be time.
     """
-    probe, said = AxisProbe(model), _said_time(model, time_axis)
+    probe, said = AxisProbe(model), said_time(model, time_axis)
     try:
         for batch in batch_candidates(probe, said):
             time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
@@ -92,9 +92,9 @@ def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:
     if len(set(frames.values())) > 1:
         found = ", ".join(f"{name!r} has {n}" for name, n in frames.items())
         raise LiftError(
-            f"inputs with time must have as many frames as each other, since each step feeds one of each, but in the "
-            f"example {found}. Give all of them the same number, several values in one frame where one has more "
-            "(N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
+            f"inputs with time must have as many frames as each other, or stand in a ratio that the code holds to, but "
+            f"in the example {found}, and none was found. Give all of them the same number, several values in one "
+            "frame where one has more (N, 2T) as (N, T, 2); or say what is time, time_axis={name: axis, other: None}."
         )
 
 
@@ -139,7 +139,7 @@ def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
     return ALONE if refused.alone else MOVED
 
 
-def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
+def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
     """The user's choice by input, with axes counted from 0; None for "auto"."""
     names = [leaf.name for leaf in model.inputs]
     if time_axis == "auto":
@@ -148,14 +148,15 @@ def _said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:
         unknown = sorted(set(time_axis) - set(names))
         if unknown:
             raise LiftError(f"time_axis names {unknown}, but the inputs are {names}.")
-        return tuple(_axis(leaf, time_axis.get(leaf.name)) for leaf in model.inputs)
+        return tuple(_axis(model, i, time_axis.get(leaf.name)) for i, leaf in enumerate(model.inputs))
     if time_axis is None or type(time_axis) is int:
-        return tuple(_axis(leaf, time_axis) for leaf in model.inputs)
+        return tuple(_axis(model, i, time_axis) for i in range(len(model.inputs)))
     raise LiftError(f"time_axis={time_axis!r}: it must be 'auto', None, an axis, or an axis for each input by name.")
 
 
-def _axis(leaf: Leaf, axis: int | None) -> int | None:
-    rank = leaf.example.dim()
+def _axis(model: FlatModel, number: int, axis: int | None) -> int | None:
+    leaf, rated = model.inputs[number], model.rated.get(number)
+    rank = leaf.example.dim() - (rated is not None and rated.frames > 1)
     if axis is None or -rank <= axis < rank:
         return None if axis is None else axis % rank
     raise LiftError(f"time_axis={axis}: input {leaf.name!r} has only {rank} axes, {tuple(leaf.example.shape)}.")

@@ -99,6 +99,11 @@ class AxisProbe:
         drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, sizes, strict=True)]
         return [*drawn, *draw_states(self.model, states, self.noise, batch)]
 
+    def takes(self, sizes: Sequence[Mapping[int, int]]) -> bool:
+        """Whether the model runs on inputs with `sizes` along some axes, of the example's batch."""
+        drawn = [self.noise.like(leaf.example, s) for leaf, s in zip(self.inputs, sizes, strict=True)]
+        return self._call([*drawn, *(leaf.example for leaf in self.states)]) is not None
+
     def run(self, states: Sequence[RowLayout], tensors: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs, and next states (B, *row); None where the model fails, or a state comes back in another shape."""
         inputs, outputs = len(self.inputs), len(self.model.outputs)

@@ -32,6 +32,7 @@ from rnn_export.export.lift.lengths import (
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.iteration_numbers import count_iterations
+from rnn_export.export.lift.loops.made_tables import tables_of_numbers
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.rolling import roll
@@ -86,7 +87,11 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     What computes a recurrence in parallel stands in the graph as the recurrence.
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
-    with parallel_functions(lambda: module(*sample)), sequential_scans(lambda: module(*sample)):
+
+    def call() -> tuple[torch.Tensor, ...]:
+        return module(*sample)
+
+    with parallel_functions(call), sequential_scans(call), tables_of_numbers(call):
         captured = _capture(module, chunk)
     if captured.dynamic_time:
         fold_parallel_scans(captured.module)

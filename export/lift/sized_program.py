@@ -7,7 +7,7 @@ what size each value has.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ JOINS = {torch.stack: aten.stack.default, torch.cat: aten.cat.default}
 
 
 def sized_program(
-    module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence[Set[int]]
+    module: fx.GraphModule, args: Sequence[Tensor], dynamic: Sequence[Mapping[int, int]]
 ) -> torch.export.ExportedProgram:
-    """`module` for `args`, of any size along the axes that are `dynamic` of each: axes of one size here stay of one.
+    """`module` for `args`, of any multiple of a size along the axes that are `dynamic` of each: equal ones stay equal.
 
     Loops that it drives are written out. Raises LiftError where an operator takes no such sizes, TraceFailed where it
     makes a number of one.
@@ -82,12 +82,15 @@ class _Writer(fx.proxy.TracerBase):
         self.reckoned: dict[Any, fx.Proxy] = {}
         self.at: fx.Node | None = None
 
-    def given(self, node: fx.Node, value: Tensor, dynamic: Set[int]) -> _Value:
+    def given(self, node: fx.Node, value: Tensor, dynamic: Mapping[int, int]) -> _Value:
         """`value` as an input in the place of `node`."""
         kinds = [DimDynamic.DUCK if axis in dynamic else DimDynamic.STATIC for axis in range(value.dim())]
         context: Any = StatelessSymbolicContext(kinds)
+        units = value[tuple(slice(None, None, dynamic.get(axis, 1)) for axis in range(value.dim()))].contiguous()
+        sizes = self.mode.from_tensor(units, symbolic_context=context)
+        multiples = [size * dynamic.get(axis, 1) for axis, size in enumerate(sizes.shape)]
         new = self.graph.placeholder(node.name)
-        new.meta = {**node.meta, "val": self.mode.from_tensor(value, symbolic_context=context)}
+        new.meta = {**node.meta, "val": sizes if units.shape == value.shape else sizes.new_empty(multiples)}
         return _Value(new, self)
 
     def weight(self, value: Tensor) -> _Value:

@@ -98,5 +98,9 @@ class StreamingModel:
         for tensor in ports:
             like = examples.get(tensor.name, torch.zeros(1, dtype=getattr(torch, tensor.dtype)))
             tensors.append(noise.shaped(like, sized(tensor.shape, rows, some)))
-            axes.append({a for a, d in enumerate(tensor.shape) if d in dynamic})
+            rate = tensor.rate.numerator if isinstance(tensor, TensorSpec) else 1
+            named = (
+                (a, TIME if d not in (BATCH, TIME) else d) for a, d in enumerate(tensor.shape) if isinstance(d, str)
+            )
+            axes.append({a: rate if d == TIME else 1 for a, d in named if d in dynamic})
         return sized_program(self.module if frames is None else self.step, tensors, axes)

@@ -46,7 +46,7 @@ def beginning(spec: StreamSpec, recording: Mapping[str, Array], frames: int) -> 
             f"{FEWEST_STEPS} steps of {spec.chunk}{late}, to feed the state back."
         )
     if loop.rows == 1:
-        timed = [t.name for t in spec.inputs if spec.timed(t)]
-        second = {n: np.roll(a, a.shape[1] // 2, 1) if n in timed else a for n, a in recording.items()}
+        half = {t.name: t.frames_of(loop.frames // 2) for t in spec.inputs if spec.timed(t)}
+        second = {n: np.roll(a, half[n], 1) if n in half else a for n, a in recording.items()}
         loop = ClosedLoop(spec, {n: np.concatenate([a, second[n]]) for n, a in recording.items()})
     return {n: np.ascontiguousarray(a) for n, a in loop.cut(0, there // spec.chunk * spec.chunk).items()}

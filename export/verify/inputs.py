@@ -41,7 +41,7 @@ def _noise(model: StreamingModel, frames: int) -> dict[str, Array]:
     noise, spec = Noise(model.original, seed=1), model.spec
     inputs = {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
-        shape = (ROWS, *((frames,) if spec.timed(tensor) else ()), *tensor.frame)
+        shape = (ROWS, *((tensor.frames_of(frames),) if spec.timed(tensor) else ()), *tensor.frame)
         inputs[tensor.name] = noise.shaped(example_to_draw(model, leaf), shape).to(leaf.example.dtype).numpy()
     return inputs
 

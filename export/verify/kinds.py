@@ -22,10 +22,10 @@ def trial_inputs(model: StreamingModel, frames: int) -> tuple[tuple[str, ...], d
     noise, spec, levels = Noise(model.original, seed=2), model.spec, levels_of(frames)
     held, inputs = list(levels).index(CONSTANTS), {}
     for tensor, leaf in zip(spec.inputs, model.original.inputs, strict=True):
-        timed, example = spec.timed(tensor), example_to_draw(model, leaf)
-        shape = (len(levels), *((frames,) if timed else ()), *tensor.frame)
+        timed, example, each = spec.timed(tensor), example_to_draw(model, leaf), tensor.rate.numerator
+        shape = (len(levels), *((frames * each,) if timed else ()), *tensor.frame)
         drawn, near = noise.shaped(example, shape), torch.randint(ENDS, shape, generator=noise.generator)
-        level = torch.tensor(np.stack(list(levels.values())))
+        level = torch.tensor(np.stack(list(levels.values()))).repeat_interleave(each, 1)
         if timed:
             drawn[held], near[held] = drawn[held, :1], near[held, :1]
         else:

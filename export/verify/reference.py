@@ -17,6 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
 from rnn_export.export.lift.program.signature import FlatModel, part_names
+from rnn_export.export.lift.rated_ports import folding
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed
 from rnn_export.layout import unpacked
@@ -137,7 +138,7 @@ def own_driver(model: StreamingModel, module: FlatModel, rows: int) -> StepDrive
     model = model.unpacked
     start = initial_states(model, rows)
     own = {s.name: start[s.name] for s in model.spec.states[: len(module.states)]}
-    call = _with_its_step(model, blamed(FAILS)(BatchFirst(module, model.axes)))
+    call = _with_its_step(model, blamed(FAILS)(folding(model, BatchFirst(module, model.axes))))
     return torch_driver(model.spec, call, own, leaves_out_delay=True)
 
 

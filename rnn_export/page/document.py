@@ -115,6 +115,8 @@ def _contract(spec: StreamSpec) -> Html:
 def _numbers(spec: StreamSpec) -> list[str]:
     """What the picture cannot show."""
     told = [f"A chunk is {spec.chunk:,} frame{'' if spec.chunk == 1 else 's'}."]
+    if spec.rates_note:
+        told.append(f"{spec.rates_note[0].upper()}{spec.rates_note[1:]}.")
     if spec.sample_rate:
         told.append(f"Frames are of a signal at {spec.sample_rate:,} Hz.")
     if spec.has_delay:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_export.arrays import Arrays
+from rnn_export.arrays import Array, Arrays
 from rnn_export.errors import StreamError
 from rnn_export.runtime.engine import Engine
-from rnn_export.spec import StreamSpec
+from rnn_export.spec import StreamSpec, TensorSpec
 
 MOST = 2**20
 FIRST = 16
@@ -115,16 +115,16 @@ def frames_of(rows: Arrays, spec: StreamSpec) -> Arrays:
     Raises StreamError where they have fewer frames than a step takes.
     """
     timed = {t.name for t in spec.inputs if spec.timed(t)}
-    steps = min(rows[name].shape[1] for name in timed) // spec.chunk
+    steps = min(rows[t.name].shape[1] // t.frames_of(spec.chunk) for t in spec.inputs if t.name in timed)
     if not steps:
         raise StreamError(f"the recording has fewer frames than one step takes, {spec.chunk}.")
-    chunk = (spec.chunk,) if spec.chunk > 1 else ()
-    return {
-        t.name: rows[t.name][0, : steps * spec.chunk].reshape(steps, *chunk, *t.frame)
-        if t.name in timed
-        else np.repeat(rows[t.name][:1], steps, 0)
-        for t in spec.inputs
-    }
+
+    def of_steps(tensor: TensorSpec) -> Array:
+        frames = tensor.frames_of(spec.chunk)
+        taken = rows[tensor.name][0, : steps * frames]
+        return taken.reshape(steps, *((frames,) if frames > 1 else ()), *tensor.frame)
+
+    return {t.name: of_steps(t) if t.name in timed else np.repeat(rows[t.name][:1], steps, 0) for t in spec.inputs}
 
 
 def load_test(

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.layout import cut
 from rnn_export.runtime.frame_io import without_delay
 from rnn_export.spec import StreamSpec
 
@@ -52,7 +53,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Inputs by name, (rows, frames, ...) or (rows, ...) without a time axis, to be fed to any driver in any pieces."""
+    """Inputs by name, (rows, frames, ...) or (rows, ...) without a time axis, to be fed to any driver in any pieces.
+
+    Frames are those of the sequence, for each of which an input may have several of its own.
+    """
 
     spec: StreamSpec
     inputs: Mapping[str, Array]
@@ -63,16 +67,16 @@ class ClosedLoop:
 
     @property
     def frames(self) -> int:
-        return int(next(self.inputs[t.name].shape[1] for t in self.spec.inputs if self.spec.timed(t)))
+        tensor = next(t for t in self.spec.inputs if self.spec.timed(t))
+        return int(self.inputs[tensor.name].shape[1]) // tensor.rate.numerator
 
     def of_rows(self, rows: slice | Array) -> ClosedLoop:
         """The same with these rows alone, in this order."""
         return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()})
 
     def cut(self, start: int, stop: int) -> dict[str, Array]:
-        """The frames from `start` to `stop`; an input without a time axis stays as it is."""
-        inputs = ((t, self.inputs[t.name]) for t in self.spec.inputs)
-        return {t.name: array[:, start:stop] if self.spec.timed(t) else array for t, array in inputs}
+        """What there is for the frames from `start` to `stop`; an input without a time axis stays as it is."""
+        return cut(self.spec, self.inputs, start, stop)
 
     def pieces(self, edges: Sequence[int] | None = None) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Each edge and the next, and the inputs between them; every whole step where `edges` is None."""

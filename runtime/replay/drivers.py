@@ -101,7 +101,8 @@ class PoolDriver:
 
 def without_time(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """One chunk (rows, chunk, ...) as a step takes it: a chunk of one frame has no axis of time."""
-    return {t.name: inputs[t.name][:, 0] if spec.timed(t) and spec.chunk == 1 else inputs[t.name] for t in spec.inputs}
+    one = {t.name for t in spec.inputs if spec.timed(t) and t.frames_of(spec.chunk) == 1}
+    return {t.name: inputs[t.name][:, 0] if t.name in one else inputs[t.name] for t in spec.inputs}
 
 
 def as_frame(spec: StreamSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:

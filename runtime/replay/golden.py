@@ -230,7 +230,7 @@ class Golden:
         if rows in ((), (0,)):
             raise ValueError("its inputs have no rows")
         for tensor in spec.inputs:
-            time = (self.frames,) if spec.timed(tensor) else ()
+            time = (tensor.frames_of(self.frames),) if spec.timed(tensor) else ()
             _check_one(tensor.name, self.inputs[tensor.name], tensor.dtype, (*rows, *time, *tensor.frame))
         for tensor in spec.outputs:
             array = self.outputs[tensor.name]

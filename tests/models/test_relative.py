@@ -125,3 +125,68 @@ def test_relative_positions_within_a_band_stream(model, delay):
 def test_positions_from_the_end_are_refused(scores):
     with pytest.raises(LiftError, match=r"positions over time|looks at all frames"):
         lift(attention(scores), (X,), time_axis=1)
+
+
+def banded(frames):
+    apart = torch.arange(frames)[:, None] - torch.arange(frames)
+    return (apart >= 0) & (apart < WIDTH)
+
+
+def rows_by_distance(table, frames):
+    """(T, T, 4): the row of a table of so many distances, farther ones with the last, as Shaw has them."""
+    numbers = torch.arange(frames)
+    return table((numbers - numbers[:, None]).clamp(-2, 2) + 2)
+
+
+def by_einsum(s, q):
+    return torch.einsum("bhid,ijd->bhij", q, rows_by_distance(s.near, q.shape[2]))
+
+
+def by_frames(s, q):
+    """A product for each frame, of the queries of all streams and heads."""
+    rows, heads_, frames, size = q.shape
+    turned = q.permute(2, 0, 1, 3).reshape(frames, rows * heads_, size)
+    scores = torch.matmul(turned, rows_by_distance(s.near, frames).transpose(1, 2))
+    return scores.transpose(0, 1).reshape(rows, heads_, frames, frames)
+
+
+def by_sums(s, q):
+    return (q.unsqueeze(3) * rows_by_distance(s.near, q.shape[2])).sum(-1)
+
+
+def of_heads(s, q):
+    """A table of its own for each head."""
+    table = rows_by_distance(s.of_heads, q.shape[2]).unflatten(-1, (2, 4))
+    return torch.einsum("bhid,ijhd->bhij", q, table)
+
+
+def by_shaw(scores, values=False):
+    def forward(s, x):
+        q, k, v = (heads(layer(x)) for layer in (s.q, s.k, s.v))
+        both = (q @ k.transpose(-2, -1) + scores(s, q)) / 2
+        chances = both.masked_fill(~banded(x.shape[1]), float("-inf")).softmax(-1)
+        y = chances @ v
+        if values:
+            y = y + torch.einsum("bhij,ijd->bhid", chances, rows_by_distance(s.far, x.shape[1]))
+        return y.transpose(1, 2).flatten(2)
+
+    tables = {"near": nn.Embedding(5, 4), "far": nn.Embedding(5, 4), "of_heads": nn.Embedding(5, 8)}
+    return Call(forward, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8), **tables)
+
+
+@pytest.mark.parametrize("values", [False, True], ids=["scores", "values"])
+@pytest.mark.parametrize("scores", [by_einsum, by_frames, by_sums, of_heads])
+def test_tables_of_frames_by_frames_are_rows_of_a_band(scores, values):
+    spec = assert_whole(by_shaw(scores, values), X, time_axis=1, lengths=range(1, 8), atol=5e-6).spec
+    assert spec.delay == 0
+
+
+def by_frame(s, q):
+    """What is added follows from the frame itself, and not from how far a key is."""
+    frames = q.shape[2]
+    return torch.einsum("bhid,ijd->bhij", q, torch.arange(frames).sin()[:, None, None].expand(frames, frames, 4))
+
+
+def test_a_table_that_differs_from_frame_to_frame_is_refused():
+    with pytest.raises(LiftError, match=r"positions over time|looks at all frames"):
+        lift(by_shaw(by_frame), (X,), time_axis=1)

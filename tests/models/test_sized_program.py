@@ -47,7 +47,7 @@ def test_it_is_what_torch_exports(frames):
     lifted = lift(Convolved(), (torch.randn(1, 4, 9),), time_axis=2)
     some = frames or 5
     args, axes = (torch.randn(3, 4, some), torch.randn(3, 4, 2)), [{0} if frames else {0, 2}, {0}]
-    ours = sized_program(lifted.step, args, axes)
+    ours = sized_program(lifted.step, args, [dict.fromkeys(one, 1) for one in axes])
     theirs = export_program(lifted.step, args, tuple(dict.fromkeys(one, DYNAMIC) for one in axes))
 
     def told(program):
@@ -102,14 +102,14 @@ def test_a_size_that_an_operator_fixes_is_said():
     x = graph.placeholder("x")
     graph.output((graph.call_function(aten.reshape.default, (x, (3, 4))),))
     with pytest.raises(TraceFailed, match=r"axis 0 of 'x' must be of any size, and an operator .* takes 3 alone"):
-        sized_program(fx.GraphModule({}, graph), (torch.zeros(3, 4),), [{0}])
+        sized_program(fx.GraphModule({}, graph), (torch.zeros(3, 4),), [{0: 1}])
 
 
 def test_two_axes_that_must_be_equal_are_one_size():
     graph = fx.Graph()
     x, h = graph.placeholder("x"), graph.placeholder("h")
     graph.output((graph.call_function(aten.add.Tensor, (x, h)),))
-    program = sized_program(fx.GraphModule({}, graph), (torch.zeros(3, 4), torch.zeros(3, 4)), [{0}, {0}])
+    program = sized_program(fx.GraphModule({}, graph), (torch.zeros(3, 4), torch.zeros(3, 4)), [{0: 1}, {0: 1}])
     (result,) = program.graph.output_node().args[0]
     assert [str(n.meta["val"].shape[0]) for n in (*program.graph.nodes,)[:2]] == [str(result.meta["val"].shape[0])] * 2
 
@@ -120,5 +120,5 @@ def test_what_lies_otherwise_in_memory_is_copied_before_it_is_read_as_another_sh
     copied = graph.call_function(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
     graph.output((graph.call_function(aten._unsafe_view.default, (copied, [-1, 20])),))
     module, x = fx.GraphModule({}, graph), torch.randn(7, 4, 5)
-    program = sized_program(module, (torch.zeros(3, 4, 5),), [{0}])
+    program = sized_program(module, (torch.zeros(3, 4, 5),), [{0: 1}])
     torch.testing.assert_close(program.module(check_guards=False)(x), module(x))

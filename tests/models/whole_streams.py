@@ -59,7 +59,8 @@ def streamed(lifted: StreamingModel, *inputs: Tensor) -> list[Array]:
     initial = {s.name: lifted.initial[s.name].expand(loop.rows, *s.row).contiguous().numpy() for s in spec.states}
     driver = torch_driver(spec, lifted.step, initial)
     outputs = loop.run(driver, range(0, whole + 1, spec.chunk)).outputs if whole else {}
-    pending = {t.name: loop.inputs[t.name][:, whole:] for t in spec.inputs if spec.timed(t) and whole < loop.frames}
+    rest = loop.cut(whole, loop.frames)
+    pending = {t.name: rest[t.name] for t in spec.inputs if spec.timed(t) and whole < loop.frames}
     ending = Ending(spec, loop.rows, pending, {t.name: named[t.name] for t in spec.inputs if not spec.timed(t)})
     closing = torch_driver(spec, lifted.step, ending.states(driver.states()))
     left = ending.left(whole, ending.last_outputs(ending.steps(whole), closing.step))

@@ -15,7 +15,7 @@ from rnn_export.runtime import load
 from .node import node
 
 NETS = [
-    "lstm", "counter", "ids", "several-inputs-and-outputs", "chunk-of-3", "valid-chunk-of-4", "last-frame",
+    "lstm", "counter", "ids", "several-inputs-and-outputs", "chunk-of-3", "valid-chunk-of-4", "last-frame", "two-rates",
     "strided-valid-then-gru", "windows", "large",
 ]  # fmt: skip
 STEPS, CUT = 12, 5
@@ -44,7 +44,7 @@ def drawn(spec, steps):
     random = np.random.default_rng(3)
     inputs = {}
     for tensor in spec.inputs:
-        time = (spec.chunk,) if spec.has_time and spec.timed(tensor) else ()
+        time = (tensor.frames_of(spec.chunk),) if spec.has_time and spec.timed(tensor) else ()
         shape = (steps, *time, *tensor.frame)
         whole = tensor.dtype.startswith("int")
         values = random.integers(0, 4, shape) if whole else random.standard_normal(shape) / 2

@@ -22,6 +22,7 @@ NETS = [
     "ids",
     "counter",
     "last-frame",
+    "two-rates",
 ]
 EDGES = [0, 1, 2, 7, 7, 15]
 
@@ -82,7 +83,10 @@ def test_pieces_of_any_length_are_those_of_python_and_so_are_their_snapshots(pac
         for t in spec.inputs
     }
     for start, stop in pairwise(EDGES):
-        x = {t.name: whole[t.name][start:stop] if spec.timed(t) else whole[t.name] for t in spec.inputs}
+        x = {
+            t.name: whole[t.name][t.frames_of(start) : t.frames_of(stop)] if spec.timed(t) else whole[t.name]
+            for t in spec.inputs
+        }
         snapshot = base64.b64encode(stream.snapshot()).decode()
         pieces.append({"x": {t.name: shaped(spec, t, x[t.name]) for t in spec.inputs}, "snapshot": snapshot})
         wanted.append(stream.run(x if len(x) > 1 else next(iter(x.values()))))

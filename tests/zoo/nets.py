@@ -57,6 +57,24 @@ def many_cells() -> Built:
     return ManyCells().eval(), (torch.zeros(1, 6, 24),), {"chunk": 3}
 
 
+class Vocoder(nn.Module):
+    """A spectrum, and four samples for each of its frames; the spectrum looks ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.around, self.gru = nn.Conv1d(3, 2, 3, padding=1), nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, samples: Tensor, spectrum: Tensor) -> Tensor:
+        beside = self.around(spectrum.mT).repeat_interleave(4, 2)
+        y: Tensor = self.gru(torch.cat([samples, beside], 1).mT)[0]
+        return y
+
+
+def two_rates() -> Built:
+    torch.manual_seed(0)
+    return Vocoder().eval(), (torch.randn(2, 1, 28), torch.randn(2, 7, 3)), {"chunk": 2}
+
+
 NETS: Mapping[str, Net] = {
     **{case.name: Net(case.build, ("onnx", "torchscript", "c")) for case in CASES},
     **{f.name: Net(lambda f=f: (f.load(), f.example, f.options)) for f in FIXTURES},  # type: ignore[misc]
@@ -65,6 +83,7 @@ NETS: Mapping[str, Net] = {
     "gru-of-40": Net(lambda: headed(nn.GRU, 33, 40, 70)),
     "denoised-sound": Net(denoised_sound, ("c",)),
     "many-cells": Net(many_cells, ("onnx",)),
+    "two-rates": Net(two_rates),
     "two-layers": Net(two_layers),
     "two-layers-on-onnx": Net(two_layers, ("onnx",)),
     "two-layers-of-pages": Net(two_layers, ("torchscript", "pt2", "tensorrt")),

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
+from rnn_export.export.lift.program.attention_parts import Attention, before_turn
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.program.first_keys import with_first, with_first_ones
 from rnn_export.export.lift.program.fused_attention import SDPA, apart_from_product, taken_apart
 from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
-from rnn_export.export.lift.program.relative import PRODUCTS, Relative, is_constant, is_near, relative_of
+from rnn_export.export.lift.program.relative import Relative, is_constant, is_near
+from rnn_export.export.lift.program.tabled import Through
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
 FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
@@ -37,14 +39,6 @@ ROWS = 3
 SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 # Axes of keys where each head has one of its own: (B, H, T, E).
 BY_HEAD = 4
-# Of scores, entry by entry.
-POINTWISE = overloads(
-    "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
-    "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
-)
-IDLE = overloads("clone alias dropout _to_copy native_dropout")
-# Of chances, of which these leave those of 0 at 0.
-MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
 
 def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None) -> None:
@@ -57,7 +51,7 @@ def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context
         return
     for node in nodes:
         chances, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
-        found = _Attention.of(chances)
+        found = Attention.of(chances)
         narrow = None if found is None else _narrowed(module, found, examples, context)
         if found is not None and narrow is not None:
             (whole or found.result).replace_all_uses_with(narrow)
@@ -65,7 +59,7 @@ def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context
 
 
 def _narrowed(
-    module: fx.GraphModule, found: _Attention, examples: Sequence[Tensor], context: Context | None
+    module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None
 ) -> fx.Node | None:
     """An attention as windows, by masks of as few frames as its band is within; None where it has none."""
     if context is not None:
@@ -97,88 +91,6 @@ def _is_symbol(size: Any) -> bool:
     return isinstance(size, torch.SymInt)
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
-
-    `between` makes of the scores, and of `relatives`, what the softmax takes, `after` of its chances what the last
-    product takes.
-    """
-
-    query: fx.Node
-    key: fx.Node
-    scores: fx.Node
-    relatives: tuple[Relative, ...]
-    between: tuple[fx.Node, ...]
-    chances: fx.Node
-    after: tuple[fx.Node, ...]
-    value: fx.Node
-    result: fx.Node
-
-    @staticmethod
-    def of(chances: fx.Node) -> _Attention | None:
-        """Around a softmax over the last axis; None where something else is done to its chances or its scores."""
-        given = named_args(chances)
-        last = chances.meta["val"].dim() - 1
-        if given.get("dim", -1) % (last + 1) != last:
-            return None
-        last, after = chances, list[fx.Node]()
-        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_mask(user, last)):
-            last = user
-            after += [last] if last.target in MASKING else []
-        result = next(iter(last.users), None)
-        if result is None or len(last.users) != 1 or result.target not in PRODUCTS or args_of(result)[0] is not last:
-            return None
-        between, made_of = _scores(args_of(chances)[0])
-        relatives = {n: found for n in made_of if (found := relative_of(n)) is not None}
-        products = [n for n in made_of if n not in relatives]
-        if len(products) != 1 or products[0].target not in PRODUCTS:
-            return None
-        query, turned = args_of(products[0])
-        key = _before_turn(turned)
-        if key is None:
-            return None
-        return _Attention(
-            query, key, products[0], (*relatives.values(),), between, chances, (*after,), args_of(result)[1], result
-        )
-
-
-def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
-    """Whether it leaves some of the chances out, the same ones in each call, once more maybe."""
-    if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
-        return False
-    return node.target is aten.mul.Tensor or args_of(node)[2] == 0
-
-
-def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
-    """The operators that work entry by entry and make `node`, in order, and what they are given of the input."""
-    between: dict[fx.Node, None] = {}
-    made_of: dict[fx.Node, None] = {}
-
-    def visit(node: fx.Node) -> None:
-        if node in between or is_constant(node):
-            return
-        if node.target not in POINTWISE:
-            made_of[node] = None
-            return
-        for before in node.all_input_nodes:
-            visit(before)
-        between[node] = None
-
-    visit(node)
-    return tuple(between), tuple(made_of)
-
-
-def _before_turn(node: fx.Node) -> fx.Node | None:
-    """(..., T, E) of the keys, whose last two axes `node` exchanges."""
-    if node.target is aten.transpose.int:
-        rank = node.meta["val"].dim()
-        if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:
-            found: fx.Node = args_of(node)[0]
-            return found
-    return None
-
-
 def _shortest(size: torch.SymInt, wanted: int) -> int:
     """The least length of the input at which `size` is `wanted` or more."""
     expression = size.node.expr
@@ -196,7 +108,7 @@ class _Run:
     The frames are those of an attention: the input may have more, or fewer.
     """
 
-    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], found: _Attention, frames: int) -> None:
+    def __init__(self, module: fx.GraphModule, examples: Sequence[Tensor], found: Attention, frames: int) -> None:
         self.interpreter, self.found = fx.Interpreter(module), found
         size = found.scores.meta["val"].shape[-1]
         length = _shortest(size, frames)
@@ -234,7 +146,8 @@ class _Run:
     def masked(self) -> Tensor | None:
         """(..., T, T): what the code between product and softmax makes of scores that are all zero."""
         both = [self.frames] * 2
-        for scores in (self.found.scores, *(relative.scores for relative in self.found.relatives)):
+        found = self.found
+        for scores in (found.scores, *(r.scores for r in found.relatives), *(t.result for t in found.tabled)):
             self.values[scores] = torch.zeros([1] * (scores.meta["val"].dim() - 2) + both)
         try:
             masked: Tensor = self.of(args_of(self.found.chances)[0])
@@ -246,14 +159,34 @@ class _Run:
         """(..., size, E): by place in the band, what a query is multiplied with; None where frames differ in it."""
         table: Tensor = self.of(relative.table)
         sizes = [self.of_size(n) for n in relative.product.meta["val"].shape[:-2]]
+        if self.of_size(relative.product.meta["val"].shape[-2]) != self.frames:
+            return None
         # As they lie in memory, which `as_strided` sees.
         numbers = relative.numbers(self.frames, table.shape[-1]).expand(*sizes, -1, -1).contiguous()
-        moved = {relative.product: numbers}
-        for node in relative.moves:
-            given = {n: moved[n] if n in moved else self.of(n) for n in node.all_input_nodes}
-            self.interpreter.env = given
-            moved[node] = self.interpreter.run_node(node)
-        return relative.along(moved[relative.scores], table, band.within(self.frames))
+        moved = self.through(relative.product, relative.moves)(numbers)
+        return relative.along(moved, table, band.within(self.frames))
+
+    def tables(self, band: Band) -> list[Tensor | None]:
+        """By place in the band, what queries are multiplied with, and what is added up by chances: (..., size, E)."""
+        band, found = band.within(self.frames), self.found
+        given = [(t, [self.of_size(n) for n in t.given.meta["val"].shape]) for t in (*found.tabled, *found.adds)]
+        with torch.no_grad():
+            return [
+                (t.of_queries if t in found.tabled else t.of_chances)(self.through(t.given, t.path), sizes, band)
+                for t, sizes in given
+            ]
+
+    def through(self, start: fx.Node, path: Sequence[fx.Node]) -> Through:
+        """What `path` makes of a value in the place of `start`."""
+
+        def made(value: Tensor) -> Tensor:
+            values = {start: value}
+            for node in path:
+                self.interpreter.env = {n: values[n] if n in values else self.of(n) for n in node.all_input_nodes}
+                values[node] = self.interpreter.run_node(node)
+            return values[path[-1]] if path else value
+
+        return made
 
 
 def _is_causal(runs: Sequence[_Run]) -> bool:
@@ -272,7 +205,7 @@ def _band(runs: Sequence[_Run]) -> Band | None:
     return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
 
 
-def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
+def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
     """The same by windows of keys and values; None where the masks are not alike along the band."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
@@ -288,8 +221,11 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
             return None
         if here is not None and there is not None and is_near(here[..., -there.shape[-2] :, :], there):
             beside[relative.scores] = here
-        elif relative.moves or _before_turn(relative.table) is None:
+        elif relative.moves or before_turn(relative.table) is None:
             return None
+    rows = _rows_of_tables(found, band, runs)
+    if rows is None:
+        return None
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
@@ -303,8 +239,12 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
             else:
                 # Each key has a row of the table, whatever frame attends to it.
                 keyed = write.call(aten.zeros_like.default, found.key)
-                along = _windows(write, write.call(aten.add.Tensor, keyed, _before_turn(relative.table)), band)
+                along = _windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)), band)
             made[relative.scores] = write.call(aten.matmul.default, one, along)
+        for tabled in found.tabled:
+            one = write.call(aten.unsqueeze.default, tabled.given, -2)
+            along = write.constant(rows[tabled.result].mT.unsqueeze(-3))
+            made[tabled.result] = write.call(aten.matmul.default, one, along)
         for node in found.between:
             data = [n for n in node.all_input_nodes if n in made]
             if len(data) == 1 and _does_nothing(node, tables):
@@ -328,8 +268,24 @@ def _written(module: fx.GraphModule, found: _Attention, band: Band, runs: Sequen
                 given = {args_of(node)[0]: chances}
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, given, found.key))
                 chances = write.call(node.target, *args, **kwargs)
+        for added in found.adds:
+            of_rows = write.call(aten.matmul.default, chances, write.constant(rows[added.result].unsqueeze(-3)))
+            added.result.replace_all_uses_with(write.call(aten.squeeze.dim, of_rows, -2))
         result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
         return write.call(aten.squeeze.dim, result, -2)
+
+
+def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
+    """By what tables of frames by frames give, their rows along the band; None where these are not alike."""
+    tabled, rows = (*found.tabled, *found.adds), dict[fx.Node, Tensor]()
+    order = {node: number for number, node in enumerate(found.result.graph.nodes)}
+    for each, here, there in zip(tabled, *(run.tables(band) for run in runs), strict=True):
+        if here is None or there is None or band.first or not is_near(here[..., -there.shape[-2] :, :], there):
+            return None
+        if each in found.adds and any(order[user] < order[found.result] for user in each.result.users):
+            return None
+        rows[each.result] = here
+    return rows
 
 
 def _does_nothing(node: fx.Node, tables: Mapping[fx.Node, Tensor]) -> bool:

@@ -24,6 +24,7 @@ from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
+from rnn_export.export.lift.program.shared_filters import share_filters
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
@@ -76,6 +77,7 @@ def flat_graph(
     drop_full_masks(graph)
     _free_constants(graph)
     repeats_as_expands(graph)
+    share_filters(graph_module)
     write_counted_loops_out(graph_module)
     rewrite_over_time(graph_module, args, context)
     if has_complex(graph):

@@ -7,7 +7,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.inner_states import put_back, taken_out
+from rnn_export.export.lift.program.rated_inputs import Rated
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
@@ -51,6 +52,7 @@ class FlatModel(nn.Module):
         context: how far attention to all frames before goes back, as the user says; None where it does not stream.
         packs: whether recurrent layers take packed rows; with `packs_full_rows` these all have every frame.
         decisions: what is known of those that it takes by the value of a tensor.
+        rated: by number, the inputs that have several frames for each of the others: forward takes them folded.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class FlatModel(nn.Module):
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
         self.packs = self.packs_full_rows = False
+        self.rated: dict[int, Rated] = {}
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
@@ -93,6 +96,11 @@ class FlatModel(nn.Module):
         self._are_complex: tuple[bool, ...] = ()
         self._roots: dict[AttributePath, Any] = {}
         self._check_states_come_back(result, called)
+
+    def fold(self, rated: Mapping[int, Rated]) -> None:
+        """Take the inputs `rated` as these say."""
+        folded = {i: replace(self.inputs[i], example=r.example(self.inputs[i].example)) for i, r in rated.items()}
+        self.rated, self.inputs = dict(rated), tuple(folded.get(i, leaf) for i, leaf in enumerate(self.inputs))
 
     @property
     def declared(self) -> tuple[Leaf, ...]:
@@ -159,6 +167,7 @@ class FlatModel(nn.Module):
         """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
         # What the model writes to is ours.
         left = [t.clone() for t in tensors] if self.written else list(tensors)
+        left = [self.rated[i].taken(t) if i in self.rated else t for i, t in enumerate(left)]
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])

@@ -119,7 +119,7 @@ class NativeBuffers(StreamBuffers):
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         spec = self.compiled.spec
         self.compiled.check_indices("sequence", inputs)
-        frames = max(inputs[t.name].shape[1] for t in spec.inputs if spec.timed(t))
+        frames = max(inputs[t.name].shape[1] // t.rate.numerator for t in spec.inputs if spec.timed(t))
         steps = frames // spec.chunk
         by_step = [_by_step(inputs[t.name], t, spec, steps) for t in spec.inputs]
         results = [np.empty((self.batch, steps, *row_shape(t, spec.chunk)), t.dtype) for t in spec.outputs]
@@ -278,7 +278,7 @@ def _by_step(array: Array, tensor: TensorSpec, spec: StreamSpec, steps: int) -> 
         return np.broadcast_to(array[:, None], (array.shape[0], steps, *array.shape[1:]))
     if not spec.has_time:
         return array
-    cut = array.reshape(array.shape[0], steps, spec.chunk, *array.shape[2:])
+    cut = array.reshape(array.shape[0], steps, tensor.frames_of(spec.chunk), *array.shape[2:])
     return np.moveaxis(cut, 2, 2 + _time_axis(tensor))
 
 

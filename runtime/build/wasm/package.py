@@ -64,7 +64,8 @@ def _end(spec: StreamSpec, golden: Golden, frames: int) -> dict[str, Any]:
         array = golden.inputs[tensor.name][:1]
         if not spec.timed(tensor):
             return _base64(graph_layout(array, tensor))
-        return _base64(graph_layout(array[:, whole:frames], tensor)) if whole < frames else None
+        piece = array[:, tensor.frames_of(whole) : tensor.frames_of(frames)]
+        return _base64(graph_layout(piece, tensor)) if whole < frames else None
 
     def left(tensor: TensorSpec) -> str | None:
         if not spec.timed(tensor):

@@ -45,12 +45,17 @@ export function rest(contract, tables, x, wait) {
 }
 
 /** The values of one input of step `step` of a piece; zeros behind its end, where anything may stand. */
-export function ofStep(all, tensor, chunk, step) {
+export function ofStep(all, tensor, step) {
   if (!tensor.timed) return all;
-  const over = shapeOver(tensor), frames = (all.length / tensor.size) * chunk;
-  const whole = new all.constructor(tensor.size), first = Math.min(step * chunk, frames);
-  put(whole, cut(all, over, first, Math.min(first + chunk, frames)), over, 0);
+  const over = shapeOver(tensor), whole = new all.constructor(tensor.size);
+  put(whole, ofSteps(all, tensor, step, step + 1), over, 0);
   return whole;
+}
+
+/** The values of one input of the steps from `first` to `stop` of a piece, as far as it goes. */
+export function ofSteps(all, tensor, first, stop) {
+  const over = shapeOver(tensor), size = over.shape[over.time], frames = Math.round((all.length / tensor.size) * size);
+  return cut(all, over, Math.min(first * size, frames), Math.min(stop * size, frames));
 }
 
 /** Values of so many steps, an array each, one after the other in time. */
@@ -78,7 +83,9 @@ function joined({ chunk, inputs }, tables, given, wait) {
     }
     const flat = listOf(given[name], kind, name), frames = (flat.length / size) * chunk;
     if (!Number.isInteger(frames)) throw new RnnError(`"${name}" has ${flat.length} values, which are no frames of ${size / chunk}.`);
-    if (more !== null && more !== frames) throw new RnnError(`the inputs have ${more} and ${frames} frames, not as many.`);
+    if (more !== null && more !== frames) {
+      throw new RnnError(`the inputs have frames for ${more} and ${frames} of the sequence, not for as many.`);
+    }
     more = frames;
     const some = new kind(flat.length);
     fill(some, flat, { ...tensor, size: flat.length }, tables[i]);

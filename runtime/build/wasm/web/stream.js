@@ -1,6 +1,6 @@
 // A model and its streams: no fetch, no DOM, no TextDecoder, so that an AudioWorklet can have it too.
-import { closingSteps, cut, hasFrames, leftInSteps, put, settled, shapeOver } from "./frames.js";
-import { inTime, ofStep, piece, rest } from "./sequence.js";
+import { closingSteps, cut, hasFrames, leftInSteps, put, settled } from "./frames.js";
+import { inTime, ofStep, ofSteps, piece, rest } from "./sequence.js";
 import { pack, unpack } from "./snapshot.js";
 import { ARRAYS, byName, bytesOf, fill, isNamed, kindOf, RnnError } from "./values.js";
 
@@ -95,7 +95,7 @@ export class Model {
   }
 
   #loadStep(values, step) {
-    this.#inputs.ports.forEach((port, i) => this.#view(port).set(ofStep(values[i], port.tensor, this.contract.chunk, step)));
+    this.#inputs.ports.forEach((port, i) => this.#view(port).set(ofStep(values[i], port.tensor, step)));
   }
 
   #text(address) {
@@ -165,7 +165,7 @@ export class Stream {
       const late = this.#late();
       if (late < chunk) outputs.forEach((tensor, i) => given[i].push(settled(this.raw(i), tensor, late)));
     }
-    const left = (tensor, i) => hasFrames(tensor) ? cut(values[i], shapeOver(tensor), steps * chunk, frames) : null;
+    const left = (tensor, i) => hasFrames(tensor) ? ofSteps(values[i], tensor, steps, steps + 1) : null;
     this.#wait = frames > steps * chunk ? inputs.map(left) : null;
     const result = outputs.map((tensor, i) => (tensor.timed ? inTime(given[i], tensor) : given[i].at(-1) ?? null));
     return outputs.length > 1 ? byName(outputs, (_, i) => result[i]) : result[0];

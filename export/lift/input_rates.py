@@ -1,0 +1,147 @@
+"""Which inputs have several frames for each one of the others: found by running the model, never guessed from sizes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rnn_export.errors import DecidedByValue, LiftError
+from rnn_export.export.lift.axes import TimeAxis, said_time
+from rnn_export.export.lift.axis_probe import AxisProbe
+from rnn_export.export.lift.program.rated_inputs import Rated
+from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.rated_ports import with_rated_ports
+from rnn_export.export.lift.streaming_model import StreamingModel
+
+# Frames that one input may have more than another, at both ends together.
+MOST_LATE = 64
+# Frames by which a sequence is made longer, to see that the model takes it.
+LONGER = (1, 3)
+# Ways that are tried, at most.
+MOST_TRIED = 400
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How inputs grow together: each along an axis, by a number of frames for each frame of the sequence.
+
+    None for an input that does not grow; `sequence` is how many frames the example has.
+    """
+
+    sequence: int
+    inputs: tuple[Rated | None, ...]
+
+    @property
+    def moving(self) -> list[Rated]:
+        return [rated for rated in self.inputs if rated is not None]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [i for i, rated in enumerate(self.inputs) if rated is not None]
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The lowest is the likeliest: none late, all of them moving, the fewest frames for one."""
+        late = max(rated.unread for rated in self.moving)
+        return late, self.inputs.count(None), -self.sequence
+
+
+def at_any_rates(flat: FlatModel, time_axis: TimeAxis, lifted: Callable[[FlatModel], StreamingModel]) -> StreamingModel:
+    """What `lifted` makes of `flat`; where no frames of one rate are time, of `flat` with some of its inputs folded."""
+    plain, refused = None, None
+    try:
+        plain = lifted(flat)
+    except DecidedByValue:
+        raise
+    except LiftError as error:
+        refused = error
+    looked = len(flat.inputs) > 1 and (plain is None or not plain.spec.has_time)
+    if looked and (found := rated_inputs(flat, time_axis)):
+        folded = copy.deepcopy(flat)
+        folded.fold(found)
+        try:
+            if (ported := with_rated_ports(lifted(folded))) is not None:
+                return ported
+        except DecidedByValue:
+            raise
+        except LiftError as error:
+            # Where a call is one frame for the plain model, it may well be.
+            refused = refused and error
+    if plain is None:
+        assert refused is not None
+        raise refused
+    return plain
+
+
+def rated_inputs(flat: FlatModel, time_axis: TimeAxis) -> dict[int, Rated]:
+    """By number, the inputs that have several frames for one of the sequence, or are late; none if no ratio was found.
+
+    A ratio is where the model takes inputs that are longer by it, and not each of them longer by itself.
+    """
+    probe = AxisProbe(flat)
+    for way in itertools.islice(_ways(flat, time_axis), MOST_TRIED):
+        if _fits(probe, way) and not all(_takes(probe, way, [i], 1) for i in way.numbers):
+            found = next(filter(lambda lower: _fits(probe, lower), _lower_terms(flat, way)), way)
+            rated = ((i, r) for i, r in enumerate(found.inputs) if r is not None)
+            return {i: r for i, r in rated if r.frames > 1 or r.unread}
+    return {}
+
+
+def _fits(probe: AxisProbe, way: _Way) -> bool:
+    return all(_takes(probe, way, way.numbers, n) for n in LONGER)
+
+
+def _lower_terms(flat: FlatModel, way: _Way) -> Iterator[_Way]:
+    """The same with fewer frames for one of the sequence, as they may be where windows leave frames at the ends."""
+    shared, ports = math.gcd(*(rated.frames for rated in way.moving)), [*zip(flat.inputs, way.inputs, strict=True)]
+    for n in range(shared, 1, -1):
+        if shared % n == 0:
+            own = [leaf.example.shape[r.axis] // (r.frames // n) for leaf, r in ports if r is not None]
+            late = (max(own) - size for size in own)
+            yield _Way(max(own), tuple(r and replace(r, frames=r.frames // n, unread=next(late)) for _, r in ports))
+
+
+def _takes(probe: AxisProbe, way: _Way, numbers: Sequence[int], frames: int) -> bool:
+    """Whether the model takes the inputs `numbers` so many frames of the sequence longer."""
+    sizes = [dict[int, int]() for _ in way.inputs]
+    for i in numbers:
+        if (rated := way.inputs[i]) is not None:
+            sizes[i] = {rated.axis: probe.inputs[i].example.shape[rated.axis] + frames * rated.frames}
+    return probe.takes(sizes)
+
+
+def _ways(flat: FlatModel, time_axis: TimeAxis) -> list[_Way]:
+    """Ways to grow in which one input has more frames than another, the likeliest first."""
+    said, shapes = said_time(flat, time_axis), [tuple(leaf.example.shape) for leaf in flat.inputs]
+    axes = [[*range(len(shape)), None] if said is None else [said[i]] for i, shape in enumerate(shapes)]
+    sizes = {shape[a] for shape, own in zip(shapes, axes, strict=True) for a in own if a is not None and shape[a] > 1}
+    sequences = {size // n for size in sizes for n in _divisors(size)}
+    found = set[_Way]()
+    for frames in sequences:
+        ports = zip(shapes, axes, strict=True)
+        by_input = [
+            [r for a in own for r in ([None] if a is None else _rates(shape[a], a, frames))] for shape, own in ports
+        ]
+        ways = (_Way(frames, inputs) for inputs in itertools.product(*by_input))
+        found.update(way for way in itertools.islice(ways, MOST_TRIED) if _has_ratio(way))
+    return sorted(found, key=lambda way: way.rank)
+
+
+def _rates(size: int, axis: int, frames: int) -> Iterator[Rated]:
+    """How an axis of so many entries may belong to a sequence of `frames`."""
+    for rate in _divisors(size):
+        if 0 <= (late := frames - size // rate) <= min(MOST_LATE, frames - 1):
+            yield Rated(axis, rate, late)
+
+
+def _divisors(size: int) -> list[int]:
+    """Those that leave two frames or more."""
+    return [n for n in range(1, size // 2 + 1) if size % n == 0]
+
+
+def _has_ratio(way: _Way) -> bool:
+    moving = way.moving
+    return len({rated.frames for rated in moving}) > 1 and min(rated.unread for rated in moving) == 0

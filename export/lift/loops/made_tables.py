@@ -1,0 +1,153 @@
+"""Tables of frames by frames that code of the user's makes row after row: masks, most often.
+
+A function that takes numbers alone, and loops over them, is called at several sizes. Where what it gives at (i, j) is
+the same for all frames as far apart, or comes back every few frames, it is written as a table that is looked up by
+numbers, which has any size; it is called so where the size is one of a graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Sizes at which a function is called, first few frames and then many.
+SIZES = ((160, 224), (1280, 1408))
+LONGEST_PERIOD = 32
+PLAIN = (int, float, str, type(None), torch.device, torch.dtype)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A call of `function`: `sizes` are the arguments that are as large as the table, `others` those that are not."""
+
+    function: FunctionType
+    sizes: tuple[str, ...]
+    others: tuple[tuple[str, Any], ...]
+
+    def of(self, frames: int) -> Tensor | None:
+        """The table of so many frames; None where there is none."""
+        try:
+            table = self.function(**dict.fromkeys(self.sizes, frames), **dict(self.others))
+        except Exception:  # the user's code may raise anything
+            return None
+        return table if isinstance(table, Tensor) and table.shape == (frames, frames) else None
+
+
+@contextlib.contextmanager
+def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
+    """Let the tables that `call` makes by loops be looked up inside of the block, where their size is a graph's."""
+    rows = {made: found for made in _used(call) if (found := _rows_of(made)) is not None}
+    before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in {made.function for made in rows}}
+    try:
+        for function in before:
+            # Whoever holds the function calls it so, by whatever name.
+            code = _code_of(_looked_up(function, rows))
+            function.__defaults__, function.__kwdefaults__, function.__code__ = None, None, code
+        yield
+    finally:
+        for function, (code, defaults, named) in before.items():
+            function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, named
+
+
+def _calls(*args: Any, **kwargs: Any) -> Any:
+    called: Any = "called"
+    return called(*args, **kwargs)
+
+
+def _code_of(called: Callable[..., Any]) -> CodeType:
+    """Code that calls `called`."""
+    code = _calls.__code__
+    return code.replace(co_consts=tuple(called if value == "called" else value for value in code.co_consts))
+
+
+def _used(call: Callable[[], Any]) -> list[_Made]:
+    """The calls of functions of modules that take plain values, loop, and give a table as large as one of them."""
+    begun, found = dict[FrameType, dict[str, Any]](), dict[_Made, None]()
+
+    def look(frame: FrameType, event: str, given: Any) -> None:
+        if event == "call" and _is_plain(frame):
+            begun[frame] = _arguments(frame)
+        elif event == "return" and frame in begun:
+            arguments = begun.pop(frame)
+            if isinstance(given, Tensor) and given.dim() == 2 and given.shape[0] == given.shape[1] > 1:
+                sizes = tuple(n for n, v in arguments.items() if type(v) is int and v == len(given))
+                others = tuple((n, v) for n, v in arguments.items() if n not in sizes)
+                if sizes:
+                    found[_Made(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        with torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
+            call()
+    finally:
+        sys.setprofile(before)
+    return list(found)
+
+
+def _is_plain(frame: FrameType) -> bool:
+    """Whether a call is one of a function that a module has by name, of plain values alone, and loops."""
+    code, function = frame.f_code, frame.f_globals.get(frame.f_code.co_name)
+    own = isinstance(function, FunctionType) and function.__code__ is code and not code.co_freevars
+    if not own or str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("torch", "rnn_export"):
+        return False
+    is_fixed = not code.co_flags & 0x0C and bool(code.co_argcount + code.co_kwonlyargcount)
+    return is_fixed and all(isinstance(v, PLAIN) for v in _arguments(frame).values()) and _loops(code)
+
+
+def _arguments(frame: FrameType) -> dict[str, Any]:
+    code = frame.f_code
+    return {name: frame.f_locals[name] for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+
+
+def _loops(code: Any) -> bool:
+    inner = (c for c in code.co_consts if isinstance(c, type(code)))
+    return any(i.opname == "FOR_ITER" for i in dis.get_instructions(code)) or any(map(_loops, inner))
+
+
+def _rows_of(made: _Made) -> Tensor | None:
+    """(period, 2 n + 1): by frame and by how far apart, n and more at both ends; None where a table is not made so."""
+    for few, more in SIZES:
+        small, large = made.of(few), made.of(more)
+        if small is None or large is None:
+            return None
+        for period in range(1, LONGEST_PERIOD + 1):
+            reach = few // 2 - LONGEST_PERIOD - 1
+            first = torch.arange(period) + more // 2 // period * period
+            rows = large[first[:, None], first[:, None] + torch.arange(-reach, reach + 1)]
+            if all(torch.equal(_table(rows, torch.arange(len(table))), table) for table in (small, large)):
+                return rows
+    return None
+
+
+def _table(rows: Tensor, numbers: Tensor) -> Tensor:
+    reach = rows.shape[1] // 2
+    apart = (numbers[None] - numbers[:, None]).clamp(-reach, reach) + reach
+    return rows.flatten()[(numbers % len(rows))[:, None] * rows.shape[1] + apart]
+
+
+def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable[..., Any]:
+    own = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    own.__kwdefaults__ = function.__kwdefaults__
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
+    defaults |= function.__kwdefaults__ or {}
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        sizes: list[Any] = [value for value in given.values() if isinstance(value, torch.SymInt)]
+        for call, found in rows.items() if len({value.node.expr for value in sizes}) == 1 else ():
+            same = all(isinstance(given.get(n), torch.SymInt) for n in call.sizes)
+            if call.function is function and same and all(given.get(n) == v for n, v in call.others):
+                return _table(found, torch.arange(sizes[0]))
+        return own(*args, **kwargs)
+
+    return made

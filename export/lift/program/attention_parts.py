@@ -1,0 +1,110 @@
+"""What an attention is made of: the nodes of a graph around a softmax over frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads
+from rnn_export.export.lift.program.relative import PRODUCTS, Relative, is_constant, relative_of
+from rnn_export.export.lift.program.tabled import Tabled, table_of_chances, table_of_queries
+
+# Of scores, entry by entry.
+POINTWISE = overloads(
+    "add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar mul.Scalar div.Scalar masked_fill.Scalar "
+    "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
+)
+IDLE = overloads("clone alias dropout _to_copy native_dropout")
+# Of chances, of which these leave those of 0 at 0.
+MASKING = overloads("masked_fill.Scalar mul.Tensor")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """`result` is the product of the softmax `chances` with `value`, and `scores` that of `query` and `key`.
+
+    `between` makes of the scores, of `relatives` and of what is `tabled`, what the softmax takes; `after` of its
+    chances what the last product takes, and what `adds` to its result by a table.
+    """
+
+    query: fx.Node
+    key: fx.Node
+    scores: fx.Node
+    relatives: tuple[Relative, ...]
+    tabled: tuple[Tabled, ...]
+    between: tuple[fx.Node, ...]
+    chances: fx.Node
+    after: tuple[fx.Node, ...]
+    value: fx.Node
+    result: fx.Node
+    adds: tuple[Tabled, ...]
+
+    @staticmethod
+    def of(chances: fx.Node) -> Attention | None:
+        """Around a softmax over the last axis; None where something else is done to its chances or its scores."""
+        given = named_args(chances)
+        last = chances.meta["val"].dim() - 1
+        if given.get("dim", -1) % (last + 1) != last:
+            return None
+        last, after = chances, list[fx.Node]()
+        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_mask(user, last)):
+            last = user
+            after += [last] if last.target in MASKING else []
+        adds = {user: added for user in last.users if (added := table_of_chances(last, user)) is not None}
+        results = [user for user in last.users if user not in adds]
+        if len(results) != 1 or results[0].target not in PRODUCTS or args_of(results[0])[0] is not last:
+            return None
+        (result,) = results
+        between, made_of = _scores(args_of(chances)[0])
+        tabled = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
+        relatives = {n: found for n in made_of if n not in tabled and (found := relative_of(n)) is not None}
+        products = [n for n in made_of if n not in relatives and n not in tabled]
+        if len(products) != 1 or products[0].target not in PRODUCTS:
+            return None
+        query, turned = args_of(products[0])
+        key = before_turn(turned)
+        if key is None:
+            return None
+        beside, more = (*relatives.values(),), (*tabled.values(),)
+        given = args_of(result)[1]
+        return Attention(
+            query, key, products[0], beside, more, between, chances, (*after,), given, result, (*adds.values(),)
+        )
+
+
+def _is_mask(node: fx.Node, chances: fx.Node) -> bool:
+    """Whether it leaves some of the chances out, the same ones in each call, once more maybe."""
+    if node.target not in MASKING or args_of(node)[0] is not chances or not is_constant(args_of(node)[1]):
+        return False
+    return node.target is aten.mul.Tensor or args_of(node)[2] == 0
+
+
+def _scores(node: fx.Node) -> tuple[tuple[fx.Node, ...], Sequence[fx.Node]]:
+    """The operators that work entry by entry and make `node`, in order, and what they are given of the input."""
+    between: dict[fx.Node, None] = {}
+    made_of: dict[fx.Node, None] = {}
+
+    def visit(node: fx.Node) -> None:
+        if node in between or is_constant(node):
+            return
+        if node.target not in POINTWISE:
+            made_of[node] = None
+            return
+        for before in node.all_input_nodes:
+            visit(before)
+        between[node] = None
+
+    visit(node)
+    return tuple(between), tuple(made_of)
+
+
+def before_turn(node: fx.Node) -> fx.Node | None:
+    """(..., T, E) of the keys, whose last two axes `node` exchanges."""
+    if node.target is aten.transpose.int:
+        rank = node.meta["val"].dim()
+        if {a % rank for a in args_of(node)[1:]} == {rank - 2, rank - 1}:
+            found: fx.Node = args_of(node)[0]
+            return found
+    return None

@@ -1,0 +1,85 @@
+"""Inputs as the user's module takes them, several frames for one of the others, where the lifted graph has them folded.
+
+The contract counts frames of the sequence; such an input has `"time*N"`. The graph folds it as it begins.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from torch import Tensor, fx
+
+from rnn_export.export.lift.contract import digest_of
+from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.rated_inputs import Rated
+from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.spec import TensorSpec
+from rnn_export.tensor_spec import rated as rated_time
+
+
+def with_rated_ports(lifted: StreamingModel) -> StreamingModel | None:
+    """`lifted`, which takes some inputs folded, with these as they are; None where what is folded is not time."""
+    flat, spec, rated = lifted.original, lifted.spec, _behind_batch(lifted)
+    if any(lifted.axes.time_in[i] != r.axis for i, r in rated.items()):
+        return None
+    inputs = tuple(_port(t, rated[i]) if i in rated else t for i, t in enumerate(spec.inputs))
+    own = replace(spec, inputs=inputs, digest="")
+    notes = [own.delay_note if note == spec.delay_note else note for note in lifted.notes]
+    return replace(
+        lifted,
+        spec=replace(own, digest=digest_of(own, flat.model, lifted.initial)),
+        module=_unfolded(lifted.module, rated),
+        ending=None if lifted.ending is None else _unfolded(lifted.ending, rated),
+        notes=(*notes, own.rates_note, *(_late(inputs[i].name, r) for i, r in rated.items() if r.unread)),
+    )
+
+
+def folding(lifted: StreamingModel, call: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+    """`call`, which takes inputs folded, for inputs as the contract has them."""
+    rated = _behind_batch(lifted)
+    return lambda *tensors: call(*(rated[i].folded(t) if i in rated else t for i, t in enumerate(tensors)))
+
+
+def _behind_batch(lifted: StreamingModel) -> dict[int, Rated]:
+    """What is folded, by number, with a batch axis in front where the model has none."""
+    bare = [batch is None for batch in lifted.axes.input_batch]
+    return {i: replace(r, axis=r.axis + bare[i]) for i, r in lifted.original.rated.items()}
+
+
+def _port(tensor: TensorSpec, rated: Rated) -> TensorSpec:
+    if rated.frames == 1:
+        return tensor
+    shape = [*tensor.shape]
+    shape[rated.axis : rated.axis + 2] = [rated_time(Fraction(rated.frames))]
+    return replace(tensor, shape=tuple(shape))
+
+
+def _late(name: str, rated: Rated) -> str:
+    late = f"the first {rated.unread * rated.frames} frames of {name!r} are fed and not read"
+    return f"{late}: the model takes so many fewer, and the others stand behind these"
+
+
+def _unfolded(module: fx.GraphModule, rated: dict[int, Rated]) -> fx.GraphModule:
+    """A copy of `module` that takes the inputs `rated` as they are."""
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    graph.output(graph.graph_copy(module.graph, copies))
+    graph.set_codegen(module.graph._codegen)
+    given = placeholders(graph)
+    for i, r in rated.items():
+        if r.frames > 1:
+            _fold(graph, given[i], placeholders(graph)[-1], r)
+    graph.lint()
+    return fx.GraphModule(module, graph)
+
+
+def _fold(graph: fx.Graph, taken: fx.Node, last: fx.Node, rated: Rated) -> None:
+    with graph.inserting_after(last):
+        size = graph.call_function(aten.sym_size.int, (taken, rated.axis))
+    with graph.inserting_after(size):
+        frames = graph.call_function(operator.floordiv, (size, rated.frames))
+    with graph.inserting_after(frames):
+        folded = graph.call_function(aten.unflatten.int, (taken, rated.axis, [frames, rated.frames]))
+    taken.replace_all_uses_with(folded, lambda user: user not in (size, folded))
