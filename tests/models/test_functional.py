@@ -37,6 +37,7 @@ SPARED = {
     "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
     "dropout of itself": lambda m, x: F.dropout(F.dropout(x, 0.5, m.training), 0.5, m.training).contiguous(),
     "batch norm": lambda m, x: m.norm(x.mT),
+    "parts": lambda m, x: torch.complex(x, x.sin()).real * torch.complex(x, x.sin()).imag,
     "a constant": lambda m, x: x + torch.tensor([1.0, 2, 3, 4, 5, 6]),
     "the input": lambda m, x: x.contiguous(),
 }
@@ -44,6 +45,7 @@ TRACED = {
     "in place": lambda m, x: x.clone().mul_(2),
     "in place through a view": lambda m, x: _written_through_a_view(x),
     "dropout of training": lambda m, x: F.dropout(x, 0.5, True) * 0,
+    "parts of a conjugate": lambda m, x: torch.complex(x, x.sin()).conj().imag,
     "a chunk of frames": lambda m, x: x.chunk(2, 1)[0],
     "a view of what was made contiguous": lambda m, x: x.transpose(0, 1).contiguous().view(-1, 6).clone().mul_(2),
 }

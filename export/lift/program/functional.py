@@ -132,6 +132,22 @@ def _batch_norm(node: fx.Node) -> Call:
     return operator.getitem, (normed, 0), {}
 
 
+def _part(index: int) -> Callable[[fx.Node], Call]:
+    """The real or the imaginary part."""
+
+    def write(node: fx.Node) -> Call:
+        value = node.all_input_nodes[0]
+        whole = value.meta["val"]
+        if not whole.is_complex() or whole.is_conj():
+            return None
+        with node.graph.inserting_before(node):
+            pairs = node.graph.call_function(aten.view_as_real.default, (value,))
+        pairs.meta = {**node.meta, "val": torch.view_as_real(whole)}
+        return aten.select.int, (pairs, -1, index), {}
+
+    return write
+
+
 def _by(write: Callable[[fx.Node], Call], names: str) -> dict[Any, Callable[[fx.Node], Call]]:
     return dict.fromkeys(overloads(names), write)
 
@@ -144,5 +160,7 @@ WRITERS: Mapping[Any, Callable[[fx.Node], Call]] = {
     **_by(_transposed, "mT swapaxes swapdims"),
     **_by(_turned, "numpy_T movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
     **_by(_batch_norm, "batch_norm"),
+    **_by(_part(0), "real"),
+    **_by(_part(1), "imag"),
     **_by(_reshaped, "flatten.using_ints unflatten.int ravel"),
 }
