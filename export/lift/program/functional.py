@@ -61,12 +61,34 @@ def _is_plain(target: Any) -> bool:
 
 def _is_written(node: fx.Node) -> bool:
     """Whether another operator could be put in its place, which says what this one does."""
-    write = WRITERS.get(node.target)
-    call = write(node) if write is not None else None
+    write = WRITERS.get(node.target, _not_in_place)
+    call = write(node)
     if call is None:
         return False
     node.target, node.args, node.kwargs = call
     return True
+
+
+def _not_in_place(node: fx.Node) -> Call:
+    """What is written over a value that nothing else sees, entry by entry, is another value."""
+    target, value = node.target, next(iter(node.args), None)
+    if not isinstance(target, torch._ops.OpOverload) or not isinstance(value, fx.Node):
+        return None
+    _, _, name = target._schema.name.partition("::")
+    anew = getattr(getattr(aten, name.removesuffix("_"), None), target._overloadname, None)
+    if not name.endswith("_") or anew is None or torch.Tag.pointwise not in anew.tags:
+        return None
+    kinds = {n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)}
+    return (anew, node.args, dict(node.kwargs)) if len(kinds) == 1 and _is_unseen(value) else None
+
+
+def _is_unseen(value: fx.Node) -> bool:
+    """Whether a value is new, and one operator alone takes it."""
+    made = value.all_input_nodes[0] if value.target is operator.getitem else value
+    target = made.target
+    if len(value.users) > 1 or not isinstance(target, torch._ops.OpOverload) or not _is_plain(target):
+        return False
+    return all(result.alias_info is None for result in target._schema.returns)
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
