@@ -6,7 +6,7 @@ Source of the node kinds: pytorch/torch/csrc/jit/OVERVIEW.md, "The JIT's IR".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -163,8 +163,9 @@ def function_of(value: Any) -> Any:
 
 
 def _calling(function: Any) -> Callable[..., Any]:
-    code = Block(function.graph)
-    return lambda *args: run(code, args, str(function.name))
+    # Where its calls are put inside, a function may be left that nobody calls, and nobody knows.
+    code = cache(lambda: Block(function.graph))
+    return lambda *args: run(code(), args, str(function.name))
 
 
 def _raise(message: Any, *_: Any) -> None:
