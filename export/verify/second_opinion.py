@@ -34,15 +34,36 @@ class GatherElements(OpRun):
 
 
 class ConvTranspose(OpRun):
-    """In the place of onnx.reference's own (1.23), which is right for one group alone."""
+    """In the place of onnx.reference's own (1.23), which is right for one group alone, and adds entry by entry."""
 
     op_domain = ""
 
     def _run(self, X: Array, W: Array, B: Array | None = None, group: int = 1, **how: Any) -> tuple[Array]:
-        one: Any = op_conv_transpose.ConvTranspose._run
         groups = zip(np.split(X, group, 1), np.split(W, group), strict=True)
-        y = np.concatenate([one(self, x, w, group=1, **how)[0] for x, w in groups], 1)
+        is_plain = how.get("auto_pad") in (None, "NOTSET") and how.get("output_shape") is None
+        own: Any = op_conv_transpose.ConvTranspose._run
+        parts = [_transposed(x, w, **how) if is_plain else own(self, x, w, group=1, **how)[0] for x, w in groups]
+        y = np.concatenate(parts, 1)
         return (y if B is None else y + B.reshape(-1, *[1] * (y.ndim - 2)),)
+
+
+def _transposed(x: Array, w: Array, **how: Any) -> Array:
+    """Each entry of `x` (B, C, *sizes) adds `w` (C, O, *kernel) times itself to the entries from its own on."""
+    sizes, kernel = x.shape[2:], w.shape[2:]
+    ones, zeros = [1] * len(sizes), [0] * len(sizes)
+    strides, dilations = how.get("strides") or ones, how.get("dilations") or ones
+    more, pads = how.get("output_padding") or zeros, how.get("pads") or [*zeros, *zeros]
+    reach = [(n - 1) * s + 1 for n, s in zip(sizes, strides, strict=True)]
+    whole = [r + (k - 1) * d + m for r, k, d, m in zip(reach, kernel, dilations, more, strict=True)]
+    products = np.matmul(w.reshape(len(w), -1).T, x.reshape(*x.shape[:2], -1))
+    products = products.reshape(len(x), w.shape[1], *kernel, *sizes)
+    y = np.zeros((len(x), w.shape[1], *whole), x.dtype)
+    for at in np.ndindex(*kernel):
+        starts = [a * d for a, d in zip(at, dilations, strict=True)]
+        places = (slice(a, a + r, s) for a, r, s in zip(starts, reach, strides, strict=True))
+        y[(..., *places)] += products[(slice(None), slice(None), *at)]
+    ends = (n - after for n, after in zip(whole, pads[len(sizes) :], strict=True))
+    return y[(..., *(slice(before, end) for before, end in zip(pads, ends, strict=False)))]
 
 
 INSTEAD = [GatherElements, ConvTranspose]

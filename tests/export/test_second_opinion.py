@@ -32,6 +32,26 @@ def test_transposed_convolutions_of_groups(groups, channels, more, bias):
     np.testing.assert_allclose(y, layer(x).detach().numpy(), atol=1e-5)
 
 
+def test_transposed_convolutions_of_images():
+    torch.manual_seed(0)
+    how = {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2), "dilation": (2, 1)}
+    layer = torch.nn.ConvTranspose2d(4, 6, (3, 4), groups=2, **how)
+    x = torch.randn(2, 4, 5, 3)
+    inputs = {"x": x.numpy(), **{n: p.detach().numpy() for n, p in layer.named_parameters()}}
+    said = {"strides": [2, 3], "pads": [1, 0, 1, 0], "output_padding": [1, 2], "dilations": [2, 1]}
+    y = of_one("ConvTranspose", inputs, group=2, **said)
+    np.testing.assert_allclose(y, layer(x).detach().numpy(), atol=1e-5)
+
+
+def test_transposed_convolutions_whose_result_is_as_large_as_is_said():
+    torch.manual_seed(0)
+    layer = torch.nn.ConvTranspose1d(4, 6, 4, 2, 1, output_padding=1, groups=2)
+    x = torch.randn(2, 4, 5)
+    inputs = {"x": x.numpy(), **{n: p.detach().numpy() for n, p in layer.named_parameters()}}
+    y = of_one("ConvTranspose", inputs, group=2, strides=[2], pads=[1, 1], output_padding=[1], output_shape=[11])
+    np.testing.assert_allclose(y, layer(x).detach().numpy(), atol=1e-5)
+
+
 def test_entries_of_long_axes():
     rng = np.random.default_rng(0)
     x, places = rng.standard_normal((3, 50)).astype(np.float32), rng.integers(-50, 50, (3, 9))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from rnn_export.export.lift.dependence import definitions
+from rnn_export.export.lift.dependence import definitions, operators
 from rnn_export.export.lift.dependence.definitions import DEFINITIONS
 from rnn_export.export.lift.dependence.layout import AxisLayout
 from rnn_export.export.lift.dependence.operators import CellsMixed, Operators
@@ -29,6 +29,14 @@ FORMS = {
     "norm": (aten.layer_norm.default, [5]),
     "norm of two": (aten.layer_norm.default, [4, 5]),
     "linear": (aten.linear.default, torch.ones(3, 5), torch.ones(3)),
+    "convolution": (aten.conv2d.default, torch.ones(2, 1, 3, 3), torch.ones(2), [1, 1], [1, 1]),
+    "convolution, transposed": (aten.conv_transpose2d.input, torch.ones(1, 2, 3, 3)),
+    "padding": (aten.constant_pad_nd.default, [1, 2], 3.0),
+    "mirrors": (aten.pad.default, [1, 2, 2, 1], "reflect"),
+    "norm by channels": (aten.batch_norm.default, *[torch.ones(1)] * 4, False, 0.1, 1e-5, False),
+    "norm of all": (aten.batch_norm.default, *[torch.ones(1)] * 4, True, 0.1, 1e-5, False),
+    "gate": (aten.glu.default, 2),
+    "running sum": (aten.cumsum.default, -1),
     "product with a matrix": (aten.matmul.default, torch.ones(5, 2)),
     "product with matrices": (aten.matmul.default, torch.ones(3, 1, 5, 2)),
     "product with rows": (aten.matmul.default, torch.ones(5)),
@@ -44,7 +52,7 @@ def depends(operator, args, few, more, axes) -> object:
         if isinstance(value, Tensor):
             held.register_buffer(f"weight{i}", value)
         taken.append(graph.get_attr(f"weight{i}") if isinstance(value, Tensor) else value)
-    node = graph.call_function(operator, (*given, *taken))
+    node = graph.call_function(operator, ([*given], *taken) if operator is aten.cat.default else (*given, *taken))
     graph.output((node,))
     try:
         runs = [recorded(fx.GraphModule(held, graph), values) for values in (few, more)]
@@ -70,6 +78,47 @@ def test_a_definition_says_what_a_trial_finds(form, axis, monkeypatch):
     operator, *args = form
     said, tried = said_and_tried(monkeypatch, operator, args, [X], [one_more(X, axis)], [axis])
     assert said == tried
+
+
+MOVING_FORMS = {
+    "split": (aten.view.default, [3, 1, 2, 2, 5]),
+    "merged": (aten.reshape.default, [-1, 5]),
+    "merged behind": (aten.flatten.using_ints, 2, 3),
+    "split behind": (aten.unflatten.int, -1, [5, 1]),
+    "cut": (aten.slice.Tensor, 2, 1, 3),
+    "every other": (aten.slice.Tensor, 0, 0, 9, 2),
+    "all": (aten.slice.Tensor, 0, 0, 2**63 - 1),
+    "the first": (aten.select.int, 0, 0),
+    "the last": (aten.select.int, -1, -1),
+    "the last of all": (aten.slice.Tensor, 2, -1, 2**63 - 1),
+    "windows": (aten.unfold.default, 3, 2, 1),
+    "backwards": (aten.flip.default, [2]),
+    "repeated": (aten.repeat.default, [2, 1, 1, 1]),
+    "repeated in front": (aten.repeat.default, [2, 1, 1, 1, 1]),
+    "expanded": (aten.expand.default, [-1, 4, -1, -1]),
+    "diagonal": (aten.diagonal.default, 0, 2, 3),
+    "apart": (aten.unbind.int, 2),
+    "in pieces": (aten.split_with_sizes.default, [2, 3], 3),
+}
+
+
+@pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("form", MOVING_FORMS.values(), ids=MOVING_FORMS)
+def test_the_numbers_of_cells_go_where_a_trial_says(form, axis, monkeypatch):
+    operator, *args = form
+    asked = operator, args, [X], [one_more(X, axis)], [axis]
+    monkeypatch.setattr(definitions, "DEFINITIONS", {})
+    moved = depends(*asked)
+    monkeypatch.setattr(operators, "MOVES", frozenset())
+    assert moved == depends(*asked)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (2, 2), (0, 2), (1, 1)])
+def test_the_numbers_of_cells_that_are_joined_go_where_a_trial_says(axes, monkeypatch):
+    more = [one_more(X, axis) for axis in axes]
+    moved = depends(aten.cat.default, [2], [X, X], more, axes)
+    monkeypatch.setattr(operators, "MOVES", frozenset())
+    assert moved == depends(aten.cat.default, [2], [X, X], more, axes)
 
 
 @pytest.mark.parametrize(("axes", "apart"), [((0, 0), True), ((1, 2), False), ((2, 1), False), ((1, 1), False)])

@@ -37,16 +37,38 @@ SPARED = {
     "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
     "dropout of itself": lambda m, x: F.dropout(F.dropout(x, 0.5, m.training), 0.5, m.training).contiguous(),
     "batch norm": lambda m, x: m.norm(x.mT),
+    "parts": lambda m, x: torch.complex(x, x.sin()).real * torch.complex(x, x.sin()).imag,
+    "in place": lambda m, x: x.clone().mul_(2).relu_().add_(x.cos()).clamp_(0, 1),
+    "in place and read again": lambda m, x: _read_again(x.sin()),
+    "in place behind a norm": lambda m, x: m.norm(x.mT).relu_(),
     "a constant": lambda m, x: x + torch.tensor([1.0, 2, 3, 4, 5, 6]),
     "the input": lambda m, x: x.contiguous(),
 }
 TRACED = {
-    "in place": lambda m, x: x.clone().mul_(2),
+    "in place of what has a view": lambda m, x: _seen_by_a_view(x.sin()),
+    "in place of a view": lambda m, x: x.clone().mT.mul_(2),
+    "in place of a part": lambda m, x: x.sin().chunk(2, -1)[1].mul_(2),
+    "in place of another type": lambda m, x: x.sin().mul_(x.double()),
+    "in place of the input": lambda m, x: x.mul_(1.0),
     "in place through a view": lambda m, x: _written_through_a_view(x),
     "dropout of training": lambda m, x: F.dropout(x, 0.5, True) * 0,
+    "parts of a conjugate": lambda m, x: torch.complex(x, x.sin()).conj().imag,
     "a chunk of frames": lambda m, x: x.chunk(2, 1)[0],
-    "a view of what was made contiguous": lambda m, x: x.transpose(0, 1).contiguous().view(-1, 6).clone().mul_(2),
+    "a view of what was made contiguous": lambda m, x: _seen_by_a_view(
+        x.transpose(0, 1).contiguous().view(-1, 6).clone()
+    ),
 }
+
+
+def _read_again(y: Tensor) -> Tensor:
+    y.mul_(2)
+    return y + 1
+
+
+def _seen_by_a_view(y: Tensor) -> Tensor:
+    view = y.mT
+    y.mul_(2)
+    return view + 1
 
 
 def _written_through_a_view(x: Tensor) -> Tensor:

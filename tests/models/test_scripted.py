@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program import script_graph, script_modules
 
 from .streams import assert_streams
 
@@ -114,6 +115,12 @@ def scripted(make, tmp_path, how: str) -> nn.Module:
 def test_a_scripted_model_over_time(make, states, how, tmp_path):
     lifted = assert_streams(scripted(make, tmp_path, how), X)
     assert [(s.name, s.row) for s in lifted.spec.states] == states
+
+
+def test_functions_that_were_scripted_elsewhere(tmp_path, monkeypatch):
+    for module in (script_graph, script_modules):
+        monkeypatch.setattr(module, "function_of", lambda value: None)
+    assert_streams(scripted(Tagger, tmp_path, "loaded"), X)
 
 
 @pytest.mark.parametrize("how", ["scripted here", "loaded"])

@@ -83,6 +83,26 @@ def _linear(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, 
     return axis if axis is not None and axis < values[given["input"]].dim() - 1 else None
 
 
+def _convolved(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """Each sequence or image of a batch is convolved alone."""
+    axis, batched = _alone(layouts, given["input"]), values[given["input"]].dim() == values[given["weight"]].dim()
+    return axis if axis == 0 and batched else None
+
+
+def _padded(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """What is put before and behind the entries along some axes, of the entries along them or a number."""
+    axis = _alone(layouts, given["self"])
+    return axis if axis is not None and axis < values[given["self"]].dim() - len(given["pad"]) // 2 else None
+
+
+def _normalised_by_channel(
+    given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]
+) -> int | None:
+    """Of statistics that are known each entry is made of itself alone."""
+    axis = _alone(layouts, given["input"])
+    return None if given["training"] or axis == 1 else axis
+
+
 def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
     """Of matrices: those of a batch, rows of the left one, or columns of the right one, are apart."""
     left, right = list(given.values())[:2]
@@ -105,10 +125,14 @@ DEFINITIONS: Mapping[Any, Definition] = {
         _permuted: "permute",
         _with_one_more: "unsqueeze",
         _without_some: "squeeze.dim squeeze.dims",
-        _along_others: "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax",
+        _along_others: "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax glu cumsum cumprod "
+        "logcumsumexp",
         _reduced: "sum.dim_IntList mean.dim amax amin",
         _normalised: "layer_norm",
         _linear: "linear",
+        _convolved: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input",
+        _padded: "pad constant_pad_nd",
+        _normalised_by_channel: "batch_norm",
         _product: "matmul bmm mm",
     }.items()
     for operator in overloads(names)

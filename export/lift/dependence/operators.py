@@ -1,9 +1,10 @@
 """What one operator does along an axis of cells, frames or rows: known by name, or tried on values drawn for it.
 
 An operator that works entry by entry is known to keep every cell apart, and one that works along other axes to put
-them where its definition says. Any other is called with some cells of its arguments exchanged: what changes in its
-results depends on them. The exchanged cells are those with a one, then those with a zero, in each digit of their
-binary number, so that every two cells are told apart by one of the trials.
+them where its definition says. One that only moves entries is called on the numbers of their cells. Any other is called
+with some cells of its arguments exchanged: what changes in its results depends on them. The exchanged cells are those
+with a one, then those with a zero, in each digit of their binary number, so that every two cells are told apart by one
+of the trials.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rnn_export.errors import first_line
 from rnn_export.export.lift.dependence.definitions import by_definition
 from rnn_export.export.lift.dependence.drawn import KINDS, Draws, Kind, is_pointwise, picked_from
 from rnn_export.export.lift.dependence.layout import AxisLayout, CellDependence, Dependence, growing_axes
+from rnn_export.export.lift.dependence.moved import MOVES, OF_NONE, cells_of_results, stay
 from rnn_export.export.lift.program.compare import LOCALITY, differing
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, VALUES_OF_FIRST, aten
 
@@ -91,7 +93,8 @@ class Operators:
         key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
         if key not in self._known:
             try:
-                self._known[key] = _Trial(node, self.values, self.more, operands).answers(growing)
+                trial = _Moves if node.target in MOVES else _Trial
+                self._known[key] = trial(node, self.values, self.more, operands).answers(growing)
             except CellsMixed as mixed:
                 self._known[key] = mixed
         known = self._known[key]
@@ -128,14 +131,90 @@ def _rolls(node: fx.Node, values: Values, layouts: Mapping[fx.Node, AxisLayout])
     return not rolled or any(at.axis in rolled for at in layouts.values())
 
 
-class _Trial:
-    """One operator, and where its results change with some cells of its arguments."""
+class _Asked:
+    """One operator, and which cells its results are of."""
 
     def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
         self.node, self.values, self.more, self.operands = node, values, more, operands
         argument, layout = next((n, o.layout) for n, o in operands.items() if o.layout is not None)
         self.cells, self.more_cells = layout.cells_in(values[argument]), layout.cells_in(more[argument])
         self.usual_outer = layout.outer
+
+    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
+        sizes = zip(_results(self.values[self.node]), _results(self.more[self.node]), growing, strict=True)
+        return [
+            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_cells(i)
+            for i, (value, more, axes) in enumerate(sizes)
+        ]
+
+    def _without_cells(self, result: int) -> Dependence:
+        if not self._moves(result):
+            self._refuse_unmoved(result)
+            return Dependence.NONE
+        if self._is_last(result):
+            return Dependence.LAST
+        raise CellsMixed
+
+    def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
+        """Where the cells stand in a result that grows with them along `axis`, from `size` to `more`."""
+        rest, left = divmod(size, self.cells)
+        if left or more != rest * self.more_cells:
+            raise CellsMixed
+        if not self._moves(result):
+            self._refuse_unmoved(result)
+        factors = [n for n in range(1, rest + 1) if rest % n == 0]
+        # Results that never change tell nothing: then the cells stand as they stood before.
+        for outer in sorted(factors, key=lambda n: n != self.usual_outer):
+            layout = AxisLayout(axis, outer, rest // outer)
+            if self._stays(result, layout):
+                return layout
+        raise CellsMixed
+
+    def _refuse_unmoved(self, result: int) -> None:
+        """What no drawn value moves may wait for another one."""
+        entries = _results(self.values[self.node])[result].numel()
+        if entries and self.node.target not in SHAPE_ONLY | VALUES_OF_FIRST:
+            raise NotDecided("none of the values that it was tried on changed its result")
+
+    def _moves(self, result: int) -> bool:
+        """Whether a result is of any cell."""
+        raise NotImplementedError
+
+    def _is_last(self, result: int) -> bool:
+        """Whether a result that is of any cell is of the last alone."""
+        raise NotImplementedError
+
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        """Whether each cell of a result, where they stand as `layout` says, is of no other."""
+        raise NotImplementedError
+
+
+class _Moves(_Asked):
+    """An operator that only moves entries, called once on the numbers of the cells."""
+
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        super().__init__(node, values, more, operands)
+        try:
+            self.found = cells_of_results(node, values, {n: o.layout for n, o in operands.items()})
+        except Exception as error:  # operators raise many kinds
+            raise NotDecided(first_line(error)) from error
+
+    def _moves(self, result: int) -> bool:
+        return bool((self.found[result] != OF_NONE).any())
+
+    def _is_last(self, result: int) -> bool:
+        found = self.found[result]
+        return bool(((found == OF_NONE) | (found == self.cells - 1)).all())
+
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        return stay(self.found[result], layout)
+
+
+class _Trial(_Asked):
+    """One operator, and where its results change with some cells of its arguments."""
+
+    def __init__(self, node: fx.Node, values: Values, more: Values, operands: Mapping[fx.Node, Operand]) -> None:
+        super().__init__(node, values, more, operands)
         self.exchanged = list(_digit_sets(self.cells))
         self.draws = Draws()
         self.weights = {n: self.draws.weights(o.value) for n, o in operands.items() if o.is_weight}
@@ -186,45 +265,18 @@ class _Trial:
         with torch.no_grad():
             return _results(self.node.target(*args, **kwargs))
 
-    def answers(self, growing: Sequence[Sequence[int]]) -> list[CellDependence]:
-        sizes = zip(_results(self.values[self.node]), _results(self.more[self.node]), growing, strict=True)
-        return [
-            self._layout(i, axes[0], value.shape[axes[0]], more.shape[axes[0]]) if axes else self._without_cells(i)
-            for i, (value, more, axes) in enumerate(sizes)
-        ]
+    def _moves(self, result: int) -> bool:
+        return any(bool(changed[result].any()) for changed in self.changed)
 
-    def _refuse_unmoved(self, result: int) -> None:
-        """What no drawn value moves may wait for another one."""
-        entries = _results(self.values[self.node])[result].numel()
-        if entries and self.node.target not in SHAPE_ONLY | VALUES_OF_FIRST:
-            raise NotDecided("none of the values that it was tried on changed its result")
-
-    def _without_cells(self, result: int) -> Dependence:
+    def _is_last(self, result: int) -> bool:
         moves = [cells for cells, changed in zip(self.exchanged, self.changed, strict=True) if changed[result].any()]
-        if not moves:
-            self._refuse_unmoved(result)
-            return Dependence.NONE
-        if all(self.cells - 1 in cells for cells in moves):
-            return Dependence.LAST
-        raise CellsMixed
+        return all(self.cells - 1 in cells for cells in moves)
 
-    def _layout(self, result: int, axis: int, size: int, more: int) -> AxisLayout:
-        """Where the cells stand in a result that grows with them along `axis`, from `size` to `more`."""
-        rest, left = divmod(size, self.cells)
-        if left or more != rest * self.more_cells:
-            raise CellsMixed
-        if not any(changed[result].any() for changed in self.changed):
-            self._refuse_unmoved(result)
-        factors = [n for n in range(1, rest + 1) if rest % n == 0]
-        # Results that never change tell nothing: then the cells stand as they stood before.
-        for outer in sorted(factors, key=lambda n: n != self.usual_outer):
-            layout = AxisLayout(axis, outer, rest // outer)
-            if all(
-                self._cells(changed[result], layout) <= set(cells)
-                for cells, changed in zip(self.exchanged, self.changed, strict=True)
-            ):
-                return layout
-        raise CellsMixed
+    def _stays(self, result: int, layout: AxisLayout) -> bool:
+        return all(
+            self._cells(changed[result], layout) <= set(cells)
+            for cells, changed in zip(self.exchanged, self.changed, strict=True)
+        )
 
     def _cells(self, changed: Tensor, layout: AxisLayout) -> set[int]:
         """The cells of a result with an entry that changed."""

@@ -61,12 +61,34 @@ def _is_plain(target: Any) -> bool:
 
 def _is_written(node: fx.Node) -> bool:
     """Whether another operator could be put in its place, which says what this one does."""
-    write = WRITERS.get(node.target)
-    call = write(node) if write is not None else None
+    write = WRITERS.get(node.target, _not_in_place)
+    call = write(node)
     if call is None:
         return False
     node.target, node.args, node.kwargs = call
     return True
+
+
+def _not_in_place(node: fx.Node) -> Call:
+    """What is written over a value that nothing else sees, entry by entry, is another value."""
+    target, value = node.target, next(iter(node.args), None)
+    if not isinstance(target, torch._ops.OpOverload) or not isinstance(value, fx.Node):
+        return None
+    _, _, name = target._schema.name.partition("::")
+    anew = getattr(getattr(aten, name.removesuffix("_"), None), target._overloadname, None)
+    if not name.endswith("_") or anew is None or torch.Tag.pointwise not in anew.tags:
+        return None
+    kinds = {n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)}
+    return (anew, node.args, dict(node.kwargs)) if len(kinds) == 1 and _is_unseen(value) else None
+
+
+def _is_unseen(value: fx.Node) -> bool:
+    """Whether a value is new, and one operator alone takes it."""
+    made = value.all_input_nodes[0] if value.target is operator.getitem else value
+    target = made.target
+    if len(value.users) > 1 or not isinstance(target, torch._ops.OpOverload) or not _is_plain(target):
+        return False
+    return all(result.alias_info is None for result in target._schema.returns)
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
@@ -132,6 +154,22 @@ def _batch_norm(node: fx.Node) -> Call:
     return operator.getitem, (normed, 0), {}
 
 
+def _part(index: int) -> Callable[[fx.Node], Call]:
+    """The real or the imaginary part."""
+
+    def write(node: fx.Node) -> Call:
+        value = node.all_input_nodes[0]
+        whole = value.meta["val"]
+        if not whole.is_complex() or whole.is_conj():
+            return None
+        with node.graph.inserting_before(node):
+            pairs = node.graph.call_function(aten.view_as_real.default, (value,))
+        pairs.meta = {**node.meta, "val": torch.view_as_real(whole)}
+        return aten.select.int, (pairs, -1, index), {}
+
+    return write
+
+
 def _by(write: Callable[[fx.Node], Call], names: str) -> dict[Any, Callable[[fx.Node], Call]]:
     return dict.fromkeys(overloads(names), write)
 
@@ -144,5 +182,7 @@ WRITERS: Mapping[Any, Callable[[fx.Node], Call]] = {
     **_by(_transposed, "mT swapaxes swapdims"),
     **_by(_turned, "numpy_T movedim.int movedim.intlist moveaxis.int moveaxis.intlist"),
     **_by(_batch_norm, "batch_norm"),
+    **_by(_part(0), "real"),
+    **_by(_part(1), "imag"),
     **_by(_reshaped, "flatten.using_ints unflatten.int ravel"),
 }

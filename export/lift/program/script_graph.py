@@ -6,6 +6,7 @@ Source of the node kinds: pytorch/torch/csrc/jit/OVERVIEW.md, "The JIT's IR".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -16,11 +17,51 @@ from torch.utils import _pytree as pytree
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.script_scalars import SCALARS
 
+# Constants that no code can write to.
+NEVER_CHANGED = (bool, int, float, complex, str, type(None))
 
-def run(graph: Any, arguments: Sequence[Any], owner: str) -> Any:
-    """What `graph` gives for `arguments`, its module first; `owner` names it in an error."""
-    values = dict(zip((v.debugName() for v in graph.inputs()), arguments, strict=True))
-    results = _Interpreter(owner).block(graph, values)
+
+class Block:
+    """The code of a graph, or of a block of it: the names of what it takes, its nodes in order, what it gives."""
+
+    def __init__(self, block: Any) -> None:
+        self.inputs = [v.debugName() for v in block.inputs()]
+        self.nodes = [_Node(node) for node in block.nodes()]
+        self.outputs = [v.debugName() for v in block.outputs()]
+        # While it is held, so are its nodes.
+        self._held = block
+
+
+class _Node:
+    """A node, and what is asked of it at each run."""
+
+    def __init__(self, node: Any) -> None:
+        self.node, self.kind = node, str(node.kind())
+        self.inputs = [v.debugName() for v in node.inputs()]
+        self.outputs = [v.debugName() for v in node.outputs()]
+        self.blocks = [Block(block) for block in node.blocks()]
+
+    @cached_property
+    def constant(self) -> Callable[[], Any]:
+        """What gives the value of a constant; a list is another one at each run."""
+        output = self.node.output()
+        if output.type().kind() == "FunctionType":
+            called = _calling(function_of(output))
+            return lambda: called
+        value = output.toIValue()
+        return (lambda: value) if isinstance(value, NEVER_CHANGED) else output.toIValue
+
+    @cached_property
+    def arguments(self) -> tuple[str, list[tuple[str, bool]]]:
+        """Of an operator, its overload, and of each argument the name, and whether it is given by that alone."""
+        schema = torch._C.parse_schema(self.node.schema())
+        return schema.overload_name or "default", [(said.name, said.kwarg_only) for said in schema.arguments]
+
+
+def run(code: Block, arguments: Sequence[Any], owner: str) -> Any:
+    """What `code` gives for `arguments`, its module first; `owner` names it in an error."""
+    values = dict(zip(code.inputs, arguments, strict=True))
+    results = _Interpreter(owner).block(code, values)
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -28,46 +69,43 @@ class _Interpreter:
     def __init__(self, owner: str) -> None:
         self.owner = owner
 
-    def block(self, block: Any, values: dict[str, Any]) -> list[Any]:
+    def block(self, block: Block, values: dict[str, Any]) -> list[Any]:
         """The results of a graph, or of a block of it, whose arguments are among `values`."""
-        for node in block.nodes():
-            results = self._node(node, [values[v.debugName()] for v in node.inputs()], values)
-            values.update(zip((v.debugName() for v in node.outputs()), results, strict=True))
-        return [values[v.debugName()] for v in block.outputs()]
+        for node in block.nodes:
+            results = self._node(node, [values[name] for name in node.inputs], values)
+            values.update(zip(node.outputs, results, strict=True))
+        return [values[name] for name in block.outputs]
 
-    def _node(self, node: Any, args: list[Any], values: dict[str, Any]) -> Sequence[Any]:
-        kind = node.kind()
+    def _node(self, node: _Node, args: list[Any], values: dict[str, Any]) -> Sequence[Any]:
+        kind = node.kind
         if kind == "prim::If":
-            blocks = list(node.blocks())
-            return self.block(blocks[0 if args[0] else 1], values)
+            return self.block(node.blocks[0 if args[0] else 1], values)
         if kind == "prim::Loop":
             return self._loop(node, args, values)
         if kind in SEVERAL:
             return SEVERAL[kind](*args)
         made = self._made(node, kind, args)
-        return made if node.outputsSize() > 1 else [made] if node.outputsSize() else []
+        return made if len(node.outputs) > 1 else [made] if node.outputs else []
 
-    def _loop(self, node: Any, args: list[Any], values: dict[str, Any]) -> list[Any]:
+    def _loop(self, node: _Node, args: list[Any], values: dict[str, Any]) -> list[Any]:
         most, goes_on, carried = args[0], args[1], args[2:]
-        (body,) = node.blocks()
-        names = [v.debugName() for v in body.inputs()]
+        (body,) = node.blocks
         turn = 0
         while goes_on and turn < most:
-            values.update(zip(names, (turn, *carried), strict=True))
+            values.update(zip(body.inputs, (turn, *carried), strict=True))
             goes_on, *carried = self.block(body, values)
             turn += 1
         return carried
 
-    def _made(self, node: Any, kind: str, args: list[Any]) -> Any:
+    def _made(self, node: _Node, kind: str, args: list[Any]) -> Any:
         if kind == "prim::Constant":
-            is_function = node.output().type().kind() == "FunctionType"
-            return _calling(function_of(node.output())) if is_function else node.output().toIValue()
+            return node.constant()
         if kind == "prim::GetAttr":
-            return getattr(args[0], node.s("name"))
+            return getattr(args[0], node.node.s("name"))
         if kind == "prim::SetAttr":
-            return setattr(args[0], node.s("name"), args[1])
+            return setattr(args[0], node.node.s("name"), args[1])
         if kind == "prim::CallMethod":
-            name = node.s("name")
+            name = node.node.s("name")
             method = args[0] if name.startswith("forward") else getattr(args[0], name)
             return method(*args[1:])
         if kind == "prim::CallFunction":
@@ -78,7 +116,7 @@ class _Interpreter:
             return SINGLE[kind](*args)
         return self._operator(node, kind, args)
 
-    def _operator(self, node: Any, kind: str, args: list[Any]) -> Any:
+    def _operator(self, node: _Node, kind: str, args: list[Any]) -> Any:
         space, _, name = kind.partition("::")
         has_tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args))
         takes_apart = name in TAKE_APART and not isinstance(args[0], Tensor)
@@ -91,12 +129,12 @@ class _Interpreter:
         if kind == "aten::_convolution":
             return _convolution(*args[:9])
         packet = getattr(getattr(torch.ops, space), name, None)
-        if packet is None or node.schema() == "(no schema)":
-            raise LiftError(f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node)}")
-        schema = torch._C.parse_schema(node.schema())
-        positional = [a for a, said in zip(args, schema.arguments, strict=True) if not said.kwarg_only]
-        named = {said.name: a for a, said in zip(args, schema.arguments, strict=True) if said.kwarg_only}
-        return getattr(packet, schema.overload_name or "default")(*positional, **named)
+        if packet is None or node.node.schema() == "(no schema)":
+            raise LiftError(f"{self.owner}: the scripted code uses {kind}, which is not followed: {_line(node.node)}")
+        overload, said = node.arguments
+        positional = [a for a, (_, by_name) in zip(args, said, strict=True) if not by_name]
+        named = {name: a for a, (name, by_name) in zip(args, said, strict=True) if by_name}
+        return getattr(packet, overload)(*positional, **named)
 
 
 # What is called with a node, its kind, and what it takes.
@@ -129,7 +167,9 @@ def function_of(value: Any) -> Any:
 
 
 def _calling(function: Any) -> Callable[..., Any]:
-    return lambda *args: run(function.graph, args, str(function.name))
+    # Where its calls are put inside, a function may be left that nobody calls, and nobody knows.
+    code = cache(lambda: Block(function.graph))
+    return lambda *args: run(code(), args, str(function.name))
 
 
 def _raise(message: Any, *_: Any) -> None:

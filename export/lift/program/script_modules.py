@@ -10,7 +10,7 @@ from torch import nn
 
 from rnn_export.export.lift.program.bound_lengths import WithLengths
 from rnn_export.export.lift.program.carried import Carrying
-from rnn_export.export.lift.program.script_graph import function_of, run
+from rnn_export.export.lift.program.script_graph import Block, function_of, run
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTMCell": nn.LSTMCell, "GRUCell": nn.GRUCell, "RNNCell": nn.RNNCell}
@@ -25,14 +25,37 @@ def unscripted(module: nn.Module) -> nn.Module:
     return module
 
 
+class _Source:
+    """A ScriptModule of which only the code is read: each method once, and copies of a module share it."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.module = module
+        self._methods: dict[str, tuple[Block, list[Any]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Source:
+        return self
+
+    def has_method(self, name: str) -> bool:
+        script: Any = self.module._c
+        return bool(script._has_method(name))
+
+    def method(self, name: str) -> tuple[Block, list[Any]]:
+        """The code of a method, and what its arguments are where they are left out."""
+        if name not in self._methods:
+            script: Any = self.module._c
+            method = script._get_method(name)
+            missing = [a.default_value for a in method.schema.arguments[1:]]
+            self._methods[name] = Block(_with_functions_known(method.graph)), missing
+        return self._methods[name]
+
+
 class Interpreted(nn.Module):
     """A ScriptModule, its methods run node by node."""
 
     def __init__(self, source: torch.jit.ScriptModule) -> None:
         super().__init__()
         script: Any = source._c
-        # In a tuple, so that torch does not take it for a child.
-        self._source = (source,)
+        self._source = _Source(source)
         self._kind = str(source.original_name)
         # What is frozen has none.
         self.training = getattr(source, "training", False)
@@ -51,19 +74,18 @@ class Interpreted(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             source = self.__dict__.get("_source")
-            if source is None or not source[0]._c._has_method(name):
+            if source is None or not source.has_method(name):
                 raise
             return lambda *args: self._called(name, args)
 
     def forward(self, *args: Any, **named: Any) -> Any:
-        bound = signature_of(self._source[0]).bind(*args, **named)
+        bound = signature_of(self._source.module).bind(*args, **named)
         bound.apply_defaults()
         return self._called("forward", bound.args)
 
     def _called(self, name: str, args: tuple[Any, ...]) -> Any:
-        method = self._source[0]._c._get_method(name)
-        missing = [a.default_value for a in method.schema.arguments[1 + len(args) :]]
-        return run(_with_functions_known(method.graph), (self, *args, *missing), self._kind)
+        code, missing = self._source.method(name)
+        return run(code, (self, *args, *missing[len(args) :]), self._kind)
 
 
 def signature_of(model: nn.Module) -> inspect.Signature:
@@ -71,7 +93,7 @@ def signature_of(model: nn.Module) -> inspect.Signature:
     if isinstance(model, Carrying | WithLengths):
         return model.signature
     if isinstance(model, Interpreted):
-        model = model._source[0]
+        model = model._source.module
     if not isinstance(model, torch.jit.ScriptModule):
         return inspect.signature(model.forward)
     script: Any = model._c

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from rnn_export.arrays import Array
@@ -30,11 +29,11 @@ def index_expression(variables: Sequence[str], strides: Sequence[int]) -> str:
 
 def float_literal(value: float) -> str:
     """A float that reads back as the same bits."""
-    if np.isnan(value):
+    if math.isfinite(value):
+        return f"{float(f'{value:.9g}')!r}f"
+    if math.isnan(value):
         return "0.0f / 0.0f"
-    if np.isinf(value):
-        return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
-    return f"{float(f'{value:.9g}')!r}f"
+    return "1.0f / 0.0f" if value > 0 else "-1.0f / 0.0f"
 
 
 def scalar_literal(array: Array) -> str:
