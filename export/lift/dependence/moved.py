@@ -23,7 +23,7 @@ def numbered(value: Tensor, layout: AxisLayout | None) -> Tensor:
         return torch.full(value.shape, OF_NONE)
     cells = layout.cells_in(value)
     sizes = [cells if axis == layout.axis + 1 else 1 for axis in range(value.dim() + 2)]
-    return torch.arange(cells).reshape(sizes).expand_as(layout.split(value)).reshape(value.shape)
+    return torch.arange(cells).reshape(sizes).expand_as(layout.split(value)).reshape(value.shape).contiguous()
 
 
 def cells_of_results(

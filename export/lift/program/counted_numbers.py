@@ -91,7 +91,7 @@ def _scripted(node: Any, kind: str, args: list[Any], **_: Any) -> Iterator[Count
     """The numbers that an operator of scripted code takes, where it takes nothing but numbers and lists."""
     name = kind.rpartition("::")[2]
     if name in SCRIPTED and not any(isinstance(a, Tensor) for a in args):
-        place = re.search(r'File "(.+)", line (\d+)', str(node.sourceRange()))
+        place = re.search(r'File "(.+)", line (\d+)', str(node.node.sourceRange()))
         file, line = (place[1], int(place[2])) if place else ("", 0)
         for value in args:
             number = len(value) if isinstance(value, CONTAINERS) else value
