@@ -99,6 +99,11 @@ def lift(
             break
         except DecidedByValue as error:
             flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+        except LiftError as error:
+            # What stands against both ways of a decision is why it cannot be taken.
+            for refusal in flat.decisions.seen.spared.values():
+                raise refusal.computed_both_ways(error) from error
+            raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
             f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
