@@ -21,8 +21,8 @@ from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
 ROUNDS = 4
-# What can be remembered, and is no state: true or false, a word, numbers of other kinds.
-OTHERS = (bool, str, bytes, complex, set, frozenset)
+# What can be remembered, and is no state: a word, numbers of other kinds.
+OTHERS = (str, bytes, complex, set, frozenset)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (

@@ -68,6 +68,14 @@ def first_call(s, x):
     return s.h
 
 
+def first_as_input(s, x):
+    if s.begun:
+        s.h = 0.9 * s.h + 0.1 * s.first(x, s.h)
+    else:
+        s.h, s.begun = s.second(x, torch.ones_like(s.h)), True
+    return s.h
+
+
 def hangs_over(s, x):
     """A voice activity that is held for some frames, and noise that is followed in between."""
     s.h = s.first(x, s.h)
@@ -87,6 +95,7 @@ MODELS = {
     "held": (Counts(held, t=0, y=torch.zeros(1, 4)), {"h", "t", "y"}),
     "a flag that turns": (Counts(in_turn, flip=False), {"h", "flip"}),
     "the first call": (Counts(first_call, begun=False), {"h", "begun"}),
+    "a start from the first frame": (Counts(first_as_input, begun=False), {"h", "begun"}),
     "a threshold": (Counts(hangs_over, hang=0, noise=0.1), {"h", "hang", "noise"}),
 }
 
