@@ -1,5 +1,7 @@
 """One family of errors. Each message says what was found, why it cannot work and what to do next."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 # --- public: what a user catches
@@ -146,7 +148,12 @@ class DecidedByValue(LiftError):
             "and a length comes from x.shape."
         )
         super().__init__(known if line else unknown)
-        self.file, self.line, self.source = file, line, source
+        self.file, self.line, self.source, self.tried = file, line, source, tried
+
+    def computed_both_ways(self, error: BaseException) -> DecidedByValue:
+        """The same, where both ways were computed and `error` was against it."""
+        why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
+        return DecidedByValue(self.file, self.line, self.source, why)
 
     @property
     def at(self) -> str:

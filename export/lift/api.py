@@ -100,6 +100,11 @@ def lift(
             break
         except DecidedByValue as error:
             flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+        except LiftError as error:
+            # What stands against both ways of a decision is why it cannot be taken.
+            if refusal := next(iter(flat.decisions.seen.spared.values()), None):
+                raise refusal.computed_both_ways(error) from error
+            raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
             f"max_context={max_context}: no causal attention of the model could be bounded so. Leave it out."
@@ -251,17 +256,9 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     for node in streamed.step.graph.nodes if streamed.step is not None else ():
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     lifted = StreamingModel(
-        spec,
-        flat,
-        probed.axes,
-        captured.module,
-        captured.dynamic_time and streamed.at_once,
-        initial,
-        states,
-        notes,
-        streamed.step,
-        shortest,
-    )
+        spec, flat, probed.axes, captured.module, captured.dynamic_time and streamed.at_once, initial, states, notes,
+        streamed.step, shortest,
+    )  # fmt: skip
     if captured.dynamic_time:
         _refuse_memory_by_call(lifted, probed.flat)
     return lifted

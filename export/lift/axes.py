@@ -111,7 +111,9 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
     others = ((port, a) for port in bare for a in range(probe.inputs[port].example.dim()) if a != time.inputs[port])
     if any(_takes_more(probe, rows, port, axis) for port, axis in others):
         raise refused
-    if not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free):
+    # Where the code decides by values, all rows go one way: an example of one row says that one is meant.
+    alone = probe.model.decisions.chosen and all(axis is not None for axis in inputs)
+    if not alone and not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free):
         raise refused
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
     output_batch = tuple(axis_of_one(output.shape, t) for output, t in outputs)
@@ -136,6 +138,8 @@ def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
     sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
     if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
         return f"a batch of 2 fails{probe.place}: {probe.failure}"
+    if chosen := sorted(probe.model.decisions.chosen):
+        return f"what is decided by values is decided for all rows at once ({', '.join(chosen)})"
     return ALONE if refused.alone else MOVED
 
 

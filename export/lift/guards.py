@@ -41,7 +41,14 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
     while True:
         if error.line:
             flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
-            decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
+            try:
+                decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)
+            except DecidedByValue as refusal:
+                if error.at in decisions.chosen:
+                    raise
+                # Both ways are computed, as long as nothing is against it.
+                decisions.seen.spared[error.at] = refusal
+                decisions = replace(decisions, chosen=decisions.chosen | {error.at})
         elif decisions.numbers:
             raise error
         else:
@@ -100,7 +107,8 @@ def _settled(flat: FlatModel, decisions: Decisions, error: DecidedByValue) -> As
     for value in (False, True):
         if seen_values == {value} and all(_raises(ways[not value], here) for _, _, ways in ran):
             return Assumption(error.at, value, "raises")
-        if len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
+        # Where ways that are not taken are computed too, it may be that none of them shows.
+        if not decisions.chosen and len(shown) == 2 and all(ways[value].gives(own) for _, own, ways in ran):
             return Assumption(error.at, value, "either")
     tried = {
         0: "",
@@ -205,11 +213,12 @@ def _trials(flat: FlatModel) -> Iterator[list[Tensor]]:
     alike = [[kind] * len(leaves) for kind in kinds]
     picks = torch.randint(len(kinds), (MIXED, len(leaves)), generator=noise.generator).tolist()
     mixed = [[kinds[i] for i in row] for row in picks] if len(leaves) > 1 else []
-    for row, chosen in enumerate(itertools.chain(alike, mixed)):
-        inputs = [_KINDS[kind](noise, leaf.example) for kind, leaf in zip(chosen, leaves, strict=True)]
-        starts = row % 2 == 0
-        states = [x.example if starts else noise.between(flat.seen[x.name], 1)[0] for x in flat.states]
-        yield [*inputs, *states]
+    for chosen in itertools.chain(alike, mixed):
+        # What is loud may show in some states alone.
+        for starts in (True, False) if flat.states else (True,):
+            inputs = [_KINDS[kind](noise, leaf.example) for kind, leaf in zip(chosen, leaves, strict=True)]
+            states = [x.example if starts else noise.between(flat.seen[x.name], 1)[0] for x in flat.states]
+            yield [*inputs, *states]
 
 
 def _more_trials(flat: FlatModel, sure: Mapping[bool, Sequence[Sequence[Tensor]]]) -> Iterator[list[Tensor]]:

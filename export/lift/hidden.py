@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
-from rnn_export.export.lift.program.compare import same
+from rnn_export.export.lift.program.compare import MEMORY, same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
@@ -41,13 +41,17 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     sizes: list[Counter[AttributePath]] = []
     moved: set[tuple[AttributePath, AttributePath]] = set()
     values: dict[AttributePath, Tensor] = {}
+    given_before, differ = tuple[Tensor, ...](), False
     for _ in range(CALLS):
         numbers.watch(model)
         held = _tensors(model)
         given = [t.clone() for t in arguments]
         history.begin(given)
         with torch.no_grad(), history:
-            flat(*given)
+            results = flat(*given)
+        history.give(results)
+        given_before = given_before or results
+        differ = differ or not all(same(a, b, MEMORY) for a, b in zip(results, given_before, strict=True))
         read.update((path, None) for path, t in held if _place(t) in history.read)
         # A counter is made of no argument, and moves all the same.
         left = _tensors(model)
@@ -67,7 +71,7 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         # Beside a state a number would be put back with it, and not be seen to change.
         roots = {path.root for path in read}
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
-    if differs and not read and not grown:
+    if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
     inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
@@ -111,6 +115,10 @@ class History(SeesOperators):
             self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
             self.fill([*leaves_of(results), *_written(func, args, kwargs)])
         return results
+
+    def give(self, results: Sequence[Tensor]) -> None:
+        """A call gives `results`: what an earlier one filled is read."""
+        self.read |= {_place(t) for t in results} & self._before
 
     def filled(self, tensor: Tensor) -> bool:
         """Whether a tensor holds what was computed from the arguments of any call."""

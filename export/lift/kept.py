@@ -21,8 +21,8 @@ from rnn_export.export.lift.program.signature import FlatModel, parts_of
 
 # How often what is found leads to more.
 ROUNDS = 4
-# What can be remembered, and is no state: true or false, a word, numbers of other kinds.
-OTHERS = (bool, str, bytes, complex, set, frozenset)
+# What can be remembered, and is no state: a word, numbers of other kinds.
+OTHERS = (str, bytes, complex, set, frozenset)
 # Values that a state may start from, each tried with each of the others.
 STARTS, TRIED = 6, 64
 INSTEAD = (
@@ -107,7 +107,27 @@ def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None
         called.call_stateful(*_draw(flat, noise))
         for path, values in seen.items():
             values.append(_as_state(path, called.model, values))
-    set_once = [path for path, values in seen.items() if _is_set_once(path.get(called.model), values)]
+    set_once = [path for path, values in seen.items() if _is_set_once(path.get(flat.model), values)]
+    # What calls set may follow from what they decide by values: then it is as it was until one does.
+    if set_once and not flat.decisions.chosen:
+        try:
+            return _keep_seen(flat, called, seen, set_once, noise)
+        except LiftError:
+            # What a first call does otherwise, a flag that is a state decides.
+            if not all(isinstance(path.get(flat.model), int | float) for path in set_once):
+                raise
+    return _keep_seen(flat, called, seen, [], noise)
+
+
+def _keep_seen(
+    flat: FlatModel,
+    called: FlatModel,
+    seen: Mapping[AttributePath, Sequence[Tensor]],
+    set_once: Sequence[AttributePath],
+    noise: Noise,
+) -> None:
+    """Make states of what calls were `seen` to leave; what is `set_once` stays as the first of them left it."""
+    paths = list(seen)
     groups = _aliases(flat.model, called.model, [path for path in paths if path not in set_once])
     last = [seen[group[0]][-1] for group in groups]
     starts = [_start_of(group[0].get(flat.model), value) for group, value in zip(groups, last, strict=True)]
@@ -125,9 +145,11 @@ def _keep(flat: FlatModel, paths: Sequence[AttributePath], noise: Noise) -> None
     flat.keep(groups, known, called.model)
 
 
-def _is_set_once(value: Any, seen: Sequence[Tensor]) -> bool:
-    """Whether a number is the same after every call: a flag that the first one sets."""
-    return not isinstance(value, Tensor) and all(_same(x, seen[0], EXACT) for x in seen)
+def _is_set_once(before: Any, seen: Sequence[Tensor]) -> bool:
+    """Whether a number is another one after every call, and the same: a flag that the first one sets."""
+    if not isinstance(before, int | float) or _same(torch.tensor(before), seen[0], EXACT):
+        return False
+    return all(_same(x, seen[0], EXACT) for x in seen)
 
 
 def _aliases(first: nn.Module, called: nn.Module, paths: Sequence[AttributePath]) -> list[tuple[AttributePath, ...]]:

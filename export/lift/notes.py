@@ -54,5 +54,7 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
     if spec.max_context:
         yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)
+    for at in sorted(flat.decisions.chosen):
+        yield f"{at}: both ways of what is decided there are computed at each step, and its value chooses"
     if why := axes.one_row:
         yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnn_export.errors import DecidedByValue
+from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.program.free_sizes import FreeSizes
 from rnn_export.export.lift.program.tracing import export_program
 
@@ -80,11 +80,11 @@ def test_windows_that_buffers_size_are_a_stream():
     assert not spec.assumptions
 
 
-def test_a_number_that_calls_change_is_none():
+def test_a_number_that_calls_change_is_a_state():
     def forward(s, x):
         s.calls += 1
         return x[:, :4] if s.calls > 2 else x[:, 1:5]
 
     model = Call(forward, calls=torch.tensor(0))
-    with pytest.raises(DecidedByValue, match="takes a decision by the value of a tensor"):
-        assert_streams(model, torch.randn(2, 6), time_axis=None)
+    spec = lift(model, (torch.randn(1, 6),), time_axis=None).spec
+    assert ([s.name for s in spec.states], spec.rows) == (["calls"], 1)

@@ -381,13 +381,6 @@ def born_as_ones(s, x):
     return s.h + x
 
 
-def first_as_input(s, x):
-    if s.first:
-        s.h, s.first = x, False
-    s.h = 0.9 * s.h + 0.1 * x
-    return s.h
-
-
 REFUSED = {
     "grows": (Call(grown, seen=torch.zeros(1, 1, 4)), FRAME, r"buffer 'seen' (changes its shape|is registered as)"),
     "set to None": (Call(forgotten, h=torch.ones(1, 4)), FRAME, r"buffer 'h' is set to None by a call: a state must"),
@@ -417,11 +410,6 @@ REFUSED = {
         ),
         FRAME,
         r"calls of the model change 'mode', .* and do something else then: .* choose between two ways with",
-    ),
-    "a first call that only a flag tells": (
-        Call(first_as_input, h=torch.zeros(1, 4), first=True),
-        FRAME,
-        r"calls of the model change 'first', .* and do something else then: .* let a first call do what later ones do",
     ),
     "chance": (
         Call(lambda s, x: x + torch.rand_like(x)),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError
+from rnn_export.export.lift.program.both_ways import Way
 from rnn_export.export.lift.program.places import line_of, source_line, user_line
 from rnn_export.spec import Assumption
 
@@ -32,12 +33,14 @@ class Seen:
         counts: by assumption, how often the user's own module decided so and so.
         values: by file and line, what undecided ones were.
         tensors: by file and line, the tensors that they asked.
+        spared: by line, as `assume` names it, the refusal of a decision that is computed both ways in its place.
     """
 
     needed: set[str] = field(default_factory=set)
     counts: dict[str, Counter[bool]] = field(default_factory=dict)
     values: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
     tensors: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
+    spared: dict[str, DecidedByValue] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Seen:
         return self
@@ -53,6 +56,8 @@ class Decisions:
         numbers: item() gives a tensor, so that what is decided by it is seen.
         flags: the inputs of which a decision asks whether they are zero, whatever else they are.
         watched: decisions of which nothing is known are written down too.
+        chosen: the lines, as `assume` names them, whose decisions are computed both ways.
+        way: how they go in one of the ways.
     """
 
     known: tuple[Assumption, ...] = ()
@@ -60,21 +65,31 @@ class Decisions:
     numbers: bool = False
     flags: frozenset[str] = frozenset()
     watched: bool = False
+    chosen: frozenset[str] = frozenset()
+    way: Way | None = None
     seen: Seen = field(default_factory=Seen)
 
     def at(self, file: str, line: int) -> Assumption | None:
         """What is known of one line."""
-        return next((a for a in self.known if f"/{file}:{line}".endswith(f"/{a.at}")), None)
+        return next((a for a in self.known if _is_at(a.at, file, line)), None)
+
+    def is_chosen(self, file: str, line: int) -> bool:
+        """Whether the decisions of one line are computed both ways."""
+        return any(_is_at(at, file, line) for at in self.chosen)
 
     @property
     def decide(self) -> bool:
         """Whether anything is to be decided, or written down, as the model runs now."""
-        return bool(self.known) or self.watched or self.numbers or torch.compiler.is_exporting()
+        return bool(self.known) or self.way is not None or self.watched or self.numbers or torch.compiler.is_exporting()
 
     @property
     def needed(self) -> tuple[Assumption, ...]:
         """Of what is known, what a graph needed."""
         return tuple(a for a in self.known if a.at in self.seen.needed)
+
+
+def _is_at(at: str, file: str, line: int) -> bool:
+    return f"/{file}:{line}".endswith(f"/{at}")
 
 
 def said(assume: Any) -> Decisions:
@@ -120,6 +135,10 @@ class Deciding(TorchFunctionMode):
     def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
         file, line = user_line()
         decisions, seen = self._decisions, self._decisions.seen
+        if decisions.way is not None and decisions.is_chosen(file, line):
+            tensors = [t for t in asked if isinstance(t, Tensor)]
+            if len(tensors) == 1:
+                return decisions.way.decide(tensors[0])
         known = decisions.at(file, line)
         if known is None:
             return self._undecided(ask, asked, file, line)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.program.attributes import AttributePath, swapped
+from rnn_export.export.lift.program.both_ways import Way, both_ways
 from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
@@ -144,12 +145,22 @@ class FlatModel(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the states that the model keeps itself are arguments and results as well."""
         try:
-            return self._pure(*tensors)
+            if self.decisions.checked or not self.decisions.chosen:
+                return self._pure(*tensors)
+            return both_ways(self.model, lambda way: self._on(way, *tensors))
         except RuntimeError as error:
             # torch prints the whole graph so far where its own comes out.
             if torch.compiler.is_exporting() and DATA_DEPENDENT in str(error):
                 raise decided_by_value(error) from error
             raise
+
+    def _on(self, way: Way, *tensors: Tensor) -> tuple[Tensor, ...]:
+        decisions = self.decisions
+        self.decisions = replace(decisions, way=way)
+        try:
+            return self._pure(*tensors)
+        finally:
+            self.decisions = decisions
 
     def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if not self.kept:
