@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     """
     sample = module.sample(2, many_frames(module) if module.axes.has_time else 1)
 
-    def call() -> tuple[torch.Tensor, ...]:
+    def call() -> Any:
         return module(*sample)
 
     with parallel_functions(call), sequential_scans(call), tables_of_numbers(call):

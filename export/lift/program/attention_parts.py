@@ -59,7 +59,7 @@ class Attention:
         (result,) = results
         between, made_of = _scores(args_of(chances)[0])
         tabled = {n: found for n in made_of if (found := table_of_queries(n)) is not None and found.has_rows}
-        relatives = {n: found for n in made_of if n not in tabled and (found := relative_of(n)) is not None}
+        relatives = {n: near for n in made_of if n not in tabled and (near := relative_of(n)) is not None}
         products = [n for n in made_of if n not in relatives and n not in tabled]
         if len(products) != 1 or products[0].target not in PRODUCTS:
             return None
