@@ -60,10 +60,12 @@ def _transposed(x: Array, w: Array, **how: Any) -> Array:
     y = np.zeros((len(x), w.shape[1], *whole), x.dtype)
     for at in np.ndindex(*kernel):
         starts = [a * d for a, d in zip(at, dilations, strict=True)]
-        places = (slice(a, a + r, s) for a, r, s in zip(starts, reach, strides, strict=True))
-        y[(..., *places)] += products[(slice(None), slice(None), *at)]
+        places: Any = (..., *(slice(a, a + r, s) for a, r, s in zip(starts, reach, strides, strict=True)))
+        weight: Any = (slice(None), slice(None), *at)
+        y[places] += products[weight]
     ends = (n - after for n, after in zip(whole, pads[len(sizes) :], strict=True))
-    return y[(..., *(slice(before, end) for before, end in zip(pads, ends, strict=False)))]
+    kept: Any = (..., *(slice(before, end) for before, end in zip(pads, ends, strict=False)))
+    return np.ascontiguousarray(y[kept])
 
 
 INSTEAD = [GatherElements, ConvTranspose]

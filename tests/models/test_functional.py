@@ -49,6 +49,7 @@ TRACED = {
     "in place of a view": lambda m, x: x.clone().mT.mul_(2),
     "in place of a part": lambda m, x: x.sin().chunk(2, -1)[1].mul_(2),
     "in place of another type": lambda m, x: x.sin().mul_(x.double()),
+    "in place of a comparison": lambda m, x: x.sin().gt_(0),
     "in place of the input": lambda m, x: x.mul_(1.0),
     "in place through a view": lambda m, x: _written_through_a_view(x),
     "dropout of training": lambda m, x: F.dropout(x, 0.5, True) * 0,

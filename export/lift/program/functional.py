@@ -78,8 +78,17 @@ def _not_in_place(node: fx.Node) -> Call:
     anew = getattr(getattr(aten, name.removesuffix("_"), None), target._overloadname, None)
     if not name.endswith("_") or anew is None or torch.Tag.pointwise not in anew.tags:
         return None
-    kinds = {n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)}
-    return (anew, node.args, dict(node.kwargs)) if len(kinds) == 1 and _is_unseen(value) else None
+    taken = [n.meta.get("val") for n in node.all_input_nodes]
+    if not all(isinstance(v, torch.Tensor) for v in taken) or not _is_unseen(value):
+        return None
+    # In place a comparison, or a product with a wider type, has the type of what it is written over.
+    of_type: Any = fx.node.map_arg((node.args, node.kwargs), lambda n: _empty(n.meta["val"]))
+    made = anew(*of_type[0], **of_type[1])
+    return (anew, node.args, dict(node.kwargs)) if made.dtype == value.meta["val"].dtype else None
+
+
+def _empty(value: torch.Tensor) -> torch.Tensor:
+    return torch.empty([0] * value.dim(), dtype=value.dtype, device="meta")
 
 
 def _is_unseen(value: fx.Node) -> bool:
