@@ -29,6 +29,7 @@ from rnn_export.export.lift.lengths import (
     unrollings,
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
+from rnn_export.export.lift.loops.body import counts_iterations
 from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
@@ -115,6 +116,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             rolled = _rolled(module, short, lengths)
         except LiftError as error:
             reason = error
+            continue
+        if counts_iterations(rolled) and is_right(module, rolled, FAR) is False:
+            reason = cannot_roll(f"a number in it grows with the iterations, but not as far as {FAR} frames")
             continue
         fold(rolled)
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
