@@ -20,6 +20,7 @@ from rnn_export.errors import ExportError, LiftError
 from rnn_export.export.keeping import keep, with_evidence
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.axes import TimeAxis
+from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.planning import (
@@ -42,6 +43,7 @@ from rnn_export.runtime.replay.figures import Accept
 from rnn_export.spec import StateSpec, TensorSpec
 
 
+@eager
 def export_module(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,

@@ -1,5 +1,6 @@
 """From torch to ONNX: `torch.onnx` with the recurrent operators of this package."""
 
+import re
 from typing import Any
 
 import onnx_ir as ir
@@ -10,16 +11,23 @@ from onnxscript.function_libs.torch_lib.ops.core import aten_convolution, aten_s
 
 import rnn_export.export.lift.layers.ops  # noqa: F401  (registers torch.ops.rnn_export)
 from rnn_export.errors import ExportError, first_line
-from rnn_export.export.graph import logarithms, statistics
+from rnn_export.export.graph import logarithms, matrices, order, statistics
 from rnn_export.export.graph.passes.decompose import lstm_cell
 from rnn_export.export.graph.shortcuts import shortcuts
 from rnn_export.export.lift.program.fx import END
+from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.tracing import quiet
 from rnn_export.spec import StreamSpec
 
 BASE_OPSET = 18
 # Of a window, up to which it is written entry by entry.
 ENTRIES = 16
+# How torch.onnx says that it has no form of an operator.
+UNWRITTEN = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
+MATRICES = (
+    matrices.linalg_inv, matrices.inverse, matrices.linalg_solve, matrices.linalg_solve_triangular,
+    matrices.linalg_cholesky, matrices.cholesky, matrices.cholesky_solve, matrices.cholesky_inverse,
+)  # fmt: skip
 
 
 def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Model:
@@ -32,7 +40,12 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
     packets[aten.conv_transpose1d] = _conv_transposed
     packets |= {aten.log_sigmoid: logarithms.log_sigmoid, aten.hypot: _hypot}
     packets |= {aten.logaddexp: logarithms.logaddexp, aten.logaddexp2: logarithms.logaddexp2}
+    packets |= {aten.kthvalue: order.kthvalue, aten._cdist_forward: order.cdist}
+    packets |= {getattr(aten, write.__name__): write for write in MATRICES}
     table = {packet.default: write for packet, write in packets.items()} | {
+        aten.median.dim: order.median,
+        aten.nanmedian.dim: order.median,
+        aten.searchsorted.Tensor: order.searchsorted,
         aten.conv_transpose2d.input: _conv_transposed,
         aten.conv_transpose3d.input: _conv_transposed,
         aten.var.correction: statistics.var,
@@ -58,6 +71,8 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
             cause = cause.__cause__
         if isinstance(cause, ExportError):
             raise cause from error
+        if (found := _unwritten(program, str(cause))) is not None:
+            raise ExportError(found) from error
         # What it says itself is how to report it.
         raise ExportError(f"torch.onnx cannot write the model: {type(cause).__name__}: {first_line(cause)}") from error
     assert exported is not None
@@ -70,6 +85,19 @@ def translate(program: torch.export.ExportedProgram, spec: StreamSpec) -> ir.Mod
         for value, name in zip(values, names, strict=True):
             value.name = name
     return model
+
+
+def _unwritten(program: torch.export.ExportedProgram, said: str) -> str | None:
+    """What operator torch.onnx has no form of, and where it stands; None where it says something else."""
+    if not (match := UNWRITTEN.search(said)):
+        return None
+    kind, _, name = match[1].partition(".")
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    # torch's primitive operators have underscores where those of users have none.
+    names = {name, name.replace("_", "")} if kind == "prims" else {name}
+    same = (n for g in graphs for n in g.nodes if str(n.target).split(".")[1:2] in [[name] for name in names])
+    place = next((f"{place_of(n)}: " for n in same), "")
+    return f"{place}torch.onnx has no form of {match[1]}, so no graph can be written: compute this by other operators."
 
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:

@@ -41,6 +41,7 @@ from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
+from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
@@ -70,6 +71,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
 @alone
+@eager
 def lift(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,

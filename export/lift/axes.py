@@ -39,6 +39,11 @@ class Axes:
         return any(axis is not None for axis in self.input_time)
 
     @property
+    def first_time(self) -> tuple[int, int]:
+        """The first input with time, and its axis."""
+        return next((i, t) for i, t in enumerate(self.time_in) if t is not None)
+
+    @property
     def rows_in(self) -> tuple[int, ...]:
         """The batch axis of each input, and of each state as (B, *row); what has none gets one in front."""
         return (*(b or 0 for b in self.input_batch), *(0 for _ in self.states))

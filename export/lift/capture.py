@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError, first_line
-from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
@@ -32,22 +31,20 @@ from rnn_export.export.lift.lengths import (
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.functions import parallel_functions
-from rnn_export.export.lift.loops.iteration_numbers import count_iterations
 from rnn_export.export.lift.loops.made_tables import tables_of_numbers
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
-from rnn_export.export.lift.loops.rolling import roll
-from rnn_export.export.lift.loops.sizes import know_sizes
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
-from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
+from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
-from rnn_export.export.lift.program.rests import filled_up
+from rnn_export.export.lift.rolled_loop import rewrite_for_any_length, rolled_loop
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
 from rnn_export.export.lift.streaming.rules import RULES
+from rnn_export.export.lift.whole_windows import of_whole_windows_too
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 KEEP_OUTSIDE = (
@@ -62,8 +59,6 @@ ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
 # Lengths that the code may treat apart, below those that a graph is exported at.
 FEW = (1, 2, 3)
-# Lengths between two at which a loop shows, at most.
-MOST_BETWEEN = 16
 
 
 @dataclass(frozen=True)
@@ -121,12 +116,10 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             reason = cannot_roll(unlike)
             continue
         try:
-            rolled = _rolled(module, short, lengths)
+            rolled = rolled_loop(module, short, lengths)
         except LiftError as error:
             reason = error
             continue
-        _rewrite(module, rolled, lengths[0])
-        fold(rolled)
         notes = refuse_far_ways(module, rolled, lengths[0], lengths[1] - lengths[0])
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
         return Capture(rolled, True, notes, shortest=shortest)
@@ -147,50 +140,13 @@ def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
     if (period := period_of(module, thorough)) is None:
         return None
     try:
-        rolled, frames = rolled_by_periods(module, period, _first_time(module.axes))
+        rolled, frames = rolled_by_periods(module, period, module.axes.first_time)
     except LiftError:
         return None
-    _rewrite(module, rolled, frames)
+    rewrite_for_any_length(module, rolled, frames)
     fold(rolled)
     notes = refuse_far_ways(module, rolled, frames, period)
     return Capture(rolled, True, notes, shortest=_fewest(module, rolled, (*FEW, *lengths_of(module)), frames))
-
-
-def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
-    """The model's loop rolled up, from its graph at the shorter of two lengths; raises LiftError where it cannot be."""
-
-    def unrolled(frames: int) -> fx.GraphModule:
-        return flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)
-
-    first, (few, more) = _first_time(module.axes), lengths
-    samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    long = unrolled(more)
-    try:
-        rolled = roll(short, long, samples, lengths, first)
-    except LiftError:
-        rows = module.axes.rows_in[first[0]]
-        counted = [count_iterations(graph, n, rows, first) for graph, n in ((short, few), (long, more))]
-        if not all(counted):
-            raise
-        rolled = roll(short, long, samples, lengths, first)
-    frames = range(few + 1, more)
-    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in frames):
-        return rolled
-    # Numbers that follow from the length by steps are those of each length between.
-    between = []
-    for n in frames:
-        between.append((unrolled(n), module.sample(ROWS, n)))
-    try:
-        return roll(short, long, samples, lengths, first, between)
-    except LiftError:
-        return rolled
-
-
-def _rewrite(module: BatchFirst, rolled: fx.GraphModule, frames: int) -> None:
-    """What stands around the loop, and is windows over time, written as these now that the frames are of any number."""
-    sample = module.sample(ROWS, frames)
-    if know_sizes(rolled, sample, [{*axes} for axes in module.dynamic(True)[0]]):
-        rewrite_over_time(rolled, sample, module.flat.context)
 
 
 def _moves_alike(module: BatchFirst) -> bool:
@@ -261,13 +217,13 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         if frames > FAR and has_loop(module, frames, least=2):
             # Written out it takes minutes, to be a number of frames all the same.
-            port, axis = _first_time(module.axes)
+            port, axis = module.axes.first_time
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, {frames} times and more.", port, axis)
         try:
             graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)
-            graph = _of_whole_windows_too(module, graph, inputs)
-            port, axis = _first_time(module.axes)
+            graph = of_whole_windows_too(module, graph, frames)
+            port, axis = module.axes.first_time
             if not _holds_at_more(module, graph, frames):
                 if bounded:
                     raise BoundedAxis(port, axis, frames, ELSE)
@@ -278,7 +234,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             # A single frame between two windows is taken for one that is repeated: not so with more of them.
             bounded.append(error)
             # Far beyond a bound that short sequences alone may have.
-            if (error.port, error.axis) == _first_time(module.axes):
+            if (error.port, error.axis) == module.axes.first_time:
                 longest = max(error.longest, min(FAR_BEYOND * error.longest, lengths[-1] - 1))
             if len(bounded) == TRIES:
                 break
@@ -301,24 +257,11 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
     )
 
 
-def _of_whole_windows_too(module: BatchFirst, graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
-    """`graph`, or what it is where code fills a last window up and goes another way over whole ones."""
-    if (found := filled_up(graph)) is None:
-        return graph
-    filled, apart = found
-    whole = next((n for n in range(MANY_FRAMES, MANY_FRAMES + apart) if is_right(module, graph, n) is False), None)
-    frames = inputs[_first_time(module.axes)[0]].shape[_first_time(module.axes)[1]]
-    if whole is None or not (is_right(module, filled, whole) and is_right(module, filled, frames)):
-        return graph
-    _rewrite(module, filled, frames)
-    return filled
-
-
 def _refuse_end(module: BatchFirst, graph: fx.GraphModule, frames: int) -> None:
     """Raise BoundedAxis where a graph of `frames` frames is right at more of them, but not at many."""
     if is_right(module, graph, many_frames(module)) is False:
         right = [n for n in lengths_of(module) if n < MANY_FRAMES and is_right(module, graph, n)]
-        port, axis = _first_time(module.axes)
+        port, axis = module.axes.first_time
         raise BoundedAxis(port, axis, max(frames, *right), ELSE)
 
 
@@ -330,7 +273,7 @@ def _another_way(module: BatchFirst, graph: fx.GraphModule, frames: int) -> tupl
         return 1, None
     if max(wrong) < min([frames, *right]):
         return _first_right(module, graph, max(wrong), min([frames, *right])), None
-    port, axis = _first_time(module.axes)
+    port, axis = module.axes.first_time
     return 1, LiftError(
         f"axis {axis} of input {port}: the code goes another way over {max(wrong)} frames than over {frames} (a branch "
         "on the length, or numbers computed from it), but in a stream nobody knows how many will come. Let it go one "
@@ -357,7 +300,7 @@ def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -
 
     FrozenAxis where that is a loop: over frames of another rate it is as long over a few lengths.
     """
-    port, axis = _first_time(module.axes)
+    port, axis = module.axes.first_time
     ends = dict.fromkeys(error.longest for error in bounded if (error.port, error.axis) == (port, axis))
     if len(ends) > 1:
         if has_loop(module, min(ends)):
@@ -368,11 +311,6 @@ def _refuse_ways_by_length(module: BatchFirst, bounded: Sequence[BoundedAxis]) -
             "as padding that fills a last window up), but a stream has no length. Let the model take whole windows, "
             "and pad outside of it."
         )
-
-
-def _first_time(axes: Axes) -> tuple[int, int]:
-    """The first input with time, and its axis."""
-    return next((i, t) for i, t in enumerate(axes.time_in) if t is not None)
 
 
 def _holds_at_more(module: BatchFirst, graph: fx.GraphModule, frames: int) -> bool:

@@ -268,7 +268,10 @@ def _first_used(
     names = ", ".join(repr(str(path)) for path in (*(kept.kept[len(flat.kept) + i][0] for i in born), *set_once))
     raise LiftError(
         f"{names}: the first call sets this, and does something else than later ones do from zeros, or from what it "
-        "makes of weights and constants: register the state as a buffer with the value that it starts from."
+        "makes of weights and constants: register the state as a buffer with the value that it starts from. Where no "
+        "value makes them alike, as of a mean that starts at its first frame, register a flag beside it, "
+        "`started`, zeros of (batch, 1) and torch.bool; let each call compute both, choose by "
+        "torch.where(self.started, later, first), and set the flag to torch.ones_like(self.started)."
     )
 
 

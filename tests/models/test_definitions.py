@@ -130,6 +130,30 @@ def test_rows_of_a_batch_are_apart_in_products_and_rows_and_columns_are_not(axes
     assert isinstance(said, list) == apart
 
 
+MATRICES = {
+    "inverse": (aten.linalg_inv.default,),
+    "solution": (aten.linalg_solve.default, torch.eye(4)),
+    "factor": (aten.linalg_cholesky.default,),
+}
+
+
+@pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("form", MATRICES.values(), ids=MATRICES)
+def test_matrices_are_apart_and_their_entries_are_not(form, axis):
+    """No trial says so: of what is drawn for it many matrices have no inverse."""
+    operator, *args = form
+    few = torch.eye(4).expand(2, 3, 4, 4).contiguous()
+    said = depends(operator, args, [few], [torch.cat([few, few], axis)], [axis])
+    assert (said == [AxisLayout(axis)]) == (axis < 2)
+
+
+def test_numbers_in_one_hot_form_stay_where_they_are():
+    few = torch.zeros(2, 3, dtype=torch.long)
+    for axis in (0, 1):
+        more = torch.cat([few, few], axis)
+        assert depends(aten.one_hot.default, [5], [few], [more], [axis]) == [AxisLayout(axis)]
+
+
 def test_every_definition_is_held_to_a_trial():
     assert {operator.overloadpacket for operator, *_ in FORMS.values()} >= {
         aten.transpose, aten.permute, aten.unsqueeze, aten.squeeze, aten.softmax, aten.sum, aten.mean, aten.amax,

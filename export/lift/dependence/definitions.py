@@ -114,6 +114,22 @@ def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node,
     return max(ranks) + places.pop()
 
 
+def _numbered(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """A last axis more, made of each number alone."""
+    return layouts[given["self"]].axis
+
+
+def _by_matrix(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """Of square matrices, and of what is solved with them, those of a batch are apart."""
+    tensors = [n for n in given.values() if isinstance(n, fx.Node)]
+    own = dict.fromkeys(tensors, 2)
+    if "A" in given and values[tensors[-1]].shape == values[tensors[0]].shape[:-1]:
+        own[tensors[1]] = 1  # a vector for each
+    places: set[int] = {layouts[n].axis - (values[n].dim() - own[n]) for n in layouts}
+    batch: int = max(values[n].dim() - own[n] for n in tensors)
+    return batch + place if len(places) == 1 and (place := places.pop()) < 0 else None
+
+
 def _list(dims: Any) -> Sequence[int]:
     return [] if dims is None else [dims] if isinstance(dims, int) else dims
 
@@ -134,6 +150,9 @@ DEFINITIONS: Mapping[Any, Definition] = {
         _padded: "pad constant_pad_nd",
         _normalised_by_channel: "batch_norm",
         _product: "matmul bmm mm",
+        _numbered: "one_hot",
+        _by_matrix: "linalg_inv inverse linalg_solve linalg_solve_triangular linalg_cholesky cholesky cholesky_solve "
+        "cholesky_inverse linalg_det logdet matrix_exp",
     }.items()
     for operator in overloads(names)
 }

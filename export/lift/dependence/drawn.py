@@ -87,7 +87,10 @@ def picked_from(node: fx.Node, sizes: Sequence[torch.Size]) -> range | None:
 
 
 # Pointwise as well, though torch does not say so.
-UNTAGGED = overloads("where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor")
+UNTAGGED = overloads(
+    "where.ScalarOther where.ScalarSelf where.Scalar masked_fill.Scalar masked_fill.Tensor "
+    "__and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar __xor__.Tensor __xor__.Scalar"
+)
 
 
 def is_pointwise(node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ of the trials.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,14 +93,28 @@ class Operators:
         key = node.target, repr(fx.node.map_arg((node.args, node.kwargs), shown.__getitem__)), repr(growing)
         if key not in self._known:
             try:
-                trial = _Moves if node.target in MOVES else _Trial
-                self._known[key] = trial(node, self.values, self.more, operands).answers(growing)
+                self._known[key] = self._tried(node, operands, growing)
             except CellsMixed as mixed:
                 self._known[key] = mixed
         known = self._known[key]
         if isinstance(known, CellsMixed):
             raise known
         return known
+
+    def _tried(
+        self, node: fx.Node, operands: Mapping[fx.Node, Operand], growing: Sequence[Sequence[int]]
+    ) -> list[CellDependence]:
+        if node.target in MOVES:
+            return _Moves(node, self.values, self.more, operands).answers(growing)
+        try:
+            return _Trial(node, self.values, self.more, operands).answers(growing)
+        except NotDecided:
+            # What a constant hides, as zeros do that a loop starts from, is no more than what any would show.
+            hiding = [n for n, o in operands.items() if o.is_fixed and o.value.is_floating_point()]
+            if not hiding:
+                raise
+            others = {**operands, **{n: replace(operands[n], is_fixed=False) for n in hiding}}
+            return _Trial(node, self.values, self.more, others).answers(growing)
 
     def _operand(self, node: fx.Node, layout: AxisLayout | None) -> Operand:
         value = self.values[node]

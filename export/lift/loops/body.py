@@ -6,19 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
+from rnn_export.export.lift.loops.counting import TAKING
 from rnn_export.export.lift.loops.first_iterations import Iteration, Taken
-from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, LiteralValue, Local, Operand, Scan
+from rnn_export.export.lift.loops.operands import (
+    BodyValue,
+    Carry,
+    Counted,
+    Invariant,
+    LiteralValue,
+    Local,
+    Operand,
+    Scan,
+)
 from rnn_export.export.lift.loops.references import Path, Ref, node_at, value_at
 from rnn_export.export.lift.loops.two_lengths import LoopResults, cannot_roll
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.fx import aten, placeholders
 
 T = TypeVar("T")
 # The memory that counts the iterations of a loop whose first ones are unlike the others.
 ITERATION = "iteration"
+# That of one with a number that grows with the iterations.
+COUNT = "count"
 
 
 @dataclass(frozen=True)
@@ -117,21 +130,26 @@ class _Body:
             key: [graph.placeholder(f"memory{i}_{depth}") for depth in range(len(starts))]
             for i, (key, starts) in enumerate(inputs.memory.items())
         }
-        self.iteration = graph.placeholder(ITERATION)
+        self.iteration, self.count = graph.placeholder(ITERATION), graph.placeholder(COUNT)
         self.alike: dict[Any, fx.Node] = {}
         self.nodes: dict[int, fx.Node] = {}
         # What is precomputed for the next frame comes last.
         for j in sorted(range(len(loop.operands)), key=lambda j: j in loop.precomputed):
             node = loop.copies[1][j]
             assert node is not None
-            self.nodes[j] = self._copy(node, [self._read(o, j in loop.precomputed) for o in loop.operands[j]])
+            leaves = [self._read(o, j in loop.precomputed, node) for o in loop.operands[j]]
+            counts = any(isinstance(o, Counted) for o in loop.operands[j])
+            self.nodes[j] = self._copy(node, leaves, TAKING[node.target] if counts else node.target)
 
     def made(self, value: BodyValue | Scan) -> fx.Node:
         """A value of the body, or a frame."""
         return self.frames[value] if isinstance(value, Scan) else self._part(self.nodes[value.node], value.path)
 
-    def _read(self, operand: Operand, precomputed: bool = False) -> Any:
+    def _read(self, operand: Operand, precomputed: bool = False, reader: fx.Node | None = None) -> Any:
         match operand:
+            case Counted():
+                assert reader is not None
+                return self._number(operand, reader)
             case LiteralValue(value):
                 return value
             case Invariant(ref):
@@ -143,13 +161,40 @@ class _Body:
             case Carry(value) | Local(value):
                 return self.made(value)
 
-    def _copy(self, node: fx.Node, leaves: Sequence[Any]) -> fx.Node:
+    def _number(self, counted: Counted, reader: fx.Node) -> fx.Node:
+        """What `counted` is in each row, as floats beside what `reader` gives."""
+        meta = {key: known for key, known in reader.meta.items() if key != "val"}
+        count = self._by_row(self.count, reader.meta["val"].shape, "a number in it counts the iterations", meta)
+
+        def call(target: Any, *args: Any) -> fx.Node:
+            made = self.graph.call_function(target, args)
+            made.meta = meta
+            return made
+
+        start = counted.of(-self.loop.first)
+        if type(start) is float:
+            count = call(aten.to.dtype, count, torch.float32)
+        value = call(aten.add.Tensor, call(aten.mul.Tensor, count, counted.step), start)
+        return value if type(start) is float else call(aten.to.dtype, value, torch.float32)
+
+    def _by_row(self, memory: fx.Node, shape: Sequence[Any], what: str, meta: dict[str, Any]) -> fx.Node:
+        """What is remembered of each row, (batch, 1), beside a value of this shape."""
+        rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+        if len(rows) > 1 or (not rows and not self.one_row):
+            raise cannot_roll(f"{what}, with values that have no batch axis")
+        sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
+        shaped = self.graph.call_function(aten.reshape.default, (memory, sizes))
+        shaped.meta = meta
+        return shaped
+
+    def _copy(self, node: fx.Node, leaves: Sequence[Any], target: Any = None) -> fx.Node:
         """`node` with other arguments; the one that is there already, where it is alike."""
+        target = target or node.target
         _, tree = pytree.tree_flatten((node.args, node.kwargs), is_leaf=lambda x: x is None)
         args, kwargs = pytree.tree_unflatten(leaves, tree)
-        key = (node.target, str(tree), tuple(x if isinstance(x, fx.Node) else repr(x) for x in leaves))
+        key = (target, str(tree), tuple(x if isinstance(x, fx.Node) else repr(x) for x in leaves))
         if key not in self.alike:
-            self.alike[key] = self.graph.create_node(node.op, node.target, args, kwargs)
+            self.alike[key] = self.graph.create_node(node.op, target, args, kwargs)
             self.alike[key].meta = dict(node.meta)
         return self.alike[key]
 
@@ -192,14 +237,10 @@ class _Body:
         origin = self.loop.copies[1][value.node]
         assert origin is not None
         shape = value_at(origin.meta["val"], value.path).shape
-        rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
-        if len(rows) > 1 or (not rows and not self.one_row):
-            raise cannot_roll("its first iterations do something else, with values that have no batch axis")
         meta = {key: known for key, known in origin.meta.items() if key != "val"}
         before = self.graph.call_function(aten.lt.Scalar, (self.iteration, float(iteration)))
         before.meta = meta
-        sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
-        before = self.graph.call_function(aten.reshape.default, (before, sizes))
+        before = self._by_row(before, shape, "its first iterations do something else", meta)
         chosen = self.graph.call_function(aten.where.self, (before, first, node))
         chosen.meta = meta
         return chosen
@@ -214,6 +255,10 @@ class _Body:
             memory.append(self.graph.call_function(aten.clamp.default, (more, None, float(self.loop.first))))
         else:
             self.graph.erase_node(self.iteration)
+        if self.count.users:
+            memory.append(self.graph.call_function(aten.add.Tensor, (self.count, 1)))
+        else:
+            self.graph.erase_node(self.count)
         self.graph.output((*memory, *(after[j.value] for j in results.joins), *(after[v] for v in results.last)))
         self.graph.eliminate_dead_code()
         scans = [scan.frame for scan in self.inputs.scans]
@@ -255,3 +300,9 @@ class RolledLoop(nn.Module):
             by_frame.append(results[self.memories :])
         joined = [j.join([frame[i] for frame in by_frame], j.dim) for i, j in enumerate(self.joins)]
         return (*joined, *by_frame[-1][len(self.joins) :], *memory)
+
+
+def counts_iterations(module: fx.GraphModule) -> bool:
+    """Whether a loop of `module` takes the number of its iterations."""
+    loops = (loop for loop in module.modules() if isinstance(loop, RolledLoop))
+    return any(node.target == COUNT for loop in loops for node in placeholders(loop.body.graph))

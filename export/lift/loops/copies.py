@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rnn_export.export.lift.loops.counting import counted, takes_counts
 from rnn_export.export.lift.loops.operands import (
     Argument,
     BodyValue,
@@ -189,7 +190,7 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
         nodes = {k: node for k, copy in enumerate(loop.copies) if (node := copy[j]) is not None}
         row = []
         for leaves in zip(*(graph.arguments[n] for n in nodes.values()), strict=True):
-            operand = _operand(graph, loop, tuple(nodes), leaves)
+            operand = _operand(graph, loop, nodes, leaves)
             if operand is None or (j in loop.precomputed and not is_known_early(operand, loop.precomputed)):
                 return None
             row.append(operand)
@@ -197,9 +198,15 @@ def _operands(graph: Unrolled, loop: Loop) -> list[list[Operand]] | None:
     return operands
 
 
-def _operand(graph: Unrolled, loop: Loop, copies: tuple[int, ...], leaves: tuple[Any, ...]) -> Operand | None:
-    first = leaves[0]
+def _operand(graph: Unrolled, loop: Loop, nodes: Mapping[int, fx.Node], leaves: tuple[Any, ...]) -> Operand | None:
+    first, copies = leaves[0], tuple(nodes)
+    counts = len(copies) == len(loop.copies) and takes_counts(nodes[0])
     if not isinstance(first, Ref):
-        return LiteralValue(first) if all(type(v) is type(first) and v == first for v in leaves) else None
+        if all(type(v) is type(first) and v == first for v in leaves):
+            return LiteralValue(first)
+        return counted(leaves) if counts else None
+    numbers = graph.numbers(leaves) if counts and first == graph.arguments[nodes[0]][1] else None
+    if numbers and (found := counted(numbers)) is not None:
+        return found
     places = tuple(loop.places.get(ref.base) for ref in leaves)
     return classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))

@@ -39,6 +39,18 @@ class LiteralValue:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A number that grows from copy to copy: `start`, and `step` more in each."""
+
+    start: float
+    step: float
+
+    def of(self, copy: int) -> float:
+        """The number of a copy."""
+        return self.start + copy * self.step
+
+
+@dataclass(frozen=True)
 class Local:
     """A value of the same copy."""
 
@@ -76,7 +88,7 @@ class Invariant:
     ref: Ref
 
 
-Operand = LiteralValue | Local | Carry | Scan | Invariant
+Operand = LiteralValue | Counted | Local | Carry | Scan | Invariant
 
 
 def sources_of(operand: Operand) -> tuple[Ref, ...]:
@@ -98,7 +110,7 @@ def is_known_early(operand: Operand, precomputed: frozenset[int]) -> bool:
             return depth == 1
         case Local(value):
             return value.node in precomputed
-    return not isinstance(operand, Scan)
+    return not isinstance(operand, Scan | Counted)
 
 
 # --- the rules ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ class Part(NamedTuple):
 
 
 Path = tuple[Part, ...]
+# What takes several parts at once.
+PIECES = (aten.unbind.int, aten.split.Tensor, aten.slice.Tensor)
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,32 @@ def resolve(node: fx.Node) -> Ref:
         assert isinstance(inner, fx.Node)
         source = inner.args[0] if inner.args else None
         if isinstance(source, fx.Node) and inner.target is aten.unbind.int:
-            return resolve(source).part("select", _axis(inner, 1), index)
+            return _entry(source, "select", _axis(inner, 1), index)
         if isinstance(source, fx.Node) and inner.target is aten.split.Tensor and inner.args[1] == 1:
-            return resolve(source).part("slice", _axis(inner, 2), index)
+            return _entry(source, "slice", _axis(inner, 2), index)
         return Ref(inner).part("item", 0, index)
     if node.target is aten.select.int and isinstance(args_of(node)[2], int):
-        return resolve(args_of(node)[0]).part("select", _axis(node, 1), args_of(node)[2])
+        return _entry(args_of(node)[0], "select", _axis(node, 1), args_of(node)[2])
     if node.target is aten.slice.Tensor and len(node.args) == 4 and all(isinstance(a, int) for a in args_of(node)[1:]):
         start, end = args_of(node)[2:]
         if end - start == 1:
-            return resolve(args_of(node)[0]).part("slice", _axis(node, 1), start)
+            return _entry(args_of(node)[0], "slice", _axis(node, 1), start)
     return Ref(node)
+
+
+def _entry(value: fx.Node, kind: Literal["select", "slice"], axis: int, entry: int) -> Ref:
+    """One entry of `axis`, of what `value` cuts it from where it is such a piece."""
+    while entry >= 0 and (start := _cut_from(value, axis)) is not None:
+        value, entry = args_of(value)[0], entry + start
+    return resolve(value).part(kind, axis, entry)
+
+
+def _cut_from(node: fx.Node, axis: int) -> int | None:
+    """Where a piece of whole entries begins that `node` cuts along `axis`; None of anything else."""
+    if node.target is not aten.slice.Tensor or _axis(node, 1) != axis or len(node.args) == 5:
+        return None
+    start = [*args_of(node), 0, 0][2] or 0
+    return start if type(start) is int and start >= 0 else None
 
 
 def _axis(node: fx.Node, position: int) -> int:
@@ -62,8 +79,13 @@ def _axis(node: fx.Node, position: int) -> int:
 def only_takes(node: fx.Node) -> bool:
     """Whether `node` has no place in a body, since every use of it is looked through."""
     return resolve(node).base is not node or (
-        node.target in (aten.unbind.int, aten.split.Tensor) and all(resolve(u).base is not node for u in node.users)
+        node.target in PIECES and bool(node.users) and all(_is_seen_through(user, node) for user in node.users)
     )
+
+
+def _is_seen_through(user: fx.Node, piece: fx.Node) -> bool:
+    """Whether `user` takes a part of a piece, and all that is taken of it is a part of what the piece is cut from."""
+    return resolve(user).base not in (user, piece) or (only_takes(user) and user.target in PIECES)
 
 
 def value_at(value: Any, path: Path) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import body_inputs, body_module
+from rnn_export.export.lift.loops.body import COUNT, ITERATION, body_inputs, body_module
 from rnn_export.export.lift.loops.copies import Join, Loop
 from rnn_export.export.lift.loops.first_iterations import first_iterations
 from rnn_export.export.lift.loops.operands import BodyValue, Scan
@@ -22,6 +22,9 @@ from rnn_export.export.lift.loops.references import Ref, node_at, resolve, value
 from rnn_export.export.lift.loops.two_lengths import Alignment, align, align_between, cannot_roll, results_of
 from rnn_export.export.lift.loops.unrolled import Unrolled
 from rnn_export.export.lift.program.fx import aten, placeholders, results
+
+# What counts the iterations of a loop, by name.
+COUNTERS = {ITERATION: torch.float32, COUNT: torch.int64}
 
 
 def roll(
@@ -219,8 +222,8 @@ class _Emitter:
             args = [self._outside(ref) for ref in inputs.refs]
             for value, starts in inputs.memory.items():
                 args += [self._outside(ref) if ref else self._zeros(*_kind_of(loop, value)) for ref in starts]
-            if len(args) < len(placeholders(body.body.graph)):
-                args.append(self._zeros((self._batch(), 1), torch.float32))
+            for counter in placeholders(body.body.graph)[len(args) :]:
+                args.append(self._zeros((self._batch(), 1), COUNTERS[str(counter.target)]))
             self.calls[index] = self.new.create_node("call_module", f"loop{index}", tuple(args))
             self.calls[index].meta = dict(next(n for n in loop.copies[0] if n is not None).meta)
         return self.calls[index]

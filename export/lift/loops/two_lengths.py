@@ -56,12 +56,13 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
             i, j = i + found[0].size, j + found[1].size
             continue
         if i >= len(short.tokens) or j >= len(long.tokens) or short.tokens[i].target is not long.tokens[j].target:
-            counted = (
-                f": a number in it is another one at each iteration ({counting})"
-                if (counting := short.counting)
+            numbered = (
+                f": a number in it is another one at each iteration ({numbers}), and not by even steps. Let the loop "
+                "carry their number as a tensor (batch, 1), one more in each, and compute it from that"
+                if (numbers := short.numbered)
                 else ""
             )
-            raise cannot_roll(f"its frames are not computed alike{counted}")
+            raise cannot_roll(f"its frames are not computed alike{numbered}")
         counterparts[short.tokens[i]] = long.tokens[j]
         i, j = i + 1, j + 1
     alike = list(counterparts.items())

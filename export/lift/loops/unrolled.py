@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
+from rnn_export.export.lift.loops.counting import counting_tokens
+from rnn_export.export.lift.loops.references import Ref, only_takes, resolve, value_at
 from rnn_export.export.lift.loops.written import read_written_frames
 from rnn_export.export.lift.program.compare import same
 from rnn_export.export.lift.program.fx import depends_on, placeholders, recorded
 
 # Copies that must be seen in the shorter graph.
 COPIES = 4
+# What a number beside a float32 may be.
+PLAIN = (torch.int64, torch.int32, torch.float32)
 
 
 class Unrolled:
@@ -40,7 +43,7 @@ class Unrolled:
         read_written_frames(module.graph)
         self.module, self.graph = module, module.graph
         self.values = recorded(module, sample)
-        moving = depends_on(self.graph, placeholders(self.graph))
+        self._moving = moving = depends_on(self.graph, placeholders(self.graph))
         computing = [node for node in self.graph.nodes if node.op == "call_function" and not only_takes(node)]
         self.tokens = [n for n in computing if n in moving or (with_constants and self._is_computed(n))]
         if sort_by_frame:
@@ -48,7 +51,8 @@ class Unrolled:
             self.tokens.sort(key=lambda node: newest[node])
         self.index = {node: i for i, node in enumerate(self.tokens)}
         numbers: dict[tuple[Any, ...], int] = {}
-        self.forms = [numbers.setdefault(_form(node), len(numbers)) for node in self.tokens]
+        counting = counting_tokens(self.tokens)
+        self.forms = [numbers.setdefault(_form(node, node in counting), len(numbers)) for node in self.tokens]
 
     @cached_property
     def arguments(self) -> Mapping[fx.Node, Sequence[Any]]:
@@ -62,24 +66,30 @@ class Unrolled:
         return {node: tuple(_users(node)) for node in self.tokens}
 
     @cached_property
-    def counting(self) -> str:
-        """The operator and the first values of a number that grows from call to call; empty where none does."""
+    def numbered(self) -> str:
+        """The operator and the first values of a number that is another one each time its line comes; or nothing."""
         found: dict[tuple[Any, ...], list[list[Any]]] = {}
         for node in self.tokens:
-            taken = self.arguments[node]
-            kinds = tuple(type(x) if type(x) in (int, float) else repr(x) * (not isinstance(x, Ref)) for x in taken)
-            found.setdefault((node.target, kinds), []).append([x for x in taken if type(x) in (int, float)])
-        for (target, _), calls in found.items():
+            taken = [x for x in self.arguments[node] if type(x) in (int, float)]
+            found.setdefault((node.target, node.meta.get("stack_trace"), len(taken)), []).append(taken)
+        for (target, *_), calls in found.items():
             for numbers in zip(*calls, strict=True):
-                steps = {b - a for a, b in itertools.pairwise(numbers)}
-                if len(numbers) >= COPIES - 1 and len(steps) == 1 and 0 not in steps:
-                    return f"{target}: {', '.join(map(str, numbers[:3]))}, ..."
+                if len(numbers) >= COPIES - 1 and len(set(numbers)) == len(numbers):
+                    return f"{target}: {', '.join(f'{n:.4g}' for n in numbers[:3])}, ..."
         return ""
 
     def _is_computed(self, node: fx.Node) -> bool:
         """Whether a constant is made of others."""
         made = isinstance(self.values[node], Tensor | tuple | list)
         return made and any(isinstance(self.values[n], Tensor) for n in node.all_input_nodes)
+
+    def numbers(self, refs: Sequence[Ref]) -> list[int | float] | None:
+        """The numbers that these tensors without axes hold, of weights and sizes alone; None of anything else."""
+        if any(ref.base in self._moving for ref in refs):
+            return None
+        values = [value_at(self.values[ref.base], ref.path) for ref in refs]
+        plain = all(isinstance(v, Tensor) and v.dim() == 0 and v.dtype in PLAIN for v in values)
+        return [v.item() for v in values] if plain else None
 
     def same_value(self, a: fx.Node, b: fx.Node) -> bool:
         """Whether two nodes are one, or constants that are no tokens and have the same value."""
@@ -124,6 +134,6 @@ def _frame_of(ref: Ref) -> int:
     return -1
 
 
-def _form(node: fx.Node) -> tuple[Any, ...]:
+def _form(node: fx.Node, counts: bool) -> tuple[Any, ...]:
     leaves, tree = pytree.tree_flatten((node.args, node.kwargs))
-    return node.target, str(tree), tuple("" if isinstance(x, fx.Node) else repr(x) for x in leaves)
+    return node.target, str(tree), tuple("" if counts or isinstance(x, fx.Node) else repr(x) for x in leaves)

@@ -35,9 +35,12 @@ def functional(program: Program) -> Program:
     try:
         with quiet():
             anew: Program = program.run_decompositions({})
-            return anew
     except Exception as error:  # torch's own operators may fail in here
         raise lift_error(error) from error
+    for node in anew.graph.nodes:
+        if node.target is aten.convolution.default:
+            node.target, node.args, node.kwargs = _convolution(node)
+    return anew
 
 
 def is_functional(program: Program) -> bool:
@@ -48,7 +51,7 @@ def is_functional(program: Program) -> bool:
 @cache
 def _is_plain(target: Any) -> bool:
     """Whether an operator gives something new, or a view that says so itself."""
-    if isinstance(target, torch._ops.HigherOrderOperator):
+    if isinstance(target, torch._ops.HigherOrderOperator) or _is_of_functorch(target):
         return False
     if not isinstance(target, torch._ops.OpOverload) or target in AS_THEY_ARE:
         return True
@@ -57,6 +60,11 @@ def _is_plain(target: Any) -> bool:
     name: str = target._name
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
     return not (composite and any(argument.alias_info is not None for argument in target._schema.arguments))
+
+
+def _is_of_functorch(target: Any) -> bool:
+    """Whether it is a step of `torch.func`, as `vmap` has them, whose tensors are none outside of it."""
+    return str(getattr(target, "__module__", "")).startswith("torch._functorch")
 
 
 def _is_written(node: fx.Node) -> bool:
@@ -149,6 +157,18 @@ def _reshaped(node: fx.Node) -> Call:
             for size in node.meta["val"].shape
         ]
     return (aten.reshape.default, (value, sizes), {}) if sizes.count(-1) <= 1 else None
+
+
+def _convolution(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """As the operator of its number of axes, which is what torch takes it for inside of `vmap` alone."""
+    given = _given(node)
+    axes = node.meta["val"].dim() - 2
+    taken = [given[name] for name in ("input", "weight", "bias", "stride", "padding")]
+    if given["transposed"]:
+        target = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}
+        return target[axes], (*taken, given["output_padding"], given["groups"], given["dilation"]), {}
+    target = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+    return target[axes], (*taken, given["dilation"], given["groups"]), {}
 
 
 def _batch_norm(node: fx.Node) -> Call:

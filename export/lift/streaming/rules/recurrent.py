@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import fx
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.loops.body import ITERATION, RolledLoop
+from rnn_export.export.lift.loops.body import COUNT, ITERATION, RolledLoop
 from rnn_export.export.lift.program.fx import args_of, path_of, placeholders
 from rnn_export.export.lift.streaming.alignment import delay_to, delay_to_step
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
@@ -28,7 +28,10 @@ from rnn_export.export.lift.streaming.time_axis import (
 
 # The kind of a loop's memory, and why it is there.
 LOOPED = "loop", "a variable that the model's own loop carries from frame to frame"
-COUNTED = "counter", "iterations of the model's own loop, whose first ones are unlike the others"
+COUNTED = {
+    ITERATION: ("counter", "iterations of the model's own loop, whose first ones are unlike the others"),
+    COUNT: ("counter", "iterations of the model's own loop, which takes their number"),
+}
 
 
 @rule(*OPS, takes_unsupported=True)
@@ -142,7 +145,7 @@ def _carried(
                 base.expand_as(context.runs.base[result]),
                 other_batch.expand_as(context.runs.other_batch[result]),
             )
-            kind, why = COUNTED if letter == ITERATION else LOOPED
+            kind, why = COUNTED.get(letter, LOOPED)
             own = context.states.add(context.names.unused(name), result, initial, node, kind, why)
             context.states.set_next(own, result, info.input_lag)
             memory = started(context, own, memory, info, node)
@@ -155,8 +158,8 @@ def _memory_name(
 ) -> tuple[str, str]:
     """The name of one memory: by the layer that takes it (`layers`: those met before), or the module that reads it."""
     memory = placeholders(loop.body.graph)[index - loop.memories]
-    if memory.target == ITERATION:
-        return dotted(path_of(next(iter(memory.users))), ITERATION), ITERATION
+    if memory.target in COUNTED:
+        return dotted(path_of(next(iter(memory.users))), str(memory.target)), str(memory.target)
     node = memory
     while len(node.users) == 1:
         user = next(iter(node.users))
