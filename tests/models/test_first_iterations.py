@@ -305,7 +305,7 @@ REFUSED = {
     "a number that grows": (
         held_below_its_number,
         rf"{LOOPS_OVER_TIME} its loop over time cannot be rolled up: its frames are not computed alike: a number in it "
-        r"is another one at each iteration \(aten\.clamp\.default: \d, \d, \d, \.\.\.\)\. Keep",
+        r"is another one at each iteration \(aten\.clamp\.default: \d, \d, \d, \.\.\.\), and not by even steps\. Let",
     ),
     "a later frame at first": (
         looks_ahead_at_first,

@@ -1,11 +1,13 @@
-"""Numbers that follow from the iteration in no even steps, `1 / (t + 1)` and `0.9 ** t`, as frames of a sequence.
+"""Numbers that follow from the iteration, `1 / (t + 1)` and `0.9 ** t`, as frames of a sequence.
 
 A trace has another number in each copy of the body. Where these go on as a known function of t does, they are read from
-that function of `arange(T)`, for each row, and the copies are alike. Those in even steps the loop counts itself.
+that function of `arange(T)`, for each row, and the copies are alike. Numbers in even steps a loop
+counts itself, where each iteration has them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ NEAR = 1e-9
 
 @dataclass(frozen=True)
 class _Function:
-    """1 / (start + step t), or start * step ** t; taken from 1 where it is `from_one`."""
+    """start + step t, its inverse, or start * step ** t; taken from 1 where it is `from_one`."""
 
     kind: str
     start: float
@@ -39,7 +41,9 @@ class _Function:
     from_one: bool = False
 
     def at(self, t: int) -> float:
-        value = self.start * self.step**t if self.kind == "power" else 1 / (self.start + self.step * t)
+        value = self.start * self.step**t if self.kind == "power" else self.start + self.step * t
+        if self.kind == "inverse":
+            value = 1 / value if value else math.inf
         return 1 - value if self.from_one else value
 
 
@@ -115,10 +119,14 @@ def _function(values: Sequence[float], first: int) -> _Function | None:
 
 def _candidates(values: Sequence[float], first: int) -> Iterator[tuple[str, tuple[float, float]]]:
     a, b = values[:2]
+    yield "line", _line(a, b, first)
     if a and b:
-        step = 1 / b - 1 / a
-        yield "inverse", (_plain(1 / a - step * first), _plain(step))
+        yield "inverse", _line(1 / a, 1 / b, first)
         yield "power", (_plain(a / (b / a) ** first), _plain(b / a))
+
+
+def _line(a: float, b: float, first: int) -> tuple[float, float]:
+    return _plain(a - (b - a) * first), _plain(b - a)
 
 
 def _plain(value: float) -> float:
@@ -154,6 +162,7 @@ def _sequence(write: NodeWriter, function: _Function, frames: int, rows: int, ti
             value = call(aten.mul.Tensor, call(aten.pow.Scalar, function.step, value), function.start)
         else:
             value = call(aten.add.Tensor, call(aten.mul.Tensor, value, function.step), function.start)
+        if function.kind == "inverse":
             value = call(aten.reciprocal.default, value)
         return call(aten.rsub.Scalar, value, 1) if function.from_one else value
 
