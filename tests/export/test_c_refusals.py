@@ -105,7 +105,10 @@ def test_other_types_are_refused(dtype):
     wide = (tensor("x", "batch", 3, dtype=dtype),), (tensor("y", "batch", 3, dtype=dtype),)
     known = {"float64": "double"}.get(dtype, dtype)
     said = refused(PLAIN, inputs=wide[0], outputs=wide[1])
-    assert said == f"'x' is {known}, which is not written in C: a step has float32, int64, int32 and bool."
+    assert (
+        said == f"'x' is {known}, which is not written in C: a step has float32, int64, int32 and bool. "
+        "Let the model take one of these, and convert outside of it."
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16"])

@@ -242,7 +242,7 @@ class CodeBuilder:
         if value.dtype not in DTYPES:
             raise ExportError(
                 f"{value.name!r} is {value.dtype.name.lower()}, which is not written in C: "
-                "a step has float32, int64, int32 and bool."
+                "a step has float32, int64, int32 and bool. Let the model take one of these, and convert outside of it."
             )
         return C_TYPES[value.dtype.numpy().name]
 
