@@ -16,8 +16,9 @@ from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory,
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
+from rnn_export.export.lift.program.leaf_parts import parts_of
 from rnn_export.export.lift.program.modes import SeesOperators
-from rnn_export.export.lift.program.signature import FlatModel, parts_of
+from rnn_export.export.lift.program.signature import FlatModel
 
 # How often what is found leads to more.
 ROUNDS = 4

@@ -16,7 +16,8 @@ from rnn_export.errors import AssumptionBroken, ExportError
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.driver import torch_driver
 from rnn_export.export.lift.program.attributes import attributes
-from rnn_export.export.lift.program.signature import FlatModel, part_names
+from rnn_export.export.lift.program.leaf_parts import part_names
+from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.rated_ports import folding
 from rnn_export.export.lift.streaming_model import StreamingModel
 from rnn_export.export.verify.blame import CONSEQUENCE, blamed

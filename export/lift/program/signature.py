@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from rnn_export.export.lift.program.context import Context
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, Decisions, decided_by_value
 from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.inner_states import put_back, taken_out
+from rnn_export.export.lift.program.leaf_parts import joined, named_parts, part_names, parts_of
 from rnn_export.export.lift.program.rated_inputs import Rated
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
@@ -130,7 +131,7 @@ class FlatModel(nn.Module):
         """
         self.kept += tuple(places)
         named = [(str(group[0]), start) for group, start in zip(places, starts, strict=True)]
-        leaves = tuple(Leaf(name, part) for name, start in named for name, part in _named_parts(name, start))
+        leaves = tuple(Leaf(name, part) for name, start in named for name, part in named_parts(name, start))
         self._are_complex += tuple(start.is_complex() for start in starts)
         self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
         paths = [path for group in places for path in group]
@@ -167,7 +168,7 @@ class FlatModel(nn.Module):
             return self.call_stateful(*tensors)
         count = len(tensors) - len(self.kept) - sum(self._are_complex)
         left = list(tensors[count:])
-        fed = [_joined(left, is_complex).clone() for is_complex in self._are_complex]
+        fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
@@ -182,7 +183,7 @@ class FlatModel(nn.Module):
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
-            filled = [_joined(left, leaf.is_complex()) if _is_fed(leaf) else leaf for leaf in leaves]
+            filled = [joined(left, leaf.is_complex()) if _is_fed(leaf) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
@@ -254,7 +255,7 @@ class FlatModel(nn.Module):
                 )
         if not leaves:
             raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
-        return _renamed([n for name, leaf in leaves for n, _ in _named_parts(name, leaf)], wanted, "output")
+        return _renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
         """Every declared state is an output, and no output is two states."""
@@ -348,7 +349,7 @@ def _check_example(name: str, value: Any, is_state: bool) -> None:
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
     tensors = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
-    leaves = [part for name, leaf in tensors for part in _named_parts(name, leaf)]
+    leaves = [part for name, leaf in tensors for part in named_parts(name, leaf)]
     names = _renamed([name for name, _ in leaves], wanted, "input")
     return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
 
@@ -365,27 +366,6 @@ def _tensors(value: Any) -> list[tuple[str, Tensor]]:
 def _is_fed(leaf: Any) -> bool:
     """Whether a leaf is a tensor that holds something: an empty part of a state stays as it is."""
     return isinstance(leaf, Tensor) and all(type(n) is not int or n > 0 for n in leaf.shape)
-
-
-def parts_of(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """What a stream has of tensors: of one that is complex, the real and the imaginary part."""
-    for tensor in tensors:
-        yield from (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
-
-
-def _named_parts(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    names = part_names(name)[1:] if tensor.is_complex() else [name]
-    return list(zip(names, parts_of([tensor]), strict=True))
-
-
-def part_names(name: str) -> list[str]:
-    """What a leaf may be called of a tensor called `name`."""
-    return [name, f"{name}.real", f"{name}.imag"]
-
-
-def _joined(left: list[Tensor], is_complex: bool) -> Tensor:
-    """The next of `left`, or the next two where they are the parts of one."""
-    return torch.complex(left.pop(0), left.pop(0)) if is_complex else left.pop(0)
 
 
 def _suffix(path: Sequence[Any]) -> str:
