@@ -114,7 +114,11 @@ BAD_ARRAYS = {
     "ragged": ([[1], [1, 2]], spec(), "the recording: 'x' is no array"),
     "one for many": (np.ones((5, 2)), MIXED, "is one array, but the model has the inputs ['x', 'id', 'speaker']"),
     "names": ({"x": 1, 2: 2}, spec(), "the recording has ['2', 'x'], but the model's inputs are ['x']"),
-    "frames": ({**GOOD, "id": np.arange(4)}, MIXED, "the recording: the inputs have [4, 5] frames: all must have the same number."),
+    "frames": (
+        {**GOOD, "id": np.arange(4)},
+        MIXED,
+        "the recording: the inputs have [4, 5] frames: all must have the same number.",
+    ),
     "rows": ({**GOOD, "id": np.ones((2, 5), int)}, MIXED, "the inputs have [1, 2] rows, but must have the same number"),
     "untimed": ({**GOOD, "speaker": np.ones(4, np.float32)}, MIXED, "'speaker' has shape (4,), but a frame has (3,)"),
 }
