@@ -93,11 +93,11 @@ def _unwritten(program: torch.export.ExportedProgram, said: str) -> str | None:
         return None
     kind, _, name = match[1].partition(".")
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    # torch's primitive operators have underscores where those of users have none.
-    names = {name, name.replace("_", "")} if kind == "prims" else {name}
+    # torch's primitive operators have underscores where those of users have none, and are none of `torch.special`.
+    names = {name, name.replace("_", ""), f"special_{name}"} if kind == "prims" else {name}
     same = (n for g in graphs for n in g.nodes if str(n.target).split(".")[1:2] in [[name] for name in names])
     place = next((f"{place_of(n)}: " for n in same), "")
-    return f"{place}torch.onnx has no form of {match[1]}, so no graph can be written: compute this by other operators."
+    return f"{place}torch.onnx has no form of {match[1]}, so no ONNX graph can be written: compute this by other operators."
 
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
