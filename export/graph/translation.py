@@ -97,7 +97,7 @@ def _unwritten(program: torch.export.ExportedProgram, said: str) -> str | None:
     names = {name, name.replace("_", ""), f"special_{name}"} if kind == "prims" else {name}
     same = (n for g in graphs for n in g.nodes if str(n.target).split(".")[1:2] in [[name] for name in names])
     place = next((f"{place_of(n)}: " for n in same), "")
-    return f"{place}torch.onnx has no form of {match[1]}, so no ONNX graph can be written: compute this by other operators."
+    return f"{place}torch.onnx has no form of {match[1]}, so there is no ONNX graph: compute this by other operators."
 
 
 def _lstm(X: Any, W: Any, R: Any, B: Any, h: Any, c: Any, activations: str) -> Any:
