@@ -17,7 +17,6 @@ from rnn_export.errors import BackendUnavailable, BundleError, RoundBroken, Stre
 from rnn_export.runtime.backends.remote.wire import SEED, SNAPSHOT
 from rnn_export.runtime.engine import load
 from rnn_export.runtime.rounds import Rounds
-from rnn_export.spec import TensorSpec
 from rnn_export.trust import Trust
 
 # By name, of one row: what was fed, or what came of it.
@@ -117,13 +116,13 @@ class TritonPythonModel:
 
     def _frame(self, request: Any) -> Frame:
         """The frames of a request by input, each (1, ...), checked."""
-        shapes = {t.name: self._shape(t) for t in self.spec.inputs}
+        shapes = {}
+        for tensor in self.spec.inputs:
+            frames = tensor.frames_of(self.spec.chunk)
+            # No axis of time for a single frame.
+            plain = tensor.axis("time") is None or frames == 1
+            shapes[tensor.name] = tensor.frame if plain else (frames, *tensor.frame)
         return self.rounds.frame({name: self._array(request, name).reshape(shape) for name, shape in shapes.items()})
-
-    def _shape(self, tensor: TensorSpec) -> tuple[int, ...]:
-        """What a step of one stream takes: no axis of time for a single frame."""
-        frames = tensor.frames_of(self.spec.chunk)
-        return tensor.frame if tensor.axis("time") is None or frames == 1 else (frames, *tensor.frame)
 
     def _step(self, rows: Sequence[tuple[int, Frame]]) -> list[Frame | StreamError]:
         """The outputs of each row by name, or why it was not fed: a frame that the backend refuses harms no other."""
