@@ -112,6 +112,12 @@ class Plan:
     def refusal(self) -> str | None:
         """What a stream cannot have."""
         flaw = next((sketch for sketch in self.body if sketch.kind in FLAWS), None)
-        if flaw is not None and self.chunk % NO_FLAWS.get(flaw.says(), self.chunk + 1):
+        if flaw is not None and not self._streams(flaw):
             return flaw.says()
         return "chunk is no multiple of the stride" if self.chunk % self.unit else None
+
+    def _streams(self, flaw: Sketch) -> bool:
+        """Whether what no stream had once goes by now: by whole periods, and decisions of one frame of one row."""
+        if flaw.kind == "DataBranch":
+            return self.way == "frames" and self.batch == 1
+        return flaw.says() in NO_FLAWS and self.chunk % NO_FLAWS[flaw.says()] == 0
