@@ -35,6 +35,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 # Of a size they are that size: `math.ceil(2 * length)`.
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
+LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # What they fill a tensor with, whatever was in it: a number, or the argument that says it.
 FILLS: Mapping[Any, float | str] = {
@@ -70,6 +71,7 @@ def flat_graph(
     graph.set_codegen(CodeGen())
     equal = _equal_sizes(graph, args)
     _settle_sizes(graph, equal)
+    _sizes_of_what_is_there(graph)
     _refuse_frames_taken_apart(graph, equal)
     _refuse_single_windows(graph)
     output = graph.output_node()
@@ -213,6 +215,22 @@ def _settle_sizes(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
         if node.target in RESHAPES:
             sizes = enumerate(node.args[1])
             node.update_arg(1, [_number(value.shape[i], equal) or n if n == -1 else n for i, n in sizes])
+
+
+def _sizes_of_what_is_there(graph: fx.Graph) -> None:
+    """A size of a new tensor that is one of the tensor it is made from is asked of that, not of the input's length."""
+    for node in [n for n in graph.nodes if n.target in LIKE_ANOTHER]:
+        source, sizes = node.args[:2]
+        axes = {str(size): a for a, size in enumerate(source.meta["val"].shape) if isinstance(size, torch.SymInt)}
+        for place, size in enumerate(sizes):
+            axis = axes.get(str(size.meta.get("val"))) if isinstance(size, fx.Node) else None
+            if axis is None or size.target is aten.sym_size.int:
+                continue
+            with graph.inserting_before(node):
+                asked = graph.call_function(aten.sym_size.int, (source, axis))
+            asked.meta = {**node.meta, "val": size.meta["val"]}
+            sizes = [*sizes[:place], asked, *sizes[place + 1 :]]
+        node.update_arg(1, sizes)
 
 
 def _number(size: Any, equal: Mapping[Any, Any]) -> int | None:
