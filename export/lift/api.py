@@ -394,6 +394,7 @@ def _refuse_memory_by_call(lifted: StreamingModel, flat: FlatModel) -> None:
 def _moves_by_call(name: str, has_others: bool) -> StateMovesByCall:
     return StateMovesByCall(
         has_others,
-        f"state {name!r} moves once per call, however many frames the call has: what comes out depends on how the "
-        "sequence is cut. If one call is one frame, say time_axis=None; if not, let every frame move it.",
+        f"state {name!r} moves once per call, however many frames the call has, so it is another one where the "
+        "sequence is cut otherwise. If one call is one frame, say time_axis=None; if not, let every frame move it, or "
+        "take it out where nothing reads it.",
     )

@@ -169,7 +169,7 @@ def test_a_bare_cell_gives_its_states():
 
 
 class Counted(nn.Module):
-    """A GRU over samples that stand for frames of another input, so that no axis can be varied alone; calls counted."""
+    """A GRU over samples that stand for frames of another input; calls are counted, and nothing reads it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Counted(nn.Module):
 
 def test_a_count_of_calls_is_no_memory_of_a_layer():
     example = torch.randn(2, 36), torch.randn(2, 10)
-    with pytest.raises(LiftError, match=r"gru is recurrent, .* no output follows from a state of it"):
+    with pytest.raises(LiftError, match=r"state 'calls' moves once per call, .* or take it out where nothing"):
         lift(Counted().eval(), example)
     assert_streams(Counted().eval(), *example, time_axis=None)
 
