@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.graph import CodeGen
+from torch.utils._sympy.functions import FloorDiv
 
 from rnn_export.errors import BoundedAxis, FrozenAxis, LiftError
 from rnn_export.export.lift.program.attention import narrow_attention
@@ -218,13 +219,16 @@ def _settle_sizes(graph: fx.Graph, equal: Mapping[Any, Any]) -> None:
 
 
 def _sizes_of_what_is_there(graph: fx.Graph) -> None:
-    """A size of a new tensor that is one of the tensor it is made from is asked of that, not of the input's length."""
+    """A size of a new tensor that counts windows is asked of the tensor that it is made from, where that has it.
+
+    As an expression of the input's length it is that of a whole sequence, and none of a piece.
+    """
     for node in [n for n in graph.nodes if n.target in LIKE_ANOTHER]:
         source, sizes = node.args[:2]
         axes = {str(size): a for a, size in enumerate(source.meta["val"].shape) if isinstance(size, torch.SymInt)}
         for place, size in enumerate(sizes):
             axis = axes.get(str(size.meta.get("val"))) if isinstance(size, fx.Node) else None
-            if axis is None or size.target is aten.sym_size.int:
+            if axis is None or not size.meta["val"].node.expr.has(FloorDiv):
                 continue
             with graph.inserting_before(node):
                 asked = graph.call_function(aten.sym_size.int, (source, axis))
