@@ -15,7 +15,7 @@ from rnn_export.export.lift.dependence.operators import Operators
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.fx import aten, depends_on, made_of_sizes, placeholders, values_of
 from rnn_export.export.lift.streaming.lengths import Lengths
-from rnn_export.export.lift.streaming.reach import Reach
+from rnn_export.export.lift.streaming.reach import Reach, makes_frames
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming.states import Names, States
 from rnn_export.export.lift.streaming.time_axis import (
@@ -263,7 +263,7 @@ def receptive_field(graph: fx.Graph, rules: Rules) -> tuple[int, int]:
     """A number of frames that every stride divides, and at least as many as one frame of a result depends on."""
     reaches: dict[fx.Node, Reach] = {}
     for node in graph.nodes:
-        before = [reaches[n] for n in node.all_input_nodes]
+        before = [reaches[n] for n in node.all_input_nodes if makes_frames(node, n)]
         unit, field = math.lcm(*(r.stride for r in before)), max((r.frames for r in before), default=1)
         known = rules.get(node.target)
         frames, stride = known.reach(node) if known is not None and known.reach is not None else Reach(0)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
-from rnn_export.export.lift.program.fx import args_of, aten
+from rnn_export.export.lift.program.fx import args_of, aten, overloads
+
+PAD_OR_CUT = overloads("pad constant_pad_nd slice.Tensor")
+RESHAPES = overloads("view _unsafe_view reshape expand")
 
 
 class Reach(NamedTuple):
@@ -24,6 +28,20 @@ def may_be_time(value: Any, axis: int) -> bool:
     if not isinstance(known, Tensor) or not -known.dim() <= axis < known.dim():
         return True
     return type(known.shape[axis]) is not int or not _is_of_any_length(value.graph)
+
+
+def makes_frames(node: fx.Node, given: fx.Node) -> bool:
+    """Whether the frames of what `node` makes can be others by what it is given: not by a number of frames that are
+    padded or cut off, nor by the number that there are.
+    """
+    size, source = given.meta.get("val"), next(iter(node.args), None)
+    if not isinstance(size, torch.SymInt) or not isinstance(source, fx.Node) or given is source:
+        return True
+    if node.target in PAD_OR_CUT:
+        return False
+    known = source.meta.get("val")
+    has = isinstance(known, Tensor) and any(str(size) == str(n) for n in known.shape)
+    return not (has and node.target in RESHAPES)
 
 
 def has_a_window_for_each_frame(node: fx.Node) -> bool:
