@@ -160,7 +160,7 @@ def judged_by_number(architecture: Architecture, seed: int) -> Verdict:
 def test_the_survey_counts_and_says_what_went_wrong(monkeypatch):
     # Other processes find this module by its name.
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
-    figures = survey(20, 0, judged=judged_by_number)
+    figures = survey(20, 20, judged=judged_by_number)
     assert figures["drawn"] == figures[EXACT] + figures[REFUSED] + len(figures[REFUSED_FALSELY]) == 20
     assert {row["message"] for row in figures[REFUSED_FALSELY]} == {"LiftError: it cannot"}
     assert all(
@@ -169,7 +169,7 @@ def test_the_survey_counts_and_says_what_went_wrong(monkeypatch):
     assert figures["worst relative error"] == 1e-7
     assert figures["reasons"] == {"its flaw": 1.0}
     assert figures[WRONG] == []
-    assert survey(20, 0, judged=judged_by_number, jobs=2) == figures
+    assert survey(20, 20, judged=judged_by_number, jobs=2) == figures
 
 
 def test_a_survey_goes_on_where_it_was_stopped(tmp_path):
