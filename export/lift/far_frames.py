@@ -75,9 +75,7 @@ def _refuse(
     while wrong - right > 1:
         middle = (wrong + right) // 2
         right, wrong = (middle, wrong) if is_right(module, rolled, middle) else (right, middle)
-    times = enumerate(module.axes.time_in)
-    port, axis = next((i, t) for i, t in times if t is not None)
-    raise BoundedAxis(port, axis, right, _fails(module, wrong) or _otherwise(right, numbers))
+    raise BoundedAxis(*module.axes.first_time, right, _fails(module, wrong) or _otherwise(right, numbers))
 
 
 def _fails(module: BatchFirst, frames: int) -> str:

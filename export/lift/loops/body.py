@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
-from rnn_export.export.lift.loops.counting import TAKING
+from rnn_export.export.lift.loops.counting import TAKING, by_row
 from rnn_export.export.lift.loops.first_iterations import Iteration, Taken
 from rnn_export.export.lift.loops.operands import (
     BodyValue,
@@ -179,10 +179,9 @@ class _Body:
 
     def _by_row(self, memory: fx.Node, shape: Sequence[Any], what: str, meta: dict[str, Any]) -> fx.Node:
         """What is remembered of each row, (batch, 1), beside a value of this shape."""
-        rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
-        if len(rows) > 1 or (not rows and not self.one_row):
+        sizes = by_row(shape)
+        if sizes is None or (-1 not in sizes and not self.one_row):
             raise cannot_roll(f"{what}, with values that have no batch axis")
-        sizes = [-1 if axis in rows else 1 for axis in range(len(shape))]
         shaped = self.graph.call_function(aten.reshape.default, (memory, sizes))
         shaped.meta = meta
         return shaped

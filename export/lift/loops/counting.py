@@ -66,3 +66,9 @@ def takes_counts(node: fx.Node) -> bool:
         return False
     value = node.args[0].meta["val"]
     return bool(value.dtype.is_floating_point) and value.dim() > 0
+
+
+def by_row(shape: Sequence[Any]) -> list[int] | None:
+    """The sizes of one number for each row beside a value of this shape; None where several axes are of any size."""
+    rows = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+    return None if len(rows) > 1 else [-1 if axis in rows else 1 for axis in range(len(shape))]

@@ -1,8 +1,8 @@
 """Numbers that follow from the iteration, `1 / (t + 1)` and `0.9 ** t`, as frames of a sequence.
 
 A trace has another number in each copy of the body. Where these go on as a known function of t does, they are read from
-that function of `arange(T)`, for each row, and the copies are alike. Numbers in even steps a loop
-counts itself, where each iteration has them.
+that function of `arange(T)`, for each row, and the copies are alike. Numbers in even steps a loop counts itself, where
+each iteration has them (`counting.py`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.loops.counting import TAKING, by_row
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.program.fx import args_of, aten, overloads, placeholders
+from rnn_export.export.lift.program.fx import args_of, aten, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
-# What takes a tensor of one entry a row in the place of a number.
+# What takes a tensor of one entry a row in the place of a number, its first or its second.
 TAKERS = {
-    **{op: op for op in overloads("add.Tensor sub.Tensor mul.Tensor div.Tensor minimum maximum")},
-    aten.pow.Tensor_Scalar: aten.pow.Tensor_Tensor,
+    **TAKING,
     aten.pow.Scalar: aten.pow.Tensor_Tensor,
-    aten.rsub.Scalar: aten.rsub.Tensor,
-    **{getattr(aten, name).Scalar: getattr(aten, name).Tensor for name in ("lt", "le", "gt", "ge", "eq", "ne")},
+    aten.eq.Scalar: aten.eq.Tensor,
+    aten.ne.Scalar: aten.ne.Tensor,
 }
 NEAR = 1e-9
 
@@ -135,15 +135,10 @@ def _plain(value: float) -> float:
 
 
 def _rows_of(call: fx.Node, place: int) -> list[int] | None:
-    """The sizes of a number for each row beside what `call` takes; None where it has several axes of them."""
+    """The sizes of a number for each row beside what `call` takes; None where it is told none."""
     other = call.args[1 - place]
-    if not isinstance(other, fx.Node) or not isinstance(other.meta.get("val"), Tensor):
-        return None
-    shape = other.meta["val"].shape
-    rows = [axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)]
-    if len(rows) > 1 or not len(shape):
-        return None
-    return [-1 if axis == (rows[0] if rows else 0) else 1 for axis in range(len(shape))]
+    value = other.meta.get("val") if isinstance(other, fx.Node) else None
+    return by_row(value.shape) if isinstance(value, Tensor) and value.dim() else None
 
 
 def _sequence(write: NodeWriter, function: _Function, frames: int, rows: int, time: tuple[int, int]) -> fx.Node:
