@@ -39,6 +39,12 @@ class Axes:
         return any(axis is not None for axis in self.input_time)
 
     @property
+    def usual(self) -> bool:
+        """Whether the batch is the first axis of each input with time, or the second behind time."""
+        pairs = zip(self.input_batch, self.input_time, strict=True)
+        return all(t is None or b in (None, 0) or (t, b) == (0, 1) for b, t in pairs)
+
+    @property
     def first_time(self) -> tuple[int, int]:
         """The first input with time, and its axis."""
         return next((i, t) for i, t in enumerate(self.time_in) if t is not None)
@@ -79,15 +85,32 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
     Raises LiftError where there are none, or several could be time.
     """
     probe, said = AxisProbe(model), said_time(model, time_axis)
+    odd: list[Axes] = []
     try:
         for batch in batch_candidates(probe, said):
             time = find_time(probe, ProbedRows(batch.inputs, batch.states, 2), said)
             found = Axes(batch.inputs, time.inputs, batch.states, batch.outputs, time.outputs, time.causal)
             rivals = (replace(found, input_time=r.inputs, output_time=r.outputs) for r in time.rivals)
             _refuse_other_lengths(model, found)
+            if said is None and not found.usual:
+                odd.append(found)
+                continue
             yield replace(found, rivals=tuple(rivals))
     except NoBatchAxis as error:
         yield _axes_of_one(probe, said, error)
+    for found in odd:
+        raise _odd_order(model, found)
+
+
+def _odd_order(model: FlatModel, axes: Axes) -> LiftError:
+    stands = zip(model.inputs, axes.input_time, axes.input_batch, strict=True)
+    found = ", ".join(f"of {leaf.name!r} time is axis {t} and the batch axis {b}" for leaf, t, b in stands)
+    times = {leaf.name: t for leaf, t in zip(model.inputs, axes.input_time, strict=True)}
+    return LiftError(
+        f"{found}: no axes in a usual order are time and batch (rows along axis 0 depend on each other, or cannot be "
+        f"any number), but most models have the batch first, or time and then the batch. If it is meant so, say it: "
+        f"time_axis={times}. Else look for what mixes rows along axis 0."
+    )
 
 
 def _refuse_other_lengths(model: FlatModel, axes: Axes) -> None:

@@ -268,6 +268,8 @@ _KINDS: dict[str, Callable[[Noise, Tensor], Tensor]] = {
     "ones": lambda noise, example: torch.ones_like(example),
     "flags": _flags,
     "negative": _scaled(-1.0),
+    "louder": _scaled(4.0),
+    "strong": _scaled(30.0),
     "loud": _scaled(LOUD),
     "quiet": _scaled(QUIET),
     "NaN": _one_nan,

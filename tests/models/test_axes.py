@@ -115,6 +115,14 @@ def test_time_is_asked_for_by_name_where_two_axes_could_be_it():
     assert axes_of(Elementwise(), x, time_axis={"x": 2})["x"] == ("batch", 7, "time")
 
 
+def test_axes_in_an_unusual_order_are_asked_for():
+    model = Call(lambda s, x: s.linear((x + x[:1]).transpose(1, 2).flatten(2)), linear=nn.Linear(10, 3))
+    with pytest.raises(LiftError, match=r"of 'x' time is axis 0 and the batch axis 2.*say it: time_axis=\{'x': 0\}"):
+        lift(model, (torch.randn(2, 2, 9, 5),))
+    shapes = axes_of(model, torch.randn(2, 2, 9, 5), time_axis={"x": 0})
+    assert shapes["x"] == ("time", 2, "batch", 5)
+
+
 def test_an_output_as_of_the_last_frame_needs_a_word_on_time():
     x = torch.randn(2, 7, 4)
     with pytest.raises(LiftError, match=r"no output has a time axis, .* time_axis=\{'x': 1\}\. .* time_axis=None"):

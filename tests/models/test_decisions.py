@@ -203,6 +203,21 @@ def test_a_fast_path_gives_way_to_the_general_one(tmp_path):
         np.testing.assert_allclose(y, want[0], atol=1e-6)
 
 
+class AlikeAtBothEnds(Net):
+    """Of what is not loud, and of what is loud beyond all measure, both ways make the same."""
+
+    def forward(self, x):
+        x = torch.where(x.abs() > 4, x, 0.0)
+        if x.mean() > 0:
+            x = 1.5 * x
+        return self.body(x.clamp(-6, 6))
+
+
+def test_ways_that_are_alike_for_quiet_and_loud_input_are_two():
+    with pytest.raises(LiftError, match="neither was seen to give what the model gives"):
+        lift(AlikeAtBothEnds().eval(), (X,))
+
+
 def test_a_branch_that_is_none_of_these_is_refused_with_both_ways():
     place = at(Loud)
     with pytest.raises(LiftError) as caught:

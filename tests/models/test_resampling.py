@@ -40,6 +40,10 @@ RESAMPLED = {
     "nearest, three for two over both axes": (of(1.5), IMAGE, 2, "time*3/2"),
     "nearest, two for three": (of(2 / 3), X, 3, "time*2/3"),
     "nearest, one for two": (of(0.5), X, 2, "time/2"),
+    "linear, one for two, behind a cut and before a pool": (
+        Call(lambda s, x: F.avg_pool1d(F.interpolate(x[..., 2:] + x[..., :-2], scale_factor=0.5, mode="linear"), 2)),
+        X, 4, "time/4",
+    ),
     "nearest by centres": (of(1.5, "nearest-exact"), X, 2, "time*3/2"),
     "nearest by centres, over both axes": (of(2, "nearest-exact"), IMAGE, 1, "time*2"),
     "linear, three for two": (of(1.5, "linear"), X, 2, "time*3/2"),

@@ -117,7 +117,13 @@ class Plan:
         return "chunk is no multiple of the stride" if self.chunk % self.unit else None
 
     def _streams(self, flaw: Sketch) -> bool:
-        """Whether what no stream had once goes by now: by whole periods, and decisions of one frame of one row."""
+        """Whether what no stream had once goes by now: by whole periods, and decisions of one frame of one row.
+
+        Behind a gate for what is above zero, a mean is above zero, or of zeros, for which both ways are one.
+        """
         if flaw.kind == "DataBranch":
-            return self.way == "frames" and self.batch == 1
+            before = self.body[: self.body.index(flaw)][-1:]
+            gated = bool(before) and before[0].kind == "Gate" and not before[0].options["keyed"]
+            one_sided = gated and before[0].options["how"] not in ("hardshrink", "softshrink")
+            return (self.way == "frames" and self.batch == 1) or one_sided
         return flaw.says() in NO_FLAWS and self.chunk % NO_FLAWS[flaw.says()] == 0

@@ -234,7 +234,9 @@ class Streams:
             joined = np.concatenate(given, 1) if timed else given[-1]
             want = (1 if row is not None else self.rows, *true.shape[1:])
             assert joined.shape == want, f"{tensor.name} is {joined.shape} in place of {want}"
-            for truth in (self.single,) if row is not None else (self.single, self.whole):
+            # Of a model that takes one stream at a time, rows of a batch may be something else.
+            alone = row is not None or self.spec.rows == 1
+            for truth in (self.single,) if alone else (self.single, self.whole):
                 worst = max(worst, truth.error(i, joined, timed, row))
         return worst
 

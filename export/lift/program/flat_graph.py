@@ -25,6 +25,7 @@ from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
+from rnn_export.export.lift.program.resampling import RESAMPLING
 from rnn_export.export.lift.program.shared_filters import share_filters
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
@@ -261,7 +262,9 @@ def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> Non
 def _refuse_single_windows(graph: fx.Graph) -> None:
     """Raise FrozenAxis where torch took an axis for 1, since it was at the length of the export."""
     for node in graph.nodes:
-        if torch.Tag.pointwise not in getattr(node.target, "tags", ()) or not isinstance(node.meta.get("val"), Tensor):
+        by_rate = node.target in RESAMPLING and not named_args(node).get("output_size")
+        by_entry = torch.Tag.pointwise in getattr(node.target, "tags", ())
+        if not (by_entry or by_rate) or not isinstance(node.meta.get("val"), Tensor):
             continue
         value = node.meta["val"]
         for taken in (n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)):
