@@ -14,7 +14,8 @@ from rnn_export.export.lift.loops.sizes import know_sizes
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
 
-ROWS = 3
+# And others, where so many rows are another size of the model.
+ROWS, OTHER_ROWS = 3, 2
 # Lengths between two at which a loop shows, at most.
 MOST_BETWEEN = 16
 
@@ -65,6 +66,8 @@ def rewrite_for_any_length(module: BatchFirst, graph: fx.GraphModule, frames: in
 
     `frames` is a length that the model takes.
     """
-    sample = module.sample(ROWS, frames)
-    if know_sizes(graph, sample, [{*axes} for axes in module.dynamic(True)[0]]):
-        rewrite_over_time(graph, sample, module.flat.context)
+    for rows in (ROWS, OTHER_ROWS):
+        sample = module.sample(rows, frames)
+        if know_sizes(graph, sample, [{*axes} for axes in module.dynamic(True)[0]]):
+            rewrite_over_time(graph, sample, module.flat.context)
+            return

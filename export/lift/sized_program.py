@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from rnn_export.errors import LiftError, TraceFailed
 from rnn_export.export.lift.loops.body import RolledLoop
 from rnn_export.export.lift.program.fx import aten, placeholders
+from rnn_export.export.lift.program.last_windows import counted_last_windows
 from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.solved_sizes import solved_by_trying
 from rnn_export.export.lift.program.tracing import lift_error, quiet
@@ -39,7 +40,7 @@ def sized_program(
     makes a number of one.
     """
     try:
-        with torch.no_grad(), quiet(), plain_division(), solved_by_trying():
+        with torch.no_grad(), quiet(), plain_division(), counted_last_windows(), solved_by_trying():
             writer = _Writer(module)
             nodes = placeholders(module.graph)
             given = [writer.given(n, value, axes) for n, value, axes in zip(nodes, args, dynamic, strict=True)]

@@ -48,6 +48,11 @@ def by_hand(s, x):
     return torch.softmax(scores, -1) @ v
 
 
+def by_layer(s, x):
+    later = distance(x.shape[1])
+    return s.attend(x, x, x, attn_mask=(later < 0) | (later > 1), need_weights=False)[0]
+
+
 def interpolated(s, x):
     return F.interpolate(x.mT, scale_factor=1.5, mode="linear").mT
 
@@ -81,6 +86,7 @@ def transformed(s, x):
 PARTS = {
     fused: 1,
     by_hand: 1,
+    by_layer: 1,
     interpolated: 2,
     put_together: 2,
     mirrored: 1,
@@ -101,6 +107,7 @@ def model(*parts: Part) -> Call:
         forward,
         cell=nn.GRUCell(8, 8),
         qkv=nn.Linear(8, 24),
+        attend=nn.MultiheadAttention(8, 2, batch_first=True),
         pair=nn.Linear(16, 8),
         conv=nn.Conv1d(8, 8, 4),
         windows=nn.Linear(32, 8),

@@ -21,6 +21,17 @@ def of(pool):
     return Call(lambda s, x: pool(x))
 
 
+def before_attention(pool):
+    """What reads the length of a pooled value in numbers of its own."""
+
+    def forward(s, x):
+        x = pool(x).mT
+        later = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=(later >= 0) & (later <= 2)).mT
+
+    return Call(forward)
+
+
 def late(pool):
     """Of frames that are there one after the other, some frames late."""
     return Call(lambda s, x: pool(s.c(x)), c=nn.Conv1d(4, 4, 3, padding=1))
@@ -37,6 +48,10 @@ POOLS = {
     "mean, a window a frame": (of(nn.AvgPool1d(3, 1, ceil_mode=True)), X, 1, 0),
     "mean, padding counted": (late(nn.AvgPool1d(4, 3, 2, ceil_mode=True)), X, 3, 3),
     "mean, padding not counted": (of(nn.AvgPool1d(4, 3, 2, ceil_mode=True, count_include_pad=False)), X, 3, 2),
+    "before attention": (before_attention(nn.MaxPool1d(3, 2, 1, ceil_mode=True)), X, 2, 1),
+    "before attention, padding not counted": (
+        before_attention(nn.AvgPool1d(2, 2, 1, ceil_mode=True, count_include_pad=False)), X, 2, 1,
+    ),
     "power": (of(nn.LPPool1d(2, 3, 2, ceil_mode=True)), X, 2, 1),
     "power, whole windows": (of(nn.LPPool1d(2, 3, 2)), X, 2, 1),
     "max over both axes": (of(nn.MaxPool2d((3, 4), (2, 3), (1, 2), ceil_mode=True)), IMAGE, 2, 1),

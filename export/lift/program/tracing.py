@@ -17,6 +17,7 @@ from rnn_export.export.lift.program.free_sizes import Constants, FreeSizes
 from rnn_export.export.lift.program.frozen_sizes import frozen_axis, refused_where_frozen
 from rnn_export.export.lift.program.hashed_sizes import UNHASHABLE, hashed_sizes
 from rnn_export.export.lift.program.known_constants import KnownConstants
+from rnn_export.export.lift.program.last_windows import counted_last_windows
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
 from rnn_export.export.lift.program.python_operators import PythonOperators
@@ -74,6 +75,7 @@ def as_written(module: nn.Module) -> Iterator[None]:
         KnownConstants(),
         products_as_written(),
         plain_division(),
+        counted_last_windows(),
         solved_by_trying(),
     ):
         yield

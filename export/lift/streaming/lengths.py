@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.utils._sympy.functions import Max, Min
 
-from rnn_export.export.lift.program.fx import named_args, placeholders, recorded
+from rnn_export.export.lift.program.fx import placeholders, recorded
 from rnn_export.export.lift.streaming.runs import BATCH, RecordedRuns
 
 # What gives a length a floor, which short sequences alone come down to.
@@ -33,7 +33,6 @@ class Lengths:
     def __init__(self, module: fx.GraphModule, runs: RecordedRuns, input_time: Sequence[int | None]) -> None:
         self.runs, graph, self.shortest = runs, module.graph, 1
         self._same: dict[fx.Node, fx.Node] = {}
-        self._guarded = _of_guarded_sizes(graph)
         # As it is now.
         whole = fx.Graph()
         self._copies: dict[fx.Node, fx.Node] = {}
@@ -96,7 +95,7 @@ class Lengths:
     def _size(self, node: fx.Node, axis: int) -> Any:
         original = self._same.get(node, node)
         known = original.meta.get("val")
-        if original in self._guarded or not isinstance(known, torch.Tensor) or known.dim() <= axis:
+        if not isinstance(known, torch.Tensor) or known.dim() <= axis:
             return None
         size = known.shape[axis]
         fits = all(
@@ -110,32 +109,6 @@ class Lengths:
             return int(size) if isinstance(size, int) else None
         value = size.node.expr.subs({**self._numbers, **dict.fromkeys(self._frames, frames)})
         return int(value) if value.is_Integer else None
-
-
-def _of_guarded_sizes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes of which torch's expression for a size may hold at the length of the export alone.
-
-    With `ceil_mode` a pool leaves out a last window that would begin behind the last frame, which torch decides once.
-    """
-    found = set[fx.Node]()
-    for node in graph.nodes:
-        is_pool = node.op == "call_function" and "ceil_mode" in str(getattr(node.target, "_schema", ""))
-        if not found.isdisjoint(node.all_input_nodes) or (is_pool and _may_leave_out_last(named_args(node))):
-            found.add(node)
-    return found
-
-
-def _may_leave_out_last(pool: dict[str, Any]) -> bool:
-    sizes = pool["kernel_size"]
-    axes = range(len(sizes))
-
-    def by_axis(name: str, usual: Sequence[int]) -> Sequence[int]:
-        numbers: Sequence[int] = pool.get(name) or usual
-        return numbers if len(numbers) > 1 else [*numbers] * len(sizes)
-
-    strides, pads, apart = by_axis("stride", sizes), by_axis("padding", [0]), by_axis("dilation", [1])
-    ends = any(strides[a] > (sizes[a] - 1) * apart[a] + 1 - pads[a] for a in axes)
-    return bool(pool["ceil_mode"]) and ends
 
 
 def _carried_on(lengths: Sequence[int], frames: int, unit: int, rate: Fraction) -> int:
