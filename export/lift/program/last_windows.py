@@ -16,7 +16,7 @@ from torch import _meta_registrations as registrations
 @contextlib.contextmanager
 def counted_last_windows() -> Iterator[None]:
     """While a module is exported; values are the same."""
-    own = registrations.pooling_output_shape_pad_lr
+    own: Any = registrations.pooling_output_shape_pad_lr
 
     def windows(size: Any, kernel: Any, left: Any, right: Any, stride: Any, dilation: Any, ceil_mode: bool) -> Any:
         numbers = (kernel, left, right, stride, dilation)
