@@ -9,7 +9,7 @@ from torch import fx
 
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.lengths import is_right, operators
-from rnn_export.export.lift.loops.periods import by_periods, end_short
+from rnn_export.export.lift.loops.periods import by_periods, end_short, loops_of
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
@@ -60,16 +60,16 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
 
     Raises LiftError where it cannot be.
     """
-    few, more = (COPIES * period, (COPIES + 1) * period)
-    graphs = []
-    for frames in (few, more):
-        graphs.append(flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False))
-        by_periods(graphs[-1], frames, period)
+    few, more, turns = _whole_periods(module, period)
+    graphs = [_unrolled(module, frames) for frames in (few, more)]
+    by_periods(graphs[0], turns[0], turns[1] - turns[0])
+    by_periods(graphs[1], turns[1], turns[1] - turns[0])
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
     rolled = roll(graphs[0], graphs[1], samples, (few, more), length_input)
-    if not _is_right(module, rolled, period):
+    lengths = range(few, few + 3 * period + 1)
+    if not all(is_right(module, rolled, n) for n in lengths):
         end_short(rolled)
-        if not _is_right(module, rolled, period):
+        if not all(is_right(module, rolled, n) for n in lengths):
             raise cannot_roll(
                 f"it does the same again every {period} frames, but a value that is as of the last frame of all, or "
                 "what sequences of other lengths end with, is none of whole periods"
@@ -77,6 +77,19 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
     return rolled, few
 
 
-def _is_right(module: BatchFirst, rolled: fx.GraphModule, period: int) -> bool:
-    few = COPIES * period
-    return all(is_right(module, rolled, n) for n in range(few, few + 3 * period + 1))
+def _whole_periods(module: BatchFirst, period: int) -> tuple[int, int, tuple[int, int]]:
+    """Two lengths, a period apart, and the turns of the loop at both: whole periods of its own, `COPIES` and more.
+
+    It may take fewer frames than the input has, and at another rate. Raises LiftError where there are none.
+    """
+    for few in range(COPIES * period, (2 * COPIES + 1) * period):
+        here, there = (loops_of(_unrolled(module, n)) for n in (few, few + period))
+        turns, more = max(here - there, default=0), max(there - here, default=0)
+        own = more - turns
+        if own > 1 and turns % own == 0 and turns >= COPIES * own:
+            return few, few + period, (turns, more)
+    raise cannot_roll(f"it does the same again every {period} frames, but over no length so many times, as was tried")
+
+
+def _unrolled(module: BatchFirst, frames: int) -> fx.GraphModule:
+    return flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)

@@ -57,10 +57,33 @@ def some_frames(s: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(given, 1)
 
 
+def behind_another_loop(s: nn.Module, x: Tensor) -> Tensor:
+    h, given = x.new_zeros(len(x), 4), []
+    for frame in x.unbind(1):
+        h = s.before(frame, h)
+        given.append(h)
+    return another_cell(s, torch.stack(given, 1))
+
+
+def behind_a_window(s: nn.Module, x: Tensor) -> Tensor:
+    """Of fewer frames than the input has."""
+    return another_cell(s, s.window(x.mT).mT)
+
+
+def of_half_the_frames(s: nn.Module, x: Tensor) -> Tensor:
+    return another_cell(s, s.stride(x.mT).mT)
+
+
 def model(forward: Callable[[nn.Module, Tensor], Tensor]) -> Call:
     torch.manual_seed(0)
-    cells = {"first": nn.GRUCell(4, 6), "second": nn.GRUCell(4, 6), "over": nn.GRUCell(6, 6)}
-    return Call(forward, **cells, layers=nn.ModuleList(nn.Linear(22, 6) for _ in range(3))).eval()
+    cells = {
+        "first": nn.GRUCell(4, 6),
+        "second": nn.GRUCell(4, 6),
+        "over": nn.GRUCell(6, 6),
+        "before": nn.GRUCell(4, 4),
+    }
+    convolutions = {"window": nn.Conv1d(4, 4, 2), "stride": nn.Conv1d(4, 4, 3, stride=2, padding=1)}
+    return Call(forward, **cells, **convolutions, layers=nn.ModuleList(nn.Linear(22, 6) for _ in range(3))).eval()
 
 
 MODELS = [(another_cell, 2), (a_layer_now_and_then, 3), (clockwork, 4), (some_frames, 3)]
@@ -72,6 +95,13 @@ def test_a_step_takes_whole_periods(forward, period):
     lifted = assert_whole(model(forward), X, chunk=period, lengths=range(1, 14))
     assert lifted.spec.delay == 0
     assert lifted.spec.tail == (0 if forward is some_frames else period - 1)
+
+
+@pytest.mark.parametrize(
+    ("forward", "period"), [(behind_another_loop, 2), (behind_a_window, 2), (of_half_the_frames, 4)]
+)
+def test_periods_behind_what_else_is_over_time(forward, period):
+    assert_whole(model(forward), X, chunk=period, lengths=range(2, 14))
 
 
 def test_a_step_of_less_is_refused():

@@ -122,8 +122,10 @@ class Plan:
         Behind a gate for what is above zero, a mean is above zero, or of zeros, for which both ways are one.
         """
         if flaw.kind == "DataBranch":
-            before = self.body[: self.body.index(flaw)][-1:]
-            gated = bool(before) and before[0].kind == "Gate" and not before[0].options["keyed"]
-            one_sided = gated and before[0].options["how"] not in ("hardshrink", "softshrink")
+            last = self.body[: self.body.index(flaw)][-1:]
+            gated = bool(last) and last[0].kind == "Gate" and not last[0].options["keyed"]
+            one_sided = gated and last[0].options["how"] not in ("hardshrink", "softshrink")
             return (self.way == "frames" and self.batch == 1) or one_sided
-        return flaw.says() in NO_FLAWS and self.chunk % NO_FLAWS[flaw.says()] == 0
+        before = chain(self.features, self.body[: self.body.index(flaw)]).parts
+        rate = math.prod((p.rate for p in before if isinstance(p, Part)), start=Fraction(1))
+        return flaw.says() in NO_FLAWS and self.chunk % (rate / NO_FLAWS[flaw.says()]).denominator == 0

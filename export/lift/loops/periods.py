@@ -11,6 +11,7 @@ up comes after all frames, and what is made of it is cut off.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from torch import fx
@@ -26,14 +27,27 @@ from rnn_export.export.lift.program.node_writer import NodeWriter
 FILLED, CUT = "rnn_export.filled", "rnn_export.cut"
 
 
+def loops_of(module: fx.GraphModule) -> Counter[int]:
+    """Of how many frames values of an unrolled graph are taken apart or joined, one by one."""
+    read_written_frames(module.graph)
+    joined = (args_of(n)[0] for n in module.graph.nodes if n.target in JOINS)
+    found = Counter(len(pieces) for pieces in joined if isinstance(pieces, list | tuple))
+    for node in module.graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        found.update(n for n in shape if isinstance(n, int) and _taken(node, n))
+    return found
+
+
 def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
     """In place: a graph unrolled over `frames` frames, whole periods, takes and joins them period by period."""
     read_written_frames(module.graph)
     write = NodeWriter(module, "period")
     for node in list(module.graph.nodes):
+        taken = _taken(node, frames)
         if node.target in JOINS and isinstance(args_of(node)[0], list | tuple) and len(args_of(node)[0]) == frames:
-            _join(write, node, period)
-        for axis, takes in _taken(node, frames).items():
+            _join(write, node, period, taken)
+            continue
+        for axis, takes in taken.items():
             _take(write, node, axis, takes, period)
     module.graph.eliminate_dead_code()
 
@@ -66,19 +80,28 @@ def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, R
     filled.meta[FILLED] = axis, period
     with node.graph.inserting_after(filled):
         windows = write.call(aten.unfold.default, filled, axis, period, period)
+    _take_of(write, windows, (axis, rank - 1), takes, period)
+
+
+def _take_of(
+    write: NodeWriter, windows: fx.Node, axes: tuple[int, int], takes: Mapping[fx.Node, Ref], period: int
+) -> None:
+    """Frames become those of `windows`, which has these along the first of `axes`, and their frames along the second,
+    once the first is gone.
+    """
     for user, ref in takes.items():
-        kind, _, frame = ref.path[0]
+        kind, axis, frame = ref.path[0]
         write.at = user
-        with node.graph.inserting_before(user):
-            new = write.call(aten.select.int, windows, axis, frame // period)
-            new = write.call(aten.select.int, new, rank - 1, frame % period)
+        with user.graph.inserting_before(user):
+            new = write.call(aten.select.int, windows, axes[0], frame // period)
+            new = write.call(aten.select.int, new, axes[1], frame % period)
             if kind == "slice":
                 new = write.call(aten.unsqueeze.default, new, axis)
         user.replace_all_uses_with(new)
 
 
-def _join(write: NodeWriter, node: fx.Node, period: int) -> None:
-    """What joins all frames joins those of each period, and then these."""
+def _join(write: NodeWriter, node: fx.Node, period: int, taken: Mapping[int, Mapping[fx.Node, Ref]]) -> None:
+    """What joins all frames joins those of each period, and then these; frames that are `taken` are taken of it."""
     pieces, dim = list(args_of(node)[0]), args_of(node)[1] if len(node.args) > 1 else 0
     dim %= len(node.meta["val"].shape)
     if not all(isinstance(piece, fx.Node) for piece in pieces):
@@ -96,6 +119,7 @@ def _join(write: NodeWriter, node: fx.Node, period: int) -> None:
         sizes = [n if isinstance(n, int) else write.call(aten.sym_size.int, joined, a) for a, n in enumerate(shape)]
         whole = write.call(aten.reshape.default, joined, [*sizes[:dim], -1, *sizes[dim + 2 :]])
     whole.meta[CUT] = dim
+    _take_of(write, joined, (dim, dim), taken.get(dim, {}), period)
     node.replace_all_uses_with(whole)
 
 
