@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
@@ -21,7 +20,7 @@ from rnn_export.errors import (
     RowsDepend,
     StateMovesByCall,
 )
-from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates
+from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
 from rnn_export.export.lift.contract import contract, digest_of, initial_rows
@@ -33,10 +32,11 @@ from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.kept import keep_states
 from rnn_export.export.lift.layers.bare_layers import Wrapped, wrap_bare_layer
 from rnn_export.export.lift.layers.replacement import replace_recurrent
-from rnn_export.export.lift.lengths import many_frames, shortest_length
+from rnn_export.export.lift.lengths import many_frames
 from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
+from rnn_export.export.lift.one_row import takes_one, why_one
 from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
@@ -46,7 +46,6 @@ from rnn_export.export.lift.program.fx import recorded
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.program.tracing import place_of_number
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
     refuse_forgotten_cell,
@@ -196,9 +195,10 @@ def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
             raise
     probed, first = refused[0]
     # An example of one row says what is meant, where nothing but the number of rows is against any other.
-    one = replace(probed.axes, one_row=f"the number of rows is used as a value at {first.place}")
+    why = f"the number of rows is used as a value at {first.place}" if first.counted else decided_for_all(probed.flat)
+    one = replace(probed.axes, one_row=why)
     sizes = {leaf.example.shape[b] for leaf, b in zip(flat.inputs, one.input_batch, strict=True) if b is not None}
-    if not first.counted or sizes != {1} or not _takes_one(probed.flat, one):
+    if not why or sizes != {1} or not takes_one(probed.flat, one):
         raise first
     return _along(flat, replace(probed, axes=one), options)
 
@@ -211,28 +211,10 @@ def _along(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingMode
     except FrozenAxis as error:
         if axes.one_row or error.axis != dict(enumerate(axes.rows_in)).get(error.port):
             raise
-        one = replace(axes, one_row=_why_one(probed, error))
-        if not _takes_one(probed.flat, one):
+        one = replace(axes, one_row=why_one(probed.flat, axes, error))
+        if not takes_one(probed.flat, one):
             raise
         return lifted(flat, replace(probed, axes=one), options)
-
-
-def _why_one(probed: _Probed, error: FrozenAxis) -> str:
-    model = BatchFirst(probed.flat, probed.axes)
-    place = place_of_number(model, model.sample(3, shortest_length(model)), error.port, error.axis)
-    return f"the code makes a number of the size of the batch{f' at {place}' if place else ''}"
-
-
-def _takes_one(flat: FlatModel, axes: Axes) -> bool:
-    """Whether the model runs on one row, and what it keeps itself is of one."""
-    kept = [axes.states[i].rows(leaf.example) for i, leaf in enumerate(flat.states) if flat.kept_at(leaf.name)]
-    model = BatchFirst(copy.deepcopy(flat), axes)
-    try:
-        with torch.no_grad():
-            model(*model.sample(1, many_frames(model) if axes.has_time else 1))
-    except Exception:  # a size that the model does not take may raise anything
-        return False
-    return all(len(rows) == 1 for rows in kept)
 
 
 def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> StreamingModel:
@@ -257,10 +239,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     for node in streamed.step.graph.nodes if streamed.step is not None else ():
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    lifted = StreamingModel(
-        spec, flat, probed.axes, captured.module, captured.dynamic_time and streamed.at_once, initial, states, notes,
-        streamed.step, shortest,
-    )  # fmt: skip
+    at_once, step = captured.dynamic_time and streamed.at_once, streamed.step
+    lifted = StreamingModel(spec, flat, probed.axes, captured.module, at_once, initial, states, notes, step, shortest)
     if captured.dynamic_time:
         _refuse_memory_by_call(lifted, probed.flat)
     return lifted

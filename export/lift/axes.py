@@ -166,9 +166,13 @@ def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
     sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
     if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
         return f"a batch of 2 fails{probe.place}: {probe.failure}"
-    if chosen := sorted(probe.model.decisions.chosen):
-        return f"what is decided by values is decided for all rows at once ({', '.join(chosen)})"
-    return ALONE if refused.alone else MOVED
+    return decided_for_all(probe.model) or (ALONE if refused.alone else MOVED)
+
+
+def decided_for_all(model: FlatModel) -> str:
+    """What is said of decisions that are taken both ways; empty where there are none."""
+    chosen = ", ".join(sorted(model.decisions.chosen))
+    return f"what is decided by values is decided for all rows at once ({chosen})" if chosen else ""
 
 
 def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

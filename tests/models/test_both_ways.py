@@ -126,6 +126,17 @@ def test_too_many_ways_are_refused_as_the_decision():
         lift(Counts(ways, t=0).eval(), (torch.randn(1, 3),))
 
 
+def test_a_decision_that_noise_on_another_row_seldom_moves_is_of_one_row():
+    def forward(s, x):
+        x = s.linear(x)
+        return torch.tanh(2 * x) if x.mean() > 0 else torch.tanh(x)
+
+    linear = nn.Linear(3, 4)
+    nn.init.constant_(linear.bias, -0.7)
+    lifted = lift(Call(forward, linear=linear).eval(), (torch.randn(1, 3),), time_axis=None)
+    assert lifted.spec.rows == 1
+
+
 def test_rows_that_decide_for_each_other_are_refused_as_the_decision():
     with pytest.raises(DecidedByValue, match=r"Compute both and choose with torch\.where"):
         lift(Call(lambda s, x: x if x.sum() > 0 else 2 * x), (torch.randn(2, 3),), time_axis=None)
