@@ -18,12 +18,13 @@ Definition = Callable[[Mapping[str, Any], Values, Mapping[fx.Node, AxisLayout]],
 def by_definition(
     node: fx.Node, values: Values, more: Values, layouts: Mapping[fx.Node, AxisLayout]
 ) -> AxisLayout | None:
-    """Where the cells of the arguments of `node` stand in its only result; None where that has to be tried."""
+    """Where the cells of the arguments of `node` stand in each of its results; None where that has to be tried."""
     define, merged = DEFINITIONS.get(node.target), {(at.outer, at.inner) for at in layouts.values()}
     if define is None or len(merged) != 1:
         return None
     axis = define({**named_args(node), **node.kwargs}, values, layouts)
-    if axis is None or growing_axes(values[node], more[node]) != [axis]:
+    here, there = (value if isinstance(value, tuple | list) else [value] for value in (values[node], more[node]))
+    if axis is None or any(growing_axes(a, b) != [axis] for a, b in zip(here, there, strict=True)):
         return None
     return AxisLayout(axis, *merged.pop())
 
@@ -142,8 +143,8 @@ DEFINITIONS: Mapping[Any, Definition] = {
         _with_one_more: "unsqueeze",
         _without_some: "squeeze.dim squeeze.dims",
         _along_others: "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax glu cumsum cumprod "
-        "logcumsumexp",
-        _reduced: "sum.dim_IntList mean.dim amax amin",
+        "logcumsumexp cummax cummin sort sort.stable topk",
+        _reduced: "sum.dim_IntList mean.dim amax amin max.dim min.dim median.dim",
         _normalised: "layer_norm",
         _linear: "linear",
         _convolved: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input",
