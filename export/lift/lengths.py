@@ -38,6 +38,8 @@ ROUNDINGS = 8
 DEEP = 16
 # Operators that a message names.
 TOLD = 3
+# A loop over pieces of the sequence begins so many more within so many frames.
+PIECES, PIECES_WITHIN = 4, 600
 
 
 def many_frames(module: BatchFirst) -> int:
@@ -209,6 +211,48 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
         if len(counts) == 3:
             break
     return len(counts) >= least and all(few < more for few, more in pairwise(counts))
+
+
+def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
+    """Whether a run does more with each longer piece of the sequence, and not with each frame more than `frames`.
+
+    To trace that for any length takes minutes, to be a number of pieces all the same.
+    """
+    next_one = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), frames)
+    if operators(module, frames) != operators(module, next_one):
+        return False
+    return has_loop(module, max((n for n in lengths_of(module) if n < many_frames(module) // 2), default=frames), 2)
+
+
+def piece_of(module: BatchFirst) -> int | None:
+    """How many frames the pieces have that a loop of the model's goes over; None where it has none, or of one frame."""
+    counts: dict[int, int] = {}
+
+    def count(frames: int) -> int:
+        if frames not in counts:
+            counts[frames] = operators(module, frames).total()
+        return counts[frames]
+
+    def more_from(low: int, high: int) -> int:
+        """The first length above `low` with more operators; those of `high` are more."""
+        least = count(low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle) <= least else (low, middle)
+        return high
+
+    try:
+        ends = [shortest_length(module)]
+        for _ in range(PIECES):
+            if count(PIECES_WITHIN) <= count(ends[-1]):
+                return None
+            ends.append(more_from(ends[-1], PIECES_WITHIN))
+    except LiftError:
+        return None
+    # A sequence of a frame or two may be something else.
+    sizes = {b - a for a, b in pairwise(ends[-3:])}
+    piece = sizes.pop()
+    return piece if piece > 1 and not sizes else None
 
 
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:

@@ -113,3 +113,50 @@ class AssociativeScan(nn.Module):
 
 def _after(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return left[0] * right[0], right[0] * left[1] + right[1]
+
+
+def chunkwise_attention(query, key, value, decay, initial_state=None, output_final_state=False, chunk_size=8):
+    """S[t] = decay[t] S[t - 1] + key[t] value[t]^T, query[t] S[t], of axes (B, T, D), by whole chunks."""
+    batch, frames, size = key.shape
+    more = -frames % chunk_size
+    q, k, v = (F.pad(x, (0, 0, 0, more)).unflatten(1, (-1, chunk_size)) for x in (query, key, value))
+    sums = F.pad(decay.log(), (0, more)).unflatten(1, (-1, chunk_size)).cumsum(-1)
+    within = (sums[..., :, None] - sums[..., None, :]).masked_fill(
+        ~torch.ones(chunk_size, chunk_size).tril().bool(), -1e9
+    )
+    inside = (q @ k.mT * within.exp()) @ v
+    state, outputs = key.new_zeros(batch, size, size) if initial_state is None else initial_state, []
+    for i in range(q.shape[1]):
+        outputs.append(inside[:, i] + sums[:, i, :, None].exp() * (q[:, i] @ state))
+        kept = (sums[:, i, -1:] - sums[:, i]).exp()
+        state = sums[:, i, -1, None, None].exp() * state + (kept[..., None] * k[:, i]).mT @ v[:, i]
+    return torch.cat(outputs, 1)[:, :frames], state if output_final_state else None
+
+
+def chunkwise_with_normaliser(q, k, c_initial=None, n_initial=None, return_last_states=False, chunk_size=4):
+    """Of two states, a sum of what came and how much it was: axes (B, D, T)."""
+    if c_initial is None:
+        c_initial, n_initial = torch.zeros_like(q[..., :1]), torch.zeros_like(q[..., :1])
+    sums, counts = c_initial + (q * k.exp()).cumsum(-1), n_initial + k.exp().cumsum(-1)
+    last = (sums[..., -1:], counts[..., -1:])
+    return (sums / counts, last) if return_last_states else sums / counts
+
+
+class Chunkwise(nn.Module):
+    """Linear attention that forgets, chunk by chunk: x (B, T, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.gate = nn.Linear(4, 12), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = chunkwise_attention(*self.parts(x).chunk(3, -1), self.gate(x).sigmoid().squeeze(-1))
+        return y
+
+
+class ChunkwiseOfTwo(Chunkwise):
+    """A sum with its normaliser, time last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, _ = self.parts(x).mT.chunk(3, 1)
+        return chunkwise_with_normaliser(a, b).mT

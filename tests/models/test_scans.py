@@ -117,6 +117,40 @@ def test_a_parallel_scan_is_the_recurrence(name):
     assert len(carried) == 1, carried
 
 
+CHUNKWISE = {"attention": scan_nets.Chunkwise, "two states, time last": scan_nets.ChunkwiseOfTwo}
+
+
+@pytest.mark.parametrize("name", CHUNKWISE)
+def test_a_chunkwise_function_goes_frame_by_frame(name):
+    lifted = assert_whole(CHUNKWISE[name](), X, time_axis=1)
+    assert lifted.has_loop
+
+
+def test_a_chunkwise_function_that_is_no_recurrence_is_left_alone():
+    def chunkwise(x, initial_state=None, output_final_state=False):
+        return x - x.mean(1, keepdim=True), None
+
+    vars(scan_nets)["chunkwise"] = chunkwise
+    try:
+        with pytest.raises(LiftError, match="statistics over time look at all frames"):
+            lift(Call(lambda s, x: s.a(scan_nets.chunkwise(x)[0]), a=nn.Linear(4, 4)), (X,), time_axis=1)
+    finally:
+        del scan_nets.chunkwise
+    assert chunkwise.__code__.co_name == "chunkwise"
+
+
+def test_a_loop_over_pieces_says_how_many_frames_they_have():
+    def forward(s, x):
+        state, ys = x.new_zeros(x.shape[0], 1, 4), []
+        for piece in x.split(6, 1):
+            ys.append(piece.flip(1) + state)
+            state = torch.tanh(s.a(piece.amax(1, keepdim=True)) + state)
+        return torch.cat(ys, 1)
+
+    with pytest.raises(LiftError, match=r"takes 6 frames at a time .* \(often called recurrent, sequential"):
+        lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
+
+
 @pytest.mark.parametrize("by", ["rows", "numbers"])
 def test_a_table_of_positions_asks_for_the_most_frames(by):
     model = scan_nets.LearnedPositions(by)

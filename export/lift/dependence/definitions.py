@@ -115,6 +115,12 @@ def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node,
     return max(ranks) + places.pop()
 
 
+def _triangle(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """Of matrices, those of a batch stay where they are, also where the triangle is empty."""
+    axis = layouts[given["self"]].axis
+    return axis if axis < values[given["self"]].dim() - 2 else None
+
+
 def _numbered(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
     """A last axis more, made of each number alone."""
     return layouts[given["self"]].axis
@@ -151,6 +157,7 @@ DEFINITIONS: Mapping[Any, Definition] = {
         _padded: "pad constant_pad_nd",
         _normalised_by_channel: "batch_norm",
         _product: "matmul bmm mm",
+        _triangle: "tril triu",
         _numbered: "one_hot",
         _by_matrix: "linalg_inv inverse linalg_solve linalg_solve_triangular linalg_cholesky cholesky cholesky_solve "
         "cholesky_inverse linalg_det logdet matrix_exp",

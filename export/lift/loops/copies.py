@@ -254,8 +254,8 @@ def _operand(graph: Unrolled, loop: Loop, nodes: Mapping[int, fx.Node], leaves: 
     if numbers and (found := counted(numbers)) is not None:
         return found
     places = tuple(loop.places.get(ref.base) for ref in leaves)
-    found = classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))
-    return found if found is None or _starts_alike(loop, found) else None
+    operand = classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))
+    return operand if operand is None or _starts_alike(loop, operand) else None
 
 
 def _starts_alike(loop: Loop, operand: Operand) -> bool:
