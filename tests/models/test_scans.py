@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
@@ -102,6 +103,14 @@ SCANS = {
     ),
     "products": (
         Call(lambda s, x: (p := torch.sigmoid(x + 2).cumprod(1)) * (x / p).cumsum(1)),
+        {"lengths": range(1, 6), "atol": 1e-4},
+    ),
+    "a sum of logarithms and its exponential": (
+        Call(lambda s, x: (a := F.logsigmoid(x + 2).cumsum(1)).exp() * (x * (-a).exp()).cumsum(1)),
+        {"lengths": range(1, 6), "atol": 1e-4},
+    ),
+    "an inverse, written twice": (
+        Call(lambda s, x: (x * (x + 2).sigmoid().cumprod(1).reciprocal()).cumsum(1) * (x + 2).sigmoid().cumprod(1)),
         {"lengths": range(1, 6), "atol": 1e-4},
     ),
     "doubling": (scan_nets.ParallelScan(), {}),
