@@ -17,9 +17,11 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.far_frames import refuse_far_ways
+from rnn_export.export.lift.found_scans import SCANNED, by_found_scans
 from rnn_export.export.lift.lengths import (
     FAR,
     MANY_FRAMES,
+    doubles,
     has_loop,
     irregular,
     is_right,
@@ -54,6 +56,10 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 KEEP_OUTSIDE = (
     "Keep the state of the loop in a registered buffer, or take it as an argument, return it, and declare it: "
     "states={argument: output}."
+)
+PASSES = (
+    "it goes over the sequence in passes, one more each time it is twice as long (a parallel scan), whose values show "
+    "no linear recurrence h[t] = a[t] h[t - 1] + x[t] that could take their place."
 )
 SEQUENTIAL = (
     "Give the model's own form of one frame after the other, which gives the same (often called recurrent, sequential "
@@ -123,6 +129,11 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
             if (piece := piece_of(module)) is not None:
                 reason, advice = _over_pieces(piece), SEQUENTIAL
+                break
+            if attempt == 0 and (graph := by_found_scans(module)) is not None:
+                return Capture(graph, True, shortest=_fewest(module, graph, FEW, min(SCANNED)))
+            if doubles(module):
+                reason, advice = LiftError(PASSES), SEQUENTIAL
                 break
             continue
         short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)

@@ -40,6 +40,8 @@ DEEP = 16
 TOLD = 3
 # A loop over pieces of the sequence begins so many more within so many frames.
 PIECES, PIECES_WITHIN = 4, 600
+# Each twice the one before.
+DOUBLED = (16, 32, 64, 128)
 
 
 def many_frames(module: BatchFirst) -> int:
@@ -218,10 +220,12 @@ def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
 
     To trace that for any length takes minutes, to be a number of pieces all the same.
     """
+    here = operators(module, frames)
     next_one = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), frames)
-    if operators(module, frames) != operators(module, next_one):
+    some = [n for n in lengths_of(module) if frames < n < many_frames(module) and _runs(module, n)]
+    if not some or operators(module, next_one) != here or operators(module, some[-1]) == here:
         return False
-    return has_loop(module, max((n for n in lengths_of(module) if n < many_frames(module) // 2), default=frames), 2)
+    return has_loop(module, max((n for n in some if n < some[-1] // FARTHER), default=frames), 2)
 
 
 def piece_of(module: BatchFirst) -> int | None:
@@ -253,6 +257,15 @@ def piece_of(module: BatchFirst) -> int | None:
     sizes = {b - a for a, b in pairwise(ends[-3:])}
     piece = sizes.pop()
     return piece if piece > 1 and not sizes else None
+
+
+def doubles(module: BatchFirst) -> bool:
+    """Whether each sequence twice as long goes through as many operators more."""
+    try:
+        counts = [operators(module, n).total() for n in DOUBLED]
+    except LiftError:
+        return False
+    return len({b - a for a, b in pairwise(counts)}) == 1 and counts[0] < counts[-1]
 
 
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:

@@ -126,6 +126,24 @@ def test_a_parallel_scan_is_the_recurrence(name):
     assert len(carried) == 1, carried
 
 
+@pytest.mark.parametrize("scan", [scan_nets.doubled, scan_nets.filled_up, scan_nets.halved], ids=lambda f: f.__name__)
+def test_passes_over_the_sequence_are_the_recurrence_that_their_values_show(scan):
+    lifted = assert_whole(scan_nets.Passes(scan), X, time_axis=1)
+    assert [s.name for s in lifted.spec.states] == ["h", "call1.h"]
+
+
+def test_passes_that_compute_no_recurrence_are_refused():
+    def forward(s, x):
+        y, reach = s.a(x), 1
+        while reach < x.shape[1]:
+            y = torch.cat([y[:, :reach], torch.maximum(y[:, reach:], y[:, :-reach] * 0.5)], 1)
+            reach *= 2
+        return y
+
+    with pytest.raises(LiftError, match=r"over the sequence in passes, .* recurrent, sequential"):
+        lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
+
+
 CHUNKWISE = {"attention": scan_nets.Chunkwise, "two states, time last": scan_nets.ChunkwiseOfTwo}
 
 
