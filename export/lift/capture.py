@@ -130,8 +130,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             if (piece := piece_of(module)) is not None:
                 reason, advice = _over_pieces(piece), SEQUENTIAL
                 break
-            if attempt == 0 and (graph := by_found_scans(module)) is not None:
-                return Capture(graph, True, shortest=_fewest(module, graph, FEW, min(SCANNED)))
+            if attempt == 0 and (scanned := by_found_scans(module)) is not None:
+                return Capture(scanned, True, shortest=_fewest(module, scanned, FEW, min(SCANNED)))
             if doubles(module):
                 reason, advice = LiftError(PASSES), SEQUENTIAL
                 break
