@@ -17,19 +17,24 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.far_frames import refuse_far_ways
+from rnn_export.export.lift.found_scans import SCANNED, by_found_scans
 from rnn_export.export.lift.lengths import (
     FAR,
     MANY_FRAMES,
+    doubles,
     has_loop,
     irregular,
     is_right,
     lengths_of,
     lengths_tried,
     longer_example,
+    loops_over_pieces,
     many_frames,
+    piece_of,
     unrollings,
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
+from rnn_export.export.lift.loops.chunkwise import chunkwise_functions
 from rnn_export.export.lift.loops.functions import parallel_functions
 from rnn_export.export.lift.loops.made_tables import tables_of_numbers
 from rnn_export.export.lift.loops.operators import roll_operators
@@ -40,6 +45,7 @@ from rnn_export.export.lift.periods import period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
+from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.rolled_loop import rewrite_for_any_length, rolled_loop
 from rnn_export.export.lift.streaming import LiftedState, unchanged
 from rnn_export.export.lift.streaming.context import receptive_field
@@ -50,6 +56,14 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 KEEP_OUTSIDE = (
     "Keep the state of the loop in a registered buffer, or take it as an argument, return it, and declare it: "
     "states={argument: output}."
+)
+PASSES = (
+    "it goes over the sequence in passes, one more each time it is twice as long (a parallel scan), whose values show "
+    "no linear recurrence h[t] = a[t] h[t - 1] + x[t] that could take their place."
+)
+SEQUENTIAL = (
+    "Give the model's own form of one frame after the other, which gives the same (often called recurrent, sequential "
+    "or step), or let the loop go frame by frame."
 )
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
@@ -87,7 +101,7 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
     def call() -> Any:
         return module(*sample)
 
-    with parallel_functions(call), sequential_scans(call), tables_of_numbers(call):
+    with parallel_functions(call), chunkwise_functions(call), sequential_scans(call), tables_of_numbers(call):
         captured = _capture(module, chunk)
     if captured.dynamic_time:
         fold_parallel_scans(captured.module)
@@ -107,14 +121,23 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
+    place, advice = "", KEEP_OUTSIDE
     for attempt, lengths in enumerate(unrollings(module, chunk)):
         if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
             return found
-        short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
-        place = f"{busiest_place(short)}: the model loops over time in Python, and"
         if unlike := irregular(module, lengths):
-            reason = cannot_roll(unlike)
+            reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
+            if (piece := piece_of(module)) is not None:
+                reason, advice = _over_pieces(piece), SEQUENTIAL
+                break
+            if attempt == 0 and (scanned := by_found_scans(module)) is not None:
+                return Capture(scanned, True, shortest=_fewest(module, scanned, FEW, min(SCANNED)))
+            if doubles(module):
+                reason, advice = LiftError(PASSES), SEQUENTIAL
+                break
             continue
+        short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
+        place = _said(short)
         try:
             rolled = rolled_loop(module, short, lengths)
         except LiftError as error:
@@ -129,10 +152,25 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             "looks ahead), so it cannot stream."
         ) from reason
     if not axes.states or not _moves_alike(module):
-        raise LiftError(f"{place} {reason} {KEEP_OUTSIDE}") from reason
+        raise LiftError(f"{place} {reason} {advice}") from reason
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
+
+
+def _place(module: BatchFirst, frames: int) -> str:
+    return _said(export_program(module, module.sample(ROWS, frames), module.dynamic(False)).graph_module)
+
+
+def _said(unrolled: fx.GraphModule) -> str:
+    return f"{busiest_place(unrolled)}: the model loops over time in Python, and"
+
+
+def _over_pieces(piece: int) -> LiftError:
+    return LiftError(
+        f"it takes {piece} frames at a time (a chunkwise form: every {piece} frames more it does as much again), each "
+        "computed at once from the state that those before leave, which is no step of one frame."
+    )
 
 
 def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
@@ -215,10 +253,10 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
             continue
-        if frames > FAR and has_loop(module, frames, least=2):
+        if (frames > FAR and has_loop(module, frames, least=2)) or (not longest and loops_over_pieces(module, frames)):
             # Written out it takes minutes, to be a number of frames all the same.
             port, axis = module.axes.first_time
-            raise FrozenAxis(f"axis {axis} of input {port} is looped over, {frames} times and more.", port, axis)
+            raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)
         try:
             graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
             roll_operators(graph)

@@ -111,7 +111,8 @@ class History(SeesOperators):
         taken = {_place(t) for t in (given[1:] if func in OVERWRITING else given)}
         self.read |= taken & self._before if first is None or first.is_write else set()
         results = func(*args, **kwargs)
-        if taken & (self._now | self._before) and func not in SHAPE_ONLY:
+        # The sets grow with every operator of a loop: no union of them.
+        if not (taken.isdisjoint(self._now) and taken.isdisjoint(self._before)) and func not in SHAPE_ONLY:
             self.done[-1].append(f"{func} {pytree.tree_map_only(Tensor, lambda t: tuple(t.shape), (args, kwargs))}")
             self.fill([*leaves_of(results), *_written(func, args, kwargs)])
         return results
@@ -122,7 +123,7 @@ class History(SeesOperators):
 
     def filled(self, tensor: Tensor) -> bool:
         """Whether a tensor holds what was computed from the arguments of any call."""
-        return _place(tensor) in self._now | self._before
+        return _place(tensor) in self._now or _place(tensor) in self._before
 
     def fill(self, tensors: Sequence[Tensor]) -> None:
         """`tensors` hold now what this call left there."""

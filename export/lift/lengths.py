@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.batch_first import BatchFirst
@@ -38,6 +39,10 @@ ROUNDINGS = 8
 DEEP = 16
 # Operators that a message names.
 TOLD = 3
+# A loop over pieces of the sequence begins so many more within so many frames.
+PIECES, PIECES_WITHIN = 4, 600
+# Each twice the one before.
+DOUBLED = (16, 32, 64, 128)
 
 
 def many_frames(module: BatchFirst) -> int:
@@ -209,6 +214,78 @@ def has_loop(module: BatchFirst, frames: int, least: int = 0) -> bool:
         if len(counts) == 3:
             break
     return len(counts) >= least and all(few < more for few, more in pairwise(counts))
+
+
+def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
+    """Whether a run does more with each longer piece of the sequence, and not with each frame more than `frames`.
+
+    To trace that for any length takes minutes, to be a number of pieces all the same.
+    """
+    here = operators(module, frames)
+    next_one = next((n for n in lengths_of(module) if n > frames and _runs(module, n)), frames)
+    some = [n for n in lengths_of(module) if frames < n < many_frames(module) and _runs(module, n)]
+    if not some or operators(module, next_one) != here or operators(module, some[-1]) == here:
+        return False
+    return has_loop(module, max((n for n in some if n < some[-1] // FARTHER), default=frames), 2)
+
+
+def piece_of(module: BatchFirst) -> int | None:
+    """How many frames the pieces have that a loop of the model's goes over; None where it has none, or of one frame."""
+    counts: dict[int, int] = {}
+
+    def count(frames: int) -> int:
+        if frames not in counts:
+            counts[frames] = _tensors_taken(module, frames)
+        return counts[frames]
+
+    def more_from(low: int, high: int) -> int:
+        """The first length above `low` with more operators; those of `high` are more."""
+        least = count(low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle) <= least else (low, middle)
+        return high
+
+    try:
+        ends = [shortest_length(module)]
+        for _ in range(PIECES):
+            if count(PIECES_WITHIN) <= count(ends[-1]):
+                return None
+            ends.append(more_from(ends[-1], PIECES_WITHIN))
+    except LiftError:
+        return None
+    # A sequence of a frame or two may be something else.
+    sizes = {b - a for a, b in pairwise(ends[-3:])}
+    piece = sizes.pop()
+    return piece if piece > 1 and not sizes else None
+
+
+def _tensors_taken(module: BatchFirst, frames: int) -> int:
+    """How many tensors the operators of a run take, those in lists among them: a loop over frames joins one of each."""
+    counts = [0]
+
+    class Taking(SeesOperators):
+        def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            counts[0] += sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs)))
+            return func(*args, **kwargs)
+
+    try:
+        with torch.no_grad(), Taking():
+            module(*module.sample(3, frames))
+    except LiftError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise LiftError(first_line(error)) from error
+    return counts[0]
+
+
+def doubles(module: BatchFirst) -> bool:
+    """Whether each sequence twice as long goes through as many operators more."""
+    try:
+        counts = [operators(module, n).total() for n in DOUBLED]
+    except LiftError:
+        return False
+    return len({b - a for a, b in pairwise(counts)}) == 1 and counts[0] < counts[-1]
 
 
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:

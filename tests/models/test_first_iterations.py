@@ -1,5 +1,7 @@
 """Loops whose first iterations are unlike the others, that look back further than one frame, or are an operator."""
 
+import collections
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -248,6 +250,63 @@ def test_the_count_of_iterations_is_a_counter():
     assert [(o.kind, o.why) for o in lifted.origins if o.name == "iteration"] == [
         ("counter", "iterations of the model's own loop, whose first ones are unlike the others")
     ]
+
+
+def seasons(s, x):
+    """Exponential smoothing: factors of a season in a list, which are used four frames later."""
+    a, c = s.a.bias.sigmoid(), s.a.weight[0].sigmoid()
+    factors = [s.a.weight[i].exp().expand(x.shape[0], -1) for i in range(4)]
+    levels = [x[:, 0] / factors[0]]
+    factors.append(c * x[:, 0] / levels[0] + (1 - c) * factors[0])
+    for t in range(1, x.shape[1]):
+        levels.append(a * (x[:, t] / factors[t]) + (1 - a) * levels[t - 1])
+        factors.append(c * (x[:, t] / levels[t]) + (1 - c) * factors[t])
+    return torch.stack(levels, 1) * torch.stack(factors[: x.shape[1]], 1)
+
+
+def seasons_by_turns(s, x):
+    a, c = s.a.bias.sigmoid(), s.a.weight[0].sigmoid()
+    level, ys = torch.zeros_like(x[:, 0]), []
+    factors = [s.a.weight[i].exp().expand(x.shape[0], -1) for i in range(4)]
+    for t in range(x.shape[1]):
+        factor = factors[t % 4]
+        level = a * (x[:, t] / factor) + (1 - a) * level
+        factors[t % 4] = c * x[:, t] + (1 - c) * factor
+        ys.append(level * factor)
+    return torch.stack(ys, 1)
+
+
+def before_and_after(s, x):
+    h = [s.a.bias.expand(x.shape[0], -1)] * 2
+    for t in range(x.shape[1]):
+        h.append(torch.tanh(s.a(x[:, t]) + h[-2]))
+    return torch.cat([torch.stack(h[:-2], 1), torch.stack(h[2:], 1)], -1)
+
+
+def largest_of_some(s, x):
+    """The largest of up to three frames before, of one alone at first."""
+    h = []
+    for t in range(x.shape[1]):
+        h.append(torch.tanh(s.a(x[:, t]) + (torch.stack(h[-3:]).max(0).values if h else 0)))
+    return torch.stack(h, 1)
+
+
+def mean_of_some(s, x):
+    h, some, ys = torch.zeros_like(x[:, 0]), collections.deque(maxlen=3), []
+    for t in range(x.shape[1]):
+        some.append(h)
+        h = torch.tanh(s.a(x[:, t]) + torch.stack(list(some)).mean(0))
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+OF_LISTS = (seasons, seasons_by_turns, before_and_after, largest_of_some, mean_of_some)
+
+
+@pytest.mark.parametrize("forward", OF_LISTS, ids=lambda f: f.__name__)
+def test_what_a_list_holds_of_frames_before_is_a_state(forward):
+    lifted = assert_streams(Call(forward, **parts()), X.abs() + 1)
+    assert (lifted.has_loop, lifted.dynamic_time) == (True, True)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
@@ -104,6 +105,14 @@ SCANS = {
         Call(lambda s, x: (p := torch.sigmoid(x + 2).cumprod(1)) * (x / p).cumsum(1)),
         {"lengths": range(1, 6), "atol": 1e-4},
     ),
+    "a sum of logarithms and its exponential": (
+        Call(lambda s, x: (a := F.logsigmoid(x + 2).cumsum(1)).exp() * (x * (-a).exp()).cumsum(1)),
+        {"lengths": range(1, 6), "atol": 1e-4},
+    ),
+    "an inverse, written twice": (
+        Call(lambda s, x: (x * (x + 2).sigmoid().cumprod(1).reciprocal()).cumsum(1) * (x + 2).sigmoid().cumprod(1)),
+        {"lengths": range(1, 6), "atol": 1e-4},
+    ),
     "doubling": (scan_nets.ParallelScan(), {}),
     "associative_scan": (scan_nets.AssociativeScan(), {}),
 }
@@ -115,6 +124,58 @@ def test_a_parallel_scan_is_the_recurrence(name):
     lifted = assert_whole(model, X, time_axis=1, **options)
     carried = [s.name for s in lifted.spec.states if s.name not in ("iteration",)]
     assert len(carried) == 1, carried
+
+
+@pytest.mark.parametrize("scan", [scan_nets.doubled, scan_nets.filled_up, scan_nets.halved], ids=lambda f: f.__name__)
+def test_passes_over_the_sequence_are_the_recurrence_that_their_values_show(scan):
+    lifted = assert_whole(scan_nets.Passes(scan), X, time_axis=1)
+    assert [s.name for s in lifted.spec.states] == ["h", "call1.h"]
+
+
+def test_passes_that_compute_no_recurrence_are_refused():
+    def forward(s, x):
+        y, reach = s.a(x), 1
+        while reach < x.shape[1]:
+            y = torch.cat([y[:, :reach], torch.maximum(y[:, reach:], y[:, :-reach] * 0.5)], 1)
+            reach *= 2
+        return y
+
+    with pytest.raises(LiftError, match=r"over the sequence in passes, .* recurrent, sequential"):
+        lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
+
+
+CHUNKWISE = {"attention": scan_nets.Chunkwise, "two states, time last": scan_nets.ChunkwiseOfTwo}
+
+
+@pytest.mark.parametrize("name", CHUNKWISE)
+def test_a_chunkwise_function_goes_frame_by_frame(name):
+    lifted = assert_whole(CHUNKWISE[name](), X, time_axis=1)
+    assert lifted.has_loop
+
+
+def test_a_chunkwise_function_that_is_no_recurrence_is_left_alone():
+    def chunkwise(x, initial_state=None, output_final_state=False):
+        return x - x.mean(1, keepdim=True), None
+
+    vars(scan_nets)["chunkwise"] = chunkwise
+    try:
+        with pytest.raises(LiftError, match="statistics over time look at all frames"):
+            lift(Call(lambda s, x: s.a(scan_nets.chunkwise(x)[0]), a=nn.Linear(4, 4)), (X,), time_axis=1)
+    finally:
+        del scan_nets.chunkwise
+    assert chunkwise.__code__.co_name == "chunkwise"
+
+
+def test_a_loop_over_pieces_says_how_many_frames_they_have():
+    def forward(s, x):
+        state, ys = x.new_zeros(x.shape[0], 1, 4), []
+        for piece in x.split(6, 1):
+            ys.append(piece.flip(1) + state)
+            state = torch.tanh(s.a(piece.amax(1, keepdim=True)) + state)
+        return torch.cat(ys, 1)
+
+    with pytest.raises(LiftError, match=r"takes 6 frames at a time .* \(often called recurrent, sequential"):
+        lift(Call(forward, a=nn.Linear(4, 4)), (X,), time_axis=1)
 
 
 @pytest.mark.parametrize("by", ["rows", "numbers"])

@@ -18,12 +18,13 @@ Definition = Callable[[Mapping[str, Any], Values, Mapping[fx.Node, AxisLayout]],
 def by_definition(
     node: fx.Node, values: Values, more: Values, layouts: Mapping[fx.Node, AxisLayout]
 ) -> AxisLayout | None:
-    """Where the cells of the arguments of `node` stand in its only result; None where that has to be tried."""
+    """Where the cells of the arguments of `node` stand in each of its results; None where that has to be tried."""
     define, merged = DEFINITIONS.get(node.target), {(at.outer, at.inner) for at in layouts.values()}
     if define is None or len(merged) != 1:
         return None
     axis = define({**named_args(node), **node.kwargs}, values, layouts)
-    if axis is None or growing_axes(values[node], more[node]) != [axis]:
+    here, there = (value if isinstance(value, tuple | list) else [value] for value in (values[node], more[node]))
+    if axis is None or any(growing_axes(a, b) != [axis] for a, b in zip(here, there, strict=True)):
         return None
     return AxisLayout(axis, *merged.pop())
 
@@ -114,6 +115,12 @@ def _product(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node,
     return max(ranks) + places.pop()
 
 
+def _triangle(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
+    """Of matrices, those of a batch stay where they are, also where the triangle is empty."""
+    axis = layouts[given["self"]].axis
+    return axis if axis < values[given["self"]].dim() - 2 else None
+
+
 def _numbered(given: Mapping[str, Any], values: Values, layouts: Mapping[fx.Node, AxisLayout]) -> int | None:
     """A last axis more, made of each number alone."""
     return layouts[given["self"]].axis
@@ -142,14 +149,15 @@ DEFINITIONS: Mapping[Any, Definition] = {
         _with_one_more: "unsqueeze",
         _without_some: "squeeze.dim squeeze.dims",
         _along_others: "softmax.int _softmax _safe_softmax log_softmax.int _log_softmax glu cumsum cumprod "
-        "logcumsumexp",
-        _reduced: "sum.dim_IntList mean.dim amax amin",
+        "logcumsumexp cummax cummin sort sort.stable topk",
+        _reduced: "sum.dim_IntList mean.dim amax amin max.dim min.dim median.dim",
         _normalised: "layer_norm",
         _linear: "linear",
         _convolved: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input",
         _padded: "pad constant_pad_nd",
         _normalised_by_channel: "batch_norm",
         _product: "matmul bmm mm",
+        _triangle: "tril triu",
         _numbered: "one_hot",
         _by_matrix: "linalg_inv inverse linalg_solve linalg_solve_triangular linalg_cholesky cholesky cholesky_solve "
         "cholesky_inverse linalg_det logdet matrix_exp",

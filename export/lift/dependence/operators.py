@@ -86,7 +86,7 @@ class Operators:
             places = [(self.values[n], at) for n, at in layouts.items()]
             return [_pointwise(r, g, places) for r, g in zip(here, growing, strict=True)]
         if (defined := by_definition(node, self.values, self.more, layouts)) is not None:
-            return [defined]
+            return [defined] * len(here)
         tensors = [n for n in node.all_input_nodes if isinstance(self.values[n], Tensor)]
         operands = {n: self._operand(n, layouts.get(n)) for n in tensors}
         shown = {n: operands[n].key if n in operands else self.values[n] for n in node.all_input_nodes}

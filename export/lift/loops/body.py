@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.loops.copies import Join, Loop
 from rnn_export.export.lift.loops.counting import TAKING, by_row
-from rnn_export.export.lift.loops.first_iterations import Iteration, Taken
+from rnn_export.export.lift.loops.first_iterations import STARTS, Iteration, Taken
 from rnn_export.export.lift.loops.operands import (
     BodyValue,
     Carry,
@@ -52,9 +52,12 @@ class BodyInputs:
 
 
 def body_inputs(
-    loop: Loop, same_value: Callable[[fx.Node, fx.Node], bool], iterations: Sequence[Iteration] = ()
+    loop: Loop,
+    same_value: Callable[[fx.Node, fx.Node], bool],
+    iterations: Sequence[Iteration] = (),
+    joins: Sequence[Join] = (),
 ) -> BodyInputs:
-    """What the body of `loop` takes, in its first `iterations` too.
+    """What the body of `loop` takes, in its first `iterations` too, and remembers for its `joins`.
 
     Raises LiftError where one value starts differently in two places.
     """
@@ -71,16 +74,17 @@ def body_inputs(
             case Carry(value, depth, oldest_first):
                 if isinstance(value, Scan):
                     scans[value] = None
-                known = memory.setdefault(value, [])
-                known += [None] * (depth - len(known))
-                for k, ref in enumerate(oldest_first):
-                    at = depth - loop.first - k - 1
-                    if at < 0:
-                        break  # what the first iterations make
-                    start = known[at]
-                    if start is not None and (start.path != ref.path or not same_value(start.base, ref.base)):
-                        raise cannot_roll("one value of it starts differently in two places")
-                    known[at] = start or ref
+                # The others are what the first iterations make.
+                remember(value, depth, oldest_first, depth - loop.first)
+
+    def remember(value: BodyValue | Scan, depth: int, starts: Sequence[Ref], oldest: int) -> None:
+        known = memory.setdefault(value, [])
+        known += [None] * (depth - len(known))
+        for at, ref in zip(range(oldest - 1, -1, -1), starts, strict=False):
+            start = known[at]
+            if start is not None and (start.path != ref.path or not same_value(start.base, ref.base)):
+                raise cannot_roll(STARTS)
+            known[at] = start or ref
 
     for j, row in enumerate(loop.operands):
         for operand in row:
@@ -90,6 +94,9 @@ def body_inputs(
     for iteration in iterations:
         for operand, _ in (*(taken for row in iteration.operands for taken in row), *iteration.values.values()):
             take(operand)
+    for join in joins:
+        if isinstance(join.value, Carry):
+            remember(join.value.value, join.depth, join.before[: join.depth], join.depth)
     return BodyInputs(list(invariants), list(scans), {value: tuple(starts) for value, starts in memory.items()})
 
 
@@ -108,7 +115,7 @@ def body_module(
     Raises LiftError where it cannot be told what the first iterations give.
     """
     body = _Body(loop, inputs, one_row)
-    values: list[BodyValue | Scan] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
+    values: list[BodyValue | Scan | Carry] = [*(join.value for join in results.joins), *results.last, *inputs.memory]
     after = {value: body.made(value) for value in values}
     if iterations:
         if any(value not in iteration.values for value in results.last for iteration in iterations):
@@ -141,8 +148,10 @@ class _Body:
             counts = any(isinstance(o, Counted) for o in loop.operands[j])
             self.nodes[j] = self._copy(node, leaves, TAKING[node.target] if counts else node.target)
 
-    def made(self, value: BodyValue | Scan) -> fx.Node:
-        """A value of the body, or a frame."""
+    def made(self, value: BodyValue | Scan | Carry) -> fx.Node:
+        """A value of the body, a frame, or what is remembered of one."""
+        if isinstance(value, Carry):
+            return self.memory[value.value][value.depth - 1]
         return self.frames[value] if isinstance(value, Scan) else self._part(self.nodes[value.node], value.path)
 
     def _read(self, operand: Operand, precomputed: bool = False, reader: fx.Node | None = None) -> Any:
@@ -220,9 +229,11 @@ class _Body:
             found.append({value: taken(what) for value, what in iteration.values.items()})
         return found
 
-    def chosen(self, value: BodyValue | Scan, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node) -> fx.Node:
+    def chosen(
+        self, value: BodyValue | Scan | Carry, firsts: Sequence[Mapping[BodyValue, fx.Node]], node: fx.Node
+    ) -> fx.Node:
         """`node` from the first copy on, and before it what the first iterations give in its place."""
-        if isinstance(value, Scan):
+        if not isinstance(value, BodyValue):
             return node
         last = node
         for k in reversed(range(len(firsts))):
@@ -246,7 +257,9 @@ class _Body:
 
     # --- the whole
 
-    def module(self, after: Mapping[BodyValue | Scan, fx.Node], results: LoopResults, owner: nn.Module) -> RolledLoop:
+    def module(
+        self, after: Mapping[BodyValue | Scan | Carry, fx.Node], results: LoopResults, owner: nn.Module
+    ) -> RolledLoop:
         """The body, which gives `after` for values of an iteration."""
         memory = [after[key] if d == 0 else held[d - 1] for key, held in self.memory.items() for d in range(len(held))]
         if self.iteration.users:

@@ -20,6 +20,7 @@ from rnn_export.export.lift.loops.counting import counted, takes_counts
 from rnn_export.export.lift.loops.operands import (
     Argument,
     BodyValue,
+    Carry,
     LiteralValue,
     Operand,
     Place,
@@ -42,12 +43,20 @@ Copy = list[fx.Node | None]
 
 @dataclass(frozen=True)
 class Join:
-    """A value of every copy, behind `before` of the iterations before, joined by `torch.stack` or `torch.cat`."""
+    """A value of every copy, behind `before` of the iterations before, joined by `torch.stack` or `torch.cat`.
 
-    value: BodyValue
+    As a Carry it is the value of `depth` iterations before, and `before` begins with what the first ones have of it.
+    """
+
+    value: BodyValue | Carry
     join: Callable[..., Any]
     dim: int
     before: tuple[Ref, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """How many iterations late the value is joined."""
+        return self.value.depth if isinstance(self.value, Carry) else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +92,20 @@ class Loop:
         if node.target not in JOINS or not isinstance(args_of(node)[0], list | tuple):
             return None
         joined = [resolve(n) for n in args_of(node)[0] if isinstance(n, fx.Node)]
-        before, refs = joined[: self.first], joined[self.first :]
-        if len(refs) != len(self.copies) or len({ref.path for ref in refs}) > 1:
+        places = [self.places.get(ref.base) for ref in joined]
+        if len(joined) != self.first + len(self.copies) or (last := places[-1]) is None:
             return None
-        if (first := self.places.get(refs[0].base)) is None:
+        # A list that began with some values may be joined without its last ones.
+        depth = len(self.copies) - 1 - last.copy
+        before, refs = joined[: self.first + depth], joined[self.first + depth :]
+        if len(refs) < 2 or len({ref.path for ref in refs}) > 1:
             return None
-        if [self.places.get(ref.base) for ref in refs] != [Place(k, first.node) for k in range(len(self.copies))]:
+        if places[len(before) :] != [Place(k, last.node) for k in range(len(refs))]:
             return None
-        dim = int(args_of(node)[1]) if len(node.args) > 1 else 0
-        return Join(BodyValue(first.node, refs[0].path), JOINS[node.target], dim, tuple(before))
+        if any(place is not None for place in places[: len(before)]):
+            return None
+        value, dim = BodyValue(last.node, refs[-1].path), int(args_of(node)[1]) if len(node.args) > 1 else 0
+        return Join(Carry(value, depth, ()) if depth else value, JOINS[node.target], dim, tuple(before))
 
 
 def loops_at(graph: Unrolled, start: int) -> Iterator[Loop]:
@@ -138,7 +152,7 @@ def _copies(graph: Unrolled, start: int, first_size: int, size: int) -> Iterator
         return
     copies = [first]
     while at < len(graph.tokens):
-        copy, used = _copy(graph, body, at)
+        copy, used = _copy(graph, body, at, is_later=True)
         if not used or (not _lacks(copies[-1]) <= _lacks(copy) and len(copies) > 1):
             break
         copies.append(copy)
@@ -152,18 +166,49 @@ def _lacks(copy: Copy) -> set[int]:
     return {j for j, node in enumerate(copy) if node is None}
 
 
-def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int) -> tuple[Copy, int]:
-    """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are."""
+def _copy(graph: Unrolled, body: Sequence[fx.Node], at: int, is_later: bool = False) -> tuple[Copy, int]:
+    """The tokens from `at` on that could be a copy, None for each that is not there, and how many they are.
+
+    A copy that `is_later` than the first has, for each node that is there, all that it takes.
+    """
     form = [graph.forms[graph.index[node]] for node in body]
-    if graph.forms[at : at + len(body)] == form:
-        return [*graph.tokens[at : at + len(body)]], len(body)
+    whole = graph.tokens[at : at + len(body)]
+    if graph.forms[at : at + len(body)] == form and (not is_later or _takes_itself(graph, body, whole)):
+        return [*whole], len(body)
     copy: Copy = []
     used = 0
-    for wanted in form:
+    ours: dict[fx.Node, fx.Node | None] = {}
+    for node, wanted in zip(body, form, strict=True):
         there = at + used < len(graph.tokens) and graph.forms[at + used] == wanted
+        if there and is_later:
+            there = _takes_alike(graph, ours, node, graph.tokens[at + used])
         copy.append(graph.tokens[at + used] if there else None)
+        ours[node] = copy[-1]
         used += there
     return copy, used
+
+
+def _takes_itself(graph: Unrolled, body: Sequence[fx.Node], copy: Sequence[fx.Node]) -> bool:
+    """Whether each node of a copy takes of it what that of the body takes of the body."""
+    ours = dict(zip(body, copy, strict=True))
+    return all(
+        ours.get(wanted.base, taken.base) is taken.base
+        for node, other in ours.items()
+        for wanted, taken in zip(graph.arguments[node], graph.arguments[other], strict=True)
+        if isinstance(wanted, Ref) and isinstance(taken, Ref)
+    )
+
+
+def _takes_alike(graph: Unrolled, ours: Mapping[fx.Node, fx.Node | None], node: fx.Node, token: fx.Node) -> bool:
+    """Whether `token` takes, of its copy and from outside, what `node` of the body does; `ours` are those before."""
+    for wanted, taken in zip(graph.arguments[node], graph.arguments[token], strict=True):
+        if isinstance(wanted, Ref) and isinstance(taken, Ref):
+            if ours.get(wanted.base) is not taken.base and (wanted.base in ours or taken.base in ours.values()):
+                return False
+            outside = wanted.base not in graph.index and taken.base not in graph.index
+            if outside and not graph.same_value(wanted.base, taken.base):
+                return False
+    return True
 
 
 def _iterations_before(graph: Unrolled, copies: list[Copy]) -> int:
@@ -209,4 +254,27 @@ def _operand(graph: Unrolled, loop: Loop, nodes: Mapping[int, fx.Node], leaves: 
     if numbers and (found := counted(numbers)) is not None:
         return found
     places = tuple(loop.places.get(ref.base) for ref in leaves)
-    return classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))
+    operand = classify(Argument(copies, leaves, places, loop.precomputed, graph.same_value, loop.first))
+    return operand if operand is None or _starts_alike(loop, operand) else None
+
+
+def _starts_alike(loop: Loop, operand: Operand) -> bool:
+    """Whether what is carried has the sizes of what it starts from, or such as that is repeated to."""
+    if not isinstance(operand, Carry) or not isinstance(operand.value, BodyValue) or not operand.initial:
+        return True
+    node = loop.copies[1][operand.value.node]
+    assert node is not None
+    shape = _sizes(Ref(node, operand.value.path))
+    for start in map(_sizes, operand.initial):
+        may_repeat = not loop.first
+        if len(start) > len(shape) or (len(start) < len(shape) and not may_repeat):
+            return False
+        pairs = zip(reversed(start), reversed(shape), strict=False)
+        if any(a != b and not (may_repeat and a == "1") for a, b in pairs):
+            return False
+    return True
+
+
+def _sizes(ref: Ref) -> list[str]:
+    value = value_at(ref.base.meta["val"], ref.path)
+    return [str(n) for n in getattr(value, "shape", ())]

@@ -17,6 +17,8 @@ from rnn_export.export.lift.loops.operands import BodyValue, Carry, Invariant, L
 from rnn_export.export.lift.loops.references import Path, Ref, resolve
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 
+# Why a loop is none whose memory would have two values.
+STARTS = "one value of it starts differently in two places"
 # What an iteration takes: an operand, and the part of it.
 Taken = tuple[Operand, Path]
 
@@ -41,14 +43,18 @@ def first_iterations(loop: Loop, joins: Sequence[Join], grows: Callable[[Ref, in
     given: list[dict[BodyValue, Ref]] = [{} for _ in range(loop.first)]
     depths: dict[BodyValue, int] = {}
     for join in joins:
-        for k, ref in enumerate(join.before):
-            given[k][join.value] = ref
+        value = join.value.value if isinstance(join.value, Carry) else join.value
+        assert isinstance(value, BodyValue)
+        depths[value] = max(depths.get(value, 0), join.depth)
+        for k, ref in enumerate(join.before[join.depth :]):
+            if given[k].setdefault(value, ref) != ref:
+                raise cannot_roll(STARTS)
     for operand in [o for row in loop.operands for o in row]:
         if isinstance(operand, Carry) and isinstance(value := operand.value, BodyValue):
             depths[value] = max(depths.get(value, 0), operand.depth)
             for iteration, ref in enumerate(operand.initial, loop.first - operand.depth):
                 if iteration >= 0 and given[iteration].setdefault(value, ref) != ref:
-                    raise cannot_roll("one value of it starts differently in two places")
+                    raise cannot_roll(STARTS)
     return [_Reader(loop, given, depths, grows, k).iteration() for k in range(loop.first)]
 
 

@@ -66,12 +66,43 @@ def _fold_products(node: fx.Node, product: fx.Node, sums: fx.Node) -> None:
     if sums.target is not aten.cumsum.default or sums.kwargs or not node.users:
         return
     inside, dim = args_of(sums)
-    a = _multiplied(product, dim)
-    if a is None or inside.target is not aten.div.Tensor or inside.args[1] is not product or inside.kwargs:
+    a, x = _multiplied(product, dim), _divided(inside, product)
+    if a is None or x is None:
         return
     with node.graph.inserting_before(node):
         factor = a(node.graph)
-    node.replace_all_uses_with(_insert(node, LINEAR, factor, inside.args[0], dim))
+    node.replace_all_uses_with(_insert(node, LINEAR, factor, x, dim))
+
+
+def _divided(node: fx.Node, product: fx.Node) -> fx.Node | None:
+    """What `node` is divided by `product`, or multiplied with its inverse."""
+    if node.kwargs or len(node.all_input_nodes) != 2:
+        return None
+    if node.target is aten.div.Tensor:
+        return args_of(node)[0] if _alike(args_of(node)[1], product) else None
+    if node.target is aten.mul.Tensor:
+        first, second = args_of(node)
+        return next((x for x, by in ((first, second), (second, first)) if _is_inverse(by, product)), None)
+    return None
+
+
+def _is_inverse(node: fx.Node, product: fx.Node) -> bool:
+    taken = args_of(node)
+    if node.target is aten.reciprocal.default:
+        return _alike(taken[0], product)
+    if node.target is aten.pow.Tensor_Scalar:
+        return bool(taken[1] == -1) and _alike(taken[0], product)
+    if node.target is aten.exp.default and taken[0].target is aten.neg.default:
+        return product.target is aten.exp.default and _alike(args_of(taken[0])[0], args_of(product)[0])
+    return False
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two nodes are one, or the same operators of the same."""
+    if a is b or not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+        return a is b or (type(a) is type(b) and not isinstance(a, fx.Node) and bool(a == b))
+    same_call = a.op == "call_function" and a.target is b.target and len(a.args) == len(b.args)
+    return same_call and a.kwargs == b.kwargs and all(map(_alike, a.args, b.args))
 
 
 def _summed(node: fx.Node, dim: int) -> fx.Node | None:

@@ -207,8 +207,9 @@ class _Emitter:
     def _call(self, index: int) -> fx.Node:
         if index not in self.calls:
             loop = self.alignment.loops[index]
-            iterations = first_iterations(loop, self.used[index].joins, self._grows)
-            inputs = body_inputs(loop, self.old.same_value, iterations)
+            joins = self.used[index].joins
+            iterations = first_iterations(loop, joins, self._grows)
+            inputs = body_inputs(loop, self.old.same_value, iterations, joins)
             if not inputs.scans:
                 raise cannot_roll("it takes no frames of an input")
             for scan in inputs.scans:

@@ -161,6 +161,8 @@ def results_of(graph: fx.Graph, alignment: Alignment) -> list[LoopResults]:
                 take(resolve(argument))
     for ref in [ref for loop in alignment.loops for row in loop.operands for o in row for ref in sources_of(o)]:
         take(ref)
+    for ref in [ref for taken in found for result in taken if isinstance(result, Join) for ref in result.before]:
+        take(ref)
     return [
         LoopResults([r for r in taken if isinstance(r, Join)], [r for r in taken if isinstance(r, BodyValue)])
         for taken in found

@@ -36,10 +36,15 @@ def quiet() -> Iterator[None]:
     """`rnn_export.quiet`, for what torch exports.
 
     Torch also remembers what operators do to shapes, which takes longer than to see it again where sizes are symbols:
-    a third of an export.
+    a third of an export. What fails inside of `vmap` may leave torch in there: it is taken out.
     """
-    with libraries_quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-        yield
+    try:
+        with libraries_quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    except BaseException:
+        while torch._C._functorch.peek_interpreter_stack() is not None:
+            torch._C._functorch.pop_dynamic_layer_stack()
+        raise
 
 
 def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any, ...]) -> torch.export.ExportedProgram:
