@@ -17,6 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.far_frames import refuse_far_ways
+from rnn_export.export.lift.fixed_graph import fixed_graph
 from rnn_export.export.lift.lengths import (
     FAR,
     MANY_FRAMES,
@@ -31,6 +32,7 @@ from rnn_export.export.lift.lengths import (
 )
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.functions import parallel_functions
+from rnn_export.export.lift.loops.length_tables import tables_of_length
 from rnn_export.export.lift.loops.made_tables import tables_of_numbers
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
@@ -107,10 +109,11 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
+    module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
         if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
             return found
-        short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
+        short = fixed_graph(module, lengths[0])
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
         if unlike := irregular(module, lengths):
             reason = cannot_roll(unlike)

@@ -8,16 +8,15 @@ import torch
 from torch import fx
 
 from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, operators
 from rnn_export.export.lift.loops.periods import by_periods, end_short
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.program.flat_graph import flat_graph
 
 # Frames that a period may have; those before the first that is looked at; and of how many it is seen in haste.
 LONGEST, BEGINNING, SEEN = 16, 4, 4
-ROWS = 3
 
 
 def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
@@ -63,7 +62,7 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
     few, more = (COPIES * period, (COPIES + 1) * period)
     graphs = []
     for frames in (few, more):
-        graphs.append(flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False))
+        graphs.append(fixed_graph(module, frames))
         by_periods(graphs[-1], frames, period)
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
     rolled = roll(graphs[0], graphs[1], samples, (few, more), length_input)
