@@ -36,7 +36,9 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     outputs = [str(i) for i in range(len(module.axes.time_out))]
     if not thorough and any(a[i] != added[0][i] for a in added for i in outputs):
         return None
-    periods = (n for n in range(1, LONGEST + 1) if added[n:] == added[:-n])
+    # The whole of a first piece is no piece.
+    settled = added[BEGINNING:]
+    periods = (n for n in range(1, LONGEST + 1) if settled[n:] == settled[:-n])
     period = next(periods, 1)
     return period if period > 1 else None
 
