@@ -10,8 +10,9 @@ from torch import fx
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, operators
-from rnn_export.export.lift.loops.periods import by_periods, end_short
+from rnn_export.export.lift.loops.periods import by_periods, end_short, windows_of
 from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.short_pieces import leave_out_filled
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
 
@@ -62,20 +63,36 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
     Raises LiftError where it cannot be.
     """
     few, more = (COPIES * period, (COPIES + 1) * period)
-    graphs = []
-    for frames in (few, more):
-        graphs.append(fixed_graph(module, frames))
-        by_periods(graphs[-1], frames, period)
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    rolled = roll(graphs[0], graphs[1], samples, (few, more), length_input)
+    rolled = roll(*_unrolled(module, period, (few, more)), samples, (few, more), length_input)
     if not _is_right(module, rolled, period):
         end_short(rolled)
         if not _is_right(module, rolled, period):
-            raise cannot_roll(
-                f"it does the same again every {period} frames, but a value that is as of the last frame of all, or "
-                "what sequences of other lengths end with, is none of whole periods"
-            )
+            rolled = _without_filled(module, period, length_input)
     return rolled, few
+
+
+def _unrolled(module: BatchFirst, period: int, lengths: tuple[int, int]) -> tuple[fx.GraphModule, fx.GraphModule]:
+    short, long = (fixed_graph(module, frames) for frames in lengths)
+    for graph, frames in zip((short, long), lengths, strict=True):
+        by_periods(graph, frames, period)
+    return short, long
+
+
+def _without_filled(module: BatchFirst, period: int, length_input: tuple[int, int]) -> fx.GraphModule:
+    """The same where attention leaves out what fills the last period up; raises LiftError where that is not enough."""
+    few, more = (COPIES * period, (COPIES + 1) * period)
+    samples = module.sample(ROWS, few), module.sample(ROWS, more)
+    graphs = _unrolled(module, period, (few, more))
+    if all(leave_out_filled(g, x, length_input, period, windows_of) for g, x in zip(graphs, samples, strict=True)):
+        rolled = roll(*graphs, samples, (few, more), length_input)
+        end_short(rolled)
+        if _is_right(module, rolled, period):
+            return rolled
+    raise cannot_roll(
+        f"it does the same again every {period} frames, but a value that is as of the last frame of all, or what "
+        "sequences of other lengths end with, is none of whole periods"
+    )
 
 
 def _is_right(module: BatchFirst, rolled: fx.GraphModule, period: int) -> bool:

@@ -94,7 +94,7 @@ def _readers(node: fx.Node) -> Iterator[fx.Node]:
         yield user
 
 
-def _windows(write: NodeWriter, node: fx.Node, axis: int, period: int) -> fx.Node:
+def windows_of(write: NodeWriter, node: fx.Node, axis: int, period: int) -> fx.Node:
     """(..., periods, ..., period): the frames of `node`, filled up."""
     write.at = node
     with node.graph.inserting_after(node):
@@ -106,7 +106,7 @@ def _windows(write: NodeWriter, node: fx.Node, axis: int, period: int) -> fx.Nod
 
 def _take_pieces(write: NodeWriter, node: fx.Node, axis: int, pieces: Mapping[fx.Node, int], period: int) -> None:
     """Pieces of `node` become its windows."""
-    windows, rank = _windows(write, node, axis, period), len(node.meta["val"].shape)
+    windows, rank = windows_of(write, node, axis, period), len(node.meta["val"].shape)
     order, places = [*range(axis), rank - 1, *range(axis, rank - 1)], {n: i for i, n in enumerate(node.graph.nodes)}
     for user, number in pieces.items():
         write.at = user
@@ -119,7 +119,7 @@ def _take_pieces(write: NodeWriter, node: fx.Node, axis: int, pieces: Mapping[fx
 
 def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, Ref], period: int) -> None:
     """Frames of `node` by number become those of its windows."""
-    windows, rank = _windows(write, node, axis, period), len(node.meta["val"].shape)
+    windows, rank = windows_of(write, node, axis, period), len(node.meta["val"].shape)
     for user, ref in takes.items():
         kind, _, frame = ref.path[0]
         write.at = user
