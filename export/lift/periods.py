@@ -10,7 +10,7 @@ from torch import fx
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, operators
-from rnn_export.export.lift.loops.periods import by_periods, end_short, windows_of
+from rnn_export.export.lift.loops.periods import by_periods, end_short
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.short_pieces import leave_out_filled
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
@@ -84,7 +84,7 @@ def _without_filled(module: BatchFirst, period: int, length_input: tuple[int, in
     few, more = (COPIES * period, (COPIES + 1) * period)
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
     graphs = _unrolled(module, period, (few, more))
-    if all(leave_out_filled(g, x, length_input, period, windows_of) for g, x in zip(graphs, samples, strict=True)):
+    if all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
         rolled = roll(*graphs, samples, (few, more), length_input)
         end_short(rolled)
         if _is_right(module, rolled, period):
