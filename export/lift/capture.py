@@ -38,7 +38,7 @@ from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
-from rnn_export.export.lift.periods import period_of, rolled_by_periods
+from rnn_export.export.lift.periods import goes_by_pieces, period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -111,7 +111,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
             raise
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
-        if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
+        if attempt < 2 and (found := _by_periods(module, chunk, thorough=attempt > 0)) is not None:
             return found
         short = fixed_graph(module, lengths[0])
         place = f"{busiest_place(short)}: the model loops over time in Python, and"
@@ -138,9 +138,10 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     return Capture(graph, False, (f"lifted for {chunk} frames at a time: {reason}",))
 
 
-def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
+def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
     """The loop rolled up by periods of its frames; None where it has none, or cannot be."""
-    if (period := period_of(module, thorough)) is None:
+    period = chunk if chunk > 1 and goes_by_pieces(module, chunk) else period_of(module, thorough)
+    if period is None:
         return None
     try:
         rolled, frames = rolled_by_periods(module, period, module.axes.first_time)

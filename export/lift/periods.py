@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 from torch import fx
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, operators
@@ -18,6 +19,8 @@ from rnn_export.export.lift.loops.unrolled import COPIES
 
 # Frames that a period may have; those before the first that is looked at; and of how many it is seen in haste.
 LONGEST, BEGINNING, SEEN = 16, 4, 4
+# Pieces that a loop is seen by where a few may all be first ones.
+MANY = 12
 
 
 def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
@@ -37,8 +40,8 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     outputs = [str(i) for i in range(len(module.axes.time_out))]
     if not thorough and any(a[i] != added[0][i] for a in added for i in outputs):
         return None
-    # The whole of a first piece is no piece.
-    settled = added[BEGINNING:]
+    # The whole of a first piece is no piece, and first ones may have fewer frames before them.
+    settled = added[LONGEST:]
     periods = (n for n in range(1, LONGEST + 1) if settled[n:] == settled[:-n])
     period = next(periods, 1)
     return period if period > 1 else None
@@ -57,44 +60,50 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
     return found
 
 
+def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
+    """Whether each `frames` frames more do as much more, and one more within them nothing: pieces of so many."""
+    whole, more, next_whole, next_more = (_done(module, MANY * frames + n) for n in (1, frames, frames + 1, 2 * frames))
+    if whole is None or more is None or next_whole is None or next_more is None:
+        return False
+    outputs = {str(i) for i in range(len(module.axes.time_out))}
+    here, there = ({k: n for k, n in done.items() if k not in outputs} for done in (whole, next_whole))
+    within = (({k: n for k, n in done.items() if k not in outputs}) for done in (more, next_more))
+    return here != there and all(a == b for a, b in zip((here, there), within, strict=True))
+
+
 def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, int]) -> tuple[fx.GraphModule, int]:
     """The model's loop rolled up, its iterations whole periods, and a length from which on it is right.
 
     Raises LiftError where it cannot be.
     """
-    few, more = (COPIES * period, (COPIES + 1) * period)
-    samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    rolled = roll(*_unrolled(module, period, (few, more)), samples, (few, more), length_input)
-    if not _is_right(module, rolled, period):
-        end_short(rolled)
-        if not _is_right(module, rolled, period):
-            rolled = _without_filled(module, period, length_input)
-    return rolled, few
+    reason = cannot_roll("its frames are not computed alike")
+    # Of few pieces, each may have fewer frames before it than the usual one.
+    for copies in (COPIES, MANY):
+        few, more = lengths = copies * period, (copies + 1) * period
+        samples = module.sample(ROWS, few), module.sample(ROWS, more)
+        for leaves_out in (False, True):
+            graphs = [fixed_graph(module, frames) for frames in lengths]
+            for graph, frames in zip(graphs, lengths, strict=True):
+                by_periods(graph, frames, period)
+            if leaves_out and not all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
+                break
+            try:
+                rolled = roll(graphs[0], graphs[1], samples, lengths, length_input)
+            except LiftError as error:
+                reason = error
+                break
+            if _is_right(module, rolled, lengths):
+                return rolled, few
+            end_short(rolled)
+            if _is_right(module, rolled, lengths):
+                return rolled, few
+            reason = cannot_roll(
+                f"it does the same again every {period} frames, but a value that is as of the last frame of all, or "
+                "what sequences of other lengths end with, is none of whole periods"
+            )
+    raise reason
 
 
-def _unrolled(module: BatchFirst, period: int, lengths: tuple[int, int]) -> tuple[fx.GraphModule, fx.GraphModule]:
-    short, long = (fixed_graph(module, frames) for frames in lengths)
-    for graph, frames in zip((short, long), lengths, strict=True):
-        by_periods(graph, frames, period)
-    return short, long
-
-
-def _without_filled(module: BatchFirst, period: int, length_input: tuple[int, int]) -> fx.GraphModule:
-    """The same where attention leaves out what fills the last period up; raises LiftError where that is not enough."""
-    few, more = (COPIES * period, (COPIES + 1) * period)
-    samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    graphs = _unrolled(module, period, (few, more))
-    if all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
-        rolled = roll(*graphs, samples, (few, more), length_input)
-        end_short(rolled)
-        if _is_right(module, rolled, period):
-            return rolled
-    raise cannot_roll(
-        f"it does the same again every {period} frames, but a value that is as of the last frame of all, or what "
-        "sequences of other lengths end with, is none of whole periods"
-    )
-
-
-def _is_right(module: BatchFirst, rolled: fx.GraphModule, period: int) -> bool:
-    few = COPIES * period
-    return all(is_right(module, rolled, n) for n in range(few, few + 3 * period + 1))
+def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, int]) -> bool:
+    few, more = lengths
+    return all(is_right(module, rolled, n) for n in range(few, few + 3 * (more - few) + 1))

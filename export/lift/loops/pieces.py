@@ -167,28 +167,32 @@ def computed_alike(graph: fx.Graph, joins: Sequence[fx.Node]) -> None:
     numbers = numbers_of(graph)
     for join in joins:
         pieces = list(args_of(join)[0])
-        whole = [k for k, piece in enumerate(pieces) if numbers[piece] == {k} and _is_of_windows(piece, numbers)]
-        if not whole or len(whole) == len(pieces):
+        taken = [_windows_in(piece) if numbers[piece] == {k} else None for k, piece in enumerate(pieces)]
+        usual = [k for k, windows in enumerate(taken) if windows]
+        if not usual:
             continue
-        model = pieces[whole[len(whole) // 2]]
+        model = max(usual, key=lambda k: taken.count(taken[k]))
         for k, piece in enumerate(pieces):
-            if k not in whole:
-                pieces[k] = _copied(graph, model, (piece, k), numbers)
+            if taken[k] != taken[model]:
+                pieces[k] = _copied(graph, pieces[model], (piece, k), numbers)
         join.update_arg(0, pieces)
 
 
-def _is_of_windows(piece: fx.Node, numbers: dict[fx.Node, set[int]]) -> bool:
-    """Whether all that `piece` follows from the input by are windows."""
-    waiting, seen = [piece], set[fx.Node]()
+def _windows_in(piece: fx.Node) -> list[Window] | None:
+    """The windows that `piece` is made of; None where it follows from other frames too."""
+    waiting, seen, found = [piece], set[fx.Node](), list[Window]()
     while waiting:
         node = waiting.pop()
-        if node in seen or PIECE in node.meta or node.target is aten.sym_size.int:
+        if node in seen or node.target is aten.sym_size.int:
             continue
         seen.add(node)
         if node.op == "placeholder" or CUT in node.meta:
-            return False
-        waiting += node.all_input_nodes
-    return True
+            return None
+        if PIECE in node.meta:
+            found.append(node.meta[PIECE][0])
+        else:
+            waiting += node.all_input_nodes
+    return found
 
 
 def _copied(graph: fx.Graph, model: fx.Node, place: tuple[fx.Node, int], numbers: dict[fx.Node, set[int]]) -> fx.Node:
