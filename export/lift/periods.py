@@ -62,7 +62,9 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
 
 def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
     """Whether each `frames` frames more do as much more, and one more within them nothing: pieces of so many."""
-    whole, more, next_whole, next_more = (_done(module, MANY * frames + n) for n in (1, frames, frames + 1, 2 * frames))
+    few = min(2, frames)  # a single one is multiplied otherwise
+    tried = (few, frames, frames + few, 2 * frames)
+    whole, more, next_whole, next_more = (_done(module, MANY * frames + n) for n in tried)
     if whole is None or more is None or next_whole is None or next_more is None:
         return False
     outputs = {str(i) for i in range(len(module.axes.time_out))}

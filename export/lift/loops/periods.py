@@ -34,7 +34,7 @@ from rnn_export.export.lift.loops.pieces import (
 from rnn_export.export.lift.loops.references import Ref, resolve
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.written import read_written_frames
-from rnn_export.export.lift.program.fx import args_of, aten
+from rnn_export.export.lift.program.fx import args_of, aten, placeholders, size_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 
@@ -54,7 +54,20 @@ def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
             _take(write, node, axis, takes, period)
     if is_left:
         computed_alike(module.graph, joins)
-    module.graph.eliminate_dead_code()
+    _ask_inputs_for_sizes(module.graph)
+    # Fused attention may draw, and stays unless it is said that it does nothing else.
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+
+
+def _ask_inputs_for_sizes(graph: fx.Graph) -> None:
+    """A size that an input has is asked of the input, and not of what a turn of a loop makes."""
+    fed = placeholders(graph)
+    of_inputs = {str(size): n for n in reversed(fed) for size in n.meta["val"].shape if not isinstance(size, int)}
+    for node in [n for n in graph.nodes if n.target is aten.sym_size.int and n.all_input_nodes[0] not in fed]:
+        size = node.all_input_nodes[0].meta["val"].shape[node.args[1]]
+        if (source := of_inputs.get(str(size))) is not None:
+            with graph.inserting_before(fed[-1].next):
+                node.replace_all_uses_with(size_of(source, size))
 
 
 def _taken(node: fx.Node, frames: int) -> Mapping[int, dict[fx.Node, Ref]]:
