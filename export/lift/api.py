@@ -261,7 +261,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         spec, flat, probed.axes, captured.module, captured.dynamic_time and streamed.at_once, initial, states, notes,
         streamed.step, shortest,
     )  # fmt: skip
-    if captured.dynamic_time:
+    if captured.dynamic_time and probed.flat.states:
         _refuse_memory_by_call(lifted, probed.flat)
     return lifted
 
