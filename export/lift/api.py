@@ -241,7 +241,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     at_once, step = captured.dynamic_time and streamed.at_once, streamed.step
     lifted = StreamingModel(spec, flat, probed.axes, captured.module, at_once, initial, states, notes, step, shortest)
-    if captured.dynamic_time:
+    if captured.dynamic_time and probed.flat.states:
         _refuse_memory_by_call(lifted, probed.flat)
     return lifted
 

@@ -20,12 +20,16 @@ HELD = 1_000_003
 
 
 class BatchFirst(nn.Module):
-    """The flat model with the batch on axis 0 of every state; `runs` are lengths, and whether it takes them."""
+    """The flat model with the batch on axis 0 of every state.
+
+    `runs` are lengths, and whether it takes them; `tables` the rows of those that it makes of the length alone.
+    """
 
     def __init__(self, flat: FlatModel, axes: Axes) -> None:
         super().__init__()
         self.flat, self.axes = flat, axes
         self.runs: dict[int, bool] = {}
+        self.tables: tuple[Tensor, ...] = ()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """(inputs..., states of (B, *row)...) -> (outputs..., next states of (B, *row)...)."""

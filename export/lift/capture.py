@@ -17,6 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.far_frames import refuse_far_ways
+from rnn_export.export.lift.fixed_graph import fixed_graph
 from rnn_export.export.lift.found_scans import SCANNED, by_found_scans
 from rnn_export.export.lift.lengths import (
     FAR,
@@ -36,12 +37,13 @@ from rnn_export.export.lift.lengths import (
 from rnn_export.export.lift.loops.associative import sequential_scans
 from rnn_export.export.lift.loops.chunkwise import chunkwise_functions
 from rnn_export.export.lift.loops.functions import parallel_functions
+from rnn_export.export.lift.loops.length_tables import tables_of_length
 from rnn_export.export.lift.loops.made_tables import tables_of_numbers
 from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
-from rnn_export.export.lift.periods import period_of, rolled_by_periods
+from rnn_export.export.lift.periods import goes_by_pieces, period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -122,8 +124,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
     place, advice = "", KEEP_OUTSIDE
+    module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
-        if attempt < 2 and (found := _by_periods(module, thorough=attempt > 0)) is not None:
+        if attempt < 2 and (found := _by_periods(module, chunk, thorough=attempt > 0)) is not None:
             return found
         if unlike := irregular(module, lengths):
             reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
@@ -136,7 +139,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
                 reason, advice = LiftError(PASSES), SEQUENTIAL
                 break
             continue
-        short = flat_graph(module, module.sample(ROWS, lengths[0]), module.dynamic(False), False)
+        short = fixed_graph(module, lengths[0])
         place = _said(short)
         try:
             rolled = rolled_loop(module, short, lengths)
@@ -173,9 +176,10 @@ def _over_pieces(piece: int) -> LiftError:
     )
 
 
-def _by_periods(module: BatchFirst, thorough: bool) -> Capture | None:
+def _by_periods(module: BatchFirst, chunk: int, thorough: bool) -> Capture | None:
     """The loop rolled up by periods of its frames; None where it has none, or cannot be."""
-    if (period := period_of(module, thorough)) is None:
+    period = chunk if chunk > 1 and goes_by_pieces(module, chunk) else period_of(module, thorough)
+    if period is None:
         return None
     try:
         rolled, frames = rolled_by_periods(module, period, module.axes.first_time)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +20,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
 from rnn_export.export.lift.program.modes import SeesOperators
+from rnn_export.export.lift.program.moving import SeesMoving, tensors_in
 from rnn_export.export.lift.program.places import line_of
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
@@ -291,6 +293,7 @@ def doubles(module: BatchFirst) -> bool:
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:
     """How often each operator is called with each weight in a run of so many frames, and with each fraction if asked.
 
+    What makes the tables of the length is left out.
     Raises LiftError where the model fails on them.
     """
     weights = {
@@ -298,17 +301,20 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
     }
     found = Counter[str]()
 
-    class Counting(SeesOperators):
+    class Counting(SeesMoving):
         def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            if module.tables and not any(map(self.moves, tensors_in((args, kwargs)))):
+                return super().see(func, args, kwargs)
             memories = (a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor))
             taken = [weights[memory] for memory in memories if memory in weights]
             taken += [str(a) for a in args if with_numbers and isinstance(a, float)]
             found[" with ".join([str(func), *taken])] += 1
-            return func(*args, **kwargs)
+            return super().see(func, args, kwargs)
 
     sample = module.sample(3, frames)
     try:
-        with torch.no_grad(), Counting():
+        # What bounds attention looks at scores of many frames alone.
+        with torch.no_grad(), patch.object(module.flat, "context", None), Counting(sample):
             module(*sample)
     except LiftError:
         raise

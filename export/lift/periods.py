@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import fx
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, operators
 from rnn_export.export.lift.loops.periods import by_periods, end_short, loops_of
 from rnn_export.export.lift.loops.rolling import roll
+from rnn_export.export.lift.loops.short_pieces import leave_out_filled
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
-from rnn_export.export.lift.program.flat_graph import flat_graph
 
 # Frames that a period may have; those before the first that is looked at; and of how many it is seen in haste.
 LONGEST, BEGINNING, SEEN = 16, 4, 4
-ROWS = 3
+# Pieces that a loop is seen by where a few may all be first ones.
+MANY = 12
 
 
 def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
@@ -37,7 +42,9 @@ def period_of(module: BatchFirst, thorough: bool = True) -> int | None:
     outputs = [str(i) for i in range(len(module.axes.time_out))]
     if not thorough and any(a[i] != added[0][i] for a in added for i in outputs):
         return None
-    periods = (n for n in range(1, LONGEST + 1) if added[n:] == added[:-n])
+    # The whole of a first piece is no piece, and first ones may have fewer frames before them.
+    settled = added[LONGEST:]
+    periods = (n for n in range(1, LONGEST + 1) if settled[n:] == settled[:-n])
     period = next(periods, 1)
     return period if period > 1 else None
 
@@ -55,41 +62,75 @@ def _done(module: BatchFirst, frames: int) -> Counter[str] | None:
     return found
 
 
+def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
+    """Whether each `frames` frames more do as much more, and one more within them nothing: pieces of so many."""
+    few = min(2, frames)  # a single one is multiplied otherwise
+    tried = (few, frames, frames + few, 2 * frames)
+    whole, more, next_whole, next_more = (_done(module, MANY * frames + n) for n in tried)
+    if whole is None or more is None or next_whole is None or next_more is None:
+        return False
+    outputs = {str(i) for i in range(len(module.axes.time_out))}
+    here, there = ({k: n for k, n in done.items() if k not in outputs} for done in (whole, next_whole))
+    within = (({k: n for k, n in done.items() if k not in outputs}) for done in (more, next_more))
+    return here != there and all(a == b for a, b in zip((here, there), within, strict=True))
+
+
 def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, int]) -> tuple[fx.GraphModule, int]:
     """The model's loop rolled up, its iterations whole periods, and a length from which on it is right.
 
     Raises LiftError where it cannot be.
     """
-    few, more, turns = _whole_periods(module, period)
-    graphs = [_unrolled(module, frames) for frames in (few, more)]
-    by_periods(graphs[0], turns[0], turns[1] - turns[0])
-    by_periods(graphs[1], turns[1], turns[1] - turns[0])
-    samples = module.sample(ROWS, few), module.sample(ROWS, more)
-    rolled = roll(graphs[0], graphs[1], samples, (few, more), length_input)
-    lengths = range(few, few + 3 * period + 1)
-    if not all(is_right(module, rolled, n) for n in lengths):
-        end_short(rolled)
-        if not all(is_right(module, rolled, n) for n in lengths):
-            raise cannot_roll(
+    reason = cannot_roll("its frames are not computed alike")
+    for few, more, turns in _lengths(module, period):
+        samples = module.sample(ROWS, few), module.sample(ROWS, more)
+        for leaves_out in (False, True):
+            graphs = [fixed_graph(module, frames) for frames in (few, more)]
+            for graph, count in zip(graphs, turns, strict=True):
+                by_periods(graph, count, turns[1] - turns[0])
+            if leaves_out and not all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
+                break
+            try:
+                rolled = roll(graphs[0], graphs[1], samples, (few, more), length_input)
+            except LiftError as error:
+                reason = error
+                break
+            if _is_right(module, rolled, (few, more)):
+                return rolled, few
+            end_short(rolled)
+            if _is_right(module, rolled, (few, more)):
+                return rolled, few
+            reason = cannot_roll(
                 f"it does the same again every {period} frames, but a value that is as of the last frame of all, or "
                 "what sequences of other lengths end with, is none of whole periods"
             )
-    return rolled, few
+    raise reason
 
 
-def _whole_periods(module: BatchFirst, period: int) -> tuple[int, int, tuple[int, int]]:
-    """Two lengths, a period apart, and the turns of the loop at both: whole periods of its own, `COPIES` and more.
+def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, int]) -> bool:
+    few, more = lengths
+    return all(is_right(module, rolled, n) for n in range(few, few + 3 * (more - few) + 1))
 
-    It may take fewer frames than the input has, and at another rate. Raises LiftError where there are none.
-    """
+
+def _lengths(module: BatchFirst, period: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Two lengths, a period apart, and how many frames the loop takes of both."""
+    if period <= LONGEST and (found := _whole_periods(module, period)) is not None:
+        yield found
+        return
+    # Of few pieces, each may have fewer frames before it than the usual one.
+    for copies in (COPIES, MANY):
+        few, more = copies * period, (copies + 1) * period
+        yield few, more, (few, more)
+
+
+def _whole_periods(module: BatchFirst, period: int) -> tuple[int, int, tuple[int, int]] | None:
+    """Of a loop that takes fewer frames than the input has, or at another rate, and whole periods of its own."""
+    counts = cache(lambda frames: loops_of(fixed_graph(module, frames)))
     for few in range(COPIES * period, (2 * COPIES + 1) * period):
-        here, there = (loops_of(_unrolled(module, n)) for n in (few, few + period))
-        turns, more = max(here - there, default=0), max(there - here, default=0)
-        own = more - turns
-        if own > 1 and turns % own == 0 and turns >= COPIES * own:
-            return few, few + period, (turns, more)
-    raise cannot_roll(f"it does the same again every {period} frames, but over no length so many times, as was tried")
-
-
-def _unrolled(module: BatchFirst, frames: int) -> fx.GraphModule:
-    return flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)
+        more = few + period
+        turns = max(counts(few) - counts(more), default=0), max(counts(more) - counts(few), default=0)
+        own = turns[1] - turns[0]
+        if own < 2 or turns == (few, more):
+            return None
+        if turns[0] % own == 0 and turns[0] >= COPIES * own:
+            return few, more, turns
+    return None

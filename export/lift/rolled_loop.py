@@ -6,16 +6,17 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import FAR, is_right
 from rnn_export.export.lift.loops.body import counts_iterations
 from rnn_export.export.lift.loops.iteration_numbers import count_iterations
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.sizes import know_sizes
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
-from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
+from rnn_export.export.lift.program.flat_graph import fold, rewrite_over_time
 
-# And others, where so many rows are another size of the model.
-ROWS, OTHER_ROWS = 3, 2
+# Rows where so many as are usual are another size of the model.
+OTHER_ROWS = 2
 # Lengths between two at which a loop shows, at most.
 MOST_BETWEEN = 16
 
@@ -34,7 +35,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     """And whether numbers of it are read from sequences that are counted."""
 
     def unrolled(frames: int) -> fx.GraphModule:
-        graph = flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)
+        graph = fixed_graph(module, frames)
         if counts:
             count_iterations(graph, frames, rows, first)
         return graph

@@ -201,7 +201,7 @@ def test_two_lengths_side_by_side():
     short, long = graph(summed, 6), graph(summed, 7)
     found = align(short, long, (6, 7))
     assert [len(loop.copies) for loop in found.loops] == [6, 6]
-    assert all(a.target is b.target for a, b in found.counterparts.items())
+    assert all(a.target == b.target for a, b in found.counterparts.items())
     assert not found.owners.keys() & found.counterparts.keys()
     assert [len(used.joins) for used in results_of(short.graph, found)] == [1, 1]
     with pytest.raises(

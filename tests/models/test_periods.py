@@ -81,12 +81,33 @@ def model(forward: Callable[[nn.Module, Tensor], Tensor]) -> Call:
         "second": nn.GRUCell(4, 6),
         "over": nn.GRUCell(6, 6),
         "before": nn.GRUCell(4, 4),
+        "layer": nn.GRU(4, 6, batch_first=True),
     }
     convolutions = {"window": nn.Conv1d(4, 4, 2), "stride": nn.Conv1d(4, 4, 3, stride=2, padding=1)}
     return Call(forward, **cells, **convolutions, layers=nn.ModuleList(nn.Linear(22, 6) for _ in range(3))).eval()
 
 
-MODELS = [(another_cell, 2), (a_layer_now_and_then, 3), (clockwork, 4), (some_frames, 3)]
+def pieces_split(s: nn.Module, x: Tensor) -> Tensor:
+    h, given = None, []
+    for piece in x.split(4, 1):
+        y, h = s.layer(piece, h)
+        given.append(y)
+    return torch.cat(given, 1)
+
+
+def pieces_cut(s: nn.Module, x: Tensor) -> Tensor:
+    """Each begins with what a cell makes of the last frame of the one before."""
+    h, given = x.new_zeros(1, len(x), 6), []
+    for start in range(0, x.shape[1], 3):
+        y, _ = s.layer(x[:, start : start + 3], h)
+        h = s.over(y[:, -1], h[0])[None]
+        given.append(y.cumsum(1))
+    return torch.cat(given, 1)
+
+
+MODELS = [
+    (another_cell, 2), (a_layer_now_and_then, 3), (clockwork, 4), (some_frames, 3), (pieces_split, 4), (pieces_cut, 3),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("forward", "period"), MODELS)

@@ -44,7 +44,7 @@ class _Made:
 @contextlib.contextmanager
 def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
     """Let the tables that `call` makes by loops be looked up inside of the block, where their size is a graph's."""
-    rows = {made: found for made in _used(call) if (found := _rows_of(made)) is not None}
+    rows = {made: found for made in _used(call) if (found := _rows_of_made(made)) is not None}
     before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in {made.function for made in rows}}
     try:
         for function in before:
@@ -113,25 +113,36 @@ def _loops(code: Any) -> bool:
     return any(i.opname == "FOR_ITER" for i in dis.get_instructions(code)) or any(map(_loops, inner))
 
 
-def _rows_of(made: _Made) -> Tensor | None:
-    """(period, 2 n + 1): by frame and by how far apart, n and more at both ends; None where a table is not made so."""
+def _rows_of_made(made: _Made) -> Tensor | None:
     for few, more in SIZES:
         small, large = made.of(few), made.of(more)
         if small is None or large is None:
             return None
-        for period in range(1, LONGEST_PERIOD + 1):
-            reach = few // 2 - LONGEST_PERIOD - 1
-            first = torch.arange(period) + more // 2 // period * period
-            rows = large[first[:, None], first[:, None] + torch.arange(-reach, reach + 1)]
-            if all(torch.equal(_table(rows, torch.arange(len(table))), table) for table in (small, large)):
-                return rows
+        if (rows := rows_of(small, large)) is not None:
+            return rows
     return None
 
 
-def _table(rows: Tensor, numbers: Tensor) -> Tensor:
+def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
+    """(period, 2 n + 1, ...): by frame and by how far apart, n and more at both ends, of one table at two sizes.
+
+    Tables are (frames, frames, ...). None where they are not made so.
+    """
+    few, more = len(small), len(large)
+    reach = few // 2 - LONGEST_PERIOD - 1
+    for period in range(1, LONGEST_PERIOD + 1) if reach > 0 and small.shape[2:] == large.shape[2:] else ():
+        first = torch.arange(period) + more // 2 // period * period
+        rows = large[first[:, None], first[:, None] + torch.arange(-reach, reach + 1)]
+        if all(torch.equal(table_of(rows, torch.arange(len(table))), table) for table in (small, large)):
+            return rows
+    return None
+
+
+def table_of(rows: Tensor, numbers: Tensor) -> Tensor:
+    """(frames, frames, ...) of frames with these numbers."""
     reach = rows.shape[1] // 2
     apart = (numbers[None] - numbers[:, None]).clamp(-reach, reach) + reach
-    return rows.flatten()[(numbers % len(rows))[:, None] * rows.shape[1] + apart]
+    return rows.flatten(0, 1)[(numbers % len(rows))[:, None] * rows.shape[1] + apart]
 
 
 def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable[..., Any]:
@@ -147,7 +158,7 @@ def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable
         for call, found in rows.items() if len({value.node.expr for value in sizes}) == 1 else ():
             same = all(isinstance(given.get(n), torch.SymInt) for n in call.sizes)
             if call.function is function and same and all(given.get(n) == v for n, v in call.others):
-                return _table(found, torch.arange(sizes[0]))
+                return table_of(found, torch.arange(sizes[0]))
         return own(*args, **kwargs)
 
     return made

@@ -3,6 +3,11 @@
     for t in range(x.shape[1]):
         h = first(x[:, t], h) if t % 2 == 0 else second(x[:, t], h)
 
+or whose frame is a piece of so many:
+
+    for start in range(0, x.shape[1], 4):
+        y, h = gru(x[:, start : start + 4], h)
+
 Its iterations are alike by whole periods. So in the unrolled graph frames are taken of windows of a period each, and
 joined by periods first: of these it is a loop as any other. The last period of a sequence may be short: what fills it
 up comes after all frames, and what is made of it is cut off.
@@ -17,14 +22,21 @@ from collections.abc import Iterator, Mapping
 from torch import fx
 
 from rnn_export.export.lift.loops.copies import JOINS
+from rnn_export.export.lift.loops.pieces import (
+    CUT,
+    FILLED,
+    SPLITS,
+    Window,
+    computed_alike,
+    cut,
+    joins_pieces,
+    take_pieces,
+)
 from rnn_export.export.lift.loops.references import Ref, resolve
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.written import read_written_frames
-from rnn_export.export.lift.program.fx import args_of, aten
+from rnn_export.export.lift.program.fx import args_of, aten, placeholders, size_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
-
-# Of nodes: whose frames are filled up, and which are cut, along the axis that is noted.
-FILLED, CUT = "rnn_export.filled", "rnn_export.cut"
 
 
 def loops_of(module: fx.GraphModule) -> Counter[int]:
@@ -41,15 +53,34 @@ def loops_of(module: fx.GraphModule) -> Counter[int]:
 def by_periods(module: fx.GraphModule, frames: int, period: int) -> None:
     """In place: a graph unrolled over `frames` frames, whole periods, takes and joins them period by period."""
     read_written_frames(module.graph)
-    write = NodeWriter(module, "period")
+    write, joins, is_left = NodeWriter(module, "period"), list[fx.Node](), False
     for node in list(module.graph.nodes):
-        taken = _taken(node, frames)
+        value, taken = node, _taken(node, frames)
         if node.target in JOINS and isinstance(args_of(node)[0], list | tuple) and len(args_of(node)[0]) == frames:
             _join(write, node, period, taken)
             continue
+        if joins_pieces(node, frames, period):
+            joins.append(node)
+            value = cut(write, node)
+        is_left |= take_pieces(write, value, frames, period)
         for axis, takes in taken.items():
             _take(write, node, axis, takes, period)
-    module.graph.eliminate_dead_code()
+    if is_left:
+        computed_alike(module.graph, joins)
+    _ask_inputs_for_sizes(module.graph)
+    # Fused attention may draw, and stays unless it is said that it does nothing else.
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+
+
+def _ask_inputs_for_sizes(graph: fx.Graph) -> None:
+    """A size that an input has is asked of the input, and not of what a turn of a loop makes."""
+    fed = placeholders(graph)
+    of_inputs = {str(size): n for n in reversed(fed) for size in n.meta["val"].shape if not isinstance(size, int)}
+    for node in [n for n in graph.nodes if n.target is aten.sym_size.int and n.all_input_nodes[0] not in fed]:
+        size = node.all_input_nodes[0].meta["val"].shape[node.args[1]]
+        if (source := of_inputs.get(str(size))) is not None:
+            with graph.inserting_before(fed[-1].next):
+                node.replace_all_uses_with(size_of(source, size))
 
 
 def _taken(node: fx.Node, frames: int) -> Mapping[int, dict[fx.Node, Ref]]:
@@ -67,19 +98,14 @@ def _taken(node: fx.Node, frames: int) -> Mapping[int, dict[fx.Node, Ref]]:
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
     for user in node.users:
-        if user.target in (aten.unbind.int, aten.split.Tensor):
+        if user.target in (aten.unbind.int, *SPLITS):
             yield from user.users
         yield user
 
 
 def _take(write: NodeWriter, node: fx.Node, axis: int, takes: Mapping[fx.Node, Ref], period: int) -> None:
     """Frames of `node` by number become those of its windows."""
-    write.at, rank = node, len(node.meta["val"].shape)
-    with node.graph.inserting_after(node):
-        filled = write.call(aten.pad.default, node, [0, 0] * (rank - axis))
-    filled.meta[FILLED] = axis, period
-    with node.graph.inserting_after(filled):
-        windows = write.call(aten.unfold.default, filled, axis, period, period)
+    windows, rank = Window(node, axis, period).of(write, node, axis), len(node.meta["val"].shape)
     _take_of(write, windows, (axis, rank - 1), takes, period)
 
 
@@ -128,10 +154,14 @@ def end_short(module: fx.GraphModule) -> None:
     graph, fed = module.graph, None
     for node in list(graph.nodes):
         if FILLED in node.meta:
-            axis, period = node.meta[FILLED]
+            axis, period, more, right = node.meta[FILLED]
             with graph.inserting_before(node):
                 length = graph.call_function(aten.sym_size.int, (node.args[0], axis))
+                if more:
+                    length = graph.call_function(operator.sub, (length, more))
                 rest = graph.call_function(operator.mod, (graph.call_function(operator.neg, (length,)), period))
+                if right:
+                    rest = graph.call_function(operator.add, (rest, right))
             value, pads = args_of(node)[:2]
             node.args = (value, [*pads[:-1], rest])
             fed = fed or length

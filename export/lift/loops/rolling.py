@@ -105,10 +105,21 @@ class _Emitter:
             if (join := self.alignment.join_of(node)) is not None:
                 self.emitted[node] = self._result(*join, node)
             else:
+                self._refuse_another(node)
                 args, kwargs = pytree.tree_map(self._argument, self._arguments(node), is_leaf=lambda x: x is None)
                 self.emitted[node] = self.new.create_node(node.op, node.target, args, kwargs, node.name)
                 self.emitted[node].meta = dict(node.meta)
         return self.emitted[node]
+
+    def _refuse_another(self, node: fx.Node) -> None:
+        """Raise LiftError where a constant is another one at the other length."""
+        other = self.alignment.counterparts.get(node) if node.op == "get_attr" else None
+        here, there = self.old.values[node], None if other is None else self.longer.values[other]
+        if isinstance(here, Tensor) and isinstance(there, Tensor) and here.shape != there.shape:
+            raise cannot_roll(
+                f"it makes a table of the length (of {len(here)} rows, then of {len(there)}), whose entries neither "
+                "follow from how far two frames are apart nor come back every few frames"
+            )
 
     def _argument(self, leaf: Any) -> Any:
         return leaf.node if isinstance(leaf, _Emitted) else self._value(leaf) if isinstance(leaf, fx.Node) else leaf

@@ -119,7 +119,7 @@ def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int)
 def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], owners: Mapping[fx.Node, int]) -> None:
     """What two nodes alike take are counterparts too, the numbers and constants among them."""
     for x, y in zip(a.all_input_nodes, b.all_input_nodes, strict=False):
-        if x not in counterparts and x not in owners and x.target is y.target:
+        if x not in counterparts and x not in owners and x.target == y.target:
             counterparts[x] = y
             _pair_inputs(x, y, counterparts, owners)
 

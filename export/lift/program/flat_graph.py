@@ -269,7 +269,7 @@ def _refuse_single_windows(graph: fx.Graph) -> None:
         value = node.meta["val"]
         for taken in (n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)):
             for size, made in zip(taken.shape, value.shape, strict=False) if taken.dim() == value.dim() else ():
-                if isinstance(size, torch.SymInt) and made == 1 and isinstance(made, int):
+                if isinstance(size, torch.SymInt) and isinstance(made, int) and made == 1:
                     port, axis = _axis_of(graph, size)
                     what = f"axis {axis} of input {port} must be of any size, but what is made of it was 1 long"
                     raise FrozenAxis(f"{place_of(node)}: {what}, and torch.export took it for 1.", port, axis)
