@@ -54,7 +54,8 @@ from rnn_export.export.lift.refusals import (
     refuse_inside,
     refuse_other_device,
     refuse_other_start,
-    refuse_precision,
+    refuse_narrow_examples,
+    refuse_narrow_weights,
     refuse_train_mode,
     refuse_wrappers,
 )
@@ -160,6 +161,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
     refuse_wrappers(model)
     refuse_other_device(model)
+    refuse_narrow_weights(model)
     model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
@@ -167,7 +169,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     call, declared = carry_objects(call, declared)
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
-    refuse_precision(model, flat)
+    refuse_narrow_examples(flat)
     refuse_inside(flat)
     refuse_train_mode(model, flat)
     flat.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
+from rnn_export.export.lift.asked_numbers import asked_numbers
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import MEMORY, same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
@@ -35,7 +37,7 @@ class Hidden:
 
 def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
-    model = flat.model
+    model, before = flat.model, copy.deepcopy(flat)
     history, numbers = History(), _Numbers()
     read: dict[AttributePath, None] = {}
     sizes: list[Counter[AttributePath]] = []
@@ -73,9 +75,24 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
+    counts = [path for path, changes in numbers.changes.items() if changes > 1 and path not in read]
+    read.update(dict.fromkeys(asked_numbers(before, counts, arguments) if counts else ()))
+    if numbers.changes:
+        read.update(dict.fromkeys(_beside(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
     inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
     return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
+
+
+def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]) -> list[AttributePath]:
+    """What a number may pick as well: the other entries of a list of which one is read, where they are like it."""
+    lists = {(path.module, path.keys[:-1]) for path in read if len(path.keys) > 1 and isinstance(path.keys[-1], int)}
+    shapes = {(path.module, path.keys[:-1], t.shape, t.dtype) for path, t in held if path in read}
+    return [
+        path
+        for path, t in held
+        if (path.module, path.keys[:-1]) in lists and (path.module, path.keys[:-1], t.shape, t.dtype) in shapes
+    ]
 
 
 class History(SeesOperators):

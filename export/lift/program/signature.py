@@ -23,9 +23,11 @@ from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.inner_states import put_back, taken_out
 from rnn_export.export.lift.program.leaf_parts import joined, named_parts, part_names, parts_of
 from rnn_export.export.lift.program.rated_inputs import Rated
+from rnn_export.export.lift.program.reckoned import RECKONED, Kept, is_one, reckoned
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
+from rnn_export.export.lift.program.tensor_numbers import TensorNumbers
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,25 @@ class FlatModel(nn.Module):
         count = len(tensors) - len(self.kept) - sum(self._are_complex)
         left = list(tensors[count:])
         fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
+        for group, tensor in zip(self.kept, fed, strict=True):
+            if is_one(tensor):
+                setattr(tensor, RECKONED, Kept(str(group[0])))
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
             after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
+        self._refuse_others(after)
         return (*results, *parts_of(after))
+
+    def _refuse_others(self, after: Sequence[Tensor]) -> None:
+        """Raise LiftError where a way of the code reckons a number otherwise than what its values were found by."""
+        for group, tensor in zip(self.kept, after, strict=True):
+            ways = self.decisions.left.get(str(group[0]))
+            if ways is not None and reckoned(tensor) not in ways:
+                raise LiftError(
+                    f"{str(group[0])!r} is counted otherwise in a way of the code that was not met in any call that "
+                    "was tried, so what it may be is not known: count it in one way, with a rest (% N)."
+                )
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
         """As the user calls it: without the states that the model keeps itself, and the arguments `left_out`."""
@@ -188,7 +204,8 @@ class FlatModel(nn.Module):
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
         packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
-        with deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
+        picking = TensorNumbers() if torch.compiler.is_exporting() else contextlib.nullcontext()
+        with picking, deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
@@ -293,7 +310,12 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
     value = path.get(model)
     if value is None:
         raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
-    return value if isinstance(value, Tensor) else torch.full_like(fed, value)
+    if isinstance(value, Tensor):
+        return value
+    made = torch.full_like(fed, value)
+    if is_one(made) and isinstance(value, int):
+        setattr(made, RECKONED, int(value))
+    return made
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
