@@ -169,7 +169,7 @@ class DecidedByValue(LiftError):
 
 
 class NumberByValue(DecidedByValue):
-    """The code makes a number of a tensor there; `how` it was reckoned is None where it is not of kept numbers alone."""
+    """The code makes a number of a tensor there; `how` it was reckoned is None where not of kept numbers alone."""
 
     of_number = True
 

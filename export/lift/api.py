@@ -38,6 +38,7 @@ from rnn_export.export.lift.mixing import where_rows_mix
 from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_notes
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.packing import packed
+from rnn_export.export.lift.picked_entries import refuse_beyond_entries
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
@@ -52,10 +53,10 @@ from rnn_export.export.lift.refusals import (
     refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
-    refuse_other_device,
-    refuse_other_start,
     refuse_narrow_examples,
     refuse_narrow_weights,
+    refuse_other_device,
+    refuse_other_start,
     refuse_train_mode,
     refuse_wrappers,
 )
@@ -243,22 +244,22 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, _plain(options))
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
     if captured.refusal is not None:
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
-    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames)
-    spec = replace(spec, max_context=flat.context.said if flat.context else None)
+    most = {"max_frames": flat.max_frames, "max_context": flat.context.said if flat.context else None}
+    spec = replace(spec, assumptions=probed.flat.decisions.needed, **most)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     shortest, states = max(captured.shortest, streamed.shortest), tuple(streamed.states)
     notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
-    for node in captured.module.graph.nodes:
-        # What is left would keep all of torch.export's bookkeeping alive.
-        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    for node in streamed.step.graph.nodes if streamed.step is not None else ():
-        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    for module in filter(None, (captured.module, streamed.step)):
+        for node in module.graph.nodes:
+            # What is left would keep all of torch.export's bookkeeping alive.
+            node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     lifted = StreamingModel(
         spec, flat, probed.axes, captured.module, captured.dynamic_time and streamed.at_once, initial, states, notes,
         streamed.step, shortest,
@@ -334,7 +335,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
         return follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
 
     runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames, follow)
-    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES)
+    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES, flat.names)
     streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))

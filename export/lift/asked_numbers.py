@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,14 +72,15 @@ for _name in ASKING.split():
     setattr(_Opaque, f"__{_name}__", _asking(f"__{_name}__"))
 
 
-def asked_numbers(flat: FlatModel, paths: Sequence[AttributePath], arguments: Sequence[Tensor]) -> list[AttributePath]:
-    """Of the numbers at `paths`, those that calls of the model ask for anything but their own next value."""
-    return [path for path in paths if _is_asked(copy.deepcopy(flat), path, arguments)]
+def asked_numbers(
+    flat: FlatModel, numbers: Mapping[AttributePath, int | float], arguments: Sequence[Tensor]
+) -> list[AttributePath]:
+    """Of `numbers`, by where they stand, those that calls of the model ask for anything but their own next value."""
+    return [path for path in numbers if _is_asked(copy.deepcopy(flat), path, numbers[path], arguments)]
 
 
-def _is_asked(flat: FlatModel, path: AttributePath, arguments: Sequence[Tensor]) -> bool:
+def _is_asked(flat: FlatModel, path: AttributePath, value: int | float, arguments: Sequence[Tensor]) -> bool:
     asked: list[str] = []
-    value = path.get(flat.model)
     path.put(flat.model, _Opaque(value, asked))
     try:
         with torch.no_grad():

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnn_export.errors import NumberByValue
+from rnn_export.errors import LiftError, NumberByValue, first_line
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.both_ways import MOST
 from rnn_export.export.lift.program.decisions import Decisions, Seen
+from rnn_export.export.lift.program.places import line_of
 from rnn_export.export.lift.program.reckoned import Kept, Reckoned, applied, kept_in, reckoned
 from rnn_export.export.lift.program.signature import FlatModel
 
@@ -35,7 +36,7 @@ def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Deci
         raise error.told(" (it is not of numbers that calls count alone)")
     if error.how in decisions.counted:
         raise error
-    runs = _Runs(flat, decisions)
+    runs = Runs(flat, decisions)
     names: set[str] = set()
     values = runs.recurring(error.how)
     if values is None:
@@ -48,7 +49,7 @@ def counted(flat: FlatModel, decisions: Decisions, error: NumberByValue) -> Deci
 
 
 @dataclass
-class _Runs:
+class Runs:
     """Calls of a model, each from what the last one left; `held` are the numbers before each, by name.
 
     Attributes:
@@ -65,21 +66,33 @@ class _Runs:
     asked: set[Any] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        flat, noise = self.flat, Noise(self.flat, seed=6)
-        before, states = flat.decisions, [leaf.example for leaf in flat.states]
+        self._states = [leaf.example for leaf in self.flat.states]
+        self._noise = Noise(self.flat, seed=6)
+        self.go_on(CALLS)
+
+    def go_on(self, calls: int) -> None:
+        """So many calls more."""
+        flat, before = self.flat, self.flat.decisions
         try:
-            for _ in range(CALLS):
-                self.held.append({x.name: int(t) for x, t in self._of(states)})
+            for _ in range(calls):
+                self.held.append({x.name: int(t) for x, t in self._of(self._states)})
                 flat.decisions = replace(
                     self.decisions, watched=True, chosen=frozenset(), counted={}, left={}, way=None, seen=Seen()
                 )
-                with torch.no_grad():
-                    results = flat(*(noise.like(leaf.example, {}) for leaf in flat.inputs), *states)
+                inputs = [self._noise.like(leaf.example, {}) for leaf in flat.inputs]
+                try:
+                    with torch.no_grad():
+                        results = flat(*inputs, *self._states)
+                except Exception as error:  # the user's code may raise anything
+                    raise LiftError(
+                        f"call {len(self.held)} of the model fails{line_of(error)}: {first_line(error)}. A stream has "
+                        "no end: let numbers that pick entries come back, as of a ring: self.i = (self.i + 1) % N."
+                    ) from error
                 seen = flat.decisions.seen
                 self.numbers.append(seen.numbers)
                 self.asked |= {reckoned(t) for tensors in seen.tensors.values() for t in tensors}
-                states = list(results[len(flat.outputs) :])
-                for leaf, tensor in self._of(states):
+                self._states = list(results[len(flat.outputs) :])
+                for leaf, tensor in self._of(self._states):
                     self.after.setdefault(leaf.name, set()).add(reckoned(tensor))
         finally:
             flat.decisions = before
@@ -89,7 +102,7 @@ class _Runs:
         return [(leaf, t) for leaf, t in pairs if t.numel() == 1 and not t.is_floating_point()]
 
     def bounded(self, how: Any, names: set[str]) -> set[int] | None:
-        """All that a number may be by how it is reckoned, as far as the kept `names` are; None where that has no bound."""
+        """All that a number may be by how it is reckoned; None where that has no bound. `names` are the kept ones."""
         if isinstance(how, int):
             return {int(how)}
         if isinstance(how, Kept):
@@ -127,4 +140,3 @@ class _Runs:
 
     def _is_own(self, name: str) -> bool:
         return name in self.after and None not in self.after[name]
-

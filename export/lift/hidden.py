@@ -75,8 +75,8 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
-    counts = [path for path, changes in numbers.changes.items() if changes > 1 and path not in read]
-    read.update(dict.fromkeys(asked_numbers(before, counts, arguments) if counts else ()))
+    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1 and path not in read}
+    read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
     if numbers.changes:
         read.update(dict.fromkeys(_beside(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
@@ -209,20 +209,20 @@ setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
 
 class _Numbers:
-    """How often calls of a model change its numbers; `read` are the places of whole ones that were asked for."""
+    """How often calls of a model change its numbers, as last `seen`; `read` are places of whole ones asked for."""
 
     def __init__(self) -> None:
         self.read: dict[AttributePath, None] = {}
         self.changes = Counter[AttributePath]()
-        self._seen: dict[AttributePath, int | float] = {}
+        self.seen: dict[AttributePath, int | float] = {}
 
     def watch(self, model: nn.Module) -> None:
         for path, value in list(attributes(model)):
             number = _plain(value)
-            if not isinstance(number, int | float) or self._seen.setdefault(path, number) == number:
+            if not isinstance(number, int | float) or self.seen.setdefault(path, number) == number:
                 continue
             self.changes[path] += 1
-            self._seen[path] = number
+            self.seen[path] = number
             if type(number) is int:
                 path.put(model, _Watched(number, path, self.read))
 

@@ -19,6 +19,7 @@ from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Toleran
 from rnn_export.export.lift.program.leaf_parts import parts_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.unread import unread_numbers
 
 # How often what is found leads to more.
 ROUNDS = 4
@@ -50,6 +51,7 @@ def keep_states(flat: FlatModel) -> None:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden, flat, noise)
+            flat.forget(unread_numbers(flat, _draw(flat, noise, kept=True)))
             _warm_up(flat, noise)
             _refuse_chance(flat, noise)
     except LiftError:

@@ -51,6 +51,8 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
         yield f"{names}: lengths, which no stream has, so every row has all frames; states={{NAME: None}} keeps one"
     for name, kind in flat.left_out.items():
         yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
+    if unread := ", ".join(repr(str(group[0])) for group in flat.unread):
+        yield f"{unread}: changed by calls, and read by nothing, so no state"
     if spec.max_context:
         yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)

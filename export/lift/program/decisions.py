@@ -16,14 +16,13 @@ from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, Numbe
 from rnn_export.export.lift.program.both_ways import Way
 from rnn_export.export.lift.program.places import line_of, source_line, user_line
 from rnn_export.export.lift.program.reckoned import mark, reckoned
-from rnn_export.export.lift.program.tensor_numbers import is_number
+from rnn_export.export.lift.program.tensor_numbers import ENTRIES, Pick, is_number
 from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
 ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
 # These make a number of Python's.
 NUMBERING = ("__int__", "__index__")
-ENTRIES = (Tensor.__getitem__, Tensor.__setitem__)
 # In what torch says of a value that it does not know.
 DATA_DEPENDENT = "data-dependent"
 # How often one line may be decided in a call: a `while` that never ends is decided over and over.
@@ -40,6 +39,7 @@ class Seen:
         values: by file and line, what undecided ones were.
         tensors: by file and line, the tensors that they asked.
         numbers: what was made a number of Python's, each as it was and as it was reckoned.
+        picks: entries that a number in a tensor picks, in a graph.
         spared: by line, as `assume` names it, the refusal of a decision that is computed both ways in its place.
     """
 
@@ -48,6 +48,7 @@ class Seen:
     values: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
     tensors: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
     numbers: list[tuple[int, Any]] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
     spared: dict[str, DecidedByValue] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Seen:
@@ -163,7 +164,12 @@ class Deciding(TorchFunctionMode):
         """A part of an index: of a slice by numbers of tensors the numbers."""
         if not isinstance(part, slice):
             return part
-        return slice(*(self._number(n) if isinstance(n, Tensor) and is_number(n, n.dim()) else n for n in (part.start, part.stop, part.step)))
+        return slice(
+            *(
+                self._number(n) if isinstance(n, Tensor) and is_number(n, n.dim()) else n
+                for n in (part.start, part.stop, part.step)
+            )
+        )
 
     def _number(self, tensor: Tensor) -> int:
         """A number of Python's where the code makes one of a tensor."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.known_constants import RANDOM
 
 # The attribute of a tensor that is one number, reckoned of kept ones and constants alone: how.
@@ -42,7 +43,9 @@ def reckoned(tensor: Any) -> Kept | Reckoned | None:
     return getattr(tensor, RECKONED, None) if isinstance(tensor, Tensor) else None
 
 
-def mark(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], before: Any, result: Any) -> None:
+def mark(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], before: Any, result: Any
+) -> None:
     """Note how `result` was reckoned; `before` is how the first of `args` was, which `function` may write to."""
     name = getattr(function, "__name__", "")
     writes = name in WRITES or (name.startswith("__i") and name not in ("__int__", "__index__", "__invert__"))
@@ -63,6 +66,22 @@ def _part(value: Any) -> Any:
     if isinstance(value, Tensor):
         return reckoned(value)
     return value if isinstance(value, int | float) else None
+
+
+def keep_number(tensor: Tensor, how: Any) -> None:
+    """Note of a tensor of one entry that it is a kept number, or a whole number of Python's."""
+    if is_one(tensor) and isinstance(how, Kept | int):
+        setattr(tensor, RECKONED, int(how) if isinstance(how, int) else how)
+
+
+def refuse_others(known: Mapping[str, frozenset[Any]], left: Mapping[str, Tensor]) -> None:
+    """Raise LiftError where a call reckons what it `left` by name otherwise than in the ways that are known of it."""
+    for name, ways in known.items():
+        if name in left and reckoned(left[name]) not in ways:
+            raise LiftError(
+                f"{name!r} is counted otherwise in a way of the code that was not met in any call that was tried, so "
+                "what it may be is not known: count it in one way, with a rest (% N)."
+            )
 
 
 def kept_in(number: Any) -> Iterator[str]:

@@ -15,18 +15,33 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.program.free_sizes import NUMBER
 from rnn_export.export.lift.program.known_constants import OF_SIZES, VALUE
-from rnn_export.export.lift.program.reckoned import is_one
+from rnn_export.export.lift.program.places import at_line, user_line
+from rnn_export.export.lift.program.reckoned import is_one, reckoned
 
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
+ENTRIES = (Tensor.__getitem__, Tensor.__setitem__)
+# What a number picks: how it was reckoned, of how many entries, and where in the user's code.
+Pick = tuple[Any, int, str]
+
+
 class TensorNumbers(TorchFunctionMode):
-    """While a module is exported; what is known as a number is left to the modes that know it."""
+    """While a module is exported; what is known as a number is left to the modes that know it. Notes `picks`."""
+
+    def __init__(self, picks: list[Pick]) -> None:
+        super().__init__()
+        self._picks = picks
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         instead = INSTEAD.get(func)
-        return func(*args, **kwargs) if instead is None or kwargs else instead(func, *args)
+        if instead is None or kwargs:
+            return func(*args, **kwargs)
+        picked = _picked(args[0], args[1]) if func in ENTRIES else None
+        if picked is not None and isinstance(size := args[0].shape[picked.axis], int):
+            self._picks.append((picked.how, size, at_line(*user_line())))
+        return instead(func, *args)
 
 
 def is_number(value: Any, axes: int = 0) -> bool:
@@ -56,7 +71,7 @@ class _Picked:
     """The first number in an index that is a tensor: of which axis, `at` (1,) counted from 0, and the index without."""
 
     def __init__(self, value: Tensor, index: Sequence[Any], place: int, axis: int) -> None:
-        self.axis, number = axis, index[place].long()
+        self.axis, self.how, number = axis, reckoned(index[place]), index[place].long()
         self.at = _from_start(number, value.shape[axis]).reshape(1)
         # Of what is picked there is one entry.
         self.rest = (*index[:place], 0, *index[place + 1 :])
