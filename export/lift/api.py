@@ -43,7 +43,7 @@ from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.eager import eager
-from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel
@@ -144,6 +144,11 @@ class _Options:
     chunk: int
     sequence_only: bool
 
+    @property
+    def plain(self) -> list[str]:
+        """The arguments that are said to be no states."""
+        return [name for name, ref in (self.states or {}).items() if ref is None]
+
 
 @dataclass(frozen=True)
 class _Probed:
@@ -160,9 +165,8 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
     if type(options.chunk) is not int or options.chunk < 1:
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
-    refuse_wrappers(model)
-    refuse_other_device(model)
-    refuse_narrow_weights(model)
+    for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
+        refuse(model)
     model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
@@ -175,14 +179,9 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
-        refuse_forgotten_states(flat, _plain(options))
+        refuse_forgotten_states(flat, options.plain)
     flat.check_names()
     return flat
-
-
-def _plain(options: _Options) -> list[str]:
-    """The arguments that are said to be no states."""
-    return [name for name, ref in (options.states or {}).items() if ref is None]
 
 
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
@@ -242,7 +241,7 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     if not probed.axes.has_time:
         refuse_left_out(flat)
         if options.states is None or options.states:
-            refuse_forgotten_cell(probed.flat, _plain(options))
+            refuse_forgotten_cell(probed.flat, options.plain)
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
@@ -251,15 +250,13 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
-    most = {"max_frames": flat.max_frames, "max_context": flat.context.said if flat.context else None}
-    spec = replace(spec, assumptions=probed.flat.decisions.needed, **most)
+    context = flat.context.said if flat.context else None
+    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     shortest, states = max(captured.shortest, streamed.shortest), tuple(streamed.states)
     notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
-    for module in filter(None, (captured.module, streamed.step)):
-        for node in module.graph.nodes:
-            # What is left would keep all of torch.export's bookkeeping alive.
-            node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    for module in [captured.module, *([streamed.step] if streamed.step else [])]:
+        forget_bookkeeping(module.graph)
     lifted = StreamingModel(
         spec, flat, probed.axes, captured.module, captured.dynamic_time and streamed.at_once, initial, states, notes,
         streamed.step, shortest,

@@ -246,7 +246,7 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
         raise
     except Exception as error:  # the user's code may raise anything
         if isinstance(error, IndexError) and (longest := _longest(module, frames)):
-            ends = f"the loop fails{line_of(error)} ({type(error).__name__}: {first_line(error)})"
+            ends = f"the loop fails{line_of(error)} ({first_line(error)})"
             raise BoundedAxis(*module.axes.first_time, longest, ends) from error
         raise LiftError(
             f"the model loops over time in Python, and fails on {frames} frames{line_of(error)}: "

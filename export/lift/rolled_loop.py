@@ -11,6 +11,7 @@ from rnn_export.export.lift.loops.body import counts_iterations
 from rnn_export.export.lift.loops.iteration_numbers import count_iterations
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.sizes import know_sizes
+from rnn_export.export.lift.loops.tables import read_tables
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold, rewrite_over_time
 
@@ -34,6 +35,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
 
     def unrolled(frames: int) -> fx.GraphModule:
         graph = flat_graph(module, module.sample(ROWS, frames), module.dynamic(False), False)
+        read_tables(graph, frames, rows, first)
         if counts:
             count_iterations(graph, frames, rows, first)
         return graph
@@ -41,6 +43,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     first, (few, more), counts = module.axes.first_time, lengths, False
     rows = module.axes.rows_in[first[0]]
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
+    read_tables(short, few, rows, first)
     long = unrolled(more)
     try:
         rolled = roll(short, long, samples, lengths, first)
