@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
+from rnn_export.export.lift.idle_counts import idle_counts
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
 from rnn_export.export.lift.program.leaf_parts import parts_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
-from rnn_export.export.lift.unread import unread_numbers
 
 # How often what is found leads to more.
 ROUNDS = 4
@@ -51,7 +51,7 @@ def keep_states(flat: FlatModel) -> None:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden, flat, noise)
-            flat.forget(unread_numbers(flat, _draw(flat, noise, kept=True)))
+            flat.forget(idle_counts(flat, _draw(flat, noise, kept=True)))
             _warm_up(flat, noise)
             _refuse_chance(flat, noise)
     except LiftError:

@@ -228,3 +228,26 @@ def test_a_table_that_a_loop_leaves_is_a_bound():
         BoundedAxis, match=r"up to 60 long: beyond, the loop fails at test_bounded.py:\d+ \(index 60 is"
     ):
         lift(model, (torch.randn(1, 12, 4),))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_loop_written_out_over_a_fixed_axis_is_asked_about(last):
+    def forward(s, x):
+        h, ys = torch.zeros(x.shape[0], 4), []
+        for t in range(8):
+            h = torch.tanh(s.cell(h) + x[:, t])
+            ys.append(h)
+        return h if last else torch.stack(ys, 1)
+
+    model, x = Call(forward, cell=nn.Linear(4, 4)), torch.randn(1, 8, 4)
+    with pytest.raises(LiftError, match=r"cell \(test_bounded.py:\d+\) is used in a loop over an axis of fixed size"):
+        lift(model, (x,))
+    assert not lift(model, (x,), time_axis=None).spec.states
+
+
+def test_weights_that_are_used_again_on_other_entries_are_no_loop():
+    """Each entry of itself alone, or fewer times than there are entries."""
+    each = Call(lambda s, x: torch.stack([s.w(x[:, t]) for t in range(8)], 1).flatten(1), w=nn.Linear(4, 4))
+    assert not lift(each, (torch.randn(1, 8, 4),)).spec.has_time
+    twice = Call(lambda s, x: s.w(s.w(x.flatten(1))), w=nn.Linear(32, 32))
+    assert not lift(twice, (torch.randn(1, 8, 4),)).spec.has_time

@@ -48,7 +48,7 @@ class FlatModel(nn.Module):
         states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
         seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
         kept: where each of these stands; in several places, where they hold one tensor.
-        unread: what calls change beside that, and nothing reads, with its value: every call starts from it.
+        idle: what calls change beside that, and nothing reads, with its value: every call starts from it.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
         left_out: by name, the class of each result that is an object, which a later call could take as an argument.
@@ -98,7 +98,7 @@ class FlatModel(nn.Module):
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
-        self.unread: dict[tuple[AttributePath, ...], Tensor] = {}
+        self.idle: dict[tuple[AttributePath, ...], Tensor] = {}
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()
         self._taken = frozenset(self.names)
@@ -124,7 +124,7 @@ class FlatModel(nn.Module):
     @property
     def kept_paths(self) -> set[AttributePath]:
         """Where the states stand that the model keeps itself."""
-        return {path for places in (*self.kept, *self.unread) for path in places}
+        return {path for places in (*self.kept, *self.idle) for path in places}
 
     @property
     def names(self) -> list[str]:
@@ -162,8 +162,8 @@ class FlatModel(nn.Module):
     def forget(self, names: Collection[str]) -> None:
         """Make no states any more of numbers that the model keeps, by name: nothing reads them."""
         held = dict(zip(self.kept, self._are_complex, strict=True))
-        self.unread |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
-        self.kept = tuple(group for group in held if group not in self.unread)
+        self.idle |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
+        self.kept = tuple(group for group in held if group not in self.idle)
         self._are_complex = tuple(held[group] for group in self.kept)
         self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
 
@@ -188,7 +188,7 @@ class FlatModel(nn.Module):
             self.decisions = decisions
 
     def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not (self.kept or self.unread):
+        if not (self.kept or self.idle):
             return self.call_stateful(*tensors)
         count = len(tensors) - len(self.kept) - sum(self._are_complex)
         left = list(tensors[count:])
@@ -196,7 +196,7 @@ class FlatModel(nn.Module):
         for group, tensor in zip(self.kept, fed, strict=True):
             keep_number(tensor, Kept(self.name_of(group)))
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
-        places |= {path: start.clone() for group, start in self.unread.items() for path in group}
+        places |= {path: start.clone() for group, start in self.idle.items() for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
             after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]

@@ -26,7 +26,7 @@ class _Asked(History):
         return results
 
 
-def unread_numbers(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
+def idle_counts(flat: FlatModel, arguments: Sequence[Tensor]) -> list[str]:
     """The states of one entry that the model keeps itself, of which no output and no other state is made.
 
     What holds something of an input is none of them: somebody may want to look at it.
