@@ -38,7 +38,7 @@ def waiting(s, x):
 
 
 def by_list(s, x):
-    h, ys = torch.zeros(x.shape[0], 4), []
+    h, ys = x.new_zeros(x.shape[0], 5), []
     for frame, scale in zip(x.unbind(1), s.table[: x.shape[1]], strict=True):
         h = s.cell(scale * frame, h)
         ys.append(h)
