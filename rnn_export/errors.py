@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 # --- public: what a user catches
 
@@ -132,6 +133,8 @@ class DecidedByValue(LiftError):
     `line` is 0 where the code makes a number of a tensor, and what is done with that is not known.
     """
 
+    of_number = False
+
     def __init__(self, file: str, line: int, source: str, tried: str = "") -> None:
         at = f"{file.rpartition('/')[2]}:{line}" if line else file
         place = f" at {at}" if at else ""
@@ -143,22 +146,40 @@ class DecidedByValue(LiftError):
         )
         unknown = (
             f"data-dependent numbers{place}: the code makes a number of the value of a tensor (item(), int(), a size, "
-            "an end of a slice or of a loop), which no graph has. Compute with the tensor itself, choose with "
+            f"an end of a slice or of a loop), which no graph has{tried}. Compute with the tensor itself, choose with "
             "torch.where, mask what is left out; a number that is always the same can be an attribute of the model, "
             "and a length comes from x.shape."
         )
-        super().__init__(known if line else unknown)
+        super().__init__(known if line and not self.of_number else unknown)
         self.file, self.line, self.source, self.tried = file, line, source, tried
 
     def computed_both_ways(self, error: BaseException) -> DecidedByValue:
         """The same, where both ways were computed and `error` was against it."""
         why = f"{self.tried} (and with both ways computed: {first_line(error).rstrip('.')})"
-        return DecidedByValue(self.file, self.line, self.source, why)
+        return self.told(why)
+
+    def told(self, tried: str) -> DecidedByValue:
+        """The same, with what was tried."""
+        return DecidedByValue(self.file, self.line, self.source, tried)
 
     @property
     def at(self) -> str:
         """The place as `assume` names it."""
         return f"{self.file.rpartition('/')[2]}:{self.line}"
+
+
+class NumberByValue(DecidedByValue):
+    """The code makes a number of a tensor there; `how` it was reckoned is None where not of kept numbers alone."""
+
+    of_number = True
+
+    def __init__(self, file: str, line: int, source: str, how: Any, tried: str = "") -> None:
+        super().__init__(file, line, source, tried)
+        self.how = how
+
+    def told(self, tried: str) -> NumberByValue:
+        """As of DecidedByValue."""
+        return NumberByValue(self.file, self.line, self.source, self.how, tried)
 
 
 class AssumptionBroken(ParityError):

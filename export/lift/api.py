@@ -38,11 +38,12 @@ from rnn_export.export.lift.notes import WHOLE, notes_of, origin_of, shared_note
 from rnn_export.export.lift.object_states import carry_objects, refuse_left_out
 from rnn_export.export.lift.one_row import takes_one, why_one
 from rnn_export.export.lift.packing import packed
+from rnn_export.export.lift.picked_entries import refuse_beyond_entries
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
 from rnn_export.export.lift.program.decisions import said
 from rnn_export.export.lift.program.eager import eager
-from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
 from rnn_export.export.lift.program.signature import FlatModel
@@ -51,9 +52,10 @@ from rnn_export.export.lift.refusals import (
     refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
+    refuse_narrow_examples,
+    refuse_narrow_weights,
     refuse_other_device,
     refuse_other_start,
-    refuse_precision,
     refuse_train_mode,
     refuse_wrappers,
 )
@@ -141,6 +143,11 @@ class _Options:
     chunk: int
     sequence_only: bool
 
+    @property
+    def plain(self) -> list[str]:
+        """The arguments that are said to be no states."""
+        return [name for name, ref in (self.states or {}).items() if ref is None]
+
 
 @dataclass(frozen=True)
 class _Probed:
@@ -157,8 +164,8 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         raise LiftError(f"the model is a {type(model).__name__}: lifting needs a torch.nn.Module.")
     if type(options.chunk) is not int or options.chunk < 1:
         raise LiftError(f"chunk is {options.chunk!r}: it must be an int of at least 1.")
-    refuse_wrappers(model)
-    refuse_other_device(model)
+    for refuse in (refuse_wrappers, refuse_other_device, refuse_narrow_weights):
+        refuse(model)
     model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
@@ -166,19 +173,14 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     call, declared = carry_objects(call, declared)
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
-    refuse_precision(model, flat)
+    refuse_narrow_examples(flat)
     refuse_inside(flat)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
-        refuse_forgotten_states(flat, _plain(options))
+        refuse_forgotten_states(flat, options.plain)
     flat.check_names()
     return flat
-
-
-def _plain(options: _Options) -> list[str]:
-    """The arguments that are said to be no states."""
-    return [name for name, ref in (options.states or {}).items() if ref is None]
 
 
 def _lifted(flat: FlatModel, options: _Options) -> StreamingModel:
@@ -221,24 +223,22 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     if not probed.axes.has_time:
         refuse_left_out(flat)
         if options.states is None or options.states:
-            refuse_forgotten_cell(probed.flat, _plain(options))
+            refuse_forgotten_cell(probed.flat, options.plain)
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)
     if captured.refusal is not None:
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
     spec = contract(probed.flat, probed.axes, streamed, options.sample_rate, options.chunk, False)
-    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames)
-    spec = replace(spec, max_context=flat.context.said if flat.context else None)
+    context = flat.context.said if flat.context else None
+    spec = replace(spec, assumptions=probed.flat.decisions.needed, max_frames=flat.max_frames, max_context=context)
     spec = replace(spec, digest=digest_of(spec, flat.model, initial))
     shortest, states = max(captured.shortest, streamed.shortest), tuple(streamed.states)
     notes = (*captured.notes, *notes_of(spec, probed.flat, probed.axes, shortest))
-    for node in captured.module.graph.nodes:
-        # What is left would keep all of torch.export's bookkeeping alive.
-        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    for node in streamed.step.graph.nodes if streamed.step is not None else ():
-        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    for module in [captured.module, *([streamed.step] if streamed.step else [])]:
+        forget_bookkeeping(module.graph)
     at_once, step = captured.dynamic_time and streamed.at_once, streamed.step
     lifted = StreamingModel(spec, flat, probed.axes, captured.module, at_once, initial, states, notes, step, shortest)
     if captured.dynamic_time and probed.flat.states:
@@ -312,7 +312,7 @@ def _streamed(probed: _Probed, captured: Capture, chunk: int) -> Streamed:
         return follow_rows(module, runs.base, runs.other_batch, axes.rows_in, axes.rows_out)
 
     runs = recorded_with_positions(module, sample, reach, captured.frames, rows_in, flat.max_frames, follow)
-    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES)
+    streamed = stream(module, flat.model, runs, follow(runs), axes.time_in, axes.time_out, chunk, RULES, flat.names)
     streamed = merge_equal_states(module, streamed)
     for i in streamed.moved_by_call:
         raise _moves_by_call(probed.states[i].name, bool(streamed.states))

@@ -10,6 +10,7 @@ from rnn_export.errors import LiftError, NoBatchAxis
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, axis_of_one, sizes_of
 from rnn_export.export.lift.batch_search import ALONE, MOVED, batch_candidates
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tensor_numbers import WHOLE
 from rnn_export.export.lift.time_search import ProbedRows, find_time
 
 TimeAxis = Literal["auto"] | int | None | Mapping[str, int | None]
@@ -139,8 +140,10 @@ def _axes_of_one(probe: AxisProbe, said: Assignment | None, refused: NoBatchAxis
     others = ((port, a) for port in bare for a in range(probe.inputs[port].example.dim()) if a != time.inputs[port])
     if any(_takes_more(probe, rows, port, axis) for port, axis in others):
         raise refused
-    # Where the code decides by values, all rows go one way: an example of one row says that one is meant.
-    alone = probe.model.decisions.chosen and all(axis is not None for axis in inputs)
+    # Where the code decides by values, or by one number, all rows go one way: an example of one row says that one is
+    # meant.
+    by_one = probe.model.decisions.chosen or _numbers_of(probe)
+    alone = by_one and all(axis is not None for axis in inputs)
     if not alone and not all(any(a == t for a, t in zip(axes, time.inputs, strict=True)) for axes in refused.free):
         raise refused
     outputs = zip(probe.model.example_outputs, time.outputs, strict=True)
@@ -166,13 +169,23 @@ def _why_one(probe: AxisProbe, rows: ProbedRows, refused: NoBatchAxis) -> str:
     sizes = [{axis: 2} for axis in rows.inputs if axis is not None]
     if probe.run(rows.states, probe.draw(2, sizes, rows.states)) is None:
         return f"a batch of 2 fails{probe.place}: {probe.failure}"
-    return decided_for_all(probe.model) or (ALONE if refused.alone else MOVED)
+    if decided := decided_for_all(probe.model):
+        return decided
+    if numbers := _numbers_of(probe):
+        return f"one number is for all rows ({', '.join(numbers)})"
+    return ALONE if refused.alone else MOVED
 
 
 def decided_for_all(model: FlatModel) -> str:
     """What is said of decisions that are taken both ways; empty where there are none."""
     chosen = ", ".join(sorted(model.decisions.chosen))
     return f"what is decided by values is decided for all rows at once ({chosen})" if chosen else ""
+
+
+def _numbers_of(probe: AxisProbe) -> list[str]:
+    """The states that the model keeps itself in one whole number, such as where it is in a ring of frames."""
+    kept = [leaf for leaf in probe.states if probe.model.kept_at(leaf.name)]
+    return [x.name for x in kept if x.example.numel() == 1 and x.example.dim() < 2 and x.example.dtype in WHOLE]
 
 
 def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

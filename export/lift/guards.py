@@ -12,7 +12,8 @@ from types import CodeType, TracebackType
 import torch
 from torch import Tensor
 
-from rnn_export.errors import DecidedByValue, LiftError
+from rnn_export.errors import DecidedByValue, LiftError, NumberByValue
+from rnn_export.export.lift.counted_values import counted
 from rnn_export.export.lift.hidden import History
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
@@ -39,7 +40,9 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
     """
     decisions = flat.decisions
     while True:
-        if error.line:
+        if isinstance(error, NumberByValue):
+            decisions = counted(flat, decisions, error)
+        elif error.line:
             flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
             try:
                 decisions = replace(decisions, known=(*decisions.known, _settled(flat, decisions, error)), flags=flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
+from rnn_export.export.lift.asked_numbers import asked_numbers
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import MEMORY, same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
@@ -35,7 +37,7 @@ class Hidden:
 
 def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
     """What a call of `flat`, which must be a copy, reads of an earlier one; called with `arguments` over and over."""
-    model = flat.model
+    model, before = flat.model, copy.deepcopy(flat)
     history, numbers = History(), _Numbers()
     read: dict[AttributePath, None] = {}
     sizes: list[Counter[AttributePath]] = []
@@ -73,9 +75,24 @@ def hidden_memory(flat: FlatModel, arguments: Sequence[Tensor]) -> Hidden:
         read.update(dict.fromkeys(path for path in numbers.changes if path.root in roots and path.root != path))
     if (differs or differ) and not read and not grown:
         read.update(dict.fromkeys(numbers.changes))
+    counts = {path: numbers.seen[path] for path, n in numbers.changes.items() if n > 1 and path not in read}
+    read.update(dict.fromkeys(asked_numbers(before, counts, arguments)))
+    if numbers.changes:
+        read.update(dict.fromkeys(_beside(read, _tensors(model))))
     order = {path: i for i, (path, _) in enumerate(attributes(model))}
     inside = tuple(sorted(read, key=lambda path: order.get(path, len(order))))
     return Hidden(inside, tuple(grown), (differs or bool(history.read)) and not read and not grown)
+
+
+def _beside(read: Mapping[AttributePath, None], held: Sequence[tuple[AttributePath, Tensor]]) -> list[AttributePath]:
+    """What a number may pick as well: the other entries of a list of which one is read, where they are like it."""
+    lists = {(path.module, path.keys[:-1]) for path in read if len(path.keys) > 1 and isinstance(path.keys[-1], int)}
+    shapes = {(path.module, path.keys[:-1], t.shape, t.dtype) for path, t in held if path in read}
+    return [
+        path
+        for path, t in held
+        if (path.module, path.keys[:-1]) in lists and (path.module, path.keys[:-1], t.shape, t.dtype) in shapes
+    ]
 
 
 class History(SeesOperators):
@@ -193,20 +210,20 @@ setattr(_Watched, "__hash__", int.__hash__)  # noqa: B010
 
 
 class _Numbers:
-    """How often calls of a model change its numbers; `read` are the places of whole ones that were asked for."""
+    """How often calls of a model change its numbers, as last `seen`; `read` are places of whole ones asked for."""
 
     def __init__(self) -> None:
         self.read: dict[AttributePath, None] = {}
         self.changes = Counter[AttributePath]()
-        self._seen: dict[AttributePath, int | float] = {}
+        self.seen: dict[AttributePath, int | float] = {}
 
     def watch(self, model: nn.Module) -> None:
         for path, value in list(attributes(model)):
             number = _plain(value)
-            if not isinstance(number, int | float) or self._seen.setdefault(path, number) == number:
+            if not isinstance(number, int | float) or self.seen.setdefault(path, number) == number:
                 continue
             self.changes[path] += 1
-            self._seen[path] = number
+            self.seen[path] = number
             if type(number) is int:
                 path.put(model, _Watched(number, path, self.read))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
 from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
+from rnn_export.export.lift.idle_counts import idle_counts
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
@@ -50,6 +51,7 @@ def keep_states(flat: FlatModel) -> None:
                     break
                 _keep(flat, found, noise)
             _refuse(hidden, flat, noise)
+            flat.forget(idle_counts(flat, _draw(flat, noise, kept=True)))
             _warm_up(flat, noise)
             _refuse_chance(flat, noise)
     except LiftError:

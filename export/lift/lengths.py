@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from rnn_export.errors import LiftError, first_line
+from rnn_export.errors import BoundedAxis, LiftError, first_line
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
@@ -193,7 +193,7 @@ def _stride(module: BatchFirst, shortest: int) -> int:
 def irregular(module: BatchFirst, lengths: tuple[int, int]) -> str:
     """What the loop does at some of many frames alone, that the two lengths may not reach; empty where nothing."""
     stride = lengths[1] - lengths[0]
-    times = max(FAR // stride, 2)
+    times = max(min(FAR, (module.flat.max_frames or FAR) - lengths[0]) // stride, 2)
     far = lengths[0] + times * stride
     few, more, many = (operators(module, n) for n in (*lengths, far))
     odd = sorted(name for name in few | more | many if many[name] - few[name] != times * (more[name] - few[name]))
@@ -290,6 +290,15 @@ def doubles(module: BatchFirst) -> bool:
     return len({b - a for a, b in pairwise(counts)}) == 1 and counts[0] < counts[-1]
 
 
+def _longest(module: BatchFirst, frames: int) -> int:
+    """The most frames below `frames` that the model takes, as far as more of them than any are too many; 0 for none."""
+    right, wrong = next((n for n in range(1, frames) if _runs(module, n)), 0), frames
+    while right and wrong - right > 1:
+        middle = (wrong + right) // 2
+        right, wrong = (middle, wrong) if _runs(module, middle) else (right, middle)
+    return right
+
+
 def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Counter[str]:
     """How often each operator is called with each weight in a run of so many frames, and with each fraction if asked.
 
@@ -319,6 +328,9 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
     except LiftError:
         raise
     except Exception as error:  # the user's code may raise anything
+        if isinstance(error, IndexError) and (longest := _longest(module, frames)):
+            ends = f"the loop fails{line_of(error)} ({first_line(error)})"
+            raise BoundedAxis(*module.axes.first_time, longest, ends) from error
         raise LiftError(
             f"the model loops over time in Python, and fails on {frames} frames{line_of(error)}: "
             f"{type(error).__name__}: {first_line(error)}. A stream has no end: let the code take any length."

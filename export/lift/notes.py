@@ -51,10 +51,12 @@ def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]
         yield f"{names}: lengths, which no stream has, so every row has all frames; states={{NAME: None}} keeps one"
     for name, kind in flat.left_out.items():
         yield f"{name!r}, a {kind} that a later call may take, is not among the outputs: a stream has its own states"
+    if idle := ", ".join(repr(str(group[0])) for group in flat.idle):
+        yield f"{idle}: changed by calls, and read by nothing, so no state"
     if spec.max_context:
         yield spec.context_note
     yield from (assumption.note for assumption in spec.assumptions)
     for at in sorted(flat.decisions.chosen):
-        yield f"{at}: both ways of what is decided there are computed at each step, and its value chooses"
+        yield f"{at}: each way of what is decided there is computed at each step, and its value chooses"
     if why := axes.one_row:
         yield f"rows: 1, one stream at a time, since {why}; rows of a batch or pool are stepped one by one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,8 +40,8 @@ def refuse_other_device(model: nn.Module) -> None:
         raise LiftError(f"{elsewhere[0]!r} of the model is on {elsewhere[1]}: call model.cpu() before export.")
 
 
-def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
-    """What is narrower than fp32 in PyTorch is named before it looks like anything else."""
+def refuse_narrow_weights(model: nn.Module) -> None:
+    """What is narrower than fp32 in PyTorch is named before the model is called, which may fail on it."""
     kinds = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.nn.quantized")
     for path, module in model.named_modules():
         if type(module).__module__.startswith(kinds):
@@ -51,7 +51,15 @@ def refuse_precision(model: nn.Module, flat: FlatModel) -> None:
             )
     if torch.is_autocast_enabled("cpu"):
         raise LiftError("the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.")
-    tensors = [*model.named_parameters(), *((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))]
+    _refuse_types(model.named_parameters())
+
+
+def refuse_narrow_examples(flat: FlatModel) -> None:
+    """Inputs and states have a type that a stream has."""
+    _refuse_types((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))
+
+
+def _refuse_types(tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         if not tensor.is_complex() and tensor.dtype not in NARROW and _dtype_of(tensor) not in DTYPES:
             raise LiftError(

@@ -12,6 +12,7 @@ from rnn_export.export.lift.loops.body import counts_iterations
 from rnn_export.export.lift.loops.iteration_numbers import count_iterations
 from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.sizes import know_sizes
+from rnn_export.export.lift.loops.tables import read_tables
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.program.flat_graph import fold, rewrite_over_time
 
@@ -36,6 +37,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
 
     def unrolled(frames: int) -> fx.GraphModule:
         graph = fixed_graph(module, frames)
+        read_tables(graph, frames, rows, first)
         if counts:
             count_iterations(graph, frames, rows, first)
         return graph
@@ -43,6 +45,7 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
     first, (few, more), counts = module.axes.first_time, lengths, False
     rows = module.axes.rows_in[first[0]]
     samples = module.sample(ROWS, few), module.sample(ROWS, more)
+    read_tables(short, few, rows, first)
     long = unrolled(more)
     try:
         rolled = roll(short, long, samples, lengths, first)

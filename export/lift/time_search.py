@@ -15,6 +15,7 @@ from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 from rnn_export.export.lift.program.modes import CountsOperators
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.written_loops import written_loop
 
 # A longer example is tried in parts.
 LONG = 64
@@ -95,11 +96,10 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
             f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}If one call is "
             f"one frame, and nothing is kept, say time_axis=None (--time-axis none). {SEQUENCES}"
         )
-    if not best:
+    if not best or not (best[0].has_output_time or layers or search.loops(best)):
+        search.refuse_written_loop()
         return none
     if not best[0].has_output_time:
-        if not layers and not search.loops(best):
-            return none
         raise LiftError(
             f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
             f"frame, say which axis is time: {found_axes}. If one call is one frame: time_axis=None."
@@ -140,6 +140,17 @@ class TimeSearch:
         has_output_time = said or any(axis is not None for axis in outputs)
         found = TimeCandidate(inputs, outputs, has_output_time)
         return replace(found, causal=self._is_causal(found)) if has_output_time else found
+
+    def refuse_written_loop(self) -> None:
+        """Raise LiftError where a loop over an axis of fixed size would start anew at each call."""
+        model = self.probe.model
+        if model.declared or self.has_memory() or not (loop := written_loop(model, self.rows.inputs)):
+            return
+        raise LiftError(
+            f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
+            f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say time_axis=None "
+            "(--time-axis none). If that axis is time, let the code take it of any length, x.shape[1]."
+        )
 
     def has_memory(self) -> bool:
         """Whether other states gave other outputs, or a next state follows from inputs and states.

@@ -183,7 +183,7 @@ def _kept(model: StreamingModel) -> list[str]:
 def _kept_rows(module: FlatModel, model: StreamingModel, name: str) -> Array:
     """The rows of a state that the module keeps itself, as it holds them now."""
     index = [s.name for s in model.spec.states].index(name)
-    held = next(value for path, value in attributes(module.model) if name in part_names(str(path)))
+    held = next(value for path, value in attributes(module.model) if name in part_names(module.name_of([path])))
     value = torch.as_tensor(held)
     if value.is_complex():
         value = value.imag if name.endswith(".imag") else value.real

@@ -185,3 +185,69 @@ def test_a_table_of_positions_is_a_bound_where_fewer_frames_than_the_example_has
     model = Call(forward, table=nn.Parameter(torch.zeros(1, 64, 16)), mix=nn.Linear(16, 4))
     with pytest.raises(BoundedAxis, match="axis 1 of input 0 may only be up to 64 long"):
         lift(model, (X,))
+
+
+class Rows(nn.Module):
+    """A loop that reads a table by its number, in several ways."""
+
+    def __init__(self, read: str, by_frame: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.pos, self.scale = nn.Parameter(torch.randn(60, 4)), nn.Parameter(torch.randn(60))
+        self.linear, self.read, self.by_frame = nn.Linear(4, 4), read, by_frame
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        axis = 0 if self.by_frame else 1
+        h, ys = torch.zeros(x.shape[1 - axis], 4), []
+        rows = self.pos if self.read == "zip" else self.pos[: x.shape[axis]]
+        for t, (frame, row) in enumerate(zip(x.unbind(axis), rows, strict=self.read != "zip")):
+            taken = {"zip": row, "row": self.pos[t], "cut": rows[t]}[self.read]
+            h = torch.tanh(self.linear(h) * self.scale[t] + frame + taken)
+            ys.append(h)
+        return torch.stack(ys, axis)
+
+
+@pytest.mark.parametrize("read", ["zip", "row", "cut"])
+@pytest.mark.parametrize("by_frame", [False, True])
+def test_a_loop_reads_a_table_by_its_number(read, by_frame):
+    x = torch.randn(12, 1, 4) if by_frame else torch.randn(1, 12, 4)
+    lifted = assert_whole(Rows(read, by_frame), x, lengths=range(55, 61), max_frames=60)
+    assert lifted.spec.max_frames == 60
+
+
+def test_a_table_that_a_loop_leaves_is_a_bound():
+    def forward(s, x):
+        h, ys = torch.zeros(x.shape[0], 4), []
+        for t in range(x.shape[1]):
+            h = torch.tanh(s.linear(h) + x[:, t] + s.pos[t])
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    model = Call(forward, linear=nn.Linear(4, 4), pos=torch.randn(60, 4))
+    with pytest.raises(
+        BoundedAxis, match=r"up to 60 long: beyond, the loop fails at test_bounded.py:\d+ \(index 60 is"
+    ):
+        lift(model, (torch.randn(1, 12, 4),))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_loop_written_out_over_a_fixed_axis_is_asked_about(last):
+    def forward(s, x):
+        h, ys = torch.zeros(x.shape[0], 4), []
+        for t in range(8):
+            h = torch.tanh(s.cell(h) + x[:, t])
+            ys.append(h)
+        return h if last else torch.stack(ys, 1)
+
+    model, x = Call(forward, cell=nn.Linear(4, 4)), torch.randn(1, 8, 4)
+    with pytest.raises(LiftError, match=r"cell \(test_bounded.py:\d+\) is used in a loop over an axis of fixed size"):
+        lift(model, (x,))
+    assert not lift(model, (x,), time_axis=None).spec.states
+
+
+def test_weights_that_are_used_again_on_other_entries_are_no_loop():
+    """Each entry of itself alone, or fewer times than there are entries."""
+    each = Call(lambda s, x: torch.stack([s.w(x[:, t]) for t in range(8)], 1).flatten(1), w=nn.Linear(4, 4))
+    assert not lift(each, (torch.randn(1, 8, 4),)).spec.has_time
+    twice = Call(lambda s, x: s.w(s.w(x.flatten(1))), w=nn.Linear(32, 32))
+    assert not lift(twice, (torch.randn(1, 8, 4),)).spec.has_time

@@ -465,7 +465,48 @@ def written_at(s, x):
 def test_rows_that_write_into_each_other_are_no_batch():
     """A number that says where to write is one for all rows: with one for each, every row writes into every row."""
     model = Call(written_at, ring=torch.zeros(1, 3, 4), at=torch.zeros((), dtype=torch.long))
-    with pytest.raises(
-        LiftError, match=r"data-dependent numbers at .*: the code makes a number of the value of a tensor"
-    ):
-        lift(model, (FRAME,))
+    lifted = lift(model, (FRAME,))
+    assert lifted.spec.rows == 1
+    assert "one stream at a time, since there is no batch axis in at ()" in " ".join(lifted.notes)
+
+
+def test_numbers_that_nothing_reads_are_no_states():
+    def forward(s, x):
+        s.calls += 1
+        s.seen = s.seen + x.shape[1]
+        s.last = s.calls * 2
+        return s.gru(x)[0]
+
+    model = Call(
+        forward, gru=nn.GRU(4, 5, batch_first=True), calls=torch.tensor(0), seen=torch.zeros(1), last=torch.tensor(0)
+    )
+    lifted = assert_streams(model, X)
+    assert [s.name for s in lifted.spec.states] == ["gru.l0.h"]
+    assert "'calls', 'seen', 'last': changed by calls, and read by nothing, so no state" in " ".join(lifted.notes)
+
+
+@pytest.mark.parametrize("name", ["x", "first", "warm_up", "frame", "past_end"])
+def test_what_is_kept_may_have_any_name(name):
+    """Of an argument, of a state that streaming adds."""
+
+    def forward(s, x):
+        y, kept = s.conv(x.transpose(1, 2)).transpose(1, 2), getattr(s, name)
+        ys = []
+        for t in range(x.shape[1]):
+            kept = 0.9 * kept + x[:, t]
+            ys.append(kept)
+        setattr(s, name, kept)
+        return y.cumsum(1) + torch.arange(y.shape[1])[:, None], torch.stack(ys, 1) - x[:, :1]
+
+    lifted = lift(Call(forward, conv=nn.Conv1d(4, 4, 3), **{name: torch.zeros(1, 4)}), (X,))
+    names = [s.name for s in lifted.spec.states]
+    assert len(set(names)) == len(names)
+    assert ("x.kept" if name == "x" else name) in names
+
+
+def test_an_argument_may_be_named_as_a_state_of_streaming():
+    def forward(s, frame):
+        return s.gru(frame)[0] + torch.arange(frame.shape[1])[:, None]
+
+    lifted = lift(Call(forward, gru=nn.GRU(4, 5, batch_first=True)), (X,))
+    assert {s.name for s in lifted.spec.states} == {"gru.l0.h", "call1.frame"}

@@ -37,6 +37,14 @@ def waiting(s, x):
     return torch.stack(ys, 1)
 
 
+def by_list(s, x):
+    h, ys = x.new_zeros(x.shape[0], 5), []
+    for frame, scale in zip(x.unbind(1), s.table[: x.shape[1]], strict=True):
+        h = s.cell(scale * frame, h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
 def by_table(s, x):
     h, ys = x.new_zeros(x.shape[0], 5), []
     for t in range(x.shape[1]):
@@ -132,7 +140,13 @@ REFUSED = {
         Call(by_table, cell=cell(), table=torch.zeros(200, 4)),
         (X,),
         {},
-        r"fails on 261 frames at test_refusals.py:\d+: IndexError: .* A stream has no end: let the code take any",
+        r"may only be up to 200 long: beyond, the loop fails at test_refusals.py:\d+ \(.*\), .* say max_frames=200",
+    ),
+    "a loop that ends": (
+        Call(by_list, cell=cell(), table=[0.5] * 200),
+        (X,),
+        {},
+        r"fails on \d+ frames at test_refusals.py:\d+: ValueError: .* A stream has no end: let the code take any",
     ),
     "short sequences go another way": (
         Call(short_ones, gru=gru()),

@@ -161,3 +161,32 @@ def test_what_the_scripted_code_raises_is_said():
 
     with pytest.raises(LiftError, match="four features, please"):
         lift(torch.jit.script(Strict()), (X[:, 0],))
+
+
+class Lists(nn.Module):
+    """Lists and dicts that are written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = [torch.zeros(x.size(0), 4)]
+        kept *= 2
+        ys: list[Tensor] = []
+        by_name: dict[str, Tensor] = {}
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], kept[0])
+            kept += [h]
+            del kept[0]
+            by_name.update({"h": h})
+            ys += [by_name["h"] + kept[0]]
+        by_name.clear()
+        return torch.stack(ys, 1)
+
+
+def test_lists_and_dicts_that_are_written_to():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = torch.jit.script(Lists().eval())
+    assert_streams(model, X)

@@ -127,6 +127,11 @@ def _at_once(
         parts = weights.chunk(len(gates))
         return torch.cat([parts[n] for n in gates])
 
+    rows = X.shape[1]
+    first = states if isinstance(states, tuple) else (states,)
+    if X.shape[2] != W.shape[2] or any(h.shape[1] != rows for h in first):
+        # Torch's own code reads on where nothing is, and ends the process.
+        raise RuntimeError(f"frames {tuple(X.shape)} do not fit states {[tuple(h.shape) for h in first]}")
     directions = W.shape[0]
     of_each = ((W[d], R[d], *B[d].chunk(2)) for d in range(directions))
     weights = [in_order(w) for group in of_each for w in group]

@@ -47,6 +47,9 @@ class _Function:
         return 1 - value if self.from_one else value
 
 
+LINE = _Function("line", 0, 1)
+
+
 def count_iterations(module: fx.GraphModule, frames: int, rows: int, time: tuple[int, int]) -> bool:
     """Let calls that take such numbers take frames of sequences, in place, in a graph of `frames`; whether any do.
 
@@ -63,7 +66,7 @@ def count_iterations(module: fx.GraphModule, frames: int, rows: int, time: tuple
             if function is None or any(_rows_of(call, place) is None for call in part):
                 continue
             if function not in sequences:
-                sequences[function] = _sequence(write, function, frames, rows, time)
+                sequences[function] = sequence_of(write, function, frames, rows, time)
             for k, call in enumerate(part):
                 _read(write, call, place, sequences[function], before + k)
             changed = True
@@ -141,7 +144,7 @@ def _rows_of(call: fx.Node, place: int) -> list[int] | None:
     return by_row(value.shape) if isinstance(value, Tensor) and value.dim() else None
 
 
-def _sequence(write: NodeWriter, function: _Function, frames: int, rows: int, time: tuple[int, int]) -> fx.Node:
+def sequence_of(write: NodeWriter, function: _Function, frames: int, rows: int, time: tuple[int, int]) -> fx.Node:
     """(B, T): the function of the number of each frame."""
     (source, axis), call = time, write.call
     fed = write.at = placeholders(write.graph)[source]

@@ -9,7 +9,7 @@ its states, is chosen as the decisions go: right whatever these are, for one str
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
+from rnn_export.export.lift.program.reckoned import value_of
 
 # The most ways, of which each is computed at every step.
 MOST = 32
@@ -29,6 +30,7 @@ class Way:
 
     taken: tuple[bool, ...]
     asked: list[Tensor] = field(default_factory=list)
+    _numbers: dict[Any, int] = field(default_factory=dict)
 
     def decide(self, tensor: Tensor) -> bool:
         """How the next decision goes, which asks `tensor`."""
@@ -38,6 +40,16 @@ class Way:
             return bool(tensor)
         self.asked.append(tensor)
         return self.taken[at] if at < len(self.taken) else True
+
+    def number(self, tensor: Tensor, how: Any, values: Sequence[int]) -> int:
+        """What a number is that is one of `values`: the same wherever it is reckoned in the same way."""
+        known = value_of(how, self._numbers)
+        if known is not None:
+            return known
+        if how not in self._numbers:
+            is_value = (v for v in values[:-1] if self.decide(tensor == v))
+            self._numbers[how] = next(is_value, values[-1])
+        return self._numbers[how]
 
 
 def both_ways(model: nn.Module, call: Callable[[Way], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

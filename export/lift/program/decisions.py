@@ -10,14 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
-from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError
+from rnn_export.errors import AssumptionBroken, DecidedByValue, LiftError, NumberByValue
 from rnn_export.export.lift.program.both_ways import Way
 from rnn_export.export.lift.program.places import line_of, source_line, user_line
+from rnn_export.export.lift.program.reckoned import mark, reckoned
+from rnn_export.export.lift.program.tensor_numbers import ENTRIES, Pick, is_number
 from rnn_export.spec import Assumption
 
 # These answer with a bool of Python's.
 ASKING = ("__bool__", "is_nonzero", "equal", "allclose", "__contains__")
+# These make a number of Python's.
+NUMBERING = ("__int__", "__index__")
 # In what torch says of a value that it does not know.
 DATA_DEPENDENT = "data-dependent"
 # How often one line may be decided in a call: a `while` that never ends is decided over and over.
@@ -33,6 +38,8 @@ class Seen:
         counts: by assumption, how often the user's own module decided so and so.
         values: by file and line, what undecided ones were.
         tensors: by file and line, the tensors that they asked.
+        numbers: what was made a number of Python's, each as it was and as it was reckoned.
+        picks: entries that a number in a tensor picks, in a graph.
         spared: by line, as `assume` names it, the refusal of a decision that is computed both ways in its place.
     """
 
@@ -40,6 +47,8 @@ class Seen:
     counts: dict[str, Counter[bool]] = field(default_factory=dict)
     values: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
     tensors: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
+    numbers: list[tuple[int, Any]] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
     spared: dict[str, DecidedByValue] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Seen:
@@ -57,6 +66,8 @@ class Decisions:
         flags: the inputs of which a decision asks whether they are zero, whatever else they are.
         watched: decisions of which nothing is known are written down too.
         chosen: the lines, as `assume` names them, whose decisions are computed both ways.
+        counted: of numbers that calls count, by how they are reckoned, all that they may be: each is a way as well.
+        left: by name of a kept number that `counted` relies on, each way in which a call may reckon its next value.
         way: how they go in one of the ways.
     """
 
@@ -66,6 +77,8 @@ class Decisions:
     flags: frozenset[str] = frozenset()
     watched: bool = False
     chosen: frozenset[str] = frozenset()
+    counted: Mapping[Any, tuple[int, ...]] = field(default_factory=dict)
+    left: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     way: Way | None = None
     seen: Seen = field(default_factory=Seen)
 
@@ -118,19 +131,59 @@ class Deciding(TorchFunctionMode):
         self._often = Counter[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, before = kwargs or {}, reckoned(args[0]) if args else None
+        result = self._answer(func, args, kwargs)
+        mark(func, args, kwargs, before, result)
+        return result
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         if func is torch._assert:
             if not self._decide(lambda: bool(args[0]), args[:1]):
                 raise AssertionError(args[1] if len(args) > 1 else kwargs.get("message", ""))
             return None
-        if name == "item" and self._decisions.numbers:
+        if name == "item" and (self._decisions.numbers or self._is_own(args[0])):
             # What is compared with a number of Python's is compared in double, as that is.
             wide = self._decisions.checked and args[0].is_floating_point()
             return args[0].reshape(()).double() if wide else args[0].reshape(())
+        if name == "item" and self._decisions.watched:
+            self._decisions.seen.numbers.append((0, reckoned(args[0])))
+        if name in NUMBERING and is_number(args[0], args[0].dim()):
+            return self._number(args[0])
+        if func in ENTRIES:
+            args = (args[0], pytree.tree_map(self._bound, args[1], is_leaf=lambda p: isinstance(p, slice)), *args[2:])
         if name in ASKING:
             return self._decide(lambda: bool(func(*args, **kwargs)), args)
         return func(*args, **kwargs)
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a number of the model's own, and is traced as what it is."""
+        return reckoned(tensor) is not None and torch.compiler.is_exporting()
+
+    def _bound(self, part: Any) -> Any:
+        """A part of an index: of a slice by numbers of tensors the numbers."""
+        if not isinstance(part, slice):
+            return part
+        return slice(
+            *(
+                self._number(n) if isinstance(n, Tensor) and is_number(n, n.dim()) else n
+                for n in (part.start, part.stop, part.step)
+            )
+        )
+
+    def _number(self, tensor: Tensor) -> int:
+        """A number of Python's where the code makes one of a tensor."""
+        decisions, how = self._decisions, reckoned(tensor)
+        values = decisions.counted.get(how) if decisions.way is not None else None
+        if decisions.way is not None and values is not None:
+            return decisions.way.number(tensor, how, values)
+        if not torch.compiler.is_exporting():
+            with torch._C.DisableTorchFunction():
+                number = int(tensor)
+            decisions.seen.numbers.append((number, how))
+            return number
+        file, line = user_line()
+        raise NumberByValue(file, line, source_line(file, line), how)
 
     def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
         file, line = user_line()

@@ -166,3 +166,9 @@ def paths_of(node: fx.Node) -> list[str]:
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     # The user's model is the submodule flat.model of what was exported.
     return [p.removeprefix("flat.model").lstrip(".") for p in stack if p.startswith("flat.model")]
+
+
+def forget_bookkeeping(graph: fx.Graph) -> None:
+    """Leave of what is known of each node where it stands in the code: the rest keeps all of torch.export's alive."""
+    for node in graph.nodes:
+        node.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}

@@ -212,7 +212,8 @@ SINGLE: dict[str, Callable[..., Any]] = {
 RECURRENT = ("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu")
 # These take a list of tensors as a list.
 TAKE_APART = {"__getitem__", "append", "len", "slice", "list", "_set_item", "pop", "insert", "extend", "get", "keys",
-              "values", "items", "copy", "reverse", "__contains__", "__is__", "__isnot__", "add"}  # fmt: skip
+              "values", "items", "copy", "reverse", "__contains__", "__is__", "__isnot__", "add", "add_", "mul", "mul_",
+              "update", "setdefault", "clear", "Delete"}  # fmt: skip
 # What Python says of a tensor: sizes stay symbols.
 OF_TENSORS: dict[str, Callable[..., Any]] = {
     "size": lambda value, axis=None: list(value.shape) if axis is None else value.shape[axis],

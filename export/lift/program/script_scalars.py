@@ -26,6 +26,10 @@ def _append(values: list[Any], value: Any) -> list[Any]:
     return values
 
 
+def _delete(values: Any, key: Any) -> None:
+    del values[key]
+
+
 def _get(values: dict[Any, Any], key: Any, default: Any = None) -> Any:
     return values.get(key, default)
 
@@ -68,11 +72,17 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "keys": lambda values: list(values),
     "values": lambda values: list(values.values()),
     "items": lambda values: list(values.items()),
+    "update": lambda values, more: values.update(more),
+    "setdefault": lambda values, key, value: values.setdefault(key, value),
+    "clear": lambda values: values.clear(),
+    "Delete": _delete,
     "copy": lambda values: values.copy(),
     "reverse": lambda values: values.reverse(),
     "pop": lambda values, at=-1: values.pop(at),
     "insert": lambda values, at, value: values.insert(at, value),
     "extend": lambda values, more: values.extend(more),
+    "add_": operator.iadd,
+    "mul_": operator.imul,
     "format": _format,
     "min": min,
     "max": max,

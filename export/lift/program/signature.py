@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,13 @@ from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, Deciding, D
 from rnn_export.export.lift.program.full_rows import packing_full_rows
 from rnn_export.export.lift.program.inner_states import put_back, taken_out
 from rnn_export.export.lift.program.leaf_parts import joined, named_parts, part_names, parts_of
+from rnn_export.export.lift.program.leaves import described, is_fed, leaves_by_path, renamed, suffix, tensors_of
 from rnn_export.export.lift.program.rated_inputs import Rated
+from rnn_export.export.lift.program.reckoned import Kept, keep_number, refuse_others
 from rnn_export.export.lift.program.records import closed, opened
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, object_in, pick, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
+from rnn_export.export.lift.program.tensor_numbers import TensorNumbers
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class FlatModel(nn.Module):
         states: the named leaves of the states: those declared, in that order, then those that the model keeps itself.
         seen: by state, what calls of the model left in it, (calls, *shape): values that it may have.
         kept: where each of these stands; in several places, where they hold one tensor.
+        idle: what calls change beside that, and nothing reads, with its value: every call starts from it.
         outputs: the names of forward's first results; the next states follow in the order of `states`.
         output_keys: for each of `outputs`, what `states` would call it.
         left_out: by name, the class of each result that is an object, which a later call could take as an argument.
@@ -86,7 +90,7 @@ class FlatModel(nn.Module):
             if self._is_left(key, value)
         }
         results = self._data_parts(result).items()
-        self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in _tensors(v)))
+        self.output_keys = tuple(k for k, v in results for _ in parts_of(t for _, t in tensors_of(v)))
         self.example_outputs = tuple(parts_of(t for _, t in self._data(result)))
         self.decisions = Decisions()
         self.packs = self.packs_full_rows = False
@@ -94,8 +98,10 @@ class FlatModel(nn.Module):
         self.max_frames: int | None = None
         self.context: Context | None = None
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
+        self.idle: dict[tuple[AttributePath, ...], Tensor] = {}
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}
         self._are_complex: tuple[bool, ...] = ()
+        self._taken = frozenset(self.names)
         self._roots: dict[AttributePath, Any] = {}
         self._check_states_come_back(result, called)
 
@@ -118,11 +124,21 @@ class FlatModel(nn.Module):
     @property
     def kept_paths(self) -> set[AttributePath]:
         """Where the states stand that the model keeps itself."""
-        return {path for places in self.kept for path in places}
+        return {path for places in (*self.kept, *self.idle) for path in places}
+
+    @property
+    def names(self) -> list[str]:
+        """Those of its inputs, states and outputs."""
+        return [*(leaf.name for leaf in (*self.inputs, *self.states)), *self.outputs]
 
     def kept_at(self, name: str) -> AttributePath | None:
         """Where the model keeps the state `name` itself; None where it is an argument."""
-        return next((places[0] for places in self.kept if name in part_names(str(places[0]))), None)
+        return next((places[0] for places in self.kept if name in part_names(self.name_of(places))), None)
+
+    def name_of(self, places: Sequence[AttributePath]) -> str:
+        """The name of what the model keeps at `places`: of the first, unless an argument or a result has it."""
+        name = str(places[0])
+        return f"{name}.kept" if name in self._taken else name
 
     def keep(self, places: Sequence[tuple[AttributePath, ...]], starts: Sequence[Tensor], called: nn.Module) -> None:
         """Make states of what the model keeps at `places`, which may be several for one tensor.
@@ -130,7 +146,7 @@ class FlatModel(nn.Module):
         `starts` are of the example's batch; `called` is a copy of the model that was called, so that all is there.
         """
         self.kept += tuple(places)
-        named = [(str(group[0]), start) for group, start in zip(places, starts, strict=True)]
+        named = [(self.name_of(group), start) for group, start in zip(places, starts, strict=True)]
         leaves = tuple(Leaf(name, part) for name, start in named for name, part in named_parts(name, start))
         self._are_complex += tuple(start.is_complex() for start in starts)
         self.states, self.seen = (*self.states, *leaves), {**self.seen, **{x.name: x.example[None] for x in leaves}}
@@ -142,6 +158,14 @@ class FlatModel(nn.Module):
         for root in roots:
             if root.is_buffer(self.model) and root.get(self.model) is None:
                 root.put(self.model, root.get(called).clone())
+
+    def forget(self, names: Collection[str]) -> None:
+        """Make no states any more of numbers that the model keeps, by name: nothing reads them."""
+        held = dict(zip(self.kept, self._are_complex, strict=True))
+        self.idle |= {g: leaf.example for g in held for leaf in self.states if leaf.name == self.name_of(g) in names}
+        self.kept = tuple(group for group in held if group not in self.idle)
+        self._are_complex = tuple(held[group] for group in self.kept)
+        self.states = tuple(leaf for leaf in self.states if leaf.name not in names)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Pure: the states that the model keeps itself are arguments and results as well."""
@@ -164,15 +188,19 @@ class FlatModel(nn.Module):
             self.decisions = decisions
 
     def _pure(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not self.kept:
+        if not (self.kept or self.idle):
             return self.call_stateful(*tensors)
         count = len(tensors) - len(self.kept) - sum(self._are_complex)
         left = list(tensors[count:])
         fed = [joined(left, is_complex).clone() for is_complex in self._are_complex]
+        for group, tensor in zip(self.kept, fed, strict=True):
+            keep_number(tensor, Kept(self.name_of(group)))
         places = {path: t for group, t in zip(self.kept, fed, strict=True) for path in group}
+        places |= {path: start.clone() for group, start in self.idle.items() for path in group}
         with swapped(self.model, self._roots, places):
             results = self.call_stateful(*tensors[:count])
             after = [_next_value(group[0], self.model, t) for group, t in zip(self.kept, fed, strict=True)]
+        refuse_others(self.decisions.left, {self.name_of(g): t for g, t in zip(self.kept, after, strict=True)})
         return (*results, *parts_of(after))
 
     def call_stateful(self, *tensors: Tensor, left_out: Sequence[str] = ()) -> tuple[Tensor, ...]:
@@ -183,12 +211,15 @@ class FlatModel(nn.Module):
         called = {}
         for name in [*(n for n in self.arguments if n not in self.refs), *self.refs]:
             leaves, tree = pytree.tree_flatten(self.arguments[name])
-            filled = [joined(left, leaf.is_complex()) if _is_fed(leaf) else leaf for leaf in leaves]
+            filled = [joined(left, leaf.is_complex()) if is_fed(leaf) else leaf for leaf in leaves]
             called[name] = pytree.tree_unflatten(filled, tree)
         called.update(dict.fromkeys(left_out))
         deciding = Deciding(self.decisions) if self.decisions.decide else contextlib.nullcontext()
         packing = packing_full_rows() if self.packs_full_rows else contextlib.nullcontext()
-        with deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
+        picking = (
+            TensorNumbers(self.decisions.seen.picks) if torch.compiler.is_exporting() else contextlib.nullcontext()
+        )
+        with picking, deciding, packing, self.context.bounding() if self.context else contextlib.nullcontext():
             result = _call(self.model, self.positional, called)
         after = [t for name in self.refs for _, t in self._after(result, called, name)]
         return tuple(parts_of([*(t for _, t in self._data(result)), *after]))
@@ -206,7 +237,7 @@ class FlatModel(nn.Module):
             raise LiftError(
                 f"the model fails on its own example inputs: {type(error).__name__}: {first_line(error)}"
             ) from error
-        self.written = tuple(n for n, value in called.items() if any(t._version for _, t in _tensors(value)))
+        self.written = tuple(n for n, value in called.items() if any(t._version for _, t in tensors_of(value)))
         return result, called
 
     def _data(self, result: Any) -> list[tuple[str, Tensor]]:
@@ -215,7 +246,9 @@ class FlatModel(nn.Module):
 
     def _data_leaves(self, result: Any) -> list[tuple[str, Any]]:
         parts = self._data_parts(result).items()
-        leaves = [(f"{key}{_suffix(path)}", leaf) for key, v in parts for path, leaf in _leaves(v) if leaf is not None]
+        leaves = [
+            (f"{key}{suffix(path)}", leaf) for key, v in parts for path, leaf in leaves_by_path(v) if leaf is not None
+        ]
         if not is_ordered(result):
             return leaves
         return [(f"output{i}" if len(leaves) > 1 else "output", leaf) for i, (_, leaf) in enumerate(leaves)]
@@ -239,8 +272,8 @@ class FlatModel(nn.Module):
 
     def _after(self, result: Any, called: Mapping[str, Any], name: str) -> list[tuple[str, Tensor]]:
         """The leaves of one next state in the order in which they are fed."""
-        back = _tensors(self._back(result, called, name))
-        order = [path for path, _ in _tensors(self.arguments[name])]
+        back = tensors_of(self._back(result, called, name))
+        order = [path for path, _ in tensors_of(self.arguments[name])]
         # Dicts may come back in another order; tensors without common names are paired by position.
         by_path = dict(back)
         return [(path, by_path[path]) for path in order] if by_path.keys() == set(order) else back
@@ -255,7 +288,7 @@ class FlatModel(nn.Module):
                 )
         if not leaves:
             raise LiftError("the model returns no tensor: a stream needs an output. Return one.")
-        return _renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
+        return renamed([n for name, leaf in leaves for n, _ in named_parts(name, leaf)], wanted, "output")
 
     def _check_refs(self, result: Any) -> None:
         """Every declared state is an output, and no output is two states."""
@@ -273,10 +306,10 @@ class FlatModel(nn.Module):
     def _check_states_come_back(self, result: Any, called: Mapping[str, Any]) -> None:
         """Every state comes back as it went in."""
         for name in self.refs:
-            fed, back = _tensors(self.arguments[name]), self._after(result, called, name)
+            fed, back = tensors_of(self.arguments[name]), self._after(result, called, name)
             if [(t.shape, t.dtype) for _, t in fed] != [(t.shape, t.dtype) for _, t in back]:
                 raise LiftError(
-                    f"state {name!r} goes in as {_describe(fed)} but comes back as {_describe(back)}: it must come "
+                    f"state {name!r} goes in as {described(fed)} but comes back as {described(back)}: it must come "
                     "back in the shape and dtype that it is fed in. Is it the right output?"
                 )
 
@@ -293,7 +326,11 @@ def _next_value(path: AttributePath, model: nn.Module, fed: Tensor) -> Tensor:
     value = path.get(model)
     if value is None:
         raise LiftError(f"{str(path)!r} is set to None by a call: a state must be a tensor of one shape.")
-    return value if isinstance(value, Tensor) else torch.full_like(fed, value)
+    if isinstance(value, Tensor):
+        return value
+    made = torch.full_like(fed, value)
+    keep_number(made, value)
+    return made
 
 
 def _call(model: nn.Module, positional: Sequence[str], arguments: Mapping[str, Any]) -> Any:
@@ -338,47 +375,17 @@ def _bind(
 
 
 def _check_example(name: str, value: Any, is_state: bool) -> None:
-    for path, leaf in _leaves(value):
+    for path, leaf in leaves_by_path(value):
         if hasattr(leaf, "__array__") and not isinstance(leaf, Tensor):
-            raise LiftError(f"input {name + _suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
+            raise LiftError(f"input {name + suffix(path)!r} is {type(leaf).__name__}: give torch.as_tensor of it.")
         if isinstance(leaf, Tensor) and not leaf.numel() and not is_state:
             raise LiftError(
-                f"input {name + _suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
+                f"input {name + suffix(path)!r} has shape {tuple(leaf.shape)}: no axis of an example may be empty."
             )
 
 
 def _named(arguments: Sequence[str], values: Mapping[str, Any], wanted: Sequence[str] | None) -> tuple[Leaf, ...]:
-    tensors = [(name + path, leaf) for name in arguments for path, leaf in _tensors(values[name])]
+    tensors = [(name + path, leaf) for name in arguments for path, leaf in tensors_of(values[name])]
     leaves = [part for name, leaf in tensors for part in named_parts(name, leaf)]
-    names = _renamed([name for name, _ in leaves], wanted, "input")
+    names = renamed([name for name, _ in leaves], wanted, "input")
     return tuple(Leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True))
-
-
-def _leaves(value: Any) -> list[tuple[Any, Any]]:
-    leaves: list[tuple[Any, Any]] = pytree.tree_flatten_with_path(value)[0]
-    return leaves
-
-
-def _tensors(value: Any) -> list[tuple[str, Tensor]]:
-    return [(_suffix(path), leaf) for path, leaf in _leaves(value) if _is_fed(leaf)]
-
-
-def _is_fed(leaf: Any) -> bool:
-    """Whether a leaf is a tensor that holds something: an empty part of a state stays as it is."""
-    return isinstance(leaf, Tensor) and all(type(n) is not int or n > 0 for n in leaf.shape)
-
-
-def _suffix(path: Sequence[Any]) -> str:
-    return "".join(f".{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path)
-
-
-def _describe(tensors: Sequence[tuple[str, Tensor]]) -> str:
-    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for _, t in tensors) or "nothing"
-
-
-def _renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tuple[str, ...]:
-    if wanted is None:
-        return tuple(names)
-    if len(wanted) != len(names):
-        raise LiftError(f"{what}_names has {len(wanted)} names, but the model has {len(names)} {what}s: {list(names)}.")
-    return tuple(wanted)

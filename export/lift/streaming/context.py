@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
@@ -54,16 +54,16 @@ class StreamingContext:
         rows: Rows,
         inputs: Sequence[TimeAxisInfo | None],
         chunk: int,
+        taken: Collection[str] = (),
     ) -> None:
-        """`model` names layers by their paths; `inputs` is what is known of each input."""
+        """`model` names layers by their paths; `inputs` is what is known of each; no state gets a `taken` name."""
         self.module, self.graph, self.runs, self.rows, self.chunk = module, module.graph, runs, rows, chunk
         nodes = placeholders(self.graph)
         self.inputs, self.own_states = nodes[: len(inputs)], nodes[len(inputs) :]
         self.from_input = depends_on(self.graph, self.inputs)
         self.from_states = depends_on(self.graph, self.own_states)
         self.info: dict[fx.Node, NodeInfo] = dict(zip(self.inputs, inputs, strict=True))
-        self.names = Names(model)
-        self.names.given.update(n.name for n in self.inputs)
+        self.names = Names(model, taken)
         self.sizes = made_of_sizes(self.graph, runs.base, runs.longer)
         self.operators = Operators(runs.base, runs.longer, self.is_constant)
         self.states = States(self.graph, self.names, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -71,15 +71,16 @@ def stream(
     output_time: Sequence[int | None],
     chunk: int,
     rules: Rules,
+    taken: Collection[str] = (),
 ) -> Streamed:
     """Rewrite `module`, (inputs..., states...) -> (outputs..., next states...), in place for steps of `chunk` frames.
 
     `model`, whose layers are replaced, tells a stack of layers from its path; `runs` and `rows` are of `module` as it
-    is. Raises LiftError, with module path and source line, where a result depends on later frames, or on earlier ones
-    in a way that cannot be kept in a state.
+    is; no new state gets a name that is `taken`. Raises LiftError, with module path and source line, where a result
+    depends on later frames, or on earlier ones in a way that cannot be kept in a state.
     """
     inputs = [None if axis is None else TimeAxisInfo(AxisLayout(axis)) for axis in input_time]
-    context = StreamingContext(module, model, runs, rows, inputs, chunk)
+    context = StreamingContext(module, model, runs, rows, inputs, chunk, taken)
     for node in list(context.graph.nodes):
         if node.op in ("call_function", "call_module"):
             context.info[node] = _info_of(context, node, rules)

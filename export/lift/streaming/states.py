@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,13 +38,13 @@ def dotted(*parts: str) -> str:
 class Names:
     """Gives every state a name that no other has: by module path, `rnn.l0.h`, `conv.frames`; then `rnn.call1.l0.h`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, taken: Collection[str] = ()) -> None:
         modules = model.named_modules(remove_duplicate=False)
         self.stacks = {path: module for path, module in modules if isinstance(module, Stack)}
         # A bare layer's states are named as if it were the model.
         self.nameless = ("", "layer") if isinstance(model, LayerModel) else ("",)
         self.seen = Counter[str]()
-        self.given = set[str]()
+        self.given = set(taken)
 
     def layer(self, node: fx.Node) -> str:
         """The path of the layer that a recurrent op is, and its place in the stack."""

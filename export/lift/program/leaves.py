@@ -1,0 +1,46 @@
+"""The tensors in nested arguments and results, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from rnn_export.errors import LiftError
+
+
+def leaves_by_path(value: Any) -> list[tuple[Any, Any]]:
+    """The leaves of nested containers, each with its path."""
+    found: list[tuple[Any, Any]] = pytree.tree_flatten_with_path(value)[0]
+    return found
+
+
+def tensors_of(value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors in a value that hold something, by what follows its name in theirs."""
+    return [(suffix(path), leaf) for path, leaf in leaves_by_path(value) if is_fed(leaf)]
+
+
+def is_fed(leaf: Any) -> bool:
+    """Whether a leaf is a tensor that holds something: an empty part of a state stays as it is."""
+    return isinstance(leaf, Tensor) and all(type(n) is not int or n > 0 for n in leaf.shape)
+
+
+def suffix(path: Sequence[Any]) -> str:
+    """What follows the name of a value in that of the leaf at `path`."""
+    return "".join(f".{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path)
+
+
+def described(tensors: Sequence[tuple[str, Tensor]]) -> str:
+    """Shapes and types of tensors, for a message."""
+    return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for _, t in tensors) or "nothing"
+
+
+def renamed(names: Sequence[str], wanted: Sequence[str] | None, what: str) -> tuple[str, ...]:
+    """`names`, or those that the user wants; raises LiftError where these are not as many."""
+    if wanted is None:
+        return tuple(names)
+    if len(wanted) != len(names):
+        raise LiftError(f"{what}_names has {len(wanted)} names, but the model has {len(names)} {what}s: {list(names)}.")
+    return tuple(wanted)

@@ -1,0 +1,219 @@
+"""Whole numbers that calls keep: entries that they pick, parts that they choose, and which of them nothing asks."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rnn_export.errors import LiftError
+from rnn_export.export import export
+from rnn_export.export.lift.api import lift
+from rnn_export.runtime import load
+
+from .streams import Call
+from .whole_streams import streamed
+
+X = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+
+
+def ring(function, n=8, **parts):
+    torch.manual_seed(0)
+    model = Call(function, lin=nn.Linear(4, 4), buf=torch.zeros(1, n, 4), cells=cells(), h=torch.zeros(1, 4))
+    for name, part in parts.items():
+        setattr(model, name, part)
+    return model
+
+
+def cells():
+    return nn.ModuleList(nn.GRUCell(4, 4) for _ in range(3))
+
+
+def assert_steps(model, calls=20):
+    """Lift `model`, and hold so many steps to it; gives what was lifted."""
+    lifted, own = lift(model, (X,)), copy.deepcopy(model)
+    states = [lifted.initial[s.name][None] for s in lifted.spec.states]
+    for x in torch.randn(calls, 1, 4, generator=torch.Generator().manual_seed(1)):
+        with torch.no_grad():
+            want, (got, *states) = own(x), lifted.module(x, *states)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+    return lifted
+
+
+def oldest(self, x):
+    y = self.lin(self.buf[:, self.i])
+    self.buf[:, self.i] = x
+    self.i = (self.i + 1) % 8
+    return y + x
+
+
+def rolled(self, x):
+    self.buf[:, self.i] = self.lin(x)
+    self.i = (self.i + 1) % 8
+    return (torch.roll(self.buf, -self.i, 1) * torch.arange(8.0)[:, None]).sum(1)
+
+
+def rolled_by_int(self, x):
+    self.buf[:, self.i] = self.lin(x)
+    self.i = (self.i + 1) % 8
+    return (torch.roll(self.buf, -int(self.i), 1) * torch.arange(8.0)[:, None]).sum(1)
+
+
+def joined(self, x):
+    self.buf[:, self.i] = self.lin(x)
+    self.i = self.i + 1 if self.i < 7 else 0
+    return torch.cat([self.buf[:, self.i :], self.buf[:, : self.i]], 1).cumsum(1)[:, 3]
+
+
+def joined_by_int(self, x):
+    self.buf[:, self.i] = self.lin(x)
+    self.i = (self.i + 1) % 8
+    return torch.cat([self.buf[:, self.i :], self.buf[:, : self.i]], 1).cumsum(1)[:, 3]
+
+
+def back(self, x):
+    self.buf[:, self.i] = self.lin(x)
+    self.i = (self.i + 3) % 8
+    return self.buf[:, self.i - 1] + self.buf[..., self.i, :]
+
+
+def pairs(self, x):
+    self.buf[:, self.i : self.i + 2] += x[:, None]
+    y = self.buf[:, self.i + 1] * 0.5
+    self.i = (self.i + 2) % 8
+    return y
+
+
+def chosen(self, x):
+    self.h = self.cells[self.i % 3](x, self.h)
+    self.i += 1
+    return self.h
+
+
+def chosen_as_values_go(self, x):
+    self.h = self.cells[self.i](x, self.h)
+    if x.sum() > 0:
+        self.i = (self.i + 1) % 3
+    return self.h
+
+
+def delayed(self, x):
+    y = 2 * self.past[self.i]
+    self.past[self.i] = self.lin(x)
+    self.i = (self.i + 1) % 3
+    return y
+
+
+def in_a_loop(self, x):
+    ys = []
+    for t in range(x.shape[1]):
+        self.buf[:, self.i] = x[:, t]
+        self.i = (self.i + 1) % 8
+        ys.append(self.lin(self.buf.sum(1)))
+    return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize("function", [oldest, rolled, rolled_by_int, joined, back, pairs, chosen, chosen_as_values_go])
+def test_numbers_pick_entries_and_parts(function):
+    lifted = assert_steps(ring(function, i=0))
+    assert lifted.spec.rows == 1
+    assert "i" in {s.name for s in lifted.spec.states}
+
+
+@pytest.mark.parametrize("number", [torch.tensor(0), torch.tensor([0])])
+@pytest.mark.parametrize("function", [rolled_by_int, joined_by_int])
+def test_numbers_in_buffers_pick_too(function, number):
+    model = ring(function)
+    model.register_buffer("i", number)
+    assert_steps(model)
+
+
+def test_entries_of_a_list_are_states_together():
+    lifted = assert_steps(ring(delayed, i=0, past=[torch.zeros(1, 4) for _ in range(3)]))
+    assert {s.name for s in lifted.spec.states} == {"i", "past.0", "past.1", "past.2"}
+
+
+def test_a_ring_in_a_loop_streams():
+    lifted, x = lift(ring(in_a_loop, i=0), (torch.randn(1, 11, 4),)), torch.randn(1, 21, 4)
+    with torch.no_grad():
+        want = ring(in_a_loop, i=0)(x).numpy()
+    np.testing.assert_allclose(streamed(lifted, x)[0], want, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("function", [rolled, chosen])
+def test_a_ring_in_onnx_and_c(function, tmp_path):
+    model = ring(function, i=0)
+    export(model, (X,), tmp_path / "ring.rnnx", targets=("onnx", "c"), steps=24)
+    for backend in ("onnxruntime", "native"):
+        stream, own = load(tmp_path / "ring.rnnx", backend=backend).stream(), ring(function, i=0)
+        for x in torch.randn(20, 1, 4):
+            with torch.no_grad():
+                want = own(x).numpy()[0]
+            np.testing.assert_allclose(stream.step(x.numpy()[0]), want, atol=2e-6, rtol=1e-5)
+
+
+def test_a_number_that_nothing_but_an_index_asks_is_a_state():
+    """What it picks is the same for hundreds of calls."""
+
+    def forward(self, x):
+        self.h = self.cells[self.i // 1000 % 3](x, self.h)
+        self.i += 1
+        return self.h
+
+    assert {s.name for s in lift(ring(forward, i=0), (X,)).spec.states} == {"h", "i"}
+
+
+@pytest.mark.parametrize("shown", [lambda t: divmod(t, 500)[0], lambda t: range(9)[t // 500], lambda t: len("a" * t)])
+def test_a_number_that_is_asked_otherwise_is_refused(shown):
+    def forward(self, x):
+        self.i += 1
+        return self.lin(x) * self.shown(self.i)
+
+    with pytest.raises(LiftError):
+        lift(ring(forward, i=0, shown=shown), (X,))
+
+
+def test_a_number_that_only_counts_is_no_state():
+    def forward(self, x):
+        self.i += 1
+        return self.lin(x)
+
+    model = Call(forward, lin=nn.Linear(4, 4))
+    model.i = 0
+    assert not lift(model, (X,)).spec.states
+
+
+def test_a_table_that_ends_is_refused():
+    def forward(self, x):
+        self.buf[:, self.i] = x
+        self.i += 1
+        return self.lin(self.buf.sum(1))
+
+    with pytest.raises(LiftError, match=re.escape("call 301 of the model picks entry 300 of 300: there it fails")):
+        lift(ring(forward, 300, i=0), (X,))
+    with pytest.raises(LiftError, match=r"call 9 of the model fails at test_kept_numbers.py:\d+: index 8 is out"):
+        lift(ring(forward, 8, i=0), (X,))
+
+
+def test_numbers_of_what_is_fed_are_refused():
+    def forward(self, x):
+        return self.cells[int(x.argmax()) % 3](x, self.lin(x))
+
+    with pytest.raises(LiftError, match="it is not of numbers that calls count alone"):
+        lift(ring(forward), (X,))
+
+
+def test_a_way_that_no_call_went_is_refused():
+    """A value that is put there by a way of the code that no call tried went."""
+
+    def forward(self, x):
+        self.h = self.cells[self.i](x, self.h)
+        self.i = (self.i + 1) % 2
+        if x.max() > 1e4:
+            self.i = 2
+        return self.h
+
+    with pytest.raises(LiftError, match="counted otherwise in a way of the code that was not met"):
+        lift(ring(forward, i=0), (X,))
