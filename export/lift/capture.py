@@ -131,6 +131,8 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         if unlike := irregular(module, lengths):
             reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
             if (piece := piece_of(module)) is not None:
+                if attempt == 0 and (found := _by_periods(module, chunk, thorough=True)) is not None:
+                    return found
                 reason, advice = _over_pieces(piece), SEQUENTIAL
                 break
             if attempt == 0 and (scanned := by_found_scans(module)) is not None:
