@@ -43,7 +43,7 @@ from rnn_export.export.lift.loops.operators import roll_operators
 from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
-from rnn_export.export.lift.periods import goes_by_pieces, period_of, rolled_by_periods
+from rnn_export.export.lift.periods import LONGEST, goes_by_pieces, period_of, rolled_by_periods
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -131,10 +131,11 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         if unlike := irregular(module, lengths):
             reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
             if (piece := piece_of(module)) is not None:
-                if attempt == 0 and (found := _by_periods(module, chunk, thorough=True)) is not None:
-                    return found
                 reason, advice = _over_pieces(piece), SEQUENTIAL
-                break
+                if piece > LONGEST:
+                    break
+                # It may go over single frames of another rate.
+                continue
             if attempt == 0 and (scanned := by_found_scans(module)) is not None:
                 return Capture(scanned, True, shortest=_fewest(module, scanned, FEW, min(SCANNED)))
             if doubles(module):
@@ -146,7 +147,7 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         try:
             rolled = rolled_loop(module, short, lengths)
         except LiftError as error:
-            reason = error
+            reason, advice = error, KEEP_OUTSIDE
             continue
         notes = refuse_far_ways(module, rolled, lengths[0], lengths[1] - lengths[0])
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
