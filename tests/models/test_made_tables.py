@@ -1,5 +1,8 @@
 """Masks and other tables of frames by frames that code makes row after row, in Python."""
 
+import cProfile
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -92,3 +95,10 @@ def test_functions_are_as_they_were():
     before = chunk_mask.__code__, chunk_mask.__defaults__
     lift(attention(MADE["chunks and some before"][0]), (X,), time_axis=1)
     assert (chunk_mask.__code__, chunk_mask.__defaults__) == before
+
+
+def test_an_export_may_be_profiled():
+    with cProfile.Profile() as profile:
+        lift(nn.GRU(8, 4, batch_first=True).eval(), (X,))
+        profiler = sys.getprofile()
+    assert profiler is profile

@@ -83,13 +83,15 @@ def _used(call: Callable[[], Any]) -> list[_Made]:
                 if sizes:
                     found[_Made(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
 
-    before = sys.getprofile()
+    before: Any = sys.getprofile()
     sys.setprofile(look)
     try:
         with torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
             call()
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
+        # A profiler of Python's own is an object that sets itself.
+        sys.setprofile(before) if before is None or callable(before) else before.enable()
     return list(found)
 
 
