@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rnn_export.export.lift.program.watching import watching
 
 # Sizes at which a function is called, first few frames and then many.
 SIZES = ((160, 224), (1280, 1408))
@@ -83,15 +84,8 @@ def _used(call: Callable[[], Any]) -> list[_Made]:
                 if sizes:
                     found[_Made(frame.f_globals[frame.f_code.co_name], sizes, others)] = None
 
-    before: Any = sys.getprofile()
-    sys.setprofile(look)
-    try:
-        with torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
-            call()
-    finally:
-        sys.setprofile(None)
-        # A profiler of Python's own is an object that sets itself.
-        sys.setprofile(before) if before is None or callable(before) else before.enable()
+    with watching(look), torch.no_grad(), contextlib.suppress(Exception):  # what fails here fails again where it counts
+        call()
     return list(found)
 
 

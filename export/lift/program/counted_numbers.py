@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import linecache
 import re
-import sys
 import sysconfig
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from rnn_export.export.lift.program.places import is_foreign
 from rnn_export.export.lift.program.script_graph import OPERATOR
+from rnn_export.export.lift.program.watching import watching
 
 # Entries of a container that are looked at; of how many a list is one that was filled before any frame.
 ENTRIES, FILLED = 4096, 64
@@ -48,12 +48,8 @@ class CountedNumber:
 def counted_numbers(run: Callable[[], object]) -> list[CountedNumber]:
     """Those in the code of the user that `run` calls."""
     functions = _Functions()
-    before = sys.getprofile()
-    sys.setprofile(functions.see)
-    try:
+    with watching(functions.see):
         run()
-    finally:
-        sys.setprofile(before)
     return list(functions.found)
 
 
