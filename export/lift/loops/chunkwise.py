@@ -13,13 +13,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.program.stand_ins import as_it_is, standing_in
 
 # What the parameters are called: the states to start from, whether the last ones are given, the frames of a piece.
 START = re.compile(r"initial|init_|(init|prev|past).*state")
@@ -28,9 +29,6 @@ PIECE = re.compile(r"(chunk|block).*(size|len)")
 # Lengths at which it is tried, beside that of the call.
 FEW = (1, 2, 7)
 OURS = ("torch", "rnn_export", "numpy", "sympy", "onnx")
-
-# What the code of a function is in the meantime, by number.
-_stand_ins: dict[int, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class _Names:
 def chunkwise_functions(call: Callable[[], Any]) -> Iterator[None]:
     """Let the chunkwise functions that `call` uses go frame by frame inside of the block."""
     found = {f: way for f, seen in _used(call).items() if (way := _frame_by_frame(f, *seen)) is not None}
-    with _in_place_of(found):
+    with standing_in(found):
         yield
 
 
@@ -56,7 +54,7 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, tuple[dict[str, Any], A
     used: dict[FunctionType, tuple[dict[str, Any], Any]] = {}
 
     def seen(function: FunctionType) -> Callable[..., Any]:
-        original, signature = _copy(function), inspect.signature(function)
+        original, signature = as_it_is(function), inspect.signature(function)
 
         def look(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
@@ -69,7 +67,7 @@ def _used(call: Callable[[], Any]) -> dict[FunctionType, tuple[dict[str, Any], A
 
     candidates = list(_candidates())
     if candidates:
-        with _in_place_of({f: seen(f) for f in candidates}), torch.no_grad(), contextlib.suppress(Exception):
+        with standing_in({f: seen(f) for f in candidates}), torch.no_grad(), contextlib.suppress(Exception):
             call()  # what fails here fails again where it counts
     return used
 
@@ -126,7 +124,7 @@ def _agrees(
 
     def called(function: Callable[..., Any], start: int, count: int, **others: Any) -> Any:
         cut = {n: v.narrow(names.frames[n], start, count) if n in names.frames else v for n, v in given.items()}
-        return function(**{**_flat(chunkwise, cut), **others})
+        return function(**{**_flat(inspect.signature(chunkwise), cut), **others})
 
     try:
         with torch.no_grad():
@@ -153,11 +151,9 @@ def _output(result: Any) -> Any:
     return result if isinstance(result, Tensor) else result[0]
 
 
-def _flat(function: FunctionType, given: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name, with what a function takes by any name among them."""
-    others = next(
-        (p.name for p in inspect.signature(function).parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD), ""
-    )
+    others = next((p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD), "")
     return {**{n: v for n, v in given.items() if n != others}, **given.get(others, {})}
 
 
@@ -166,12 +162,12 @@ def _same(given: Tensor, want: Tensor) -> bool:
 
 
 def _loop(function: FunctionType, names: _Names, gives_one: bool) -> Callable[..., Any]:
-    original, signature = _copy(function), inspect.signature(function)
+    original, signature = as_it_is(function), inspect.signature(function)
 
     def frame_by_frame(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        given = _flat(function, bound.arguments)
+        given = _flat(signature, bound.arguments)
         states = [given[n] for n in names.start]
         name, axis = next(iter(names.frames.items()))
         ways = {names.final: True, **({names.piece: 1} if names.piece else {})}
@@ -192,38 +188,5 @@ def _loop(function: FunctionType, names: _Names, gives_one: bool) -> Callable[..
     return frame_by_frame
 
 
-@contextlib.contextmanager
-def _in_place_of(others: Mapping[FunctionType, Callable[..., Any]]) -> Iterator[None]:
-    """Within, each of these functions does what the other one does, by whatever name it is held."""
-    before: dict[FunctionType, CodeType] = {f: f.__code__ for f in others}
-    try:
-        for function, other in others.items():
-            _stand_ins[id(function)] = other
-            function.__code__ = _calling(id(function))
-        yield
-    finally:
-        for function, code in before.items():
-            function.__code__ = code
-            _stand_ins.pop(id(function), None)
-
-
-def _calling(number: int) -> CodeType:
-    """The code of a function that calls a stand-in."""
-    names: dict[str, Any] = {}
-    text = f"def stand_in(*args, **kwargs):\n    from {__name__} import _stand_ins\n"
-    exec(compile(f"{text}    return _stand_ins[{number}](*args, **kwargs)\n", __file__, "exec"), names)
-    made: CodeType = names["stand_in"].__code__
-    return made
-
-
 def _parts(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else list(state)
-
-
-def _copy(function: FunctionType) -> FunctionType:
-    """The function as it is now, whatever its code is later."""
-    copy = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy

@@ -11,12 +11,13 @@ import contextlib
 import dis
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType, FrameType, FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnn_export.export.lift.program.stand_ins import as_it_is, standing_in
 from rnn_export.export.lift.program.watching import watching
 
 # Sizes at which a function is called, first few frames and then many.
@@ -46,27 +47,9 @@ class _Made:
 def tables_of_numbers(call: Callable[[], Any]) -> Iterator[None]:
     """Let the tables that `call` makes by loops be looked up inside of the block, where their size is a graph's."""
     rows = {made: found for made in _used(call) if (found := _rows_of_made(made)) is not None}
-    before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in {made.function for made in rows}}
-    try:
-        for function in before:
-            # Whoever holds the function calls it so, by whatever name.
-            code = _code_of(_looked_up(function, rows))
-            function.__defaults__, function.__kwdefaults__, function.__code__ = None, None, code
+    others = {function: _looked_up(function, rows) for function in {made.function for made in rows}}
+    with standing_in(others):
         yield
-    finally:
-        for function, (code, defaults, named) in before.items():
-            function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, named
-
-
-def _calls(*args: Any, **kwargs: Any) -> Any:
-    called: Any = "called"
-    return called(*args, **kwargs)
-
-
-def _code_of(called: Callable[..., Any]) -> CodeType:
-    """Code that calls `called`."""
-    code = _calls.__code__
-    return code.replace(co_consts=tuple(called if value == "called" else value for value in code.co_consts))
 
 
 def _used(call: Callable[[], Any]) -> list[_Made]:
@@ -142,8 +125,7 @@ def table_of(rows: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _looked_up(function: FunctionType, rows: Mapping[_Made, Tensor]) -> Callable[..., Any]:
-    own = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
-    own.__kwdefaults__ = function.__kwdefaults__
+    own = as_it_is(function)
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     defaults = dict(zip(reversed(names), reversed(function.__defaults__ or ()), strict=False))
     defaults |= function.__kwdefaults__ or {}
