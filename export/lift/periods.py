@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -18,6 +18,7 @@ from rnn_export.export.lift.loops.rolling import roll
 from rnn_export.export.lift.loops.short_pieces import leave_out_filled
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.loops.unrolled import COPIES
+from rnn_export.export.lift.program.fx import copied
 
 # Frames that a period may have; those before the first that is looked at; and of how many it is seen in haste.
 LONGEST, BEGINNING, SEEN = 16, 4, 4
@@ -66,13 +67,10 @@ def goes_by_pieces(module: BatchFirst, frames: int) -> bool:
     """Whether each `frames` frames more do as much more, and one more within them nothing: pieces of so many."""
     few = min(2, frames)  # a single one is multiplied otherwise
     tried = (few, frames, frames + few, 2 * frames)
-    whole, more, next_whole, next_more = (_done(module, MANY * frames + n) for n in tried)
-    if whole is None or more is None or next_whole is None or next_more is None:
-        return False
+    done = [_done(module, MANY * frames + n) for n in tried]
     outputs = {str(i) for i in range(len(module.axes.time_out))}
-    here, there = ({k: n for k, n in done.items() if k not in outputs} for done in (whole, next_whole))
-    within = (({k: n for k, n in done.items() if k not in outputs}) for done in (more, next_more))
-    return here != there and all(a == b for a, b in zip((here, there), within, strict=True))
+    called = [{k: n for k, n in found.items() if k not in outputs} for found in done if found is not None]
+    return len(called) == len(tried) and called[0] == called[1] != called[2] == called[3]
 
 
 def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, int]) -> tuple[fx.GraphModule, int]:
@@ -80,11 +78,11 @@ def rolled_by_periods(module: BatchFirst, period: int, length_input: tuple[int, 
 
     Raises LiftError where it cannot be.
     """
-    reason = cannot_roll("its frames are not computed alike")
-    for few, more, turns in _lengths(module, period):
+    reason, traced = cannot_roll("its frames are not computed alike"), cache(lambda frames: fixed_graph(module, frames))
+    for few, more, turns in _lengths(traced, period):
         samples = module.sample(ROWS, few), module.sample(ROWS, more)
         for leaves_out in (False, True):
-            graphs = [fixed_graph(module, frames) for frames in (few, more)]
+            graphs = [copied(traced(frames)) for frames in (few, more)]
             for graph, count in zip(graphs, turns, strict=True):
                 by_periods(graph, count, turns[1] - turns[0])
             if leaves_out and not all(leave_out_filled(g, x) for g, x in zip(graphs, samples, strict=True)):
@@ -111,9 +109,9 @@ def _is_right(module: BatchFirst, rolled: fx.GraphModule, lengths: tuple[int, in
     return all(is_right(module, rolled, n) for n in range(few, few + 3 * (more - few) + 1))
 
 
-def _lengths(module: BatchFirst, period: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
+def _lengths(traced: Callable[[int], fx.GraphModule], period: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
     """Two lengths, a period apart, and how many frames the loop takes of both."""
-    if period <= LONGEST and (found := _whole_periods(module, period)) is not None:
+    if period <= LONGEST and (found := _whole_periods(traced, period)) is not None:
         yield found
         return
     # Of few pieces, each may have fewer frames before it than the usual one.
@@ -122,9 +120,9 @@ def _lengths(module: BatchFirst, period: int) -> Iterator[tuple[int, int, tuple[
         yield few, more, (few, more)
 
 
-def _whole_periods(module: BatchFirst, period: int) -> tuple[int, int, tuple[int, int]] | None:
+def _whole_periods(traced: Callable[[int], fx.GraphModule], period: int) -> tuple[int, int, tuple[int, int]] | None:
     """Of a loop that takes fewer frames than the input has, or at another rate, and whole periods of its own."""
-    counts = cache(lambda frames: loops_of(fixed_graph(module, frames)))
+    counts = cache(lambda frames: loops_of(copied(traced(frames))))
     for few in range(COPIES * period, (2 * COPIES + 1) * period):
         more = few + period
         turns = max(counts(few) - counts(more), default=0), max(counts(more) - counts(few), default=0)

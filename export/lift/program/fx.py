@@ -62,8 +62,16 @@ def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
     return tuple(values)
 
 
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """A module with a graph of its own, of the same tensors."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(module.graph._codegen)
+    return fx.GraphModule(module, graph)
+
+
 def sources_of(node: fx.Node, follow: Callable[[fx.Node], Sequence[fx.Node]]) -> set[fx.Node]:
-    """`node`, and all that is reached from it by way of those of their arguments that `follow` gives."""
+    """`node`, and all that is reached from it by way of what `follow` gives of each: some of its arguments, mostly."""
     seen, waiting = set[fx.Node](), [node]
     while waiting:
         if (here := waiting.pop()) not in seen:
