@@ -99,8 +99,8 @@ def axes_candidates(model: FlatModel, time_axis: TimeAxis) -> Iterator[Axes]:
             yield replace(found, rivals=tuple(rivals))
     except NoBatchAxis as error:
         yield _axes_of_one(probe, said, error)
-    for found in odd:
-        raise _odd_order(model, found)
+    if odd:
+        raise _odd_order(model, odd[0])
 
 
 def _odd_order(model: FlatModel, axes: Axes) -> LiftError:

@@ -17,7 +17,7 @@ from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.contract import contract
 from rnn_export.export.lift.driver import inputs_of, torch_driver
 from rnn_export.export.lift.far_frames import refuse_far_ways
-from rnn_export.export.lift.fixed_graph import fixed_graph
+from rnn_export.export.lift.fixed_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.found_scans import SCANNED, by_found_scans
 from rnn_export.export.lift.lengths import (
     FAR,
@@ -70,8 +70,6 @@ SEQUENTIAL = (
 ELSE = "the code does something else (a branch on the length)"
 # Lengths at which a model is exported before a bound is taken for its own.
 TRIES = 3
-# Rows of what it is exported with; others where a number was made of a size, that of the rows it may have been.
-ROWS, OTHER_ROWS = 3, 2
 FAR_BEYOND = 4
 # Lengths that the code may treat apart, below those that a graph is exported at.
 FEW = (1, 2, 3)
@@ -123,13 +121,14 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
-    place, advice = "", KEEP_OUTSIDE
+    place, advice, tried = "", KEEP_OUTSIDE, list[int]()
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
         if attempt < 2 and (found := _by_periods(module, chunk, thorough=attempt > 0)) is not None:
             return found
+        tried.append(lengths[0])
         if unlike := irregular(module, lengths):
-            reason, place = cannot_roll(unlike), place or _place(module, lengths[0])
+            reason = cannot_roll(unlike)
             if (piece := piece_of(module)) is not None:
                 reason, advice = _over_pieces(piece), SEQUENTIAL
                 if piece > LONGEST:
@@ -152,12 +151,15 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         notes = refuse_far_ways(module, rolled, lengths[0], lengths[1] - lengths[0])
         shortest = _fewest(module, rolled, (*FEW, *lengths_of(module)), lengths[0])
         return Capture(rolled, True, notes, shortest=shortest)
+    moves_alike = axes.causal and axes.states and _moves_alike(module)
+    if not moves_alike:
+        place = place or _place(module, tried[0])
     if not axes.causal:
         raise LiftError(
             f"{place} an output depends on later frames (the loop runs backwards, or what it takes "
             "looks ahead), so it cannot stream."
         ) from reason
-    if not axes.states or not _moves_alike(module):
+    if not moves_alike:
         raise LiftError(f"{place} {reason} {advice}") from reason
     # One chunk of it is still a pure step.
     graph = flat_graph(module, module.sample(3, chunk), module.dynamic(False))

@@ -9,7 +9,8 @@ from rnn_export.export.lift.loops.length_tables import look_up_tables
 from rnn_export.export.lift.program.flat_graph import flat_graph
 from rnn_export.export.lift.program.fx import args_of, aten
 
-ROWS = 3
+# Rows of what a model is exported with; others where a number is made of so many, or they are another size of it.
+ROWS, OTHER_ROWS = 3, 2
 
 
 def fixed_graph(module: BatchFirst, frames: int) -> fx.GraphModule:

@@ -6,15 +6,15 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_first import BatchFirst
+from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
 from rnn_export.export.lift.lengths import is_right, lengths_tried
 from rnn_export.export.lift.loops.found_scans import find_scans
 from rnn_export.export.lift.loops.rolling import roll
-from rnn_export.export.lift.program.flat_graph import flat_graph, fold
+from rnn_export.export.lift.program.flat_graph import fold
 from rnn_export.export.lift.rolled_loop import rewrite_for_any_length
 
 # Lengths at which values are looked through, which no other axis is likely to have, and others at which it is tried.
 SCANNED, BETWEEN = (19, 23), (15, 16, 17, 33)
-ROWS = 3
 
 
 def by_found_scans(module: BatchFirst) -> fx.GraphModule | None:
@@ -23,7 +23,7 @@ def by_found_scans(module: BatchFirst) -> fx.GraphModule | None:
     try:
         for frames in SCANNED:
             samples.append(module.sample(ROWS, frames))
-            graphs.append(flat_graph(module, samples[-1], module.dynamic(False), False))
+            graphs.append(fixed_graph(module, frames))
             if not find_scans(graphs[-1], samples[-1], frames):
                 return None
         graph = roll(graphs[0], graphs[1], (samples[0], samples[1]), SCANNED, module.axes.first_time)

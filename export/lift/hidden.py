@@ -17,6 +17,7 @@ from rnn_export.export.lift.asked_numbers import asked_numbers
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import MEMORY, same
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 
@@ -158,11 +159,6 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
 def _is_whole(tensor: Tensor) -> bool:
     """Whether a tensor is all of its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def leaves_of(value: Any) -> list[Tensor]:
-    """The tensors in what an operator takes or gives."""
-    return [t for t in pytree.tree_leaves(value) if isinstance(t, Tensor)]
 
 
 def _place(tensor: Tensor) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnn_export.export.lift.hidden import History, leaves_of
+from rnn_export.export.lift.hidden import History
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.reckoned import is_one
 from rnn_export.export.lift.program.signature import FlatModel
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
-from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory, leaves_of
+from rnn_export.export.lift.hidden import CALLS, Hidden, History, hidden_memory
 from rnn_export.export.lift.idle_counts import idle_counts
 from rnn_export.export.lift.noise import SCALES, Noise
 from rnn_export.export.lift.program.attributes import AttributePath, attributes
 from rnn_export.export.lift.program.compare import EXACT, MEMORY, START, Tolerance, same
 from rnn_export.export.lift.program.leaf_parts import parts_of
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
 

@@ -7,20 +7,21 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from rnn_export.errors import BoundedAxis, LiftError, first_line
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.loops.unrolled import COPIES
 from rnn_export.export.lift.program.compare import ANOTHER_WAY, same
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
-from rnn_export.export.lift.program.moving import SeesMoving, tensors_in
+from rnn_export.export.lift.program.moving import SeesMoving
 from rnn_export.export.lift.program.places import line_of
 
 # Primes, and multiples of small strides; above 4, so that an axis of time is not taken for another one.
@@ -233,12 +234,7 @@ def loops_over_pieces(module: BatchFirst, frames: int) -> bool:
 
 def piece_of(module: BatchFirst) -> int | None:
     """How many frames the pieces have that a loop of the model's goes over; None where it has none, or of one frame."""
-    counts: dict[int, int] = {}
-
-    def count(frames: int) -> int:
-        if frames not in counts:
-            counts[frames] = _tensors_taken(module, frames)
-        return counts[frames]
+    count = cache(lambda frames: _tensors_taken(module, frames))
 
     def more_from(low: int, high: int) -> int:
         """The first length above `low` with more operators; those of `high` are more."""
@@ -268,7 +264,7 @@ def _tensors_taken(module: BatchFirst, frames: int) -> int:
 
     class Taking(SeesOperators):
         def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            counts[0] += sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs)))
+            counts[0] += len(leaves_of((args, kwargs)))
             return func(*args, **kwargs)
 
     try:
@@ -312,7 +308,7 @@ def operators(module: BatchFirst, frames: int, with_numbers: bool = False) -> Co
 
     class Counting(SeesMoving):
         def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-            if module.tables and not any(map(self.moves, tensors_in((args, kwargs)))):
+            if module.tables and not any(map(self.moves, leaves_of((args, kwargs)))):
                 return super().see(func, args, kwargs)
             memories = (a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor))
             taken = [weights[memory] for memory in memories if memory in weights]

@@ -6,7 +6,7 @@ from torch import fx
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.batch_first import BatchFirst
-from rnn_export.export.lift.fixed_graph import ROWS, fixed_graph
+from rnn_export.export.lift.fixed_graph import OTHER_ROWS, ROWS, fixed_graph
 from rnn_export.export.lift.lengths import FAR, is_right
 from rnn_export.export.lift.loops.body import counts_iterations
 from rnn_export.export.lift.loops.iteration_numbers import count_iterations
@@ -16,8 +16,6 @@ from rnn_export.export.lift.loops.tables import read_tables
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.program.flat_graph import fold, rewrite_over_time
 
-# Rows where so many as are usual are another size of the model.
-OTHER_ROWS = 2
 # Lengths between two at which a loop shows, at most.
 MOST_BETWEEN = 16
 

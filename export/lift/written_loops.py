@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rnn_export.export.lift.hidden import leaves_of
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.places import at_line, user_line
 from rnn_export.export.lift.program.signature import FlatModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.loops.recurrences import recurrence
-from rnn_export.export.lift.program.fx import recorded
+from rnn_export.export.lift.program.fx import recorded, sources_of
 
 # How far values may be from a recurrence, and how much of one must not be its newest term, relative to the largest.
 NEAR, SEEN = 1e-5, 1e-2
@@ -47,15 +47,7 @@ def find_scans(module: fx.GraphModule, sample: Sequence[Tensor], frames: int) ->
 
 def _is_used(node: fx.Node) -> bool:
     """Whether a result hangs on `node`."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        here = waiting.pop()
-        if here.op == "output":
-            return True
-        new = [user for user in here.users if user not in seen]
-        seen.update(new)
-        waiting += new
-    return False
+    return any(n.op == "output" for n in sources_of(node, lambda n: [*n.users]))
 
 
 def _by_shape(graph: fx.Graph, values: Mapping[fx.Node, Any], frames: int) -> Iterator[tuple[list[fx.Node], int]]:

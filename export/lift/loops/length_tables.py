@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.export.lift.loops.made_tables import SIZES, rows_of, table_of
 from rnn_export.export.lift.program.fx import aten, depends_on, is_drawn, placeholders, recorded
-from rnn_export.export.lift.program.moving import SeesMoving, tensors_in
+from rnn_export.export.lift.program.leaves import leaves_of
+from rnn_export.export.lift.program.moving import SeesMoving
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 # Frames over which it is seen whether there are any at all.
@@ -48,7 +49,7 @@ class _MetByFunctions(TorchFunctionMode):
         self.met = met
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = tensors_in((args, kwargs or {}))
+        given = leaves_of((args, kwargs or {}))
         if any(map(self.met.moves, given)):
             self.met.meet(given)
         return func(*args, **(kwargs or {}))

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, fx
 
 from rnn_export.export.lift.loops.pieces import CUT, PIECE, Window, numbers_of
-from rnn_export.export.lift.program.fused_attention import SDPA, taken_apart
-from rnn_export.export.lift.program.fx import aten, named_args, overloads, recorded
+from rnn_export.export.lift.program.fused_attention import SDPA, SOFTMAX, taken_apart
+from rnn_export.export.lift.program.fx import aten, named_args, recorded
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
-SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 # By entry of scores, the window and the place in it that it follows from; None of anything else.
 Entries = list[tuple[Window, int] | None]
 

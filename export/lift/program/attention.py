@@ -21,8 +21,8 @@ from rnn_export.export.lift.program.attention_parts import Attention, before_tur
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.program.first_keys import with_first, with_first_ones
-from rnn_export.export.lift.program.fused_attention import SDPA, apart_from_product, taken_apart
-from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads, placeholders
+from rnn_export.export.lift.program.fused_attention import SDPA, SOFTMAX, apart_from_product, taken_apart
+from rnn_export.export.lift.program.fx import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.relative import Relative, is_constant, is_near
 from rnn_export.export.lift.program.tabled import Through
@@ -36,7 +36,6 @@ HIGHEST_STRIDE = 1 << 16
 SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
-SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 # Axes of keys where each head has one of its own: (B, H, T, E).
 BY_HEAD = 4
 

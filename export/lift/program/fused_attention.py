@@ -11,6 +11,7 @@ from rnn_export.export.lift.program.fx import aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 
 SDPA = overloads("scaled_dot_product_attention")
+SOFTMAX = overloads("_softmax softmax.int _safe_softmax")
 
 
 def apart_from_product(module: fx.GraphModule, node: fx.Node) -> None:

@@ -17,6 +17,11 @@ def leaves_by_path(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def leaves_of(value: Any) -> list[Tensor]:
+    """The tensors in a value, as in what an operator takes or gives."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 def tensors_of(value: Any) -> list[tuple[str, Tensor]]:
     """The tensors in a value that hold something, by what follows its name in theirs."""
     return [(suffix(path), leaf) for path, leaf in leaves_by_path(value) if is_fed(leaf)]

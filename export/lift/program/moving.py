@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten
+from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 
 # What Python's numbers become a tensor by, in memory that another one may have had.
@@ -30,22 +30,18 @@ class SeesMoving(SeesOperators):
         """Called with what an operator takes, where some of it moves."""
 
     def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        given = tensors_in((args, kwargs))
+        given = leaves_of((args, kwargs))
         moves = func not in SHAPE_ONLY and func not in NEW and any(map(self.moves, given))
         if moves:
             self.meet(given)
         result = func(*args, **kwargs)
         before = set() if func in NEW else {_memory(x) for x in given}
-        for memory in map(_memory, tensors_in(result)):
+        for memory in map(_memory, leaves_of(result)):
             if moves:
                 self._moving.add(memory)
             elif memory not in before:
                 self._moving.discard(memory)
         return result
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _memory(value: Tensor) -> int:
