@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,12 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
     except FrozenAxis as error:
         if error.axis != dict(enumerate(axes.time_in)).get(error.port):
             raise
+    return _rolled_up(module, chunk)
+
+
+def _rolled_up(module: BatchFirst, chunk: int) -> Capture:
+    """A loop of the model's own over time as one of the graph; raises LiftError where it cannot be one."""
+    axes, piece = module.axes, cache(lambda: piece_of(module))
     place, advice, tried = "", KEEP_OUTSIDE, list[int]()
     module.tables = tables_of_length(module, lambda frames: module.sample(1, frames))
     for attempt, lengths in enumerate(unrollings(module, chunk)):
@@ -129,9 +136,9 @@ def _capture(module: BatchFirst, chunk: int) -> Capture:
         tried.append(lengths[0])
         if unlike := irregular(module, lengths):
             reason = cannot_roll(unlike)
-            if (piece := piece_of(module)) is not None:
-                reason, advice = _over_pieces(piece), SEQUENTIAL
-                if piece > LONGEST:
+            if (frames := piece()) is not None:
+                reason, advice = _over_pieces(frames), SEQUENTIAL
+                if frames > LONGEST:
                     break
                 # It may go over single frames of another rate.
                 continue
