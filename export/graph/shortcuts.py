@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rnn_export.export.graph.taken_apart import take_apart
 from rnn_export.export.lift.program.functional import is_functional
 
 
@@ -58,7 +59,7 @@ def _translations_read_once() -> tuple[Any, str, Callable[..., Any]]:
 
 
 def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
-    """Torch traces each program anew to take apart the operators that it has no translation of."""
+    """Torch traces each program anew, to write the operators that it has no translation of by others."""
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 
     anew, translated = _fx_passes.decompose_with_registry, _decomp.get_onnx_implemented_overloads
@@ -67,8 +68,9 @@ def _traced_where_needed() -> tuple[Any, str, Callable[..., Any]]:
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
         known = set(translated(registry))
         targets = {n.target for n in program.graph.nodes if n.op == "call_function"}
-        taken_apart = _once(table_of, frozenset(known)).keys() & (targets - known)
-        return program if is_functional(program) and not taken_apart else anew(program, registry)
+        table = _once(table_of, frozenset(known))
+        apart = {target: table[target] for target in table.keys() & (targets - known)}
+        return program if is_functional(program) and take_apart(program, apart) else anew(program, registry)
 
     return _fx_passes, "decompose_with_registry", decompose
 

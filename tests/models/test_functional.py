@@ -41,12 +41,23 @@ SPARED = {
     "in place": lambda m, x: x.clone().mul_(2).relu_().add_(x.cos()).clamp_(0, 1),
     "in place and read again": lambda m, x: _read_again(x.sin()),
     "in place behind a norm": lambda m, x: m.norm(x.mT).relu_(),
+    "in place of a view": lambda m, x: x.clone().mT.mul_(2),
+    "in place behind a reshape": lambda m, x: x.sin().flatten(1).relu_(),
+    "narrow": lambda m, x: x.narrow(-1, 1, 3).sin(),
+    "a part written over": lambda m, x: _over(x.sin(), slice(None, 3), x[..., 3:]),
+    "an entry written over": lambda m, x: _over(x.sin(), 2, x[..., 0]),
+    "two parts": lambda m, x: _over(_over(x.sin(), slice(3), x[..., 3:]), slice(2, 5), x[..., :3]),
+    "a part of a part": lambda m, x: _over(x.sin(), (slice(1, 2), slice(None), slice(0, 6, 2)), x[1:2, :, :3].cos()),
+    "a part that was read before": lambda m, x: _read_before(x.sin(), x),
     "a constant": lambda m, x: x + torch.tensor([1.0, 2, 3, 4, 5, 6]),
     "the input": lambda m, x: x.contiguous(),
 }
 TRACED = {
     "in place of what has a view": lambda m, x: _seen_by_a_view(x.sin()),
-    "in place of a view": lambda m, x: x.clone().mT.mul_(2),
+    "a part that a view sees": lambda m, x: _view_over(x.sin(), x),
+    "a part of the input": lambda m, x: _over(x, slice(None, 3), x[..., 3:].sin()) + 0,
+    "a part by a number": lambda m, x: _over(x.sin(), slice(None, 3), torch.tensor(7.0)),
+    "a part by another type": lambda m, x: _over(x.sin(), slice(None, 3), x[..., 3:].double()),
     "in place of a part": lambda m, x: x.sin().chunk(2, -1)[1].mul_(2),
     "in place of another type": lambda m, x: x.sin().mul_(x.double()),
     "in place of a comparison": lambda m, x: x.sin().gt_(0),
@@ -64,6 +75,21 @@ TRACED = {
 def _read_again(y: Tensor) -> Tensor:
     y.mul_(2)
     return y + 1
+
+
+def _over(y: Tensor, where, part: Tensor) -> Tensor:
+    y[where if isinstance(where, tuple) else (..., where)] = part
+    return y
+
+
+def _read_before(y: Tensor, x: Tensor) -> Tensor:
+    before = y[..., :3].cos()
+    return _over(y, slice(None, 3), x[..., 3:]).sin() + torch.cat([before, before], -1)
+
+
+def _view_over(y: Tensor, x: Tensor) -> Tensor:
+    view = y.mT
+    return _over(y, slice(None, 3), x[..., 3:]) + view.mT
 
 
 def _seen_by_a_view(y: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from rnn_export.export.lift.program.fused_attention import SDPA, SOFTMAX, apart_
 from rnn_export.export.lift.program.fx import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.relative import Relative, is_constant, is_near
+from rnn_export.export.lift.program.size_numbers import size_at, size_of
 from rnn_export.export.lift.program.tabled import Through
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
@@ -92,12 +93,10 @@ def _is_symbol(size: Any) -> bool:
 
 def _shortest(size: torch.SymInt, wanted: int) -> int:
     """The least length of the input at which `size` is `wanted` or more."""
-    expression = size.node.expr
-    if len(expression.free_symbols) != 1:
+    if len(size.node.expr.free_symbols) != 1:
         return wanted
-    (symbol,) = expression.free_symbols
     lengths = range(wanted * HIGHEST_STRIDE)
-    length = bisect_left(lengths, wanted, key=lambda length: int(expression.subs(symbol, length)))
+    length = bisect_left(lengths, wanted, key=lambda length: size_at(size, length) or 0)
     return length if length in lengths else wanted
 
 
@@ -123,8 +122,7 @@ class _Run:
         self.frames = self._number(size) or frames
 
     def _number(self, size: Any) -> int | None:
-        known = _is_symbol(size) and size.node.expr.free_symbols <= self.sizes.keys()
-        return int(size.node.expr.subs(self.sizes)) if known else None
+        return size_of(size, self.sizes) if _is_symbol(size) else None
 
     def of_size(self, size: Any) -> int:
         return size if isinstance(size, int) else self._number(size) or 1

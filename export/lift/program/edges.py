@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -20,6 +19,7 @@ from torch import fx
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.resampling import padded
+from rnn_export.export.lift.program.size_numbers import size_at
 
 REPEATING = overloads("expand repeat clone")
 # Frames from which on a rest is seen, more than it is, and from one of those seen to the next.
@@ -149,18 +149,14 @@ def ended(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     given = named_args(node)
     end, value = given["end"], given["self"]
     known = write.value_of(end) if isinstance(end, fx.Node) else None
-    if not isinstance(known, torch.SymInt) or given["step"] != 1 or not _is_rest(known.node.expr):
+    if not isinstance(known, torch.SymInt) or given["step"] != 1 or not _is_rest(known):
         return None
     size = write.call(aten.sym_size.int, value, given["dim"] % write.value_of(value).dim())
     end = write.call(operator.add, size, end)
     return write.call(aten.slice.Tensor, value, given["dim"], given["start"], end)
 
 
-def _is_rest(end: Any) -> bool:
+def _is_rest(end: torch.SymInt) -> bool:
     """Whether an end is a number below 0 that comes back again and again."""
-    ends = list[Any]()
-    for frames in range(SEEN, SEEN + MOST, APART):
-        ends.append(end.subs(dict.fromkeys(end.free_symbols, frames)))
-        if not (ends[-1].is_number and -MOST < ends[-1] <= 0):
-            return False
-    return any(n < 0 for n in ends)
+    ends = [size_at(end, frames) for frames in range(SEEN, SEEN + MOST, APART)]
+    return any(ends) and all(n is not None and -MOST < n <= 0 for n in ends)

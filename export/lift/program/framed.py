@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten, named_args, sources_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.resampling import padded
+from rnn_export.export.lift.program.size_numbers import size_at
 
 # Frames of the input at which the numbers are seen.
 SEEN = (960, 1200, 1441)
@@ -39,7 +40,7 @@ def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if len(shape) > 2 or len(frames) != 1:
         return None
     try:
-        seen = [(_at(size, n), _value(write, index, n).movedim(frames[0], 0)) for n in SEEN]
+        seen = [(size_at(size, n) or 0, _value(write, index, n).movedim(frames[0], 0)) for n in SEEN]
     except Exception:  # a length that the code does not take may raise anything
         return None
     found = {_windows(numbers.reshape(len(numbers), -1), length) for length, numbers in seen}
@@ -57,16 +58,11 @@ def _is_picked(write: NodeWriter, index: fx.Node) -> bool:
     return write.value_of(index).dtype == torch.int64 and all(n.op != "placeholder" for n in made_of)
 
 
-def _at(size: Any, frames: int) -> int:
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, frames)))
-
-
 def _value(write: NodeWriter, node: fx.Node, frames: int) -> Any:
     """What a node made of sizes gives where all of these are those of so many frames."""
     known: Any = None if node.op == "get_attr" else write.value_of(node)
     if isinstance(known, torch.SymInt):
-        return _at(known, frames)
+        return size_at(known, frames)
     if node.op == "get_attr":
         return attrgetter(str(node.target))(write.module)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(write, n, frames))

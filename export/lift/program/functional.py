@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten, named_args, overloads, size_of
+from rnn_export.export.lift.program.aliases import is_new, is_plain
+from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten, named_args, overloads, size_of
 from rnn_export.export.lift.program.tracing import lift_error, quiet
+from rnn_export.export.lift.program.written_over import written_over
 
 Program = torch.export.ExportedProgram
 # Another call in the place of one; None where what it does hangs on more than is known.
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]] | None
-# A view of it is read as a reshape anyway.
-AS_THEY_ARE = overloads("reshape")
 
 
 def functional(program: Program) -> Program:
     """`program` with nothing done in place, its operators as they are; raises LiftError as `export_program` does."""
-    if all(n.op != "call_function" or _is_plain(n.target) or _is_written(n) for n in program.graph.nodes):
+    if all(n.op != "call_function" or is_plain(n.target) or _is_written(n) for n in program.graph.nodes):
         return program
     for node in program.graph.nodes:
         # What was contiguous may have been written as what it was made of.
@@ -45,26 +44,7 @@ def functional(program: Program) -> Program:
 
 def is_functional(program: Program) -> bool:
     """Whether nothing in it is done in place, and no operator may return what it was given."""
-    return all(n.op != "call_function" or _is_plain(n.target) for n in program.graph.nodes)
-
-
-@cache
-def _is_plain(target: Any) -> bool:
-    """Whether an operator gives something new, or a view that says so itself."""
-    if isinstance(target, torch._ops.HigherOrderOperator) or _is_of_functorch(target):
-        return False
-    if not isinstance(target, torch._ops.OpOverload) or target in AS_THEY_ARE:
-        return True
-    if target._schema.is_mutable or torch.Tag.maybe_aliasing_or_mutating in target.tags:
-        return False
-    name: str = target._name
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
-    return not (composite and any(argument.alias_info is not None for argument in target._schema.arguments))
-
-
-def _is_of_functorch(target: Any) -> bool:
-    """Whether it is a step of `torch.func`, as `vmap` has them, whose tensors are none outside of it."""
-    return str(getattr(target, "__module__", "")).startswith("torch._functorch")
+    return all(n.op != "call_function" or is_plain(n.target) for n in program.graph.nodes)
 
 
 def _is_written(node: fx.Node) -> bool:
@@ -100,12 +80,14 @@ def _empty(value: torch.Tensor) -> torch.Tensor:
 
 
 def _is_unseen(value: fx.Node) -> bool:
-    """Whether a value is new, and one operator alone takes it."""
-    made = value.all_input_nodes[0] if value.target is operator.getitem else value
-    target = made.target
-    if len(value.users) > 1 or not isinstance(target, torch._ops.OpOverload) or not _is_plain(target):
-        return False
-    return all(result.alias_info is None for result in target._schema.returns)
+    """Whether a value is new, or a part of a new one, and one operator alone takes it."""
+    while _readers(value) == 1 and not is_new(value) and value.args and isinstance(value.args[0], fx.Node):
+        value = value.args[0]
+    return _readers(value) == 1 and is_new(value)
+
+
+def _readers(value: fx.Node) -> int:
+    return sum(user.target not in SHAPE_ONLY for user in value.users)
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
@@ -132,6 +114,13 @@ def _chunk(node: fx.Node) -> Call:
     value, axis = _given(node)["self"], _given(node)["dim"]
     size = node.meta["val"][0].shape[axis]
     return (aten.split.Tensor, (value, size, axis), {}) if isinstance(size, int) else None
+
+
+def _narrow(node: fx.Node) -> Call:
+    value, axis, start, length = _given(node).values()
+    if not all(isinstance(n, int) for n in (start, length)) or start < 0:
+        return None
+    return aten.slice.Tensor, (value, axis, start, start + length), {}
 
 
 def _transposed(node: fx.Node) -> Call:
@@ -204,6 +193,8 @@ def _by(write: Callable[[fx.Node], Call], names: str) -> dict[Any, Callable[[fx.
 
 
 WRITERS: Mapping[Any, Callable[[fx.Node], Call]] = {
+    **_by(written_over, "copy_"),
+    **_by(_narrow, "narrow"),
     **_by(_same, "contiguous positive detach_"),
     **_by(_dropout, "dropout feature_dropout alpha_dropout feature_alpha_dropout"),
     **_by(_to, "to.dtype to.dtype_layout to.device"),

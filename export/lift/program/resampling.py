@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rnn_export.export.lift.program.fx import aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
+from rnn_export.export.lift.program.size_numbers import size_at
 
 # Frames at which it is seen how many there are behind an operator.
 SEEN = (5040, 10080)
@@ -78,20 +79,12 @@ def rate_of(before: Any, after: Any) -> Fraction | None:
     """Frames of what comes out for each that goes in; None where that is another number at each length."""
     found = set()
     for frames in SEEN:
-        here, there = _at(before, frames), _at(after, frames)
+        here, there = size_at(before, frames), size_at(after, frames)
         if not here or not there:
             return None
         found.add(Fraction(there, here))
     rate = found.pop()
     return None if found or max(rate.numerator, rate.denominator) > MOST else rate
-
-
-def _at(size: Any, frames: int) -> int | None:
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    value = expression.subs(dict.fromkeys(expression.free_symbols, frames))
-    return int(value) if value.is_number and value == int(value) else None
 
 
 def _weights(one: Any, size: int, made: int, scale: float | None, corners: bool = False) -> Tensor:

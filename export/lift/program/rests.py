@@ -14,6 +14,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from rnn_export.export.lift.program.size_numbers import size_at
+
 # A length from which on numbers are looked at, and how many of them.
 FROM, MOST = 1 << 12, 256
 
@@ -46,7 +48,7 @@ def _take_off(graph: fx.Graph, rest: fx.Node, size: int) -> None:
     """Let what torch reckoned of the filled length, without the rest, be that of whole windows where there is none."""
     for node in [n for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)]:
         for number in {n for n in node.all_input_nodes if _is_number(n)}:
-            if (more := _by_window(number.meta["val"].node.expr, size)) is None:
+            if (more := _by_window(number.meta["val"], size)) is None:
                 continue
             with graph.inserting_before(node):
                 whole = graph.call_function(operator.floordiv, (rest, size))
@@ -59,17 +61,17 @@ def _is_number(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.meta.get("val"), torch.SymInt)
 
 
-def _by_window(expression: sympy.Expr, size: int) -> int | None:
+def _by_window(number: torch.SymInt, size: int) -> int | None:
     """By how much a number grows with each `size` frames, at once; None of others."""
-    if len(expression.free_symbols) != 1:
+    if len(number.node.expr.free_symbols) != 1:
         return None
-    (symbol,) = expression.free_symbols
     first = FROM - FROM % size
-    values = [expression.subs(symbol, n) for n in (first, first + size - 1, first + size, first + 2 * size)]
-    if not all(v.is_Integer for v in values) or values[0] != values[1]:
+    values = [size_at(number, n) for n in (first, first + size - 1, first + size, first + 2 * size)]
+    known = [v for v in values if v is not None]
+    if len(known) < len(values) or known[0] != known[1]:
         return None
-    more = int(values[2] - values[1])
-    return more if more and values[3] - values[2] == more else None
+    more = known[2] - known[1]
+    return more if more and known[3] - known[2] == more else None
 
 
 def _rests(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:
@@ -77,18 +79,15 @@ def _rests(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:
     for node in graph.nodes:
         if not _is_number(node):
             continue
-        expression = node.meta["val"].node.expr
-        if len(expression.free_symbols) != 1:
+        number = node.meta["val"]
+        if len(number.node.expr.free_symbols) != 1:
             continue
-        sizes = {int(n) for n in expression.atoms(sympy.Integer) if n > 1}
-        if (size := next((k for k in sorted(sizes) if _goes_down(expression, k)), None)) is not None:
+        sizes = {int(n) for n in number.node.expr.atoms(sympy.Integer) if n > 1}
+        if (size := next((k for k in sorted(sizes) if _goes_down(number, k)), None)) is not None:
             yield node, size
 
 
-def _goes_down(expression: sympy.Expr, size: int) -> bool:
-    (symbol,) = expression.free_symbols
-    lengths = range(FROM, FROM + min(2 * size, MOST) + 1)
-    values = [expression.subs(symbol, n) for n in lengths]
-    if not all(v.is_Integer and 1 <= v <= size for v in values):
-        return False
-    return all(b == (a - 1 if a > 1 else size) for a, b in itertools.pairwise(values))
+def _goes_down(number: torch.SymInt, size: int) -> bool:
+    values = [size_at(number, n) for n in range(FROM, FROM + min(2 * size, MOST) + 1)]
+    known = [v for v in values if v is not None and 1 <= v <= size]
+    return known == values and all(b == (a - 1 if a > 1 else size) for a, b in itertools.pairwise(known))

@@ -14,6 +14,7 @@ from torch import fx
 
 from rnn_export.export.lift.program.fx import aten, named_args, overloads, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
+from rnn_export.export.lift.program.size_numbers import size_at
 
 RESHAPES = overloads("view reshape _unsafe_view unflatten.int")
 # An example's axis of more entries is time: those of the batch are fewer.
@@ -79,7 +80,6 @@ def _is_times(before: torch.SymInt, after: torch.SymInt, count: int) -> bool:
     expressions = [size.node.expr for size in (before, after)]
     if expressions[0].free_symbols != expressions[1].free_symbols or len(expressions[0].free_symbols) != 1:
         return False
-    (symbol,) = expressions[0].free_symbols
-    sizes = [[e.subs(symbol, n) for e in expressions] for n in range(MANY, MANY + count)]
-    whole = [(n, m) for n, m in sizes if n % count == 0]
-    return bool(whole) and all(n == m * count for n, m in whole)
+    sizes = [(size_at(before, n), size_at(after, n)) for n in range(MANY, MANY + count)]
+    whole = [(n, m) for n, m in sizes if n is not None and n % count == 0]
+    return bool(whole) and all(m is not None and n == m * count for n, m in whole)

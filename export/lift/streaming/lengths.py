@@ -15,6 +15,7 @@ from torch import fx
 from torch.utils._sympy.functions import Max, Min
 
 from rnn_export.export.lift.program.fx import placeholders, recorded
+from rnn_export.export.lift.program.size_numbers import size_of
 from rnn_export.export.lift.streaming.runs import BATCH, RecordedRuns
 
 # What gives a length a floor, which short sequences alone come down to.
@@ -107,8 +108,7 @@ class Lengths:
     def _at(self, size: Any, frames: int) -> int | None:
         if not isinstance(size, torch.SymInt):
             return int(size) if isinstance(size, int) else None
-        value = size.node.expr.subs({**self._numbers, **dict.fromkeys(self._frames, frames)})
-        return int(value) if value.is_Integer else None
+        return size_of(size, {**self._numbers, **dict.fromkeys(self._frames, frames)})
 
 
 def _carried_on(lengths: Sequence[int], frames: int, unit: int, rate: Fraction) -> int:
