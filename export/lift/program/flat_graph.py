@@ -27,6 +27,7 @@ from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
 from rnn_export.export.lift.program.resampling import RESAMPLING
 from rnn_export.export.lift.program.shared_filters import share_filters
+from rnn_export.export.lift.program.sizes_by_value import give_room
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
@@ -90,6 +91,7 @@ def flat_graph(
     if fold_weights:
         fold(graph_module)
     graph.eliminate_dead_code()
+    give_room(graph_module)
     _refuse_sizes_of_values(graph)
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)
