@@ -224,7 +224,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         refuse_left_out(flat)
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, options.plain)
-    captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    first = {s.name: s.initial for s in probed.states}
+    captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)

@@ -234,14 +234,14 @@ def _flipped(ctx: Rewrite, node: fx.Node) -> Result:
 def _padded(ctx: Rewrite, node: fx.Node) -> Result:
     given = ctx.given(node)
     value, pads = given["self"], given["pad"]
-    if any(isinstance(n, Number) or n < 0 for n in pads):
-        raise Unruled("how far it is padded")
+    if any(isinstance(n, Number) or n < 0 for n in pads) or given.get("mode", "constant") != "constant":
+        raise Unruled("how it is padded")
     rooms = dict(value.rooms)
     for i in range(len(pads) // 2):
         axis, (before, after) = len(value.shape) - 1 - i, pads[2 * i : 2 * i + 2]
         if axis in rooms:
             rooms[axis] = joined([Room.full(before), rooms[axis], Room.full(after)])
-    return ctx.made(ctx.call(node.target, value.node, pads, given["value"]), rooms)
+    return ctx.made(ctx.call(aten.constant_pad_nd.default, value.node, pads, given["value"] or 0), rooms)
 
 
 def _reshaped(ctx: Rewrite, node: fx.Node) -> Result:
@@ -406,7 +406,7 @@ RULES: Mapping[Any, Rule] = {
     **_by(_entry_put_in, "select_scatter"),
     **_by(_copied, "copy"),
     **_by(_flipped, "flip"),
-    **_by(_padded, "constant_pad_nd"),
+    **_by(_padded, "constant_pad_nd pad"),
     **_by(_reshaped, "view reshape _unsafe_view"),
     **_by(_expanded, "expand"),
     **_by(_new, "zeros ones full new_zeros new_ones new_full empty.memory_format"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from rnn_export.errors import LiftError
-from rnn_export.export.lift.program.fx import aten, is_drawn, overloads
+from rnn_export.export.lift.program.counts_from_zero import never_below_zero
+from rnn_export.export.lift.program.fx import aten, is_drawn, overloads, placeholders, results
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.room_rules import RULES
 from rnn_export.export.lift.program.room_values import Result, Rewrite, Roomy, Unruled
-from rnn_export.export.lift.program.value_numbers import Number, Numbers, is_whole_number
+from rnn_export.export.lift.program.value_numbers import Number, Numbers, is_whole_number, origin_of
 
 ITEMS = overloads("item _local_scalar_dense")
 ROUNDED: Mapping[Any, Any] = {math.ceil: -1, math.floor: 1, math.trunc: 1, torch.sym_int: 1}
@@ -32,15 +33,19 @@ SUMS = overloads("add.Tensor sub.Tensor rsub.Scalar rsub.Tensor mul.Tensor add.S
 MADE = 32
 
 
-def give_room(module: fx.GraphModule) -> None:
+def give_room(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) -> None:
     """Rewrite `module` in place, so that no size in it follows from a value.
+
+    `counts` are states that begin at zero or above: as the number of what is fed, and of the next value.
 
     Raises LiftError where an operator has no such form, or a result of the graph has such a size.
     """
     live = [n for n in module.graph.nodes if n.op == "call_function"]
     if not any(sized_by_value(n.meta.get("val")) for n in live):
         return
-    _SizesByValue(module).rewrite()
+    fed, given = placeholders(module.graph), results(module.graph)
+    from_zero = {fed[i] for i, after in counts if never_below_zero(module, fed[i], given[after])}
+    _SizesByValue(module, from_zero).rewrite()
 
 
 def sized_by_value(value: Any) -> bool:
@@ -52,10 +57,10 @@ def sized_by_value(value: Any) -> bool:
 class _SizesByValue:
     """One graph on its way; `ratios` are whole numbers divided, not rounded yet."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, from_zero: Collection[fx.Node]) -> None:
         self.module, self.graph = module, module.graph
         self.writer = NodeWriter(module, "room")
-        self.rewriting = Rewrite(Numbers(self.writer))
+        self.rewriting = Rewrite(Numbers(self.writer, from_zero))
         self.numbers = self.rewriting.numbers
         self.ratios: dict[fx.Node, tuple[Number, int]] = {}
         self.keys: dict[fx.Node, Any] = {}
@@ -190,6 +195,8 @@ class _SizesByValue:
 
     def _key(self, node: fx.Node) -> Any:
         """The same of all nodes that compute the same of the same."""
+        if is_whole_number(node.meta.get("val")):
+            node = origin_of(node)
         if node.op != "call_function" or node.kwargs:
             return node
         if node not in self.keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.fx import aten, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
+
+SHOWN = overloads(
+    "select.int reshape view unsqueeze squeeze squeeze.dim squeeze.dims expand permute transpose.int alias clone "
+    "detach contiguous to.dtype _to_copy"
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class Number:
 class Numbers:
     """The numbers of one graph: each has a node, a tensor without axes, and the least and the most that it may be."""
 
-    def __init__(self, writer: NodeWriter) -> None:
-        self.writer = writer
+    def __init__(self, writer: NodeWriter, from_zero: Collection[Any] = ()) -> None:
+        """`from_zero` are the keys of tensors that are never below zero."""
+        self.writer, self.from_zero = writer, from_zero
         self._nodes: list[fx.Node] = []
         self._ends: list[tuple[float, float]] = []
         self._by_key: dict[Any, int] = {}
@@ -67,7 +73,7 @@ class Numbers:
             is_long = flat.meta["val"].dtype == torch.int64
             return flat if is_long else call(aten._to_copy.default, flat, dtype=torch.int64)
 
-        return self._term(("tensor", key), made, (-math.inf, math.inf))
+        return self._term(("tensor", key), made, (0 if key in self.from_zero else -math.inf, math.inf))
 
     def least(self, number: Number) -> float:
         return number.plain + sum(f * self._ends[t][f < 0] for t, f in number.terms)
@@ -156,6 +162,13 @@ def is_whole_number(value: Any) -> bool:
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         return False
     return all(type(n) is int and n == 1 for n in value.shape)
+
+
+def origin_of(node: fx.Node) -> fx.Node:
+    """Of a tensor of one whole number the one that it shows, in another shape or type."""
+    while node.target in SHOWN and is_whole_number((shown := node.all_input_nodes[0]).meta.get("val")):
+        node = shown
+    return node
 
 
 def is_by_value(size: Any) -> bool:
