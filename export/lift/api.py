@@ -27,6 +27,7 @@ from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.copying import copied
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.filling_states import with_room
 from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.kept import keep_states
@@ -170,7 +171,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
-    call, declared = carry_objects(call, declared)
+    call, declared = with_room(*carry_objects(call, declared))
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)

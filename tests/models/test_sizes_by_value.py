@@ -158,3 +158,48 @@ def sorted_out(s, x, memory):
 def test_what_has_no_fixed_size_is_refused(function, why):
     with pytest.raises(LiftError, match=why):
         lift(model_of(function), (X, states(W)), states={"memory": 1}, time_axis=None)
+
+
+def causal(s, x, cache=None):
+    """Attention to the last frames, kept in a cache that grows up to an end."""
+    k = s.k(x) if cache is None else torch.cat([cache, s.k(x)], 1)
+    keys = k[:, -W:]
+    scores = s.q(x) @ keys.transpose(1, 2) / 3 + s.table[W - keys.size(1) : W, 0]
+    return s.o(torch.softmax(scores, -1) @ s.v(keys)), keys
+
+
+def of_two(s, x, cache):
+    keys, values = cache
+    keys, values = torch.cat([keys, s.k(x)], 1)[:, -W:], torch.cat([values, s.v(x)], 1)[:, -9:]
+    return {"y": s.q(x) + keys.mean(1, keepdim=True) + values.amax(1, keepdim=True), "cache": (keys, values)}
+
+
+@pytest.mark.parametrize(
+    ("function", "first", "ref"),
+    [
+        (causal, None, 1),
+        (causal, torch.zeros(1, 0, D), -1),
+        (of_two, (torch.zeros(1, 0, D), torch.zeros(1, 0, D)), "cache"),
+    ],
+    ids=["left out", "empty", "two in a dict"],
+)
+def test_a_cache_that_grows_up_to_an_end(function, first, ref):
+    model = model_of(function, table=torch.randn(W + 2, D))
+    example = (X[:, :1],) if first is None else (X[:, :1], first)
+    lifted = lift(model, example, states={"cache": ref}, time_axis=None)
+    assert {s.dtype for s in lifted.spec.states} == {"float32", "int64"}
+    held, own = [lifted.initial[s.name][None] for s in lifted.spec.states], first
+    for x in torch.randn(12, 1, 1, D, generator=torch.Generator().manual_seed(1)):
+        with torch.no_grad():
+            result, (got, *held) = model(x, own), lifted.module(x, *held)
+        want, own = result.values() if isinstance(result, dict) else result
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
+
+
+def test_a_cache_without_an_end_is_refused():
+    def forward(s, x, cache):
+        keys = torch.cat([cache, s.k(x)], 1)
+        return keys.mean(1), keys
+
+    with pytest.raises(LiftError, match="it must come back in the shape and dtype that it is fed in"):
+        lift(model_of(forward), (X[:, :1], torch.zeros(1, 0, D)), states={"cache": 1}, time_axis=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from rnn_export.export.lift.program.fx import overloads
+from rnn_export.export.lift.program.fx import named_args, overloads
 from rnn_export.export.lift.program.value_numbers import origin_of
 
 SUMS = overloads("add.Tensor add.Scalar")
@@ -38,6 +38,9 @@ def _is_so(node: fx.Node, is_so: Callable[[Any], bool]) -> bool:
     if node.target in LEAST:
         sides = node.args[1:] if len(node.args) == 3 else node.args
         return all(map(is_so, sides))
+    if node.target in overloads("clamp clamp_min"):
+        least = named_args(node)["min"]
+        return least is not None and is_so(least)
     if node.target in RESTS:
         return is_so(node.args[1])
     return node.target in overloads("full") and is_so(node.args[1])

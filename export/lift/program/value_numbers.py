@@ -61,6 +61,7 @@ class Numbers:
         self.writer, self.from_zero = writer, from_zero
         self._nodes: list[fx.Node] = []
         self._ends: list[tuple[float, float]] = []
+        self._known: dict[Number, tuple[float, float]] = {}
         self._by_key: dict[Any, int] = {}
         self._written: dict[Number, fx.Node] = {}
 
@@ -76,31 +77,38 @@ class Numbers:
         return self._term(("tensor", key), made, (0 if key in self.from_zero else -math.inf, math.inf))
 
     def least(self, number: Number) -> float:
-        return number.plain + sum(f * self._ends[t][f < 0] for t, f in number.terms)
+        return self._ends_of(number)[0]
 
     def most(self, number: Number) -> float:
-        return number.plain + sum(f * self._ends[t][f > 0] for t, f in number.terms)
+        return self._ends_of(number)[1]
 
     def minimum(self, a: Number, b: Number) -> Number:
-        if self.most(a - b) <= 0:
-            return a
-        if self.least(a - b) >= 0:
-            return b
         ends = (min(self.least(a), self.least(b)), min(self.most(a), self.most(b)))
-        return self._of_two(aten.minimum.default, a, b, ends)
+        return self._within(a - self.above(a - b), ends)
 
     def maximum(self, a: Number, b: Number) -> Number:
-        if self.least(a - b) >= 0:
-            return a
-        if self.most(a - b) <= 0:
-            return b
         ends = (max(self.least(a), self.least(b)), max(self.most(a), self.most(b)))
-        return self._of_two(aten.maximum.default, a, b, ends)
+        return self._within(b + self.above(a - b), ends)
+
+    def above(self, number: Number) -> Number:
+        """`number`, or 0 where it is below.
+
+        All ends are made of it, so that what is the same is seen to be: min(a, b) = a - above(a - b).
+        """
+        low, high = self._ends_of(number)
+        if low >= 0 or high <= 0:
+            return number if low >= 0 else Number()
+        if number.terms[0][1] < 0:
+            return self._within(number + self.above(number * -1), (0, high))
+
+        def made() -> fx.Node:
+            return self.writer.call(aten.clamp_min.default, self.node(number), 0)
+
+        return self._term(("above", number), made, (0, high))
 
     def rest(self, count: Number, left: Number) -> Number:
         """How many of `count` entries there are without the first `left`; both may be anything."""
-        over = count - self.maximum(left, Number())
-        return self.maximum(over, Number())
+        return self._within(self.above(count - self.above(left)), (0, self.most(count)))
 
     def between(self, number: Number, low: Number, high: Number) -> Number:
         """`number`, or the end that it lies beyond; `low` <= `high`."""
@@ -141,11 +149,30 @@ class Numbers:
             self._written[number] = call(aten.add.Tensor, total, number.plain) if parts and number.plain else total
         return self._written[number]
 
-    def _of_two(self, target: Any, a: Number, b: Number, ends: tuple[float, float]) -> Number:
-        def made() -> fx.Node:
-            return self.writer.call(target, self.node(a), self.node(b))
+    def _within(self, number: Number, ends: tuple[float, float]) -> Number:
+        """`number`, which is known to be between `ends`."""
+        if number.terms:
+            factor = 1 if number.terms[0][1] > 0 else -1
+            low, high = sorted(factor * (end - number.plain) for end in ends)
+            terms = Number(0, (number * factor).terms)
+            known = self._known.get(terms, (-math.inf, math.inf))
+            self._known[terms] = (max(low, known[0]), min(high, known[1]))
+        return number
 
-        return self._term((target, frozenset((a, b))), made, ends)
+    def _ends_of(self, number: Number) -> tuple[float, float]:
+        """The least and the most of a number: of parts of which these are known, added up."""
+        low = high = float(number.plain)
+        left = dict(number.terms)
+        for known, ends in sorted(self._known.items(), key=lambda item: -len(item[0].terms)):
+            factor = left.get(known.terms[0][0], 0) // known.terms[0][1]
+            if factor and all(left.get(t, 0) == f * factor for t, f in known.terms):
+                parts = sorted(factor * end for end in ends)
+                low, high = low + parts[0], high + parts[1]
+                left = {t: f for t, f in left.items() if t not in dict(known.terms)}
+        for term, factor in left.items():
+            parts = sorted(factor * end for end in self._ends[term])
+            low, high = low + parts[0], high + parts[1]
+        return low, high
 
     def _term(self, key: Any, made: Callable[[], fx.Node], ends: tuple[float, float]) -> Number:
         if key not in self._by_key:
