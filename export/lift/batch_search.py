@@ -124,9 +124,7 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     return None, False
 
 
-def _numbers_move_others(
-    probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]
-) -> bool:
+def _numbers_move_others(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
     """Whether the whole numbers in the states of the first row, such as how many frames it had, change other rows."""
     inputs = len(batch.inputs)
     numbers = [i for i, leaf in enumerate(probe.states) if leaf.example.numel() == 1 and leaf.example.dtype in WHOLE]

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.compare import START, same
-from rnn_export.export.lift.program.filling import Fills, Filling, count_of
+from rnn_export.export.lift.program.filling import Filling, Fills, count_of
 from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
 
@@ -116,10 +116,12 @@ def _roomy(
     example |= {count_of(name): counts[0] if len(counts) == 1 else counts for name, counts in zeros.items()}
     with torch.no_grad():
         result = copy.deepcopy(model)(**copy.deepcopy(example))
-    more = {count_of(name): count_of(name) for name in fills}
+    more: dict[str, OutputRef] = {count_of(name): count_of(name) for name in fills}
     if is_ordered(result):
-        more = {count: len(result) - len(more) + i for i, count in enumerate(more)}  # type: ignore[misc]
-        states = {name: ref % (len(result) - len(more)) if isinstance(ref, int) else ref for name, ref in states.items()}
+        more = {count: len(result) - len(more) + i for i, count in enumerate(more)}
+        states = {
+            name: ref % (len(result) - len(more)) if isinstance(ref, int) else ref for name, ref in states.items()
+        }
     bound = model.signature.bind_partial()
     bound.arguments.update(example)
     return Wrapped(model, bound.args, call.states, call.input_names), {**states, **more}

@@ -59,10 +59,10 @@ class Filling(nn.Module):
         given = dict(self.signature.bind_partial(*args, **kwargs).arguments)
         rooms = {}
         for name, fills in self.fills.items():
-            counts = iter(pytree.tree_leaves(given.pop(count_of(name))))
+            fed = iter(pytree.tree_leaves(given.pop(count_of(name))))
             rooms[name], tree = pytree.tree_flatten(given[name])
             pairs = zip(rooms[name], fills, strict=True)
-            given[name] = pytree.tree_unflatten([t if f is None else f.there(t, next(counts)) for t, f in pairs], tree)
+            given[name] = pytree.tree_unflatten([t if f is None else f.there(t, next(fed)) for t, f in pairs], tree)
         result = self.model(**given)
         parts, keys = result_parts(result), {name: key_of(result, ref) for name, ref in self.refs.items()}
         for name, fills in self.fills.items():

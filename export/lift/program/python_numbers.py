@@ -17,7 +17,7 @@ from rnn_export.export.lift.program.value_numbers import is_by_value
 def ends_of_numbers() -> Iterator[None]:
     """While a module is exported."""
     before = builtins.min, builtins.max
-    builtins.min, builtins.max = _of(before[0], torch.sym_min), _of(before[1], torch.sym_max)  # type: ignore[assignment]
+    builtins.min, builtins.max = _of(before[0], torch.sym_min), _of(before[1], torch.sym_max)
     try:
         yield
     finally:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten, overloads
-from rnn_export.export.lift.program.room_values import LOWEST, Result, Rewrite, Roomy, Unruled
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.room_values import LOWEST, Result, Rewrite, Roomy, Rule, Unruled, ruled
 from rnn_export.export.lift.program.rooms import Room
 
 
 def _product(ctx: Rewrite, node: fx.Node) -> Result:
     """`mm`, `bmm`, and `matmul` of matrices."""
-    a, b = (ctx._given(arg) for arg in node.args)
+    a, b = (ctx.of(arg) for arg in node.args)
     ranks = (len(a.shape), len(b.shape))
     if min(ranks) < 2:
         raise Unruled("a product with a vector")
@@ -79,14 +79,14 @@ def _attention(ctx: Rewrite, node: fx.Node) -> Result:
 
 def _scaled_sum(ctx: Rewrite, node: fx.Node) -> Result:
     """`addmm(bias, a, weight)`, a layer over rows."""
-    bias, a, weight = (ctx._given(arg) for arg in node.args[:3])
+    bias, a, weight = (ctx.of(arg) for arg in node.args[:3])
     if bias.rooms or weight.rooms or 1 in a.rooms or node.kwargs:
         raise Unruled("a sum of products over that axis")
     return ctx.made(ctx.call(node.target, bias.node, a.node, weight.node), a.rooms)
 
 
-PRODUCTS: Mapping[Any, Callable[[Rewrite, fx.Node], Result]] = {
-    **dict.fromkeys(overloads("mm bmm matmul"), _product),
-    **dict.fromkeys(overloads("scaled_dot_product_attention"), _attention),
-    **dict.fromkeys(overloads("addmm"), _scaled_sum),
+PRODUCTS: Mapping[Any, Rule] = {
+    **ruled(_product, "mm bmm matmul"),
+    **ruled(_attention, "scaled_dot_product_attention"),
+    **ruled(_scaled_sum, "addmm"),
 }

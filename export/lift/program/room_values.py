@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
-from rnn_export.export.lift.program.fx import aten, named_args
+from rnn_export.export.lift.program.fx import aten, named_args, overloads
 from rnn_export.export.lift.program.rooms import Room, Rooms
 from rnn_export.export.lift.program.value_numbers import Number, Numbers
 
@@ -52,7 +52,11 @@ class Rewrite:
     held: dict[fx.Node, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rooms, self.call, self.constant = Rooms(self.numbers), self.numbers.writer.call, self.numbers.writer.constant
+        self.rooms, self.call, self.constant = (
+            Rooms(self.numbers),
+            self.numbers.writer.call,
+            self.numbers.writer.constant,
+        )
 
     def number_in(self, tensor: fx.Node, key: Any) -> Number:
         """What a tensor of one whole number holds."""
@@ -61,11 +65,12 @@ class Rewrite:
     def given(self, node: fx.Node) -> dict[str, Any]:
         """The arguments of `node` by name: values as `Roomy`, numbers that follow from values as `Number`."""
         named = named_args(node) | node.kwargs
-        return {name: self._given(value) for name, value in named.items()}
+        return {name: self.of(value) for name, value in named.items()}
 
-    def _given(self, value: Any) -> Any:
+    def of(self, value: Any) -> Any:
+        """What stands for an argument: a value as `Roomy`, a number that follows from a value as `Number`."""
         if isinstance(value, list | tuple):
-            return [self._given(part) for part in value]
+            return [self.of(part) for part in value]
         if not isinstance(value, fx.Node):
             return value
         if value in self.known:
@@ -166,3 +171,20 @@ class Rewrite:
             if own >= 0 and (own in value.rooms or value.shape[own] != 1):
                 value = self.as_in(value, own, room)
         return value
+
+
+Rule = Callable[[Rewrite, fx.Node], Result]
+
+
+def ruled(rule: Rule, names: str) -> dict[Any, Rule]:
+    """One rule for operators of aten by name."""
+    return dict.fromkeys(overloads(names), rule)
+
+
+def number_of(value: Any) -> Number:
+    """An end of a slice, or a place, as a number."""
+    if isinstance(value, Number):
+        return value
+    if type(value) is not int:
+        raise Unruled("an end is of another kind than a whole number")
+    return Number(value)

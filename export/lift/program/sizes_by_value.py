@@ -21,7 +21,7 @@ from rnn_export.export.lift.program.counts_from_zero import never_below_zero
 from rnn_export.export.lift.program.fx import aten, is_drawn, overloads, placeholders, results
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
-from rnn_export.export.lift.program.room_rules import RULES
+from rnn_export.export.lift.program.room_rules import RULES, entry_by_entry
 from rnn_export.export.lift.program.room_values import Result, Rewrite, Roomy, Unruled
 from rnn_export.export.lift.program.value_numbers import Number, Numbers, is_whole_number, origin_of
 
@@ -89,7 +89,7 @@ class _SizesByValue:
         rule = RULES.get(node.target)
         try:
             if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-                rule = RULES["pointwise"]
+                rule = entry_by_entry
             if rule is None and touched and any(n in known.values for n in node.all_input_nodes):
                 raise Unruled
             self._put(node, known.plain(node) if rule is None else rule(known, node))
@@ -110,13 +110,13 @@ class _SizesByValue:
     def _is_number(self, node: fx.Node) -> bool:
         """Whether `node` is a number of Python's that follows from a value; then it is noted."""
         known, numbers = self.rewriting.known, self.numbers
+        first: Any = node.args[0] if node.args else None
         if node.target in ITEMS:
-            tensor: Any = node.args[0]
-            if is_whole_number(tensor.meta.get("val")):
-                known[node] = self.rewriting.number_in(tensor, self._key(tensor))
+            if is_whole_number(first.meta.get("val")):
+                known[node] = self.rewriting.number_in(first, self._key(first))
                 return True
             return False
-        if node.target is aten.sym_size.int and isinstance(value := self.rewriting.values.get(node.args[0]), Roomy):
+        if node.target is aten.sym_size.int and isinstance(value := self.rewriting.values.get(first), Roomy):
             axis: Any = node.args[1]
             axis %= value.node.meta["val"].dim()
             size = value.node.meta["val"].shape[axis]
@@ -126,12 +126,12 @@ class _SizesByValue:
             n in known or n in self.ratios for n in node.all_input_nodes
         ):
             return False
-        if node.target in ROUNDED and (ratio := self.ratios.get(node.args[0])) is not None:
+        if node.target in ROUNDED and (ratio := self.ratios.get(first)) is not None:
             turned = ROUNDED[node.target]
             known[node] = numbers.quotient(ratio[0] * turned, ratio[1]) * turned
             return True
-        if node.target in ROUNDED and node.args[0] in known:
-            known[node] = known[node.args[0]]
+        if node.target in ROUNDED and first in known:
+            known[node] = known[first]
             return True
         sides = [known.get(a) if isinstance(a, fx.Node) else Number(a) if type(a) is int else None for a in node.args]
         if None in sides or len(sides) > 2:
@@ -190,7 +190,8 @@ class _SizesByValue:
                 made[here] = operator.attrgetter(str(here.target))(self.module)
             else:
                 args, kwargs = fx.node.map_arg((here.args, here.kwargs), made.__getitem__)
-                made[here] = here.target(*args, **kwargs)
+                operate: Any = here.target
+                made[here] = operate(*args, **kwargs)
         return made[node]
 
     def _key(self, node: fx.Node) -> Any:
