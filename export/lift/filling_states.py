@@ -64,7 +64,7 @@ def _filled(
         if len(shapes) >= STEADY and all(s == shapes[-1] for s in shapes[-STEADY:]):
             break
         if time.monotonic() > end:
-            break
+            return {name: [] for name in states}, {}
     else:
         return {name: [] for name in states}, {}
     last = shapes[-1]

@@ -96,7 +96,7 @@ def behind(s, x, memory):
     """Ends that count from the end, and beyond it."""
     buf, past = memory
     n = past.item()
-    y = buf[-min(n, 2 * W) - 1 :].sum(0) + buf[: n - 3].sum(0) + buf[n : n + 2].sum(0)
+    y = buf[-min(n, 2 * W) - 1 :].sum(0) + buf[: n - 3].sum(0) + buf[n : n + 2].sum(0) / (n + torch.tensor(n % 3 + 1))
     return x + y, [torch.cat([buf, x.transpose(0, 1)])[-W:], past + 1]
 
 
@@ -203,3 +203,15 @@ def test_a_cache_without_an_end_is_refused():
 
     with pytest.raises(LiftError, match="it must come back in the shape and dtype that it is fed in"):
         lift(model_of(forward), (X[:, :1], torch.zeros(1, 0, D)), states={"cache": 1}, time_axis=None)
+
+
+def test_entries_picked_by_a_mask_have_no_room():
+    """Beside a memory that has."""
+
+    def forward(s, x, memory):
+        buf, past = memory
+        there = buf[W - min(W, past.item()) :].sum(0)
+        return x + there + x[x > 0].sum(), [torch.cat([buf, x.transpose(0, 1)])[-W:], past + 2]
+
+    with pytest.raises(LiftError, match="entries picked by a mask"):
+        lift(model_of(forward), (X, states(W)), states={"memory": 1}, time_axis=None)

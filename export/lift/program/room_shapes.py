@@ -164,8 +164,17 @@ def _item(ctx: Rewrite, node: fx.Node) -> Result:
     return part
 
 
+def _scalar(ctx: Rewrite, node: fx.Node) -> Result:
+    """A number of Python's as a tensor."""
+    number = ctx.of(node.args[0])
+    if not isinstance(number, Number):
+        return ctx.plain(node)
+    return ctx.call(aten._to_copy.default, ctx.numbers.node(number), dtype=node.meta["val"].dtype)
+
+
 SHAPES: Mapping[Any, Rule] = {
     operator.getitem: _item,
+    **ruled(_scalar, "scalar_tensor"),
     **ruled(_permuted, "permute transpose.int t"),
     **ruled(_unsqueezed, "unsqueeze"),
     **ruled(_squeezed, "squeeze.dim squeeze.dims"),

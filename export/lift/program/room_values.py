@@ -98,7 +98,12 @@ class Rewrite:
             raise Unruled("a size")
         if sized and isinstance(target, torch._ops.OpOverload) and target._overloadname == "Scalar":
             target = getattr(target.overloadpacket, "Tensor", target)
-        return self.call(target, *args, **kwargs)
+        try:
+            return self.call(target, *args, **kwargs)
+        except Exception:  # an operator may take numbers of Python's alone
+            if not sized:
+                raise
+            raise Unruled("it takes a number that follows from a value") from None
 
     def sizes(self, node: fx.Node, sizes: Sequence[Any]) -> list[Any]:
         """Sizes of a result as arguments, where they are those of any batch as nodes that `node` has."""

@@ -23,7 +23,7 @@ from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.room_rules import RULES, entry_by_entry
 from rnn_export.export.lift.program.room_values import Result, Rewrite, Roomy, Unruled
-from rnn_export.export.lift.program.value_numbers import Number, Numbers, is_whole_number, origin_of
+from rnn_export.export.lift.program.value_numbers import Number, Numbers, is_by_value, is_whole_number, origin_of
 
 ITEMS = overloads("item _local_scalar_dense")
 ROUNDED: Mapping[Any, Any] = {math.ceil: -1, math.floor: 1, math.trunc: 1, torch.sym_int: 1}
@@ -40,25 +40,30 @@ def give_room(module: fx.GraphModule, counts: Sequence[tuple[int, int]] = ()) ->
 
     Raises LiftError where an operator has no such form, or a result of the graph has such a size.
     """
-    live = [n for n in module.graph.nodes if n.op == "call_function"]
-    if not any(sized_by_value(n.meta.get("val")) for n in live):
+    # What was made of constants alone is a constant by now, whatever torch knows of its size.
+    live = {symbol for n in module.graph.nodes for symbol in n.meta.get("unbacked_bindings") or ()}
+    if not any(_sized_by(n.meta.get("val"), live) for n in module.graph.nodes if n.op == "call_function"):
         return
     fed, given = placeholders(module.graph), results(module.graph)
     from_zero = {fed[i] for i, after in counts if never_below_zero(module, fed[i], given[after])}
-    _SizesByValue(module, from_zero).rewrite()
+    _SizesByValue(module, live, from_zero).rewrite()
 
 
-def sized_by_value(value: Any) -> bool:
-    """Whether a value of a graph, or one of several, is a tensor whose size follows from a value."""
-    tensors = [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor)]
-    return any(free_unbacked_symbols(t.shape) for t in tensors)
+def _sized_by(value: Any, symbols: Collection[Any]) -> bool:
+    """Whether a value of a graph, or one of several, is a tensor whose size follows from one of `symbols`."""
+    sizes = [size for size in _sizes(value) if isinstance(size, torch.SymInt)]
+    return any(not free_unbacked_symbols(size).isdisjoint(symbols) for size in sizes)
+
+
+def _sizes(value: Any) -> list[Any]:
+    return [n for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor) for n in t.shape]
 
 
 class _SizesByValue:
     """One graph on its way; `ratios` are whole numbers divided, not rounded yet."""
 
-    def __init__(self, module: fx.GraphModule, from_zero: Collection[fx.Node]) -> None:
-        self.module, self.graph = module, module.graph
+    def __init__(self, module: fx.GraphModule, live: Collection[Any], from_zero: Collection[fx.Node]) -> None:
+        self.module, self.graph, self.live = module, module.graph, live
         self.writer = NodeWriter(module, "room")
         self.rewriting = Rewrite(Numbers(self.writer, from_zero))
         self.numbers = self.rewriting.numbers
@@ -83,7 +88,7 @@ class _SizesByValue:
         if self._is_number(node):
             return
         touched = any(n in known.values or n in known.known for n in node.all_input_nodes)
-        if not (touched or sized_by_value(node.meta.get("val"))):
+        if not (touched or _sized_by(node.meta.get("val"), self.live)):
             self._reckon(node)
             return
         rule = RULES.get(node.target)
@@ -92,7 +97,10 @@ class _SizesByValue:
                 rule = entry_by_entry
             if rule is None and touched and any(n in known.values for n in node.all_input_nodes):
                 raise Unruled
-            self._put(node, known.plain(node) if rule is None else rule(known, node))
+            result = known.plain(node) if rule is None else rule(known, node)
+            if any(map(is_by_value, (n for part in _nodes_of(result) for n in _sizes(part.meta["val"])))):
+                raise Unruled
+            self._put(node, result)
         except Unruled as error:
             raise _refusal(node, str(error)) from None
         self._reckon(node)
@@ -211,6 +219,11 @@ class _SizesByValue:
         for node in output.all_input_nodes:
             if node in self.rewriting.values:
                 raise _refusal(node, "a result of the model, or what it keeps, has such a size")
+
+
+def _nodes_of(result: Result) -> list[fx.Node]:
+    parts = result if isinstance(result, list) else [result]
+    return [part.node if isinstance(part, Roomy) else part for part in parts]
 
 
 def _reckoned(numbers: Numbers, target: Any, a: Number, b: Number) -> Number | None:
