@@ -169,17 +169,20 @@ class DecidedByValue(LiftError):
 
 
 class NumberByValue(DecidedByValue):
-    """The code makes a number of a tensor there; `how` it was reckoned is None where not of kept numbers alone."""
+    """The code makes a number of a tensor there; `how` it was reckoned is None where not of kept numbers alone.
+
+    `is_end` says that it is an end of a slice.
+    """
 
     of_number = True
 
-    def __init__(self, file: str, line: int, source: str, how: Any, tried: str = "") -> None:
+    def __init__(self, file: str, line: int, source: str, how: Any, tried: str = "", is_end: bool = False) -> None:
         super().__init__(file, line, source, tried)
-        self.how = how
+        self.how, self.is_end = how, is_end
 
     def told(self, tried: str) -> NumberByValue:
         """As of DecidedByValue."""
-        return NumberByValue(self.file, self.line, self.source, self.how, tried)
+        return NumberByValue(self.file, self.line, self.source, self.how, tried, self.is_end)
 
 
 class AssumptionBroken(ParityError):

@@ -27,6 +27,7 @@ from rnn_export.export.lift.contract import contract, digest_of, initial_rows
 from rnn_export.export.lift.copying import copied
 from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.driver import inputs_of, torch_driver
+from rnn_export.export.lift.filling_states import with_room
 from rnn_export.export.lift.guards import settled
 from rnn_export.export.lift.input_rates import at_any_rates
 from rnn_export.export.lift.kept import keep_states
@@ -170,7 +171,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     example = (example,) if isinstance(example, Tensor) else tuple(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
-    call, declared = carry_objects(call, declared)
+    call, declared = with_room(*carry_objects(call, declared))
     call = bind_lengths(call, (*declared, *(states or {})))
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
@@ -224,7 +225,8 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
         refuse_left_out(flat)
         if options.states is None or options.states:
             refuse_forgotten_cell(probed.flat, options.plain)
-    captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
+    first = {s.name: s.initial for s in probed.states}
+    captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
     streamed = _streamed(probed, captured, options.chunk)

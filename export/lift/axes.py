@@ -183,9 +183,10 @@ def decided_for_all(model: FlatModel) -> str:
 
 
 def _numbers_of(probe: AxisProbe) -> list[str]:
-    """The states that the model keeps itself in one whole number, such as where it is in a ring of frames."""
-    kept = [leaf for leaf in probe.states if probe.model.kept_at(leaf.name)]
-    return [x.name for x in kept if x.example.numel() == 1 and x.example.dim() < 2 and x.example.dtype in WHOLE]
+    """The states that are one whole number, such as where the model is in a ring of frames, or how many it had."""
+    declared = {leaf.name for leaf in probe.model.declared}
+    numbers = [leaf for leaf in probe.states if leaf.example.numel() == 1 and leaf.example.dtype in WHOLE]
+    return [x.name for x in numbers if x.example.dim() < 2 or x.name in declared]
 
 
 def said_time(model: FlatModel, time_axis: TimeAxis) -> Assignment | None:

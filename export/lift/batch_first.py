@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rnn_export.export.lift.axis_probe import draw_states
 from rnn_export.export.lift.layers.functions import OpaqueFunctions
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.program.tensor_numbers import WHOLE
 from rnn_export.export.lift.program.tracing import DYNAMIC
 
 # Between the seeds of inputs without time.
@@ -22,11 +24,19 @@ HELD = 1_000_003
 class BatchFirst(nn.Module):
     """The flat model with the batch on axis 0 of every state.
 
-    `runs` are lengths, and whether it takes them; `tables` the rows of those that it makes of the length alone.
+    `runs` are lengths, and whether it takes them; `tables` the rows of those that it makes of the length alone;
+    `counts` the whole numbers among its states that start at zero or above, by number of argument and of result.
     """
 
-    def __init__(self, flat: FlatModel, axes: Axes) -> None:
+    def __init__(self, flat: FlatModel, axes: Axes, initial: Mapping[str, Tensor] | None = None) -> None:
+        """`initial`: the row that each state starts from, where that is known."""
         super().__init__()
+        starts = [(initial or {}).get(leaf.name) for leaf in flat.states]
+        self.counts = [
+            (len(flat.inputs) + i, len(flat.outputs) + i)
+            for i, start in enumerate(starts)
+            if start is not None and start.numel() == 1 and start.dtype in WHOLE and int(start) >= 0
+        ]
         self.flat, self.axes = flat, axes
         self.runs: dict[int, bool] = {}
         self.tables: tuple[Tensor, ...] = ()

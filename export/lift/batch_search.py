@@ -10,8 +10,16 @@ import torch
 from torch import Tensor
 
 from rnn_export.errors import NoBatchAxis
-from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, layouts
+from rnn_export.export.lift.axis_probe import (
+    Assignment,
+    AxisProbe,
+    RowLayout,
+    changed_axes,
+    draw_states,
+    layouts,
+)
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
+from rnn_export.export.lift.program.tensor_numbers import WHOLE
 
 # Rows are exchanged so often before a value is said not to depend on them.
 TRIES = 8
@@ -105,7 +113,7 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     found = BatchAxes(inputs, states, outputs)
     # Where rows write over each other, the last one wins: it is changed too.
     moved = [_moves_alone(probe, found, row, three, many) for row in (0, 2)]
-    if None not in moved:
+    if None not in moved and not _numbers_move_others(probe, found, three, many):
         if _is_another_alone(probe, found, three, many):
             probe.failure = ALONE
             return None, False
@@ -114,6 +122,25 @@ def _tried(probe: AxisProbe, inputs: tuple[int, ...], states: tuple[RowLayout, .
     if again is not None and not all(same(a, b, INDEPENDENCE) for a, b in zip(again, many, strict=True)):
         probe.failure = MOVED
     return None, False
+
+
+def _numbers_move_others(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:
+    """Whether the whole numbers in the states of the first row, such as how many frames it had, change other rows."""
+    inputs = len(batch.inputs)
+    numbers = [i for i, leaf in enumerate(probe.states) if leaf.example.numel() == 1 and leaf.example.dtype in WHOLE]
+    for _ in range(TRIES if numbers else 0):
+        drawn = draw_states(probe.model, batch.states, probe.noise, 3)
+        mixed = list(fed)
+        for i in numbers:
+            mixed[inputs + i] = torch.cat([drawn[i][:1], fed[inputs + i][1:]])
+        after = probe.run(batch.states, mixed)
+        axes = (*batch.outputs, *(0 for _ in batch.states))
+        if after is None or not all(
+            same(a.narrow(x, 1, 2), b.narrow(x, 1, 2), INDEPENDENCE)
+            for a, b, x in zip(results, after, axes, strict=True)
+        ):
+            return True
+    return False
 
 
 def _is_another_alone(probe: AxisProbe, batch: BatchAxes, fed: Sequence[Tensor], results: Sequence[Tensor]) -> bool:

@@ -112,7 +112,8 @@ def capture(module: BatchFirst, chunk: int) -> Capture:
 def _capture(module: BatchFirst, chunk: int) -> Capture:
     axes = module.axes
     if not axes.has_time:
-        return Capture(flat_graph(module, module.sample(3, 1), module.dynamic(False)), False)
+        graph = flat_graph(module, module.sample(3, 1), module.dynamic(False), counts=module.counts)
+        return Capture(graph, False)
     try:
         graph, frames = of_any_length(module)
         shortest, refusal = _another_way(module, graph, frames)

@@ -41,7 +41,13 @@ def settled(flat: FlatModel, error: DecidedByValue) -> Decisions:
     decisions = flat.decisions
     while True:
         if isinstance(error, NumberByValue):
-            decisions = counted(flat, decisions, error)
+            try:
+                decisions = counted(flat, decisions, error)
+            except NumberByValue:
+                if decisions.sized or not error.is_end:
+                    raise
+                # Where it says how many entries there are, there may be room for all.
+                decisions = replace(decisions, sized=True, numbers=False, chosen=frozenset(), counted={}, left={})
         elif error.line:
             flags = decisions.flags | set(_flags_of(flat, decisions, (error.file, error.line)))
             try:

@@ -68,6 +68,7 @@ class Decisions:
         chosen: the lines, as `assume` names them, whose decisions are computed both ways.
         counted: of numbers that calls count, by how they are reckoned, all that they may be: each is a way as well.
         left: by name of a kept number that `counted` relies on, each way in which a call may reckon its next value.
+        sized: a number made of a tensor stays one that follows from its value, so that sizes may.
         way: how they go in one of the ways.
     """
 
@@ -79,6 +80,7 @@ class Decisions:
     chosen: frozenset[str] = frozenset()
     counted: Mapping[Any, tuple[int, ...]] = field(default_factory=dict)
     left: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    sized: bool = False
     way: Way | None = None
     seen: Seen = field(default_factory=Seen)
 
@@ -158,7 +160,7 @@ class Deciding(TorchFunctionMode):
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether a tensor is a number of the model's own, and is traced as what it is."""
-        return reckoned(tensor) is not None and torch.compiler.is_exporting()
+        return reckoned(tensor) is not None and torch.compiler.is_exporting() and not self._decisions.sized
 
     def _bound(self, part: Any) -> Any:
         """A part of an index: of a slice by numbers of tensors the numbers."""
@@ -166,13 +168,13 @@ class Deciding(TorchFunctionMode):
             return part
         return slice(
             *(
-                self._number(n) if isinstance(n, Tensor) and is_number(n, n.dim()) else n
+                self._number(n, is_end=True) if isinstance(n, Tensor) and is_number(n, n.dim()) else n
                 for n in (part.start, part.stop, part.step)
             )
         )
 
-    def _number(self, tensor: Tensor) -> int:
-        """A number of Python's where the code makes one of a tensor."""
+    def _number(self, tensor: Tensor, is_end: bool = False) -> int:
+        """A number of Python's where the code makes one of a tensor, as it does where that is an end of a slice."""
         decisions, how = self._decisions, reckoned(tensor)
         values = decisions.counted.get(how) if decisions.way is not None else None
         if decisions.way is not None and values is not None:
@@ -182,8 +184,11 @@ class Deciding(TorchFunctionMode):
                 number = int(tensor)
             decisions.seen.numbers.append((number, how))
             return number
+        if decisions.sized and is_end:
+            with torch._C.DisableTorchFunction():
+                return tensor.item()  # type: ignore[return-value]
         file, line = user_line()
-        raise NumberByValue(file, line, source_line(file, line), how)
+        raise NumberByValue(file, line, source_line(file, line), how, is_end=is_end)
 
     def _decide(self, ask: Callable[[], bool], asked: Iterable[Any]) -> bool:
         file, line = user_line()

@@ -27,6 +27,7 @@ from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
 from rnn_export.export.lift.program.resampling import RESAMPLING
 from rnn_export.export.lift.program.shared_filters import share_filters
+from rnn_export.export.lift.program.sizes_by_value import give_room
 from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.export.lift.program.windows_apart import take_windows_apart
 
@@ -55,10 +56,12 @@ def flat_graph(
     fold_weights: bool = True,
     most: int | None = None,
     context: Context | None = None,
+    counts: Sequence[tuple[int, int]] = (),
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
 
-    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention.
+    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention. `counts`
+    are states that begin at zero or above, as the number of what is fed and of the next value.
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
@@ -90,6 +93,7 @@ def flat_graph(
     if fold_weights:
         fold(graph_module)
     graph.eliminate_dead_code()
+    give_room(graph_module, counts)
     _refuse_sizes_of_values(graph)
     # A new module, since the old one checks its inputs in a hook.
     return fx.GraphModule(graph_module, graph)

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rnn_export.export.lift.program.free_sizes import NUMBER
+from rnn_export.export.lift.program.value_numbers import is_by_value
 
 # The attribute of a tensor that is known: a tensor of that value.
 VALUE = "_rnn_export_value"
@@ -61,6 +62,9 @@ class KnownConstants(TorchFunctionMode):
             return None
         leaves = pytree.tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if any(map(is_by_value, leaves)):
+            # Torch would take any number for it.
+            return None
         is_made = func in MAKERS and not any(isinstance(leaf, SYMBOLS) for leaf in leaves)
         if not (tensors or is_made) or any(word in getattr(func, "__name__", "") for word in RANDOM):
             return None

@@ -10,6 +10,7 @@ from torch import nn
 
 from rnn_export.export.lift.program.bound_lengths import WithLengths
 from rnn_export.export.lift.program.carried import Carrying
+from rnn_export.export.lift.program.filling import Filling
 from rnn_export.export.lift.program.script_graph import Block, function_of, run
 
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
@@ -90,7 +91,7 @@ class Interpreted(nn.Module):
 
 def signature_of(model: nn.Module) -> inspect.Signature:
     """The signature of forward; of a ScriptModule by its schema."""
-    if isinstance(model, Carrying | WithLengths):
+    if isinstance(model, Carrying | Filling | WithLengths):
         return model.signature
     if isinstance(model, Interpreted):
         model = model._source.module

@@ -20,6 +20,7 @@ from rnn_export.export.lift.program.known_constants import KnownConstants
 from rnn_export.export.lift.program.last_windows import counted_last_windows
 from rnn_export.export.lift.program.places import at_line, is_foreign, line_of, user_line
 from rnn_export.export.lift.program.plain_division import plain_division
+from rnn_export.export.lift.program.python_numbers import ends_of_numbers
 from rnn_export.export.lift.program.python_operators import PythonOperators
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.program.solved_sizes import solved_by_trying
@@ -81,6 +82,7 @@ def as_written(module: nn.Module) -> Iterator[None]:
         products_as_written(),
         plain_division(),
         counted_last_windows(),
+        ends_of_numbers(),
         solved_by_trying(),
     ):
         yield

@@ -1,0 +1,127 @@
+"""States that are empty at first, or left out, and grow up to an end: `torch.cat([cache, k], 1)[:, -W:]`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rnn_export.export.lift.layers.bare_layers import Wrapped
+from rnn_export.export.lift.program.compare import START, same
+from rnn_export.export.lift.program.filling import Filling, Fills, count_of
+from rnn_export.export.lift.program.results import OutputRef, is_ordered, key_of, result_parts
+from rnn_export.export.lift.program.script_modules import signature_of
+
+# Calls, and seconds, in which what fills up is to be full, and calls that show that it is.
+CALLS, SECONDS, STEADY = 4200, 30.0, 8
+BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def with_room(call: Wrapped, states: Mapping[str, OutputRef]) -> tuple[Wrapped, dict[str, OutputRef]]:
+    """`call` with those of the declared `states` that fill up as long as they will be, and their counts as states."""
+    try:
+        signature = signature_of(call.model)
+        given = dict(signature.bind_partial(*call.example).arguments)
+    except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
+        return call, dict(states)
+    empty = [name for name in states if _is_empty(given.get(name)) and name in signature.parameters]
+    if not empty or any(p.kind not in BY_NAME for p in signature.parameters.values()):
+        return call, dict(states)
+    try:
+        with torch.no_grad():
+            fills, full = _filled(call.model, given, {name: states[name] for name in states if name in given or empty})
+            fills = {name: fills[name] for name in empty if any(fills[name])}
+            if not fills or not _begins_empty(call.model, given, fills, full):
+                return call, dict(states)
+    except Exception:  # the user's code may raise anything, and says it where it is called next
+        return call, dict(states)
+    return _roomy(call, given, states, fills, full, signature)
+
+
+def _is_empty(value: Any) -> bool:
+    leaves = pytree.tree_leaves(value)
+    return value is None or any(isinstance(t, Tensor) and not t.numel() for t in leaves)
+
+
+def _filled(
+    model: nn.Module, given: Mapping[str, Any], states: Mapping[str, OutputRef]
+) -> tuple[dict[str, list[Fills | None]], dict[str, Any]]:
+    """Of each state how its tensors grow, and what it is when they grow no more; nothing grows where it has no end."""
+    called, held, shapes = copy.deepcopy(model), dict(given), list[Any]()
+    before = {n: _shapes(given.get(n)) if given.get(n) is not None else None for n in states}
+    end = time.monotonic() + SECONDS
+    for _ in range(CALLS):
+        result = called(**copy.deepcopy(held))
+        parts = result_parts(result)
+        held |= {name: parts[key] for name, ref in states.items() if (key := key_of(result, ref)) is not None}
+        shapes.append({name: _shapes(held[name]) for name in states})
+        if len(shapes) >= STEADY and all(s == shapes[-1] for s in shapes[-STEADY:]):
+            break
+        if time.monotonic() > end:
+            return {name: [] for name in states}, {}
+    else:
+        return {name: [] for name in states}, {}
+    last = shapes[-1]
+    firsts = {name: before[name] or shapes[0][name] for name in states}
+    fills = {n: [_grown(a, b) for a, b in zip(firsts[n], last[n], strict=True)] for n in states}
+    return fills, {name: held[name] for name in states}
+
+
+def _shapes(value: Any) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in pytree.tree_leaves(value)]
+
+
+def _grown(first: Sequence[int], last: Sequence[int]) -> Fills | None:
+    if len(first) != len(last):
+        return None
+    axes = [a for a, (m, n) in enumerate(zip(first, last, strict=True)) if m != n]
+    return Fills(axes[0], last[axes[0]]) if len(axes) == 1 and first[axes[0]] < last[axes[0]] else None
+
+
+def _begins_empty(
+    model: nn.Module, given: Mapping[str, Any], fills: Mapping[str, Sequence[Fills | None]], full: Mapping[str, Any]
+) -> bool:
+    """Whether the model gives of memories without entries what it gives of those that it is given at first."""
+    empty = {name: _mapped(full[name], fills[name], lambda t, f: t.narrow(f.axis, 0, 0)) for name in fills}
+    first, second = (copy.deepcopy(model)(**copy.deepcopy({**given, **more})) for more in ({}, empty))
+    a, b = pytree.tree_leaves(first), pytree.tree_leaves(second)
+    return len(a) == len(b) and all(x.shape == y.shape and same(x, y, START) for x, y in zip(a, b, strict=True))
+
+
+def _mapped(value: Any, fills: Sequence[Fills | None], of: Any) -> Any:
+    leaves, tree = pytree.tree_flatten(value)
+    return pytree.tree_unflatten(
+        [torch.zeros_like(t) if f is None else of(t, f) for t, f in zip(leaves, fills, strict=True)], tree
+    )
+
+
+def _roomy(
+    call: Wrapped,
+    given: Mapping[str, Any],
+    states: Mapping[str, OutputRef],
+    fills: Mapping[str, Sequence[Fills | None]],
+    full: Mapping[str, Any],
+    signature: inspect.Signature,
+) -> tuple[Wrapped, dict[str, OutputRef]]:
+    model = Filling(call.model, {name: states[name] for name in fills}, fills, signature)
+    example = {name: value for name, value in given.items() if name not in fills}
+    example |= {name: _mapped(full[name], fills[name], lambda t, f: torch.zeros_like(t)) for name in fills}
+    zeros = {name: [torch.zeros(1, dtype=torch.int64) for f in fills[name] if f is not None] for name in fills}
+    example |= {count_of(name): counts[0] if len(counts) == 1 else counts for name, counts in zeros.items()}
+    with torch.no_grad():
+        result = copy.deepcopy(model)(**copy.deepcopy(example))
+    more: dict[str, OutputRef] = {count_of(name): count_of(name) for name in fills}
+    if is_ordered(result):
+        more = {count: len(result) - len(more) + i for i, count in enumerate(more)}
+        states = {
+            name: ref % (len(result) - len(more)) if isinstance(ref, int) else ref for name, ref in states.items()
+        }
+    bound = model.signature.bind_partial()
+    bound.arguments.update(example)
+    return Wrapped(model, bound.args, call.states, call.input_names), {**states, **more}
