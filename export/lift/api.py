@@ -68,6 +68,7 @@ from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.lift.undefined_starts import begin_as_said, refuse_undefined_start
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
@@ -175,6 +176,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
     refuse_inside(flat)
+    begin_as_said(flat, options.initial)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
@@ -258,6 +260,7 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
+        refuse_undefined_start(flat, axes, initial)
         states = tuple(LiftedState(leaf.name, initial[leaf.name], *origin_of(flat, leaf.name)) for leaf in flat.states)
         replaced = copy.deepcopy(flat)
         replaced.model = replace_recurrent(replaced.model)
