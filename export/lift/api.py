@@ -41,7 +41,7 @@ from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.picked_entries import refuse_beyond_entries
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
-from rnn_export.export.lift.program.decisions import said
+from rnn_export.export.lift.program.decisions import beside_unasked, said
 from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
 from rnn_export.export.lift.program.results import OutputRef
@@ -103,11 +103,14 @@ def lift(
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
             break
         except DecidedByValue as error:
-            flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+            try:
+                flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+            except DecidedByValue as undecided:
+                raise beside_unasked(undecided, flat.decisions) from undecided
         except LiftError as error:
             # What stands against both ways of a decision is why it cannot be taken.
             if refusal := next(iter(flat.decisions.seen.spared.values()), None):
-                raise refusal.computed_both_ways(error) from error
+                raise beside_unasked(refusal.computed_both_ways(error), flat.decisions) from error
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(

@@ -54,7 +54,7 @@ def _called_layers(flat: FlatModel) -> list[str]:
     model, called = copy.deepcopy(flat), list[str]()
     for path, module in model.model.named_modules():
         if isinstance(module, Stack):
-            module.register_forward_pre_hook(lambda *_, path=path: called.append(path))  # type: ignore[misc]
+            module.register_forward_pre_hook(lambda *_, path=path: called.append(path))
     with torch.no_grad():
         model(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
     return list(dict.fromkeys(called))

@@ -141,7 +141,7 @@ def test_what_makes_nan_is_told():
 
 
 def test_a_layer_that_no_call_reaches_does_not_start_anew():
-    lifted = lift(Call(lambda s, x: F.relu(x), cell=nn.GRUCell(8, 4)), (X,))
+    lifted = lift(Call(lambda s, x: F.relu(x), cell=nn.GRUCell(8, 4)), (X,), time_axis=1)
     assert lifted.notes == ("this model has no state: each frame is computed from itself alone",)
 
 

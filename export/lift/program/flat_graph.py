@@ -350,8 +350,8 @@ def _free_constants(graph: fx.Graph) -> None:
     """Zeros, ones and other numbers, and tensors, in the shape of a frame do not depend on the frame."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape, value = node.meta["val"].shape, FILLS[node.target]
-        value = (named_args(node) | node.kwargs)[value] if isinstance(value, str) else value
+        shape, said = node.meta["val"].shape, FILLS[node.target]
+        value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
         if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
         dtype = {"dtype": node.meta["val"].dtype}
