@@ -30,11 +30,11 @@ class FixedTime:
     def said(self) -> str:
         """What it is, and both ways out."""
         return (
-            f"axis {self.axis} of input {self.name!r} can be {self.size} long alone, and along it each entry of an "
-            "output follows from those of the input up to it, as over time. If it is time, let the code take fewer "
-            f"frames too, of a table as many as there are (table[:, : x.shape[1]]), and say max_frames={self.size} "
-            f"(--max-frames {self.size}) where it ends there; if one call is one frame of {self.size}, say "
-            "time_axis=None (--time-axis none)."
+            f"along axis {self.axis} of input {self.name!r} the model takes {self.size} entries, no fewer and no more, "
+            "and each entry of an output follows from those of the input up to it, as over time. If it is time, let "
+            f"the code take fewer frames too, of a table as many as there are (table[: x.shape[{self.axis}]]), and say "
+            f"max_frames={self.size} (--max-frames {self.size}) where it ends there; if one call is one frame of "
+            f"{self.size}, say time_axis=None (--time-axis none)."
         )
 
 
@@ -48,7 +48,8 @@ class FixedAxes:
         """The first axis that goes as time does; None without one."""
         for port, leaf in enumerate(self.probe.inputs):
             for axis, size in enumerate(leaf.example.shape):
-                if axis != self.batch[port] and size >= FEWEST and self._goes_as_time(port, axis):
+                may_be = axis != self.batch[port] and size >= FEWEST and not self._takes_others(port, axis)
+                if may_be and self._goes_as_time(port, axis):
                     return FixedTime(leaf.name, axis, size)
         return None
 
@@ -70,9 +71,23 @@ class FixedAxes:
             for given in self._exchanged(times, slice(start, None), [frames] * len(times))
         )
 
+    def _takes_others(self, port: int, axis: int) -> bool:
+        """Whether the model runs with one entry less, or gives more where there are more."""
+        size, times = self.probe.inputs[port].example.shape[axis], self._along(port, axis)
+        runs = [
+            self.probe.run(self.states, self.probe.draw(self.rows, sizes, self.states))
+            for sizes in (
+                sizes_of(self.batch, times, self.rows, [n] * len(times)) for n in (size, size - 1, size + 1, 2 * size)
+            )
+        ]
+        usual, fewer, *more = ([t.shape for t in given] if given is not None else None for given in runs)
+        return usual is None or fewer is not None or any(shapes not in (None, usual) for shapes in more)
+
+    def _along(self, port: int, axis: int) -> Assignment:
+        return tuple(axis if i == port else None for i in range(len(self.probe.inputs)))
+
     def _goes_as_time(self, port: int, axis: int) -> bool:
-        size = self.probe.inputs[port].example.shape[axis]
-        times = tuple(axis if i == port else None for i in range(len(self.probe.inputs)))
+        size, times = self.probe.inputs[port].example.shape[axis], self._along(port, axis)
         cuts = sorted({size // 4, size // 2, 3 * size // 4, size - 1})
         runs = {cut: [self._changed(times, part, size) for part in (slice(0, cut), slice(cut, None))] for cut in cuts}
         outputs = [a for a, t in enumerate(self.probe.model.example_outputs) if t.dim() > 1]

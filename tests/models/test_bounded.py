@@ -312,7 +312,9 @@ FIXED = {
 def test_what_goes_as_time_along_an_axis_of_fixed_size_is_asked_about(make):
     """All but the layer was taken for one call a frame without a word."""
     model, x = make(), torch.randn(1, 12, 4)
-    with pytest.raises(LiftError, match=r"axis 1 of input 'x' can be 12 long alone.*max_frames=12.*time_axis=None"):
+    with pytest.raises(
+        LiftError, match=r"along axis 1 of input 'x' the model takes 12 entries, no .*max_frames=12.*time_axis=None"
+    ):
         lift(model, (x,))
     assert not lift(model, (x,), time_axis=None).spec.states
 
