@@ -52,6 +52,7 @@ from rnn_export.export.lift.refusals import (
     refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
+    refuse_narrow_example,
     refuse_narrow_examples,
     refuse_narrow_weights,
     refuse_other_device,
@@ -172,6 +173,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         refuse(model)
     model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
+    refuse_narrow_example(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
     call, declared = carry_objects(call, declared)

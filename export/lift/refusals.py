@@ -55,6 +55,12 @@ def refuse_narrow_weights(model: nn.Module) -> None:
     _refuse_types(model.named_parameters())
 
 
+def refuse_narrow_example(example: Sequence[Any]) -> None:
+    """What is narrower than fp32 in the example is named before the model is called with it."""
+    leaves = [(f"example_inputs{pytree.keystr(at)}", x) for at, x in pytree.tree_flatten_with_path(tuple(example))[0]]
+    _refuse_types((name, x) for name, x in leaves if isinstance(x, Tensor) and x.dtype in NARROW)
+
+
 def refuse_narrow_examples(flat: FlatModel) -> None:
     """Inputs and states have a type that a stream has."""
     _refuse_types((leaf.name, leaf.example) for leaf in (*flat.inputs, *flat.states))
