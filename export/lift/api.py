@@ -234,7 +234,17 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     captured = capture(BatchFirst(probed.flat, probed.axes), options.chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
-    streamed = _streamed(probed, captured, options.chunk)
+    try:
+        streamed = _streamed(probed, captured, options.chunk)
+    except LiftError as error:
+        # What was taken for time may be the features of a frame.
+        if type(error) is not LiftError or options.time_axis != "auto" or not probed.flat.states:
+            raise
+        times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
+        raise LiftError(
+            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
+            "(--time-axis none)."
+        ) from error
     if captured.refusal is not None:
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
