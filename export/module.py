@@ -124,7 +124,10 @@ def _refuse_results_of_other_floats(lifted: StreamingModel) -> None:
     tensors: list[TensorSpec | StateSpec] = [*spec.inputs, *spec.outputs, *spec.states]
     for tensor in tensors:
         if tensor.dtype.startswith("float") and tensor.dtype != "float32":
-            raise ExportError(f"{tensor.name!r} is {tensor.dtype}: {FLOAT32}")
+            raise ExportError(
+                f"{tensor.name!r} is {tensor.dtype}, made so by a buffer or by the code (.double(), an array of "
+                "numpy's): every target is written from a float32 model. Keep it float32 there."
+            )
 
 
 def _draft(lifted: StreamingModel, plan: Plan, asked: Sequence[str]) -> tuple[Plan, Draft]:

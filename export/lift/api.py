@@ -42,7 +42,7 @@ from rnn_export.export.lift.packing import packed
 from rnn_export.export.lift.picked_entries import refuse_beyond_entries
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.context import context_of
-from rnn_export.export.lift.program.decisions import said
+from rnn_export.export.lift.program.decisions import beside_unasked, said
 from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
 from rnn_export.export.lift.program.results import OutputRef
@@ -53,6 +53,7 @@ from rnn_export.export.lift.refusals import (
     refuse_forgotten_cell,
     refuse_forgotten_states,
     refuse_inside,
+    refuse_narrow_example,
     refuse_narrow_examples,
     refuse_narrow_weights,
     refuse_other_device,
@@ -69,6 +70,7 @@ from rnn_export.export.lift.streaming.positions import recorded_with_positions
 from rnn_export.export.lift.streaming.rules import RULES
 from rnn_export.export.lift.streaming.runs import RecordedRuns
 from rnn_export.export.lift.streaming_model import StreamingModel
+from rnn_export.export.lift.undefined_starts import begin_as_said, refuse_undefined_start
 from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 
@@ -103,11 +105,14 @@ def lift(
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))
             break
         except DecidedByValue as error:
-            flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+            try:
+                flat.decisions = replace(settled(_with_states(flat), error), checked=True)
+            except DecidedByValue as undecided:
+                raise beside_unasked(undecided, flat.decisions) from undecided
         except LiftError as error:
             # What stands against both ways of a decision is why it cannot be taken.
             if refusal := next(iter(flat.decisions.seen.spared.values()), None):
-                raise refusal.computed_both_ways(error) from error
+                raise beside_unasked(refusal.computed_both_ways(error), flat.decisions) from error
             raise
     if max_context is not None and not (flat.context and flat.context.bounds):
         raise LiftError(
@@ -169,6 +174,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
         refuse(model)
     model, states = copied(model), options.states
     example = (example,) if isinstance(example, Tensor) else tuple(example)
+    refuse_narrow_example(example)
     call = wrap_bare_layer(model, example) if states is None else Wrapped(model, example)
     declared = {name: ref for name, ref in (states or call.states or {}).items() if ref is not None}
     call, declared = with_room(*carry_objects(call, declared))
@@ -176,6 +182,7 @@ def _flat_model(model: nn.Module, example: Sequence[Any] | Tensor, options: _Opt
     flat = FlatModel(call.model, call.example, declared, options.input_names or call.input_names, options.output_names)
     refuse_narrow_examples(flat)
     refuse_inside(flat)
+    begin_as_said(flat, options.initial)
     refuse_train_mode(model, flat)
     flat.eval()
     if not options.sequence_only and (states is None or states):
@@ -229,7 +236,17 @@ def _of_frames(flat: FlatModel, probed: _Probed, options: _Options) -> Streaming
     captured = capture(BatchFirst(probed.flat, probed.axes, first), options.chunk)
     refuse_beyond_entries(probed.flat)
     _refuse_rivals(probed)
-    streamed = _streamed(probed, captured, options.chunk)
+    try:
+        streamed = _streamed(probed, captured, options.chunk)
+    except LiftError as error:
+        # What was taken for time may be the features of a frame.
+        if type(error) is not LiftError or options.time_axis != "auto" or not probed.flat.states:
+            raise
+        times = dict(zip((leaf.name for leaf in probed.flat.inputs), probed.axes.input_time, strict=True))
+        raise LiftError(
+            f"{error} That is along time_axis={times}, which was found; if one call is one frame, say time_axis=None "
+            "(--time-axis none)."
+        ) from error
     if captured.refusal is not None:
         raise captured.refusal
     initial = {s.name: s.initial for s in streamed.states}
@@ -260,6 +277,7 @@ def _probed(flat: FlatModel, options: _Options) -> Iterator[_Probed]:
             )
         initial = initial_rows(flat, axes, options.initial)
         refuse_other_start(flat, axes, initial, options.initial)
+        refuse_undefined_start(flat, axes, initial)
         states = tuple(LiftedState(leaf.name, initial[leaf.name], *origin_of(flat, leaf.name)) for leaf in flat.states)
         replaced = copy.deepcopy(flat)
         replaced.model = replace_recurrent(replaced.model)

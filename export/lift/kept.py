@@ -21,6 +21,7 @@ from rnn_export.export.lift.program.leaf_parts import parts_of
 from rnn_export.export.lift.program.leaves import leaves_of
 from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.signature import FlatModel
+from rnn_export.export.lift.undefined_starts import why_nan
 
 # How often what is found leads to more.
 ROUNDS = 4
@@ -333,9 +334,7 @@ def _refuse_chance(flat: FlatModel, noise: Noise) -> None:
     arguments = _draw(flat, noise, kept=True)
     once, called = copy.deepcopy(flat)(*arguments), copy.deepcopy(flat)
     if any(bool(torch.isnan(t).any()) for t in once):
-        raise LiftError(
-            "the model gives NaN for ordinary noise: look for NaN in its weights, or for a division by zero."
-        )
+        raise LiftError(f"the model gives NaN for ordinary noise: {why_nan(flat, arguments)}")
     called(*arguments)
     if not all(_same(a, b, MEMORY) for a, b in zip(once, called(*arguments), strict=True)):
         raise LiftError(_chance(flat, noise))

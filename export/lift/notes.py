@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+
+import torch
 
 from rnn_export.export.lift.axes import Axes
 from rnn_export.export.lift.kept import kind_of
@@ -32,8 +35,10 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> It
             f"over fewer than {shortest} frames the code goes another way (a branch on the length, or a length with a "
             "floor): a stream goes the way of more of them"
         )
-    layers = ", ".join(path for path, module in flat.model.named_modules() if isinstance(module, Stack))
-    if not spec.states and layers:
+    layers = "" if spec.states else ", ".join(_called_layers(flat))
+    if layers and axes.has_time:
+        yield f"{layers}: starts anew at each frame, since it goes over another axis than time, and keeps no state"
+    elif layers:
         yield f"{layers}: starts anew at each call, since the model takes one frame per call and keeps no state"
     elif not spec.states:
         yield "this model has no state: each frame is computed from itself alone"
@@ -42,6 +47,17 @@ def notes_of(spec: StreamSpec, flat: FlatModel, axes: Axes, shortest: int) -> It
     if spec.tail:
         yield f"the end of a sequence gives up to {spec.tail} frames more of an output: finish() has them"
     yield from shared_notes(spec, flat, axes)
+
+
+def _called_layers(flat: FlatModel) -> list[str]:
+    """The recurrent layers that a call of the model calls."""
+    model, called = copy.deepcopy(flat), list[str]()
+    for path, module in model.model.named_modules():
+        if isinstance(module, Stack):
+            module.register_forward_pre_hook(lambda *_, path=path: called.append(path))
+    with torch.no_grad():
+        model(*(leaf.example.clone() for leaf in (*flat.inputs, *flat.states)))
+    return list(dict.fromkeys(called))
 
 
 def shared_notes(spec: StreamSpec, flat: FlatModel, axes: Axes) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ def refuse_narrow_weights(model: nn.Module) -> None:
     if torch.is_autocast_enabled("cpu"):
         raise LiftError("the model is exported under torch.autocast: leave it, and say --precision fp16 or bf16.")
     _refuse_types(model.named_parameters())
+
+
+def refuse_narrow_example(example: Sequence[Any]) -> None:
+    """What is narrower than fp32 in the example is named before the model is called with it."""
+    leaves = [(f"example_inputs{pytree.keystr(at)}", x) for at, x in pytree.tree_flatten_with_path(tuple(example))[0]]
+    _refuse_types((name, x) for name, x in leaves if isinstance(x, Tensor) and x.dtype in NARROW)
 
 
 def refuse_narrow_examples(flat: FlatModel) -> None:
@@ -124,12 +131,18 @@ def refuse_train_mode(model: nn.Module, flat: FlatModel) -> None:
     tensors = [*(noise.like(leaf.example, {}) for leaf in flat.inputs), *(leaf.example for leaf in flat.states)]
     with torch.no_grad(), torch.random.fork_rng():
         train, evaluated = copy.deepcopy(flat)(*tensors), copy.deepcopy(flat).eval()(*tensors)
-    if not all(same(a, b, EXACT) for a, b in zip(train, evaluated, strict=True)):
-        kinds = sorted({type(m).__name__ for m in model.modules() if getattr(m, "p", 0) or getattr(m, "dropout", 0)})
+    if not all(same(a, b, replace(EXACT, equal_nan=True)) for a, b in zip(train, evaluated, strict=True)):
+        kinds = sorted({type(m).__name__ for m in model.modules() if _drops(m)})
         raise LiftError(
             f"the model is in train mode and gives other outputs there than in eval mode"
             f"{' (' + ', '.join(kinds) + ')' if kinds else ''}: call model.eval() before export."
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module has a share of what it drops, as torch's layers call it; a tensor of that name is another."""
+    shares = (getattr(module, "p", 0), getattr(module, "dropout", 0))
+    return any(isinstance(share, int | float) and share > 0 for share in shares)
 
 
 def refuse_forgotten_states(flat: FlatModel, plain: Sequence[str]) -> None:

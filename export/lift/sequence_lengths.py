@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from rnn_export.export.lift.layers.bare_layers import Wrapped
 from rnn_export.export.lift.program.bound_lengths import Lengths, WithLengths
+from rnn_export.export.lift.program.fx import aten
+from rnn_export.export.lift.program.modes import SeesOperators
 from rnn_export.export.lift.program.results import OutputRef, result_parts
 from rnn_export.export.lift.program.script_modules import signature_of
 
@@ -28,7 +30,8 @@ def bind_lengths(call: Wrapped, states: Collection[str]) -> Wrapped:
         given = {name: _in_tensor(v) for name, v in signature.bind_partial(*call.example).arguments.items()}
     except (TypeError, ValueError):  # what is wrong with the example is said where it is bound
         return call
-    found = {name: lengths for name in given if name not in states and (lengths := _lengths(name, given)) is not None}
+    named = [name for name in given if NAMED in name.lower()] or _names_of_packed(call, given)
+    found = {n: lengths for n in named if n not in states and (lengths := _lengths(n, given)) is not None}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     if not found or any(signature.parameters[name].kind not in by_name for name in given):
         return call
@@ -57,10 +60,34 @@ def _results(call: Wrapped, arguments: Mapping[str, Any]) -> dict[OutputRef, Any
         return None
 
 
+class _Packs(SeesOperators):
+    """The lengths by which rows are packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[Tensor] = []
+
+    def see(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if func is aten._pack_padded_sequence.default:
+            self.lengths.append(args[1].clone())
+        return func(*args, **kwargs)
+
+
+def _names_of_packed(call: Wrapped, given: Mapping[str, Any]) -> list[str]:
+    """The one argument, whatever its name, that holds what rows are packed by; empty where that is not known."""
+    may_be = {n: v for n, v in given.items() if isinstance(v, Tensor) and v.dim() == 1 and v.dtype in WHOLE}
+    packs = _Packs()
+    if may_be:
+        with packs:
+            _results(call, given)
+    found = [n for n, v in may_be.items() if any(torch.equal(v.long(), lengths.long()) for lengths in packs.lengths)]
+    return found if len(found) == 1 else []
+
+
 def _lengths(name: str, given: Mapping[str, Any]) -> Lengths | None:
     """What `given[name]` is, where it holds the lengths of an input before it."""
     value = given[name]
-    if NAMED not in name.lower() or not isinstance(value, Tensor) or value.dim() != 1 or not len(value):
+    if not isinstance(value, Tensor) or value.dim() != 1 or not len(value):
         return None
     if bool((value != value[0]).any()):
         return None

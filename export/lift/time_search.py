@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rnn_export.errors import BoundedAxis, LiftError
 from rnn_export.export.lift.axis_probe import Assignment, AxisProbe, RowLayout, changed_axes, sizes_of
+from rnn_export.export.lift.fixed_time import FixedAxes, refuse_first_frames
 from rnn_export.export.lift.layers.replacement import LAYERS
 from rnn_export.export.lift.program.compare import INDEPENDENCE, same
 from rnn_export.export.lift.program.modes import CountsOperators
@@ -22,6 +23,7 @@ LONG = 64
 # How many times the example an axis may be before it counts as one without an end.
 FAR = 4
 RECURRENT = (*LAYERS, nn.RNNCellBase)
+NONE = "time_axis=None (--time-axis none)"
 SEQUENCES = "If whole sequences are meant, sequence_only=True (--sequence-only)."
 
 
@@ -89,17 +91,24 @@ def find_time(probe: AxisProbe, rows: ProbedRows, said: Assignment | None) -> Ti
     found_axes = " or ".join(f"time_axis={probe.by_name(candidate.inputs)}" for candidate in best)
     if not best or best[0].rank:
         search.refuse_bounded(found_axes if any(not candidate.causal for candidate in best) else "")
+    if best and best[0].rank == 1 and not search.has_states() and (fixed := search.fixed_axes.time()):
+        raise LiftError(f"{fixed.said} Along {found_axes} no frame was seen to know of another: if it is that, say so.")
     layers = [path for path, m in probe.model.model.named_modules() if isinstance(m, RECURRENT)]
-    if not best and layers and not (probe.model.declared or search.has_memory()):
+    if best and not best[0].has_output_time and search.has_states():
+        # A call may be one frame, of which an input, or a part of it, is not read.
+        best = [candidate for candidate in best if search.reads(candidate)]
+    if not best and layers and not search.has_states():
+        fixed = search.fixed_axes.time()
         raise LiftError(
             f"{layers[0]} is recurrent, but no axis was found along which the model takes another length, and no "
-            f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}If one call is "
-            f"one frame, and nothing is kept, say time_axis=None (--time-axis none). {SEQUENCES}"
+            f"output follows from a state of it: each call would start anew. {_declared_so(probe.model)}"
+            + (fixed.said if fixed else f"If one call is one frame, and nothing is kept, say {NONE}. {SEQUENCES}")
         )
     if not best or not (best[0].has_output_time or layers or search.loops(best)):
         search.refuse_written_loop()
         return none
     if not best[0].has_output_time:
+        refuse_first_frames(search.fixed_axes, best[0].inputs, search.frames_of(best[0]))
         raise LiftError(
             f"no output has a time axis, but the inputs can be of any length. If an output is meant as of the last "
             f"frame, say which axis is time: {found_axes}. If one call is one frame: time_axis=None."
@@ -144,13 +153,36 @@ class TimeSearch:
     def refuse_written_loop(self) -> None:
         """Raise LiftError where a loop over an axis of fixed size would start anew at each call."""
         model = self.probe.model
-        if model.declared or self.has_memory() or not (loop := written_loop(model, self.rows.inputs)):
+        if self.has_states():
+            return
+        fixed = self.fixed_axes.time()
+        if not (loop := written_loop(model, self.rows.inputs)):
+            if fixed:
+                raise LiftError(f"nothing is kept, so each call would start anew: {fixed.said}")
             return
         raise LiftError(
             f"{loop} is used in a loop over an axis of fixed size, each time on what it gave before, and nothing is "
             f"kept: each call would start anew. {_declared_so(model)}If one call is one frame, say time_axis=None "
             "(--time-axis none). If that axis is time, let the code take it of any length, x.shape[1]."
         )
+
+    @property
+    def fixed_axes(self) -> FixedAxes:
+        """The model at the sizes of its example."""
+        return FixedAxes(self.probe, self.rows.inputs, self.rows.states, self.rows.count)
+
+    def frames_of(self, candidate: TimeCandidate) -> int:
+        """More frames than the example has along the axes of `candidate`, and which the model takes."""
+        sizes = zip(self.probe.inputs, candidate.inputs, strict=True)
+        return 2 * self._length(min(leaf.example.shape[t] for leaf, t in sizes if t is not None))
+
+    def reads(self, candidate: TimeCandidate) -> bool:
+        """Whether what the model gives depends on the inputs that have the axes of `candidate`."""
+        return self.fixed_axes.frames_read(candidate.inputs, self.frames_of(candidate)) > 0
+
+    def has_states(self) -> bool:
+        """Whether a state is declared, or seen to count."""
+        return bool(self.probe.model.declared) or self.has_memory()
 
     def has_memory(self) -> bool:
         """Whether other states gave other outputs, or a next state follows from inputs and states.

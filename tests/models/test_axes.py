@@ -247,3 +247,23 @@ def test_what_a_candidate_knows(forward, found):
     candidate = search.candidate((1,), False)
     assert (candidate.inputs, candidate.outputs, candidate.has_output_time) == ((1,), (1,), True)
     assert (candidate.causal, search._remembers(candidate)) == found
+
+
+class Leveller(nn.Module):
+    """Each frame relative to a maximum over its features that decays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("most", torch.full((1, 1), 1e-3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.most = torch.maximum(0.99 * self.most, x.abs().amax(-1, keepdim=True))
+        return x / self.most
+
+
+def test_features_that_look_like_time_are_told_as_what_was_found():
+    """It was said alone that statistics over time cannot stream."""
+    x = torch.randn(1, 8)
+    with pytest.raises(LiftError, match=r"\(amax\).* along time_axis={'x': 1}, which was found; .* time_axis=None"):
+        lift(Leveller(), (x,))
+    assert [s.name for s in lift(Leveller(), (x,), time_axis=None).spec.states] == ["most"]

@@ -251,3 +251,80 @@ def test_weights_that_are_used_again_on_other_entries_are_no_loop():
     assert not lift(each, (torch.randn(1, 8, 4),)).spec.has_time
     twice = Call(lambda s, x: s.w(s.w(x.flatten(1))), w=nn.Linear(32, 32))
     assert not lift(twice, (torch.randn(1, 8, 4),)).spec.has_time
+
+
+def stacked(frames):
+    """A loop over so many frames of the code's own."""
+
+    def forward(s, x):
+        h, ys = torch.zeros(x.shape[0], 4), []
+        for t in range(frames):
+            h = s.cell(x[:, t], h)
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+    return Call(forward, cell=nn.GRUCell(4, 4))
+
+
+@pytest.mark.parametrize("example", [8, 12])
+def test_a_loop_over_a_number_of_frames_of_its_own_is_told(example):
+    x = torch.randn(1, example, 4)
+    message = (
+        rf"of {2 * example} frames along axis 1 of input 'x' the model reads the first 8 alone.* range\(8\) .*"
+        r"x\.shape\[1\]; .*time_axis=None"
+    )
+    with pytest.raises(LiftError, match=message):
+        lift(stacked(8), (x,))
+    with pytest.raises(LiftError, match=r"made of first frames alone.* Let the code go over all frames"):
+        lift(stacked(8), (x,), time_axis=1)
+    assert not lift(stacked(8), (x,), time_axis=None).spec.states
+
+
+def summed(s, x):
+    """Weights are in no part of it."""
+    h, ys = torch.zeros(x.shape[0], 4), []
+    for t in range(12):
+        h = 0.9 * h + x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+FIXED = {
+    "a loop": lambda: Call(summed),
+    "a table of its length": lambda: Call(
+        lambda s, x: s.conv(F.pad((x + s.table).transpose(1, 2), (2, 0))).transpose(1, 2),
+        conv=nn.Conv1d(4, 4, 3),
+        table=torch.randn(12, 4),
+    ),
+    "windows": lambda: Call(
+        lambda s, x: s.conv((x + s.table).transpose(1, 2)).transpose(1, 2),
+        conv=nn.Conv1d(4, 4, 3),
+        table=torch.randn(12, 4),
+    ),
+    "a mask": lambda: Call(lambda s, x: s.mask @ x, mask=torch.tril(torch.ones(12, 12))),
+    "a layer": lambda: Call(
+        lambda s, x: s.gru(x + s.table)[0], gru=nn.GRU(4, 4, batch_first=True), table=torch.randn(12, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FIXED.values(), ids=FIXED)
+def test_what_goes_as_time_along_an_axis_of_fixed_size_is_asked_about(make):
+    """All but the layer was taken for one call a frame without a word."""
+    model, x = make(), torch.randn(1, 12, 4)
+    with pytest.raises(
+        LiftError, match=r"along axis 1 of input 'x' the model takes 12 entries, no .*max_frames=12.*time_axis=None"
+    ):
+        lift(model, (x,))
+    assert not lift(model, (x,), time_axis=None).spec.states
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Call(lambda s, x: s.net(x.flatten(1)).unflatten(1, (12, 4)), net=nn.Linear(48, 48)),
+        lambda: Call(lambda s, x: s.net(x + s.table), net=nn.Linear(4, 4), table=torch.randn(12, 4)),
+    ],
+)
+def test_entries_that_are_apart_or_all_together_are_one_frame(make):
+    assert not lift(make(), (torch.randn(1, 12, 4),)).spec.has_time

@@ -1,5 +1,6 @@
 """Decisions by the value of a tensor: seen through where one way is right, assumed where it is said, else refused."""
 
+import importlib.util
 import json
 import re
 
@@ -310,6 +311,11 @@ REFUSED = {
     "a way that is another short of the turn": (ClampsBelow, {}, TURN),
     "a way that is another close to zero": (Silent, {}, TURN),
     "a line without a decision": (Loud, {f"{FILE}:1": True}, f"assume names {FILE}:1, but in the graph no decision"),
+    "a line of another file beside one that decides": (
+        Loud,
+        {f"other_{FILE}:1": True, at(Loud): None},
+        rf"control flow at {FILE}:\d+: .*\(assume names other_{FILE}:1, where nothing is asked\)",
+    ),
     "no bool": (Loud, {f"{FILE}:1": 1}, "must be like"),
     "no dict": (Number, [FILE], r"assume is \['test_decisions.py'\]: it must be a dict"),
     "no line": (Loud, {"file.py": True}, "must be like"),
@@ -325,7 +331,7 @@ REFUSED = {
 @pytest.mark.parametrize(("kind", "assume", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_assumed_is_refused(kind, assume, message):
     if kind is Loud:
-        assume = {at(Loud): False, **assume}
+        assume = {at: value for at, value in {at(Loud): False, **assume}.items() if value is not None}
     with pytest.raises(LiftError, match=f"(?s){message}"):
         lift(kind().eval(), (X,), assume=assume)
 
@@ -333,3 +339,56 @@ def test_what_cannot_be_assumed_is_refused(kind, assume, message):
 def test_a_loop_that_is_never_entered_can_be_assumed():
     (assumption,) = lift(Halves().eval(), (X,), assume={at(Halves, "while"): False}).spec.assumptions
     assert assumption.why == "said"
+
+
+def test_lines_of_one_name_and_number_are_told_apart(tmp_path, monkeypatch):
+    """One of them was decided as the other is."""
+    code = """
+import torch
+from torch import nn
+
+
+class Part(nn.Module):
+    def forward(self, x):
+        if x.abs().max() > LIMIT:
+            return x * OVER
+        return x
+"""
+    parts = []
+    for name, limit in (("one", "1e6"), ("two", "2e6")):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "part.py"
+        path.write_text(code.replace("LIMIT", limit).replace("OVER", limit))
+        spec = importlib.util.spec_from_file_location(f"{name}_part", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        parts.append(module.Part())
+    model, x = nn.Sequential(nn.GRU(4, 5, batch_first=True), First(), *parts).eval(), (X,)
+    with pytest.raises(LiftError, match=r"part.py:8 is a line of .*one/part.py and of .*two/part.py, and each of them"):
+        lift(model, x, assume={"part.py:8": False})
+    lifted = lift(model, x, assume={"one/part.py:8": False, "two/part.py:8": False})
+    assert [a.at for a in lifted.spec.assumptions] == ["one/part.py:8", "two/part.py:8"]
+
+
+class Resets(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+
+    def forward(self, x, flag, h):
+        if torch.any(flag != 0):
+            h = h * (1 - flag)
+        h = self.cell(x, h)
+        return h, h
+
+
+def test_an_input_that_is_not_read_where_something_is_assumed_has_no_time():
+    """It was asked whether its axis is time."""
+    example = (X[:, 0], torch.zeros(2, 1), torch.zeros(2, 5))
+    lifted = lift(Resets().eval(), example, states={"h": 1}, assume={at(Resets): False})
+    assert not lifted.spec.has_time
+
+
+class First(nn.Module):
+    def forward(self, x):
+        return x[0]

@@ -57,6 +57,7 @@ NAMED = {
         (X.bfloat16(),),
         r"'gru\.weight_ih_l0' is bfloat16: call model\.float\(\)",
     ),
+    "an example alone": (tagger, (X.half(),), r"'example_inputs\[0\]' is float16: call model\.float\(\) and give"),
     "autocast inside": (lambda: Call(autocast, **dict(tagger().named_children())), (X,), IN.format("bfloat16")),
     "half inside": (
         lambda: Call(lambda s, x: s.out(s.gru(x)[0].half().float()), **dict(tagger().named_children())),

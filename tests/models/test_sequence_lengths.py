@@ -36,15 +36,20 @@ def packed(s, x, lengths):
     return rnn.pad_packed_sequence(s.layer(rows)[0], batch_first=True, total_length=x.size(1))[0]
 
 
+def packed_by(s, x, n):
+    return packed(s, x, n.cpu())
+
+
 @pytest.mark.parametrize(
     ("forward", "example", "layer", "axis"),
     [
+        (packed_by, (FRAMES, FULL), nn.GRU(4, 5, batch_first=True), 1),
         (packed, (FRAMES, [7, 7]), nn.GRU(4, 5, batch_first=True), 1),
         (masked, (FRAMES, FULL), nn.GRU(4, 5, batch_first=True), 1),
         (relative, (FRAMES, torch.ones(2)), nn.GRU(4, 5, batch_first=True), 1),
         (first_time, (FRAMES.transpose(0, 1), FULL), nn.GRU(4, 5), 0),
     ],
-    ids=["a list", "masked, and given back", "of the longest", "time first"],
+    ids=["of another name", "a list", "masked, and given back", "of the longest", "time first"],
 )
 def test_every_row_has_all_frames(forward, example, layer, axis):
     model = Call(forward, layer=layer)

@@ -40,6 +40,7 @@ class Seen:
         tensors: by file and line, the tensors that they asked.
         numbers: what was made a number of Python's, each as it was and as it was reckoned.
         picks: entries that a number in a tensor picks, in a graph.
+        files: by assumption, the files of the lines that it was asked at.
         spared: by line, as `assume` names it, the refusal of a decision that is computed both ways in its place.
     """
 
@@ -49,6 +50,7 @@ class Seen:
     tensors: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
     numbers: list[tuple[int, Any]] = field(default_factory=list)
     picks: list[Pick] = field(default_factory=list)
+    files: dict[str, set[str]] = field(default_factory=dict)
     spared: dict[str, DecidedByValue] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Seen:
@@ -117,6 +119,14 @@ def said(assume: Any) -> Decisions:
         if not (file and colon and line.isdigit()) or type(value) is not bool:
             raise LiftError(f'assume has {at!r}: {value!r}, but must be like {{"file.py:190": True}}.')
     return Decisions(tuple(Assumption(str(at), value, "said") for at, value in items))
+
+
+def beside_unasked(refusal: DecidedByValue, decisions: Decisions) -> DecidedByValue:
+    """`refusal`, with what a user says of lines at which nothing is asked: a wrong file or number, most likely."""
+    unasked = [a.at for a in decisions.known if a.why == "said" and a.at not in decisions.seen.files]
+    if refusal.of_number or not unasked:
+        return refusal
+    return refusal.told(f"{refusal.tried} (assume names {', '.join(unasked)}, where nothing is asked)")
 
 
 def decided_by_value(error: Exception) -> DecidedByValue:
@@ -200,6 +210,12 @@ class Deciding(TorchFunctionMode):
         known = decisions.at(file, line)
         if known is None:
             return self._undecided(ask, asked, file, line)
+        seen.files.setdefault(known.at, set()).add(file)
+        if len(files := sorted(seen.files[known.at])) > 1:
+            raise LiftError(
+                f"{known.at} is a line of {' and of '.join(files)}, and each of them decides by the value of a tensor: "
+                f'say of both how, with their folders, assume={{"FOLDER/{known.at}": True}}.'
+            )
         if decisions.checked:
             value = ask()
             seen.counts.setdefault(known.at, Counter())[value] += 1

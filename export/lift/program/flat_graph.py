@@ -44,7 +44,8 @@ SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 FILLS: Mapping[Any, float | str] = {
     **dict.fromkeys(overloads("new_zeros zeros_like zero"), 0),
     **dict.fromkeys(overloads("new_ones ones_like"), 1),
-    **dict.fromkeys(overloads("fill.Scalar"), "value"),
+    **dict.fromkeys(overloads("fill.Scalar fill.Tensor"), "value"),
+    **dict.fromkeys(overloads("copy"), "src"),
     **dict.fromkeys(overloads("full_like new_full"), "fill_value"),
 }
 
@@ -350,17 +351,23 @@ def _is_whole(bounds: Sequence[Any]) -> bool:
 
 
 def _free_constants(graph: fx.Graph) -> None:
-    """Zeros, ones and other numbers in the shape of a frame do not depend on the frame."""
+    """Zeros, ones and other numbers, and tensors, in the shape of a frame do not depend on the frame."""
     sizes = {str(n): fed for fed in placeholders(graph) for n in fed.meta["val"].shape}
     for node in [n for n in graph.nodes if n.target in FILLS]:
-        shape, value = node.meta["val"].shape, FILLS[node.target]
-        value = (named_args(node) | node.kwargs)[value] if isinstance(value, str) else value
-        if isinstance(value, fx.Node) or any(not isinstance(n, int) and str(n) not in sizes for n in shape):
+        shape, said = node.meta["val"].shape, FILLS[node.target]
+        value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
+        if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
             continue
+        dtype = {"dtype": node.meta["val"].dtype}
         with graph.inserting_before(node):
             dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
-            dtype = {"dtype": node.meta["val"].dtype}
-            filled = graph.call_function(aten.full.default, (dims, value), dtype)
+            if not isinstance(value, fx.Node):
+                filled = graph.call_function(aten.full.default, (dims, value), dtype)
+            else:
+                if value.meta["val"].dtype != dtype["dtype"]:
+                    given, value = value.meta, graph.call_function(aten._to_copy.default, (value,), dtype)
+                    value.meta = {**given, "val": given["val"].to(**dtype)}
+                filled = graph.call_function(aten.expand.default, (value, dims))
         filled.meta = dict(node.meta)
         node.replace_all_uses_with(filled)
         graph.erase_node(node)
