@@ -38,6 +38,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
+CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # What they fill a tensor with, whatever was in it: a number, or the argument that says it.
 FILLS: Mapping[Any, float | str] = {
@@ -114,6 +115,9 @@ def _drop_idle(graph: fx.Graph) -> None:
         elif node.target is aten.view.default:
             # What lies in memory one way here may lie another way in a step.
             node.target = aten.reshape.default
+        elif node.target in (aten.type_as.default, aten.to.other):
+            # The other tensor says a type, and nothing of its values.
+            node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.meta["val"].dtype), {}
         elif node.target is math.ceil:
             _ceil_of_whole(graph, node)
 
@@ -325,6 +329,8 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     if node.target in SAME:
         return first
+    if node.target in CONVERTS and first is not None:
+        return first if first.meta["val"].dtype == node.meta["val"].dtype else None
     if node.target in ROUNDED:
         return first if first is not None and isinstance(first.meta["val"], torch.SymInt) else None
     if node.target is operator.getitem and first is not None and first.target is aten.broadcast_tensors.default:
