@@ -97,6 +97,7 @@ def lift(
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat = _flat_model(model, example_inputs, options)
     flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
+    flat.chunk = chunk
     while True:
         try:
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))

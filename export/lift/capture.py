@@ -274,7 +274,8 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             port, axis = module.axes.first_time
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)
         try:
-            graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
+            bounds = {"most": flat.max_frames, "context": flat.context}
+            graph = flat_graph(module, inputs, module.dynamic(True), chunk=flat.chunk, **bounds)
             roll_operators(graph)
             graph = of_whole_windows_too(module, graph, frames)
             port, axis = module.axes.first_time

@@ -56,10 +56,12 @@ def flat_graph(
     fold_weights: bool = True,
     most: int | None = None,
     context: Context | None = None,
+    chunk: int = 1,
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
 
-    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention.
+    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention, and
+    a step will have `chunk` frames.
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
@@ -84,7 +86,7 @@ def flat_graph(
     repeats_as_expands(graph)
     share_filters(graph_module)
     write_counted_loops_out(graph_module)
-    rewrite_over_time(graph_module, args, context)
+    rewrite_over_time(graph_module, args, context, chunk)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)
         make_real(graph_module)
@@ -96,9 +98,9 @@ def flat_graph(
     return fx.GraphModule(graph_module, graph)
 
 
-def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None) -> None:
+def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None, chunk: int = 1) -> None:
     """Attention, spectra, mirrors and whatever else is windows over an axis of any size, written as these, in place."""
-    narrow_attention(module, args, context)
+    narrow_attention(module, args, context, chunk)
     take_windows_apart(module)
 
 
