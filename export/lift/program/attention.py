@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-from rnn_export.export.lift.program.attention_parts import Attention, before_turn
+from rnn_export.export.lift.program.attention_parts import PICKS, Attention, before_turn, ready
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
 from rnn_export.export.lift.program.first_keys import with_first_ones
@@ -57,11 +57,12 @@ def narrow_attention(
     if not nodes:
         return
     for node in nodes:
-        chances, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
-        found = Attention.of(chances)
-        narrow = None if found is None else _narrowed(module, found, examples, context, chunk)
-        if found is not None and narrow is not None:
-            (whole or found.result).replace_all_uses_with(narrow)
+        softmax, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
+        for chances in ready(module, softmax):
+            found = Attention.of(chances)
+            narrow = None if found is None else _narrowed(module, found, examples, context, chunk)
+            if found is not None and narrow is not None:
+                (whole or found.result).replace_all_uses_with(narrow)
     module.graph.eliminate_dead_code()
 
 
@@ -274,7 +275,7 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
         scores = write.call(aten.where.ScalarOther, layout.looked_at(write, is_there), scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
         for node in found.after:
-            if not _does_nothing(node, tables):
+            if node.target in PICKS or not _does_nothing(node, tables):
                 chances = replaced(node, {args_of(node)[0]: chances})
         for added in found.adds:
             of_rows = write.call(aten.matmul.default, chances, write.constant(rows[added.result].unsqueeze(-3)))
