@@ -86,3 +86,43 @@ def test_long_chunks_behind_windows_with_a_stride():
     model = Call(forward, pick=nn.Conv1d(8, 8, 3, 2), attend=attend)
     spec = assert_whole(model, X, time_axis=1, chunk=96, lengths=range(90, 300, 41)).spec
     assert (spec.delay, spec.tail) == (0, 48)
+
+
+def shared(s, x):
+    """Chances that two products take, one of them those of the first head; keys turned by one permutation."""
+    frames, rows = x.shape[1], x.shape[0]
+    q, k, v = s.qkv(x).reshape(rows, frames, 3, 2, 4).unbind(2)
+    scores = q.permute(2, 0, 1, 3) @ k.permute(2, 0, 3, 1)
+    chances = s.drop(scores.masked_fill(~chunks(frames, 1), -1000).softmax(-1))
+    y = (chances @ v.permute(2, 0, 1, 3)).permute(1, 2, 0, 3).flatten(2)
+    z = (chances[0:1] @ x[None, ..., :4]).squeeze(0)
+    return x + y + F.pad(z, (0, 4))
+
+
+def test_chances_that_several_products_take():
+    torch.manual_seed(0)
+    model = Call(shared, qkv=nn.Linear(8, 24), drop=nn.Dropout(0.1))
+    spec = assert_whole(model, X, time_axis=1, chunk=PIECE, lengths=range(1, 14)).spec
+    assert (spec.delay, spec.tail) == (0, PIECE - 1)
+
+
+class _Extended(nn.Module):
+    """Positions of a table that is made anew for the longest sequence so far."""
+
+    def __init__(self, frames):
+        super().__init__()
+        self.pe, self.attend = torch.zeros(0, 8), layer(lambda n: chunks(n, 1))
+        self.extend(frames)
+
+    def extend(self, frames):
+        if self.pe.shape[0] < frames:
+            self.pe = torch.outer(torch.arange(frames).float(), torch.arange(8) / 8).sin()
+
+    def forward(self, x):
+        self.extend(x.shape[1])
+        return self.attend(x + self.pe[: x.shape[1]])
+
+
+def test_a_table_for_the_longest_sequence_so_far_is_no_bound():
+    torch.manual_seed(0)
+    assert_whole(_Extended(500).eval(), X, time_axis=1, chunk=PIECE, lengths=range(1, 14))

@@ -39,8 +39,6 @@ SCALES = (1.0, 1e4, 1e20)
 ROWS = 3
 # A length of the input, to see how many frames more of an attention a step's make.
 MANY = 1 << 20
-# Axes of keys where each head has one of its own: (B, H, T, E).
-BY_HEAD = 4
 
 
 def narrow_attention(
@@ -265,8 +263,10 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
             made[node] = made[data[0]] if is_idle else replaced(node, made)
         scores = made[args_of(found.chances)[0]]
         one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
-        if write.value_of(one).dim() == BY_HEAD:
-            one = write.call(aten.slice.Tensor, one, 1, 0, 1)
+        for axis, size in enumerate(write.value_of(one).shape[:-2]):
+            if isinstance(size, int) and size > 1:
+                # Heads, before the rows or behind them, have the same frames.
+                one = write.call(aten.slice.Tensor, one, axis, 0, 1)
         is_there = replace(layout, band=replace(band, first=0)).windows(write, write.call(aten.ones_like.default, one))
         lowest = torch.finfo(write.value_of(scores).dtype).min
         is_there = write.call(aten.gt.Scalar, is_there, 0.5)

@@ -79,11 +79,23 @@ class Attention:
 
 def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
     """In place: chances that several products take are as many softmaxes, and keys are turned last; gives them."""
-    found = [softmax]
-    for user in [*softmax.users][1:] if len(softmax.users) > 1 and all(map(_leads_on, softmax.users)) else ():
-        with module.graph.inserting_before(softmax):
-            found.append(module.graph.node_copy(softmax))
-        user.replace_input_with(softmax, found[-1])
+    found, chain = [softmax], [softmax]
+    while len(chain[-1].users) == 1 and (
+        (user := next(iter(chain[-1].users))).target in IDLE or _is_mask(user, chain[-1])
+    ):
+        chain.append(user)
+    users = [*chain[-1].users]
+    for user in users[1:] if all(map(_leads_on, users)) else ():
+        copies: dict[fx.Node, fx.Node] = {}
+
+        def copied(node: fx.Node, made: dict[fx.Node, fx.Node] = copies) -> fx.Node:
+            return made.get(node, node)
+
+        with module.graph.inserting_before(chain[-1].next):
+            for node in chain:
+                copies[node] = module.graph.node_copy(node, copied)
+        user.replace_input_with(chain[-1], copies[chain[-1]])
+        found.append(copies[softmax])
     for scores in {args_of(node)[0] for node in found}:
         for product in [n for n in _scores(scores)[1] if n.target in PRODUCTS]:
             _turn_last(module, product)

@@ -254,7 +254,7 @@ def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> Non
     """Raise FrozenAxis where pieces are one for each entry of an axis of any size, which torch.export lets pass."""
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
     for node in list(graph.nodes):
-        if node.target in (aten.unbind.int, aten.split.Tensor):
+        if node.target in (aten.unbind.int, aten.split.Tensor) and node.users:
             arguments = named_args(node)
             size = arguments["self"].meta["val"].shape[arguments["dim"]]
             symbols = size.node.expr.subs(equal).free_symbols if isinstance(size, torch.SymInt) else ()
@@ -338,6 +338,11 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     if node.target is operator.getitem and first is not None and first.target is aten.broadcast_tensors.default:
         broadcast = named_args(first)["tensors"][node.args[1]]
         return broadcast if broadcast.meta["val"].shape == node.meta["val"].shape else None
+    if node.target is operator.getitem and first is not None and first.target is aten.split.Tensor:
+        # `x.chunk(1)[0]`, one part of an axis of any size.
+        value, parts = named_args(first)["self"], first.meta["val"]
+        is_all = len(parts) == 1 and str(parts[0].shape) == str(value.meta["val"].shape)
+        return value if is_all else None
     if node.target is aten.slice.Tensor and _is_whole(node.args[2:]):
         return first
     if node.target is aten.slice_scatter.default and _is_whole(node.args[3:]):
