@@ -12,14 +12,7 @@ from torch import Tensor, fx, nn
 
 from rnn_export.alone import alone
 from rnn_export.arrays import Array
-from rnn_export.errors import (
-    DecidedByValue,
-    FrozenAxis,
-    LiftError,
-    NoBatchAxis,
-    RowsDepend,
-    StateMovesByCall,
-)
+from rnn_export.errors import DecidedByValue, FrozenAxis, LiftError, NoBatchAxis, RowsDepend, StateMovesByCall
 from rnn_export.export.lift.axes import Axes, TimeAxis, axes_candidates, decided_for_all
 from rnn_export.export.lift.batch_first import BatchFirst
 from rnn_export.export.lift.capture import Capture, capture, capture_sequence, output_rates
@@ -100,6 +93,7 @@ def lift(
     options = _Options(time_axis, states, initial, input_names, output_names, sample_rate, chunk, sequence_only)
     flat = _flat_model(model, example_inputs, options)
     flat.decisions, flat.max_frames, flat.context = said(assume), max_frames, context_of(max_context, max_frames)
+    flat.chunk = chunk
     while True:
         try:
             lifted = at_any_rates(flat, options.time_axis, lambda model: _by_calls_or_frames(model, options))

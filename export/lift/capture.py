@@ -45,6 +45,7 @@ from rnn_export.export.lift.loops.parallel import fold_parallel_scans
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.noise import SCALES
 from rnn_export.export.lift.periods import LONGEST, goes_by_pieces, period_of, rolled_by_periods
+from rnn_export.export.lift.program.attributes import tables_kept
 from rnn_export.export.lift.program.compare import CLOSED_LOOP
 from rnn_export.export.lift.program.flat_graph import flat_graph, fold
 from rnn_export.export.lift.program.places import busiest_place
@@ -263,7 +264,7 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), tables_kept(flat.model):
                 module(*inputs)
         except LiftError:
             raise
@@ -275,7 +276,9 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             port, axis = module.axes.first_time
             raise FrozenAxis(f"axis {axis} of input {port} is looped over, in {frames} frames or more.", port, axis)
         try:
-            graph = flat_graph(module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context)
+            graph = flat_graph(
+                module, inputs, module.dynamic(True), most=flat.max_frames, context=flat.context, chunk=flat.chunk
+            )
             roll_operators(graph)
             graph = of_whole_windows_too(module, graph, frames)
             port, axis = module.axes.first_time

@@ -71,5 +71,5 @@ def rewrite_for_any_length(module: BatchFirst, graph: fx.GraphModule, frames: in
     for rows in (ROWS, OTHER_ROWS):
         sample = module.sample(rows, frames)
         if know_sizes(graph, sample, [{*axes} for axes in module.dynamic(True)[0]]):
-            rewrite_over_time(graph, sample, module.flat.context)
+            rewrite_over_time(graph, sample, module.flat.context, module.flat.chunk)
             return

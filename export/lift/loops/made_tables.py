@@ -22,7 +22,8 @@ from rnn_export.export.lift.program.watching import watching
 
 # Sizes at which a function is called, first few frames and then many.
 SIZES = ((160, 224), (1280, 1408))
-LONGEST_PERIOD = 32
+# As far as a quarter of the frames shows it.
+LONGEST_PERIOD = 128
 PLAIN = (int, float, str, type(None), torch.device, torch.dtype)
 
 
@@ -108,8 +109,9 @@ def rows_of(small: Tensor, large: Tensor) -> Tensor | None:
     Tables are (frames, frames, ...). None where they are not made so.
     """
     few, more = len(small), len(large)
-    reach = few // 2 - LONGEST_PERIOD - 1
-    for period in range(1, LONGEST_PERIOD + 1) if reach > 0 and small.shape[2:] == large.shape[2:] else ():
+    longest = min(LONGEST_PERIOD, few // 4) if few >= SIZES[0][0] else 0
+    reach = few // 2 - longest - 1
+    for period in range(1, longest + 1) if small.shape[2:] == large.shape[2:] else ():
         first = torch.arange(period) + more // 2 // period * period
         rows = large[first[:, None], first[:, None] + torch.arange(-reach, reach + 1)]
         if all(torch.equal(table_of(rows, torch.arange(len(table))), table) for table in (small, large)):

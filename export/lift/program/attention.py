@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-from rnn_export.export.lift.program.attention_parts import Attention, before_turn
+from rnn_export.export.lift.program.attention_parts import PICKS, Attention, before_turn, ready
 from rnn_export.export.lift.program.bands import Band
 from rnn_export.export.lift.program.context import MASKED, MOST, Context, is_causal
-from rnn_export.export.lift.program.first_keys import with_first, with_first_ones
+from rnn_export.export.lift.program.first_keys import with_first_ones
 from rnn_export.export.lift.program.fused_attention import SDPA, SOFTMAX, apart_from_product, taken_apart
 from rnn_export.export.lift.program.fx import args_of, aten, named_args, placeholders
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.relative import Relative, is_constant, is_near
 from rnn_export.export.lift.program.size_numbers import size_at, size_of
 from rnn_export.export.lift.program.tabled import Through
+from rnn_export.export.lift.program.window_layouts import ByBlock, ByFrame, Layout, period_of
 
 # Frames that a band is looked for in, first few and then many; it leaves out as many as `MARGIN` of them at least.
 FRAMES = ((160, 224), (1280, 1408), (4352, 4480))
@@ -37,12 +38,17 @@ HIGHEST_STRIDE = 1 << 16
 SCALES = (1.0, 1e4, 1e20)
 # An example's axis of more entries is time: those of the batch are fewer.
 ROWS = 3
-# Axes of keys where each head has one of its own: (B, H, T, E).
-BY_HEAD = 4
+# A length of the input, to see how many frames more of an attention a step's make.
+MANY = 1 << 20
 
 
-def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None) -> None:
-    """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is."""
+def narrow_attention(
+    module: fx.GraphModule, examples: Sequence[Tensor], context: Context | None = None, chunk: int = 1
+) -> None:
+    """Attention within a band, or causal and bounded by `context`, as windows, in place; any other stays as it is.
+
+    A step will have `chunk` frames of the input: frames that attend within blocks go by blocks where these fit in it.
+    """
     module.graph.eliminate_dead_code()
     for node in [n for n in module.graph.nodes if n.target is aten.baddbmm.default and _is_square(n)]:
         apart_from_product(module, node)
@@ -50,29 +56,31 @@ def narrow_attention(module: fx.GraphModule, examples: Sequence[Tensor], context
     if not nodes:
         return
     for node in nodes:
-        chances, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
-        found = Attention.of(chances)
-        narrow = None if found is None else _narrowed(module, found, examples, context)
-        if found is not None and narrow is not None:
-            (whole or found.result).replace_all_uses_with(narrow)
+        softmax, whole = taken_apart(module, node) if node.target in SDPA else (node, None)
+        for chances in ready(module, softmax):
+            found = Attention.of(chances)
+            narrow = None if found is None else _narrowed(module, found, examples, context, chunk)
+            if found is not None and narrow is not None:
+                (whole or found.result).replace_all_uses_with(narrow)
     module.graph.eliminate_dead_code()
 
 
 def _narrowed(
-    module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None
+    module: fx.GraphModule, found: Attention, examples: Sequence[Tensor], context: Context | None, chunk: int
 ) -> fx.Node | None:
     """An attention as windows, by masks of as few frames as its band is within; None where it has none."""
     if context is not None:
         more = min(context.frames + 2 * MARGIN, context.most or MOST)
         runs = [_Run(module, examples, found, n) for n in (more, max(more - MARGIN, more // 2, 1))]
-        if _is_causal(runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs)):
+        if _is_causal(runs) and (narrow := _written(module, found, Band(context.frames - 1, 0), runs, chunk)):
             context.bounds = True
             return narrow
     for both in FRAMES:
         runs = [_Run(module, examples, found, frames) for frames in both]
         band = _band(runs)
-        if band is not None:
-            return _written(module, found, band, runs)
+        # Long periods are seen over more frames.
+        if band is not None and (narrow := _written(module, found, band, runs, chunk)) is not None:
+            return narrow
     return None
 
 
@@ -202,7 +210,7 @@ def _band(runs: Sequence[_Run]) -> Band | None:
     return None if bands or band is None or band.size + band.first + MARGIN > runs[0].frames else band
 
 
-def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run]) -> fx.Node | None:
+def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequence[_Run], chunk: int) -> fx.Node | None:
     """The same by windows of keys and values; None where the masks are not alike along the band."""
     tables: dict[fx.Node, Tensor] = {}
     for node in (*found.between, *found.after):
@@ -223,53 +231,66 @@ def _written(module: fx.GraphModule, found: Attention, band: Band, runs: Sequenc
     rows = _rows_of_tables(found, band, runs)
     if rows is None:
         return None
+    layout = _layout(found, band, runs, period_of(tables.values()), chunk)
     write, graph = NodeWriter(module, f"band_{len([*module.buffers()])}"), module.graph
     write.at = found.result
     with graph.inserting_before(found.result):
-        keys, values = (_windows(write, n, band) for n in (found.key, found.value))
-        query = write.call(aten.unsqueeze.default, found.query, -2)
-        made = {found.scores: write.call(aten.matmul.default, query, keys)}
+        keys, values = (layout.windows(write, n) for n in (found.key, found.value))
+        made = {found.scores: write.call(aten.matmul.default, layout.queries(write, found.query), keys)}
         for relative in found.relatives:
-            one = write.call(aten.unsqueeze.default, relative.query, -2)
             if relative.scores in beside:
-                along = write.constant(beside[relative.scores].mT.unsqueeze(-3))
-            else:
-                # Each key has a row of the table, whatever frame attends to it.
-                keyed = write.call(aten.zeros_like.default, found.key)
-                along = _windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)), band)
-            made[relative.scores] = write.call(aten.matmul.default, one, along)
+                made[relative.scores] = layout.scores(write, relative.query, beside[relative.scores])
+                continue
+            # Each key has a row of the table, whatever frame attends to it.
+            keyed = write.call(aten.zeros_like.default, found.key)
+            along = layout.windows(write, write.call(aten.add.Tensor, keyed, before_turn(relative.table)))
+            made[relative.scores] = write.call(aten.matmul.default, layout.queries(write, relative.query), along)
         for tabled in found.tabled:
-            one = write.call(aten.unsqueeze.default, tabled.given, -2)
-            along = write.constant(rows[tabled.result].mT.unsqueeze(-3))
-            made[tabled.result] = write.call(aten.matmul.default, one, along)
+            made[tabled.result] = layout.scores(write, tabled.given, rows[tabled.result])
+
+        def replaced(node: fx.Node, given: Mapping[fx.Node, fx.Node]) -> fx.Node:
+            args, kwargs = fx.node.map_arg(
+                (node.args, node.kwargs),
+                lambda n: layout.table(write, tables[n], found.key) if n in tables else given[n],
+            )
+            return write.call(node.target, *args, **kwargs)
+
         for node in found.between:
             data = [n for n in node.all_input_nodes if n in made]
-            if len(data) == 1 and _does_nothing(node, tables):
-                made[node] = made[data[0]]
-            else:
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, made, found.key))
-                made[node] = write.call(node.target, *args, **kwargs)
+            is_idle = len(data) == 1 and _does_nothing(node, tables)
+            made[node] = made[data[0]] if is_idle else replaced(node, made)
         scores = made[args_of(found.chances)[0]]
         one = write.call(aten.slice.Tensor, found.key, -1, 0, 1)
-        if write.value_of(one).dim() == BY_HEAD:
-            one = write.call(aten.slice.Tensor, one, 1, 0, 1)
-        is_there = _windows(write, write.call(aten.ones_like.default, one), replace(band, first=0))
+        for axis, size in enumerate(write.value_of(one).shape[:-2]):
+            if isinstance(size, int) and size > 1:
+                # Heads, before the rows or behind them, have the same frames.
+                one = write.call(aten.slice.Tensor, one, axis, 0, 1)
+        is_there = replace(layout, band=replace(band, first=0)).windows(write, write.call(aten.ones_like.default, one))
         lowest = torch.finfo(write.value_of(scores).dtype).min
         is_there = write.call(aten.gt.Scalar, is_there, 0.5)
         if band.first:
             is_there = with_first_ones(write, is_there, found.key, band)
-        scores = write.call(aten.where.ScalarOther, is_there, scores, lowest)
+        scores = write.call(aten.where.ScalarOther, layout.looked_at(write, is_there), scores, lowest)
         chances = write.call(aten.softmax.int, scores, -1)
         for node in found.after:
-            if not _does_nothing(node, tables):
-                given = {args_of(node)[0]: chances}
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), _in(write, tables, given, found.key))
-                chances = write.call(node.target, *args, **kwargs)
+            if node.target in PICKS or not _does_nothing(node, tables):
+                chances = replaced(node, {args_of(node)[0]: chances})
         for added in found.adds:
             of_rows = write.call(aten.matmul.default, chances, write.constant(rows[added.result].unsqueeze(-3)))
             added.result.replace_all_uses_with(write.call(aten.squeeze.dim, of_rows, -2))
         result = write.call(aten.matmul.default, chances, write.call(aten.transpose.int, values, -2, -1))
-        return write.call(aten.squeeze.dim, result, -2)
+        return layout.frames(write, result, found.query)
+
+
+def _layout(found: Attention, band: Band, runs: Sequence[_Run], period: int, chunk: int) -> Layout:
+    """By blocks where frames attend within them and a step has whole ones; by frames else."""
+    size = found.scores.meta["val"].shape[-1].node.expr
+    (symbol,) = size.free_symbols if len(size.free_symbols) == 1 else (None,)
+    in_step = 0 if symbol is None else size.subs(symbol, MANY + chunk) - size.subs(symbol, MANY)
+    if period == 1 or found.adds or not in_step or in_step % period:
+        return ByFrame(band)
+    left = [masked.flatten(0, -3).gt(MASKED).any(0) for run in runs if (masked := run.masked()) is not None]
+    return ByBlock.of(band, period, left) or ByFrame(band)
 
 
 def _rows_of_tables(found: Attention, band: Band, runs: Sequence[_Run]) -> dict[fx.Node, Tensor] | None:
@@ -302,28 +323,3 @@ def _stays(node: fx.Node, tables: Mapping[fx.Node, Tensor], scores: Tensor) -> b
 def _last(table: Tensor, like: Tensor) -> Tensor:
     """As many of the last entries as `like` has."""
     return table[..., -like.shape[-1] :] if like.dim() else table
-
-
-def _in(write: NodeWriter, tables: Mapping[fx.Node, Tensor], made: Mapping[fx.Node, fx.Node], frames: fx.Node) -> Any:
-    """By node of the code between product and softmax, what stands for it along the band."""
-
-    def table(node: fx.Node) -> fx.Node:
-        if node not in tables:
-            return made[node]
-        values = tables[node]
-        period = values.shape[-3] if values.dim() > 2 else 1
-        if period == 1:
-            return write.constant(values)
-        numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, frames, -2))
-        rows = write.constant(values.reshape(period, 1, -1).float())
-        taken = write.call(aten.index_select.default, rows, 0, write.call(aten.remainder.Scalar, numbers, period))
-        return write.call(aten.gt.Scalar, taken, 0.5) if values.dtype == torch.bool else taken
-
-    return table
-
-
-def _windows(write: NodeWriter, value: fx.Node, band: Band) -> fx.Node:
-    """(..., T, E) as windows (..., T, E, size), zeros where no frame is; the first frames stand behind them."""
-    padded = write.call(aten.constant_pad_nd.default, value, [0, 0, band.behind, band.ahead])
-    windows = write.call(aten.unfold.default, padded, -2, band.size, 1)
-    return with_first(write, windows, value, band.first) if band.first else windows

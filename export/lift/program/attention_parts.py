@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from rnn_export.export.lift.program.fx import args_of, aten, named_args, overloads
+from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.relative import PRODUCTS, Relative, is_constant, relative_of
 from rnn_export.export.lift.program.tabled import Tabled, table_of_chances, table_of_queries
 
@@ -17,6 +18,8 @@ POINTWISE = overloads(
     "where.self where.ScalarOther where.ScalarSelf neg tanh _to_copy to.dtype clone alias maximum minimum clamp"
 )
 IDLE = overloads("clone alias dropout _to_copy native_dropout")
+# Of chances: those of some heads or rows.
+PICKS = overloads("slice.Tensor narrow select.int")
 # Of chances, of which these leave those of 0 at 0.
 MASKING = overloads("masked_fill.Scalar mul.Tensor")
 
@@ -49,9 +52,9 @@ class Attention:
         if given.get("dim", -1) % (last + 1) != last:
             return None
         last, after = chances, list[fx.Node]()
-        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_mask(user, last)):
+        while len(last.users) == 1 and ((user := next(iter(last.users))).target in IDLE or _is_kept(user, last)):
             last = user
-            after += [last] if last.target in MASKING else []
+            after += [] if last.target in IDLE else [last]
         adds = {user: added for user in last.users if (added := table_of_chances(last, user)) is not None}
         results = [user for user in last.users if user not in adds]
         if len(results) != 1 or results[0].target not in PRODUCTS or args_of(results[0])[0] is not last:
@@ -72,6 +75,60 @@ class Attention:
         return Attention(
             query, key, products[0], beside, more, between, chances, (*after,), given, result, (*adds.values(),)
         )
+
+
+def ready(module: fx.GraphModule, softmax: fx.Node) -> list[fx.Node]:
+    """In place: chances that several products take are as many softmaxes, and keys are turned last; gives them."""
+    found, chain = [softmax], [softmax]
+    while len(chain[-1].users) == 1 and (
+        (user := next(iter(chain[-1].users))).target in IDLE or _is_mask(user, chain[-1])
+    ):
+        chain.append(user)
+    users = [*chain[-1].users]
+    for user in users[1:] if all(map(_leads_on, users)) else ():
+        copies: dict[fx.Node, fx.Node] = {}
+
+        def copied(node: fx.Node, made: dict[fx.Node, fx.Node] = copies) -> fx.Node:
+            return made.get(node, node)
+
+        with module.graph.inserting_before(chain[-1].next):
+            for node in chain:
+                copies[node] = module.graph.node_copy(node, copied)
+        user.replace_input_with(chain[-1], copies[chain[-1]])
+        found.append(copies[softmax])
+    for scores in {args_of(node)[0] for node in found}:
+        for product in [n for n in _scores(scores)[1] if n.target in PRODUCTS]:
+            _turn_last(module, product)
+    return found
+
+
+def _leads_on(node: fx.Node) -> bool:
+    """Whether chances are moved or masked, or go into a product."""
+    return node.target in IDLE | MASKING | PICKS | PRODUCTS
+
+
+def _turn_last(module: fx.GraphModule, product: fx.Node) -> None:
+    """Let keys that come by one permutation be moved to (..., T, E) first."""
+    turned = args_of(product)[1]
+    if turned.target is not aten.permute.default:
+        return
+    rank = turned.meta["val"].dim()
+    value, order = args_of(turned)[0], [a % rank for a in args_of(turned)[1]]
+    write = NodeWriter(module, "turned")
+    write.at = product
+    with module.graph.inserting_before(product):
+        moved = value
+        if (others := [*order[:-2], order[-1], order[-2]]) != [*range(rank)]:
+            moved = write.call(aten.permute.default, value, others)
+        product.replace_input_with(turned, write.call(aten.transpose.int, moved, -2, -1))
+
+
+def _is_kept(node: fx.Node, chances: fx.Node) -> bool:
+    """Whether it leaves chances as they are, those of some heads maybe, or masks them."""
+    if node.target in PICKS:
+        rank, taken = chances.meta["val"].dim(), named_args(node)
+        return taken["dim"] % rank < rank - 2 and args_of(node)[0] is chances
+    return _is_mask(node, chances)
 
 
 def _is_mask(node: fx.Node, chances: fx.Node) -> bool:

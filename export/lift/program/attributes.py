@@ -70,6 +70,32 @@ def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
 
 
 @contextlib.contextmanager
+def tables_kept(model: nn.Module) -> Iterator[None]:
+    """After it, a tensor that a call made larger is what it was.
+
+    A table that code makes for the longest sequence so far would be a bound in a graph of longer ones.
+    """
+    held = [
+        (holder, name, value)
+        for module in model.modules()
+        for holder in (_own(module), module._buffers)
+        for name, value in holder.items()
+        if isinstance(value, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for holder, name, value in held:
+            now = holder.get(name)
+            if now is not value and isinstance(now, Tensor) and now.shape != value.shape:
+                holder[name] = value
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {} if isinstance(module, torch.jit.ScriptModule) else module.__dict__
+
+
+@contextlib.contextmanager
 def swapped(
     model: nn.Module, roots: Mapping[AttributePath, Any], values: Mapping[AttributePath, Any]
 ) -> Iterator[None]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Of frames that attend within blocks.
-LONGEST_PERIOD = 32
+LONGEST_PERIOD = 128
 
 
 @dataclass(frozen=True)

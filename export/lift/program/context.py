@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from rnn_export.errors import LiftError
 
-# The exponential of a score as low as this is zero, whatever scores are there beside it.
-MASKED = -5e3
+# The exponential of a score as low as this is zero beside any that a model makes: zipformers write -1000.
+MASKED = -900.0
 # Masks of more frames by frames than this are not made.
 MOST = 8192
 FUSED = F.scaled_dot_product_attention

@@ -39,6 +39,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
+CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # What they fill a tensor with, whatever was in it: a number, or the argument that says it.
 FILLS: Mapping[Any, float | str] = {
@@ -57,12 +58,14 @@ def flat_graph(
     fold_weights: bool = True,
     most: int | None = None,
     context: Context | None = None,
+    chunk: int = 1,
     counts: Sequence[tuple[int, int]] = (),
 ) -> fx.GraphModule:
     """`module` as a graph: placeholders in, one tuple out, nothing done in place, no check of sizes.
 
-    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention. `counts`
-    are states that begin at zero or above, as the number of what is fed and of the next value.
+    `most`: the longest that any axis will be, where it is not of any size. `context` bounds causal attention, and a
+    step will have `chunk` frames. `counts` are states that begin at zero or above, as the number of what is fed and of
+    the next value.
     """
     program = export_program(module, args, shapes)
     _refuse_bounds(program, most or MANY)
@@ -87,7 +90,7 @@ def flat_graph(
     repeats_as_expands(graph)
     share_filters(graph_module)
     write_counted_loops_out(graph_module)
-    rewrite_over_time(graph_module, args, context)
+    rewrite_over_time(graph_module, args, context, chunk)
     if has_complex(graph):
         fold(graph_module, "complex", torch.is_complex)
         make_real(graph_module)
@@ -100,9 +103,9 @@ def flat_graph(
     return fx.GraphModule(graph_module, graph)
 
 
-def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None) -> None:
+def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: Context | None, chunk: int = 1) -> None:
     """Attention, spectra, mirrors and whatever else is windows over an axis of any size, written as these, in place."""
-    narrow_attention(module, args, context)
+    narrow_attention(module, args, context, chunk)
     take_windows_apart(module)
 
 
@@ -119,6 +122,9 @@ def _drop_idle(graph: fx.Graph) -> None:
         elif node.target is aten.view.default:
             # What lies in memory one way here may lie another way in a step.
             node.target = aten.reshape.default
+        elif node.target in (aten.type_as.default, aten.to.other):
+            # The other tensor says a type, and nothing of its values.
+            node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.meta["val"].dtype), {}
         elif node.target is math.ceil:
             _ceil_of_whole(graph, node)
 
@@ -253,7 +259,7 @@ def _refuse_frames_taken_apart(graph: fx.Graph, equal: Mapping[Any, Any]) -> Non
     """Raise FrozenAxis where pieces are one for each entry of an axis of any size, which torch.export lets pass."""
     axes = {str(n): (i, a) for i, fed in enumerate(placeholders(graph)) for a, n in enumerate(fed.meta["val"].shape)}
     for node in list(graph.nodes):
-        if node.target in (aten.unbind.int, aten.split.Tensor):
+        if node.target in (aten.unbind.int, aten.split.Tensor) and node.users:
             arguments = named_args(node)
             size = arguments["self"].meta["val"].shape[arguments["dim"]]
             symbols = size.node.expr.subs(equal).free_symbols if isinstance(size, torch.SymInt) else ()
@@ -330,11 +336,18 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     if node.target in SAME:
         return first
+    if node.target in CONVERTS and first is not None:
+        return first if first.meta["val"].dtype == node.meta["val"].dtype else None
     if node.target in ROUNDED:
         return first if first is not None and isinstance(first.meta["val"], torch.SymInt) else None
     if node.target is operator.getitem and first is not None and first.target is aten.broadcast_tensors.default:
         broadcast = named_args(first)["tensors"][node.args[1]]
         return broadcast if broadcast.meta["val"].shape == node.meta["val"].shape else None
+    if node.target is operator.getitem and first is not None and first.target is aten.split.Tensor:
+        # `x.chunk(1)[0]`, one part of an axis of any size.
+        value, parts = named_args(first)["self"], first.meta["val"]
+        is_all = len(parts) == 1 and str(parts[0].shape) == str(value.meta["val"].shape)
+        return value if is_all else None
     if node.target is aten.slice.Tensor and _is_whole(node.args[2:]):
         return first
     if node.target is aten.slice_scatter.default and _is_whole(node.args[3:]):

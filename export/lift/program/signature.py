@@ -97,6 +97,7 @@ class FlatModel(nn.Module):
         self.rated: dict[int, Rated] = {}
         self.max_frames: int | None = None
         self.context: Context | None = None
+        self.chunk = 1
         self.kept: tuple[tuple[AttributePath, ...], ...] = ()
         self.idle: dict[tuple[AttributePath, ...], Tensor] = {}
         self.seen = {leaf.name: leaf.example[None] for leaf in self.states}

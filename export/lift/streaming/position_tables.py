@@ -25,10 +25,10 @@ def going_on(value: Tensor, axis: int) -> tuple[Tensor, Tensor | None] | None:
         return None
     steps: Tensor | None = None
     if value.dtype == torch.bool or value.is_floating_point():
-        is_even = (rows == rows[-1:]).flatten(1).all(1)
+        is_even = (rows == rows[-1:]).reshape(len(rows), -1).all(1)
     elif value.dtype == torch.int64:
         steps = rows[1:] - rows[:-1]
-        is_even = (steps == steps[-1:]).flatten(1).all(1)
+        is_even = (steps == steps[-1:]).reshape(len(steps), -1).all(1)
     else:
         return None
     unlike = (~is_even).nonzero()
