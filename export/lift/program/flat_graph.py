@@ -351,10 +351,11 @@ def _free_constants(graph: fx.Graph) -> None:
     for node in [n for n in graph.nodes if n.target in FILLS]:
         shape, value = node.meta["val"].shape, FILLS[node.target]
         value = (named_args(node) | node.kwargs)[value] if isinstance(value, str) else value
-        if isinstance(value, fx.Node) or any(not isinstance(n, int) and str(n) not in sizes for n in shape):
+        named = node.target in LIKE_ANOTHER
+        if isinstance(value, fx.Node) or not (named or all(isinstance(n, int) or str(n) in sizes for n in shape)):
             continue
         with graph.inserting_before(node):
-            dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
+            dims = [*node.args[1]] if named else [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
             dtype = {"dtype": node.meta["val"].dtype}
             filled = graph.call_function(aten.full.default, (dims, value), dtype)
         filled.meta = dict(node.meta)

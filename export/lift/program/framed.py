@@ -1,6 +1,6 @@
 """Windows picked by the numbers of their frames, `x[:, hop * arange(n)[:, None] + arange(W)]`, as windows.
 
-Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends. What `as_strided` takes are such numbers too.
+Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends. What `as_strided` takes are such too.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
         return None
 
     def numbers(frames: int) -> Tensor:
-        taken = ([_value(write, n, frames) if isinstance(n, fx.Node) else n for n in ns[axis:]] for ns in (size, stride))
-        return torch.arange(_at(held.shape[-1], frames)).as_strided(*taken)
+        sizes, strides = (
+            [_value(write, n, frames) if isinstance(n, fx.Node) else n for n in given[axis:]]
+            for given in (size, stride)
+        )
+        return torch.arange(_at(held.shape[-1], frames)).as_strided(sizes, strides)
 
     return _picked(write, value, axis, sizes[axis:], numbers)
 
