@@ -1,4 +1,4 @@
-"""Transforms of real frames in C beside the product with a basis that they stand for, and beside numpy's."""
+"""Transforms of real frames in C beside the product with a basis that they stand for, numpy's, and their limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from rnn_export.arrays import Array
+from rnn_export.runtime.bench.limit import Limit, Reader
 from tests.export.c_sheet import Case, Sheet, case, compiled, const
 
 # Frames of 4 to 64 ms at 16 kHz, of 20 ms at 48 kHz, and a prime.
@@ -17,8 +18,11 @@ ROWS, ROUNDS, CALLS = 256, 11, 200
 
 
 def fourier() -> Iterator[tuple[str, float]]:
-    """Each without what a call from Python costs; numpy's, which has more to do at each call, over many rows too."""
-    random = np.random.default_rng(0)
+    """Each without what a call from Python costs; numpy's, which has more to do at each call, over many rows too.
+
+    No transform is faster than its values go in and out, each once: that is the limit.
+    """
+    random, reader = np.random.default_rng(0), Reader()
     call = _seconds(_step(case("Relu", np.zeros(1, np.float32))))
     for n in LENGTHS:
         x = random.standard_normal((1, n, 1)).astype(np.float32)
@@ -27,6 +31,9 @@ def fourier() -> Iterator[tuple[str, float]]:
         basis = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
         transform = case("DFT", x, None, const(1), onesided=1)
         yield f"{n}: transform, µs", 1e6 * (_seconds(_step(transform)) - call)
+        limit = Limit(reader, x.nbytes + 8 * (n // 2 + 1))
+        limit.block()
+        yield f"{n}: limit, its values in and out once, µs", limit.us
         yield (
             f"{n}: product with the basis, µs",
             1e6 * (_seconds(_step(case("MatMul", x[..., 0], const(basis)))) - call),

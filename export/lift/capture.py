@@ -264,12 +264,15 @@ def of_any_length(module: BatchFirst) -> tuple[fx.GraphModule, int]:
             continue
         inputs = module.sample(OTHER_ROWS if frozen else ROWS, frames)
         try:
-            with torch.no_grad(), tables_kept(flat.model):
-                module(*inputs)
+            with tables_kept(flat.model):
+                few = 0 in _windows(module, frames)
         except LiftError:
             raise
         except Exception as error:  # too short for a window of the model, or no multiple of its stride
             reason = f"{type(error).__name__}: {first_line(error)}"
+            continue
+        if few:
+            reason = f"of {frames} frames an output has none"
             continue
         if (frames > FAR and has_loop(module, frames, least=2)) or (not longest and loops_over_pieces(module, frames)):
             # Written out it takes minutes, to be a number of frames all the same.

@@ -16,8 +16,9 @@ from rnn_export.export.lift.loops.tables import read_tables
 from rnn_export.export.lift.loops.two_lengths import cannot_roll
 from rnn_export.export.lift.program.flat_graph import fold, rewrite_over_time
 
-# Lengths between two at which a loop shows, at most.
-MOST_BETWEEN = 16
+# Lengths between two at which a loop shows: as many are tried, and so many are exported where one of them is another.
+TRIED_BETWEEN = 16
+MOST_BETWEEN = 64
 
 
 def rolled_loop(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int]) -> fx.GraphModule:
@@ -53,7 +54,8 @@ def _rolled(module: BatchFirst, short: fx.GraphModule, lengths: tuple[int, int])
             raise
         rolled, counts = roll(short, long, samples, lengths, first), True
     frames = range(few + 1, more)
-    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in frames):
+    tried = frames[:: -(-len(frames) // TRIED_BETWEEN) or 1]
+    if len(frames) >= MOST_BETWEEN or all(is_right(module, rolled, n) is not False for n in tried):
         return rolled, counts
     # Numbers that follow from the length by steps are those of each length between.
     between = [(unrolled(n), module.sample(ROWS, n)) for n in frames]

@@ -29,6 +29,11 @@ def frames_beyond_context(spec: StreamSpec) -> int:
     return steps * spec.chunk
 
 
+def frames_beyond_shortest(spec: StreamSpec, shortest: int) -> int:
+    """Frames among which sequences of `shortest` and more end at every remainder of a step."""
+    return (-(-shortest // spec.chunk) + 1) * spec.chunk
+
+
 def trial_frames(spec: StreamSpec, frames: int, most: int, shortest: int = 0) -> int:
     """`frames` of each kind of input and those of the delay, in whole steps, `shortest` at least and `most` at most."""
     steps = max(frames // spec.chunk + spec.settling_steps, -(-shortest // spec.chunk))

@@ -11,7 +11,13 @@ from rnn_export.errors import ExportError
 from rnn_export.export.lift.noise import Noise
 from rnn_export.export.lift.program.signature import Leaf
 from rnn_export.export.lift.streaming_model import StreamingModel
-from rnn_export.export.verify.frames import ROWS, beginning, fewest_frames, frames_beyond_context
+from rnn_export.export.verify.frames import (
+    ROWS,
+    beginning,
+    fewest_frames,
+    frames_beyond_context,
+    frames_beyond_shortest,
+)
 from rnn_export.spec import TensorSpec
 
 # Of whole sequences, as many times the shortest that the model takes.
@@ -29,7 +35,8 @@ def inputs_to_verify(model: StreamingModel, recording: Mapping[str, Array] | Non
     rows = Noise(model.original).rows
     for tensor, leaf in zip(model.spec.inputs, model.original.inputs, strict=True):
         _refuse_one_id(tensor, leaf.example, rows)
-    frames = max(steps * model.spec.chunk, fewest_frames(model.spec), frames_beyond_context(model.spec))
+    beyond = max(frames_beyond_context(model.spec), frames_beyond_shortest(model.spec, model.shortest))
+    frames = max(steps * model.spec.chunk, fewest_frames(model.spec), beyond)
     if model.spec.sequence_only:
         frames = max(frames, WHOLE * model.shortest)
     if (most := model.spec.max_frames) is not None:

@@ -76,7 +76,7 @@ def ends_of_sequences(model: StreamingModel, loop: ClosedLoop) -> dict[int, dict
     Raises ExportError where that has another length than the contract says.
     """
     spec, found = model.spec, {}
-    for frames in (n for n in lengths_tried(spec, loop.frames) if n >= model.shortest):
+    for frames in lengths_tried(spec, loop.frames, model.shortest):
         try:
             given = own_trace(model, ClosedLoop(spec, loop.cut(0, frames)), whole=True).outputs
         except (ExportError, AssumptionBroken):

@@ -19,17 +19,18 @@ from rnn_export.spec import StreamSpec
 REMAINDERS = 8
 
 
-def lengths_tried(spec: StreamSpec, frames: int) -> list[int]:
+def lengths_tried(spec: StreamSpec, frames: int, shortest: int = 1) -> list[int]:
     """Numbers of frames, up to `frames`, that sequences end after: one, few, less than the delay, each remainder.
 
+    All are at least `shortest`, the fewest of which a stream gives what the model does.
     None where a step is a frame and the end gives nothing: the steps of a long one give all frames that it has.
     """
     if not spec.tail and spec.chunk == 1:
         return []
-    whole = (spec.settling_steps + 2) * spec.chunk
+    whole = max(spec.settling_steps + 2, -(-shortest // spec.chunk)) * spec.chunk
     rests = np.unique(np.linspace(0, spec.chunk - 1, REMAINDERS).round().astype(int))
     tried = {1, 2, 3, spec.delay // 2, spec.delay, spec.delay + 1, *(whole + int(rest) for rest in rests)}
-    return sorted(n for n in tried if 0 < n <= frames)
+    return sorted(n for n in tried if max(shortest, 1) <= n <= frames)
 
 
 def end_drifts(

@@ -122,13 +122,17 @@ def shown(name: str, folder: Path, steps: int = 64, rounds: int = 501, **sizes: 
     apart = max(float(np.abs(output - want).max()) for output in outputs.values()) / float(np.abs(want).max())
     step = microseconds(bundle, sound[0].numpy(), rounds)
     budget = 1e6 * spec.chunk / spec.sample_rate
-    cost = ", ".join(f"{BACKENDS[b]} {us:.0f} µs ({budget / us:,.0f} times real time)" for b, us in step.items())
+    cost = ", ".join(f"{BACKENDS[b]} {us:.0f} µs ({_times(budget / us)} times real time)" for b, us in step.items())
     return (
         f"{name}: {sound.shape[1]:,} samples in, {len(want):,} frames out; "
         f"delay {1000 * spec.delay / spec.sample_rate:.0f} ms, tail {spec.tail} frames; "
         f"largest difference to the whole {apart:.1e} of its scale; a step of {budget / 1000:g} ms: {cost}; "
         f"{pipeline.said(outputs['native'], about, folder)}; trained, exported and verified in {took:.0f} s"
     )
+
+
+def _times(real_time: float) -> str:
+    return f"{real_time:,.0f}" if real_time >= 2 else f"{real_time:.2f}"
 
 
 def main() -> None:

@@ -369,11 +369,12 @@ def _free_constants(graph: fx.Graph) -> None:
     for node in [n for n in graph.nodes if n.target in FILLS]:
         shape, said = node.meta["val"].shape, FILLS[node.target]
         value: Any = (named_args(node) | node.kwargs)[said] if isinstance(said, str) else said
-        if any(not isinstance(n, int) and str(n) not in sizes for n in shape):
+        named = node.target in LIKE_ANOTHER
+        if not (named or all(isinstance(n, int) or str(n) in sizes for n in shape)):
             continue
         dtype = {"dtype": node.meta["val"].dtype}
         with graph.inserting_before(node):
-            dims = [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
+            dims = [*node.args[1]] if named else [n if isinstance(n, int) else size_of(sizes[str(n)], n) for n in shape]
             if not isinstance(value, fx.Node):
                 filled = graph.call_function(aten.full.default, (dims, value), dtype)
             else:

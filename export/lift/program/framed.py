@@ -1,10 +1,11 @@
 """Windows picked by the numbers of their frames, `x[:, hop * arange(n)[:, None] + arange(W)]`, as windows.
 
-Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends.
+Numbers that are held within a sequence, `clamp(0, T - 1)`, repeat its ends. What `as_strided` takes are such too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, fx
 
 from rnn_export.export.lift.program.fx import SHAPE_ONLY, aten, named_args, sources_of
 from rnn_export.export.lift.program.node_writer import NodeWriter
-from rnn_export.export.lift.program.resampling import padded
+from rnn_export.export.lift.program.resampling import padded, rate_of
 from rnn_export.export.lift.program.size_numbers import size_at
 
 # Frames of the input at which the numbers are seen.
@@ -35,21 +36,59 @@ def framed(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     size = write.value_of(value).shape[axis]
     if isinstance(size, int) or not _is_picked(write, index):
         return None
-    shape = write.value_of(index).shape
+    return _picked(write, value, axis, write.value_of(index).shape, lambda n: _value(write, index, n))
+
+
+def strided(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+    """Windows over the last axis of (..., T) by `as_strided`, written so; None where it does anything else."""
+    given = named_args(node)
+    value, size, stride = given["self"], given["size"], given["stride"]
+    held = write.value_of(value)
+    axis = held.dim() - 1
+    if given.get("storage_offset") is not None or axis < 0 or held.stride(-1) != 1 or isinstance(held.shape[-1], int):
+        return None
+    sizes, strides = ([write.value_of(n) if isinstance(n, fx.Node) else n for n in given] for given in (size, stride))
+    rows = zip(sizes[:axis], strides[:axis], held.shape, held.stride(), strict=False)
+    if any(rate_of(n, m) != 1 or (n != 1 and rate_of(s, t) != 1) for n, s, m, t in rows):
+        return None
+
+    def numbers(frames: int) -> Tensor:
+        sizes, strides = (
+            [_value(write, n, frames) if isinstance(n, fx.Node) else n for n in given[axis:]]
+            for given in (size, stride)
+        )
+        return torch.arange(size_at(held.shape[-1], frames) or 0).as_strided(sizes, strides)
+
+    return _picked(write, value, axis, sizes[axis:], numbers)
+
+
+def _picked(
+    write: NodeWriter, value: fx.Node, axis: int, shape: Sequence[Any], numbers: Callable[[int], Tensor]
+) -> fx.Node | None:
+    """Frames picked along an axis by numbers of a shape, which are asked for by the frames of the input."""
+    size = write.value_of(value).shape[axis]
     frames = [a for a, n in enumerate(shape) if not isinstance(n, int)]
     if len(shape) > 2 or len(frames) != 1:
         return None
     try:
-        seen = [(size_at(size, n) or 0, _value(write, index, n).movedim(frames[0], 0)) for n in SEEN]
+        seen = _seen(size, numbers, frames[0], SEEN)
+        windows = _windows(*seen[-1])
+        if windows is not None:
+            # How the last frames are taken shows at every remainder of the hop.
+            seen += _seen(size, numbers, frames[0], range(SEEN[-1] + 1, SEEN[-1] + windows.hop))
     except Exception:  # a length that the code does not take may raise anything
         return None
-    found = {_windows(numbers.reshape(len(numbers), -1), length) for length, numbers in seen}
-    windows = found.pop()
-    if found or windows is None:
+    if windows is None or any(_windows(*each) != windows for each in seen):
         return None
     spans = ((n, [windows.count(length, n) - len(numbers) for length, numbers in seen]) for n in windows.spans)
     fitting = next(((span, left[0]) for span, left in spans if len({*left}) == 1 and left[0] >= 0), None)
     return None if fitting is None else _written(write, value, axis, windows, fitting, (len(shape), frames[0]))
+
+
+def _seen(size: Any, numbers: Callable[[int], Tensor], axis: int, lengths: Iterable[int]) -> list[tuple[int, Tensor]]:
+    """Frames of the value that is picked from, and the numbers (n, W) that are picked, of frames of the input."""
+    made = ((size_at(size, n) or 0, numbers(n).movedim(axis, 0)) for n in lengths)
+    return [(length, picked.reshape(len(picked), -1)) for length, picked in made]
 
 
 def _is_picked(write: NodeWriter, index: fx.Node) -> bool:
@@ -89,7 +128,7 @@ class _Windows:
         return (length + self.before + self.behind - max(min(self.places), 0) - span) // self.hop + 1
 
 
-def _windows(numbers: Tensor, length: int) -> _Windows | None:
+def _windows(length: int, numbers: Tensor) -> _Windows | None:
     """The windows that (n, W) numbers of `length` frames pick; None where these do not go on in even steps."""
     middle = len(numbers) // 2
     steps = numbers[middle + 1] - numbers[middle]

@@ -17,16 +17,21 @@ def istft_to_length(
     window: Tensor,
     center: bool,
     normalized: bool,
+    onesided: bool | None,
     length: int,
+    return_complex: bool,
 ) -> Tensor:
     """A spectrum (..., F, T) as a signal (..., length): `torch.istft` of these arguments."""
-    return torch.istft(self, n_fft, hop_length, win_length, window, center, normalized, length=length).clone()
+    return torch.istft(
+        self, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex
+    ).clone()
 
 
 @istft_to_length.register_fake
 def _shape(self: Tensor, n_fft: int, hop_length: int, win_length: int, window: Tensor, *others: Any) -> Tensor:
-    *_, length = others
-    return window.new_empty((*self.shape[:-2], length))
+    *_, length, return_complex = others
+    dtype = self.dtype if return_complex else self.dtype.to_real()
+    return self.new_empty((*self.shape[:-2], length), dtype=dtype)
 
 
 def signal_of(
@@ -42,13 +47,13 @@ def signal_of(
     return_complex: bool = False,
 ) -> Tensor:
     """`torch.istft`, whose length stays a symbol where it is one."""
-    if not isinstance(length, torch.SymInt) or return_complex or onesided is False:
+    if not isinstance(length, torch.SymInt):
         return torch.istft(
             input, n_fft, hop_length, win_length, window, center, normalized, onesided, length, return_complex
         )
     size = win_length or n_fft
     held = torch.ones(size, device=input.device) if window is None else window
     result: Tensor = torch.ops.rnn_export.istft(
-        input, n_fft, hop_length or size // 4, size, held, center, normalized, length
+        input, n_fft, hop_length or n_fft // 4, size, held, center, normalized, onesided, length, return_complex
     )
     return result

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.program.adaptive import MAXIMA, MEANS, pooled_to_size
 from rnn_export.export.lift.program.edges import difference, edged, ended
-from rnn_export.export.lift.program.framed import framed
+from rnn_export.export.lift.program.framed import framed, strided
 from rnn_export.export.lift.program.fx import END, aten, named_args, overloads
 from rnn_export.export.lift.program.node_writer import NodeWriter
 from rnn_export.export.lift.program.places import place_of
@@ -54,10 +54,16 @@ def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
         x = write.call(aten.pad.default, x, [half, half], given.get("pad_mode") or "reflect")
         for _ in range(3 - rank):
             x = write.call(aten.squeeze.dim, x, 0)
-    frames = write.call(aten.unfold.default, x, -1, size, hop)
-    window = _window(write, given, size)
+    window, taken = _window(write, given, size), size
+    if given.get("align_to_window"):
+        # The first frame begins where its window does, and is filled up on both sides.
+        taken = given.get("win_length") or size
+        window = None if window is None else window[(size - taken) // 2 :][:taken]
+    frames = write.call(aten.unfold.default, x, -1, taken, hop)
     if window is not None:
         frames = write.call(aten.mul.Tensor, frames, write.constant(window))
+    if taken < size:
+        frames = write.call(aten.constant_pad_nd.default, frames, [(size - taken) // 2, (size - taken + 1) // 2])
     one_sided = given.get("onesided")
     is_real = not write.value_of(x).is_complex()
     transform = aten.fft_rfft.default if is_real and one_sided is not False else aten.fft_fft.default
@@ -66,20 +72,24 @@ def _spectrum(write: NodeWriter, node: fx.Node) -> fx.Node:
     return spectrum if given.get("return_complex") else write.call(aten.view_as_real.default, spectrum)
 
 
-def _signal(write: NodeWriter, node: fx.Node) -> fx.Node | None:
+def _signal(write: NodeWriter, node: fx.Node) -> fx.Node:
     """torch.istft of (B, F, T) or (F, T): transformed back one by one, added up, divided by the windows added up."""
     given = named_args(node)
     spectrum, size = given["self"], given["n_fft"]
     hop, centred = given.get("hop_length") or size // 4, given.get("center", True)
-    if given.get("return_complex") or given.get("onesided") is False:
-        return None
     frames = write.call(aten.transpose.int, spectrum, -1, -2)
     norm = "ortho" if given.get("normalized") else None
-    frames = write.call(aten.fft_irfft.default, frames, size, -1, norm)
+    if given.get("return_complex"):
+        frames = write.call(aten.fft_ifft.default, frames, None, -1, norm)
+    else:
+        # Of all frequencies it takes the first half.
+        frames = write.call(aten.fft_irfft.default, frames, size, -1, norm)
     window = _window(write, given, size)
     window = torch.ones(size) if window is None else window
     added = _added(write, write.call(aten.mul.Tensor, frames, write.constant(window)), hop)
-    shares = write.call(aten.ones_like.default, write.call(aten.slice.Tensor, frames, -1, 0, 1))
+    one = write.call(aten.slice.Tensor, frames, -1, 0, 1)
+    one = write.call(aten.abs.default, one) if given.get("return_complex") else one
+    shares = write.call(aten.ones_like.default, one)
     weights = _added(write, write.call(aten.mul.Tensor, shares, write.constant(window * window)), hop)
     start = size // 2 if centred else 0
     length = given.get("length")
@@ -210,6 +220,7 @@ RULES = {
     **dict.fromkeys((*MEANS, *MAXIMA), pooled_to_size),
     **dict.fromkeys(RESHAPES, stacked),
     **_on("index.Tensor index_select", framed),
+    aten.as_strided.default: strided,
     aten.cat.default: edged,
     aten.diff.default: difference,
     aten.slice.Tensor: ended,

@@ -10,20 +10,30 @@ long as the sequence goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import fx
 
 from rnn_export.export.lift.program.fx import aten
 from rnn_export.export.lift.streaming.context import StreamingContext
+from rnn_export.export.lift.streaming.time_axis import TimeAxisInfo
 
 
 def fill_after_end(context: StreamingContext, value: fx.Node, fill: float, before: fx.Node, beyond: int = 0) -> fx.Node:
     """`value`, its frames its entries, with `fill` in the place of all frames after its last one and `beyond` more."""
-    node = context.alias(value, context.timed(value).moving(), before)
+    node = context.alias(value, as_late_as_known(context, value, context.timed(value)), before)
     filled = context.insert(before, aten.where.ScalarOther, is_own(context, node, before, -beyond), node, fill)
     context.after_end[filled] = node
     return context.stand_in(filled, node, context.timed(node))
+
+
+def as_late_as_known(context: StreamingContext, value: fx.Node, info: TimeAxisInfo) -> TimeAxisInfo:
+    """Of frames that are all alike: each as late as it is known that the sequence goes on for so long."""
+    if info.lag is not None:
+        return info
+    of_whole, *_ = context.lengths.of(value, info.layout.axis, info.rate, context.unit)
+    return replace(info, lag=max(-of_whole, 0))
 
 
 def is_own(

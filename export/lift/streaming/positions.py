@@ -28,6 +28,7 @@ from rnn_export.export.lift.dependence.rows import Rows
 from rnn_export.export.lift.program.compare import INITIAL_ROWS, same
 from rnn_export.export.lift.program.fx import FRAME_NUMBERS, aten, depends_on, named_args, overloads, placeholders
 from rnn_export.export.lift.streaming.fills import broadcast_fills
+from rnn_export.export.lift.streaming.own_rows import give_own_rows
 from rnn_export.export.lift.streaming.position_lengths import Length, PositionLengths
 from rnn_export.export.lift.streaming.position_rows import MetRows
 from rnn_export.export.lift.streaming.position_tables import by_number, going_on, refuse_beyond
@@ -50,9 +51,13 @@ def recorded_with_positions(
 ) -> RecordedRuns:
     """The runs of `module`, as `record` makes them, once its positions are counted and its fills broadcast.
 
+    What the length alone makes at both ends of a sequence has rows of its own then.
+
     `follow` tells where the rows stand in each value of some runs; it raises LiftError where they depend on each other.
     """
     runs = record(module, sample, *reach, least)
+    if give_own_rows(module, runs, rows_in):
+        runs = record(module, sample, *reach, least)
     # A length may be asked for where no position is counted in the end.
     if count_positions(module, runs, rows_in, max_frames, follow) or not _has_all(runs, module):
         runs = record(module, sample, *reach, least)

@@ -11,7 +11,7 @@ from torch import fx
 from rnn_export.export.lift.program.fx import END, args_of, aten, named_args
 from rnn_export.export.lift.streaming.alignment import fill_missing, keep_history, pad_start, trim
 from rnn_export.export.lift.streaming.context import StreamingContext, rule
-from rnn_export.export.lift.streaming.ends import fill_after_end
+from rnn_export.export.lift.streaming.ends import as_late_as_known, fill_after_end
 from rnn_export.export.lift.streaming.general import general
 from rnn_export.export.lift.streaming.mirrors import mirrored, settled
 from rnn_export.export.lift.streaming.reach import Reach, has_a_window_for_each_frame, may_be_time
@@ -108,7 +108,8 @@ def slide(
         node.update_arg(0, value)
         return result
     value = settled(context, value, node)
-    value = context.alias(value, context.timed(value).by_entry().moving(), node)
+    entries = context.timed(value).by_entry()
+    value = context.alias(value, entries if window.right else entries.moving(), node)
     if window.right:
         value = fill_after_end(context, value, fill if last is None else last, node, beyond)
     if window.left:
@@ -182,7 +183,7 @@ def transposed(context: StreamingContext, node: fx.Node) -> NodeInfo:
     numbers["padding"][place] = numbers["output_padding"][place] = 0
     info = context.timed(value).by_entry()
     history = (size - 1) // stride
-    value = trim(context, context.alias(value, info.moving(), node), 0, node)
+    value = trim(context, context.alias(value, as_late_as_known(context, value, info), node), 0, node)
     if size > stride:
         # Nothing before the first frames and behind the last ones adds to what these make.
         value = fill_after_end(context, value, 0.0, node)
