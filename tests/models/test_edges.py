@@ -81,6 +81,7 @@ MODELS = {
     "ends repeated": (Call(repeated), {}, (2, 2)),
     "ends reflected": (Call(reflected), {}, (2, 2)),
     "the frame before": (Call(lambda s, x: torch.cat([x[:, :1], x[:, :-1]], 1)), {}, (0, 0)),
+    "zeros by a product": (Call(lambda s, x: torch.cat([0 * x[:, :2], x[:, :-2]], 1) + x), {}, (0, 0)),
     "the next frame": (Call(lambda s, x: torch.cat([x[:, 1:], x[:, -1:]], 1) - x), {}, (1, 1)),
     "a difference": (Call(lambda s, x: torch.diff(x, dim=1, prepend=torch.zeros_like(x[:, :1]))), {}, (0, 0)),
     "a difference at the end": (Call(lambda s, x: torch.diff(x, dim=1, append=x[:, -1:])), {}, (1, 1)),

@@ -38,6 +38,7 @@ GUARDS = overloads("_assert_scalar _assert_tensor_metadata sym_constrain_range_f
 ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
+PRODUCTS = overloads("mul.Tensor mul.Scalar")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # What they fill a tensor with, whatever was in it: a number, or the argument that says it.
 FILLS: Mapping[Any, float | str] = {
@@ -102,7 +103,7 @@ def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: C
 
 
 def _drop_idle(graph: fx.Graph) -> None:
-    """Take out checks, and what only repeats its argument."""
+    """Take out checks, and what only repeats its argument; what is zero of any number is zeros."""
     for node in list(graph.nodes):
         if node.target in SQUEEZES:
             _squeeze_ones(graph, node)
@@ -116,6 +117,16 @@ def _drop_idle(graph: fx.Graph) -> None:
             node.target = aten.reshape.default
         elif node.target is math.ceil:
             _ceil_of_whole(graph, node)
+        elif _is_zero(node):
+            node.target, node.args = aten.zeros_like.default, node.args[:1]
+            node.kwargs = {"dtype": node.meta["val"].dtype}
+
+
+def _is_zero(node: fx.Node) -> bool:
+    """Whether a node is zero whatever number its tensor holds: `x[:, :1] * 0`, in front of frames."""
+    if node.target not in PRODUCTS or not isinstance(node.args[0], fx.Node):
+        return False
+    return type(node.args[1]) in (int, float) and node.args[1] == 0
 
 
 def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
