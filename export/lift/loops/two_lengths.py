@@ -125,7 +125,10 @@ def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], o
 
 
 def _pair(
-    here: Sequence[fx.Node], there: Sequence[fx.Node], counterparts: dict[fx.Node, fx.Node], owners: Mapping[fx.Node, int]
+    here: Sequence[fx.Node],
+    there: Sequence[fx.Node],
+    counterparts: dict[fx.Node, fx.Node],
+    owners: Mapping[fx.Node, int],
 ) -> None:
     for x, y in zip(here, there, strict=False):
         if x not in counterparts and x not in owners and x.target == y.target:

@@ -23,6 +23,7 @@ from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
 from rnn_export.export.lift.program.full_lengths import drop_full_masks
 from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
+from rnn_export.export.lift.program.known_masks import choose_by_known_masks
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
 from rnn_export.export.lift.program.resampling import RESAMPLING
@@ -80,6 +81,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     drop_full_masks(graph)
+    choose_by_known_masks(graph)
     _free_constants(graph)
     repeats_as_expands(graph)
     share_filters(graph_module)
@@ -126,7 +128,7 @@ def _is_zero(node: fx.Node) -> bool:
     """Whether a node is zero whatever number its tensor holds: `x[:, :1] * 0`, in front of frames."""
     if node.target not in PRODUCTS or not isinstance(node.args[0], fx.Node):
         return False
-    return type(node.args[1]) in (int, float) and node.args[1] == 0
+    return isinstance(node.args[1], int | float) and node.args[1] == 0
 
 
 def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:
