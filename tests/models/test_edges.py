@@ -84,6 +84,15 @@ def chosen(s: nn.Module, x: Tensor) -> Tensor:
     return F.conv1d(torch.cat([front, x], 1).mT, KERNEL.expand(3, 1, -1), groups=3).mT
 
 
+def folded(s: nn.Module, x: Tensor) -> Tensor:
+    """A first state folded into the first frame, before a running sum; the frames stand first."""
+    gain, y = torch.sigmoid(x).transpose(0, 1), x.transpose(0, 1).clone()
+    y[0] = y[0] + gain[0] * KERNEL[:3]
+    z = x.clone()
+    z[:, :1] *= 2
+    return y.cumsum(0).transpose(0, 1) + z
+
+
 # By name: the model, its options, its delay and tail.
 MODELS = {
     "a first frame of its own": (Call(emphasised), {}, (0, 0)),
@@ -91,6 +100,7 @@ MODELS = {
     "an end chosen by masks": (Call(chosen), {}, (0, 0)),
     "ends reflected": (Call(reflected), {}, (2, 2)),
     "the frame before": (Call(lambda s, x: torch.cat([x[:, :1], x[:, :-1]], 1)), {}, (0, 0)),
+    "a start in the first frame": (Call(folded), {}, (0, 0)),
     "zeros by a product": (Call(lambda s, x: torch.cat([0 * x[:, :2], x[:, :-2]], 1) + x), {}, (0, 0)),
     "the next frame": (Call(lambda s, x: torch.cat([x[:, 1:], x[:, -1:]], 1) - x), {}, (1, 1)),
     "a difference": (Call(lambda s, x: torch.diff(x, dim=1, prepend=torch.zeros_like(x[:, :1]))), {}, (0, 0)),
