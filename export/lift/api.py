@@ -40,6 +40,7 @@ from rnn_export.export.lift.program.eager import eager
 from rnn_export.export.lift.program.fx import forget_bookkeeping, recorded
 from rnn_export.export.lift.program.results import OutputRef
 from rnn_export.export.lift.program.script_modules import unscripted
+from rnn_export.export.lift.program.scripted_functions import scripted_functions_followed
 from rnn_export.export.lift.program.signature import FlatModel
 from rnn_export.export.lift.refusals import (
     refuse_decisions,
@@ -69,6 +70,7 @@ from rnn_export.runtime.replay.closed_loop import ClosedLoop
 
 @alone
 @eager
+@scripted_functions_followed
 def lift(
     model: nn.Module,
     example_inputs: Sequence[Any] | Tensor,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rnn_export.errors import LiftError, first_line
@@ -12,10 +14,25 @@ from rnn_export.errors import LiftError, first_line
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy of `model`; raises LiftError where there can be none."""
     values = [value for module in model.modules() for value in vars(module).values()]
-    # What a hook of torch's computed from parameters cannot be copied as it is, nor what only wraps a function.
+    # What a hook of torch's computed from parameters cannot be copied as it is, nor what only wraps a function, nor a
+    # scripted one.
     made = {id(t): t.detach().clone() for t in values if isinstance(t, Tensor) and not t.is_leaf}
     functions = {id(f): f.__func__ for f in values if isinstance(f, staticmethod)}
+    scripted = {id(f): _Scripted(f) for f in values if isinstance(f, torch.jit.ScriptFunction)}
     try:
-        return copy.deepcopy(model, {**made, **functions})
+        return copy.deepcopy(model, {**made, **functions, **scripted})
     except Exception as error:  # the user's code may raise anything
         raise LiftError(f"the model cannot be copied, so it cannot be tried out: {first_line(error)}") from error
+
+
+class _Scripted:
+    """A scripted function, which holds nothing that a call changes, as one that is its own copy."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Scripted:
+        return self
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self.function(*args, **named)

@@ -13,6 +13,7 @@ from rnn_export.bundle import open_bundle
 from rnn_export.errors import AssumptionBroken, LiftError, ParityError
 from rnn_export.export import export
 from rnn_export.export.lift.api import lift
+from rnn_export.export.lift.program.tracing import export_program
 from rnn_export.runtime import load
 
 X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
@@ -392,3 +393,25 @@ def test_an_input_that_is_not_read_where_something_is_assumed_has_no_time():
 class First(nn.Module):
     def forward(self, x):
         return x[0]
+
+
+class Noting(nn.Module):
+    """A part that keeps what it was given, in the open and in a list, before it decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Identity()
+        self.part.seen = "nothing"
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.part.seen, self.part.more = x + 1, [x + 2]
+        return x if x.sum() > 0 else -x
+
+
+def test_a_trace_leaves_nothing_in_the_model():
+    """Whether torch took all of it or stopped at the decision: what it set could be copied no more."""
+    model = Noting().eval()
+    with pytest.raises(LiftError):
+        export_program(model, (torch.ones(1, 4),), (None,))
+    assert model.part.seen == "nothing"
+    assert not hasattr(model.part, "more")

@@ -75,12 +75,33 @@ def before(s: nn.Module, x: Tensor) -> Tensor:
     return x[:, (torch.arange(x.shape[1]) - 1).clamp(min=0)]
 
 
+def chosen(s: nn.Module, x: Tensor) -> Tensor:
+    """What stands before the first frame is chosen by masks of rows that are true, and false, at every call."""
+    first, ended = torch.ones(x.shape[0], dtype=torch.bool), torch.zeros(x.shape[0], dtype=torch.bool)
+    front = torch.zeros(x.shape[0], 4, 3)
+    front[:] = torch.where((first & ~ended).view(-1, 1, 1), x[:, :1], front)
+    front = torch.where((ended | ended)[:, None, None], front + 1, front)
+    return F.conv1d(torch.cat([front, x], 1).mT, KERNEL.expand(3, 1, -1), groups=3).mT
+
+
+def folded(s: nn.Module, x: Tensor) -> Tensor:
+    """A first state folded into the first frame, before a running sum; the frames stand first."""
+    gain, y = torch.sigmoid(x).transpose(0, 1), x.transpose(0, 1).clone()
+    y[0] = y[0] + gain[0] * KERNEL[:3]
+    z = x.clone()
+    z[:, :1] *= 2
+    return y.cumsum(0).transpose(0, 1) + z
+
+
 # By name: the model, its options, its delay and tail.
 MODELS = {
     "a first frame of its own": (Call(emphasised), {}, (0, 0)),
     "ends repeated": (Call(repeated), {}, (2, 2)),
+    "an end chosen by masks": (Call(chosen), {}, (0, 0)),
     "ends reflected": (Call(reflected), {}, (2, 2)),
     "the frame before": (Call(lambda s, x: torch.cat([x[:, :1], x[:, :-1]], 1)), {}, (0, 0)),
+    "a start in the first frame": (Call(folded), {}, (0, 0)),
+    "zeros by a product": (Call(lambda s, x: torch.cat([0 * x[:, :2], x[:, :-2]], 1) + x), {}, (0, 0)),
     "the next frame": (Call(lambda s, x: torch.cat([x[:, 1:], x[:, -1:]], 1) - x), {}, (1, 1)),
     "a difference": (Call(lambda s, x: torch.diff(x, dim=1, prepend=torch.zeros_like(x[:, :1]))), {}, (0, 0)),
     "a difference at the end": (Call(lambda s, x: torch.diff(x, dim=1, append=x[:, -1:])), {}, (1, 1)),

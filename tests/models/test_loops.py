@@ -152,6 +152,16 @@ def last_of_hand(s, x):
     return s.head(h)
 
 
+def given_back(s, x):
+    """The input before is what is remembered, and given at the end for a call to come."""
+    before, h, ys = zeros(x, 4), zeros(x), []
+    for t in range(x.shape[1]):
+        h = moved(s, x[:, t] + torch.relu(before), h)
+        before = x[:, t]
+        ys.append(h)
+    return torch.stack(ys, 1), before
+
+
 def joined_after(s, x):
     h, ys = zeros(x), []
     for frame in x.unbind(1):
@@ -253,6 +263,7 @@ LOOPS = {
         {"time_axis": 1},
         ["h.state"],
     ),
+    "the last input, given back": (Call(given_back, **body()), X, {}, ["state", "call1.state"]),
     "joined afterwards": (Call(joined_after, **body()), X, {}, ["state"]),
     "behind its start": (Call(behind_its_start, **body()), X, {}, ["state", "call1.state"]),
     "written behind its start": (Call(written_behind_its_start, **body()), X, {}, ["state", "call1.state"]),

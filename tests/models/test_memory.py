@@ -247,6 +247,30 @@ def in_an_object(s, x):
     return s.kept.level + 1
 
 
+class Leak(nn.Module):
+    """A neuron without parameters: a buffer, and a tensor that the first call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = None
+        self.register_buffer("level", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x if self.seen is None else 0.5 * self.seen + x
+        self.level = 0.9 * self.level + self.seen
+        return self.level
+
+
+def through(s, x):
+    for part in s.parts_of_it:
+        x = part(x)
+    return x + 1
+
+
+def by_name(s, x):
+    return s.kept["leak"].level(x)
+
+
 def zeros(*names):
     return [(name, (4,), "zeros") for name in names]
 
@@ -270,6 +294,14 @@ ATTRIBUTES = {
         zeros("line.0", "line.1"),
     ),
     "an object": (Call(in_an_object, kept=Kept(torch.zeros(1, 4))), zeros("kept.level")),
+    "modules in a list": (
+        Call(through, parts_of_it=[Leak(), nn.Identity()]),
+        zeros("parts_of_it.0.level", "parts_of_it.0.seen"),
+    ),
+    "a module in an object": (
+        Call(by_name, kept={"leak": Kept(Leak())}),
+        zeros("kept.leak.level.level", "kept.leak.level.seen"),
+    ),
     "a number": (Call(counted, n=0), [("n", (), "zeros")]),
     "a fraction": (Call(annealed, rate=1.0), [("rate", (), "stored")]),
     "None until the first call": (Call(born, h=None), [("h", (4,), "zeros")]),

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from rnn_export.errors import LiftError
 from rnn_export.export.lift.api import lift
 from rnn_export.export.lift.program import script_graph, script_modules
 
-from .streams import assert_streams
+from .streams import Call, assert_streams, stepped
 
 X = torch.randn(1, 9, 8, generator=torch.Generator().manual_seed(0))
 
@@ -190,3 +191,56 @@ def test_lists_and_dicts_that_are_written_to():
         warnings.simplefilter("ignore", DeprecationWarning)
         model = torch.jit.script(Lists().eval())
     assert_streams(model, X)
+
+
+@torch.jit.script
+def levels(x: Tensor, h: Tensor, w: Tensor, factor: float = 0.5) -> Tensor:
+    """A loop over frames that are written one by one; torch's own executor unrolls it by eights."""
+    ys = torch.zeros(x.size(0), x.size(1), x.size(2), dtype=x.dtype)
+    for t in range(x.size(1)):
+        h = torch.tanh(x[:, t] + factor * torch.mm(h, w))
+        ys[:, t] = h
+    return ys
+
+
+@torch.jit.script
+def last_level(x: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    for t in range(x.size(1)):
+        h = torch.tanh(x[:, t] + torch.mm(h, w))
+    return h
+
+
+class Calling(nn.Module):
+    """An ordinary model whose loop over time is a scripted function, by name or in an attribute."""
+
+    def __init__(self, held: bool) -> None:
+        super().__init__()
+        self.w, self.held = nn.Linear(8, 8, bias=False), levels if held else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = torch.zeros(x.shape[0], 8)
+        if self.held is not None:
+            return self.held(x, w=self.w.weight.t(), h=zeros)
+        return levels(x, zeros, self.w.weight.t(), 0.25)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_loop_in_a_scripted_function_is_the_models_own(held):
+    model = Calling(held).eval()
+    lifted = lift(model, (X,))
+    assert [(state.shape, lifted.spec.chunk) for state in lifted.spec.states] == [(("batch", 8), 1)]
+    outputs, _ = stepped(lifted, X)
+    assert_close(torch.cat([y for (y,) in outputs], 1), model(X))
+    assert model.held is (levels if held else None)
+
+
+def test_only_within_lift_is_a_scripted_function_followed():
+    before = torch.jit.ScriptFunction.__call__
+    with pytest.raises(LiftError, match="time_axis"):
+        lift(Call(lambda s, x: last_level(x, torch.zeros(x.shape[0], 8), s.w.weight), w=nn.Linear(8, 8)), (X,))
+    assert torch.jit.ScriptFunction.__call__ is before
+
+
+def test_a_scripted_function_that_is_called_wrongly_says_so():
+    with pytest.raises(LiftError, match="misses w"):
+        lift(Call(lambda s, x: levels(x, x[:, 0])), (X,))

@@ -12,6 +12,7 @@ from rnn_export.export.lift.loops.copies import Join, Loop, loops_at
 from rnn_export.export.lift.loops.operands import BodyValue, sources_of
 from rnn_export.export.lift.loops.references import Ref, only_takes, resolve
 from rnn_export.export.lift.loops.unrolled import Unrolled
+from rnn_export.export.lift.program.fx import results
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def align(short: Unrolled, long: Unrolled, lengths: tuple[int, int]) -> Alignmen
         alike += [(a, b) for a, b in first if a is not None and b is not None]
     for a, b in alike:
         _pair_inputs(a, b, counterparts, owners)
+    _pair(results(short.graph), results(long.graph), counterparts, owners)
     return Alignment([loop for loop, _ in pairs], owners, counterparts)
 
 
@@ -95,6 +97,7 @@ def align_between(short: Unrolled, other: Unrolled, known: Alignment) -> Mapping
         i, j = i + 1, j + 1
     for a, b in list(counterparts.items()):
         _pair_inputs(a, b, counterparts, known.owners)
+    _pair(results(short.graph), results(other.graph), counterparts, known.owners)
     return counterparts
 
 
@@ -118,7 +121,16 @@ def _loops(short: Unrolled, long: Unrolled, start: tuple[int, int], frames: int)
 
 def _pair_inputs(a: fx.Node, b: fx.Node, counterparts: dict[fx.Node, fx.Node], owners: Mapping[fx.Node, int]) -> None:
     """What two nodes alike take are counterparts too, the numbers and constants among them."""
-    for x, y in zip(a.all_input_nodes, b.all_input_nodes, strict=False):
+    _pair(a.all_input_nodes, b.all_input_nodes, counterparts, owners)
+
+
+def _pair(
+    here: Sequence[fx.Node],
+    there: Sequence[fx.Node],
+    counterparts: dict[fx.Node, fx.Node],
+    owners: Mapping[fx.Node, int],
+) -> None:
+    for x, y in zip(here, there, strict=False):
         if x not in counterparts and x not in owners and x.target == y.target:
             counterparts[x] = y
             _pair_inputs(x, y, counterparts, owners)

@@ -19,6 +19,7 @@ from rnn_export.export.lift.program.script_modules import attributes_of
 DEPTH = 5
 # What a module of torch keeps for itself.
 OWN = ("_parameters", "_modules", "_buffers")
+NO_CONTAINERS = (torch.jit.ScriptModule, Tensor, type, FunctionType, ModuleType)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AttributePath:
     keys: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return ".".join(map(str, ((self.module, *self.keys) if self.module else self.keys)))
+        return ".".join(str(key) for key in (self.module, *self.keys) if key != "" and key not in OWN)
 
     @property
     def root(self) -> AttributePath:
@@ -63,10 +64,14 @@ class AttributePath:
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[AttributePath, Any]]:
-    """Everything that modules hold, but for parameters and modules: what a list holds after the list."""
+    """Everything that modules hold, but for parameters and parts: what a list holds after the list.
+
+    A module that is no part of another, since it stands in a list or an object, is one more object.
+    """
+    parts = tuple(map(id, model.modules()))
     for path, module in model.named_modules():
         for name, value in _all_attributes(module).items():
-            yield from _below(AttributePath(path, (name,)), value, DEPTH)
+            yield from _below(AttributePath(path, (name,)), value, DEPTH, parts)
 
 
 @contextlib.contextmanager
@@ -138,6 +143,8 @@ def _below(
         return
     inside = _inside(value)
     for key, inner in list(inside.items() if isinstance(inside, dict) else enumerate(inside)):
+        if isinstance(value, nn.Module) and key == "_parameters":
+            continue
         yield from _below(AttributePath(path.module, (*path.keys, key)), inner, depth - 1, (*around, id(value)))
 
 
@@ -157,7 +164,7 @@ def _attributes(module: nn.Module, name: str) -> dict[str, Any]:
 def _is_container(value: Any) -> bool:
     if isinstance(value, dict | list | tuple | deque):
         return True
-    return hasattr(value, "__dict__") and not isinstance(value, nn.Module | Tensor | type | FunctionType | ModuleType)
+    return hasattr(value, "__dict__") and not isinstance(value, NO_CONTAINERS)
 
 
 def _inside(value: Any) -> Any:

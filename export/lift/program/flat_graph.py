@@ -23,6 +23,7 @@ from rnn_export.export.lift.program.counted_loops import write_counted_loops_out
 from rnn_export.export.lift.program.full_lengths import drop_full_masks
 from rnn_export.export.lift.program.functional import functional
 from rnn_export.export.lift.program.fx import END, SAME, aten, is_drawn, named_args, overloads, placeholders, size_of
+from rnn_export.export.lift.program.known_masks import choose_by_known_masks
 from rnn_export.export.lift.program.places import place_of
 from rnn_export.export.lift.program.repeated import repeats_as_expands
 from rnn_export.export.lift.program.resampling import RESAMPLING
@@ -40,6 +41,7 @@ ROUNDED = (math.ceil, math.floor, math.trunc)
 RESHAPES = overloads("view _unsafe_view reshape")
 LIKE_ANOTHER = overloads("new_zeros new_ones new_full new_empty")
 CONVERTS = overloads("type_as to.other to.dtype to.dtype_layout to.device _to_copy")
+PRODUCTS = overloads("mul.Tensor mul.Scalar")
 SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 # What they fill a tensor with, whatever was in it: a number, or the argument that says it.
 FILLS: Mapping[Any, float | str] = {
@@ -86,6 +88,7 @@ def flat_graph(
     output = graph.output_node()
     output.args = (tuple(torch.utils._pytree.tree_leaves(output.args[0])),)
     drop_full_masks(graph)
+    choose_by_known_masks(graph)
     _free_constants(graph)
     repeats_as_expands(graph)
     share_filters(graph_module)
@@ -110,7 +113,7 @@ def rewrite_over_time(module: fx.GraphModule, args: Sequence[Tensor], context: C
 
 
 def _drop_idle(graph: fx.Graph) -> None:
-    """Take out checks, and what only repeats its argument."""
+    """Take out checks, and what only repeats its argument; what is zero of any number is zeros."""
     for node in list(graph.nodes):
         if node.target in SQUEEZES:
             _squeeze_ones(graph, node)
@@ -127,6 +130,16 @@ def _drop_idle(graph: fx.Graph) -> None:
             node.target, node.args, node.kwargs = aten.to.dtype, (node.args[0], node.meta["val"].dtype), {}
         elif node.target is math.ceil:
             _ceil_of_whole(graph, node)
+        elif _is_zero(node):
+            node.target, node.args = aten.zeros_like.default, node.args[:1]
+            node.kwargs = {"dtype": node.meta["val"].dtype}
+
+
+def _is_zero(node: fx.Node) -> bool:
+    """Whether a node is zero whatever number its tensor holds: `x[:, :1] * 0`, in front of frames."""
+    if node.target not in PRODUCTS or not isinstance(node.args[0], fx.Node):
+        return False
+    return isinstance(node.args[1], int | float) and node.args[1] == 0
 
 
 def _ceil_of_whole(graph: fx.Graph, node: fx.Node) -> None:

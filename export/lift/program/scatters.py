@@ -39,6 +39,9 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if not isinstance(start, int) or not isinstance(end, int):
         return None
     front, back = start > 0, end < END
+    if (start, end) == (0, 1) and _is_fed(piece):
+        # What is computed of the first frame stands for it alone.
+        return write.call(aten.where.self, _from_place(write, value, axis, 1), value, piece)
     parts = []
     if front:
         parts.append(_part(write, value, axis, 0, start) if _is_full(value) else _zeros_of(write, piece, axis, start))
@@ -49,10 +52,28 @@ def joined(write: NodeWriter, node: fx.Node) -> fx.Node | None:
     if not front or _is_full(value):
         return found
     # What stands before the piece is told by its place, which a stream counts.
+    return write.call(aten.where.self, _from_place(write, value, axis, start), found, value)
+
+
+def _from_place(write: NodeWriter, value: fx.Node, axis: int, start: int) -> fx.Node:
+    """Which places along an axis are `start`, or behind it, in a shape that `value` broadcasts with."""
     numbers = write.call(aten.arange.default, write.call(aten.sym_size.int, value, axis))
-    rank = len(write.value_of(node).shape)
+    rank = len(write.value_of(value).shape)
     places = write.call(aten.reshape.default, numbers, [-1, *[1] * (rank - 1 - axis % rank)])
-    return write.call(aten.where.self, write.call(aten.ge.Scalar, places, start), found, value)
+    return write.call(aten.ge.Scalar, places, start)
+
+
+def _is_fed(node: fx.Node) -> bool:
+    """Whether a value is computed of an input, and not of its sizes alone."""
+    seen, left = set[fx.Node](), [node]
+    while left:
+        if (one := left.pop()) in seen or one.target is aten.sym_size.int:
+            continue
+        if one.op == "placeholder":
+            return True
+        seen.add(one)
+        left += one.all_input_nodes
+    return False
 
 
 def _interleaved(write: NodeWriter, value: fx.Node, piece: fx.Node, axis: int, start: Any, step: int) -> fx.Node | None:

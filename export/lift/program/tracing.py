@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from rnn_export.errors import LiftError, TraceFailed, first_line
 from rnn_export.export.lift.program.decisions import DATA_DEPENDENT, decided_by_value
@@ -52,7 +55,14 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
     """`torch.export` of `module`; raises LiftError with what it says, and where in the user's code."""
 
     def exported() -> torch.export.ExportedProgram:
-        with torch.no_grad(), quiet(), sizes_stay_symbols(module), as_written(module), refused_where_frozen():
+        with (
+            torch.no_grad(),
+            quiet(),
+            sizes_stay_symbols(module),
+            as_written(module),
+            refused_where_frozen(),
+            nothing_traced_left(module),
+        ):
             return torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
 
     try:
@@ -67,6 +77,23 @@ def export_program(module: nn.Module, args: Sequence[Tensor], shapes: tuple[Any,
         raise
     except Exception as error:  # torch.export raises many kinds, and those of the user's code
         raise lift_error(error) from error
+
+
+@contextlib.contextmanager
+def nothing_traced_left(module: nn.Module) -> Iterator[None]:
+    """After it, attributes hold no tensor of the trace, whatever the code set them to."""
+    before = [(vars(part), dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for now, held in before:
+            for name in [name for name, value in now.items() if held.get(name) is not value and _is_traced(value)]:
+                del now[name]
+                now.update({name: held[name]} if name in held else {})
+
+
+def _is_traced(value: Any) -> bool:
+    return any(isinstance(leaf, FakeTensor | FunctionalTensor) for leaf in tree_leaves(value))
 
 
 @contextlib.contextmanager
